@@ -1,0 +1,103 @@
+//! Identifiers. Each is a type of its own and of a fixed size, so that none can
+//! be taken for another and no comparison can use the wrong length.
+
+use core::fmt;
+use core::num::{NonZeroU16, NonZeroU32};
+
+use serde::{Deserialize, Serialize};
+
+/// Number of a circuit on one link; zero belongs to the link itself.
+///
+/// The top bit says which side chose it: it is set by the side that opened the
+/// TLS connection (docs/protocol.md, chapter 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CircId(NonZeroU32);
+
+impl CircId {
+    /// The bit that the dialling side sets in the ids that it chooses.
+    pub const DIALLER_BIT: u32 = 1 << 31;
+
+    /// An id from its number on the wire; `None` for zero, which is the link's own.
+    pub fn new(raw: u32) -> Option<Self> {
+        NonZeroU32::new(raw).map(Self)
+    }
+
+    /// The number on the wire.
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+
+    /// Was this id chosen by the side that opened the TLS connection?
+    pub fn is_from_dialler(self) -> bool {
+        self.get() & Self::DIALLER_BIT != 0
+    }
+}
+
+/// Number of a stream on one circuit; zero belongs to the circuit itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(NonZeroU16);
+
+impl StreamId {
+    /// An id from its number on the wire; `None` for zero.
+    pub fn new(raw: u16) -> Option<Self> {
+        NonZeroU16::new(raw).map(Self)
+    }
+
+    /// The number on the wire.
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+/// Position of a hop on a client's circuit, counted from 0 at the first relay.
+///
+/// Only clients know it: no relay ever learns its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HopIndex(pub u8);
+
+impl fmt::Display for HopIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hop {}", u16::from(self.0) + 1)
+    }
+}
+
+/// A peer's identity: its Ed25519 public key (32 bytes).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RelayId(pub [u8; 32]);
+
+impl RelayId {
+    /// Parses the 64 hexadecimal digits that [`fmt::Display`] writes.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for RelayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for RelayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RelayId({}…)", hex::encode(&self.0[..4]))
+    }
+}
+
+/// Which network this is: SHA-256 of the signed part of `network.toml` (32 bytes).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NetworkId(pub [u8; 32]);
+
+impl fmt::Display for NetworkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for NetworkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NetworkId({}…)", hex::encode(&self.0[..4]))
+    }
+}

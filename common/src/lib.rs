@@ -1,0 +1,31 @@
+//! What both ends of a Cepa link share: formats, state machines and, behind the feature `net`, sockets.
+//!
+//! The rooms, in the order in which a cell meets them:
+//!
+//! * [`cell`]: the fixed-size cell and the messages inside it;
+//! * [`onion`]: the layers of encryption around a cell's body;
+//! * [`handshake`]: how a client and a hop agree on the keys of a layer;
+//! * [`flow`] and [`stream`]: windows, credit, and the streams of one circuit;
+//! * [`link`]: the first words between two peers;
+//! * [`dir`]: the signed documents that say who is in the network;
+//! * `net` (feature): TLS, sockets and the driver of a link;
+//! * `state` (feature): files and keys on disk.
+//!
+//! Everything outside `net` and `state` is pure: bytes or messages in, messages
+//! out; time and randomness are arguments. Nothing there opens a socket, reads
+//! a clock or spawns a task, and it builds without tokio.
+
+pub mod cell;
+pub mod dir;
+pub mod flow;
+pub mod handshake;
+pub mod ids;
+pub mod limits;
+pub mod link;
+#[cfg(feature = "net")]
+pub mod net;
+pub mod onion;
+pub mod secret;
+#[cfg(feature = "net")]
+pub mod state;
+pub mod stream;
