@@ -1,1 +1,37 @@
-//! (being written)
+//! Every bound that is not negotiated, each with its reason (S20, S22).
+
+use core::time::Duration;
+
+/// From TCP accept or dial to both HELLOs: a peer that dawdles is dropped (S5).
+pub const LINK_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A circuit waits this long for a dial that it caused (S17).
+pub const EXTEND_DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A circuit to which no cell has opened yet is half-open and expires (design section 5).
+pub const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A CREATE that waited longer than this for a worker is refused (design section 5).
+pub const CREATE_QUEUE_DEADLINE: Duration = Duration::from_millis(1500);
+/// CREATEs that one link may have waiting; over it, refusal comes before any public-key work (S9).
+pub const CREATES_WAITING_PER_LINK: usize = 64;
+/// CREATEs that all links together may have waiting: 1.5 s of work for one core at about 140 us each.
+pub const CREATES_WAITING: usize = 10_000;
+/// Circuits on one link, both directions together. Ids are 31 bits; memory is what counts.
+pub const CIRCUITS_PER_LINK: usize = 16_384;
+/// Cells that one circuit may have queued on one link, in one direction, over its window:
+/// acknowledgements, credit and the closing words, which no window counts.
+pub const QUEUE_SLACK_CELLS: usize = 256;
+/// Streams on one circuit, both half-closed and awaiting their END included (S15).
+pub const STREAMS_PER_CIRCUIT: usize = 1024;
+/// Bytes that a stream takes from its application ahead of the network.
+pub const STREAM_SEND_BUFFER: usize = 128 * 1024;
+/// Cells taken from the queues of a link for one system call: 16 TLS records.
+pub const WRITE_BATCH_CELLS: usize = 128;
+/// Bytes asked of the kernel in one read of a link (datapath findings: 256 KiB).
+pub const READ_BATCH_BYTES: usize = 256 * 1024;
+/// Cells of one circuit taken in a row before the next circuit's turn: one TLS record.
+pub const TURN_CELLS: usize = 8;
+/// DESTROYs and RELAY cells for circuits unknown here, in one second, before the link closes (S7).
+pub const UNKNOWN_CIRCUIT_CELLS_PER_SECOND: u32 = 4096;
+/// Connections that a relay accepts at once.
+pub const LINKS: usize = 8192;
+/// Accept errors such as EMFILE are survived with this pause (S39).
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

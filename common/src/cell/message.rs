@@ -1,1 +1,550 @@
-//! (being written)
+//! The messages inside an opened relay payload (docs/protocol.md, chapter 5).
+//!
+//! A payload is a run of `u8 type, u16 stream, u16 length, data`, ended by a
+//! zero type or the end; what remains is zero and checked. Each party has an
+//! enum of what it may receive: [`Outward`] at a relay, [`Inward`] at a client
+//! whose circuit is built, [`Telescope`] at a client that waits for EXTENDED.
+//! A message that a party may not receive is not decoded at all (S14).
+
+use super::codec::{CREATE_LEN, CREATED_LEN, DestroyReason};
+use super::wire::{Reader, UnexpectedEnd, all_zero};
+use super::{PAYLOAD_LEN, Payload};
+use crate::ids::{RelayId, StreamId};
+
+/// Bytes in front of a message's data: type, stream, length.
+pub const MESSAGE_HEAD_LEN: usize = 5;
+/// Most data bytes that one DATA message can hold: a payload of its own.
+pub const MAX_DATA_LEN: usize = PAYLOAD_LEN - MESSAGE_HEAD_LEN;
+/// Longest name in a BEGIN, as in DNS.
+pub const MAX_NAME_LEN: usize = 253;
+/// Length of the random bytes of MARK and ACK.
+pub const MARK_LEN: usize = 16;
+
+/// Numbers of the message types on the wire. Those between that are not here
+/// are kept for BEGIN_UDP (5), DATAGRAM (8), RESOLVE (13), RESOLVED (14) and
+/// PADDING (16), which nothing negotiates yet: receiving one is an error.
+mod kind {
+    pub(super) const EXTEND: u8 = 1;
+    pub(super) const EXTENDED: u8 = 2;
+    pub(super) const BEGIN: u8 = 3;
+    pub(super) const BEGIN_DIR: u8 = 4;
+    pub(super) const CONNECTED: u8 = 6;
+    pub(super) const DATA: u8 = 7;
+    pub(super) const END: u8 = 9;
+    pub(super) const WINDOW: u8 = 10;
+    pub(super) const MARK: u8 = 11;
+    pub(super) const ACK: u8 = 12;
+    pub(super) const TRUNCATED: u8 = 15;
+}
+
+/// Why a payload is not a run of messages. Each destroys the circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// A message is longer than what is left, or than its type allows.
+    #[error("a message is cut short or too long")]
+    Length,
+    /// The type is unknown, or this party may never receive it.
+    #[error("message type {0} is not legal here")]
+    Type(u8),
+    /// A message of the circuit with a stream id, or one of a stream without.
+    #[error("message does not fit its stream id")]
+    WrongStream,
+    /// The data breaks the rules of its type.
+    #[error("malformed {0}")]
+    Malformed(&'static str),
+    /// The payload holds no message.
+    #[error("payload without a message")]
+    Empty,
+    /// What follows the last message is not zero.
+    #[error("padding of a payload is not zero")]
+    PaddingNotZero,
+}
+
+impl From<UnexpectedEnd> for MessageError {
+    fn from(_: UnexpectedEnd) -> Self {
+        Self::Length
+    }
+}
+
+/// Where a stream should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host<'a> {
+    /// An IPv4 address.
+    V4([u8; 4]),
+    /// An IPv6 address.
+    V6([u8; 16]),
+    /// A name that the exit resolves: see [`is_name`].
+    Name(&'a str),
+}
+
+/// Is `name` a host name that BEGIN can carry: 1 to 253 of the characters
+/// `a-z A-Z 0-9 - _ .`, no empty label, none over 63?
+pub fn is_name(name: &str) -> bool {
+    name.len() <= MAX_NAME_LEN
+        && name.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        })
+}
+
+/// Why a stream ended. A small fixed set (S19).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// All has been sent: this direction is complete, the other goes on. Number 1.
+    Done,
+    /// The destination refused the connection. Number 2.
+    Refused,
+    /// No route to the destination. Number 3.
+    Unreachable,
+    /// The exit's policy does not allow it. Number 4.
+    Policy,
+    /// The name has no address. Number 5.
+    Unresolvable,
+    /// The destination did not answer in time. Number 6.
+    Timeout,
+    /// The connection broke, or its application gave it up. Number 7.
+    Reset,
+    /// Too much asked of this exit now. Number 8.
+    Resource,
+}
+
+impl EndReason {
+    /// The number on the wire.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 1,
+            Self::Refused => 2,
+            Self::Unreachable => 3,
+            Self::Policy => 4,
+            Self::Unresolvable => 5,
+            Self::Timeout => 6,
+            Self::Reset => 7,
+            Self::Resource => 8,
+        }
+    }
+
+    /// The reason with this number on the wire.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::Done,
+            2 => Self::Refused,
+            3 => Self::Unreachable,
+            4 => Self::Policy,
+            5 => Self::Unresolvable,
+            6 => Self::Timeout,
+            7 => Self::Reset,
+            8 => Self::Resource,
+            _ => return None,
+        })
+    }
+}
+
+/// What both ends of a stream may say about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamMessage<'a> {
+    /// Bytes of the stream; never empty.
+    Data(&'a [u8]),
+    /// The sender sends nothing more on this stream.
+    End(EndReason),
+    /// The receiver may send so many bytes more; never zero.
+    Window(u32),
+}
+
+/// What both ends of a circuit say to pace each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowMessage {
+    /// Asks for an [`FlowMessage::Ack`] with the same bytes.
+    Mark([u8; MARK_LEN]),
+    /// All cells up to the one with this mark have been opened.
+    Ack([u8; MARK_LEN]),
+}
+
+/// What a relay may receive from its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outward<'a> {
+    /// Asks for the circuit to be extended to `relay`.
+    Extend {
+        /// Identity of the next relay; its address is for this relay to look up.
+        relay: RelayId,
+        /// The client's half of the handshake with it.
+        message: &'a [u8; CREATE_LEN],
+    },
+    /// Opens a stream to a destination.
+    Begin {
+        /// The stream's id, chosen by the client.
+        stream: StreamId,
+        /// Where to connect to.
+        host: Host<'a>,
+        /// TCP port, not zero.
+        port: u16,
+    },
+    /// Opens a stream to this relay's own directory.
+    BeginDir(StreamId),
+    /// Something about an open stream.
+    Stream(StreamId, StreamMessage<'a>),
+    /// Pacing.
+    Flow(FlowMessage),
+}
+
+/// What a client may receive on a built circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inward<'a> {
+    /// The stream's destination answered.
+    Connected(StreamId),
+    /// Something about an open stream.
+    Stream(StreamId, StreamMessage<'a>),
+    /// Pacing.
+    Flow(FlowMessage),
+    /// The hop that says so has lost the rest of the circuit.
+    Truncated(DestroyReason),
+}
+
+/// What a client may receive while it waits for a hop to extend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telescope<'a> {
+    /// The next relay's half of the handshake.
+    Extended(&'a [u8; CREATED_LEN]),
+    /// The hop that says so could not extend, or has lost the rest of the circuit.
+    Truncated(DestroyReason),
+}
+
+/// A set of messages that one party may receive.
+pub trait Decode<'a>: Sized {
+    /// Decodes the data of one message, all of which is read.
+    fn decode(kind: u8, stream: Option<StreamId>, data: &'a [u8]) -> Result<Self, MessageError>;
+}
+
+impl<'a> Decode<'a> for Outward<'a> {
+    fn decode(k: u8, stream: Option<StreamId>, data: &'a [u8]) -> Result<Self, MessageError> {
+        match k {
+            kind::EXTEND => {
+                of_circuit(stream)?;
+                let (relay, message) = data.split_first_chunk().ok_or(MessageError::Length)?;
+                let message = message.try_into().map_err(|_| MessageError::Length)?;
+                Ok(Self::Extend {
+                    relay: RelayId(*relay),
+                    message,
+                })
+            }
+            kind::BEGIN => {
+                let (host, port) = decode_target(data)?;
+                Ok(Self::Begin {
+                    stream: of_stream(stream)?,
+                    host,
+                    port,
+                })
+            }
+            kind::BEGIN_DIR => {
+                empty(data)?;
+                of_stream(stream).map(Self::BeginDir)
+            }
+            kind::DATA | kind::END | kind::WINDOW => {
+                Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))
+            }
+            kind::MARK | kind::ACK => Ok(Self::Flow(decode_flow(k, stream, data)?)),
+            _ => Err(MessageError::Type(k)),
+        }
+    }
+}
+
+impl<'a> Decode<'a> for Inward<'a> {
+    fn decode(k: u8, stream: Option<StreamId>, data: &'a [u8]) -> Result<Self, MessageError> {
+        match k {
+            kind::CONNECTED => {
+                empty(data)?;
+                of_stream(stream).map(Self::Connected)
+            }
+            kind::DATA | kind::END | kind::WINDOW => {
+                Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))
+            }
+            kind::MARK | kind::ACK => Ok(Self::Flow(decode_flow(k, stream, data)?)),
+            kind::TRUNCATED => Ok(Self::Truncated(decode_truncated(stream, data)?)),
+            _ => Err(MessageError::Type(k)),
+        }
+    }
+}
+
+impl<'a> Decode<'a> for Telescope<'a> {
+    fn decode(k: u8, stream: Option<StreamId>, data: &'a [u8]) -> Result<Self, MessageError> {
+        match k {
+            kind::EXTENDED => {
+                of_circuit(stream)?;
+                data.try_into()
+                    .map(Self::Extended)
+                    .map_err(|_| MessageError::Length)
+            }
+            kind::TRUNCATED => Ok(Self::Truncated(decode_truncated(stream, data)?)),
+            _ => Err(MessageError::Type(k)),
+        }
+    }
+}
+
+fn of_circuit(stream: Option<StreamId>) -> Result<(), MessageError> {
+    stream.map_or(Ok(()), |_| Err(MessageError::WrongStream))
+}
+
+fn of_stream(stream: Option<StreamId>) -> Result<StreamId, MessageError> {
+    stream.ok_or(MessageError::WrongStream)
+}
+
+fn empty(data: &[u8]) -> Result<(), MessageError> {
+    if data.is_empty() {
+        Ok(())
+    } else {
+        Err(MessageError::Length)
+    }
+}
+
+fn decode_stream(k: u8, data: &[u8]) -> Result<StreamMessage<'_>, MessageError> {
+    match k {
+        // An empty DATA would be a cell that costs its sender nothing (S14).
+        kind::DATA if data.is_empty() => Err(MessageError::Malformed("DATA")),
+        kind::DATA => Ok(StreamMessage::Data(data)),
+        kind::END => {
+            let [code] = *exact(data)?;
+            EndReason::from_code(code)
+                .map(StreamMessage::End)
+                .ok_or(MessageError::Malformed("END"))
+        }
+        _ => match u32::from_be_bytes(*exact(data)?) {
+            0 => Err(MessageError::Malformed("WINDOW")),
+            bytes => Ok(StreamMessage::Window(bytes)),
+        },
+    }
+}
+
+fn decode_flow(k: u8, stream: Option<StreamId>, data: &[u8]) -> Result<FlowMessage, MessageError> {
+    of_circuit(stream)?;
+    let bytes = *exact(data)?;
+    Ok(if k == kind::MARK {
+        FlowMessage::Mark(bytes)
+    } else {
+        FlowMessage::Ack(bytes)
+    })
+}
+
+fn decode_truncated(stream: Option<StreamId>, data: &[u8]) -> Result<DestroyReason, MessageError> {
+    of_circuit(stream)?;
+    let [code] = *exact(data)?;
+    DestroyReason::from_code(code).ok_or(MessageError::Malformed("TRUNCATED"))
+}
+
+fn exact<const N: usize>(data: &[u8]) -> Result<&[u8; N], MessageError> {
+    data.try_into().map_err(|_| MessageError::Length)
+}
+
+/// `u16 port, u8 kind, address`: kind 4 with 4 bytes, 6 with 16, 1 with a name.
+fn decode_target(data: &[u8]) -> Result<(Host<'_>, u16), MessageError> {
+    const BAD: MessageError = MessageError::Malformed("BEGIN");
+    let mut reader = Reader::new(data);
+    let port = reader.u16()?;
+    let host = match (reader.u8()?, reader.rest()) {
+        (4, address) => Host::V4(*exact(address)?),
+        (6, address) => Host::V6(*exact(address)?),
+        (1, name) => Host::Name(
+            core::str::from_utf8(name)
+                .ok()
+                .filter(|n| is_name(n))
+                .ok_or(BAD)?,
+        ),
+        _ => return Err(BAD),
+    };
+    if port == 0 {
+        Err(BAD)
+    } else {
+        Ok((host, port))
+    }
+}
+
+/// The messages of a payload, in order. After an error it yields nothing more.
+#[derive(Debug)]
+pub struct Messages<'a, M> {
+    reader: Reader<'a>,
+    any: bool,
+    done: bool,
+    kind: core::marker::PhantomData<M>,
+}
+
+/// Reads `payload` as messages of the set `M`.
+pub fn messages<'a, M: Decode<'a>>(payload: &'a Payload) -> Messages<'a, M> {
+    Messages {
+        reader: Reader::new(payload),
+        any: false,
+        done: false,
+        kind: core::marker::PhantomData,
+    }
+}
+
+impl<'a, M: Decode<'a>> Messages<'a, M> {
+    fn read(&mut self) -> Result<Option<M>, MessageError> {
+        let end = self.reader.rest().first().is_none_or(|&k| k == 0);
+        if end {
+            return match (self.any, all_zero(self.reader.rest())) {
+                (false, _) => Err(MessageError::Empty),
+                (true, false) => Err(MessageError::PaddingNotZero),
+                (true, true) => Ok(None),
+            };
+        }
+        let k = self.reader.u8()?;
+        let stream = StreamId::new(self.reader.u16()?);
+        let len = self.reader.u16()?;
+        let data = self.reader.take(usize::from(len))?;
+        self.any = true;
+        M::decode(k, stream, data).map(Some)
+    }
+}
+
+impl<'a, M: Decode<'a>> Iterator for Messages<'a, M> {
+    type Item = Result<M, MessageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let item = self.read().transpose();
+        self.done = !matches!(item, Some(Ok(_)));
+        item
+    }
+}
+
+/// Packs messages into a payload; what they leave is zeroed by [`Packer::finish`].
+#[derive(Debug)]
+pub struct Packer<'a> {
+    payload: &'a mut [u8; PAYLOAD_LEN],
+    used: usize,
+}
+
+/// The message is longer than the room left in its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no room for the message in this payload")]
+pub struct NoRoom;
+
+impl<'a> Packer<'a> {
+    /// Packs into `payload`, whose old content does not matter.
+    pub fn new(payload: &'a mut Payload) -> Self {
+        Self { payload, used: 0 }
+    }
+
+    /// Data bytes that one more message may have; `None` where not even a head fits.
+    pub fn room(&self) -> Option<usize> {
+        (PAYLOAD_LEN - self.used).checked_sub(MESSAGE_HEAD_LEN)
+    }
+
+    /// Has nothing been packed?
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Adds EXTEND.
+    pub fn extend(&mut self, relay: &RelayId, message: &[u8; CREATE_LEN]) -> Result<(), NoRoom> {
+        self.push(kind::EXTEND, None, &[&relay.0, message])
+    }
+
+    /// Adds EXTENDED.
+    pub fn extended(&mut self, reply: &[u8; CREATED_LEN]) -> Result<(), NoRoom> {
+        self.push(kind::EXTENDED, None, &[reply])
+    }
+
+    /// Adds BEGIN.
+    pub fn begin(&mut self, stream: StreamId, host: Host<'_>, port: u16) -> Result<(), NoRoom> {
+        let (code, address): (u8, &[u8]) = match &host {
+            Host::V4(address) => (4, address),
+            Host::V6(address) => (6, address),
+            Host::Name(name) => (1, name.as_bytes()),
+        };
+        self.push(
+            kind::BEGIN,
+            Some(stream),
+            &[&port.to_be_bytes(), &[code], address],
+        )
+    }
+
+    /// Adds BEGIN_DIR.
+    pub fn begin_dir(&mut self, stream: StreamId) -> Result<(), NoRoom> {
+        self.push(kind::BEGIN_DIR, Some(stream), &[])
+    }
+
+    /// Adds CONNECTED.
+    pub fn connected(&mut self, stream: StreamId) -> Result<(), NoRoom> {
+        self.push(kind::CONNECTED, Some(stream), &[])
+    }
+
+    /// Adds a message of a stream.
+    pub fn stream(&mut self, id: StreamId, message: StreamMessage<'_>) -> Result<(), NoRoom> {
+        match message {
+            StreamMessage::Data(data) => self.push(kind::DATA, Some(id), &[data]),
+            StreamMessage::End(reason) => self.push(kind::END, Some(id), &[&[reason.code()]]),
+            StreamMessage::Window(bytes) => {
+                self.push(kind::WINDOW, Some(id), &[&bytes.to_be_bytes()])
+            }
+        }
+    }
+
+    /// Adds MARK or ACK.
+    pub fn flow(&mut self, message: &FlowMessage) -> Result<(), NoRoom> {
+        match message {
+            FlowMessage::Mark(bytes) => self.push(kind::MARK, None, &[bytes]),
+            FlowMessage::Ack(bytes) => self.push(kind::ACK, None, &[bytes]),
+        }
+    }
+
+    /// Adds TRUNCATED.
+    pub fn truncated(&mut self, reason: DestroyReason) -> Result<(), NoRoom> {
+        self.push(kind::TRUNCATED, None, &[&[reason.code()]])
+    }
+
+    /// Adds a DATA of up to `len` bytes that `fill` writes in place: it gets
+    /// the room and says how many bytes it wrote. Nothing is added for none.
+    pub fn data_in_place(
+        &mut self,
+        stream: StreamId,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> usize {
+        let Some(room) = self.room() else { return 0 };
+        let at = self.used + MESSAGE_HEAD_LEN;
+        let slot = &mut self.payload[at..at + room.min(len)];
+        let most = slot.len();
+        let wrote = fill(slot).min(most);
+        if wrote > 0 {
+            self.write_head(kind::DATA, Some(stream), wrote);
+            self.used = at + wrote;
+        }
+        wrote
+    }
+
+    /// Zeroes what is left. Returns whether there is any message.
+    pub fn finish(self) -> bool {
+        self.payload[self.used..].fill(0);
+        self.used > 0
+    }
+
+    fn push(&mut self, k: u8, stream: Option<StreamId>, parts: &[&[u8]]) -> Result<(), NoRoom> {
+        let len = parts.iter().map(|p| p.len()).sum();
+        if self.room().is_none_or(|room| room < len) {
+            return Err(NoRoom);
+        }
+        self.write_head(k, stream, len);
+        self.used += MESSAGE_HEAD_LEN;
+        for part in parts {
+            self.payload[self.used..self.used + part.len()].copy_from_slice(part);
+            self.used += part.len();
+        }
+        Ok(())
+    }
+
+    fn write_head(&mut self, k: u8, stream: Option<StreamId>, len: usize) {
+        let at = self.used;
+        self.payload[at] = k;
+        self.payload[at + 1..at + 3]
+            .copy_from_slice(&stream.map_or(0, StreamId::get).to_be_bytes());
+        // A payload is shorter than 64 KiB, so its messages are.
+        self.payload[at + 3..at + 5].copy_from_slice(&(len as u16).to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;
