@@ -1,0 +1,235 @@
+//! The circuit's window in both directions, with acknowledgements that prove receipt (S16).
+
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::CongestionControl;
+use crate::cell::message::MARK_LEN;
+
+/// A receiver destroys a circuit that marks more often than once in so many cells.
+pub const MIN_MARK_INTERVAL: u32 = 8;
+
+/// A peer that breaks the rules of marks; destroys the circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlowError {
+    /// An ACK that answers no outstanding mark, or not the oldest.
+    #[error("acknowledgement of a cell that was not sent, or out of order")]
+    WrongAck,
+    /// More than one MARK in eight cells, or one in a cell that holds nothing to acknowledge.
+    #[error("marks come too often")]
+    TooManyMarks,
+}
+
+/// What one end has sent and the other has not acknowledged.
+pub struct SendWindow {
+    control: Box<dyn CongestionControl>,
+    mark_interval: u32,
+    in_flight: u32,
+    sent: u64,
+    since_mark: u32,
+    marks: VecDeque<Mark>,
+    last_rtt: Option<Duration>,
+}
+
+struct Mark {
+    bytes: [u8; MARK_LEN],
+    cells: u32,
+    sent: Instant,
+}
+
+impl SendWindow {
+    /// A window governed by `control`, with a mark in every `mark_interval`-th cell.
+    ///
+    /// The interval is at least [`MIN_MARK_INTERVAL`]; a window smaller than it
+    /// would never be acknowledged, so the smaller of both counts.
+    pub fn new(control: Box<dyn CongestionControl>, mark_interval: u32) -> Self {
+        let mark_interval = mark_interval.max(MIN_MARK_INTERVAL);
+        Self {
+            control,
+            mark_interval,
+            in_flight: 0,
+            sent: 0,
+            since_mark: 0,
+            marks: VecDeque::new(),
+            last_rtt: None,
+        }
+    }
+
+    /// May one more counted cell be sent?
+    pub fn is_open(&self) -> bool {
+        self.in_flight < self.control.window_cells().max(self.mark_interval)
+    }
+
+    /// Must the next counted cell carry a mark?
+    pub fn is_mark_due(&self) -> bool {
+        self.since_mark + 1 >= self.mark_interval
+    }
+
+    /// A counted cell is being sent, with this mark if one was due.
+    pub fn on_sent(&mut self, now: Instant, mark: Option<[u8; MARK_LEN]>) {
+        self.in_flight += 1;
+        self.sent += 1;
+        self.since_mark += 1;
+        if let Some(bytes) = mark {
+            let cells = core::mem::take(&mut self.since_mark);
+            self.marks.push_back(Mark {
+                bytes,
+                cells,
+                sent: now,
+            });
+        }
+    }
+
+    /// The other end acknowledges the oldest outstanding mark.
+    pub fn on_ack(&mut self, now: Instant, bytes: &[u8; MARK_LEN]) -> Result<(), FlowError> {
+        let mark = self.marks.pop_front().filter(|mark| mark.bytes == *bytes);
+        let mark = mark.ok_or(FlowError::WrongAck)?;
+        self.in_flight -= mark.cells;
+        let rtt = now.saturating_duration_since(mark.sent);
+        self.last_rtt = Some(rtt);
+        self.control.on_ack(now, rtt, mark.cells);
+        Ok(())
+    }
+
+    /// The newest round-trip time that a mark has measured.
+    pub fn last_rtt(&self) -> Option<Duration> {
+        self.last_rtt
+    }
+
+    /// Counted cells sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Counted cells acknowledged so far: the other end has read all of them.
+    pub fn acknowledged(&self) -> u64 {
+        self.sent - u64::from(self.in_flight)
+    }
+
+    /// Cells sent and not acknowledged.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+}
+
+/// What one end has received: it only watches how often the other marks.
+#[derive(Debug, Default)]
+pub struct ReceiveWindow {
+    since_mark: u32,
+}
+
+impl ReceiveWindow {
+    /// A cell has been read that held `marks` marks and, if `counted`,
+    /// something that the window counts.
+    pub fn on_cell(&mut self, counted: bool, marks: usize) -> Result<(), FlowError> {
+        self.since_mark = self.since_mark.saturating_add(u32::from(counted));
+        match marks {
+            0 => Ok(()),
+            1 if counted && self.since_mark >= MIN_MARK_INTERVAL => {
+                self.since_mark = 0;
+                Ok(())
+            }
+            _ => Err(FlowError::TooManyMarks),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::flow::FixedWindow;
+
+    fn window(cells: u32, interval: u32) -> SendWindow {
+        SendWindow::new(Box::new(FixedWindow(cells)), interval)
+    }
+
+    fn send(window: &mut SendWindow, now: Instant, serial: &mut u8) -> Option<[u8; MARK_LEN]> {
+        let mark = window.is_mark_due().then(|| {
+            *serial += 1;
+            [*serial; MARK_LEN]
+        });
+        window.on_sent(now, mark);
+        mark
+    }
+
+    #[test]
+    fn a_full_window_opens_again_by_the_oldest_mark_only() {
+        let (now, mut serial) = (Instant::now(), 0);
+        let mut window = window(64, 16);
+        while window.is_open() {
+            send(&mut window, now, &mut serial);
+        }
+        assert_eq!((window.in_flight(), serial), (64, 4));
+        let later = now + Duration::from_millis(30);
+        window.on_ack(later, &[1; 16]).unwrap();
+        assert_eq!(
+            (window.in_flight(), window.last_rtt()),
+            (48, Some(Duration::from_millis(30)))
+        );
+        assert_eq!(window.on_ack(later, &[3; 16]), Err(FlowError::WrongAck));
+    }
+
+    #[test]
+    fn acks_that_nothing_asked_for_are_refused() {
+        let mut window = window(64, 16);
+        assert_eq!(
+            window.on_ack(Instant::now(), &[0; 16]),
+            Err(FlowError::WrongAck)
+        );
+        window.on_sent(Instant::now(), None);
+        assert_eq!(
+            window.on_ack(Instant::now(), &[0; 16]),
+            Err(FlowError::WrongAck)
+        );
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_measures_zero() {
+        let now = Instant::now() + Duration::from_secs(9);
+        let mut window = window(64, 8);
+        let mut serial = 0;
+        (0..8).for_each(|_| drop(send(&mut window, now, &mut serial)));
+        window
+            .on_ack(now - Duration::from_secs(5), &[1; 16])
+            .unwrap();
+        assert_eq!(window.last_rtt(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_window_never_locks_itself_up() {
+        // Any window and interval, the smallest and the absurd ones too.
+        for cells in 0..40 {
+            for interval in 0..40 {
+                let (now, mut serial) = (Instant::now(), 0);
+                let mut window = window(cells, interval);
+                let mut marks = VecDeque::new();
+                for _ in 0..200 {
+                    if window.is_open() {
+                        marks.extend(send(&mut window, now, &mut serial));
+                    } else {
+                        let mark = marks.pop_front().expect("a full window has a mark");
+                        window.on_ack(now, &mark).unwrap();
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn marks_come_once_in_eight_cells_at_most() {
+        let mut window = ReceiveWindow::default();
+        for _ in 0..7 {
+            window.on_cell(true, 0).unwrap();
+        }
+        window.on_cell(false, 0).unwrap();
+        window.on_cell(true, 1).unwrap();
+        for _ in 0..6 {
+            window.on_cell(true, 0).unwrap();
+        }
+        assert_eq!(window.on_cell(true, 1), Err(FlowError::TooManyMarks));
+        assert_eq!(window.on_cell(false, 1), Err(FlowError::TooManyMarks));
+        assert_eq!(window.on_cell(true, 2), Err(FlowError::TooManyMarks));
+    }
+}
