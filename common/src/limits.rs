@@ -29,8 +29,8 @@ pub const WRITE_BATCH_CELLS: usize = 128;
 pub const READ_BATCH_BYTES: usize = 256 * 1024;
 /// Cells of one circuit taken in a row before the next circuit's turn: one TLS record.
 pub const TURN_CELLS: usize = 8;
-/// DESTROYs and RELAY cells for circuits unknown here, in one second, before the link closes (S7).
-pub const UNKNOWN_CIRCUIT_CELLS_PER_SECOND: u32 = 4096;
+/// Cells for circuits unknown here, in one second, before the link closes (S7).
+pub const UNKNOWN_CIRCUIT_CELLS_PER_SECOND: u32 = 100;
 /// Connections that a relay accepts at once.
 pub const LINKS: usize = 8192;
 /// Accept errors such as EMFILE are survived with this pause (S39).

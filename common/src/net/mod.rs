@@ -1,1 +1,19 @@
-//! (being written)
+//! Sockets: TLS with pinned keys, the driver of a link, and the table of its circuits.
+//!
+//! [`tls`] says who may speak to whom; [`tls_io`] moves bytes between a socket
+//! and rustls in large steps; [`establish`] turns a connection into a link or
+//! a directory request; [`link_task`] reads and writes one link; [`switch`]
+//! decides what becomes of each cell; [`queue`] stands between two links, and
+//! between a link and a circuit; [`circuit_io`] gives streams to applications.
+//!
+//! Every link is one task that owns its socket, its TLS state and its circuits'
+//! table. Others reach it by its [`queue::LinkQueue`] alone, so nothing on the
+//! path of a cell waits for a lock that cryptography is done under.
+
+pub mod circuit_io;
+pub mod establish;
+pub mod link_task;
+pub mod queue;
+pub mod switch;
+pub mod tls;
+pub mod tls_io;

@@ -204,6 +204,11 @@ impl Mux {
         packer.finish()
     }
 
+    /// Would [`Mux::fill`] have something to pack, were the window open?
+    pub fn wants_fill(&self) -> bool {
+        !(self.acks.is_empty() && self.windows_due.is_empty() && self.ready.is_empty())
+    }
+
     /// The circuit is gone: every stream fails, after what has been received is read.
     pub fn lose(&mut self) {
         self.lost = true;

@@ -1,0 +1,184 @@
+//! Streams for applications, and the steps that both ends of a circuit share.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use rand_core::CryptoRng;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use super::queue::lock;
+use super::switch::payload_mut;
+use crate::cell::codec::{self, Cell, CircuitCommand};
+use crate::cell::message::EndReason;
+use crate::cell::{Body, CELL_LEN};
+use crate::ids::CircId;
+use crate::stream::{Mux, StreamError, StreamKey, Target};
+
+/// Cells packed under one hold of the streams' lock.
+const FILL_CELLS: usize = 64;
+
+/// The streams of one circuit, shared between the circuit's task and those
+/// who read and write the streams.
+pub struct Streams {
+    mux: Mutex<Mux>,
+    notify: Notify,
+}
+
+impl Streams {
+    /// Shares `mux`.
+    pub fn new(mux: Mux) -> Arc<Self> {
+        Arc::new(Self { mux: Mutex::new(mux), notify: Notify::new() })
+    }
+
+    /// The machine itself. Hold it briefly; call [`Streams::wake`] after a
+    /// change that gives the circuit something to send.
+    pub fn mux(&self) -> MutexGuard<'_, Mux> {
+        lock(&self.mux)
+    }
+
+    /// Wakes the circuit's task if there is something to send.
+    pub fn wake(&self) {
+        if self.mux().wants_fill() {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Wakes the circuit's task.
+    pub fn notify(&self) {
+        self.notify.notify_one();
+    }
+
+    /// Waits until there may be something to send.
+    pub async fn wait(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Packs up to 64 cells of circuit `circ` into `cells`, to be sealed.
+    /// Returns whether there may be more.
+    pub fn fill(
+        &self,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+        circ: CircId,
+        cells: &mut Vec<u8>,
+    ) -> bool {
+        let mut mux = self.mux();
+        for _ in 0..FILL_CELLS {
+            let at = cells.len();
+            cells.resize(at + CELL_LEN, 0);
+            let Some(cell) = cells[at..].as_mut_array::<CELL_LEN>() else { return false };
+            codec::write_circuit_head(cell, circ, CircuitCommand::Relay);
+            if !mux.fill(now, rng, payload_mut(codec::body_mut(cell))) {
+                cells.truncate(at);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Opens a stream (at a client). Write to it at once: the first bytes
+    /// travel with its BEGIN.
+    pub fn open(self: &Arc<Self>, target: Target) -> Option<StreamIo> {
+        let key = self.mux().open(target)?;
+        // The circuit is woken by the first write, or by whoever waits for
+        // the stream to open, so that early data shares the first cell.
+        Some(StreamIo { streams: self.clone(), key })
+    }
+
+    /// Takes hold of a stream that the client began (at a relay).
+    pub fn hold(self: &Arc<Self>, key: StreamKey) -> StreamIo {
+        StreamIo { streams: self.clone(), key }
+    }
+}
+
+/// Applies `change` to the body of each of `cells`.
+pub fn for_each_body<E>(
+    cells: &mut [u8],
+    mut change: impl FnMut(&mut Body) -> Result<(), E>,
+) -> Result<(), E> {
+    for cell in cells.as_chunks_mut::<CELL_LEN>().0 {
+        let cell: &mut Cell = cell;
+        change(codec::body_mut(cell))?;
+    }
+    Ok(())
+}
+
+/// One stream, for whoever reads and writes it.
+///
+/// Reading ends with `Ok(0)` only where the other end has completed its
+/// direction; every other end is an error. `shutdown` completes this
+/// direction. Dropping a stream that is not complete gives it up.
+pub struct StreamIo {
+    streams: Arc<Streams>,
+    key: StreamKey,
+}
+
+impl StreamIo {
+    /// Waits until the exit has connected the stream.
+    pub async fn opened(&self) -> Result<(), StreamError> {
+        self.streams.notify();
+        std::future::poll_fn(|cx| self.streams.mux().poll_open(self.key, cx)).await
+    }
+
+    /// Tells the client that the stream is connected (at a relay).
+    pub fn accept(&self) {
+        self.streams.mux().accept(self.key);
+        self.streams.wake();
+    }
+
+    /// Gives the stream up for a reason of its own.
+    pub fn abort(self, reason: EndReason) {
+        self.streams.mux().abort(self.key, reason);
+    }
+}
+
+impl Drop for StreamIo {
+    fn drop(&mut self) {
+        self.streams.mux().release(self.key);
+        self.streams.notify();
+    }
+}
+
+impl AsyncRead for StreamIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut mux = self.streams.mux();
+        let read = ready!(mux.poll_read(self.key, cx, out.initialize_unfilled()))?;
+        let wake = mux.wants_fill();
+        drop(mux);
+        if wake {
+            self.streams.notify();
+        }
+        out.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for StreamIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = self.streams.mux().poll_write(self.key, cx, bytes);
+        self.streams.notify();
+        wrote.map_err(Into::into)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.streams.mux().shutdown(self.key);
+        self.streams.notify();
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,182 @@
+//! From a TCP connection to a link, or to a directory request (docs/protocol.md, chapter 1 and 2).
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::tls::Tls;
+use super::tls_io::TlsIo;
+use crate::cell::CELL_LEN;
+use crate::ids::NetworkId;
+use crate::limits::LINK_HANDSHAKE_TIMEOUT;
+use crate::link::{Hello, HelloError, negotiate};
+
+/// Why there is no link. Nothing of it is told to the peer (S5).
+#[derive(Debug, thiserror::Error)]
+pub enum EstablishError {
+    /// The TCP connection could not be made.
+    #[error("can't connect to {address}: {source}")]
+    Connect {
+        /// Where to.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// TLS failed: among others, the peer does not hold the key that was dialled.
+    #[error("TLS failed: {0}")]
+    Tls(#[source] io::Error),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// The HELLO was refused.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    /// The first bytes are neither a link's nor an HTTP request's.
+    #[error("the peer speaks neither cells nor HTTP")]
+    UnknownProtocol,
+    /// It took longer than [`LINK_HANDSHAKE_TIMEOUT`].
+    #[error("the peer took too long to say hello")]
+    TimedOut,
+}
+
+/// A connection on which both have said HELLO.
+pub struct NewLink {
+    /// The connection.
+    pub io: TlsIo,
+    /// The key that the other side has proven, if it showed one.
+    pub peer_key: Option<[u8; 32]>,
+    /// The other side's address.
+    pub peer_address: SocketAddr,
+    /// Did this side dial?
+    pub dialled: bool,
+    /// The version that both speak.
+    pub version: u16,
+    /// What the other side said.
+    pub hello: Hello,
+}
+
+/// What came in on the one port.
+#[expect(clippy::large_enum_variant, reason = "moved once, when a connection is accepted")]
+pub enum Accepted {
+    /// A link.
+    Link(NewLink),
+    /// A connection that speaks HTTP, nothing of which has been consumed.
+    Http(TlsIo, SocketAddr),
+}
+
+/// Seconds since 1970, zero before.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+async fn in_time<T>(
+    work: impl Future<Output = Result<T, EstablishError>>,
+) -> Result<T, EstablishError> {
+    timeout(LINK_HANDSHAKE_TIMEOUT, work).await.unwrap_or(Err(EstablishError::TimedOut))
+}
+
+async fn connect(
+    addresses: &[SocketAddr],
+    key: [u8; 32],
+    tls: &Tls,
+) -> Result<TlsIo, EstablishError> {
+    let mut last = EstablishError::Io(io::ErrorKind::AddrNotAvailable.into());
+    for &address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(tcp) => match TlsIo::dial(tcp, tls, key).await {
+                Ok(io) => return Ok(io),
+                Err(error) => last = EstablishError::Tls(error),
+            },
+            Err(source) => last = EstablishError::Connect { address, source },
+        }
+    }
+    Err(last)
+}
+
+/// Dials the holder of `key` at the first of `addresses` that answers, for HTTP.
+pub async fn dial_http(
+    addresses: &[SocketAddr],
+    key: [u8; 32],
+    tls: &Tls,
+) -> Result<TlsIo, EstablishError> {
+    in_time(connect(addresses, key, tls)).await
+}
+
+/// Dials the holder of `key` at the first of `addresses` that answers, and says HELLO.
+///
+/// `time_unix_sec` is zero for clients.
+pub async fn dial_link(
+    addresses: &[SocketAddr],
+    key: [u8; 32],
+    tls: &Tls,
+    network: NetworkId,
+    time_unix_sec: u64,
+) -> Result<NewLink, EstablishError> {
+    in_time(async {
+        let io = connect(addresses, key, tls).await?;
+        hello(io, true, network, time_unix_sec).await
+    })
+    .await
+}
+
+/// Accepts what came in on `tcp`.
+pub async fn accept(
+    tcp: TcpStream,
+    tls: &Tls,
+    network: NetworkId,
+) -> Result<Accepted, EstablishError> {
+    in_time(async {
+        let mut io = TlsIo::accept(tcp, tls).await.map_err(EstablishError::Tls)?;
+        let mut plain = io.take_plain();
+        read_at_least(&mut io, &mut plain, 5).await?;
+        let first = &plain[..5];
+        // The link's first cell is on circuit 0 and a HELLO.
+        let is_link = first == [0, 0, 0, 0, 6];
+        let is_http = first.starts_with(b"GET ") || first == b"POST ";
+        io.put_plain_back(plain);
+        if is_link {
+            Ok(Accepted::Link(hello(io, false, network, unix_now()).await?))
+        } else if is_http {
+            let address = io.peer_address()?;
+            Ok(Accepted::Http(io, address))
+        } else {
+            Err(EstablishError::UnknownProtocol)
+        }
+    })
+    .await
+}
+
+async fn read_at_least(io: &mut TlsIo, plain: &mut Vec<u8>, len: usize) -> io::Result<()> {
+    while plain.len() < len {
+        io.ready().await?;
+        if io.try_read(plain)? == Some(0) && plain.len() < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+async fn hello(
+    mut io: TlsIo,
+    dialled: bool,
+    network: NetworkId,
+    time_unix_sec: u64,
+) -> Result<NewLink, EstablishError> {
+    let peer_address = io.peer_address()?;
+    let ours = Hello::ours(network, Some(peer_address), time_unix_sec);
+    io.flush().await?;
+    io.write(&ours.encode())?;
+    io.flush().await?;
+    let mut plain = io.take_plain();
+    read_at_least(&mut io, &mut plain, CELL_LEN).await?;
+    let Some((first, rest)) = plain.split_first_chunk() else {
+        return Err(EstablishError::UnknownProtocol);
+    };
+    let theirs = Hello::decode(first)?;
+    let version = negotiate(&ours, &theirs)?;
+    io.put_plain_back(rest.to_vec());
+    Ok(NewLink { peer_key: io.peer_key(), io, peer_address, dialled, version, hello: theirs })
+}

@@ -1,0 +1,336 @@
+//! What stands between two links, and between a link and a circuit's end.
+//!
+//! A [`LinkQueue`] holds the cells that wait to be written to one link, in a
+//! queue for each circuit, and the commands for the link's table. An [`Inbox`]
+//! holds what a link has received for a circuit that ends here. Both are
+//! bounded; a circuit that overruns its bound is destroyed by whoever pushed.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::cell::CELL_LEN;
+use crate::cell::codec::{Cell, CREATED_LEN, DestroyReason};
+use crate::ids::CircId;
+use crate::limits::TURN_CELLS;
+
+/// Locks, and goes on with what is there if a holder panicked: every change
+/// under these locks is complete in itself.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A push that was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// The circuit has more waiting than its window can account for.
+    Overrun,
+    /// The link is gone.
+    Closed,
+}
+
+/// Cells of one circuit, in order.
+#[derive(Default)]
+struct CellRun {
+    bytes: Vec<u8>,
+    from: usize,
+}
+
+impl CellRun {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.from
+    }
+}
+
+struct Waiting<C> {
+    circuits: HashMap<CircId, CellRun>,
+    /// Circuits with cells waiting, in the order of their turns.
+    turns: VecDeque<CircId>,
+    /// Emptied buffers, kept for the next circuit that needs one.
+    spare: Vec<CellRun>,
+    commands: Vec<C>,
+    closed: bool,
+}
+
+/// Cells and commands for one link; shared by all who send to it.
+pub struct LinkQueue<C> {
+    waiting: Mutex<Waiting<C>>,
+    notify: Notify,
+    bound_bytes: usize,
+}
+
+/// Emptied buffers kept for a link, and the largest that is.
+const SPARE_RUNS: usize = 8;
+const SPARE_BYTES: usize = 128 * CELL_LEN;
+
+impl<C> LinkQueue<C> {
+    /// A queue in which one circuit may have `bound_cells` waiting.
+    pub fn new(bound_cells: usize) -> Self {
+        Self {
+            waiting: Mutex::new(Waiting {
+                circuits: HashMap::new(),
+                turns: VecDeque::new(),
+                spare: Vec::new(),
+                commands: Vec::new(),
+                closed: false,
+            }),
+            notify: Notify::new(),
+            bound_bytes: bound_cells * CELL_LEN,
+        }
+    }
+
+    /// Adds whole cells of one circuit, heads included, behind those that wait.
+    pub fn push(&self, circ: CircId, cells: &[u8]) -> Result<(), PushError> {
+        let mut guard = lock(&self.waiting);
+        let waiting = &mut *guard;
+        if waiting.closed {
+            return Err(PushError::Closed);
+        }
+        let run = match waiting.circuits.get_mut(&circ) {
+            Some(run) => run,
+            None => {
+                waiting.turns.push_back(circ);
+                let run = waiting.spare.pop().unwrap_or_default();
+                waiting.circuits.entry(circ).or_insert(run)
+            }
+        };
+        if run.len() + cells.len() > self.bound_bytes {
+            return Err(PushError::Overrun);
+        }
+        if run.from > 0 && run.bytes.len() + cells.len() > run.bytes.capacity() {
+            run.bytes.drain(..run.from);
+            run.from = 0;
+        }
+        run.bytes.extend_from_slice(cells);
+        drop(guard);
+        self.notify.notify_one();
+        Ok(())
+    }
+
+    /// Adds the last cell of a circuit, whatever waits.
+    pub fn push_last(&self, circ: CircId, cell: &Cell) {
+        let mut guard = lock(&self.waiting);
+        let waiting = &mut *guard;
+        if waiting.closed {
+            return;
+        }
+        if let Some(run) = waiting.circuits.get_mut(&circ) {
+            run.bytes.extend_from_slice(cell);
+        } else {
+            waiting.turns.push_back(circ);
+            let mut run = waiting.spare.pop().unwrap_or_default();
+            run.bytes.extend_from_slice(cell);
+            waiting.circuits.insert(circ, run);
+        }
+        drop(guard);
+        self.notify.notify_one();
+    }
+
+    /// Drops what waits for a circuit.
+    pub fn purge(&self, circ: CircId) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.circuits.remove(&circ).is_some() {
+            waiting.turns.retain(|c| *c != circ);
+        }
+    }
+
+    /// Adds a command for the link's table. Commands are taken before cells,
+    /// so what a command installs is there before a peer can answer any cell
+    /// that was pushed after it. Returns the command if the link is gone.
+    pub fn command(&self, command: C) -> Result<(), C> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.closed {
+            return Err(command);
+        }
+        waiting.commands.push(command);
+        drop(waiting);
+        self.notify.notify_one();
+        Ok(())
+    }
+
+    /// Moves all commands to `commands`.
+    pub fn take_commands(&self, commands: &mut Vec<C>) {
+        commands.append(&mut lock(&self.waiting).commands);
+    }
+
+    /// Moves up to `most_cells` cells to `out`, each circuit in its turn.
+    pub fn take_cells(&self, most_cells: usize, out: &mut Vec<u8>) {
+        let mut guard = lock(&self.waiting);
+        let waiting = &mut *guard;
+        let mut left = most_cells * CELL_LEN;
+        while left > 0
+            && let Some(circ) = waiting.turns.pop_front()
+        {
+            let Some(run) = waiting.circuits.get_mut(&circ) else { continue };
+            // A circuit that is alone need not take turns.
+            let turn = if waiting.turns.is_empty() { left } else { TURN_CELLS * CELL_LEN };
+            let len = run.len().min(turn).min(left);
+            out.extend_from_slice(&run.bytes[run.from..run.from + len]);
+            run.from += len;
+            left -= len;
+            if run.len() > 0 {
+                waiting.turns.push_back(circ);
+            } else if let Some(mut run) = waiting.circuits.remove(&circ)
+                && waiting.spare.len() < SPARE_RUNS
+            {
+                run.bytes.clear();
+                run.bytes.shrink_to(SPARE_BYTES);
+                run.from = 0;
+                waiting.spare.push(run);
+            }
+        }
+    }
+
+    /// Is anything waiting?
+    pub fn is_empty(&self) -> bool {
+        let waiting = lock(&self.waiting);
+        waiting.turns.is_empty() && waiting.commands.is_empty()
+    }
+
+    /// Takes nothing more. Returns the commands that nobody will carry out.
+    pub fn close(&self) -> Vec<C> {
+        let mut waiting = lock(&self.waiting);
+        waiting.closed = true;
+        waiting.circuits.clear();
+        waiting.turns.clear();
+        waiting.spare.clear();
+        core::mem::take(&mut waiting.commands)
+    }
+
+    /// Is the link gone?
+    pub fn is_closed(&self) -> bool {
+        lock(&self.waiting).closed
+    }
+
+    /// Waits until something has been added since the last wait.
+    pub async fn wait(&self) {
+        self.notify.notified().await;
+    }
+}
+
+/// What has come for a circuit's end.
+#[derive(Default)]
+pub struct Arrived {
+    /// The id that the link gave the circuit, once it did.
+    pub opened: Option<CircId>,
+    /// The other end's half of the handshake.
+    pub created: Option<Box<[u8; CREATED_LEN]>>,
+    /// Whole cells, in order.
+    pub cells: Vec<u8>,
+    /// The circuit has ended on this link, after `cells`.
+    pub destroyed: Option<DestroyReason>,
+}
+
+/// Receives a circuit's cells from the link that they come in on.
+pub struct Inbox {
+    arrived: Mutex<Arrived>,
+    notify: Notify,
+    bound_bytes: usize,
+}
+
+impl Inbox {
+    /// An inbox that holds up to `bound_cells` cells.
+    pub fn new(bound_cells: usize) -> Self {
+        Self {
+            arrived: Mutex::default(),
+            notify: Notify::new(),
+            bound_bytes: bound_cells * CELL_LEN,
+        }
+    }
+
+    /// Adds whole cells.
+    pub fn push(&self, cells: &[u8]) -> Result<(), PushError> {
+        let mut arrived = lock(&self.arrived);
+        if arrived.cells.len() + cells.len() > self.bound_bytes {
+            return Err(PushError::Overrun);
+        }
+        arrived.cells.extend_from_slice(cells);
+        drop(arrived);
+        self.notify.notify_one();
+        Ok(())
+    }
+
+    /// Changes what has arrived, other than cells.
+    pub fn update(&self, change: impl FnOnce(&mut Arrived)) {
+        change(&mut lock(&self.arrived));
+        self.notify.notify_one();
+    }
+
+    /// Takes what has arrived; `spare` is an empty buffer to be filled next.
+    pub fn take(&self, spare: Vec<u8>) -> Arrived {
+        let next = Arrived { cells: spare, ..Arrived::default() };
+        core::mem::replace(&mut lock(&self.arrived), next)
+    }
+
+    /// Waits until something has been added since the last wait.
+    pub async fn wait(&self) {
+        self.notify.notified().await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn circ(n: u32) -> CircId {
+        CircId::new(n).unwrap()
+    }
+
+    fn cells(mark: u8, count: usize) -> Vec<u8> {
+        vec![mark; CELL_LEN * count]
+    }
+
+    fn marks(out: &[u8]) -> Vec<u8> {
+        out.chunks(CELL_LEN).map(|cell| cell[0]).collect()
+    }
+
+    #[test]
+    fn circuits_take_turns() {
+        let queue = LinkQueue::<()>::new(100);
+        queue.push(circ(1), &cells(1, 40)).unwrap();
+        queue.push(circ(2), &cells(2, 1)).unwrap();
+        queue.push(circ(3), &cells(3, 20)).unwrap();
+        let mut out = Vec::new();
+        queue.take_cells(17, &mut out);
+        assert_eq!(marks(&out), [vec![1; 8], vec![2; 1], vec![3; 8]].concat());
+        out.clear();
+        queue.take_cells(1000, &mut out);
+        assert_eq!(marks(&out).iter().filter(|m| **m == 1).count(), 32);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_circuit_over_its_bound_is_refused_and_others_are_not() {
+        let queue = LinkQueue::<()>::new(4);
+        queue.push(circ(1), &cells(1, 4)).unwrap();
+        assert_eq!(queue.push(circ(1), &cells(1, 1)), Err(PushError::Overrun));
+        queue.push(circ(2), &cells(2, 4)).unwrap();
+        queue.push_last(circ(1), &[9; CELL_LEN]);
+        let mut out = Vec::new();
+        queue.take_cells(100, &mut out);
+        assert_eq!(out.len(), 9 * CELL_LEN);
+    }
+
+    #[test]
+    fn a_closed_queue_hands_commands_back() {
+        let queue = LinkQueue::new(4);
+        queue.command("first").unwrap();
+        assert_eq!(queue.close(), ["first"]);
+        assert_eq!(queue.command("late"), Err("late"));
+        assert_eq!(queue.push(circ(1), &cells(1, 1)), Err(PushError::Closed));
+    }
+
+    #[test]
+    fn a_purged_circuit_leaves_no_turn() {
+        let queue = LinkQueue::<()>::new(4);
+        queue.push(circ(1), &cells(1, 4)).unwrap();
+        queue.push(circ(2), &cells(2, 1)).unwrap();
+        queue.purge(circ(1));
+        queue.push(circ(1), &cells(3, 1)).unwrap();
+        let mut out = Vec::new();
+        queue.take_cells(100, &mut out);
+        assert_eq!(marks(&out), [2, 3]);
+    }
+}

@@ -1,0 +1,512 @@
+//! The table of one link's circuits: what becomes of each cell (docs/protocol.md, chapter 2).
+//!
+//! The link's task owns its [`Table`], and with it every layer that opens or
+//! wraps what comes in on the link: the forward layer of a circuit that the
+//! peer created, the backward layer of one that this side created. A cell is
+//! changed in place and goes to the queue of the next link, or to the inbox of
+//! the circuit's end. Tables never touch each other; they send [`Command`]s.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::queue::{Inbox, LinkQueue, PushError};
+use crate::cell::codec::{
+    self, CREATE_LEN, CREATED_LEN, Cell, CellError, CircuitCommand, DestroyReason, Head,
+    LinkCommand,
+};
+use crate::cell::message::Packer;
+use crate::cell::{Body, CELL_LEN, HEADER_LEN, Payload};
+use crate::ids::CircId;
+use crate::limits::{CIRCUITS_PER_LINK, UNKNOWN_CIRCUIT_CELLS_PER_SECOND};
+use crate::onion::{Opened, RelayBackward, RelayForward};
+
+/// The queue of a link, with the commands that its table takes.
+pub type Queue = LinkQueue<Command>;
+
+/// What others ask of a link's table.
+pub enum Command {
+    /// Open a circuit to the peer. The inbox learns its id, then CREATED, then cells.
+    Open {
+        /// Receives what comes in on the circuit.
+        inbox: Arc<Inbox>,
+        /// The client's half of the handshake.
+        message: Box<[u8; CREATE_LEN]>,
+    },
+    /// Answer the peer's CREATE: the circuit ends here, at `inbox`.
+    Accept {
+        /// The peer's circuit.
+        circ: CircId,
+        /// Receives what comes in on the circuit.
+        inbox: Arc<Inbox>,
+        /// Our half of the handshake.
+        reply: Box<[u8; CREATED_LEN]>,
+    },
+    /// From now on open the peer's cells and pass them to another link.
+    PassOutward {
+        /// The peer's circuit, which ended here so far.
+        circ: CircId,
+        /// Opens what comes from the peer.
+        layer: Box<RelayForward>,
+        /// Where opened cells go.
+        next: Arc<Queue>,
+        /// The circuit's id there.
+        next_circ: CircId,
+    },
+    /// From now on wrap the peer's cells and pass them back to the link they were asked from.
+    PassInward {
+        /// Our circuit to the peer, which ended here so far.
+        circ: CircId,
+        /// Wraps what comes from the peer.
+        layer: Box<RelayBackward>,
+        /// Where wrapped cells go.
+        prev: Arc<Queue>,
+        /// The circuit's id there.
+        prev_circ: CircId,
+    },
+    /// End a circuit on this link, after what is queued for it.
+    Close {
+        /// The circuit.
+        circ: CircId,
+        /// What the peer is told.
+        reason: DestroyReason,
+    },
+}
+
+impl Command {
+    /// Sends it to the table behind `queue`. If that link is gone, everyone
+    /// who depends on it is told.
+    pub fn send(self, queue: &Queue) {
+        if let Err(command) = queue.command(self) {
+            command.abandon();
+        }
+    }
+
+    /// Tells those who depend on the command that its link is gone.
+    pub fn abandon(self) {
+        match self {
+            Self::Open { inbox, .. } | Self::Accept { inbox, .. } => {
+                inbox.update(|a| a.destroyed = Some(DestroyReason::Unreachable));
+            }
+            Self::PassOutward { next, next_circ, .. } => {
+                close(&next, next_circ, DestroyReason::Finished);
+            }
+            Self::PassInward { layer, prev, prev_circ, .. } => truncate(layer, &prev, prev_circ),
+            Self::Close { .. } => {}
+        }
+    }
+}
+
+fn close(queue: &Queue, circ: CircId, reason: DestroyReason) {
+    // A link that is gone has closed all its circuits already.
+    let _ = queue.command(Command::Close { circ, reason });
+}
+
+/// Tells the client that the circuit is lost behind this hop, then ends it.
+fn truncate(mut layer: Box<RelayBackward>, prev: &Queue, prev_circ: CircId) {
+    let mut cell = [0; CELL_LEN];
+    codec::write_circuit_head(&mut cell, prev_circ, CircuitCommand::Relay);
+    let body = codec::body_mut(&mut cell);
+    let mut packer = Packer::new(payload_mut(body));
+    let packed = packer.truncated(DestroyReason::Unreachable).is_ok() && packer.finish();
+    if packed && layer.speak(body).is_ok() {
+        let _ = prev.push(prev_circ, &cell);
+    }
+    close(prev, prev_circ, DestroyReason::Unreachable);
+}
+
+/// The payload of a relay body.
+pub fn payload_mut(body: &mut Body) -> &mut Payload {
+    match body[HEADER_LEN..].as_mut_array() {
+        Some(payload) => payload,
+        None => unreachable!("a body is a header and a payload"),
+    }
+}
+
+/// The payload of a relay body.
+pub fn payload(body: &Body) -> &Payload {
+    match body[HEADER_LEN..].as_array() {
+        Some(payload) => payload,
+        None => unreachable!("a body is a header and a payload"),
+    }
+}
+
+/// Why a CREATE is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The circuit is refused; the link goes on.
+    Destroy(DestroyReason),
+    /// This peer accepts no circuits: the link closes.
+    NotARelay,
+}
+
+/// Takes the peer's CREATEs: at a relay, the pool of handshake workers.
+pub trait AcceptCircuits: Send {
+    /// A CREATE has come; [`Command::Accept`] or [`Command::Close`] is to follow.
+    fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), Refusal>;
+}
+
+/// Accepts no circuits: a client's side of its links.
+pub struct AcceptNone;
+
+impl AcceptCircuits for AcceptNone {
+    fn on_create(&mut self, _: CircId, _: &[u8; CREATE_LEN]) -> Result<(), Refusal> {
+        Err(Refusal::NotARelay)
+    }
+}
+
+/// Why a link is closed. The peer learns none of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// Bytes that are not a cell.
+    #[error(transparent)]
+    Cell(#[from] CellError),
+    /// A second HELLO.
+    #[error("HELLO after the first cell")]
+    LateHello,
+    /// A CREATE in our half of the ids, or on one in use (S8).
+    #[error("CREATE on a circuit id that is not free for the peer")]
+    BadCreateId,
+    /// A CREATE to a client.
+    #[error("CREATE sent to a peer that is no relay")]
+    NotARelay,
+    /// A CREATED that nothing asked for.
+    #[error("CREATED without a CREATE")]
+    UnaskedCreated,
+    /// A RELAY cell before CREATED.
+    #[error("RELAY before the circuit was created")]
+    EarlyRelay,
+    /// Too many cells for circuits that do not exist (S7).
+    #[error("too many cells for unknown circuits")]
+    UnknownCircuits,
+}
+
+enum Entry {
+    /// The peer's circuit, whose handshake is being answered.
+    Answering,
+    /// Ours: CREATE was sent.
+    Creating(Arc<Inbox>),
+    /// Ends here.
+    End(Arc<Inbox>),
+    /// The peer's; its cells are opened and passed on.
+    Outward { layer: Box<RelayForward>, next: Arc<Queue>, next_circ: CircId },
+    /// Ours; its cells are wrapped and passed back.
+    Inward { layer: Box<RelayBackward>, prev: Arc<Queue>, prev_circ: CircId },
+    /// DESTROY was sent; the id is free when the peer's has come.
+    Closing,
+}
+
+/// What is to be done with a RELAY cell that was worked on.
+enum Fate {
+    /// It joins the cells that go where the circuit's cells go.
+    Send,
+    /// It is for a circuit that is ending.
+    Drop,
+    /// It ends its circuit.
+    Destroy(DestroyReason),
+}
+
+/// The circuits of one link.
+pub struct Table<A> {
+    entries: HashMap<CircId, Entry>,
+    own: Arc<Queue>,
+    dialled: bool,
+    next_id: u32,
+    accept: A,
+    unknown: u32,
+    unknown_since: Option<Instant>,
+}
+
+impl<A: AcceptCircuits> Table<A> {
+    /// An empty table. `own` is the queue of this very link; `dialled` says
+    /// which half of the ids is ours.
+    pub fn new(own: Arc<Queue>, dialled: bool, accept: A) -> Self {
+        let entries = HashMap::new();
+        Self { entries, own, dialled, next_id: 0, accept, unknown: 0, unknown_since: None }
+    }
+
+    /// Circuits on the link, those included that wait for their last DESTROY.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Has the link no circuits?
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Works on whole cells that came in, in place, and sends them on.
+    pub fn on_cells(&mut self, now: Instant, cells: &mut [u8]) -> Result<(), LinkError> {
+        // RELAY cells of one circuit in a row are sent on together.
+        let mut run: Option<(CircId, usize)> = None;
+        let mut at = 0;
+        while let Some(cell) = cells[at..].first_chunk_mut::<CELL_LEN>() {
+            let head = codec::head(cell)?;
+            if let Head::Circuit(circ, CircuitCommand::Relay) = head {
+                if let Some((other, from)) = run.take_if(|(other, _)| *other != circ) {
+                    self.send_on(other, &cells[from..at]);
+                }
+                let Some(cell) = cells[at..].first_chunk_mut() else { break };
+                match self.on_relay(now, circ, cell)? {
+                    Fate::Send => _ = run.get_or_insert((circ, at)),
+                    Fate::Drop => {}
+                    Fate::Destroy(reason) => {
+                        if let Some((circ, from)) = run.take() {
+                            self.send_on(circ, &cells[from..at]);
+                        }
+                        self.destroy(circ, reason);
+                    }
+                }
+            } else {
+                if let Some((circ, from)) = run.take() {
+                    self.send_on(circ, &cells[from..at]);
+                }
+                let Some(cell) = cells[at..].first_chunk() else { break };
+                self.on_other(now, head, cell)?;
+            }
+            at += CELL_LEN;
+        }
+        if let Some((circ, from)) = run {
+            self.send_on(circ, &cells[from..at]);
+        }
+        Ok(())
+    }
+
+    fn on_relay(
+        &mut self,
+        now: Instant,
+        circ: CircId,
+        cell: &mut Cell,
+    ) -> Result<Fate, LinkError> {
+        let relay = CircuitCommand::Relay;
+        Ok(match self.entries.get_mut(&circ) {
+            Some(Entry::End(_)) => Fate::Send,
+            Some(Entry::Outward { layer, next_circ, .. }) => {
+                match layer.open(codec::body_mut(cell)) {
+                    Ok(Opened::Onward) => {
+                        codec::write_circuit_head(cell, *next_circ, relay);
+                        Fate::Send
+                    }
+                    // Nothing may be said to a hop that has passed its streams on (S14).
+                    Ok(Opened::Ours) | Err(_) => Fate::Destroy(DestroyReason::Protocol),
+                }
+            }
+            Some(Entry::Inward { layer, prev_circ, .. }) => {
+                match layer.wrap(codec::body_mut(cell)) {
+                    Ok(()) => {
+                        codec::write_circuit_head(cell, *prev_circ, relay);
+                        Fate::Send
+                    }
+                    Err(_) => Fate::Destroy(DestroyReason::Protocol),
+                }
+            }
+            Some(Entry::Closing) => Fate::Drop,
+            Some(Entry::Answering | Entry::Creating(_)) => return Err(LinkError::EarlyRelay),
+            None => {
+                self.count_unknown(now)?;
+                Fate::Drop
+            }
+        })
+    }
+
+    /// Sends cells where the circuit's cells go; destroys it if they are too many.
+    fn send_on(&mut self, circ: CircId, cells: &[u8]) {
+        let sent = match self.entries.get(&circ) {
+            Some(Entry::End(inbox)) => inbox.push(cells),
+            Some(Entry::Outward { next, next_circ, .. }) => next.push(*next_circ, cells),
+            Some(Entry::Inward { prev, prev_circ, .. }) => prev.push(*prev_circ, cells),
+            _ => Ok(()),
+        };
+        // A link that is gone has sent its Close already.
+        if sent == Err(PushError::Overrun) {
+            self.destroy(circ, DestroyReason::Resource);
+        }
+    }
+
+    fn on_other(&mut self, now: Instant, head: Head, cell: &Cell) -> Result<(), LinkError> {
+        let body = codec::body(cell);
+        match head {
+            Head::Link(LinkCommand::Hello) => Err(LinkError::LateHello),
+            Head::Link(LinkCommand::Padding) => Ok(()),
+            Head::Circuit(circ, CircuitCommand::Create) => {
+                self.on_create(circ, codec::parse_create(body)?)
+            }
+            Head::Circuit(circ, CircuitCommand::Created) => {
+                self.on_created(circ, codec::parse_created(body)?)
+            }
+            Head::Circuit(circ, CircuitCommand::Destroy) => {
+                self.on_destroy(now, circ, codec::parse_destroy(body)?)
+            }
+            Head::Circuit(_, CircuitCommand::Relay) => Ok(()),
+        }
+    }
+
+    fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), LinkError> {
+        if circ.is_from_dialler() == self.dialled || self.entries.contains_key(&circ) {
+            return Err(LinkError::BadCreateId);
+        }
+        let answer = if self.entries.len() >= CIRCUITS_PER_LINK {
+            Err(Refusal::Destroy(DestroyReason::Resource))
+        } else {
+            self.accept.on_create(circ, message)
+        };
+        match answer {
+            Ok(()) => {
+                self.entries.insert(circ, Entry::Answering);
+                Ok(())
+            }
+            Err(Refusal::Destroy(reason)) => {
+                self.entries.insert(circ, Entry::Closing);
+                self.own.push_last(circ, &codec::destroy(circ, reason));
+                Ok(())
+            }
+            Err(Refusal::NotARelay) => Err(LinkError::NotARelay),
+        }
+    }
+
+    fn on_created(&mut self, circ: CircId, reply: &[u8; CREATED_LEN]) -> Result<(), LinkError> {
+        match self.entries.get_mut(&circ) {
+            Some(entry @ Entry::Creating(_)) => {
+                if let Entry::Creating(inbox) = core::mem::replace(entry, Entry::Closing) {
+                    inbox.update(|a| a.created = Some(Box::new(*reply)));
+                    *entry = Entry::End(inbox);
+                }
+                Ok(())
+            }
+            // It crossed our DESTROY.
+            Some(Entry::Closing) => Ok(()),
+            _ => Err(LinkError::UnaskedCreated),
+        }
+    }
+
+    fn on_destroy(
+        &mut self,
+        now: Instant,
+        circ: CircId,
+        reason: DestroyReason,
+    ) -> Result<(), LinkError> {
+        match self.entries.remove(&circ) {
+            None => return self.count_unknown(now),
+            Some(Entry::Closing) => return Ok(()),
+            Some(entry) => {
+                self.own.purge(circ);
+                let answer = codec::destroy(circ, DestroyReason::Finished);
+                self.own.push_last(circ, &answer);
+                tell(entry, reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a circuit at once, both ways.
+    fn destroy(&mut self, circ: CircId, reason: DestroyReason) {
+        let Some(entry) = self.entries.insert(circ, Entry::Closing) else { return };
+        self.own.purge(circ);
+        self.own.push_last(circ, &codec::destroy(circ, reason));
+        tell(entry, reason);
+    }
+
+    fn count_unknown(&mut self, now: Instant) -> Result<(), LinkError> {
+        let since = *self.unknown_since.get_or_insert(now);
+        if now.saturating_duration_since(since) > Duration::from_secs(1) {
+            self.unknown_since = Some(now);
+            self.unknown = 0;
+        }
+        self.unknown += 1;
+        if self.unknown > UNKNOWN_CIRCUIT_CELLS_PER_SECOND {
+            return Err(LinkError::UnknownCircuits);
+        }
+        Ok(())
+    }
+
+    /// Carries a command out.
+    pub fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Open { inbox, message } => self.open(inbox, &message),
+            Command::Accept { circ, inbox, reply } => {
+                match self.entries.get_mut(&circ) {
+                    Some(entry @ Entry::Answering) => {
+                        *entry = Entry::End(inbox);
+                        let _ = self.own.push(circ, &codec::created(circ, &reply));
+                    }
+                    // The peer has changed its mind meanwhile.
+                    _ => Command::Accept { circ, inbox, reply }.abandon(),
+                }
+            }
+            Command::PassOutward { circ, layer, next, next_circ } => {
+                match self.entries.get_mut(&circ) {
+                    Some(entry @ Entry::End(_)) => {
+                        let early = matches!(
+                            core::mem::replace(entry, Entry::Outward { layer, next, next_circ }),
+                            Entry::End(inbox) if !inbox.take(Vec::new()).cells.is_empty()
+                        );
+                        if early {
+                            // Cells for a hop that was not there yet.
+                            self.destroy(circ, DestroyReason::Protocol);
+                        }
+                    }
+                    _ => Command::PassOutward { circ, layer, next, next_circ }.abandon(),
+                }
+            }
+            Command::PassInward { circ, layer, prev, prev_circ } => {
+                match self.entries.get_mut(&circ) {
+                    Some(entry @ Entry::End(_)) => {
+                        let early = matches!(
+                            core::mem::replace(entry, Entry::Inward { layer, prev, prev_circ }),
+                            Entry::End(inbox) if !inbox.take(Vec::new()).cells.is_empty()
+                        );
+                        if early {
+                            self.destroy(circ, DestroyReason::Protocol);
+                        }
+                    }
+                    _ => Command::PassInward { circ, layer, prev, prev_circ }.abandon(),
+                }
+            }
+            Command::Close { circ, reason } => {
+                if let Some(entry) = self.entries.get_mut(&circ)
+                    && !matches!(entry, Entry::Closing)
+                {
+                    *entry = Entry::Closing;
+                    self.own.push_last(circ, &codec::destroy(circ, reason));
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, inbox: Arc<Inbox>, message: &[u8; CREATE_LEN]) {
+        let half = if self.dialled { CircId::DIALLER_BIT } else { 0 };
+        let free = (0..=CIRCUITS_PER_LINK).find_map(|_| {
+            self.next_id = self.next_id.wrapping_add(1) & !CircId::DIALLER_BIT;
+            CircId::new(half | self.next_id)
+                .filter(|c| self.next_id != 0 && !self.entries.contains_key(c))
+        });
+        let Some(circ) = free.filter(|_| self.entries.len() < CIRCUITS_PER_LINK) else {
+            inbox.update(|a| a.destroyed = Some(DestroyReason::Resource));
+            return;
+        };
+        inbox.update(|a| a.opened = Some(circ));
+        self.entries.insert(circ, Entry::Creating(inbox));
+        let _ = self.own.push(circ, &codec::create(circ, message));
+    }
+
+    /// The link is gone: tells everyone who has a circuit on it.
+    pub fn on_link_lost(&mut self) {
+        for (_, entry) in self.entries.drain() {
+            tell(entry, DestroyReason::Unreachable);
+        }
+        self.own.close().into_iter().for_each(Command::abandon);
+    }
+}
+
+/// Tells the other side of a circuit that it has ended on this link. The
+/// reason goes to this program's own circuits only (S19).
+fn tell(entry: Entry, reason: DestroyReason) {
+    match entry {
+        Entry::Creating(inbox) | Entry::End(inbox) => {
+            inbox.update(|a| a.destroyed = Some(reason));
+        }
+        Entry::Outward { next, next_circ, .. } => close(&next, next_circ, DestroyReason::Finished),
+        Entry::Inward { layer, prev, prev_circ } => truncate(layer, &prev, prev_circ),
+        Entry::Answering | Entry::Closing => {}
+    }
+}
