@@ -9,6 +9,9 @@
 //! Votes agreed on by rounds of signatures and differences between consensuses are absent so far.
 
 mod address;
+mod backoff;
+#[cfg(feature = "net")]
+mod clock;
 mod consensus;
 mod descriptor;
 #[cfg(feature = "net")]
@@ -17,6 +20,8 @@ mod document;
 mod error;
 #[cfg(feature = "net")]
 mod fetch;
+#[cfg(feature = "net")]
+mod file;
 mod flags;
 mod network;
 mod params;
@@ -30,6 +35,9 @@ mod vote;
 pub(crate) mod testing;
 
 pub use address::{AddressClass, classify, is_dialable};
+pub use backoff::{Backoff, random_below};
+#[cfg(feature = "net")]
+pub use clock::Clock;
 pub use consensus::{
     Consensus, ConsensusBody, ConsensusSignature, ConsensusStatus, Entry, Lifetime,
     MAX_CONSENSUS_BYTES, SignedConsensus,
@@ -43,6 +51,8 @@ pub use document::{Digest, Kind, Signature};
 pub use error::{DocError, NetworkFileError};
 #[cfg(feature = "net")]
 pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upload};
+#[cfg(feature = "net")]
+pub use file::write_whole;
 pub use flags::Flags;
 pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
 pub use params::{Params, local_network_params};
