@@ -13,7 +13,7 @@ use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{StateError, mistrust, write_whole};
+use super::{StateError, Trust, mistrust, write_whole};
 use crate::secret::Secret;
 
 const MAGIC: [u8; 8] = *b"cepa key";
@@ -73,10 +73,11 @@ pub fn load_or_create_key(
     dir: &Path,
     name: &str,
     kind: KeyKind,
+    trust: Trust,
     rng: &mut impl CryptoRng,
 ) -> Result<Secret<32>, StateError> {
     let path = dir.join(name);
-    match load_key(&path, kind) {
+    match load_key(&path, kind, trust) {
         Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
             let mut secret = Secret::zeroed();
             rng.fill_bytes(secret.expose_mut());
@@ -87,10 +88,10 @@ pub fn load_or_create_key(
     }
 }
 
-/// The secret in the file at `path`, which must be of `kind` and closed to other users.
-pub fn load_key(path: &Path, kind: KeyKind) -> Result<Secret<32>, StateError> {
+/// The secret in the file at `path`, which must be of `kind` and as closed to others as `trust` says.
+pub fn load_key(path: &Path, kind: KeyKind, trust: Trust) -> Result<Secret<32>, StateError> {
     let mut file = File::open(path).map_err(|source| StateError::io("open", path, source))?;
-    mistrust()?
+    mistrust(trust)?
         .verifier()
         .require_file()
         .check(path)

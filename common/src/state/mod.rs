@@ -29,12 +29,25 @@ use fs_mistrust::Mistrust;
 pub use error::StateError;
 pub use file::write_whole;
 pub use key::{KeyKind, load_key, load_or_create_key};
+use rand_core::CryptoRng;
+
+use crate::secret::Secret;
 pub use lock::StateLock;
+
+/// Whether the rights on files and directories are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Nobody but the owner and the system's administrator may reach them, parents included.
+    OwnerOnly,
+    /// Whoever can reach them may: for keys that are worth nothing, as those of a test network.
+    Everyone,
+}
 
 /// A state directory: reached by its owner alone, and by one process at a time.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
+    trust: Trust,
     /// Held for as long as the directory is in use; the system lets go of it when the process dies.
     _lock: StateLock,
 }
@@ -42,11 +55,12 @@ pub struct StateDir {
 impl StateDir {
     /// Opens `path`, creates it (mode 0700) where it is missing, checks who can
     /// reach it and takes its lock.
-    pub fn open(path: &Path) -> Result<Self, StateError> {
-        make_private_dir(path)?;
+    pub fn open(path: &Path, trust: Trust) -> Result<Self, StateError> {
+        make_private_dir(path, trust)?;
         let lock = StateLock::acquire(path)?;
         Ok(Self {
             path: path.to_owned(),
+            trust,
             _lock: lock,
         })
     }
@@ -56,31 +70,32 @@ impl StateDir {
         &self.path
     }
 
-    /// The directory of the keys, mode 0700, created where it is missing.
-    pub fn keys(&self) -> Result<PathBuf, StateError> {
-        let keys = self.path.join("keys");
-        make_private_dir(&keys)?;
-        Ok(keys)
+    /// The secret `keys/NAME` of this directory, made with `rng` where there is none yet.
+    pub fn load_or_create_key(
+        &self,
+        name: &str,
+        kind: KeyKind,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Secret<32>, StateError> {
+        load_or_create_key(&self.room("keys")?, name, kind, self.trust, rng)
     }
 
     /// A directory of its own for the documents of one room, created where it is missing.
     pub fn room(&self, name: &str) -> Result<PathBuf, StateError> {
         let room = self.path.join(name);
-        make_private_dir(&room)?;
+        make_private_dir(&room, self.trust)?;
         Ok(room)
     }
 }
 
-/// Creates `path` with mode 0700 where it is missing, then checks that nobody
-/// but its owner and the system's administrator can read or change it, its
-/// parents included.
-pub fn make_private_dir(path: &Path) -> Result<(), StateError> {
+/// Creates `path` with mode 0700 where it is missing, then checks it as `trust` says.
+pub fn make_private_dir(path: &Path, trust: Trust) -> Result<(), StateError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
         .map_err(|source| StateError::io("create the directory", path, source))?;
-    mistrust()?
+    mistrust(trust)?
         .verifier()
         .require_directory()
         .check(path)
@@ -89,9 +104,12 @@ pub fn make_private_dir(path: &Path) -> Result<(), StateError> {
 
 /// The rules by which paths are trusted. Environment variables cannot switch
 /// them off: a service's environment is not its owner's word.
-fn mistrust() -> Result<Mistrust, StateError> {
-    Mistrust::builder()
-        .ignore_environment()
-        .build()
-        .map_err(|_| StateError::Rules)
+fn mistrust(trust: Trust) -> Result<Mistrust, StateError> {
+    match trust {
+        Trust::OwnerOnly => Mistrust::builder()
+            .ignore_environment()
+            .build()
+            .map_err(|_| StateError::Rules),
+        Trust::Everyone => Ok(Mistrust::new_dangerously_trust_everyone()),
+    }
 }

@@ -48,8 +48,22 @@ fn a_failed_write_keeps_the_old_file() {
 fn a_key_is_made_once_and_then_found_again() {
     let dir = dir();
     let mut rng = rand::rng();
-    let made = load_or_create_key(dir.path(), "identity", KeyKind::Identity, &mut rng).unwrap();
-    let found = load_or_create_key(dir.path(), "identity", KeyKind::Identity, &mut rng).unwrap();
+    let made = load_or_create_key(
+        dir.path(),
+        "identity",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rng,
+    )
+    .unwrap();
+    let found = load_or_create_key(
+        dir.path(),
+        "identity",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rng,
+    )
+    .unwrap();
     assert_eq!(made.expose(), found.expose());
     assert_ne!(made.expose(), &[0; 32]);
     assert_eq!(mode(&dir.path().join("identity")), 0o600);
@@ -58,8 +72,15 @@ fn a_key_is_made_once_and_then_found_again() {
 #[test]
 fn a_key_of_another_kind_is_refused() {
     let dir = dir();
-    load_or_create_key(dir.path(), "k", KeyKind::Onion, &mut rand::rng()).unwrap();
-    let error = load_key(&dir.path().join("k"), KeyKind::Authority)
+    load_or_create_key(
+        dir.path(),
+        "k",
+        KeyKind::Onion,
+        Trust::OwnerOnly,
+        &mut rand::rng(),
+    )
+    .unwrap();
+    let error = load_key(&dir.path().join("k"), KeyKind::Authority, Trust::OwnerOnly)
         .err()
         .unwrap();
     assert!(matches!(error, StateError::WrongKind { ref found, .. } if found == "onion key"));
@@ -68,40 +89,63 @@ fn a_key_of_another_kind_is_refused() {
 #[test]
 fn every_changed_bit_and_every_length_of_a_key_file_is_noticed() {
     let dir = dir();
-    load_or_create_key(dir.path(), "k", KeyKind::Identity, &mut rand::rng()).unwrap();
+    load_or_create_key(
+        dir.path(),
+        "k",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rand::rng(),
+    )
+    .unwrap();
     let path = dir.path().join("k");
     let good = fs::read(&path).unwrap();
     for bit in 0..good.len() * 8 {
         let mut bad = good.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, &bad).unwrap();
-        assert!(load_key(&path, KeyKind::Identity).is_err(), "bit {bit}");
+        assert!(
+            load_key(&path, KeyKind::Identity, Trust::OwnerOnly).is_err(),
+            "bit {bit}"
+        );
     }
     for len in 0..good.len() {
         fs::write(&path, &good[..len]).unwrap();
         assert!(matches!(
-            load_key(&path, KeyKind::Identity),
+            load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
             Err(StateError::Damaged { .. })
         ));
     }
     fs::write(&path, [good.as_slice(), b"x"].concat()).unwrap();
     assert!(matches!(
-        load_key(&path, KeyKind::Identity),
+        load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
         Err(StateError::Damaged { .. })
     ));
     // A damaged key is never replaced by a fresh one.
-    let again = load_or_create_key(dir.path(), "k", KeyKind::Identity, &mut rand::rng());
+    let again = load_or_create_key(
+        dir.path(),
+        "k",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rand::rng(),
+    );
     assert!(matches!(again, Err(StateError::Damaged { .. })));
 }
 
 #[test]
 fn a_key_that_others_can_read_is_refused() {
     let dir = dir();
-    load_or_create_key(dir.path(), "k", KeyKind::Identity, &mut rand::rng()).unwrap();
+    load_or_create_key(
+        dir.path(),
+        "k",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rand::rng(),
+    )
+    .unwrap();
     let path = dir.path().join("k");
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     assert!(matches!(
-        load_key(&path, KeyKind::Identity),
+        load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
         Err(StateError::Exposed { .. })
     ));
 }
@@ -113,23 +157,38 @@ fn a_state_directory_that_others_can_write_is_refused() {
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(
-        StateDir::open(&open),
+        StateDir::open(&open, Trust::OwnerOnly),
         Err(StateError::Exposed { .. })
     ));
+}
+
+#[test]
+fn a_state_directory_of_throwaway_keys_may_be_anybodys() {
+    let dir = dir();
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+    let state = StateDir::open(&open, Trust::Everyone).unwrap();
+    let mut rng = rand::rng();
+    let made = state
+        .load_or_create_key("k", KeyKind::Identity, &mut rng)
+        .unwrap();
+    let found = load_key(&open.join("keys/k"), KeyKind::Identity, Trust::Everyone).unwrap();
+    assert_eq!(made.expose(), found.expose());
 }
 
 #[test]
 fn a_state_directory_has_one_user_at_a_time() {
     let dir = dir();
     let path = dir.path().join("state");
-    let first = StateDir::open(&path).unwrap();
+    let first = StateDir::open(&path, Trust::OwnerOnly).unwrap();
     assert_eq!(mode(&path), 0o700);
     assert!(matches!(
-        StateDir::open(&path),
+        StateDir::open(&path, Trust::OwnerOnly),
         Err(StateError::InUse { .. })
     ));
     drop(first);
-    StateDir::open(&path).unwrap();
+    StateDir::open(&path, Trust::OwnerOnly).unwrap();
 }
 
 #[test]
