@@ -80,6 +80,11 @@ impl StateDir {
         load_or_create_key(&self.room("keys")?, name, kind, self.trust, rng)
     }
 
+    /// The secret `keys/NAME` of this directory, which must be there.
+    pub fn load_key(&self, name: &str, kind: KeyKind) -> Result<Secret<32>, StateError> {
+        load_key(&self.room("keys")?.join(name), kind, self.trust)
+    }
+
     /// A directory of its own for the documents of one room, created where it is missing.
     pub fn room(&self, name: &str) -> Result<PathBuf, StateError> {
         let room = self.path.join(name);
