@@ -1,1 +1,5 @@
-//! (being written)
+//! Streams to the outside: policy, names, TCP.
+
+mod serve;
+
+pub(crate) use serve::serve;
