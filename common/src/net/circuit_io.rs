@@ -31,7 +31,10 @@ pub struct Streams {
 impl Streams {
     /// Shares `mux`.
     pub fn new(mux: Mux) -> Arc<Self> {
-        Arc::new(Self { mux: Mutex::new(mux), notify: Notify::new() })
+        Arc::new(Self {
+            mux: Mutex::new(mux),
+            notify: Notify::new(),
+        })
     }
 
     /// The machine itself. Hold it briefly; call [`Streams::wake`] after a
@@ -70,7 +73,9 @@ impl Streams {
         for _ in 0..FILL_CELLS {
             let at = cells.len();
             cells.resize(at + CELL_LEN, 0);
-            let Some(cell) = cells[at..].as_mut_array::<CELL_LEN>() else { return false };
+            let Some(cell) = cells[at..].as_mut_array::<CELL_LEN>() else {
+                return false;
+            };
             codec::write_circuit_head(cell, circ, CircuitCommand::Relay);
             if !mux.fill(now, rng, payload_mut(codec::body_mut(cell))) {
                 cells.truncate(at);
@@ -86,12 +91,18 @@ impl Streams {
         let key = self.mux().open(target)?;
         // The circuit is woken by the first write, or by whoever waits for
         // the stream to open, so that early data shares the first cell.
-        Some(StreamIo { streams: self.clone(), key })
+        Some(StreamIo {
+            streams: self.clone(),
+            key,
+        })
     }
 
     /// Takes hold of a stream that the client began (at a relay).
     pub fn hold(self: &Arc<Self>, key: StreamKey) -> StreamIo {
-        StreamIo { streams: self.clone(), key }
+        StreamIo {
+            streams: self.clone(),
+            key,
+        }
     }
 }
 

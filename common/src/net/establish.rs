@@ -59,7 +59,10 @@ pub struct NewLink {
 }
 
 /// What came in on the one port.
-#[expect(clippy::large_enum_variant, reason = "moved once, when a connection is accepted")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, when a connection is accepted"
+)]
 pub enum Accepted {
     /// A link.
     Link(NewLink),
@@ -69,13 +72,17 @@ pub enum Accepted {
 
 /// Seconds since 1970, zero before.
 pub fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 async fn in_time<T>(
     work: impl Future<Output = Result<T, EstablishError>>,
 ) -> Result<T, EstablishError> {
-    timeout(LINK_HANDSHAKE_TIMEOUT, work).await.unwrap_or(Err(EstablishError::TimedOut))
+    timeout(LINK_HANDSHAKE_TIMEOUT, work)
+        .await
+        .unwrap_or(Err(EstablishError::TimedOut))
 }
 
 async fn connect(
@@ -178,5 +185,12 @@ async fn hello(
     let theirs = Hello::decode(first)?;
     let version = negotiate(&ours, &theirs)?;
     io.put_plain_back(rest.to_vec());
-    Ok(NewLink { peer_key: io.peer_key(), io, peer_address, dialled, version, hello: theirs })
+    Ok(NewLink {
+        peer_key: io.peer_key(),
+        io,
+        peer_address,
+        dialled,
+        version,
+        hello: theirs,
+    })
 }

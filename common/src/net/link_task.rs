@@ -36,7 +36,12 @@ thread_local! {
 /// Dropping the future ends the link too.
 pub async fn run<A: AcceptCircuits>(link: NewLink, queue: Arc<Queue>, accept: A) -> LinkEnd {
     let table = Table::new(queue.clone(), link.dialled, accept);
-    let mut driver = Driver { io: link.io, queue, table, partial: Vec::new() };
+    let mut driver = Driver {
+        io: link.io,
+        queue,
+        table,
+        partial: Vec::new(),
+    };
     match driver.run().await {
         Ok(never) => match never {},
         Err(end) => end,
@@ -94,7 +99,11 @@ impl<A: AcceptCircuits> Driver<A> {
             plain.append(&mut self.partial);
             let read = self.io.try_read(plain)?;
             self.on_plain(plain)?;
-            if read == Some(0) { Err(LinkEnd::Closed) } else { Ok(()) }
+            if read == Some(0) {
+                Err(LinkEnd::Closed)
+            } else {
+                Ok(())
+            }
         })
     }
 

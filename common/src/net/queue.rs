@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::cell::CELL_LEN;
-use crate::cell::codec::{Cell, CREATED_LEN, DestroyReason};
+use crate::cell::codec::{CREATED_LEN, Cell, DestroyReason};
 use crate::ids::CircId;
 use crate::limits::TURN_CELLS;
 
@@ -162,9 +162,15 @@ impl<C> LinkQueue<C> {
         while left > 0
             && let Some(circ) = waiting.turns.pop_front()
         {
-            let Some(run) = waiting.circuits.get_mut(&circ) else { continue };
+            let Some(run) = waiting.circuits.get_mut(&circ) else {
+                continue;
+            };
             // A circuit that is alone need not take turns.
-            let turn = if waiting.turns.is_empty() { left } else { TURN_CELLS * CELL_LEN };
+            let turn = if waiting.turns.is_empty() {
+                left
+            } else {
+                TURN_CELLS * CELL_LEN
+            };
             let len = run.len().min(turn).min(left);
             out.extend_from_slice(&run.bytes[run.from..run.from + len]);
             run.from += len;
@@ -259,7 +265,10 @@ impl Inbox {
 
     /// Takes what has arrived; `spare` is an empty buffer to be filled next.
     pub fn take(&self, spare: Vec<u8>) -> Arrived {
-        let next = Arrived { cells: spare, ..Arrived::default() };
+        let next = Arrived {
+            cells: spare,
+            ..Arrived::default()
+        };
         core::mem::replace(&mut lock(&self.arrived), next)
     }
 

@@ -88,10 +88,17 @@ impl Command {
             Self::Open { inbox, .. } | Self::Accept { inbox, .. } => {
                 inbox.update(|a| a.destroyed = Some(DestroyReason::Unreachable));
             }
-            Self::PassOutward { next, next_circ, .. } => {
+            Self::PassOutward {
+                next, next_circ, ..
+            } => {
                 close(&next, next_circ, DestroyReason::Finished);
             }
-            Self::PassInward { layer, prev, prev_circ, .. } => truncate(layer, &prev, prev_circ),
+            Self::PassInward {
+                layer,
+                prev,
+                prev_circ,
+                ..
+            } => truncate(layer, &prev, prev_circ),
             Self::Close { .. } => {}
         }
     }
@@ -189,9 +196,17 @@ enum Entry {
     /// Ends here.
     End(Arc<Inbox>),
     /// The peer's; its cells are opened and passed on.
-    Outward { layer: Box<RelayForward>, next: Arc<Queue>, next_circ: CircId },
+    Outward {
+        layer: Box<RelayForward>,
+        next: Arc<Queue>,
+        next_circ: CircId,
+    },
     /// Ours; its cells are wrapped and passed back.
-    Inward { layer: Box<RelayBackward>, prev: Arc<Queue>, prev_circ: CircId },
+    Inward {
+        layer: Box<RelayBackward>,
+        prev: Arc<Queue>,
+        prev_circ: CircId,
+    },
     /// DESTROY was sent; the id is free when the peer's has come.
     Closing,
 }
@@ -222,7 +237,15 @@ impl<A: AcceptCircuits> Table<A> {
     /// which half of the ids is ours.
     pub fn new(own: Arc<Queue>, dialled: bool, accept: A) -> Self {
         let entries = HashMap::new();
-        Self { entries, own, dialled, next_id: 0, accept, unknown: 0, unknown_since: None }
+        Self {
+            entries,
+            own,
+            dialled,
+            next_id: 0,
+            accept,
+            unknown: 0,
+            unknown_since: None,
+        }
     }
 
     /// Circuits on the link, those included that wait for their last DESTROY.
@@ -246,7 +269,9 @@ impl<A: AcceptCircuits> Table<A> {
                 if let Some((other, from)) = run.take_if(|(other, _)| *other != circ) {
                     self.send_on(other, &cells[from..at]);
                 }
-                let Some(cell) = cells[at..].first_chunk_mut() else { break };
+                let Some(cell) = cells[at..].first_chunk_mut() else {
+                    break;
+                };
                 match self.on_relay(now, circ, cell)? {
                     Fate::Send => _ = run.get_or_insert((circ, at)),
                     Fate::Drop => {}
@@ -261,7 +286,9 @@ impl<A: AcceptCircuits> Table<A> {
                 if let Some((circ, from)) = run.take() {
                     self.send_on(circ, &cells[from..at]);
                 }
-                let Some(cell) = cells[at..].first_chunk() else { break };
+                let Some(cell) = cells[at..].first_chunk() else {
+                    break;
+                };
                 self.on_other(now, head, cell)?;
             }
             at += CELL_LEN;
@@ -272,16 +299,13 @@ impl<A: AcceptCircuits> Table<A> {
         Ok(())
     }
 
-    fn on_relay(
-        &mut self,
-        now: Instant,
-        circ: CircId,
-        cell: &mut Cell,
-    ) -> Result<Fate, LinkError> {
+    fn on_relay(&mut self, now: Instant, circ: CircId, cell: &mut Cell) -> Result<Fate, LinkError> {
         let relay = CircuitCommand::Relay;
         Ok(match self.entries.get_mut(&circ) {
             Some(Entry::End(_)) => Fate::Send,
-            Some(Entry::Outward { layer, next_circ, .. }) => {
+            Some(Entry::Outward {
+                layer, next_circ, ..
+            }) => {
                 match layer.open(codec::body_mut(cell)) {
                     Ok(Opened::Onward) => {
                         codec::write_circuit_head(cell, *next_circ, relay);
@@ -291,15 +315,15 @@ impl<A: AcceptCircuits> Table<A> {
                     Ok(Opened::Ours) | Err(_) => Fate::Destroy(DestroyReason::Protocol),
                 }
             }
-            Some(Entry::Inward { layer, prev_circ, .. }) => {
-                match layer.wrap(codec::body_mut(cell)) {
-                    Ok(()) => {
-                        codec::write_circuit_head(cell, *prev_circ, relay);
-                        Fate::Send
-                    }
-                    Err(_) => Fate::Destroy(DestroyReason::Protocol),
+            Some(Entry::Inward {
+                layer, prev_circ, ..
+            }) => match layer.wrap(codec::body_mut(cell)) {
+                Ok(()) => {
+                    codec::write_circuit_head(cell, *prev_circ, relay);
+                    Fate::Send
                 }
-            }
+                Err(_) => Fate::Destroy(DestroyReason::Protocol),
+            },
             Some(Entry::Closing) => Fate::Drop,
             Some(Entry::Answering | Entry::Creating(_)) => return Err(LinkError::EarlyRelay),
             None => {
@@ -313,8 +337,12 @@ impl<A: AcceptCircuits> Table<A> {
     fn send_on(&mut self, circ: CircId, cells: &[u8]) {
         let sent = match self.entries.get(&circ) {
             Some(Entry::End(inbox)) => inbox.push(cells),
-            Some(Entry::Outward { next, next_circ, .. }) => next.push(*next_circ, cells),
-            Some(Entry::Inward { prev, prev_circ, .. }) => prev.push(*prev_circ, cells),
+            Some(Entry::Outward {
+                next, next_circ, ..
+            }) => next.push(*next_circ, cells),
+            Some(Entry::Inward {
+                prev, prev_circ, ..
+            }) => prev.push(*prev_circ, cells),
             _ => Ok(()),
         };
         // A link that is gone has sent its Close already.
@@ -400,7 +428,9 @@ impl<A: AcceptCircuits> Table<A> {
 
     /// Ends a circuit at once, both ways.
     fn destroy(&mut self, circ: CircId, reason: DestroyReason) {
-        let Some(entry) = self.entries.insert(circ, Entry::Closing) else { return };
+        let Some(entry) = self.entries.insert(circ, Entry::Closing) else {
+            return;
+        };
         self.own.purge(circ);
         self.own.push_last(circ, &codec::destroy(circ, reason));
         tell(entry, reason);
@@ -433,7 +463,12 @@ impl<A: AcceptCircuits> Table<A> {
                     _ => Command::Accept { circ, inbox, reply }.abandon(),
                 }
             }
-            Command::PassOutward { circ, layer, next, next_circ } => {
+            Command::PassOutward {
+                circ,
+                layer,
+                next,
+                next_circ,
+            } => {
                 match self.entries.get_mut(&circ) {
                     Some(entry @ Entry::End(_)) => {
                         let early = matches!(
@@ -445,23 +480,38 @@ impl<A: AcceptCircuits> Table<A> {
                             self.destroy(circ, DestroyReason::Protocol);
                         }
                     }
-                    _ => Command::PassOutward { circ, layer, next, next_circ }.abandon(),
-                }
-            }
-            Command::PassInward { circ, layer, prev, prev_circ } => {
-                match self.entries.get_mut(&circ) {
-                    Some(entry @ Entry::End(_)) => {
-                        let early = matches!(
-                            core::mem::replace(entry, Entry::Inward { layer, prev, prev_circ }),
-                            Entry::End(inbox) if !inbox.take(Vec::new()).cells.is_empty()
-                        );
-                        if early {
-                            self.destroy(circ, DestroyReason::Protocol);
-                        }
+                    _ => Command::PassOutward {
+                        circ,
+                        layer,
+                        next,
+                        next_circ,
                     }
-                    _ => Command::PassInward { circ, layer, prev, prev_circ }.abandon(),
+                    .abandon(),
                 }
             }
+            Command::PassInward {
+                circ,
+                layer,
+                prev,
+                prev_circ,
+            } => match self.entries.get_mut(&circ) {
+                Some(entry @ Entry::End(_)) => {
+                    let early = matches!(
+                        core::mem::replace(entry, Entry::Inward { layer, prev, prev_circ }),
+                        Entry::End(inbox) if !inbox.take(Vec::new()).cells.is_empty()
+                    );
+                    if early {
+                        self.destroy(circ, DestroyReason::Protocol);
+                    }
+                }
+                _ => Command::PassInward {
+                    circ,
+                    layer,
+                    prev,
+                    prev_circ,
+                }
+                .abandon(),
+            },
             Command::Close { circ, reason } => {
                 if let Some(entry) = self.entries.get_mut(&circ)
                     && !matches!(entry, Entry::Closing)
@@ -505,8 +555,14 @@ fn tell(entry: Entry, reason: DestroyReason) {
         Entry::Creating(inbox) | Entry::End(inbox) => {
             inbox.update(|a| a.destroyed = Some(reason));
         }
-        Entry::Outward { next, next_circ, .. } => close(&next, next_circ, DestroyReason::Finished),
-        Entry::Inward { layer, prev, prev_circ } => truncate(layer, &prev, prev_circ),
+        Entry::Outward {
+            next, next_circ, ..
+        } => close(&next, next_circ, DestroyReason::Finished),
+        Entry::Inward {
+            layer,
+            prev,
+            prev_circ,
+        } => truncate(layer, &prev, prev_circ),
         Entry::Answering | Entry::Closing => {}
     }
 }

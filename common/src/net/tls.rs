@@ -22,8 +22,9 @@ use rustls::{
 };
 
 /// The fixed beginning of an Ed25519 SubjectPublicKeyInfo (RFC 8410, section 4).
-const SPKI_PREFIX: [u8; 12] =
-    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const SPKI_PREFIX: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
 /// The fixed beginning of an Ed25519 private key in PKCS#8 version 1 (RFC 8410, section 7).
 const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
@@ -43,7 +44,11 @@ fn provider() -> CryptoProvider {
 
 /// The Ed25519 key in a raw-public-key certificate.
 pub(super) fn key_of(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
-    certificate.as_ref().strip_prefix(&SPKI_PREFIX)?.try_into().ok()
+    certificate
+        .as_ref()
+        .strip_prefix(&SPKI_PREFIX)?
+        .try_into()
+        .ok()
 }
 
 fn certified(key: &SigningKey) -> Result<Arc<CertifiedKey>, TlsSetupError> {
@@ -52,7 +57,10 @@ fn certified(key: &SigningKey) -> Result<Arc<CertifiedKey>, TlsSetupError> {
     der[16..].copy_from_slice(key.as_bytes());
     let signer = aws_lc_rs::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(&der[..]))?;
     let public = [&SPKI_PREFIX[..], key.verifying_key().as_bytes()].concat();
-    Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(public)], signer)))
+    Ok(Arc::new(CertifiedKey::new(
+        vec![CertificateDer::from(public)],
+        signer,
+    )))
 }
 
 /// Whom this peer is when it dials or accepts.
@@ -67,7 +75,11 @@ impl Tls {
     /// A client: it shows no key, and accepts no connection.
     pub fn client() -> Self {
         let provider = Arc::new(provider());
-        Self { provider, server: None, client_key: Arc::new(DiallerKey(None)) }
+        Self {
+            provider,
+            server: None,
+            client_key: Arc::new(DiallerKey(None)),
+        }
     }
 
     /// A relay: it shows `key` both when it dials and when it accepts.
@@ -97,7 +109,10 @@ impl Tls {
 
     /// The configuration for one dial to the holder of `key`.
     pub(super) fn dial(&self, key: [u8; 32]) -> Result<Arc<ClientConfig>, TlsSetupError> {
-        let pinned = PinnedKey { key, provider: self.provider.clone() };
+        let pinned = PinnedKey {
+            key,
+            provider: self.provider.clone(),
+        };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()

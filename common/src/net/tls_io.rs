@@ -76,7 +76,9 @@ impl TlsIo {
 
     /// Accepts a connection that came in on `tcp` and completes the handshake.
     pub async fn accept(tcp: TcpStream, tls: &Tls) -> io::Result<Self> {
-        let config = tls.server().ok_or_else(|| invalid("a client accepts no connections"))?;
+        let config = tls
+            .server()
+            .ok_or_else(|| invalid("a client accepts no connections"))?;
         let connection = UnbufferedServerConnection::new(config).map_err(invalid)?;
         Self::handshake(tcp, Connection::Accepted(connection)).await
     }
@@ -157,7 +159,11 @@ impl TlsIo {
             }
             self.partial.clear();
             self.partial.extend_from_slice(rest);
-            Ok(Some(if self.progress == Progress::PeerClosed { 0 } else { read }))
+            Ok(Some(if self.progress == Progress::PeerClosed {
+                0
+            } else {
+                read
+            }))
         })
     }
 
@@ -214,7 +220,11 @@ impl TlsIo {
         self.step(&mut [], &mut Vec::new())?;
         macro_rules! encrypt {
             ($connection:expr) => {
-                match $connection.process_tls_records(&mut []).state.map_err(invalid)? {
+                match $connection
+                    .process_tls_records(&mut [])
+                    .state
+                    .map_err(invalid)?
+                {
                     ConnectionState::WriteTraffic(mut traffic) => {
                         traffic.encrypt(plain, out).map_err(invalid)
                     }
