@@ -1,2 +1,24 @@
-//! The program.
-fn main() {}
+//! The program `cepa`: parses its arguments and calls the command.
+//!
+//! Everything that it does stands in a room of its own: [`cli`] has one file
+//! for each command, [`config`] turns a file into checked settings, [`app`]
+//! starts and stops a node and is the only file that knows both halves of the
+//! network, [`testnet`] runs a whole network on this machine.
+
+mod app;
+mod cli;
+mod config;
+mod harden;
+mod logging;
+mod stop;
+mod testnet;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    harden::no_core_dumps();
+    harden::raise_file_limit();
+    cli::Cli::parse().main()
+}

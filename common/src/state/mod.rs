@@ -1,1 +1,120 @@
-//! (being written)
+//! Files and keys on disk: the one place of this crate that touches a file system.
+//!
+//! Callers are the rooms of relay and client that must survive a restart: keys,
+//! the newest consensus, what an authority has already signed. Nothing here
+//! knows what the bytes mean.
+//!
+//! * [`StateDir`]: a directory that only its owner reaches, locked against a second process;
+//! * [`write_whole`]: a file is there in full or not at all, also after a power cut;
+//! * [`key`]: secret keys in a small file with a version and a checksum;
+//! * [`record`]: documents with a checksum, a version and the generation before.
+//!
+//! Absent on purpose: caching, async, and any repair of a file that a newer
+//! version wrote.
+
+mod error;
+mod file;
+pub mod key;
+mod lock;
+pub mod record;
+#[cfg(test)]
+mod tests;
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use fs_mistrust::Mistrust;
+
+pub use error::StateError;
+pub use file::write_whole;
+pub use key::{KeyKind, load_key, load_or_create_key};
+use rand_core::CryptoRng;
+
+use crate::secret::Secret;
+pub use lock::StateLock;
+
+/// Whether the rights on files and directories are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Nobody but the owner and the system's administrator may reach them, parents included.
+    OwnerOnly,
+    /// Whoever can reach them may: for keys that are worth nothing, as those of a test network.
+    Everyone,
+}
+
+/// A state directory: reached by its owner alone, and by one process at a time.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    trust: Trust,
+    /// Held for as long as the directory is in use; the system lets go of it when the process dies.
+    _lock: StateLock,
+}
+
+impl StateDir {
+    /// Opens `path`, creates it (mode 0700) where it is missing, checks who can
+    /// reach it and takes its lock.
+    pub fn open(path: &Path, trust: Trust) -> Result<Self, StateError> {
+        make_private_dir(path, trust)?;
+        let lock = StateLock::acquire(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            trust,
+            _lock: lock,
+        })
+    }
+
+    /// Where the directory is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The secret `keys/NAME` of this directory, made with `rng` where there is none yet.
+    pub fn load_or_create_key(
+        &self,
+        name: &str,
+        kind: KeyKind,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Secret<32>, StateError> {
+        load_or_create_key(&self.room("keys")?, name, kind, self.trust, rng)
+    }
+
+    /// The secret `keys/NAME` of this directory, which must be there.
+    pub fn load_key(&self, name: &str, kind: KeyKind) -> Result<Secret<32>, StateError> {
+        load_key(&self.room("keys")?.join(name), kind, self.trust)
+    }
+
+    /// A directory of its own for the documents of one room, created where it is missing.
+    pub fn room(&self, name: &str) -> Result<PathBuf, StateError> {
+        let room = self.path.join(name);
+        make_private_dir(&room, self.trust)?;
+        Ok(room)
+    }
+}
+
+/// Creates `path` with mode 0700 where it is missing, then checks it as `trust` says.
+pub fn make_private_dir(path: &Path, trust: Trust) -> Result<(), StateError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| StateError::io("create the directory", path, source))?;
+    mistrust(trust)?
+        .verifier()
+        .require_directory()
+        .check(path)
+        .map_err(|source| StateError::exposed(path, source))
+}
+
+/// The rules by which paths are trusted. Environment variables cannot switch
+/// them off: a service's environment is not its owner's word.
+fn mistrust(trust: Trust) -> Result<Mistrust, StateError> {
+    match trust {
+        Trust::OwnerOnly => Mistrust::builder()
+            .ignore_environment()
+            .build()
+            .map_err(|_| StateError::Rules),
+        Trust::Everyone => Ok(Mistrust::new_dangerously_trust_everyone()),
+    }
+}

@@ -1,1 +1,23 @@
-//! (being written)
+//! A directory authority: learns of relays, dials them, votes, and signs what more than half agree on
+//! (docs/protocol.md, 6.7, 6.8 and 6.13).
+//!
+//! [`Authority`] is the machine of the voting period and [`relays`] what it knows of relays; both are given the time
+//! and return [`Action`]s. [`run`] drives them: it owns the machine, so that the directory server and the network
+//! reach it by the bounded queue of an [`AuthorityHandle`] alone. Votes are exchanged plainly: the first one from an
+//! author counts. Measuring bandwidth is absent so far.
+
+mod error;
+mod period;
+mod record;
+mod relays;
+mod task;
+
+pub use error::AuthorityError;
+pub use period::{Action, Authority, AuthorityConfig};
+pub use record::{FileSigningRecord, MemorySigningRecord, SigningRecord};
+pub use relays::Probe;
+pub(crate) use task::Submission;
+pub use task::{
+    AuthorityHandle, AuthorityQueue, AuthorityTask, ProbeFuture, ReachabilityProbe, SubmitError,
+    authority_queue, run,
+};

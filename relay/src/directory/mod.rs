@@ -1,1 +1,22 @@
-//! (being written)
+//! The directory side of a relay: serves and refreshes the consensus, publishes its own descriptor
+//! (docs/protocol.md, 6.12 and 6.14).
+//!
+//! A [`DirectoryServer`] is shared by every connection; what others read of it is a finished snapshot of the
+//! [`cepa_common::dir::ConsensusStore`]. Connections come from the listener (a link that turned out to be HTTP) and
+//! from BEGIN_DIR streams, and end in [`serve_connection`]. [`refresh`] and [`publish`] run beside it for the life of
+//! the relay. Buckets for each address are the listener's, as only it knows addresses.
+
+mod publish;
+mod refresh;
+mod serve;
+mod server;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use publish::{Publisher, publish};
+pub use refresh::{Refresher, refresh};
+pub use serve::serve_connection;
+pub use server::DirectoryServer;

@@ -1,0 +1,636 @@
+//! What more than half of the authorities say the network is (docs/protocol.md, 6.9 and 6.10).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use serde::{Deserialize, Serialize};
+
+use super::document::{self, Envelope, Kind, Signature};
+use super::{
+    CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params, PolicySummary, RelayDescriptor,
+    UnixSecs, descriptor, params,
+};
+use crate::ids::{NetworkId, RelayId};
+use crate::onion::Suite;
+
+/// Largest consensus (bytes): 20,000 entries of 400 bytes.
+pub const MAX_CONSENSUS_BYTES: usize = 8 * 1024 * 1024;
+/// Entries in one consensus.
+pub(super) const MAX_ENTRIES: usize = 20_000;
+/// Largest signature document (bytes).
+const MAX_SIGNATURE_DOCUMENT_BYTES: usize = 512;
+/// Longest validity: onion keys live no longer (seconds).
+const MAX_VALIDITY_SECS: u64 = 14 * 86_400;
+
+/// When a consensus is good; `valid_after < fresh_until <= valid_until`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lifetime {
+    /// Valid from then on.
+    pub valid_after: UnixSecs,
+    /// A newer one is expected from then on.
+    pub fresh_until: UnixSecs,
+    /// Not valid from then on.
+    pub valid_until: UnixSecs,
+}
+
+impl Lifetime {
+    pub(super) fn validate(&self) -> Result<(), DocError> {
+        let longest = self.valid_after.saturating_add(MAX_VALIDITY_SECS);
+        let ordered = self.valid_after < self.fresh_until && self.fresh_until <= self.valid_until;
+        if ordered && self.valid_until <= longest {
+            Ok(())
+        } else {
+            Err(DocError::Content("times are not in order"))
+        }
+    }
+}
+
+/// How a consensus stands at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsensusStatus {
+    /// Valid-after is ahead by more than clocks may differ: not to be used.
+    Early,
+    /// The newest there should be.
+    Fresh,
+    /// A newer one should exist.
+    Valid,
+    /// Past its validity, within the grace: clients use it when there is no other.
+    Grace,
+    /// Not to be used.
+    Expired,
+}
+
+/// All that a client needs of one relay; the fields stand in the order of their encoding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Who it is.
+    pub identity: RelayId,
+    /// Its link key when that is not the identity.
+    link_key: Option<[u8; 32]>,
+    /// Its key for circuit handshakes (X25519).
+    pub onion_key: [u8; 32],
+    /// The suite of layers made with that key.
+    #[serde(with = "descriptor::suite_code")]
+    pub suite: Suite,
+    /// Where to dial it, the preferred first.
+    pub addresses: Vec<SocketAddr>,
+    /// How much of the traffic it should carry, relative to the others (KiB a second).
+    pub weight: u32,
+    /// What the authorities say of it.
+    pub flags: Flags,
+    /// Where it lets traffic out.
+    pub policy: PolicySummary,
+    /// Key of its family.
+    pub family: Option<[u8; 32]>,
+    /// Its name, for people.
+    pub nickname: String,
+    /// Version of its program.
+    pub version: String,
+}
+
+impl Entry {
+    /// The entry of a relay from its descriptor.
+    pub fn new(descriptor: &RelayDescriptor, flags: Flags, weight: u32) -> Self {
+        Self {
+            identity: descriptor.identity,
+            link_key: descriptor.key_cert.as_ref().map(|cert| cert.key),
+            onion_key: descriptor.onion_key,
+            suite: descriptor.suite,
+            addresses: descriptor.addresses.clone(),
+            weight,
+            flags,
+            policy: descriptor.policy.clone(),
+            family: descriptor.family.as_ref().map(|family| family.key),
+            nickname: descriptor.nickname.clone(),
+            version: descriptor.version.clone(),
+        }
+    }
+
+    /// The key that the relay proves on links.
+    pub fn link_key(&self) -> [u8; 32] {
+        self.link_key.unwrap_or(self.identity.0)
+    }
+
+    fn validate(&self) -> Result<(), DocError> {
+        if self.link_key == Some(self.identity.0) || !self.flags.is_known() {
+            return Err(DocError::Content("link key or flags are not valid"));
+        }
+        descriptor::validate_addresses(&self.addresses)?;
+        descriptor::validate_names(&self.nickname, &self.version)?;
+        self.policy.validate()
+    }
+}
+
+/// What is signed of a consensus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsensusBody {
+    /// When it is good.
+    pub lifetime: Lifetime,
+    /// Parameters that more than half of the authorities voted for, by name.
+    pub params: BTreeMap<String, u32>,
+    /// The relays, by strictly increasing identity.
+    pub entries: Vec<Entry>,
+}
+
+impl ConsensusBody {
+    fn validate(&self) -> Result<(), DocError> {
+        self.lifetime.validate()?;
+        validate_params(&self.params)?;
+        if self.entries.len() > MAX_ENTRIES {
+            return Err(DocError::Content("too many entries"));
+        }
+        if self
+            .entries
+            .windows(2)
+            .any(|pair| pair[0].identity >= pair[1].identity)
+        {
+            return Err(DocError::Content("entries are not in order"));
+        }
+        self.entries.iter().try_for_each(Entry::validate)
+    }
+}
+
+/// Names and number of parameters (6.5); the order is the encoding's.
+pub(super) fn validate_params(pairs: &BTreeMap<String, u32>) -> Result<(), DocError> {
+    if pairs.len() <= params::MAX_PARAMS && pairs.keys().all(|name| params::is_name(name)) {
+        Ok(())
+    } else {
+        Err(DocError::Content("parameters are not valid"))
+    }
+}
+
+/// A verified consensus, indexed; never changed, so everyone shares one.
+#[derive(Debug)]
+pub struct Consensus {
+    body: ConsensusBody,
+    params: Params,
+    bytes: Vec<u8>,
+    digest: Digest,
+    network: NetworkId,
+    by_identity: HashMap<RelayId, usize>,
+    by_link_key: HashMap<[u8; 32], usize>,
+    addresses: HashSet<SocketAddr>,
+}
+
+impl Consensus {
+    fn new(body: ConsensusBody, bytes: &[u8], digest: Digest, network: &NetworkFile) -> Self {
+        // Voted values over those of network.toml over the defaults.
+        let pairs = network.param_pairs().iter().chain(&body.params);
+        let params = Params::from_pairs(pairs.map(|(name, value)| (name.as_str(), *value)));
+        let entries = || body.entries.iter().enumerate();
+        // In reverse, so that of two relays with one link key the lower identity stays.
+        let by_link_key = entries()
+            .rev()
+            .map(|(n, entry)| (entry.link_key(), n))
+            .collect();
+        Self {
+            by_identity: entries().map(|(n, entry)| (entry.identity, n)).collect(),
+            by_link_key,
+            addresses: body
+                .entries
+                .iter()
+                .flat_map(|entry| entry.addresses.clone())
+                .collect(),
+            params,
+            bytes: bytes.to_vec(),
+            digest,
+            network: network.network_id(),
+            body,
+        }
+    }
+
+    /// The document as received, signatures included.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its digest: the same whoever signed it.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The network that it is of.
+    pub fn network_id(&self) -> NetworkId {
+        self.network
+    }
+
+    /// When it is good.
+    pub fn lifetime(&self) -> Lifetime {
+        self.body.lifetime
+    }
+
+    /// The effective network parameters.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The relays, by increasing identity.
+    pub fn entries(&self) -> &[Entry] {
+        &self.body.entries
+    }
+
+    /// The relay with this identity.
+    pub fn relay(&self, identity: &RelayId) -> Option<&Entry> {
+        self.by_identity
+            .get(identity)
+            .map(|n| &self.body.entries[*n])
+    }
+
+    /// The relay that proves this key on links.
+    pub fn by_link_key(&self, key: &[u8; 32]) -> Option<&Entry> {
+        self.by_link_key.get(key).map(|n| &self.body.entries[*n])
+    }
+
+    /// Is this an address and port of a relay? An exit refuses to dial those.
+    pub fn is_relay_address(&self, address: SocketAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// How it stands at a time (6.10).
+    pub fn status(&self, now: UnixSecs) -> ConsensusStatus {
+        let Lifetime {
+            valid_after,
+            fresh_until,
+            valid_until,
+        } = self.body.lifetime;
+        let grace = u64::from(self.params.consensus_grace_seconds);
+        if valid_after > now.saturating_add(CLOCK_SKEW_SECS) {
+            ConsensusStatus::Early
+        } else if now < fresh_until {
+            ConsensusStatus::Fresh
+        } else if now < valid_until {
+            ConsensusStatus::Valid
+        } else if now < valid_until.saturating_add(grace) {
+            ConsensusStatus::Grace
+        } else {
+            ConsensusStatus::Expired
+        }
+    }
+
+    /// May a client build paths from it (fresh, valid or in grace)?
+    pub fn is_usable(&self, now: UnixSecs) -> bool {
+        !matches!(
+            self.status(now),
+            ConsensusStatus::Early | ConsensusStatus::Expired
+        )
+    }
+}
+
+/// A consensus that gathers signatures; also where bytes become a [`Consensus`].
+#[derive(Clone, Debug)]
+pub struct SignedConsensus {
+    body: Vec<u8>,
+    valid_after: UnixSecs,
+    digest: Digest,
+    signatures: BTreeMap<[u8; 32], Signature>,
+}
+
+impl SignedConsensus {
+    /// Verifies and decodes a consensus: its size, then its signatures, then its content (S24, S25).
+    ///
+    /// # Errors
+    /// [`DocError`], for anything that 6.1, 6.2 and 6.9 do not allow. Its times are for the caller to check.
+    pub fn parse_and_verify(
+        bytes: &[u8],
+        network: &NetworkFile,
+    ) -> Result<Arc<Consensus>, DocError> {
+        let envelope = Envelope::parse(bytes, Kind::Consensus, MAX_CONSENSUS_BYTES)?;
+        envelope.verify_majority(&network.network_id(), &network.signing_keys())?;
+        let body: ConsensusBody = document::decode(envelope.body)?;
+        body.validate()?;
+        let digest = envelope.digest(&network.network_id());
+        Ok(Arc::new(Consensus::new(body, bytes, digest, network)))
+    }
+
+    /// A consensus that nobody signed yet.
+    ///
+    /// # Errors
+    /// [`DocError`] when a field breaks a rule of 6.9.
+    pub fn unsigned(body: &ConsensusBody, network: &NetworkId) -> Result<Self, DocError> {
+        body.validate()?;
+        let bytes = document::encode(body)?;
+        Ok(Self {
+            digest: document::digest(Kind::Consensus, network, &bytes),
+            valid_after: body.lifetime.valid_after,
+            body: bytes,
+            signatures: BTreeMap::new(),
+        })
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// How many signed so far.
+    pub fn signature_count(&self) -> usize {
+        self.signatures.len()
+    }
+
+    /// Signs as an authority; the result is for the others.
+    ///
+    /// # Errors
+    /// [`DocError`]; none is known to arise.
+    pub fn sign(
+        &mut self,
+        network: &NetworkId,
+        key: &SigningKey,
+    ) -> Result<ConsensusSignature, DocError> {
+        let signature = Signature::sign(key, Kind::Consensus, network, &self.body);
+        let signer = key.verifying_key().to_bytes();
+        self.signatures.insert(signer, signature);
+        let body = SignatureBody {
+            valid_after: self.valid_after,
+            digest: self.digest,
+            signature,
+        };
+        let encoded = document::encode(&body)?;
+        let bytes = document::sign_single(Kind::ConsensusSignature, network, &encoded, key)?;
+        Ok(ConsensusSignature {
+            signer,
+            body,
+            bytes,
+        })
+    }
+
+    /// Adds another authority's signature; `false` when it is of another consensus, or was there.
+    ///
+    /// # Errors
+    /// [`DocError::BadSignature`].
+    pub fn add(
+        &mut self,
+        network: &NetworkId,
+        signature: &ConsensusSignature,
+    ) -> Result<bool, DocError> {
+        let SignatureBody {
+            valid_after,
+            digest,
+            signature: bytes,
+        } = signature.body;
+        if digest != self.digest || valid_after != self.valid_after {
+            return Ok(false);
+        }
+        bytes.verify(&signature.signer, Kind::Consensus, network, &self.body)?;
+        Ok(self.signatures.insert(signature.signer, bytes).is_none())
+    }
+
+    /// The document with the signatures gathered so far.
+    ///
+    /// # Errors
+    /// [`DocError::TooLarge`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, DocError> {
+        let signatures: Vec<_> = self.signatures.iter().map(|(k, s)| (*k, *s)).collect();
+        let bytes = document::assemble(Kind::Consensus, &self.body, &signatures)?;
+        if bytes.len() > MAX_CONSENSUS_BYTES {
+            return Err(DocError::TooLarge {
+                size: bytes.len(),
+                cap: MAX_CONSENSUS_BYTES,
+            });
+        }
+        Ok(bytes)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SignatureBody {
+    valid_after: UnixSecs,
+    digest: Digest,
+    signature: Signature,
+}
+
+/// One authority's signature of a consensus, on its way to the others (6.11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsensusSignature {
+    signer: [u8; 32],
+    body: SignatureBody,
+    bytes: Vec<u8>,
+}
+
+impl ConsensusSignature {
+    /// Verifies and decodes: that an authority sent it. Whether it fits a consensus, [`SignedConsensus::add`] says.
+    ///
+    /// # Errors
+    /// [`DocError`], for anything that 6.1, 6.2 and 6.11 do not allow.
+    pub fn parse_and_verify(bytes: &[u8], network: &NetworkFile) -> Result<Self, DocError> {
+        let kind = Kind::ConsensusSignature;
+        let envelope = Envelope::parse(bytes, kind, MAX_SIGNATURE_DOCUMENT_BYTES)?;
+        let signer = envelope.verify_single(&network.network_id())?;
+        network
+            .authority_by_signing_key(&signer)
+            .ok_or(DocError::UnknownSigner)?;
+        let body = document::decode(envelope.body)?;
+        Ok(Self {
+            signer,
+            body,
+            bytes: bytes.to_vec(),
+        })
+    }
+
+    /// The signing key of the authority.
+    pub fn signer(&self) -> [u8; 32] {
+        self.signer
+    }
+
+    /// Valid-after of the consensus signed.
+    pub fn valid_after(&self) -> UnixSecs {
+        self.body.valid_after
+    }
+
+    /// Digest of the consensus signed.
+    pub fn digest(&self) -> Digest {
+        self.body.digest
+    }
+
+    /// The document.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dir::testing::{self, network, signing_key};
+
+    fn body() -> ConsensusBody {
+        testing::consensus_body(1_000, &[1, 2, 3])
+    }
+
+    fn signed(body: &ConsensusBody, network: &NetworkFile, signers: &[u8]) -> Vec<u8> {
+        let id = network.network_id();
+        let bytes = document::encode(body).unwrap();
+        let signatures: Vec<_> = signers
+            .iter()
+            .map(|n| {
+                let key = signing_key(*n);
+                let signature = Signature::sign(&key, Kind::Consensus, &id, &bytes);
+                (key.verifying_key().to_bytes(), signature)
+            })
+            .collect();
+        document::assemble(Kind::Consensus, &bytes, &signatures).unwrap()
+    }
+
+    fn verify(body: &ConsensusBody, signers: &[u8]) -> Result<Arc<Consensus>, DocError> {
+        let network = network(3);
+        SignedConsensus::parse_and_verify(&signed(body, &network, signers), &network)
+    }
+
+    #[test]
+    fn lookups() {
+        let consensus = verify(&body(), &[1, 3]).unwrap();
+        assert_eq!(consensus.entries().len(), 3);
+        let id = testing::identity(2);
+        assert_eq!(consensus.relay(&id).unwrap().nickname, "relay2");
+        assert_eq!(consensus.by_link_key(&id.0).unwrap().identity, id);
+        assert!(consensus.relay(&testing::identity(9)).is_none());
+        assert!(consensus.is_relay_address("127.0.0.1:6003".parse().unwrap()));
+        assert!(!consensus.is_relay_address("127.0.0.1:6004".parse().unwrap()));
+        assert_eq!(consensus.params().subnet_rule, 0);
+        assert_eq!(consensus.params().circuit_window_cells, 700);
+        assert_eq!(
+            consensus.digest(),
+            verify(&body(), &[1, 2, 3]).unwrap().digest()
+        );
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        let bytes = document::encode(&body()).unwrap();
+        assert!(bytes.len() / 3 < 150, "{}", bytes.len() / 3);
+    }
+
+    #[test]
+    fn signatures_decide_before_content() {
+        let few = DocError::TooFewSignatures { have: 1, need: 2 };
+        assert_eq!(verify(&body(), &[1]).map(drop), Err(few));
+        assert_eq!(
+            verify(&body(), &[1, 2, 9]).map(drop),
+            Err(DocError::UnknownSigner)
+        );
+        let network = network(3);
+        let junk = document::assemble(Kind::Consensus, &[255; 50], &[]).unwrap();
+        let few = DocError::TooFewSignatures { have: 0, need: 2 };
+        assert_eq!(
+            SignedConsensus::parse_and_verify(&junk, &network).map(drop),
+            Err(few)
+        );
+        let mut edited = signed(&body(), &network, &[1, 2]);
+        edited[40] ^= 1;
+        let bad = SignedConsensus::parse_and_verify(&edited, &network).map(drop);
+        assert_eq!(bad, Err(DocError::BadSignature));
+        let huge = vec![0; MAX_CONSENSUS_BYTES + 1];
+        let refused = SignedConsensus::parse_and_verify(&huge, &network).map(drop);
+        assert!(matches!(refused, Err(DocError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn another_network_is_refused() {
+        let bytes = signed(&body(), &network(4), &[1, 2, 3]);
+        let refused = SignedConsensus::parse_and_verify(&bytes, &network(3)).map(drop);
+        assert_eq!(refused, Err(DocError::BadSignature));
+    }
+
+    #[test]
+    fn every_refusal_of_a_field() {
+        let refused = |edit: fn(&mut ConsensusBody)| {
+            let mut body = body();
+            edit(&mut body);
+            let error = verify(&body, &[1, 2]).map(drop);
+            assert!(matches!(error, Err(DocError::Content(_))), "{error:?}");
+        };
+        refused(|b| b.lifetime.fresh_until = b.lifetime.valid_after);
+        refused(|b| b.lifetime.valid_until = b.lifetime.fresh_until - 1);
+        refused(|b| b.lifetime.valid_until = b.lifetime.valid_after + MAX_VALIDITY_SECS + 1);
+        refused(|b| b.params.extend([("BAD".to_owned(), 1)]));
+        refused(|b| b.entries.swap(0, 1));
+        refused(|b| b.entries[1] = b.entries[0].clone());
+        refused(|b| b.entries[0].link_key = Some(b.entries[0].identity.0));
+        refused(|b| b.entries[0].addresses.clear());
+        refused(|b| b.entries[0].nickname.clear());
+        refused(|b| b.entries[0].version = "é".to_owned());
+        let mut unordered = document::encode(&body()).unwrap();
+        unordered.push(0);
+        let network = network(3);
+        let id = network.network_id();
+        let signatures = [1, 2].map(|n| {
+            let signature = Signature::sign(&signing_key(n), Kind::Consensus, &id, &unordered);
+            (signing_key(n).verifying_key().to_bytes(), signature)
+        });
+        let bytes = document::assemble(Kind::Consensus, &unordered, &signatures).unwrap();
+        let refused = SignedConsensus::parse_and_verify(&bytes, &network).map(drop);
+        assert_eq!(refused, Err(DocError::Trailing));
+    }
+
+    #[test]
+    fn status_over_time() {
+        let consensus = verify(&body(), &[1, 2]).unwrap();
+        let grace = 86_400;
+        for (now, status) in [
+            (1_000 - CLOCK_SKEW_SECS - 1, ConsensusStatus::Early),
+            (1_000 - CLOCK_SKEW_SECS, ConsensusStatus::Fresh),
+            (1_001, ConsensusStatus::Fresh),
+            (1_002, ConsensusStatus::Valid),
+            (1_599, ConsensusStatus::Valid),
+            (1_600, ConsensusStatus::Grace),
+            (1_599 + grace, ConsensusStatus::Grace),
+            (1_600 + grace, ConsensusStatus::Expired),
+            (u64::MAX, ConsensusStatus::Expired),
+        ] {
+            assert_eq!(consensus.status(now), status, "{now}");
+        }
+        assert!(consensus.is_usable(1_600) && !consensus.is_usable(0));
+    }
+
+    #[test]
+    fn signatures_gather() {
+        let network = network(3);
+        let id = network.network_id();
+        let mut ours = SignedConsensus::unsigned(&body(), &id).unwrap();
+        let mut theirs = ours.clone();
+        ours.sign(&id, &signing_key(1)).unwrap();
+        let detached = theirs.sign(&id, &signing_key(2)).unwrap();
+        let detached = ConsensusSignature::parse_and_verify(detached.bytes(), &network).unwrap();
+        assert_eq!(detached.digest(), ours.digest());
+        assert_eq!(ours.add(&id, &detached), Ok(true));
+        assert_eq!(ours.add(&id, &detached), Ok(false));
+        assert_eq!(ours.signature_count(), 2);
+        assert!(SignedConsensus::parse_and_verify(&ours.to_bytes().unwrap(), &network).is_ok());
+        let mut other =
+            SignedConsensus::unsigned(&testing::consensus_body(1_002, &[1]), &id).unwrap();
+        assert_eq!(other.add(&id, &detached), Ok(false));
+        let stranger = theirs.sign(&id, &signing_key(9)).unwrap();
+        let refused = ConsensusSignature::parse_and_verify(stranger.bytes(), &network);
+        assert_eq!(refused, Err(DocError::UnknownSigner));
+        // An authority that vouches for a signature which does not verify.
+        let mut lying = detached.clone();
+        lying.body.signature = Signature::sign(&signing_key(2), Kind::Vote, &id, b"");
+        assert_eq!(ours.add(&id, &lying), Err(DocError::BadSignature));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn signed_garbage_never_panics(
+            edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
+        ) {
+            let network = network(1);
+            let mut bytes = document::encode(&body()).unwrap();
+            for (at, byte) in edits {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            let key = signing_key(1);
+            let signature = Signature::sign(&key, Kind::Consensus, &network.network_id(), &bytes);
+            let signatures = [(key.verifying_key().to_bytes(), signature)];
+            let document = document::assemble(Kind::Consensus, &bytes, &signatures).unwrap();
+            if let Ok(consensus) = SignedConsensus::parse_and_verify(&document, &network) {
+                prop_assert_eq!(document::encode(&consensus.body).unwrap(), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! What a relay says of itself (docs/protocol.md, 6.6).
+
+use std::net::SocketAddr;
+
+use ed25519_dalek::SigningKey;
+use serde::{Deserialize, Serialize};
+
+use super::document::{self, Envelope, Kind, Signature};
+use super::{CLOCK_SKEW_SECS, Digest, DocError, Flags, PolicySummary, UnixSecs, is_dialable};
+use crate::ids::{NetworkId, RelayId};
+use crate::onion::Suite;
+
+/// Largest descriptor (bytes).
+pub const MAX_DESCRIPTOR_BYTES: usize = 4 * 1024;
+/// Addresses of one relay.
+const MAX_ADDRESSES: usize = 8;
+/// Longest nickname (bytes).
+const MAX_NICKNAME_BYTES: usize = 20;
+/// Longest version (bytes).
+const MAX_VERSION_BYTES: usize = 32;
+
+/// An identity's word that a key speaks for it on links and signs its descriptors, so that it can stay off line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyCert {
+    /// The key certified (Ed25519).
+    pub key: [u8; 32],
+    /// Not valid from this time on.
+    pub not_after: UnixSecs,
+    /// Signature of the identity over identity, key and expiry.
+    signature: Signature,
+}
+
+impl KeyCert {
+    /// Certifies `key` until `not_after`.
+    pub fn new(
+        identity: &SigningKey,
+        network: &NetworkId,
+        key: [u8; 32],
+        not_after: UnixSecs,
+    ) -> Self {
+        let body = Self::body(
+            &RelayId(identity.verifying_key().to_bytes()),
+            &key,
+            not_after,
+        );
+        let signature = Signature::sign(identity, Kind::KeyCert, network, &body);
+        Self {
+            key,
+            not_after,
+            signature,
+        }
+    }
+
+    fn body(identity: &RelayId, key: &[u8; 32], not_after: UnixSecs) -> Vec<u8> {
+        [identity.0.as_slice(), key, &not_after.to_be_bytes()].concat()
+    }
+
+    fn verify(&self, identity: &RelayId, network: &NetworkId) -> Result<(), DocError> {
+        let body = Self::body(identity, &self.key, self.not_after);
+        self.signature
+            .verify(&identity.0, Kind::KeyCert, network, &body)
+    }
+}
+
+/// A family key's word that a relay belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyMembership {
+    /// The family's key (Ed25519): the family's name.
+    pub key: [u8; 32],
+    /// Its signature over the relay's identity.
+    signature: Signature,
+}
+
+impl FamilyMembership {
+    /// Makes `identity` a member of the family of this key.
+    pub fn new(family: &SigningKey, network: &NetworkId, identity: &RelayId) -> Self {
+        let signature = Signature::sign(family, Kind::Family, network, &identity.0);
+        Self {
+            key: family.verifying_key().to_bytes(),
+            signature,
+        }
+    }
+}
+
+/// A relay's description of itself; the fields stand in the order of their encoding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayDescriptor {
+    /// Who it is.
+    pub identity: RelayId,
+    /// The key of its links and descriptors; absent when that is the identity itself.
+    pub key_cert: Option<KeyCert>,
+    /// Its key for circuit handshakes (X25519).
+    pub onion_key: [u8; 32],
+    /// The suite of layers made with that key.
+    #[serde(with = "suite_code")]
+    pub suite: Suite,
+    /// Where to dial it, the preferred first.
+    pub addresses: Vec<SocketAddr>,
+    /// When it wrote this.
+    pub published: UnixSecs,
+    /// What it says it can carry (KiB a second).
+    pub bandwidth: u32,
+    /// Of [`Flags`]: `GUARD` and `HSDIR` when it is willing; no others.
+    pub offers: Flags,
+    /// Where it lets traffic out.
+    pub policy: PolicySummary,
+    /// The family that it belongs to.
+    pub family: Option<FamilyMembership>,
+    /// Its name for people: 1 to 20 letters, digits, `-` and `_`.
+    pub nickname: String,
+    /// Version of its program: 1 to 32 letters, digits and `.-_+`.
+    pub version: String,
+}
+
+impl RelayDescriptor {
+    /// The key that it proves on links and signs descriptors with.
+    pub fn link_key(&self) -> [u8; 32] {
+        self.key_cert
+            .as_ref()
+            .map_or(self.identity.0, |cert| cert.key)
+    }
+
+    /// Encodes and signs; `key` is the one whose public half is [`RelayDescriptor::link_key`].
+    ///
+    /// # Errors
+    /// [`DocError`] when a field breaks a rule of 6.6 or the key is another.
+    pub fn sign(
+        &self,
+        network: &NetworkId,
+        key: &SigningKey,
+    ) -> Result<SignedDescriptor, DocError> {
+        let body = document::encode(self)?;
+        let bytes = document::sign_single(Kind::Descriptor, network, &body, key)?;
+        SignedDescriptor::parse_and_verify(&bytes, network)
+    }
+
+    fn validate(&self, network: &NetworkId) -> Result<(), DocError> {
+        let rule = |holds: bool, text| {
+            if holds {
+                Ok(())
+            } else {
+                Err(DocError::Content(text))
+            }
+        };
+        validate_addresses(&self.addresses)?;
+        validate_names(&self.nickname, &self.version)?;
+        rule(
+            (Flags::GUARD | Flags::HSDIR).contains(self.offers),
+            "offers an unknown role",
+        )?;
+        self.policy.validate()?;
+        if let Some(cert) = &self.key_cert {
+            // One encoding for one meaning: a certificate of the identity itself is left out.
+            rule(cert.key != self.identity.0, "identity certifies itself")?;
+            cert.verify(&self.identity, network)?;
+        }
+        if let Some(family) = &self.family {
+            let signed = &self.identity.0;
+            family
+                .signature
+                .verify(&family.key, Kind::Family, network, signed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Addresses of a relay: 1 to 8, no repeats, none that can never be dialled (6.6.4).
+pub(super) fn validate_addresses(addresses: &[SocketAddr]) -> Result<(), DocError> {
+    let count = (1..=MAX_ADDRESSES).contains(&addresses.len());
+    // Whether private ones are welcome is for the network's parameter to say, not for the format.
+    let dialable = addresses.iter().all(|address| is_dialable(*address, true));
+    let distinct = (1..addresses.len()).all(|n| !addresses[..n].contains(&addresses[n]));
+    if count && dialable && distinct {
+        Ok(())
+    } else {
+        Err(DocError::Content("addresses are not valid"))
+    }
+}
+
+/// Nickname and version of a relay (6.6.7).
+pub(super) fn validate_names(nickname: &str, version: &str) -> Result<(), DocError> {
+    let fits = |text: &str, most: usize, extra: &[u8]| {
+        (1..=most).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))
+    };
+    if fits(nickname, MAX_NICKNAME_BYTES, b"-_") && fits(version, MAX_VERSION_BYTES, b".-_+") {
+        Ok(())
+    } else {
+        Err(DocError::Content("nickname or version is not valid"))
+    }
+}
+
+/// A suite as its number on the wire.
+pub(super) mod suite_code {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::onion::Suite;
+
+    pub(in crate::dir) fn serialize<S: Serializer>(
+        suite: &Suite,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_u8(suite.code())
+    }
+
+    pub(in crate::dir) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Suite, D::Error> {
+        let code = u8::deserialize(from)?;
+        Suite::from_code(code).ok_or_else(|| D::Error::custom("unknown suite"))
+    }
+}
+
+/// A descriptor whose signatures were verified, with the bytes as they were received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedDescriptor {
+    descriptor: RelayDescriptor,
+    bytes: Vec<u8>,
+    digest: Digest,
+}
+
+impl SignedDescriptor {
+    /// Verifies and decodes a descriptor.
+    ///
+    /// # Errors
+    /// [`DocError`], for anything that 6.1, 6.2 and 6.6 do not allow.
+    pub fn parse_and_verify(bytes: &[u8], network: &NetworkId) -> Result<Self, DocError> {
+        let envelope = Envelope::parse(bytes, Kind::Descriptor, MAX_DESCRIPTOR_BYTES)?;
+        let signer = envelope.verify_single(network)?;
+        let descriptor: RelayDescriptor = document::decode(envelope.body)?;
+        if descriptor.link_key() != signer {
+            return Err(DocError::UnknownSigner);
+        }
+        descriptor.validate(network)?;
+        Ok(Self {
+            descriptor,
+            bytes: bytes.to_vec(),
+            digest: envelope.digest(network),
+        })
+    }
+
+    /// What the relay says.
+    pub fn descriptor(&self) -> &RelayDescriptor {
+        &self.descriptor
+    }
+
+    /// The document as received.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Is it of a time at which it may be listed: not from the future, not older than `max_age_secs`, its key
+    /// certified until `until` at least?
+    pub fn is_current(&self, now: UnixSecs, max_age_secs: u64, until: UnixSecs) -> bool {
+        let published = self.descriptor.published;
+        published <= now.saturating_add(CLOCK_SKEW_SECS)
+            && published.saturating_add(max_age_secs) > now
+            && self
+                .descriptor
+                .key_cert
+                .as_ref()
+                .is_none_or(|cert| cert.not_after > until)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dir::testing::{self, link_key};
+
+    const NETWORK: NetworkId = NetworkId([7; 32]);
+
+    fn sign(descriptor: &RelayDescriptor) -> Result<SignedDescriptor, DocError> {
+        descriptor.sign(&NETWORK, &link_key(1))
+    }
+
+    #[test]
+    fn round_trip() {
+        let descriptor = testing::descriptor(1);
+        let signed = sign(&descriptor).unwrap();
+        assert_eq!(signed.descriptor(), &descriptor);
+        let again = SignedDescriptor::parse_and_verify(signed.bytes(), &NETWORK).unwrap();
+        assert_eq!(again, signed);
+        let other = SignedDescriptor::parse_and_verify(signed.bytes(), &NetworkId([8; 32]));
+        assert_eq!(other, Err(DocError::BadSignature));
+    }
+
+    #[test]
+    fn an_identity_can_stay_off_line() {
+        let mut descriptor = testing::descriptor(2);
+        let key = link_key(1).verifying_key().to_bytes();
+        descriptor.key_cert = Some(KeyCert::new(&link_key(2), &NETWORK, key, 2_000));
+        descriptor.published = 1_000;
+        let signed = sign(&descriptor).unwrap();
+        assert_eq!(signed.descriptor().link_key(), key);
+        assert!(signed.is_current(1_000, 100, 1_999));
+        assert!(!signed.is_current(1_000, 100, 2_000));
+        // A certificate of someone else's, or one whose expiry was edited.
+        let mut forged = descriptor.clone();
+        forged.key_cert = Some(KeyCert::new(&link_key(3), &NETWORK, key, 2_000));
+        assert_eq!(sign(&forged), Err(DocError::BadSignature));
+        let mut longer = descriptor.clone();
+        longer.key_cert.as_mut().unwrap().not_after = 9_000;
+        assert_eq!(sign(&longer), Err(DocError::BadSignature));
+        descriptor.key_cert = None;
+        assert_eq!(sign(&descriptor), Err(DocError::UnknownSigner));
+        let mut itself = testing::descriptor(1);
+        itself.key_cert = Some(KeyCert::new(&link_key(1), &NETWORK, key, 2_000));
+        assert_eq!(
+            sign(&itself),
+            Err(DocError::Content("identity certifies itself"))
+        );
+    }
+
+    #[test]
+    fn families_must_agree() {
+        let mut descriptor = testing::descriptor(1);
+        descriptor.family = Some(FamilyMembership::new(
+            &link_key(9),
+            &NETWORK,
+            &descriptor.identity,
+        ));
+        assert!(sign(&descriptor).is_ok());
+        descriptor.family = Some(FamilyMembership::new(
+            &link_key(9),
+            &NETWORK,
+            &testing::identity(2),
+        ));
+        assert_eq!(sign(&descriptor), Err(DocError::BadSignature));
+    }
+
+    #[test]
+    fn every_refusal_of_a_field() {
+        let refused = |edit: fn(&mut RelayDescriptor)| {
+            let mut descriptor = testing::descriptor(1);
+            edit(&mut descriptor);
+            assert!(matches!(sign(&descriptor), Err(DocError::Content(_))));
+        };
+        refused(|d| d.addresses.clear());
+        refused(|d| d.addresses.push(d.addresses[0]));
+        refused(|d| d.addresses = (1..=9).map(|n| ([127, 0, 0, 1], n).into()).collect());
+        refused(|d| d.addresses[0].set_port(0));
+        refused(|d| d.addresses[0].set_ip([0, 0, 0, 0].into()));
+        refused(|d| d.addresses[0].set_ip([255, 255, 255, 255].into()));
+        refused(|d| d.addresses[0].set_ip([224, 0, 0, 5].into()));
+        refused(|d| d.addresses[0].set_ip("::ffff:1.2.3.4".parse().unwrap()));
+        refused(|d| d.nickname.clear());
+        refused(|d| d.nickname = "a".repeat(21));
+        refused(|d| d.nickname = "a b".to_owned());
+        refused(|d| d.version = "1\n".to_owned());
+        refused(|d| d.version = String::new());
+        refused(|d| d.offers = Flags::EXIT);
+    }
+
+    #[test]
+    fn times() {
+        let mut descriptor = testing::descriptor(1);
+        descriptor.published = 10_000;
+        let signed = sign(&descriptor).unwrap();
+        assert!(signed.is_current(10_000, 50, u64::MAX));
+        assert!(signed.is_current(10_049, 50, 0));
+        assert!(!signed.is_current(10_050, 50, 0));
+        assert!(signed.is_current(10_000 - CLOCK_SKEW_SECS, 50, 0));
+        assert!(!signed.is_current(9_999 - CLOCK_SKEW_SECS, 50, 0));
+        assert!(signed.is_current(0, u64::MAX, 0) == (10_000 <= CLOCK_SKEW_SECS));
+    }
+
+    #[test]
+    fn oversized_is_refused_before_anything_else() {
+        let bytes = vec![0; MAX_DESCRIPTOR_BYTES + 1];
+        assert!(matches!(
+            SignedDescriptor::parse_and_verify(&bytes, &NETWORK),
+            Err(DocError::TooLarge { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn signed_garbage_never_panics(
+            edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..4),
+        ) {
+            // A hostile relay signs what it likes: the decoder behind the signature must stand too.
+            let mut body = document::encode(&testing::descriptor(1)).unwrap();
+            for (at, byte) in edits {
+                let at = at % body.len();
+                body[at] = byte;
+            }
+            let bytes =
+                document::sign_single(Kind::Descriptor, &NETWORK, &body, &link_key(1)).unwrap();
+            if let Ok(signed) = SignedDescriptor::parse_and_verify(&bytes, &NETWORK) {
+                prop_assert_eq!(document::encode(signed.descriptor()).unwrap(), body);
+            }
+        }
+    }
+}

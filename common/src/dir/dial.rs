@@ -1,0 +1,26 @@
+//! How directory code gets a connection without knowing how links are made.
+
+use core::pin::Pin;
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Both halves of a connection.
+pub trait AsyncReadWrite: AsyncRead + AsyncWrite {}
+
+impl<T: AsyncRead + AsyncWrite + ?Sized> AsyncReadWrite for T {}
+
+/// A connection that can carry one directory request: a link before its HELLO, or a BEGIN_DIR stream.
+pub type Stream = Box<dyn AsyncReadWrite + Send + Unpin>;
+
+/// A connection that is being opened.
+pub type DialFuture = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
+
+/// Opens connections for directory requests.
+pub trait Dial: Send + Sync {
+    /// Opens a connection to one of `addresses`, tried in order, whose far side proves `link_key`.
+    ///
+    /// The future has no deadline of its own beyond what the transport sets; callers set one.
+    fn dial(&self, addresses: &[SocketAddr], link_key: [u8; 32]) -> DialFuture;
+}

@@ -1,0 +1,79 @@
+//! Why a directory document or a `network.toml` is refused, sorted by blame.
+
+/// Why a signed document is refused. The source of the bytes is to blame for all of these.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DocError {
+    /// Over the size cap of its kind (S24).
+    #[error("document of {size} bytes is over the cap of {cap}")]
+    TooLarge {
+        /// Bytes received.
+        size: usize,
+        /// Bytes allowed.
+        cap: usize,
+    },
+    /// The bytes end before the document does.
+    #[error("document is cut short")]
+    Truncated,
+    /// Bytes follow the end of the document (S2).
+    #[error("bytes follow the end of the document")]
+    Trailing,
+    /// Another kind of document than was asked for.
+    #[error("document of kind {found}, not {expected}")]
+    WrongKind {
+        /// The kind byte wanted.
+        expected: u8,
+        /// The kind byte found.
+        found: u8,
+    },
+    /// A version that this program does not know.
+    #[error("document of unknown version {0}")]
+    UnknownVersion(u8),
+    /// The body does not decode.
+    #[error("body does not decode")]
+    Malformed,
+    /// The body decodes but is not the one encoding of its value (S2).
+    #[error("body is not in canonical form")]
+    NotCanonical,
+    /// The signatures are not in strictly increasing order, or one has a wrong length.
+    #[error("signature list is malformed")]
+    SignatureList,
+    /// A signer that the document may not have.
+    #[error("signed by an unknown key")]
+    UnknownSigner,
+    /// A signature that does not verify.
+    #[error("signature does not verify")]
+    BadSignature,
+    /// Fewer good signatures than needed (S25).
+    #[error("{have} signatures of {need} needed")]
+    TooFewSignatures {
+        /// Good signatures found.
+        have: usize,
+        /// Good signatures needed.
+        need: usize,
+    },
+    /// A field breaks a rule of chapter 6.
+    #[error("{0}")]
+    Content(&'static str),
+}
+
+/// Why a `network.toml` is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkFileError {
+    /// Not the TOML that is expected; the text names the line and the key.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key, signature or address does not parse.
+    #[error("{what} is not valid: {value}")]
+    Value {
+        /// Which field.
+        what: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// A rule of chapter 6 is broken.
+    #[error("{0}")]
+    Rule(&'static str),
+    /// A signature is missing or wrong.
+    #[error("signatures of the authorities: {0}")]
+    Signature(#[from] DocError),
+}

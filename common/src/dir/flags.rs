@@ -1,0 +1,109 @@
+//! What the authorities say of a relay, as a set of bits.
+
+use core::fmt;
+use core::ops::BitOr;
+
+use serde::{Deserialize, Serialize};
+
+/// A set of flags (u16; bits 8 to 15 are zero and refused otherwise).
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Flags(u16);
+
+/// Each flag with its name, for people.
+const NAMES: [(Flags, &str); 8] = [
+    (Flags::VALID, "Valid"),
+    (Flags::RUNNING, "Running"),
+    (Flags::STABLE, "Stable"),
+    (Flags::FAST, "Fast"),
+    (Flags::GUARD, "Guard"),
+    (Flags::EXIT, "Exit"),
+    (Flags::HSDIR, "HSDir"),
+    (Flags::AUTHORITY, "Authority"),
+];
+
+impl Flags {
+    /// No flag.
+    pub const NONE: Self = Self(0);
+    /// The authorities have nothing against it.
+    pub const VALID: Self = Self(1);
+    /// It answered when an authority last dialled it.
+    pub const RUNNING: Self = Self(1 << 1);
+    /// It stays up long enough for long-lived streams.
+    pub const STABLE: Self = Self(1 << 2);
+    /// It has bandwidth to spare.
+    pub const FAST: Self = Self(1 << 3);
+    /// Fit to be a client's first hop.
+    pub const GUARD: Self = Self(1 << 4);
+    /// Lets some traffic out.
+    pub const EXIT: Self = Self(1 << 5);
+    /// Stores onion service descriptors.
+    pub const HSDIR: Self = Self(1 << 6);
+    /// It is a directory authority.
+    pub const AUTHORITY: Self = Self(1 << 7);
+
+    /// All flags that this version knows.
+    pub const KNOWN: Self = Self(0xff);
+
+    /// Has it all flags of `other`?
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Is every flag one that this version knows?
+    pub fn is_known(self) -> bool {
+        Self::KNOWN.contains(self)
+    }
+
+    /// The single flags that can be in a set, in order of their bits.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|(flag, _)| *flag)
+    }
+
+    /// This set with `other` in it when `condition` holds.
+    #[must_use]
+    pub fn with_if(self, other: Self, condition: bool) -> Self {
+        if condition { self | other } else { self }
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (flag, name) in NAMES {
+            if self.contains(flag) {
+                write!(f, "{separator}{name}")?;
+                separator = " ";
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Flags({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_and_names() {
+        let set = Flags::VALID | Flags::EXIT;
+        assert!(set.contains(Flags::EXIT) && !set.contains(Flags::GUARD));
+        assert_eq!(set.to_string(), "Valid Exit");
+        assert!(set.is_known() && !Flags(256).is_known());
+        assert_eq!(Flags::all().fold(Flags::NONE, Flags::bitor), Flags::KNOWN);
+        assert_eq!(set.with_if(Flags::FAST, false), set);
+    }
+}

@@ -1,0 +1,188 @@
+//! Network parameters: figures that a network's authorities can change without a new program (docs/protocol.md, 6.5).
+
+use std::collections::BTreeMap;
+
+/// Longest name of a parameter (bytes).
+pub(super) const MAX_NAME_BYTES: usize = 48;
+/// Parameters in one document.
+pub(super) const MAX_PARAMS: usize = 256;
+
+macro_rules! params {
+    ($($(#[$doc:meta])* $name:ident: $default:expr, $min:expr, $max:expr;)*) => {
+        /// Every parameter with its effective value: voted, else set in `network.toml`, else the default; clamped.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Params {
+            $($(#[$doc])* pub $name: u32,)*
+        }
+
+        impl Default for Params {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl Params {
+            /// Name, default, lowest and highest value of each parameter.
+            pub const TABLE: &'static [(&'static str, u32, u32, u32)] =
+                &[$((stringify!($name), $default, $min, $max),)*];
+
+            /// Sets one parameter, clamped to its bounds; `false` for a name that this version does not know.
+            pub fn set(&mut self, name: &str, value: u32) -> bool {
+                match name {
+                    $(stringify!($name) => self.$name = value.clamp($min, $max),)*
+                    _ => return false,
+                }
+                true
+            }
+
+            /// Looks one parameter up by its name.
+            pub fn get(&self, name: &str) -> Option<u32> {
+                match name {
+                    $(stringify!($name) => Some(self.$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+params! {
+    /// Cells in flight on a circuit and direction before acknowledgement, at the start.
+    circuit_window_cells: 512, 64, 16_384;
+    /// A sender puts MARK into every so-manieth cell.
+    mark_interval_cells: 32, 8, 1_024;
+    /// Credit of a stream at its start (bytes).
+    stream_window_bytes: 1 << 20, 16 << 10, 16 << 20;
+    /// 1: no two relays of one /16 (IPv4) or /32 (IPv6) in a path; 0: off, for networks on one machine.
+    subnet_rule: 1, 0, 1;
+    /// 1: relays may have private and loopback addresses, for networks on one machine.
+    allow_private_addresses: 0, 0, 1;
+    /// A circuit takes no new stream after this time from its first use (seconds).
+    circuit_max_dirty_seconds: 600, 10, 86_400;
+    /// Circuits open on one link.
+    max_circuits_per_link: 8_192, 16, 1 << 20;
+    /// Streams open on one circuit at its exit.
+    max_streams_per_circuit: 1_024, 16, 65_535;
+    /// Links accepted from one address.
+    max_links_per_address: 64, 4, 1 << 20;
+    /// Cells queued on one circuit and direction before it is destroyed, beside its window.
+    circuit_queue_cells: 1_024, 64, 1 << 16;
+    /// Circuit handshakes that wait for one link.
+    handshake_queue_per_link: 128, 4, 1 << 16;
+    /// A circuit handshake that waited longer is dropped (milliseconds).
+    handshake_max_wait_ms: 1_500, 100, 30_000;
+    /// A circuit on which nothing came after CREATED expires (seconds).
+    half_open_seconds: 10, 1, 120;
+    /// Wait for the link of an EXTEND (seconds).
+    extend_dial_seconds: 10, 1, 60;
+    /// Time between consensuses (seconds).
+    vote_interval_seconds: 3_600, 1, 86_400;
+    /// A consensus is valid for so long from its valid-after (seconds).
+    consensus_valid_seconds: 86_400, 60, 7 * 86_400;
+    /// Clients without a newer one use a consensus for so long after its valid-until (seconds).
+    consensus_grace_seconds: 86_400, 0, 86_400;
+    /// An authority dials each relay this often (seconds).
+    reachability_interval_seconds: 1_200, 1, 86_400;
+    /// A descriptor older than this is not listed (seconds).
+    descriptor_max_age_seconds: 64_800, 60, 7 * 86_400;
+    /// A relay publishes its descriptor anew after this time (seconds).
+    descriptor_interval_seconds: 21_600, 5, 86_400;
+    /// Relays listed on one IP address.
+    max_relays_per_address: 2, 1, 65_535;
+    /// Relays that an authority lists at all.
+    max_relays: 10_000, 16, 20_000;
+    /// Cap of a weight that nobody measured (KiB a second).
+    max_unmeasured_weight: 20_000, 1, u32::MAX;
+    /// A relay is Fast from this weight on (KiB a second).
+    fast_min_weight: 100, 0, u32::MAX;
+    /// A relay is Stable once it is known and reachable for so long (seconds).
+    stable_min_age_seconds: 86_400, 0, 30 * 86_400;
+    /// A Fast relay is Guard once it is known and reachable for so long (seconds).
+    guard_min_age_seconds: 8 * 86_400, 0, 90 * 86_400;
+}
+
+impl Params {
+    /// The defaults with these values over them, later ones first to count; unknown names are passed over (6.5.3).
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, u32)>) -> Self {
+        let mut params = Self::default();
+        for (name, value) in pairs {
+            params.set(name, value);
+        }
+        params
+    }
+}
+
+/// Is this a name that a parameter can have?
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// Parameters of a network on one machine: loopback addresses, a consensus every two seconds, no waiting for age.
+///
+/// A consensus stays valid for ten minutes, so that such a network outlives the loss of its authorities for a while.
+pub fn local_network_params() -> BTreeMap<String, u32> {
+    [
+        ("subnet_rule", 0),
+        ("allow_private_addresses", 1),
+        ("max_relays_per_address", 65_535),
+        ("max_links_per_address", 1 << 20),
+        ("vote_interval_seconds", 2),
+        ("consensus_valid_seconds", 600),
+        ("reachability_interval_seconds", 4),
+        ("descriptor_interval_seconds", 300),
+        ("stable_min_age_seconds", 0),
+        ("guard_min_age_seconds", 0),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_hold_at_zero_and_maximum() {
+        for (name, default, min, max) in Params::TABLE {
+            assert!(min <= default && default <= max, "{name}");
+            assert!(is_name(name));
+            // S23: both ends of what can be voted.
+            assert_eq!(Params::from_pairs([(*name, 0)]).get(name), Some(*min));
+            assert_eq!(
+                Params::from_pairs([(*name, u32::MAX)]).get(name),
+                Some(*max)
+            );
+            assert_eq!(Params::default().get(name), Some(*default));
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_passed_over() {
+        assert_eq!(
+            Params::from_pairs([("from_the_future", 9)]),
+            Params::default()
+        );
+        assert_eq!(Params::default().get("from_the_future"), None);
+    }
+
+    #[test]
+    fn local_parameters_exist_and_are_in_bounds() {
+        for (name, value) in local_network_params() {
+            assert_eq!(
+                Params::from_pairs([(name.as_str(), value)]).get(&name),
+                Some(value)
+            );
+        }
+    }
+
+    #[test]
+    fn names() {
+        let long = "a".repeat(49);
+        for bad in ["", "A", "a b", "é", long.as_str()] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! Exit policies: which addresses and ports an exit connects to (docs/protocol.md, 6.4).
+
+use core::fmt;
+use core::str::FromStr;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{AddressClass, PolicySummary, PortRange, classify};
+
+/// Rules in one policy.
+const MAX_RULES: usize = 1_024;
+/// A rejected IPv4 prefix at most this long counts against a port in the summary.
+const BROAD_PREFIX_V4: u8 = 8;
+/// A rejected IPv6 prefix at most this long counts against a port in the summary.
+const BROAD_PREFIX_V6: u8 = 16;
+
+/// Why a policy's text is refused; it is the owner's configuration that is to blame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Neither `accept` nor `reject` comes first.
+    #[error("rule must begin with \"accept \" or \"reject \": {0}")]
+    Action(String),
+    /// The address is no `*`, `*4`, `*6`, IPv4 or bracketed IPv6 address with or without a prefix length.
+    #[error("not an address or prefix: {0}")]
+    Address(String),
+    /// The ports are no `*`, port or range from low to high of 1 to 65535.
+    #[error("not a port or range of ports: {0}")]
+    Ports(String),
+    /// Over 1,024 rules.
+    #[error("a policy has at most 1024 rules")]
+    TooManyRules,
+}
+
+/// The addresses that a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Addresses {
+    All,
+    AllV4,
+    AllV6,
+    Prefix(IpAddr, u8),
+}
+
+/// One rule of a policy, as in `accept *:443` or `reject [2001:db8::]/32:1-1023`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    accept: bool,
+    addresses: Addresses,
+    ports: PortRange,
+}
+
+const ALL_PORTS: PortRange = PortRange {
+    low: 1,
+    high: u16::MAX,
+};
+
+impl Rule {
+    fn matches(&self, address: SocketAddr) -> bool {
+        self.ports.contains(address.port()) && self.addresses.contains(address.ip())
+    }
+
+    /// Does the rule decide its ports for most addresses of a version?
+    fn is_broad(&self, v6: bool) -> bool {
+        match self.addresses {
+            Addresses::All => true,
+            Addresses::AllV4 => !v6,
+            Addresses::AllV6 => v6,
+            Addresses::Prefix(IpAddr::V4(_), length) => {
+                !v6 && (length == 0 || !self.accept && length <= BROAD_PREFIX_V4)
+            }
+            Addresses::Prefix(IpAddr::V6(_), length) => {
+                v6 && (length == 0 || !self.accept && length <= BROAD_PREFIX_V6)
+            }
+        }
+    }
+
+    /// A broad rule about addresses that are never dialled says nothing about the others.
+    fn is_about_public(&self) -> bool {
+        match self.addresses {
+            Addresses::Prefix(ip, length) => length == 0 || classify(ip) == AddressClass::Public,
+            _ => true,
+        }
+    }
+}
+
+impl Addresses {
+    fn contains(&self, ip: IpAddr) -> bool {
+        match (self, ip) {
+            (Self::All, _) | (Self::AllV4, IpAddr::V4(_)) | (Self::AllV6, IpAddr::V6(_)) => true,
+            (Self::Prefix(IpAddr::V4(prefix), length), IpAddr::V4(ip)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(*length)).unwrap_or(0);
+                (u32::from(*prefix) ^ u32::from(ip)) & mask == 0
+            }
+            (Self::Prefix(IpAddr::V6(prefix), length), IpAddr::V6(ip)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(*length)).unwrap_or(0);
+                (u128::from(*prefix) ^ u128::from(ip)) & mask == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Which addresses and ports an exit connects to: the first rule that matches decides, and none means no.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExitPolicy {
+    rules: Vec<Rule>,
+    allow_private: bool,
+}
+
+impl ExitPolicy {
+    /// The policy of a relay that is no exit.
+    pub fn reject_all() -> Self {
+        Self::default()
+    }
+
+    /// A policy from rules, one to an item.
+    ///
+    /// # Errors
+    /// [`PolicyError`] names the first rule that does not parse.
+    pub fn from_rules<S: AsRef<str>>(
+        rules: impl IntoIterator<Item = S>,
+    ) -> Result<Self, PolicyError> {
+        let mut parsed = Vec::new();
+        for rule in rules {
+            if parsed.len() == MAX_RULES {
+                return Err(PolicyError::TooManyRules);
+            }
+            parsed.push(rule.as_ref().parse()?);
+        }
+        Ok(Self {
+            rules: parsed,
+            allow_private: false,
+        })
+    }
+
+    /// The same rules, and private, loopback and link-local addresses are theirs to decide: for local networks alone.
+    #[must_use]
+    pub fn allow_private(mut self) -> Self {
+        self.allow_private = true;
+        self
+    }
+
+    /// The rules in order.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// May the exit connect to this address? To be asked of the very address that is dialled (S31).
+    pub fn allows(&self, address: SocketAddr) -> bool {
+        super::is_dialable(address, self.allow_private)
+            && self
+                .rules
+                .iter()
+                .find(|rule| rule.matches(address))
+                .is_some_and(|rule| rule.accept)
+    }
+
+    /// The ports that the policy lets out to on most addresses, for the descriptor.
+    pub fn summary(&self) -> PolicySummary {
+        PolicySummary::new(self.open_ports(false), self.open_ports(true))
+    }
+
+    fn open_ports(&self, v6: bool) -> Vec<PortRange> {
+        let mut decided = vec![false; usize::from(u16::MAX) + 1];
+        let mut open = decided.clone();
+        for rule in self
+            .rules
+            .iter()
+            .filter(|rule| rule.is_broad(v6) && rule.is_about_public())
+        {
+            for port in usize::from(rule.ports.low)..=usize::from(rule.ports.high) {
+                open[port] |= !decided[port] && rule.accept;
+                decided[port] = true;
+            }
+        }
+        (1..=u16::MAX)
+            .filter(|port| open[usize::from(*port)])
+            .map(|port| PortRange {
+                low: port,
+                high: port,
+            })
+            .collect()
+    }
+}
+
+impl FromStr for ExitPolicy {
+    type Err = PolicyError;
+
+    /// Rules separated by commas or line ends.
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let rules = text
+            .split([',', '\n'])
+            .map(str::trim)
+            .filter(|rule| !rule.is_empty());
+        Self::from_rules(rules)
+    }
+}
+
+impl fmt::Display for ExitPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for rule in &self.rules {
+            write!(f, "{separator}{rule}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Rule {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let text = text.trim();
+        let action = || PolicyError::Action(text.to_owned());
+        let (word, rest) = text.split_once(' ').ok_or_else(action)?;
+        let accept = match word {
+            "accept" => true,
+            "reject" => false,
+            _ => return Err(action()),
+        };
+        let bad_ports = || PolicyError::Ports(text.to_owned());
+        let (addresses, ports) = rest.trim().rsplit_once(':').ok_or_else(bad_ports)?;
+        let addresses =
+            parse_addresses(addresses).ok_or_else(|| PolicyError::Address(addresses.to_owned()))?;
+        let ports = parse_ports(ports).ok_or_else(bad_ports)?;
+        Ok(Self {
+            accept,
+            addresses,
+            ports,
+        })
+    }
+}
+
+fn parse_addresses(text: &str) -> Option<Addresses> {
+    match text {
+        "*" => return Some(Addresses::All),
+        "*4" => return Some(Addresses::AllV4),
+        "*6" => return Some(Addresses::AllV6),
+        _ => {}
+    }
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(parse_number(length)?)),
+        None => (text, None),
+    };
+    let (ip, bits): (IpAddr, u8) = match address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
+        Some(v6) => (IpAddr::V6(v6.parse().ok()?), 128),
+        None => (IpAddr::V4(address.parse().ok()?), 32),
+    };
+    let length = u8::try_from(length.unwrap_or(u16::from(bits))).ok()?;
+    (length <= bits).then_some(Addresses::Prefix(ip, length))
+}
+
+fn parse_ports(text: &str) -> Option<PortRange> {
+    if text == "*" {
+        return Some(ALL_PORTS);
+    }
+    // 1-0 and the like match nothing and are surely a mistake: refused, not ignored.
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    PortRange::new(parse_number(low)?, parse_number(high)?)
+}
+
+/// Digits only: `u16::from_str` takes a plus sign.
+fn parse_number(text: &str) -> Option<u16> {
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())?
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.accept { "accept " } else { "reject " })?;
+        match self.addresses {
+            Addresses::All => f.write_str("*")?,
+            Addresses::AllV4 => f.write_str("*4")?,
+            Addresses::AllV6 => f.write_str("*6")?,
+            Addresses::Prefix(IpAddr::V4(ip), length) => write!(f, "{ip}/{length}")?,
+            Addresses::Prefix(IpAddr::V6(ip), length) => write!(f, "[{ip}]/{length}")?,
+        }
+        match self.ports {
+            ALL_PORTS => f.write_str(":*"),
+            PortRange { low, high } if low == high => write!(f, ":{low}"),
+            PortRange { low, high } => write!(f, ":{low}-{high}"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy(text: &str) -> ExitPolicy {
+        text.parse().unwrap()
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_first_match_decides_and_none_means_no() {
+        let policy = policy("reject 8.8.8.0/24:53, accept 8.0.0.0/8:*\naccept *6:443");
+        assert!(!policy.allows(at("8.8.8.8:53")));
+        assert!(policy.allows(at("8.8.8.8:54")));
+        assert!(!policy.allows(at("9.9.9.9:54")));
+        assert!(policy.allows(at("[2600::1]:443")));
+        assert!(!policy.allows(at("[2600::1]:80")));
+        assert!(!ExitPolicy::reject_all().allows(at("8.8.8.8:53")));
+    }
+
+    #[test]
+    fn private_addresses_need_an_explicit_word_in_every_encoding() {
+        let open = policy("accept *:*");
+        for text in [
+            "127.0.0.1:80",
+            "10.1.1.1:80",
+            "[::1]:80",
+            "[fc00::1]:80",
+            "169.254.169.254:80",
+        ] {
+            assert!(!open.allows(at(text)), "{text}");
+            assert!(open.clone().allow_private().allows(at(text)), "{text}");
+        }
+        for text in [
+            "0.0.0.0:80",
+            "[::]:80",
+            "[::ffff:10.0.0.1]:80",
+            "[::ffff:8.8.8.8]:80",
+            "[64:ff9b::a00:1]:80",
+            "[2002:a00:1::]:80",
+            "224.0.0.1:80",
+            "8.8.8.8:0",
+        ] {
+            assert!(!open.clone().allow_private().allows(at(text)), "{text}");
+        }
+        assert!(
+            !policy("reject *:*")
+                .allow_private()
+                .allows(at("127.0.0.1:80"))
+        );
+    }
+
+    #[test]
+    fn every_refusal_of_the_text() {
+        for bad in ["allow *:80", "accept", "accept*:80", "permit 1.2.3.4:80"] {
+            assert!(
+                matches!(bad.parse::<Rule>(), Err(PolicyError::Action(_))),
+                "{bad}"
+            );
+        }
+        for bad in [
+            "accept 1.2.3.4/33:80",
+            "accept 1.2.3:80",
+            "accept 2600::1:80",
+            "accept [2600::1]/129:80",
+            "accept [1.2.3.4]:80",
+            "accept 1.2.3.4/+8:80",
+            "accept 1.2.3.4/:80",
+            "accept host.example:80",
+            "accept *5:80",
+        ] {
+            assert!(
+                matches!(bad.parse::<Rule>(), Err(PolicyError::Address(_))),
+                "{bad}"
+            );
+        }
+        for bad in [
+            "accept *:1-0",
+            "accept *:0",
+            "accept *:0-5",
+            "accept *:65536",
+            "accept *:+80",
+            "accept *:",
+            "accept *",
+            "accept *:80-",
+            "accept *:1-2-3",
+        ] {
+            assert!(
+                matches!(bad.parse::<Rule>(), Err(PolicyError::Ports(_))),
+                "{bad}"
+            );
+        }
+        let many = vec!["accept *:80"; MAX_RULES + 1];
+        assert_eq!(ExitPolicy::from_rules(many), Err(PolicyError::TooManyRules));
+    }
+
+    #[test]
+    fn summaries() {
+        let text = "reject 10.0.0.0/8:*, reject 8.8.8.8:443, reject 44.0.0.0/8:25, accept *4:20-30, \
+            accept *:443, reject *:*, accept *:80";
+        let summary = policy(text).summary();
+        let ranges = |pairs: &[(u16, u16)]| -> Vec<_> {
+            pairs
+                .iter()
+                .map(|(low, high)| PortRange::new(*low, *high).unwrap())
+                .collect()
+        };
+        assert_eq!(summary.v4(), ranges(&[(20, 24), (26, 30), (443, 443)]));
+        assert_eq!(summary.v6(), ranges(&[(443, 443)]));
+        assert!(ExitPolicy::reject_all().summary().is_reject_all());
+        assert_eq!(policy("accept *:*").summary().v6(), ranges(&[(1, 65535)]));
+        // An accepted prefix is not most addresses.
+        assert!(policy("accept 8.0.0.0/8:*").summary().is_reject_all());
+    }
+
+    proptest! {
+        #[test]
+        fn text_survives_a_round_trip(
+            rules in proptest::collection::vec(
+                (any::<bool>(), any::<Option<u32>>(), any::<u128>(), 0u8..=128, 1u16.., any::<u16>()),
+                0..20,
+            ),
+        ) {
+            let rules = rules.into_iter().map(|(accept, v4, v6, length, low, more)| Rule {
+                accept,
+                addresses: match v4 {
+                    Some(v4) => Addresses::Prefix(IpAddr::V4(v4.into()), length % 33),
+                    None => Addresses::Prefix(IpAddr::V6(v6.into()), length),
+                },
+                ports: PortRange::new(low, low.saturating_add(more)).unwrap(),
+            });
+            let policy = ExitPolicy { rules: rules.collect(), allow_private: false };
+            prop_assert_eq!(policy.to_string().parse::<ExitPolicy>().unwrap(), policy.clone());
+            let summary = policy.summary();
+            prop_assert!(summary.validate().is_ok());
+        }
+
+        #[test]
+        fn garbage_never_panics(text in ".{0,60}") {
+            let _ = text.parse::<Rule>();
+            let _ = format!("accept {text}").parse::<Rule>();
+        }
+    }
+}

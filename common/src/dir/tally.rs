@@ -1,0 +1,295 @@
+//! Votes to consensus: the same votes in any order give the same bytes (docs/protocol.md, 6.8; S26).
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::document::majority;
+use super::{
+    ConsensusBody, Digest, Entry, Flags, Lifetime, NetworkFile, Params, SignedDescriptor,
+    SignedVote, VoteEntry,
+};
+use crate::ids::RelayId;
+
+/// Measurements that a weight needs; with fewer the relay's own capped claim stands.
+const MIN_MEASUREMENTS: usize = 3;
+
+/// Why votes make no consensus.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TallyError {
+    /// Not more than half of the authorities voted for these times.
+    #[error("{have} votes of {need} needed")]
+    TooFewVotes {
+        /// Authorities with one vote for these times.
+        have: usize,
+        /// Votes needed.
+        need: usize,
+    },
+}
+
+/// What one authority's vote says of one relay.
+type Listing<'a> = (&'a VoteEntry, &'a Arc<SignedDescriptor>);
+
+/// Makes the consensus of the votes for one lifetime.
+///
+/// Votes for other times do not count. Of an author with two different votes none does: it cannot be known which one
+/// the others hold.
+///
+/// # Errors
+/// [`TallyError::TooFewVotes`].
+pub fn tally(
+    network: &NetworkFile,
+    lifetime: Lifetime,
+    votes: &[SignedVote],
+) -> Result<ConsensusBody, TallyError> {
+    let votes = one_to_an_author(lifetime, votes);
+    let need = network.majority();
+    if votes.len() < need {
+        return Err(TallyError::TooFewVotes {
+            have: votes.len(),
+            need,
+        });
+    }
+    let params = tally_params(&votes, need);
+    let pairs = network.param_pairs().iter().chain(&params);
+    let effective = Params::from_pairs(pairs.map(|(name, value)| (name.as_str(), *value)));
+    let mut relays: BTreeMap<RelayId, Vec<Listing<'_>>> = BTreeMap::new();
+    for listing in votes.values().flat_map(|vote| vote.entries()) {
+        relays
+            .entry(listing.1.descriptor().identity)
+            .or_default()
+            .push(listing);
+    }
+    let entries = relays
+        .values()
+        .filter(|listings| listings.len() >= need)
+        .filter_map(|listings| tally_relay(listings, effective.max_unmeasured_weight))
+        .collect();
+    Ok(ConsensusBody {
+        lifetime,
+        params,
+        entries,
+    })
+}
+
+fn one_to_an_author(lifetime: Lifetime, votes: &[SignedVote]) -> BTreeMap<RelayId, &SignedVote> {
+    let mut by_author: BTreeMap<RelayId, Option<&SignedVote>> = BTreeMap::new();
+    for vote in votes.iter().filter(|vote| vote.vote().lifetime == lifetime) {
+        by_author
+            .entry(vote.vote().authority)
+            .and_modify(|held| *held = held.filter(|held| held.digest() == vote.digest()))
+            .or_insert(Some(vote));
+    }
+    by_author
+        .into_iter()
+        .filter_map(|(author, vote)| Some((author, vote?)))
+        .collect()
+}
+
+/// Low median of each parameter that more than half of all authorities name.
+fn tally_params(votes: &BTreeMap<RelayId, &SignedVote>, need: usize) -> BTreeMap<String, u32> {
+    let mut values: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    for (name, value) in votes.values().flat_map(|vote| &vote.vote().params) {
+        values.entry(name).or_default().push(*value);
+    }
+    values
+        .into_iter()
+        .filter(|(_, values)| values.len() >= need)
+        .filter_map(|(name, values)| Some((name.to_owned(), low_median(values)?)))
+        .take(super::params::MAX_PARAMS)
+        .collect()
+}
+
+fn low_median(mut values: Vec<u32>) -> Option<u32> {
+    values.sort_unstable();
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
+/// One relay that more than half list: the descriptor that most of them name, then the newest, then the lowest.
+fn tally_relay(listings: &[Listing<'_>], weight_cap: u32) -> Option<Entry> {
+    let mut counts: BTreeMap<Digest, (usize, &SignedDescriptor)> = BTreeMap::new();
+    for (_, signed) in listings {
+        counts.entry(signed.digest()).or_insert((0, signed)).0 += 1;
+    }
+    let (_, (_, winner)) = counts.into_iter().max_by_key(|(digest, (count, signed))| {
+        (*count, signed.descriptor().published, Reverse(*digest))
+    })?;
+    let descriptor = winner.descriptor();
+    let flags = Flags::all()
+        .filter(|flag| {
+            let set = listings
+                .iter()
+                .filter(|(entry, _)| entry.flags.contains(*flag))
+                .count();
+            set >= majority(listings.len())
+        })
+        .filter(|flag| *flag != Flags::EXIT || !descriptor.policy.is_reject_all())
+        .fold(Flags::NONE, |flags, flag| flags | flag);
+    let measured: Vec<u32> = listings
+        .iter()
+        .filter_map(|(entry, _)| entry.measured)
+        .collect();
+    let weight = if measured.len() >= MIN_MEASUREMENTS {
+        low_median(measured)
+    } else {
+        None
+    };
+    let weight = weight.unwrap_or(descriptor.bandwidth.min(weight_cap));
+    Some(Entry::new(descriptor, flags, weight))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dir::testing::{self, identity, lifetime, network, signing_key};
+    use crate::dir::{SignedConsensus, Vote};
+
+    fn sign(network: &NetworkFile, author: u8, edit: impl FnOnce(&mut Vote)) -> SignedVote {
+        let mut vote = testing::vote(network, author, &[1, 2, 3]);
+        edit(&mut vote);
+        vote.sign(network, &signing_key(author)).unwrap()
+    }
+
+    fn keep(vote: &mut Vote, network: &NetworkFile, relays: &[u8]) {
+        vote.entries = testing::vote(network, 1, relays).entries;
+    }
+
+    fn entry(body: &ConsensusBody, n: u8) -> Option<&Entry> {
+        body.entries
+            .iter()
+            .find(|entry| entry.identity == identity(n))
+    }
+
+    #[test]
+    fn more_than_half_of_all_authorities_list_a_relay() {
+        let network = network(4);
+        let votes = [
+            sign(&network, 1, |_| ()),
+            sign(&network, 2, |vote| keep(vote, &network, &[1, 2])),
+            sign(&network, 3, |vote| keep(vote, &network, &[1])),
+        ];
+        let body = tally(&network, lifetime(1_000), &votes).unwrap();
+        // Relay 2 has two of the three votes, but not more than half of the four authorities.
+        assert_eq!(body.entries.len(), 1);
+        assert!(entry(&body, 1).is_some());
+        assert!(SignedConsensus::unsigned(&body, &network.network_id()).is_ok());
+    }
+
+    #[test]
+    fn too_few_votes_and_those_of_other_times() {
+        let network = network(4);
+        let mut votes = vec![sign(&network, 1, |_| ()), sign(&network, 2, |_| ())];
+        votes.push(sign(&network, 3, |vote| vote.lifetime = lifetime(1_002)));
+        let few = Err(TallyError::TooFewVotes { have: 2, need: 3 });
+        assert_eq!(tally(&network, lifetime(1_000), &votes), few);
+        votes.push(sign(&network, 4, |_| ()));
+        assert!(tally(&network, lifetime(1_000), &votes).is_ok());
+        // The same vote twice is one vote; two different ones are none.
+        votes.push(sign(&network, 4, |_| ()));
+        assert!(tally(&network, lifetime(1_000), &votes).is_ok());
+        votes.push(sign(&network, 4, |vote| vote.entries.clear()));
+        assert_eq!(tally(&network, lifetime(1_000), &votes), few);
+        votes.push(sign(&network, 4, |_| ()));
+        assert_eq!(tally(&network, lifetime(1_000), &votes), few);
+    }
+
+    #[test]
+    fn the_descriptor_that_most_name_wins_then_the_newest_then_the_lowest() {
+        let network = network(4);
+        let with = |author: u8, published: u64, bandwidth: u32| {
+            let mut descriptor = testing::descriptor(1);
+            (descriptor.published, descriptor.bandwidth) = (published, bandwidth);
+            let signed = descriptor
+                .sign(&network.network_id(), &testing::link_key(1))
+                .unwrap();
+            let entry = testing::vote_entry(&signed);
+            (
+                signed.digest(),
+                sign(&network, author, |vote| vote.entries = vec![entry]),
+            )
+        };
+        let weight = |votes: &[(Digest, SignedVote)]| {
+            let votes: Vec<_> = votes.iter().map(|(_, vote)| vote.clone()).collect();
+            tally(&network, lifetime(1_000), &votes).unwrap().entries[0].weight
+        };
+        assert_eq!(weight(&[with(1, 9, 1), with(2, 5, 2), with(3, 5, 2)]), 2);
+        assert_eq!(
+            weight(&[with(1, 9, 1), with(2, 5, 2), with(3, 5, 2), with(4, 9, 1)]),
+            1
+        );
+        let (a, b) = (with(1, 5, 3), with(2, 5, 4));
+        let lowest = if a.0 < b.0 { 3 } else { 4 };
+        assert_eq!(weight(&[a, b, with(3, 5, 3), with(4, 5, 4)]), lowest);
+    }
+
+    #[test]
+    fn weights_flags_and_parameters() {
+        let network = network(3);
+        let vote = |author: u8, measured: Option<u32>, flags: Flags, param: Option<u32>| {
+            sign(&network, author, |vote| {
+                for entry in &mut vote.entries {
+                    (entry.measured, entry.flags) = (measured, flags);
+                }
+                if let Some(value) = param {
+                    vote.params
+                        .insert("max_unmeasured_weight".to_owned(), value);
+                }
+            })
+        };
+        let (valid, fast) = (Flags::VALID, Flags::VALID | Flags::FAST);
+        let votes = [
+            vote(1, Some(5), valid, Some(300)),
+            vote(2, Some(9_000), fast, Some(200)),
+            vote(3, Some(7), fast, None),
+        ];
+        let body = tally(&network, lifetime(1_000), &votes).unwrap();
+        assert_eq!(entry(&body, 1).unwrap().weight, 7);
+        assert_eq!(entry(&body, 1).unwrap().flags, fast);
+        assert_eq!(
+            body.params,
+            [("max_unmeasured_weight".to_owned(), 200)].into()
+        );
+        let body = tally(&network, lifetime(1_000), &votes[..2]).unwrap();
+        // Two measurements are too few: the claim of 1,000, capped by the parameter just voted.
+        assert_eq!(entry(&body, 1).unwrap().weight, 200);
+        assert_eq!(entry(&body, 1).unwrap().flags, valid);
+        let body = tally(&network, lifetime(1_000), &votes[1..]).unwrap();
+        assert_eq!(body.params, [].into());
+        assert_eq!(entry(&body, 1).unwrap().weight, 1_000);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn order_does_not_matter(
+            lists in proptest::collection::vec(
+                (proptest::collection::btree_set(1u8..6, 0..5), any::<Option<u32>>()),
+                5,
+            ),
+            shuffle in Just((0..5usize).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let network = network(5);
+            let votes: Vec<_> = (1u8..)
+                .zip(&lists)
+                .map(|(author, (relays, measured))| {
+                    sign(&network, author, |vote| {
+                        keep(vote, &network, &relays.iter().copied().collect::<Vec<_>>());
+                        for entry in &mut vote.entries {
+                            entry.measured = *measured;
+                        }
+                    })
+                })
+                .collect();
+            let shuffled: Vec<_> = shuffle.iter().map(|n| votes[*n].clone()).collect();
+            let body = tally(&network, lifetime(1_000), &votes).unwrap();
+            prop_assert_eq!(&body, &tally(&network, lifetime(1_000), &shuffled).unwrap());
+            for relay in 1u8..6 {
+                let listed = lists.iter().filter(|(relays, _)| relays.contains(&relay)).count();
+                prop_assert_eq!(entry(&body, relay).is_some(), listed >= 3);
+            }
+        }
+    }
+}

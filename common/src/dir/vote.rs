@@ -1,0 +1,168 @@
+//! What one authority says of the relays that it knows (docs/protocol.md, 6.7).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use serde::{Deserialize, Serialize};
+
+use super::consensus::{MAX_ENTRIES, validate_params};
+use super::document::{self, Envelope, Kind};
+use super::{Digest, DocError, Flags, Lifetime, NetworkFile, SignedDescriptor};
+use crate::ids::RelayId;
+
+/// Largest vote (bytes).
+pub const MAX_VOTE_BYTES: usize = 16 * 1024 * 1024;
+
+/// One relay in a vote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoteEntry {
+    /// The relay's signed descriptor, whole: no authority can put words into a relay's mouth.
+    pub descriptor: Vec<u8>,
+    /// What the authority says of it.
+    pub flags: Flags,
+    /// What the authority measured that it carries (KiB a second).
+    pub measured: Option<u32>,
+}
+
+/// What one authority says for one valid-after; the fields stand in the order of their encoding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    /// Identity of the authority.
+    pub authority: RelayId,
+    /// The times that the consensus is to have.
+    pub lifetime: Lifetime,
+    /// The parameters that it votes for, by name.
+    pub params: BTreeMap<String, u32>,
+    /// The relays, by strictly increasing identity.
+    pub entries: Vec<VoteEntry>,
+}
+
+impl Vote {
+    /// Encodes and signs the vote.
+    ///
+    /// # Errors
+    /// [`DocError`] when it breaks a rule of 6.7 or the key is not this authority's.
+    pub fn sign(&self, network: &NetworkFile, key: &SigningKey) -> Result<SignedVote, DocError> {
+        let body = document::encode(self)?;
+        let bytes = document::sign_single(Kind::Vote, &network.network_id(), &body, key)?;
+        SignedVote::parse_and_verify(&bytes, network)
+    }
+}
+
+/// A verified vote, and its descriptors verified too.
+#[derive(Clone, Debug)]
+pub struct SignedVote {
+    vote: Vote,
+    descriptors: Vec<Arc<SignedDescriptor>>,
+    bytes: Vec<u8>,
+    digest: Digest,
+}
+
+impl SignedVote {
+    /// Verifies and decodes a vote and every descriptor in it.
+    ///
+    /// # Errors
+    /// [`DocError`], for anything that 6.1, 6.2, 6.6 and 6.7 do not allow.
+    pub fn parse_and_verify(bytes: &[u8], network: &NetworkFile) -> Result<Self, DocError> {
+        let id = network.network_id();
+        let envelope = Envelope::parse(bytes, Kind::Vote, MAX_VOTE_BYTES)?;
+        let signer = envelope.verify_single(&id)?;
+        let author = network
+            .authority_by_signing_key(&signer)
+            .ok_or(DocError::UnknownSigner)?;
+        let vote: Vote = document::decode(envelope.body)?;
+        if vote.authority != author.identity {
+            return Err(DocError::UnknownSigner);
+        }
+        vote.lifetime.validate()?;
+        validate_params(&vote.params)?;
+        if vote.entries.len() > MAX_ENTRIES {
+            return Err(DocError::Content("too many entries"));
+        }
+        let mut descriptors: Vec<Arc<SignedDescriptor>> = Vec::new();
+        for entry in &vote.entries {
+            let descriptor = SignedDescriptor::parse_and_verify(&entry.descriptor, &id)?;
+            let last = descriptors.last().map(|last| last.descriptor().identity);
+            if last >= Some(descriptor.descriptor().identity) || !entry.flags.is_known() {
+                return Err(DocError::Content(
+                    "entries are not in order or have unknown flags",
+                ));
+            }
+            descriptors.push(Arc::new(descriptor));
+        }
+        let digest = envelope.digest(&id);
+        Ok(Self {
+            vote,
+            descriptors,
+            bytes: bytes.to_vec(),
+            digest,
+        })
+    }
+
+    /// What the authority says.
+    pub fn vote(&self) -> &Vote {
+        &self.vote
+    }
+
+    /// Each entry with its descriptor, by increasing identity.
+    pub fn entries(&self) -> impl Iterator<Item = (&VoteEntry, &Arc<SignedDescriptor>)> {
+        self.vote.entries.iter().zip(&self.descriptors)
+    }
+
+    /// The document as received.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::dir::testing::{self, network, signing_key};
+
+    #[test]
+    fn round_trip_and_refusals() {
+        let network = network(3);
+        let vote = testing::vote(&network, 1, &[1, 2, 3]);
+        let signed = vote.sign(&network, &signing_key(1)).unwrap();
+        assert_eq!(signed.vote(), &vote);
+        let again = SignedVote::parse_and_verify(signed.bytes(), &network).unwrap();
+        assert_eq!(again.digest(), signed.digest());
+        assert_eq!(again.entries().count(), 3);
+
+        let sign = |vote: &Vote| vote.sign(&network, &signing_key(1)).map(drop);
+        assert_eq!(
+            vote.sign(&network, &signing_key(9)).map(drop),
+            Err(DocError::UnknownSigner)
+        );
+        assert_eq!(
+            vote.sign(&network, &signing_key(2)).map(drop),
+            Err(DocError::UnknownSigner)
+        );
+        let mut edited = vote.clone();
+        edited.entries.swap(0, 1);
+        assert!(matches!(sign(&edited), Err(DocError::Content(_))));
+        let mut edited = vote.clone();
+        edited.entries[1] = edited.entries[0].clone();
+        assert!(matches!(sign(&edited), Err(DocError::Content(_))));
+        let mut edited = vote.clone();
+        edited.entries[0].descriptor[20] ^= 1;
+        assert_eq!(sign(&edited), Err(DocError::BadSignature));
+        let mut edited = vote.clone();
+        edited.lifetime.fresh_until = 0;
+        assert!(matches!(sign(&edited), Err(DocError::Content(_))));
+        let mut edited = vote;
+        edited.params.insert(String::new(), 0);
+        assert!(matches!(sign(&edited), Err(DocError::Content(_))));
+        let huge = vec![0; MAX_VOTE_BYTES + 1];
+        let refused = SignedVote::parse_and_verify(&huge, &network).map(drop);
+        assert!(matches!(refused, Err(DocError::TooLarge { .. })));
+    }
+}

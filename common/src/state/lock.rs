@@ -1,0 +1,35 @@
+//! One process at a time in a state directory.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::StateError;
+
+/// Holds a state directory's lock until it is dropped or the process ends,
+/// however it ends: the system keeps the lock, not the file's existence.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+}
+
+impl StateLock {
+    /// Takes the lock of the directory `dir`, which must exist. Never waits.
+    pub fn acquire(dir: &Path) -> Result<Self, StateError> {
+        let path = dir.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| StateError::io("open the lock file", &path, source))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse {
+                path: dir.to_owned(),
+            }),
+            Err(TryLockError::Error(source)) => Err(StateError::io("lock", &path, source)),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::record::{Generation, load, save};
+use super::*;
+
+fn dir() -> TempDir {
+    tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .unwrap()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {
+    let dir = dir();
+    let path = dir.path().join("file");
+    write_whole(&path, b"first", 0o644).unwrap();
+    write_whole(&path, b"second", 0o600).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"second");
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_failed_write_keeps_the_old_file() {
+    let dir = dir();
+    // A directory in the way makes the rename fail after the temporary file was written.
+    let path = dir.path().join("taken");
+    fs::create_dir(&path).unwrap();
+    assert!(matches!(
+        write_whole(&path, b"x", 0o600),
+        Err(StateError::Io { .. })
+    ));
+    assert!(path.is_dir());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_key_is_made_once_and_then_found_again() {
+    let dir = dir();
+    let mut rng = rand::rng();
+    let made = load_or_create_key(
+        dir.path(),
+        "identity",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rng,
+    )
+    .unwrap();
+    let found = load_or_create_key(
+        dir.path(),
+        "identity",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rng,
+    )
+    .unwrap();
+    assert_eq!(made.expose(), found.expose());
+    assert_ne!(made.expose(), &[0; 32]);
+    assert_eq!(mode(&dir.path().join("identity")), 0o600);
+}
+
+#[test]
+fn a_key_of_another_kind_is_refused() {
+    let dir = dir();
+    load_or_create_key(
+        dir.path(),
+        "k",
+        KeyKind::Onion,
+        Trust::OwnerOnly,
+        &mut rand::rng(),
+    )
+    .unwrap();
+    let error = load_key(&dir.path().join("k"), KeyKind::Authority, Trust::OwnerOnly)
+        .err()
+        .unwrap();
+    assert!(matches!(error, StateError::WrongKind { ref found, .. } if found == "onion key"));
+}
+
+#[test]
+fn every_changed_bit_and_every_length_of_a_key_file_is_noticed() {
+    let dir = dir();
+    load_or_create_key(
+        dir.path(),
+        "k",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rand::rng(),
+    )
+    .unwrap();
+    let path = dir.path().join("k");
+    let good = fs::read(&path).unwrap();
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &bad).unwrap();
+        assert!(
+            load_key(&path, KeyKind::Identity, Trust::OwnerOnly).is_err(),
+            "bit {bit}"
+        );
+    }
+    for len in 0..good.len() {
+        fs::write(&path, &good[..len]).unwrap();
+        assert!(matches!(
+            load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
+            Err(StateError::Damaged { .. })
+        ));
+    }
+    fs::write(&path, [good.as_slice(), b"x"].concat()).unwrap();
+    assert!(matches!(
+        load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
+        Err(StateError::Damaged { .. })
+    ));
+    // A damaged key is never replaced by a fresh one.
+    let again = load_or_create_key(
+        dir.path(),
+        "k",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rand::rng(),
+    );
+    assert!(matches!(again, Err(StateError::Damaged { .. })));
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    let dir = dir();
+    load_or_create_key(
+        dir.path(),
+        "k",
+        KeyKind::Identity,
+        Trust::OwnerOnly,
+        &mut rand::rng(),
+    )
+    .unwrap();
+    let path = dir.path().join("k");
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    assert!(matches!(
+        load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
+        Err(StateError::Exposed { .. })
+    ));
+}
+
+#[test]
+fn a_state_directory_that_others_can_write_is_refused() {
+    let dir = dir();
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(
+        StateDir::open(&open, Trust::OwnerOnly),
+        Err(StateError::Exposed { .. })
+    ));
+}
+
+#[test]
+fn a_state_directory_of_throwaway_keys_may_be_anybodys() {
+    let dir = dir();
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+    let state = StateDir::open(&open, Trust::Everyone).unwrap();
+    let mut rng = rand::rng();
+    let made = state
+        .load_or_create_key("k", KeyKind::Identity, &mut rng)
+        .unwrap();
+    let found = load_key(&open.join("keys/k"), KeyKind::Identity, Trust::Everyone).unwrap();
+    assert_eq!(made.expose(), found.expose());
+}
+
+#[test]
+fn a_state_directory_has_one_user_at_a_time() {
+    let dir = dir();
+    let path = dir.path().join("state");
+    let first = StateDir::open(&path, Trust::OwnerOnly).unwrap();
+    assert_eq!(mode(&path), 0o700);
+    assert!(matches!(
+        StateDir::open(&path, Trust::OwnerOnly),
+        Err(StateError::InUse { .. })
+    ));
+    drop(first);
+    StateDir::open(&path, Trust::OwnerOnly).unwrap();
+}
+
+#[test]
+fn a_record_falls_back_one_generation_when_damaged() {
+    let dir = dir();
+    let path = dir.path().join("consensus");
+    assert_eq!(load(&path, "consensus", 100).unwrap(), None);
+    save(&path, "consensus", b"one").unwrap();
+    save(&path, "consensus", b"two").unwrap();
+    assert_eq!(
+        load(&path, "consensus", 100).unwrap(),
+        Some((b"two".to_vec(), Generation::Current))
+    );
+    let good = fs::read(&path).unwrap();
+    for byte in 0..good.len() {
+        // A higher format number is not damage but a newer program's file.
+        let mut bad = good.clone();
+        bad[byte] ^= 0x80;
+        fs::write(&path, &bad).unwrap();
+        match load(&path, "consensus", 100) {
+            Ok(Some((body, Generation::Previous))) => assert_eq!(body, b"one"),
+            Err(StateError::Newer {
+                found: 0x81,
+                known: 1,
+                ..
+            }) => {
+                assert_eq!(byte, MAGIC_LEN);
+            }
+            other => panic!("byte {byte}: {other:?}"),
+        }
+    }
+}
+
+/// Length of the words that begin a record: the format's place.
+const MAGIC_LEN: usize = 11;
+
+#[test]
+fn a_record_lost_between_two_renames_is_found_in_the_generation_before() {
+    let dir = dir();
+    let path = dir.path().join("r");
+    save(&path, "r", b"one").unwrap();
+    fs::rename(&path, dir.path().join("r.old")).unwrap();
+    assert_eq!(
+        load(&path, "r", 100).unwrap(),
+        Some((b"one".to_vec(), Generation::Previous))
+    );
+}
+
+#[test]
+fn a_record_of_another_kind_or_too_long_is_refused() {
+    let dir = dir();
+    let path = dir.path().join("r");
+    save(&path, "vote", b"12345").unwrap();
+    assert!(matches!(
+        load(&path, "consensus", 100),
+        Err(StateError::WrongKind { .. })
+    ));
+    assert!(matches!(
+        load(&path, "vote", 4),
+        Err(StateError::Damaged { .. })
+    ));
+    assert!(load(&path, "vote", 5).unwrap().is_some());
+}

@@ -1,0 +1,283 @@
+//! The driver of an authority: owns the machine, dials, sends, and hands consensuses to the directory server.
+
+use core::pin::Pin;
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cepa_common::dir::{Clock, Dial, DirRequest, FetchError, NetworkFile, upload};
+use cepa_common::ids::RelayId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::{Action, Authority, AuthorityError, Probe, SigningRecord};
+use crate::directory::DirectoryServer;
+
+/// Uploads waiting for the machine. Each is a document of up to 16 MiB, so few.
+const QUEUE: usize = 16;
+/// Dials to relays at once.
+const MAX_PROBES: usize = 64;
+/// Longest dial to one relay.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+/// Wait before a vote or signature is sent again.
+const RESEND_AFTER: Duration = Duration::from_millis(100);
+
+/// A dial that is under way; `true` when the relay proved its key at every address.
+pub type ProbeFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+/// Finds out whether a relay answers, with its link key, at every address.
+pub trait ReachabilityProbe: Send + Sync {
+    /// Dials the relay. The caller sets a deadline.
+    fn probe(&self, probe: &Probe) -> ProbeFuture;
+}
+
+/// A [`Dial`] probes address by address.
+impl<D: Dial + ?Sized> ReachabilityProbe for Arc<D> {
+    fn probe(&self, probe: &Probe) -> ProbeFuture {
+        let dials: Vec<_> = probe
+            .addresses
+            .iter()
+            .map(|address| self.dial(&[*address], probe.link_key))
+            .collect();
+        Box::pin(async move {
+            for dial in dials {
+                if dial.await.is_err() {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+}
+
+/// Why an upload came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The authority refused it.
+    #[error(transparent)]
+    Refused(#[from] AuthorityError),
+    /// The authority has more to do than it can hold; try later.
+    #[error("authority is busy")]
+    Busy,
+    /// The authority has stopped.
+    #[error("authority has stopped")]
+    Stopped,
+}
+
+/// What is submitted.
+#[derive(Debug)]
+pub(crate) enum Submission {
+    Descriptor(Bytes),
+    Vote(Bytes),
+    Signature(Bytes),
+}
+
+type Reply = oneshot::Sender<Result<(), AuthorityError>>;
+
+/// Gives documents to a running authority.
+#[derive(Clone, Debug)]
+pub struct AuthorityHandle {
+    queue: mpsc::Sender<(Submission, Reply)>,
+}
+
+/// The other end of an [`AuthorityHandle`], for [`run`].
+#[derive(Debug)]
+pub struct AuthorityQueue {
+    queue: mpsc::Receiver<(Submission, Reply)>,
+}
+
+/// A handle and its queue.
+pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (
+        AuthorityHandle { queue: sender },
+        AuthorityQueue { queue: receiver },
+    )
+}
+
+impl AuthorityHandle {
+    /// Publishes a descriptor at this authority without a connection: for the relay in the same process.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub async fn submit_descriptor(&self, bytes: impl Into<Bytes>) -> Result<(), SubmitError> {
+        self.submit(Submission::Descriptor(bytes.into())).await
+    }
+
+    pub(crate) async fn submit(&self, submission: Submission) -> Result<(), SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue
+            .try_send((submission, reply))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => SubmitError::Busy,
+                mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
+            })?;
+        Ok(answer.await.map_err(|_| SubmitError::Stopped)??)
+    }
+}
+
+/// All that [`run`] needs beside the machine.
+pub struct AuthorityTask {
+    /// The network.
+    pub network: Arc<NetworkFile>,
+    /// Who this authority is, so that it does not dial itself.
+    pub identity: RelayId,
+    /// The time.
+    pub clock: Clock,
+    /// Opens connections to the other authorities.
+    pub dial: Arc<dyn Dial>,
+    /// Dials relays before they are listed; matches `AuthorityConfig::probes`.
+    pub probe: Option<Arc<dyn ReachabilityProbe>>,
+    /// Where consensuses are served.
+    pub directory: Arc<DirectoryServer>,
+    /// What was signed, on disk.
+    pub record: Arc<dyn SigningRecord>,
+}
+
+/// Runs an authority until its handles are gone. Dropping the future stops all that it started.
+pub async fn run(task: AuthorityTask, mut authority: Authority, mut queue: AuthorityQueue) {
+    let mut probes: JoinSet<(Probe, bool)> = JoinSet::new();
+    let mut sends: JoinSet<()> = JoinSet::new();
+    let mut waiting: Vec<Probe> = Vec::new();
+    loop {
+        let now_ms = task.clock.now_ms();
+        let actions = authority.poll(now_ms);
+        task.perform(actions, &mut authority, &mut sends, &mut waiting)
+            .await;
+        while probes.len() < MAX_PROBES
+            && let Some(probe) = waiting.pop()
+        {
+            task.start_probe(probe, &mut probes);
+        }
+        let now_ms = task.clock.now_ms();
+        let wait = authority
+            .next_wake_ms(now_ms)
+            .saturating_sub(now_ms)
+            .clamp(1, 3_600_000);
+        tokio::select! {
+            submitted = queue.queue.recv() => {
+                let Some((submission, reply)) = submitted else { return };
+                let _ = reply.send(task.take(&mut authority, &submission));
+            }
+            Some(Ok((probe, reached))) = probes.join_next() => {
+                authority.on_probe(&probe, reached, task.clock.now_ms());
+            }
+            Some(_) = sends.join_next() => {}
+            () = tokio::time::sleep(Duration::from_millis(wait)) => {}
+        }
+    }
+}
+
+impl AuthorityTask {
+    fn take(
+        &self,
+        authority: &mut Authority,
+        submission: &Submission,
+    ) -> Result<(), AuthorityError> {
+        let now_ms = self.clock.now_ms();
+        let result = match submission {
+            Submission::Descriptor(bytes) => authority.on_descriptor(bytes, now_ms),
+            Submission::Vote(bytes) => authority.on_vote(bytes, now_ms),
+            Submission::Signature(bytes) => authority.on_signature(bytes, now_ms),
+        };
+        if let Err(error) = &result {
+            tracing::debug!(%error, "submission refused");
+        }
+        result
+    }
+
+    async fn perform(
+        &self,
+        actions: Vec<Action>,
+        authority: &mut Authority,
+        sends: &mut JoinSet<()>,
+        waiting: &mut Vec<Probe>,
+    ) {
+        for action in actions {
+            match action {
+                Action::Probe(probe) => waiting.push(probe),
+                Action::SendVote(bytes) => self.send(sends, DirRequest::send_vote(bytes)),
+                Action::SendSignature(bytes) => self.send(sends, DirRequest::send_signature(bytes)),
+                Action::RecordSigned {
+                    valid_after,
+                    digest,
+                } => {
+                    let record = Arc::clone(&self.record);
+                    let write = move || record.record(valid_after, digest);
+                    let written = tokio::task::spawn_blocking(write).await;
+                    if !matches!(written, Ok(Ok(()))) {
+                        // Not on disk, so after a crash it could be signed otherwise: it must not leave.
+                        tracing::error!("signing record not written; this consensus goes unsigned");
+                        authority.withdraw_signature();
+                        return;
+                    }
+                }
+                Action::Publish(consensus) => {
+                    let entries = consensus.entries().len();
+                    match self.directory.offer(consensus) {
+                        Ok(_) => tracing::info!(entries, "consensus published"),
+                        Err(error) => tracing::error!(%error, "own consensus refused"),
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_probe(&self, probe: Probe, probes: &mut JoinSet<(Probe, bool)>) {
+        let Some(prober) = &self.probe else { return };
+        let dial = prober.probe(&probe);
+        probes.spawn(async move {
+            let reached = tokio::time::timeout(PROBE_DEADLINE, dial)
+                .await
+                .unwrap_or(false);
+            (probe, reached)
+        });
+    }
+
+    /// Sends a document to every other authority, each in its own task: a dead one holds up none.
+    fn send(&self, sends: &mut JoinSet<()>, request: DirRequest) {
+        // What takes longer than half an interval comes too late anyhow.
+        let seconds = u64::from(self.network.params().vote_interval_seconds);
+        let deadline = Duration::from_millis((seconds * 500).clamp(500, 60_000));
+        for peer in self
+            .network
+            .authorities()
+            .iter()
+            .filter(|a| a.identity != self.identity)
+        {
+            let (dial, request) = (Arc::clone(&self.dial), request.clone());
+            let (addresses, key) = (peer.addresses.clone(), peer.identity.0);
+            let name = peer.name.clone();
+            sends.spawn(async move {
+                let send = send_until_answered(dial, &addresses, key, request, deadline);
+                if tokio::time::timeout(deadline, send).await.is_err() {
+                    tracing::debug!(authority = name, "not reached in time");
+                }
+            });
+        }
+    }
+}
+
+async fn send_until_answered(
+    dial: Arc<dyn Dial>,
+    addresses: &[std::net::SocketAddr],
+    link_key: [u8; 32],
+    request: DirRequest,
+    deadline: Duration,
+) {
+    loop {
+        let attempt = async {
+            let io = dial.dial(addresses, link_key).await?;
+            upload(io, request.clone(), deadline).await
+        };
+        match attempt.await {
+            Ok(()) => return,
+            // An answer is an answer, but for "busy".
+            Err(FetchError::Refused { status, text }) if status != 503 => {
+                tracing::debug!(status, text, "authority refused a document");
+                return;
+            }
+            Err(_) => tokio::time::sleep(RESEND_AFTER).await,
+        }
+    }
+}

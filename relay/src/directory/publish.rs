@@ -1,0 +1,174 @@
+//! Publishes a relay's descriptor at every authority: at start, on change, from time to time, and when it is missed.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use cepa_common::dir::{
+    Authority, Backoff, Clock, ConsensusStore, Dial, DirRequest, FetchError, NetworkFile,
+    RelayDescriptor, UnixSecs, upload,
+};
+use cepa_common::ids::RelayId;
+use ed25519_dalek::SigningKey;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::authority::AuthorityHandle;
+
+/// Longest upload to one authority.
+const UPLOAD_DEADLINE: Duration = Duration::from_secs(20);
+/// First wait after a failure.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+/// Longest wait after failures.
+const RETRY_CAP: Duration = Duration::from_secs(120);
+/// A relay that a consensus does not list publishes again, but not more often than this.
+const MISSED_AGAIN: Duration = Duration::from_secs(5);
+
+/// All that [`publish`] needs.
+pub struct Publisher {
+    /// The network.
+    pub network: Arc<NetworkFile>,
+    /// The time.
+    pub clock: Clock,
+    /// Opens connections to authorities.
+    pub dial: Arc<dyn Dial>,
+    /// The link key, which signs descriptors.
+    pub key: SigningKey,
+    /// What to say; `published` is set at each signing. A change is published at once.
+    pub descriptor: watch::Receiver<RelayDescriptor>,
+    /// To notice that the relay is not listed.
+    pub consensus: watch::Receiver<Arc<ConsensusStore>>,
+    /// The authority in this very process, reached without a connection.
+    pub local: Option<(RelayId, AuthorityHandle)>,
+}
+
+/// Publishes until the descriptor's sender is gone.
+pub async fn publish(mut publisher: Publisher) {
+    let mut last_published: UnixSecs = 0;
+    loop {
+        // Two descriptors of one second would be taken for one: an authority keeps the first.
+        let published = publisher
+            .clock
+            .now_secs()
+            .max(last_published.saturating_add(1));
+        last_published = published;
+        let uploads = publisher.start(published);
+        if !publisher.until_due(published).await {
+            return;
+        }
+        // Those that still wait for an authority would bring it an old descriptor.
+        drop(uploads);
+    }
+}
+
+impl Publisher {
+    /// Signs, and uploads to every authority side by side until each has answered.
+    fn start(&mut self, published: UnixSecs) -> JoinSet<()> {
+        let mut uploads = JoinSet::new();
+        let descriptor = RelayDescriptor {
+            published,
+            ..self.descriptor.borrow_and_update().clone()
+        };
+        let signed = match descriptor.sign(&self.network.network_id(), &self.key) {
+            Ok(signed) => signed,
+            Err(error) => {
+                tracing::error!(%error, "own descriptor is not valid");
+                return uploads;
+            }
+        };
+        for authority in self.network.authorities() {
+            let local = self
+                .local
+                .as_ref()
+                .filter(|(identity, _)| *identity == authority.identity);
+            let target = Target {
+                authority: authority.clone(),
+                dial: Arc::clone(&self.dial),
+                local: local.map(|(_, handle)| handle.clone()),
+                bytes: signed.bytes().to_vec(),
+            };
+            uploads.spawn(target.upload_until_answered());
+        }
+        uploads
+    }
+
+    /// Waits for a reason to publish again; `false` when there will be none.
+    async fn until_due(&mut self, published: UnixSecs) -> bool {
+        let interval = u64::from(self.network.params().descriptor_interval_seconds);
+        let periodic = tokio::time::sleep(Duration::from_secs(interval));
+        let not_before = tokio::time::Instant::now() + MISSED_AGAIN;
+        tokio::pin!(periodic);
+        loop {
+            tokio::select! {
+                () = &mut periodic => return true,
+                changed = self.descriptor.changed() => return changed.is_ok(),
+                Ok(()) = self.consensus.changed() => {}
+            }
+            if self.is_missed(published) && tokio::time::Instant::now() >= not_before {
+                tracing::debug!("not in the newest consensus; publishing again");
+                return true;
+            }
+        }
+    }
+
+    /// Is the relay, as it is now, not in a consensus that could list it?
+    fn is_missed(&mut self, published: UnixSecs) -> bool {
+        let store = Arc::clone(&self.consensus.borrow_and_update());
+        let descriptor = self.descriptor.borrow();
+        store.newest().is_some_and(|newest| {
+            let listed = newest.relay(&descriptor.identity);
+            newest.lifetime().valid_after > published
+                && listed.is_none_or(|entry| entry.onion_key != descriptor.onion_key)
+        })
+    }
+}
+
+/// One authority that is to get the descriptor.
+struct Target {
+    authority: Authority,
+    dial: Arc<dyn Dial>,
+    local: Option<AuthorityHandle>,
+    bytes: Vec<u8>,
+}
+
+impl Target {
+    async fn upload_until_answered(self) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+        loop {
+            let attempt = tokio::time::timeout(UPLOAD_DEADLINE, Box::pin(self.upload())).await;
+            match attempt.unwrap_or(Err(FetchError::Deadline)) {
+                Ok(()) => return,
+                // It will not change its mind about these bytes.
+                Err(FetchError::Refused {
+                    status: status @ 400..=499,
+                    text,
+                }) => {
+                    let authority = &self.authority.name;
+                    tracing::warn!(authority, status, text, "authority refused the descriptor");
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(authority = self.authority.name, %error, "descriptor not taken");
+                }
+            }
+            let wait = backoff.next(&mut rand::rng());
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn upload(&self) -> Result<(), FetchError> {
+        if let Some(local) = &self.local {
+            let submitted = local.submit_descriptor(self.bytes.clone()).await;
+            return submitted.map_err(|error| FetchError::Dial(std::io::Error::other(error)));
+        }
+        let io = self
+            .dial
+            .dial(&self.authority.addresses, self.authority.identity.0)
+            .await?;
+        upload(
+            io,
+            DirRequest::publish_descriptor(self.bytes.clone()),
+            UPLOAD_DEADLINE,
+        )
+        .await
+    }
+}

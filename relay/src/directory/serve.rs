@@ -1,0 +1,151 @@
+//! Directory requests of one connection (docs/protocol.md, 6.12).
+
+use core::convert::Infallible;
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cepa_common::dir::{MAX_DESCRIPTOR_BYTES, MAX_VOTE_BYTES};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::DirectoryServer;
+use crate::authority::{AuthorityError, Submission, SubmitError};
+
+/// A request's head must be complete by then.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// A request's body must be complete by then.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// A whole connection: nobody reads a consensus more slowly than 8 MiB in this time.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
+/// Bytes of request head buffered.
+const MAX_HEAD_BYTES: usize = 8 * 1024;
+/// Largest signature document.
+const MAX_SIGNATURE_BYTES: usize = 1_024;
+
+/// Serves directory requests on a connection until it ends; what goes wrong ends this connection only (S39).
+pub async fn serve_connection<S>(io: S, server: Arc<DirectoryServer>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request| {
+        let server = Arc::clone(&server);
+        async move { Ok::<_, Infallible>(answer(request, &server).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(MAX_HEAD_BYTES)
+        // A Date header would tell the clock to the millisecond of its ticking; nobody needs it.
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), service);
+    match tokio::time::timeout(CONNECTION_DEADLINE, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "directory connection failed"),
+        Err(_) => tracing::debug!("directory connection took too long"),
+    }
+}
+
+async fn answer(request: Request<Incoming>, server: &DirectoryServer) -> Response<Full<Bytes>> {
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/cepa/1/consensus") => consensus(&request, server),
+        (&Method::POST, "/cepa/1/descriptor") => {
+            accept(
+                request,
+                server,
+                MAX_DESCRIPTOR_BYTES,
+                Submission::Descriptor,
+            )
+            .await
+        }
+        (&Method::POST, "/cepa/1/vote") => {
+            accept(request, server, MAX_VOTE_BYTES, Submission::Vote).await
+        }
+        (&Method::POST, "/cepa/1/signature") => {
+            accept(request, server, MAX_SIGNATURE_BYTES, Submission::Signature).await
+        }
+        _ => text(StatusCode::NOT_FOUND, "no such document"),
+    }
+}
+
+fn consensus(request: &Request<Incoming>, server: &DirectoryServer) -> Response<Full<Bytes>> {
+    let store = server.snapshot();
+    let Some(consensus) = store.usable(server.clock().now_secs()) else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "no consensus yet");
+    };
+    let tag = format!("\"{}\"", consensus.digest());
+    let is_held = request
+        .headers()
+        .get(IF_NONE_MATCH)
+        .is_some_and(|held| held == tag.as_str());
+    let mut response = if is_held {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        let mut response = Response::new(Full::new(Bytes::copy_from_slice(consensus.bytes())));
+        let binary = HeaderValue::from_static("application/octet-stream");
+        response.headers_mut().insert(CONTENT_TYPE, binary);
+        response
+    };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
+
+/// Takes a document of at most `cap` bytes to the authority.
+async fn accept(
+    request: Request<Incoming>,
+    server: &DirectoryServer,
+    cap: usize,
+    submission: fn(Bytes) -> Submission,
+) -> Response<Full<Bytes>> {
+    let Some(authority) = server.authority() else {
+        return text(StatusCode::FORBIDDEN, "not a directory authority");
+    };
+    let body = Limited::new(request.into_body(), cap).collect();
+    let body = match tokio::time::timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return text(StatusCode::PAYLOAD_TOO_LARGE, "document is too large");
+        }
+        Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "body is not complete"),
+        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "body took too long"),
+    };
+    match authority.submit(submission(body)).await {
+        Ok(()) => text(StatusCode::OK, "accepted"),
+        Err(SubmitError::Refused(error)) => text(status_of(&error), &error.to_string()),
+        Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+    }
+}
+
+fn status_of(error: &AuthorityError) -> StatusCode {
+    match error {
+        AuthorityError::NotNewer
+        | AuthorityError::WrongPeriod
+        | AuthorityError::TooLate
+        | AuthorityError::Equivocation
+        | AuthorityError::KeyInUse => StatusCode::CONFLICT,
+        AuthorityError::Full => StatusCode::INSUFFICIENT_STORAGE,
+        AuthorityError::Document(_)
+        | AuthorityError::NotCurrent
+        | AuthorityError::PrivateAddress
+        | AuthorityError::Own
+        | AuthorityError::Tally(_) => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}

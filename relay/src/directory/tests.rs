@@ -1,0 +1,269 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cepa_common::dir::{
+    Clock, Consensus, Dial, DirRequest, FetchError, MAX_DESCRIPTOR_BYTES, NetworkFile, fetch,
+    fetch_consensus, upload,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::testing::*;
+use super::{DirectoryServer, Publisher, Refresher, publish, refresh, serve_connection};
+use crate::authority::{
+    Authority, AuthorityConfig, AuthorityTask, MemorySigningRecord, ReachabilityProbe,
+    authority_queue, run,
+};
+
+const START_MS: u64 = 1_900_000_000_300;
+const SOON: Duration = Duration::from_secs(5);
+
+/// A whole network's directories in one process, on virtual time.
+struct World {
+    network: Arc<NetworkFile>,
+    clock: Clock,
+    board: Switchboard,
+    tasks: JoinSet<()>,
+}
+
+impl World {
+    fn new(authorities: u8) -> Self {
+        Self {
+            network: Arc::new(network(authorities)),
+            clock: virtual_clock(START_MS),
+            board: Switchboard::default(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    fn dial(&self) -> Arc<dyn Dial> {
+        Arc::new(self.board.clone())
+    }
+
+    fn authority(&mut self, n: u8) -> Arc<DirectoryServer> {
+        let (handle, queue) = authority_queue();
+        let directory =
+            DirectoryServer::new(Arc::clone(&self.network), self.clock.clone(), Some(handle));
+        let config = AuthorityConfig {
+            network: Arc::clone(&self.network),
+            identity: identity(n),
+            signing_key: signing_key(n),
+            params: BTreeMap::new(),
+            last_signed: None,
+            probes: true,
+        };
+        let probe: Arc<dyn ReachabilityProbe> = Arc::new(Arc::new(self.board.clone()));
+        let task = AuthorityTask {
+            network: Arc::clone(&self.network),
+            identity: identity(n),
+            clock: self.clock.clone(),
+            dial: self.dial(),
+            probe: Some(probe),
+            directory: Arc::clone(&directory),
+            record: Arc::new(MemorySigningRecord::default()),
+        };
+        self.board.plug(n, &directory);
+        self.tasks.spawn(run(
+            task,
+            Authority::new(config, self.clock.now_ms()),
+            queue,
+        ));
+        let server = Arc::clone(&directory);
+        self.tasks.spawn(refresh(Refresher {
+            server,
+            dial: self.dial(),
+            identity: identity(n),
+        }));
+        directory
+    }
+
+    fn relay(&mut self, n: u8) -> Arc<DirectoryServer> {
+        let directory = DirectoryServer::new(Arc::clone(&self.network), self.clock.clone(), None);
+        self.board.plug(n, &directory);
+        let server = Arc::clone(&directory);
+        self.tasks.spawn(refresh(Refresher {
+            server,
+            dial: self.dial(),
+            identity: identity(n),
+        }));
+        let (keep, descriptor) = watch::channel(descriptor(n, 0));
+        let publisher = Publisher {
+            network: Arc::clone(&self.network),
+            clock: self.clock.clone(),
+            dial: self.dial(),
+            key: link_key(n),
+            descriptor,
+            consensus: directory.subscribe(),
+            local: None,
+        };
+        self.tasks.spawn(async move {
+            publish(publisher).await;
+            drop(keep);
+        });
+        directory
+    }
+}
+
+/// Waits for a consensus that fits, at most a minute of virtual time.
+async fn until(directory: &DirectoryServer, fits: impl Fn(&Consensus) -> bool) -> Arc<Consensus> {
+    let mut follow = directory.subscribe();
+    let wait = async {
+        loop {
+            let newest = follow.borrow_and_update().newest().cloned();
+            if let Some(newest) = newest.filter(|newest| fits(newest)) {
+                return newest;
+            }
+            follow.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .expect("no such consensus")
+}
+
+#[tokio::test(start_paused = true)]
+async fn authorities_and_relays_reach_a_consensus_within_seconds() {
+    let mut world = World::new(3);
+    let authorities: Vec<_> = (1..=3).map(|n| world.authority(n)).collect();
+    let relays: Vec<_> = (10..=14).map(|n| world.relay(n)).collect();
+    for directory in authorities.iter().chain(&relays) {
+        let consensus = until(directory, |consensus| consensus.entries().len() == 5).await;
+        assert!(consensus.relay(&identity(12)).is_some());
+    }
+    let took_ms = world.clock.now_ms() - START_MS;
+    assert!(took_ms <= 4_000, "{took_ms} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_dead_authority_stops_nothing_and_a_dead_relay_is_dropped() {
+    let mut world = World::new(3);
+    let first = world.authority(1);
+    world.authority(3);
+    let relay = world.relay(10);
+    world.relay(11);
+    let both = until(&relay, |consensus| consensus.entries().len() == 2).await;
+    assert!(world.clock.now_ms() - START_MS <= 4_000);
+    world.board.unplug(11);
+    let later = until(&first, |consensus| consensus.entries().len() == 1).await;
+    assert!(later.lifetime().valid_after > both.lifetime().valid_after);
+    // The authority that was dead comes up, learns the relays, and takes part.
+    let second = world.authority(2);
+    let caught_up = until(&second, |consensus| consensus.entries().len() == 1).await;
+    until(&second, |consensus| {
+        consensus.lifetime().valid_after > caught_up.lifetime().valid_after + 4
+    })
+    .await;
+}
+
+async fn ask(server: &Arc<DirectoryServer>, request: DirRequest) -> Result<(), FetchError> {
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    tokio::spawn(serve_connection(far, Arc::clone(server)));
+    upload(near, request, SOON).await
+}
+
+fn status(result: Result<(), FetchError>) -> u16 {
+    match result {
+        Ok(()) => 200,
+        Err(FetchError::Refused { status, .. }) => status,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_by_status() {
+    let mut world = World::new(1);
+    let authority = world.authority(1);
+    let cache = DirectoryServer::new(Arc::clone(&world.network), world.clock.clone(), None);
+    assert_eq!(status(ask(&cache, DirRequest::consensus(None)).await), 503);
+    assert_eq!(status(ask(&cache, DirRequest::send_vote("x")).await), 403);
+    assert_eq!(
+        status(ask(&authority, DirRequest::publish_descriptor("x")).await),
+        400
+    );
+    assert_eq!(
+        status(ask(&authority, DirRequest::send_vote("x")).await),
+        400
+    );
+    assert_eq!(
+        status(ask(&authority, DirRequest::send_signature("x")).await),
+        400
+    );
+    let huge = vec![0; MAX_DESCRIPTOR_BYTES + 1];
+    assert_eq!(
+        status(ask(&authority, DirRequest::publish_descriptor(huge)).await),
+        413
+    );
+    let signed = |published: u64, bandwidth: u32| {
+        let mut descriptor = descriptor(10, published);
+        descriptor.bandwidth = bandwidth;
+        let signed = descriptor
+            .sign(&world.network.network_id(), &link_key(10))
+            .unwrap();
+        DirRequest::publish_descriptor(signed.bytes().to_vec())
+    };
+    let now = world.clock.now_secs();
+    assert_eq!(status(ask(&authority, signed(now, 1)).await), 200);
+    assert_eq!(status(ask(&authority, signed(now, 1)).await), 200);
+    assert_eq!(status(ask(&authority, signed(now, 2)).await), 409);
+    assert_eq!(status(ask(&authority, signed(1, 2)).await), 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_consensus_is_not_sent_again() {
+    let mut world = World::new(1);
+    let authority = world.authority(1);
+    world.relay(10);
+    let held = until(&authority, |_| true).await;
+    let dial = || world.board.dial(&[address(1)], identity(1).0);
+    let again = fetch_consensus(
+        dial().await.unwrap(),
+        &world.network,
+        Some(held.digest()),
+        SOON,
+    );
+    assert!(again.await.unwrap().is_none());
+    let whole = fetch_consensus(dial().await.unwrap(), &world.network, None, SOON)
+        .await
+        .unwrap();
+    assert_eq!(whole.unwrap().bytes(), held.bytes());
+    let short = fetch(dial().await.unwrap(), DirRequest::consensus(None), 10, SOON).await;
+    assert!(matches!(short, Err(FetchError::TooLarge(10))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_and_hostile_peers_are_cut_off() {
+    let world = World::new(1);
+    let server = DirectoryServer::new(Arc::clone(&world.network), world.clock.clone(), None);
+    // A head that never ends.
+    let (mut near, far) = tokio::io::duplex(1_024);
+    tokio::spawn(serve_connection(far, Arc::clone(&server)));
+    near.write_all(b"GET /cepa/1/consensus HT").await.unwrap();
+    let mut rest = Vec::new();
+    near.read_to_end(&mut rest).await.unwrap();
+    // A head that is too long, and one that is no HTTP.
+    for bytes in [vec![b'a'; 20_000], b"\x16\x03\x01\0\0\r\n\r\n".to_vec()] {
+        let (mut near, far) = tokio::io::duplex(64 * 1_024);
+        tokio::spawn(serve_connection(far, Arc::clone(&server)));
+        near.write_all(&bytes).await.unwrap();
+        let mut rest = Vec::new();
+        near.read_to_end(&mut rest).await.unwrap();
+        assert!(!rest.starts_with(b"HTTP/1.1 200"));
+    }
+    // An unknown path, a method that is not served.
+    let (mut near, far) = tokio::io::duplex(1_024);
+    tokio::spawn(serve_connection(far, Arc::clone(&server)));
+    near.write_all(b"DELETE /cepa/1/consensus HTTP/1.1\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut rest = String::new();
+    near.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.starts_with("HTTP/1.1 404"), "{rest}");
+    // A server that never answers.
+    let (near, _far) = tokio::io::duplex(1_024);
+    let silent = fetch(near, DirRequest::consensus(None), 10, SOON).await;
+    assert!(matches!(silent, Err(FetchError::Deadline)));
+}

@@ -1,0 +1,89 @@
+//! What the program says: results on standard output, everything else on standard error.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::watch;
+
+use super::CliError;
+use crate::app::Progress;
+
+/// Writes a line of result to standard output.
+///
+/// A reader that has left (`cepa consensus | head`) is no error of ours.
+pub(crate) fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Writes a line of news to standard error.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Says what failed and what to try.
+pub(super) fn complain(error: &CliError) {
+    note(&format!("cepa: {}", error.what));
+    if !error.hint.is_empty() {
+        note(&format!("hint: {}", error.hint));
+    }
+}
+
+/// Where something has got to: a bar on a terminal, plain lines elsewhere.
+pub(crate) struct Meter {
+    bar: Option<ProgressBar>,
+}
+
+impl Meter {
+    /// A meter at zero.
+    pub(crate) fn new() -> Self {
+        if !io::stderr().is_terminal() {
+            return Self { bar: None };
+        }
+        let bar = ProgressBar::new(100);
+        let style = ProgressStyle::with_template("{spinner} [{bar:30}] {elapsed:>4} {wide_msg}");
+        bar.set_style(
+            style
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> "),
+        );
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self { bar: Some(bar) }
+    }
+
+    /// Shows `percent` and what happens now.
+    pub(crate) fn show(&self, percent: u8, what: &str) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(u64::from(percent));
+                bar.set_message(what.to_owned());
+            }
+            None => note(&format!("{percent:>3} % {what}")),
+        }
+    }
+
+    /// Shows every step that `progress` tells, until its other end is gone.
+    pub(crate) async fn follow(&self, mut progress: watch::Receiver<Progress>) {
+        while progress.changed().await.is_ok() {
+            let now = progress.borrow_and_update().clone();
+            self.show(now.percent, &now.what);
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Runs `work` and shows the progress that it tells through the sender that it is given.
+pub(crate) async fn with_meter<T>(work: impl AsyncFnOnce(watch::Sender<Progress>) -> T) -> T {
+    let meter = Meter::new();
+    let (sender, receiver) = watch::channel(Progress::default());
+    let (done, ()) = tokio::join!(work(sender), meter.follow(receiver));
+    done
+}

@@ -1,0 +1,82 @@
+//! `cepa proxy`: a client without a configuration file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{CliError, Context, NetworkArg, run};
+use crate::config::{self, Config, DEFAULT_SOCKS};
+
+/// Run a client: applications connect to its port, their traffic goes through three relays.
+///
+/// The port takes SOCKS 4, 4a and 5 and HTTP CONNECT, whatever comes. Names are resolved at the exit,
+/// never here, if the application lets them through: with curl write socks5h://, not socks5://.
+/// Streams with different SOCKS user names or passwords never share a circuit.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cepa proxy --network network.toml
+  cepa proxy --network network.toml --socks 127.0.0.1:1080
+  curl --proxy socks5h://127.0.0.1:9350 http://example.com/
+  git -c http.proxy=socks5h://127.0.0.1:9350 clone http://example.com/x.git
+  ssh -o ProxyCommand='nc -X 5 -x 127.0.0.1:9350 %h %p' example.com")]
+pub(super) struct Proxy {
+    #[command(flatten)]
+    network: NetworkArg,
+    /// Where applications connect.
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = DEFAULT_SOCKS)]
+    socks: SocketAddr,
+    /// Let --socks be an address that other machines can reach; all of them could use this client.
+    #[arg(long)]
+    allow_remote: bool,
+    /// Pass private and loopback addresses on to exits: for local networks.
+    #[arg(long)]
+    allow_private: bool,
+    /// Directory for what must survive a restart [default: ~/.local/state/cepa/client].
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Print the same as a configuration file for `cepa run`, and exit.
+    #[arg(long)]
+    print_config: bool,
+}
+
+impl Proxy {
+    pub(super) fn main(self, context: &Context) -> Result<ExitCode, CliError> {
+        let config = Config {
+            network: config::Network {
+                file: self.network.network,
+            },
+            state: config::State {
+                dir: state_dir(self.state, "client")?,
+                ..Default::default()
+            },
+            client: Some(config::Client {
+                socks: self.socks,
+                allow_remote: self.allow_remote,
+                allow_private: self.allow_private,
+            }),
+            ..Config::default()
+        };
+        run::start(config, context, self.print_config, false)
+    }
+}
+
+/// `given`, or the user's directory for state.
+pub(super) fn state_dir(given: Option<PathBuf>, role: &str) -> Result<PathBuf, CliError> {
+    let var = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    given
+        .or_else(|| var("XDG_STATE_HOME").map(|dir| dir.join("cepa").join(role)))
+        .or_else(|| var("HOME").map(|dir| dir.join(".local/state/cepa").join(role)))
+        .ok_or_else(|| {
+            CliError::usage(
+                "there is no home directory for the state",
+                "name one with --state DIR",
+            )
+        })
+}

@@ -1,0 +1,115 @@
+//! `cepa run`: a node with the roles that its configuration file names.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::output::{self, say};
+use super::{CliError, Context, block_on};
+use crate::app::Node;
+use crate::config::{Config, keys};
+use crate::stop::{Cause, Stop};
+
+/// Run a node with the roles that a configuration file names.
+///
+/// The file has a section for each role: [client], [relay], [exit], [authority]. A line that begins
+/// with "ready" is written to standard output once the node is of use: a relay listens, a client
+/// holds a consensus and accepts connections. SIGINT and SIGTERM stop the node in order.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cepa run --config node.toml                   run it
+  cepa run --print-config > node.toml           a file to start from, every key explained
+  cepa run --config node.toml --print-config    what is in effect, defaults included")]
+pub(super) struct Run {
+    /// The configuration file; docs/config.md explains every key.
+    #[arg(long, value_name = "FILE", required_unless_present = "print_config")]
+    config: Option<PathBuf>,
+    /// Print the configuration in effect, with comments, and exit.
+    #[arg(long)]
+    print_config: bool,
+    /// Stop when standard input ends: for whoever starts nodes and must not leave any behind.
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+impl Run {
+    pub(super) fn main(self, context: &Context) -> Result<ExitCode, CliError> {
+        let config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        start(config, context, self.print_config, self.exit_with_stdin)
+    }
+}
+
+/// Runs a node until it is asked to stop, or prints its configuration.
+pub(super) fn start(
+    config: Config,
+    context: &Context,
+    print_config: bool,
+    exit_with_stdin: bool,
+) -> Result<ExitCode, CliError> {
+    if print_config {
+        say(keys::print(&config).trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    config.check()?;
+    context.log_as_configured(&config)?;
+    block_on(config.limits.threads, serve(config, exit_with_stdin))
+}
+
+async fn serve(config: Config, exit_with_stdin: bool) -> Result<ExitCode, CliError> {
+    let mut stop = listen(exit_with_stdin)?;
+    let starting = output::with_meter(async |progress| Node::start(&config, progress).await);
+    let node = tokio::select! {
+        // Asked to stop while it starts: dropping what there is stops it.
+        cause = stop.requested() => {
+            tracing::info!(?cause, "stopped before the node was ready");
+            return Ok(ExitCode::SUCCESS);
+        }
+        node = Box::pin(starting) => node?,
+    };
+    say(&ready_line(&config, &node));
+    let cause = stop.requested().await;
+    tracing::info!(?cause, "stopping");
+    if cause == Cause::Interrupt {
+        output::note("stopping; press Ctrl-C again to stop at once");
+    }
+    tokio::select! {
+        () = node.stop() => {}
+        _ = stop.requested() => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn listen(exit_with_stdin: bool) -> Result<Stop, CliError> {
+    let stop = Stop::listen();
+    let stop = if exit_with_stdin {
+        stop.and_then(Stop::with_stdin)
+    } else {
+        stop
+    };
+    stop.map_err(|error| {
+        CliError::failed(
+            format!("cannot listen for signals: {error}"),
+            "check the limits of this account",
+        )
+    })
+}
+
+fn ready_line(config: &Config, node: &Node) -> String {
+    let mut line = "ready".to_owned();
+    if let Some(socks) = node.socks {
+        line.push_str(&format!(": applications connect to socks5h://{socks}"));
+    }
+    if let (Some(relay), Some(identity)) = (&config.relay, node.identity) {
+        let also = if node.socks.is_some() { ";" } else { ":" };
+        line.push_str(&format!(
+            "{also} relay {identity} listens on {}",
+            relay.listen
+        ));
+    }
+    line
+}

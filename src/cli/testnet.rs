@@ -1,0 +1,78 @@
+//! `cepa testnet`: a whole network on this machine.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{CliError, Context, block_on};
+use crate::config::DEFAULT_SOCKS;
+use crate::testnet::{self, Shape, Workdir};
+
+/// Start a whole network on this machine: authorities, relays, exits and a client.
+///
+/// Everything listens on loopback. A line that begins with "ready" is written to standard output once
+/// a stream has gone through a fresh circuit of three relays; what follows says how to use the
+/// network. With a COMMAND that line goes to standard error, the command runs with ALL_PROXY,
+/// HTTP_PROXY and HTTPS_PROXY set to the network, and its exit status is this program's. Ctrl-C and
+/// SIGTERM take everything down; without --dir nothing is left behind.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cepa testnet                                          until Ctrl-C
+  cepa testnet --processes --dir testnet                a process for each node, files kept in testnet/
+  cepa testnet -- curl -sS http://127.0.0.1:8000/       for one command
+  cepa testnet --relays 20 --exits 5 --socks 127.0.0.1:0
+
+testnet.json in the directory lists every node with its process, configuration file and log:
+  jq -r '.nodes[] | [.name, .pid, .address] | @tsv' testnet/testnet.json")]
+pub(super) struct Testnet {
+    /// Directory authorities.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    authorities: usize,
+    /// Relays, exits among them.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    relays: usize,
+    /// How many of the relays are exits.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    exits: usize,
+    /// Where applications connect; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = DEFAULT_SOCKS)]
+    socks: SocketAddr,
+    /// Directory for files, kept afterwards [default: a temporary one, removed afterwards].
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The DNS server that the exits ask [default: the system's].
+    #[arg(long, value_name = "ADDR:PORT")]
+    resolver: Option<SocketAddr>,
+    /// Run every node in a process of its own.
+    #[arg(long)]
+    processes: bool,
+    /// A command to run in the network, after two dashes.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+impl Testnet {
+    pub(super) fn main(self, context: &Context) -> Result<ExitCode, CliError> {
+        let shape = Shape {
+            authorities: self.authorities,
+            relays: self.relays,
+            exits: self.exits,
+            socks: self.socks,
+            resolver: self.resolver,
+            log_level: context.filter().unwrap_or("info").to_owned(),
+        };
+        shape.check()?;
+        let workdir = Workdir::open(self.dir)?;
+        context.log_to_file(workdir.log(), "info")?;
+        let done = block_on(
+            0,
+            testnet::run(shape, self.processes, &self.command, workdir.path()),
+        );
+        workdir.close();
+        done
+    }
+}

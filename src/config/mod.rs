@@ -1,0 +1,378 @@
+//! The one configuration file, checked in full before anything starts.
+//!
+//! [`Config::load`] reads, [`read`] turns TOML into [`Config`] and is strict:
+//! an unknown key or a wrong type names the key, the line and what was meant.
+//! [`keys`] documents every key; `cepa run --print-config` and `docs/config.md`
+//! come from there or are held against it.
+//!
+//! A section stands for a role: the file has `[client]`, `[relay]`, `[exit]` or
+//! `[authority]` if the node is to be one.
+
+pub(crate) mod keys;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use read::ConfigError;
+
+/// Settings of a node, all roles together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Config {
+    /// Which network.
+    pub(crate) network: Network,
+    /// Where the node keeps what must survive a restart.
+    pub(crate) state: State,
+    /// The client, if the node is one.
+    pub(crate) client: Option<Client>,
+    /// The relay, if the node is one.
+    pub(crate) relay: Option<Relay>,
+    /// The exit, if the relay is one.
+    pub(crate) exit: Option<Exit>,
+    /// The directory authority, if the relay is one.
+    pub(crate) authority: Option<Authority>,
+    /// What is logged, and where to.
+    pub(crate) log: Log,
+    /// What the node may use of the machine.
+    pub(crate) limits: Limits,
+}
+
+/// `[network]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Network {
+    /// The network's file.
+    pub(crate) file: PathBuf,
+}
+
+/// `[state]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct State {
+    /// Directory of keys and documents; one process at a time.
+    pub(crate) dir: PathBuf,
+    /// Refuse a directory that other users can reach.
+    pub(crate) check_permissions: bool,
+}
+
+/// `[client]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Client {
+    /// Where applications connect: SOCKS 4, 4a, 5 and HTTP CONNECT.
+    pub(crate) socks: SocketAddr,
+    /// Let other machines connect to `socks`.
+    pub(crate) allow_remote: bool,
+    /// Pass private and loopback addresses on to exits.
+    pub(crate) allow_private: bool,
+}
+
+/// `[relay]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Relay {
+    /// Where links are accepted.
+    pub(crate) listen: SocketAddr,
+    /// Addresses that the directory hands out; `listen` if there is none.
+    pub(crate) advertise: Vec<SocketAddr>,
+    /// Name for people; proves nothing.
+    pub(crate) nickname: String,
+    /// Suite of the onion key.
+    pub(crate) suite: SuiteChoice,
+    /// Publish a descriptor, so that clients build circuits through this relay.
+    pub(crate) publish: bool,
+}
+
+/// `[exit]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Exit {
+    /// Rules, the first that matches counts.
+    pub(crate) policy: Vec<String>,
+    /// Let the rules speak about private and loopback addresses too.
+    pub(crate) allow_private: bool,
+    /// The DNS server to ask; the system's if there is none.
+    pub(crate) resolver: Option<SocketAddr>,
+}
+
+/// `[authority]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Authority {
+    /// Name of the signing key's file among the keys of the state directory.
+    pub(crate) signing_key: String,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Log {
+    /// A level or a list of filters.
+    pub(crate) level: String,
+    /// File to write to; standard error if there is none.
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Limits {
+    /// Threads; zero for one to a processor.
+    pub(crate) threads: usize,
+    /// Bound on what queues hold (MiB).
+    pub(crate) memory_mib: u32,
+    /// Bound on accepted links.
+    pub(crate) connections: u32,
+}
+
+/// A suite by name, or the one that suits the processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub(crate) enum SuiteChoice {
+    /// AES-256-GCM where the processor has AES instructions, ChaCha20-Poly1305 elsewhere.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// ChaCha20-Poly1305.
+    #[serde(rename = "chacha20-poly1305")]
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+    /// AES-256-GCM.
+    #[serde(rename = "aes-256-gcm")]
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            file: "network.toml".into(),
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            dir: "state".into(),
+            check_permissions: true,
+        }
+    }
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            socks: DEFAULT_SOCKS,
+            allow_remote: false,
+            allow_private: false,
+        }
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 9001)),
+            advertise: Vec::new(),
+            nickname: "unnamed".to_owned(),
+            suite: SuiteChoice::Auto,
+            publish: true,
+        }
+    }
+}
+
+impl Default for Exit {
+    fn default() -> Self {
+        // Port 25 carries little but spam and costs an exit its good name.
+        let policy = ["reject *:25", "accept *:*"].map(str::to_owned).to_vec();
+        Self {
+            policy,
+            allow_private: false,
+            resolver: None,
+        }
+    }
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self {
+            signing_key: "authority".to_owned(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            file: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            memory_mib: 512,
+            connections: 4096,
+        }
+    }
+}
+
+/// Where the front end listens if nobody says otherwise.
+pub(crate) const DEFAULT_SOCKS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9350);
+
+impl Config {
+    /// Reads the file at `path`, with relative paths in it taken from the file's directory, and checks it.
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut config = read::parse(&text).map_err(|error| error.in_file(path))?;
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        config.check().map_err(|error| error.in_file(path))?;
+        Ok(config)
+    }
+
+    /// Takes relative paths from `base`.
+    fn resolve_paths(&mut self, base: &Path) {
+        self.network.file = base.join(&self.network.file);
+        self.state.dir = base.join(&self.state.dir);
+        if let Some(file) = &mut self.log.file {
+            *file = base.join(&*file);
+        }
+    }
+
+    /// Checks what the types alone cannot say.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if self.client.is_none() && self.relay.is_none() {
+            return Err(ConfigError::rule(
+                "client",
+                "the node has no role: neither [client] nor [relay] is there",
+            ));
+        }
+        for (section, present) in [
+            ("exit", self.exit.is_some()),
+            ("authority", self.authority.is_some()),
+        ] {
+            if present && self.relay.is_none() {
+                return Err(ConfigError::rule(
+                    section,
+                    "it needs a [relay] to be part of",
+                ));
+            }
+        }
+        self.client.as_ref().map_or(Ok(()), Client::check)?;
+        self.relay.as_ref().map_or(Ok(()), Relay::check)?;
+        self.exit.as_ref().map_or(Ok(()), Exit::check)?;
+        self.authority.as_ref().map_or(Ok(()), Authority::check)?;
+        crate::logging::parse_filter(&self.log.level)
+            .map_err(|error| ConfigError::rule("log.level", error.to_string()))?;
+        if self.limits.memory_mib < MIN_MEMORY_MIB {
+            return Err(ConfigError::rule(
+                "limits.memory_mib",
+                "less than 32 MiB holds no network's cells",
+            ));
+        }
+        if self.limits.connections == 0 {
+            return Err(ConfigError::rule(
+                "limits.connections",
+                "a node without any connection does nothing",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Least memory that a node can do with (MiB).
+const MIN_MEMORY_MIB: u32 = 32;
+
+impl Client {
+    fn check(&self) -> Result<(), ConfigError> {
+        // S29: whoever reaches the port uses the network in this client's name.
+        if !self.socks.ip().is_loopback() && !self.allow_remote {
+            return Err(ConfigError::rule(
+                "client.socks",
+                format!(
+                    "{} can be reached from other machines, and everybody there could use this client; \
+                     set client.allow_remote = true if that is wanted",
+                    self.socks
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Relay {
+    fn check(&self) -> Result<(), ConfigError> {
+        let named = (1..=MAX_NICKNAME_LEN).contains(&self.nickname.len())
+            && self
+                .nickname
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric());
+        if !named {
+            return Err(ConfigError::rule(
+                "relay.nickname",
+                "it takes 1 to 19 letters and digits of ASCII",
+            ));
+        }
+        if self
+            .advertised()
+            .iter()
+            .any(|address| address.ip().is_unspecified() || address.port() == 0)
+        {
+            return Err(ConfigError::rule(
+                "relay.advertise",
+                "name the address and port at which others reach this relay, for example [\"203.0.113.5:9001\"]",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The addresses that the directory hands out.
+    pub(crate) fn advertised(&self) -> Vec<SocketAddr> {
+        if self.advertise.is_empty() {
+            vec![self.listen]
+        } else {
+            self.advertise.clone()
+        }
+    }
+}
+
+/// Longest nickname (bytes).
+const MAX_NICKNAME_LEN: usize = 19;
+
+impl Exit {
+    fn check(&self) -> Result<(), ConfigError> {
+        crate::app::ExitPolicy::from_rules(&self.policy)
+            .map(|_| ())
+            .map_err(|error| ConfigError::rule("exit.policy", error.to_string()))
+    }
+}
+
+impl Authority {
+    fn check(&self) -> Result<(), ConfigError> {
+        let plain = !self.signing_key.is_empty()
+            && self
+                .signing_key
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if plain {
+            Ok(())
+        } else {
+            Err(ConfigError::rule(
+                "authority.signing_key",
+                "it is a file's name, not a path",
+            ))
+        }
+    }
+}

@@ -1,0 +1,333 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use proptest::prelude::*;
+
+use super::read::parse;
+use super::*;
+
+const MINIMAL: &str = "[client]\n";
+
+fn checked(text: &str) -> Result<Config, ConfigError> {
+    let config = parse(text)?;
+    config.check()?;
+    Ok(config)
+}
+
+fn problem(text: &str) -> String {
+    checked(text).unwrap_err().to_string()
+}
+
+#[test]
+fn a_section_is_a_role_and_the_rest_has_defaults() {
+    let config = checked(MINIMAL).unwrap();
+    assert_eq!(config.client, Some(Client::default()));
+    assert_eq!(config.relay, None);
+    assert_eq!(config.client.unwrap().socks.to_string(), "127.0.0.1:9350");
+}
+
+#[test]
+fn every_key_is_read_into_its_place() {
+    let text = r#"
+        [network]
+        file = "n.toml"
+        [state]
+        dir = "s"
+        check_permissions = false
+        [client]
+        socks = "127.0.0.2:1"
+        allow_remote = true
+        allow_private = true
+        [relay]
+        listen = "127.0.0.1:2"
+        advertise = ["192.0.2.1:2", "[2001:db8::1]:2"]
+        nickname = "r1"
+        suite = "aes-256-gcm"
+        publish = false
+        [exit]
+        policy = ["accept *:80"]
+        allow_private = true
+        resolver = "127.0.0.1:53"
+        [authority]
+        signing_key = "a"
+        [log]
+        level = "warn"
+        file = "l"
+        [limits]
+        threads = 3
+        memory_mib = 64
+        connections = 5
+    "#;
+    let config = checked(text).unwrap();
+    let expected = Config {
+        network: Network {
+            file: "n.toml".into(),
+        },
+        state: State {
+            dir: "s".into(),
+            check_permissions: false,
+        },
+        client: Some(Client {
+            socks: "127.0.0.2:1".parse().unwrap(),
+            allow_remote: true,
+            allow_private: true,
+        }),
+        relay: Some(Relay {
+            listen: "127.0.0.1:2".parse().unwrap(),
+            advertise: vec![
+                "192.0.2.1:2".parse().unwrap(),
+                "[2001:db8::1]:2".parse().unwrap(),
+            ],
+            nickname: "r1".to_owned(),
+            suite: SuiteChoice::Aes256Gcm,
+            publish: false,
+        }),
+        exit: Some(Exit {
+            policy: vec!["accept *:80".to_owned()],
+            allow_private: true,
+            resolver: Some("127.0.0.1:53".parse().unwrap()),
+        }),
+        authority: Some(Authority {
+            signing_key: "a".to_owned(),
+        }),
+        log: Log {
+            level: "warn".to_owned(),
+            file: Some("l".into()),
+        },
+        limits: Limits {
+            threads: 3,
+            memory_mib: 64,
+            connections: 5,
+        },
+    };
+    assert_eq!(config, expected);
+    // The table of keys knows each of them and no other.
+    let table = toml::Table::try_from(&config).unwrap();
+    let mut written: Vec<String> = table
+        .iter()
+        .flat_map(|(section, keys)| {
+            keys.as_table()
+                .unwrap()
+                .keys()
+                .map(move |key| format!("{section}.{key}"))
+        })
+        .collect();
+    let mut known: Vec<String> = keys::paths().collect();
+    written.sort();
+    known.sort();
+    assert_eq!(written, known);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+    for (text, key, line, nearest) in [
+        (
+            "[relay]\nlisten = \"127.0.0.1:1\"\nnickame = \"x\"\n",
+            "relay.nickame",
+            3,
+            "relay.nickname",
+        ),
+        ("[client]\n\nsock = 1\n", "client.sock", 3, "client.socks"),
+        ("[client]\n[rellay]\n", "rellay", 2, "[relay]"),
+        (
+            "[client]\n[log]\nlevle = \"info\"\n",
+            "log.levle",
+            3,
+            "log.level",
+        ),
+        (
+            "[relay]\nresolver = \"127.0.0.1:53\"\n",
+            "relay.resolver",
+            2,
+            "exit.resolver",
+        ),
+        (
+            "[client]\n[limits]\nmemory = 3\n",
+            "limits.memory",
+            3,
+            "limits.memory_mib",
+        ),
+        (
+            "client.sokcs = \"127.0.0.1:1\"\n",
+            "client.sokcs",
+            1,
+            "client.socks",
+        ),
+    ] {
+        let message = problem(text);
+        assert_eq!(
+            message,
+            format!("{key} (line {line}): unknown key; the nearest that exists is {nearest}")
+        );
+    }
+}
+
+#[test]
+fn all_unknown_keys_are_named_at_once() {
+    let message = problem("[client]\nsock = 1\n[state]\ndri = \"x\"\n");
+    assert!(
+        message.contains("client.sock ") && message.contains("state.dri "),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_wrong_type_names_its_key_and_line() {
+    for (text, begins) in [
+        ("[client]\nsocks = 5\n", "client.socks (line 2): "),
+        (
+            "[client]\nsocks = \"localhost\"\n",
+            "client.socks (line 2): ",
+        ),
+        (
+            "[relay]\nadvertise = [\n\"127.0.0.1:1\",\n7]\n",
+            "relay.advertise (line 4): ",
+        ),
+        ("[relay]\n\npublish = \"yes\"\n", "relay.publish (line 3): "),
+        ("[relay]\nsuite = \"rot13\"\n", "relay.suite (line 2): "),
+        (
+            "[client]\n[limits]\nthreads = -1\n",
+            "limits.threads (line 3): ",
+        ),
+        ("client = 3\n", "client (line 1): "),
+    ] {
+        let message = problem(text);
+        assert!(message.starts_with(begins), "{text}: {message}");
+    }
+}
+
+#[test]
+fn broken_toml_names_its_line() {
+    assert!(problem("[client]\nsocks = \n").starts_with("line 2: "));
+    assert!(problem("[client]\n[client]\n").contains("duplicate key"));
+}
+
+#[test]
+fn rules_name_their_key() {
+    for (text, begins) in [
+        ("", "client: the node has no role"),
+        ("[client]\n[exit]\n", "exit: it needs a [relay]"),
+        ("[client]\n[authority]\n", "authority: it needs a [relay]"),
+        (
+            "[client]\nsocks = \"0.0.0.0:9350\"\n",
+            "client.socks: 0.0.0.0:9350 can be reached",
+        ),
+        ("[relay]\n", "relay.advertise: name the address"),
+        (
+            "[relay]\nlisten = \"127.0.0.1:1\"\nnickname = \"a b\"\n",
+            "relay.nickname: ",
+        ),
+        (
+            "[relay]\nlisten = \"127.0.0.1:1\"\n[exit]\npolicy = [\"allow all\"]\n",
+            "exit.policy: ",
+        ),
+        (
+            "[relay]\nlisten = \"127.0.0.1:1\"\n[authority]\nsigning_key = \"../k\"\n",
+            "authority.signing_key: ",
+        ),
+        ("[client]\n[log]\nlevel = \"cepa=loud\"\n", "log.level: "),
+        (
+            "[client]\n[limits]\nmemory_mib = 1\n",
+            "limits.memory_mib: ",
+        ),
+        (
+            "[client]\n[limits]\nconnections = 0\n",
+            "limits.connections: ",
+        ),
+    ] {
+        let message = problem(text);
+        assert!(message.starts_with(begins), "{text}: {message}");
+    }
+}
+
+#[test]
+fn a_remote_front_is_possible_when_said_twice() {
+    checked("[client]\nsocks = \"0.0.0.0:9350\"\nallow_remote = true\n").unwrap();
+}
+
+#[test]
+fn relative_paths_are_taken_from_the_files_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    std::fs::write(
+        &path,
+        "[client]\n[log]\nfile = \"log\"\n[state]\ndir = \"/abs\"\n",
+    )
+    .unwrap();
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.network.file, dir.path().join("network.toml"));
+    assert_eq!(config.log.file, Some(dir.path().join("log")));
+    assert_eq!(config.state.dir, Path::new("/abs"));
+}
+
+#[test]
+fn errors_name_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    let missing = Config::load(&path).unwrap_err();
+    assert!(missing.to_string().contains("node.toml"));
+    std::fs::write(&path, "[clint]\n").unwrap();
+    let unknown = Config::load(&path).unwrap_err();
+    assert!(
+        unknown
+            .to_string()
+            .contains("node.toml: clint (line 1): unknown key")
+    );
+    assert!(unknown.hint().contains("docs/config.md"));
+}
+
+#[test]
+fn the_printed_configuration_reads_back_as_itself() {
+    for text in [
+        MINIMAL,
+        "[relay]\nlisten = \"127.0.0.1:1\"\n[exit]\n[log]\nfile = \"x\"\n",
+    ] {
+        let config = checked(text).unwrap();
+        assert_eq!(parse(&keys::print(&config)).unwrap(), config);
+    }
+}
+
+#[test]
+fn the_printed_examples_are_valid_when_uncommented() {
+    let printed = keys::print(&Config::default());
+    let uncommented: String = printed
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.starts_with('[') || rest.contains(" = ") && !rest.contains(". ") => {
+                rest
+            }
+            _ => line,
+        })
+        .fold(String::new(), |text, line| text + line + "\n");
+    let config = parse(&uncommented).unwrap();
+    assert!(config.exit.unwrap().resolver.is_some());
+    assert!(config.authority.is_some() && config.log.file.is_some());
+}
+
+#[test]
+fn the_reference_mentions_every_key_and_no_other() {
+    let reference = include_str!("../../docs/config.md");
+    for path in keys::paths() {
+        assert!(
+            reference.contains(&format!("`{path}`")),
+            "docs/config.md lacks {path}"
+        );
+    }
+    let known: Vec<String> = keys::paths().collect();
+    for row in reference
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+    {
+        let key = row.split('`').next().unwrap();
+        assert!(
+            known.iter().any(|path| path == key),
+            "docs/config.md has {key}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "(\\[[a-z.]{0,8}\\]\n|[a-z_]{1,8} = (\"[a-z:0-9]{0,8}\"|[0-9]{1,4}|\\[\\]|\\{\\})\n){0,8}|\\PC{0,60}") {
+        let _ = checked(&text);
+    }
+}

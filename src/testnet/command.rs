@@ -1,0 +1,118 @@
+//! A command that runs in the network.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::cli::CliError;
+use crate::stop::Stop;
+
+/// Variables that tell programs to use a proxy; curl reads the small letters, others the capitals.
+const PROXY_VARIABLES: [&str; 6] = [
+    "ALL_PROXY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "http_proxy",
+    "https_proxy",
+];
+
+/// Runs `program` with the network at `socks` as its proxy; its exit code is the result.
+///
+/// A signal to this process is passed on, the second one kills.
+pub(super) async fn run(
+    program: &OsString,
+    arguments: &[OsString],
+    socks: SocketAddr,
+    stop: &mut Stop,
+) -> Result<ExitCode, CliError> {
+    let proxy = format!("socks5h://{socks}");
+    let mut command = Command::new(program);
+    command.args(arguments).kill_on_drop(true);
+    command.envs(PROXY_VARIABLES.map(|name| (name, &proxy)));
+    // Whoever exempts loopback from proxies would measure nothing here.
+    command.env_remove("NO_PROXY").env_remove("no_proxy");
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Err(not_run(program, &error)),
+    };
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            status = child.wait() => return match status {
+                Ok(status) => Ok(ExitCode::from(code_of(status))),
+                Err(error) => Err(CliError::failed(format!("lost the command: {error}"), "try again")),
+            },
+            cause = stop.requested() => {
+                send(&child, if asked { Signal::KILL } else { cause.signal() });
+                asked = true;
+            }
+        }
+    }
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended in this moment; then there is nothing to pass on.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// The exit code of a command, 128 and the signal's number if one ended it, as shells have it.
+fn code_of(status: ExitStatus) -> u8 {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+/// Shells' codes: 127 for a command that is not there, 126 for one that cannot be run.
+fn not_run(program: &OsString, error: &io::Error) -> CliError {
+    let code = if error.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    };
+    CliError {
+        what: format!("cannot run {}: {error}", program.display()),
+        hint: "write the command as you would without the network, after two dashes".to_owned(),
+        code,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_shells() {
+        assert_eq!(code_of(ExitStatus::from_raw(0)), 0);
+        assert_eq!(code_of(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(code_of(ExitStatus::from_raw(9)), 137);
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(not_run(&"x".into(), &missing).code, 127);
+    }
+
+    #[tokio::test]
+    async fn a_command_has_the_proxy_in_its_environment() {
+        let mut stop = Stop::listen().unwrap();
+        let socks = ([127, 0, 0, 1], 9350).into();
+        let script = "for v in $ALL_PROXY $HTTP_PROXY $HTTPS_PROXY $all_proxy $http_proxy $https_proxy; do \
+                      [ $v = socks5h://127.0.0.1:9350 ] || exit 1; done; [ -z \"$NO_PROXY$no_proxy\" ] && exit 42";
+        let arguments = ["-c".into(), script.into()];
+        let code = run(&"sh".into(), &arguments, socks, &mut stop)
+            .await
+            .unwrap();
+        assert_eq!(code, ExitCode::from(42));
+    }
+}

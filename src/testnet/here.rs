@@ -1,0 +1,108 @@
+//! The nodes of a network as tasks of this process.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::layout::Layout;
+use super::plan::Role;
+use crate::app::{AppError, Node, Progress};
+use crate::cli::CliError;
+use crate::cli::output::{Meter, note};
+
+/// A node that takes longer to stop is left to the end of the process.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The nodes that run.
+#[derive(Default)]
+pub(super) struct Here {
+    client: Option<Node>,
+    others: Vec<Node>,
+}
+
+impl Here {
+    /// Starts every node; the client last, as it has nobody to ask before.
+    pub(super) async fn start(&mut self, layout: &Layout, meter: &Meter) -> Result<(), CliError> {
+        let plan = &layout.plan;
+        let (clients, others): (Vec<_>, Vec<_>) = plan
+            .nodes
+            .iter()
+            .partition(|node| node.roles.contains(&Role::Client));
+        let count = others.len();
+        let mut starting = JoinSet::new();
+        for node in others {
+            let config = plan.config(node);
+            starting.spawn(async move {
+                Box::pin(Node::start(&config, watch::Sender::default())).await
+            });
+        }
+        while let Some(node) = starting.join_next().await {
+            self.others.push(joined(node)?);
+            let done = self.others.len();
+            // The start of the relays is the first third of the way.
+            meter.show(
+                percent(done, count, 33),
+                &format!("{done} of {count} authorities and relays listen"),
+            );
+        }
+        for client in clients {
+            let (sender, mut receiver) = watch::channel(Progress::default());
+            let config = plan.config(client);
+            let mut starting = Box::pin(Node::start(&config, sender));
+            self.client = loop {
+                tokio::select! {
+                    node = &mut starting => break Some(node?),
+                    Ok(()) = receiver.changed() => {
+                        let now = receiver.borrow_and_update().clone();
+                        meter.show(33 + percent(usize::from(now.percent), 100, 60), &format!("client: {}", now.what));
+                    }
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Stops every node, the client first.
+    pub(super) async fn stop(&mut self) {
+        let stopping = async {
+            if let Some(client) = self.client.take() {
+                client.stop().await;
+            }
+            let mut others: JoinSet<()> = JoinSet::new();
+            for node in self.others.drain(..) {
+                others.spawn(node.stop());
+            }
+            while others.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(STOP_DEADLINE, Box::pin(stopping))
+            .await
+            .is_err()
+        {
+            note("some nodes did not stop in time");
+        }
+    }
+
+    /// Lets go of every node.
+    pub(super) fn abandon(&mut self) {
+        self.client = None;
+        self.others.clear();
+    }
+}
+
+fn joined(node: Result<Result<Node, AppError>, tokio::task::JoinError>) -> Result<Node, CliError> {
+    match node {
+        Ok(node) => Ok(node?),
+        Err(error) => Err(CliError::failed(
+            format!("a node broke: {error}"),
+            "report this: it is a bug",
+        )),
+    }
+}
+
+/// `done` of `count`, as a share of `whole`.
+pub(super) fn percent(done: usize, count: usize, whole: usize) -> u8 {
+    u8::try_from(done * whole / count.max(1))
+        .unwrap_or(100)
+        .min(100)
+}

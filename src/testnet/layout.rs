@@ -1,0 +1,179 @@
+//! A plan on disk: keys, `network.toml`, a configuration for each node, `testnet.json`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use cepa_common::ids::RelayId;
+use cepa_common::state::{Trust, make_private_dir, write_whole};
+use serde::Serialize;
+
+use super::plan::{Plan, PlannedNode, Role};
+use crate::app::{AppError, local_network_params, new_authority, new_relay, sign_network};
+use crate::cli::CliError;
+use crate::config::keys;
+
+/// A plan whose files are there.
+pub(crate) struct Layout {
+    /// The plan.
+    pub(crate) plan: Plan,
+    /// The processes of nodes that have one of their own, by name.
+    pub(crate) pids: BTreeMap<String, u32>,
+    identities: BTreeMap<String, RelayId>,
+}
+
+/// `testnet.json`.
+#[derive(Serialize)]
+struct Summary {
+    /// Raised when a field changes its meaning.
+    format: u32,
+    network_file: PathBuf,
+    socks: String,
+    processes: bool,
+    pid: u32,
+    nodes: Vec<NodeSummary>,
+}
+
+/// A node in `testnet.json`.
+#[derive(Serialize)]
+struct NodeSummary {
+    name: String,
+    roles: Vec<Role>,
+    /// Nothing for a client: it has no identity that anybody could know it by.
+    identity: Option<String>,
+    address: String,
+    pid: u32,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+impl Layout {
+    /// Makes keys and files for `plan`.
+    pub(crate) fn write(plan: Plan) -> Result<Self, CliError> {
+        let mut identities = BTreeMap::new();
+        let mut authorities = Vec::new();
+        let mut signers = Vec::new();
+        for node in &plan.nodes {
+            let state = plan.state_dir(node);
+            make_private_dir(&state, Trust::Everyone).map_err(AppError::from)?;
+            if node.roles.contains(&Role::Authority) {
+                let (entry, signer) =
+                    new_authority(&node.name, node.address, &state, Trust::Everyone)?;
+                identities.insert(node.name.clone(), entry.identity);
+                authorities.push(entry);
+                signers.push(signer);
+            } else if node.roles.contains(&Role::Relay) {
+                identities.insert(node.name.clone(), new_relay(&state, Trust::Everyone)?);
+            }
+        }
+        let network = sign_network("testnet", authorities, &signers, local_network_params())?;
+        write_text(&plan.network_file(), &network)?;
+        for node in &plan.nodes {
+            write_text(&plan.config_file(node), &keys::print(&plan.config(node)))?;
+        }
+        Ok(Self {
+            plan,
+            pids: BTreeMap::new(),
+            identities,
+        })
+    }
+
+    /// Where `testnet.json` is.
+    pub(crate) fn summary(&self) -> PathBuf {
+        self.plan.summary_file()
+    }
+
+    /// Writes `testnet.json`.
+    pub(crate) fn write_summary(&self, processes: bool) -> Result<(), CliError> {
+        let ours = std::process::id();
+        let summary = Summary {
+            format: 1,
+            network_file: self.plan.network_file(),
+            socks: self.plan.socks.to_string(),
+            processes,
+            pid: ours,
+            nodes: self
+                .plan
+                .nodes
+                .iter()
+                .map(|node| self.node(node, processes, ours))
+                .collect(),
+        };
+        let text = serde_json::to_string_pretty(&summary).map_err(|error| {
+            CliError::failed(
+                format!("cannot write JSON: {error}"),
+                "report this: it is a bug",
+            )
+        })?;
+        write_text(&self.summary(), &(text + "\n"))
+    }
+
+    fn node(&self, node: &PlannedNode, processes: bool, ours: u32) -> NodeSummary {
+        NodeSummary {
+            name: node.name.clone(),
+            roles: node.roles.clone(),
+            identity: self.identities.get(&node.name).map(ToString::to_string),
+            address: node.address.to_string(),
+            pid: self.pids.get(&node.name).copied().unwrap_or(ours),
+            config: self.plan.config_file(node),
+            log: if processes {
+                self.plan.log_file(node)
+            } else {
+                super::workdir::log_in(&self.plan.dir)
+            },
+        }
+    }
+}
+
+fn write_text(path: &Path, text: &str) -> Result<(), CliError> {
+    Ok(write_whole(path, text.as_bytes(), 0o644).map_err(AppError::from)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::plan::{Ports, Shape};
+    use super::*;
+    use crate::app::read_network;
+    use crate::config::Config;
+
+    #[test]
+    fn everything_that_the_nodes_need_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let shape = Shape {
+            authorities: 2,
+            relays: 4,
+            exits: 1,
+            socks: ([127, 0, 0, 1], 9350).into(),
+            resolver: None,
+            log_level: "warn".to_owned(),
+        };
+        let ports = Ports {
+            socks: shape.socks,
+            links: (2000..2006).collect(),
+        };
+        let layout = Layout::write(Plan::new(&shape, dir.path(), &ports).unwrap()).unwrap();
+        layout.write_summary(false).unwrap();
+
+        let network = read_network(&layout.plan.network_file()).unwrap();
+        assert_eq!(network.authorities().len(), 2);
+        for node in &layout.plan.nodes {
+            let config = Config::load(&layout.plan.config_file(node)).unwrap();
+            assert_eq!(config, layout.plan.config(node));
+        }
+        let text = std::fs::read_to_string(layout.summary()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let nodes = json["nodes"].as_array().unwrap();
+        assert_eq!(nodes.len(), 7);
+        assert_eq!(json["socks"], "127.0.0.1:9350");
+        for node in nodes {
+            for field in [
+                "name", "roles", "identity", "address", "pid", "config", "log",
+            ] {
+                assert!(node.get(field).is_some(), "{field}");
+            }
+            let is_client = node["roles"][0] == "client";
+            assert_eq!(node["identity"].is_null(), is_client);
+            assert_eq!(node["pid"], std::process::id());
+        }
+    }
+}

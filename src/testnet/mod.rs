@@ -1,0 +1,207 @@
+//! A network on one machine: the way to try Cepa, to see it and to break it.
+//!
+//! [`plan`] says who there is, and is pure; [`layout`] puts keys and files on
+//! disk; [`here`] starts the nodes in this process, [`spawn`] starts a
+//! process each; [`target`] and [`probe`] check that a stream goes through; this
+//! file puts them in order and takes everything down again.
+
+mod command;
+mod here;
+mod layout;
+mod plan;
+mod probe;
+mod spawn;
+mod target;
+mod workdir;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+pub(crate) use plan::Shape;
+pub(crate) use workdir::Workdir;
+
+use crate::cli::output::{Meter, note, say};
+use crate::cli::{CliError, NETWORK};
+use crate::stop::{Cause, Stop};
+use here::Here;
+use layout::Layout;
+use plan::Plan;
+use spawn::Fleet;
+
+/// The network must carry a stream after this time.
+const START_DEADLINE: Duration = Duration::from_secs(90);
+
+/// The nodes, in this process or in processes of their own.
+enum Network {
+    Here(Box<Here>),
+    Apart(Fleet),
+}
+
+impl Network {
+    /// Starts every node; done when each says that it is of use.
+    async fn start(&mut self, layout: &Layout, meter: &Meter) -> Result<(), CliError> {
+        match self {
+            Self::Here(here) => here.start(layout, meter).await,
+            Self::Apart(fleet) => fleet.start(layout, meter).await,
+        }
+    }
+
+    /// Tells on standard error of nodes that end by themselves. Never returns.
+    async fn watch(&mut self) {
+        match self {
+            // A node of this process ends when the process does.
+            Self::Here(_) => std::future::pending().await,
+            Self::Apart(fleet) => fleet.report_deaths().await,
+        }
+    }
+
+    /// Stops every node in order, clients first.
+    async fn stop(&mut self) {
+        match self {
+            Self::Here(here) => here.stop().await,
+            Self::Apart(fleet) => fleet.stop().await,
+        }
+    }
+
+    /// Stops every node at once.
+    async fn kill(&mut self) {
+        match self {
+            Self::Here(here) => here.abandon(),
+            Self::Apart(fleet) => fleet.kill().await,
+        }
+    }
+}
+
+/// Runs a network of `shape` in `dir` until it is asked to stop or `command` ends.
+pub(crate) async fn run(
+    shape: Shape,
+    processes: bool,
+    command: &[OsString],
+    dir: &Path,
+) -> Result<ExitCode, CliError> {
+    let mut stop = Stop::listen().map_err(|error| {
+        CliError::failed(
+            format!("cannot listen for signals: {error}"),
+            "check the limits of this account",
+        )
+    })?;
+    let mut network = if processes {
+        Network::Apart(Fleet::new()?)
+    } else {
+        Network::Here(Box::default())
+    };
+    let begun = Instant::now();
+    let started = tokio::select! {
+        cause = stop.requested() => Err(cause),
+        layout = Box::pin(start(&mut network, &shape, processes, dir)) => Ok(layout),
+    };
+    let done = match started {
+        Ok(Ok(layout)) => {
+            announce(&layout, begun.elapsed(), !command.is_empty());
+            Box::pin(work(&mut network, command, layout.plan.socks, &mut stop)).await
+        }
+        Ok(Err(error)) => Err(error),
+        Err(cause) => Ok(ExitCode::from(128 + cause.number())),
+    };
+    take_down(&mut network, &mut stop).await;
+    done
+}
+
+/// Starts the nodes and lets a first stream through.
+async fn start(
+    network: &mut Network,
+    shape: &Shape,
+    processes: bool,
+    dir: &Path,
+) -> Result<Layout, CliError> {
+    let meter = Meter::new();
+    meter.show(0, "making keys");
+    let plan = Plan::new(shape, dir, &plan::choose_ports(shape)?)?;
+    let mut layout = Layout::write(plan)?;
+    let bring_up = async {
+        network.start(&layout, &meter).await?;
+        meter.show(95, "waiting for a first stream through three relays");
+        probe::until_through(layout.plan.socks).await
+    };
+    match tokio::time::timeout(START_DEADLINE, bring_up).await {
+        Ok(done) => done?,
+        Err(_) => {
+            return Err(CliError {
+                what: format!(
+                    "the network was not ready within {} s",
+                    START_DEADLINE.as_secs()
+                ),
+                hint: "start it with --dir DIR, which keeps the logs, and look at them".to_owned(),
+                code: NETWORK,
+            });
+        }
+    }
+    if let Network::Apart(fleet) = network {
+        layout.pids = fleet.pids();
+    }
+    layout.write_summary(processes)?;
+    Ok(layout)
+}
+
+/// Says that the network is ready, and how to use it.
+fn announce(layout: &Layout, took: Duration, for_command: bool) {
+    let socks = layout.plan.socks;
+    let ready = format!("ready after {:.1} s: socks5h://{socks}", took.as_secs_f64());
+    if for_command {
+        // Standard output is the command's.
+        return note(&ready);
+    }
+    say(&ready);
+    let summary = layout.summary();
+    let network = layout.plan.network_file();
+    say(&format!(
+        "\nUse it:\n  \
+         curl --proxy socks5h://{socks} http://127.0.0.1:8000/\n  \
+         git -c http.proxy=socks5h://{socks} clone http://127.0.0.1:8000/repository.git\n  \
+         cepa trace --network {network}\n  \
+         cepa consensus --network {network}\n\
+         Nodes, logs and keys: {summary}\n\
+         Stop it with Ctrl-C.",
+        network = network.display(),
+        summary = summary.display(),
+    ));
+}
+
+/// Waits for the end of `command`, or for a request to stop if there is none.
+async fn work(
+    network: &mut Network,
+    command: &[OsString],
+    socks: SocketAddr,
+    stop: &mut Stop,
+) -> Result<ExitCode, CliError> {
+    let work = async {
+        match command {
+            [] => {
+                let cause = stop.requested().await;
+                if cause == Cause::Interrupt {
+                    note("stopping the network");
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            [program, arguments @ ..] => command::run(program, arguments, socks, stop).await,
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = network.watch() => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Stops the network in order; at once if somebody asks again.
+async fn take_down(network: &mut Network, stop: &mut Stop) {
+    let impatient = tokio::select! {
+        () = network.stop() => false,
+        _ = stop.requested() => true,
+    };
+    if impatient {
+        network.kill().await;
+    }
+}

@@ -1,0 +1,388 @@
+//! Who there is in a local network: pure but for [`choose_ports`].
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cli::CliError;
+use crate::config::{self, Config};
+
+/// What the user asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    /// Directory authorities.
+    pub(crate) authorities: usize,
+    /// Relays, exits among them.
+    pub(crate) relays: usize,
+    /// Exits.
+    pub(crate) exits: usize,
+    /// Where applications connect; port 0 for a free one.
+    pub(crate) socks: SocketAddr,
+    /// The DNS server of the exits.
+    pub(crate) resolver: Option<SocketAddr>,
+    /// What every node logs.
+    pub(crate) log_level: String,
+}
+
+/// Hops of a circuit; with fewer relays there is none.
+const HOPS: usize = 3;
+/// More nodes than this ask more of one machine than it has.
+const MAX_NODES: usize = 200;
+
+impl Shape {
+    /// Can such a network work?
+    pub(crate) fn check(&self) -> Result<(), CliError> {
+        let problem = if self.authorities == 0 {
+            "a network has at least one authority"
+        } else if self.relays < HOPS {
+            "a circuit takes three relays"
+        } else if self.exits == 0 {
+            "without an exit no stream leaves the network"
+        } else if self.exits > self.relays {
+            "exits are counted among the relays, so there cannot be more of them"
+        } else if self.authorities + self.relays > MAX_NODES {
+            "more than 200 nodes are too many for one machine"
+        } else if !self.socks.ip().is_loopback() {
+            // S29, and nothing in a test network is worth an exception.
+            "a local network listens on loopback only"
+        } else {
+            return Ok(());
+        };
+        Err(CliError::usage(
+            problem,
+            "try `cepa testnet --authorities 3 --relays 8 --exits 3 --socks 127.0.0.1:9350`",
+        ))
+    }
+
+    /// Nodes that accept links.
+    fn listeners(&self) -> usize {
+        self.authorities + self.relays
+    }
+}
+
+/// What a node does in the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    /// Votes on who is in the network.
+    Authority,
+    /// Carries circuits.
+    Relay,
+    /// Lets circuits leave the network.
+    Exit,
+    /// Accepts applications' connections.
+    Client,
+}
+
+/// A network that could be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Where all its files are.
+    pub(crate) dir: PathBuf,
+    /// Everybody; authorities first, the client last.
+    pub(crate) nodes: Vec<PlannedNode>,
+    /// Where applications connect.
+    pub(crate) socks: SocketAddr,
+    resolver: Option<SocketAddr>,
+    log_level: String,
+}
+
+/// One node of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PlannedNode {
+    /// Unique; its nickname and the name of its directory.
+    pub(crate) name: String,
+    /// What it does.
+    pub(crate) roles: Vec<Role>,
+    /// Where it accepts links; of a client, where it accepts applications.
+    pub(crate) address: SocketAddr,
+}
+
+/// Ports for a network of some shape.
+#[derive(Clone, Debug)]
+pub(crate) struct Ports {
+    /// Where applications connect.
+    pub(crate) socks: SocketAddr,
+    /// One for each node that accepts links.
+    pub(crate) links: Vec<u16>,
+}
+
+/// Chooses free ports on loopback: the system's own choice, all held until the last one is made.
+///
+/// They are free again when this returns, as the nodes themselves must listen;
+/// in a moment so short it is our own dials that could take one.
+pub(crate) fn choose_ports(shape: &Shape) -> Result<Ports, CliError> {
+    let socks = bind(shape.socks)?;
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let held: Vec<TcpListener> = (0..shape.listeners())
+        .map(|_| bind(any))
+        .collect::<Result<_, _>>()?;
+    let address = |listener: &TcpListener| {
+        listener.local_addr().map_err(|error| {
+            CliError::failed(format!("cannot find a free port: {error}"), "try again")
+        })
+    };
+    Ok(Ports {
+        socks: address(&socks)?,
+        links: held
+            .iter()
+            .map(|listener| address(listener).map(|address| address.port()))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
+    TcpListener::bind(address).map_err(|error| {
+        CliError::failed(
+            format!("cannot listen on {address}: {error}"),
+            "if another network runs there, choose another port: --socks 127.0.0.1:0 takes a free one",
+        )
+    })
+}
+
+impl Plan {
+    /// The network of `shape` in the directory `dir` on `ports`.
+    pub(crate) fn new(shape: &Shape, dir: &Path, ports: &Ports) -> Result<Self, CliError> {
+        shape.check()?;
+        if ports.links.len() < shape.listeners() {
+            return Err(CliError::failed(
+                "there are fewer ports than nodes",
+                "report this: it is a bug",
+            ));
+        }
+        let plain = shape.relays - shape.exits;
+        let kinds: [(&str, usize, &[Role]); 3] = [
+            ("authority", shape.authorities, &[Role::Authority]),
+            ("relay", plain, &[Role::Relay]),
+            ("exit", shape.exits, &[Role::Relay, Role::Exit]),
+        ];
+        let named = kinds.into_iter().flat_map(|(kind, count, roles)| {
+            (1..=count).map(move |number| (format!("{kind}{number}"), roles.to_vec()))
+        });
+        let mut nodes: Vec<PlannedNode> = named
+            .zip(&ports.links)
+            .map(|((name, roles), port)| PlannedNode {
+                name,
+                roles,
+                address: (Ipv4Addr::LOCALHOST, *port).into(),
+            })
+            .collect();
+        nodes.push(PlannedNode {
+            name: "client".to_owned(),
+            roles: vec![Role::Client],
+            address: ports.socks,
+        });
+        Ok(Self {
+            dir: dir.to_owned(),
+            nodes,
+            socks: ports.socks,
+            resolver: shape.resolver,
+            log_level: shape.log_level.clone(),
+        })
+    }
+
+    /// The network's file.
+    pub(crate) fn network_file(&self) -> PathBuf {
+        self.dir.join("network.toml")
+    }
+
+    /// The list of nodes for people and scripts.
+    pub(crate) fn summary_file(&self) -> PathBuf {
+        self.dir.join("testnet.json")
+    }
+
+    /// The directory of `node`.
+    pub(crate) fn node_dir(&self, node: &PlannedNode) -> PathBuf {
+        self.dir.join("nodes").join(&node.name)
+    }
+
+    /// The configuration file of `node`.
+    pub(crate) fn config_file(&self, node: &PlannedNode) -> PathBuf {
+        self.node_dir(node).join("node.toml")
+    }
+
+    /// The log of `node`, if it has a process of its own.
+    pub(crate) fn log_file(&self, node: &PlannedNode) -> PathBuf {
+        self.node_dir(node).join("log")
+    }
+
+    /// The state directory of `node`.
+    pub(crate) fn state_dir(&self, node: &PlannedNode) -> PathBuf {
+        self.node_dir(node).join("state")
+    }
+
+    /// The configuration of `node`.
+    pub(crate) fn config(&self, node: &PlannedNode) -> Config {
+        let has = |role| node.roles.contains(&role);
+        let relay = (has(Role::Relay) || has(Role::Authority)).then(|| config::Relay {
+            listen: node.address,
+            nickname: node.name.clone(),
+            publish: has(Role::Relay),
+            ..Default::default()
+        });
+        Config {
+            network: config::Network {
+                file: self.network_file(),
+            },
+            // Keys of a network that lives for minutes: any directory will do.
+            state: config::State {
+                dir: self.state_dir(node),
+                check_permissions: false,
+            },
+            client: has(Role::Client).then_some(config::Client {
+                socks: self.socks,
+                allow_remote: false,
+                allow_private: true,
+            }),
+            relay,
+            exit: has(Role::Exit).then(|| config::Exit {
+                policy: vec!["accept *:*".to_owned()],
+                // Loopback is where a local network's destinations live.
+                allow_private: true,
+                resolver: self.resolver,
+            }),
+            authority: has(Role::Authority).then(config::Authority::default),
+            log: config::Log {
+                level: self.log_level.clone(),
+                file: Some(self.log_file(node)),
+            },
+            // One thread each: a dozen nodes share the machine.
+            limits: config::Limits {
+                threads: 1,
+                ..Default::default()
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn shape() -> Shape {
+        Shape {
+            authorities: 3,
+            relays: 8,
+            exits: 3,
+            socks: ([127, 0, 0, 1], 9350).into(),
+            resolver: Some(([127, 0, 0, 1], 5353).into()),
+            log_level: "info".to_owned(),
+        }
+    }
+
+    fn plan() -> Plan {
+        let ports = Ports {
+            socks: shape().socks,
+            links: (2000..2011).collect(),
+        };
+        Plan::new(&shape(), Path::new("/net"), &ports).unwrap()
+    }
+
+    #[test]
+    fn exits_are_counted_among_the_relays() {
+        let plan = plan();
+        let count = |role| {
+            plan.nodes
+                .iter()
+                .filter(|node| node.roles.contains(&role))
+                .count()
+        };
+        assert_eq!(count(Role::Authority), 3);
+        assert_eq!(count(Role::Relay), 8);
+        assert_eq!(count(Role::Exit), 3);
+        assert_eq!(count(Role::Client), 1);
+        assert_eq!(plan.nodes.len(), 12);
+    }
+
+    #[test]
+    fn names_addresses_and_files_are_all_different() {
+        let plan = plan();
+        let names: HashSet<_> = plan.nodes.iter().map(|node| &node.name).collect();
+        let addresses: HashSet<_> = plan.nodes.iter().map(|node| node.address).collect();
+        let files: HashSet<_> = plan
+            .nodes
+            .iter()
+            .flat_map(|node| {
+                [
+                    plan.config_file(node),
+                    plan.log_file(node),
+                    plan.state_dir(node),
+                ]
+            })
+            .collect();
+        assert_eq!((names.len(), addresses.len(), files.len()), (12, 12, 36));
+        assert!(addresses.iter().all(|address| address.ip().is_loopback()));
+    }
+
+    #[test]
+    fn every_configuration_is_valid_and_has_its_nodes_roles() {
+        let plan = plan();
+        for node in &plan.nodes {
+            let config = plan.config(node);
+            config.check().unwrap();
+            assert_eq!(config.client.is_some(), node.roles.contains(&Role::Client));
+            assert_eq!(
+                config.authority.is_some(),
+                node.roles.contains(&Role::Authority)
+            );
+            assert_eq!(config.exit.is_some(), node.roles.contains(&Role::Exit));
+            assert_eq!(config.relay.is_some(), !node.roles.contains(&Role::Client));
+            if let Some(exit) = config.exit {
+                assert!(exit.allow_private);
+                assert_eq!(exit.resolver, shape().resolver);
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_that_cannot_work_are_refused() {
+        for (change, words) in [
+            (
+                (|s: &mut Shape| s.authorities = 0) as fn(&mut Shape),
+                "authority",
+            ),
+            (|s| s.relays = 2, "three relays"),
+            (|s| s.exits = 0, "without an exit"),
+            (|s| s.exits = 9, "among the relays"),
+            (|s| s.relays = 500, "too many"),
+            (|s| s.socks = ([0, 0, 0, 0], 9350).into(), "loopback"),
+        ] {
+            let mut shape = shape();
+            change(&mut shape);
+            let error = shape.check().unwrap_err();
+            assert!(error.what.contains(words), "{}", error.what);
+        }
+    }
+
+    #[test]
+    fn chosen_ports_are_free_and_different() {
+        let shape = Shape {
+            socks: ([127, 0, 0, 1], 0).into(),
+            ..shape()
+        };
+        let ports = choose_ports(&shape).unwrap();
+        let different: HashSet<_> = ports
+            .links
+            .iter()
+            .copied()
+            .chain([ports.socks.port()])
+            .collect();
+        assert_eq!(different.len(), 12);
+        assert!(!different.contains(&0));
+    }
+
+    #[test]
+    fn a_taken_port_is_an_error_with_a_way_out() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let shape = Shape {
+            socks: taken.local_addr().unwrap(),
+            ..shape()
+        };
+        let error = choose_ports(&shape).unwrap_err();
+        assert!(error.hint.contains("--socks 127.0.0.1:0"), "{}", error.hint);
+    }
+}

@@ -1,0 +1,151 @@
+//! The directory of a local network: temporary and removed, or named and kept.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cepa_common::state::StateLock;
+use tempfile::TempDir;
+
+use crate::app::AppError;
+use crate::cli::CliError;
+use crate::cli::output::note;
+
+/// The directory, while the network runs.
+pub(crate) struct Workdir {
+    path: PathBuf,
+    /// Removed with all its content when dropped.
+    temporary: Option<TempDir>,
+    /// Keeps a second network out of a named directory.
+    _lock: Option<StateLock>,
+}
+
+/// The log of a network of one process, in its directory `dir`.
+pub(super) fn log_in(dir: &Path) -> PathBuf {
+    dir.join("testnet.log")
+}
+
+impl Workdir {
+    /// `named`, made if it is missing and cleared of a network that ran there before; else a temporary one.
+    pub(crate) fn open(named: Option<PathBuf>) -> Result<Self, CliError> {
+        let Some(named) = named else {
+            return Self::temporary();
+        };
+        let failed = |action: &str, error: io::Error| {
+            CliError::failed(
+                format!("cannot {action} {}: {error}", named.display()),
+                "choose another directory with --dir",
+            )
+        };
+        fs::create_dir_all(&named).map_err(|error| failed("create", error))?;
+        // Processes and people elsewhere on the machine read the paths.
+        let path = fs::canonicalize(&named).map_err(|error| failed("find", error))?;
+        let before = path.join("testnet.json").exists() || path.join("nodes").exists();
+        let in_use = fs::read_dir(&path)
+            .map_err(|error| failed("read", error))?
+            .next()
+            .is_some();
+        if in_use && !(before && log_in(&path).exists()) {
+            return Err(CliError::usage(
+                format!("{} is not empty and no network's directory", path.display()),
+                "choose another directory with --dir",
+            ));
+        }
+        let lock = StateLock::acquire(&path).map_err(AppError::from)?;
+        clear(&path).map_err(|error| failed("clear", error))?;
+        Ok(Self {
+            path,
+            temporary: None,
+            _lock: Some(lock),
+        })
+    }
+
+    fn temporary() -> Result<Self, CliError> {
+        let temporary = tempfile::Builder::new()
+            .prefix("cepa-testnet-")
+            .tempdir()
+            .map_err(|error| {
+                CliError::failed(
+                    format!("cannot create a temporary directory: {error}"),
+                    "name a directory with --dir",
+                )
+            })?;
+        Ok(Self {
+            path: temporary.path().to_owned(),
+            temporary: Some(temporary),
+            _lock: None,
+        })
+    }
+
+    /// Where it is, absolute.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The log of this process.
+    pub(crate) fn log(&self) -> PathBuf {
+        log_in(&self.path)
+    }
+
+    /// Removes the directory if it is temporary.
+    pub(crate) fn close(self) {
+        if let Some(temporary) = self.temporary
+            && let Err(error) = temporary.close()
+        {
+            note(&format!("cannot remove {}: {error}", self.path.display()));
+        }
+    }
+}
+
+/// Removes what a network before left in `dir`, and nothing else.
+fn clear(dir: &Path) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    gone(fs::remove_dir_all(dir.join("nodes")))?;
+    gone(fs::remove_file(dir.join("network.toml")))?;
+    gone(fs::remove_file(dir.join("testnet.json")))?;
+    gone(fs::remove_file(log_in(dir)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_directory_goes_and_a_named_one_stays() {
+        let temporary = Workdir::open(None).unwrap();
+        let path = temporary.path().to_owned();
+        fs::write(path.join("x"), "x").unwrap();
+        temporary.close();
+        assert!(!path.exists());
+
+        let parent = tempfile::tempdir().unwrap();
+        let named = parent.path().join("net");
+        let workdir = Workdir::open(Some(named.clone())).unwrap();
+        fs::write(workdir.path().join("network.toml"), "x").unwrap();
+        workdir.close();
+        assert!(named.join("network.toml").exists());
+    }
+
+    #[test]
+    fn a_directory_is_used_again_but_never_a_strangers() {
+        let parent = tempfile::tempdir().unwrap();
+        let named = parent.path().to_owned();
+        fs::write(named.join("thesis.tex"), "x").unwrap();
+        assert!(Workdir::open(Some(named.clone())).is_err());
+
+        let ours = named.join("net");
+        let first = Workdir::open(Some(ours.clone())).unwrap();
+        fs::create_dir(ours.join("nodes")).unwrap();
+        fs::write(first.log(), "x").unwrap();
+        let busy = Workdir::open(Some(ours.clone())).err().unwrap();
+        assert!(busy.what.contains("in use"), "{}", busy.what);
+        first.close();
+        let again = Workdir::open(Some(ours.clone())).unwrap();
+        assert!(!ours.join("nodes").exists());
+        again.close();
+    }
+}
