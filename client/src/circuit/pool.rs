@@ -208,7 +208,7 @@ impl Pool {
         state.circuits.retain(|pooled| !pooled.circuit.is_lost());
         let fits = |pooled: &Pooled| {
             let exit = pooled.circuit.exit();
-            target.fits(exit) && !avoid(&exit.identity) && pooled.circuit.has_room()
+            target.is_allowed_by(exit) && !avoid(&exit.identity) && pooled.circuit.has_room()
         };
         let owned = state.circuits.iter().find(|pooled| {
             let ours = pooled.owner.as_ref();

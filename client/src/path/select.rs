@@ -40,7 +40,8 @@ impl From<SocketAddr> for Target {
 }
 
 impl Target {
-    fn is_allowed_by(self, entry: &Entry) -> bool {
+    /// Does the exit policy of `entry` let out to it?
+    pub fn is_allowed_by(self, entry: &Entry) -> bool {
         match self {
             Self::Name(port) => entry.policy.allows_port(port),
             Self::V4(port) => entry.policy.allows_v4(port),

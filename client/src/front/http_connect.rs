@@ -1,0 +1,142 @@
+//! The head of an HTTP request: CONNECT, or somebody who needs an explanation.
+
+use data_encoding::BASE64;
+
+use super::parse::{FrontError, Refusal};
+use super::reply;
+use super::target::{Credentials, Host};
+
+/// Most header fields of a request. Real ones have about five.
+const MAX_HEADERS: usize = 64;
+
+/// What the bytes so far amount to.
+pub(super) enum Head {
+    /// Not complete.
+    Partial,
+    /// CONNECT.
+    Connect(Connect),
+    /// Another verb: the page to send.
+    Page(Vec<u8>),
+}
+
+/// A CONNECT request.
+pub(super) struct Connect {
+    pub(super) host: Host,
+    pub(super) port: u16,
+    pub(super) credentials: Option<Credentials>,
+    /// Bytes that the head takes.
+    pub(super) len: usize,
+}
+
+/// A refusal in HTTP's words.
+pub(super) fn refuse(refusal: Refusal) -> FrontError {
+    let (status, advice) = match refusal {
+        Refusal::TooLong => (
+            "431 Request Header Fields Too Large",
+            "The request's head must fit into 8192 bytes.",
+        ),
+        Refusal::Private => (
+            "403 Forbidden",
+            "Private, loopback and link-local addresses are not reachable through Cepa. \
+             Exempt them from the proxy in the application's settings.",
+        ),
+        Refusal::Host => (
+            "400 Bad Request",
+            "The destination is neither an IP address nor a host name. \
+             Write CONNECT host:port, an IPv6 address in brackets.",
+        ),
+        Refusal::Port => (
+            "400 Bad Request",
+            "The destination has no valid port. Write CONNECT host:port.",
+        ),
+        _ => (
+            "400 Bad Request",
+            "This is not a proxy request that Cepa understands. Write CONNECT host:port HTTP/1.1.",
+        ),
+    };
+    FrontError::new(refusal, reply::http_text(status, advice))
+}
+
+/// Reads a request's head from the front of `bytes`.
+pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let len = match request.parse(bytes) {
+        Ok(httparse::Status::Partial) => return Ok(Head::Partial),
+        Ok(httparse::Status::Complete(len)) => len,
+        Err(httparse::Error::TooManyHeaders) => return Err(refuse(Refusal::TooLong)),
+        Err(_) => return Err(refuse(Refusal::Malformed)),
+    };
+    let (Some(method), Some(target)) = (request.method, request.path) else {
+        return Err(refuse(Refusal::Malformed));
+    };
+    match method {
+        "CONNECT" => {
+            let (host, port) = authority(target).map_err(refuse)?;
+            let credentials = credentials(request.headers).map_err(refuse)?;
+            Ok(Head::Connect(Connect {
+                host,
+                port,
+                credentials,
+                len,
+            }))
+        }
+        "GET" | "HEAD" => {
+            let absolute = !target.starts_with('/');
+            Ok(Head::Page(reply::page(absolute, method == "GET")))
+        }
+        _ => Ok(Head::Page(reply::http_text(
+            "501 Not Implemented",
+            "This port is a proxy. It speaks SOCKS and HTTP CONNECT, nothing else.",
+        ))),
+    }
+}
+
+/// `host:port` or `[address]:port`.
+fn authority(text: &str) -> Result<(Host, u16), Refusal> {
+    let (host, port) = text.rsplit_once(':').ok_or(Refusal::Port)?;
+    let host = match host.strip_prefix('[') {
+        Some(inner) => {
+            let ip = inner.strip_suffix(']').ok_or(Refusal::Host)?;
+            let ip: std::net::Ipv6Addr = ip.parse().map_err(|_| Refusal::Host)?;
+            std::net::IpAddr::from(ip).into()
+        }
+        // Without brackets nobody can say where an IPv6 address ends and the port begins.
+        None if host.contains(':') => return Err(Refusal::Host),
+        None => Host::parse(host.as_bytes())?,
+    };
+    // `parse` alone would take "+80".
+    if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Refusal::Port);
+    }
+    Ok((host, port.parse().map_err(|_| Refusal::Port)?))
+}
+
+/// The user and password of `Proxy-Authorization: Basic`. What is not understood is
+/// refused: who sends it wants to be kept apart, and must not be left to believe it.
+fn credentials(headers: &[httparse::Header<'_>]) -> Result<Option<Credentials>, Refusal> {
+    let mut fields = headers
+        .iter()
+        .filter(|h| h.name.eq_ignore_ascii_case("proxy-authorization"));
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    if fields.next().is_some() {
+        return Err(Refusal::Malformed);
+    }
+    basic(field.value).map(Some).ok_or(Refusal::Malformed)
+}
+
+fn basic(value: &[u8]) -> Option<Credentials> {
+    let space = value.iter().position(|&b| b == b' ')?;
+    let (scheme, rest) = value.split_at(space);
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    let plain = BASE64.decode(rest.trim_ascii()).ok()?;
+    let colon = plain.iter().position(|&b| b == b':')?;
+    Some(Credentials {
+        user: plain[..colon].to_vec(),
+        password: plain[colon + 1..].to_vec(),
+    })
+}

@@ -1,0 +1,296 @@
+//! The incremental parser of the front end: bytes in, one request out.
+
+use core::fmt;
+use core::time::Duration;
+
+use super::reply::{self, REJECT_SOCKS4};
+use super::target::{Credentials, Protocol, Target};
+use super::{http_connect, serve, socks};
+
+/// Longest SOCKS message, in bytes (S28).
+pub const SOCKS_LIMIT: usize = 512;
+/// Longest HTTP head, in bytes, its final empty line included (S28).
+pub const HTTP_HEAD_LIMIT: usize = 8192;
+
+/// What the owner decides about the front end.
+#[derive(Clone, Copy, Debug)]
+pub struct FrontOptions {
+    /// Pass private, loopback and link-local destinations on. For networks on
+    /// one machine only (S30).
+    pub allow_private: bool,
+    /// Connections served at once; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// From accept to the complete request, else the connection is closed (S28).
+    pub head_timeout: Duration,
+}
+
+impl Default for FrontOptions {
+    fn default() -> Self {
+        Self {
+            allow_private: false,
+            max_connections: serve::MAX_CONNECTIONS,
+            head_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What to do after some bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FrontStep {
+    /// Read more from the application.
+    NeedMore,
+    /// Send these bytes, then call [`FrontParser::on_bytes`] again, with nothing
+    /// if nothing has come: the next message may already be here.
+    Reply(Vec<u8>),
+    /// The request is complete.
+    Request(StreamRequest),
+    /// Somebody took this for a web server or an HTTP proxy: send these bytes, which
+    /// explain what the port is, and close. Nothing else happens (S28).
+    Page(Vec<u8>),
+}
+
+/// A stream that an application asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamRequest {
+    /// Where to.
+    pub target: Target,
+    /// What keeps this stream apart from others, if the application said so.
+    pub isolation: Option<Credentials>,
+    /// How to answer it.
+    pub protocol: Protocol,
+    /// Bytes that came behind the request: the first of the stream (S28).
+    pub leftover: Vec<u8>,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The first byte belongs to no protocol that is spoken here.
+    #[error("neither SOCKS nor HTTP")]
+    UnknownProtocol,
+    /// Longer than [`SOCKS_LIMIT`] or [`HTTP_HEAD_LIMIT`].
+    #[error("the request is too long")]
+    TooLong,
+    /// Not well-formed.
+    #[error("the request is malformed")]
+    Malformed,
+    /// SOCKS5: no way to authenticate that is known here.
+    #[error("no authentication method in common")]
+    Method,
+    /// SOCKS: BIND, UDP ASSOCIATE or unknown (S30).
+    #[error("only CONNECT is supported")]
+    Command,
+    /// SOCKS5: neither IPv4, IPv6 nor a name.
+    #[error("unknown address type")]
+    AddressType,
+    /// Neither an address nor a host name.
+    #[error("not an address or a host name")]
+    Host,
+    /// Port zero, or none.
+    #[error("not a port")]
+    Port,
+    /// A private or loopback destination (S30).
+    #[error("private destinations are refused")]
+    Private,
+    /// The parser has given its answer already: an error of the caller.
+    #[error("the request was complete already")]
+    Finished,
+}
+
+/// A refusal, with the bytes that tell the application of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontError {
+    /// Why.
+    pub refusal: Refusal,
+    /// To be sent before closing; may be empty.
+    pub reply: Vec<u8>,
+}
+
+impl FrontError {
+    pub(super) fn new(refusal: Refusal, reply: impl Into<Vec<u8>>) -> Self {
+        Self {
+            refusal,
+            reply: reply.into(),
+        }
+    }
+}
+
+impl fmt::Display for FrontError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.refusal.fmt(f)
+    }
+}
+
+impl core::error::Error for FrontError {}
+
+/// Where the conversation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Start,
+    Socks4,
+    Socks5Methods,
+    Socks5Password,
+    Socks5Request,
+    Http,
+    Finished,
+}
+
+/// One connection's parser. It holds at most one message and what came with it.
+#[derive(Debug)]
+pub struct FrontParser {
+    options: FrontOptions,
+    state: State,
+    buffer: Vec<u8>,
+    isolation: Option<Credentials>,
+}
+
+impl FrontParser {
+    /// A parser for a fresh connection.
+    pub fn new(options: FrontOptions) -> Self {
+        Self {
+            options,
+            state: State::Start,
+            buffer: Vec::new(),
+            isolation: None,
+        }
+    }
+
+    /// Takes what the application sent, which may be nothing, and says what to do.
+    /// After a request, a page or an error it is finished.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontError`]: send its reply and close.
+    pub fn on_bytes(&mut self, bytes: &[u8]) -> Result<FrontStep, FrontError> {
+        self.buffer.extend_from_slice(bytes);
+        let step = self.step(bytes);
+        if !matches!(step, Ok(FrontStep::NeedMore | FrontStep::Reply(_))) {
+            self.state = State::Finished;
+            self.buffer = Vec::new();
+        }
+        step
+    }
+
+    fn step(&mut self, fresh: &[u8]) -> Result<FrontStep, FrontError> {
+        if self.state == State::Start {
+            let Some(&first) = self.buffer.first() else {
+                return Ok(FrontStep::NeedMore);
+            };
+            self.state = match first {
+                4 => State::Socks4,
+                5 => State::Socks5Methods,
+                b'A'..=b'Z' => State::Http,
+                _ => return Err(FrontError::new(Refusal::UnknownProtocol, [])),
+            };
+        }
+        match self.state {
+            State::Socks4 => self.socks4(),
+            State::Socks5Methods => self.socks5_methods(),
+            State::Socks5Password => self.socks5_password(),
+            State::Socks5Request => self.socks5_request(),
+            State::Http => self.http(fresh),
+            State::Start | State::Finished => Err(FrontError::new(Refusal::Finished, [])),
+        }
+    }
+
+    /// "Need more", or "too long" if the message at the front is past its limit already.
+    fn socks_more(&self, reply: &[u8]) -> Result<FrontStep, FrontError> {
+        if self.buffer.len() >= SOCKS_LIMIT {
+            Err(FrontError::new(Refusal::TooLong, reply))
+        } else {
+            Ok(FrontStep::NeedMore)
+        }
+    }
+
+    /// The part of the buffer that one SOCKS message may fill.
+    fn socks_window(&self) -> &[u8] {
+        &self.buffer[..self.buffer.len().min(SOCKS_LIMIT)]
+    }
+
+    fn socks4(&mut self) -> Result<FrontStep, FrontError> {
+        let refuse = |refusal| FrontError::new(refusal, REJECT_SOCKS4);
+        let Some(request) = socks::socks4(self.socks_window()).map_err(refuse)? else {
+            return self.socks_more(&REJECT_SOCKS4);
+        };
+        let target =
+            Target::new(request.host, request.port, self.options.allow_private).map_err(refuse)?;
+        if !request.user.is_empty() {
+            self.isolation = Some(Credentials {
+                user: request.user,
+                password: Vec::new(),
+            });
+        }
+        Ok(self.finish(target, request.protocol, request.len))
+    }
+
+    fn socks5_methods(&mut self) -> Result<FrontStep, FrontError> {
+        let Some((method, len)) = socks::methods(self.socks_window()) else {
+            return self.socks_more(&[]);
+        };
+        self.state = match method {
+            Some(socks::Method::Password) => State::Socks5Password,
+            Some(socks::Method::None) => State::Socks5Request,
+            None => return Err(FrontError::new(Refusal::Method, [5, 0xff])),
+        };
+        self.buffer.drain(..len);
+        Ok(FrontStep::Reply(match self.state {
+            State::Socks5Password => vec![5, 2],
+            _ => vec![5, 0],
+        }))
+    }
+
+    fn socks5_password(&mut self) -> Result<FrontStep, FrontError> {
+        let refuse = |refusal| FrontError::new(refusal, [1, 1]);
+        let Some((credentials, len)) = socks::password(self.socks_window()).map_err(refuse)? else {
+            return self.socks_more(&[1, 1]);
+        };
+        self.isolation = Some(credentials);
+        self.state = State::Socks5Request;
+        self.buffer.drain(..len);
+        Ok(FrontStep::Reply(vec![1, 0]))
+    }
+
+    fn socks5_request(&mut self) -> Result<FrontStep, FrontError> {
+        let refuse =
+            |refusal| FrontError::new(refusal, reply::socks5(socks::refusal_code(refusal)));
+        let Some(request) = socks::socks5(self.socks_window()).map_err(refuse)? else {
+            return self.socks_more(&reply::socks5(1));
+        };
+        let target =
+            Target::new(request.host, request.port, self.options.allow_private).map_err(refuse)?;
+        Ok(self.finish(target, Protocol::Socks5, request.len))
+    }
+
+    fn http(&mut self, fresh: &[u8]) -> Result<FrontStep, FrontError> {
+        // A head ends with a line end: without one in the fresh bytes nothing can
+        // have changed, and a head that comes byte by byte is not parsed for each.
+        if self.buffer.len() < HTTP_HEAD_LIMIT && !fresh.contains(&b'\n') {
+            return Ok(FrontStep::NeedMore);
+        }
+        let window = &self.buffer[..self.buffer.len().min(HTTP_HEAD_LIMIT)];
+        match http_connect::parse(window)? {
+            http_connect::Head::Partial if window.len() < HTTP_HEAD_LIMIT => {
+                Ok(FrontStep::NeedMore)
+            }
+            http_connect::Head::Partial => Err(http_connect::refuse(Refusal::TooLong)),
+            http_connect::Head::Page(page) => Ok(FrontStep::Page(page)),
+            http_connect::Head::Connect(connect) => {
+                let allow = self.options.allow_private;
+                let target =
+                    Target::new(connect.host, connect.port, allow).map_err(http_connect::refuse)?;
+                self.isolation = connect.credentials;
+                Ok(self.finish(target, Protocol::HttpConnect, connect.len))
+            }
+        }
+    }
+
+    /// The request, and behind its `len` bytes the first of the stream.
+    fn finish(&mut self, target: Target, protocol: Protocol, len: usize) -> FrontStep {
+        FrontStep::Request(StreamRequest {
+            target,
+            isolation: self.isolation.take(),
+            protocol,
+            leftover: self.buffer.split_off(len),
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! What the application is told, in the words of its own protocol (docs/parts/front.md).
+
+use cepa_common::cell::message::EndReason;
+
+use super::target::Protocol;
+
+/// Why a stream could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The destination refused the connection.
+    #[error("the destination refused the connection")]
+    Refused,
+    /// The exit found no way to the host.
+    #[error("the host cannot be reached from the exit")]
+    HostUnreachable,
+    /// There is no circuit: the overlay itself cannot be reached.
+    #[error("the network cannot be reached")]
+    NetworkUnreachable,
+    /// A policy forbids it: the exit's, or the owner's.
+    #[error("the destination is not allowed")]
+    NotAllowed,
+    /// The name has no address.
+    #[error("the name has no address")]
+    Unresolvable,
+    /// No answer in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// Anything else.
+    #[error("the stream failed")]
+    GeneralFailure,
+}
+
+impl Failure {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Refused,
+        Self::HostUnreachable,
+        Self::NetworkUnreachable,
+        Self::NotAllowed,
+        Self::Unresolvable,
+        Self::TimedOut,
+        Self::GeneralFailure,
+    ];
+
+    /// Reply code of SOCKS5 (RFC 1928, section 6).
+    pub fn socks5_code(self) -> u8 {
+        match self {
+            Self::GeneralFailure => 1,
+            Self::NotAllowed => 2,
+            Self::NetworkUnreachable => 3,
+            Self::HostUnreachable | Self::Unresolvable => 4,
+            Self::Refused => 5,
+            Self::TimedOut => 6,
+        }
+    }
+
+    /// Status line of HTTP, without the version.
+    pub fn http_status(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "403 Forbidden",
+            Self::TimedOut => "504 Gateway Timeout",
+            _ => "502 Bad Gateway",
+        }
+    }
+
+    /// What happened and what to try, for people.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Refused => {
+                "The destination refused the connection. Check the port; the service may be down, \
+                 or it may refuse this exit."
+            }
+            Self::HostUnreachable => {
+                "The exit found no route to the destination. Check the address, or try again \
+                 through another exit."
+            }
+            Self::NetworkUnreachable => {
+                "Cepa has no circuit at the moment. Check that this machine is online and that \
+                 Cepa has finished starting, then try again."
+            }
+            Self::NotAllowed => {
+                "No exit may connect to this destination and port. Private addresses are never \
+                 reachable; for other destinations try another port."
+            }
+            Self::Unresolvable => "The name has no address. Check its spelling.",
+            Self::TimedOut => "The destination did not answer in time. Try again later.",
+            Self::GeneralFailure => "The stream failed inside the network. Try again.",
+        }
+    }
+}
+
+impl From<EndReason> for Failure {
+    fn from(reason: EndReason) -> Self {
+        match reason {
+            EndReason::Refused => Self::Refused,
+            EndReason::Unreachable => Self::HostUnreachable,
+            EndReason::Policy => Self::NotAllowed,
+            EndReason::Unresolvable => Self::Unresolvable,
+            EndReason::Timeout => Self::TimedOut,
+            EndReason::Done | EndReason::Reset | EndReason::Resource => Self::GeneralFailure,
+        }
+    }
+}
+
+const GRANT_SOCKS4: [u8; 8] = [0, 90, 0, 0, 0, 0, 0, 0];
+/// SOCKS4 has one code for every failure.
+pub(super) const REJECT_SOCKS4: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
+
+/// A SOCKS5 reply. The bound address is all zero: the exit's is nobody's business here.
+pub(super) fn socks5(code: u8) -> [u8; 10] {
+    [5, code, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// The bytes that tell an application that its stream is open.
+pub fn connected(protocol: Protocol) -> Vec<u8> {
+    match protocol {
+        Protocol::Socks4 | Protocol::Socks4a => GRANT_SOCKS4.to_vec(),
+        Protocol::Socks5 => socks5(0).to_vec(),
+        Protocol::HttpConnect => b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
+    }
+}
+
+/// The bytes that tell an application why its stream could not be opened.
+pub fn failed(protocol: Protocol, failure: Failure) -> Vec<u8> {
+    match protocol {
+        Protocol::Socks4 | Protocol::Socks4a => REJECT_SOCKS4.to_vec(),
+        Protocol::Socks5 => socks5(failure.socks5_code()).to_vec(),
+        Protocol::HttpConnect => http_text(failure.http_status(), failure.advice()),
+    }
+}
+
+/// A whole HTTP response of plain text.
+pub(super) fn http_text(status: &str, text: &str) -> Vec<u8> {
+    http(status, "text/plain", &format!("{text}\n"), true)
+}
+
+/// The page that explains what this port is. `proxied` for a request in the form
+/// that goes to HTTP proxies; `body` is false for HEAD.
+pub(super) fn page(proxied: bool, body: bool) -> Vec<u8> {
+    let hint = if proxied {
+        "<p>Your application asked for a page through this port as through a plain HTTP proxy. \
+         Cepa does not do that: set it to SOCKS (<code>socks5h://</code>) or to use HTTP \
+         CONNECT for every site.</p>"
+    } else {
+        ""
+    };
+    let html = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Cepa proxy</title>\
+         </head><body><h1>This is a Cepa proxy</h1>{hint}<p>It is not a website. It carries \
+         connections of applications through the Cepa network, and speaks SOCKS4, SOCKS4a, \
+         SOCKS5 and HTTP CONNECT. Set this address and port as the SOCKS proxy of your \
+         application, and let the proxy resolve names: \
+         <code>curl --proxy socks5h://address:port https://example.org/</code></p>\
+         </body></html>\n"
+    );
+    http("501 Not Implemented", "text/html", &html, body)
+}
+
+fn http(status: &str, kind: &str, text: &str, body: bool) -> Vec<u8> {
+    let len = text.len();
+    let text = if body { text } else { "" };
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {len}\r\n\
+         Connection: close\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+         Content-Security-Policy: default-src 'none'\r\n\r\n{text}"
+    )
+    .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of docs/parts/front.md.
+    #[test]
+    fn the_table_of_reply_codes() {
+        let page = include_str!("../../../docs/parts/front.md");
+        for failure in Failure::ALL {
+            let row = format!(
+                "| {failure:?} | {} | 91 | {} |",
+                failure.socks5_code(),
+                failure.http_status()
+            );
+            assert!(page.contains(&row), "docs/parts/front.md lacks: {row}");
+            assert_eq!(failed(Protocol::Socks5, failure)[1], failure.socks5_code());
+            assert_eq!(failed(Protocol::Socks4, failure), REJECT_SOCKS4);
+            let http =
+                String::from_utf8_lossy(&failed(Protocol::HttpConnect, failure)).into_owned();
+            assert!(http.starts_with(&format!("HTTP/1.1 {}\r\n", failure.http_status())));
+            assert!(http.ends_with(&format!("{}\n", failure.advice())));
+        }
+    }
+
+    #[test]
+    fn success_is_told_in_each_protocol() {
+        assert_eq!(connected(Protocol::Socks4), GRANT_SOCKS4);
+        assert_eq!(connected(Protocol::Socks4a), GRANT_SOCKS4);
+        assert_eq!(connected(Protocol::Socks5), [5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        assert!(connected(Protocol::HttpConnect).starts_with(b"HTTP/1.1 200 "));
+    }
+}

@@ -1,0 +1,357 @@
+//! Accepts connections and runs one task for each: request, stream, bytes.
+//!
+//! A connection that ends in any way but by both sides' own end of file is handed
+//! to the application as a reset, never as an end (design section 1, rule 2).
+
+use core::future::Future;
+use core::time::Duration;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use cepa_common::limits::ACCEPT_BACKOFF;
+use socket2::SockRef;
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::parse::{FrontOptions, FrontParser, FrontStep, StreamRequest};
+use super::reply::{self, Failure};
+use super::target::{Credentials, Protocol, Target};
+
+/// Connections served at once, unless the owner says otherwise: at most 128 MiB of buffers.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Buffer of one direction of one connection, in bytes.
+const COPY_BUFFER: usize = 64 * 1024;
+/// Bytes of one read while the request comes in.
+const HEAD_READ: usize = 4096;
+/// Bytes that an application may send ahead while its stream is being opened.
+const AHEAD: usize = 64 * 1024;
+/// A refused application may take this long to read why.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What keeps streams apart: two streams may share a circuit only if their keys are
+/// equal. The destination is in the request; whether it counts too is the connector's
+/// choice.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IsolationKey {
+    /// User and password of the request.
+    pub credentials: Option<Credentials>,
+    /// The protocol spoken.
+    pub protocol: Protocol,
+    /// The application's address, without its port.
+    pub client: IpAddr,
+    /// The listener that it came through.
+    pub listener: SocketAddr,
+}
+
+/// A stream to be opened.
+#[derive(Debug)]
+pub struct ConnectRequest {
+    /// Where to.
+    pub target: Target,
+    /// What it may share a circuit with.
+    pub isolation: IsolationKey,
+    /// The application's first bytes, which the connector must send before all others:
+    /// with BEGIN in one cell, they save a round trip.
+    pub early: Vec<u8>,
+}
+
+/// Opens streams; what stands behind the front end.
+pub trait Connector: Send + Sync + 'static {
+    /// A stream. `shutdown` ends our direction; a read of zero bytes means that the
+    /// other side ended its own, and every other end is an error. Dropped before
+    /// both ends: the stream is reset.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Opens a stream, to the point where success or failure is known. Dropping the
+    /// future gives the stream up.
+    fn connect(
+        &self,
+        request: ConnectRequest,
+    ) -> impl Future<Output = Result<Self::Stream, Failure>> + Send;
+}
+
+/// A front end must not listen where others can reach it (S29).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0} is not a loopback address: anybody who reaches it could use this proxy. \
+     Listen on 127.0.0.1, or allow it explicitly"
+)]
+pub struct BindRefused(pub SocketAddr);
+
+/// May the front end listen on `addr`? `allow_others` is the owner's explicit word
+/// that other machines may use it.
+///
+/// # Errors
+///
+/// [`BindRefused`] for an address that is not loopback, without that word (S29).
+pub fn check_bind(addr: SocketAddr, allow_others: bool) -> Result<(), BindRefused> {
+    if addr.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    if !allow_others {
+        return Err(BindRefused(addr));
+    }
+    tracing::warn!(%addr, "the proxy listens beyond this machine: whoever reaches it can use it");
+    Ok(())
+}
+
+/// Serves `listener` until `shutdown` completes; connections still open then are reset.
+pub async fn serve<C: Connector>(
+    listener: TcpListener,
+    connector: Arc<C>,
+    options: FrontOptions,
+    shutdown: impl Future<Output = ()>,
+) {
+    let permits = Arc::new(Semaphore::new(options.max_connections));
+    // Dropped on return, which aborts every task in it.
+    let mut tasks = JoinSet::new();
+    let accept = async {
+        loop {
+            while tasks.try_join_next().is_some() {}
+            // A permit first: what cannot be served waits in the kernel's queue.
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                return;
+            };
+            match accept(&listener).await {
+                Ok((stream, isolation)) => {
+                    let connector = Arc::clone(&connector);
+                    tasks.spawn(async move {
+                        Connection::new(stream)
+                            .run(&*connector, isolation, options)
+                            .await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = shutdown => {}
+    }
+}
+
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IsolationKey)> {
+    let (stream, peer) = listener.accept().await?;
+    let isolation = IsolationKey {
+        credentials: None,
+        protocol: Protocol::Socks5,
+        client: peer.ip().to_canonical(),
+        listener: stream.local_addr()?,
+    };
+    stream.set_nodelay(true)?;
+    Ok((stream, isolation))
+}
+
+async fn pause(error: &io::Error) {
+    if let Some(pause) = backoff(error) {
+        tracing::warn!(%error, "the proxy cannot accept connections for the moment");
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// How long to wait after a failed accept (S39): not at all where only that one
+/// connection is lost, else long enough not to spin.
+fn backoff(error: &io::Error) -> Option<Duration> {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::ConnectionAborted
+        | Kind::ConnectionReset
+        | Kind::Interrupted
+        | Kind::InvalidInput
+        | Kind::NotConnected => None,
+        _ => Some(ACCEPT_BACKOFF),
+    }
+}
+
+/// An accepted connection. Dropped before its orderly end, it resets: an
+/// application must never take a broken stream for a complete one.
+struct Connection {
+    stream: TcpStream,
+    orderly: bool,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.orderly {
+            // It fails only on a socket that is gone already.
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Connection {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            orderly: false,
+        }
+    }
+
+    async fn run<C: Connector>(
+        mut self,
+        connector: &C,
+        isolation: IsolationKey,
+        options: FrontOptions,
+    ) {
+        let Ok(request) = timeout(options.head_timeout, self.request(options)).await else {
+            return;
+        };
+        let Ok(Some(request)) = request else {
+            return;
+        };
+        let protocol = request.protocol;
+        let request = ConnectRequest {
+            target: request.target,
+            isolation: IsolationKey {
+                credentials: request.isolation,
+                protocol,
+                ..isolation
+            },
+            early: request.leftover,
+        };
+        match self.connect(connector, request).await {
+            None => {}
+            Some(Err(failure)) => self.farewell(&reply::failed(protocol, failure)).await,
+            Some(Ok((stream, ahead))) => {
+                if let Err(error) = self.carry(stream, &ahead, protocol).await {
+                    tracing::debug!(kind = ?error.kind(), "a proxied stream broke");
+                }
+            }
+        }
+    }
+
+    /// Talks until the request is complete; `None` if there is none to serve.
+    async fn request(&mut self, options: FrontOptions) -> io::Result<Option<StreamRequest>> {
+        let mut parser = FrontParser::new(options);
+        let mut buffer = [0; HEAD_READ];
+        let mut fresh = 0;
+        loop {
+            match parser.on_bytes(&buffer[..fresh]) {
+                Ok(FrontStep::NeedMore) => {
+                    fresh = self.stream.read(&mut buffer).await?;
+                    if fresh == 0 {
+                        self.orderly = true;
+                        return Ok(None);
+                    }
+                }
+                Ok(FrontStep::Reply(bytes)) => {
+                    self.stream.write_all(&bytes).await?;
+                    fresh = 0;
+                }
+                Ok(FrontStep::Request(request)) => return Ok(Some(request)),
+                Ok(FrontStep::Page(bytes)) => {
+                    self.farewell(&bytes).await;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    tracing::debug!(refusal = %error, "a proxy request is refused");
+                    self.farewell(&error.reply).await;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// The stream, and what the application sent while it was being opened; `None` if
+    /// the application went away, which gives the stream up. So does its end of file:
+    /// nobody can tell one that is gone from one that has only stopped speaking.
+    async fn connect<C: Connector>(
+        &mut self,
+        connector: &C,
+        request: ConnectRequest,
+    ) -> Option<Result<(C::Stream, Vec<u8>), Failure>> {
+        let mut ahead = Vec::new();
+        let result = tokio::select! {
+            result = connector.connect(request) => result,
+            () = gone(&mut self.stream, &mut ahead) => return None,
+        };
+        Some(result.map(|stream| (stream, ahead)))
+    }
+
+    /// Says that the stream is open, then copies until both directions have ended.
+    async fn carry(
+        &mut self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        ahead: &[u8],
+        protocol: Protocol,
+    ) -> io::Result<()> {
+        self.stream.write_all(&reply::connected(protocol)).await?;
+        if !ahead.is_empty() {
+            stream.write_all(ahead).await?;
+        }
+        copy_bidirectional_with_sizes(&mut self.stream, &mut stream, COPY_BUFFER, COPY_BUFFER)
+            .await?;
+        self.orderly = true;
+        Ok(())
+    }
+
+    /// Sends last words and waits a little for the application to have read them: to
+    /// close over unread bytes would reset, and a reset erases words on their way.
+    async fn farewell(&mut self, words: &[u8]) {
+        self.orderly = true;
+        let _ = timeout(FAREWELL, async {
+            self.stream.write_all(words).await?;
+            self.stream.shutdown().await?;
+            let mut sink = [0; HEAD_READ];
+            while self.stream.read(&mut sink).await? > 0 {}
+            io::Result::Ok(())
+        })
+        .await;
+    }
+}
+
+/// Completes when the application has gone; collects what it sends until then. Once
+/// [`AHEAD`] bytes wait it reads no more and never completes: the connector's own
+/// deadline ends the wait.
+async fn gone(stream: &mut TcpStream, ahead: &mut Vec<u8>) {
+    let mut buffer = [0; HEAD_READ];
+    while ahead.len() < AHEAD {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => ahead.extend_from_slice(&buffer[..n]),
+        }
+    }
+    core::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_unless_allowed() {
+        for (addr, loopback) in [
+            ("127.0.0.1:9050", true),
+            ("127.8.8.8:1", true),
+            ("[::1]:9050", true),
+            ("[::ffff:127.0.0.1]:9050", true),
+            ("0.0.0.0:9050", false),
+            ("[::]:9050", false),
+            ("192.168.1.1:9050", false),
+        ] {
+            let addr = addr.parse().unwrap_or_else(|_| unreachable!());
+            assert_eq!(check_bind(addr, false).is_ok(), loopback, "{addr}");
+            assert!(check_bind(addr, true).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_full_descriptor_table_does_not_spin() {
+        for code in [23, 24, 12, 105] {
+            let error = io::Error::from_raw_os_error(code);
+            assert!(
+                backoff(&error) >= Some(Duration::from_millis(50)),
+                "{error}"
+            );
+        }
+        assert_eq!(backoff(&io::ErrorKind::ConnectionAborted.into()), None);
+    }
+}

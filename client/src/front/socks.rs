@@ -1,0 +1,169 @@
+//! The messages of SOCKS4, SOCKS4a and SOCKS5, read from the front of a slice.
+//!
+//! Each function gives `None` while its message is incomplete.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::parse::Refusal;
+use super::target::{Credentials, Host, Protocol};
+
+const CONNECT: u8 = 1;
+
+/// A SOCKS4 or 4a request.
+pub(super) struct Socks4 {
+    pub(super) host: Host,
+    pub(super) port: u16,
+    pub(super) user: Vec<u8>,
+    pub(super) protocol: Protocol,
+    /// Bytes that it takes.
+    pub(super) len: usize,
+}
+
+/// `4, command, port, address, user, 0`, and for 4a `name, 0`.
+pub(super) fn socks4(bytes: &[u8]) -> Result<Option<Socks4>, Refusal> {
+    let Some((&[_, command, p0, p1, a, b, c, d], rest)) = bytes.split_first_chunk::<8>() else {
+        return Ok(None);
+    };
+    let Some(user) = until_nul(rest) else {
+        return Ok(None);
+    };
+    let mut len = 8 + user.len() + 1;
+    let (host, protocol) = match (a, b, c, d) {
+        // 4a: an address that no machine has says that a name follows.
+        (0, 0, 0, 1..) => {
+            let Some(name) = until_nul(&rest[user.len() + 1..]) else {
+                return Ok(None);
+            };
+            len += name.len() + 1;
+            (Host::parse(name), Protocol::Socks4a)
+        }
+        _ => (Ok(IpAddr::from([a, b, c, d]).into()), Protocol::Socks4),
+    };
+    if command != CONNECT {
+        return Err(Refusal::Command);
+    }
+    Ok(Some(Socks4 {
+        host: host?,
+        port: u16::from_be_bytes([p0, p1]),
+        user: user.to_vec(),
+        protocol,
+        len,
+    }))
+}
+
+fn until_nul(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().position(|&b| b == 0)?;
+    Some(&bytes[..end])
+}
+
+/// How a SOCKS5 client presents itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    None,
+    Password,
+}
+
+/// `5, count, methods`: the method chosen, if there is one, and the length.
+///
+/// A password is preferred where it is offered: who has one wants to be kept apart by it.
+pub(super) fn methods(bytes: &[u8]) -> Option<(Option<Method>, usize)> {
+    let &[_, count, ref rest @ ..] = bytes else {
+        return None;
+    };
+    let offered = rest.get(..usize::from(count))?;
+    let method = if offered.contains(&2) {
+        Some(Method::Password)
+    } else if offered.contains(&0) {
+        Some(Method::None)
+    } else {
+        None
+    };
+    Some((method, 2 + offered.len()))
+}
+
+/// `1, length, user, length, password` (RFC 1929).
+pub(super) fn password(bytes: &[u8]) -> Result<Option<(Credentials, usize)>, Refusal> {
+    match bytes.first() {
+        None => return Ok(None),
+        Some(1) => {}
+        Some(_) => return Err(Refusal::Malformed),
+    }
+    let read = || {
+        let (user, rest) = counted(&bytes[1..])?;
+        let (password, _) = counted(rest)?;
+        let len = 3 + user.len() + password.len();
+        let credentials = Credentials {
+            user: user.to_vec(),
+            password: password.to_vec(),
+        };
+        Some((credentials, len))
+    };
+    Ok(read())
+}
+
+/// One length byte and as many bytes; and the rest.
+fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&len, rest) = bytes.split_first()?;
+    rest.split_at_checked(usize::from(len))
+}
+
+/// A SOCKS5 request.
+pub(super) struct Socks5 {
+    pub(super) host: Host,
+    pub(super) port: u16,
+    /// Bytes that it takes.
+    pub(super) len: usize,
+}
+
+/// `5, command, 0, address type, address, port`.
+pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, Refusal> {
+    let Some((&[version, command, reserved, kind], rest)) = bytes.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
+    if version != 5 || reserved != 0 {
+        return Err(Refusal::Malformed);
+    }
+    let Some((host, port)) = socks5_address(kind, rest)? else {
+        return Ok(None);
+    };
+    let len = bytes.len() - port.len();
+    let Some(&[p0, p1]) = port.first_chunk::<2>() else {
+        return Ok(None);
+    };
+    if command != CONNECT {
+        return Err(Refusal::Command);
+    }
+    Ok(Some(Socks5 {
+        host: host?,
+        port: u16::from_be_bytes([p0, p1]),
+        len: len + 2,
+    }))
+}
+
+/// The host (or why it is none) and what follows it.
+type Address<'a> = (Result<Host, Refusal>, &'a [u8]);
+
+fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Address<'_>>, Refusal> {
+    Ok(match kind {
+        1 => bytes
+            .split_first_chunk::<4>()
+            .map(|(ip, rest)| (Ok(IpAddr::from(Ipv4Addr::from(*ip)).into()), rest)),
+        3 => counted(bytes).map(|(name, rest)| (Host::parse(name), rest)),
+        4 => bytes
+            .split_first_chunk::<16>()
+            .map(|(ip, rest)| (Ok(IpAddr::from(Ipv6Addr::from(*ip)).into()), rest)),
+        _ => return Err(Refusal::AddressType),
+    })
+}
+
+/// The SOCKS5 reply code for a request that is refused before anything is tried.
+pub(super) fn refusal_code(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::Private => 2,
+        // What can't be a name has no address.
+        Refusal::Host => 4,
+        Refusal::Command => 7,
+        Refusal::AddressType => 8,
+        _ => 1,
+    }
+}
