@@ -5,8 +5,6 @@
 //! direction: what brings work in goes first, so that nothing is cut off that
 //! could still be finished.
 
-mod stub;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,9 +19,10 @@ use tokio::sync::watch;
 
 use crate::config::{self, Config, SuiteChoice};
 
-pub(crate) use stub::dir::{Authority, ExitPolicy, SigningKey, local_network_params};
-use stub::dir::{NetworkDraft, NetworkFile};
-use stub::{client, relay};
+pub(crate) use cepa_common::dir::{Authority, ExitPolicy, local_network_params};
+use cepa_common::dir::{Consensus, NetworkDraft, NetworkFile};
+pub(crate) use ed25519_dalek::SigningKey;
+use {cepa_client as client, cepa_relay as relay};
 
 /// A node could not be started or asked.
 #[derive(Debug, thiserror::Error)]
@@ -185,11 +184,13 @@ impl Node {
         self.socks = listener.local_addr().ok();
         let options = client::ClientOptions {
             network,
-            state_dir: self._state.room("client")?,
+            state_dir: Some(self._state.room("client")?),
+            progress: None,
         };
         let client = bootstrap(options, progress).await?;
-        let front = client::FrontOptions {
+        let front = client::front::FrontOptions {
             allow_private: settings.allow_private,
+            ..Default::default()
         };
         self.front = Some(client.serve_front(listener, front));
         self.client = Some(client);
@@ -479,7 +480,8 @@ impl Visitor {
             })?;
         let options = client::ClientOptions {
             network,
-            state_dir: state.path().to_owned(),
+            state_dir: Some(state.path().to_owned()),
+            progress: None,
         };
         Ok(Self {
             client: bootstrap(options, progress).await?,
@@ -508,8 +510,11 @@ impl Visitor {
     }
 
     /// The consensus that the client believes.
-    pub(crate) fn consensus(&self) -> ConsensusView {
-        self.client.consensus()
+    pub(crate) fn consensus(&self) -> Result<ConsensusView, AppError> {
+        let consensus = self.client.consensus().ok_or_else(|| {
+            AppError::Client("the consensus that it held has expired".to_owned())
+        })?;
+        Ok(view(self.client.network(), &consensus))
     }
 
     /// Leaves the network.
@@ -518,11 +523,76 @@ impl Visitor {
     }
 }
 
+/// Starts a client and tells `progress` how far it is.
 async fn bootstrap(
-    options: client::ClientOptions,
+    mut options: client::ClientOptions,
     progress: watch::Sender<Progress>,
 ) -> Result<client::Client, AppError> {
-    client::Client::bootstrap(options, progress)
-        .await
-        .map_err(|e| AppError::Client(e.to_string()))
+    let (steps, mut seen) = watch::channel(client::dir::BootstrapProgress::Starting);
+    options.progress = Some(steps);
+    let starting = client::Client::bootstrap(options);
+    tokio::pin!(starting);
+    loop {
+        tokio::select! {
+            started = &mut starting => {
+                return started.map_err(|error| AppError::Client(error.to_string()));
+            }
+            Ok(()) = seen.changed() => {
+                progress.send_replace(described(&seen.borrow_and_update()));
+            }
+        }
+    }
+}
+
+fn described(step: &client::dir::BootstrapProgress) -> Progress {
+    use client::dir::BootstrapProgress as Step;
+    let (percent, what) = match step {
+        Step::Starting => (5, "starting".to_owned()),
+        Step::Asking { sources } => (30, format!("asking {sources} directories for a consensus")),
+        Step::Failed { rounds, reason } => {
+            (30, format!("no consensus yet (round {rounds}): {reason}"))
+        }
+        Step::Ready { relays, .. } => (90, format!("holding a consensus of {relays} relays")),
+    };
+    Progress { percent, what }
+}
+
+/// A consensus, for people and scripts.
+fn view(network: &NetworkFile, consensus: &Consensus) -> ConsensusView {
+    let time = |seconds| {
+        let at = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        at.map_or_else(String::new, |at| humantime::format_rfc3339_seconds(at).to_string())
+    };
+    let lifetime = consensus.lifetime();
+    let relays = consensus.entries().iter().map(|entry| RelayView {
+        identity: entry.identity.to_string(),
+        nickname: entry.nickname.clone(),
+        addresses: entry.addresses.clone(),
+        weight: entry.weight,
+        flags: entry.flags.to_string().split_whitespace().map(str::to_owned).collect(),
+        suite: entry.suite.name(),
+        exit_ports: ports(entry.policy.v4()),
+    });
+    ConsensusView {
+        network: network.name().to_owned(),
+        network_id: network.network_id().to_string(),
+        valid_after: time(lifetime.valid_after),
+        fresh_until: time(lifetime.fresh_until),
+        valid_until: time(lifetime.valid_until),
+        signatures: consensus.signature_count(),
+        authorities: network.authorities().len(),
+        relays: relays.collect(),
+    }
+}
+
+/// Port ranges as people write them; `-` for none.
+fn ports(ranges: &[cepa_common::dir::PortRange]) -> String {
+    let ranges: Vec<String> = ranges
+        .iter()
+        .map(|range| match (range.low, range.high) {
+            (low, high) if low == high => low.to_string(),
+            (low, high) => format!("{low}-{high}"),
+        })
+        .collect();
+    if ranges.is_empty() { "-".to_owned() } else { ranges.join(",") }
 }

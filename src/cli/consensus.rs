@@ -32,7 +32,7 @@ impl Consensus {
             let visitor = Box::pin(visitor).await?;
             let consensus = visitor.consensus();
             visitor.leave().await;
-            Ok(consensus)
+            Ok(consensus?)
         })?;
         if self.json {
             let text = serde_json::to_string_pretty(&consensus).map_err(|error| {

@@ -168,6 +168,7 @@ pub struct Consensus {
     params: Params,
     bytes: Vec<u8>,
     digest: Digest,
+    signatures: usize,
     network: NetworkId,
     by_identity: HashMap<RelayId, usize>,
     by_link_key: HashMap<[u8; 32], usize>,
@@ -175,7 +176,13 @@ pub struct Consensus {
 }
 
 impl Consensus {
-    fn new(body: ConsensusBody, bytes: &[u8], digest: Digest, network: &NetworkFile) -> Self {
+    fn new(
+        body: ConsensusBody,
+        bytes: &[u8],
+        digest: Digest,
+        signatures: usize,
+        network: &NetworkFile,
+    ) -> Self {
         // Voted values over those of network.toml over the defaults.
         let pairs = network.param_pairs().iter().chain(&body.params);
         let params = Params::from_pairs(pairs.map(|(name, value)| (name.as_str(), *value)));
@@ -196,6 +203,7 @@ impl Consensus {
             params,
             bytes: bytes.to_vec(),
             digest,
+            signatures,
             network: network.network_id(),
             body,
         }
@@ -209,6 +217,11 @@ impl Consensus {
     /// Its digest: the same whoever signed it.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// How many signatures it came with; all that are counted have been verified.
+    pub fn signature_count(&self) -> usize {
+        self.signatures
     }
 
     /// The network that it is of.
@@ -301,7 +314,8 @@ impl SignedConsensus {
         let body: ConsensusBody = document::decode(envelope.body)?;
         body.validate()?;
         let digest = envelope.digest(&network.network_id());
-        Ok(Arc::new(Consensus::new(body, bytes, digest, network)))
+        let signatures = envelope.signatures.len();
+        Ok(Arc::new(Consensus::new(body, bytes, digest, signatures, network)))
     }
 
     /// A consensus that nobody signed yet.

@@ -178,7 +178,7 @@ pub(super) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T,
 pub(super) struct Envelope<'a> {
     kind: Kind,
     pub(super) body: &'a [u8],
-    signatures: Vec<([u8; 32], Signature)>,
+    pub(super) signatures: Vec<([u8; 32], Signature)>,
 }
 
 impl<'a> Envelope<'a> {
