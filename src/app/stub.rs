@@ -254,15 +254,12 @@ pub(crate) mod client {
         stream.read_exact(&mut methods).await?;
         if methods.contains(&2) {
             stream.write_all(&[5, 2]).await?;
-            for _ in 0..2 {
-                // version and user name, then password
-                let mut len = [0; 1];
-                stream.read_exact(&mut len).await?;
-                if len[0] == 1 {
-                    stream.read_exact(&mut len).await?;
-                }
-                stream.read_exact(&mut vec![0; usize::from(len[0])]).await?;
-            }
+            let mut len = [0; 2];
+            stream.read_exact(&mut len).await?;
+            let mut user = vec![0; usize::from(len[1]) + 1];
+            stream.read_exact(&mut user).await?;
+            let mut password = vec![0; usize::from(user.last().copied().unwrap_or(0))];
+            stream.read_exact(&mut password).await?;
             stream.write_all(&[1, 0]).await?;
         } else {
             stream.write_all(&[5, 0]).await?;
