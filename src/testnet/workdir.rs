@@ -40,12 +40,11 @@ impl Workdir {
         fs::create_dir_all(&named).map_err(|error| failed("create", error))?;
         // Processes and people elsewhere on the machine read the paths.
         let path = fs::canonicalize(&named).map_err(|error| failed("find", error))?;
-        let before = path.join("testnet.json").exists() || path.join("nodes").exists();
-        let in_use = fs::read_dir(&path)
-            .map_err(|error| failed("read", error))?
-            .next()
-            .is_some();
-        if in_use && !(before && log_in(&path).exists()) {
+        let strangers = fs::read_dir(&path).map_err(|error| failed("read", error))?.next().is_some()
+            // The log and the lock are the first things that a network leaves.
+            && !log_in(&path).exists()
+            && !path.join("lock").exists();
+        if strangers {
             return Err(CliError::usage(
                 format!("{} is not empty and no network's directory", path.display()),
                 "choose another directory with --dir",
