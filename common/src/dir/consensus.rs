@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
@@ -166,7 +167,7 @@ pub(super) fn validate_params(pairs: &BTreeMap<String, u32>) -> Result<(), DocEr
 pub struct Consensus {
     body: ConsensusBody,
     params: Params,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     digest: Digest,
     network: NetworkId,
     by_identity: HashMap<RelayId, usize>,
@@ -194,7 +195,7 @@ impl Consensus {
                 .flat_map(|entry| entry.addresses.clone())
                 .collect(),
             params,
-            bytes: bytes.to_vec(),
+            bytes: Bytes::copy_from_slice(bytes),
             digest,
             network: network.network_id(),
             body,
@@ -204,6 +205,11 @@ impl Consensus {
     /// The document as received, signatures included.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The document as received, shared: serving it to many costs one copy in memory.
+    pub fn shared_bytes(&self) -> Bytes {
+        self.bytes.clone()
     }
 
     /// Its digest: the same whoever signed it.

@@ -2,15 +2,18 @@
 
 use core::pin::Pin;
 use core::time::Duration;
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cepa_common::dir::{Clock, Dial, DirRequest, FetchError, NetworkFile, upload};
+use cepa_common::dir::{Clock, Dial, DirRequest, FetchError, upload};
 use cepa_common::ids::RelayId;
+use ed25519_dalek::SigningKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::{Action, Authority, AuthorityError, Probe, SigningRecord};
+use super::{Action, Authority, AuthorityConfig, AuthorityError, Probe, SigningRecord};
 use crate::directory::DirectoryServer;
 
 /// Uploads waiting for the machine. Each is a document of up to 16 MiB, so few.
@@ -116,31 +119,45 @@ impl AuthorityHandle {
     }
 }
 
-/// All that [`run`] needs beside the machine.
+/// All that [`run`] needs.
 pub struct AuthorityTask {
-    /// The network.
-    pub network: Arc<NetworkFile>,
-    /// Who this authority is, so that it does not dial itself.
+    /// Who this authority is.
     pub identity: RelayId,
-    /// The time.
-    pub clock: Clock,
+    /// Signs its votes and consensuses.
+    pub signing_key: SigningKey,
+    /// Parameters that it votes for, over those of `network.toml`.
+    pub params: BTreeMap<String, u32>,
     /// Opens connections to the other authorities.
     pub dial: Arc<dyn Dial>,
-    /// Dials relays before they are listed; matches `AuthorityConfig::probes`.
+    /// Dials relays before they are listed; without it every relay is.
     pub probe: Option<Arc<dyn ReachabilityProbe>>,
-    /// Where consensuses are served.
+    /// Where consensuses are served; made with the handle of the queue given to [`run`].
     pub directory: Arc<DirectoryServer>,
     /// What was signed, on disk.
     pub record: Arc<dyn SigningRecord>,
 }
 
 /// Runs an authority until its handles are gone. Dropping the future stops all that it started.
-pub async fn run(task: AuthorityTask, mut authority: Authority, mut queue: AuthorityQueue) {
+///
+/// # Errors
+/// When the record cannot be read: without it the authority might sign twice for one time.
+pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<()> {
+    let record = Arc::clone(&task.record);
+    let last = tokio::task::spawn_blocking(move || record.last()).await;
+    let config = AuthorityConfig {
+        network: Arc::clone(task.directory.network()),
+        identity: task.identity,
+        signing_key: task.signing_key.clone(),
+        params: task.params.clone(),
+        last_signed: last.map_err(io::Error::other)??,
+        probes: task.probe.is_some(),
+    };
+    let mut authority = Authority::new(config, task.clock().now_ms());
     let mut probes: JoinSet<(Probe, bool)> = JoinSet::new();
     let mut sends: JoinSet<()> = JoinSet::new();
     let mut waiting: Vec<Probe> = Vec::new();
     loop {
-        let now_ms = task.clock.now_ms();
+        let now_ms = task.clock().now_ms();
         let actions = authority.poll(now_ms);
         task.perform(actions, &mut authority, &mut sends, &mut waiting)
             .await;
@@ -149,18 +166,18 @@ pub async fn run(task: AuthorityTask, mut authority: Authority, mut queue: Autho
         {
             task.start_probe(probe, &mut probes);
         }
-        let now_ms = task.clock.now_ms();
+        let now_ms = task.clock().now_ms();
         let wait = authority
             .next_wake_ms(now_ms)
             .saturating_sub(now_ms)
             .clamp(1, 3_600_000);
         tokio::select! {
             submitted = queue.queue.recv() => {
-                let Some((submission, reply)) = submitted else { return };
+                let Some((submission, reply)) = submitted else { return Ok(()) };
                 let _ = reply.send(task.take(&mut authority, &submission));
             }
             Some(Ok((probe, reached))) = probes.join_next() => {
-                authority.on_probe(&probe, reached, task.clock.now_ms());
+                authority.on_probe(&probe, reached, task.clock().now_ms());
             }
             Some(_) = sends.join_next() => {}
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
@@ -169,12 +186,16 @@ pub async fn run(task: AuthorityTask, mut authority: Authority, mut queue: Autho
 }
 
 impl AuthorityTask {
+    fn clock(&self) -> &Clock {
+        self.directory.clock()
+    }
+
     fn take(
         &self,
         authority: &mut Authority,
         submission: &Submission,
     ) -> Result<(), AuthorityError> {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.clock().now_ms();
         let result = match submission {
             Submission::Descriptor(bytes) => authority.on_descriptor(bytes, now_ms),
             Submission::Vote(bytes) => authority.on_vote(bytes, now_ms),
@@ -236,11 +257,11 @@ impl AuthorityTask {
 
     /// Sends a document to every other authority, each in its own task: a dead one holds up none.
     fn send(&self, sends: &mut JoinSet<()>, request: DirRequest) {
+        let network = self.directory.network();
         // What takes longer than half an interval comes too late anyhow.
-        let seconds = u64::from(self.network.params().vote_interval_seconds);
+        let seconds = u64::from(network.params().vote_interval_seconds);
         let deadline = Duration::from_millis((seconds * 500).clamp(500, 60_000));
-        for peer in self
-            .network
+        for peer in network
             .authorities()
             .iter()
             .filter(|a| a.identity != self.identity)

@@ -89,7 +89,7 @@ fn consensus(request: &Request<Incoming>, server: &DirectoryServer) -> Response<
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        let mut response = Response::new(Full::new(Bytes::copy_from_slice(consensus.bytes())));
+        let mut response = Response::new(Full::new(consensus.shared_bytes()));
         let binary = HeaderValue::from_static("application/octet-stream");
         response.headers_mut().insert(CONTENT_TYPE, binary);
         response
