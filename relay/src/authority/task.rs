@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use cepa_common::dir::{Clock, Dial, DirRequest, FetchError, upload};
+use cepa_common::dir::{
+    Clock, ConsensusSignature, Dial, DirRequest, FetchError, SignedDescriptor, SignedVote, upload,
+};
 use cepa_common::ids::RelayId;
 use ed25519_dalek::SigningKey;
 use tokio::sync::{mpsc, oneshot};
@@ -16,8 +17,11 @@ use tokio::task::JoinSet;
 use super::{Action, Authority, AuthorityConfig, AuthorityError, Probe, SigningRecord};
 use crate::directory::DirectoryServer;
 
-/// Uploads waiting for the machine. Each is a document of up to 16 MiB, so few.
-const QUEUE: usize = 16;
+/// Descriptors waiting for the machine; the next uploader is told to come again.
+const DESCRIPTOR_QUEUE: usize = 64;
+/// Votes and signatures waiting for the machine: only authorities' own get here, so that no flood of descriptors can
+/// keep a vote out. A vote is up to 16 MiB.
+const AUTHORITY_QUEUE: usize = 16;
 /// Dials to relays at once.
 const MAX_PROBES: usize = 64;
 /// Longest dial to one relay.
@@ -67,12 +71,12 @@ pub enum SubmitError {
     Stopped,
 }
 
-/// What is submitted.
+/// What is submitted, its signatures verified: that is the connection's work and not the machine's.
 #[derive(Debug)]
 pub(crate) enum Submission {
-    Descriptor(Bytes),
-    Vote(Bytes),
-    Signature(Bytes),
+    Descriptor(Box<SignedDescriptor>),
+    Vote(Box<SignedVote>),
+    Signature(Box<ConsensusSignature>),
 }
 
 type Reply = oneshot::Sender<Result<(), AuthorityError>>;
@@ -80,21 +84,31 @@ type Reply = oneshot::Sender<Result<(), AuthorityError>>;
 /// Gives documents to a running authority.
 #[derive(Clone, Debug)]
 pub struct AuthorityHandle {
-    queue: mpsc::Sender<(Submission, Reply)>,
+    descriptors: mpsc::Sender<(Submission, Reply)>,
+    authorities: mpsc::Sender<(Submission, Reply)>,
 }
 
 /// The other end of an [`AuthorityHandle`], for [`run`].
 #[derive(Debug)]
 pub struct AuthorityQueue {
-    queue: mpsc::Receiver<(Submission, Reply)>,
+    descriptors: mpsc::Receiver<(Submission, Reply)>,
+    authorities: mpsc::Receiver<(Submission, Reply)>,
 }
 
 /// A handle and its queue.
 pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
+    let (descriptors, descriptors_out) = mpsc::channel(DESCRIPTOR_QUEUE);
+    let (authorities, authorities_out) = mpsc::channel(AUTHORITY_QUEUE);
+    let queue = AuthorityQueue {
+        descriptors: descriptors_out,
+        authorities: authorities_out,
+    };
     (
-        AuthorityHandle { queue: sender },
-        AuthorityQueue { queue: receiver },
+        AuthorityHandle {
+            descriptors,
+            authorities,
+        },
+        queue,
     )
 }
 
@@ -103,13 +117,17 @@ impl AuthorityHandle {
     ///
     /// # Errors
     /// [`SubmitError`].
-    pub async fn submit_descriptor(&self, bytes: impl Into<Bytes>) -> Result<(), SubmitError> {
-        self.submit(Submission::Descriptor(bytes.into())).await
+    pub async fn submit_descriptor(&self, signed: SignedDescriptor) -> Result<(), SubmitError> {
+        self.submit(Submission::Descriptor(Box::new(signed))).await
     }
 
     pub(crate) async fn submit(&self, submission: Submission) -> Result<(), SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.queue
+        let queue = match submission {
+            Submission::Descriptor(_) => &self.descriptors,
+            Submission::Vote(_) | Submission::Signature(_) => &self.authorities,
+        };
+        queue
             .try_send((submission, reply))
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => SubmitError::Busy,
@@ -172,9 +190,12 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
             .saturating_sub(now_ms)
             .clamp(1, 3_600_000);
         tokio::select! {
-            submitted = queue.queue.recv() => {
+            submitted = queue.authorities.recv() => {
                 let Some((submission, reply)) = submitted else { return Ok(()) };
-                let _ = reply.send(task.take(&mut authority, &submission));
+                let _ = reply.send(task.take(&mut authority, submission));
+            }
+            Some((submission, reply)) = queue.descriptors.recv() => {
+                let _ = reply.send(task.take(&mut authority, submission));
             }
             Some(Ok((probe, reached))) = probes.join_next() => {
                 authority.on_probe(&probe, reached, task.clock().now_ms());
@@ -193,13 +214,13 @@ impl AuthorityTask {
     fn take(
         &self,
         authority: &mut Authority,
-        submission: &Submission,
+        submission: Submission,
     ) -> Result<(), AuthorityError> {
         let now_ms = self.clock().now_ms();
         let result = match submission {
-            Submission::Descriptor(bytes) => authority.on_descriptor(bytes, now_ms),
-            Submission::Vote(bytes) => authority.on_vote(bytes, now_ms),
-            Submission::Signature(bytes) => authority.on_signature(bytes, now_ms),
+            Submission::Descriptor(signed) => authority.on_descriptor(*signed, now_ms),
+            Submission::Vote(signed) => authority.on_vote(*signed, now_ms),
+            Submission::Signature(signed) => authority.on_signature(*signed, now_ms),
         };
         if let Err(error) = &result {
             tracing::debug!(%error, "submission refused");
