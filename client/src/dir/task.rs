@@ -167,8 +167,8 @@ impl DirectoryTask {
         }
         self.show();
         let interval = self.config.network.params().vote_interval_seconds;
-        let cap = RETRY_CAP.min(Duration::from_secs(u64::from(interval)) / 2);
-        let mut backoff = Backoff::new(RETRY_FIRST, cap.max(RETRY_FIRST * 4));
+        let cap = RETRY_CAP.min(Duration::from_secs(u64::from(interval)) / 4);
+        let mut backoff = Backoff::new(RETRY_FIRST, cap.max(RETRY_FIRST * 2));
         let mut failed_rounds = 0u32;
         loop {
             let wait = match self.until_refresh() {

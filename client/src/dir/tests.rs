@@ -171,6 +171,11 @@ async fn never_older_never_other_across_restarts() {
     shelves.put(1, consensus(&network, START, &[10]).bytes());
     let (directory, _task) = start(&network, &shelves, START + 5, Some(disk.clone()));
     until(&directory, START).await;
+    // Written whole: the old bytes or the new ones, and nothing beside them.
+    while std::fs::read(&file).unwrap() == b"soup" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 1);
     std::fs::remove_dir_all(&disk).unwrap();
 }
 

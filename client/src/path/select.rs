@@ -10,7 +10,7 @@ use rand::{CryptoRng, RngExt};
 
 /// Hops of a circuit when nobody says otherwise.
 pub const DEFAULT_HOPS: usize = 3;
-/// The header has seven slots: six relays (design of chapter 4).
+/// An onion header has slots for six relays.
 const MAX_HOPS: usize = 6;
 /// Draws before all candidates are gone through; on a large network the first draw or two fit.
 const DRAWS: usize = 16;

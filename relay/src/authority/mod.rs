@@ -1,7 +1,7 @@
 //! A directory authority: learns of relays, dials them, votes, and signs what more than half agree on
 //! (docs/protocol.md, 6.7, 6.8 and 6.13).
 //!
-//! [`Authority`] is the machine of the voting period and [`relays`] what it knows of relays; both are given the time
+//! [`Authority`] is the machine of the voting period and `relays` what it knows of relays; both are given the time
 //! and return [`Action`]s. [`run`] drives them: it owns the machine, so that the directory server and the network
 //! reach it by the bounded queue of an [`AuthorityHandle`] alone. Votes are exchanged plainly: the first one from an
 //! author counts. Measuring bandwidth is absent so far.

@@ -125,9 +125,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError`] says why it is refused.
-    pub fn on_descriptor(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), AuthorityError> {
-        let network = self.config.network.network_id();
-        let signed = SignedDescriptor::parse_and_verify(bytes, &network)?;
+    pub fn on_descriptor(
+        &mut self,
+        signed: SignedDescriptor,
+        now_ms: u64,
+    ) -> Result<(), AuthorityError> {
         self.relays.insert(Arc::new(signed), &self.params, now_ms)
     }
 
@@ -135,8 +137,7 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError`] says why it is refused.
-    pub fn on_vote(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), AuthorityError> {
-        let signed = SignedVote::parse_and_verify(bytes, &self.config.network)?;
+    pub fn on_vote(&mut self, signed: SignedVote, now_ms: u64) -> Result<(), AuthorityError> {
         self.roll(now_ms);
         let author = signed.vote().authority;
         if author == self.config.identity {
@@ -184,9 +185,12 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError`] says why it is refused.
-    pub fn on_signature(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), AuthorityError> {
-        let network = Arc::clone(&self.config.network);
-        let signature = ConsensusSignature::parse_and_verify(bytes, &network)?;
+    pub fn on_signature(
+        &mut self,
+        signature: ConsensusSignature,
+        now_ms: u64,
+    ) -> Result<(), AuthorityError> {
+        let network = self.config.network.network_id();
         self.roll(now_ms);
         if signature.valid_after() != self.period.lifetime.valid_after {
             return Err(AuthorityError::WrongPeriod);
@@ -196,7 +200,7 @@ impl Authority {
         }
         match &mut self.period.consensus {
             Some(consensus) => {
-                consensus.add(&network.network_id(), &signature)?;
+                consensus.add(&network, &signature)?;
             }
             None => {
                 self.period

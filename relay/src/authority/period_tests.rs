@@ -4,6 +4,25 @@ use crate::directory::testing::{descriptor, identity, link_key, network, signing
 /// A valid-after in milliseconds; the interval of the test network is two seconds.
 const T_MS: u64 = 2_000_000;
 
+impl Authority {
+    fn take_descriptor(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), AuthorityError> {
+        let id = self.config.network.network_id();
+        self.on_descriptor(SignedDescriptor::parse_and_verify(bytes, &id)?, now_ms)
+    }
+
+    fn take_vote(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), AuthorityError> {
+        self.on_vote(
+            SignedVote::parse_and_verify(bytes, &self.config.network)?,
+            now_ms,
+        )
+    }
+
+    fn take_signature(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), AuthorityError> {
+        let signature = ConsensusSignature::parse_and_verify(bytes, &self.config.network)?;
+        self.on_signature(signature, now_ms)
+    }
+}
+
 struct Group {
     network: Arc<NetworkFile>,
     members: Vec<Authority>,
@@ -31,7 +50,7 @@ impl Group {
     fn upload(&mut self, relay: u8, now_ms: u64) {
         let bytes = upload(&self.network, relay, now_ms);
         for member in &mut self.members {
-            member.on_descriptor(&bytes, now_ms).unwrap();
+            member.take_descriptor(&bytes, now_ms).unwrap();
         }
     }
 
@@ -60,10 +79,10 @@ impl Group {
             Action::RecordSigned { valid_after, .. } => self.signed[n].push(valid_after),
             Action::Publish(consensus) => self.published[n].push(consensus),
             Action::SendVote(bytes) => {
-                self.others(n, |other| drop(other.on_vote(&bytes, now_ms)));
+                self.others(n, |other| drop(other.take_vote(&bytes, now_ms)));
             }
             Action::SendSignature(bytes) => {
-                self.others(n, |other| other.on_signature(&bytes, now_ms).unwrap());
+                self.others(n, |other| other.take_signature(&bytes, now_ms).unwrap());
             }
         }
     }
@@ -188,7 +207,7 @@ fn one_signature_for_a_valid_after_across_restarts() {
     for now_ms in [T_MS - 1_000, T_MS, T_MS + 999] {
         let mut restarted = authority(&network, 1, last, now_ms);
         restarted
-            .on_descriptor(&upload(&network, 10, now_ms), now_ms)
+            .take_descriptor(&upload(&network, 10, now_ms), now_ms)
             .unwrap();
         for step in 0..4 {
             let mut signed = Vec::new();
@@ -208,7 +227,7 @@ fn one_signature_for_a_valid_after_across_restarts() {
     // A clock that went back does not make it sign again either.
     let mut behind = authority(&network, 1, last, T_MS - 60_000);
     behind
-        .on_descriptor(&upload(&network, 10, T_MS - 60_000), T_MS - 60_000)
+        .take_descriptor(&upload(&network, 10, T_MS - 60_000), T_MS - 60_000)
         .unwrap();
     assert!(
         behind
@@ -226,7 +245,7 @@ fn every_refusal_of_votes_and_signatures() {
     let mut other = authority(&network, 2, None, now_ms);
     let vote_of = |authority: &mut Authority, relay: u8, at_ms: u64| -> Vec<u8> {
         authority
-            .on_descriptor(&upload(&network, relay, now_ms), now_ms)
+            .take_descriptor(&upload(&network, relay, now_ms), now_ms)
             .unwrap();
         let mut sent = Vec::new();
         for _ in 0..2 {
@@ -241,16 +260,16 @@ fn every_refusal_of_votes_and_signatures() {
         sent
     };
     let vote = vote_of(&mut other, 10, now_ms);
-    assert_eq!(ours.on_vote(&vote, now_ms), Ok(()));
-    assert_eq!(ours.on_vote(&vote, now_ms), Ok(()));
+    assert_eq!(ours.take_vote(&vote, now_ms), Ok(()));
+    assert_eq!(ours.take_vote(&vote, now_ms), Ok(()));
     let different = vote_of(&mut authority(&network, 2, None, now_ms), 11, now_ms);
     assert_eq!(
-        ours.on_vote(&different, now_ms),
+        ours.take_vote(&different, now_ms),
         Err(AuthorityError::Equivocation)
     );
-    assert_eq!(other.on_vote(&vote, now_ms), Err(AuthorityError::Own));
+    assert_eq!(other.take_vote(&vote, now_ms), Err(AuthorityError::Own));
     assert!(matches!(
-        ours.on_vote(b"soup", now_ms),
+        ours.take_vote(b"soup", now_ms),
         Err(AuthorityError::Document(_))
     ));
     // A clock a little ahead votes for the period after this one: held until then.
@@ -259,18 +278,21 @@ fn every_refusal_of_votes_and_signatures() {
         10,
         now_ms + 2_000,
     );
-    assert_eq!(ours.on_vote(&ahead, now_ms), Ok(()));
+    assert_eq!(ours.take_vote(&ahead, now_ms), Ok(()));
     assert_eq!(ours.next_votes.len(), 1);
     let far = vote_of(
         &mut authority(&network, 3, None, now_ms),
         10,
         now_ms + 4_000,
     );
-    assert_eq!(ours.on_vote(&far, now_ms), Err(AuthorityError::WrongPeriod));
+    assert_eq!(
+        ours.take_vote(&far, now_ms),
+        Err(AuthorityError::WrongPeriod)
+    );
 
     // Both count, and the other signs first.
     let own = vote_of(&mut ours, 10, now_ms);
-    assert_eq!(other.on_vote(&own, now_ms), Ok(()));
+    assert_eq!(other.take_vote(&own, now_ms), Ok(()));
     let late = T_MS - 500;
     let signature_of = |authority: &mut Authority| {
         let sent = authority
@@ -283,16 +305,16 @@ fn every_refusal_of_votes_and_signatures() {
         sent.unwrap()
     };
     let signature = signature_of(&mut other);
-    assert_eq!(ours.on_signature(&signature, late), Ok(()));
+    assert_eq!(ours.take_signature(&signature, late), Ok(()));
     let own = signature_of(&mut ours);
-    assert_eq!(ours.on_signature(&own, late), Err(AuthorityError::Own));
+    assert_eq!(ours.take_signature(&own, late), Err(AuthorityError::Own));
     assert_eq!(
-        ours.on_signature(&signature, late + 4_000),
+        ours.take_signature(&signature, late + 4_000),
         Err(AuthorityError::WrongPeriod)
     );
-    assert!(ours.on_signature(b"soup", late).is_err());
+    assert!(ours.take_signature(b"soup", late).is_err());
     let mut third = authority(&network, 3, None, now_ms);
-    third.on_vote(&vote, late).unwrap();
+    third.take_vote(&vote, late).unwrap();
 }
 
 #[test]
@@ -315,7 +337,7 @@ fn votes_after_the_count_are_too_late() {
         panic!("no vote")
     };
     assert_eq!(
-        group.members[0].on_vote(&vote, T_MS - 499),
+        group.members[0].take_vote(&vote, T_MS - 499),
         Err(AuthorityError::TooLate)
     );
 }

@@ -2,19 +2,26 @@
 
 use core::pin::Pin;
 use core::time::Duration;
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use cepa_common::dir::{Clock, Dial, DirRequest, FetchError, NetworkFile, upload};
+use cepa_common::dir::{
+    Clock, ConsensusSignature, Dial, DirRequest, FetchError, SignedDescriptor, SignedVote, upload,
+};
 use cepa_common::ids::RelayId;
+use ed25519_dalek::SigningKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::{Action, Authority, AuthorityError, Probe, SigningRecord};
+use super::{Action, Authority, AuthorityConfig, AuthorityError, Probe, SigningRecord};
 use crate::directory::DirectoryServer;
 
-/// Uploads waiting for the machine. Each is a document of up to 16 MiB, so few.
-const QUEUE: usize = 16;
+/// Descriptors waiting for the machine; the next uploader is told to come again.
+const DESCRIPTOR_QUEUE: usize = 64;
+/// Votes and signatures waiting for the machine: only authorities' own get here, so that no flood of descriptors can
+/// keep a vote out. A vote is up to 16 MiB.
+const AUTHORITY_QUEUE: usize = 16;
 /// Dials to relays at once.
 const MAX_PROBES: usize = 64;
 /// Longest dial to one relay.
@@ -64,12 +71,12 @@ pub enum SubmitError {
     Stopped,
 }
 
-/// What is submitted.
+/// What is submitted, its signatures verified: that is the connection's work and not the machine's.
 #[derive(Debug)]
 pub(crate) enum Submission {
-    Descriptor(Bytes),
-    Vote(Bytes),
-    Signature(Bytes),
+    Descriptor(Box<SignedDescriptor>),
+    Vote(Box<SignedVote>),
+    Signature(Box<ConsensusSignature>),
 }
 
 type Reply = oneshot::Sender<Result<(), AuthorityError>>;
@@ -77,21 +84,31 @@ type Reply = oneshot::Sender<Result<(), AuthorityError>>;
 /// Gives documents to a running authority.
 #[derive(Clone, Debug)]
 pub struct AuthorityHandle {
-    queue: mpsc::Sender<(Submission, Reply)>,
+    descriptors: mpsc::Sender<(Submission, Reply)>,
+    authorities: mpsc::Sender<(Submission, Reply)>,
 }
 
 /// The other end of an [`AuthorityHandle`], for [`run`].
 #[derive(Debug)]
 pub struct AuthorityQueue {
-    queue: mpsc::Receiver<(Submission, Reply)>,
+    descriptors: mpsc::Receiver<(Submission, Reply)>,
+    authorities: mpsc::Receiver<(Submission, Reply)>,
 }
 
 /// A handle and its queue.
 pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
+    let (descriptors, descriptors_out) = mpsc::channel(DESCRIPTOR_QUEUE);
+    let (authorities, authorities_out) = mpsc::channel(AUTHORITY_QUEUE);
+    let queue = AuthorityQueue {
+        descriptors: descriptors_out,
+        authorities: authorities_out,
+    };
     (
-        AuthorityHandle { queue: sender },
-        AuthorityQueue { queue: receiver },
+        AuthorityHandle {
+            descriptors,
+            authorities,
+        },
+        queue,
     )
 }
 
@@ -100,13 +117,17 @@ impl AuthorityHandle {
     ///
     /// # Errors
     /// [`SubmitError`].
-    pub async fn submit_descriptor(&self, bytes: impl Into<Bytes>) -> Result<(), SubmitError> {
-        self.submit(Submission::Descriptor(bytes.into())).await
+    pub async fn submit_descriptor(&self, signed: SignedDescriptor) -> Result<(), SubmitError> {
+        self.submit(Submission::Descriptor(Box::new(signed))).await
     }
 
     pub(crate) async fn submit(&self, submission: Submission) -> Result<(), SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.queue
+        let queue = match submission {
+            Submission::Descriptor(_) => &self.descriptors,
+            Submission::Vote(_) | Submission::Signature(_) => &self.authorities,
+        };
+        queue
             .try_send((submission, reply))
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => SubmitError::Busy,
@@ -116,31 +137,45 @@ impl AuthorityHandle {
     }
 }
 
-/// All that [`run`] needs beside the machine.
+/// All that [`run`] needs.
 pub struct AuthorityTask {
-    /// The network.
-    pub network: Arc<NetworkFile>,
-    /// Who this authority is, so that it does not dial itself.
+    /// Who this authority is.
     pub identity: RelayId,
-    /// The time.
-    pub clock: Clock,
+    /// Signs its votes and consensuses.
+    pub signing_key: SigningKey,
+    /// Parameters that it votes for, over those of `network.toml`.
+    pub params: BTreeMap<String, u32>,
     /// Opens connections to the other authorities.
     pub dial: Arc<dyn Dial>,
-    /// Dials relays before they are listed; matches `AuthorityConfig::probes`.
+    /// Dials relays before they are listed; without it every relay is.
     pub probe: Option<Arc<dyn ReachabilityProbe>>,
-    /// Where consensuses are served.
+    /// Where consensuses are served; made with the handle of the queue given to [`run`].
     pub directory: Arc<DirectoryServer>,
     /// What was signed, on disk.
     pub record: Arc<dyn SigningRecord>,
 }
 
 /// Runs an authority until its handles are gone. Dropping the future stops all that it started.
-pub async fn run(task: AuthorityTask, mut authority: Authority, mut queue: AuthorityQueue) {
+///
+/// # Errors
+/// When the record cannot be read: without it the authority might sign twice for one time.
+pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<()> {
+    let record = Arc::clone(&task.record);
+    let last = tokio::task::spawn_blocking(move || record.last()).await;
+    let config = AuthorityConfig {
+        network: Arc::clone(task.directory.network()),
+        identity: task.identity,
+        signing_key: task.signing_key.clone(),
+        params: task.params.clone(),
+        last_signed: last.map_err(io::Error::other)??,
+        probes: task.probe.is_some(),
+    };
+    let mut authority = Authority::new(config, task.clock().now_ms());
     let mut probes: JoinSet<(Probe, bool)> = JoinSet::new();
     let mut sends: JoinSet<()> = JoinSet::new();
     let mut waiting: Vec<Probe> = Vec::new();
     loop {
-        let now_ms = task.clock.now_ms();
+        let now_ms = task.clock().now_ms();
         let actions = authority.poll(now_ms);
         task.perform(actions, &mut authority, &mut sends, &mut waiting)
             .await;
@@ -149,18 +184,21 @@ pub async fn run(task: AuthorityTask, mut authority: Authority, mut queue: Autho
         {
             task.start_probe(probe, &mut probes);
         }
-        let now_ms = task.clock.now_ms();
+        let now_ms = task.clock().now_ms();
         let wait = authority
             .next_wake_ms(now_ms)
             .saturating_sub(now_ms)
             .clamp(1, 3_600_000);
         tokio::select! {
-            submitted = queue.queue.recv() => {
-                let Some((submission, reply)) = submitted else { return };
-                let _ = reply.send(task.take(&mut authority, &submission));
+            submitted = queue.authorities.recv() => {
+                let Some((submission, reply)) = submitted else { return Ok(()) };
+                let _ = reply.send(task.take(&mut authority, submission));
+            }
+            Some((submission, reply)) = queue.descriptors.recv() => {
+                let _ = reply.send(task.take(&mut authority, submission));
             }
             Some(Ok((probe, reached))) = probes.join_next() => {
-                authority.on_probe(&probe, reached, task.clock.now_ms());
+                authority.on_probe(&probe, reached, task.clock().now_ms());
             }
             Some(_) = sends.join_next() => {}
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
@@ -169,16 +207,20 @@ pub async fn run(task: AuthorityTask, mut authority: Authority, mut queue: Autho
 }
 
 impl AuthorityTask {
+    fn clock(&self) -> &Clock {
+        self.directory.clock()
+    }
+
     fn take(
         &self,
         authority: &mut Authority,
-        submission: &Submission,
+        submission: Submission,
     ) -> Result<(), AuthorityError> {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.clock().now_ms();
         let result = match submission {
-            Submission::Descriptor(bytes) => authority.on_descriptor(bytes, now_ms),
-            Submission::Vote(bytes) => authority.on_vote(bytes, now_ms),
-            Submission::Signature(bytes) => authority.on_signature(bytes, now_ms),
+            Submission::Descriptor(signed) => authority.on_descriptor(*signed, now_ms),
+            Submission::Vote(signed) => authority.on_vote(*signed, now_ms),
+            Submission::Signature(signed) => authority.on_signature(*signed, now_ms),
         };
         if let Err(error) = &result {
             tracing::debug!(%error, "submission refused");
@@ -236,11 +278,11 @@ impl AuthorityTask {
 
     /// Sends a document to every other authority, each in its own task: a dead one holds up none.
     fn send(&self, sends: &mut JoinSet<()>, request: DirRequest) {
+        let network = self.directory.network();
         // What takes longer than half an interval comes too late anyhow.
-        let seconds = u64::from(self.network.params().vote_interval_seconds);
+        let seconds = u64::from(network.params().vote_interval_seconds);
         let deadline = Duration::from_millis((seconds * 500).clamp(500, 60_000));
-        for peer in self
-            .network
+        for peer in network
             .authorities()
             .iter()
             .filter(|a| a.identity != self.identity)

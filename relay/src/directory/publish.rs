@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cepa_common::dir::{
     Authority, Backoff, Clock, ConsensusStore, Dial, DirRequest, FetchError, NetworkFile,
-    RelayDescriptor, UnixSecs, upload,
+    RelayDescriptor, SignedDescriptor, UnixSecs, upload,
 };
 use cepa_common::ids::RelayId;
 use ed25519_dalek::SigningKey;
@@ -84,7 +84,7 @@ impl Publisher {
                 authority: authority.clone(),
                 dial: Arc::clone(&self.dial),
                 local: local.map(|(_, handle)| handle.clone()),
-                bytes: signed.bytes().to_vec(),
+                signed: signed.clone(),
             };
             uploads.spawn(target.upload_until_answered());
         }
@@ -127,7 +127,7 @@ struct Target {
     authority: Authority,
     dial: Arc<dyn Dial>,
     local: Option<AuthorityHandle>,
-    bytes: Vec<u8>,
+    signed: SignedDescriptor,
 }
 
 impl Target {
@@ -157,7 +157,7 @@ impl Target {
 
     async fn upload(&self) -> Result<(), FetchError> {
         if let Some(local) = &self.local {
-            let submitted = local.submit_descriptor(self.bytes.clone()).await;
+            let submitted = local.submit_descriptor(self.signed.clone()).await;
             return submitted.map_err(|error| FetchError::Dial(std::io::Error::other(error)));
         }
         let io = self
@@ -166,7 +166,7 @@ impl Target {
             .await?;
         upload(
             io,
-            DirRequest::publish_descriptor(self.bytes.clone()),
+            DirRequest::publish_descriptor(self.signed.bytes().to_vec()),
             UPLOAD_DEADLINE,
         )
         .await

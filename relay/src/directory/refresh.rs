@@ -30,9 +30,9 @@ pub struct Refresher {
 
 /// Fetches for as long as it runs; begins at once.
 pub async fn refresh(refresher: Refresher) {
-    // Half an interval at most: what an authority that was away makes next is not missed for long.
+    // A quarter of an interval at most: what an authority that was away makes next is not missed for long.
     let interval = refresher.server.network().params().vote_interval_seconds;
-    let cap = RETRY_CAP.min(Duration::from_secs(u64::from(interval)) / 2);
+    let cap = RETRY_CAP.min(Duration::from_secs(u64::from(interval)) / 4);
     let mut backoff = Backoff::new(RETRY_FIRST, cap);
     loop {
         if refresher.round().await {

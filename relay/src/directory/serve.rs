@@ -5,7 +5,10 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cepa_common::dir::{MAX_DESCRIPTOR_BYTES, MAX_VOTE_BYTES};
+use cepa_common::dir::{
+    ConsensusSignature, DocError, MAX_DESCRIPTOR_BYTES, MAX_VOTE_BYTES, NetworkFile,
+    SignedDescriptor, SignedVote,
+};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
@@ -56,19 +59,28 @@ async fn answer(request: Request<Incoming>, server: &DirectoryServer) -> Respons
     match (request.method(), path.as_str()) {
         (&Method::GET, "/cepa/1/consensus") => consensus(&request, server),
         (&Method::POST, "/cepa/1/descriptor") => {
-            accept(
-                request,
-                server,
-                MAX_DESCRIPTOR_BYTES,
-                Submission::Descriptor,
-            )
+            accept(request, server, MAX_DESCRIPTOR_BYTES, |bytes, network| {
+                let signed = SignedDescriptor::parse_and_verify(bytes, &network.network_id())?;
+                Ok(Submission::Descriptor(Box::new(signed)))
+            })
             .await
         }
         (&Method::POST, "/cepa/1/vote") => {
-            accept(request, server, MAX_VOTE_BYTES, Submission::Vote).await
+            let Some(_permit) = server.vote_permit() else {
+                return text(StatusCode::SERVICE_UNAVAILABLE, "too many votes at once");
+            };
+            accept(request, server, MAX_VOTE_BYTES, |bytes, network| {
+                let signed = SignedVote::parse_and_verify(bytes, network)?;
+                Ok(Submission::Vote(Box::new(signed)))
+            })
+            .await
         }
         (&Method::POST, "/cepa/1/signature") => {
-            accept(request, server, MAX_SIGNATURE_BYTES, Submission::Signature).await
+            accept(request, server, MAX_SIGNATURE_BYTES, |bytes, network| {
+                let signed = ConsensusSignature::parse_and_verify(bytes, network)?;
+                Ok(Submission::Signature(Box::new(signed)))
+            })
+            .await
         }
         _ => text(StatusCode::NOT_FOUND, "no such document"),
     }
@@ -89,7 +101,7 @@ fn consensus(request: &Request<Incoming>, server: &DirectoryServer) -> Response<
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        let mut response = Response::new(Full::new(Bytes::copy_from_slice(consensus.bytes())));
+        let mut response = Response::new(Full::new(consensus.shared_bytes()));
         let binary = HeaderValue::from_static("application/octet-stream");
         response.headers_mut().insert(CONTENT_TYPE, binary);
         response
@@ -100,12 +112,12 @@ fn consensus(request: &Request<Incoming>, server: &DirectoryServer) -> Response<
     response
 }
 
-/// Takes a document of at most `cap` bytes to the authority.
+/// Takes a document of at most `cap` bytes to the authority, once it is verified.
 async fn accept(
     request: Request<Incoming>,
     server: &DirectoryServer,
     cap: usize,
-    submission: fn(Bytes) -> Submission,
+    verify: fn(&[u8], &NetworkFile) -> Result<Submission, DocError>,
 ) -> Response<Full<Bytes>> {
     let Some(authority) = server.authority() else {
         return text(StatusCode::FORBIDDEN, "not a directory authority");
@@ -119,7 +131,11 @@ async fn accept(
         Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "body is not complete"),
         Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "body took too long"),
     };
-    match authority.submit(submission(body)).await {
+    let submission = match verify(&body, server.network()) {
+        Ok(submission) => submission,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    match authority.submit(submission).await {
         Ok(()) => text(StatusCode::OK, "accepted"),
         Err(SubmitError::Refused(error)) => text(status_of(&error), &error.to_string()),
         Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),

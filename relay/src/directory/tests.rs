@@ -15,8 +15,7 @@ use tokio::task::JoinSet;
 use super::testing::*;
 use super::{DirectoryServer, Publisher, Refresher, publish, refresh, serve_connection};
 use crate::authority::{
-    Authority, AuthorityConfig, AuthorityTask, MemorySigningRecord, ReachabilityProbe,
-    authority_queue, run,
+    AuthorityTask, MemorySigningRecord, ReachabilityProbe, authority_queue, run,
 };
 
 const START_MS: u64 = 1_900_000_000_300;
@@ -48,30 +47,19 @@ impl World {
         let (handle, queue) = authority_queue();
         let directory =
             DirectoryServer::new(Arc::clone(&self.network), self.clock.clone(), Some(handle));
-        let config = AuthorityConfig {
-            network: Arc::clone(&self.network),
+        let probe: Arc<dyn ReachabilityProbe> = Arc::new(Arc::new(self.board.clone()));
+        let task = AuthorityTask {
             identity: identity(n),
             signing_key: signing_key(n),
             params: BTreeMap::new(),
-            last_signed: None,
-            probes: true,
-        };
-        let probe: Arc<dyn ReachabilityProbe> = Arc::new(Arc::new(self.board.clone()));
-        let task = AuthorityTask {
-            network: Arc::clone(&self.network),
-            identity: identity(n),
-            clock: self.clock.clone(),
             dial: self.dial(),
             probe: Some(probe),
             directory: Arc::clone(&directory),
             record: Arc::new(MemorySigningRecord::default()),
         };
         self.board.plug(n, &directory);
-        self.tasks.spawn(run(
-            task,
-            Authority::new(config, self.clock.now_ms()),
-            queue,
-        ));
+        self.tasks
+            .spawn(async move { run(task, queue).await.unwrap() });
         let server = Arc::clone(&directory);
         self.tasks.spawn(refresh(Refresher {
             server,

@@ -1,0 +1,180 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::dir::testing::{self, network, signing_key};
+
+fn body() -> ConsensusBody {
+    testing::consensus_body(1_000, &[1, 2, 3])
+}
+
+fn signed(body: &ConsensusBody, network: &NetworkFile, signers: &[u8]) -> Vec<u8> {
+    let id = network.network_id();
+    let bytes = document::encode(body).unwrap();
+    let signatures: Vec<_> = signers
+        .iter()
+        .map(|n| {
+            let key = signing_key(*n);
+            let signature = Signature::sign(&key, Kind::Consensus, &id, &bytes);
+            (key.verifying_key().to_bytes(), signature)
+        })
+        .collect();
+    document::assemble(Kind::Consensus, &bytes, &signatures).unwrap()
+}
+
+fn verify(body: &ConsensusBody, signers: &[u8]) -> Result<Arc<Consensus>, DocError> {
+    let network = network(3);
+    SignedConsensus::parse_and_verify(&signed(body, &network, signers), &network)
+}
+
+#[test]
+fn lookups() {
+    let consensus = verify(&body(), &[1, 3]).unwrap();
+    assert_eq!(consensus.entries().len(), 3);
+    let id = testing::identity(2);
+    assert_eq!(consensus.relay(&id).unwrap().nickname, "relay2");
+    assert_eq!(consensus.by_link_key(&id.0).unwrap().identity, id);
+    assert!(consensus.relay(&testing::identity(9)).is_none());
+    assert!(consensus.is_relay_address("127.0.0.1:6003".parse().unwrap()));
+    assert!(!consensus.is_relay_address("127.0.0.1:6004".parse().unwrap()));
+    assert_eq!(consensus.params().subnet_rule, 0);
+    assert_eq!(consensus.params().circuit_window_cells, 700);
+    assert_eq!(
+        consensus.digest(),
+        verify(&body(), &[1, 2, 3]).unwrap().digest()
+    );
+}
+
+#[test]
+fn an_entry_is_small() {
+    let bytes = document::encode(&body()).unwrap();
+    assert!(bytes.len() / 3 < 150, "{}", bytes.len() / 3);
+}
+
+#[test]
+fn signatures_decide_before_content() {
+    let few = DocError::TooFewSignatures { have: 1, need: 2 };
+    assert_eq!(verify(&body(), &[1]).map(drop), Err(few));
+    assert_eq!(
+        verify(&body(), &[1, 2, 9]).map(drop),
+        Err(DocError::UnknownSigner)
+    );
+    let network = network(3);
+    let junk = document::assemble(Kind::Consensus, &[255; 50], &[]).unwrap();
+    let few = DocError::TooFewSignatures { have: 0, need: 2 };
+    assert_eq!(
+        SignedConsensus::parse_and_verify(&junk, &network).map(drop),
+        Err(few)
+    );
+    let mut edited = signed(&body(), &network, &[1, 2]);
+    edited[40] ^= 1;
+    let bad = SignedConsensus::parse_and_verify(&edited, &network).map(drop);
+    assert_eq!(bad, Err(DocError::BadSignature));
+    let huge = vec![0; MAX_CONSENSUS_BYTES + 1];
+    let refused = SignedConsensus::parse_and_verify(&huge, &network).map(drop);
+    assert!(matches!(refused, Err(DocError::TooLarge { .. })));
+}
+
+#[test]
+fn another_network_is_refused() {
+    let bytes = signed(&body(), &network(4), &[1, 2, 3]);
+    let refused = SignedConsensus::parse_and_verify(&bytes, &network(3)).map(drop);
+    assert_eq!(refused, Err(DocError::BadSignature));
+}
+
+#[test]
+fn every_refusal_of_a_field() {
+    let refused = |edit: fn(&mut ConsensusBody)| {
+        let mut body = body();
+        edit(&mut body);
+        let error = verify(&body, &[1, 2]).map(drop);
+        assert!(matches!(error, Err(DocError::Content(_))), "{error:?}");
+    };
+    refused(|b| b.lifetime.fresh_until = b.lifetime.valid_after);
+    refused(|b| b.lifetime.valid_until = b.lifetime.fresh_until - 1);
+    refused(|b| b.lifetime.valid_until = b.lifetime.valid_after + MAX_VALIDITY_SECS + 1);
+    refused(|b| b.params.extend([("BAD".to_owned(), 1)]));
+    refused(|b| b.entries.swap(0, 1));
+    refused(|b| b.entries[1] = b.entries[0].clone());
+    refused(|b| b.entries[0].link_key = Some(b.entries[0].identity.0));
+    refused(|b| b.entries[0].addresses.clear());
+    refused(|b| b.entries[0].nickname.clear());
+    refused(|b| b.entries[0].version = "é".to_owned());
+    let mut unordered = document::encode(&body()).unwrap();
+    unordered.push(0);
+    let network = network(3);
+    let id = network.network_id();
+    let signatures = [1, 2].map(|n| {
+        let signature = Signature::sign(&signing_key(n), Kind::Consensus, &id, &unordered);
+        (signing_key(n).verifying_key().to_bytes(), signature)
+    });
+    let bytes = document::assemble(Kind::Consensus, &unordered, &signatures).unwrap();
+    let refused = SignedConsensus::parse_and_verify(&bytes, &network).map(drop);
+    assert_eq!(refused, Err(DocError::Trailing));
+}
+
+#[test]
+fn status_over_time() {
+    let consensus = verify(&body(), &[1, 2]).unwrap();
+    let grace = 86_400;
+    for (now, status) in [
+        (1_000 - CLOCK_SKEW_SECS - 1, ConsensusStatus::Early),
+        (1_000 - CLOCK_SKEW_SECS, ConsensusStatus::Fresh),
+        (1_001, ConsensusStatus::Fresh),
+        (1_002, ConsensusStatus::Valid),
+        (1_599, ConsensusStatus::Valid),
+        (1_600, ConsensusStatus::Grace),
+        (1_599 + grace, ConsensusStatus::Grace),
+        (1_600 + grace, ConsensusStatus::Expired),
+        (u64::MAX, ConsensusStatus::Expired),
+    ] {
+        assert_eq!(consensus.status(now), status, "{now}");
+    }
+    assert!(consensus.is_usable(1_600) && !consensus.is_usable(0));
+}
+
+#[test]
+fn signatures_gather() {
+    let network = network(3);
+    let id = network.network_id();
+    let mut ours = SignedConsensus::unsigned(&body(), &id).unwrap();
+    let mut theirs = ours.clone();
+    ours.sign(&id, &signing_key(1)).unwrap();
+    let detached = theirs.sign(&id, &signing_key(2)).unwrap();
+    let detached = ConsensusSignature::parse_and_verify(detached.bytes(), &network).unwrap();
+    assert_eq!(detached.digest(), ours.digest());
+    assert_eq!(ours.add(&id, &detached), Ok(true));
+    assert_eq!(ours.add(&id, &detached), Ok(false));
+    assert_eq!(ours.signature_count(), 2);
+    assert!(SignedConsensus::parse_and_verify(&ours.to_bytes().unwrap(), &network).is_ok());
+    let mut other = SignedConsensus::unsigned(&testing::consensus_body(1_002, &[1]), &id).unwrap();
+    assert_eq!(other.add(&id, &detached), Ok(false));
+    let stranger = theirs.sign(&id, &signing_key(9)).unwrap();
+    let refused = ConsensusSignature::parse_and_verify(stranger.bytes(), &network);
+    assert_eq!(refused, Err(DocError::UnknownSigner));
+    // An authority that vouches for a signature which does not verify.
+    let mut lying = detached.clone();
+    lying.body.signature = Signature::sign(&signing_key(2), Kind::Vote, &id, b"");
+    assert_eq!(ours.add(&id, &lying), Err(DocError::BadSignature));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn signed_garbage_never_panics(
+        edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
+    ) {
+        let network = network(1);
+        let mut bytes = document::encode(&body()).unwrap();
+        for (at, byte) in edits {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        let key = signing_key(1);
+        let signature = Signature::sign(&key, Kind::Consensus, &network.network_id(), &bytes);
+        let signatures = [(key.verifying_key().to_bytes(), signature)];
+        let document = document::assemble(Kind::Consensus, &bytes, &signatures).unwrap();
+        if let Ok(consensus) = SignedConsensus::parse_and_verify(&document, &network) {
+            prop_assert_eq!(document::encode(&consensus.body).unwrap(), bytes);
+        }
+    }
+}
