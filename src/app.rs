@@ -511,9 +511,10 @@ impl Visitor {
 
     /// The consensus that the client believes.
     pub(crate) fn consensus(&self) -> Result<ConsensusView, AppError> {
-        let consensus = self.client.consensus().ok_or_else(|| {
-            AppError::Client("the consensus that it held has expired".to_owned())
-        })?;
+        let consensus = self
+            .client
+            .consensus()
+            .ok_or_else(|| AppError::Client("the consensus that it held has expired".to_owned()))?;
         Ok(view(self.client.network(), &consensus))
     }
 
@@ -561,7 +562,9 @@ fn described(step: &client::dir::BootstrapProgress) -> Progress {
 fn view(network: &NetworkFile, consensus: &Consensus) -> ConsensusView {
     let time = |seconds| {
         let at = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-        at.map_or_else(String::new, |at| humantime::format_rfc3339_seconds(at).to_string())
+        at.map_or_else(String::new, |at| {
+            humantime::format_rfc3339_seconds(at).to_string()
+        })
     };
     let lifetime = consensus.lifetime();
     let relays = consensus.entries().iter().map(|entry| RelayView {
@@ -569,7 +572,12 @@ fn view(network: &NetworkFile, consensus: &Consensus) -> ConsensusView {
         nickname: entry.nickname.clone(),
         addresses: entry.addresses.clone(),
         weight: entry.weight,
-        flags: entry.flags.to_string().split_whitespace().map(str::to_owned).collect(),
+        flags: entry
+            .flags
+            .to_string()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
         suite: entry.suite.name(),
         exit_ports: ports(entry.policy.v4()),
     });
@@ -594,5 +602,9 @@ fn ports(ranges: &[cepa_common::dir::PortRange]) -> String {
             (low, high) => format!("{low}-{high}"),
         })
         .collect();
-    if ranges.is_empty() { "-".to_owned() } else { ranges.join(",") }
+    if ranges.is_empty() {
+        "-".to_owned()
+    } else {
+        ranges.join(",")
+    }
 }

@@ -53,7 +53,11 @@ pub struct ClientOptions {
 impl ClientOptions {
     /// A client of `network` that keeps nothing on disk.
     pub fn new(network: NetworkFile) -> Self {
-        Self { network, state_dir: None, progress: None }
+        Self {
+            network,
+            state_dir: None,
+            progress: None,
+        }
     }
 }
 
@@ -89,7 +93,8 @@ impl Dial for TlsDial {
         let (tls, addresses) = (self.0.clone(), addresses.to_vec());
         Box::pin(async move {
             let io = establish::dial_http(&addresses, link_key, &tls).await;
-            io.map(|io| Box::new(io) as Stream).map_err(io::Error::other)
+            io.map(|io| Box::new(io) as Stream)
+                .map_err(io::Error::other)
         })
     }
 }
@@ -159,18 +164,33 @@ impl Client {
             }
         }
         let links = Links::new(network.network_id(), tls, tasks.clone());
-        let pool =
-            Pool::new(network.network_id(), links, tasks.clone(), directory.consensus());
+        let pool = Pool::new(
+            network.network_id(),
+            links,
+            tasks.clone(),
+            directory.consensus(),
+        );
         tasks.spawn(pool.clone().look_after());
-        let shared = Arc::new(Shared { network, pool, sessions: AtomicU64::new(1) });
+        let shared = Arc::new(Shared {
+            network,
+            pool,
+            sessions: AtomicU64::new(1),
+        });
         let stopper = Arc::new(std::sync::Mutex::new(Some(stopper)));
-        Ok(Self { shared, session: 0, stopper })
+        Ok(Self {
+            shared,
+            session: 0,
+            stopper,
+        })
     }
 
     /// A client on the same network that shares no circuit with any other.
     pub fn isolated(&self) -> Self {
         let session = self.shared.sessions.fetch_add(1, Ordering::Relaxed);
-        Self { session, ..self.clone() }
+        Self {
+            session,
+            ..self.clone()
+        }
     }
 
     /// The network.
@@ -190,8 +210,8 @@ impl Client {
 
     /// Opens a stream to `host:port`; the exit resolves the name.
     pub async fn connect(&self, target: &str) -> Result<StreamIo, ConnectError> {
-        let target = parse_target(target)
-            .ok_or_else(|| ConnectError::BadTarget(target.to_owned()))?;
+        let target =
+            parse_target(target).ok_or_else(|| ConnectError::BadTarget(target.to_owned()))?;
         self.connect_with(target, None, &[]).await
     }
 
@@ -203,9 +223,14 @@ impl Client {
         credentials: Option<(Vec<u8>, Vec<u8>)>,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
-        let isolation = Isolation { credentials, session: self.session };
+        let isolation = Isolation {
+            credentials,
+            session: self.session,
+        };
         let all_tries = self.try_connect(&target, &isolation, early);
-        timeout(CONNECT_TIMEOUT, all_tries).await.unwrap_or(Err(ConnectError::TimedOut))
+        timeout(CONNECT_TIMEOUT, all_tries)
+            .await
+            .unwrap_or(Err(ConnectError::TimedOut))
     }
 
     async fn try_connect(
@@ -219,8 +244,11 @@ impl Client {
         let mut last = ConnectError::TimedOut;
         for _ in 0..CONNECT_TRIES {
             let avoid = |relay: &RelayId| refused.contains(relay);
-            let circuit =
-                self.shared.pool.circuit_for(isolation, wanted, &avoid).await;
+            let circuit = self
+                .shared
+                .pool
+                .circuit_for(isolation, wanted, &avoid)
+                .await;
             let circuit = match circuit {
                 Ok(circuit) => circuit,
                 // Where every exit has refused, the refusal says more.
@@ -228,7 +256,9 @@ impl Client {
                 Err(error) => return Err(error.into()),
             };
             let exit = circuit.exit().identity;
-            let Some(mut stream) = circuit.open(target.clone()) else { continue };
+            let Some(mut stream) = circuit.open(target.clone()) else {
+                continue;
+            };
             let rest = write_early(&mut stream, early);
             match timeout(TRY_TIMEOUT, stream.opened()).await {
                 Ok(Ok(())) => {
@@ -267,9 +297,9 @@ impl Client {
     /// measures each hop as it is added.
     pub async fn trace(&self, target: Option<&str>) -> Result<Vec<HopReport>, ConnectError> {
         let wanted = match target {
-            Some(text) => wanted(
-                &parse_target(text).ok_or_else(|| ConnectError::BadTarget(text.to_owned()))?,
-            ),
+            Some(text) => {
+                wanted(&parse_target(text).ok_or_else(|| ConnectError::BadTarget(text.to_owned()))?)
+            }
             None => Target::Any,
         };
         let path = self.shared.pool.choose(wanted, &|_| false)?;
@@ -326,8 +356,11 @@ impl Client {
     /// Ends all circuits and links, and waits until they have ended.
     pub async fn shutdown(self) {
         self.shared.pool.stop();
-        let stopper =
-            self.stopper.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let stopper = self
+            .stopper
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
         if let Some(stopper) = stopper {
             stopper.stop().await;
         }
@@ -391,7 +424,10 @@ impl Connector for ClientConnector {
         };
         let target = target.ok_or(Failure::GeneralFailure)?;
         let credentials = request.isolation.credentials.map(|c| (c.user, c.password));
-        let opened = self.0.connect_with(target, credentials, &request.early).await;
+        let opened = self
+            .0
+            .connect_with(target, credentials, &request.early)
+            .await;
         opened.map_err(|error| {
             tracing::debug!(%error, "a stream was not opened");
             failure(&error)

@@ -71,7 +71,10 @@ impl Shared {
                 }
                 continue;
             }
-            waiting = self.some.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self
+                .some
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -87,11 +90,13 @@ impl HandshakePool {
         let runtime = Handle::current();
         for _ in 0..threads.max(1) {
             let (shared, runtime) = (shared.clone(), runtime.clone());
-            std::thread::Builder::new().name("cepa-handshake".into()).spawn(move || {
-                while let Some(job) = shared.next() {
-                    job.run(&runtime);
-                }
-            })?;
+            std::thread::Builder::new()
+                .name("cepa-handshake".into())
+                .spawn(move || {
+                    while let Some(job) = shared.next() {
+                        job.run(&runtime);
+                    }
+                })?;
         }
         Ok(pool)
     }
@@ -132,7 +137,11 @@ impl Job {
     fn run(self, runtime: &Handle) {
         let circ = self.circ;
         if self.since.elapsed() > CREATE_QUEUE_DEADLINE {
-            Command::Close { circ, reason: DestroyReason::Resource }.send(&self.queue);
+            Command::Close {
+                circ,
+                reason: DestroyReason::Resource,
+            }
+            .send(&self.queue);
             return;
         }
         let params = self.core.relay_params();
@@ -144,12 +153,18 @@ impl Job {
             params,
             &mut rand::rng(),
         );
-        let Answer { suite, keys, reply, .. } = match answer {
+        let Answer {
+            suite, keys, reply, ..
+        } = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 // One reason for the peer, whatever it was (S12).
                 tracing::debug!(%error, "a CREATE was refused");
-                Command::Close { circ, reason: DestroyReason::Protocol }.send(&self.queue);
+                Command::Close {
+                    circ,
+                    reason: DestroyReason::Protocol,
+                }
+                .send(&self.queue);
                 return;
             }
         };
@@ -162,7 +177,11 @@ impl Job {
             inbox.clone(),
             (suite, keys, params),
         );
-        let accept = Command::Accept { circ, inbox, reply: Box::new(reply) };
+        let accept = Command::Accept {
+            circ,
+            inbox,
+            reply: Box::new(reply),
+        };
         if let Some(tasks) = self.core.tasks() {
             accept.send(&self.queue);
             let _in_runtime = runtime.enter();
@@ -186,7 +205,10 @@ impl Acceptor {
 
 impl AcceptCircuits for Acceptor {
     fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), Refusal> {
-        let core = self.core.upgrade().ok_or(Refusal::Destroy(DestroyReason::Shutdown))?;
+        let core = self
+            .core
+            .upgrade()
+            .ok_or(Refusal::Destroy(DestroyReason::Shutdown))?;
         let pool = core.clone();
         let job = Job {
             core,

@@ -56,7 +56,13 @@ impl Links {
         tls: Tls,
         directory: Arc<DirectoryServer>,
     ) -> Self {
-        Self { own, network, tls, directory, peers: Mutex::default() }
+        Self {
+            own,
+            network,
+            tls,
+            directory,
+            peers: Mutex::default(),
+        }
     }
 
     fn peers(&self) -> MutexGuard<'_, Peers> {
@@ -70,7 +76,10 @@ impl Links {
         held.retain(|link| !link.queue.is_closed());
         // Where both have dialled, both use the link that the lower identity dialled.
         let prefer_ours = self.own < relay;
-        let best = held.iter().find(|link| link.dialled == prefer_ours).or(held.first());
+        let best = held
+            .iter()
+            .find(|link| link.dialled == prefer_ours)
+            .or(held.first());
         let best = best.map(|link| link.queue.clone());
         if held.is_empty() {
             peers.held.remove(&relay);
@@ -95,10 +104,10 @@ impl Links {
         if let Some(queue) = self.find(relay) {
             return Ok(queue);
         }
-        let link =
-            establish::dial_link(&addresses, key, &self.tls, self.network, now).await;
+        let link = establish::dial_link(&addresses, key, &self.tls, self.network, now).await;
         self.peers().dialling.remove(&relay);
-        core.start_link(link?, Some(relay)).ok_or(LinkToError::Stopping)
+        core.start_link(link?, Some(relay))
+            .ok_or(LinkToError::Stopping)
     }
 
     /// Who the far side of an accepted link is, if its key is a relay's (design section 4).
@@ -109,7 +118,11 @@ impl Links {
     }
 
     fn register(&self, relay: RelayId, queue: Arc<Queue>, dialled: bool) {
-        self.peers().held.entry(relay).or_default().push(Held { queue, dialled });
+        self.peers()
+            .held
+            .entry(relay)
+            .or_default()
+            .push(Held { queue, dialled });
     }
 }
 
@@ -147,7 +160,8 @@ impl Dial for TlsDial {
         let (tls, addresses) = (self.0.clone(), addresses.to_vec());
         Box::pin(async move {
             let io = establish::dial_http(&addresses, link_key, &tls).await;
-            io.map(|io| Box::new(io) as cepa_common::dir::Stream).map_err(std::io::Error::other)
+            io.map(|io| Box::new(io) as cepa_common::dir::Stream)
+                .map_err(std::io::Error::other)
         })
     }
 }

@@ -29,7 +29,10 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -42,19 +45,29 @@ impl Drop for Place {
 impl Admission {
     pub(crate) fn new(connections: u32) -> Self {
         let all = Arc::new(Semaphore::new(connections as usize));
-        Self { all, by_address: Arc::default() }
+        Self {
+            all,
+            by_address: Arc::default(),
+        }
     }
 
     fn admit(&self, address: IpAddr, per_address: u32) -> Option<Place> {
         let permit = self.all.clone().try_acquire_owned().ok()?;
-        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         // Loopback is one's own machine, where a whole network has one address.
         if *count >= per_address && !address.is_loopback() {
             return None;
         }
         *count += 1;
-        Some(Place { _permit: permit, address, by_address: self.by_address.clone() })
+        Some(Place {
+            _permit: permit,
+            address,
+            by_address: self.by_address.clone(),
+        })
     }
 }
 
@@ -72,7 +85,9 @@ pub(crate) async fn listen(listener: TcpListener, core: WeakCore, admission: Adm
         };
         let Some(core) = core.upgrade() else { return };
         let per_address = core.params().max_links_per_address;
-        let Some(place) = admission.admit(peer.ip(), per_address) else { continue };
+        let Some(place) = admission.admit(peer.ip(), per_address) else {
+            continue;
+        };
         let Some(tasks) = core.tasks() else { return };
         tasks.spawn(connection(tcp, core, place));
     }

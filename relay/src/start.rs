@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cepa_common::dir::{
-    Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor,
-};
+use cepa_common::dir::{Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor};
 use cepa_common::handshake::{OnionKeypair, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::limits::QUEUE_SLACK_CELLS;
@@ -19,8 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::authority::{
-    self, Authority, AuthorityConfig, AuthorityHandle, AuthorityQueue, AuthorityTask,
-    FileSigningRecord, SigningRecord, authority_queue,
+    self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, authority_queue,
 };
 use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::exit::ExitConnector;
@@ -124,13 +121,18 @@ pub(crate) struct Core {
 impl Core {
     /// The relay's tasks, unless it is stopping.
     pub(crate) fn tasks(&self) -> Option<Tasks> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The network's parameters by the newest consensus.
     pub(crate) fn params(&self) -> Params {
         let store = self.directory.snapshot();
-        store.newest().map_or_else(|| self.directory.network().params(), |c| c.params().clone())
+        store
+            .newest()
+            .map_or_else(|| self.directory.network().params(), |c| c.params().clone())
     }
 
     /// What this relay answers clients about pacing.
@@ -174,10 +176,14 @@ impl Relay {
         let network_id = network.network_id();
         let identity = RelayId(options.identity.verifying_key().to_bytes());
         let listener = TcpListener::bind(options.listen).await;
-        let listener = listener
-            .map_err(|source| RelayError::Listen { address: options.listen, source })?;
+        let listener = listener.map_err(|source| RelayError::Listen {
+            address: options.listen,
+            source,
+        })?;
         let io = |what| move |source| RelayError::Io { what, source };
-        let local_addr = listener.local_addr().map_err(io("the port has no address"))?;
+        let local_addr = listener
+            .local_addr()
+            .map_err(io("the port has no address"))?;
         let tls = Tls::relay(&options.identity)?;
         let clock = Clock::system();
         let queue = options.authority.as_ref().map(|_| authority_queue());
@@ -205,7 +211,7 @@ impl Relay {
         });
         let dial: Arc<dyn Dial> = Arc::new(TlsDial(tls));
         if let (Some(authority), Some(queue)) = (&options.authority, queue) {
-            start_authority(&core, &tasks, &dial, authority, queue)?;
+            start_authority(&core, &tasks, &dial, authority, queue);
         }
         tasks.spawn(refresh(Refresher {
             server: core.directory.clone(),
@@ -217,7 +223,12 @@ impl Relay {
         }
         let admission = Admission::new(options.limits.connections);
         tasks.spawn(listen(listener, Arc::downgrade(&core), admission));
-        Ok(RelayHandle { core: Some(core), identity, local_addr, stopper })
+        Ok(RelayHandle {
+            core: Some(core),
+            identity,
+            local_addr,
+            stopper,
+        })
     }
 }
 
@@ -227,34 +238,21 @@ fn start_authority(
     dial: &Arc<dyn Dial>,
     options: &AuthorityOptions,
     queue: AuthorityQueue,
-) -> Result<(), RelayError> {
-    let record: Arc<dyn SigningRecord> =
-        Arc::new(FileSigningRecord::new(options.state_dir.join("signed")));
-    let last_signed = record.last().map_err(|source| RelayError::Io {
-        what: "the record of what this authority has signed can't be read",
-        source,
-    })?;
-    let clock = core.directory.clock().clone();
-    let config = AuthorityConfig {
-        network: core.directory.network().clone(),
+) {
+    let task = AuthorityTask {
         identity: core.identity,
         signing_key: options.signing_key.clone(),
         params: Default::default(),
-        last_signed,
-        probes: true,
-    };
-    let machine = Authority::new(config, clock.now_ms());
-    let task = AuthorityTask {
-        network: core.directory.network().clone(),
-        identity: core.identity,
-        clock,
         dial: dial.clone(),
         probe: Some(Arc::new(dial.clone())),
         directory: core.directory.clone(),
-        record,
+        record: Arc::new(FileSigningRecord::new(options.state_dir.join("signed"))),
     };
-    tasks.spawn(authority::run(task, machine, queue));
-    Ok(())
+    tasks.spawn(async move {
+        if let Err(error) = authority::run(task, queue).await {
+            tracing::error!(%error, "this authority votes no more: its record of what it signed can't be used");
+        }
+    });
 }
 
 fn start_publisher(
@@ -324,7 +322,10 @@ impl RelayHandle {
     /// Stops accepting, ends all links and circuits, and waits until all tasks have ended.
     pub async fn shutdown(mut self) {
         if let Some(core) = self.core.take() {
-            core.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+            core.tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
         }
         self.stopper.stop().await;
     }

@@ -85,9 +85,9 @@ impl BuildError {
     pub fn suspect(&self) -> HopIndex {
         match self {
             Self::Link(_) | Self::Destroyed(_) | Self::Length => HopIndex(0),
-            Self::Handshake { hop, .. }
-            | Self::Violation { hop, .. }
-            | Self::TimedOut { hop } => *hop,
+            Self::Handshake { hop, .. } | Self::Violation { hop, .. } | Self::TimedOut { hop } => {
+                *hop
+            }
             Self::Truncated { hop, .. } => HopIndex(hop.0 + 1),
             Self::Tampered(OpenFailed::Changed { inner, .. }) => *inner,
             Self::Tampered(_) => HopIndex(0),
@@ -130,7 +130,10 @@ impl Builder {
             handed_over: false,
         };
         let (handshake, message) = builder.start_handshake(first)?;
-        let open = Command::Open { inbox: builder.inbox.clone(), message: Box::new(message) };
+        let open = Command::Open {
+            inbox: builder.inbox.clone(),
+            message: Box::new(message),
+        };
         open.send(&builder.link);
         let created = loop {
             let arrived = builder.arrived().await?;
@@ -154,9 +157,10 @@ impl Builder {
         }
         match answer {
             Telescope::Extended(reply) => self.finish_handshake(next, handshake, reply),
-            Telescope::Truncated(reason) => {
-                Err(BuildError::Truncated { hop: self.last_hop(), reason })
-            }
+            Telescope::Truncated(reason) => Err(BuildError::Truncated {
+                hop: self.last_hop(),
+                reason,
+            }),
         }
     }
 
@@ -164,7 +168,9 @@ impl Builder {
     /// to its directory is opened and given up.
     pub async fn round_trip(&mut self) -> Result<Duration, BuildError> {
         let mut mux = self.mux();
-        let Some(key) = mux.open(Target::Directory) else { return Err(BuildError::Length) };
+        let Some(key) = mux.open(Target::Directory) else {
+            return Err(BuildError::Length);
+        };
         let started = Instant::now();
         self.say_all(&mut mux)?;
         self.hear_into(&mut mux).await?;
@@ -215,7 +221,10 @@ impl Builder {
         let context = HandshakeContext {
             network: self.network,
             relay: relay.identity,
-            onion: OnionPublicKey { suite: relay.suite, key: relay.onion_key },
+            onion: OnionPublicKey {
+                suite: relay.suite,
+                key: relay.onion_key,
+            },
         };
         let hop = HopIndex(self.layers.len() as u8);
         ClientHandshake::start(&context, ClientParams::default(), &mut rand::rng())
@@ -229,15 +238,19 @@ impl Builder {
         reply: &[u8; CREATED_LEN],
     ) -> Result<(), BuildError> {
         let hop = HopIndex(self.layers.len() as u8);
-        let (keys, params) =
-            handshake.finish(reply).map_err(|error| BuildError::Handshake { hop, error })?;
+        let (keys, params) = handshake
+            .finish(reply)
+            .map_err(|error| BuildError::Handshake { hop, error })?;
         self.layers.push(relay.suite, keys)?;
         self.params = params;
         Ok(())
     }
 
     fn violation(&self, error: impl Into<Violation>) -> BuildError {
-        BuildError::Violation { hop: self.last_hop(), error: error.into() }
+        BuildError::Violation {
+            hop: self.last_hop(),
+            error: error.into(),
+        }
     }
 
     fn legal<T>(&self, result: Result<T, impl Into<Violation>>) -> Result<T, BuildError> {
@@ -245,10 +258,13 @@ impl Builder {
     }
 
     fn send(&mut self, mut cell: Cell) -> Result<(), BuildError> {
-        let Some(circ) = self.circ else { return Err(BuildError::Length) };
+        let Some(circ) = self.circ else {
+            return Err(BuildError::Length);
+        };
         codec::write_circuit_head(&mut cell, circ, CircuitCommand::Relay);
         let hop = self.last_hop();
-        self.layers.seal(hop, codec::body_mut(&mut cell), &mut rand::rng())?;
+        self.layers
+            .seal(hop, codec::body_mut(&mut cell), &mut rand::rng())?;
         let pushed = self.link.push(circ, &cell);
         pushed.map_err(|_| BuildError::Destroyed(DestroyReason::Unreachable))
     }
@@ -285,7 +301,9 @@ impl Builder {
         }
         let cell: Option<Cell> = self.pending.first_chunk().copied();
         self.pending.drain(..CELL_LEN.min(self.pending.len()));
-        let Some(mut cell) = cell else { return Err(BuildError::Length) };
+        let Some(mut cell) = cell else {
+            return Err(BuildError::Length);
+        };
         let body = codec::body_mut(&mut cell);
         let hop = self.layers.open(body)?;
         if hop == self.last_hop() {
@@ -294,14 +312,20 @@ impl Builder {
         // A hop that is not the last may say only that it has lost the rest.
         match messages::<Telescope<'_>>(payload(body)).next() {
             Some(Ok(Telescope::Truncated(reason))) => Err(BuildError::Truncated { hop, reason }),
-            _ => Err(BuildError::Violation { hop, error: Violation::OutOfOrder }),
+            _ => Err(BuildError::Violation {
+                hop,
+                error: Violation::OutOfOrder,
+            }),
         }
     }
 
     async fn hear_into(&mut self, mux: &mut Mux) -> Result<(), BuildError> {
         let payload = self.hear().await?;
         match self.legal(mux.on_inward(Instant::now(), &payload))? {
-            Some(reason) => Err(BuildError::Truncated { hop: self.last_hop(), reason }),
+            Some(reason) => Err(BuildError::Truncated {
+                hop: self.last_hop(),
+                reason,
+            }),
             None => Ok(()),
         }
     }
@@ -331,7 +355,11 @@ impl Drop for Builder {
             return;
         }
         if let Some(circ) = self.circ.or_else(|| self.inbox.take(Vec::new()).opened) {
-            Command::Close { circ, reason: DestroyReason::Finished }.send(&self.link);
+            Command::Close {
+                circ,
+                reason: DestroyReason::Finished,
+            }
+            .send(&self.link);
         }
     }
 }

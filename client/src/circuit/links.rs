@@ -28,7 +28,12 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn new(network: NetworkId, tls: Tls, tasks: Tasks) -> Self {
-        Self { network, tls, tasks, held: Mutex::default() }
+        Self {
+            network,
+            tls,
+            tasks,
+            held: Mutex::default(),
+        }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -50,15 +55,19 @@ impl Links {
         if let Some(queue) = self.find(relay.identity) {
             return Ok(queue);
         }
-        let turn = self.held().dialling.entry(relay.identity).or_default().clone();
+        let turn = self
+            .held()
+            .dialling
+            .entry(relay.identity)
+            .or_default()
+            .clone();
         let _turn = turn.lock().await;
         if let Some(queue) = self.find(relay.identity) {
             return Ok(queue);
         }
         // A client's HELLO has no time in it.
         let (key, none) = (relay.link_key(), 0);
-        let link =
-            establish::dial_link(&relay.addresses, key, &self.tls, self.network, none).await;
+        let link = establish::dial_link(&relay.addresses, key, &self.tls, self.network, none).await;
         self.held().dialling.remove(&relay.identity);
         let link = link?;
         let queue = Arc::new(Queue::new(window_cells + QUEUE_SLACK_CELLS));

@@ -6,8 +6,8 @@
 //! for each stream, builds what is missing, and keeps some ready.
 
 pub mod build;
-pub mod pool;
 pub(crate) mod links;
+pub mod pool;
 pub(crate) mod task;
 
 use std::sync::Arc;

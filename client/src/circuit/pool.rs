@@ -114,7 +114,10 @@ impl Pool {
             if self.clean_circuits() < READY_CIRCUITS && self.consensus().is_some() {
                 match self.build(Target::Name(READY_PORT), &|_| false).await {
                     Ok(circuit) => {
-                        self.state().circuits.push(Pooled { circuit, owner: None });
+                        self.state().circuits.push(Pooled {
+                            circuit,
+                            owner: None,
+                        });
                         continue;
                     }
                     Err(error) => tracing::debug!(%error, "no circuit could be built ahead"),
@@ -129,11 +132,17 @@ impl Pool {
 
     fn clean_circuits(&self) -> usize {
         let state = self.state();
-        state.circuits.iter().filter(|p| p.owner.is_none() && !p.circuit.is_lost()).count()
+        state
+            .circuits
+            .iter()
+            .filter(|p| p.owner.is_none() && !p.circuit.is_lost())
+            .count()
     }
 
     fn max_dirty(&self) -> Duration {
-        let seconds = self.consensus().map_or(600, |c| c.params().circuit_max_dirty_seconds);
+        let seconds = self
+            .consensus()
+            .map_or(600, |c| c.params().circuit_max_dirty_seconds);
         Duration::from_secs(u64::from(seconds))
     }
 
@@ -152,7 +161,9 @@ impl Pool {
             }
             !retired && !pooled.circuit.is_lost()
         });
-        state.suspects.retain(|_, since| since.elapsed() < SUSPECT_TIME);
+        state
+            .suspects
+            .retain(|_, since| since.elapsed() < SUSPECT_TIME);
     }
 
     /// Ends all circuits; those that are asked for later are new.
@@ -180,13 +191,21 @@ impl Pool {
             return Ok(circuit);
         }
         // One build for an owner at a time: those who wait share what it gives.
-        let turn = self.state().building.entry(isolation.clone()).or_default().clone();
+        let turn = self
+            .state()
+            .building
+            .entry(isolation.clone())
+            .or_default()
+            .clone();
         let guard = turn.lock().await;
         let result = match self.find(isolation, target, avoid) {
             Some(circuit) => Ok(circuit),
             None => self.build(target, avoid).await.inspect(|circuit| {
                 let owner = Some((isolation.clone(), Instant::now()));
-                self.state().circuits.push(Pooled { circuit: circuit.clone(), owner });
+                self.state().circuits.push(Pooled {
+                    circuit: circuit.clone(),
+                    owner,
+                });
             }),
         };
         drop(guard);
@@ -218,7 +237,10 @@ impl Pool {
         if let Some(pooled) = owned {
             return Some(pooled.circuit.clone());
         }
-        let clean = state.circuits.iter_mut().find(|p| p.owner.is_none() && fits(p))?;
+        let clean = state
+            .circuits
+            .iter_mut()
+            .find(|p| p.owner.is_none() && fits(p))?;
         clean.owner = Some((isolation.clone(), Instant::now()));
         let circuit = clean.circuit.clone();
         drop(state);
@@ -290,11 +312,15 @@ impl Pool {
 
     /// Starts a circuit at `first`.
     pub(crate) async fn begin(&self, first: &Entry) -> Result<Builder, BuildError> {
-        let window =
-            self.consensus().map_or(512, |c| c.params().circuit_window_cells as usize);
-        timeout(HOP_TIMEOUT, Builder::first(&self.links, self.network, first, window))
-            .await
-            .unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))
+        let window = self
+            .consensus()
+            .map_or(512, |c| c.params().circuit_window_cells as usize);
+        timeout(
+            HOP_TIMEOUT,
+            Builder::first(&self.links, self.network, first, window),
+        )
+        .await
+        .unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))
     }
 
     /// Adds a hop to a circuit.
@@ -331,11 +357,22 @@ impl Pool {
         let streams = Streams::new(builder.mux());
         let (link, inbox, circ, layers) = builder.hand_over();
         let circ = circ.ok_or(BuildError::Length)?;
-        let task = CircuitTask { link, inbox, circ, layers, streams: streams.clone() };
+        let task = CircuitTask {
+            link,
+            inbox,
+            circ,
+            layers,
+            streams: streams.clone(),
+        };
         self.tasks.spawn(async move {
             let end = task.run().await;
             tracing::debug!(%end, "a circuit has ended");
         });
-        Ok(Arc::new(Circuit { streams, hops, exit, built: Instant::now() }))
+        Ok(Arc::new(Circuit {
+            streams,
+            hops,
+            exit,
+            built: Instant::now(),
+        }))
     }
 }

@@ -47,7 +47,11 @@ pub(crate) struct CircuitTask {
 impl CircuitTask {
     /// Runs the circuit until it has ended.
     pub(crate) async fn run(self) -> CircuitEnd {
-        let mut running = Running { task: self, spare: Vec::new(), batch: Vec::new() };
+        let mut running = Running {
+            task: self,
+            spare: Vec::new(),
+            batch: Vec::new(),
+        };
         loop {
             if let Err(end) = running.turn().await {
                 return end;
@@ -59,7 +63,11 @@ impl CircuitTask {
 impl Drop for CircuitTask {
     fn drop(&mut self) {
         self.streams.mux().lose();
-        Command::Close { circ: self.circ, reason: DestroyReason::Finished }.send(&self.link);
+        Command::Close {
+            circ: self.circ,
+            reason: DestroyReason::Finished,
+        }
+        .send(&self.link);
     }
 }
 
@@ -96,7 +104,13 @@ impl Running {
             let body = codec::body_mut(cell);
             let hop = self.task.layers.open(body)?;
             if hop == last {
-                if self.task.streams.mux().on_inward(now, payload(body))?.is_some() {
+                if self
+                    .task
+                    .streams
+                    .mux()
+                    .on_inward(now, payload(body))?
+                    .is_some()
+                {
                     return Err(CircuitEnd::Truncated(hop));
                 }
                 continue;
@@ -116,15 +130,19 @@ impl Running {
         let mut rng = rand::rng();
         loop {
             self.batch.clear();
-            let more = task.streams.fill(Instant::now(), &mut rng, task.circ, &mut self.batch);
+            let more = task
+                .streams
+                .fill(Instant::now(), &mut rng, task.circ, &mut self.batch);
             if !self.batch.is_empty() {
                 let layers = &mut task.layers;
                 for_each_body(&mut self.batch, |body| layers.seal(last, body, &mut rng))
                     .map_err(|_| CircuitEnd::Tampered(OpenFailed::Unusable))?;
-                task.link.push(task.circ, &self.batch).map_err(|error| match error {
-                    PushError::Overrun => CircuitEnd::Overrun,
-                    PushError::Closed => CircuitEnd::Destroyed(DestroyReason::Unreachable),
-                })?;
+                task.link
+                    .push(task.circ, &self.batch)
+                    .map_err(|error| match error {
+                        PushError::Overrun => CircuitEnd::Overrun,
+                        PushError::Closed => CircuitEnd::Destroyed(DestroyReason::Unreachable),
+                    })?;
             }
             if !more {
                 return Ok(());

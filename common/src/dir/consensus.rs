@@ -321,7 +321,9 @@ impl SignedConsensus {
         body.validate()?;
         let digest = envelope.digest(&network.network_id());
         let signatures = envelope.signatures.len();
-        Ok(Arc::new(Consensus::new(body, bytes, digest, signatures, network)))
+        Ok(Arc::new(Consensus::new(
+            body, bytes, digest, signatures, network,
+        )))
     }
 
     /// A consensus that nobody signed yet.

@@ -24,7 +24,16 @@ pub struct Stopper {
 pub fn tasks() -> (Tasks, Stopper) {
     let (stop, stopped) = watch::channel(false);
     let (running, ended) = mpsc::channel(1);
-    (Tasks { stop: stopped, running }, Stopper { stop, running: ended })
+    (
+        Tasks {
+            stop: stopped,
+            running,
+        },
+        Stopper {
+            stop,
+            running: ended,
+        },
+    )
 }
 
 impl Tasks {

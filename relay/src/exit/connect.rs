@@ -36,6 +36,8 @@ impl ExitConnector {
         if !self.policy.allows(address) {
             return Err(EndReason::Policy);
         }
-        TcpStream::connect(address).await.map_err(|_| EndReason::Refused)
+        TcpStream::connect(address)
+            .await
+            .map_err(|_| EndReason::Refused)
     }
 }

@@ -26,8 +26,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: StreamIo, host: TargetHos
         Err(reason) => return stream.abort(reason),
     };
     stream.accept();
-    let copied =
-        copy_bidirectional_with_sizes(&mut stream, &mut tcp, COPY_BYTES, COPY_BYTES).await;
+    let copied = copy_bidirectional_with_sizes(&mut stream, &mut tcp, COPY_BYTES, COPY_BYTES).await;
     if copied.is_err() {
         // The destination must not take what it got for all there was.
         let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));

@@ -1,6 +1,5 @@
 //! The task of a circuit that ends here.
 
-
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -155,7 +154,9 @@ impl EndHop {
     }
 
     fn begin(&self, key: cepa_common::stream::StreamKey, target: Target) {
-        let Some(tasks) = self.core.tasks() else { return };
+        let Some(tasks) = self.core.tasks() else {
+            return;
+        };
         let stream = self.streams.hold(key);
         match target {
             Target::Directory => {
@@ -173,7 +174,8 @@ impl EndHop {
         loop {
             self.batch.clear();
             let more =
-                self.streams.fill(Instant::now(), &mut rand::rng(), self.circ, &mut self.batch);
+                self.streams
+                    .fill(Instant::now(), &mut rand::rng(), self.circ, &mut self.batch);
             if !self.batch.is_empty() {
                 let backward = &mut self.backward;
                 let sealed = for_each_body(&mut self.batch, |body| backward.speak(body));
@@ -188,10 +190,12 @@ impl EndHop {
 
     fn push(&self) -> Result<(), End> {
         use cepa_common::net::queue::PushError;
-        self.link.push(self.circ, &self.batch).map_err(|error| match error {
-            PushError::Overrun => End::Here(DestroyReason::Resource),
-            PushError::Closed => End::There,
-        })
+        self.link
+            .push(self.circ, &self.batch)
+            .map_err(|error| match error {
+                PushError::Overrun => End::Here(DestroyReason::Resource),
+                PushError::Closed => End::There,
+            })
     }
 
     /// Waits for `work` as long as the client's side keeps the circuit and
@@ -214,4 +218,3 @@ impl EndHop {
         }
     }
 }
-

@@ -38,7 +38,13 @@ impl EndHop {
         let Ok(extended) = self.sealed(|packer| packer.extended(&leg.reply)) else {
             return End::Here(DestroyReason::Protocol);
         };
-        let Self { link, circ, forward, backward, .. } = self;
+        let Self {
+            link,
+            circ,
+            forward,
+            backward,
+            ..
+        } = self;
         Command::PassInward {
             circ: leg.circ,
             layer: backward,
@@ -46,8 +52,13 @@ impl EndHop {
             prev_circ: circ,
         }
         .send(&leg.link);
-        Command::PassOutward { circ, layer: forward, next: leg.link, next_circ: leg.circ }
-            .send(&link);
+        Command::PassOutward {
+            circ,
+            layer: forward,
+            next: leg.link,
+            next_circ: leg.circ,
+        }
+        .send(&link);
         let _ = link.push(circ, &extended);
         End::Passed
     }
@@ -64,9 +75,20 @@ impl EndHop {
             Err(_) => return None,
         };
         let inbox = Arc::new(Inbox::new(self.core.queue_bound_cells()));
-        let mut leg = OpenLeg { link, circ: None, inbox };
-        Command::Open { inbox: leg.inbox.clone(), message }.send(&leg.link);
-        let reply = timeout(EXTEND_DIAL_TIMEOUT, leg.answered()).await.ok().flatten()?;
+        let mut leg = OpenLeg {
+            link,
+            circ: None,
+            inbox,
+        };
+        Command::Open {
+            inbox: leg.inbox.clone(),
+            message,
+        }
+        .send(&leg.link);
+        let reply = timeout(EXTEND_DIAL_TIMEOUT, leg.answered())
+            .await
+            .ok()
+            .flatten()?;
         let (link, circ) = (leg.link.clone(), leg.circ.take()?);
         Some(Leg { link, circ, reply })
     }
@@ -123,7 +145,11 @@ impl Drop for OpenLeg {
     fn drop(&mut self) {
         let opened = self.circ.or_else(|| self.inbox.take(Vec::new()).opened);
         if let Some(circ) = opened {
-            Command::Close { circ, reason: DestroyReason::Finished }.send(&self.link);
+            Command::Close {
+                circ,
+                reason: DestroyReason::Finished,
+            }
+            .send(&self.link);
         }
     }
 }
