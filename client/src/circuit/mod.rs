@@ -1,1 +1,78 @@
-//! (being written)
+//! Circuits as a client has them.
+//!
+//! A [`build::Builder`] telescopes a circuit hop by hop; when it is built, one
+//! [`task`] owns its layers and moves its streams' bytes, and a [`Circuit`] is
+//! how the rest of the client knows it. The [`pool::Pool`] chooses a circuit
+//! for each stream, builds what is missing, and keeps some ready.
+
+pub mod build;
+pub mod pool;
+pub(crate) mod links;
+pub(crate) mod task;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cepa_common::dir::Entry;
+use cepa_common::ids::RelayId;
+use cepa_common::net::circuit_io::{StreamIo, Streams};
+use cepa_common::stream::Target;
+
+/// A built circuit.
+pub struct Circuit {
+    streams: Arc<Streams>,
+    hops: Vec<RelayId>,
+    exit: Entry,
+    built: Instant,
+}
+
+impl Circuit {
+    /// Opens a stream; write to it at once and the first bytes travel with its
+    /// BEGIN. `None` when the circuit is gone or full.
+    pub fn open(&self, target: Target) -> Option<StreamIo> {
+        self.streams.open(target)
+    }
+
+    /// Its relays, first to last.
+    pub fn hops(&self) -> &[RelayId] {
+        &self.hops
+    }
+
+    /// Its last relay as the consensus has it.
+    pub fn exit(&self) -> &Entry {
+        &self.exit
+    }
+
+    /// When it was built.
+    pub fn built(&self) -> Instant {
+        self.built
+    }
+
+    /// Is it gone?
+    pub fn is_lost(&self) -> bool {
+        self.streams.mux().is_lost()
+    }
+
+    /// Can it take one more stream?
+    pub fn has_room(&self) -> bool {
+        self.streams.mux().has_room()
+    }
+
+    /// Streams on it.
+    pub fn open_streams(&self) -> usize {
+        self.streams.mux().open_streams()
+    }
+
+    /// Ends it, and every stream on it.
+    pub fn close(&self) {
+        self.streams.mux().lose();
+        self.streams.notify();
+    }
+}
+
+impl Drop for Circuit {
+    fn drop(&mut self) {
+        // Streams that are still held keep the circuit; the task ends with the last.
+        self.streams.notify();
+    }
+}

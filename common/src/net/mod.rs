@@ -15,5 +15,6 @@ pub mod establish;
 pub mod link_task;
 pub mod queue;
 pub mod switch;
+pub mod tasks;
 pub mod tls;
 pub mod tls_io;

@@ -57,6 +57,7 @@ struct Waiting<C> {
 pub struct LinkQueue<C> {
     waiting: Mutex<Waiting<C>>,
     notify: Notify,
+    gone: tokio::sync::watch::Sender<bool>,
     bound_bytes: usize,
 }
 
@@ -76,6 +77,7 @@ impl<C> LinkQueue<C> {
                 closed: false,
             }),
             notify: Notify::new(),
+            gone: tokio::sync::watch::Sender::new(false),
             bound_bytes: bound_cells * CELL_LEN,
         }
     }
@@ -201,7 +203,13 @@ impl<C> LinkQueue<C> {
         waiting.circuits.clear();
         waiting.turns.clear();
         waiting.spare.clear();
+        self.gone.send_replace(true);
         core::mem::take(&mut waiting.commands)
+    }
+
+    /// Waits until the link is gone.
+    pub async fn closed(&self) {
+        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
     }
 
     /// Is the link gone?

@@ -17,7 +17,7 @@ mod mux;
 mod state;
 
 pub use mux::{Mux, MuxConfig, Request, Side};
-pub use state::{StreamError, StreamKey, Target};
+pub use state::{StreamError, StreamKey, Target, TargetHost};
 
 /// A peer that breaks the rules of streams or windows; destroys the circuit (S14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,16 +1,18 @@
 //! Dials a stream's destination.
 
-use core::fmt;
 use core::future::Future;
 use core::time::Duration;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use cepa_common::cell::message::{EndReason, Host};
+use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
+use cepa_common::stream::TargetHost;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+
+use crate::directory::DirectoryServer;
 
 use super::resolve::{LookupError, Names, ResolverError};
 
@@ -40,43 +42,19 @@ impl<F: Fn(SocketAddr) -> bool + Send + Sync + 'static> AddressPolicy for F {
     }
 }
 
-/// What the owner of an exit decides.
-#[derive(Clone)]
-pub struct ExitOptions {
-    /// The DNS server to ask; the system's if absent.
-    pub resolver: Option<SocketAddr>,
-    /// Where streams may go.
-    pub policy: Arc<dyn AddressPolicy>,
+/// The rules of an exit's owner; and no relay, whatever they say: nobody makes circuits
+/// that run in a circle through exits (design: an exit refuses relays' addresses).
+pub(crate) struct Outside {
+    /// The owner's rules.
+    pub(crate) rules: ExitPolicy,
+    /// Knows who is a relay.
+    pub(crate) directory: Arc<DirectoryServer>,
 }
 
-/// Where a stream should go. Debug output hides it: logs never hold destinations.
-#[derive(Clone, PartialEq, Eq)]
-pub enum ExitHost {
-    /// An IPv4 address.
-    V4(Ipv4Addr),
-    /// An IPv6 address.
-    V6(Ipv6Addr),
-    /// A name to be resolved here.
-    Name(String),
-}
-
-impl From<Host<'_>> for ExitHost {
-    fn from(host: Host<'_>) -> Self {
-        match host {
-            Host::V4(ip) => Self::V4(ip.into()),
-            Host::V6(ip) => Self::V6(ip.into()),
-            Host::Name(name) => Self::Name(name.to_owned()),
-        }
-    }
-}
-
-impl fmt::Debug for ExitHost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4(_) => "V4(…)",
-            Self::V6(_) => "V6(…)",
-            Self::Name(_) => "Name(…)",
-        })
+impl AddressPolicy for Outside {
+    fn allows(&self, address: SocketAddr) -> bool {
+        let now = self.directory.clock().now_secs();
+        self.rules.allows(address) && !self.directory.snapshot().is_relay_address(address, now)
     }
 }
 
@@ -158,16 +136,18 @@ pub struct ExitConnector {
 }
 
 impl ExitConnector {
-    /// A connector. To be called inside a tokio runtime.
+    /// A connector that goes where `policy` lets it and asks the DNS server at `resolver`,
+    /// or the system's if absent. To be called inside a tokio runtime.
     ///
     /// # Errors
     ///
     /// [`ResolverError`] if the system's resolver configuration cannot be read.
-    pub fn new(options: ExitOptions) -> Result<Self, ResolverError> {
-        Ok(Self {
-            names: Names::new(options.resolver)?,
-            policy: options.policy,
-        })
+    pub fn new(
+        policy: Arc<dyn AddressPolicy>,
+        resolver: Option<SocketAddr>,
+    ) -> Result<Self, ResolverError> {
+        let names = Names::new(resolver)?;
+        Ok(Self { names, policy })
     }
 
     /// Connects to `host` and `port`, within 15 s. Dropping the future gives it up.
@@ -175,12 +155,11 @@ impl ExitConnector {
     /// # Errors
     ///
     /// [`ConnectError`]; [`ConnectError::end_reason`] is what the client is told.
-    pub async fn connect(&self, host: &ExitHost, port: u16) -> Result<TcpStream, ConnectError> {
+    pub async fn connect(&self, host: &TargetHost, port: u16) -> Result<TcpStream, ConnectError> {
         let deadline = Instant::now() + DEADLINE;
         let addresses = match host {
-            ExitHost::V4(ip) => vec![IpAddr::from(*ip)],
-            ExitHost::V6(ip) => vec![IpAddr::from(*ip)],
-            ExitHost::Name(name) => self.names.lookup(name).await?,
+            TargetHost::Ip(ip) => vec![*ip],
+            TargetHost::Name(name) => self.names.lookup(name).await?,
         };
         let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
         first_of(addresses, &*self.policy, deadline, TcpStream::connect).await

@@ -2,12 +2,13 @@
 //! The exit against a small DNS server and real sockets.
 
 use core::time::Duration;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
+use cepa_common::stream::TargetHost;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
 
@@ -59,11 +60,7 @@ impl Dns {
     }
 
     fn exit(&self, policy: impl AddressPolicy) -> ExitConnector {
-        ExitConnector::new(ExitOptions {
-            resolver: Some(self.address),
-            policy: Arc::new(policy),
-        })
-        .unwrap()
+        ExitConnector::new(Arc::new(policy), Some(self.address)).unwrap()
     }
 }
 
@@ -113,8 +110,8 @@ fn encode(name: &str) -> Vec<u8> {
     out
 }
 
-fn name(name: &str) -> ExitHost {
-    ExitHost::Name(name.to_owned())
+fn name(name: &str) -> TargetHost {
+    TargetHost::Name(name.to_owned())
 }
 
 fn anywhere(_: SocketAddr) -> bool {
@@ -127,7 +124,7 @@ async fn names_and_addresses_are_reached() {
     let exit = dns.exit(anywhere);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let literal = ExitHost::V4(Ipv4Addr::LOCALHOST);
+    let literal = TargetHost::Ip(Ipv4Addr::LOCALHOST.into());
     for host in [
         literal,
         name("good.example"),
@@ -190,10 +187,7 @@ async fn a_name_that_leads_inside_is_refused_each_time() {
         assert_eq!(error, ConnectError::Policy, "{host}");
     }
     for literal in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"] {
-        let host = match literal.parse() {
-            Ok(ip) => ExitHost::V4(ip),
-            Err(_) => ExitHost::V6(literal.parse::<Ipv6Addr>().unwrap()),
-        };
+        let host = TargetHost::Ip(literal.parse().unwrap());
         let error = exit.connect(&host, 80).await.unwrap_err();
         assert_eq!(error, ConnectError::Policy, "{literal}");
     }

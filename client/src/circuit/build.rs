@@ -1,0 +1,337 @@
+//! Telescoping: a circuit is built hop by hop, each through those before.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cepa_common::cell::codec::{self, CREATED_LEN, Cell, CircuitCommand, DestroyReason};
+use cepa_common::cell::message::{MessageError, Packer, Telescope, messages};
+use cepa_common::cell::{CELL_LEN, Payload};
+use cepa_common::dir::Entry;
+use cepa_common::flow::FixedWindow;
+use cepa_common::handshake::{
+    ClientHandshake, ClientParams, HandshakeContext, HandshakeError, OnionPublicKey, RelayParams,
+};
+use cepa_common::ids::{CircId, HopIndex, NetworkId};
+use cepa_common::net::establish::EstablishError;
+use cepa_common::net::queue::{Arrived, Inbox};
+use cepa_common::net::switch::{Command, Queue, payload, payload_mut};
+use cepa_common::onion::{ClientLayers, LayerBroken, OpenFailed, TooManyHops};
+use cepa_common::stream::{Mux, MuxConfig, Side, Target, Violation};
+
+use super::links::Links;
+
+/// Why a circuit was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// There is no link to the first relay.
+    #[error("no link to the first relay: {0}")]
+    Link(#[from] EstablishError),
+    /// The relay's half of the handshake is wrong: it does not hold the key that the consensus says.
+    #[error("{hop} failed the handshake: {error}")]
+    Handshake {
+        /// Which.
+        hop: HopIndex,
+        /// What was wrong.
+        error: HandshakeError,
+    },
+    /// The first relay ended the circuit.
+    #[error("the first relay ended the circuit: {0:?}")]
+    Destroyed(DestroyReason),
+    /// A relay could not extend the circuit, or lost it.
+    #[error("{hop} could not go on: {reason:?}")]
+    Truncated {
+        /// Who says so.
+        hop: HopIndex,
+        /// What it says.
+        reason: DestroyReason,
+    },
+    /// A cell was changed on its way.
+    #[error(transparent)]
+    Tampered(#[from] OpenFailed),
+    /// A hop said something that it may not.
+    #[error("{hop} broke the protocol: {error}")]
+    Violation {
+        /// Which.
+        hop: HopIndex,
+        /// What it did.
+        error: Violation,
+    },
+    /// It took too long.
+    #[error("{hop} did not answer in time")]
+    TimedOut {
+        /// The hop that was waited for.
+        hop: HopIndex,
+    },
+    /// The path has no relay, or more than six.
+    #[error("a circuit has one to six hops")]
+    Length,
+}
+
+impl From<TooManyHops> for BuildError {
+    fn from(_: TooManyHops) -> Self {
+        Self::Length
+    }
+}
+
+impl From<LayerBroken> for BuildError {
+    fn from(_: LayerBroken) -> Self {
+        Self::Tampered(OpenFailed::Unusable)
+    }
+}
+
+impl BuildError {
+    /// The hop to be avoided for a while: the one that did not answer, or
+    /// could not be reached by the hop before it.
+    pub fn suspect(&self) -> HopIndex {
+        match self {
+            Self::Link(_) | Self::Destroyed(_) | Self::Length => HopIndex(0),
+            Self::Handshake { hop, .. }
+            | Self::Violation { hop, .. }
+            | Self::TimedOut { hop } => *hop,
+            Self::Truncated { hop, .. } => HopIndex(hop.0 + 1),
+            Self::Tampered(OpenFailed::Changed { inner, .. }) => *inner,
+            Self::Tampered(_) => HopIndex(0),
+        }
+    }
+}
+
+/// A circuit that is being built.
+pub struct Builder {
+    pub(super) link: Arc<Queue>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) circ: Option<CircId>,
+    pub(super) layers: ClientLayers,
+    network: NetworkId,
+    params: RelayParams,
+    /// Cells received and not yet read.
+    pending: Vec<u8>,
+    /// Handed over to a circuit's task: nothing is to be closed.
+    handed_over: bool,
+}
+
+impl Builder {
+    /// Starts a circuit at `first`.
+    pub(crate) async fn first(
+        links: &Links,
+        network: NetworkId,
+        first: &Entry,
+        window_cells: usize,
+    ) -> Result<Self, BuildError> {
+        let link = links.link_to(first, window_cells).await?;
+        let bound = window_cells + cepa_common::limits::QUEUE_SLACK_CELLS;
+        let mut builder = Self {
+            link,
+            inbox: Arc::new(Inbox::new(bound)),
+            circ: None,
+            layers: ClientLayers::new(),
+            network,
+            params: RelayParams::default(),
+            pending: Vec::new(),
+            handed_over: false,
+        };
+        let (handshake, message) = builder.start_handshake(first)?;
+        let open = Command::Open { inbox: builder.inbox.clone(), message: Box::new(message) };
+        open.send(&builder.link);
+        let created = loop {
+            let arrived = builder.arrived().await?;
+            if let Some(created) = arrived.created {
+                break created;
+            }
+        };
+        builder.finish_handshake(first, handshake, &created)?;
+        Ok(builder)
+    }
+
+    /// Adds a hop behind the last.
+    pub async fn extend(&mut self, next: &Entry) -> Result<(), BuildError> {
+        let (handshake, message) = self.start_handshake(next)?;
+        self.say(|packer| packer.extend(&next.identity, &message))?;
+        let body = self.hear().await?;
+        let mut answers = messages::<Telescope<'_>>(&body);
+        let answer = self.legal(answers.next().unwrap_or(Err(MessageError::Empty)))?;
+        if answers.next().is_some() {
+            return Err(self.violation(MessageError::PaddingNotZero));
+        }
+        match answer {
+            Telescope::Extended(reply) => self.finish_handshake(next, handshake, reply),
+            Telescope::Truncated(reason) => {
+                Err(BuildError::Truncated { hop: self.last_hop(), reason })
+            }
+        }
+    }
+
+    /// The time that a message to the last hop and its answer take: a stream
+    /// to its directory is opened and given up.
+    pub async fn round_trip(&mut self) -> Result<Duration, BuildError> {
+        let mut mux = self.mux();
+        let Some(key) = mux.open(Target::Directory) else { return Err(BuildError::Length) };
+        let started = Instant::now();
+        self.say_all(&mut mux)?;
+        self.hear_into(&mut mux).await?;
+        let round_trip = started.elapsed();
+        mux.release(key);
+        self.say_all(&mut mux)?;
+        while mux.open_streams() > 0 {
+            self.hear_into(&mut mux).await?;
+        }
+        Ok(round_trip)
+    }
+
+    /// Hops so far.
+    pub fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Has the circuit no hops?
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// The streams' machine, as agreed with the last hop.
+    pub(super) fn mux(&self) -> Mux {
+        Mux::new(MuxConfig {
+            side: Side::Client,
+            control: Box::new(FixedWindow(u32::from(self.params.circuit_window_cells))),
+            mark_interval_cells: u32::from(self.params.mark_interval_cells),
+            stream_window_bytes: self.params.stream_window_bytes,
+        })
+    }
+
+    pub(super) fn last_hop(&self) -> HopIndex {
+        HopIndex(self.layers.len().saturating_sub(1) as u8)
+    }
+
+    /// Lets go without closing anything: the circuit is its task's now.
+    pub(super) fn hand_over(mut self) -> (Arc<Queue>, Arc<Inbox>, Option<CircId>, ClientLayers) {
+        self.handed_over = true;
+        let layers = core::mem::take(&mut self.layers);
+        (self.link.clone(), self.inbox.clone(), self.circ, layers)
+    }
+
+    fn start_handshake(
+        &self,
+        relay: &Entry,
+    ) -> Result<(ClientHandshake, [u8; codec::CREATE_LEN]), BuildError> {
+        let context = HandshakeContext {
+            network: self.network,
+            relay: relay.identity,
+            onion: OnionPublicKey { suite: relay.suite, key: relay.onion_key },
+        };
+        let hop = HopIndex(self.layers.len() as u8);
+        ClientHandshake::start(&context, ClientParams::default(), &mut rand::rng())
+            .map_err(|error| BuildError::Handshake { hop, error })
+    }
+
+    fn finish_handshake(
+        &mut self,
+        relay: &Entry,
+        handshake: ClientHandshake,
+        reply: &[u8; CREATED_LEN],
+    ) -> Result<(), BuildError> {
+        let hop = HopIndex(self.layers.len() as u8);
+        let (keys, params) =
+            handshake.finish(reply).map_err(|error| BuildError::Handshake { hop, error })?;
+        self.layers.push(relay.suite, keys)?;
+        self.params = params;
+        Ok(())
+    }
+
+    fn violation(&self, error: impl Into<Violation>) -> BuildError {
+        BuildError::Violation { hop: self.last_hop(), error: error.into() }
+    }
+
+    fn legal<T>(&self, result: Result<T, impl Into<Violation>>) -> Result<T, BuildError> {
+        result.map_err(|error| self.violation(error))
+    }
+
+    fn send(&mut self, mut cell: Cell) -> Result<(), BuildError> {
+        let Some(circ) = self.circ else { return Err(BuildError::Length) };
+        codec::write_circuit_head(&mut cell, circ, CircuitCommand::Relay);
+        let hop = self.last_hop();
+        self.layers.seal(hop, codec::body_mut(&mut cell), &mut rand::rng())?;
+        let pushed = self.link.push(circ, &cell);
+        pushed.map_err(|_| BuildError::Destroyed(DestroyReason::Unreachable))
+    }
+
+    /// Says one message to the last hop.
+    fn say<E>(
+        &mut self,
+        pack: impl FnOnce(&mut Packer<'_>) -> Result<(), E>,
+    ) -> Result<(), BuildError> {
+        let mut cell = [0; CELL_LEN];
+        let mut packer = Packer::new(payload_mut(codec::body_mut(&mut cell)));
+        pack(&mut packer).map_err(|_| BuildError::Length)?;
+        packer.finish();
+        self.send(cell)
+    }
+
+    fn say_all(&mut self, mux: &mut Mux) -> Result<(), BuildError> {
+        let mut cell = [0; CELL_LEN];
+        while mux.fill(
+            Instant::now(),
+            &mut rand::rng(),
+            payload_mut(codec::body_mut(&mut cell)),
+        ) {
+            self.send(cell)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next payload from the last hop.
+    async fn hear(&mut self) -> Result<Payload, BuildError> {
+        while self.pending.is_empty() {
+            let arrived = self.arrived().await?;
+            self.pending.extend(arrived.cells);
+        }
+        let cell: Option<Cell> = self.pending.first_chunk().copied();
+        self.pending.drain(..CELL_LEN.min(self.pending.len()));
+        let Some(mut cell) = cell else { return Err(BuildError::Length) };
+        let body = codec::body_mut(&mut cell);
+        let hop = self.layers.open(body)?;
+        if hop == self.last_hop() {
+            return Ok(*payload(body));
+        }
+        // A hop that is not the last may say only that it has lost the rest.
+        match messages::<Telescope<'_>>(payload(body)).next() {
+            Some(Ok(Telescope::Truncated(reason))) => Err(BuildError::Truncated { hop, reason }),
+            _ => Err(BuildError::Violation { hop, error: Violation::OutOfOrder }),
+        }
+    }
+
+    async fn hear_into(&mut self, mux: &mut Mux) -> Result<(), BuildError> {
+        let payload = self.hear().await?;
+        match self.legal(mux.on_inward(Instant::now(), &payload))? {
+            Some(reason) => Err(BuildError::Truncated { hop: self.last_hop(), reason }),
+            None => Ok(()),
+        }
+    }
+
+    async fn arrived(&mut self) -> Result<Arrived, BuildError> {
+        self.inbox.wait().await;
+        let arrived = self.inbox.take(Vec::new());
+        self.circ = self.circ.or(arrived.opened);
+        match arrived.destroyed {
+            // What was said before the end says more than the end.
+            Some(reason) if arrived.cells.is_empty() => {
+                self.circ = None;
+                Err(BuildError::Destroyed(reason))
+            }
+            Some(reason) => {
+                self.inbox.update(|a| a.destroyed = Some(reason));
+                Ok(arrived)
+            }
+            None => Ok(arrived),
+        }
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        if self.handed_over {
+            return;
+        }
+        if let Some(circ) = self.circ.or_else(|| self.inbox.take(Vec::new()).opened) {
+            Command::Close { circ, reason: DestroyReason::Finished }.send(&self.link);
+        }
+    }
+}

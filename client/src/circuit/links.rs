@@ -1,0 +1,73 @@
+//! A client's links: one to each relay that it begins circuits at.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cepa_common::dir::Entry;
+use cepa_common::ids::{NetworkId, RelayId};
+use cepa_common::limits::QUEUE_SLACK_CELLS;
+use cepa_common::net::establish::{self, EstablishError};
+use cepa_common::net::link_task;
+use cepa_common::net::switch::{AcceptNone, Queue};
+use cepa_common::net::tasks::Tasks;
+use cepa_common::net::tls::Tls;
+
+#[derive(Default)]
+struct Held {
+    links: HashMap<RelayId, Arc<Queue>>,
+    /// One dial to a relay at a time; whoever waits finds the link that it made.
+    dialling: HashMap<RelayId, Arc<tokio::sync::Mutex<()>>>,
+}
+
+pub(crate) struct Links {
+    network: NetworkId,
+    tls: Tls,
+    tasks: Tasks,
+    held: Mutex<Held>,
+}
+
+impl Links {
+    pub(crate) fn new(network: NetworkId, tls: Tls, tasks: Tasks) -> Self {
+        Self { network, tls, tasks, held: Mutex::default() }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, relay: RelayId) -> Option<Arc<Queue>> {
+        let mut held = self.held();
+        held.links.retain(|_, queue| !queue.is_closed());
+        held.links.get(&relay).cloned()
+    }
+
+    /// Finds or dials a link to `relay`; `window_cells` is the largest window of a circuit.
+    pub(crate) async fn link_to(
+        &self,
+        relay: &Entry,
+        window_cells: usize,
+    ) -> Result<Arc<Queue>, EstablishError> {
+        if let Some(queue) = self.find(relay.identity) {
+            return Ok(queue);
+        }
+        let turn = self.held().dialling.entry(relay.identity).or_default().clone();
+        let _turn = turn.lock().await;
+        if let Some(queue) = self.find(relay.identity) {
+            return Ok(queue);
+        }
+        // A client's HELLO has no time in it.
+        let (key, none) = (relay.link_key(), 0);
+        let link =
+            establish::dial_link(&relay.addresses, key, &self.tls, self.network, none).await;
+        self.held().dialling.remove(&relay.identity);
+        let link = link?;
+        let queue = Arc::new(Queue::new(window_cells + QUEUE_SLACK_CELLS));
+        self.held().links.insert(relay.identity, queue.clone());
+        let own = queue.clone();
+        self.tasks.spawn(async move {
+            let end = link_task::run(link, own, AcceptNone).await;
+            tracing::debug!(%end, "a link has ended");
+        });
+        Ok(queue)
+    }
+}

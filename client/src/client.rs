@@ -1,0 +1,418 @@
+//! [`Client`]: everything that a program needs to send streams through the network.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Context;
+use std::time::{Duration, Instant};
+
+use cepa_common::cell::message::EndReason;
+use cepa_common::dir::{Clock, Consensus, Dial, DialFuture, NetworkFile, Stream};
+use cepa_common::ids::RelayId;
+use cepa_common::net::circuit_io::StreamIo;
+use cepa_common::net::establish;
+use cepa_common::net::tasks::{Stopper, tasks};
+use cepa_common::net::tls::Tls;
+use cepa_common::onion::Suite;
+use cepa_common::stream::{StreamError, Target as StreamTarget, TargetHost};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::circuit::build::BuildError;
+use crate::circuit::links::Links;
+use crate::circuit::pool::{CircuitError, Isolation, Pool};
+use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
+use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
+use crate::path::Target;
+
+/// A consensus must be there within this time.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(60);
+/// A stream must be open within this time, over all tries.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// One circuit has this time to open a stream before another is tried.
+const TRY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Circuits tried for one stream.
+const CONNECT_TRIES: usize = 4;
+
+/// What a client is started with.
+pub struct ClientOptions {
+    /// The network.
+    pub network: NetworkFile,
+    /// Where the newest consensus is kept between runs; it must exist. `None` keeps nothing.
+    pub state_dir: Option<PathBuf>,
+    /// Hears how far the start has come.
+    pub progress: Option<watch::Sender<BootstrapProgress>>,
+}
+
+impl ClientOptions {
+    /// A client of `network` that keeps nothing on disk.
+    pub fn new(network: NetworkFile) -> Self {
+        Self { network, state_dir: None, progress: None }
+    }
+}
+
+/// Why a client did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No authority or cache gave a consensus that holds.
+    #[error("no consensus could be had from any authority or cache: {0}")]
+    NoConsensus(String),
+}
+
+/// Why a stream was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The target is not `host:port`.
+    #[error("{0:?} is not a host and a port")]
+    BadTarget(String),
+    /// There is no circuit.
+    #[error(transparent)]
+    Circuit(#[from] CircuitError),
+    /// The exit, or the circuit, ended the stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// It took too long.
+    #[error("the stream was not open in time")]
+    TimedOut,
+}
+
+struct TlsDial(Tls);
+
+impl Dial for TlsDial {
+    fn dial(&self, addresses: &[SocketAddr], link_key: [u8; 32]) -> DialFuture {
+        let (tls, addresses) = (self.0.clone(), addresses.to_vec());
+        Box::pin(async move {
+            let io = establish::dial_http(&addresses, link_key, &tls).await;
+            io.map(|io| Box::new(io) as Stream).map_err(io::Error::other)
+        })
+    }
+}
+
+struct Shared {
+    network: Arc<NetworkFile>,
+    pool: Arc<Pool>,
+    sessions: AtomicU64,
+}
+
+/// A client of a network. Clones share its circuits; those from
+/// [`Client::isolated`] share none of them.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    session: u64,
+    stopper: Arc<std::sync::Mutex<Option<Stopper>>>,
+}
+
+/// A hop of a circuit, as [`Client::trace`] measured it.
+#[derive(Clone, Debug)]
+pub struct HopReport {
+    /// Who it is.
+    pub identity: RelayId,
+    /// Its name for people.
+    pub nickname: String,
+    /// Where it is reached, by the consensus.
+    pub address: SocketAddr,
+    /// The suite of its layer.
+    pub suite: Suite,
+    /// From sending CREATE or EXTEND to the keys.
+    pub handshake: Duration,
+    /// From the client to this hop and back.
+    pub rtt: Duration,
+}
+
+impl Client {
+    /// Joins the network: done once a consensus is held that holds.
+    pub async fn bootstrap(options: ClientOptions) -> Result<Self, ClientError> {
+        let network = Arc::new(options.network);
+        let tls = Tls::client();
+        let (tasks, stopper) = tasks();
+        let (task, directory) = directory(DirectoryConfig {
+            network: network.clone(),
+            dial: Arc::new(TlsDial(tls.clone())),
+            clock: Clock::system(),
+            cache: options.state_dir,
+        });
+        tasks.spawn(task.run());
+        if let Some(progress) = options.progress {
+            let mut steps = directory.progress();
+            tasks.spawn(async move {
+                while steps.changed().await.is_ok() {
+                    let step = steps.borrow_and_update().clone();
+                    if progress.send(step).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        match timeout(BOOTSTRAP_TIMEOUT, directory.usable()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(ClientError::NoConsensus(error.to_string())),
+            Err(_) => {
+                let step = directory.progress().borrow().clone();
+                return Err(ClientError::NoConsensus(format!("{step:?}")));
+            }
+        }
+        let links = Links::new(network.network_id(), tls, tasks.clone());
+        let pool =
+            Pool::new(network.network_id(), links, tasks.clone(), directory.consensus());
+        tasks.spawn(pool.clone().look_after());
+        let shared = Arc::new(Shared { network, pool, sessions: AtomicU64::new(1) });
+        let stopper = Arc::new(std::sync::Mutex::new(Some(stopper)));
+        Ok(Self { shared, session: 0, stopper })
+    }
+
+    /// A client on the same network that shares no circuit with any other.
+    pub fn isolated(&self) -> Self {
+        let session = self.shared.sessions.fetch_add(1, Ordering::Relaxed);
+        Self { session, ..self.clone() }
+    }
+
+    /// The network.
+    pub fn network(&self) -> &NetworkFile {
+        &self.shared.network
+    }
+
+    /// The newest consensus, while it may be used.
+    pub fn consensus(&self) -> Option<Arc<Consensus>> {
+        self.shared.pool.consensus()
+    }
+
+    /// The circuits.
+    pub fn circuits(&self) -> &Arc<Pool> {
+        &self.shared.pool
+    }
+
+    /// Opens a stream to `host:port`; the exit resolves the name.
+    pub async fn connect(&self, target: &str) -> Result<StreamIo, ConnectError> {
+        let target = parse_target(target)
+            .ok_or_else(|| ConnectError::BadTarget(target.to_owned()))?;
+        self.connect_with(target, None, &[]).await
+    }
+
+    /// Opens a stream to `target` on a circuit that only streams with the same
+    /// `credentials` share. `early` travels with the BEGIN.
+    pub async fn connect_with(
+        &self,
+        target: StreamTarget,
+        credentials: Option<(Vec<u8>, Vec<u8>)>,
+        early: &[u8],
+    ) -> Result<StreamIo, ConnectError> {
+        let isolation = Isolation { credentials, session: self.session };
+        let all_tries = self.try_connect(&target, &isolation, early);
+        timeout(CONNECT_TIMEOUT, all_tries).await.unwrap_or(Err(ConnectError::TimedOut))
+    }
+
+    async fn try_connect(
+        &self,
+        target: &StreamTarget,
+        isolation: &Isolation,
+        early: &[u8],
+    ) -> Result<StreamIo, ConnectError> {
+        let wanted = wanted(target);
+        let mut refused: Vec<RelayId> = Vec::new();
+        let mut last = ConnectError::TimedOut;
+        for _ in 0..CONNECT_TRIES {
+            let avoid = |relay: &RelayId| refused.contains(relay);
+            let circuit =
+                self.shared.pool.circuit_for(isolation, wanted, &avoid).await;
+            let circuit = match circuit {
+                Ok(circuit) => circuit,
+                // Where every exit has refused, the refusal says more.
+                Err(CircuitError::Path(_)) if !refused.is_empty() => return Err(last),
+                Err(error) => return Err(error.into()),
+            };
+            let exit = circuit.exit().identity;
+            let Some(mut stream) = circuit.open(target.clone()) else { continue };
+            let rest = write_early(&mut stream, early);
+            match timeout(TRY_TIMEOUT, stream.opened()).await {
+                Ok(Ok(())) => {
+                    if !rest.is_empty() {
+                        use tokio::io::AsyncWriteExt;
+                        let wrote = stream.write_all(rest).await;
+                        wrote.map_err(|_| StreamError::CircuitLost)?;
+                    }
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => {
+                    last = error.into();
+                    match error {
+                        // The circuit died under it: another may do.
+                        StreamError::CircuitLost => {}
+                        // This exit can't or won't: another may.
+                        StreamError::Ended(EndReason::Policy | EndReason::Resource) => {
+                            refused.push(exit);
+                        }
+                        // The destination itself has answered, or its name has.
+                        StreamError::Ended(_) => return Err(last),
+                    }
+                }
+                Err(_) => {
+                    // A black hole: nothing more is put on this circuit.
+                    circuit.close();
+                    refused.push(exit);
+                    last = ConnectError::TimedOut;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Builds a circuit that could carry a stream to `target`, or any, and
+    /// measures each hop as it is added.
+    pub async fn trace(&self, target: Option<&str>) -> Result<Vec<HopReport>, ConnectError> {
+        let wanted = match target {
+            Some(text) => wanted(
+                &parse_target(text).ok_or_else(|| ConnectError::BadTarget(text.to_owned()))?,
+            ),
+            None => Target::Any,
+        };
+        let path = self.shared.pool.choose(wanted, &|_| false)?;
+        let hops: Vec<_> = path.hops().cloned().collect();
+        let build = |error: BuildError| ConnectError::Circuit(error.into());
+        let mut reports = Vec::new();
+        let mut circuit = None;
+        for hop in &hops {
+            let started = Instant::now();
+            let builder = match &mut circuit {
+                None => circuit.insert(self.shared.pool.begin(hop).await.map_err(build)?),
+                Some(builder) => {
+                    self.shared.pool.go_on(builder, hop).await.map_err(build)?;
+                    builder
+                }
+            };
+            let handshake = started.elapsed();
+            let rtt = timeout(TRY_TIMEOUT, builder.round_trip())
+                .await
+                .map_err(|_| ConnectError::TimedOut)?
+                .map_err(build)?;
+            reports.push(HopReport {
+                identity: hop.identity,
+                nickname: hop.nickname.clone(),
+                address: hop
+                    .addresses
+                    .first()
+                    .copied()
+                    .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
+                suite: hop.suite,
+                handshake,
+                rtt,
+            });
+        }
+        Ok(reports)
+    }
+
+    /// Lets programs in at `listener`, until the front is shut down.
+    pub fn serve_front(&self, listener: TcpListener, options: FrontOptions) -> Front {
+        let connector = Arc::new(ClientConnector(self.clone()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(front::serve(listener, connector, options, async move {
+            // Told to stop, or dropped: both mean the same.
+            let _ = stopped.await;
+        }));
+        Front { stop, task }
+    }
+
+    /// Ends all circuits; streams opened later go through new ones.
+    pub fn new_identity(&self) {
+        self.shared.pool.new_identity();
+    }
+
+    /// Ends all circuits and links, and waits until they have ended.
+    pub async fn shutdown(self) {
+        self.shared.pool.stop();
+        let stopper =
+            self.stopper.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(stopper) = stopper {
+            stopper.stop().await;
+        }
+    }
+}
+
+/// A front end that runs.
+pub struct Front {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Front {
+    /// Stops accepting and ends what is open.
+    pub async fn shutdown(self) {
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}
+
+/// Writes what the stream's buffer takes at once; returns the rest.
+fn write_early<'a>(stream: &mut StreamIo, early: &'a [u8]) -> &'a [u8] {
+    if early.is_empty() {
+        return early;
+    }
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    match Pin::new(stream).poll_write(&mut cx, early) {
+        std::task::Poll::Ready(Ok(wrote)) => &early[wrote..],
+        _ => early,
+    }
+}
+
+fn wanted(target: &StreamTarget) -> Target {
+    match target {
+        StreamTarget::Directory => Target::Any,
+        StreamTarget::Host(TargetHost::Name(_), port) => Target::Name(*port),
+        StreamTarget::Host(TargetHost::Ip(IpAddr::V4(_)), port) => Target::V4(*port),
+        StreamTarget::Host(TargetHost::Ip(IpAddr::V6(_)), port) => Target::V6(*port),
+    }
+}
+
+fn parse_target(text: &str) -> Option<StreamTarget> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return StreamTarget::address(address);
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    StreamTarget::name(host, port.parse().ok()?)
+}
+
+struct ClientConnector(Client);
+
+impl Connector for ClientConnector {
+    type Stream = StreamIo;
+
+    async fn connect(&self, request: ConnectRequest) -> Result<StreamIo, Failure> {
+        let port = request.target.port;
+        let target = match request.target.host {
+            Host::Ip4(ip) => StreamTarget::address(SocketAddr::from((ip, port))),
+            Host::Ip6(ip) => StreamTarget::address(SocketAddr::from((ip, port))),
+            Host::Name(name) => StreamTarget::name(&name, port),
+        };
+        let target = target.ok_or(Failure::GeneralFailure)?;
+        let credentials = request.isolation.credentials.map(|c| (c.user, c.password));
+        let opened = self.0.connect_with(target, credentials, &request.early).await;
+        opened.map_err(|error| {
+            tracing::debug!(%error, "a stream was not opened");
+            failure(&error)
+        })
+    }
+}
+
+fn failure(error: &ConnectError) -> Failure {
+    match error {
+        ConnectError::BadTarget(_) => Failure::GeneralFailure,
+        ConnectError::Circuit(CircuitError::Path(_)) => Failure::NotAllowed,
+        ConnectError::Circuit(_) => Failure::NetworkUnreachable,
+        ConnectError::TimedOut => Failure::TimedOut,
+        ConnectError::Stream(StreamError::CircuitLost) => Failure::GeneralFailure,
+        ConnectError::Stream(StreamError::Ended(reason)) => match reason {
+            EndReason::Refused => Failure::Refused,
+            EndReason::Unreachable => Failure::HostUnreachable,
+            EndReason::Policy => Failure::NotAllowed,
+            EndReason::Unresolvable => Failure::Unresolvable,
+            EndReason::Timeout => Failure::TimedOut,
+            EndReason::Done | EndReason::Reset | EndReason::Resource => Failure::GeneralFailure,
+        },
+    }
+}

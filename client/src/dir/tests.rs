@@ -1,0 +1,199 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cepa_common::dir::{Consensus, Entry, Flags, NetworkFile};
+use tokio::task::JoinHandle;
+
+use super::testing::*;
+use super::{BootstrapProgress, Directory, DirectoryConfig, directory};
+
+const START: u64 = 1_900_000_000;
+
+fn network() -> Arc<NetworkFile> {
+    Arc::new(network_with(
+        3,
+        BTreeMap::from([("vote_interval_seconds".to_owned(), 10)]),
+    ))
+}
+
+fn consensus(network: &NetworkFile, valid_after: u64, relays: &[u8]) -> Arc<Consensus> {
+    let flags = Flags::VALID | Flags::RUNNING;
+    let entries = relays
+        .iter()
+        .map(|n| Entry::new(&descriptor(*n), flags, 10))
+        .collect();
+    consensus_of(network, valid_after, entries)
+}
+
+fn start(
+    network: &Arc<NetworkFile>,
+    shelves: &Shelves,
+    start: u64,
+    cache: Option<PathBuf>,
+) -> (Directory, JoinHandle<()>) {
+    let (task, directory) = directory(DirectoryConfig {
+        network: Arc::clone(network),
+        dial: Arc::new(shelves.clone()),
+        clock: virtual_clock(start * 1_000),
+        cache,
+    });
+    (directory, tokio::spawn(task.run()))
+}
+
+/// Waits for a consensus of this time, at most five minutes of virtual time.
+async fn until(directory: &Directory, valid_after: u64) -> Arc<Consensus> {
+    let mut follow = directory.consensus();
+    let fits = |shown: &Option<Arc<Consensus>>| {
+        shown
+            .as_ref()
+            .is_some_and(|c| c.lifetime().valid_after == valid_after)
+    };
+    let wait = tokio::time::timeout(Duration::from_secs(300), follow.wait_for(fits));
+    wait.await
+        .expect("no such consensus")
+        .unwrap()
+        .clone()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_of_three_sources_is_taken() {
+    let (network, shelves) = (network(), Shelves::default());
+    shelves.put(1, consensus(&network, START - 10, &[10]).bytes());
+    shelves.put(2, consensus(&network, START, &[10]).bytes());
+    shelves.put(3, b"soup");
+    let (directory, _task) = start(&network, &shelves, START, None);
+    let taken = directory.usable().await.unwrap();
+    assert_eq!(taken.lifetime().valid_after, START);
+    let ready = BootstrapProgress::Ready {
+        relays: 1,
+        valid_after: START,
+    };
+    assert_eq!(*directory.progress().borrow(), ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_source_is_enough_and_patience_pays() {
+    let (network, shelves) = (network(), Shelves::default());
+    let (directory, _task) = start(&network, &shelves, START, None);
+    let mut progress = directory.progress();
+    let failed = |p: &BootstrapProgress| matches!(p, BootstrapProgress::Failed { rounds: 3, .. });
+    progress.wait_for(failed).await.unwrap();
+    assert!(directory.consensus().borrow().is_none());
+    shelves.put(2, consensus(&network, START, &[10]).bytes());
+    until(&directory, START).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_come_from_relays_after_the_first_tenth() {
+    let (network, shelves) = (network(), Shelves::default());
+    shelves.put(1, consensus(&network, START, &[10, 11, 12, 13]).bytes());
+    let (directory, _task) = start(&network, &shelves, START, None);
+    until(&directory, START).await;
+    shelves.dialled();
+    let began = tokio::time::Instant::now();
+    for n in 10..=13 {
+        shelves.put(
+            n,
+            consensus(&network, START + 10, &[10, 11, 12, 13]).bytes(),
+        );
+    }
+    until(&directory, START + 10).await;
+    let after = began.elapsed();
+    assert!(
+        Duration::from_secs(10) < after && after < Duration::from_secs(17),
+        "{after:?}"
+    );
+    let dialled = shelves.dialled();
+    assert_eq!(dialled.len(), 3);
+    assert!(
+        dialled.iter().all(|dialled| dialled.port() >= 5_010),
+        "{dialled:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_relays_send_the_client_back_to_the_authorities() {
+    let (network, shelves) = (network(), Shelves::default());
+    shelves.put(1, consensus(&network, START, &[10]).bytes());
+    let (directory, _task) = start(&network, &shelves, START, None);
+    until(&directory, START).await;
+    shelves.put(1, consensus(&network, START + 10, &[10]).bytes());
+    until(&directory, START + 10).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_older_never_other_across_restarts() {
+    let (network, shelves) = (network(), Shelves::default());
+    let disk = std::env::temp_dir().join(format!("cepa-client-dir-{}", std::process::id()));
+    std::fs::create_dir_all(&disk).unwrap();
+    let held = consensus(&network, START + 10, &[10]);
+    shelves.put(1, held.bytes());
+    let (directory, task) = start(&network, &shelves, START + 10, Some(disk.clone()));
+    until(&directory, START + 10).await;
+    let file = disk.join(format!("consensus-{}", network.network_id()));
+    while !file.exists() {
+        tokio::task::yield_now().await;
+    }
+    task.abort();
+
+    // A restart without any network begins with what is on disk.
+    shelves.remove(1);
+    let (directory, task) = start(&network, &shelves, START + 12, Some(disk.clone()));
+    assert_eq!(directory.usable().await.unwrap().digest(), held.digest());
+    task.abort();
+
+    // Sources with an older one, or another one for the same time, are not believed.
+    for offered in [
+        consensus(&network, START, &[10]),
+        consensus(&network, START + 10, &[11]),
+    ] {
+        shelves.put(1, offered.bytes());
+        shelves.put(10, offered.bytes());
+        shelves.put(11, offered.bytes());
+        let (directory, task) = start(&network, &shelves, START + 25, Some(disk.clone()));
+        shelves.dialled();
+        directory.usable().await.unwrap();
+        // Virtual time, in which the task asks again and again.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(shelves.dialled().len() >= 4);
+        let shown = directory.consensus().borrow().clone().unwrap();
+        assert_eq!(shown.digest(), held.digest());
+        task.abort();
+    }
+
+    // A damaged file is as none.
+    std::fs::write(&file, b"soup").unwrap();
+    shelves.put(1, consensus(&network, START, &[10]).bytes());
+    let (directory, _task) = start(&network, &shelves, START + 5, Some(disk.clone()));
+    until(&directory, START).await;
+    std::fs::remove_dir_all(&disk).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_that_cannot_be_right_are_refused_and_grace_ends() {
+    let (network, shelves) = (network(), Shelves::default());
+    shelves.put(1, consensus(&network, START + 400, &[10]).bytes());
+    let (directory, task) = start(&network, &shelves, START, None);
+    let mut progress = directory.progress();
+    let early = |p: &BootstrapProgress| match p {
+        BootstrapProgress::Failed { reason, .. } => reason.contains("clock"),
+        _ => false,
+    };
+    progress.wait_for(early).await.unwrap();
+    task.abort();
+
+    let day = 86_400;
+    shelves.put(1, consensus(&network, START, &[10]).bytes());
+    let (directory, _task) = start(&network, &shelves, START + 60 + day - 30, None);
+    until(&directory, START).await;
+    let mut follow = directory.consensus();
+    let gone = tokio::time::timeout(Duration::from_secs(120), follow.wait_for(Option::is_none));
+    gone.await
+        .expect("a consensus past its grace is still shown")
+        .unwrap();
+}

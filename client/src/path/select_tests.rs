@@ -1,0 +1,290 @@
+use std::collections::{BTreeMap, HashMap};
+
+use cepa_common::dir::{FamilyMembership, RelayDescriptor};
+use ed25519_dalek::SigningKey;
+use proptest::prelude::*;
+
+use super::*;
+use crate::dir::testing::{consensus_of, descriptor, identity, network_with};
+
+/// A relay of the table: number, weight, extra flags and what else to change.
+fn relay(n: u8, weight: u32, flags: Flags) -> Relay {
+    let mut descriptor = descriptor(n);
+    descriptor.addresses = vec![([20, n, 0, 1], 9_000).into()];
+    Relay {
+        descriptor,
+        weight,
+        flags: Flags::VALID | Flags::RUNNING | flags,
+    }
+}
+
+struct Relay {
+    descriptor: RelayDescriptor,
+    weight: u32,
+    flags: Flags,
+}
+
+fn selector(relays: &[Relay], params: &[(&str, u32)]) -> PathSelector {
+    let params = params
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), *value));
+    let network = network_with(1, params.collect::<BTreeMap<_, _>>());
+    let entries = relays
+        .iter()
+        .map(|r| Entry::new(&r.descriptor, r.flags, r.weight))
+        .collect();
+    PathSelector::new(consensus_of(&network, 1_000, entries))
+}
+
+fn exits(count: u8) -> Vec<Relay> {
+    (1..=count).map(|n| relay(n, 10, Flags::EXIT)).collect()
+}
+
+fn choose(selector: &PathSelector, request: &PathRequest<'_>) -> Result<Vec<RelayId>, PathError> {
+    let path = selector.choose(&mut rand::rng(), request)?;
+    Ok(path.hops().map(|entry| entry.identity).collect())
+}
+
+fn web() -> PathRequest<'static> {
+    PathRequest::new(Target::V4(80))
+}
+
+fn no_relay(position: Position, rule: Rule) -> PathError {
+    PathError::NoRelay { position, rule }
+}
+
+#[test]
+fn errors_name_the_rule_that_left_none() {
+    let empty = selector(&[], &[]);
+    assert_eq!(
+        choose(&empty, &web()),
+        Err(no_relay(Position::Exit, Rule::Flags))
+    );
+    let mut middle_only = exits(3);
+    middle_only
+        .iter_mut()
+        .for_each(|r| r.flags = Flags::VALID | Flags::RUNNING);
+    let flags = no_relay(Position::Exit, Rule::Flags);
+    assert_eq!(choose(&selector(&middle_only, &[]), &web()), Err(flags));
+    let mut down = exits(3);
+    down.iter_mut()
+        .for_each(|r| r.flags = Flags::VALID | Flags::EXIT);
+    let flags = no_relay(Position::Exit, Rule::Flags);
+    assert_eq!(choose(&selector(&down, &[]), &web()), Err(flags));
+    let three = selector(&exits(3), &[]);
+    let policy = no_relay(Position::Exit, Rule::Policy);
+    assert_eq!(
+        choose(&three, &PathRequest::new(Target::V4(25))),
+        Err(policy.clone())
+    );
+    assert_eq!(
+        choose(&three, &PathRequest::new(Target::V6(80))),
+        Err(policy)
+    );
+    let excluded = PathRequest {
+        exclude: &|_| true,
+        ..web()
+    };
+    assert_eq!(
+        choose(&three, &excluded),
+        Err(no_relay(Position::Exit, Rule::Excluded))
+    );
+    let two = selector(&exits(2), &[]);
+    assert_eq!(
+        choose(&two, &web()),
+        Err(no_relay(Position::Middle, Rule::Repeat))
+    );
+    let one = selector(&exits(1), &[]);
+    assert_eq!(
+        choose(&one, &web()),
+        Err(no_relay(Position::Entry, Rule::Repeat))
+    );
+    let mut light = exits(3);
+    light.iter_mut().for_each(|r| r.weight = 0);
+    let weight = no_relay(Position::Exit, Rule::Weight);
+    assert_eq!(choose(&selector(&light, &[]), &web()), Err(weight));
+    for hops in [0, 7, usize::MAX] {
+        let request = PathRequest { hops, ..web() };
+        assert_eq!(choose(&three, &request), Err(PathError::Hops(hops)));
+    }
+}
+
+#[test]
+fn subnets_count_unless_the_network_says_otherwise() {
+    let mut near = exits(3);
+    near.iter_mut()
+        .for_each(|r| r.descriptor.addresses = vec![([20, 1, 7, 1], 9_000).into()]);
+    let subnet = no_relay(Position::Entry, Rule::Subnet);
+    assert_eq!(choose(&selector(&near, &[]), &web()), Err(subnet));
+    assert_eq!(
+        choose(&selector(&near, &[("subnet_rule", 0)]), &web())
+            .unwrap()
+            .len(),
+        3
+    );
+    let v6 = |text: &str| vec![SocketAddr::new(text.parse().unwrap(), 9_000)];
+    let mut near = exits(3);
+    near.iter_mut()
+        .for_each(|r| r.descriptor.addresses = v6("2600:1:2::1"));
+    assert!(choose(&selector(&near, &[]), &web()).is_err());
+    near[0].descriptor.addresses = v6("2600:2::1");
+    near[1].descriptor.addresses = v6("2600:3::1");
+    assert!(choose(&selector(&near, &[]), &web()).is_ok());
+}
+
+#[test]
+fn families_stay_apart() {
+    let family = SigningKey::from_bytes(&[77; 32]);
+    let mut relays = exits(3);
+    let network = network_with(1, BTreeMap::new()).network_id();
+    for relay in &mut relays[..2] {
+        let identity = relay.descriptor.identity;
+        relay.descriptor.family = Some(FamilyMembership::new(&family, &network, &identity));
+    }
+    assert!(matches!(
+        choose(&selector(&relays, &[]), &web()),
+        Err(PathError::NoRelay {
+            rule: Rule::Family | Rule::Repeat,
+            ..
+        })
+    ));
+    let two = PathRequest { hops: 2, ..web() };
+    for _ in 0..50 {
+        let path = choose(&selector(&relays, &[]), &two).unwrap();
+        assert!(path.contains(&identity(3)));
+    }
+}
+
+#[test]
+fn guards_come_first_when_there_are_any() {
+    let mut relays = exits(5);
+    relays[1].flags = relays[1].flags | Flags::GUARD;
+    relays[2].flags = relays[2].flags | Flags::GUARD;
+    let selector = selector(&relays, &[]);
+    for _ in 0..100 {
+        let path = choose(&selector, &web()).unwrap();
+        assert!([identity(2), identity(3)].contains(&path[0]));
+    }
+    // Without a guard that fits, another relay is better than no path.
+    let (two, three) = (identity(2), identity(3));
+    let exclude = |id: &RelayId| *id == two || *id == three;
+    assert!(
+        choose(
+            &selector,
+            &PathRequest {
+                exclude: &exclude,
+                ..web()
+            }
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn a_first_relay_can_be_kept() {
+    let selector = selector(&exits(4), &[]);
+    let first = Some(identity(2));
+    for hops in 1..=4 {
+        let path = choose(
+            &selector,
+            &PathRequest {
+                first,
+                hops,
+                ..web()
+            },
+        )
+        .unwrap();
+        assert_eq!(path[0], identity(2));
+        assert_eq!(path.len(), hops);
+    }
+    let stranger = PathRequest {
+        first: Some(identity(9)),
+        ..web()
+    };
+    assert_eq!(choose(&selector, &stranger), Err(PathError::First));
+    let excluded = PathRequest {
+        first,
+        exclude: &|_| true,
+        ..web()
+    };
+    assert_eq!(choose(&selector, &excluded), Err(PathError::First));
+}
+
+#[test]
+fn frequencies_follow_weights() {
+    let mut relays = exits(4);
+    for (relay, weight) in relays.iter_mut().zip([100, 200, 300, 0]) {
+        relay.weight = weight;
+    }
+    let selector = selector(&relays, &[]);
+    let request = PathRequest { hops: 1, ..web() };
+    let mut counts: HashMap<RelayId, u32> = HashMap::new();
+    for _ in 0..6_000 {
+        *counts
+            .entry(choose(&selector, &request).unwrap()[0])
+            .or_default() += 1;
+    }
+    // Six standard deviations of a count around 1,000 to 3,000 are about 240.
+    for (n, expected) in [(1, 1_000), (2, 2_000), (3, 3_000)] {
+        let count = counts[&identity(n)];
+        assert!(count.abs_diff(expected) < 240, "{n}: {count}");
+    }
+    assert!(!counts.contains_key(&identity(4)));
+}
+
+#[test]
+fn rare_fits_are_found_with_their_own_weights() {
+    // One relay has nearly all the weight and is excluded: the draws miss, the scan decides.
+    let mut relays = exits(3);
+    relays[0].weight = u32::MAX;
+    let selector = selector(&relays, &[]);
+    let heavy = identity(1);
+    let exclude = |id: &RelayId| *id == heavy;
+    let request = PathRequest {
+        hops: 1,
+        exclude: &exclude,
+        ..web()
+    };
+    let seconds = (0..1_000).filter(|_| choose(&selector, &request).unwrap()[0] == identity(2));
+    let seconds = seconds.count();
+    assert!((400..600).contains(&seconds), "{seconds}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn every_path_keeps_every_rule(
+        specs in proptest::collection::vec((0u32..4, any::<[bool; 3]>(), 0u8..4), 1..20),
+        hops in 1usize..=6,
+        excluded in 1u8..20,
+    ) {
+        let relays: Vec<_> = (1u8..).zip(&specs).map(|(n, (weight, [exit, guard, v6], net))| {
+            let flags = Flags::NONE.with_if(Flags::EXIT, *exit).with_if(Flags::GUARD, *guard);
+            let mut relay = relay(n, *weight, flags);
+            if *v6 {
+                let ip: IpAddr = format!("2600:{net}::1").parse().unwrap();
+                relay.descriptor.addresses = vec![(ip, 1).into()];
+            } else {
+                relay.descriptor.addresses = vec![([20, *net, n, 1], 1).into()];
+            }
+            relay
+        }).collect();
+        let selector = selector(&relays, &[]);
+        let excluded = identity(excluded);
+        let exclude = |id: &RelayId| *id == excluded;
+        let request = PathRequest { hops, exclude: &exclude, ..web() };
+        if let Ok(path) = selector.choose(&mut rand::rng(), &request) {
+            let entries: Vec<_> = path.hops().collect();
+            prop_assert_eq!(entries.len(), hops);
+            for (n, entry) in entries.iter().enumerate() {
+                prop_assert!(entry.weight > 0 && entry.identity != excluded);
+                for other in &entries[..n] {
+                    prop_assert!(entry.identity != other.identity);
+                    prop_assert!(!share_subnet(entry, other));
+                }
+            }
+            let exit = entries[hops - 1];
+            prop_assert!(exit.flags.contains(Flags::EXIT) && exit.policy.allows_v4(80));
+        }
+    }
+}

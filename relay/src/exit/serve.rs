@@ -1,0 +1,39 @@
+//! One stream: connect, answer, copy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cepa_common::cell::message::EndReason;
+use cepa_common::net::circuit_io::StreamIo;
+use cepa_common::stream::TargetHost;
+use tokio::io::copy_bidirectional_with_sizes;
+
+use crate::start::Core;
+
+use super::ConnectError;
+
+/// Bytes copied at once in each direction: more measured no better.
+const COPY_BYTES: usize = 64 * 1024;
+
+/// Connects a stream that a client has begun and copies until both sides are done.
+pub(crate) async fn serve(core: Arc<Core>, mut stream: StreamIo, host: TargetHost, port: u16) {
+    let connected = match &core.exit {
+        Some(exit) => exit
+            .connect(&host, port)
+            .await
+            .map_err(ConnectError::end_reason),
+        None => Err(EndReason::Policy),
+    };
+    drop(core);
+    let mut tcp = match connected {
+        Ok(tcp) => tcp,
+        Err(reason) => return stream.abort(reason),
+    };
+    stream.accept();
+    let copied =
+        copy_bidirectional_with_sizes(&mut stream, &mut tcp, COPY_BYTES, COPY_BYTES).await;
+    if copied.is_err() {
+        // The destination must not take what it got for all there was.
+        let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+    }
+}

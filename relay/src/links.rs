@@ -1,0 +1,156 @@
+//! Links to other relays: found by identity, dialled when there is none, reused.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use cepa_common::dir::Dial;
+use cepa_common::ids::{NetworkId, RelayId};
+use cepa_common::net::establish::{self, EstablishError, NewLink};
+use cepa_common::net::link_task;
+use cepa_common::net::switch::Queue;
+use cepa_common::net::tls::Tls;
+
+use crate::directory::DirectoryServer;
+use crate::handshake_pool::Acceptor;
+use crate::start::Core;
+
+/// Why there is no link to a relay.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkToError {
+    /// No valid consensus lists it.
+    #[error("no valid consensus lists the relay")]
+    Unknown,
+    /// It could not be dialled.
+    #[error(transparent)]
+    Dial(#[from] EstablishError),
+    /// This relay is stopping.
+    #[error("this relay is stopping")]
+    Stopping,
+}
+
+struct Held {
+    queue: Arc<Queue>,
+    dialled: bool,
+}
+
+#[derive(Default)]
+struct Peers {
+    held: HashMap<RelayId, Vec<Held>>,
+    /// One dial to a relay at a time; whoever waits finds the link that it made.
+    dialling: HashMap<RelayId, Arc<tokio::sync::Mutex<()>>>,
+}
+
+/// The links to other relays.
+pub(crate) struct Links {
+    own: RelayId,
+    network: NetworkId,
+    tls: Tls,
+    directory: Arc<DirectoryServer>,
+    peers: Mutex<Peers>,
+}
+
+impl Links {
+    pub(crate) fn new(
+        own: RelayId,
+        network: NetworkId,
+        tls: Tls,
+        directory: Arc<DirectoryServer>,
+    ) -> Self {
+        Self { own, network, tls, directory, peers: Mutex::default() }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A link whose far side has proven to be `relay` (S18).
+    fn find(&self, relay: RelayId) -> Option<Arc<Queue>> {
+        let mut peers = self.peers();
+        let held = peers.held.get_mut(&relay)?;
+        held.retain(|link| !link.queue.is_closed());
+        // Where both have dialled, both use the link that the lower identity dialled.
+        let prefer_ours = self.own < relay;
+        let best = held.iter().find(|link| link.dialled == prefer_ours).or(held.first());
+        let best = best.map(|link| link.queue.clone());
+        if held.is_empty() {
+            peers.held.remove(&relay);
+        }
+        best
+    }
+
+    /// Finds or dials a link to `relay`, whose address the consensus names.
+    pub(crate) async fn link_to(
+        &self,
+        core: &Arc<Core>,
+        relay: RelayId,
+    ) -> Result<Arc<Queue>, LinkToError> {
+        if let Some(queue) = self.find(relay) {
+            return Ok(queue);
+        }
+        let now = self.directory.clock().now_secs();
+        let target = self.directory.snapshot().extend_target(relay, now);
+        let (key, addresses) = target.ok_or(LinkToError::Unknown)?;
+        let turn = self.peers().dialling.entry(relay).or_default().clone();
+        let _turn = turn.lock().await;
+        if let Some(queue) = self.find(relay) {
+            return Ok(queue);
+        }
+        let link =
+            establish::dial_link(&addresses, key, &self.tls, self.network, now).await;
+        self.peers().dialling.remove(&relay);
+        core.start_link(link?, Some(relay)).ok_or(LinkToError::Stopping)
+    }
+
+    /// Who the far side of an accepted link is, if its key is a relay's (design section 4).
+    pub(crate) fn identity_of(&self, link: &NewLink) -> Option<RelayId> {
+        let now = self.directory.clock().now_secs();
+        let key = link.peer_key.as_ref()?;
+        self.directory.snapshot().identity_of_link_key(key, now)
+    }
+
+    fn register(&self, relay: RelayId, queue: Arc<Queue>, dialled: bool) {
+        self.peers().held.entry(relay).or_default().push(Held { queue, dialled });
+    }
+}
+
+impl Core {
+    /// Starts the task of a new link. `peer` is who its far side has proven to be.
+    pub(crate) fn start_link(
+        self: &Arc<Self>,
+        link: NewLink,
+        peer: Option<RelayId>,
+    ) -> Option<Arc<Queue>> {
+        let queue = Arc::new(Queue::new(self.queue_bound_cells()));
+        if let Some(peer) = peer {
+            self.links.register(peer, queue.clone(), link.dialled);
+        }
+        let acceptor = Acceptor::new(Arc::downgrade(self), queue.clone(), peer);
+        let own = queue.clone();
+        let tasks = self.tasks()?;
+        tasks.spawn(async move {
+            let end = link_task::run(link, own, acceptor).await;
+            tracing::debug!(%end, "a link has ended");
+        });
+        Some(queue)
+    }
+}
+
+/// Dials relays and authorities for directory requests.
+pub(crate) struct TlsDial(pub(crate) Tls);
+
+impl Dial for TlsDial {
+    fn dial(
+        &self,
+        addresses: &[std::net::SocketAddr],
+        link_key: [u8; 32],
+    ) -> cepa_common::dir::DialFuture {
+        let (tls, addresses) = (self.0.clone(), addresses.to_vec());
+        Box::pin(async move {
+            let io = establish::dial_http(&addresses, link_key, &tls).await;
+            io.map(|io| Box::new(io) as cepa_common::dir::Stream).map_err(std::io::Error::other)
+        })
+    }
+}
+
+/// A core that may have stopped.
+pub(crate) type WeakCore = Weak<Core>;

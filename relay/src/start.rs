@@ -1,0 +1,339 @@
+//! Starts and stops the rooms of a relay.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cepa_common::dir::{
+    Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor,
+};
+use cepa_common::handshake::{OnionKeypair, RelayParams};
+use cepa_common::ids::{NetworkId, RelayId};
+use cepa_common::limits::QUEUE_SLACK_CELLS;
+use cepa_common::net::tasks::{Stopper, Tasks, tasks};
+use cepa_common::net::tls::{Tls, TlsSetupError};
+use cepa_common::onion::Suite;
+use cepa_common::secret::Secret;
+use ed25519_dalek::SigningKey;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::authority::{
+    self, Authority, AuthorityConfig, AuthorityHandle, AuthorityQueue, AuthorityTask,
+    FileSigningRecord, SigningRecord, authority_queue,
+};
+use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
+use crate::exit::{ExitConnector, Outside, ResolverError};
+use crate::handshake_pool::HandshakePool;
+use crate::links::{Links, TlsDial};
+use crate::listen::{Admission, listen};
+
+/// Everything that a relay is started with.
+pub struct RelayOptions {
+    /// The network that it is part of.
+    pub network: NetworkFile,
+    /// Its identity, which is also the key of its links.
+    pub identity: SigningKey,
+    /// Secret of its onion key.
+    pub onion_key: Secret<32>,
+    /// The suite of layers made with that key.
+    pub suite: Suite,
+    /// Where it listens for links and directory requests.
+    pub listen: SocketAddr,
+    /// Where others reach it; port 0 means the one that it listens on.
+    pub advertised: Vec<SocketAddr>,
+    /// Its name for people.
+    pub nickname: String,
+    /// Whether it publishes a descriptor.
+    pub publish: bool,
+    /// Present if it connects streams to the outside.
+    pub exit: Option<ExitOptions>,
+    /// Present if it is a directory authority.
+    pub authority: Option<AuthorityOptions>,
+    /// Threads for circuit handshakes.
+    pub threads: usize,
+    /// Where it keeps directory documents.
+    pub cache_dir: PathBuf,
+    /// How much of the machine it may take.
+    pub limits: Limits,
+}
+
+/// How a relay connects streams to the outside.
+pub struct ExitOptions {
+    /// Which addresses and ports.
+    pub policy: ExitPolicy,
+    /// The DNS server that it asks; the system's if there is none here.
+    pub resolver: Option<SocketAddr>,
+}
+
+/// How a relay is a directory authority.
+pub struct AuthorityOptions {
+    /// Signs its votes and consensuses.
+    pub signing_key: SigningKey,
+    /// Where it records what it has signed.
+    pub state_dir: PathBuf,
+}
+
+/// How much of the machine a relay may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of memory for queues.
+    pub memory_bytes: u64,
+    /// Connections that it accepts at once.
+    pub connections: u32,
+}
+
+/// Why a relay did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The port can't be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The port.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// Names could not be resolved.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    /// A thread or a file could not be had.
+    #[error("{what}: {source}")]
+    Io {
+        /// What for.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What all rooms of a relay share.
+pub(crate) struct Core {
+    pub(crate) network: NetworkId,
+    pub(crate) identity: RelayId,
+    pub(crate) tls: Tls,
+    pub(crate) onion_keys: Vec<OnionKeypair>,
+    pub(crate) directory: Arc<DirectoryServer>,
+    pub(crate) links: Links,
+    pub(crate) pool: HandshakePool,
+    pub(crate) exit: Option<ExitConnector>,
+    /// Gone when the relay stops, so that nothing new starts.
+    tasks: Mutex<Option<Tasks>>,
+}
+
+impl Core {
+    /// The relay's tasks, unless it is stopping.
+    pub(crate) fn tasks(&self) -> Option<Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The network's parameters by the newest consensus.
+    pub(crate) fn params(&self) -> Params {
+        let store = self.directory.snapshot();
+        store.newest().map_or_else(|| self.directory.network().params(), |c| c.params().clone())
+    }
+
+    /// What this relay answers clients about pacing.
+    pub(crate) fn relay_params(&self) -> RelayParams {
+        let params = self.params();
+        let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+        let window = narrow(params.circuit_window_cells);
+        RelayParams {
+            circuit_window_cells: window,
+            mark_interval_cells: narrow(params.mark_interval_cells).min(window / 2),
+            stream_window_bytes: params.stream_window_bytes,
+            ..RelayParams::default()
+        }
+    }
+
+    /// Cells that one circuit may have waiting in one direction: its window,
+    /// and what no window counts.
+    pub(crate) fn queue_bound_cells(&self) -> usize {
+        self.params().circuit_window_cells as usize + QUEUE_SLACK_CELLS
+    }
+}
+
+/// A relay.
+pub struct Relay;
+
+/// A relay that runs.
+pub struct RelayHandle {
+    core: Option<Arc<Core>>,
+    identity: RelayId,
+    local_addr: SocketAddr,
+    stopper: Stopper,
+}
+
+impl Relay {
+    /// Starts a relay on the runtime that this is called on.
+    ///
+    /// It listens when this returns; it is part of the network when the
+    /// authorities have found it reachable.
+    pub async fn start(options: RelayOptions) -> Result<RelayHandle, RelayError> {
+        let network = Arc::new(options.network.clone());
+        let network_id = network.network_id();
+        let identity = RelayId(options.identity.verifying_key().to_bytes());
+        let listener = TcpListener::bind(options.listen).await;
+        let listener = listener
+            .map_err(|source| RelayError::Listen { address: options.listen, source })?;
+        let io = |what| move |source| RelayError::Io { what, source };
+        let local_addr = listener.local_addr().map_err(io("the port has no address"))?;
+        let tls = Tls::relay(&options.identity)?;
+        let clock = Clock::system();
+        let queue = options.authority.as_ref().map(|_| authority_queue());
+        let (handle, queue) = queue.unzip();
+        let directory = DirectoryServer::new(network.clone(), clock.clone(), handle.clone());
+        let policy = options.exit.as_ref().map(|exit| exit.policy.clone());
+        let exit = match &options.exit {
+            Some(exit) => Some(
+                ExitConnector::new(
+                    Arc::new(Outside {
+                        rules: exit.policy.clone(),
+                        directory: directory.clone(),
+                    }),
+                    exit.resolver,
+                )?,
+            ),
+            None => None,
+        };
+        let (tasks, stopper) = tasks();
+        let core = Arc::new(Core {
+            network: network_id,
+            identity,
+            tls: tls.clone(),
+            onion_keys: vec![OnionKeypair::from_secret(options.suite, &options.onion_key)],
+            directory: directory.clone(),
+            links: Links::new(identity, network_id, tls.clone(), directory),
+            pool: HandshakePool::start(options.threads).map_err(io("no thread"))?,
+            exit,
+            tasks: Mutex::new(Some(tasks.clone())),
+        });
+        let dial: Arc<dyn Dial> = Arc::new(TlsDial(tls));
+        if let (Some(authority), Some(queue)) = (&options.authority, queue) {
+            start_authority(&core, &tasks, &dial, authority, queue)?;
+        }
+        tasks.spawn(refresh(Refresher {
+            server: core.directory.clone(),
+            dial: dial.clone(),
+            identity,
+        }));
+        if options.publish {
+            start_publisher(&core, &tasks, dial, handle, &options, policy, local_addr);
+        }
+        let admission = Admission::new(options.limits.connections);
+        tasks.spawn(listen(listener, Arc::downgrade(&core), admission));
+        Ok(RelayHandle { core: Some(core), identity, local_addr, stopper })
+    }
+}
+
+fn start_authority(
+    core: &Arc<Core>,
+    tasks: &Tasks,
+    dial: &Arc<dyn Dial>,
+    options: &AuthorityOptions,
+    queue: AuthorityQueue,
+) -> Result<(), RelayError> {
+    let record: Arc<dyn SigningRecord> =
+        Arc::new(FileSigningRecord::new(options.state_dir.join("signed")));
+    let last_signed = record.last().map_err(|source| RelayError::Io {
+        what: "the record of what this authority has signed can't be read",
+        source,
+    })?;
+    let clock = core.directory.clock().clone();
+    let config = AuthorityConfig {
+        network: core.directory.network().clone(),
+        identity: core.identity,
+        signing_key: options.signing_key.clone(),
+        params: Default::default(),
+        last_signed,
+        probes: true,
+    };
+    let machine = Authority::new(config, clock.now_ms());
+    let task = AuthorityTask {
+        network: core.directory.network().clone(),
+        identity: core.identity,
+        clock,
+        dial: dial.clone(),
+        probe: Some(Arc::new(dial.clone())),
+        directory: core.directory.clone(),
+        record,
+    };
+    tasks.spawn(authority::run(task, machine, queue));
+    Ok(())
+}
+
+fn start_publisher(
+    core: &Arc<Core>,
+    tasks: &Tasks,
+    dial: Arc<dyn Dial>,
+    authority: Option<AuthorityHandle>,
+    options: &RelayOptions,
+    policy: Option<ExitPolicy>,
+    local_addr: SocketAddr,
+) {
+    let listed = |address: &SocketAddr| match address.port() {
+        0 => SocketAddr::new(address.ip(), local_addr.port()),
+        _ => *address,
+    };
+    let addresses = match &options.advertised[..] {
+        [] => vec![local_addr],
+        some => some.iter().map(listed).collect(),
+    };
+    let onion = core.onion_keys[0].public();
+    let clock = core.directory.clock().clone();
+    let descriptor = RelayDescriptor {
+        identity: core.identity,
+        key_cert: None,
+        onion_key: onion.key,
+        suite: onion.suite,
+        addresses,
+        published: clock.now_secs(),
+        bandwidth: DEFAULT_BANDWIDTH_KIB,
+        offers: Flags::GUARD | Flags::HSDIR,
+        policy: policy.unwrap_or_else(ExitPolicy::reject_all).summary(),
+        family: None,
+        nickname: options.nickname.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let (sender, receiver) = watch::channel(descriptor);
+    let publisher = Publisher {
+        network: core.directory.network().clone(),
+        clock,
+        dial,
+        key: options.identity.clone(),
+        descriptor: receiver,
+        consensus: core.directory.subscribe(),
+        local: authority.map(|handle| (core.identity, handle)),
+    };
+    tasks.spawn(async move {
+        publish(publisher).await;
+        // The descriptor does not change while the relay runs.
+        drop(sender);
+    });
+}
+
+/// What a relay says that it can carry until its bandwidth is measured (KiB a second).
+const DEFAULT_BANDWIDTH_KIB: u32 = 10_000;
+
+impl RelayHandle {
+    /// Who the relay is.
+    pub fn identity(&self) -> RelayId {
+        self.identity
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Stops accepting, ends all links and circuits, and waits until all tasks have ended.
+    pub async fn shutdown(mut self) {
+        if let Some(core) = self.core.take() {
+            core.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        self.stopper.stop().await;
+    }
+}

@@ -1,0 +1,129 @@
+//! EXTEND: from a circuit that ends here to one that passes.
+
+use std::sync::Arc;
+
+use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, CircuitCommand, DestroyReason};
+use cepa_common::cell::message::{NoRoom, Packer};
+use cepa_common::cell::{CELL_LEN, HEADER_LEN};
+use cepa_common::ids::{CircId, RelayId};
+use cepa_common::limits::EXTEND_DIAL_TIMEOUT;
+use cepa_common::net::queue::Inbox;
+use cepa_common::net::switch::{Command, Queue, payload_mut};
+use tokio::time::timeout;
+
+use super::end_hop::{End, EndHop};
+
+/// The next relay's answer, and where it came from.
+struct Leg {
+    link: Arc<Queue>,
+    circ: CircId,
+    reply: Box<[u8; CREATED_LEN]>,
+}
+
+impl EndHop {
+    /// Extends the circuit to `relay`. If that can't be done the client is
+    /// told by TRUNCATED, and the circuit ends.
+    pub(super) async fn extend(mut self, relay: RelayId, message: Box<[u8; CREATE_LEN]>) -> End {
+        // To oneself or straight back is a loop that nobody needs (S17).
+        if relay == self.core.identity || Some(relay) == self.peer {
+            return End::Here(DestroyReason::Protocol);
+        }
+        let leg = match self.while_quiet(self.reach(relay, message)).await {
+            Ok(Some(leg)) => leg,
+            Ok(None) => return self.give_up(),
+            Err(end) => return end,
+        };
+        // Both tables learn their part before the client hears EXTENDED:
+        // commands are taken before cells, so its answer finds them ready.
+        let Ok(extended) = self.sealed(|packer| packer.extended(&leg.reply)) else {
+            return End::Here(DestroyReason::Protocol);
+        };
+        let Self { link, circ, forward, backward, .. } = self;
+        Command::PassInward {
+            circ: leg.circ,
+            layer: backward,
+            prev: link.clone(),
+            prev_circ: circ,
+        }
+        .send(&leg.link);
+        Command::PassOutward { circ, layer: forward, next: leg.link, next_circ: leg.circ }
+            .send(&link);
+        let _ = link.push(circ, &extended);
+        End::Passed
+    }
+
+    /// Dials, and hands the client's half of the handshake on.
+    async fn reach(&self, relay: RelayId, message: Box<[u8; CREATE_LEN]>) -> Option<Leg> {
+        let dial = self.core.links.link_to(&self.core, relay);
+        let link = match timeout(EXTEND_DIAL_TIMEOUT, dial).await {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "can't extend a circuit");
+                return None;
+            }
+            Err(_) => return None,
+        };
+        let inbox = Arc::new(Inbox::new(self.core.queue_bound_cells()));
+        let mut leg = OpenLeg { link, circ: None, inbox };
+        Command::Open { inbox: leg.inbox.clone(), message }.send(&leg.link);
+        let reply = timeout(EXTEND_DIAL_TIMEOUT, leg.answered()).await.ok().flatten()?;
+        let (link, circ) = (leg.link.clone(), leg.circ.take()?);
+        Some(Leg { link, circ, reply })
+    }
+
+    fn sealed(
+        &mut self,
+        pack: impl FnOnce(&mut Packer<'_>) -> Result<(), NoRoom>,
+    ) -> Result<Vec<u8>, NoRoom> {
+        let mut cell = [0; CELL_LEN];
+        codec::write_circuit_head(&mut cell, self.circ, CircuitCommand::Relay);
+        let body = codec::body_mut(&mut cell);
+        body[..HEADER_LEN].fill(0);
+        let mut packer = Packer::new(payload_mut(body));
+        pack(&mut packer)?;
+        packer.finish();
+        self.backward.speak(body).map_err(|_| NoRoom)?;
+        Ok(cell.to_vec())
+    }
+
+    fn give_up(mut self) -> End {
+        let reason = DestroyReason::Unreachable;
+        if let Ok(truncated) = self.sealed(|packer| packer.truncated(reason)) {
+            let _ = self.link.push(self.circ, &truncated);
+        }
+        End::Here(reason)
+    }
+}
+
+/// A circuit opened to the next relay; closed again if it comes to nothing.
+struct OpenLeg {
+    link: Arc<Queue>,
+    circ: Option<CircId>,
+    inbox: Arc<Inbox>,
+}
+
+impl OpenLeg {
+    async fn answered(&mut self) -> Option<Box<[u8; CREATED_LEN]>> {
+        loop {
+            self.inbox.wait().await;
+            let arrived = self.inbox.take(Vec::new());
+            self.circ = self.circ.or(arrived.opened);
+            if arrived.destroyed.is_some() {
+                self.circ = None;
+                return None;
+            }
+            if arrived.created.is_some() {
+                return arrived.created;
+            }
+        }
+    }
+}
+
+impl Drop for OpenLeg {
+    fn drop(&mut self) {
+        let opened = self.circ.or_else(|| self.inbox.take(Vec::new()).opened);
+        if let Some(circ) = opened {
+            Command::Close { circ, reason: DestroyReason::Finished }.send(&self.link);
+        }
+    }
+}
