@@ -20,7 +20,7 @@ use crate::authority::{
     self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, authority_queue,
 };
 use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
-use crate::exit::ExitConnector;
+use crate::exit::{ExitConnector, Outside, ResolverError};
 use crate::handshake_pool::HandshakePool;
 use crate::links::{Links, TlsDial};
 use crate::listen::{Admission, listen};
@@ -94,7 +94,10 @@ pub enum RelayError {
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
-    /// A thread, a resolver or a file could not be had.
+    /// Names could not be resolved.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    /// A thread or a file could not be had.
     #[error("{what}: {source}")]
     Io {
         /// What for.
@@ -192,8 +195,13 @@ impl Relay {
         let policy = options.exit.as_ref().map(|exit| exit.policy.clone());
         let exit = match &options.exit {
             Some(exit) => Some(
-                ExitConnector::new(exit.policy.clone(), exit.resolver)
-                    .map_err(io("no DNS resolver for the exit"))?,
+                ExitConnector::new(
+                    Arc::new(Outside {
+                        rules: exit.policy.clone(),
+                        directory: directory.clone(),
+                    }),
+                    exit.resolver,
+                )?,
             ),
             None => None,
         };

@@ -32,4 +32,4 @@ pub use reply::{Failure, connected, failed};
 pub use serve::{
     BindRefused, ConnectRequest, Connector, IsolationKey, MAX_CONNECTIONS, check_bind, serve,
 };
-pub use target::{Credentials, Host, Protocol, Target, is_private};
+pub use target::{Credentials, Host, Protocol, Target};

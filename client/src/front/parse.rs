@@ -49,8 +49,8 @@ pub enum FrontStep {
     Page(Vec<u8>),
 }
 
-/// A stream that an application asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A stream that an application asks for. Debug output hides what is the user's.
+#[derive(Clone, PartialEq, Eq)]
 pub struct StreamRequest {
     /// Where to.
     pub target: Target,
@@ -60,6 +60,17 @@ pub struct StreamRequest {
     pub protocol: Protocol,
     /// Bytes that came behind the request: the first of the stream (S28).
     pub leftover: Vec<u8>,
+}
+
+impl fmt::Debug for StreamRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamRequest")
+            .field("target", &self.target)
+            .field("isolation", &self.isolation)
+            .field("protocol", &self.protocol)
+            .field("leftover", &format_args!("{} bytes", self.leftover.len()))
+            .finish()
+    }
 }
 
 /// Why a request is refused.
@@ -136,12 +147,19 @@ enum State {
 }
 
 /// One connection's parser. It holds at most one message and what came with it.
-#[derive(Debug)]
 pub struct FrontParser {
     options: FrontOptions,
     state: State,
     buffer: Vec<u8>,
     isolation: Option<Credentials>,
+}
+
+impl fmt::Debug for FrontParser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrontParser")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
 }
 
 impl FrontParser {

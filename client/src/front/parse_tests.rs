@@ -1,1 +1,602 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! Every protocol variant, whole and byte by byte, cut at every byte, and at random.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a whole conversation comes to.
+#[derive(Debug, PartialEq, Eq)]
+struct Talk {
+    /// Replies sent, one after the other.
+    replies: Vec<u8>,
+    end: End,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Open,
+    Request(StreamRequest),
+    Page(Vec<u8>),
+    Refused(Refusal, Vec<u8>),
+}
+
+/// Feeds `bytes` in pieces. What the parser did not get to see comes behind the request.
+fn feed<'a>(options: FrontOptions, pieces: impl Iterator<Item = &'a [u8]>) -> Talk {
+    let mut parser = FrontParser::new(options);
+    let mut replies = Vec::new();
+    let mut end = End::Open;
+    for piece in pieces {
+        if let End::Request(request) = &mut end {
+            request.leftover.extend_from_slice(piece);
+            continue;
+        }
+        let mut step = parser.on_bytes(piece);
+        while let Ok(FrontStep::Reply(bytes)) = step {
+            replies.extend(bytes);
+            step = parser.on_bytes(&[]);
+        }
+        match step {
+            Ok(FrontStep::NeedMore) => {}
+            Ok(FrontStep::Request(request)) => end = End::Request(request),
+            Ok(FrontStep::Page(page)) => end = End::Page(page),
+            Err(error) => end = End::Refused(error.refusal, error.reply),
+            Ok(FrontStep::Reply(_)) => unreachable!(),
+        }
+        if matches!(end, End::Page(_) | End::Refused(..)) {
+            break;
+        }
+    }
+    Talk { replies, end }
+}
+
+/// The one result of feeding `bytes` at once, and byte by byte.
+fn talk(bytes: &[u8]) -> Talk {
+    let options = FrontOptions::default();
+    let whole = feed(options, core::iter::once(bytes));
+    assert_eq!(whole, feed(options, bytes.chunks(1)), "{bytes:x?}");
+    assert_eq!(whole, feed(options, bytes.chunks(7)), "{bytes:x?}");
+    whole
+}
+
+fn name(name: &str) -> Host {
+    Host::Name(name.to_owned())
+}
+
+fn credentials(user: &str, password: &str) -> Option<Credentials> {
+    Some(Credentials {
+        user: user.into(),
+        password: password.into(),
+    })
+}
+
+fn socks5(address: &[u8], port: u16) -> Vec<u8> {
+    let port = port.to_be_bytes();
+    [&[5, 1, 0, 5, 1, 0], address, &port].concat()
+}
+
+fn counted(text: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![3, text.len() as u8];
+    bytes.extend(text);
+    bytes
+}
+
+fn connect(authority: &str) -> Vec<u8> {
+    format!("CONNECT {authority} HTTP/1.1\r\nHost: whatever\r\n\r\n").into_bytes()
+}
+
+/// Bytes, replies on the way, host, port, credentials, protocol.
+type Accepted = (
+    Vec<u8>,
+    &'static [u8],
+    Host,
+    u16,
+    Option<Credentials>,
+    Protocol,
+);
+
+fn accepted() -> Vec<Accepted> {
+    let ip4 = Host::Ip4(Ipv4Addr::new(8, 8, 4, 4));
+    let ip6 = Host::Ip6("2600::1".parse::<Ipv6Addr>().unwrap());
+    let ip6_bytes = [&[4][..], &"2600::1".parse::<Ipv6Addr>().unwrap().octets()].concat();
+    let plain: &[u8] = &[5, 0];
+    let keyed: &[u8] = &[5, 2, 1, 0];
+    let none: &[u8] = &[];
+    use Protocol::{HttpConnect, Socks4, Socks4a, Socks5};
+    vec![
+        (
+            b"\x04\x01\x00\x50\x08\x08\x04\x04\x00".to_vec(),
+            none,
+            ip4.clone(),
+            80,
+            None,
+            Socks4,
+        ),
+        (
+            b"\x04\x01\x01\xbb\x08\x08\x04\x04me\x00".to_vec(),
+            none,
+            ip4.clone(),
+            443,
+            credentials("me", ""),
+            Socks4,
+        ),
+        (
+            b"\x04\x01\x00\x50\x00\x00\x00\x01\x00Example.org\x00".to_vec(),
+            none,
+            name("example.org"),
+            80,
+            None,
+            Socks4a,
+        ),
+        (
+            b"\x04\x01\x00\x50\x00\x00\x00\xffu\x008.8.4.4\x00".to_vec(),
+            none,
+            ip4.clone(),
+            80,
+            credentials("u", ""),
+            Socks4a,
+        ),
+        (
+            socks5(&[1, 8, 8, 4, 4], 80),
+            plain,
+            ip4.clone(),
+            80,
+            None,
+            Socks5,
+        ),
+        (
+            socks5(&ip6_bytes, 65535),
+            plain,
+            ip6.clone(),
+            65535,
+            None,
+            Socks5,
+        ),
+        (
+            socks5(&counted(b"xn--bcher-kva.example."), 1),
+            plain,
+            name("xn--bcher-kva.example"),
+            1,
+            None,
+            Socks5,
+        ),
+        (
+            socks5(&counted(b"_srv.a_b.example"), 80),
+            plain,
+            name("_srv.a_b.example"),
+            80,
+            None,
+            Socks5,
+        ),
+        (
+            socks5(&counted(b"8.8.4.4"), 80),
+            plain,
+            ip4.clone(),
+            80,
+            None,
+            Socks5,
+        ),
+        (
+            socks5(&counted(b"2600::1"), 80),
+            plain,
+            ip6.clone(),
+            80,
+            None,
+            Socks5,
+        ),
+        (
+            socks5(&counted(b"::ffff:8.8.4.4"), 80),
+            plain,
+            ip4.clone(),
+            80,
+            None,
+            Socks5,
+        ),
+        (
+            [
+                b"\x05\x02\x00\x02\x01\x03bob\x01x\x05\x01\x00".as_slice(),
+                &counted(b"a.example"),
+                &[0, 80],
+            ]
+            .concat(),
+            keyed,
+            name("a.example"),
+            80,
+            credentials("bob", "x"),
+            Socks5,
+        ),
+        (
+            b"\x05\x01\x02\x01\x00\x00\x05\x01\x00\x01\x08\x08\x04\x04\x00\x50".to_vec(),
+            keyed,
+            ip4.clone(),
+            80,
+            credentials("", ""),
+            Socks5,
+        ),
+        (
+            b"\x05\x03\x01\x00\x80\x05\x01\x00\x01\x08\x08\x04\x04\x00\x50".to_vec(),
+            plain,
+            ip4.clone(),
+            80,
+            None,
+            Socks5,
+        ),
+        (
+            connect("example.org:443"),
+            none,
+            name("example.org"),
+            443,
+            None,
+            HttpConnect,
+        ),
+        (connect("8.8.4.4:443"), none, ip4, 443, None, HttpConnect),
+        (connect("[2600::1]:443"), none, ip6, 443, None, HttpConnect),
+        (
+            b"CONNECT a.example:1 HTTP/1.0\r\nProxy-Authorization: Basic Ym9iOnh5Og==\r\n\r\n"
+                .to_vec(),
+            none,
+            name("a.example"),
+            1,
+            credentials("bob", "xy:"),
+            HttpConnect,
+        ),
+    ]
+}
+
+#[test]
+fn every_variant_is_accepted_with_its_early_data() {
+    for early in [
+        b"".as_slice(),
+        b"\x16\x03\x01 early \r\n\r\n",
+        &[0xaa; 20_000],
+    ] {
+        for (bytes, replies, host, port, isolation, protocol) in accepted() {
+            let request = StreamRequest {
+                target: Target { host, port },
+                isolation,
+                protocol,
+                leftover: early.to_vec(),
+            };
+            let all = [&bytes, early].concat();
+            let expected = Talk {
+                replies: replies.to_vec(),
+                end: End::Request(request),
+            };
+            assert_eq!(talk(&all), expected, "{bytes:x?}");
+        }
+    }
+}
+
+#[test]
+fn cut_anywhere_it_waits_for_more() {
+    for (bytes, ..) in accepted() {
+        for len in 0..bytes.len() {
+            assert_eq!(talk(&bytes[..len]).end, End::Open, "{len} of {bytes:x?}");
+        }
+    }
+}
+
+fn refused(bytes: &[u8]) -> (Refusal, Vec<u8>) {
+    match talk(bytes).end {
+        End::Refused(refusal, reply) => (refusal, reply),
+        other => panic!("{bytes:x?} gives {other:?}"),
+    }
+}
+
+#[test]
+fn unknown_first_bytes_are_closed_without_a_word() {
+    for first in 0..=255 {
+        if !matches!(first, 4 | 5 | b'A'..=b'Z') {
+            let bytes = [first, 1, 2, 3];
+            assert_eq!(
+                refused(&bytes),
+                (Refusal::UnknownProtocol, vec![]),
+                "{first}"
+            );
+        }
+    }
+}
+
+#[test]
+fn socks4_refusals() {
+    let reject = vec![0, 91, 0, 0, 0, 0, 0, 0];
+    let long = [b"\x04\x01\x00\x50\x08\x08\x04\x04".as_slice(), &[b'u'; 600]].concat();
+    for (bytes, refusal) in [
+        (
+            b"\x04\x02\x00\x50\x08\x08\x04\x04\x00".as_slice(),
+            Refusal::Command,
+        ),
+        (b"\x04\x01\x00\x00\x08\x08\x04\x04\x00", Refusal::Port),
+        (b"\x04\x01\x00\x50\x7f\x00\x00\x01\x00", Refusal::Private),
+        (b"\x04\x01\x00\x50\x00\x00\x00\x00\x00", Refusal::Private),
+        (b"\x04\x01\x00\x50\x00\x00\x00\x01\x00\x00", Refusal::Host),
+        (
+            b"\x04\x01\x00\x50\x00\x00\x00\x01\x00a b\x00",
+            Refusal::Host,
+        ),
+        (&long, Refusal::TooLong),
+    ] {
+        assert_eq!(refused(bytes), (refusal, reject.clone()), "{bytes:x?}");
+    }
+}
+
+#[test]
+fn socks5_refusals() {
+    let code = |code| vec![5, code, 0, 1, 0, 0, 0, 0, 0, 0];
+    let mapped = "::ffff:127.0.0.1".parse::<Ipv6Addr>().unwrap().octets();
+    let nat64 = "64:ff9b::7f00:1".parse::<Ipv6Addr>().unwrap().octets();
+    let label = [b'a'; 64];
+    let name = [b"a.".repeat(127), b"a".to_vec()].concat();
+    for (address, port, refusal, reply) in [
+        (vec![1, 8, 8, 8, 8], 0, Refusal::Port, 1),
+        (vec![1, 10, 0, 0, 1], 80, Refusal::Private, 2),
+        (vec![1, 255, 255, 255, 255], 80, Refusal::Private, 2),
+        ([&[4][..], &mapped].concat(), 80, Refusal::Private, 2),
+        ([&[4][..], &nat64].concat(), 80, Refusal::Private, 2),
+        (counted(b"127.0.0.1"), 80, Refusal::Private, 2),
+        (counted(b"::1"), 80, Refusal::Private, 2),
+        (counted(b"LocalHost."), 80, Refusal::Private, 2),
+        (counted(b"a.localhost"), 80, Refusal::Private, 2),
+        (counted(b"127.1"), 80, Refusal::Host, 4),
+        (counted(b"2130706433"), 80, Refusal::Host, 4),
+        (counted(b"0x7f000001"), 80, Refusal::Host, 4),
+        (counted(b"0177.0.0.01"), 80, Refusal::Host, 4),
+        (counted(b"[::1]"), 80, Refusal::Host, 4),
+        (counted(b""), 80, Refusal::Host, 4),
+        (counted(b"."), 80, Refusal::Host, 4),
+        (counted(b"a..b"), 80, Refusal::Host, 4),
+        (counted(b"a\0b"), 80, Refusal::Host, 4),
+        (counted("bücher.example".as_bytes()), 80, Refusal::Host, 4),
+        (counted(b"user@host"), 80, Refusal::Host, 4),
+        (counted(&label), 80, Refusal::Host, 4),
+        (counted(&name), 80, Refusal::Host, 4),
+        (vec![2, 1], 80, Refusal::AddressType, 8),
+    ] {
+        let bytes = socks5(&address, port);
+        assert_eq!(refused(&bytes), (refusal, code(reply)), "{bytes:x?}");
+    }
+    for command in [0, 2, 3, 0xf0] {
+        let bytes = [5, 1, 0, 5, command, 0, 1, 0, 0, 0, 0, 0, 0];
+        assert_eq!(refused(&bytes), (Refusal::Command, code(7)));
+    }
+    assert_eq!(
+        refused(&[5, 1, 0, 4, 1, 0, 1]),
+        (Refusal::Malformed, code(1))
+    );
+    assert_eq!(
+        refused(&[5, 1, 0, 5, 1, 9, 1]),
+        (Refusal::Malformed, code(1))
+    );
+    assert_eq!(refused(&[5, 1, 1]), (Refusal::Method, vec![5, 0xff]));
+    assert_eq!(refused(&[5, 0]), (Refusal::Method, vec![5, 0xff]));
+    assert_eq!(refused(&[5, 1, 2, 2]), (Refusal::Malformed, vec![1, 1]));
+    // The longest credentials of RFC 1929 are one byte over the limit.
+    let long = [&[5, 1, 2, 1, 255][..], &[b'u'; 255], &[255], &[b'p'; 255]].concat();
+    assert_eq!(refused(&long), (Refusal::TooLong, vec![1, 1]));
+}
+
+fn status(reply: &[u8]) -> String {
+    let text = String::from_utf8(reply.to_vec()).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    let length = format!("Content-Length: {}\r\n", body.len());
+    assert!(head.contains(&length), "{head}");
+    head.split(' ').nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn http_refusals() {
+    let field = "x".repeat(9000);
+    let many = "a: b\r\n".repeat(65);
+    for (text, refusal, code) in [
+        (
+            "CONNECT a.example HTTP/1.1\r\n\r\n".to_owned(),
+            Refusal::Port,
+            "400",
+        ),
+        (
+            "CONNECT a.example: HTTP/1.1\r\n\r\n".into(),
+            Refusal::Port,
+            "400",
+        ),
+        (
+            "CONNECT a.example:+80 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Port,
+            "400",
+        ),
+        (
+            "CONNECT a.example:0 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Port,
+            "400",
+        ),
+        (
+            "CONNECT a.example:65536 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Port,
+            "400",
+        ),
+        ("CONNECT :80 HTTP/1.1\r\n\r\n".into(), Refusal::Host, "400"),
+        (
+            "CONNECT 2600::1:80 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Host,
+            "400",
+        ),
+        (
+            "CONNECT [2600::1:80 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Host,
+            "400",
+        ),
+        (
+            "CONNECT [a.example]:80 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Host,
+            "400",
+        ),
+        (
+            "CONNECT u:p@a.example:80 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Host,
+            "400",
+        ),
+        (
+            "CONNECT http://a.example:80 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Host,
+            "400",
+        ),
+        (
+            "CONNECT [::1]:80 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Private,
+            "403",
+        ),
+        (
+            "CONNECT localhost:80 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Private,
+            "403",
+        ),
+        (
+            "CONNECT a.example:80 HTTP/3.0\r\n\r\n".into(),
+            Refusal::Malformed,
+            "400",
+        ),
+        (
+            "C\0NNECT a.example:80 HTTP/1.1\r\n\r\n".into(),
+            Refusal::Malformed,
+            "400",
+        ),
+        (
+            "CONNECT a.example:80 HTTP/1.1\r\nProxy-Authorization: Basic !\r\n\r\n".into(),
+            Refusal::Malformed,
+            "400",
+        ),
+        (
+            "CONNECT a.example:80 HTTP/1.1\r\nProxy-Authorization: Bearer Ym9i\r\n\r\n".into(),
+            Refusal::Malformed,
+            "400",
+        ),
+        (
+            format!("CONNECT a.example:80 HTTP/1.1\r\na: {field}\r\n\r\n"),
+            Refusal::TooLong,
+            "431",
+        ),
+        (
+            format!("CONNECT a.example:80 HTTP/1.1\r\n{many}\r\n"),
+            Refusal::TooLong,
+            "431",
+        ),
+    ] {
+        let (got, reply) = refused(text.as_bytes());
+        assert_eq!((got, status(&reply).as_str()), (refusal, code), "{text}");
+    }
+}
+
+#[test]
+fn an_http_head_may_have_its_limit_and_no_byte_more() {
+    let head = |len: usize| {
+        let frame = "CONNECT a.example:80 HTTP/1.1\r\na: \r\n\r\n".len();
+        let field = "x".repeat(len - frame);
+        format!("CONNECT a.example:80 HTTP/1.1\r\na: {field}\r\n\r\nearly")
+    };
+    assert!(matches!(
+        talk(head(HTTP_HEAD_LIMIT).as_bytes()).end,
+        End::Request(_)
+    ));
+    assert_eq!(
+        refused(head(HTTP_HEAD_LIMIT + 1).as_bytes()).0,
+        Refusal::TooLong
+    );
+}
+
+#[test]
+fn other_http_verbs_get_an_explanation() {
+    let page = |text: &str| match talk(text.as_bytes()).end {
+        End::Page(page) => page,
+        other => panic!("{text} gives {other:?}"),
+    };
+    let get = page("GET / HTTP/1.1\r\nHost: 127.0.0.1:9050\r\n\r\n");
+    assert_eq!(status(&get), "501");
+    let get = String::from_utf8(get).unwrap();
+    assert!(get.contains("text/html") && get.contains("This is a Cepa proxy"));
+    assert!(!get.contains("plain HTTP proxy"));
+    let proxied = page("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    let proxied = String::from_utf8(proxied).unwrap();
+    assert!(proxied.contains("plain HTTP proxy") && proxied.contains("socks5h://"));
+    let post = page("POST /x HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody");
+    assert_eq!(status(&post), "501");
+    assert!(page("HEAD / HTTP/1.1\r\n\r\n").ends_with(b"\r\n\r\n"));
+}
+
+#[test]
+fn private_destinations_pass_where_the_owner_allows_them() {
+    let options = FrontOptions {
+        allow_private: true,
+        ..FrontOptions::default()
+    };
+    let passes = |address: &[u8]| {
+        let bytes = socks5(address, 80);
+        matches!(
+            feed(options, core::iter::once(&bytes[..])).end,
+            End::Request(_)
+        )
+    };
+    assert!(passes(&[1, 127, 0, 0, 1]));
+    assert!(passes(&counted(b"localhost")));
+    assert!(passes(&counted(b"::ffff:127.0.0.1")));
+    // These are nobody's, anywhere.
+    assert!(!passes(&[1, 0, 0, 0, 0]));
+    assert!(!passes(&[1, 224, 0, 0, 1]));
+}
+
+#[test]
+fn a_finished_parser_says_so() {
+    let mut parser = FrontParser::new(FrontOptions::default());
+    let bytes = socks5(&[1, 8, 8, 8, 8], 80);
+    assert_eq!(
+        parser.on_bytes(&bytes[..3]),
+        Ok(FrontStep::Reply(vec![5, 0]))
+    );
+    assert!(matches!(
+        parser.on_bytes(&bytes[3..]),
+        Ok(FrontStep::Request(_))
+    ));
+    let again = parser.on_bytes(&bytes).unwrap_err();
+    assert_eq!(again.refusal, Refusal::Finished);
+}
+
+#[test]
+fn destinations_and_passwords_stay_out_of_debug_output() {
+    let bytes = b"\x05\x01\x02\x01\x06secret\x06hidden\x05\x01\x00\x03\x06target\x00\x50secret";
+    let shown = format!("{:?}", talk(bytes));
+    assert!(shown.contains("6 bytes"), "{shown}");
+    // Text, and the beginning of "secret" as a list of bytes.
+    for word in ["secret", "hidden", "target\"", "115, 101"] {
+        assert!(!shown.contains(word), "{shown}");
+    }
+}
+
+/// Bytes near enough to a request to get past the first checks.
+fn almost() -> impl Strategy<Value = Vec<u8>> {
+    let samples = accepted().into_iter().map(|a| a.0).collect::<Vec<_>>();
+    (
+        proptest::sample::select(samples),
+        proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+        proptest::collection::vec(any::<u8>(), 0..16),
+    )
+        .prop_map(|(mut bytes, changes, tail)| {
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.extend(tail);
+            bytes
+        })
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic_and_pieces_do_not_matter(bytes in almost()) {
+        talk(&bytes);
+    }
+
+    #[test]
+    fn random_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1200)) {
+        feed(FrontOptions::default(), bytes.chunks(97));
+    }
+}

@@ -3,6 +3,7 @@
 //! A connection that ends in any way but by both sides' own end of file is handed
 //! to the application as a reset, never as an end (design section 1, rule 2).
 
+use core::fmt;
 use core::future::Future;
 use core::time::Duration;
 use std::io;
@@ -49,8 +50,7 @@ pub struct IsolationKey {
     pub listener: SocketAddr,
 }
 
-/// A stream to be opened.
-#[derive(Debug)]
+/// A stream to be opened. Debug output hides what is the user's.
 pub struct ConnectRequest {
     /// Where to.
     pub target: Target,
@@ -59,6 +59,16 @@ pub struct ConnectRequest {
     /// The application's first bytes, which the connector must send before all others:
     /// with BEGIN in one cell, they save a round trip.
     pub early: Vec<u8>,
+}
+
+impl fmt::Debug for ConnectRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectRequest")
+            .field("target", &self.target)
+            .field("isolation", &self.isolation)
+            .field("early", &format_args!("{} bytes", self.early.len()))
+            .finish()
+    }
 }
 
 /// Opens streams; what stands behind the front end.

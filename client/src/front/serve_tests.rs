@@ -1,1 +1,346 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! The front end over real loopback sockets, with a connector that the test answers for.
 
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+
+const REQUEST: &[u8] = b"\x04\x01\x00\x50\x08\x08\x08\x08\x00";
+const GRANTED: &[u8] = &[0, 90, 0, 0, 0, 0, 0, 0];
+const REJECTED: &[u8] = &[0, 91, 0, 0, 0, 0, 0, 0];
+
+/// A stream that breaks when told to.
+struct Breakable {
+    inner: DuplexStream,
+    broken: Option<oneshot::Receiver<()>>,
+}
+
+impl AsyncRead for Breakable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(broken) = &mut self.broken
+            && let Poll::Ready(told) = Pin::new(broken).poll(cx)
+        {
+            self.broken = None;
+            if told.is_ok() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+        }
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Breakable {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+type Answer = oneshot::Sender<Result<Breakable, Failure>>;
+
+/// Hands every request to the test, with the means to answer it.
+struct Asked(mpsc::UnboundedSender<(ConnectRequest, Answer)>);
+
+impl Connector for Asked {
+    type Stream = Breakable;
+
+    async fn connect(&self, request: ConnectRequest) -> Result<Breakable, Failure> {
+        let (answer, result) = oneshot::channel();
+        self.0.send((request, answer)).unwrap();
+        result.await.unwrap()
+    }
+}
+
+struct Front {
+    address: SocketAddr,
+    requests: mpsc::UnboundedReceiver<(ConnectRequest, Answer)>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+async fn front(options: FrontOptions) -> Front {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, requests) = mpsc::unbounded_channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(serve(
+        listener,
+        Arc::new(Asked(sender)),
+        options,
+        async move {
+            let _ = stopped.await;
+        },
+    ));
+    Front {
+        address,
+        requests,
+        stop,
+        task,
+    }
+}
+
+/// The application's side, the far side, and what breaks the stream between.
+struct Open {
+    app: TcpStream,
+    far: DuplexStream,
+    breaker: oneshot::Sender<()>,
+}
+
+impl Front {
+    async fn app(&self, first: &[u8]) -> TcpStream {
+        let mut app = TcpStream::connect(self.address).await.unwrap();
+        app.write_all(first).await.unwrap();
+        app
+    }
+
+    async fn next(&mut self) -> (ConnectRequest, Answer) {
+        within(self.requests.recv()).await.unwrap()
+    }
+
+    async fn open(&mut self) -> Open {
+        let mut app = self.app(REQUEST).await;
+        let (_, answer) = self.next().await;
+        let (far, breaker) = grant(answer);
+        expect(&mut app, GRANTED).await;
+        Open { app, far, breaker }
+    }
+}
+
+fn grant(answer: Answer) -> (DuplexStream, oneshot::Sender<()>) {
+    let (far, inner) = duplex(1 << 16);
+    let (breaker, broken) = oneshot::channel();
+    let broken = Some(broken);
+    assert!(answer.send(Ok(Breakable { inner, broken })).is_ok());
+    (far, breaker)
+}
+
+/// No test hangs: what takes ten seconds has failed.
+async fn within<F: Future>(future: F) -> F::Output {
+    timeout(Duration::from_secs(10), future)
+        .await
+        .expect("in time")
+}
+
+async fn expect(reader: &mut (impl AsyncRead + Unpin), bytes: &[u8]) {
+    let mut got = vec![0; bytes.len()];
+    within(reader.read_exact(&mut got)).await.unwrap();
+    assert_eq!(got, bytes);
+}
+
+async fn rest(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut got = Vec::new();
+    within(reader.read_to_end(&mut got)).await.map(|_| got)
+}
+
+#[tokio::test]
+async fn a_stream_carries_both_ways_and_early_data_goes_first() {
+    let mut front = front(FrontOptions::default()).await;
+    let mut app = front.app(&[REQUEST, b"early"].concat()).await;
+    let (request, answer) = front.next().await;
+    assert_eq!(request.early, b"early");
+    assert_eq!(request.target.port, 80);
+    assert_eq!(request.isolation.protocol, Protocol::Socks4);
+    assert_eq!(request.isolation.listener, front.address);
+    assert!(request.isolation.client.is_loopback());
+    app.write_all(b" ahead").await.unwrap();
+    let (mut far, _breaker) = grant(answer);
+    expect(&mut app, GRANTED).await;
+    expect(&mut far, b" ahead").await;
+    far.write_all(b"answer").await.unwrap();
+    expect(&mut app, b"answer").await;
+}
+
+#[tokio::test]
+async fn each_direction_ends_by_itself() {
+    let mut front = front(FrontOptions::default()).await;
+    let Open {
+        mut app,
+        mut far,
+        breaker: _breaker,
+    } = front.open().await;
+    app.write_all(b"question").await.unwrap();
+    app.shutdown().await.unwrap();
+    assert_eq!(rest(&mut far).await.unwrap(), b"question");
+    far.write_all(b"long answer").await.unwrap();
+    far.shutdown().await.unwrap();
+    assert_eq!(rest(&mut app).await.unwrap(), b"long answer");
+
+    let Open {
+        mut app,
+        mut far,
+        breaker: _breaker,
+    } = front.open().await;
+    far.write_all(b"all that there is").await.unwrap();
+    far.shutdown().await.unwrap();
+    assert_eq!(rest(&mut app).await.unwrap(), b"all that there is");
+    app.write_all(b"thanks").await.unwrap();
+    app.shutdown().await.unwrap();
+    assert_eq!(rest(&mut far).await.unwrap(), b"thanks");
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_a_reset_and_no_end() {
+    let mut front = front(FrontOptions::default()).await;
+    let Open {
+        mut app,
+        mut far,
+        breaker,
+    } = front.open().await;
+    far.write_all(b"half").await.unwrap();
+    expect(&mut app, b"half").await;
+    breaker.send(()).unwrap();
+    let error = rest(&mut app).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn an_end_after_a_half_close_can_still_be_a_reset() {
+    let mut front = front(FrontOptions::default()).await;
+    let Open {
+        mut app,
+        mut far,
+        breaker,
+    } = front.open().await;
+    app.shutdown().await.unwrap();
+    assert_eq!(rest(&mut far).await.unwrap(), b"");
+    breaker.send(()).unwrap();
+    let error = rest(&mut app).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn an_application_that_resets_drops_the_stream() {
+    let mut front = front(FrontOptions::default()).await;
+    let Open {
+        app,
+        mut far,
+        breaker: _breaker,
+    } = front.open().await;
+    socket2::SockRef::from(&app)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(app);
+    assert_eq!(rest(&mut far).await.unwrap(), b"");
+    // The whole stream is gone, not one direction.
+    assert!(far.write_all(b"x").await.is_err());
+}
+
+#[tokio::test]
+async fn an_application_that_leaves_cancels_its_request() {
+    let mut front = front(FrontOptions::default()).await;
+    for ahead in [b"".as_slice(), b"ahead"] {
+        let mut app = front.app(REQUEST).await;
+        let (_, mut answer) = front.next().await;
+        app.write_all(ahead).await.unwrap();
+        drop(app);
+        within(answer.closed()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_told() {
+    let mut front = front(FrontOptions::default()).await;
+    let mut app = front.app(REQUEST).await;
+    let (_, answer) = front.next().await;
+    assert!(answer.send(Err(Failure::Refused)).is_ok());
+    assert_eq!(rest(&mut app).await.unwrap(), REJECTED);
+
+    let mut app = front.app(b"CONNECT a.example:1 HTTP/1.1\r\n\r\n").await;
+    let (_, answer) = front.next().await;
+    assert!(answer.send(Err(Failure::TimedOut)).is_ok());
+    let told = rest(&mut app).await.unwrap();
+    assert!(told.starts_with(b"HTTP/1.1 504 "));
+}
+
+#[tokio::test]
+async fn a_refusal_is_read_in_spite_of_unread_bytes() {
+    let mut front = front(FrontOptions::default()).await;
+    let post = [b"POST / HTTP/1.1\r\n\r\n".as_slice(), &[b'x'; 100_000]].concat();
+    let mut app = front.app(&post).await;
+    let told = rest(&mut app).await.unwrap();
+    assert!(told.starts_with(b"HTTP/1.1 501 "));
+    assert!(front.requests.try_recv().is_err(), "zero side effects");
+}
+
+#[tokio::test]
+async fn socks5_credentials_isolate() {
+    let mut front = front(FrontOptions::default()).await;
+    let mut app = front.app(b"\x05\x02\x00\x02").await;
+    expect(&mut app, &[5, 2]).await;
+    app.write_all(b"\x01\x03bob\x01x").await.unwrap();
+    expect(&mut app, &[1, 0]).await;
+    app.write_all(b"\x05\x01\x00\x03\x09a.example\x00\x50")
+        .await
+        .unwrap();
+    let (request, answer) = front.next().await;
+    assert_eq!(request.isolation.credentials.unwrap().user, b"bob");
+    assert_eq!(request.target.host, Host::Name("a.example".into()));
+    let (_far, _breaker) = grant(answer);
+    expect(&mut app, &connected(Protocol::Socks5)).await;
+}
+
+#[tokio::test]
+async fn an_incomplete_request_is_reset_after_its_deadline() {
+    let front = front(FrontOptions {
+        head_timeout: Duration::from_millis(1),
+        ..FrontOptions::default()
+    })
+    .await;
+    let mut app = front.app(&[]).await;
+    let error = rest(&mut app).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_wait() {
+    let mut front = front(FrontOptions {
+        max_connections: 1,
+        ..FrontOptions::default()
+    })
+    .await;
+    let first = front.open().await;
+    let mut second = front.app(REQUEST).await;
+    // The one permit is taken, so the second cannot have been asked for.
+    assert!(front.requests.try_recv().is_err());
+    drop(first);
+    let (_, answer) = front.next().await;
+    let (_far, _breaker) = grant(answer);
+    expect(&mut second, GRANTED).await;
+}
+
+#[tokio::test]
+async fn shutdown_resets_what_is_open() {
+    let mut front = front(FrontOptions::default()).await;
+    let mut open = front.open().await;
+    front.stop.send(()).unwrap();
+    within(front.task).await.unwrap();
+    let error = rest(&mut open.app).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}

@@ -4,6 +4,7 @@ use core::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cepa_common::cell::message::is_name;
+use cepa_common::dir::{AddressClass, classify};
 
 use super::parse::Refusal;
 
@@ -50,12 +51,22 @@ impl Host {
         Ok(Self::Name(name.to_ascii_lowercase()))
     }
 
-    /// Does it mean a machine or network that only its owner can reach?
-    pub fn is_private(&self) -> bool {
-        match self {
-            Self::Ip4(ip) => is_private((*ip).into()),
-            Self::Ip6(ip) => is_private((*ip).into()),
-            Self::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+    /// May a stream go there, given whether private destinations may be reached? What
+    /// a name stands for is for the exit to judge; addresses that no one may dial are
+    /// refused always.
+    fn is_allowed(&self, allow_private: bool) -> bool {
+        let class = match self {
+            Self::Ip4(ip) => classify((*ip).into()),
+            Self::Ip6(ip) => classify((*ip).into()),
+            Self::Name(name) if name == "localhost" || name.ends_with(".localhost") => {
+                AddressClass::Private
+            }
+            Self::Name(_) => AddressClass::Public,
+        };
+        match class {
+            AddressClass::Public => true,
+            AddressClass::Private => allow_private,
+            AddressClass::Never => false,
         }
     }
 }
@@ -105,15 +116,16 @@ impl Target {
     /// # Errors
     ///
     /// [`Refusal::Port`] for port zero; [`Refusal::Private`] for a private
-    /// destination, unless `allow_private` (S30).
+    /// destination, unless `allow_private`, and for one that is none (S30).
     pub fn new(host: Host, port: u16, allow_private: bool) -> Result<Self, Refusal> {
         if port == 0 {
             return Err(Refusal::Port);
         }
-        if host.is_private() && !allow_private {
-            return Err(Refusal::Private);
+        if host.is_allowed(allow_private) {
+            Ok(Self { host, port })
+        } else {
+            Err(Refusal::Private)
         }
-        Ok(Self { host, port })
     }
 }
 
@@ -142,45 +154,4 @@ fn ends_in_number(name: &str) -> bool {
         Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
         None => last.bytes().all(|b| b.is_ascii_digit()),
     }
-}
-
-/// Is `ip` loopback, private, link-local, multicast, reserved or unspecified, in
-/// any of the forms that wrap IPv4 in IPv6?
-pub fn is_private(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => is_private4(ip),
-        IpAddr::V6(ip) => is_private6(ip),
-    }
-}
-
-fn is_private4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    ip.is_loopback()
-        || ip.is_private()
-        || ip.is_link_local()
-        || ip.is_multicast()
-        || a == 0
-        || a >= 240
-        || (a == 100 && (64..128).contains(&b))
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 198 && (b == 18 || b == 19))
-}
-
-fn is_private6(ip: Ipv6Addr) -> bool {
-    let s = ip.segments();
-    let low = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        is_private4(Ipv4Addr::new(a, b, c, d))
-    };
-    ip.is_multicast()
-        || ip.is_unique_local()
-        || ip.is_unicast_link_local()
-        // Site-local, long obsolete, still routed by some.
-        || (s[0] & 0xffc0) == 0xfec0
-        // ::, ::1 and the obsolete ::a.b.c.d
-        || (s[..6] == [0; 6])
-        // NAT64, its local form, and 6to4.
-        || (s[..6] == [0x64, 0xff9b, 0, 0, 0, 0] && low(s[6], s[7]))
-        || (s[..3] == [0x64, 0xff9b, 1])
-        || (s[0] == 0x2002 && low(s[1], s[2]))
 }

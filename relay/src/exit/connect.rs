@@ -1,5 +1,8 @@
-//! Stand-in until names are resolved by the exit's own resolver.
+//! Dials a stream's destination.
 
+use core::future::Future;
+use core::time::Duration;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -7,37 +10,265 @@ use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
 use cepa_common::stream::TargetHost;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
-use crate::start::Core;
+use crate::directory::DirectoryServer;
 
-pub(crate) struct ExitConnector {
-    policy: ExitPolicy,
+use super::resolve::{LookupError, Names, ResolverError};
+
+/// Addresses of one name that are tried.
+const MAX_ATTEMPTS: usize = 4;
+/// Patience with one address.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Patience with one stream, the lookup of its name included.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Says which addresses this exit connects to.
+pub trait AddressPolicy: Send + Sync + 'static {
+    /// May the exit connect to `address`? It is asked about the very address that is
+    /// dialled, each time (S31).
+    fn allows(&self, address: SocketAddr) -> bool;
+}
+
+impl AddressPolicy for ExitPolicy {
+    fn allows(&self, address: SocketAddr) -> bool {
+        ExitPolicy::allows(self, address)
+    }
+}
+
+impl<F: Fn(SocketAddr) -> bool + Send + Sync + 'static> AddressPolicy for F {
+    fn allows(&self, address: SocketAddr) -> bool {
+        self(address)
+    }
+}
+
+/// The rules of an exit's owner; and no relay, whatever they say: nobody makes circuits
+/// that run in a circle through exits (design: an exit refuses relays' addresses).
+pub(crate) struct Outside {
+    /// The owner's rules.
+    pub(crate) rules: ExitPolicy,
+    /// Knows who is a relay.
+    pub(crate) directory: Arc<DirectoryServer>,
+}
+
+impl AddressPolicy for Outside {
+    fn allows(&self, address: SocketAddr) -> bool {
+        let now = self.directory.clock().now_secs();
+        self.rules.allows(address) && !self.directory.snapshot().is_relay_address(address, now)
+    }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The policy allows none of the addresses.
+    #[error("the policy does not allow it")]
+    Policy,
+    /// The destination refused.
+    #[error("the destination refused")]
+    Refused,
+    /// No route to it.
+    #[error("no route to the destination")]
+    Unreachable,
+    /// The name has no address.
+    #[error("the name has no address")]
+    ResolveFailed,
+    /// No answer in time, of the name server or the destination.
+    #[error("no answer in time")]
+    TimedOut,
+    /// This machine is out of sockets, ports or memory.
+    #[error("out of resources")]
+    Resource,
+    /// Anything else.
+    #[error("the connection failed")]
+    Internal,
+}
+
+impl ConnectError {
+    /// What the client is told.
+    pub fn end_reason(self) -> EndReason {
+        match self {
+            Self::Policy => EndReason::Policy,
+            Self::Refused => EndReason::Refused,
+            Self::Unreachable => EndReason::Unreachable,
+            Self::ResolveFailed => EndReason::Unresolvable,
+            Self::TimedOut => EndReason::Timeout,
+            // What is wrong with this machine is not the client's to know.
+            Self::Resource | Self::Internal => EndReason::Resource,
+        }
+    }
+}
+
+impl From<LookupError> for ConnectError {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::Failed => Self::ResolveFailed,
+            LookupError::TimedOut => Self::TimedOut,
+        }
+    }
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::ConnectionRefused | Kind::ConnectionReset | Kind::ConnectionAborted => {
+                Self::Refused
+            }
+            // Permission: a packet filter of this machine stands in the way.
+            Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::NetworkDown
+            | Kind::PermissionDenied => Self::Unreachable,
+            Kind::TimedOut => Self::TimedOut,
+            Kind::AddrNotAvailable | Kind::OutOfMemory => Self::Resource,
+            // EMFILE, ENFILE and ENOBUFS have no kind.
+            _ if matches!(error.raw_os_error(), Some(23 | 24 | 105)) => Self::Resource,
+            _ => Self::Internal,
+        }
+    }
+}
+
+/// Resolves and dials the destinations of streams.
+pub struct ExitConnector {
+    names: Names,
+    policy: Arc<dyn AddressPolicy>,
 }
 
 impl ExitConnector {
-    pub(crate) fn new(policy: ExitPolicy, _: Option<SocketAddr>) -> std::io::Result<Self> {
-        Ok(Self { policy })
+    /// A connector that goes where `policy` lets it and asks the DNS server at `resolver`,
+    /// or the system's if absent. To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`ResolverError`] if the system's resolver configuration cannot be read.
+    pub fn new(
+        policy: Arc<dyn AddressPolicy>,
+        resolver: Option<SocketAddr>,
+    ) -> Result<Self, ResolverError> {
+        let names = Names::new(resolver)?;
+        Ok(Self { names, policy })
     }
 
-    pub(crate) async fn connect(
-        &self,
-        _core: &Arc<Core>,
-        host: &TargetHost,
-        port: u16,
-    ) -> Result<TcpStream, EndReason> {
-        let address = match host {
-            TargetHost::Ip(ip) => SocketAddr::new(*ip, port),
-            TargetHost::Name(name) => tokio::net::lookup_host((name.as_str(), port))
-                .await
-                .ok()
-                .and_then(|mut all| all.next())
-                .ok_or(EndReason::Unresolvable)?,
+    /// Connects to `host` and `port`, within 15 s. Dropping the future gives it up.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]; [`ConnectError::end_reason`] is what the client is told.
+    pub async fn connect(&self, host: &TargetHost, port: u16) -> Result<TcpStream, ConnectError> {
+        let deadline = Instant::now() + DEADLINE;
+        let addresses = match host {
+            TargetHost::Ip(ip) => vec![*ip],
+            TargetHost::Name(name) => self.names.lookup(name).await?,
         };
-        if !self.policy.allows(address) {
-            return Err(EndReason::Policy);
-        }
-        TcpStream::connect(address)
+        let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
+        first_of(addresses, &*self.policy, deadline, TcpStream::connect).await
+    }
+}
+
+/// The first connection that comes about. The error is the first address's that was
+/// dialled; without any, none was allowed.
+async fn first_of<C: Future<Output = io::Result<TcpStream>>>(
+    addresses: impl Iterator<Item = SocketAddr>,
+    policy: &dyn AddressPolicy,
+    deadline: Instant,
+    dial: impl Fn(SocketAddr) -> C,
+) -> Result<TcpStream, ConnectError> {
+    let mut first_error = None;
+    // After resolution and for each stream anew, cached answer or not: this is what
+    // stands between a rebinding name and the exit's own network (S31).
+    let allowed = addresses.filter(|address| address.port() != 0 && policy.allows(*address));
+    for address in allowed.take(MAX_ATTEMPTS) {
+        let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+        let error = match timeout_at(until, dial(address)).await {
+            Ok(Ok(stream)) => {
+                // It fails only on a connection that is gone already; reading will tell.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(error)) => error.into(),
+            Err(_) => ConnectError::TimedOut,
+        };
+        first_error.get_or_insert(error);
+    }
+    Err(first_error.unwrap_or(ConnectError::Policy))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod unit {
+    use super::*;
+
+    fn addresses(text: &str) -> impl Iterator<Item = SocketAddr> {
+        text.split(' ').map(|a| a.parse().unwrap())
+    }
+
+    async fn fails(text: &str, dial: impl Fn(SocketAddr) -> io::Error) -> ConnectError {
+        let deadline = Instant::now() + DEADLINE;
+        let policy = |a: SocketAddr| a.ip().is_ipv4();
+        let dial = |a| core::future::ready(Err(dial(a)));
+        first_of(addresses(text), &policy, deadline, dial)
             .await
-            .map_err(|_| EndReason::Refused)
+            .unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_few_allowed_addresses_are_tried_and_the_first_error_counts() {
+        let tried = core::cell::RefCell::new(Vec::new());
+        let error = fails(
+            "[::1]:1 1.1.1.1:1 [::2]:1 1.1.1.2:1 1.1.1.3:1 1.1.1.4:1 1.1.1.5:1",
+            |a| {
+                tried.borrow_mut().push(a);
+                match tried.borrow().len() {
+                    1 => io::ErrorKind::ConnectionRefused.into(),
+                    _ => io::ErrorKind::HostUnreachable.into(),
+                }
+            },
+        );
+        assert_eq!(error.await, ConnectError::Refused);
+        let expected: Vec<_> = addresses("1.1.1.1:1 1.1.1.2:1 1.1.1.3:1 1.1.1.4:1").collect();
+        assert_eq!(tried.into_inner(), expected);
+    }
+
+    #[tokio::test]
+    async fn nothing_allowed_is_a_matter_of_policy() {
+        let never = |_| unreachable!();
+        assert_eq!(fails("[::1]:1 [::2]:2", never).await, ConnectError::Policy);
+        assert_eq!(fails("1.1.1.1:0", never).await, ConnectError::Policy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_addresses_cost_five_seconds_each_and_fifteen_in_all() {
+        for (text, seconds) in [
+            ("1.1.1.1:1", 5),
+            ("1.1.1.1:1 1.1.1.2:1 1.1.1.3:1 1.1.1.4:1", 15),
+        ] {
+            let start = Instant::now();
+            let result = first_of(addresses(text), &|_| true, start + DEADLINE, |_| {
+                core::future::pending()
+            });
+            assert_eq!(result.await.unwrap_err(), ConnectError::TimedOut);
+            assert_eq!(start.elapsed().as_secs(), seconds);
+        }
+    }
+
+    #[test]
+    fn a_full_descriptor_table_is_told_as_such() {
+        for (code, error) in [
+            (24, ConnectError::Resource),
+            (105, ConnectError::Resource),
+            (99, ConnectError::Resource),
+            (111, ConnectError::Refused),
+            (113, ConnectError::Unreachable),
+            (101, ConnectError::Unreachable),
+            (110, ConnectError::TimedOut),
+            (1, ConnectError::Unreachable),
+            (22, ConnectError::Internal),
+        ] {
+            assert_eq!(
+                ConnectError::from(io::Error::from_raw_os_error(code)),
+                error
+            );
+        }
     }
 }

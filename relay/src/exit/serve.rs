@@ -10,14 +10,18 @@ use tokio::io::copy_bidirectional_with_sizes;
 
 use crate::start::Core;
 
+use super::ConnectError;
+
 /// Bytes copied at once in each direction: more measured no better.
 const COPY_BYTES: usize = 64 * 1024;
 
 /// Connects a stream that a client has begun and copies until both sides are done.
 pub(crate) async fn serve(core: Arc<Core>, mut stream: StreamIo, host: TargetHost, port: u16) {
     let connected = match &core.exit {
-        // A relay's own port is not for exits to dial: circuits would loop.
-        Some(exit) => exit.connect(&core, &host, port).await,
+        Some(exit) => exit
+            .connect(&host, port)
+            .await
+            .map_err(ConnectError::end_reason),
         None => Err(EndReason::Policy),
     };
     drop(core);

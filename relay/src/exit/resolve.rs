@@ -1,0 +1,188 @@
+//! Names to addresses, at the exit (S32).
+//!
+//! hickory checks id, question, source and compression of an answer and bounds its
+//! chain of CNAMEs; here stands what it leaves open: which names may be asked for, how
+//! long it may take, and how much is remembered.
+
+use core::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+
+use cepa_common::cell::message::is_name;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
+    ResolverOpts,
+};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::read_system_conf;
+use tokio::time::timeout;
+
+/// A name costs at most this long (S32).
+pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
+/// Patience with one query. Two of them fit into the deadline.
+const QUERY_TIMEOUT: Duration = Duration::from_millis(1400);
+/// Repetitions of a query that had no answer.
+const REPEATS: usize = 1;
+/// Answers remembered: a few hundred bytes each.
+const CACHE_ANSWERS: u64 = 4096;
+/// Answers are remembered for no less than this: a name server must not learn the
+/// moment of every single stream from a time to live of zero.
+const TTL_MIN: Duration = Duration::from_secs(60);
+/// Answers are remembered for no more than this.
+const TTL_MAX: Duration = Duration::from_secs(30 * 60);
+/// That a name has no address is remembered for no more than this.
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// The resolver could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("name resolution could not be set up: {0}. Name a DNS server in the exit's configuration")]
+pub struct ResolverError(#[from] NetError);
+
+/// Why a name gave no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LookupError {
+    /// It has none, or no server said so.
+    Failed,
+    /// No answer in time.
+    TimedOut,
+}
+
+/// Resolves names through one or several DNS servers.
+pub(super) struct Names(TokioResolver);
+
+impl Names {
+    /// Asks `server`, or else the servers of the system's configuration.
+    pub(super) fn new(server: Option<SocketAddr>) -> Result<Self, ResolverError> {
+        let servers = match server {
+            Some(server) => vec![name_server(server)],
+            // The servers alone: the system's search domains are not the client's.
+            None => read_system_conf()?.0.into_parts().2,
+        };
+        let config = ResolverConfig::from_name_servers(servers);
+        let provider = TokioRuntimeProvider::default();
+        let mut builder = TokioResolver::builder_with_config(config, provider);
+        *builder.options_mut() = options();
+        Ok(Self(builder.build()?))
+    }
+
+    /// The addresses of `name`, IPv4 and IPv6 in turn.
+    pub(super) async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        if !may_be_asked(&name) {
+            return Err(LookupError::Failed);
+        }
+        // The final dot says that the name is complete.
+        let answer = timeout(LOOKUP_DEADLINE, self.0.lookup_ip(format!("{name}.")))
+            .await
+            .map_err(|_| LookupError::TimedOut)?;
+        match answer {
+            Ok(found) => Ok(in_turn(found.iter())),
+            Err(NetError::Timeout) => Err(LookupError::TimedOut),
+            Err(_) => Err(LookupError::Failed),
+        }
+    }
+}
+
+fn name_server(server: SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    let connections = connections.map(|mut connection| {
+        connection.port = server.port();
+        connection
+    });
+    NameServerConfig::new(server.ip(), true, connections.into())
+}
+
+fn options() -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = QUERY_TIMEOUT;
+    options.attempts = REPEATS;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    // The machine's own names are no client's to learn.
+    options.use_hosts_file = ResolveHosts::Never;
+    options.cache_size = CACHE_ANSWERS;
+    options.positive_min_ttl = Some(TTL_MIN);
+    options.positive_max_ttl = Some(TTL_MAX);
+    options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
+    options
+}
+
+/// Is `name` one for the DNS? Not `localhost`, which hickory answers without asking, not
+/// the names of onion services, and nothing that looks like an address: a resolver
+/// that takes `127.1` for one would be asked around the policy (S31).
+fn may_be_asked(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").unwrap_or(last);
+    let number = last.bytes().all(|b| b.is_ascii_digit()) || hex.len() < last.len() && is_hex(hex);
+    is_name(name) && !number && !matches!(last, "localhost" | "onion" | "local")
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// The two families alternating, IPv4 first, so that one that leads nowhere from here
+/// costs one attempt.
+fn in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = addresses.partition(IpAddr::is_ipv4);
+    let mut all = Vec::with_capacity(v4.len() + v6.len());
+    let (mut v4, mut v6) = (v4.into_iter(), v6.into_iter());
+    loop {
+        let before = all.len();
+        all.extend(v4.next());
+        all.extend(v6.next());
+        if all.len() == before {
+            return all;
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn names_that_are_never_asked_for() {
+        for name in [
+            "localhost",
+            "a.localhost",
+            "x.onion",
+            "printer.local",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "a.0x1",
+            "1.2.3.4",
+            "",
+            "a..b",
+            "a b",
+            "ü",
+            "a/b",
+            "::1",
+        ] {
+            assert!(!may_be_asked(name), "{name}");
+        }
+        for name in [
+            "example.org",
+            "localhost.example",
+            "_a._tcp.example",
+            "1.example",
+            "xn--p1ai",
+            "x.0xyz",
+        ] {
+            assert!(may_be_asked(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let ips = |text: &str| {
+            text.split(' ')
+                .map(|ip| ip.parse().unwrap())
+                .collect::<Vec<IpAddr>>()
+        };
+        let turns = in_turn(ips("::1 ::2 1.1.1.1 ::3 1.1.1.2").into_iter());
+        assert_eq!(turns, ips("1.1.1.1 ::1 1.1.1.2 ::2 ::3"));
+    }
+}
