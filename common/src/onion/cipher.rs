@@ -183,6 +183,11 @@ impl Direction {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn counter(&self) -> u64 {
+        self.counter
+    }
+
     /// The header stream of the present cell.
     pub(crate) fn stream(&self) -> Stream {
         self.header.stream(self.counter)

@@ -40,9 +40,9 @@ pub enum OpenFailed {
     ///
     /// The cell was changed, lost, repeated or moved between the two hops
     /// (`None` stands for the client itself), by either of them or on the way.
-    /// One case cannot be told apart (docs/protocol.md, 4.17): a change on the
-    /// far side of `between.1`, in the header slots that have fallen off since.
-    /// `between.1` is an end of the changed link in either case.
+    /// One case shows too near (docs/protocol.md, 4.17): a change, farther out,
+    /// of header slots that fell off before they reached the client. It breaks
+    /// the nearest seal that had covered them.
     #[error("a cell was changed between {} and {}", name(between.0), between.1)]
     Changed {
         /// The nearer end (`None`: the client) and the farther.

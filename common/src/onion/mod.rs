@@ -17,6 +17,10 @@ mod header;
 mod keys;
 mod relay;
 mod suite;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;
 
 pub use client::{ClientLayers, Speaker};
 pub use end_to_end::EndToEnd;
