@@ -3,13 +3,12 @@
 
 use core::convert::Infallible;
 
-use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_core::{Rng, TryCryptoRng, TryRng};
 
-use super::cipher::{Direction, RATCHET_CELLS};
+use super::cipher::RATCHET_CELLS;
 use super::*;
 use crate::cell::{BODY_LEN, Body, HEADER_LEN, MAX_HOPS, SLOT_LEN};
 use crate::ids::HopIndex;
@@ -44,7 +43,7 @@ impl TryRng for Scripted {
 
 impl TryCryptoRng for Scripted {}
 
-fn keys(seed: u64) -> HopKeys {
+pub(super) fn keys(seed: u64) -> HopKeys {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut secret = || {
         let mut bytes = [0; 32];
@@ -122,7 +121,7 @@ impl Circuit {
     }
 }
 
-fn said(seed: u8) -> Body {
+pub(super) fn said(seed: u8) -> Body {
     core::array::from_fn(|at| (at as u8).wrapping_mul(7) ^ seed)
 }
 
@@ -484,84 +483,6 @@ fn a_layer_works_on_over_its_ratchet() {
         }
         let mut body = circuit.speak(0, &said(3));
         assert_eq!(circuit.client.open(&mut body), Ok(hop_index(0)));
-    }
-}
-
-#[test]
-fn the_last_counter_ends_the_layer() {
-    let HopKeys { forward, .. } = keys(1);
-    let mut direction = Direction::starting_at(Suite::Aes256Gcm, forward, u64::MAX - 1).unwrap();
-    assert!(direction.advance().is_ok());
-    assert_eq!(direction.advance(), Err(LayerBroken));
-}
-
-/// The crate's AEAD against a second implementation, over every alignment of lengths.
-#[test]
-fn chacha20_poly1305_is_what_another_library_makes_of_it() {
-    let DirectionKeys {
-        aead,
-        header,
-        chain,
-    } = keys(5).forward;
-    let key = UnboundKey::new(&CHACHA20_POLY1305, aead.expose()).unwrap();
-    let key = LessSafeKey::new(key);
-    let mut direction = Direction::new(
-        Suite::ChaCha20Poly1305,
-        DirectionKeys {
-            aead,
-            header,
-            chain,
-        },
-    )
-    .unwrap();
-    for length in (0..=130).chain([1927, 1928]) {
-        let (mut ours, mut theirs) = (said(9)[..length].to_vec(), said(9)[..length].to_vec());
-        let ad = &said(8)[..length.min(96)];
-        let nonce = || {
-            let mut nonce = [0; 12];
-            nonce[4..].copy_from_slice(&(direction.counter()).to_be_bytes());
-            Nonce::assume_unique_for_key(nonce)
-        };
-        let tag = direction.seal(ad, &mut ours).unwrap();
-        let other = key
-            .seal_in_place_separate_tag(nonce(), Aad::from(ad), &mut theirs)
-            .unwrap();
-        assert_eq!(
-            (&ours, &tag[..]),
-            (&theirs, other.as_ref()),
-            "length {length}"
-        );
-        key.open_in_place_separate_tag(nonce(), Aad::from(ad), &tag, &mut ours)
-            .unwrap();
-        direction.open(&tag, ad, &mut theirs).unwrap();
-        assert_eq!(ours, theirs);
-        direction.advance().unwrap();
-    }
-}
-
-/// Counter mode by hand against the crate `ctr`.
-#[test]
-fn the_aes_header_stream_is_counter_mode() {
-    use ctr::cipher::{KeyIvInit, StreamCipher};
-    for counter in [0, 1, 65_535, 1 << 40, u64::MAX - 1] {
-        let DirectionKeys {
-            aead,
-            header,
-            chain,
-        } = keys(5).forward;
-        let key = *header.expose();
-        let keys = DirectionKeys {
-            aead,
-            header,
-            chain,
-        };
-        let direction = Direction::starting_at(Suite::Aes256Gcm, keys, counter).unwrap();
-        let mut start = [0; 16];
-        start[..8].copy_from_slice(&counter.to_be_bytes());
-        let mut expected = [0; HEADER_LEN];
-        ctr::Ctr128BE::<aes::Aes256>::new(&key.into(), &start.into())
-            .apply_keystream(&mut expected);
-        assert_eq!(direction.stream(), expected);
     }
 }
 
