@@ -1,5 +1,5 @@
 //! A relay's two layers of a circuit: it opens what goes away from the client
-//! and seals what goes towards it (docs/protocol.md, 4.6 to 4.8 and 4.12).
+//! and seals what goes towards it (docs/protocol.md, 4.6 to 4.9).
 //!
 //! The forward layer belongs to the task that reads the link the client is
 //! behind; the backward layer to whoever writes towards the client. Nothing is
