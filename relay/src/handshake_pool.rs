@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cepa_common::cell::codec::{CREATE_LEN, DestroyReason};
-use cepa_common::handshake::{self, Answer};
+use cepa_common::handshake;
 use cepa_common::ids::{CircId, RelayId};
 use cepa_common::limits::{CREATE_QUEUE_DEADLINE, CREATES_WAITING, CREATES_WAITING_PER_LINK};
 use cepa_common::net::queue::Inbox;
@@ -146,16 +146,14 @@ impl Job {
         }
         let params = self.core.relay_params();
         let answer = handshake::respond(
-            self.core.network,
-            self.core.identity,
+            &self.core.network,
+            &self.core.identity,
             &self.core.onion_keys,
             &self.message,
             params,
             &mut rand::rng(),
         );
-        let Answer {
-            suite, keys, reply, ..
-        } = match answer {
+        let (suite, keys, reply, _) = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 // One reason for the peer, whatever it was (S12).

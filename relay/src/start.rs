@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cepa_common::dir::{Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor};
-use cepa_common::handshake::{OnionKeypair, RelayParams};
+use cepa_common::handshake::{CIRCUIT_VERSION, OnionKeypair, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::limits::QUEUE_SLACK_CELLS;
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
@@ -147,7 +147,7 @@ impl Core {
             circuit_window_cells: window,
             mark_interval_cells: narrow(params.mark_interval_cells).min(window / 2),
             stream_window_bytes: params.stream_window_bytes,
-            ..RelayParams::default()
+            version: CIRCUIT_VERSION,
         }
     }
 
@@ -194,15 +194,13 @@ impl Relay {
         let directory = DirectoryServer::new(network.clone(), clock.clone(), handle.clone());
         let policy = options.exit.as_ref().map(|exit| exit.policy.clone());
         let exit = match &options.exit {
-            Some(exit) => Some(
-                ExitConnector::new(
-                    Arc::new(Outside {
-                        rules: exit.policy.clone(),
-                        directory: directory.clone(),
-                    }),
-                    exit.resolver,
-                )?,
-            ),
+            Some(exit) => Some(ExitConnector::new(
+                Arc::new(Outside {
+                    rules: exit.policy.clone(),
+                    directory: directory.clone(),
+                }),
+                exit.resolver,
+            )?),
             None => None,
         };
         let (tasks, stopper) = tasks();
@@ -210,7 +208,7 @@ impl Relay {
             network: network_id,
             identity,
             tls: tls.clone(),
-            onion_keys: vec![OnionKeypair::from_secret(options.suite, &options.onion_key)],
+            onion_keys: vec![OnionKeypair::from_bytes(options.suite, &options.onion_key)],
             directory: directory.clone(),
             links: Links::new(identity, network_id, tls.clone(), directory),
             pool: HandshakePool::start(options.threads).map_err(io("no thread"))?,

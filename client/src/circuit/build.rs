@@ -15,7 +15,7 @@ use cepa_common::ids::{CircId, HopIndex, NetworkId};
 use cepa_common::net::establish::EstablishError;
 use cepa_common::net::queue::{Arrived, Inbox};
 use cepa_common::net::switch::{Command, Queue, payload, payload_mut};
-use cepa_common::onion::{ClientLayers, LayerBroken, OpenFailed, TooManyHops};
+use cepa_common::onion::{ClientLayers, OpenFailed, SealError, TooManyHops};
 use cepa_common::stream::{Mux, MuxConfig, Side, Target, Violation};
 
 use super::links::Links;
@@ -73,9 +73,9 @@ impl From<TooManyHops> for BuildError {
     }
 }
 
-impl From<LayerBroken> for BuildError {
-    fn from(_: LayerBroken) -> Self {
-        Self::Tampered(OpenFailed::Unusable)
+impl From<SealError> for BuildError {
+    fn from(_: SealError) -> Self {
+        Self::Tampered(OpenFailed::Broken)
     }
 }
 
@@ -89,7 +89,9 @@ impl BuildError {
                 *hop
             }
             Self::Truncated { hop, .. } => HopIndex(hop.0 + 1),
-            Self::Tampered(OpenFailed::Changed { inner, .. }) => *inner,
+            Self::Tampered(OpenFailed::Changed {
+                between: (_, inner),
+            }) => *inner,
             Self::Tampered(_) => HopIndex(0),
         }
     }
@@ -102,7 +104,8 @@ pub struct Builder {
     pub(super) circ: Option<CircId>,
     pub(super) layers: ClientLayers,
     network: NetworkId,
-    params: RelayParams,
+    /// What the last hop said of pacing; there is a last hop once this is handed out.
+    params: Option<RelayParams>,
     /// Cells received and not yet read.
     pending: Vec<u8>,
     /// Handed over to a circuit's task: nothing is to be closed.
@@ -125,7 +128,7 @@ impl Builder {
             circ: None,
             layers: ClientLayers::new(),
             network,
-            params: RelayParams::default(),
+            params: None,
             pending: Vec::new(),
             handed_over: false,
         };
@@ -167,7 +170,7 @@ impl Builder {
     /// The time that a message to the last hop and its answer take: a stream
     /// to its directory is opened and given up.
     pub async fn round_trip(&mut self) -> Result<Duration, BuildError> {
-        let mut mux = self.mux();
+        let mut mux = self.mux()?;
         let Some(key) = mux.open(Target::Directory) else {
             return Err(BuildError::Length);
         };
@@ -194,13 +197,14 @@ impl Builder {
     }
 
     /// The streams' machine, as agreed with the last hop.
-    pub(super) fn mux(&self) -> Mux {
-        Mux::new(MuxConfig {
+    pub(super) fn mux(&self) -> Result<Mux, BuildError> {
+        let params = self.params.ok_or(BuildError::Length)?;
+        Ok(Mux::new(MuxConfig {
             side: Side::Client,
-            control: Box::new(FixedWindow(u32::from(self.params.circuit_window_cells))),
-            mark_interval_cells: u32::from(self.params.mark_interval_cells),
-            stream_window_bytes: self.params.stream_window_bytes,
-        })
+            control: Box::new(FixedWindow(u32::from(params.circuit_window_cells))),
+            mark_interval_cells: u32::from(params.mark_interval_cells),
+            stream_window_bytes: params.stream_window_bytes,
+        }))
     }
 
     pub(super) fn last_hop(&self) -> HopIndex {
@@ -242,7 +246,7 @@ impl Builder {
             .finish(reply)
             .map_err(|error| BuildError::Handshake { hop, error })?;
         self.layers.push(relay.suite, keys)?;
-        self.params = params;
+        self.params = Some(params);
         Ok(())
     }
 

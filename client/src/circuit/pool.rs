@@ -354,7 +354,7 @@ impl Pool {
         hops: Vec<RelayId>,
         exit: Entry,
     ) -> Result<Arc<Circuit>, BuildError> {
-        let streams = Streams::new(builder.mux());
+        let streams = Streams::new(builder.mux()?);
         let (link, inbox, circ, layers) = builder.hand_over();
         let circ = circ.ok_or(BuildError::Length)?;
         let task = CircuitTask {

@@ -136,7 +136,7 @@ impl Running {
             if !self.batch.is_empty() {
                 let layers = &mut task.layers;
                 for_each_body(&mut self.batch, |body| layers.seal(last, body, &mut rng))
-                    .map_err(|_| CircuitEnd::Tampered(OpenFailed::Unusable))?;
+                    .map_err(|_| CircuitEnd::Tampered(OpenFailed::Broken))?;
                 task.link
                     .push(task.circ, &self.batch)
                     .map_err(|error| match error {

@@ -190,7 +190,7 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(9);
         let mut window = window(64, 8);
         let mut serial = 0;
-        (0..8).for_each(|_| drop(send(&mut window, now, &mut serial)));
+        (0..8).for_each(|_| _ = send(&mut window, now, &mut serial));
         window
             .on_ack(now - Duration::from_secs(5), &[1; 16])
             .unwrap();

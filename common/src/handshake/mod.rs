@@ -1,20 +1,49 @@
-//! How a client and a hop agree on the keys of a layer (docs/protocol.md, chapter 3).
+//! How a client and one hop agree on the keys of a layer (docs/protocol.md, chapter 3).
 //!
-//! X25519 and ML-KEM-768 together, in the manner of ntor v3 (Tor proposals 332
-//! and 355): a recorded handshake stays closed unless both are broken. The
-//! relay proves that it holds its onion key; the client proves nothing.
+//! X25519, ephemeral with static and ephemeral with ephemeral, together with an
+//! ephemeral ML-KEM-768: one round trip, the relay authenticated, the client
+//! not. Called by a client's circuits ([`ClientHandshake`]) and by a relay's
+//! pool for public-key work ([`respond`]). Nothing here decides whether work is
+//! worth doing: limits and queues are the caller's.
+//!
+//! The two messages are of fixed length and travel alike in CREATE and CREATED
+//! cells and in EXTEND and EXTENDED messages.
 
-mod hybrid;
-mod kdf;
+mod client;
+mod error;
+mod keys;
 mod params;
-
-pub use hybrid::{
-    Answer, ClientHandshake, HandshakeContext, HandshakeError, OnionKeypair, OnionPublicKey,
-    respond,
-};
-pub use params::{ClientParams, ParamsError, RelayParams};
-
-pub use crate::cell::codec::{CREATE_LEN as CLIENT_MESSAGE_LEN, CREATED_LEN as REPLY_LEN};
-
+mod relay;
+mod schedule;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
+
+use crate::cell::SLOT_LEN;
+
+pub use client::{ClientHandshake, HandshakeContext};
+pub use error::{HandshakeError, ParamsError};
+pub use keys::{OnionKeypair, OnionPublicKey};
+pub use params::{CIRCUIT_VERSION, ClientParams, RelayParams};
+pub use relay::respond;
+
+/// Length of an X25519 key or point.
+const POINT_LEN: usize = 32;
+/// Length of an ML-KEM-768 encapsulation key.
+const EK_LEN: usize = 1184;
+/// Length of an ML-KEM-768 ciphertext.
+const CT_LEN: usize = 1088;
+/// Length of either side's encoded parameters.
+const PARAMS_LEN: usize = 16;
+/// Length of sealed parameters: the AEAD's tag stands behind them.
+const SEALED_LEN: usize = PARAMS_LEN + SLOT_LEN;
+/// Length of AUTH.
+const AUTH_LEN: usize = 32;
+
+/// Length of the client's message: B, X, ek, C1.
+pub const CLIENT_MESSAGE_LEN: usize = 2 * POINT_LEN + EK_LEN + SEALED_LEN;
+/// Length of the relay's reply: Y, ct, C2, AUTH.
+pub const REPLY_LEN: usize = POINT_LEN + CT_LEN + SEALED_LEN + AUTH_LEN;
+
+const _: () = assert!(CLIENT_MESSAGE_LEN == 1280 && REPLY_LEN == 1184);

@@ -1,45 +1,23 @@
-//! The sealed parameters of a handshake: 16 bytes each way, always (protocol.md 3.6).
+//! What each side says under the handshake's seal (docs/protocol.md, 3.11 and 3.12).
 
-use crate::cell::wire::{Reader, UnexpectedEnd, all_zero};
-use crate::flow::window::MIN_MARK_INTERVAL;
+use core::ops::RangeInclusive;
 
-/// Length of the parameters before they are sealed.
-pub(super) const PARAMS_LEN: usize = 16;
-/// The one version of the circuit protocol.
-pub(super) const CIRCUIT_VERSION: u16 = 1;
+use super::PARAMS_LEN;
+use super::error::ParamsError;
 
-/// Parameters out of their bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParamsError {
-    /// Bytes that should be zero are not, or the bytes are too few.
-    #[error("malformed handshake parameters")]
-    Malformed,
-    /// No version in common.
-    #[error("no common version of the circuit protocol")]
-    Version,
-    /// The window is not in 64..=16384 cells.
-    #[error("circuit window of {0} cells is out of bounds")]
-    CircuitWindow(u16),
-    /// The interval of marks is not in 8..=half the window.
-    #[error("mark interval of {0} cells is out of bounds")]
-    MarkInterval(u16),
-    /// The window is not in 16 KiB..=16 MiB.
-    #[error("stream window of {0} bytes is out of bounds")]
-    StreamWindow(u32),
-}
+/// The one version of circuits so far.
+pub const CIRCUIT_VERSION: u16 = 1;
 
-impl From<UnexpectedEnd> for ParamsError {
-    fn from(_: UnexpectedEnd) -> Self {
-        Self::Malformed
-    }
-}
+const CIRCUIT_WINDOW_CELLS: RangeInclusive<u16> = 64..=16_384;
+const MARK_INTERVAL_MIN_CELLS: u16 = 8;
+const STREAM_WINDOW_BYTES: RangeInclusive<u32> = 16 * 1024..=16 * 1024 * 1024;
 
 /// What a client says: only what every client of its version says alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientParams {
-    /// Lowest version of the circuit protocol that it speaks.
+    /// Lowest version of circuits that it speaks.
     pub lowest: u16,
-    /// Highest version of the circuit protocol that it speaks.
+    /// Highest version of circuits that it speaks.
     pub highest: u16,
 }
 
@@ -53,99 +31,95 @@ impl Default for ClientParams {
 }
 
 impl ClientParams {
-    /// Writes the 16 bytes.
-    pub fn encode(&self) -> [u8; PARAMS_LEN] {
+    /// Does the client speak this version?
+    pub fn speaks(&self, version: u16) -> bool {
+        (self.lowest..=self.highest).contains(&version)
+    }
+
+    pub(super) fn encode(&self) -> [u8; PARAMS_LEN] {
         let mut bytes = [0; PARAMS_LEN];
-        bytes[..2].copy_from_slice(&self.lowest.to_be_bytes());
+        bytes[0..2].copy_from_slice(&self.lowest.to_be_bytes());
         bytes[2..4].copy_from_slice(&self.highest.to_be_bytes());
         bytes
     }
 
-    /// Reads the 16 bytes and picks the version.
-    pub fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
-        let mut reader = Reader::new(bytes);
+    pub(super) fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
+        let [l0, l1, h0, h1, reserved @ ..] = *bytes;
         let params = Self {
-            lowest: reader.u16()?,
-            highest: reader.u16()?,
+            lowest: u16::from_be_bytes([l0, l1]),
+            highest: u16::from_be_bytes([h0, h1]),
         };
-        if !all_zero(reader.rest()) {
-            return Err(ParamsError::Malformed);
+        if reserved != [0; 12] {
+            return Err(ParamsError::Reserved);
         }
-        if (params.lowest..=params.highest).contains(&CIRCUIT_VERSION) {
-            Ok(params)
-        } else {
-            Err(ParamsError::Version)
+        params.check()?;
+        Ok(params)
+    }
+
+    pub(super) fn check(&self) -> Result<(), ParamsError> {
+        if self.lowest == 0 || self.lowest > self.highest {
+            return Err(ParamsError::Versions);
         }
+        Ok(())
     }
 }
 
-/// What a relay says: how the two ends will pace each other.
+/// What a relay answers: the version it chose and the bounds of the circuit's flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayParams {
-    /// Version of the circuit protocol that both will speak.
+    /// The version of circuits that holds from here on.
     pub version: u16,
-    /// Cells that either end may have sent and not acknowledged, to begin with.
+    /// Most cells that may be unacknowledged in one direction: 64 to 16,384.
     pub circuit_window_cells: u16,
-    /// Every so many counted cells carry a MARK.
+    /// Cells to one MARK: 8 to half of the window.
     pub mark_interval_cells: u16,
-    /// Credit of a stream in each direction when it opens.
+    /// Credit that a new stream starts with, in bytes: 16 KiB to 16 MiB.
     pub stream_window_bytes: u32,
 }
 
-impl Default for RelayParams {
-    fn default() -> Self {
-        Self {
-            version: CIRCUIT_VERSION,
-            circuit_window_cells: 512,
-            mark_interval_cells: 32,
-            stream_window_bytes: 1 << 20,
-        }
-    }
-}
-
 impl RelayParams {
-    /// Writes the 16 bytes.
-    pub fn encode(&self) -> [u8; PARAMS_LEN] {
+    /// Are the values within what the protocol allows?
+    ///
+    /// # Errors
+    /// [`ParamsError`] names the first that is not.
+    pub fn check(&self) -> Result<(), ParamsError> {
+        if self.version == 0 {
+            return Err(ParamsError::Versions);
+        }
+        if !CIRCUIT_WINDOW_CELLS.contains(&self.circuit_window_cells) {
+            return Err(ParamsError::CircuitWindow(self.circuit_window_cells));
+        }
+        let intervals = MARK_INTERVAL_MIN_CELLS..=self.circuit_window_cells / 2;
+        if !intervals.contains(&self.mark_interval_cells) {
+            return Err(ParamsError::MarkInterval(self.mark_interval_cells));
+        }
+        if !STREAM_WINDOW_BYTES.contains(&self.stream_window_bytes) {
+            return Err(ParamsError::StreamWindow(self.stream_window_bytes));
+        }
+        Ok(())
+    }
+
+    pub(super) fn encode(&self) -> [u8; PARAMS_LEN] {
         let mut bytes = [0; PARAMS_LEN];
-        bytes[..2].copy_from_slice(&self.version.to_be_bytes());
+        bytes[0..2].copy_from_slice(&self.version.to_be_bytes());
         bytes[2..4].copy_from_slice(&self.circuit_window_cells.to_be_bytes());
         bytes[4..6].copy_from_slice(&self.mark_interval_cells.to_be_bytes());
         bytes[6..10].copy_from_slice(&self.stream_window_bytes.to_be_bytes());
         bytes
     }
 
-    /// Reads the 16 bytes and checks every bound.
-    pub fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
-        let mut reader = Reader::new(bytes);
+    pub(super) fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
+        let [v0, v1, c0, c1, m0, m1, s0, s1, s2, s3, reserved @ ..] = *bytes;
         let params = Self {
-            version: reader.u16()?,
-            circuit_window_cells: reader.u16()?,
-            mark_interval_cells: reader.u16()?,
-            stream_window_bytes: reader.u32()?,
+            version: u16::from_be_bytes([v0, v1]),
+            circuit_window_cells: u16::from_be_bytes([c0, c1]),
+            mark_interval_cells: u16::from_be_bytes([m0, m1]),
+            stream_window_bytes: u32::from_be_bytes([s0, s1, s2, s3]),
         };
-        if !all_zero(reader.rest()) {
-            return Err(ParamsError::Malformed);
+        if reserved != [0; 6] {
+            return Err(ParamsError::Reserved);
         }
         params.check()?;
         Ok(params)
-    }
-
-    /// Checks every bound.
-    pub fn check(&self) -> Result<(), ParamsError> {
-        let window = self.circuit_window_cells;
-        if self.version != CIRCUIT_VERSION {
-            return Err(ParamsError::Version);
-        }
-        if !(64..=16_384).contains(&window) {
-            return Err(ParamsError::CircuitWindow(window));
-        }
-        let interval = u32::from(self.mark_interval_cells);
-        if !(MIN_MARK_INTERVAL..=u32::from(window) / 2).contains(&interval) {
-            return Err(ParamsError::MarkInterval(self.mark_interval_cells));
-        }
-        if !(16 << 10..=16 << 20).contains(&self.stream_window_bytes) {
-            return Err(ParamsError::StreamWindow(self.stream_window_bytes));
-        }
-        Ok(())
     }
 }

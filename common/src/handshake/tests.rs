@@ -1,267 +1,278 @@
-#![allow(clippy::unwrap_used)]
+//! Both sides against each other, and against everybody in between.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
 use crate::ids::{NetworkId, RelayId};
-use crate::onion::Suite;
+use crate::onion::{HopKeys, Suite};
 
-const NETWORK: NetworkId = NetworkId([7; 32]);
-const RELAY: RelayId = RelayId([9; 32]);
+const NETWORK: NetworkId = NetworkId([1; 32]);
+const RELAY: RelayId = RelayId([2; 32]);
+const REPLY: RelayParams = RelayParams {
+    version: CIRCUIT_VERSION,
+    circuit_window_cells: 1024,
+    mark_interval_cells: 32,
+    stream_window_bytes: 262_144,
+};
 
-fn rng() -> StdRng {
-    StdRng::seed_from_u64(1)
+fn rng(seed: u64) -> StdRng {
+    StdRng::seed_from_u64(seed)
 }
 
-fn context(onion: OnionPublicKey) -> HandshakeContext {
+fn key(suite: Suite) -> OnionKeypair {
+    OnionKeypair::generate(suite, &mut rng(7))
+}
+
+fn context(key: &OnionKeypair) -> HandshakeContext {
     HandshakeContext {
         network: NETWORK,
         relay: RELAY,
-        onion,
+        onion: key.public(),
     }
 }
 
-fn answer(
-    keys: &[OnionKeypair],
-    message: &[u8; CLIENT_MESSAGE_LEN],
-) -> Result<Answer, HandshakeError> {
-    respond(
-        NETWORK,
-        RELAY,
-        keys,
-        message,
-        RelayParams::default(),
-        &mut rng(),
-    )
+fn start(ctx: &HandshakeContext) -> (ClientHandshake, [u8; CLIENT_MESSAGE_LEN]) {
+    ClientHandshake::start(ctx, ClientParams::default(), &mut rng(8)).unwrap()
+}
+
+type Answer = (Suite, HopKeys, [u8; REPLY_LEN], ClientParams);
+
+fn answer(key: OnionKeypair, message: &[u8; CLIENT_MESSAGE_LEN]) -> Result<Answer, HandshakeError> {
+    respond(&NETWORK, &RELAY, &[key], message, REPLY, &mut rng(9))
+}
+
+fn bytes(keys: &HopKeys) -> [[u8; 32]; 6] {
+    [&keys.forward, &keys.backward]
+        .map(|keys| [&keys.aead, &keys.header, &keys.chain].map(|key| *key.expose()))
+        .concat()
+        .try_into()
+        .unwrap()
 }
 
 #[test]
-fn both_sides_agree_on_keys_and_parameters() {
+fn both_sides_get_the_same_six_different_keys() {
     for suite in [Suite::ChaCha20Poly1305, Suite::Aes256Gcm] {
-        let old = OnionKeypair::generate(Suite::ChaCha20Poly1305, &mut StdRng::seed_from_u64(5));
-        let onion = OnionKeypair::generate(suite, &mut rng());
-        let context = context(onion.public());
-        let (client, message) =
-            ClientHandshake::start(&context, ClientParams::default(), &mut rng()).unwrap();
-        let answer = answer(&[old, onion], &message).unwrap();
+        let key = key(suite);
+        let (client, message) = start(&context(&key));
+        let (told, relay, reply, said) = answer(key, &message).unwrap();
+        let (client, params) = client.finish(&reply).unwrap();
         assert_eq!(
-            (answer.suite, answer.client),
-            (suite, ClientParams::default())
+            (told, said, params),
+            (suite, ClientParams::default(), REPLY)
         );
-        let (keys, params) = client.finish(&answer.reply).unwrap();
-        assert_eq!(params, RelayParams::default());
-        for (ours, theirs) in [
-            (&keys.forward, &answer.keys.forward),
-            (&keys.backward, &answer.keys.backward),
-        ] {
-            assert_eq!(ours.aead.expose(), theirs.aead.expose());
-            assert_eq!(ours.header.expose(), theirs.header.expose());
-            assert_eq!(ours.chain.expose(), theirs.chain.expose());
-        }
-        assert_ne!(keys.forward.aead.expose(), keys.backward.aead.expose());
+        let keys = bytes(&client);
+        assert_eq!(keys, bytes(&relay));
+        assert!((1..6).all(|i| !keys[..i].contains(&keys[i])));
     }
 }
 
 #[test]
-fn a_client_that_means_someone_else_is_refused() {
-    let onion = OnionKeypair::generate(Suite::Aes256Gcm, &mut rng());
-    let right = context(onion.public());
-    let mut suite = onion.public();
-    suite.suite = Suite::ChaCha20Poly1305;
-    let wrong = [
-        (
-            HandshakeContext {
-                network: NetworkId([8; 32]),
-                ..right
-            },
-            "network",
-        ),
-        (
-            HandshakeContext {
-                relay: RelayId([8; 32]),
-                ..right
-            },
-            "relay",
-        ),
-        (
-            HandshakeContext {
-                onion: suite,
-                ..right
-            },
-            "suite",
-        ),
-    ];
-    let keys = [onion];
-    for (context, what) in wrong {
-        let (_, message) =
-            ClientHandshake::start(&context, ClientParams::default(), &mut rng()).unwrap();
-        let error = answer(&keys, &message).err();
-        assert_eq!(error, Some(HandshakeError::ClientNotAuthentic), "{what}");
-    }
-    let other = OnionKeypair::generate(Suite::Aes256Gcm, &mut StdRng::seed_from_u64(3));
-    let (_, message) = ClientHandshake::start(
-        &HandshakeContext {
-            onion: other.public(),
-            ..right
-        },
-        ClientParams::default(),
-        &mut rng(),
-    )
-    .unwrap();
+fn a_relay_with_overlapping_keys_picks_the_one_aimed_at() {
+    let mut rng = rng(1);
+    let keys = [
+        Suite::ChaCha20Poly1305,
+        Suite::Aes256Gcm,
+        Suite::ChaCha20Poly1305,
+    ]
+    .map(|suite| OnionKeypair::generate(suite, &mut rng));
+    let (client, message) = start(&context(&keys[1]));
+    let (suite, _, reply, _) = respond(&NETWORK, &RELAY, &keys, &message, REPLY, &mut rng).unwrap();
+    assert_eq!(suite, Suite::Aes256Gcm);
+    assert!(client.finish(&reply).is_ok());
+}
+
+#[test]
+fn a_key_survives_its_bytes() {
+    let key = key(Suite::Aes256Gcm);
+    let again = OnionKeypair::from_bytes(Suite::Aes256Gcm, &key.secret_bytes());
+    assert_eq!(again.public(), key.public());
+}
+
+#[test]
+fn a_message_is_bound_to_its_network_relay_key_and_suite() {
+    let ctx = context(&key(Suite::Aes256Gcm));
+    let (_, message) = start(&ctx);
+    let fails = |network, relay, key: OnionKeypair| {
+        respond(&network, &relay, &[key], &message, REPLY, &mut rng(9))
+            .err()
+            .unwrap()
+    };
+    let aes = || key(Suite::Aes256Gcm);
     assert_eq!(
-        answer(&keys, &message).err(),
-        Some(HandshakeError::UnknownOnionKey)
+        fails(NetworkId([9; 32]), RELAY, aes()),
+        HandshakeError::WrongKey
+    );
+    assert_eq!(
+        fails(NETWORK, RelayId([9; 32]), aes()),
+        HandshakeError::WrongKey
+    );
+    assert_eq!(
+        fails(NETWORK, RELAY, key(Suite::ChaCha20Poly1305)),
+        HandshakeError::WrongKey
+    );
+    let other = OnionKeypair::generate(Suite::Aes256Gcm, &mut rng(99));
+    assert_eq!(
+        fails(NETWORK, RELAY, other),
+        HandshakeError::UnknownOnionKey
     );
 }
 
 #[test]
-fn every_changed_byte_ends_the_handshake() {
-    let keys = [OnionKeypair::generate(Suite::Aes256Gcm, &mut rng())];
-    let context = context(keys[0].public());
-    let start = || ClientHandshake::start(&context, ClientParams::default(), &mut rng()).unwrap();
-    let (_, message) = start();
-    for at in (0..CLIENT_MESSAGE_LEN)
-        .step_by(13)
-        .chain(CLIENT_MESSAGE_LEN - 40..CLIENT_MESSAGE_LEN)
-    {
+fn every_changed_byte_of_a_message_is_refused() {
+    let (_, message) = start(&context(&key(Suite::ChaCha20Poly1305)));
+    for at in 0..CLIENT_MESSAGE_LEN {
         let mut changed = message;
-        changed[at] ^= 1;
+        changed[at] ^= 1 << (at % 8);
+        let error = answer(key(Suite::ChaCha20Poly1305), &changed).err();
+        // X25519 ignores the top bit of a point; the transcript does not.
         let expected = if at < 32 {
             HandshakeError::UnknownOnionKey
         } else {
-            HandshakeError::ClientNotAuthentic
+            HandshakeError::WrongKey
         };
-        assert_eq!(answer(&keys, &changed).err(), Some(expected), "byte {at}");
+        assert_eq!(error, Some(expected), "byte {at}");
     }
-    for at in (0..REPLY_LEN).step_by(13).chain(REPLY_LEN - 70..REPLY_LEN) {
-        let (client, message) = start();
-        let mut reply = answer(&keys, &message).unwrap().reply;
-        reply[at] ^= 1;
+}
+
+#[test]
+fn every_changed_byte_of_a_reply_is_refused_before_the_parameters_are_read() {
+    let context = context(&key(Suite::ChaCha20Poly1305));
+    for at in 0..REPLY_LEN {
+        let (client, message) = start(&context);
+        let (_, _, mut reply, _) = answer(key(Suite::ChaCha20Poly1305), &message).unwrap();
+        reply[at] ^= 1 << (at % 8);
         assert_eq!(
             client.finish(&reply).err(),
-            Some(HandshakeError::RelayNotAuthentic),
+            Some(HandshakeError::BadAuth),
             "byte {at}"
         );
     }
 }
 
 #[test]
-fn a_reply_to_another_create_is_refused() {
-    let keys = [OnionKeypair::generate(Suite::Aes256Gcm, &mut rng())];
-    let context = context(keys[0].public());
-    let params = ClientParams::default();
-    let (_, first) = ClientHandshake::start(&context, params, &mut rng()).unwrap();
-    let (second, _) =
-        ClientHandshake::start(&context, params, &mut StdRng::seed_from_u64(4)).unwrap();
-    let replayed = answer(&keys, &first).unwrap().reply;
+fn points_of_small_order_are_refused_by_both_sides() {
+    // Zero, one, and the two points of order eight (RFC 7748's curve), and p - 1.
+    let order_8a = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
+    let order_8b = "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157";
+    let minus_one = "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f";
+    let mut points = vec![[0; 32], [0; 32]];
+    points[1][0] = 1;
+    for text in [order_8a, order_8b, minus_one] {
+        points.push(hex::decode(text).unwrap().try_into().unwrap());
+    }
+    for point in points {
+        let suite = Suite::ChaCha20Poly1305;
+        let mut ctx = context(&key(suite));
+
+        let (client, mut message) = start(&ctx);
+        let (_, _, mut reply, _) = answer(key(suite), &message).unwrap();
+        reply[..32].copy_from_slice(&point);
+        assert_eq!(client.finish(&reply).err(), Some(HandshakeError::BadPoint));
+
+        message[32..64].copy_from_slice(&point);
+        assert_eq!(
+            answer(key(suite), &message).err(),
+            Some(HandshakeError::BadPoint)
+        );
+
+        ctx.onion.key = point;
+        let error = ClientHandshake::start(&ctx, ClientParams::default(), &mut rng(1)).err();
+        assert_eq!(error, Some(HandshakeError::BadPoint));
+    }
+}
+
+#[test]
+fn an_encapsulation_key_out_of_range_is_refused() {
+    let key = key(Suite::ChaCha20Poly1305);
+    let ctx = context(&key);
+    let kem = aws_lc_rs::kem::DecapsulationKey::generate(&aws_lc_rs::kem::ML_KEM_768).unwrap();
+    let x = x25519_dalek::StaticSecret::from([3; 32]);
+    // Coefficients of 4,095 are over the modulus: not a key, though well sealed.
+    let (_, message) =
+        ClientHandshake::start_with(&ctx, ClientParams::default(), x, kem, &[0xff; EK_LEN])
+            .unwrap();
+    assert_eq!(answer(key, &message).err(), Some(HandshakeError::BadKem));
+}
+
+#[test]
+fn sides_without_a_common_version_refuse() {
+    let key_ = || key(Suite::ChaCha20Poly1305);
+    let offer = ClientParams {
+        lowest: 2,
+        highest: 3,
+    };
+    let (client, message) = ClientHandshake::start(&context(&key_()), offer, &mut rng(1)).unwrap();
     assert_eq!(
-        second.finish(&replayed).err(),
-        Some(HandshakeError::RelayNotAuthentic)
+        answer(key_(), &message).err(),
+        Some(HandshakeError::NoCommonVersion)
+    );
+
+    // A relay that answers with a version that was not offered.
+    let reply = RelayParams {
+        version: 2,
+        ..REPLY
+    };
+    let (_, _, bytes, _) =
+        respond(&NETWORK, &RELAY, &[key_()], &message, reply, &mut rng(2)).unwrap();
+    assert_eq!(
+        client.finish(&bytes).map(|(_, params)| params.version),
+        Ok(2)
     );
 }
 
 #[test]
-fn points_of_small_order_are_refused_by_both_sides() {
-    // Zero, one, and two points of order eight (RFC 7748, section 6.1; all give zero).
-    let low = [
-        [0; 32],
-        core::array::from_fn(|i| u8::from(i == 0)),
-        *b"\xe0\xeb\x7a\x7c\x3b\x41\xb8\xae\x16\x56\xe3\xfa\xf1\x9f\xc4\x6a\xda\x09\x8d\xeb\x9c\x32\xb1\xfd\x86\x62\x05\x16\x5f\x49\xb8\x00",
-        *b"\x5f\x9c\x95\xbc\xa3\x50\x8c\x24\xb1\xd0\xb1\x55\x9c\x83\xef\x5b\x04\x44\x5c\xc4\x58\x1c\x8e\x86\xd8\x22\x4e\xdd\xd0\x9f\x11\x57",
-    ];
-    let keys = [OnionKeypair::generate(Suite::Aes256Gcm, &mut rng())];
-    let context = context(keys[0].public());
-    for point in low {
-        let (client, message) =
-            ClientHandshake::start(&context, ClientParams::default(), &mut rng()).unwrap();
-        let mut changed = message;
-        changed[32..64].copy_from_slice(&point);
-        assert_eq!(answer(&keys, &changed).err(), Some(HandshakeError::BadKey));
-        let mut reply = answer(&keys, &message).unwrap().reply;
-        reply[..32].copy_from_slice(&point);
-        assert_eq!(client.finish(&reply).err(), Some(HandshakeError::BadKey));
-        let onion = OnionPublicKey {
-            key: point,
-            ..keys[0].public()
-        };
-        let to_low = HandshakeContext { onion, ..context };
-        let error = ClientHandshake::start(&to_low, ClientParams::default(), &mut rng()).err();
-        assert_eq!(error, Some(HandshakeError::BadKey));
+fn params_are_bounded_both_ways() {
+    let with = |cells, interval, bytes| RelayParams {
+        circuit_window_cells: cells,
+        mark_interval_cells: interval,
+        stream_window_bytes: bytes,
+        ..REPLY
+    };
+    for good in [
+        with(64, 8, 16_384),
+        with(64, 32, 16_384),
+        with(16_384, 8_192, 16 << 20),
+    ] {
+        assert_eq!(RelayParams::decode(&good.encode()), Ok(good));
     }
-}
-
-#[test]
-fn parameters_have_bounds() {
-    let good = RelayParams::default();
-    let bad = [
-        (RelayParams { version: 2, ..good }, ParamsError::Version),
+    for (bad, error) in [
+        (with(63, 8, 16_384), ParamsError::CircuitWindow(63)),
+        (with(16_385, 8, 16_384), ParamsError::CircuitWindow(16_385)),
+        (with(64, 7, 16_384), ParamsError::MarkInterval(7)),
+        (with(64, 33, 16_384), ParamsError::MarkInterval(33)),
+        (with(64, 8, 16_383), ParamsError::StreamWindow(16_383)),
         (
-            RelayParams {
-                circuit_window_cells: 0,
-                ..good
-            },
-            ParamsError::CircuitWindow(0),
+            with(64, 8, (16 << 20) + 1),
+            ParamsError::StreamWindow((16 << 20) + 1),
         ),
         (
             RelayParams {
-                circuit_window_cells: 63,
-                ..good
+                version: 0,
+                ..REPLY
             },
-            ParamsError::CircuitWindow(63),
+            ParamsError::Versions,
         ),
-        (
-            RelayParams {
-                circuit_window_cells: 16_385,
-                ..good
-            },
-            ParamsError::CircuitWindow(16_385),
-        ),
-        (
-            RelayParams {
-                mark_interval_cells: 7,
-                ..good
-            },
-            ParamsError::MarkInterval(7),
-        ),
-        (
-            RelayParams {
-                mark_interval_cells: 257,
-                ..good
-            },
-            ParamsError::MarkInterval(257),
-        ),
-        (
-            RelayParams {
-                stream_window_bytes: 0,
-                ..good
-            },
-            ParamsError::StreamWindow(0),
-        ),
-        (
-            RelayParams {
-                stream_window_bytes: u32::MAX,
-                ..good
-            },
-            ParamsError::StreamWindow(u32::MAX),
-        ),
-    ];
-    for (params, error) in bad {
-        assert_eq!(RelayParams::decode(&params.encode()), Err(error));
+    ] {
+        assert_eq!(RelayParams::decode(&bad.encode()), Err(error));
+        let key = key(Suite::ChaCha20Poly1305);
+        let (_, message) = start(&context(&key));
+        let refused = respond(&NETWORK, &RELAY, &[key], &message, bad, &mut rng(1)).err();
+        assert_eq!(refused, Some(HandshakeError::BadParams(error)));
     }
     for at in 10..16 {
-        let mut bytes = good.encode();
+        let mut bytes = REPLY.encode();
         bytes[at] = 1;
-        assert_eq!(RelayParams::decode(&bytes), Err(ParamsError::Malformed));
+        assert_eq!(RelayParams::decode(&bytes), Err(ParamsError::Reserved));
     }
-    for (lowest, highest, ok) in [
-        (1, 1, true),
-        (0, 9, true),
-        (2, 9, false),
-        (0, 0, false),
-        (2, 1, false),
-    ] {
-        let params = ClientParams { lowest, highest };
-        assert_eq!(ClientParams::decode(&params.encode()).is_ok(), ok);
+    for at in 4..16 {
+        let mut bytes = ClientParams::default().encode();
+        bytes[at] = 1;
+        assert_eq!(ClientParams::decode(&bytes), Err(ParamsError::Reserved));
+    }
+    for (lowest, highest) in [(0, 1), (2, 1)] {
+        let bytes = ClientParams { lowest, highest }.encode();
+        assert_eq!(ClientParams::decode(&bytes), Err(ParamsError::Versions));
     }
 }

@@ -1,54 +1,61 @@
-//! The layer between two clients whose circuits are joined at a rendezvous point (protocol.md 4.9).
+//! The layer between the two clients of a splice (docs/protocol.md, 4.18 to 4.21).
+//!
+//! Both circuits end at the rendezvous point, which reads neither. The tag of
+//! this layer stands where the marker would be.
 
-use super::keys::{DirectionKeys, expand};
-use super::layer::{Layer, LayerBroken};
+use super::cipher::{EndDirection, Slot};
+use super::error::LayerBroken;
+use super::header::is_zero;
+use super::keys::EndKeys;
 use super::suite::Suite;
-use crate::cell::{Body, HEADER_LEN, SLOT_LEN};
-use crate::secret::Secret;
 
-/// An AEAD key and a chain for one direction; there is no header stream.
-pub struct EndToEndKeys {
-    /// Key of the AEAD.
-    pub aead: Secret<32>,
-    /// What the next two are derived from.
-    pub chain: Secret<32>,
+/// Seals for, and opens from, the client at the far end of a splice.
+pub struct EndToEnd {
+    /// What this end says, and what it hears. `None` once anything failed.
+    state: Option<(EndDirection, EndDirection)>,
 }
 
-/// One direction of the layer between the two ends.
-///
-/// Its tag takes the marker's place in the header, so that the rendezvous
-/// point sees a first slot that is not zero. The ratchet is the hops' own,
-/// whose header key is not used here.
-pub struct EndToEnd(Option<Layer>);
-
 impl EndToEnd {
-    /// The layer under fresh keys, in the mandatory suite.
-    pub fn new(suite: Suite, keys: EndToEndKeys) -> Self {
-        let header = expand(&keys.chain, b"cepa end-to-end header, not used");
-        let keys = DirectionKeys {
-            aead: keys.aead,
-            header,
-            chain: keys.chain,
-        };
-        Self(Some(Layer::new(suite, keys)))
+    /// A layer of which no cell has been seen. The far end has `says` and `hears` the other way round.
+    pub fn new(suite: Suite, says: EndKeys, hears: EndKeys) -> Self {
+        Self::starting_at(suite, says, hears, 0)
     }
 
-    /// Seals the payload in `body`; returns the tag for the first slot.
-    pub fn seal(&mut self, body: &mut Body) -> Result<[u8; SLOT_LEN], LayerBroken> {
-        let layer = self.0.as_mut().ok_or(LayerBroken)?;
-        let tag = layer.seal(&[], &mut body[HEADER_LEN..]);
-        layer.advance();
-        Ok(tag)
+    pub(crate) fn starting_at(suite: Suite, says: EndKeys, hears: EndKeys, counter: u64) -> Self {
+        let both = EndDirection::starting_at(suite, says, counter)
+            .and_then(|says| Ok((says, EndDirection::starting_at(suite, hears, counter)?)));
+        Self { state: both.ok() }
     }
 
-    /// Opens the payload in `body` with the tag that stood in the first slot.
-    pub fn open(&mut self, tag: &[u8; SLOT_LEN], body: &mut Body) -> Result<(), LayerBroken> {
-        let layer = self.0.as_mut().ok_or(LayerBroken)?;
-        if let Err(broken) = layer.open(tag, &[], &mut body[HEADER_LEN..]) {
-            self.0 = None;
-            return Err(broken);
+    /// Is the layer still usable?
+    pub(crate) fn is_usable(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// Seals a payload in place; the tag goes in the marker's place.
+    pub(crate) fn seal(&mut self, payload: &mut [u8]) -> Result<Slot, LayerBroken> {
+        let (says, _) = self.state.as_mut().ok_or(LayerBroken)?;
+        let tag = says.seal(payload).and_then(|tag| {
+            // One in 2^128. The rendezvous point would take the cell for its own.
+            if is_zero(&tag) {
+                Err(LayerBroken)
+            } else {
+                Ok(tag)
+            }
+        });
+        if tag.is_err() {
+            self.state = None;
         }
-        layer.advance();
-        Ok(())
+        tag
+    }
+
+    /// Opens a payload in place.
+    pub(crate) fn open(&mut self, tag: &Slot, payload: &mut [u8]) -> Result<(), LayerBroken> {
+        let (_, hears) = self.state.as_mut().ok_or(LayerBroken)?;
+        let opened = hears.open(tag, payload);
+        if opened.is_err() {
+            self.state = None;
+        }
+        opened
     }
 }

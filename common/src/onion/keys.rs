@@ -1,56 +1,32 @@
-//! Secrets of a layer.
-
-use hkdf::Hkdf;
-use sha2::Sha256;
+//! The secrets that a handshake yields for a hop (docs/protocol.md, 3.9).
+//!
+//! Three independent secrets to a direction: no key is ever used by two
+//! algorithms. None of these types can be shown, cloned or compared (S36).
 
 use crate::secret::Secret;
 
-/// The three independent secrets of one direction at one hop (protocol.md 4.1).
+/// The secrets of one direction at one hop.
 pub struct DirectionKeys {
-    /// Key of the AEAD.
+    /// Key of the suite's AEAD.
     pub aead: Secret<32>,
-    /// Key of the header stream.
+    /// Key of the suite's header stream.
     pub header: Secret<32>,
-    /// What the next three are derived from.
+    /// Secret that the ratchet draws the next three from.
     pub chain: Secret<32>,
 }
 
-impl DirectionKeys {
-    /// Splits `aead || header || chain`, 96 bytes of key material.
-    pub fn split(material: &Secret<96>) -> Self {
-        let mut keys = Self {
-            aead: Secret::zeroed(),
-            header: Secret::zeroed(),
-            chain: Secret::zeroed(),
-        };
-        let (aead, rest) = material.expose().split_at(32);
-        let (header, chain) = rest.split_at(32);
-        keys.aead.expose_mut().copy_from_slice(aead);
-        keys.header.expose_mut().copy_from_slice(header);
-        keys.chain.expose_mut().copy_from_slice(chain);
-        keys
-    }
-
-    /// The secrets of the next 2^16 cells (protocol.md 4.4).
-    pub(super) fn ratchet(chain: &Secret<32>) -> Self {
-        Self::split(&expand(chain, b"cepa ratchet"))
-    }
-}
-
-/// `HKDF-Expand(key, label, N)` with SHA-256.
-pub(super) fn expand<const N: usize>(key: &Secret<32>, label: &[u8]) -> Secret<N> {
-    let mut out = Secret::zeroed();
-    let expanded = Hkdf::<Sha256>::from_prk(key.expose())
-        .map(|hkdf| hkdf.expand(label, out.expose_mut()).is_ok());
-    // A key of 32 bytes and an output of at most 255 of them are what HKDF asks for.
-    assert!(matches!(expanded, Ok(true)), "HKDF-Expand of {N} bytes");
-    out
-}
-
-/// Both directions at one hop, as a handshake yields them.
+/// The secrets of one hop.
 pub struct HopKeys {
-    /// Away from the client.
+    /// Of cells that go away from the client.
     pub forward: DirectionKeys,
-    /// Towards the client.
+    /// Of cells that come towards the client.
     pub backward: DirectionKeys,
+}
+
+/// The secrets of one direction between the two ends of a splice, which has no header stream.
+pub struct EndKeys {
+    /// Key of the suite's AEAD.
+    pub aead: Secret<32>,
+    /// Secret that the ratchet draws the next two from.
+    pub chain: Secret<32>,
 }
