@@ -135,3 +135,47 @@ fn relay_speak(bencher: Bencher<'_, '_>, of: Of) {
         .with_inputs(body)
         .bench_local_refs(|body| relay.speak(body).unwrap());
 }
+
+/// The AEAD alone, by the crate that the suite uses and by another library.
+mod chacha20_poly1305 {
+    use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+    use cepa_common::cell::{HEADER_LEN, PAYLOAD_LEN};
+    use chacha20poly1305::ChaCha20Poly1305;
+    use chacha20poly1305::aead::inout::InOutBuf;
+    use chacha20poly1305::aead::{AeadInOut, KeyInit};
+    use divan::Bencher;
+
+    #[divan::bench]
+    fn by_the_crate(bencher: Bencher<'_, '_>) {
+        let key = ChaCha20Poly1305::new(&[1; 32].into());
+        bencher
+            .with_inputs(|| [7; PAYLOAD_LEN])
+            .bench_local_refs(|payload| {
+                let buffer = InOutBuf::from(&mut payload[..]);
+                key.encrypt_inout_detached(&[0; 12].into(), &[0; 96], buffer)
+                    .unwrap()
+            });
+    }
+
+    #[divan::bench]
+    fn by_aws_lc(bencher: Bencher<'_, '_>) {
+        let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[1; 32]).unwrap());
+        bencher
+            .with_inputs(|| [7; PAYLOAD_LEN])
+            .bench_local_refs(|payload| {
+                let nonce = Nonce::assume_unique_for_key([0; 12]);
+                key.seal_in_place_separate_tag(nonce, Aad::from([0; 96]), payload)
+                    .unwrap()
+            });
+    }
+
+    #[divan::bench]
+    fn header_stream(bencher: Bencher<'_, '_>) {
+        use chacha20::cipher::{KeyIvInit, StreamCipher};
+        bencher
+            .with_inputs(|| [0; HEADER_LEN])
+            .bench_local_refs(|stream| {
+                chacha20::ChaCha20::new(&[1; 32].into(), &[0; 12].into()).write_keystream(stream);
+            });
+    }
+}
