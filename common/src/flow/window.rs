@@ -209,7 +209,7 @@ mod tests {
                     if window.is_open() {
                         marks.extend(send(&mut window, now, &mut serial));
                     } else {
-                        let mark = marks.pop_front().expect("a full window has a mark");
+                        let mark = marks.pop_front().unwrap();
                         window.on_ack(now, &mark).unwrap();
                     }
                 }

@@ -59,10 +59,6 @@ pub struct NewLink {
 }
 
 /// What came in on the one port.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once, when a connection is accepted"
-)]
 pub enum Accepted {
     /// A link.
     Link(NewLink),

@@ -94,11 +94,13 @@ impl Command {
                 close(&next, next_circ, DestroyReason::Finished);
             }
             Self::PassInward {
-                layer,
+                mut layer,
                 prev,
                 prev_circ,
                 ..
-            } => truncate(layer, &prev, prev_circ),
+            } => {
+                truncate(&mut layer, &prev, prev_circ);
+            }
             Self::Close { .. } => {}
         }
     }
@@ -110,7 +112,7 @@ fn close(queue: &Queue, circ: CircId, reason: DestroyReason) {
 }
 
 /// Tells the client that the circuit is lost behind this hop, then ends it.
-fn truncate(mut layer: Box<RelayBackward>, prev: &Queue, prev_circ: CircId) {
+fn truncate(layer: &mut RelayBackward, prev: &Queue, prev_circ: CircId) {
     let mut cell = [0; CELL_LEN];
     codec::write_circuit_head(&mut cell, prev_circ, CircuitCommand::Relay);
     let body = codec::body_mut(&mut cell);
@@ -559,10 +561,10 @@ fn tell(entry: Entry, reason: DestroyReason) {
             next, next_circ, ..
         } => close(&next, next_circ, DestroyReason::Finished),
         Entry::Inward {
-            layer,
+            mut layer,
             prev,
             prev_circ,
-        } => truncate(layer, &prev, prev_circ),
+        } => truncate(&mut layer, &prev, prev_circ),
         Entry::Answering | Entry::Closing => {}
     }
 }

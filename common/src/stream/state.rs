@@ -228,10 +228,7 @@ impl Stream {
     }
 
     pub(super) fn wake(&mut self) {
-        for waker in [self.reader.take(), self.writer.take(), self.opener.take()] {
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
+        let waiting = [self.reader.take(), self.writer.take(), self.opener.take()];
+        waiting.into_iter().flatten().for_each(Waker::wake);
     }
 }

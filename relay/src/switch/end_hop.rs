@@ -20,6 +20,14 @@ use crate::directory::serve_connection;
 use crate::exit;
 use crate::start::Core;
 
+/// What a client wants its circuit extended to.
+pub(super) struct Extend {
+    /// The next relay.
+    pub(super) relay: RelayId,
+    /// The client's half of the handshake with it.
+    pub(super) message: Box<[u8; codec::CREATE_LEN]>,
+}
+
 /// Why a circuit has ended here.
 pub(super) enum End {
     /// This relay ends it, and tells the client's side why.
@@ -86,7 +94,7 @@ impl EndHop {
         let end = loop {
             match self.turn(expires).await {
                 Ok(None) => {}
-                Ok(Some((relay, message))) => break self.extend(relay, message).await,
+                Ok(Some(extend)) => break self.extend(extend).await,
                 Err(end) => break end,
             }
         };
@@ -97,10 +105,7 @@ impl EndHop {
     }
 
     /// Waits for work and does it. Returns an EXTEND if there was one.
-    async fn turn(
-        &mut self,
-        expires: Deadline,
-    ) -> Result<Option<(RelayId, Box<[u8; codec::CREATE_LEN]>)>, End> {
+    async fn turn(&mut self, expires: Deadline) -> Result<Option<Extend>, End> {
         tokio::select! {
             () = self.inbox.wait() => {}
             () = self.streams.wait() => {}
@@ -119,10 +124,7 @@ impl EndHop {
         Ok(extend)
     }
 
-    fn on_cells(
-        &mut self,
-        cells: &mut [u8],
-    ) -> Result<Option<(RelayId, Box<[u8; codec::CREATE_LEN]>)>, End> {
+    fn on_cells(&mut self, cells: &mut [u8]) -> Result<Option<Extend>, End> {
         const PROTOCOL: End = End::Here(DestroyReason::Protocol);
         let now = Instant::now();
         let mut extend = None;
@@ -145,7 +147,7 @@ impl EndHop {
             })?;
             for request in requests {
                 match request {
-                    Request::Extend { relay, message } => extend = Some((relay, message)),
+                    Request::Extend { relay, message } => extend = Some(Extend { relay, message }),
                     Request::Begin(key, target) => self.begin(key, target),
                 }
             }

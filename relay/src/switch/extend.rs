@@ -11,7 +11,7 @@ use cepa_common::net::queue::Inbox;
 use cepa_common::net::switch::{Command, Queue, payload_mut};
 use tokio::time::timeout;
 
-use super::end_hop::{End, EndHop};
+use super::end_hop::{End, EndHop, Extend};
 
 /// The next relay's answer, and where it came from.
 struct Leg {
@@ -21,9 +21,10 @@ struct Leg {
 }
 
 impl EndHop {
-    /// Extends the circuit to `relay`. If that can't be done the client is
+    /// Extends the circuit. If that can't be done the client is
     /// told by TRUNCATED, and the circuit ends.
-    pub(super) async fn extend(mut self, relay: RelayId, message: Box<[u8; CREATE_LEN]>) -> End {
+    pub(super) async fn extend(mut self, extend: Extend) -> End {
+        let Extend { relay, message } = extend;
         // To oneself or straight back is a loop that nobody needs (S17).
         if relay == self.core.identity || Some(relay) == self.peer {
             return End::Here(DestroyReason::Protocol);
