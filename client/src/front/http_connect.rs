@@ -9,10 +9,8 @@ use super::target::{Credentials, Host};
 /// Most header fields of a request. Real ones have about five.
 const MAX_HEADERS: usize = 64;
 
-/// What the bytes so far amount to.
+/// What a head amounts to.
 pub(super) enum Head {
-    /// Not complete.
-    Partial,
     /// CONNECT.
     Connect(Connect),
     /// Another verb: the page to send.
@@ -24,8 +22,6 @@ pub(super) struct Connect {
     pub(super) host: Host,
     pub(super) port: u16,
     pub(super) credentials: Option<Credentials>,
-    /// Bytes that the head takes.
-    pub(super) len: usize,
 }
 
 /// A refusal in HTTP's words.
@@ -57,16 +53,26 @@ pub(super) fn refuse(refusal: Refusal) -> FrontError {
     FrontError::new(refusal, reply::http_text(status, advice))
 }
 
-/// Reads a request's head from the front of `bytes`.
+/// Where the head at the front of `bytes` ends: behind its first empty line.
+pub(super) fn head_len(bytes: &[u8]) -> Option<usize> {
+    let ends = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n');
+    ends.map(|(at, _)| at + 1)
+        .find_map(|at| match bytes.get(at..)? {
+            [b'\n', ..] => Some(at + 1),
+            [b'\r', b'\n', ..] => Some(at + 2),
+            _ => None,
+        })
+}
+
+/// Reads a request's head, which is all of `bytes`.
 pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
-    let len = match request.parse(bytes) {
-        Ok(httparse::Status::Partial) => return Ok(Head::Partial),
-        Ok(httparse::Status::Complete(len)) => len,
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(len)) if len == bytes.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(refuse(Refusal::TooLong)),
-        Err(_) => return Err(refuse(Refusal::Malformed)),
-    };
+        Ok(_) | Err(_) => return Err(refuse(Refusal::Malformed)),
+    }
     let (Some(method), Some(target)) = (request.method, request.path) else {
         return Err(refuse(Refusal::Malformed));
     };
@@ -78,7 +84,6 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
                 host,
                 port,
                 credentials,
-                len,
             }))
         }
         "GET" | "HEAD" => {

@@ -281,23 +281,28 @@ impl FrontParser {
 
     fn http(&mut self, fresh: &[u8]) -> Result<FrontStep, FrontError> {
         // A head ends with a line end: without one in the fresh bytes nothing can
-        // have changed, and a head that comes byte by byte is not parsed for each.
+        // have changed, and a head that comes byte by byte is not searched for each.
         if self.buffer.len() < HTTP_HEAD_LIMIT && !fresh.contains(&b'\n') {
             return Ok(FrontStep::NeedMore);
         }
         let window = &self.buffer[..self.buffer.len().min(HTTP_HEAD_LIMIT)];
-        match http_connect::parse(window)? {
-            http_connect::Head::Partial if window.len() < HTTP_HEAD_LIMIT => {
+        // Judged when it is whole and not before, so that it does not matter in which
+        // pieces it came.
+        let Some(len) = http_connect::head_len(window) else {
+            return if window.len() < HTTP_HEAD_LIMIT {
                 Ok(FrontStep::NeedMore)
-            }
-            http_connect::Head::Partial => Err(http_connect::refuse(Refusal::TooLong)),
+            } else {
+                Err(http_connect::refuse(Refusal::TooLong))
+            };
+        };
+        match http_connect::parse(&window[..len])? {
             http_connect::Head::Page(page) => Ok(FrontStep::Page(page)),
             http_connect::Head::Connect(connect) => {
                 let allow = self.options.allow_private;
                 let target =
                     Target::new(connect.host, connect.port, allow).map_err(http_connect::refuse)?;
                 self.isolation = connect.credentials;
-                Ok(self.finish(target, Protocol::HttpConnect, connect.len))
+                Ok(self.finish(target, Protocol::HttpConnect, len))
             }
         }
     }

@@ -1,0 +1,43 @@
+//! The proxy port's parser.
+
+use cepa_client::front::{FrontError, FrontOptions, FrontParser, FrontStep};
+
+/// What a conversation comes to: the replies, how it ends, and what was left over.
+type Talk = (Vec<u8>, Result<FrontStep, FrontError>);
+
+fn feed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Talk {
+    let mut parser = FrontParser::new(FrontOptions::default());
+    let mut replies = Vec::new();
+    let mut last = Ok(FrontStep::NeedMore);
+    for piece in pieces {
+        if let Ok(FrontStep::Request(request)) = &mut last {
+            request.leftover.extend_from_slice(piece);
+            continue;
+        }
+        if last != Ok(FrontStep::NeedMore) {
+            break;
+        }
+        last = parser.on_bytes(piece);
+        while let Ok(FrontStep::Reply(bytes)) = last {
+            replies.extend(bytes);
+            last = parser.on_bytes(&[]);
+        }
+    }
+    (replies, last)
+}
+
+/// The first byte says how long the pieces are; in one piece the result is the same.
+pub(crate) fn front(data: &[u8]) -> bool {
+    let Some((&size, data)) = data.split_first() else {
+        return false;
+    };
+    let whole = feed(core::iter::once(data));
+    let pieces = feed(data.chunks(usize::from(size).max(1)));
+    assert_eq!(whole, pieces, "the pieces made a difference");
+    let Ok(FrontStep::Request(request)) = whole.1 else {
+        return false;
+    };
+    assert_ne!(request.target.port, 0);
+    assert!(data.ends_with(&request.leftover), "early data is changed");
+    true
+}

@@ -1,0 +1,334 @@
+//! Where the corpora start from: good samples of each parser, and broken ones.
+//! `cargo run -p cepa-fuzz-targets --example seeds` writes them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use cepa_common::cell::PAYLOAD_LEN;
+use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, DestroyReason};
+use cepa_common::cell::message::{EndReason, FlowMessage, Host, Packer, StreamMessage};
+use cepa_common::dir::{
+    Authority, ConsensusBody, Entry, ExitPolicy, Flags, Lifetime, NetworkDraft, NetworkFile,
+    RelayDescriptor, SignedConsensus, Vote, VoteEntry, local_network_params,
+};
+use cepa_common::handshake::{ClientParams, RelayParams};
+use cepa_common::ids::{CircId, NetworkId, RelayId, StreamId};
+use cepa_common::link::Hello;
+use cepa_common::onion::Suite;
+use ed25519_dalek::SigningKey;
+
+/// One sample: its target, its name, its bytes.
+pub type Seed = (&'static str, &'static str, Vec<u8>);
+
+/// Signs votes and consensuses of [`network`].
+pub fn authority_key() -> SigningKey {
+    SigningKey::from_bytes(&[101; 32])
+}
+
+/// Key and identity of the one relay, which is the authority's relay too.
+pub fn relay_key() -> SigningKey {
+    SigningKey::from_bytes(&[1; 32])
+}
+
+fn relay_id() -> RelayId {
+    RelayId(relay_key().verifying_key().to_bytes())
+}
+
+/// The network that the documents belong to: one authority.
+///
+/// # Panics
+///
+/// When the rules for networks have changed, so that this must too.
+#[allow(clippy::expect_used)]
+pub fn network() -> NetworkFile {
+    let authority = Authority {
+        name: "authority".to_owned(),
+        identity: relay_id(),
+        signing_key: authority_key().verifying_key().to_bytes(),
+        addresses: vec![address()],
+    };
+    let mut draft = NetworkDraft::new("fuzz", vec![authority], local_network_params());
+    draft.sign(&authority_key()).expect("a valid network");
+    draft.finish().expect("a signed network")
+}
+
+fn address() -> SocketAddr {
+    ([127, 0, 0, 1], 5001).into()
+}
+
+fn descriptor() -> RelayDescriptor {
+    RelayDescriptor {
+        identity: relay_id(),
+        key_cert: None,
+        onion_key: [1; 32],
+        suite: Suite::ChaCha20Poly1305,
+        addresses: vec![address()],
+        published: 1_800_000_000,
+        bandwidth: 1000,
+        offers: Flags::GUARD,
+        policy: ExitPolicy::from_rules(["accept *:*"])
+            .unwrap_or_default()
+            .summary(),
+        family: None,
+        nickname: "relay".to_owned(),
+        version: "0.1.0".to_owned(),
+    }
+}
+
+fn lifetime() -> Lifetime {
+    Lifetime {
+        valid_after: 1_800_000_000,
+        fresh_until: 1_800_003_600,
+        valid_until: 1_800_010_800,
+    }
+}
+
+/// All samples.
+pub fn all() -> Vec<Seed> {
+    [front(), cells(), payloads(), documents()].concat()
+}
+
+fn front() -> Vec<Seed> {
+    let samples: [(&'static str, &[u8]); 16] = [
+        (
+            "good_socks4",
+            b"\xff\x04\x01\x00\x50\x08\x08\x08\x08me\x00early",
+        ),
+        ("socks4_bind", b"\xff\x04\x02\x00\x50\x08\x08\x08\x08\x00"),
+        (
+            "socks4_endless",
+            b"\x01\x04\x01\x00\x50\x08\x08\x08\x08aaaaaaaaaaaaaaaaaaaa",
+        ),
+        (
+            "good_socks4a",
+            b"\x02\x04\x01\x00\x50\x00\x00\x00\x01\x00example.org\x00",
+        ),
+        (
+            "good_socks5_ip4",
+            b"\x03\x05\x01\x00\x05\x01\x00\x01\x08\x08\x08\x08\x00\x50",
+        ),
+        (
+            "good_socks5_ip6",
+            b"\x07\x05\x01\x00\x05\x01\x00\x04\x26\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x00\x50",
+        ),
+        (
+            "good_socks5_name",
+            b"\xff\x05\x02\x00\x02\x01\x03bob\x01x\x05\x01\x00\x03\x09a.example\x01\xbbearly",
+        ),
+        (
+            "socks5_udp",
+            b"\xff\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00",
+        ),
+        (
+            "socks5_private",
+            b"\xff\x05\x01\x00\x05\x01\x00\x03\x07::ffff:\x00\x50",
+        ),
+        ("socks5_no_method", b"\xff\x05\x01\x01"),
+        (
+            "good_connect",
+            b"\xffCONNECT a.example:443 HTTP/1.1\r\nHost: a\r\n\r\n\x16\x03\x01",
+        ),
+        (
+            "good_connect_ip6",
+            b"\x05CONNECT [2600::1]:443 HTTP/1.0\nProxy-Authorization: Basic Ym9iOng=\n\n",
+        ),
+        (
+            "connect_torn",
+            b"\x01CONNECT a.example:443 HTTP/1.1\r\n\r\t\r\n\r\n",
+        ),
+        ("get", b"\xffGET / HTTP/1.1\r\nHost: 127.0.0.1:9050\r\n\r\n"),
+        ("get_proxy", b"\xffGET http://a.example/ HTTP/1.1\r\n\r\n"),
+        ("tls", b"\xff\x16\x03\x01\x02\x00\x01"),
+    ];
+    samples
+        .map(|(name, bytes)| ("front", name, bytes.to_vec()))
+        .into()
+}
+
+/// Without the zeros at the end, which the targets add.
+fn trimmed(bytes: &[u8]) -> Vec<u8> {
+    let len = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+    bytes[..len].to_vec()
+}
+
+fn cells() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    if let Some(circ) = CircId::new(CircId::DIALLER_BIT | 7) {
+        seeds = vec![
+            (
+                "cell",
+                "good_create",
+                trimmed(&codec::create(circ, &[1; CREATE_LEN])),
+            ),
+            (
+                "cell",
+                "good_created",
+                trimmed(&codec::created(circ, &[2; CREATED_LEN])),
+            ),
+            (
+                "cell",
+                "good_destroy",
+                trimmed(&codec::destroy(circ, DestroyReason::Protocol)),
+            ),
+        ];
+    }
+    let mut reserved = vec![0, 0, 0, 7, 3, 0, 1];
+    seeds.push(("cell", "reserved_byte", reserved.clone()));
+    reserved[4] = 99;
+    seeds.push(("cell", "unknown_command", reserved));
+    seeds.push(("cell", "empty", Vec::new()));
+    let hello = Hello::ours(NetworkId([7; 32]), Some(address()), 1_800_000_000).encode();
+    seeds.push(("cell", "good_hello", trimmed(&hello)));
+    seeds.push(("hello", "good_ours", trimmed(&hello)));
+    let mut broken = trimmed(&hello);
+    broken.truncate(20);
+    seeds.push(("hello", "short", broken));
+    seeds.push((
+        "params",
+        "good_client",
+        ClientParams::default().encode().to_vec(),
+    ));
+    seeds.push((
+        "params",
+        "good_relay",
+        RelayParams::default().encode().to_vec(),
+    ));
+    seeds.push(("params", "ones", vec![0xff; 16]));
+    seeds
+}
+
+/// A payload of what `write` packs, without its padding.
+fn payload(write: impl FnOnce(&mut Packer<'_>) -> Option<()>) -> Vec<u8> {
+    let mut bytes = [0; PAYLOAD_LEN];
+    let mut packer = Packer::new(&mut bytes);
+    let _ = write(&mut packer);
+    packer.finish();
+    trimmed(&bytes)
+}
+
+fn payloads() -> Vec<Seed> {
+    let id = StreamId::new(1);
+    let begin = payload(|p| {
+        p.begin(id?, Host::Name("a.example"), 443).ok()?;
+        p.stream(id?, StreamMessage::Data(b"early")).ok()
+    });
+    let addresses = payload(|p| {
+        p.begin(id?, Host::V4([192, 0, 2, 1]), 80).ok()?;
+        p.begin(StreamId::new(2)?, Host::V6([0x26; 16]), 80).ok()?;
+        p.begin_dir(StreamId::new(3)?).ok()
+    });
+    let flow = payload(|p| {
+        p.flow(&FlowMessage::Mark([3; 16])).ok()?;
+        p.stream(id?, StreamMessage::Window(1000)).ok()?;
+        p.stream(id?, StreamMessage::End(EndReason::Done)).ok()
+    });
+    let connected = payload(|p| {
+        p.connected(id?).ok()?;
+        p.stream(id?, StreamMessage::Data(b"answer")).ok()
+    });
+    let extend = payload(|p| p.extend(&RelayId([9; 32]), &[1; CREATE_LEN]).ok());
+    let extended = payload(|p| p.extended(&[2; CREATED_LEN]).ok());
+    let truncated = payload(|p| p.truncated(DestroyReason::Protocol).ok());
+    let data = payload(|p| p.stream(id?, StreamMessage::Data(b"more")).ok());
+    let end = payload(|p| {
+        p.stream(id?, StreamMessage::End(EndReason::Done)).ok()?;
+        p.flow(&FlowMessage::Mark([3; 16])).ok()
+    });
+    // A mark may come with the eighth cell, not before.
+    let relay = [&[&begin][..], &[&data; 6], &[&end]].concat();
+    let relay = conversation(0, &relay);
+    let client = conversation(1, &[&connected, &data]);
+    vec![
+        ("mux", "good_relay", relay),
+        ("mux", "good_addresses", conversation(0, &[&addresses])),
+        ("mux", "early_mark", conversation(0, &[&begin, &flow])),
+        ("mux", "id_in_use", conversation(0, &[&begin, &addresses])),
+        ("mux", "good_client", client),
+        ("mux", "good_extend", conversation(0, &[&extend])),
+        ("mux", "begin_twice", conversation(0, &[&begin, &begin])),
+        ("message", "good_begin", begin),
+        ("message", "good_addresses", addresses),
+        ("message", "good_flow", flow),
+        ("message", "good_connected", connected),
+        ("message", "good_extend", extend),
+        ("message", "good_extended", extended),
+        ("message", "good_truncated", truncated),
+        ("message", "overlong", vec![5, 0, 1, 0xff, 0xff, 1, 2, 3]),
+        ("message", "zero_then_more", vec![0, 0, 0, 0, 1]),
+    ]
+}
+
+fn conversation(side: u8, payloads: &[&Vec<u8>]) -> Vec<u8> {
+    let mut bytes = vec![side];
+    for payload in payloads {
+        let len = u16::try_from(payload.len()).unwrap_or(0);
+        bytes.extend(len.to_be_bytes());
+        bytes.extend(payload.iter());
+    }
+    bytes
+}
+
+fn documents() -> Vec<Seed> {
+    let network = network();
+    let text = network.to_toml().unwrap_or_default();
+    let mut seeds = vec![
+        (
+            "network",
+            "unsigned",
+            text.replace("signature", "comment").into_bytes(),
+        ),
+        ("network", "good", text.into_bytes()),
+        ("policy", "good_all", b"accept *:*".to_vec()),
+        (
+            "policy",
+            "good_some",
+            b"reject 10.0.0.0/8:*, accept *6:80-443\naccept *:22".to_vec(),
+        ),
+        ("policy", "broken", b"accept 1.2.3.4/33:0-99999".to_vec()),
+    ];
+    let descriptor = descriptor();
+    let body = |bytes: Result<Vec<u8>, postcard::Error>| bytes.unwrap_or_default();
+    let encoded = body(postcard::to_allocvec(&descriptor));
+    seeds.push(("descriptor", "short", encoded[..40].to_vec()));
+    seeds.push(("descriptor", "trailing", [&encoded[..], &[0]].concat()));
+    seeds.push(("descriptor", "good", encoded));
+    let params: BTreeMap<_, _> = local_network_params();
+    if let Ok(signed) = descriptor.sign(&network.network_id(), &relay_key()) {
+        let vote = Vote {
+            authority: relay_id(),
+            lifetime: lifetime(),
+            params: params.clone(),
+            entries: vec![VoteEntry {
+                descriptor: signed.bytes().to_vec(),
+                flags: Flags::GUARD,
+                measured: Some(5),
+            }],
+        };
+        seeds.push(("vote", "good", body(postcard::to_allocvec(&vote))));
+        seeds.push(("envelope", "good_descriptor", signed.bytes().to_vec()));
+        if let Ok(vote) = vote.sign(&network, &authority_key()) {
+            seeds.push(("envelope", "good_vote", vote.bytes().to_vec()));
+        }
+    }
+    let consensus = ConsensusBody {
+        lifetime: lifetime(),
+        params,
+        entries: vec![Entry::new(&descriptor, Flags::GUARD, 5)],
+    };
+    seeds.push(("consensus", "good", body(postcard::to_allocvec(&consensus))));
+    if let Ok(mut consensus) = SignedConsensus::unsigned(&consensus, &network.network_id()) {
+        if let Ok(signature) = consensus.sign(&network.network_id(), &authority_key()) {
+            let bytes = signature.bytes().to_vec();
+            // Behind the header of six bytes, before the one signature of 100.
+            let end = bytes.len().saturating_sub(100);
+            let inner = bytes.get(6..end).unwrap_or_default().to_vec();
+            seeds.push(("consensus_signature", "good", inner));
+            seeds.push(("envelope", "good_consensus_signature", bytes));
+        }
+        if let Ok(bytes) = consensus.to_bytes() {
+            seeds.push(("envelope", "good_consensus", bytes));
+        }
+    }
+    seeds.push(("envelope", "endless", vec![2, 1, 0xff, 0xff, 0xff, 0xff, 0]));
+    seeds
+}

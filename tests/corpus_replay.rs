@@ -1,0 +1,51 @@
+//! Every sample that a fuzzer started from or found, through its target again.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::PathBuf;
+
+use cepa_fuzz_targets::{TARGETS, run, seeds};
+
+fn corpus() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "fuzz", "corpus"]
+        .iter()
+        .collect()
+}
+
+#[test]
+fn every_sample_passes_its_target() {
+    for (target, _) in TARGETS {
+        let mut samples = 0;
+        for file in fs::read_dir(corpus().join(target)).expect(target) {
+            let path = file.unwrap().path();
+            // Seen only if the target panics: the last one did it.
+            println!("{}", path.display());
+            assert!(run(target, &fs::read(&path).unwrap()).is_some());
+            samples += 1;
+        }
+        assert!(samples > 0, "{target} has no samples");
+    }
+}
+
+#[test]
+fn every_corpus_has_a_target() {
+    for folder in fs::read_dir(corpus()).unwrap() {
+        let name = folder.unwrap().file_name();
+        let known = TARGETS.iter().any(|(target, _)| name == *target);
+        assert!(known, "{}", name.display());
+    }
+}
+
+/// Samples called good must be, or the fuzzers knock at closed doors. After a change of a
+/// format: `cargo run -p cepa-fuzz-targets --example seeds`.
+#[test]
+fn good_samples_are_good() {
+    for (target, name, bytes) in seeds::all() {
+        let stored = fs::read(corpus().join(target).join(name)).expect(name);
+        let good = name.starts_with("good");
+        if good {
+            assert_eq!(stored, bytes, "{target}/{name} is out of date");
+            assert_eq!(run(target, &stored), Some(true), "{target}/{name}");
+        }
+    }
+}
