@@ -66,21 +66,21 @@ impl AsyncWrite for Breakable {
 type Answer = oneshot::Sender<Result<Breakable, Failure>>;
 
 /// Hands every request to the test, with the means to answer it.
-struct Asked(mpsc::UnboundedSender<(ConnectRequest, Answer)>);
+struct Asked(mpsc::Sender<(ConnectRequest, Answer)>);
 
 impl Connector for Asked {
     type Stream = Breakable;
 
     async fn connect(&self, request: ConnectRequest) -> Result<Breakable, Failure> {
         let (answer, result) = oneshot::channel();
-        self.0.send((request, answer)).unwrap();
+        self.0.try_send((request, answer)).unwrap();
         result.await.unwrap()
     }
 }
 
 struct Front {
     address: SocketAddr,
-    requests: mpsc::UnboundedReceiver<(ConnectRequest, Answer)>,
+    requests: mpsc::Receiver<(ConnectRequest, Answer)>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -88,7 +88,7 @@ struct Front {
 async fn front(options: FrontOptions) -> Front {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (sender, requests) = mpsc::unbounded_channel();
+    let (sender, requests) = mpsc::channel(1024);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(serve(
         listener,

@@ -36,14 +36,19 @@ impl ClientParams {
         (self.lowest..=self.highest).contains(&version)
     }
 
-    pub(super) fn encode(&self) -> [u8; PARAMS_LEN] {
+    /// The 16 bytes that are sealed, unused ones zero (protocol.md, chapter 3).
+    pub fn encode(&self) -> [u8; PARAMS_LEN] {
         let mut bytes = [0; PARAMS_LEN];
         bytes[0..2].copy_from_slice(&self.lowest.to_be_bytes());
         bytes[2..4].copy_from_slice(&self.highest.to_be_bytes());
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
+    /// Reads the 16 bytes.
+    ///
+    /// # Errors
+    /// [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
+    pub fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
         let [l0, l1, h0, h1, reserved @ ..] = *bytes;
         let params = Self {
             lowest: u16::from_be_bytes([l0, l1]),
@@ -99,7 +104,8 @@ impl RelayParams {
         Ok(())
     }
 
-    pub(super) fn encode(&self) -> [u8; PARAMS_LEN] {
+    /// The 16 bytes that are sealed, unused ones zero (protocol.md, chapter 3).
+    pub fn encode(&self) -> [u8; PARAMS_LEN] {
         let mut bytes = [0; PARAMS_LEN];
         bytes[0..2].copy_from_slice(&self.version.to_be_bytes());
         bytes[2..4].copy_from_slice(&self.circuit_window_cells.to_be_bytes());
@@ -108,7 +114,11 @@ impl RelayParams {
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
+    /// Reads the 16 bytes.
+    ///
+    /// # Errors
+    /// [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
+    pub fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
         let [v0, v1, c0, c1, m0, m1, s0, s1, s2, s3, reserved @ ..] = *bytes;
         let params = Self {
             version: u16::from_be_bytes([v0, v1]),
