@@ -191,7 +191,14 @@ fn cells() -> Vec<Seed> {
     seeds.push((
         "params",
         "good_relay",
-        RelayParams::default().encode().to_vec(),
+        RelayParams {
+            version: 1,
+            circuit_window_cells: 512,
+            mark_interval_cells: 32,
+            stream_window_bytes: 1 << 20,
+        }
+        .encode()
+        .to_vec(),
     ));
     seeds.push(("params", "ones", vec![0xff; 16]));
     seeds
