@@ -19,7 +19,7 @@ fn every_sample_passes_its_target() {
         for file in fs::read_dir(corpus().join(target)).expect(target) {
             let path = file.unwrap().path();
             // Seen only if the target panics: the last one did it.
-            println!("{}", path.display());
+            eprintln!("{}", path.display());
             assert!(run(target, &fs::read(&path).unwrap()).is_some());
             samples += 1;
         }

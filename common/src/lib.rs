@@ -7,6 +7,7 @@
 //! * [`handshake`]: how a client and a hop agree on the keys of a layer;
 //! * [`flow`] and [`stream`]: windows, credit, and the streams of one circuit;
 //! * [`link`]: the first words between two peers;
+//! * [`budget`]: the bound on what all queues hold together;
 //! * [`dir`]: the signed documents that say who is in the network;
 //! * `net` (feature): TLS, sockets and the driver of a link;
 //! * `state` (feature): files and keys on disk.
@@ -15,6 +16,7 @@
 //! out; time and randomness are arguments. Nothing there opens a socket, reads
 //! a clock or spawns a task, and it builds without tokio.
 
+pub mod budget;
 pub mod cell;
 pub mod dir;
 pub mod flow;

@@ -107,10 +107,11 @@ impl HandshakePool {
         let link = Arc::as_ptr(&job.queue).addr();
         let mut guard = self.0.lock();
         let waiting = &mut *guard;
-        let jobs = waiting.jobs.entry(link).or_default();
-        if jobs.len() >= CREATES_WAITING_PER_LINK || waiting.total >= CREATES_WAITING {
+        let ahead = waiting.jobs.get(&link).map_or(0, VecDeque::len);
+        if ahead >= CREATES_WAITING_PER_LINK || waiting.total >= CREATES_WAITING {
             return Err(DestroyReason::Resource);
         }
+        let jobs = waiting.jobs.entry(link).or_default();
         if jobs.is_empty() {
             waiting.turns.push_back(link);
         }
@@ -166,7 +167,7 @@ impl Job {
                 return;
             }
         };
-        let inbox = Arc::new(Inbox::new(self.core.queue_bound_cells()));
+        let inbox = Arc::new(Inbox::new(self.core.queue_bound_cells(), &self.core.budget));
         let end = EndHop::new(
             self.core.clone(),
             self.queue.clone(),

@@ -16,6 +16,7 @@ pub mod exit;
 mod handshake_pool;
 mod links;
 mod listen;
+mod memory;
 mod start;
 pub mod switch;
 

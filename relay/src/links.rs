@@ -133,10 +133,11 @@ impl Core {
         link: NewLink,
         peer: Option<RelayId>,
     ) -> Option<Arc<Queue>> {
-        let queue = Arc::new(Queue::new(self.queue_bound_cells()));
+        let queue = Arc::new(Queue::new(self.queue_bound_cells(), &self.budget));
         if let Some(peer) = peer {
             self.links.register(peer, queue.clone(), link.dialled);
         }
+        self.memory.add_link(&queue);
         let acceptor = Acceptor::new(Arc::downgrade(self), queue.clone(), peer);
         let own = queue.clone();
         let tasks = self.tasks()?;

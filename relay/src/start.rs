@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cepa_common::budget::Budget;
 use cepa_common::dir::{Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor};
 use cepa_common::handshake::{CIRCUIT_VERSION, OnionKeypair, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
@@ -24,6 +25,7 @@ use crate::exit::{ExitConnector, Outside, ResolverError};
 use crate::handshake_pool::HandshakePool;
 use crate::links::{Links, TlsDial};
 use crate::listen::{Admission, listen};
+use crate::memory::{Memory, keep_within_budget};
 
 /// Everything that a relay is started with.
 pub struct RelayOptions {
@@ -116,6 +118,10 @@ pub(crate) struct Core {
     pub(crate) directory: Arc<DirectoryServer>,
     pub(crate) links: Links,
     pub(crate) pool: HandshakePool,
+    /// What all queues and buffers of the relay hold.
+    pub(crate) budget: Arc<Budget>,
+    /// Whose they are.
+    pub(crate) memory: Memory,
     pub(crate) exit: Option<ExitConnector>,
     /// Gone when the relay stops, so that nothing new starts.
     tasks: Mutex<Option<Tasks>>,
@@ -212,9 +218,15 @@ impl Relay {
             directory: directory.clone(),
             links: Links::new(identity, network_id, tls.clone(), directory),
             pool: HandshakePool::start(options.threads).map_err(io("no thread"))?,
+            budget: Budget::new(usize::try_from(options.limits.memory_bytes).unwrap_or(usize::MAX)),
+            memory: Memory::default(),
             exit,
             tasks: Mutex::new(Some(tasks.clone())),
         });
+        tasks.spawn(keep_within_budget(
+            Arc::downgrade(&core),
+            core.budget.clone(),
+        ));
         let dial: Arc<dyn Dial> = Arc::new(TlsDial(tls));
         if let (Some(authority), Some(queue)) = (&options.authority, queue) {
             start_authority(&core, &tasks, &dial, authority, queue);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cepa_common::budget::Budget;
 use cepa_common::cell::codec::{self, CREATED_LEN, Cell, CircuitCommand, DestroyReason};
 use cepa_common::cell::message::{MessageError, Packer, Telescope, messages};
 use cepa_common::cell::{CELL_LEN, Payload};
@@ -104,6 +105,7 @@ pub struct Builder {
     pub(super) circ: Option<CircId>,
     pub(super) layers: ClientLayers,
     network: NetworkId,
+    budget: Arc<Budget>,
     /// What the last hop said of pacing; there is a last hop once this is handed out.
     params: Option<RelayParams>,
     /// Cells received and not yet read.
@@ -124,10 +126,11 @@ impl Builder {
         let bound = window_cells + cepa_common::limits::QUEUE_SLACK_CELLS;
         let mut builder = Self {
             link,
-            inbox: Arc::new(Inbox::new(bound)),
+            inbox: Arc::new(Inbox::new(bound, links.budget())),
             circ: None,
             layers: ClientLayers::new(),
             network,
+            budget: links.budget().clone(),
             params: None,
             pending: Vec::new(),
             handed_over: false,
@@ -204,6 +207,7 @@ impl Builder {
             control: Box::new(FixedWindow(u32::from(params.circuit_window_cells))),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
+            budget: self.budget.clone(),
         }))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use cepa_common::budget::Budget;
 use cepa_common::dir::Entry;
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::limits::QUEUE_SLACK_CELLS;
@@ -23,6 +24,9 @@ pub(crate) struct Links {
     network: NetworkId,
     tls: Tls,
     tasks: Tasks,
+    /// What the client's queues hold. It is watched by nobody: a client's
+    /// windows and its application's own reading bound it.
+    budget: Arc<Budget>,
     held: Mutex<Held>,
 }
 
@@ -32,8 +36,14 @@ impl Links {
             network,
             tls,
             tasks,
+            budget: Budget::unlimited(),
             held: Mutex::default(),
         }
+    }
+
+    /// What the client's queues are charged to.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -70,7 +80,7 @@ impl Links {
         let link = establish::dial_link(&relay.addresses, key, &self.tls, self.network, none).await;
         self.held().dialling.remove(&relay.identity);
         let link = link?;
-        let queue = Arc::new(Queue::new(window_cells + QUEUE_SLACK_CELLS));
+        let queue = Arc::new(Queue::new(window_cells + QUEUE_SLACK_CELLS, &self.budget));
         self.held().links.insert(relay.identity, queue.clone());
         let own = queue.clone();
         self.tasks.spawn(async move {

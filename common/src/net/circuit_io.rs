@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rand_core::CryptoRng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::queue::lock;
 use super::switch::payload_mut;
@@ -26,6 +26,7 @@ const FILL_CELLS: usize = 64;
 pub struct Streams {
     mux: Mutex<Mux>,
     notify: Notify,
+    discarded: watch::Sender<bool>,
 }
 
 impl Streams {
@@ -34,6 +35,7 @@ impl Streams {
         Arc::new(Self {
             mux: Mutex::new(mux),
             notify: Notify::new(),
+            discarded: watch::Sender::new(false),
         })
     }
 
@@ -48,6 +50,22 @@ impl Streams {
         if self.mux().wants_fill() {
             self.notify.notify_one();
         }
+    }
+
+    /// Ends the circuit and drops what its streams hold, to save memory.
+    pub fn discard(&self) {
+        self.mux().discard();
+        self.discarded.send_replace(true);
+        self.notify();
+    }
+
+    /// Waits until the circuit has been ended to save memory.
+    pub async fn discarded(&self) {
+        let _ = self
+            .discarded
+            .subscribe()
+            .wait_for(|discarded| *discarded)
+            .await;
     }
 
     /// Wakes the circuit's task.
@@ -139,6 +157,11 @@ impl StreamIo {
     pub fn accept(&self) {
         self.streams.mux().accept(self.key);
         self.streams.wake();
+    }
+
+    /// The streams of its circuit.
+    pub fn circuit(&self) -> &Arc<Streams> {
+        &self.streams
     }
 
     /// Gives the stream up for a reason of its own.

@@ -6,10 +6,12 @@
 //! bounded; a circuit that overruns its bound is destroyed by whoever pushed.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use crate::budget::{Budget, Charge};
 use crate::cell::CELL_LEN;
 use crate::cell::codec::{CREATED_LEN, Cell, DestroyReason};
 use crate::ids::CircId;
@@ -35,11 +37,20 @@ pub enum PushError {
 struct CellRun {
     bytes: Vec<u8>,
     from: usize,
+    /// When cells last came into the empty run, or left it.
+    moved: Option<Instant>,
 }
 
 impl CellRun {
     fn len(&self) -> usize {
         self.bytes.len() - self.from
+    }
+
+    fn add(&mut self, cells: &[u8]) {
+        if self.len() == 0 {
+            self.moved = Some(Instant::now());
+        }
+        self.bytes.extend_from_slice(cells);
     }
 }
 
@@ -50,7 +61,17 @@ struct Waiting<C> {
     /// Emptied buffers, kept for the next circuit that needs one.
     spare: Vec<CellRun>,
     commands: Vec<C>,
+    charge: Charge,
+    queued_bytes: usize,
     closed: bool,
+}
+
+impl<C> Waiting<C> {
+    /// `bytes` more are queued, or fewer.
+    fn account(&mut self, added: usize, taken: usize) {
+        self.queued_bytes = self.queued_bytes + added - taken;
+        self.charge.set(self.queued_bytes);
+    }
 }
 
 /// Cells and commands for one link; shared by all who send to it.
@@ -66,14 +87,16 @@ const SPARE_RUNS: usize = 8;
 const SPARE_BYTES: usize = 128 * CELL_LEN;
 
 impl<C> LinkQueue<C> {
-    /// A queue in which one circuit may have `bound_cells` waiting.
-    pub fn new(bound_cells: usize) -> Self {
+    /// A queue in which one circuit may have `bound_cells` waiting, charged to `budget`.
+    pub fn new(bound_cells: usize, budget: &Arc<Budget>) -> Self {
         Self {
             waiting: Mutex::new(Waiting {
                 circuits: HashMap::new(),
                 turns: VecDeque::new(),
                 spare: Vec::new(),
                 commands: Vec::new(),
+                charge: Charge::none(budget),
+                queued_bytes: 0,
                 closed: false,
             }),
             notify: Notify::new(),
@@ -104,7 +127,8 @@ impl<C> LinkQueue<C> {
             run.bytes.drain(..run.from);
             run.from = 0;
         }
-        run.bytes.extend_from_slice(cells);
+        run.add(cells);
+        waiting.account(cells.len(), 0);
         drop(guard);
         self.notify.notify_one();
         Ok(())
@@ -118,13 +142,14 @@ impl<C> LinkQueue<C> {
             return;
         }
         if let Some(run) = waiting.circuits.get_mut(&circ) {
-            run.bytes.extend_from_slice(cell);
+            run.add(cell);
         } else {
             waiting.turns.push_back(circ);
             let mut run = waiting.spare.pop().unwrap_or_default();
-            run.bytes.extend_from_slice(cell);
+            run.add(cell);
             waiting.circuits.insert(circ, run);
         }
+        waiting.account(CELL_LEN, 0);
         drop(guard);
         self.notify.notify_one();
     }
@@ -132,9 +157,18 @@ impl<C> LinkQueue<C> {
     /// Drops what waits for a circuit.
     pub fn purge(&self, circ: CircId) {
         let mut waiting = lock(&self.waiting);
-        if waiting.circuits.remove(&circ).is_some() {
+        if let Some(run) = waiting.circuits.remove(&circ) {
+            waiting.account(0, run.len());
             waiting.turns.retain(|c| *c != circ);
         }
+    }
+
+    /// The circuits whose cells wait, and since when none of them has moved.
+    pub fn waiting(&self) -> Vec<(CircId, Instant)> {
+        let waiting = lock(&self.waiting);
+        let runs = waiting.circuits.iter();
+        runs.filter_map(|(circ, run)| Some((*circ, run.moved?)))
+            .collect()
     }
 
     /// Adds a command for the link's table. Commands are taken before cells,
@@ -160,7 +194,7 @@ impl<C> LinkQueue<C> {
     pub fn take_cells(&self, most_cells: usize, out: &mut Vec<u8>) {
         let mut guard = lock(&self.waiting);
         let waiting = &mut *guard;
-        let mut left = most_cells * CELL_LEN;
+        let (mut left, mut taken) = (most_cells * CELL_LEN, 0);
         while left > 0
             && let Some(circ) = waiting.turns.pop_front()
         {
@@ -177,7 +211,9 @@ impl<C> LinkQueue<C> {
             out.extend_from_slice(&run.bytes[run.from..run.from + len]);
             run.from += len;
             left -= len;
+            taken += len;
             if run.len() > 0 {
+                run.moved = Some(Instant::now());
                 waiting.turns.push_back(circ);
             } else if let Some(mut run) = waiting.circuits.remove(&circ)
                 && waiting.spare.len() < SPARE_RUNS
@@ -185,9 +221,11 @@ impl<C> LinkQueue<C> {
                 run.bytes.clear();
                 run.bytes.shrink_to(SPARE_BYTES);
                 run.from = 0;
+                run.moved = None;
                 waiting.spare.push(run);
             }
         }
+        waiting.account(0, taken);
     }
 
     /// Is anything waiting?
@@ -203,6 +241,8 @@ impl<C> LinkQueue<C> {
         waiting.circuits.clear();
         waiting.turns.clear();
         waiting.spare.clear();
+        let queued = waiting.queued_bytes;
+        waiting.account(0, queued);
         self.gone.send_replace(true);
         core::mem::take(&mut waiting.commands)
     }
@@ -238,16 +278,16 @@ pub struct Arrived {
 
 /// Receives a circuit's cells from the link that they come in on.
 pub struct Inbox {
-    arrived: Mutex<Arrived>,
+    arrived: Mutex<(Arrived, Charge)>,
     notify: Notify,
     bound_bytes: usize,
 }
 
 impl Inbox {
-    /// An inbox that holds up to `bound_cells` cells.
-    pub fn new(bound_cells: usize) -> Self {
+    /// An inbox that holds up to `bound_cells` cells, charged to `budget`.
+    pub fn new(bound_cells: usize, budget: &Arc<Budget>) -> Self {
         Self {
-            arrived: Mutex::default(),
+            arrived: Mutex::new((Arrived::default(), Charge::none(budget))),
             notify: Notify::new(),
             bound_bytes: bound_cells * CELL_LEN,
         }
@@ -255,19 +295,21 @@ impl Inbox {
 
     /// Adds whole cells.
     pub fn push(&self, cells: &[u8]) -> Result<(), PushError> {
-        let mut arrived = lock(&self.arrived);
+        let mut guard = lock(&self.arrived);
+        let (arrived, charge) = &mut *guard;
         if arrived.cells.len() + cells.len() > self.bound_bytes {
             return Err(PushError::Overrun);
         }
         arrived.cells.extend_from_slice(cells);
-        drop(arrived);
+        charge.set(arrived.cells.len());
+        drop(guard);
         self.notify.notify_one();
         Ok(())
     }
 
     /// Changes what has arrived, other than cells.
     pub fn update(&self, change: impl FnOnce(&mut Arrived)) {
-        change(&mut lock(&self.arrived));
+        change(&mut lock(&self.arrived).0);
         self.notify.notify_one();
     }
 
@@ -277,7 +319,9 @@ impl Inbox {
             cells: spare,
             ..Arrived::default()
         };
-        core::mem::replace(&mut lock(&self.arrived), next)
+        let mut guard = lock(&self.arrived);
+        guard.1.set(0);
+        core::mem::replace(&mut guard.0, next)
     }
 
     /// Waits until something has been added since the last wait.
@@ -305,7 +349,7 @@ mod tests {
 
     #[test]
     fn circuits_take_turns() {
-        let queue = LinkQueue::<()>::new(100);
+        let queue = LinkQueue::<()>::new(100, &Budget::unlimited());
         queue.push(circ(1), &cells(1, 40)).unwrap();
         queue.push(circ(2), &cells(2, 1)).unwrap();
         queue.push(circ(3), &cells(3, 20)).unwrap();
@@ -320,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_circuit_over_its_bound_is_refused_and_others_are_not() {
-        let queue = LinkQueue::<()>::new(4);
+        let queue = LinkQueue::<()>::new(4, &Budget::unlimited());
         queue.push(circ(1), &cells(1, 4)).unwrap();
         assert_eq!(queue.push(circ(1), &cells(1, 1)), Err(PushError::Overrun));
         queue.push(circ(2), &cells(2, 4)).unwrap();
@@ -331,8 +375,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_queued_is_charged_and_given_back() {
+        let budget = Budget::new(usize::MAX);
+        let queue = LinkQueue::<()>::new(8, &budget);
+        queue.push(circ(1), &cells(1, 4)).unwrap();
+        queue.push(circ(2), &cells(2, 4)).unwrap();
+        queue.push_last(circ(1), &[0; CELL_LEN]);
+        assert_eq!(budget.used(), 9 * CELL_LEN);
+        queue.purge(circ(2));
+        queue.take_cells(3, &mut Vec::new());
+        assert_eq!(budget.used(), 2 * CELL_LEN);
+        assert_eq!(queue.waiting()[0].0, circ(1));
+        queue.take_cells(3, &mut Vec::new());
+        assert_eq!((budget.used(), queue.waiting().len()), (0, 0));
+        queue.push(circ(1), &cells(1, 4)).unwrap();
+        queue.close();
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
     fn a_closed_queue_hands_commands_back() {
-        let queue = LinkQueue::new(4);
+        let queue = LinkQueue::new(4, &Budget::unlimited());
         queue.command("first").unwrap();
         assert_eq!(queue.close(), ["first"]);
         assert_eq!(queue.command("late"), Err("late"));
@@ -341,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_purged_circuit_leaves_no_turn() {
-        let queue = LinkQueue::<()>::new(4);
+        let queue = LinkQueue::<()>::new(4, &Budget::unlimited());
         queue.push(circ(1), &cells(1, 4)).unwrap();
         queue.push(circ(2), &cells(2, 1)).unwrap();
         queue.purge(circ(1));

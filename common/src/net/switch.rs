@@ -64,6 +64,13 @@ pub enum Command {
         /// The circuit's id there.
         prev_circ: CircId,
     },
+    /// End a circuit at once, both ways: what is queued for it is dropped.
+    Destroy {
+        /// The circuit.
+        circ: CircId,
+        /// What the peer is told.
+        reason: DestroyReason,
+    },
     /// End a circuit on this link, after what is queued for it.
     Close {
         /// The circuit.
@@ -101,7 +108,7 @@ impl Command {
             } => {
                 truncate(&mut layer, &prev, prev_circ);
             }
-            Self::Close { .. } => {}
+            Self::Close { .. } | Self::Destroy { .. } => {}
         }
     }
 }
@@ -514,6 +521,11 @@ impl<A: AcceptCircuits> Table<A> {
                 }
                 .abandon(),
             },
+            Command::Destroy { circ, reason } => {
+                if !matches!(self.entries.get(&circ), None | Some(Entry::Closing)) {
+                    self.destroy(circ, reason);
+                }
+            }
             Command::Close { circ, reason } => {
                 if let Some(entry) = self.entries.get_mut(&circ)
                     && !matches!(entry, Entry::Closing)

@@ -2,12 +2,14 @@
 
 use core::task::{Context, Poll};
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand_core::CryptoRng;
 
 use super::state::{Lingering, Opening, Received, Sending, Stream, TargetHost};
 use super::{StreamError, StreamKey, Target, Violation};
+use crate::budget::Budget;
 use crate::cell::Payload;
 use crate::cell::codec::{CREATE_LEN, DestroyReason};
 use crate::cell::message::{
@@ -44,6 +46,8 @@ pub struct MuxConfig {
     pub mark_interval_cells: u32,
     /// Credit of a stream in each direction when it opens, and the most there can be.
     pub stream_window_bytes: u32,
+    /// What the streams' buffers are charged to.
+    pub budget: Arc<Budget>,
 }
 
 /// What a client asks of the relay that holds this end.
@@ -66,6 +70,7 @@ pub struct Mux {
     send: SendWindow,
     receive: ReceiveWindow,
     stream_window: u32,
+    budget: Arc<Budget>,
     acks: VecDeque<[u8; MARK_LEN]>,
     streams: HashMap<StreamKey, Stream>,
     ids: HashMap<StreamId, StreamKey>,
@@ -88,6 +93,7 @@ impl Mux {
             send: SendWindow::new(config.control, config.mark_interval_cells),
             receive: ReceiveWindow::default(),
             stream_window: config.stream_window_bytes.max(1),
+            budget: config.budget,
             acks: VecDeque::new(),
             streams: HashMap::new(),
             ids: HashMap::new(),
@@ -226,6 +232,23 @@ impl Mux {
             stream.wake();
         }
         self.streams.retain(|_, stream| !stream.released);
+    }
+
+    /// The circuit is gone, and what its streams still hold with it.
+    pub fn discard(&mut self) {
+        self.lose();
+        self.streams
+            .values_mut()
+            .for_each(|stream| stream.rx.clear());
+    }
+
+    /// Since when the bytes wait that have waited longest in a stream's buffer.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        let buffers = self
+            .streams
+            .values()
+            .flat_map(|stream| [&stream.rx, &stream.tx]);
+        buffers.filter_map(|buffer| buffer.waiting_since()).min()
     }
 
     /// Has the circuit been lost?
@@ -404,8 +427,10 @@ impl Mux {
         let key = StreamKey(self.next_key);
         self.next_key += 1;
         self.ids.insert(id, key);
-        self.streams
-            .insert(key, Stream::new(id, target, opening, self.stream_window));
+        self.streams.insert(
+            key,
+            Stream::new(id, target, opening, self.stream_window, &self.budget),
+        );
         key
     }
 

@@ -18,6 +18,7 @@ fn mux(side: Side) -> Mux {
         control: Box::new(FixedWindow(32)),
         mark_interval_cells: 8,
         stream_window_bytes: WINDOW,
+        budget: Budget::unlimited(),
     })
 }
 

@@ -1,8 +1,10 @@
 //! One stream: what was said on it in each direction, and what is still to be said.
 
 use core::task::Waker;
+use std::sync::Arc;
 
 use super::buffer::ByteQueue;
+use crate::budget::Budget;
 use crate::cell::message::{EndReason, Host, is_name};
 use crate::ids::StreamId;
 
@@ -178,17 +180,23 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(id: StreamId, target: Target, opening: Opening, window: u32) -> Self {
+    pub(super) fn new(
+        id: StreamId,
+        target: Target,
+        opening: Opening,
+        window: u32,
+        budget: &Arc<Budget>,
+    ) -> Self {
         Self {
             id,
             target,
             opening,
             received: Received::Open,
             sending: Sending::Open,
-            rx: ByteQueue::default(),
+            rx: ByteQueue::new(budget),
             rx_credit: window,
             rx_drained: 0,
-            tx: ByteQueue::default(),
+            tx: ByteQueue::new(budget),
             tx_credit: window,
             said_done: false,
             end_cell: 0,

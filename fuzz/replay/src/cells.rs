@@ -96,6 +96,7 @@ pub(crate) fn mux(data: &[u8]) -> bool {
         control: Box::new(FixedWindow(32)),
         mark_interval_cells: 8,
         stream_window_bytes: 64 * 1024,
+        budget: cepa_common::budget::Budget::unlimited(),
     });
     let mut rng = StdRng::seed_from_u64(1);
     let mut now = Instant::now();

@@ -30,8 +30,15 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: StreamIo, host: TargetHos
         Err(reason) => return stream.abort(reason),
     };
     stream.accept();
-    let copied = copy_bidirectional_with_sizes(&mut stream, &mut tcp, COPY_BYTES, COPY_BYTES).await;
-    if copied.is_err() {
+    let circuit = stream.circuit().clone();
+    let copied = tokio::select! {
+        copied = copy_bidirectional_with_sizes(&mut stream, &mut tcp, COPY_BYTES, COPY_BYTES) => {
+            copied.is_ok()
+        }
+        // A destination that reads nothing must not hold what was given up.
+        () = circuit.discarded() => false,
+    };
+    if !copied {
         // The destination must not take what it got for all there was.
         let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
     }

@@ -71,6 +71,7 @@ impl EndHop {
             control: Box::new(FixedWindow(u32::from(params.circuit_window_cells))),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
+            budget: core.budget.clone(),
         });
         Self {
             core,
@@ -90,6 +91,7 @@ impl EndHop {
     /// Runs the circuit until it has ended here.
     pub(crate) async fn run(mut self) {
         let (circ, link, streams) = (self.circ, self.link.clone(), self.streams.clone());
+        self.core.memory.add_circuit(&link, circ, &streams);
         let expires = Deadline::now() + HALF_OPEN_TIMEOUT;
         let end = loop {
             match self.turn(expires).await {
@@ -112,6 +114,10 @@ impl EndHop {
             () = sleep_until(expires), if !self.confirmed => {
                 return Err(End::Here(DestroyReason::Resource));
             }
+        }
+        if self.streams.mux().is_lost() {
+            // Ended to save memory.
+            return Err(End::Here(DestroyReason::Resource));
         }
         let mut arrived = self.inbox.take(core::mem::take(&mut self.spare));
         let extend = self.on_cells(&mut arrived.cells)?;

@@ -75,7 +75,7 @@ impl EndHop {
             }
             Err(_) => return None,
         };
-        let inbox = Arc::new(Inbox::new(self.core.queue_bound_cells()));
+        let inbox = Arc::new(Inbox::new(self.core.queue_bound_cells(), &self.core.budget));
         let mut leg = OpenLeg {
             link,
             circ: None,

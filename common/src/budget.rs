@@ -1,0 +1,151 @@
+//! One bound on the bytes that a whole process has queued (S20).
+//!
+//! Every queue of cells and every stream's buffer charges what it holds to the
+//! [`Budget`] that it was made with. Nothing is refused here: whoever watches
+//! the budget ends the circuits whose bytes have waited longest until there is
+//! room again. Pure: it counts, and tells who waits for it to be exceeded.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// When a budget has been exceeded, circuits end until this much of it is used.
+const LOW_WATER_PERCENT: usize = 75;
+
+/// Bytes that may be queued, and how many are.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+    watcher: Mutex<Option<Waker>>,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+            watcher: Mutex::new(None),
+        })
+    }
+
+    /// A budget that nothing exceeds.
+    pub fn unlimited() -> Arc<Self> {
+        Self::new(usize::MAX)
+    }
+
+    /// Bytes that are queued now.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Is more used than may be?
+    pub fn is_exceeded(&self) -> bool {
+        self.used() > self.limit
+    }
+
+    /// Is more used than should be left once the budget has been exceeded?
+    pub fn is_above_low_water(&self) -> bool {
+        self.used() > self.limit / 100 * LOW_WATER_PERCENT
+    }
+
+    /// Waits until the budget is exceeded. One waiter at a time.
+    pub fn poll_exceeded(&self, cx: &mut Context<'_>) -> Poll<()> {
+        *self.watcher() = Some(cx.waker().clone());
+        if self.is_exceeded() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn watcher(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
+        self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one queue holds, charged to a budget and given back with it.
+#[derive(Debug)]
+pub struct Charge {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Nothing yet, to be charged to `budget`.
+    pub fn none(budget: &Arc<Budget>) -> Self {
+        Self {
+            budget: budget.clone(),
+            bytes: 0,
+        }
+    }
+
+    /// The queue holds `bytes` now.
+    pub fn set(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.budget
+                .used
+                .fetch_add(bytes - self.bytes, Ordering::Relaxed);
+            if self.budget.is_exceeded()
+                && let Some(waker) = self.budget.watcher().take()
+            {
+                waker.wake();
+            }
+        } else {
+            self.budget
+                .used
+                .fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+
+    /// The budget that it is charged to.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// What is accounted is the sum of what is held, after any sequence of changes.
+        #[test]
+        fn the_sum_is_right(steps in proptest::collection::vec((0..4usize, 0..10_000usize), 0..100)) {
+            let budget = Budget::new(20_000);
+            let mut charges: Vec<_> = (0..4).map(|_| Charge::none(&budget)).collect();
+            let mut held = [0; 4];
+            for (which, bytes) in steps {
+                charges[which].set(bytes);
+                held[which] = bytes;
+                let sum: usize = held.iter().sum();
+                prop_assert_eq!(budget.used(), sum);
+                prop_assert_eq!(budget.is_exceeded(), sum > 20_000);
+                prop_assert_eq!(budget.is_above_low_water(), sum > 15_000);
+            }
+            charges.clear();
+            prop_assert_eq!(budget.used(), 0);
+        }
+    }
+
+    #[test]
+    fn a_watcher_hears_of_the_excess() {
+        let budget = Budget::new(10);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut charge = Charge::none(&budget);
+        charge.set(10);
+        assert!(budget.poll_exceeded(&mut cx).is_pending());
+        charge.set(11);
+        assert!(budget.poll_exceeded(&mut cx).is_ready());
+    }
+}

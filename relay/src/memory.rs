@@ -1,0 +1,163 @@
+//! Keeps what all queues hold within the relay's memory limit (design section 7, S20).
+//!
+//! When more is queued than may be, the circuit whose bytes have waited
+//! longest is destroyed, and the next, until there is room again. Bytes that
+//! move are never the oldest: the victims are circuits that somebody has
+//! stopped reading.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use cepa_common::budget::Budget;
+use cepa_common::cell::codec::DestroyReason;
+use cepa_common::ids::CircId;
+use cepa_common::net::circuit_io::Streams;
+use cepa_common::net::switch::{Command, Queue};
+
+use tokio::time::sleep;
+
+use crate::links::WeakCore;
+
+/// From one look for victims to the next: their memory comes back meanwhile.
+const SETTLE: Duration = Duration::from_millis(50);
+/// The log has one line of it in this time (S34).
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// A circuit that ends here: its streams' buffers hold bytes.
+struct EndingHere {
+    link: Weak<Queue>,
+    circ: CircId,
+    streams: Weak<Streams>,
+}
+
+#[derive(Default)]
+struct Holders {
+    links: Vec<Weak<Queue>>,
+    circuits: Vec<EndingHere>,
+    /// Lists are cleaned when they have doubled since the last time.
+    clean_at: usize,
+}
+
+/// Who may hold queued bytes.
+#[derive(Default)]
+pub(crate) struct Memory(Mutex<Holders>);
+
+/// A circuit that could be destroyed.
+struct Victim {
+    link: Arc<Queue>,
+    circ: CircId,
+    since: Instant,
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, Holders> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add_link(&self, link: &Arc<Queue>) {
+        let mut holders = self.lock();
+        holders.links.push(Arc::downgrade(link));
+        holders.clean();
+    }
+
+    pub(crate) fn add_circuit(&self, link: &Arc<Queue>, circ: CircId, streams: &Arc<Streams>) {
+        let mut holders = self.lock();
+        let (link, streams) = (Arc::downgrade(link), Arc::downgrade(streams));
+        holders.circuits.push(EndingHere {
+            link,
+            circ,
+            streams,
+        });
+        holders.clean();
+    }
+
+    /// Every circuit with bytes that wait, the longest wait first.
+    fn victims(&self) -> Vec<Victim> {
+        let holders = self.lock();
+        let mut oldest: HashMap<(usize, CircId), Victim> = HashMap::new();
+        let mut add = |link: Arc<Queue>, circ, since| {
+            let victim = Victim { link, circ, since };
+            let place = oldest.entry((Arc::as_ptr(&victim.link).addr(), circ));
+            place
+                .and_modify(|held| held.since = held.since.min(since))
+                .or_insert(victim);
+        };
+        for link in holders.links.iter().filter_map(Weak::upgrade) {
+            for (circ, since) in link.waiting() {
+                add(link.clone(), circ, since);
+            }
+        }
+        for circuit in &holders.circuits {
+            let (link, streams) = (circuit.link.upgrade(), circuit.streams.upgrade());
+            if let (Some(link), Some(streams)) = (link, streams)
+                && let Some(since) = streams.mux().waiting_since()
+            {
+                add(link, circuit.circ, since);
+            }
+        }
+        let mut victims: Vec<_> = oldest.into_values().collect();
+        victims.sort_by_key(|victim| victim.since);
+        victims
+    }
+}
+
+impl Holders {
+    fn clean(&mut self) {
+        if self.links.len() + self.circuits.len() <= self.clean_at {
+            return;
+        }
+        self.links.retain(|link| link.strong_count() > 0);
+        self.circuits
+            .retain(|circuit| circuit.streams.strong_count() > 0);
+        self.clean_at = 2 * (self.links.len() + self.circuits.len()) + 64;
+    }
+}
+
+/// Watches the budget for as long as the relay runs.
+pub(crate) async fn keep_within_budget(core: WeakCore, budget: Arc<Budget>) {
+    let mut logged = None;
+    loop {
+        poll_fn(|cx| budget.poll_exceeded(cx)).await;
+        let Some(core) = core.upgrade() else { return };
+        let victims = core.memory.victims();
+        if logged.is_none_or(|at: Instant| at.elapsed() > LOG_EVERY) {
+            logged = Some(Instant::now());
+            tracing::warn!(
+                used = budget.used(),
+                "more is queued than the memory limit allows; circuits that nobody reads are ended"
+            );
+        }
+        for victim in victims {
+            if !budget.is_above_low_water() {
+                break;
+            }
+            let Victim { link, circ, .. } = victim;
+            // Its link gives the memory back when it carries this out; what
+            // waits for the link itself is dropped here and now.
+            link.purge(circ);
+            Command::Destroy {
+                circ,
+                reason: DestroyReason::Resource,
+            }
+            .send(&link);
+            core.memory.discard_streams(&link, circ);
+        }
+        drop(core);
+        // The links need a turn to give the memory back.
+        sleep(SETTLE).await;
+    }
+}
+
+impl Memory {
+    fn discard_streams(&self, link: &Arc<Queue>, circ: CircId) {
+        let holders = self.lock();
+        let streams = holders.circuits.iter().find(|circuit| {
+            circuit.circ == circ && core::ptr::eq(circuit.link.as_ptr(), Arc::as_ptr(link))
+        });
+        if let Some(streams) = streams.and_then(|circuit| circuit.streams.upgrade()) {
+            streams.discard();
+        }
+    }
+}
