@@ -625,6 +625,8 @@ impl Mux {
                     stream.queued = true;
                     self.ready.push_back(key);
                 }
+                // Its END may be what filled the payload.
+                self.close_if_over(key);
                 return;
             }
             self.enqueue(key);
