@@ -121,7 +121,6 @@ pub(crate) async fn keep_within_budget(core: WeakCore, budget: Arc<Budget>) {
     loop {
         poll_fn(|cx| budget.poll_exceeded(cx)).await;
         let Some(core) = core.upgrade() else { return };
-        let victims = core.memory.victims();
         if logged.is_none_or(|at: Instant| at.elapsed() > LOG_EVERY) {
             logged = Some(Instant::now());
             tracing::warn!(
@@ -129,11 +128,20 @@ pub(crate) async fn keep_within_budget(core: WeakCore, budget: Arc<Budget>) {
                 "more is queued than the memory limit allows; circuits that nobody reads are ended"
             );
         }
-        for victim in victims {
+        core.memory.relieve(&budget);
+        drop(core);
+        // The links need a turn to give the memory back.
+        sleep(SETTLE).await;
+    }
+}
+
+impl Memory {
+    /// Ends circuits, the longest wait first, until there is room again.
+    fn relieve(&self, budget: &Budget) {
+        for Victim { link, circ, .. } in self.victims() {
             if !budget.is_above_low_water() {
-                break;
+                return;
             }
-            let Victim { link, circ, .. } = victim;
             // Its link gives the memory back when it carries this out; what
             // waits for the link itself is dropped here and now.
             link.purge(circ);
@@ -142,15 +150,10 @@ pub(crate) async fn keep_within_budget(core: WeakCore, budget: Arc<Budget>) {
                 reason: DestroyReason::Resource,
             }
             .send(&link);
-            core.memory.discard_streams(&link, circ);
+            self.discard_streams(&link, circ);
         }
-        drop(core);
-        // The links need a turn to give the memory back.
-        sleep(SETTLE).await;
     }
-}
 
-impl Memory {
     fn discard_streams(&self, link: &Arc<Queue>, circ: CircId) {
         let holders = self.lock();
         let streams = holders.circuits.iter().find(|circuit| {
@@ -159,5 +162,70 @@ impl Memory {
         if let Some(streams) = streams.and_then(|circuit| circuit.streams.upgrade()) {
             streams.discard();
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cepa_common::cell::CELL_LEN;
+    use cepa_common::flow::FixedWindow;
+    use cepa_common::stream::{Mux, MuxConfig, Side, Target};
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    fn circ(n: u32) -> CircId {
+        CircId::new(n).unwrap()
+    }
+
+    fn streams(budget: &Arc<Budget>) -> Arc<Streams> {
+        Streams::new(Mux::new(MuxConfig {
+            side: Side::Client,
+            control: Box::new(FixedWindow(64)),
+            mark_interval_cells: 8,
+            stream_window_bytes: 1 << 16,
+            budget: budget.clone(),
+        }))
+    }
+
+    fn waits(link: &Queue) -> Vec<u32> {
+        link.waiting().iter().map(|(circ, _)| circ.get()).collect()
+    }
+
+    #[test]
+    fn the_longest_wait_ends_first_and_no_more_than_needed() {
+        let budget = Budget::new(10 * CELL_LEN);
+        let memory = Memory::default();
+        let links = [(); 2].map(|()| Arc::new(Queue::new(100, &budget)));
+        links.iter().for_each(|link| memory.add_link(link));
+        for (link, n) in [(0, 1), (1, 2), (0, 3)] {
+            links[link].push(circ(n), &[0; 4 * CELL_LEN]).unwrap();
+        }
+        assert!(budget.is_exceeded());
+        memory.relieve(&budget);
+        // Twelve cells were queued; the low water is at seven and a half.
+        assert_eq!((waits(&links[0]), waits(&links[1])), (vec![3], vec![]));
+        memory.relieve(&budget);
+        assert_eq!(waits(&links[0]), [3], "enough is enough");
+    }
+
+    #[tokio::test]
+    async fn what_streams_hold_counts_and_is_given_back() {
+        let budget = Budget::new(64 * 1024);
+        let memory = Memory::default();
+        let link = Arc::new(Queue::new(100, &budget));
+        let stalled = streams(&budget);
+        memory.add_circuit(&link, circ(1), &stalled);
+        let mut stream = stalled.open(Target::Directory).unwrap();
+        stream.write_all(&[1; 100 * 1024]).await.unwrap();
+        assert!(budget.is_exceeded());
+        memory.relieve(&budget);
+        assert_eq!(budget.used(), 0);
+        assert!(stalled.mux().is_lost());
+        assert!(
+            stream.write_all(b"more").await.is_err(),
+            "the application hears of it"
+        );
     }
 }
