@@ -9,9 +9,9 @@ use crate::ids::CircId;
 /// One cell as it travels inside TLS.
 pub type Cell = [u8; CELL_LEN];
 
-/// Length of the client's half of a circuit handshake: B, X, ek, C1 (protocol.md 3.2).
+/// Length of the client's half of a circuit handshake: B, X, ek, C1 (protocol.md 3.4).
 pub const CREATE_LEN: usize = 32 + 32 + 1184 + 32;
-/// Length of the relay's half of a circuit handshake: Y, ct, C2, AUTH (protocol.md 3.3).
+/// Length of the relay's half of a circuit handshake: Y, ct, C2, AUTH (protocol.md 3.4).
 pub const CREATED_LEN: usize = 32 + 1088 + 32 + 32;
 /// The only kind of circuit handshake: X25519 with ML-KEM-768.
 const HANDSHAKE_HYBRID: u8 = 1;
