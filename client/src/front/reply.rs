@@ -1,4 +1,4 @@
-//! What the application is told, in the words of its own protocol (docs/parts/front.md).
+//! What the application is told, in the words of its own protocol (docs/front.md).
 
 use cepa_common::cell::message::EndReason;
 
@@ -171,17 +171,17 @@ fn http(status: &str, kind: &str, text: &str, body: bool) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// The table of docs/parts/front.md.
+    /// The table of docs/front.md.
     #[test]
     fn the_table_of_reply_codes() {
-        let page = include_str!("../../../docs/parts/front.md");
+        let page = include_str!("../../../docs/front.md");
         for failure in Failure::ALL {
             let row = format!(
                 "| {failure:?} | {} | 91 | {} |",
                 failure.socks5_code(),
                 failure.http_status()
             );
-            assert!(page.contains(&row), "docs/parts/front.md lacks: {row}");
+            assert!(page.contains(&row), "docs/front.md lacks: {row}");
             assert_eq!(failed(Protocol::Socks5, failure)[1], failure.socks5_code());
             assert_eq!(failed(Protocol::Socks4, failure), REJECT_SOCKS4);
             let http =
