@@ -1,0 +1,450 @@
+//! Peers that break the rules, and what exactly that does: their own circuit
+//! or link ends, and nobody else notices.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cepa_common::cell::codec::{self, Cell, CircuitCommand, DestroyReason, Head};
+use cepa_common::cell::message::{Inward, Packer, StreamMessage, Telescope, messages};
+use cepa_common::cell::{CELL_LEN, CLEAR_LEN};
+use cepa_common::dir::{Entry, NetworkFile, fetch_consensus};
+use cepa_common::handshake::{
+    ClientHandshake, ClientParams, HandshakeContext, HandshakeError, OnionPublicKey,
+};
+use cepa_common::ids::{CircId, NetworkId, RelayId};
+use cepa_common::link::Hello;
+use cepa_common::net::establish::{self, EstablishError, NewLink};
+use cepa_common::net::switch::{payload, payload_mut};
+use cepa_common::net::tls::Tls;
+use cepa_common::net::tls_io::TlsIo;
+use cepa_common::onion::ClientLayers;
+use support::Testnet;
+use tokio::net::TcpStream;
+
+/// A peer that completes TLS and HELLO with real keys and then says what it likes.
+struct Peer {
+    io: TlsIo,
+    plain: Vec<u8>,
+}
+
+/// What a circuit's CREATE came to.
+type Keys = (CircId, ClientLayers);
+
+struct Net {
+    file: NetworkFile,
+    relays: Vec<Entry>,
+}
+
+impl Net {
+    async fn of(testnet: &Testnet) -> Self {
+        let text = std::fs::read_to_string(testnet.network_file()).unwrap();
+        let file = NetworkFile::parse(&text).unwrap();
+        let authority = &file.authorities()[0];
+        let (tls, key) = (Tls::client(), authority.identity.0);
+        let io = establish::dial_http(&authority.addresses, key, &tls);
+        let patience = Duration::from_secs(30);
+        let consensus = fetch_consensus(io.await.unwrap(), &file, None, patience).await;
+        let relays = consensus.unwrap().expect("a consensus").entries().to_vec();
+        Self { file, relays }
+    }
+
+    fn id(&self) -> NetworkId {
+        self.file.network_id()
+    }
+
+    async fn link(&self, relay: &Entry) -> Result<NewLink, EstablishError> {
+        let tls = Tls::client();
+        establish::dial_link(&relay.addresses, relay.link_key(), &tls, self.id(), 0).await
+    }
+
+    async fn peer(&self, relay: &Entry) -> Peer {
+        Peer {
+            io: self.link(relay).await.unwrap().io,
+            plain: Vec::new(),
+        }
+    }
+
+    fn handshake(&self, relay: &Entry) -> (ClientHandshake, [u8; codec::CREATE_LEN]) {
+        let context = HandshakeContext {
+            network: self.id(),
+            relay: relay.identity,
+            onion: OnionPublicKey {
+                suite: relay.suite,
+                key: relay.onion_key,
+            },
+        };
+        ClientHandshake::start(&context, ClientParams::default(), &mut rand::rng()).unwrap()
+    }
+
+    /// CREATE and CREATED as the rules want them.
+    async fn circuit(&self, peer: &mut Peer, relay: &Entry, circ: u32) -> Keys {
+        let circ = ours(circ);
+        let (handshake, message) = self.handshake(relay);
+        peer.send(&codec::create(circ, &message)).await;
+        let cell = peer.next().await.expect("CREATED");
+        assert_eq!(
+            codec::head(&cell),
+            Ok(Head::Circuit(circ, CircuitCommand::Created))
+        );
+        let reply = codec::parse_created(codec::body(&cell)).unwrap();
+        let mut layers = ClientLayers::new();
+        layers
+            .push(relay.suite, handshake.finish(reply).unwrap().0)
+            .unwrap();
+        (circ, layers)
+    }
+
+    /// Does the relay still serve an honest circuit, on a link of its own and on this one?
+    async fn still_serves(&self, relay: &Entry, same_link: Option<&mut Peer>) {
+        let mut other = self.peer(relay).await;
+        let peer = match same_link {
+            Some(peer) => peer,
+            None => &mut other,
+        };
+        let number = rand::random_range(1000..1 << 30);
+        let (circ, mut layers) = self.circuit(peer, relay, number).await;
+        peer.say(circ, &mut layers, |p| {
+            p.begin_dir(cepa_common::ids::StreamId::new(1).unwrap())
+                .unwrap();
+        })
+        .await;
+        let mut cell = peer.next_of(circ).await.expect("an answer");
+        layers.open(codec::body_mut(&mut cell)).unwrap();
+        let first = messages::<Inward<'_>>(payload(codec::body(&cell)))
+            .next()
+            .unwrap();
+        assert!(matches!(first, Ok(Inward::Connected(_))), "{first:?}");
+        peer.send(&codec::destroy(circ, DestroyReason::Finished))
+            .await;
+        assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Finished));
+    }
+}
+
+/// A circuit id of the dialling side.
+fn ours(n: u32) -> CircId {
+    CircId::new(CircId::DIALLER_BIT | n).unwrap()
+}
+
+impl Peer {
+    async fn send(&mut self, bytes: &[u8]) {
+        self.io.flush().await.unwrap();
+        // The relay may have closed meanwhile; the next read will tell.
+        let _ = self.io.write(bytes);
+        let _ = self.io.flush().await;
+    }
+
+    async fn say(
+        &mut self,
+        circ: CircId,
+        layers: &mut ClientLayers,
+        pack: impl FnOnce(&mut Packer<'_>),
+    ) {
+        let cell = sealed(circ, layers, pack);
+        self.send(&cell).await;
+    }
+
+    /// The next cell; `None` when the link is closed.
+    async fn next(&mut self) -> Option<Cell> {
+        let read = async {
+            while self.plain.len() < CELL_LEN {
+                self.io.ready().await.ok()?;
+                if self.io.try_read(&mut self.plain).ok()? == Some(0) && self.plain.len() < CELL_LEN
+                {
+                    return None;
+                }
+            }
+            let cell = *self.plain.first_chunk()?;
+            self.plain.drain(..CELL_LEN);
+            Some(cell)
+        };
+        let patience = Duration::from_secs(30);
+        tokio::time::timeout(patience, read)
+            .await
+            .expect("the relay says or closes something")
+    }
+
+    async fn next_of(&mut self, circ: CircId) -> Option<Cell> {
+        loop {
+            let cell = self.next().await?;
+            if matches!(codec::head(&cell), Ok(Head::Circuit(c, _)) if c == circ) {
+                return Some(cell);
+            }
+        }
+    }
+
+    /// The reason of the DESTROY that comes for a circuit, after whatever comes before it.
+    async fn reason_of(&mut self, circ: CircId) -> Option<DestroyReason> {
+        loop {
+            let cell = self.next_of(circ).await?;
+            if let Ok(Head::Circuit(_, CircuitCommand::Destroy)) = codec::head(&cell) {
+                return Some(codec::parse_destroy(codec::body(&cell)).unwrap());
+            }
+        }
+    }
+
+    async fn is_closed(&mut self) -> bool {
+        while self.next().await.is_some() {}
+        true
+    }
+}
+
+fn sealed(circ: CircId, layers: &mut ClientLayers, pack: impl FnOnce(&mut Packer<'_>)) -> Cell {
+    let mut cell = [0; CELL_LEN];
+    codec::write_circuit_head(&mut cell, circ, CircuitCommand::Relay);
+    let body = codec::body_mut(&mut cell);
+    let mut packer = Packer::new(payload_mut(body));
+    pack(&mut packer);
+    packer.finish();
+    let last = cepa_common::ids::HopIndex(layers.len() as u8 - 1);
+    layers.seal(last, body, &mut rand::rng()).unwrap();
+    cell
+}
+
+fn begin_dir(p: &mut Packer<'_>) {
+    p.begin_dir(cepa_common::ids::StreamId::new(1).unwrap())
+        .unwrap();
+}
+
+#[tokio::test]
+async fn peers_that_break_the_rules_end_what_is_theirs() {
+    let testnet = tokio::task::spawn_blocking(|| Testnet::start(&[]))
+        .await
+        .unwrap();
+    let net = Net::of(&testnet).await;
+    let relay = net
+        .relays
+        .iter()
+        .find(|relay| relay.nickname == "relay1")
+        .unwrap();
+    let other = net
+        .relays
+        .iter()
+        .find(|relay| relay.nickname == "relay2")
+        .unwrap();
+
+    identities(&net, relay, other).await;
+    links(&net, relay).await;
+    handshakes(&net, relay, other).await;
+    circuits(&net, relay).await;
+    extending(&net, relay, other).await;
+    net.still_serves(relay, None).await;
+    tokio::task::spawn_blocking(move || assert!(testnet.stop().success()))
+        .await
+        .unwrap();
+}
+
+/// A dial to the wrong identity, another network, another protocol.
+async fn identities(net: &Net, relay: &Entry, other: &Entry) {
+    let tls = Tls::client();
+    let wrong = establish::dial_link(&relay.addresses, other.link_key(), &tls, net.id(), 0).await;
+    assert!(
+        matches!(wrong.err(), Some(EstablishError::Tls(_))),
+        "the wrong key"
+    );
+    let elsewhere = NetworkId([9; 32]);
+    let key = relay.link_key();
+    let wrong = establish::dial_link(&relay.addresses, key, &tls, elsewhere, 0).await;
+    assert!(wrong.is_err(), "another network");
+    let address: SocketAddr = relay.addresses[0];
+    for first in [&b"HEAD / HTTP/1.1\r\n\r\n"[..], &[0, 0, 0, 0, 5], &[1; 64]] {
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let io = TlsIo::dial(tcp, &tls, key).await.unwrap();
+        let mut peer = Peer {
+            io,
+            plain: Vec::new(),
+        };
+        peer.send(first).await;
+        assert!(peer.is_closed().await, "{first:?}");
+    }
+    // Neither TLS 1.3 nor TLS at all.
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut got = Vec::new();
+    let _ = tcp.read_to_end(&mut got).await;
+    assert!(got.len() < 64, "an alert at most");
+    net.still_serves(relay, None).await;
+}
+
+/// Cells that close the link that they come on (protocol.md 2.9).
+async fn links(net: &Net, relay: &Entry) {
+    let hello = Hello::ours(net.id(), None, 0).encode();
+    let (_, message) = net.handshake(relay);
+    let mut unknown = codec::destroy(ours(5), DestroyReason::Finished);
+    unknown[4] = 77;
+    let mut reserved = codec::destroy(ours(5), DestroyReason::Finished);
+    reserved[6] = 1;
+    let theirs = CircId::new(5).unwrap();
+    let twice = [
+        codec::create(ours(5), &message),
+        codec::create(ours(5), &message),
+    ]
+    .concat();
+    let mut early = codec::create(ours(5), &message).to_vec();
+    let mut relay_cell = [7; CELL_LEN];
+    codec::write_circuit_head(&mut relay_cell, ours(5), CircuitCommand::Relay);
+    early.extend(relay_cell);
+    let mut bad_create = codec::create(ours(5), &message);
+    bad_create[CELL_LEN - 1] = 1;
+    let flood = relay_cell.repeat(102);
+    let rows: [(&str, &[u8]); 9] = [
+        ("a second HELLO", &hello),
+        ("an unknown command", &unknown),
+        ("reserved bytes", &reserved),
+        ("CREATE in the other half", &codec::create(theirs, &message)),
+        ("CREATE on an id in use", &twice),
+        ("RELAY before CREATED", &early),
+        ("CREATE with padding that is not zero", &bad_create),
+        (
+            "CREATED that nothing asked for",
+            &codec::created(ours(5), &[1; codec::CREATED_LEN]),
+        ),
+        ("a flood for an unknown circuit", &flood),
+    ];
+    for (what, bytes) in rows {
+        let mut peer = net.peer(relay).await;
+        peer.send(bytes).await;
+        assert!(peer.is_closed().await, "{what}");
+    }
+    // Half a cell, and gone.
+    let mut peer = net.peer(relay).await;
+    peer.send(&hello[..1000]).await;
+    drop(peer);
+    net.still_serves(relay, None).await;
+}
+
+async fn handshakes(net: &Net, relay: &Entry, other: &Entry) {
+    let mut peer = net.peer(relay).await;
+    // An onion key that the relay does not hold, a changed message: one reason for both.
+    let (_, elsewhere) = net.handshake(other);
+    let (_, mut changed) = net.handshake(relay);
+    changed[700] ^= 1;
+    for (n, message) in [(1, elsewhere), (2, changed)] {
+        peer.send(&codec::create(ours(n), &message)).await;
+        assert_eq!(peer.reason_of(ours(n)).await, Some(DestroyReason::Protocol));
+        peer.send(&codec::destroy(ours(n), DestroyReason::Finished))
+            .await;
+    }
+    // A CREATED that answers another CREATE.
+    let (first, message) = net.handshake(relay);
+    peer.send(&codec::create(ours(3), &message)).await;
+    let (second, message) = net.handshake(relay);
+    peer.send(&codec::create(ours(4), &message)).await;
+    let replies = [
+        peer.next_of(ours(3)).await.unwrap(),
+        peer.next_of(ours(4)).await.unwrap(),
+    ];
+    let reply = |n: usize| *codec::parse_created(codec::body(&replies[n])).unwrap();
+    assert_eq!(
+        first.finish(&reply(1)).err(),
+        Some(HandshakeError::BadAuth),
+        "replayed"
+    );
+    assert!(second.finish(&reply(1)).is_ok());
+    net.still_serves(relay, Some(&mut peer)).await;
+}
+
+/// Cells that end their own circuit, and not the one beside it.
+async fn circuits(net: &Net, relay: &Entry) {
+    let mut peer = net.peer(relay).await;
+    let (neighbour, mut kept) = net.circuit(&mut peer, relay, 1).await;
+    let mut number = 10;
+    let protocol = Some(DestroyReason::Protocol);
+
+    // Every kind of change to a cell.
+    for what in [
+        "flip",
+        "repeat",
+        "reorder",
+        "garbage",
+        "no message",
+        "wrong stream",
+    ] {
+        number += 1;
+        let (circ, mut layers) = net.circuit(&mut peer, relay, number).await;
+        let mut cell = sealed(circ, &mut layers, begin_dir);
+        match what {
+            "flip" => cell[CLEAR_LEN + 500] ^= 1,
+            "repeat" => peer.send(&cell).await,
+            "reorder" => cell = sealed(circ, &mut layers, begin_dir),
+            "garbage" => cell[CLEAR_LEN..].fill(7),
+            "no message" => {
+                peer.send(&cell).await;
+                cell = sealed(circ, &mut layers, |_| {});
+            }
+            _ => {
+                peer.send(&cell).await;
+                cell = sealed(circ, &mut layers, |p| {
+                    let nobody = cepa_common::ids::StreamId::new(99).unwrap();
+                    p.stream(nobody, StreamMessage::Data(b"x")).unwrap();
+                });
+            }
+        }
+        peer.send(&cell).await;
+        assert_eq!(peer.reason_of(circ).await, protocol, "{what}");
+        peer.send(&codec::destroy(circ, DestroyReason::Finished))
+            .await;
+    }
+    peer.say(neighbour, &mut kept, begin_dir).await;
+    let mut cell = peer.next_of(neighbour).await.expect("the neighbour lives");
+    kept.open(codec::body_mut(&mut cell)).unwrap();
+    net.still_serves(relay, Some(&mut peer)).await;
+}
+
+async fn extending(net: &Net, relay: &Entry, other: &Entry) {
+    let mut peer = net.peer(relay).await;
+    let (_, message) = net.handshake(other);
+    // To itself.
+    let (circ, mut layers) = net.circuit(&mut peer, relay, 1).await;
+    peer.say(circ, &mut layers, |p| {
+        p.extend(&relay.identity, &message).unwrap()
+    })
+    .await;
+    assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Protocol));
+    // To a relay that nobody lists.
+    let (circ, mut layers) = net.circuit(&mut peer, relay, 2).await;
+    peer.say(circ, &mut layers, |p| {
+        p.extend(&RelayId([5; 32]), &message).unwrap()
+    })
+    .await;
+    let mut cell = peer.next_of(circ).await.unwrap();
+    layers.open(codec::body_mut(&mut cell)).unwrap();
+    let said = messages::<Telescope<'_>>(payload(codec::body(&cell)))
+        .next()
+        .unwrap();
+    assert_eq!(said, Ok(Telescope::Truncated(DestroyReason::Unreachable)));
+    assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Unreachable));
+    // Twice at once, which leaves a message for nobody.
+    let (circ, mut layers) = net.circuit(&mut peer, relay, 3).await;
+    let extend = |p: &mut Packer<'_>| p.extend(&other.identity, &message).unwrap();
+    let both = [
+        sealed(circ, &mut layers, extend),
+        sealed(circ, &mut layers, begin_dir),
+    ]
+    .concat();
+    peer.send(&both).await;
+    assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Protocol));
+    // As the rules want it; then a cell for the hop that has passed the circuit on.
+    let (circ, mut layers) = net.circuit(&mut peer, relay, 4).await;
+    let (handshake, message) = net.handshake(other);
+    peer.say(circ, &mut layers, |p| {
+        p.extend(&other.identity, &message).unwrap()
+    })
+    .await;
+    let mut cell = peer.next_of(circ).await.unwrap();
+    layers.open(codec::body_mut(&mut cell)).unwrap();
+    let said = messages::<Telescope<'_>>(payload(codec::body(&cell)))
+        .next()
+        .unwrap();
+    let Ok(Telescope::Extended(reply)) = said else {
+        panic!("{said:?}")
+    };
+    let keys = handshake.finish(reply).unwrap().0;
+    peer.say(circ, &mut layers, begin_dir).await;
+    assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Protocol));
+    drop(keys);
+    net.still_serves(relay, Some(&mut peer)).await;
+}

@@ -1,0 +1,228 @@
+//! A network of the shipped program, servers to reach through it, and SOCKS by hand.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// The program under test.
+pub(crate) fn cepa() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_cepa"))
+}
+
+/// `cepa testnet`, from its line `ready` to SIGTERM.
+pub(crate) struct Testnet {
+    child: Child,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) json: Value,
+}
+
+impl Testnet {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = cepa()
+            .args(["testnet", "--socks", "127.0.0.1:0", "--dir"])
+            .arg(dir.path())
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.next().expect("a first line").unwrap();
+        assert!(ready.starts_with("ready"), "{ready}");
+        // The rest must not block the program.
+        std::thread::spawn(move || lines.for_each(drop));
+        let json = std::fs::read(dir.path().join("testnet.json")).unwrap();
+        Self {
+            child,
+            json: serde_json::from_slice(&json).unwrap(),
+            dir,
+        }
+    }
+
+    pub(crate) fn socks(&self) -> SocketAddr {
+        self.json["socks"].as_str().unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn network_file(&self) -> String {
+        self.json["network_file"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn node(&self, name: &str) -> &Value {
+        let nodes = self.json["nodes"].as_array().unwrap();
+        nodes.iter().find(|node| node["name"] == name).unwrap()
+    }
+
+    pub(crate) fn kill(&self, name: &str) {
+        send(
+            self.node(name)["pid"].as_u64().unwrap() as u32,
+            Signal::KILL,
+        );
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let nodes = self.json["nodes"].as_array().unwrap();
+        nodes
+            .iter()
+            .map(|node| node["pid"].as_u64().unwrap() as u32)
+            .collect()
+    }
+
+    /// curl through the network.
+    pub(crate) fn curl(&self, scheme: &str, args: &[&str]) -> Output {
+        Command::new("curl")
+            .args([
+                "--silent",
+                "--show-error",
+                "--fail",
+                "--max-time",
+                "60",
+                "--proxy",
+            ])
+            .arg(format!("{scheme}://{}", self.socks()))
+            .args(args)
+            .output()
+            .expect("curl is installed")
+    }
+
+    /// Stops the network as a user would.
+    pub(crate) fn stop(mut self) -> std::process::ExitStatus {
+        send(self.child.id(), Signal::TERM);
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Testnet {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            send(self.child.id(), Signal::TERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal);
+}
+
+/// Bytes that are the same each time and do not repeat.
+pub(crate) fn content(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| step()).collect();
+    bytes.truncate(len);
+    bytes
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// An HTTP server on loopback: `GET /SEED/LEN` gives [`content`], `PUT /` gives the
+/// SHA-256 of what it got.
+pub(crate) fn http_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || answer(stream));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let (mut head, mut length) = (String::new(), 0);
+    reader.read_line(&mut head).ok()?;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let line = line.trim().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+        if line == "expect: 100-continue" {
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+        }
+    }
+    let body = if head.starts_with("PUT") {
+        let mut got = vec![0; length];
+        reader.read_exact(&mut got).ok()?;
+        sha256(&got).into_bytes()
+    } else {
+        let mut parts = head
+            .split_whitespace()
+            .nth(1)?
+            .trim_start_matches('/')
+            .split('/');
+        content(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?)
+    };
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    stream.write_all(&body).ok()
+}
+
+/// Asks the port for `address` by SOCKS 5; gives the connection and the reply code.
+pub(crate) fn socks5(proxy: SocketAddr, host: &[u8], port: u16, user: Option<&str>) -> (TcpStream, u8) {
+    let mut stream = TcpStream::connect(proxy).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let mut chosen = [0; 2];
+    match user {
+        None => {
+            stream.write_all(&[5, 1, 0]).unwrap();
+            stream.read_exact(&mut chosen).unwrap();
+        }
+        Some(user) => {
+            stream.write_all(&[5, 1, 2]).unwrap();
+            stream.read_exact(&mut chosen).unwrap();
+            let mut login = vec![1, user.len() as u8];
+            login.extend(user.as_bytes());
+            login.extend([1, b'x']);
+            stream.write_all(&login).unwrap();
+            stream.read_exact(&mut [0; 2]).unwrap();
+        }
+    }
+    let mut request = vec![5, 1, 0];
+    request.extend(host);
+    request.extend(port.to_be_bytes());
+    stream.write_all(&request).unwrap();
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply).unwrap();
+    (stream, reply[1])
+}
+
+/// 127.0.0.1 as SOCKS 5 writes it.
+pub(crate) const LOOPBACK: [u8; 5] = [1, 127, 0, 0, 1];
+
+/// A name as SOCKS 5 writes it.
+pub(crate) fn name(name: &str) -> Vec<u8> {
+    [&[3, name.len() as u8], name.as_bytes()].concat()
+}
+
+/// Tries until it works, as a user would who presses reload.
+pub(crate) fn until_ok(what: &str, within: Duration, mut attempt: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !attempt() {
+        assert!(started.elapsed() < within, "{what}: not within {within:?}");
+    }
+}
