@@ -181,7 +181,12 @@ fn answer(mut stream: TcpStream) -> Option<()> {
 }
 
 /// Asks the port for `address` by SOCKS 5; gives the connection and the reply code.
-pub(crate) fn socks5(proxy: SocketAddr, host: &[u8], port: u16, user: Option<&str>) -> (TcpStream, u8) {
+pub(crate) fn socks5(
+    proxy: SocketAddr,
+    host: &[u8],
+    port: u16,
+    user: Option<&str>,
+) -> (TcpStream, u8) {
     let mut stream = TcpStream::connect(proxy).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))

@@ -20,7 +20,12 @@ use crate::path::{Path, PathError, PathRequest, PathSelector, Target};
 /// One hop must answer within this time.
 const HOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Paths tried for one circuit.
-const BUILD_TRIES: usize = 6;
+const BUILD_TRIES: u32 = 12;
+/// Pause after the first failure; it doubles with each. A relay that has just
+/// started, or a network that has just come back, is there a moment later.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+/// Longest pause between tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Clean circuits kept ready.
 const READY_CIRCUITS: usize = 2;
 /// A relay through which a circuit failed is avoided for this time.
@@ -29,6 +34,14 @@ const SUSPECT_TIME: Duration = Duration::from_secs(60);
 const READY_PORT: u16 = 443;
 /// How often the pool looks after its circuits when nothing else wakes it.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How long to wait after so many failures in a row, with jitter (S22).
+fn pause_after(failures: u32) -> Duration {
+    let longest = FIRST_PAUSE
+        .saturating_mul(1 << (failures - 1).min(16))
+        .min(LONGEST_PAUSE);
+    longest.mul_f64(rand::random_range(0.5..=1.0))
+}
 
 /// What may share a circuit: streams with equal keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -286,7 +299,10 @@ impl Pool {
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),
     ) -> Result<Arc<Circuit>, CircuitError> {
         let mut last = CircuitError::NoConsensus;
-        for _ in 0..BUILD_TRIES {
+        for failures in 0..BUILD_TRIES {
+            if failures > 0 {
+                tokio::time::sleep(pause_after(failures)).await;
+            }
             if self.state().stopped {
                 return Err(CircuitError::Stopping);
             }
