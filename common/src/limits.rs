@@ -4,14 +4,6 @@ use core::time::Duration;
 
 /// From TCP accept or dial to both HELLOs: a peer that dawdles is dropped (S5).
 pub const LINK_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A circuit waits this long for a dial that it caused (S17).
-pub const EXTEND_DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// A circuit to which no cell has opened yet is half-open and expires (design section 5).
-pub const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// A CREATE that waited longer than this for a worker is refused (design section 5).
-pub const CREATE_QUEUE_DEADLINE: Duration = Duration::from_millis(1500);
-/// CREATEs that one link may have waiting; over it, refusal comes before any public-key work (S9).
-pub const CREATES_WAITING_PER_LINK: usize = 64;
 /// CREATEs that all links together may have waiting: 1.5 s of work for one core at about 140 us each.
 pub const CREATES_WAITING: usize = 10_000;
 /// Circuits on one link, both directions together. Ids are 31 bits; memory is what counts.
@@ -31,7 +23,5 @@ pub const READ_BATCH_BYTES: usize = 256 * 1024;
 pub const TURN_CELLS: usize = 8;
 /// Cells for circuits unknown here, in one second, before the link closes (S7).
 pub const UNKNOWN_CIRCUIT_CELLS_PER_SECOND: u32 = 100;
-/// Connections that a relay accepts at once.
-pub const LINKS: usize = 8192;
 /// Accept errors such as EMFILE are survived with this pause (S39).
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

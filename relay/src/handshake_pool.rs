@@ -3,12 +3,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cepa_common::cell::codec::{CREATE_LEN, DestroyReason};
 use cepa_common::handshake;
 use cepa_common::ids::{CircId, RelayId};
-use cepa_common::limits::{CREATE_QUEUE_DEADLINE, CREATES_WAITING, CREATES_WAITING_PER_LINK};
+use cepa_common::limits::CREATES_WAITING;
 use cepa_common::net::queue::Inbox;
 use cepa_common::net::switch::{AcceptCircuits, Command, Queue, Refusal};
 use tokio::runtime::Handle;
@@ -105,10 +105,11 @@ impl HandshakePool {
     /// refusal costs no public-key work.
     fn submit(&self, job: Job) -> Result<(), DestroyReason> {
         let link = Arc::as_ptr(&job.queue).addr();
+        let share = job.core.params().handshake_queue_per_link as usize;
         let mut guard = self.0.lock();
         let waiting = &mut *guard;
         let ahead = waiting.jobs.get(&link).map_or(0, VecDeque::len);
-        if ahead >= CREATES_WAITING_PER_LINK || waiting.total >= CREATES_WAITING {
+        if ahead >= share || waiting.total >= CREATES_WAITING {
             return Err(DestroyReason::Resource);
         }
         let jobs = waiting.jobs.entry(link).or_default();
@@ -137,7 +138,8 @@ impl Drop for HandshakePool {
 impl Job {
     fn run(self, runtime: &Handle) {
         let circ = self.circ;
-        if self.since.elapsed() > CREATE_QUEUE_DEADLINE {
+        let longest = Duration::from_millis(self.core.params().handshake_max_wait_ms.into());
+        if self.since.elapsed() > longest {
             Command::Close {
                 circ,
                 reason: DestroyReason::Resource,

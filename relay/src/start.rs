@@ -8,7 +8,6 @@ use cepa_common::budget::Budget;
 use cepa_common::dir::{Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor};
 use cepa_common::handshake::{CIRCUIT_VERSION, OnionKeypair, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
-use cepa_common::limits::QUEUE_SLACK_CELLS;
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};
 use cepa_common::onion::Suite;
@@ -160,7 +159,8 @@ impl Core {
     /// Cells that one circuit may have waiting in one direction: its window,
     /// and what no window counts.
     pub(crate) fn queue_bound_cells(&self) -> usize {
-        self.params().circuit_window_cells as usize + QUEUE_SLACK_CELLS
+        let params = self.params();
+        params.circuit_window_cells as usize + params.circuit_queue_cells as usize
     }
 }
 

@@ -59,16 +59,12 @@ params! {
     allow_private_addresses: 0, 0, 1;
     /// A circuit takes no new stream after this time from its first use (seconds).
     circuit_max_dirty_seconds: 600, 10, 86_400;
-    /// Circuits open on one link.
-    max_circuits_per_link: 8_192, 16, 1 << 20;
-    /// Streams open on one circuit at its exit.
-    max_streams_per_circuit: 1_024, 16, 65_535;
     /// Links accepted from one address.
     max_links_per_address: 64, 4, 1 << 20;
     /// Cells queued on one circuit and direction before it is destroyed, beside its window.
-    circuit_queue_cells: 1_024, 64, 1 << 16;
+    circuit_queue_cells: 256, 64, 1 << 16;
     /// Circuit handshakes that wait for one link.
-    handshake_queue_per_link: 128, 4, 1 << 16;
+    handshake_queue_per_link: 64, 4, 1 << 16;
     /// A circuit handshake that waited longer is dropped (milliseconds).
     handshake_max_wait_ms: 1_500, 100, 30_000;
     /// A circuit on which nothing came after CREATED expires (seconds).

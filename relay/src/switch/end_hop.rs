@@ -1,14 +1,13 @@
 //! The task of a circuit that ends here.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cepa_common::cell::CELL_LEN;
 use cepa_common::cell::codec::{self, DestroyReason};
 use cepa_common::flow::FixedWindow;
 use cepa_common::handshake::RelayParams;
 use cepa_common::ids::{CircId, RelayId};
-use cepa_common::limits::HALF_OPEN_TIMEOUT;
 use cepa_common::net::circuit_io::{Streams, for_each_body};
 use cepa_common::net::queue::Inbox;
 use cepa_common::net::switch::{Command, Queue, payload};
@@ -92,7 +91,8 @@ impl EndHop {
     pub(crate) async fn run(mut self) {
         let (circ, link, streams) = (self.circ, self.link.clone(), self.streams.clone());
         self.core.memory.add_circuit(&link, circ, &streams);
-        let expires = Deadline::now() + HALF_OPEN_TIMEOUT;
+        let half_open = Duration::from_secs(self.core.params().half_open_seconds.into());
+        let expires = Deadline::now() + half_open;
         let end = loop {
             match self.turn(expires).await {
                 Ok(None) => {}

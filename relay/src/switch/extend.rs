@@ -1,12 +1,12 @@
 //! EXTEND: from a circuit that ends here to one that passes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, CircuitCommand, DestroyReason};
 use cepa_common::cell::message::{NoRoom, Packer};
 use cepa_common::cell::{CELL_LEN, HEADER_LEN};
 use cepa_common::ids::{CircId, RelayId};
-use cepa_common::limits::EXTEND_DIAL_TIMEOUT;
 use cepa_common::net::queue::Inbox;
 use cepa_common::net::switch::{Command, Queue, payload_mut};
 use tokio::time::timeout;
@@ -66,8 +66,9 @@ impl EndHop {
 
     /// Dials, and hands the client's half of the handshake on.
     async fn reach(&self, relay: RelayId, message: Box<[u8; CREATE_LEN]>) -> Option<Leg> {
+        let patience = Duration::from_secs(self.core.params().extend_dial_seconds.into());
         let dial = self.core.links.link_to(&self.core, relay);
-        let link = match timeout(EXTEND_DIAL_TIMEOUT, dial).await {
+        let link = match timeout(patience, dial).await {
             Ok(Ok(link)) => link,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "can't extend a circuit");
@@ -86,10 +87,7 @@ impl EndHop {
             message,
         }
         .send(&leg.link);
-        let reply = timeout(EXTEND_DIAL_TIMEOUT, leg.answered())
-            .await
-            .ok()
-            .flatten()?;
+        let reply = timeout(patience, leg.answered()).await.ok().flatten()?;
         let (link, circ) = (leg.link.clone(), leg.circ.take()?);
         Some(Leg { link, circ, reply })
     }
