@@ -290,7 +290,7 @@ fn relay_options(
     let identity = state.load_or_create_key(IDENTITY_KEY, KeyKind::Identity, &mut rng)?;
     let identity = SigningKey::from_bytes(identity.expose());
     let suite = suite(settings.suite);
-    // A suite is a property of an onion key: another suite is another key (design of chapter 4).
+    // A suite is a property of an onion key: another suite is another key (docs/protocol.md, 3.2).
     let onion = format!("onion-{}", suite.name());
     let onion_key = state.load_or_create_key(&onion, KeyKind::Onion, &mut rng)?;
     let authority = match &config.authority {

@@ -362,7 +362,7 @@ impl Drop for Builder {
         if self.handed_over {
             return;
         }
-        if let Some(circ) = self.circ.or_else(|| self.inbox.take(Vec::new()).opened) {
+        if let Some(circ) = self.inbox.abandon().or(self.circ) {
             Command::Close {
                 circ,
                 reason: DestroyReason::Finished,

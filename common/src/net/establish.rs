@@ -1,4 +1,4 @@
-//! From a TCP connection to a link, or to a directory request (docs/protocol.md, chapter 1 and 2).
+//! From a TCP connection to a link, or to a directory request (docs/protocol.md, chapters 1 and 2).
 
 use std::io;
 use std::net::SocketAddr;

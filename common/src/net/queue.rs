@@ -274,6 +274,8 @@ pub struct Arrived {
     pub cells: Vec<u8>,
     /// The circuit has ended on this link, after `cells`.
     pub destroyed: Option<DestroyReason>,
+    /// Nobody waits for it any more.
+    abandoned: bool,
 }
 
 /// Receives a circuit's cells from the link that they come in on.
@@ -305,6 +307,26 @@ impl Inbox {
         drop(guard);
         self.notify.notify_one();
         Ok(())
+    }
+
+    /// The link gives the circuit this id. `false`: nobody waits for it any more.
+    pub(super) fn open_as(&self, circ: CircId) -> bool {
+        let mut guard = lock(&self.arrived);
+        if guard.0.abandoned {
+            return false;
+        }
+        guard.0.opened = Some(circ);
+        drop(guard);
+        self.notify.notify_one();
+        true
+    }
+
+    /// Nobody waits for the circuit any more: it is not opened if it has not
+    /// been. Gives its id if the link gave it one that has not been taken.
+    pub fn abandon(&self) -> Option<CircId> {
+        let mut guard = lock(&self.arrived);
+        guard.0.abandoned = true;
+        guard.0.opened.take()
     }
 
     /// Changes what has arrived, other than cells.

@@ -63,6 +63,8 @@ pub enum Command {
         prev: Arc<Queue>,
         /// The circuit's id there.
         prev_circ: CircId,
+        /// The sealed EXTENDED, which goes back before anything that comes from the peer.
+        extended: Box<Cell>,
     },
     /// End a circuit at once, both ways: what is queued for it is dropped.
     Destroy {
@@ -503,24 +505,34 @@ impl<A: AcceptCircuits> Table<A> {
                 layer,
                 prev,
                 prev_circ,
-            } => match self.entries.get_mut(&circ) {
-                Some(entry @ Entry::End(_)) => {
-                    let early = matches!(
-                        core::mem::replace(entry, Entry::Inward { layer, prev, prev_circ }),
-                        Entry::End(inbox) if !inbox.take(Vec::new()).cells.is_empty()
-                    );
-                    if early {
-                        self.destroy(circ, DestroyReason::Protocol);
+                extended,
+            } => {
+                match self.entries.get_mut(&circ) {
+                    Some(entry @ Entry::End(_)) => {
+                        // First, because what the peer has said already, and
+                        // what its loss makes this layer say, is sealed after it.
+                        let _ = prev.push(prev_circ, &extended[..]);
+                        let early = matches!(
+                            core::mem::replace(entry, Entry::Inward { layer, prev, prev_circ }),
+                            Entry::End(inbox) if !inbox.take(Vec::new()).cells.is_empty()
+                        );
+                        if early {
+                            self.destroy(circ, DestroyReason::Protocol);
+                        }
+                    }
+                    _ => {
+                        let _ = prev.push(prev_circ, &extended[..]);
+                        Command::PassInward {
+                            circ,
+                            layer,
+                            prev,
+                            prev_circ,
+                            extended,
+                        }
+                        .abandon();
                     }
                 }
-                _ => Command::PassInward {
-                    circ,
-                    layer,
-                    prev,
-                    prev_circ,
-                }
-                .abandon(),
-            },
+            }
             Command::Destroy { circ, reason } => {
                 if !matches!(self.entries.get(&circ), None | Some(Entry::Closing)) {
                     self.destroy(circ, reason);
@@ -548,7 +560,9 @@ impl<A: AcceptCircuits> Table<A> {
             inbox.update(|a| a.destroyed = Some(DestroyReason::Resource));
             return;
         };
-        inbox.update(|a| a.opened = Some(circ));
+        if !inbox.open_as(circ) {
+            return;
+        }
         self.entries.insert(circ, Entry::Creating(inbox));
         let _ = self.own.push(circ, &codec::create(circ, message));
     }

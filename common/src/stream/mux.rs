@@ -578,7 +578,9 @@ impl Mux {
                 continue;
             };
             stream.window_due = false;
-            if stream.closed || stream.received != Received::Open || stream.rx_drained == 0 {
+            // Nothing may follow word that this end has given the stream up.
+            let silent = stream.closed || stream.released || stream.sending.is_given_up();
+            if silent || stream.received != Received::Open || stream.rx_drained == 0 {
                 continue;
             }
             let grant = core::mem::take(&mut stream.rx_drained);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, CircuitCommand, DestroyReason};
+use cepa_common::cell::codec::{
+    self, CREATE_LEN, CREATED_LEN, Cell, CircuitCommand, DestroyReason,
+};
 use cepa_common::cell::message::{NoRoom, Packer};
 use cepa_common::cell::{CELL_LEN, HEADER_LEN};
 use cepa_common::ids::{CircId, RelayId};
@@ -46,21 +48,21 @@ impl EndHop {
             backward,
             ..
         } = self;
-        Command::PassInward {
-            circ: leg.circ,
-            layer: backward,
-            prev: link.clone(),
-            prev_circ: circ,
-        }
-        .send(&leg.link);
         Command::PassOutward {
             circ,
             layer: forward,
-            next: leg.link,
+            next: leg.link.clone(),
             next_circ: leg.circ,
         }
         .send(&link);
-        let _ = link.push(circ, &extended);
+        Command::PassInward {
+            circ: leg.circ,
+            layer: backward,
+            prev: link,
+            prev_circ: circ,
+            extended: Box::new(extended),
+        }
+        .send(&leg.link);
         End::Passed
     }
 
@@ -95,7 +97,7 @@ impl EndHop {
     fn sealed(
         &mut self,
         pack: impl FnOnce(&mut Packer<'_>) -> Result<(), NoRoom>,
-    ) -> Result<Vec<u8>, NoRoom> {
+    ) -> Result<Cell, NoRoom> {
         let mut cell = [0; CELL_LEN];
         codec::write_circuit_head(&mut cell, self.circ, CircuitCommand::Relay);
         let body = codec::body_mut(&mut cell);
@@ -104,7 +106,7 @@ impl EndHop {
         pack(&mut packer)?;
         packer.finish();
         self.backward.speak(body).map_err(|_| NoRoom)?;
-        Ok(cell.to_vec())
+        Ok(cell)
     }
 
     fn give_up(mut self) -> End {
@@ -142,7 +144,7 @@ impl OpenLeg {
 
 impl Drop for OpenLeg {
     fn drop(&mut self) {
-        let opened = self.circ.or_else(|| self.inbox.take(Vec::new()).opened);
+        let opened = self.inbox.abandon().or(self.circ);
         if let Some(circ) = opened {
             Command::Close {
                 circ,
