@@ -428,23 +428,41 @@ async fn extending(net: &Net, relay: &Entry, other: &Entry) {
     peer.send(&both).await;
     assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Protocol));
     // As the rules want it; then a cell for the hop that has passed the circuit on.
-    let (circ, mut layers) = net.circuit(&mut peer, relay, 4).await;
-    let (handshake, message) = net.handshake(other);
-    peer.say(circ, &mut layers, |p| {
-        p.extend(&other.identity, &message).unwrap()
-    })
-    .await;
-    let mut cell = peer.next_of(circ).await.unwrap();
-    layers.open(codec::body_mut(&mut cell)).unwrap();
-    let said = messages::<Telescope<'_>>(payload(codec::body(&cell)))
-        .next()
-        .unwrap();
-    let Ok(Telescope::Extended(reply)) = said else {
-        panic!("{said:?}")
-    };
-    let keys = handshake.finish(reply).unwrap().0;
+    let (circ, mut layers) = extended(net, &mut peer, relay, other).await;
     peer.say(circ, &mut layers, begin_dir).await;
     assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Protocol));
-    drop(keys);
     net.still_serves(relay, Some(&mut peer)).await;
+}
+
+/// A circuit through `relay` that has been extended to `other`; the layers are the first hop's.
+///
+/// A relay that has just started may not hold the consensus yet that lists
+/// the other, and says so: then another circuit is tried.
+async fn extended(net: &Net, peer: &mut Peer, relay: &Entry, other: &Entry) -> Keys {
+    let give_up = std::time::Instant::now() + Duration::from_secs(30);
+    for number in 4.. {
+        let (circ, mut layers) = net.circuit(peer, relay, number).await;
+        let (handshake, message) = net.handshake(other);
+        let extend = |p: &mut Packer<'_>| p.extend(&other.identity, &message).unwrap();
+        peer.say(circ, &mut layers, extend).await;
+        let mut cell = peer.next_of(circ).await.unwrap();
+        layers.open(codec::body_mut(&mut cell)).unwrap();
+        let said = messages::<Telescope<'_>>(payload(codec::body(&cell)))
+            .next()
+            .unwrap();
+        match said.unwrap() {
+            Telescope::Extended(reply) => {
+                handshake.finish(reply).unwrap();
+                return (circ, layers);
+            }
+            Telescope::Truncated(reason) => {
+                assert_eq!(reason, DestroyReason::Unreachable);
+                assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Unreachable));
+                peer.send(&codec::destroy(circ, DestroyReason::Finished))
+                    .await;
+                assert!(std::time::Instant::now() < give_up, "never extended");
+            }
+        }
+    }
+    unreachable!("the loop returns")
 }
