@@ -1,6 +1,8 @@
 //! A network of the shipped program, servers to reach through it, and SOCKS by hand.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod dns;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
@@ -187,6 +189,17 @@ pub(crate) fn socks5(
     port: u16,
     user: Option<&str>,
 ) -> (TcpStream, u8) {
+    socks5_command(proxy, 1, host, port, user)
+}
+
+/// Asks the port for a command of SOCKS 5: 1 is CONNECT, 2 BIND, 3 UDP ASSOCIATE.
+pub(crate) fn socks5_command(
+    proxy: SocketAddr,
+    command: u8,
+    host: &[u8],
+    port: u16,
+    user: Option<&str>,
+) -> (TcpStream, u8) {
     let mut stream = TcpStream::connect(proxy).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
@@ -207,7 +220,7 @@ pub(crate) fn socks5(
             stream.read_exact(&mut [0; 2]).unwrap();
         }
     }
-    let mut request = vec![5, 1, 0];
+    let mut request = vec![5, command, 0];
     request.extend(host);
     request.extend(port.to_be_bytes());
     stream.write_all(&request).unwrap();

@@ -1,0 +1,252 @@
+//! What a stream promises at its edges: who resolves names, which circuit it
+//! takes, how it ends, and that many of them do not mix.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use support::dns::{KNOWN, UNKNOWN, dns_server};
+use support::*;
+
+#[test]
+fn streams_keep_their_promises() {
+    let resolver = dns_server().to_string();
+    let net = Testnet::start(&["--resolver", &resolver]);
+    names_are_resolved_at_the_exit(&net);
+    what_the_port_does_not_do_is_refused(&net);
+    a_broken_stream_does_not_look_finished(&net);
+    many_streams_do_not_mix(&net);
+    garbage_harms_nobody(&net);
+    assert!(net.stop().success());
+}
+
+/// The name is known to the exits' server alone: whoever resolved it here would fail.
+fn names_are_resolved_at_the_exit(net: &Testnet) {
+    let server = http_server();
+    let url = |name: &str| format!("http://{name}:{}/1/5000", server.port());
+    let known = url(KNOWN);
+    let rows: [(&str, &[&str]); 3] = [
+        ("socks5h", &[]),
+        ("socks4a", &[]),
+        ("http", &["--proxytunnel"]),
+    ];
+    for (scheme, more) in rows {
+        let got = net.curl(scheme, &[more, &[&*known]].concat());
+        let said = String::from_utf8_lossy(&got.stderr);
+        assert!(got.status.success(), "{scheme}: {said}");
+        assert!(got.stdout == content(1, 5000), "{scheme}");
+    }
+    // A refusal behind a name is a refusal, and a name without an address is not one.
+    let closed = closed_port();
+    let refused = socks5(net.socks(), &name(KNOWN), closed, None).1;
+    assert_eq!(refused, 5, "refused, by name");
+    let unknown = socks5(net.socks(), &name(UNKNOWN), closed, None).1;
+    assert_eq!(unknown, 4, "no such name");
+    for url in [url(UNKNOWN), format!("http://{KNOWN}:{closed}/")] {
+        let tunnel = ["--proxytunnel", "--write-out", "%{http_connect}", &url];
+        let got = net.curl("http", &tunnel);
+        assert!(!got.status.success());
+        assert_eq!(got.stdout, b"502", "{url}");
+    }
+}
+
+fn what_the_port_does_not_do_is_refused(net: &Testnet) {
+    for (what, command) in [("BIND", 2), ("UDP ASSOCIATE", 3), ("nothing known", 9)] {
+        let (mut stream, code) = socks5_command(net.socks(), command, &LOOPBACK, 80, None);
+        assert_eq!(code, 7, "{what}");
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "{what}: and then closed");
+    }
+}
+
+/// A reset at the destination is an error here: half a file must not pass for a whole one.
+fn a_broken_stream_does_not_look_finished(net: &Testnet) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"part").unwrap();
+        // Closing while bytes wait unread is what makes the kernel send a reset.
+        stream.peek(&mut [0]).unwrap();
+    });
+    let (mut stream, code) = socks5(net.socks(), &LOOPBACK, port, None);
+    assert_eq!(code, 0);
+    let mut part = [0; 4];
+    stream.read_exact(&mut part).unwrap();
+    assert_eq!(&part, b"part");
+    stream.write_all(b"unread").unwrap();
+    server.join().unwrap();
+    let end = stream.read(&mut part);
+    assert!(end.is_err(), "it looks finished: {end:?}");
+}
+
+/// A hundred streams, each with bytes of its own in both directions at once.
+fn many_streams_do_not_mix(net: &Testnet) {
+    let (proxy, echo) = (net.socks(), echo_server());
+    let streams: Vec<_> = (0..100)
+        .map(|seed| {
+            std::thread::spawn(move || {
+                let (mut stream, code) = socks5(proxy, &LOOPBACK, echo.port(), None);
+                assert_eq!(code, 0, "stream {seed}");
+                let said = content(seed, 60_000);
+                let mut into = stream.try_clone().unwrap();
+                let copy = said.clone();
+                let speaker = std::thread::spawn(move || {
+                    into.write_all(&copy).unwrap();
+                    into.shutdown(Shutdown::Write).unwrap();
+                });
+                let mut heard = Vec::new();
+                stream.read_to_end(&mut heard).unwrap();
+                speaker.join().unwrap();
+                assert!(heard == said, "stream {seed}");
+            })
+        })
+        .collect();
+    for stream in streams {
+        stream.join().unwrap();
+    }
+}
+
+/// Whatever is no request is answered by little or nothing, and by an end.
+fn garbage_harms_nobody(net: &Testnet) {
+    let rows: [&[u8]; 5] = [
+        b"\x16\x03\x01\x02\x00\x01",
+        &[0xff; 4096],
+        b"\x05",
+        b"\x04\x01",
+        b"",
+    ];
+    for garbage in rows {
+        let mut stream = TcpStream::connect(net.socks()).unwrap();
+        // It may be refused before all of it is taken.
+        let _ = stream.write_all(garbage);
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.len() < 2048, "{garbage:?}");
+    }
+    let server = http_server();
+    let got = net.curl("socks5h", &[&format!("http://{server}/1/10")]);
+    assert!(got.stdout == content(1, 10));
+}
+
+/// Who asks by other credentials takes another circuit; who asks again by the same, the same.
+///
+/// The destination sees the exit's address, which is everybody's here; but
+/// the kernel knows which exit's process holds the other end.
+#[test]
+fn credentials_choose_the_circuit() {
+    let net = Testnet::start(&["--processes"]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let exits: Vec<u32> = ["exit1", "exit2", "exit3"]
+        .iter()
+        .map(|exit| net.node(exit)["pid"].as_u64().unwrap() as u32)
+        .collect();
+    let exit_of = |user: &str| {
+        let port = listener.local_addr().unwrap().port();
+        let (_held, code) = socks5(net.socks(), &LOOPBACK, port, Some(user));
+        assert_eq!(code, 0, "{user}");
+        let (_, from) = listener.accept().unwrap();
+        let socket = socket_inode(from).expect("the exit's end is open");
+        let exit = exits.iter().find(|exit| holds(**exit, &socket));
+        *exit.expect("an exit holds the other end")
+    };
+    // A circuit's exit does not change: streams of one user come from one place.
+    let mut seen = HashSet::new();
+    for user in ["alice", "bob"] {
+        let all: HashSet<u32> = (0..5).map(|_| exit_of(user)).collect();
+        assert_eq!(all.len(), 1, "{user}");
+        seen.extend(all);
+    }
+    // If all took the first user's circuit, they would all leave where it does.
+    // Twenty-six circuits with one exit among three by chance: less than once in 10^11 runs.
+    for number in 0..24 {
+        seen.insert(exit_of(&format!("user{number}")));
+    }
+    assert!(seen.len() > 1, "everybody leaves at one exit");
+    assert!(net.stop().success());
+}
+
+/// The inode of the socket that is bound to `address`, in /proc's words.
+fn socket_inode(address: SocketAddr) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let SocketAddr::V4(address) = address else {
+        return None;
+    };
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    let local = format!("{ip:08X}:{:04X}", address.port());
+    let fields = table.lines().map(|line| line.split_whitespace());
+    fields.map(Iterator::collect::<Vec<_>>).find_map(|fields| {
+        // sl, local, remote, state, queues, timer, retransmits, uid, timeout, inode
+        (*fields.get(1)? == local).then(|| format!("socket:[{}]", fields.get(9).unwrap()))
+    })
+}
+
+/// Has the process `pid` the socket open?
+fn holds(pid: u32, socket: &str) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let mut links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    links.any(|link| link == Path::new(socket))
+}
+
+/// A network without a directory of its own name leaves no file and no process behind.
+#[test]
+fn nothing_is_left_of_a_network() {
+    for processes in [false, true] {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut command = cepa();
+        command.args(["testnet", "--socks", "127.0.0.1:0"]);
+        if processes {
+            command.arg("--processes");
+        }
+        // The command sees the network's files, and tells the processes.
+        let script = "cat \"$TMPDIR\"/*/testnet.json; exit 3";
+        let output = command
+            .args(["--", "sh", "-c", script])
+            .env("TMPDIR", temporary.path())
+            .stderr(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let nodes = json["nodes"].as_array().unwrap();
+        assert_eq!(nodes.len(), 12);
+        for node in nodes {
+            let pid = node["pid"].as_u64().unwrap();
+            assert!(!is_cepa(pid), "{} is left", node["name"]);
+        }
+        let files: Vec<PathBuf> = std::fs::read_dir(temporary.path())
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .collect();
+        assert!(files.is_empty(), "{files:?} is left");
+    }
+}
+
+/// Is `pid` a process of the program? The system uses the numbers of ended ones again.
+fn is_cepa(pid: u64) -> bool {
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_ok_and(|program| program == Path::new(env!("CARGO_BIN_EXE_cepa")))
+}
+
+/// A port of loopback on which nobody listens.
+fn closed_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Sends back what it gets, until there is no more.
+fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    address
+}
