@@ -1,5 +1,5 @@
 //! The threads that answer CREATE: a bounded pool with a queue for each link,
-//! served in turns (design section 5, S9, S10).
+//! served in turns (protocol.md 7.2, S9, S10).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

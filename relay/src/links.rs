@@ -110,7 +110,7 @@ impl Links {
             .ok_or(LinkToError::Stopping)
     }
 
-    /// Who the far side of an accepted link is, if its key is a relay's (design section 4).
+    /// Who the far side of an accepted link is, if its key is a relay's (protocol.md 1.3).
     pub(crate) fn identity_of(&self, link: &NewLink) -> Option<RelayId> {
         let now = self.directory.clock().now_secs();
         let key = link.peer_key.as_ref()?;

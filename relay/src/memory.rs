@@ -1,4 +1,4 @@
-//! Keeps what all queues hold within the relay's memory limit (design section 7, S20).
+//! Keeps what all queues hold within the relay's memory limit (protocol.md 7.11, S20).
 //!
 //! When more is queued than may be, the circuit whose bytes have waited
 //! longest is destroyed, and the next, until there is room again. Bytes that

@@ -1,7 +1,7 @@
 //! Accepts connections and runs one task for each: request, stream, bytes.
 //!
 //! A connection that ends in any way but by both sides' own end of file is handed
-//! to the application as a reset, never as an end (design section 1, rule 2).
+//! to the application as a reset, never as an end (protocol.md 5.6).
 
 use core::fmt;
 use core::future::Future;

@@ -49,7 +49,7 @@ macro_rules! params {
 params! {
     /// Cells in flight on a circuit and direction before acknowledgement, at the start.
     circuit_window_cells: 512, 64, 16_384;
-    /// A sender puts MARK into every so-manieth cell.
+    /// A sender puts MARK into every cell whose number is a multiple of it.
     mark_interval_cells: 32, 8, 1_024;
     /// Credit of a stream at its start (bytes).
     stream_window_bytes: 1 << 20, 16 << 10, 16 << 20;

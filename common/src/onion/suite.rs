@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// An AEAD and a header stream; a property of a relay's onion key, followed by
-/// every client, so that it tells nothing about a client (design section 6).
+/// every client, so that it tells nothing about a client (protocol.md 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Suite {
     /// ChaCha20-Poly1305 and ChaCha20; every peer has it. Number 1 on the wire.

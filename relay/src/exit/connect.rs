@@ -43,7 +43,7 @@ impl<F: Fn(SocketAddr) -> bool + Send + Sync + 'static> AddressPolicy for F {
 }
 
 /// The rules of an exit's owner; and no relay, whatever they say: nobody makes circuits
-/// that run in a circle through exits (design: an exit refuses relays' addresses).
+/// that run in a circle through exits (protocol.md 6.10.3).
 pub(crate) struct Outside {
     /// The owner's rules.
     pub(crate) rules: ExitPolicy,
