@@ -1,6 +1,5 @@
 //! [`Client`]: everything that a program needs to send streams through the network.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -10,10 +9,9 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::message::EndReason;
-use cepa_common::dir::{Clock, Consensus, Dial, DialFuture, NetworkFile, Stream};
+use cepa_common::dir::{Clock, Consensus, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::StreamIo;
-use cepa_common::net::establish;
 use cepa_common::net::tasks::{Stopper, tasks};
 use cepa_common::net::tls::Tls;
 use cepa_common::onion::Suite;
@@ -86,19 +84,6 @@ pub enum ConnectError {
     TimedOut,
 }
 
-struct TlsDial(Tls);
-
-impl Dial for TlsDial {
-    fn dial(&self, addresses: &[SocketAddr], link_key: [u8; 32]) -> DialFuture {
-        let (tls, addresses) = (self.0.clone(), addresses.to_vec());
-        Box::pin(async move {
-            let io = establish::dial_http(&addresses, link_key, &tls).await;
-            io.map(|io| Box::new(io) as Stream)
-                .map_err(io::Error::other)
-        })
-    }
-}
-
 struct Shared {
     network: Arc<NetworkFile>,
     pool: Arc<Pool>,
@@ -139,7 +124,7 @@ impl Client {
         let (tasks, stopper) = tasks();
         let (task, directory) = directory(DirectoryConfig {
             network: network.clone(),
-            dial: Arc::new(TlsDial(tls.clone())),
+            dial: Arc::new(tls.clone()),
             clock: Clock::system(),
             cache: options.state_dir,
         });

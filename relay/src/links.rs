@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use cepa_common::dir::Dial;
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::net::establish::{self, EstablishError, NewLink};
 use cepa_common::net::link_task;
@@ -146,24 +145,6 @@ impl Core {
             tracing::debug!(%end, "a link has ended");
         });
         Some(queue)
-    }
-}
-
-/// Dials relays and authorities for directory requests.
-pub(crate) struct TlsDial(pub(crate) Tls);
-
-impl Dial for TlsDial {
-    fn dial(
-        &self,
-        addresses: &[std::net::SocketAddr],
-        link_key: [u8; 32],
-    ) -> cepa_common::dir::DialFuture {
-        let (tls, addresses) = (self.0.clone(), addresses.to_vec());
-        Box::pin(async move {
-            let io = establish::dial_http(&addresses, link_key, &tls).await;
-            io.map(|io| Box::new(io) as cepa_common::dir::Stream)
-                .map_err(std::io::Error::other)
-        })
     }
 }
 

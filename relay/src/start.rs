@@ -22,7 +22,7 @@ use crate::authority::{
 use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::exit::{ExitConnector, Outside, ResolverError};
 use crate::handshake_pool::HandshakePool;
-use crate::links::{Links, TlsDial};
+use crate::links::Links;
 use crate::listen::{Admission, listen};
 use crate::memory::{Memory, keep_within_budget};
 
@@ -227,7 +227,7 @@ impl Relay {
             Arc::downgrade(&core),
             core.budget.clone(),
         ));
-        let dial: Arc<dyn Dial> = Arc::new(TlsDial(tls));
+        let dial: Arc<dyn Dial> = Arc::new(tls);
         if let (Some(authority), Some(queue)) = (&options.authority, queue) {
             start_authority(&core, &tasks, &dial, authority, queue);
         }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::tls::Tls;
 use super::tls_io::TlsIo;
 use crate::cell::CELL_LEN;
+use crate::dir::{Dial, DialFuture, Stream};
 use crate::ids::NetworkId;
 use crate::limits::LINK_HANDSHAKE_TIMEOUT;
 use crate::link::{Hello, HelloError, negotiate};
@@ -106,6 +107,18 @@ pub async fn dial_http(
     tls: &Tls,
 ) -> Result<TlsIo, EstablishError> {
     in_time(connect(addresses, key, tls)).await
+}
+
+/// Directory requests go over the same TLS as links.
+impl Dial for Tls {
+    fn dial(&self, addresses: &[SocketAddr], link_key: [u8; 32]) -> DialFuture {
+        let (tls, addresses) = (self.clone(), addresses.to_vec());
+        Box::pin(async move {
+            let io = dial_http(&addresses, link_key, &tls).await;
+            io.map(|io| Box::new(io) as Stream)
+                .map_err(io::Error::other)
+        })
+    }
 }
 
 /// Dials the holder of `key` at the first of `addresses` that answers, and says HELLO.
