@@ -150,7 +150,8 @@ fn credentials_choose_the_circuit() {
         let port = listener.local_addr().unwrap().port();
         let (_held, code) = socks5(net.socks(), &LOOPBACK, port, Some(user));
         assert_eq!(code, 0, "{user}");
-        let (_, from) = listener.accept().unwrap();
+        // Held, so that neither end closes before the kernel is asked.
+        let (_accepted, from) = listener.accept().unwrap();
         let socket = socket_inode(from).expect("the exit's end is open");
         let exit = exits.iter().find(|exit| holds(**exit, &socket));
         *exit.expect("an exit holds the other end")
