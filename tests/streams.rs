@@ -1,10 +1,9 @@
-//! What a stream promises at its edges: who resolves names, which circuit it
-//! takes, how it ends, and that many of them do not mix.
+//! What a stream promises at its edges: who resolves names, how it
+//! ends, and that many of them do not mix.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
-use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -132,66 +131,6 @@ fn garbage_harms_nobody(net: &Testnet) {
     let server = http_server();
     let got = net.curl("socks5h", &[&format!("http://{server}/1/10")]);
     assert!(got.stdout == content(1, 10));
-}
-
-/// Who asks by other credentials takes another circuit; who asks again by the same, the same.
-///
-/// The destination sees the exit's address, which is everybody's here; but
-/// the kernel knows which exit's process holds the other end.
-#[test]
-fn credentials_choose_the_circuit() {
-    let net = Testnet::start(&["--processes"]);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let exits: Vec<u32> = ["exit1", "exit2", "exit3"]
-        .iter()
-        .map(|exit| net.node(exit)["pid"].as_u64().unwrap() as u32)
-        .collect();
-    let exit_of = |user: &str| {
-        let port = listener.local_addr().unwrap().port();
-        let (_held, code) = socks5(net.socks(), &LOOPBACK, port, Some(user));
-        assert_eq!(code, 0, "{user}");
-        // Held, so that neither end closes before the kernel is asked.
-        let (_accepted, from) = listener.accept().unwrap();
-        let socket = socket_inode(from).expect("the exit's end is open");
-        let exit = exits.iter().find(|exit| holds(**exit, &socket));
-        *exit.expect("an exit holds the other end")
-    };
-    // A circuit's exit does not change: streams of one user come from one place.
-    let mut seen = HashSet::new();
-    for user in ["alice", "bob"] {
-        let all: HashSet<u32> = (0..5).map(|_| exit_of(user)).collect();
-        assert_eq!(all.len(), 1, "{user}");
-        seen.extend(all);
-    }
-    // If all took the first user's circuit, they would all leave where it does.
-    // Twenty-six circuits with one exit among three by chance: less than once in 10^11 runs.
-    for number in 0..24 {
-        seen.insert(exit_of(&format!("user{number}")));
-    }
-    assert!(seen.len() > 1, "everybody leaves at one exit");
-    assert!(net.stop().success());
-}
-
-/// The inode of the socket that is bound to `address`, in /proc's words.
-fn socket_inode(address: SocketAddr) -> Option<String> {
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let SocketAddr::V4(address) = address else {
-        return None;
-    };
-    let ip = u32::from_ne_bytes(address.ip().octets());
-    let local = format!("{ip:08X}:{:04X}", address.port());
-    let fields = table.lines().map(|line| line.split_whitespace());
-    fields.map(Iterator::collect::<Vec<_>>).find_map(|fields| {
-        // sl, local, remote, state, queues, timer, retransmits, uid, timeout, inode
-        (*fields.get(1)? == local).then(|| format!("socket:[{}]", fields.get(9).unwrap()))
-    })
-}
-
-/// Has the process `pid` the socket open?
-fn holds(pid: u32, socket: &str) -> bool {
-    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let mut links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
-    links.any(|link| link == Path::new(socket))
 }
 
 /// A network without a directory of its own name leaves no file and no process behind.
