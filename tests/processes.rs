@@ -9,6 +9,7 @@ use support::*;
 
 #[test]
 fn the_rest_goes_on_when_nodes_are_killed() {
+    let _alone = alone();
     let net = Testnet::start(&["--processes"]);
     let server = http_server();
     let fetch = || {
@@ -49,6 +50,7 @@ fn the_rest_goes_on_when_nodes_are_killed() {
 
 #[test]
 fn a_command_runs_inside_and_gives_its_status() {
+    let _alone = alone();
     let server = http_server();
     let script = format!(
         "test \"$ALL_PROXY\" = \"$HTTPS_PROXY\" && curl -sf --max-time 60 http://{server}/4/1000 | cmp - \"$0\" && exit 7"

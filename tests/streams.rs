@@ -14,6 +14,7 @@ use support::*;
 
 #[test]
 fn streams_keep_their_promises() {
+    let _alone = alone();
     let resolver = dns_server().to_string();
     let net = Testnet::start(&["--resolver", &resolver]);
     names_are_resolved_at_the_exit(&net);
@@ -136,6 +137,7 @@ fn garbage_harms_nobody(net: &Testnet) {
 /// A network without a directory of its own name leaves no file and no process behind.
 #[test]
 fn nothing_is_left_of_a_network() {
+    let _alone = alone();
     for processes in [false, true] {
         let temporary = tempfile::tempdir().unwrap();
         let mut command = cepa();

@@ -244,3 +244,11 @@ pub(crate) fn until_ok(what: &str, within: Duration, mut attempt: impl FnMut() -
         assert!(started.elapsed() < within, "{what}: not within {within:?}");
     }
 }
+
+/// One network at a time in a test program: two that start at once may choose the same ports.
+pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
