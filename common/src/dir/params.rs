@@ -86,7 +86,7 @@ params! {
     /// Relays listed on one IP address.
     max_relays_per_address: 2, 1, 65_535;
     /// Relays that an authority lists at all.
-    max_relays: 10_000, 16, 20_000;
+    max_relays: 10_000, 16, 131_072;
     /// Cap of a weight that nobody measured (KiB a second).
     max_unmeasured_weight: 20_000, 1, u32::MAX;
     /// A relay is Fast from this weight on (KiB a second).

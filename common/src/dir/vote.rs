@@ -12,7 +12,7 @@ use super::{Digest, DocError, Flags, Lifetime, NetworkFile, SignedDescriptor};
 use crate::ids::RelayId;
 
 /// Largest vote (bytes).
-pub const MAX_VOTE_BYTES: usize = 16 * 1024 * 1024;
+pub const MAX_VOTE_BYTES: usize = 64 * 1024 * 1024;
 
 /// One relay in a vote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

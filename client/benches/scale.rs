@@ -1,0 +1,256 @@
+//! How the directory grows: synthetic consensuses of several sizes, and what they cost (docs/scale.md has the figures).
+//!
+//! `cargo bench -p cepa-client --bench scale` prints a table in Markdown; sizes may be given as arguments. Times are
+//! processor time of this process, medians of some rounds: other work on the machine moves them little. Each size
+//! runs in a process of its own, so that the memory is its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cepa_client::path::{PathRequest, PathSelector, Target};
+use cepa_common::dir::{
+    Authority, Consensus, ConsensusBody, Entry, ExitPolicy, Flags, Lifetime, NetworkDraft,
+    NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus,
+};
+use cepa_common::ids::RelayId;
+use cepa_common::onion::Suite;
+use ed25519_dalek::SigningKey;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rustix::time::{ClockId, clock_gettime};
+
+const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
+const AUTHORITIES: u8 = 9;
+/// Relays that leave, and as many that come, in an hour; of a hundred.
+const CHURN_PERCENT: usize = 1;
+
+fn main() {
+    let sizes: Vec<usize> = std::env::args()
+        .skip(1)
+        .filter_map(|arg| arg.parse().ok())
+        .collect();
+    if std::env::var_os("CEPA_SCALE_ONE").is_some() {
+        return measure(sizes[0]);
+    }
+    println!("| relays | bytes | a relay | parse and verify, ms | memory, MiB | paths a second |");
+    println!("|---|---|---|---|---|---|");
+    let sizes = if sizes.is_empty() {
+        SIZES.to_vec()
+    } else {
+        sizes
+    };
+    for size in sizes {
+        let status = Command::new(std::env::current_exe().unwrap())
+            .arg(size.to_string())
+            .env("CEPA_SCALE_ONE", "1")
+            .status();
+        assert!(status.unwrap().success(), "{size} relays");
+    }
+}
+
+fn measure(relays: usize) {
+    let network = network();
+    let mut rng = StdRng::seed_from_u64(7);
+    let bytes = document(&network, &mut rng, relays);
+    // The first parse brings the code and the allocator's arenas in; memory is counted from there.
+    drop(SignedConsensus::parse_and_verify(&document(&network, &mut rng, 10), &network).unwrap());
+    let before = resident_bytes();
+    let consensus = SignedConsensus::parse_and_verify(&bytes, &network).unwrap();
+    let memory = resident_bytes().saturating_sub(before);
+    let parse = cpu_median(5, || {
+        black_box(SignedConsensus::parse_and_verify(&bytes, &network).unwrap());
+    });
+    let paths = paths_per_second(&consensus, &mut rng);
+    println!(
+        "| {relays} | {} | {} | {:.1} | {:.1} | {paths:.0} |",
+        bytes.len(),
+        bytes.len() / relays,
+        parse.as_secs_f64() * 1e3,
+        mib(memory),
+    );
+}
+
+fn paths_per_second(consensus: &Arc<Consensus>, rng: &mut StdRng) -> f64 {
+    const PATHS: u32 = 20_000;
+    let selector = PathSelector::new(Arc::clone(consensus));
+    let taken = cpu_median(3, || {
+        for _ in 0..PATHS {
+            black_box(
+                selector
+                    .choose(rng, &PathRequest::new(Target::V4(443)))
+                    .unwrap(),
+            );
+        }
+    });
+    f64::from(PATHS) / taken.as_secs_f64()
+}
+
+/// Processor time of a call: the median of some.
+fn cpu_median(rounds: usize, mut call: impl FnMut()) -> Duration {
+    let mut times: Vec<Duration> = (0..rounds)
+        .map(|_| {
+            let before = cpu_time();
+            call();
+            cpu_time().saturating_sub(before)
+        })
+        .collect();
+    times.sort_unstable();
+    times[rounds / 2]
+}
+
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        now.tv_sec.cast_unsigned(),
+        u32::try_from(now.tv_nsec).unwrap(),
+    )
+}
+
+fn resident_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = text.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4_096
+}
+
+fn mib(bytes: usize) -> f64 {
+    f64::from(u32::try_from(bytes / 1_024).unwrap()) / 1_024.0
+}
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_bytes(&[n; 32])
+}
+
+fn network() -> NetworkFile {
+    let authority = |n: u8| Authority {
+        name: format!("authority{n}"),
+        identity: RelayId(key(100 + n).verifying_key().to_bytes()),
+        signing_key: key(n).verifying_key().to_bytes(),
+        addresses: vec![SocketAddr::from(([192, 0, 2, n], 9_001))],
+    };
+    let authorities = (1..=AUTHORITIES).map(authority).collect();
+    let mut draft = NetworkDraft::new("scale", authorities, BTreeMap::new());
+    for n in 1..=AUTHORITIES {
+        draft.sign(&key(n)).unwrap();
+    }
+    draft.finish().unwrap()
+}
+
+/// A consensus that all authorities signed.
+fn document(network: &NetworkFile, rng: &mut StdRng, relays: usize) -> Vec<u8> {
+    let policies = policies();
+    let mut entries: Vec<Entry> = (0..relays).map(|n| entry(n, &policies, rng)).collect();
+    entries.sort_by_key(|entry| entry.identity);
+    sign(network, 1_800_000_000, entries)
+}
+
+fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8> {
+    let lifetime = Lifetime {
+        valid_after,
+        fresh_until: valid_after + 3_600,
+        valid_until: valid_after + 86_400,
+    };
+    let body = ConsensusBody {
+        lifetime,
+        params: BTreeMap::from([("circuit_window_cells".to_owned(), 600)]),
+        entries,
+    };
+    let mut signed = SignedConsensus::unsigned(&body, &network.network_id()).unwrap();
+    for n in 1..=AUTHORITIES {
+        signed.sign(&network.network_id(), &key(n)).unwrap();
+    }
+    signed.to_bytes().unwrap()
+}
+
+/// Exit policies as they are, the first of those who are no exits.
+fn policies() -> Vec<PolicySummary> {
+    const EXITS: [&str; 4] = [
+        "accept *:*",
+        "reject *:25, accept *:*",
+        "accept *:80, accept *:443",
+        "accept *:20-23, accept *:43, accept *:53, accept *:79-81, accept *:88, accept *:110, accept *:143, \
+         accept *:194, accept *:220, accept *:389, accept *:443, accept *:464-465, accept *:531, accept *:993-995",
+    ];
+    let exits = EXITS.map(|text| text.parse::<ExitPolicy>().unwrap());
+    let none = ExitPolicy::reject_all();
+    [none]
+        .iter()
+        .chain(&exits)
+        .map(ExitPolicy::summary)
+        .collect()
+}
+
+/// A relay as they are: a third are exits of a few kinds, half have IPv6, weights are far apart.
+fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
+    let policy = match n % 3 {
+        0 => &policies[rng.random_range(0..policies.len())],
+        _ => &policies[0],
+    };
+    let v4 = Ipv4Addr::from(rng.random_range(0x0100_0000u32..0x0a00_0000));
+    let mut addresses = vec![SocketAddr::from((v4, rng.random_range(1..u16::MAX)))];
+    if n.is_multiple_of(2) {
+        let low: [u16; 4] = rng.random();
+        let ip = [
+            0x2600,
+            rng.random(),
+            rng.random(),
+            0,
+            low[0],
+            low[1],
+            low[2],
+            low[3],
+        ];
+        addresses.push(SocketAddr::from((ip, 9_001)));
+    }
+    let descriptor = RelayDescriptor {
+        identity: RelayId(rng.random()),
+        key_cert: None,
+        onion_key: rng.random(),
+        suite: Suite::Aes256Gcm,
+        addresses,
+        published: 0,
+        bandwidth: 0,
+        offers: Flags::NONE,
+        policy: policy.clone(),
+        family: None,
+        nickname: format!("relay{n}"),
+        version: "0.1.0".to_owned(),
+    };
+    let exit = if policy.is_reject_all() {
+        Flags::NONE
+    } else {
+        Flags::EXIT
+    };
+    let guard = if rng.random_ratio(4, 10) {
+        Flags::GUARD | Flags::HSDIR
+    } else {
+        Flags::NONE
+    };
+    let flags = Flags::VALID | Flags::RUNNING | Flags::FAST | Flags::STABLE | exit | guard;
+    let weight = 100u32 << rng.random_range(0..10);
+    Entry::new(&descriptor, flags, weight)
+}
+
+/// What an hour changes: some relays leave, as many come, a tenth of the weights move.
+#[expect(dead_code, reason = "used by the rows on differences")]
+fn an_hour_later(entries: &[Entry], rng: &mut StdRng) -> Vec<Entry> {
+    let moved = entries.len() * CHURN_PERCENT / 100;
+    let policies = policies();
+    let mut later = entries.to_vec();
+    for _ in 0..moved {
+        let n = rng.random_range(0..later.len());
+        later[n] = entry(rng.random_range(0..1 << 30), &policies, rng);
+    }
+    for entry in &mut later {
+        if rng.random_ratio(1, 10) {
+            entry.weight += rng.random_range(1..=entry.weight / 10 + 1);
+        }
+    }
+    later.sort_by_key(|entry| entry.identity);
+    later
+}
