@@ -28,6 +28,7 @@ use crate::circuit::pool::{CircuitError, Isolation, Pool};
 use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
 use crate::path::Target;
+use crate::skew::ClockSkew;
 
 /// A consensus must be there within this time.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -87,6 +88,7 @@ pub enum ConnectError {
 struct Shared {
     network: Arc<NetworkFile>,
     pool: Arc<Pool>,
+    skew: ClockSkew,
     sessions: AtomicU64,
 }
 
@@ -149,6 +151,7 @@ impl Client {
             }
         }
         let links = Links::new(network.network_id(), tls, tasks.clone());
+        let skew = links.skew().clone();
         let pool = Pool::new(
             network.network_id(),
             links,
@@ -159,6 +162,7 @@ impl Client {
         let shared = Arc::new(Shared {
             network,
             pool,
+            skew,
             sessions: AtomicU64::new(1),
         });
         let stopper = Arc::new(std::sync::Mutex::new(Some(stopper)));
@@ -186,6 +190,11 @@ impl Client {
     /// The newest consensus, while it may be used.
     pub fn consensus(&self) -> Option<Arc<Consensus>> {
         self.shared.pool.consensus()
+    }
+
+    /// How wrong this computer's clock seems to be, by the relays that the client has links to.
+    pub fn clock_skew(&self) -> &ClockSkew {
+        &self.shared.skew
     }
 
     /// The circuits.

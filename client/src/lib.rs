@@ -25,5 +25,6 @@ mod client;
 pub mod dir;
 pub mod front;
 pub mod path;
+pub mod skew;
 
 pub use client::{Client, ClientError, ClientOptions, ConnectError, Front, HopReport};

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::authority::{
     self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, authority_queue,
 };
-use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
+use crate::directory::{ConsensusFiles, DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::exit::{ExitConnector, Outside, ResolverError};
 use crate::handshake_pool::HandshakePool;
 use crate::links::Links;
@@ -198,6 +198,8 @@ impl Relay {
         let queue = options.authority.as_ref().map(|_| authority_queue());
         let (handle, queue) = queue.unzip();
         let directory = DirectoryServer::new(network.clone(), clock.clone(), handle.clone());
+        let files = ConsensusFiles::new(&options.cache_dir, &directory);
+        files.load(&directory).await;
         let policy = options.exit.as_ref().map(|exit| exit.policy.clone());
         let exit = match &options.exit {
             Some(exit) => Some(ExitConnector::new(
@@ -227,6 +229,7 @@ impl Relay {
             Arc::downgrade(&core),
             core.budget.clone(),
         ));
+        tasks.spawn(files.follow(core.directory.clone()));
         let dial: Arc<dyn Dial> = Arc::new(tls);
         if let (Some(authority), Some(queue)) = (&options.authority, queue) {
             start_authority(&core, &tasks, &dial, authority, queue);

@@ -13,7 +13,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::cache::Cache;
+use super::cache::{Cache, Mark};
 
 /// Sources asked at once: one that keeps news back is outvoted by two.
 const SOURCES: usize = 3;
@@ -125,6 +125,8 @@ pub struct DirectoryTask {
     cache: Option<Cache>,
     /// The newest ever held, usable or not: nothing older is taken.
     held: Option<Arc<Consensus>>,
+    /// The newest that was ever taken, by the disk: it outlives what is held.
+    mark: Option<Mark>,
     consensus: watch::Sender<Option<Arc<Consensus>>>,
     progress: watch::Sender<BootstrapProgress>,
 }
@@ -147,6 +149,7 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
         config,
         cache,
         held: None,
+        mark: None,
         consensus,
         progress,
     };
@@ -163,7 +166,7 @@ impl DirectoryTask {
     /// Loads what is on disk, then fetches: at once when that is not fresh, and from time to time for ever.
     pub async fn run(mut self) {
         if let Some(cache) = &self.cache {
-            self.held = cache.load(&self.config.network).await;
+            (self.held, self.mark) = cache.load(&self.config.network).await;
         }
         self.show();
         let interval = self.config.network.params().vote_interval_seconds;
@@ -186,7 +189,7 @@ impl DirectoryTask {
                     }
                 },
             };
-            tokio::time::sleep(wait).await;
+            self.config.clock.sleep(wait).await;
             self.show();
         }
     }
@@ -352,17 +355,20 @@ impl DirectoryTask {
     /// Is this one to be taken (S25)? Its signatures were verified.
     fn check(&self, found: Option<Arc<Consensus>>) -> Result<Arc<Consensus>, RoundError> {
         let found = found.ok_or(RoundError::NoNews)?;
-        if let Some(held) = &self.held {
-            let (ours, theirs) = (held.lifetime().valid_after, found.lifetime().valid_after);
+        let held = self.held.as_deref().map(Mark::of).or(self.mark);
+        if let Some(held) = held {
+            let (ours, theirs) = (held.valid_after, found.lifetime().valid_after);
             if theirs < ours {
                 return Err(RoundError::Older);
             }
-            if found.digest() == held.digest() {
+            let is_same = found.digest() == held.digest;
+            // Known by its mark alone, it is news.
+            if is_same && self.held.is_some() {
                 return Err(RoundError::NoNews);
             }
-            if theirs == ours {
+            if theirs == ours && !is_same {
                 tracing::error!(
-                    held = %held.digest(), offered = %found.digest(),
+                    held = %held.digest, offered = %found.digest(),
                     "two valid consensuses for one time: the authorities are broken or hostile"
                 );
                 return Err(RoundError::Conflict);

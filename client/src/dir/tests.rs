@@ -136,7 +136,11 @@ async fn never_older_never_other_across_restarts() {
     let (directory, task) = start(&network, &shelves, START + 10, Some(disk.clone()));
     until(&directory, START + 10).await;
     let file = disk.join(format!("consensus-{}", network.network_id()));
-    while !file.exists() {
+    // The mark is written last.
+    while !disk
+        .join(format!("newest-{}", network.network_id()))
+        .exists()
+    {
         tokio::task::yield_now().await;
     }
     task.abort();
@@ -166,16 +170,24 @@ async fn never_older_never_other_across_restarts() {
         task.abort();
     }
 
-    // A damaged file is as none.
+    // A damaged file is as none, but what it held is not forgotten: an older one is still refused.
     std::fs::write(&file, b"soup").unwrap();
+    shelves.remove(10);
+    shelves.remove(11);
     shelves.put(1, consensus(&network, START, &[10]).bytes());
-    let (directory, _task) = start(&network, &shelves, START + 5, Some(disk.clone()));
-    until(&directory, START).await;
-    // Written whole: the old bytes or the new ones, and nothing beside them.
+    let (directory, task) = start(&network, &shelves, START + 12, Some(disk.clone()));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(directory.consensus().borrow().is_none());
+    let reason = directory.progress().borrow().clone();
+    assert!(format!("{reason:?}").contains("older"), "{reason:?}");
+    task.abort();
+    // The very one that was damaged is taken again, and written.
+    shelves.put(1, held.bytes());
+    let (directory, _task) = start(&network, &shelves, START + 12, Some(disk.clone()));
+    until(&directory, START + 10).await;
     while std::fs::read(&file).unwrap() == b"soup" {
         tokio::task::yield_now().await;
     }
-    assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 1);
     std::fs::remove_dir_all(&disk).unwrap();
 }
 

@@ -20,8 +20,6 @@ mod document;
 mod error;
 #[cfg(feature = "net")]
 mod fetch;
-#[cfg(feature = "net")]
-mod file;
 mod flags;
 mod network;
 mod params;
@@ -51,8 +49,6 @@ pub use document::{Digest, Kind, Signature};
 pub use error::{DocError, NetworkFileError};
 #[cfg(feature = "net")]
 pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upload};
-#[cfg(feature = "net")]
-pub use file::write_whole;
 pub use flags::Flags;
 pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
 pub use params::{Params, local_network_params};

@@ -13,14 +13,16 @@ use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{StateError, Trust, mistrust, write_whole};
+use super::disk::{Disk, RealDisk};
+use super::file::write_new_on;
+use super::{StateError, Trust, mistrust};
 use crate::secret::Secret;
 
 const MAGIC: [u8; 8] = *b"cepa key";
 const FORMAT: u8 = 1;
 const SECRET_AT: usize = 12;
 const SUM_AT: usize = SECRET_AT + 32;
-const FILE_LEN: usize = SUM_AT + 8;
+pub(super) const FILE_LEN: usize = SUM_AT + 8;
 
 /// What a key is for. A file of one kind is never taken for another, however it is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,13 +81,23 @@ pub fn load_or_create_key(
     let path = dir.join(name);
     match load_key(&path, kind, trust) {
         Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-            let mut secret = Secret::zeroed();
-            rng.fill_bytes(secret.expose_mut());
-            write_whole(&path, encode(kind, &secret).as_slice(), 0o600)?;
-            Ok(secret)
+            create_on(&RealDisk, &path, kind, rng)
         }
         found => found,
     }
+}
+
+/// A new secret, on `disk` at `path` when this returns. Nothing is ever written over a key.
+pub(super) fn create_on<D: Disk>(
+    disk: &D,
+    path: &Path,
+    kind: KeyKind,
+    rng: &mut impl CryptoRng,
+) -> Result<Secret<32>, StateError> {
+    let mut secret = Secret::zeroed();
+    rng.fill_bytes(secret.expose_mut());
+    write_new_on(disk, path, encode(kind, &secret).as_slice(), 0o600)?;
+    Ok(secret)
 }
 
 /// The secret in the file at `path`, which must be of `kind` and as closed to others as `trust` says.
@@ -122,7 +134,11 @@ fn encode(kind: KeyKind, secret: &Secret<32>) -> Zeroizing<[u8; FILE_LEN]> {
     bytes
 }
 
-fn decode(path: &Path, kind: KeyKind, bytes: &[u8; FILE_LEN]) -> Result<Secret<32>, StateError> {
+pub(super) fn decode(
+    path: &Path,
+    kind: KeyKind,
+    bytes: &[u8; FILE_LEN],
+) -> Result<Secret<32>, StateError> {
     if bytes[..MAGIC.len()] != MAGIC {
         return Err(StateError::damaged(
             path,

@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use cepa_common::dir::{Digest, UnixSecs, write_whole};
+use cepa_common::dir::{Digest, UnixSecs};
+use cepa_common::state::record::{self, Generation};
 
 /// Remembers the last consensus that was signed, across restarts. Calls may block on the disk.
 pub trait SigningRecord: Send + Sync {
@@ -21,33 +22,69 @@ pub trait SigningRecord: Send + Sync {
     fn record(&self, valid_after: UnixSecs, digest: Digest) -> io::Result<()>;
 }
 
-/// A record in a file of one line: valid-after and digest.
+/// A record in a file: valid-after (`u64`, big-endian) and digest, with a checksum.
+///
+/// The generation before is of no use here: it does not say what was signed since. A file that is damaged, or gone
+/// while its predecessor is there, is therefore an error that says what its owner can do (docs/protocol.md, 6.13.6).
 #[derive(Debug)]
 pub struct FileSigningRecord {
     path: PathBuf,
 }
+
+/// What the file says that it is.
+const KIND: &str = "signing record";
+const BODY_LEN: usize = 8 + 32;
 
 impl FileSigningRecord {
     /// A record in this file, which need not exist yet; its directory must.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
+
+    fn read(&self) -> io::Result<Option<(UnixSecs, Digest)>> {
+        let found =
+            record::load(&self.path, KIND, BODY_LEN).map_err(|e| self.lost(&e.to_string()))?;
+        let Some((body, generation)) = found else {
+            return Ok(None);
+        };
+        if generation == Generation::Previous {
+            return Err(self.lost("only the generation before can be read"));
+        }
+        let parts = body
+            .split_first_chunk::<8>()
+            .and_then(|(time, digest)| Some((*time, Digest(digest.try_into().ok()?))));
+        let (time, digest) = parts.ok_or_else(|| self.lost("its length is wrong"))?;
+        Ok(Some((UnixSecs::from_be_bytes(time), digest)))
+    }
+
+    fn lost(&self, why: &str) -> io::Error {
+        let path = self.path.display();
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "what was signed last is not known: {path}: {why}; keep this authority stopped until two voting \
+                 intervals have passed since it last ran, then remove {path} and {path}.old and start it again"
+            ),
+        )
+    }
 }
 
 impl SigningRecord for FileSigningRecord {
     fn last(&self) -> io::Result<Option<UnixSecs>> {
-        let text = match std::fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let valid_after = text.split(' ').next().and_then(|word| word.parse().ok());
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "signing record is damaged");
-        valid_after.map(Some).ok_or_else(invalid)
+        Ok(self.read()?.map(|(valid_after, _)| valid_after))
     }
 
     fn record(&self, valid_after: UnixSecs, digest: Digest) -> io::Result<()> {
-        write_whole(&self.path, format!("{valid_after} {digest}\n").as_bytes())
+        // The machine does not ask for this; were it wrong, the signature must not leave.
+        if let Some((last, signed)) = self.read()?
+            && (valid_after < last || valid_after == last && digest != signed)
+        {
+            return Err(io::Error::other(format!(
+                "{last} or later was signed before"
+            )));
+        }
+        let body = [&valid_after.to_be_bytes()[..], &digest.0].concat();
+        record::save(&self.path, KIND, &body).map_err(io::Error::other)
     }
 }
 
@@ -81,13 +118,33 @@ mod tests {
 
     #[test]
     fn survives_a_restart_and_refuses_damage() {
-        let path = std::env::temp_dir().join(format!("cepa-record-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("cepa-record-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("signed");
         let record = FileSigningRecord::new(&path);
         assert_eq!(record.last().unwrap(), None);
         record.record(1_234, Digest([5; 32])).unwrap();
         assert_eq!(FileSigningRecord::new(&path).last().unwrap(), Some(1_234));
-        std::fs::write(&path, "soup").unwrap();
-        assert!(record.last().is_err());
+        // Never lower, never another for the same time.
+        assert!(record.record(1_233, Digest([5; 32])).is_err());
+        assert!(record.record(1_234, Digest([6; 32])).is_err());
+        record.record(1_234, Digest([5; 32])).unwrap();
+        record.record(1_235, Digest([7; 32])).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        // The generation before is there, and not taken: it does not know of 1,235.
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).unwrap();
+            assert!(record.last().is_err(), "bit {bit}");
+            assert!(record.record(1_236, Digest([8; 32])).is_err());
+        }
         std::fs::remove_file(&path).unwrap();
+        let error = record.last().unwrap_err().to_string();
+        assert!(
+            error.contains("signed.old") && error.contains("voting intervals"),
+            "{error}"
+        );
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -6,6 +6,7 @@
 //! from BEGIN_DIR streams, and end in [`serve_connection`]. [`refresh`] and [`publish`] run beside it for the life of
 //! the relay. Buckets for each address are the listener's, as only it knows addresses.
 
+mod disk;
 mod publish;
 mod refresh;
 mod serve;
@@ -16,6 +17,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use disk::ConsensusFiles;
 pub use publish::{Publisher, publish};
 pub use refresh::{Refresher, refresh};
 pub use serve::serve_connection;

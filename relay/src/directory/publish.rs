@@ -4,8 +4,8 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, Backoff, Clock, ConsensusStore, Dial, DirRequest, FetchError, NetworkFile,
-    RelayDescriptor, SignedDescriptor, UnixSecs, upload,
+    Authority, Backoff, CLOCK_SKEW_SECS, Clock, ConsensusStore, Dial, DirRequest, FetchError,
+    NetworkFile, RelayDescriptor, SignedDescriptor, UnixSecs, upload,
 };
 use cepa_common::ids::RelayId;
 use ed25519_dalek::SigningKey;
@@ -46,10 +46,7 @@ pub async fn publish(mut publisher: Publisher) {
     let mut last_published: UnixSecs = 0;
     loop {
         // Two descriptors of one second would be taken for one: an authority keeps the first.
-        let published = publisher
-            .clock
-            .now_secs()
-            .max(last_published.saturating_add(1));
+        let published = next_published(publisher.clock.now_secs(), last_published);
         last_published = published;
         let uploads = publisher.start(published);
         if !publisher.until_due(published).await {
@@ -58,6 +55,16 @@ pub async fn publish(mut publisher: Publisher) {
         // Those that still wait for an authority would bring it an old descriptor.
         drop(uploads);
     }
+}
+
+/// The time to sign with: later than the last one, as a descriptor of the same second would not be newer. Unless the
+/// last one lies so far ahead that the clock was wrong then: no authority with a right one has taken it.
+fn next_published(now: UnixSecs, last: UnixSecs) -> UnixSecs {
+    let next = last.saturating_add(1);
+    if next > now.saturating_add(CLOCK_SKEW_SECS) {
+        return now;
+    }
+    now.max(next)
 }
 
 impl Publisher {
@@ -170,5 +177,22 @@ impl Target {
             UPLOAD_DEADLINE,
         )
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_descriptors_grow_but_not_after_a_clock_that_was_wrong() {
+        assert_eq!(next_published(1_000, 0), 1_000);
+        assert_eq!(next_published(1_000, 1_000), 1_001);
+        // A small step back.
+        assert_eq!(next_published(990, 1_000), 1_001);
+        // A clock that was a day ahead, or at its end, and is right again.
+        assert_eq!(next_published(1_000, 87_400), 1_000);
+        assert_eq!(next_published(1_000, u64::MAX), 1_000);
+        assert_eq!(next_published(u64::MAX, u64::MAX), u64::MAX);
     }
 }

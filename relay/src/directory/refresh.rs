@@ -39,7 +39,7 @@ pub async fn refresh(refresher: Refresher) {
             backoff.reset();
         }
         let wait = refresher.wait(&mut backoff);
-        tokio::time::sleep(wait).await;
+        refresher.server.clock().sleep(wait).await;
     }
 }
 
