@@ -6,9 +6,12 @@
 //! for each stream, builds what is missing, and keeps some ready.
 
 pub mod build;
+pub mod health;
 pub(crate) mod links;
 pub mod pool;
+pub mod predict;
 pub(crate) mod task;
+pub mod timeout;
 
 use std::sync::Arc;
 use std::time::Instant;
