@@ -357,11 +357,14 @@ impl Pool {
             return Err(BuildError::Length);
         };
         let mut builder = self.begin(first).await?;
+        let mut rtt = Duration::ZERO;
         for next in &hops[1..] {
+            let asked = Instant::now();
             self.go_on(&mut builder, next).await?;
+            rtt = asked.elapsed();
         }
         let identities = hops.iter().map(|hop| hop.identity).collect();
-        self.finish(builder, identities, exit.clone())
+        self.finish(builder, identities, exit.clone(), rtt)
     }
 
     fn finish(
@@ -369,16 +372,20 @@ impl Pool {
         builder: Builder,
         hops: Vec<RelayId>,
         exit: Entry,
+        rtt: Duration,
     ) -> Result<Arc<Circuit>, BuildError> {
         let streams = Streams::new(builder.mux()?);
         let (link, inbox, circ, layers) = builder.hand_over();
         let circ = circ.ok_or(BuildError::Length)?;
+        let doubted = Arc::default();
         let task = CircuitTask {
             link,
             inbox,
             circ,
             layers,
             streams: streams.clone(),
+            rtt,
+            doubted: Arc::clone(&doubted),
         };
         self.tasks.spawn(async move {
             let end = task.run().await;
@@ -389,6 +396,7 @@ impl Pool {
             hops,
             exit,
             built: Instant::now(),
+            doubted,
         }))
     }
 }
