@@ -6,7 +6,7 @@
 //! takes it all the same.
 
 use core::time::Duration;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use cepa_common::ids::RelayId;
@@ -104,6 +104,15 @@ impl Health {
             .get(relay)
             .and_then(|record| record.avoid_until)
             .is_some_and(|until| now < until)
+    }
+
+    /// Those that are to be left out now.
+    pub fn avoided(&self, now: Instant) -> HashSet<RelayId> {
+        self.relays
+            .keys()
+            .filter(|relay| self.is_avoided(relay, now))
+            .copied()
+            .collect()
     }
 
     /// All is forgiven: the network itself was away, or is another one now.

@@ -7,12 +7,15 @@
 
 pub mod build;
 pub mod health;
+pub mod isolation;
 pub(crate) mod links;
 mod liveness;
 pub mod pool;
 pub mod predict;
+mod race;
 pub(crate) mod task;
 pub mod timeout;
+mod upkeep;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
