@@ -185,6 +185,7 @@ impl Node {
         let options = client::ClientOptions {
             network,
             state_dir: Some(self._state.room("client")?),
+            isolate_by: Default::default(),
             progress: None,
         };
         let client = bootstrap(options, progress).await?;
@@ -481,6 +482,7 @@ impl Visitor {
         let options = client::ClientOptions {
             network,
             state_dir: Some(state.path().to_owned()),
+            isolate_by: Default::default(),
             progress: None,
         };
         Ok(Self {

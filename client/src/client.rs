@@ -23,8 +23,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::circuit::build::BuildError;
+use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::circuit::links::Links;
-use crate::circuit::pool::{CircuitError, Isolation, Pool};
+use crate::circuit::pool::{CircuitError, Pool};
 use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
 use crate::path::Target;
@@ -37,7 +38,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// One circuit has this time to open a stream before another is tried.
 const TRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Circuits tried for one stream.
-const CONNECT_TRIES: usize = 4;
+const CONNECT_TRIES: usize = 8;
 
 /// What a client is started with.
 pub struct ClientOptions {
@@ -45,6 +46,8 @@ pub struct ClientOptions {
     pub network: NetworkFile,
     /// Where the newest consensus is kept between runs; it must exist. `None` keeps nothing.
     pub state_dir: Option<PathBuf>,
+    /// What keeps streams on different circuits.
+    pub isolate_by: IsolateBy,
     /// Hears how far the start has come.
     pub progress: Option<watch::Sender<BootstrapProgress>>,
 }
@@ -55,6 +58,7 @@ impl ClientOptions {
         Self {
             network,
             state_dir: None,
+            isolate_by: IsolateBy::default(),
             progress: None,
         }
     }
@@ -89,7 +93,10 @@ struct Shared {
     network: Arc<NetworkFile>,
     pool: Arc<Pool>,
     skew: ClockSkew,
+    isolate_by: IsolateBy,
     sessions: AtomicU64,
+    /// Numbers streams, where each is to be alone.
+    streams: AtomicU64,
 }
 
 /// A client of a network. Clones share its circuits; those from
@@ -163,7 +170,9 @@ impl Client {
             network,
             pool,
             skew,
+            isolate_by: options.isolate_by,
             sessions: AtomicU64::new(1),
+            streams: AtomicU64::new(0),
         });
         let stopper = Arc::new(std::sync::Mutex::new(Some(stopper)));
         Ok(Self {
@@ -206,21 +215,22 @@ impl Client {
     pub async fn connect(&self, target: &str) -> Result<StreamIo, ConnectError> {
         let target =
             parse_target(target).ok_or_else(|| ConnectError::BadTarget(target.to_owned()))?;
-        self.connect_with(target, None, &[]).await
+        self.connect_with(target, Isolation::session(self.session), &[])
+            .await
     }
 
-    /// Opens a stream to `target` on a circuit that only streams with the same
-    /// `credentials` share. `early` travels with the BEGIN.
+    /// Opens a stream to `target` on a circuit that only streams with an equal `isolation` share. `early` travels with
+    /// the BEGIN.
     pub async fn connect_with(
         &self,
         target: StreamTarget,
-        credentials: Option<(Vec<u8>, Vec<u8>)>,
+        mut isolation: Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
-        let isolation = Isolation {
-            credentials,
-            session: self.session,
-        };
+        if let StreamTarget::Host(host, port) = &target {
+            let number = self.shared.streams.fetch_add(1, Ordering::Relaxed);
+            isolation = isolation.with_target(self.shared.isolate_by, host, *port, number);
+        }
         let all_tries = self.try_connect(&target, &isolation, early);
         timeout(CONNECT_TIMEOUT, all_tries)
             .await
@@ -254,8 +264,9 @@ impl Client {
                 continue;
             };
             let rest = write_early(&mut stream, early);
-            match timeout(TRY_TIMEOUT, stream.opened()).await {
-                Ok(Ok(())) => {
+            let opened = timeout(TRY_TIMEOUT, stream.opened()).await;
+            match opened.unwrap_or(Err(StreamError::Ended(EndReason::Timeout))) {
+                Ok(()) => {
                     if !rest.is_empty() {
                         use tokio::io::AsyncWriteExt;
                         let wrote = stream.write_all(rest).await;
@@ -263,24 +274,14 @@ impl Client {
                     }
                     return Ok(stream);
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     last = error.into();
-                    match error {
-                        // The circuit died under it: another may do.
-                        StreamError::CircuitLost => {}
-                        // This exit can't or won't: another may.
-                        StreamError::Ended(EndReason::Policy | EndReason::Resource) => {
-                            refused.push(exit);
-                        }
-                        // The destination itself has answered, or its name has.
-                        StreamError::Ended(_) => return Err(last),
+                    if is_final(error, refused.len()) {
+                        return Err(last);
                     }
-                }
-                Err(_) => {
-                    // A black hole: nothing more is put on this circuit.
-                    circuit.close();
-                    refused.push(exit);
-                    last = ConnectError::TimedOut;
+                    if error != StreamError::CircuitLost {
+                        refused.push(exit);
+                    }
                 }
             }
         }
@@ -404,6 +405,22 @@ fn parse_target(text: &str) -> Option<StreamTarget> {
     StreamTarget::name(host, port.parse().ok()?)
 }
 
+/// Would another exit, or the same on another circuit, say the same?
+fn is_final(error: StreamError, refusals: usize) -> bool {
+    match error {
+        // The circuit died under it, or this exit will not: another may do.
+        StreamError::CircuitLost | StreamError::Ended(EndReason::Policy | EndReason::Resource) => {
+            false
+        }
+        // It may be this exit's resolver, or its way there. Two that agree are believed.
+        StreamError::Ended(
+            EndReason::Timeout | EndReason::Unresolvable | EndReason::Unreachable,
+        ) => refusals > 0,
+        // The destination itself has answered.
+        StreamError::Ended(EndReason::Refused | EndReason::Done | EndReason::Reset) => true,
+    }
+}
+
 struct ClientConnector(Client);
 
 impl Connector for ClientConnector {
@@ -417,11 +434,9 @@ impl Connector for ClientConnector {
             Host::Name(name) => StreamTarget::name(&name, port),
         };
         let target = target.ok_or(Failure::GeneralFailure)?;
-        let credentials = request.isolation.credentials.map(|c| (c.user, c.password));
-        let opened = self
-            .0
-            .connect_with(target, credentials, &request.early)
-            .await;
+        let isolation = Isolation::session(self.0.session)
+            .with_front(self.0.shared.isolate_by, request.isolation);
+        let opened = self.0.connect_with(target, isolation, &request.early).await;
         opened.map_err(|error| {
             tracing::debug!(%error, "a stream was not opened");
             failure(&error)

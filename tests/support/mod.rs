@@ -201,6 +201,7 @@ pub(crate) fn socks5_command(
     user: Option<&str>,
 ) -> (TcpStream, u8) {
     let mut stream = TcpStream::connect(proxy).unwrap();
+    stream.set_nodelay(true).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();

@@ -35,7 +35,7 @@ pub(super) fn write_whole_on<D: Disk>(
     let temporary = fill_temporary(disk, path, bytes, mode)?;
     let renamed = disk.rename(temporary.path(), path);
     renamed.map_err(|source| StateError::io("replace", path, source))?;
-    temporary.is_gone();
+    temporary.gone();
     sync_parent(disk, path)
 }
 
@@ -75,7 +75,7 @@ impl<'a, D: Disk> Temporary<'a, D> {
     }
 
     /// It has been renamed, so there is nothing to remove.
-    pub(super) fn is_gone(mut self) {
+    pub(super) fn gone(mut self) {
         self.path = None;
     }
 }

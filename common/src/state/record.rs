@@ -58,7 +58,7 @@ pub(super) fn save_on<D: Disk>(
     }
     disk.rename(new.path(), path)
         .map_err(|source| StateError::io("replace", path, source))?;
-    new.is_gone();
+    new.gone();
     sync_parent(disk, path)
 }
 
