@@ -23,6 +23,7 @@ mod fetch;
 #[cfg(feature = "net")]
 mod file;
 mod flags;
+mod key_files;
 mod network;
 mod params;
 mod policy;
@@ -54,6 +55,7 @@ pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upl
 #[cfg(feature = "net")]
 pub use file::write_whole;
 pub use flags::Flags;
+pub use key_files::{FamilyFile, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES};
 pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
 pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};

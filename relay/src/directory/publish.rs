@@ -68,6 +68,13 @@ impl Publisher {
             published,
             ..self.descriptor.borrow_and_update().clone()
         };
+        if let Some(cert) = &descriptor.key_cert
+            && cert.not_after <= published
+        {
+            // No authority would take it; whoever looks after the keys tells the owner.
+            tracing::debug!("the link key's certificate has expired; not publishing");
+            return uploads;
+        }
         let signed = match descriptor.sign(&self.network.network_id(), &self.key) {
             Ok(signed) => signed,
             Err(error) => {
