@@ -166,7 +166,7 @@ async fn families(own: &mut OwnNetwork, willow: RelayId, install: &[&str]) {
     own.listed(willow, ours).await;
     own.listed(RelayId::from_hex(&ash).unwrap(), ours).await;
     let mut seen = BTreeSet::new();
-    for _ in 0..12 {
+    for _ in 0..6 {
         let hops = trace(own).expect("a circuit");
         let both = hops.contains(&willow.to_string()) && hops.contains(&ash);
         assert!(!both, "two of one family in {hops:?}");
@@ -234,7 +234,7 @@ async fn no_circuit_fails_while_onion_keys_are_replaced() {
     let willow = RelayId::from_hex(shown.split_whitespace().nth(1).unwrap()).unwrap();
 
     let mut seen: Vec<Entry> = Vec::new();
-    let (mut circuits, mut traces) = (0, 0);
+    let (mut circuits, mut traces) = (0_usize, 0_usize);
     let mut was_restarted = false;
     let started = Instant::now();
     // Four keys of this relay and, halfway, a restart that must lose none.
@@ -254,13 +254,16 @@ async fn no_circuit_fails_while_onion_keys_are_replaced() {
             own.relay_at(seen[0].addresses[0], "willow", &[]);
         }
         for entry in &seen {
-            circuit(&own, entry)
-                .await
-                .unwrap_or_else(|error| panic!("{error} with a listed key"));
+            let made = circuit(&own, entry).await;
+            made.unwrap_or_else(|error| panic!("{error} with a listed key"));
             circuits += 1;
         }
-        assert!(trace(&own).is_some(), "a circuit was not built");
-        traces += 1;
+        // A client takes seconds to start and to leave: one for each key.
+        if traces < seen.len() {
+            assert!(trace(&own).is_some(), "a circuit was not built");
+            traces += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     println!(
         "{circuits} handshakes with {} keys, {traces} traces",

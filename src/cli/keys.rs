@@ -131,7 +131,7 @@ pub(super) struct Family {
 /// Sign a relay into a family, in one network.
 ///
 /// Run it where the family's key is. The result holds no secret: carry it to the relay and put it in with
-/// `cepa keys install`. To leave the family, remove family.toml from the state directory and restart the relay.
+/// `cepa keys install`. To leave the family, remove family.toml from the state directory.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
