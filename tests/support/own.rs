@@ -1,8 +1,9 @@
 //! A network that is made by hand, as its owner would: an authority and relays, a process each.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -156,29 +157,25 @@ impl OwnNetwork {
 
     /// Starts a node and waits until it is of use.
     fn spawn(&mut self, name: &str, args: &[&str]) {
-        let out = self.dir.path().join(format!("{name}.out"));
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log_path(name))
             .unwrap();
-        let child = cepa()
+        let mut child = cepa()
             .current_dir(self.dir.path())
             .args(args)
-            .stdout(Stdio::from(File::create(&out).unwrap()))
+            .stdout(Stdio::piped())
             .stderr(Stdio::from(log))
             .spawn()
             .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // A node that fails ends instead.
+        let ready = lines
+            .next()
+            .is_some_and(|line| line.unwrap().starts_with("ready"));
         self.children.push((name.to_owned(), child));
-        let started = Instant::now();
-        while !is_ready(&out) {
-            assert!(
-                started.elapsed() < Duration::from_secs(60),
-                "{name}: {}",
-                self.log(name)
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        assert!(ready, "{name}: {}", self.log(name));
     }
 
     /// Stops the node `name` as a user would.
@@ -222,10 +219,6 @@ impl OwnNetwork {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
-}
-
-fn is_ready(out: &Path) -> bool {
-    std::fs::read_to_string(out).is_ok_and(|text| text.starts_with("ready"))
 }
 
 impl Drop for OwnNetwork {
