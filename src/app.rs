@@ -225,7 +225,7 @@ pub(crate) fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
 }
 
 /// The name of a relay's identity among the keys of its state directory.
-const IDENTITY_KEY: &str = "identity";
+pub(crate) const IDENTITY_KEY: &str = "identity";
 
 /// Makes the keys of a new authority in the state directory `state`, and its entry in a network's file.
 pub(crate) fn new_authority(
@@ -288,12 +288,13 @@ fn relay_options(
         return Ok(None);
     };
     let mut rng = rand::rng();
-    let identity = state.load_or_create_key(IDENTITY_KEY, KeyKind::Identity, &mut rng)?;
-    let identity = SigningKey::from_bytes(identity.expose());
-    let suite = suite(settings.suite);
+    let identity = crate::identity::of_relay(settings, network, state, &mut rng)?;
     // A suite is a property of an onion key: another suite is another key (docs/protocol.md, 3.2).
-    let onion = format!("onion-{}", suite.name());
-    let onion_key = state.load_or_create_key(&onion, KeyKind::Onion, &mut rng)?;
+    let onion_keys = relay::keys::ring::OnionKeyOptions {
+        dir: state.room("keys")?,
+        trust: state.trust(),
+        suite: suite(settings.suite),
+    };
     let authority = match &config.authority {
         Some(settings) => Some(authority_options(
             &settings.signing_key,
@@ -310,8 +311,7 @@ fn relay_options(
     Ok(Some(relay::RelayOptions {
         network: network.clone(),
         identity,
-        onion_key,
-        suite,
+        onion_keys,
         listen: settings.listen,
         advertised: settings.advertised(),
         nickname: settings.nickname.clone(),
@@ -332,7 +332,7 @@ fn authority_options(
     name: &str,
     network: &NetworkFile,
     state: &StateDir,
-    identity: &SigningKey,
+    identity: &relay::keys::RelayIdentity,
 ) -> Result<relay::AuthorityOptions, AppError> {
     let secret = state.load_key(name, KeyKind::Authority)?;
     let signing_key = SigningKey::from_bytes(secret.expose());
@@ -345,7 +345,12 @@ fn authority_options(
         None => Err(mismatch(
             "the network does not know this authority's signing key",
         )),
-        Some(ours) if ours.identity.0 != identity.verifying_key().to_bytes() => Err(mismatch(
+        // Newcomers pin this key on links, so an authority's identity is its link key (docs/operator.md).
+        Some(_) if identity.certificate().is_some() => Err(AppError::Mismatch {
+            what: "an authority cannot keep the identity of its links off line".to_owned(),
+            hint: "run the authority with the identity that `cepa authority init` made; what it can keep off line is its voting key",
+        }),
+        Some(ours) if ours.identity != identity.identity() => Err(mismatch(
             "the network knows this authority by another identity",
         )),
         Some(_) => Ok(relay::AuthorityOptions {

@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cepa_common::budget::Budget;
 use cepa_common::dir::{Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor};
-use cepa_common::handshake::{CIRCUIT_VERSION, OnionKeypair, RelayParams};
+use cepa_common::handshake::{CIRCUIT_VERSION, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};
-use cepa_common::onion::Suite;
-use cepa_common::secret::Secret;
+use cepa_common::state::StateError;
 use ed25519_dalek::SigningKey;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -22,6 +21,9 @@ use crate::authority::{
 use crate::directory::{ConsensusFiles, DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::exit::{ExitConnector, Outside, ResolverError};
 use crate::handshake_pool::HandshakePool;
+use crate::keys::RelayIdentity;
+use crate::keys::ring::{OnionKeyOptions, OnionKeys, OnionRing};
+use crate::keys::watch::{KeyWatch, watch as watch_keys};
 use crate::links::Links;
 use crate::listen::{Admission, listen};
 use crate::memory::{Memory, keep_within_budget};
@@ -30,12 +32,10 @@ use crate::memory::{Memory, keep_within_budget};
 pub struct RelayOptions {
     /// The network that it is part of.
     pub network: NetworkFile,
-    /// Its identity, which is also the key of its links.
-    pub identity: SigningKey,
-    /// Secret of its onion key.
-    pub onion_key: Secret<32>,
-    /// The suite of layers made with that key.
-    pub suite: Suite,
+    /// Who it is, and the key of its links.
+    pub identity: RelayIdentity,
+    /// Its onion keys.
+    pub onion_keys: OnionKeyOptions,
     /// Where it listens for links and directory requests.
     pub listen: SocketAddr,
     /// Where others reach it; port 0 means the one that it listens on.
@@ -98,6 +98,9 @@ pub enum RelayError {
     /// Names could not be resolved.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
+    /// An onion key can't be used or made.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A thread or a file could not be had.
     #[error("{what}: {source}")]
     Io {
@@ -113,7 +116,8 @@ pub(crate) struct Core {
     pub(crate) network: NetworkId,
     pub(crate) identity: RelayId,
     pub(crate) tls: Tls,
-    pub(crate) onion_keys: Vec<OnionKeypair>,
+    /// The onion keys accepted now. Reading takes a lock that is held only to copy or to swap a pointer.
+    pub(crate) onion_keys: watch::Receiver<OnionKeys>,
     pub(crate) directory: Arc<DirectoryServer>,
     pub(crate) links: Links,
     pub(crate) pool: HandshakePool,
@@ -183,7 +187,7 @@ impl Relay {
     pub async fn start(options: RelayOptions) -> Result<RelayHandle, RelayError> {
         let network = Arc::new(options.network.clone());
         let network_id = network.network_id();
-        let identity = RelayId(options.identity.verifying_key().to_bytes());
+        let identity = options.identity.identity();
         let listener = TcpListener::bind(options.listen).await;
         let listener = listener.map_err(|source| RelayError::Listen {
             address: options.listen,
@@ -193,8 +197,12 @@ impl Relay {
         let local_addr = listener
             .local_addr()
             .map_err(io("the port has no address"))?;
-        let tls = Tls::relay(&options.identity)?;
+        let tls = Tls::relay(options.identity.link_key())?;
         let clock = Clock::system();
+        let mut ring = OnionRing::load(options.onion_keys.clone(), clock.now_secs())?;
+        // No consensus is held yet: this makes a key where one is due, and erases what its age ends.
+        ring.turn(clock.now_secs(), &network.params(), &mut rand::rng())?;
+        let (onion_keys_sender, onion_keys) = watch::channel(ring.snapshot());
         let queue = options.authority.as_ref().map(|_| authority_queue());
         let (handle, queue) = queue.unzip();
         let directory = DirectoryServer::new(network.clone(), clock.clone(), handle.clone());
@@ -216,7 +224,7 @@ impl Relay {
             network: network_id,
             identity,
             tls: tls.clone(),
-            onion_keys: vec![OnionKeypair::from_bytes(options.suite, &options.onion_key)],
+            onion_keys,
             directory: directory.clone(),
             links: Links::new(identity, network_id, tls.clone(), directory),
             pool: HandshakePool::start(options.threads).map_err(io("no thread"))?,
@@ -239,9 +247,21 @@ impl Relay {
             dial: dial.clone(),
             identity,
         }));
-        if options.publish {
-            start_publisher(&core, &tasks, dial, handle, &options, policy, local_addr);
-        }
+        let descriptor = options
+            .publish
+            .then(|| start_publisher(&core, &tasks, dial, handle, &options, policy, local_addr))
+            .flatten();
+        tasks.spawn(watch_keys(KeyWatch {
+            network: network_id,
+            clock,
+            identity: options.identity,
+            ring,
+            keys: onion_keys_sender,
+            consensus: core.directory.subscribe(),
+            params: network.params(),
+            descriptor,
+            told: Default::default(),
+        }));
         let admission = Admission::new(options.limits.connections);
         tasks.spawn(listen(listener, Arc::downgrade(&core), admission));
         Ok(RelayHandle {
@@ -284,7 +304,7 @@ fn start_publisher(
     options: &RelayOptions,
     policy: Option<ExitPolicy>,
     local_addr: SocketAddr,
-) {
+) -> Option<watch::Sender<RelayDescriptor>> {
     let listed = |address: &SocketAddr| match address.port() {
         0 => SocketAddr::new(address.ip(), local_addr.port()),
         _ => *address,
@@ -293,11 +313,16 @@ fn start_publisher(
         [] => vec![local_addr],
         some => some.iter().map(listed).collect(),
     };
-    let onion = core.onion_keys[0].public();
+    let onion = core.onion_keys.borrow().last()?.public();
+    let network = core.directory.network().network_id();
+    let family = options.identity.family(&network).unwrap_or_else(|error| {
+        tracing::warn!(%error, "this relay is in no family");
+        None
+    });
     let clock = core.directory.clock().clone();
     let descriptor = RelayDescriptor {
         identity: core.identity,
-        key_cert: None,
+        key_cert: options.identity.key_cert(),
         onion_key: onion.key,
         suite: onion.suite,
         addresses,
@@ -305,7 +330,7 @@ fn start_publisher(
         bandwidth: DEFAULT_BANDWIDTH_KIB,
         offers: Flags::GUARD | Flags::HSDIR,
         policy: policy.unwrap_or_else(ExitPolicy::reject_all).summary(),
-        family: None,
+        family,
         nickname: options.nickname.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -314,16 +339,13 @@ fn start_publisher(
         network: core.directory.network().clone(),
         clock,
         dial,
-        key: options.identity.clone(),
+        key: options.identity.link_key().clone(),
         descriptor: receiver,
         consensus: core.directory.subscribe(),
         local: authority.map(|handle| (core.identity, handle)),
     };
-    tasks.spawn(async move {
-        publish(publisher).await;
-        // The descriptor does not change while the relay runs.
-        drop(sender);
-    });
+    tasks.spawn(publish(publisher));
+    Some(sender)
 }
 
 /// What a relay says that it can carry until its bandwidth is measured (KiB a second).

@@ -2,6 +2,7 @@
 
 mod authority;
 mod consensus;
+mod keys;
 pub(crate) mod output;
 mod proxy;
 mod relay;
@@ -54,6 +55,8 @@ enum Command {
     Relay(relay::Relay),
     #[command(subcommand)]
     Authority(authority::Authority),
+    #[command(subcommand)]
+    Keys(keys::Keys),
     Trace(trace::Trace),
     Consensus(consensus::Consensus),
 }
@@ -74,6 +77,7 @@ impl Cli {
             Command::Proxy(command) => command.main(&context),
             Command::Relay(command) => command.main(&context),
             Command::Authority(command) => command.main(),
+            Command::Keys(command) => command.main(),
             Command::Trace(command) => command.main(&context),
             Command::Consensus(command) => command.main(&context),
         };

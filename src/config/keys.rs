@@ -105,6 +105,16 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "true",
                 "Publish a descriptor, so that clients build circuits through this relay.",
             ),
+            key(
+                "certificate",
+                r#""state/certificate.toml""#,
+                "The certificate that an identity kept off line made for this relay's link key; reread while the relay runs. `certificate.toml` in the state directory if it is not set and the state directory has a link key.",
+            ),
+            key(
+                "family",
+                r#""state/family.toml""#,
+                "The relay's membership in a family; reread while the relay runs. `family.toml` in the state directory if it is not set.",
+            ),
         ],
     },
     Section {

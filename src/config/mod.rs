@@ -86,6 +86,10 @@ pub(crate) struct Relay {
     pub(crate) suite: SuiteChoice,
     /// Publish a descriptor, so that clients build circuits through this relay.
     pub(crate) publish: bool,
+    /// The link key's certificate, where the identity is kept off line.
+    pub(crate) certificate: Option<PathBuf>,
+    /// The membership in a family.
+    pub(crate) family: Option<PathBuf>,
 }
 
 /// `[exit]`.
@@ -182,6 +186,8 @@ impl Default for Relay {
             nickname: "unnamed".to_owned(),
             suite: SuiteChoice::Auto,
             publish: true,
+            certificate: None,
+            family: None,
         }
     }
 }
@@ -246,7 +252,9 @@ impl Config {
     fn resolve_paths(&mut self, base: &Path) {
         self.network.file = base.join(&self.network.file);
         self.state.dir = base.join(&self.state.dir);
-        if let Some(file) = &mut self.log.file {
+        let relay = self.relay.iter_mut();
+        let of_relay = relay.flat_map(|relay| [&mut relay.certificate, &mut relay.family]);
+        for file in of_relay.chain([&mut self.log.file]).flatten() {
             *file = base.join(&*file);
         }
     }

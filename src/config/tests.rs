@@ -43,6 +43,8 @@ fn every_key_is_read_into_its_place() {
         nickname = "r1"
         suite = "aes-256-gcm"
         publish = false
+        certificate = "c"
+        family = "f"
         [exit]
         policy = ["accept *:80"]
         allow_private = true
@@ -80,6 +82,8 @@ fn every_key_is_read_into_its_place() {
             nickname: "r1".to_owned(),
             suite: SuiteChoice::Aes256Gcm,
             publish: false,
+            certificate: Some("c".into()),
+            family: Some("f".into()),
         }),
         exit: Some(Exit {
             policy: vec!["accept *:80".to_owned()],

@@ -21,6 +21,7 @@ mod error;
 #[cfg(feature = "net")]
 mod fetch;
 mod flags;
+mod key_files;
 mod network;
 mod params;
 mod policy;
@@ -50,6 +51,7 @@ pub use error::{DocError, NetworkFileError};
 #[cfg(feature = "net")]
 pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upload};
 pub use flags::Flags;
+pub use key_files::{FamilyFile, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES};
 pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
 pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};

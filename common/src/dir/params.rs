@@ -95,6 +95,8 @@ params! {
     stable_min_age_seconds: 86_400, 0, 30 * 86_400;
     /// A Fast relay is Guard once it is known and reachable for so long (seconds).
     guard_min_age_seconds: 8 * 86_400, 0, 90 * 86_400;
+    /// A relay makes a new onion key after this time (seconds).
+    onion_key_rotation_seconds: 7 * 86_400, 10, 12 * 86_400;
 }
 
 impl Params {

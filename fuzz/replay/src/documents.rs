@@ -4,8 +4,8 @@
 use std::sync::OnceLock;
 
 use cepa_common::dir::{
-    ConsensusSignature, ExitPolicy, Kind, NetworkDraft, NetworkFile, Signature, SignedConsensus,
-    SignedDescriptor, SignedVote,
+    ConsensusSignature, ExitPolicy, FamilyFile, Kind, LinkCertificate, NetworkDraft, NetworkFile,
+    Signature, SignedConsensus, SignedDescriptor, SignedVote,
 };
 use ed25519_dalek::SigningKey;
 
@@ -107,4 +107,26 @@ pub(crate) fn policy(data: &[u8]) -> bool {
     };
     assert_eq!(policy.to_string().parse(), Ok(policy));
     true
+}
+
+/// A file that is carried to a relay: a certificate or a membership. What passes says the same when it is written again.
+pub(crate) fn key_file(data: &[u8]) -> bool {
+    let Ok(text) = core::str::from_utf8(data) else {
+        return false;
+    };
+    let id = the_network().network_id();
+    let certificate = LinkCertificate::parse(text, &id);
+    if let Ok(certificate) = &certificate {
+        let again = certificate.to_toml(&id);
+        assert_eq!(
+            LinkCertificate::parse(&again, &id).as_ref(),
+            Ok(certificate)
+        );
+    }
+    let family = FamilyFile::parse(text, &id);
+    if let Ok(family) = &family {
+        let again = family.to_toml(&id);
+        assert_eq!(FamilyFile::parse(&again, &id).as_ref(), Ok(family));
+    }
+    certificate.is_ok() || family.is_ok()
 }

@@ -8,8 +8,9 @@ use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, DestroyReason};
 use cepa_common::cell::message::{EndReason, FlowMessage, Host, Packer, StreamMessage};
 use cepa_common::dir::{
-    Authority, ConsensusBody, Entry, ExitPolicy, Flags, Lifetime, NetworkDraft, NetworkFile,
-    RelayDescriptor, SignedConsensus, Vote, VoteEntry, local_network_params,
+    Authority, ConsensusBody, Entry, ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert,
+    Lifetime, LinkCertificate, NetworkDraft, NetworkFile, RelayDescriptor, SignedConsensus, Vote,
+    VoteEntry, local_network_params,
 };
 use cepa_common::handshake::{ClientParams, RelayParams};
 use cepa_common::ids::{CircId, NetworkId, RelayId, StreamId};
@@ -85,7 +86,7 @@ fn lifetime() -> Lifetime {
 
 /// All samples.
 pub fn all() -> Vec<Seed> {
-    [front(), cells(), payloads(), documents()].concat()
+    [front(), cells(), payloads(), documents(), key_files()].concat()
 }
 
 fn front() -> Vec<Seed> {
@@ -338,4 +339,45 @@ fn documents() -> Vec<Seed> {
     }
     seeds.push(("envelope", "endless", vec![2, 1, 0xff, 0xff, 0xff, 0xff, 0]));
     seeds
+}
+
+/// A certificate of the relay for another key, its membership in a family, and a descriptor that has both.
+fn key_files() -> Vec<Seed> {
+    let id = network().network_id();
+    let (identity, family) = (authority_key(), SigningKey::from_bytes(&[9; 32]));
+    let relay = RelayId(identity.verifying_key().to_bytes());
+    let certificate = LinkCertificate {
+        identity: relay,
+        made: 1_800_000_000,
+        cert: KeyCert::new(&identity, &id, relay_id().0, 1_807_776_000),
+    };
+    let membership = FamilyFile {
+        identity: relay,
+        membership: FamilyMembership::new(&family, &id, &relay),
+    };
+    let both = RelayDescriptor {
+        identity: relay,
+        key_cert: Some(certificate.cert.clone()),
+        family: Some(membership.membership.clone()),
+        ..descriptor()
+    };
+    let both = postcard::to_allocvec(&both).unwrap_or_default();
+    vec![
+        (
+            "key_file",
+            "good_certificate",
+            certificate.to_toml(&id).into_bytes(),
+        ),
+        (
+            "key_file",
+            "good_membership",
+            membership.to_toml(&id).into_bytes(),
+        ),
+        (
+            "key_file",
+            "of_another_network",
+            certificate.to_toml(&NetworkId([1; 32])).into_bytes(),
+        ),
+        ("descriptor", "good_certified_in_a_family", both),
+    ]
 }

@@ -75,6 +75,13 @@ impl Publisher {
             published,
             ..self.descriptor.borrow_and_update().clone()
         };
+        if let Some(cert) = &descriptor.key_cert
+            && cert.not_after <= published
+        {
+            // No authority would take it; whoever looks after the keys tells the owner.
+            tracing::debug!("the link key's certificate has expired; not publishing");
+            return uploads;
+        }
         let signed = match descriptor.sign(&self.network.network_id(), &self.key) {
             Ok(signed) => signed,
             Err(error) => {
@@ -181,8 +188,35 @@ impl Target {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use cepa_common::dir::KeyCert;
+
+    use super::super::testing::{Switchboard, descriptor, identity, link_key, network};
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_certificate_is_never_published() {
+        let network = Arc::new(network(3));
+        let link = link_key(1).verifying_key().to_bytes();
+        let mut descriptor = descriptor(1, 0);
+        descriptor.identity = identity(2);
+        let cert = KeyCert::new(&link_key(2), &network.network_id(), link, 2_000);
+        descriptor.key_cert = Some(cert);
+        let (_keep, descriptor) = watch::channel(descriptor);
+        let (_store, consensus) = watch::channel(Arc::new(ConsensusStore::new()));
+        let mut publisher = Publisher {
+            network,
+            clock: Clock::from_fn(|| 0),
+            dial: Arc::new(Switchboard::default()),
+            key: link_key(1),
+            descriptor,
+            consensus,
+            local: None,
+        };
+        assert_eq!(publisher.start(1_999).len(), 3);
+        assert_eq!(publisher.start(2_000).len(), 0);
+    }
 
     #[test]
     fn times_of_descriptors_grow_but_not_after_a_clock_that_was_wrong() {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Clock, Consensus, Dial, DirRequest, FetchError, MAX_DESCRIPTOR_BYTES, NetworkFile, fetch,
-    fetch_consensus, upload,
+    Clock, Consensus, Dial, DirRequest, FetchError, KeyCert, MAX_DESCRIPTOR_BYTES, NetworkFile,
+    RelayDescriptor, fetch, fetch_consensus, upload,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -70,15 +70,20 @@ impl World {
     }
 
     fn relay(&mut self, n: u8) -> Arc<DirectoryServer> {
+        self.relay_as(n, descriptor(n, 0))
+    }
+
+    /// A relay that is reached as number `n`, with that link key, and says `descriptor` of itself.
+    fn relay_as(&mut self, n: u8, descriptor: RelayDescriptor) -> Arc<DirectoryServer> {
         let directory = DirectoryServer::new(Arc::clone(&self.network), self.clock.clone(), None);
         self.board.plug(n, &directory);
         let server = Arc::clone(&directory);
         self.tasks.spawn(refresh(Refresher {
             server,
             dial: self.dial(),
-            identity: identity(n),
+            identity: descriptor.identity,
         }));
-        let (keep, descriptor) = watch::channel(descriptor(n, 0));
+        let (keep, descriptor) = watch::channel(descriptor);
         let publisher = Publisher {
             network: Arc::clone(&self.network),
             clock: self.clock.clone(),
@@ -124,6 +129,29 @@ async fn authorities_and_relays_reach_a_consensus_within_seconds() {
     }
     let took_ms = world.clock.now_ms() - START_MS;
     assert!(took_ms <= 4_000, "{took_ms} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_with_its_identity_off_line_is_listed_while_its_certificate_outlives_the_consensus()
+{
+    let mut world = World::new(1);
+    let authority = world.authority(1);
+    world.relay(10);
+    let link = link_key(11).verifying_key().to_bytes();
+    let not_after = START_MS / 1_000 + 660;
+    let mut off_line = descriptor(11, 0);
+    off_line.identity = identity(40);
+    let id = world.network.network_id();
+    off_line.key_cert = Some(KeyCert::new(&link_key(40), &id, link, not_after));
+    world.relay_as(11, off_line);
+    let consensus = until(&authority, |consensus| consensus.entries().len() == 2).await;
+    assert_eq!(consensus.relay(&identity(40)).unwrap().link_key(), link);
+    assert_eq!(consensus.by_link_key(&link).unwrap().identity, identity(40));
+    assert!(consensus.relay(&identity(11)).is_none());
+    // A consensus is valid for ten minutes here: a minute later it would outlive the certificate.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let consensus = until(&authority, |consensus| consensus.entries().len() == 1).await;
+    assert!(consensus.lifetime().valid_until + 10 > not_after);
 }
 
 #[tokio::test(start_paused = true)]
