@@ -1,4 +1,4 @@
-//! What a key that is kept off line signs, as files that are carried to a relay (docs/protocol.md, 6.17).
+//! What a key that is kept off line signs, as files that are carried to a relay (docs/protocol.md, 6.20).
 //!
 //! Both are TOML and hold no secret. A file is verified when it is read: whoever holds one, holds a good one.
 

@@ -1,5 +1,5 @@
 //! A relay's keys while it runs: onion keys that are replaced in time, the certificate of a link key whose identity is
-//! kept off line, and the family that the relay belongs to (docs/protocol.md, 6.17).
+//! kept off line, and the family that the relay belongs to (docs/protocol.md, 6.20).
 //!
 //! [`schedule`] is pure and says when a key is made and when it is erased; [`ring`] does it on disk and hands out
 //! snapshots to those who answer handshakes; [`watch`] runs both, rereads what the owner renews, and changes the

@@ -1,4 +1,4 @@
-//! The onion keys of a relay, on disk and in memory (docs/protocol.md, 6.17).
+//! The onion keys of a relay, on disk and in memory (docs/protocol.md, 6.20).
 //!
 //! Each key is a file `onion-GENERATION-SUITE` of the directory of keys; the record `onion-times` beside them says what
 //! [`Schedule`] knows of each. The files are the truth: a key whose times are lost is as old as its file, and counts as

@@ -1,4 +1,4 @@
-//! When onion keys are made and erased (docs/protocol.md, 6.17). Pure: the clock, and what consensuses say, are arguments.
+//! When onion keys are made and erased (docs/protocol.md, 6.20). Pure: the clock, and what consensuses say, are arguments.
 //!
 //! A key is *current* until a newer one is made, then *replaced*. From then on no new descriptor names it, so the age that
 //! a descriptor may have, and the time for which a consensus may be used, bound for how long anybody can aim at it. A

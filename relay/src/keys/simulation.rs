@@ -258,7 +258,7 @@ fn a_record_that_is_lost_costs_no_handshake() {
 
 #[test]
 fn clock_steps_cost_no_handshake() {
-    // Up to four days either way: further ahead, a key's own age ends it (6.17.6).
+    // Up to four days either way: further ahead, a key's own age ends it (6.20.6).
     for (seed, days) in [(30, 1), (31, 2), (32, 3), (33, 4), (34, 4)] {
         let trouble = Trouble {
             restarts: Some(15),
