@@ -64,7 +64,7 @@ impl OnionRing {
     /// # Errors
     /// [`StateError`] when a key's file cannot be used. A damaged record is none: its times are taken from the files.
     pub fn load(options: OnionKeyOptions, now: UnixSecs) -> Result<Self, StateError> {
-        let Record(observed, known) = read_record(&options.dir.join(RECORD));
+        let Record(observed, known) = read_record(&options.dir.join(RECORD))?;
         let known = known.into_iter().map(|key| (key.generation, key));
         let mut known: BTreeMap<u64, Times> = known.collect();
         let mut keys = BTreeMap::new();
@@ -180,20 +180,22 @@ impl Times {
     }
 }
 
-fn read_record(path: &Path) -> Record {
+fn read_record(path: &Path) -> Result<Record, StateError> {
     let body = match record::load(path, RECORD_KIND, MAX_RECORD_BYTES) {
         Ok(Some((body, record::Generation::Current))) => body,
         Ok(Some((body, record::Generation::Previous))) => {
             tracing::warn!(path = %path.display(), "the times of the onion keys are damaged; taking those saved before");
             body
         }
-        Ok(None) => return Record::default(),
+        Ok(None) => return Ok(Record::default()),
+        // What a newer program decided must not be undone (S38).
+        Err(newer @ StateError::Newer { .. }) => return Err(newer),
         Err(error) => {
             tracing::warn!(%error, "the times of the onion keys are lost; each is taken to be as old as its file");
-            return Record::default();
+            return Ok(Record::default());
         }
     };
-    postcard::from_bytes(&body).unwrap_or_default()
+    Ok(postcard::from_bytes(&body).unwrap_or_default())
 }
 
 /// Every key file of `dir`.
