@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{self, Config, SuiteChoice};
+use crate::measure::Measurer;
 
 pub(crate) use cepa_common::dir::{Authority, ExitPolicy, local_network_params};
 use cepa_common::dir::{Consensus, NetworkDraft, NetworkFile};
@@ -117,6 +118,7 @@ pub(crate) struct Node {
     client: Option<client::Client>,
     front: Option<client::Front>,
     relay: Option<relay::RelayHandle>,
+    measurer: Option<Measurer>,
     /// Keeps the state directory locked until all else has stopped.
     _state: StateDir,
     /// Where applications connect, if the node is a client.
@@ -141,7 +143,8 @@ impl Node {
             Trust::Everyone
         };
         let state = StateDir::open(&config.state.dir, trust)?;
-        let relay = match relay_options(config, &network, &state)? {
+        let measurer = measurer(config, &network);
+        let relay = match relay_options(config, &network, &state, measurer.as_ref())? {
             Some(options) => Some(
                 relay::Relay::start(options)
                     .await
@@ -154,6 +157,7 @@ impl Node {
             front: None,
             identity: relay.as_ref().map(relay::RelayHandle::identity),
             relay,
+            measurer,
             _state: state,
             socks: None,
         };
@@ -204,6 +208,9 @@ impl Node {
         }
         if let Some(client) = self.client {
             client.shutdown().await;
+        }
+        if let Some(measurer) = self.measurer {
+            measurer.stop().await;
         }
         if let Some(relay) = self.relay {
             relay.shutdown().await;
@@ -277,11 +284,19 @@ pub(crate) fn sign_network(
     network.to_toml().map_err(|error| bad(error.to_string()))
 }
 
+/// What measures relays, if the node is an authority that does.
+fn measurer(config: &Config, network: &NetworkFile) -> Option<Measurer> {
+    let measures = |settings: &config::Authority| settings.measure_mib_per_hour > 0;
+    let settings = config.authority.as_ref().filter(|s| measures(s));
+    settings.map(|_| Measurer::new(network.clone()))
+}
+
 /// What the relay of `config` is started with; `None` if the node is none.
 fn relay_options(
     config: &Config,
     network: &NetworkFile,
     state: &StateDir,
+    measurer: Option<&Measurer>,
 ) -> Result<Option<relay::RelayOptions>, AppError> {
     let Some(settings) = &config.relay else {
         return Ok(None);
@@ -295,10 +310,7 @@ fn relay_options(
     let onion_key = state.load_or_create_key(&onion, KeyKind::Onion, &mut rng)?;
     let authority = match &config.authority {
         Some(settings) => Some(authority_options(
-            &settings.signing_key,
-            network,
-            state,
-            &identity,
+            settings, network, state, &identity, measurer,
         )?),
         None => None,
     };
@@ -315,6 +327,7 @@ fn relay_options(
         advertised: settings.advertised(),
         nickname: settings.nickname.clone(),
         publish: settings.publish,
+        claim_kib: (settings.claim_kib > 0).then_some(settings.claim_kib),
         exit,
         authority,
         threads: threads(config.limits.threads),
@@ -322,18 +335,20 @@ fn relay_options(
         limits: relay::Limits {
             memory_bytes: u64::from(config.limits.memory_mib) << 20,
             connections: config.limits.connections,
+            bandwidth_kib: config.limits.bandwidth_kib,
         },
     }))
 }
 
 /// An authority's options, once its keys are found to be those that the network names.
 fn authority_options(
-    name: &str,
+    settings: &config::Authority,
     network: &NetworkFile,
     state: &StateDir,
     identity: &SigningKey,
+    measurer: Option<&Measurer>,
 ) -> Result<relay::AuthorityOptions, AppError> {
-    let secret = state.load_key(name, KeyKind::Authority)?;
+    let secret = state.load_key(&settings.signing_key, KeyKind::Authority)?;
     let signing_key = SigningKey::from_bytes(secret.expose());
     let ours = network.authority_by_signing_key(&signing_key.verifying_key().to_bytes());
     let mismatch = |what: &str| AppError::Mismatch {
@@ -350,8 +365,28 @@ fn authority_options(
         Some(_) => Ok(relay::AuthorityOptions {
             signing_key,
             state_dir: state.room("authority")?,
+            rules: operator_rules(settings).map_err(|error| AppError::Mismatch {
+                what: error.to_string(),
+                hint: "docs/config.md describes authority.reject and authority.middle_only",
+            })?,
+            measure: measurer.map(|measurer| relay::authority::MeasureOptions {
+                with: std::sync::Arc::new(measurer.clone()),
+                mib_per_hour: settings.measure_mib_per_hour,
+            }),
         }),
     }
+}
+
+/// What an authority's operator says of relays.
+pub(crate) fn operator_rules(
+    settings: &config::Authority,
+) -> Result<relay::authority::OperatorRules, relay::authority::OperatorListError> {
+    let list =
+        |items: &[String]| relay::authority::OperatorList::parse(items.iter().map(String::as_str));
+    Ok(relay::authority::OperatorRules {
+        reject: list(&settings.reject)?,
+        middle_only: list(&settings.middle_only)?,
+    })
 }
 
 fn exit_options(settings: &config::Exit) -> Result<relay::ExitOptions, AppError> {

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod harden;
 mod logging;
+mod measure;
 mod stop;
 mod testnet;
 

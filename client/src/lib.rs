@@ -20,10 +20,12 @@
 //! [`circuit`] builds circuits and carries streams; [`front`] lets programs in
 //! by SOCKS and HTTP CONNECT.
 
+mod by_hand;
 pub mod circuit;
 mod client;
 pub mod dir;
 pub mod front;
 pub mod path;
 
+pub use by_hand::ByHandError;
 pub use client::{Client, ClientError, ClientOptions, ConnectError, Front, HopReport};

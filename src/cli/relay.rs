@@ -92,6 +92,7 @@ impl Relay {
                 nickname: self.nickname,
                 suite: self.suite,
                 publish: true,
+                claim_kib: 0,
             }),
             exit,
             ..Config::default()

@@ -24,6 +24,8 @@ mod fetch;
 mod file;
 mod flags;
 mod network;
+#[cfg(feature = "net")]
+mod padding;
 mod params;
 mod policy;
 mod store;
@@ -55,6 +57,8 @@ pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upl
 pub use file::write_whole;
 pub use flags::Flags;
 pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
+#[cfg(feature = "net")]
+pub use padding::fetch_padding;
 pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};
 pub use store::{ConsensusStore, Inserted, StoreError};

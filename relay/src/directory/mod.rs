@@ -6,6 +6,7 @@
 //! from BEGIN_DIR streams, and end in [`serve_connection`]. [`refresh`] and [`publish`] run beside it for the life of
 //! the relay. Buckets for each address are the listener's, as only it knows addresses.
 
+mod padding;
 mod publish;
 mod refresh;
 mod serve;
