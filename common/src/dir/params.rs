@@ -142,7 +142,7 @@ pub fn local_network_params() -> BTreeMap<String, u32> {
         ("guard_uptime_permille", 0),
         ("guard_min_weight", 0),
         ("hsdir_min_uptime_seconds", 0),
-        ("measure_interval_seconds", 4),
+        ("measure_interval_seconds", 10),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()

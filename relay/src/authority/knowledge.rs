@@ -157,7 +157,10 @@ impl Learning {
     pub(super) async fn measured(&mut self) -> Measured {
         loop {
             match self.jobs.join_next().await {
-                Some(Ok(measured)) => return measured,
+                Some(Ok(measured)) => {
+                    tracing::debug!(job = ?measured.0, results = ?measured.1, "measured");
+                    return measured;
+                }
                 Some(Err(error)) => tracing::error!(%error, "a measurement failed"),
                 None => std::future::pending().await,
             }

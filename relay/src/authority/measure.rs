@@ -20,8 +20,8 @@ const MAX_AT_ONCE: usize = 4;
 const FIRST_BYTES: u32 = 64 << 10;
 /// The largest (bytes); what a directory server gives at most.
 const MAX_BYTES: u32 = 16 << 20;
-/// No download is a larger part of the hourly budget than this.
-const BUDGET_PARTS: u64 = 512;
+/// Downloads of each relay that the budget must allow while a sample lives; they are smaller where it would not.
+const SAMPLES_TO_AFFORD: u64 = 6;
 /// A download that takes as long says something; shorter ones are repeated with four times the bytes.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 /// One that takes longer is needlessly large.
@@ -157,13 +157,16 @@ pub(super) struct Scheduler {
     refilled: u64,
     #[serde(skip)]
     next_look: u64,
+    /// The largest download at present (bytes).
+    #[serde(skip)]
+    largest: u32,
 }
 
 impl Scheduler {
     /// Sets what may be downloaded, MiB an hour.
     pub(super) fn set_budget(&mut self, mib_per_hour: u32, now: u64) {
         self.hourly = u64::from(mib_per_hour) << 20;
-        (self.allowance, self.refilled) = (0, now);
+        (self.allowance, self.refilled) = (self.most_saved(), now);
     }
 
     /// What the relay carries (KiB a second), once that is known.
@@ -175,9 +178,13 @@ impl Scheduler {
             .estimate()
     }
 
-    fn largest(&self) -> u32 {
-        let part = u32::try_from(self.hourly / BUDGET_PARTS).unwrap_or(MAX_BYTES);
-        part.clamp(FIRST_BYTES, MAX_BYTES)
+    /// The largest download that the budget allows for so many relays.
+    fn affordable(&self, relays: usize, life_ms: u64) -> u32 {
+        let in_life = u128::from(self.hourly) * u128::from(life_ms) / 3_600_000;
+        let part = in_life / (relays.max(1) as u128 * u128::from(SAMPLES_TO_AFFORD));
+        u32::try_from(part)
+            .unwrap_or(MAX_BYTES)
+            .clamp(FIRST_BYTES, MAX_BYTES)
     }
 
     fn busy(&self, now: u64) -> usize {
@@ -186,15 +193,18 @@ impl Scheduler {
     }
 
     /// A minute's worth may be saved up.
+    fn most_saved(&self) -> i64 {
+        i64::try_from(self.hourly / 60).unwrap_or(i64::MAX)
+    }
+
     fn refill(&mut self, now: u64) {
         let passed = now.saturating_sub(self.refilled);
         self.refilled = now;
         let gained = u128::from(self.hourly) * u128::from(passed) / 3_600_000;
-        let most = i64::try_from(self.hourly / 60).unwrap_or(i64::MAX);
         self.allowance = self
             .allowance
             .saturating_add(i64::try_from(gained).unwrap_or(i64::MAX))
-            .min(most);
+            .min(self.most_saved());
     }
 
     /// When to ask for a job next; `None` when nothing is measured.
@@ -242,6 +252,7 @@ impl Scheduler {
         rng: &mut impl Rng,
     ) -> Option<Job> {
         let life = u64::from(interval_secs) * 1_000 * SAMPLE_LIFE_INTERVALS;
+        self.largest = self.affordable(candidates.len(), life);
         for subject in self.subjects.values_mut() {
             subject
                 .samples
@@ -311,7 +322,7 @@ impl Scheduler {
             let subject = self.subjects.get(&target.identity);
             subject.map_or(0, |subject| subject.bytes)
         });
-        let bytes = sizes.max().unwrap_or(0).clamp(FIRST_BYTES, self.largest());
+        let bytes = sizes.max().unwrap_or(0).clamp(FIRST_BYTES, self.largest.max(FIRST_BYTES));
         let mut job = Job {
             targets: Vec::new(),
             downloads: Vec::new(),
@@ -415,7 +426,7 @@ impl Scheduler {
         now: u64,
         rng: &mut impl Rng,
     ) {
-        let largest = self.largest();
+        let largest = self.largest.max(FIRST_BYTES);
         for ((target, download), carried) in job.targets.iter().zip(&job.downloads).zip(carried) {
             let subject = self.subjects.entry(*target).or_default();
             (subject.busy_until, subject.failures) = (0, 0);

@@ -298,7 +298,7 @@ fn the_budget_and_the_number_at_once_hold() {
     world.honest(10..=25);
     world.run(3_600);
     let mib = world.asked_bytes >> 20;
-    // An hour's worth, the minute's that may be saved up, and one job's debt.
+    // An hour's worth, the minute's that is there at the start, and one job's debt.
     assert!((340..=360 + 6 + 2).contains(&mib), "{mib}");
     assert!(
         (2..=MAX_AT_ONCE).contains(&world.at_once),
