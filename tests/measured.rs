@@ -69,20 +69,17 @@ fn a_relay_that_boasts_comes_down_to_what_it_carries() {
     let boaster = Boaster::start(&net);
     let minute = Duration::from_secs(60);
     until_ok("it is listed with its claim", 2 * minute, || {
-        let seen = weight(&net, "boaster");
-        eprintln!("weight {seen:?}");
-        seen == Some(CLAIM_KIB)
+        weight(&net, "boaster") == Some(CLAIM_KIB)
     });
     // What a relay of the test network claims if nobody says otherwise.
     until_ok("the others are measured", 4 * minute, || {
         weight(&net, "exit1").is_some_and(|weight| weight != 10_000)
     });
+    // While all take it for fast and lead their downloads through it, each sees but a part of what it carries.
     until_ok("the boaster is measured", 4 * minute, || {
-        weight(&net, "boaster").is_some_and(|weight| weight <= LIMIT_KIB * 12 / 10)
+        let about = LIMIT_KIB / 5..=LIMIT_KIB * 12 / 10;
+        weight(&net, "boaster").is_some_and(|weight| about.contains(&weight))
     });
-    // Three authorities at a time may each see a part of what it carries, but none sees nothing.
-    let measured = weight(&net, "boaster").unwrap();
-    assert!(measured >= LIMIT_KIB / 8, "{measured}");
     drop(boaster);
     assert!(net.stop().success());
 }

@@ -230,3 +230,95 @@ fn save(path: &Path, bytes: &[u8]) {
         tracing::warn!(%error, "what is known of relays is not saved");
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::authority::AuthorityConfig;
+    use crate::directory::testing::{descriptor, identity, link_key, network, signing_key};
+    use cepa_common::dir::{Flags, SignedDescriptor};
+
+    const START_MS: u64 = 2_000_000_000;
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// An authority without a prober, so that whoever brings a descriptor is up.
+    async fn begin(file: &Path, now_ms: u64) -> Learning {
+        let config = AuthorityConfig {
+            network: Arc::new(network(1)),
+            identity: identity(1),
+            signing_key: signing_key(1),
+            params: Default::default(),
+            last_signed: None,
+            probes: false,
+        };
+        let options = KnowledgeOptions {
+            file: Some(file.to_owned()),
+            ..Default::default()
+        };
+        Learning::begin(Authority::new(config, now_ms), &options).await
+    }
+
+    fn upload(authority: &mut Learning, relay: u8, now_ms: u64) {
+        let id = network(1).network_id();
+        let mut descriptor = descriptor(relay, now_ms / 1_000);
+        descriptor.offers = Flags::HSDIR;
+        let signed = descriptor.sign(&id, &link_key(relay)).unwrap();
+        let signed = SignedDescriptor::parse_and_verify(signed.bytes(), &id).unwrap();
+        authority.on_descriptor(signed, now_ms).unwrap();
+    }
+
+    /// Is relay 10 known to have been up for an hour?
+    fn is_old(authority: &mut Learning, now_ms: u64) -> bool {
+        let params = cepa_common::dir::Params {
+            hsdir_min_uptime_seconds: 3_600,
+            ..network(1).params()
+        };
+        let entries = authority
+            .relays
+            .vote_entries(&network(1), &params, now_ms, 0);
+        entries[0].flags.contains(Flags::HSDIR)
+    }
+
+    async fn pass(authority: &mut Learning, now_ms: &mut u64, ms: u64) {
+        for _ in 0..ms / 60_000 {
+            *now_ms += 60_000;
+            authority.poll(*now_ms);
+            authority.work(*now_ms).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn history_survives_a_restart_and_damage_falls_back() {
+        let dir = std::env::temp_dir().join(format!("cepa-knowledge-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("relays");
+        let mut now_ms = START_MS;
+        let mut authority = begin(&file, now_ms).await;
+        upload(&mut authority, 10, now_ms);
+        assert!(!file.exists());
+        pass(&mut authority, &mut now_ms, 2 * HOUR_MS).await;
+        // Saved while it runs: a crash loses an hour at most.
+        assert!(file.exists());
+        // Saved when it stops.
+        drop(authority);
+        now_ms += 24 * HOUR_MS;
+        let mut authority = begin(&file, now_ms).await;
+        upload(&mut authority, 10, now_ms);
+        assert!(is_old(&mut authority, now_ms));
+        drop(authority);
+        // The newest damaged: the one before. Both damaged: nothing, and it starts all the same.
+        std::fs::write(&file, "soup").unwrap();
+        let mut authority = begin(&file, now_ms).await;
+        upload(&mut authority, 10, now_ms);
+        assert!(is_old(&mut authority, now_ms));
+        authority.file = None;
+        drop(authority);
+        std::fs::write(dir.join("relays.old"), "soup").unwrap();
+        let mut authority = begin(&file, now_ms).await;
+        upload(&mut authority, 10, now_ms + 60_000);
+        assert!(!is_old(&mut authority, now_ms));
+        drop(authority);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
