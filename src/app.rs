@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{self, Config, SuiteChoice};
-use crate::measure::Measurer;
+use crate::measure::{self, Measurer};
 
 pub(crate) use cepa_common::dir::{Authority, ExitPolicy, local_network_params};
 use cepa_common::dir::{Consensus, NetworkDraft, NetworkFile};
@@ -143,7 +143,7 @@ impl Node {
             Trust::Everyone
         };
         let state = StateDir::open(&config.state.dir, trust)?;
-        let measurer = measurer(config, &network);
+        let measurer = Measurer::of(config, &network);
         let relay = match relay_options(config, &network, &state, measurer.as_ref())? {
             Some(options) => Some(
                 relay::Relay::start(options)
@@ -284,13 +284,6 @@ pub(crate) fn sign_network(
     network.to_toml().map_err(|error| bad(error.to_string()))
 }
 
-/// What measures relays, if the node is an authority that does.
-fn measurer(config: &Config, network: &NetworkFile) -> Option<Measurer> {
-    let measures = |settings: &config::Authority| settings.measure_mib_per_hour > 0;
-    let settings = config.authority.as_ref().filter(|s| measures(s));
-    settings.map(|_| Measurer::new(network.clone()))
-}
-
 /// What the relay of `config` is started with; `None` if the node is none.
 fn relay_options(
     config: &Config,
@@ -365,28 +358,13 @@ fn authority_options(
         Some(_) => Ok(relay::AuthorityOptions {
             signing_key,
             state_dir: state.room("authority")?,
-            rules: operator_rules(settings).map_err(|error| AppError::Mismatch {
+            rules: measure::operator_rules(settings).map_err(|error| AppError::Mismatch {
                 what: error.to_string(),
                 hint: "docs/config.md describes authority.reject and authority.middle_only",
             })?,
-            measure: measurer.map(|measurer| relay::authority::MeasureOptions {
-                with: std::sync::Arc::new(measurer.clone()),
-                mib_per_hour: settings.measure_mib_per_hour,
-            }),
+            measure: measurer.map(|measurer| measurer.options(settings.measure_mib_per_hour)),
         }),
     }
-}
-
-/// What an authority's operator says of relays.
-pub(crate) fn operator_rules(
-    settings: &config::Authority,
-) -> Result<relay::authority::OperatorRules, relay::authority::OperatorListError> {
-    let list =
-        |items: &[String]| relay::authority::OperatorList::parse(items.iter().map(String::as_str));
-    Ok(relay::authority::OperatorRules {
-        reject: list(&settings.reject)?,
-        middle_only: list(&settings.middle_only)?,
-    })
 }
 
 fn exit_options(settings: &config::Exit) -> Result<relay::ExitOptions, AppError> {

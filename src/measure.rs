@@ -1,4 +1,5 @@
-//! Downloads by which an authority measures relays: the client library's work, behind the relay's trait.
+//! How a node's authority learns of relays: downloads that measure them, the client library's work behind the relay's
+//! trait, and the operator's word.
 //!
 //! The client is one of its own. It joins the network at the first download that is wanted, as an authority is asked
 //! for its first consensus before there is any, and says "not ready" until it has.
@@ -9,7 +10,12 @@ use std::time::Duration;
 use cepa_client::{ByHandError, Client, ClientOptions};
 use cepa_common::dir::{NetworkFile, fetch_padding};
 use cepa_common::stream::Target;
-use cepa_relay::authority::{Carried, Download, Measure, MeasureError, MeasureFuture};
+use cepa_relay::authority::{
+    Carried, Download, Measure, MeasureError, MeasureFuture, MeasureOptions, OperatorList,
+    OperatorListError, OperatorRules,
+};
+
+use crate::config;
 
 /// Pause after a failed try to join the network.
 const JOIN_AGAIN: Duration = Duration::from_secs(5);
@@ -34,10 +40,24 @@ pub(crate) struct Measurer {
 
 impl Measurer {
     /// A measurer that has not joined yet.
-    pub(crate) fn new(network: NetworkFile) -> Self {
+    fn new(network: NetworkFile) -> Self {
         Self {
             network: Arc::new(network),
             joined: Arc::default(),
+        }
+    }
+
+    /// What measures for the node of `config`, if that is an authority that measures.
+    pub(crate) fn of(config: &config::Config, network: &NetworkFile) -> Option<Self> {
+        let settings = config.authority.as_ref()?;
+        (settings.measure_mib_per_hour > 0).then(|| Self::new(network.clone()))
+    }
+
+    /// As the relay wants it, with a budget of MiB an hour.
+    pub(crate) fn options(&self, mib_per_hour: u32) -> MeasureOptions {
+        MeasureOptions {
+            with: Arc::new(self.clone()),
+            mib_per_hour,
         }
     }
 
@@ -124,4 +144,15 @@ impl Drop for Closed {
     fn drop(&mut self) {
         self.0.close();
     }
+}
+
+/// What an authority's operator says of relays.
+pub(crate) fn operator_rules(
+    settings: &config::Authority,
+) -> Result<OperatorRules, OperatorListError> {
+    let list = |items: &[String]| OperatorList::parse(items.iter().map(String::as_str));
+    Ok(OperatorRules {
+        reject: list(&settings.reject)?,
+        middle_only: list(&settings.middle_only)?,
+    })
 }

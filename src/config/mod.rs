@@ -390,7 +390,7 @@ impl Authority {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if plain {
-            crate::app::operator_rules(self)
+            crate::measure::operator_rules(self)
                 .map(|_| ())
                 .map_err(|error| ConfigError::rule("authority.reject", error.to_string()))
         } else {

@@ -23,6 +23,8 @@ struct Flow {
     done: Option<Carried>,
 }
 
+type UnderWay = (Job, Vec<Flow>);
+
 /// Relays that carry what their address carries, and share it among all that goes through them at a time.
 struct World {
     network: NetworkFile,
@@ -32,7 +34,7 @@ struct World {
     on: HashMap<RelayId, IpAddr>,
     /// Refuse to do their part when they are measured, as first or second hop.
     refuse: Vec<RelayId>,
-    authorities: Vec<(Relays, Vec<(Job, Vec<Flow>)>)>,
+    authorities: Vec<(Relays, Vec<UnderWay>)>,
     rng: StdRng,
     now_ms: u64,
     asked_bytes: u64,
