@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{self, Config, SuiteChoice};
+use crate::measure::{self, Measurer};
 
 pub(crate) use cepa_common::dir::{Authority, ExitPolicy, local_network_params};
 use cepa_common::dir::{Consensus, NetworkDraft, NetworkFile};
@@ -117,6 +118,7 @@ pub(crate) struct Node {
     client: Option<client::Client>,
     front: Option<client::Front>,
     relay: Option<relay::RelayHandle>,
+    measurer: Option<Measurer>,
     /// Keeps the state directory locked until all else has stopped.
     _state: StateDir,
     /// Where applications connect, if the node is a client.
@@ -141,7 +143,8 @@ impl Node {
             Trust::Everyone
         };
         let state = StateDir::open(&config.state.dir, trust)?;
-        let relay = match relay_options(config, &network, &state)? {
+        let measurer = Measurer::of(config, &network);
+        let relay = match relay_options(config, &network, &state, measurer.as_ref())? {
             Some(options) => Some(
                 relay::Relay::start(options)
                     .await
@@ -154,6 +157,7 @@ impl Node {
             front: None,
             identity: relay.as_ref().map(relay::RelayHandle::identity),
             relay,
+            measurer,
             _state: state,
             socks: None,
         };
@@ -205,6 +209,9 @@ impl Node {
         }
         if let Some(client) = self.client {
             client.shutdown().await;
+        }
+        if let Some(measurer) = self.measurer {
+            measurer.stop().await;
         }
         if let Some(relay) = self.relay {
             relay.shutdown().await;
@@ -283,6 +290,7 @@ fn relay_options(
     config: &Config,
     network: &NetworkFile,
     state: &StateDir,
+    measurer: Option<&Measurer>,
 ) -> Result<Option<relay::RelayOptions>, AppError> {
     let Some(settings) = &config.relay else {
         return Ok(None);
@@ -297,10 +305,7 @@ fn relay_options(
     };
     let authority = match &config.authority {
         Some(settings) => Some(authority_options(
-            &settings.signing_key,
-            network,
-            state,
-            &identity,
+            settings, network, state, &identity, measurer,
         )?),
         None => None,
     };
@@ -316,6 +321,7 @@ fn relay_options(
         advertised: settings.advertised(),
         nickname: settings.nickname.clone(),
         publish: settings.publish,
+        claim_kib: (settings.claim_kib > 0).then_some(settings.claim_kib),
         exit,
         authority,
         threads: threads(config.limits.threads),
@@ -323,18 +329,20 @@ fn relay_options(
         limits: relay::Limits {
             memory_bytes: u64::from(config.limits.memory_mib) << 20,
             connections: config.limits.connections,
+            bandwidth_kib: config.limits.bandwidth_kib,
         },
     }))
 }
 
 /// An authority's options, once its keys are found to be those that the network names.
 fn authority_options(
-    name: &str,
+    settings: &config::Authority,
     network: &NetworkFile,
     state: &StateDir,
     identity: &relay::keys::RelayIdentity,
+    measurer: Option<&Measurer>,
 ) -> Result<relay::AuthorityOptions, AppError> {
-    let secret = state.load_key(name, KeyKind::Authority)?;
+    let secret = state.load_key(&settings.signing_key, KeyKind::Authority)?;
     let signing_key = SigningKey::from_bytes(secret.expose());
     let ours = network.authority_by_signing_key(&signing_key.verifying_key().to_bytes());
     let mismatch = |what: &str| AppError::Mismatch {
@@ -356,6 +364,11 @@ fn authority_options(
         Some(_) => Ok(relay::AuthorityOptions {
             signing_key,
             state_dir: state.room("authority")?,
+            rules: measure::operator_rules(settings).map_err(|error| AppError::Mismatch {
+                what: error.to_string(),
+                hint: "docs/config.md describes authority.reject and authority.middle_only",
+            })?,
+            measure: measurer.map(|measurer| measurer.options(settings.measure_mib_per_hour)),
         }),
     }
 }

@@ -11,6 +11,7 @@ mod config;
 mod harden;
 mod identity;
 mod logging;
+mod measure;
 mod stop;
 mod testnet;
 

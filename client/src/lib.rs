@@ -20,6 +20,7 @@
 //! [`circuit`] builds circuits and carries streams; [`front`] lets programs in
 //! by SOCKS and HTTP CONNECT.
 
+mod by_hand;
 pub mod circuit;
 mod client;
 pub mod dir;
@@ -27,4 +28,5 @@ pub mod front;
 pub mod path;
 pub mod skew;
 
+pub use by_hand::ByHandError;
 pub use client::{Client, ClientError, ClientOptions, ConnectError, Front, HopReport};

@@ -138,10 +138,10 @@ impl Core {
         }
         self.memory.add_link(&queue);
         let acceptor = Acceptor::new(Arc::downgrade(self), queue.clone(), peer);
-        let own = queue.clone();
+        let (own, limit) = (queue.clone(), self.limit.clone());
         let tasks = self.tasks()?;
         tasks.spawn(async move {
-            let end = link_task::run(link, own, acceptor).await;
+            let end = link_task::run_limited(link, own, acceptor, limit).await;
             tracing::debug!(%end, "a link has ended");
         });
         Some(queue)

@@ -8,6 +8,7 @@ use cepa_common::budget::Budget;
 use cepa_common::dir::{Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor};
 use cepa_common::handshake::{CIRCUIT_VERSION, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
+use cepa_common::net::limit::RateLimit;
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};
 use cepa_common::state::StateError;
@@ -16,7 +17,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::authority::{
-    self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, authority_queue,
+    self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, KnowledgeOptions,
+    MeasureOptions, OperatorRules, authority_queue,
 };
 use crate::directory::{ConsensusFiles, DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::exit::{ExitConnector, Outside, ResolverError};
@@ -44,6 +46,8 @@ pub struct RelayOptions {
     pub nickname: String,
     /// Whether it publishes a descriptor.
     pub publish: bool,
+    /// What it says that it carries, KiB a second; without it what is usual, or its limit if that is lower.
+    pub claim_kib: Option<u32>,
     /// Present if it connects streams to the outside.
     pub exit: Option<ExitOptions>,
     /// Present if it is a directory authority.
@@ -70,6 +74,10 @@ pub struct AuthorityOptions {
     pub signing_key: SigningKey,
     /// Where it records what it has signed.
     pub state_dir: PathBuf,
+    /// What its operator says of relays.
+    pub rules: OperatorRules,
+    /// How it measures relays, if it does.
+    pub measure: Option<MeasureOptions>,
 }
 
 /// How much of the machine a relay may take.
@@ -79,6 +87,8 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Connections that it accepts at once.
     pub connections: u32,
+    /// What its links may move in each direction, KiB a second; zero: as much as they can.
+    pub bandwidth_kib: u32,
 }
 
 /// Why a relay did not start.
@@ -126,6 +136,8 @@ pub(crate) struct Core {
     /// Whose they are.
     pub(crate) memory: Memory,
     pub(crate) exit: Option<ExitConnector>,
+    /// What all links together may move, if there is a limit.
+    pub(crate) limit: Option<Arc<RateLimit>>,
     /// Gone when the relay stops, so that nothing new starts.
     tasks: Mutex<Option<Tasks>>,
 }
@@ -231,6 +243,8 @@ impl Relay {
             budget: Budget::new(usize::try_from(options.limits.memory_bytes).unwrap_or(usize::MAX)),
             memory: Memory::default(),
             exit,
+            limit: RateLimit::new(options.limits.bandwidth_kib, tokio::time::Instant::now())
+                .map(Arc::new),
             tasks: Mutex::new(Some(tasks.clone())),
         });
         tasks.spawn(keep_within_budget(
@@ -288,6 +302,11 @@ fn start_authority(
         probe: Some(Arc::new(dial.clone())),
         directory: core.directory.clone(),
         record: Arc::new(FileSigningRecord::new(options.state_dir.join("signed"))),
+        knowledge: KnowledgeOptions {
+            file: Some(options.state_dir.join("relays")),
+            rules: options.rules.clone(),
+            measure: options.measure.clone(),
+        },
     };
     tasks.spawn(async move {
         if let Err(error) = authority::run(task, queue).await {
@@ -327,7 +346,7 @@ fn start_publisher(
         suite: onion.suite,
         addresses,
         published: clock.now_secs(),
-        bandwidth: DEFAULT_BANDWIDTH_KIB,
+        bandwidth: claim(options),
         offers: Flags::GUARD | Flags::HSDIR,
         policy: policy.unwrap_or_else(ExitPolicy::reject_all).summary(),
         family,
@@ -350,6 +369,14 @@ fn start_publisher(
 
 /// What a relay says that it can carry until its bandwidth is measured (KiB a second).
 const DEFAULT_BANDWIDTH_KIB: u32 = 10_000;
+
+fn claim(options: &RelayOptions) -> u32 {
+    let usual = match options.limits.bandwidth_kib {
+        0 => DEFAULT_BANDWIDTH_KIB,
+        limit => limit.min(DEFAULT_BANDWIDTH_KIB),
+    };
+    options.claim_kib.unwrap_or(usual)
+}
 
 impl RelayHandle {
     /// Who the relay is.

@@ -90,6 +90,8 @@ pub(crate) struct Relay {
     pub(crate) certificate: Option<PathBuf>,
     /// The membership in a family.
     pub(crate) family: Option<PathBuf>,
+    /// What it says that it carries (KiB a second); zero for the usual.
+    pub(crate) claim_kib: u32,
 }
 
 /// `[exit]`.
@@ -110,6 +112,12 @@ pub(crate) struct Exit {
 pub(crate) struct Authority {
     /// Name of the signing key's file among the keys of the state directory.
     pub(crate) signing_key: String,
+    /// Relays that it does not take.
+    pub(crate) reject: Vec<String>,
+    /// Relays that it lets be middles only.
+    pub(crate) middle_only: Vec<String>,
+    /// What it may download to measure relays (MiB an hour); zero for nothing.
+    pub(crate) measure_mib_per_hour: u32,
 }
 
 /// `[log]`.
@@ -132,6 +140,8 @@ pub(crate) struct Limits {
     pub(crate) memory_mib: u32,
     /// Bound on accepted links.
     pub(crate) connections: u32,
+    /// What all links together may move in each direction (KiB a second); zero for no limit.
+    pub(crate) bandwidth_kib: u32,
 }
 
 /// A suite by name, or the one that suits the processor.
@@ -188,6 +198,7 @@ impl Default for Relay {
             publish: true,
             certificate: None,
             family: None,
+            claim_kib: 0,
         }
     }
 }
@@ -208,6 +219,9 @@ impl Default for Authority {
     fn default() -> Self {
         Self {
             signing_key: "authority".to_owned(),
+            reject: Vec::new(),
+            middle_only: Vec::new(),
+            measure_mib_per_hour: 4096,
         }
     }
 }
@@ -227,6 +241,7 @@ impl Default for Limits {
             threads: 0,
             memory_mib: 512,
             connections: 4096,
+            bandwidth_kib: 0,
         }
     }
 }
@@ -290,6 +305,12 @@ impl Config {
                 "less than 32 MiB holds no network's cells",
             ));
         }
+        if (1..MIN_BANDWIDTH_KIB).contains(&self.limits.bandwidth_kib) {
+            return Err(ConfigError::rule(
+                "limits.bandwidth_kib",
+                "less than 50 KiB a second is of no use to the network; 0 is no limit",
+            ));
+        }
         if self.limits.connections == 0 {
             return Err(ConfigError::rule(
                 "limits.connections",
@@ -302,6 +323,8 @@ impl Config {
 
 /// Least memory that a node can do with (MiB).
 const MIN_MEMORY_MIB: u32 = 32;
+/// Least bandwidth that a limit may leave (KiB a second).
+const MIN_BANDWIDTH_KIB: u32 = 50;
 
 impl Client {
     fn check(&self) -> Result<(), ConfigError> {
@@ -375,7 +398,9 @@ impl Authority {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if plain {
-            Ok(())
+            crate::measure::operator_rules(self)
+                .map(|_| ())
+                .map_err(|error| ConfigError::rule("authority.reject", error.to_string()))
         } else {
             Err(ConfigError::rule(
                 "authority.signing_key",

@@ -146,6 +146,7 @@ mod tests {
             socks: ([127, 0, 0, 1], 9350).into(),
             resolver: None,
             log_level: "warn".to_owned(),
+            measure: false,
         };
         let ports = Ports {
             socks: shape.socks,

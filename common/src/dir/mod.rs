@@ -23,6 +23,8 @@ mod fetch;
 mod flags;
 mod key_files;
 mod network;
+#[cfg(feature = "net")]
+mod padding;
 mod params;
 mod policy;
 mod store;
@@ -53,6 +55,8 @@ pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upl
 pub use flags::Flags;
 pub use key_files::{FamilyFile, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES};
 pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
+#[cfg(feature = "net")]
+pub use padding::fetch_padding;
 pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};
 pub use store::{ConsensusStore, Inserted, StoreError};

@@ -89,14 +89,22 @@ params! {
     max_relays: 10_000, 16, 131_072;
     /// Cap of a weight that nobody measured (KiB a second).
     max_unmeasured_weight: 20_000, 1, u32::MAX;
-    /// A relay is Fast from this weight on (KiB a second).
+    /// A relay is Fast from this weight on, however fast the others are (KiB a second).
     fast_min_weight: 100, 0, u32::MAX;
-    /// A relay is Stable once it is known and reachable for so long (seconds).
-    stable_min_age_seconds: 86_400, 0, 30 * 86_400;
-    /// A Fast relay is Guard once it is known and reachable for so long (seconds).
+    /// A relay is Stable if it runs for so long between failures, however stable the others are (seconds).
+    stable_mtbf_seconds: 7 * 86_400, 0, 90 * 86_400;
+    /// A relay is familiar once it is known for so long, however long the others are (seconds).
     guard_min_age_seconds: 8 * 86_400, 0, 90 * 86_400;
     /// A relay makes a new onion key after this time (seconds).
     onion_key_rotation_seconds: 7 * 86_400, 10, 12 * 86_400;
+    /// A Guard was up for this part of the time that it is known, however much the others were (thousandths).
+    guard_uptime_permille: 980, 0, 1_000;
+    /// A Guard has at least this weight, however fast the others are (KiB a second).
+    guard_min_weight: 2_000, 0, u32::MAX;
+    /// A relay is HSDir once it is up for so long without a break (seconds).
+    hsdir_min_uptime_seconds: 345_600, 0, 30 * 86_400;
+    /// An authority that measures downloads through each relay this often (seconds).
+    measure_interval_seconds: 10_800, 1, 7 * 86_400;
 }
 
 impl Params {
@@ -131,8 +139,12 @@ pub fn local_network_params() -> BTreeMap<String, u32> {
         ("consensus_valid_seconds", 600),
         ("reachability_interval_seconds", 4),
         ("descriptor_interval_seconds", 300),
-        ("stable_min_age_seconds", 0),
+        ("stable_mtbf_seconds", 0),
         ("guard_min_age_seconds", 0),
+        ("guard_uptime_permille", 0),
+        ("guard_min_weight", 0),
+        ("hsdir_min_uptime_seconds", 0),
+        ("measure_interval_seconds", 10),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()

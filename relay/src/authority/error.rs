@@ -23,6 +23,12 @@ pub enum AuthorityError {
     /// No room for more relays.
     #[error("this authority knows as many relays as it can hold")]
     Full,
+    /// As many relays have one of its addresses as may have it.
+    #[error("one of the addresses has as many relays as it may have")]
+    Crowded,
+    /// The authority's operator does not want it.
+    #[error("this authority does not take the relay; ask its operator")]
+    Rejected,
     /// A vote or signature for another valid-after than the one being voted on.
     #[error("not for the consensus that is being made")]
     WrongPeriod,

@@ -4,15 +4,24 @@
 //! [`Authority`] is the machine of the voting period and `relays` what it knows of relays; both are given the time
 //! and return [`Action`]s. [`run`] drives them: it owns the machine, so that the directory server and the network
 //! reach it by the bounded queue of an [`AuthorityHandle`] alone. Votes are exchanged plainly: the first one from an
-//! author counts. Measuring bandwidth is absent so far.
+//! author counts. `history`, `flags` and `measure` say what becomes of a relay that answers; `knowledge` joins them to the
+//! driver and keeps what was learnt on disk.
 
 mod error;
+mod flags;
+mod history;
+mod knowledge;
+mod measure;
+mod operator;
 mod period;
 mod record;
 mod relays;
 mod task;
 
 pub use error::AuthorityError;
+pub use knowledge::{KnowledgeOptions, MeasureOptions};
+pub use measure::{Carried, Download, Job, Measure, MeasureError, MeasureFuture};
+pub use operator::{OperatorList, OperatorListError, OperatorRules};
 pub use period::{Action, Authority, AuthorityConfig};
 pub use record::{FileSigningRecord, MemorySigningRecord, SigningRecord};
 pub use relays::Probe;

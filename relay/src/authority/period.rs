@@ -89,8 +89,8 @@ impl Period {
 #[derive(Debug)]
 pub struct Authority {
     config: AuthorityConfig,
-    params: Params,
-    relays: Relays,
+    pub(super) params: Params,
+    pub(super) relays: Relays,
     period: Period,
     /// Votes for the period after this one, from clocks a little ahead; one to an author.
     next_votes: BTreeMap<RelayId, SignedVote>,

@@ -14,7 +14,10 @@ use ed25519_dalek::SigningKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::{Action, Authority, AuthorityConfig, AuthorityError, Probe, SigningRecord};
+use super::knowledge::Learning;
+use super::{
+    Action, Authority, AuthorityConfig, AuthorityError, KnowledgeOptions, Probe, SigningRecord,
+};
 use crate::directory::DirectoryServer;
 
 /// Descriptors waiting for the machine; the next uploader is told to come again.
@@ -153,6 +156,8 @@ pub struct AuthorityTask {
     pub directory: Arc<DirectoryServer>,
     /// What was signed, on disk.
     pub record: Arc<dyn SigningRecord>,
+    /// How it learns of relays.
+    pub knowledge: KnowledgeOptions,
 }
 
 /// Runs an authority until its handles are gone. Dropping the future stops all that it started.
@@ -170,7 +175,8 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
         last_signed: last.map_err(io::Error::other)??,
         probes: task.probe.is_some(),
     };
-    let mut authority = Authority::new(config, task.clock().now_ms());
+    let authority = Authority::new(config, task.clock().now_ms());
+    let mut authority = Learning::begin(authority, &task.knowledge).await;
     let mut probes: JoinSet<(Probe, bool)> = JoinSet::new();
     let mut sends: JoinSet<()> = JoinSet::new();
     let mut waiting: Vec<Probe> = Vec::new();
@@ -184,11 +190,14 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
         {
             task.start_probe(probe, &mut probes);
         }
+        authority.work(task.clock().now_ms()).await;
         let now_ms = task.clock().now_ms();
         let wait = authority
             .next_wake_ms(now_ms)
             .saturating_sub(now_ms)
-            .clamp(1, 3_600_000);
+            .min(authority.next_work_in_ms().unwrap_or(u64::MAX))
+            // Histories want to be looked at every minute.
+            .clamp(1, 60_000);
         tokio::select! {
             submitted = queue.authorities.recv() => {
                 let Some((submission, reply)) = submitted else { return Ok(()) };
@@ -199,6 +208,9 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
             }
             Some(Ok((probe, reached))) = probes.join_next() => {
                 authority.on_probe(&probe, reached, task.clock().now_ms());
+            }
+            (job, results) = authority.measured() => {
+                authority.on_measured(&job, &results, task.clock().now_ms(), &mut rand::rng());
             }
             Some(_) = sends.join_next() => {}
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}

@@ -7,6 +7,7 @@
 //! the relay. Buckets for each address are the listener's, as only it knows addresses.
 
 mod disk;
+mod padding;
 mod publish;
 mod refresh;
 mod serve;

@@ -1,6 +1,5 @@
 //! Directory requests of one connection (docs/protocol.md, 6.12).
 
-use core::convert::Infallible;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::DirectoryServer;
+use super::{DirectoryServer, padding};
 use crate::authority::{AuthorityError, Submission, SubmitError};
 
 /// A request's head must be complete by then.
@@ -36,9 +35,17 @@ pub async fn serve_connection<S>(io: S, server: Arc<DirectoryServer>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(move |request| {
-        let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(answer(request, &server).await) }
+    let allowance = Arc::new(padding::Allowance::default());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (server, allowance) = (Arc::clone(&server), Arc::clone(&allowance));
+        async move {
+            if let (&Method::GET, Some(bytes)) =
+                (request.method(), padding::asked(request.uri().path()))
+            {
+                return Ok(padding::answer(bytes, server.padding(), &allowance));
+            }
+            padding::other(answer(request, &server).await)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -149,7 +156,8 @@ fn status_of(error: &AuthorityError) -> StatusCode {
         | AuthorityError::TooLate
         | AuthorityError::Equivocation
         | AuthorityError::KeyInUse => StatusCode::CONFLICT,
-        AuthorityError::Full => StatusCode::INSUFFICIENT_STORAGE,
+        AuthorityError::Full | AuthorityError::Crowded => StatusCode::INSUFFICIENT_STORAGE,
+        AuthorityError::Rejected => StatusCode::FORBIDDEN,
         AuthorityError::Document(_)
         | AuthorityError::NotCurrent
         | AuthorityError::PrivateAddress

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cepa_common::dir::{Clock, Consensus, ConsensusStore, Inserted, NetworkFile, StoreError};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
+use super::padding::Places;
 use crate::authority::AuthorityHandle;
 
 /// Votes being received at once: a vote is large, and who sends it is known at its end only (S20).
@@ -18,6 +19,7 @@ pub struct DirectoryServer {
     store: watch::Sender<Arc<ConsensusStore>>,
     authority: Option<AuthorityHandle>,
     vote_uploads: Semaphore,
+    padding: Places,
 }
 
 impl DirectoryServer {
@@ -35,6 +37,7 @@ impl DirectoryServer {
             store,
             authority,
             vote_uploads,
+            padding: Places::default(),
         })
     }
 
@@ -86,6 +89,11 @@ impl DirectoryServer {
 
     pub(super) fn authority(&self) -> Option<&AuthorityHandle> {
         self.authority.as_ref()
+    }
+
+    /// The places for answers of padding.
+    pub(super) fn padding(&self) -> &Places {
+        &self.padding
     }
 
     /// Leave to receive a vote; `None` when too many are being received.

@@ -49,6 +49,7 @@ impl World {
             DirectoryServer::new(Arc::clone(&self.network), self.clock.clone(), Some(handle));
         let probe: Arc<dyn ReachabilityProbe> = Arc::new(Arc::new(self.board.clone()));
         let task = AuthorityTask {
+            knowledge: Default::default(),
             identity: identity(n),
             signing_key: signing_key(n),
             params: BTreeMap::new(),
@@ -282,4 +283,20 @@ async fn slow_and_hostile_peers_are_cut_off() {
     let (near, _far) = tokio::io::duplex(1_024);
     let silent = fetch(near, DirRequest::consensus(None), 10, SOON).await;
     assert!(matches!(silent, Err(FetchError::Deadline)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn padding_is_as_long_as_asked_for() {
+    let mut world = World::new(1);
+    world.authority(1);
+    let fetch = |bytes: u64| {
+        let dial = world.dial().dial(&[address(1)], identity(1).0);
+        async move { cepa_common::dir::fetch_padding(dial.await.unwrap(), bytes, SOON).await }
+    };
+    assert_eq!(fetch(0).await.unwrap().0, 0);
+    assert_eq!(fetch(3_000_000).await.unwrap().0, 3_000_000);
+    assert!(matches!(
+        fetch(17 << 20).await,
+        Err(FetchError::Refused { status: 413, .. })
+    ));
 }
