@@ -5,13 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, Envelope, Kind, Signature};
+use super::document::{self, Envelope, Kind};
 use super::{
-    CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params, PolicySummary, RelayDescriptor,
-    UnixSecs, descriptor, params,
+    AuthoritySignature, CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params, PolicySummary, RelayDescriptor,
+    Signer, UnixSecs, descriptor, params,
 };
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::Suite;
@@ -169,7 +168,7 @@ pub struct Consensus {
     params: Params,
     bytes: Bytes,
     digest: Digest,
-    signatures: usize,
+    signers: Vec<[u8; 32]>,
     network: NetworkId,
     by_identity: HashMap<RelayId, usize>,
     by_link_key: HashMap<[u8; 32], usize>,
@@ -181,7 +180,7 @@ impl Consensus {
         body: ConsensusBody,
         bytes: &[u8],
         digest: Digest,
-        signatures: usize,
+        signers: Vec<[u8; 32]>,
         network: &NetworkFile,
     ) -> Self {
         // Voted values over those of network.toml over the defaults.
@@ -204,7 +203,7 @@ impl Consensus {
             params,
             bytes: Bytes::copy_from_slice(bytes),
             digest,
-            signatures,
+            signers,
             network: network.network_id(),
             body,
         }
@@ -225,9 +224,20 @@ impl Consensus {
         self.digest
     }
 
-    /// How many signatures it came with; all that are counted have been verified.
+    /// How many authorities signed it; all that are counted have been verified.
     pub fn signature_count(&self) -> usize {
-        self.signatures
+        self.signers.len()
+    }
+
+    /// The long-term signing keys of the authorities that signed it, in increasing order.
+    pub fn signers(&self) -> &[[u8; 32]] {
+        &self.signers
+    }
+
+    /// The newest revision of `network.toml` that the authorities hold (6.3.10); 0 when they name none.
+    pub fn network_revision(&self) -> u32 {
+        let named = self.body.params.get(params::NETWORK_REVISION);
+        named.copied().unwrap_or(0)
     }
 
     /// The network that it is of.
@@ -303,7 +313,7 @@ pub struct SignedConsensus {
     body: Vec<u8>,
     valid_after: UnixSecs,
     digest: Digest,
-    signatures: BTreeMap<[u8; 32], Signature>,
+    signatures: BTreeMap<[u8; 32], AuthoritySignature>,
 }
 
 impl SignedConsensus {
@@ -316,13 +326,14 @@ impl SignedConsensus {
         network: &NetworkFile,
     ) -> Result<Arc<Consensus>, DocError> {
         let envelope = Envelope::parse(bytes, Kind::Consensus, MAX_CONSENSUS_BYTES)?;
-        envelope.verify_majority(&network.network_id(), &network.signing_keys())?;
+        let keys = network.signing_keys();
+        let verified = envelope.verify_majority(&network.network_id(), &keys)?;
         let body: ConsensusBody = document::decode(envelope.body)?;
+        let signers = document::good_at(&verified, body.lifetime.valid_after, keys.len())?;
         body.validate()?;
         let digest = envelope.digest(&network.network_id());
-        let signatures = envelope.signatures.len();
         Ok(Arc::new(Consensus::new(
-            body, bytes, digest, signatures, network,
+            body, bytes, digest, signers, network,
         )))
     }
 
@@ -358,10 +369,14 @@ impl SignedConsensus {
     pub fn sign(
         &mut self,
         network: &NetworkId,
-        key: &SigningKey,
+        signer: impl Into<Signer>,
     ) -> Result<ConsensusSignature, DocError> {
-        let signature = Signature::sign(key, Kind::Consensus, network, &self.body);
-        let signer = key.verifying_key().to_bytes();
+        let key = signer.into();
+        let signature = key.sign(Kind::Consensus, network, &self.body);
+        let signer = key.authority();
+        if !signature.is_good_at(self.valid_after) {
+            return Err(DocError::KeyExpired);
+        }
         self.signatures.insert(signer, signature);
         let body = SignatureBody {
             valid_after: self.valid_after,
@@ -369,7 +384,7 @@ impl SignedConsensus {
             signature,
         };
         let encoded = document::encode(&body)?;
-        let bytes = document::sign_single(Kind::ConsensusSignature, network, &encoded, key)?;
+        let bytes = document::sign_single(Kind::ConsensusSignature, network, &encoded, &key)?;
         Ok(ConsensusSignature {
             signer,
             body,
@@ -393,6 +408,9 @@ impl SignedConsensus {
         } = signature.body;
         if digest != self.digest || valid_after != self.valid_after {
             return Ok(false);
+        }
+        if !bytes.is_good_at(valid_after) {
+            return Err(DocError::KeyExpired);
         }
         bytes.verify(&signature.signer, Kind::Consensus, network, &self.body)?;
         Ok(self.signatures.insert(signature.signer, bytes).is_none())
@@ -419,7 +437,7 @@ impl SignedConsensus {
 struct SignatureBody {
     valid_after: UnixSecs,
     digest: Digest,
-    signature: Signature,
+    signature: AuthoritySignature,
 }
 
 /// One authority's signature of a consensus, on its way to the others (6.11).
@@ -442,7 +460,8 @@ impl ConsensusSignature {
         network
             .authority_by_signing_key(&signer)
             .ok_or(DocError::UnknownSigner)?;
-        let body = document::decode(envelope.body)?;
+        let body: SignatureBody = document::decode(envelope.body)?;
+        envelope.require_good_at(body.valid_after)?;
         Ok(Self {
             signer,
             body,

@@ -23,9 +23,16 @@ mod fetch;
 #[cfg(feature = "net")]
 mod file;
 mod flags;
+#[cfg(feature = "net")]
+mod handle;
 mod network;
+mod network_text;
 mod params;
 mod policy;
+#[cfg(feature = "net")]
+mod revise;
+mod revisions;
+mod signer;
 mod store;
 mod summary;
 mod tally;
@@ -54,9 +61,15 @@ pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upl
 #[cfg(feature = "net")]
 pub use file::write_whole;
 pub use flags::Flags;
-pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
+pub use network::{Authority, Fallback, NetworkDraft, NetworkFile, Signatories};
 pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};
+#[cfg(feature = "net")]
+pub use handle::{NetworkHandle, RevisionStore};
+#[cfg(feature = "net")]
+pub use revise::{NewestConsensus, Reviser, revise};
+pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};
+pub use signer::{AuthorityCert, AuthoritySignature, Signer};
 pub use store::{ConsensusStore, Inserted, StoreError};
 pub use summary::{PolicySummary, PortRange};
 pub use tally::{TallyError, tally};

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, Backoff, Clock, ConsensusStore, Dial, DirRequest, FetchError, NetworkFile,
+    Authority, Backoff, Clock, ConsensusStore, Dial, DirRequest, FetchError, NetworkHandle,
     RelayDescriptor, SignedDescriptor, UnixSecs, upload,
 };
 use cepa_common::ids::RelayId;
@@ -25,8 +25,8 @@ const MISSED_AGAIN: Duration = Duration::from_secs(5);
 
 /// All that [`publish`] needs.
 pub struct Publisher {
-    /// The network.
-    pub network: Arc<NetworkFile>,
+    /// The network, as it is known now.
+    pub network: NetworkHandle,
     /// The time.
     pub clock: Clock,
     /// Opens connections to authorities.
@@ -75,7 +75,8 @@ impl Publisher {
                 return uploads;
             }
         };
-        for authority in self.network.authorities() {
+        // Those of a revision that is about to count too: they list whom they could reach by then.
+        for authority in self.network.revisions().authorities(published) {
             let local = self
                 .local
                 .as_ref()
@@ -93,7 +94,9 @@ impl Publisher {
 
     /// Waits for a reason to publish again; `false` when there will be none.
     async fn until_due(&mut self, published: UnixSecs) -> bool {
-        let interval = u64::from(self.network.params().descriptor_interval_seconds);
+        let network = self.network.newest();
+        let mut revisions = self.network.subscribe();
+        let interval = u64::from(network.params().descriptor_interval_seconds);
         let periodic = tokio::time::sleep(Duration::from_secs(interval));
         let not_before = tokio::time::Instant::now() + MISSED_AGAIN;
         tokio::pin!(periodic);
@@ -102,6 +105,8 @@ impl Publisher {
                 () = &mut periodic => return true,
                 changed = self.descriptor.changed() => return changed.is_ok(),
                 Ok(()) = self.consensus.changed() => {}
+                // There may be new authorities.
+                Ok(()) = revisions.changed() => return true,
             }
             if self.is_missed(published) && tokio::time::Instant::now() >= not_before {
                 tracing::debug!("not in the newest consensus; publishing again");
