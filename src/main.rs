@@ -12,6 +12,7 @@ mod harden;
 mod logging;
 mod stop;
 mod testnet;
+mod view;
 
 use std::process::ExitCode;
 

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cepa_common::budget::Budget;
-use cepa_common::dir::{Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor};
+use cepa_common::dir::{
+    Clock, Dial, ExitPolicy, Flags, NetworkHandle, Params, RelayDescriptor, Reviser, RevisionStore,
+    Signer, revise,
+};
 use cepa_common::handshake::{CIRCUIT_VERSION, OnionKeypair, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
@@ -17,7 +20,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::authority::{
-    self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, authority_queue,
+    self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, VotingKeyFile,
+    authority_queue, follow_voting_key,
 };
 use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::exit::{ExitConnector, Outside, ResolverError};
@@ -28,8 +32,10 @@ use crate::memory::{Memory, keep_within_budget};
 
 /// Everything that a relay is started with.
 pub struct RelayOptions {
-    /// The network that it is part of.
-    pub network: NetworkFile,
+    /// The network that it is part of, as it is known now.
+    pub network: NetworkHandle,
+    /// The file that the network was read from, to notice when its owner puts a later revision there.
+    pub network_file: Option<PathBuf>,
     /// Its identity, which is also the key of its links.
     pub identity: SigningKey,
     /// Secret of its onion key.
@@ -67,7 +73,9 @@ pub struct ExitOptions {
 /// How a relay is a directory authority.
 pub struct AuthorityOptions {
     /// Signs its votes and consensuses.
-    pub signing_key: SigningKey,
+    pub signing_key: Signer,
+    /// Where that key came from, to notice when it is renewed.
+    pub signing_key_file: Option<VotingKeyFile>,
     /// Where it records what it has signed.
     pub state_dir: PathBuf,
 }
@@ -181,7 +189,7 @@ impl Relay {
     /// It listens when this returns; it is part of the network when the
     /// authorities have found it reachable.
     pub async fn start(options: RelayOptions) -> Result<RelayHandle, RelayError> {
-        let network = Arc::new(options.network.clone());
+        let network = options.network.clone();
         let network_id = network.network_id();
         let identity = RelayId(options.identity.verifying_key().to_bytes());
         let listener = TcpListener::bind(options.listen).await;
@@ -237,8 +245,17 @@ impl Relay {
             identity,
         }));
         if options.publish {
-            start_publisher(&core, &tasks, dial, handle, &options, policy, local_addr);
+            start_publisher(
+                &core,
+                &tasks,
+                dial.clone(),
+                handle,
+                &options,
+                policy,
+                local_addr,
+            );
         }
+        start_reviser(&core, &tasks, dial, &options);
         let admission = Admission::new(options.limits.connections);
         tasks.spawn(listen(listener, Arc::downgrade(&core), admission));
         Ok(RelayHandle {
@@ -257,9 +274,16 @@ fn start_authority(
     options: &AuthorityOptions,
     queue: AuthorityQueue,
 ) {
+    let renewals = options.signing_key_file.clone().map(|file| {
+        let (sender, receiver) = watch::channel(options.signing_key.clone());
+        let clock = core.directory.clock().clone();
+        tasks.spawn(follow_voting_key(file, clock, sender));
+        receiver
+    });
     let task = AuthorityTask {
         identity: core.identity,
         signing_key: options.signing_key.clone(),
+        renewals,
         params: Default::default(),
         dial: dial.clone(),
         probe: Some(Arc::new(dial.clone())),
@@ -271,6 +295,20 @@ fn start_authority(
             tracing::error!(%error, "this authority votes no more: its record of what it signed can't be used");
         }
     });
+}
+
+/// Has later revisions of the network's file noticed and kept beside the other directory documents.
+fn start_reviser(core: &Arc<Core>, tasks: &Tasks, dial: Arc<dyn Dial>, options: &RelayOptions) {
+    let directory = core.directory.clone();
+    tasks.spawn(revise(Reviser {
+        network: core.directory.networks().clone(),
+        dial,
+        clock: core.directory.clock().clone(),
+        consensus: Box::new(move || directory.snapshot().newest().cloned()),
+        asks_authorities: true,
+        store: Some(RevisionStore::new(&options.cache_dir, &core.network)),
+        file: options.network_file.clone(),
+    }));
 }
 
 fn start_publisher(
@@ -308,7 +346,7 @@ fn start_publisher(
     };
     let (sender, receiver) = watch::channel(descriptor);
     let publisher = Publisher {
-        network: core.directory.network().clone(),
+        network: core.directory.networks().clone(),
         clock,
         dial,
         key: options.identity.clone(),

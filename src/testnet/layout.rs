@@ -57,7 +57,7 @@ impl Layout {
             make_private_dir(&state, Trust::Everyone).map_err(AppError::from)?;
             if node.roles.contains(&Role::Authority) {
                 let (entry, signer) =
-                    new_authority(&node.name, node.address, &state, Trust::Everyone)?;
+                    new_authority(&node.name, node.address, &state, None, Trust::Everyone)?;
                 identities.insert(node.name.clone(), entry.identity);
                 authorities.push(entry);
                 signers.push(signer);

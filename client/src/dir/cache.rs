@@ -4,7 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cepa_common::dir::{Consensus, MAX_CONSENSUS_BYTES, NetworkFile, SignedConsensus, write_whole};
+use cepa_common::dir::{
+    Consensus, KnownNetwork, MAX_CONSENSUS_BYTES, NetworkFile, NetworkHandle, SignedConsensus,
+    write_whole,
+};
 
 /// One file in a directory; its name holds the network's id, so that networks do not mix.
 #[derive(Clone, Debug)]
@@ -20,10 +23,10 @@ impl Cache {
     }
 
     /// The consensus on disk. A damaged file reads as none: it proves nothing (S38).
-    pub(super) async fn load(&self, network: &Arc<NetworkFile>) -> Option<Arc<Consensus>> {
-        let (path, network) = (self.path.clone(), Arc::clone(network));
+    pub(super) async fn load(&self, network: &NetworkHandle) -> Option<Arc<Consensus>> {
+        let (path, network) = (self.path.clone(), network.clone());
         let load = move || match read_capped(&path) {
-            Ok(bytes) => SignedConsensus::parse_and_verify(&bytes, &network)
+            Ok(bytes) => SignedConsensus::parse_and_verify(&bytes, &network.for_document(&bytes))
                 .inspect_err(|error| tracing::warn!(%error, "consensus on disk is not valid"))
                 .ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{self, Envelope, Kind};
 use super::{
-    AuthoritySignature, CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params, PolicySummary, RelayDescriptor,
-    Signer, UnixSecs, descriptor, params,
+    AuthoritySignature, CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params,
+    PolicySummary, RelayDescriptor, Signer, UnixSecs, descriptor, params,
 };
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::Suite;
@@ -36,6 +36,21 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
+    /// How a consensus of these times stands at `now`, with so many seconds of grace (6.10.1).
+    pub fn status(&self, now: UnixSecs, grace: u64) -> ConsensusStatus {
+        if self.valid_after > now.saturating_add(CLOCK_SKEW_SECS) {
+            ConsensusStatus::Early
+        } else if now < self.fresh_until {
+            ConsensusStatus::Fresh
+        } else if now < self.valid_until {
+            ConsensusStatus::Valid
+        } else if now < self.valid_until.saturating_add(grace) {
+            ConsensusStatus::Grace
+        } else {
+            ConsensusStatus::Expired
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<(), DocError> {
         let longest = self.valid_after.saturating_add(MAX_VALIDITY_SECS);
         let ordered = self.valid_after < self.fresh_until && self.fresh_until <= self.valid_until;
@@ -279,23 +294,8 @@ impl Consensus {
 
     /// How it stands at a time (6.10).
     pub fn status(&self, now: UnixSecs) -> ConsensusStatus {
-        let Lifetime {
-            valid_after,
-            fresh_until,
-            valid_until,
-        } = self.body.lifetime;
         let grace = u64::from(self.params.consensus_grace_seconds);
-        if valid_after > now.saturating_add(CLOCK_SKEW_SECS) {
-            ConsensusStatus::Early
-        } else if now < fresh_until {
-            ConsensusStatus::Fresh
-        } else if now < valid_until {
-            ConsensusStatus::Valid
-        } else if now < valid_until.saturating_add(grace) {
-            ConsensusStatus::Grace
-        } else {
-            ConsensusStatus::Expired
-        }
+        self.body.lifetime.status(now, grace)
     }
 
     /// May a client build paths from it (fresh, valid or in grace)?

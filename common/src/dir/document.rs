@@ -230,9 +230,8 @@ impl<'a> Envelope<'a> {
 
     /// Checks that every key that signed was good at this valid-after, which the body holds.
     pub(super) fn require_good_at(&self, valid_after: UnixSecs) -> Result<(), DocError> {
-        let is_good = |(_, signature): &([u8; 32], AuthoritySignature)| {
-            signature.is_good_at(valid_after)
-        };
+        let is_good =
+            |(_, signature): &([u8; 32], AuthoritySignature)| signature.is_good_at(valid_after);
         if self.signatures.iter().all(is_good) {
             Ok(())
         } else {

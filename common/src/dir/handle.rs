@@ -115,7 +115,10 @@ impl RevisionStore {
         let revisions = Revisions::restore(given, stored);
         if is_newer {
             let revision = revisions.newest().revision();
-            tracing::info!(revision, "the network goes on with a later revision of its file");
+            tracing::info!(
+                revision,
+                "the network goes on with a later revision of its file"
+            );
         }
         NetworkHandle::new(revisions)
     }
@@ -130,7 +133,9 @@ impl RevisionStore {
             return Ok(Vec::new());
         };
         let texts: Vec<String> = postcard::from_bytes(&body).unwrap_or_default();
-        let parsed = texts.iter().filter_map(|text| NetworkFile::parse(text).ok());
+        let parsed = texts
+            .iter()
+            .filter_map(|text| NetworkFile::parse(text).ok());
         Ok(parsed.collect())
     }
 

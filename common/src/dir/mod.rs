@@ -10,6 +10,7 @@
 
 mod address;
 mod backoff;
+mod cert_file;
 #[cfg(feature = "net")]
 mod clock;
 mod consensus;
@@ -25,6 +26,7 @@ mod file;
 mod flags;
 #[cfg(feature = "net")]
 mod handle;
+mod inspect;
 mod network;
 mod network_text;
 mod params;
@@ -43,6 +45,7 @@ pub(crate) mod testing;
 
 pub use address::{AddressClass, classify, is_dialable};
 pub use backoff::{Backoff, random_below};
+pub use cert_file::CertFileError;
 #[cfg(feature = "net")]
 pub use clock::Clock;
 pub use consensus::{
@@ -61,11 +64,12 @@ pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upl
 #[cfg(feature = "net")]
 pub use file::write_whole;
 pub use flags::Flags;
+#[cfg(feature = "net")]
+pub use handle::{NetworkHandle, RevisionStore};
+pub use inspect::{Inspection, SignatureReport, SignatureVerdict, inspect_consensus};
 pub use network::{Authority, Fallback, NetworkDraft, NetworkFile, Signatories};
 pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};
-#[cfg(feature = "net")]
-pub use handle::{NetworkHandle, RevisionStore};
 #[cfg(feature = "net")]
 pub use revise::{NewestConsensus, Reviser, revise};
 pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};

@@ -246,8 +246,7 @@ impl NetworkDraft {
             ));
         }
         let part = signed_part(&self.body, self.succession)?;
-        let signature =
-            Signature::sign(key, Kind::Network, &id_of(&part, self.succession), &part);
+        let signature = Signature::sign(key, Kind::Network, &id_of(&part, self.succession), &part);
         self.add((signer, signature));
         Ok(())
     }
@@ -465,7 +464,10 @@ impl NetworkFile {
 
     /// The authority with this identity.
     pub fn authority(&self, identity: &RelayId) -> Option<&Authority> {
-        self.body.authorities.iter().find(|authority| authority.identity == *identity)
+        self.body
+            .authorities
+            .iter()
+            .find(|authority| authority.identity == *identity)
     }
 
     /// The authority with this signing key.

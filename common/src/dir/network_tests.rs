@@ -83,12 +83,19 @@ fn broken_rules() {
     assert!(check(|body| body.authorities.clear()).is_err());
     assert!(check(|body| body.authorities.swap(0, 1)).is_err());
     assert!(
-        check(|body| body.authorities[0].signing_key = body.authorities[1].signing_key)
-            .is_err()
+        check(|body| body.authorities[0].signing_key = body.authorities[1].signing_key).is_err()
     );
     assert!(
         check(|body| body.authorities[0].signing_key = body.authorities[0].identity.0).is_err()
     );
     assert!(check(|body| body.authorities[0].addresses.clear()).is_err());
     assert!(check(|body| body.authorities[0].name.clear()).is_err());
+}
+
+#[test]
+fn an_entry_survives_alone() {
+    let network = testing::network(1);
+    let entry = &network.authorities()[0];
+    assert_eq!(Authority::parse(&entry.to_toml()).as_ref(), Ok(entry));
+    assert!(Authority::parse("[authority]\nname = \"x\"").is_err());
 }

@@ -40,6 +40,52 @@ struct AuthorityText {
     addresses: Vec<SocketAddr>,
 }
 
+impl AuthorityText {
+    fn of(authority: &Authority) -> Self {
+        Self {
+            name: authority.name.clone(),
+            identity: authority.identity.to_string(),
+            signing_key: hex::encode(authority.signing_key),
+            addresses: authority.addresses.clone(),
+        }
+    }
+
+    fn into_authority(self) -> Result<Authority, NetworkFileError> {
+        Ok(Authority {
+            name: self.name,
+            identity: RelayId(unhex("identity", &self.identity)?),
+            signing_key: unhex("signing_key", &self.signing_key)?,
+            addresses: self.addresses,
+        })
+    }
+}
+
+/// An authority's entry alone, as its operator sends it to whoever drafts the network's file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EntryText {
+    authority: AuthorityText,
+}
+
+impl Authority {
+    /// The entry as a file of its own.
+    pub fn to_toml(&self) -> String {
+        let authority = AuthorityText::of(self);
+        // An entry always has a text.
+        toml::to_string(&EntryText { authority }).unwrap_or_default()
+    }
+
+    /// Parses what [`Self::to_toml`] wrote; the rules of 6.3 are for the draft to check.
+    ///
+    /// # Errors
+    /// [`NetworkFileError`].
+    pub fn parse(text: &str) -> Result<Self, NetworkFileError> {
+        let entry: EntryText =
+            toml::from_str(text).map_err(|error| NetworkFileError::Syntax(error.to_string()))?;
+        entry.authority.into_authority()
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FallbackText {
@@ -70,12 +116,7 @@ impl FileText {
         succession: Option<Succession>,
         signatures: &[([u8; 32], Signature)],
     ) -> Self {
-        let authority = body.authorities.iter().map(|authority| AuthorityText {
-            name: authority.name.clone(),
-            identity: authority.identity.to_string(),
-            signing_key: hex::encode(authority.signing_key),
-            addresses: authority.addresses.clone(),
-        });
+        let authority = body.authorities.iter().map(AuthorityText::of);
         let fallback = body.fallbacks.iter().map(|fallback| FallbackText {
             identity: fallback.identity.to_string(),
             addresses: fallback.addresses.clone(),
@@ -105,12 +146,7 @@ impl FileText {
         let succession = self.succession()?;
         let mut authorities = Vec::new();
         for text in self.authority {
-            authorities.push(Authority {
-                name: text.name,
-                identity: RelayId(unhex("identity", &text.identity)?),
-                signing_key: unhex("signing_key", &text.signing_key)?,
-                addresses: text.addresses,
-            });
+            authorities.push(text.into_authority()?);
         }
         let mut fallbacks = Vec::new();
         for text in self.fallback {

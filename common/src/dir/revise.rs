@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::{
-    Backoff, Clock, Consensus, ConsensusStatus, Dial, DirRequest, DirResponse, DocError, FetchError,
-    Flags, NetworkFile, NetworkFileError, NetworkHandle, RevisionStore, fetch, network,
+    Backoff, Clock, Consensus, ConsensusStatus, Dial, DirRequest, DirResponse, DocError,
+    FetchError, Flags, NetworkFile, NetworkFileError, NetworkHandle, RevisionStore, fetch, network,
     random_below, revisions::MAX_REVISIONS,
 };
 
@@ -77,8 +77,11 @@ pub async fn revise(mut reviser: Reviser) {
     let mut lost = Backoff::new(LOST_FIRST, LOST_CAP);
     let mut ask_again = reviser.clock.now_ms().saturating_add(4_000);
     let mut seen = String::new();
+    // A founding file is on disk where its owner put it.
+    let mut saved = 0;
     loop {
         reviser.reread(&mut seen).await;
+        reviser.keep(&mut saved).await;
         let now_ms = reviser.clock.now_ms();
         let consensus = (reviser.consensus)();
         let fresh = consensus
@@ -120,7 +123,7 @@ impl Reviser {
             return;
         }
         match NetworkFile::parse(&text).and_then(|file| self.network.offer(file)) {
-            Ok(true) => self.taken("its file").await,
+            Ok(true) => self.taken("its file"),
             Ok(false) => {}
             Err(error) => {
                 tracing::error!(%error, file = %path.display(), "the network's file has changed and is not taken; a restart would trust it as it is");
@@ -133,7 +136,7 @@ impl Reviser {
     async fn round(&self, consensus: Option<&Consensus>) {
         for source in self.sources(consensus) {
             match self.ask(&source).await {
-                Ok(()) => return self.taken("a directory").await,
+                Ok(()) => return self.taken("a directory"),
                 Err(ReviseError::NoNews) => {}
                 Err(error) => tracing::debug!(%error, "no later revision of the network"),
             }
@@ -203,8 +206,14 @@ impl Reviser {
                 .collect();
         }
         let network = self.network.newest();
-        let authorities = network.authorities().iter().map(|a| (&a.addresses, a.identity));
-        let fallbacks = network.fallbacks().iter().map(|f| (&f.addresses, f.identity));
+        let authorities = network
+            .authorities()
+            .iter()
+            .map(|a| (&a.addresses, a.identity));
+        let fallbacks = network
+            .fallbacks()
+            .iter()
+            .map(|f| (&f.addresses, f.identity));
         let mut sources: Vec<_> = authorities
             .chain(fallbacks)
             .map(|(addresses, id)| Source {
@@ -217,21 +226,29 @@ impl Reviser {
         sources
     }
 
-    /// Says so, and has it on disk.
-    async fn taken(&self, from: &str) {
-        let revisions = self.network.revisions();
-        let newest = revisions.newest();
+    fn taken(&self, from: &str) {
+        let newest = self.network.newest();
         tracing::info!(
             revision = newest.revision(),
             effective_after = newest.effective_after(),
             "a later revision of the network is in use, from {from}"
         );
+    }
+
+    /// Has what is held on disk, whoever took it.
+    async fn keep(&self, saved: &mut u32) {
+        let revisions = self.network.revisions();
+        let newest = revisions.newest().revision();
+        if newest == *saved {
+            return;
+        }
+        *saved = newest;
         let Some(store) = self.store.clone() else {
             return;
         };
-        let saved = tokio::task::spawn_blocking(move || store.save(&revisions)).await;
-        if !matches!(saved, Ok(Ok(()))) {
-            tracing::warn!("the later revision cannot be written to disk");
+        let done = tokio::task::spawn_blocking(move || store.save(&revisions)).await;
+        if !matches!(done, Ok(Ok(()))) {
+            tracing::warn!("the later revision of the network cannot be written to disk");
         }
     }
 }

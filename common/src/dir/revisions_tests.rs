@@ -50,7 +50,10 @@ fn the_id_stays_and_the_text_survives() {
         assert_eq!(refused, Err(DocError::BadSignature.into()), "{from}");
     }
     for (from, to) in [("revision = 1\n", ""), ("revision = 1", "revision = 0")] {
-        assert!(NetworkFile::parse(&text.replacen(from, to, 1)).is_err(), "{from}");
+        assert!(
+            NetworkFile::parse(&text.replacen(from, to, 1)).is_err(),
+            "{from}"
+        );
     }
     let third = revise(&next, &[1, 2, 4], &[1, 2], 6_000).unwrap();
     assert_eq!(third.revision(), 2);
@@ -79,7 +82,11 @@ fn more_than_half_of_both_sets_must_have_signed() {
     let spoilt = |n: u8| {
         let (head, tail) = text.split_at(text.rfind(&by(n)).unwrap());
         let at = tail.find("signature = \"").unwrap() + 13;
-        let digit = if tail.as_bytes()[at] == b'0' { "1" } else { "0" };
+        let digit = if tail.as_bytes()[at] == b'0' {
+            "1"
+        } else {
+            "0"
+        };
         NetworkFile::parse(&[head, &tail[..at], digit, &tail[at + 1..]].concat())
     };
     let former = spoilt(2).unwrap();
@@ -95,7 +102,10 @@ fn only_what_follows_is_taken() {
     let mut held = Revisions::new(founding.clone());
     // From 0 to 2 none of three signed: the step between is needed.
     let jump = held.insert(two.clone());
-    assert!(matches!(jump, Err(NetworkFileError::Signature(_))), "{jump:?}");
+    assert!(
+        matches!(jump, Err(NetworkFileError::Signature(_))),
+        "{jump:?}"
+    );
     assert_eq!(held.insert(one.clone()), Ok(true));
     assert_eq!(held.insert(one.clone()), Ok(false));
     let other = revise(&founding, &[1, 2, 3], &[1, 2, 3], 7).unwrap();
@@ -106,8 +116,18 @@ fn only_what_follows_is_taken() {
     assert!(held.insert(network(4)).is_err());
     // After a restart with the first file, and with the last.
     let stored: Vec<_> = held.iter().map(|file| NetworkFile::clone(file)).collect();
-    assert_eq!(Revisions::restore(founding.clone(), stored.clone()).newest().revision(), 2);
-    assert_eq!(Revisions::restore(two.clone(), stored.clone()).iter().count(), 3);
+    assert_eq!(
+        Revisions::restore(founding.clone(), stored.clone())
+            .newest()
+            .revision(),
+        2
+    );
+    assert_eq!(
+        Revisions::restore(two.clone(), stored.clone())
+            .iter()
+            .count(),
+        3
+    );
     let alone = Revisions::restore(founding, vec![two]);
     assert_eq!(alone.newest().revision(), 0);
 }
@@ -132,7 +152,9 @@ fn a_revision_counts_from_its_time_on() {
     };
     assert!(consensus(1_999, [1, 2]) && consensus(2_000, [4, 5]));
     assert!(!consensus(2_000, [1, 2]) && !consensus(1_999, [4, 5]));
-    let vote = vote(&founding, 1, &[1]).sign(&founding, &signing_key(1)).unwrap();
+    let vote = vote(&founding, 1, &[1])
+        .sign(&founding, &signing_key(1))
+        .unwrap();
     assert_eq!(held.for_document(vote.bytes()).revision(), 0);
     // Where it is the only one held, it decides about what came before too.
     assert_eq!(Revisions::new(next).at(0).revision(), 1);

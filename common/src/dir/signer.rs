@@ -140,6 +140,11 @@ impl Signer {
         )
     }
 
+    /// The key that signs: the certified one, or the long-term one itself.
+    pub fn key(&self) -> [u8; 32] {
+        self.key.verifying_key().to_bytes()
+    }
+
     /// When the certified key ends; `None` for the long-term key, which does not.
     pub fn not_after(&self) -> Option<UnixSecs> {
         self.cert.map(|cert| cert.not_after)

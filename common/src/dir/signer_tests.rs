@@ -58,7 +58,10 @@ fn a_certificate_is_bound_to_network_authority_key_and_time() {
     assert_eq!(check(cert.authority, cert.key, 101, NETWORK), bad);
     assert_eq!(check(cert.authority, other, 100, NETWORK), bad);
     assert_eq!(check(other, cert.key, 100, NETWORK), bad);
-    assert_eq!(check(cert.authority, cert.key, 100, NetworkId([8; 32])), bad);
+    assert_eq!(
+        check(cert.authority, cert.key, 100, NetworkId([8; 32])),
+        bad
+    );
     let long_term = signing_key(1).verifying_key().to_bytes();
     let itself = AuthorityCert::issue(&signing_key(1), &NETWORK, long_term, 100);
     assert!(itself.is_err());

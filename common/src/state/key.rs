@@ -88,6 +88,24 @@ pub fn load_or_create_key(
     }
 }
 
+/// Writes `secret` (mode 0600) to `dir/name`, which must not be there.
+///
+/// # Errors
+/// [`StateError`]; a key that is there is never replaced.
+pub fn save_key(
+    dir: &Path,
+    name: &str,
+    kind: KeyKind,
+    secret: &Secret<32>,
+) -> Result<(), StateError> {
+    let path = dir.join(name);
+    if path.exists() {
+        let there = ErrorKind::AlreadyExists.into();
+        return Err(StateError::io("create", &path, there));
+    }
+    write_whole(&path, encode(kind, secret).as_slice(), 0o600)
+}
+
 /// The secret in the file at `path`, which must be of `kind` and as closed to others as `trust` says.
 pub fn load_key(path: &Path, kind: KeyKind, trust: Trust) -> Result<Secret<32>, StateError> {
     let mut file = File::open(path).map_err(|source| StateError::io("open", path, source))?;

@@ -28,7 +28,7 @@ use fs_mistrust::Mistrust;
 
 pub use error::StateError;
 pub use file::write_whole;
-pub use key::{KeyKind, load_key, load_or_create_key};
+pub use key::{KeyKind, load_key, load_or_create_key, save_key};
 use rand_core::CryptoRng;
 
 use crate::secret::Secret;
@@ -68,6 +68,11 @@ impl StateDir {
     /// Where the directory is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the rights on its files are looked at.
+    pub fn trust(&self) -> Trust {
+        self.trust
     }
 
     /// The secret `keys/NAME` of this directory, made with `rng` where there is none yet.

@@ -11,6 +11,7 @@ mod period;
 mod record;
 mod relays;
 mod task;
+mod voting_key;
 
 pub use error::AuthorityError;
 pub use period::{Action, Authority, AuthorityConfig};
@@ -21,3 +22,4 @@ pub use task::{
     AuthorityHandle, AuthorityQueue, AuthorityTask, ProbeFuture, ReachabilityProbe, SubmitError,
     authority_queue, run,
 };
+pub use voting_key::{VotingKeyError, VotingKeyFile, follow_voting_key};

@@ -65,7 +65,8 @@ impl VotingKeyFile {
 
     /// The file of the secret of this certified key.
     pub fn key_name(&self, key: &[u8; 32]) -> String {
-        format!("{}-{}", self.name, hex::encode(&key[..8]))
+        let short = key.iter().take(8).map(|byte| format!("{byte:02x}"));
+        format!("{}-{}", self.name, short.collect::<String>())
     }
 
     /// The key to sign with. Blocks on the disk.
@@ -100,11 +101,7 @@ impl VotingKeyFile {
 }
 
 /// Looks at the files for as long as somebody listens: a renewed key is used without a restart.
-pub async fn follow_voting_key(
-    file: VotingKeyFile,
-    clock: Clock,
-    current: watch::Sender<Signer>,
-) {
+pub async fn follow_voting_key(file: VotingKeyFile, clock: Clock, current: watch::Sender<Signer>) {
     let mut last_error = String::new();
     let mut warned_at = 0;
     while !current.is_closed() {
@@ -124,7 +121,10 @@ pub async fn follow_voting_key(
             Ok(Err(error)) => {
                 let error = error.to_string();
                 if error != last_error {
-                    tracing::error!(error, "the signing key on disk cannot be used; the one held stays");
+                    tracing::error!(
+                        error,
+                        "the signing key on disk cannot be used; the one held stays"
+                    );
                 }
                 last_error = error;
             }
@@ -144,10 +144,15 @@ fn warn_of_end(signer: &Signer, now: u64, warned_at: &mut u64) {
     }
     *warned_at = now;
     if left == 0 {
-        tracing::error!("the certified signing key has ended: this authority's votes count no more; `cepa authority certify` makes a new one");
+        tracing::error!(
+            "the certified signing key has ended: this authority's votes count no more; `cepa authority certify` makes a new one"
+        );
     } else {
         let hours = left / 3_600;
-        tracing::warn!(hours, "the certified signing key ends soon; `cepa authority certify` makes a new one");
+        tracing::warn!(
+            hours,
+            "the certified signing key ends soon; `cepa authority certify` makes a new one"
+        );
     }
 }
 
@@ -201,7 +206,10 @@ mod tests {
         assert_eq!(plain.not_after(), None);
         let public = certify(&file, &long_term, 9_000);
         let certified = file.load().unwrap();
-        assert_eq!((certified.key(), certified.not_after()), (public, Some(9_000)));
+        assert_eq!(
+            (certified.key(), certified.not_after()),
+            (public, Some(9_000))
+        );
         assert_eq!(certified.authority(), plain.authority());
         // It never falls back by itself, and is of one network.
         let other = VotingKeyFile {

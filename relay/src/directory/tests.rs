@@ -50,7 +50,8 @@ impl World {
         let probe: Arc<dyn ReachabilityProbe> = Arc::new(Arc::new(self.board.clone()));
         let task = AuthorityTask {
             identity: identity(n),
-            signing_key: signing_key(n),
+            signing_key: signing_key(n).into(),
+            renewals: None,
             params: BTreeMap::new(),
             dial: self.dial(),
             probe: Some(probe),
@@ -80,7 +81,7 @@ impl World {
         }));
         let (keep, descriptor) = watch::channel(descriptor(n, 0));
         let publisher = Publisher {
-            network: Arc::clone(&self.network),
+            network: Arc::clone(&self.network).into(),
             clock: self.clock.clone(),
             dial: self.dial(),
             key: link_key(n),
