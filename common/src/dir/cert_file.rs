@@ -1,4 +1,4 @@
-//! The text of an authority's key certificate, as it lies beside the key (docs/protocol.md, 6.1.7).
+//! The text of an authority's key certificate, as it lies beside the key (docs/protocol.md, 6.1.9).
 
 use serde::{Deserialize, Serialize};
 

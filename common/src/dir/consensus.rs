@@ -249,7 +249,7 @@ impl Consensus {
         &self.signers
     }
 
-    /// The newest revision of `network.toml` that the authorities hold (6.3.10); 0 when they name none.
+    /// The newest revision of `network.toml` that the authorities hold (6.3.11); 0 when they name none.
     pub fn network_revision(&self) -> u32 {
         let named = self.body.params.get(params::NETWORK_REVISION);
         named.copied().unwrap_or(0)

@@ -283,7 +283,7 @@ fn require_majority(signers: &[[u8; 32]], authorities: usize) -> Result<(), DocE
 }
 
 /// Who of those that signed did so with a key that was good at `valid_after`; more than half of the authorities must
-/// have. An expired key's signature neither counts nor harms (6.1.6).
+/// have. An expired key's signature neither counts nor harms (6.1.10).
 pub(super) fn good_at(
     verified: &[([u8; 32], AuthoritySignature)],
     valid_after: UnixSecs,

@@ -42,6 +42,8 @@ mod vote;
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod vectors;
 
 pub use address::{AddressClass, classify, is_dialable};
 pub use backoff::{Backoff, random_below};

@@ -1,4 +1,4 @@
-//! Who signs as an authority: its long-term key, or a key that this one certified for a time (docs/protocol.md, 6.1.5).
+//! Who signs as an authority: its long-term key, or a key that this one certified for a time (docs/protocol.md, 6.1.9).
 //!
 //! The long-term key, the one that `network.toml` names, can then stay off line: a thief of the machine has a key that
 //! ends by itself.
@@ -257,7 +257,7 @@ impl AuthoritySignature {
         }
     }
 
-    /// The algorithm byte and the bytes of the signature, as the envelope has them (6.1.5).
+    /// The algorithm byte and the bytes of the signature, as the envelope has them (6.1.9).
     pub(super) fn to_blob(self) -> (u8, Vec<u8>) {
         match self {
             Self::Plain(signature) => (ALGORITHM_ED25519, signature.0.to_vec()),

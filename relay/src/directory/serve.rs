@@ -116,7 +116,7 @@ fn consensus(request: &Request<Incoming>, server: &DirectoryServer) -> Response<
 /// Where revisions of `network.toml` are.
 const NETWORK_PATH: &str = "/cepa/1/network";
 
-/// The newest revision, or the one that the path names (6.12.5).
+/// The newest revision, or the one that the path names (6.12.1).
 fn network(path: &str, server: &DirectoryServer) -> Response<Full<Bytes>> {
     let revisions = server.networks().revisions();
     let named = match path.strip_prefix(NETWORK_PATH) {
