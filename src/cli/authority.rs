@@ -9,8 +9,9 @@ use clap::{Args, Subcommand};
 
 use super::output::say;
 use super::{CliError, USAGE, now};
-use crate::app::{AppError, SigningKey, certify, new_authority, read_network, sign_network};
+use crate::app::{AppError, SigningKey, read_network};
 use crate::config::{self, Config, keys};
+use crate::found::{certify, new_authority, sign_network};
 
 /// Start a network of one's own, or look after an authority of one.
 #[derive(Debug, Subcommand)]

@@ -29,6 +29,17 @@ struct CertText {
 }
 
 impl AuthorityCert {
+    /// Name of the certificate's file beside the long-term key's file `name`.
+    pub fn file_name(name: &str) -> String {
+        format!("{name}-cert")
+    }
+
+    /// Name of the file of a certified key's secret, beside the long-term key's file `name`.
+    pub fn key_file_name(name: &str, key: &[u8; 32]) -> String {
+        let digits: String = hex::encode(key).chars().take(16).collect();
+        format!("{name}-{digits}")
+    }
+
     /// The certificate as the text of a file.
     pub fn to_text(&self) -> String {
         let text = CertText {

@@ -2,10 +2,12 @@
 //!
 //! A relay signs a [`RelayDescriptor`]; an authority puts those that it could reach into a [`Vote`]; [`tally`] turns
 //! the same votes into the same [`ConsensusBody`] everywhere; more than half of the authorities sign it, and relays and
-//! clients hold the resulting [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are.
+//! clients hold the resulting [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are; the
+//! [`Revisions`] of it that are held say who they are at which time.
 //!
 //! Callers are the authority and the directory cache of a relay, and the directory client. Everything is pure but
-//! `dial` and `fetch` (feature `net`), which carry documents over a connection that the caller opens.
+//! `dial`, `fetch`, `handle` and `revise` (feature `net`), which carry documents over a connection that the caller opens,
+//! share what is known of the network and keep it on disk.
 //! Votes agreed on by rounds of signatures and differences between consensuses are absent so far.
 
 mod address;
@@ -34,6 +36,7 @@ mod policy;
 #[cfg(feature = "net")]
 mod revise;
 mod revisions;
+mod signatories;
 mod signer;
 mod store;
 mod summary;
@@ -69,12 +72,13 @@ pub use flags::Flags;
 #[cfg(feature = "net")]
 pub use handle::{NetworkHandle, RevisionStore};
 pub use inspect::{Inspection, SignatureReport, SignatureVerdict, inspect_consensus};
-pub use network::{Authority, Fallback, NetworkDraft, NetworkFile, Signatories};
+pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
 pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};
 #[cfg(feature = "net")]
 pub use revise::{NewestConsensus, Reviser, revise};
 pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};
+pub use signatories::Signatories;
 pub use signer::{AuthorityCert, AuthoritySignature, Signer};
 pub use store::{ConsensusStore, Inserted, StoreError};
 pub use summary::{PolicySummary, PortRange};

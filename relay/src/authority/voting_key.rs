@@ -60,13 +60,12 @@ pub enum VotingKeyError {
 impl VotingKeyFile {
     /// The certificate's file.
     pub fn cert_path(&self) -> PathBuf {
-        self.dir.join(format!("{}-cert", self.name))
+        self.dir.join(AuthorityCert::file_name(&self.name))
     }
 
     /// The file of the secret of this certified key.
     pub fn key_name(&self, key: &[u8; 32]) -> String {
-        let short = key.iter().take(8).map(|byte| format!("{byte:02x}"));
-        format!("{}-{}", self.name, short.collect::<String>())
+        AuthorityCert::key_file_name(&self.name, key)
     }
 
     /// The key to sign with. Blocks on the disk.
