@@ -20,9 +20,10 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(20);
 const SOURCES: usize = 3;
 /// Longest wait between two looks at the consensus and the file.
 const LOOK_CAP: Duration = Duration::from_secs(30);
-/// First and longest wait between questions while there is no fresh consensus: its signers may all be new.
-const LOST_FIRST: Duration = Duration::from_secs(4);
-const LOST_CAP: Duration = Duration::from_secs(600);
+/// First wait between questions: also how long there may be no fresh consensus before its signers are thought to be new.
+const ASK_FIRST: Duration = Duration::from_secs(4);
+/// Longest wait between questions.
+const ASK_CAP: Duration = Duration::from_secs(600);
 
 /// Gives the newest consensus held.
 pub type NewestConsensus = Box<dyn Fn() -> Option<Arc<Consensus>> + Send + Sync>;
@@ -74,9 +75,10 @@ impl fmt::Debug for Reviser {
 
 /// Looks for later revisions for as long as it runs.
 pub async fn revise(mut reviser: Reviser) {
-    let mut lost = Backoff::new(LOST_FIRST, LOST_CAP);
-    let mut ask_again = reviser.clock.now_ms().saturating_add(4_000);
-    let mut seen = String::new();
+    let mut again = Backoff::new(ASK_FIRST, ASK_CAP);
+    let first_ms = u64::try_from(ASK_FIRST.as_millis()).unwrap_or(u64::MAX);
+    let mut ask_at_ms = reviser.clock.now_ms().saturating_add(first_ms);
+    let (mut seen, mut asked_for) = (String::new(), 0);
     // A founding file is on disk where its owner put it.
     let mut saved = 0;
     loop {
@@ -84,20 +86,24 @@ pub async fn revise(mut reviser: Reviser) {
         reviser.keep(&mut saved).await;
         let now_ms = reviser.clock.now_ms();
         let consensus = (reviser.consensus)();
-        let fresh = consensus
+        let is_fresh = consensus
             .as_ref()
-            .filter(|c| c.status(now_ms / 1_000) == ConsensusStatus::Fresh);
-        let newest = reviser.network.newest().revision();
-        let is_named = consensus
-            .as_ref()
-            .is_some_and(|c| c.network_revision() > newest);
-        if fresh.is_some() {
-            lost.reset();
+            .is_some_and(|c| c.status(now_ms / 1_000) == ConsensusStatus::Fresh);
+        let held = reviser.network.newest().revision();
+        let named = consensus.as_ref().map_or(0, |c| c.network_revision());
+        if named > held && named != asked_for {
+            // At once, but not for ever at this pace: it may be one that nobody can take by himself.
+            asked_for = named;
+            again.reset();
+            ask_at_ms = now_ms;
+        } else if named <= held && is_fresh {
+            again.reset();
+            ask_at_ms = now_ms.saturating_add(first_ms);
         }
-        if is_named || (fresh.is_none() && now_ms >= ask_again) {
+        if (named > held || !is_fresh) && now_ms >= ask_at_ms {
             reviser.round(consensus.as_deref()).await;
-            let wait = u64::try_from(lost.next(&mut rand::rng()).as_millis()).unwrap_or(u64::MAX);
-            ask_again = reviser.clock.now_ms().saturating_add(wait);
+            let wait = u64::try_from(again.next(&mut rand::rng()).as_millis()).unwrap_or(u64::MAX);
+            ask_at_ms = reviser.clock.now_ms().saturating_add(wait);
         }
         tokio::time::sleep(reviser.wait()).await;
     }

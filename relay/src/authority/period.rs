@@ -124,10 +124,18 @@ impl Authority {
         }
     }
 
-    /// Takes the revisions of the network that are held now. They count from the next period on, each from its
-    /// effective-after on: what has been sent for this period was of its own revision.
+    /// Takes the revisions of the network that are held now. Which one counts is looked up when a period begins (6.3.10):
+    /// what has come or been sent for this period was of its own revision, so it changes now only if nothing has.
     pub fn set_revisions(&mut self, revisions: Arc<Revisions>) {
         self.revisions = revisions;
+        let period = &self.period;
+        let is_untouched = !period.has_voted
+            && !period.is_counted
+            && period.votes.is_empty()
+            && period.early_signatures.is_empty();
+        if is_untouched {
+            self.config.network = Arc::clone(self.revisions.at(period.lifetime.valid_after));
+        }
     }
 
     /// Signs with this key from now on.
