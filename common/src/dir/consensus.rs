@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{self, Envelope, Kind};
 use super::{
-    AuthoritySignature, CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params,
-    PolicySummary, RelayDescriptor, Signer, UnixSecs, descriptor, params,
+    AsSigner, AuthoritySignature, CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params,
+    PolicySummary, RelayDescriptor, UnixSecs, descriptor, params,
 };
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::Suite;
@@ -369,9 +369,9 @@ impl SignedConsensus {
     pub fn sign(
         &mut self,
         network: &NetworkId,
-        signer: impl Into<Signer>,
+        signer: &impl AsSigner,
     ) -> Result<ConsensusSignature, DocError> {
-        let key = signer.into();
+        let key = signer.as_signer();
         let signature = key.sign(Kind::Consensus, network, &self.body);
         let signer = key.authority();
         if !signature.is_good_at(self.valid_after) {

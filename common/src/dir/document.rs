@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::signer::ALGORITHM_ED25519;
-use super::{AuthoritySignature, DocError, Signer, UnixSecs};
+use super::{AsSigner, AuthoritySignature, DocError, UnixSecs};
 use crate::ids::NetworkId;
 
 /// The version byte of every kind so far.
@@ -367,9 +367,9 @@ pub(super) fn sign_single(
     kind: Kind,
     network: &NetworkId,
     body: &[u8],
-    signer: impl Into<Signer>,
+    signer: &impl AsSigner,
 ) -> Result<Vec<u8>, DocError> {
-    let signer = signer.into();
+    let signer = signer.as_signer();
     let signature = signer.sign(kind, network, body);
     assemble(kind, body, &[(signer.authority(), signature)])
 }

@@ -79,7 +79,7 @@ pub use policy::{ExitPolicy, PolicyError, Rule};
 pub use revise::{NewestConsensus, Reviser, revise};
 pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};
 pub use signatories::Signatories;
-pub use signer::{AuthorityCert, AuthoritySignature, Signer};
+pub use signer::{AsSigner, AuthorityCert, AuthoritySignature, Signer};
 pub use store::{ConsensusStore, Inserted, StoreError};
 pub use summary::{PolicySummary, PortRange};
 pub use tally::{TallyError, tally};

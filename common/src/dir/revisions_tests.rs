@@ -81,13 +81,10 @@ fn more_than_half_of_both_sets_must_have_signed() {
     let by = |n: u8| hex::encode(signing_key(n).verifying_key().to_bytes());
     let spoilt = |n: u8| {
         let (head, tail) = text.split_at(text.rfind(&by(n)).unwrap());
-        let at = tail.find("signature = \"").unwrap() + 13;
-        let digit = if tail.as_bytes()[at] == b'0' {
-            "1"
-        } else {
-            "0"
-        };
-        NetworkFile::parse(&[head, &tail[..at], digit, &tail[at + 1..]].concat())
+        let (start, digits) = tail.split_at(tail.find("signature = \"").unwrap() + 13);
+        let (first, rest) = digits.split_at(1);
+        let other = if first == "0" { "1" } else { "0" };
+        NetworkFile::parse(&[head, start, other, rest].concat())
     };
     let former = spoilt(2).unwrap();
     assert!(founding.verify_successor(&former).is_err());

@@ -179,15 +179,21 @@ impl From<SigningKey> for Signer {
     }
 }
 
-impl From<&SigningKey> for Signer {
-    fn from(key: &SigningKey) -> Self {
-        key.clone().into()
+/// What can sign as an authority: a [`Signer`], or a plain long-term key.
+pub trait AsSigner {
+    /// It, as a signer.
+    fn as_signer(&self) -> Signer;
+}
+
+impl AsSigner for Signer {
+    fn as_signer(&self) -> Signer {
+        self.clone()
     }
 }
 
-impl From<&Self> for Signer {
-    fn from(signer: &Self) -> Self {
-        signer.clone()
+impl AsSigner for SigningKey {
+    fn as_signer(&self) -> Signer {
+        self.clone().into()
     }
 }
 

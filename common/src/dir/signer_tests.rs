@@ -74,16 +74,16 @@ fn votes_and_signatures_by_certified_keys() {
     let network = network(3);
     let id = network.network_id();
     let vote = testing::vote(&network, 1, &[1]);
-    let signed = vote.sign(&network, certified(1, &id, 1_001)).unwrap();
+    let signed = vote.sign(&network, &certified(1, &id, 1_001)).unwrap();
     assert!(SignedVote::parse_and_verify(signed.bytes(), &network).is_ok());
-    let late = vote.sign(&network, certified(1, &id, 1_000)).map(drop);
+    let late = vote.sign(&network, &certified(1, &id, 1_000)).map(drop);
     assert_eq!(late, Err(DocError::KeyExpired));
 
     let body = consensus_body(1_000, &[1]);
     let mut ours = SignedConsensus::unsigned(&body, &id).unwrap();
     let mut theirs = ours.clone();
     ours.sign(&id, &signing_key(1)).unwrap();
-    let detached = theirs.sign(&id, certified(2, &id, 1_001)).unwrap();
+    let detached = theirs.sign(&id, &certified(2, &id, 1_001)).unwrap();
     let detached = ConsensusSignature::parse_and_verify(detached.bytes(), &network).unwrap();
     assert_eq!(ours.add(&id, &detached), Ok(true));
     let document = ours.to_bytes().unwrap();
@@ -91,7 +91,7 @@ fn votes_and_signatures_by_certified_keys() {
     let two = [2, 1].map(|n| signing_key(n).verifying_key().to_bytes());
     assert!(consensus.signers().iter().all(|key| two.contains(key)));
     assert_eq!(consensus.signature_count(), 2);
-    let late = theirs.sign(&id, certified(3, &id, 1_000)).map(drop);
+    let late = theirs.sign(&id, &certified(3, &id, 1_000)).map(drop);
     assert_eq!(late, Err(DocError::KeyExpired));
 }
 

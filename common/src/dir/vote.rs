@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::consensus::{MAX_ENTRIES, validate_params};
 use super::document::{self, Envelope, Kind};
-use super::{Digest, DocError, Flags, Lifetime, NetworkFile, SignedDescriptor, Signer};
+use super::{AsSigner, Digest, DocError, Flags, Lifetime, NetworkFile, SignedDescriptor};
 use crate::ids::RelayId;
 
 /// Largest vote (bytes).
@@ -45,7 +45,7 @@ impl Vote {
     pub fn sign(
         &self,
         network: &NetworkFile,
-        signer: impl Into<Signer>,
+        signer: &impl AsSigner,
     ) -> Result<SignedVote, DocError> {
         let body = document::encode(self)?;
         let bytes = document::sign_single(Kind::Vote, &network.network_id(), &body, signer)?;

@@ -334,7 +334,7 @@ fn documents() -> Vec<Seed> {
         if let Ok(vote) = vote.sign(&network, &authority_key()) {
             seeds.push(("envelope", "good_vote", vote.bytes().to_vec()));
         }
-        if let Ok(vote) = vote.sign(&network, certified()) {
+        if let Ok(vote) = vote.sign(&network, &certified()) {
             seeds.push(("envelope", "good_vote_certified", vote.bytes().to_vec()));
         }
     }
@@ -356,7 +356,7 @@ fn documents() -> Vec<Seed> {
         if let Ok(bytes) = consensus.to_bytes() {
             seeds.push(("envelope", "good_consensus", bytes));
         }
-        if let Ok(signature) = consensus.sign(&network.network_id(), certified()) {
+        if let Ok(signature) = consensus.sign(&network.network_id(), &certified()) {
             let bytes = signature.bytes().to_vec();
             // Behind the header of six bytes, before the one signature of 204.
             let end = bytes.len().saturating_sub(204);
