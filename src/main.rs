@@ -8,12 +8,14 @@
 mod app;
 mod cli;
 mod config;
+mod found;
 mod harden;
 mod identity;
 mod logging;
 mod measure;
 mod stop;
 mod testnet;
+mod view;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,9 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::message::EndReason;
-use cepa_common::dir::{Clock, Consensus, NetworkFile};
+use cepa_common::dir::{
+    Clock, Consensus, Dial, NetworkFile, NetworkHandle, Reviser, RevisionStore, revise,
+};
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::net::tasks::{Stopper, tasks};
@@ -42,8 +44,10 @@ const CONNECT_TRIES: usize = 8;
 
 /// What a client is started with.
 pub struct ClientOptions {
-    /// The network.
-    pub network: NetworkFile,
+    /// The network, as it is known now.
+    pub network: NetworkHandle,
+    /// The file that the network was read from, to notice when its owner puts a later revision there.
+    pub network_file: Option<PathBuf>,
     /// Where the newest consensus is kept between runs; it must exist. `None` keeps nothing.
     pub state_dir: Option<PathBuf>,
     /// What keeps streams on different circuits.
@@ -54,9 +58,10 @@ pub struct ClientOptions {
 
 impl ClientOptions {
     /// A client of `network` that keeps nothing on disk.
-    pub fn new(network: NetworkFile) -> Self {
+    pub fn new(network: impl Into<NetworkHandle>) -> Self {
         Self {
-            network,
+            network: network.into(),
+            network_file: None,
             state_dir: None,
             isolate_by: IsolateBy::default(),
             progress: None,
@@ -90,7 +95,7 @@ pub enum ConnectError {
 }
 
 struct Shared {
-    network: Arc<NetworkFile>,
+    network: NetworkHandle,
     pool: Arc<Pool>,
     skew: ClockSkew,
     isolate_by: IsolateBy,
@@ -128,16 +133,31 @@ pub struct HopReport {
 impl Client {
     /// Joins the network: done once a consensus is held that holds.
     pub async fn bootstrap(options: ClientOptions) -> Result<Self, ClientError> {
-        let network = Arc::new(options.network);
+        let network = options.network;
+        let store = options
+            .state_dir
+            .as_deref()
+            .map(|directory| RevisionStore::new(directory, &network.network_id()));
         let tls = Tls::client();
         let (tasks, stopper) = tasks();
+        let dial: Arc<dyn Dial> = Arc::new(tls.clone());
         let (task, directory) = directory(DirectoryConfig {
             network: network.clone(),
-            dial: Arc::new(tls.clone()),
+            dial: dial.clone(),
             clock: Clock::system(),
             cache: options.state_dir,
         });
         tasks.spawn(task.run());
+        let newest = directory.consensus();
+        tasks.spawn(revise(Reviser {
+            network: network.clone(),
+            dial,
+            clock: Clock::system(),
+            consensus: Box::new(move || newest.borrow().clone()),
+            asks_authorities: false,
+            store,
+            file: options.network_file,
+        }));
         if let Some(progress) = options.progress {
             let mut steps = directory.progress();
             tasks.spawn(async move {
@@ -191,8 +211,13 @@ impl Client {
         }
     }
 
-    /// The network.
-    pub fn network(&self) -> &NetworkFile {
+    /// The newest revision of the network's file.
+    pub fn network(&self) -> Arc<NetworkFile> {
+        self.shared.network.newest()
+    }
+
+    /// All revisions of the network's file that are held.
+    pub fn networks(&self) -> &NetworkHandle {
         &self.shared.network
     }
 

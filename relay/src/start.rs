@@ -5,20 +5,22 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cepa_common::budget::Budget;
-use cepa_common::dir::{Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor};
+use cepa_common::dir::{
+    Clock, Dial, ExitPolicy, Flags, NetworkHandle, Params, RelayDescriptor, Reviser, RevisionStore,
+    Signer, revise,
+};
 use cepa_common::handshake::{CIRCUIT_VERSION, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::net::limit::RateLimit;
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};
 use cepa_common::state::StateError;
-use ed25519_dalek::SigningKey;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::authority::{
     self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, KnowledgeOptions,
-    MeasureOptions, OperatorRules, authority_queue,
+    MeasureOptions, OperatorRules, VotingKeyFile, authority_queue, follow_voting_key,
 };
 use crate::directory::{ConsensusFiles, DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::exit::{ExitConnector, Outside, ResolverError};
@@ -32,8 +34,10 @@ use crate::memory::{Memory, keep_within_budget};
 
 /// Everything that a relay is started with.
 pub struct RelayOptions {
-    /// The network that it is part of.
-    pub network: NetworkFile,
+    /// The network that it is part of, as it is known now.
+    pub network: NetworkHandle,
+    /// The file that the network was read from, to notice when its owner puts a later revision there.
+    pub network_file: Option<PathBuf>,
     /// Who it is, and the key of its links.
     pub identity: RelayIdentity,
     /// Its onion keys.
@@ -71,7 +75,9 @@ pub struct ExitOptions {
 /// How a relay is a directory authority.
 pub struct AuthorityOptions {
     /// Signs its votes and consensuses.
-    pub signing_key: SigningKey,
+    pub signing_key: Signer,
+    /// Where that key came from, to notice when it is renewed.
+    pub signing_key_file: Option<VotingKeyFile>,
     /// Where it records what it has signed.
     pub state_dir: PathBuf,
     /// What its operator says of relays.
@@ -197,7 +203,7 @@ impl Relay {
     /// It listens when this returns; it is part of the network when the
     /// authorities have found it reachable.
     pub async fn start(options: RelayOptions) -> Result<RelayHandle, RelayError> {
-        let network = Arc::new(options.network.clone());
+        let network = options.network.clone();
         let network_id = network.network_id();
         let identity = options.identity.identity();
         let listener = TcpListener::bind(options.listen).await;
@@ -213,7 +219,11 @@ impl Relay {
         let clock = Clock::system();
         let mut ring = OnionRing::load(options.onion_keys.clone(), clock.now_secs())?;
         // No consensus is held yet: this makes a key where one is due, and erases what its age ends.
-        ring.turn(clock.now_secs(), &network.params(), &mut rand::rng())?;
+        ring.turn(
+            clock.now_secs(),
+            &network.newest().params(),
+            &mut rand::rng(),
+        )?;
         let (onion_keys_sender, onion_keys) = watch::channel(ring.snapshot());
         let queue = options.authority.as_ref().map(|_| authority_queue());
         let (handle, queue) = queue.unzip();
@@ -263,8 +273,12 @@ impl Relay {
         }));
         let descriptor = options
             .publish
-            .then(|| start_publisher(&core, &tasks, dial, handle, &options, policy, local_addr))
+            .then(|| {
+                let dial = dial.clone();
+                start_publisher(&core, &tasks, dial, handle, &options, policy, local_addr)
+            })
             .flatten();
+        start_reviser(&core, &tasks, dial, &options);
         tasks.spawn(watch_keys(KeyWatch {
             network: network_id,
             clock,
@@ -272,7 +286,7 @@ impl Relay {
             ring,
             keys: onion_keys_sender,
             consensus: core.directory.subscribe(),
-            params: network.params(),
+            params: network.newest().params(),
             descriptor,
             told: Default::default(),
         }));
@@ -294,9 +308,16 @@ fn start_authority(
     options: &AuthorityOptions,
     queue: AuthorityQueue,
 ) {
+    let renewals = options.signing_key_file.clone().map(|file| {
+        let (sender, receiver) = watch::channel(options.signing_key.clone());
+        let clock = core.directory.clock().clone();
+        tasks.spawn(follow_voting_key(file, clock, sender));
+        receiver
+    });
     let task = AuthorityTask {
         identity: core.identity,
         signing_key: options.signing_key.clone(),
+        renewals,
         params: Default::default(),
         dial: dial.clone(),
         probe: Some(Arc::new(dial.clone())),
@@ -313,6 +334,20 @@ fn start_authority(
             tracing::error!(%error, "this authority votes no more: its record of what it signed can't be used");
         }
     });
+}
+
+/// Has later revisions of the network's file noticed and kept beside the other directory documents.
+fn start_reviser(core: &Arc<Core>, tasks: &Tasks, dial: Arc<dyn Dial>, options: &RelayOptions) {
+    let directory = core.directory.clone();
+    tasks.spawn(revise(Reviser {
+        network: core.directory.networks().clone(),
+        dial,
+        clock: core.directory.clock().clone(),
+        consensus: Box::new(move || directory.snapshot().newest().cloned()),
+        asks_authorities: true,
+        store: Some(RevisionStore::new(&options.cache_dir, &core.network)),
+        file: options.network_file.clone(),
+    }));
 }
 
 fn start_publisher(
@@ -355,7 +390,7 @@ fn start_publisher(
     };
     let (sender, receiver) = watch::channel(descriptor);
     let publisher = Publisher {
-        network: core.directory.network().clone(),
+        network: core.directory.networks().clone(),
         clock,
         dial,
         key: options.identity.link_key().clone(),

@@ -145,12 +145,12 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
     Section {
         name: "authority",
-        doc: "Vote on who is in the network. Needs [relay], and the keys that `cepa authority init` made.",
+        doc: "Vote on who is in the network. Needs [relay], and the keys that `cepa authority init` or `cepa authority key` made.",
         keys: &[
             key(
                 "signing_key",
                 r#""authority""#,
-                "Name of the signing key's file in the directory `keys` of the state directory.",
+                "Name of the signing key's file in the directory `keys` of the state directory; with NAME-cert beside it, the certified key that this names signs.",
             ),
             key(
                 "reject",

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Consensus, Digest, MAX_CONSENSUS_BYTES, NetworkFile, SignedConsensus, UnixSecs,
+    Consensus, Digest, KnownNetwork, MAX_CONSENSUS_BYTES, NetworkFile, NetworkHandle,
+    SignedConsensus, UnixSecs,
 };
 use cepa_common::state::{StateError, record};
 
@@ -63,17 +64,17 @@ impl Cache {
     /// The consensus on disk, and the mark. What is damaged reads as none: it proves nothing (S38).
     pub(super) async fn load(
         &self,
-        network: &Arc<NetworkFile>,
+        network: &NetworkHandle,
     ) -> (Option<Arc<Consensus>>, Option<Mark>) {
-        let (cache, network) = (self.clone(), Arc::clone(network));
+        let (cache, network) = (self.clone(), network.clone());
         let load = move || cache.load_blocking(&network);
         tokio::task::spawn_blocking(load).await.unwrap_or_default()
     }
 
-    fn load_blocking(&self, network: &NetworkFile) -> (Option<Arc<Consensus>>, Option<Mark>) {
+    fn load_blocking(&self, network: &NetworkHandle) -> (Option<Arc<Consensus>>, Option<Mark>) {
         let mark = read(&self.mark, MARK, MARK_LEN).and_then(|body| Mark::decode(&body));
         let consensus = read(&self.consensus, CONSENSUS, MAX_CONSENSUS_BYTES).and_then(|bytes| {
-            SignedConsensus::parse_and_verify(&bytes, network)
+            SignedConsensus::parse_and_verify(&bytes, &network.for_document(&bytes))
                 .inspect_err(|error| tracing::warn!(%error, "consensus on disk is not valid"))
                 .ok()
         });

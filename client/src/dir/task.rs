@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Backoff, Clock, Consensus, ConsensusStatus, Dial, Digest, FetchError, Flags, NetworkFile,
+    Backoff, Clock, Consensus, ConsensusStatus, Dial, Digest, FetchError, Flags, NetworkHandle,
     UnixSecs, fetch_consensus, random_below,
 };
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -28,8 +28,8 @@ const RETRY_CAP: Duration = Duration::from_secs(60);
 
 /// What the directory client needs.
 pub struct DirectoryConfig {
-    /// The network.
-    pub network: Arc<NetworkFile>,
+    /// The network, as it is known now.
+    pub network: NetworkHandle,
     /// Opens connections to sources.
     pub dial: Arc<dyn Dial>,
     /// The time.
@@ -144,7 +144,7 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
     let cache = config
         .cache
         .as_deref()
-        .map(|path| Cache::new(path, &config.network));
+        .map(|path| Cache::new(path, &config.network.newest()));
     let task = DirectoryTask {
         config,
         cache,
@@ -169,7 +169,7 @@ impl DirectoryTask {
             (self.held, self.mark) = cache.load(&self.config.network).await;
         }
         self.show();
-        let interval = self.config.network.params().vote_interval_seconds;
+        let interval = self.config.network.newest().params().vote_interval_seconds;
         let cap = RETRY_CAP.min(Duration::from_secs(u64::from(interval)) / 4);
         let mut backoff = Backoff::new(RETRY_FIRST, cap.max(RETRY_FIRST * 2));
         let mut failed_rounds = 0u32;
@@ -286,7 +286,7 @@ impl DirectoryTask {
                 })
                 .collect();
         }
-        let network = &self.config.network;
+        let network = self.config.network.newest();
         let authorities = network
             .authorities()
             .iter()
@@ -314,7 +314,7 @@ impl DirectoryTask {
     ) -> Result<Arc<Consensus>, RoundError> {
         let mut asked = JoinSet::new();
         for source in sources {
-            let network = Arc::clone(&self.config.network);
+            let network = self.config.network.clone();
             let dial = self.config.dial.dial(&source.addresses, source.link_key);
             asked.spawn(async move {
                 let fetch = async {

@@ -36,7 +36,7 @@ fn start(
     cache: Option<PathBuf>,
 ) -> (Directory, JoinHandle<()>) {
     let (task, directory) = directory(DirectoryConfig {
-        network: Arc::clone(network),
+        network: Arc::clone(network).into(),
         dial: Arc::new(shelves.clone()),
         clock: virtual_clock(start * 1_000),
         cache,

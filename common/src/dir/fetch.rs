@@ -1,6 +1,7 @@
 //! One directory request over a connection: HTTP/1.1, a deadline, a cap (docs/protocol.md, 6.12).
 
 use core::time::Duration;
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Consensus, Digest, DocError, MAX_CONSENSUS_BYTES, NetworkFile, SignedConsensus};
+use super::{Consensus, Digest, DocError, KnownNetwork, MAX_CONSENSUS_BYTES, SignedConsensus};
 
 /// Longest error text taken from a server (bytes).
 const MAX_TEXT_BYTES: usize = 1_024;
@@ -51,7 +52,7 @@ pub enum FetchError {
 #[derive(Clone, Debug)]
 pub struct DirRequest {
     method: Method,
-    path: &'static str,
+    path: Cow<'static, str>,
     held: Option<Digest>,
     body: Bytes,
 }
@@ -61,7 +62,7 @@ impl DirRequest {
     pub fn consensus(held: Option<Digest>) -> Self {
         Self {
             method: Method::GET,
-            path: "/cepa/1/consensus",
+            path: "/cepa/1/consensus".into(),
             held,
             body: Bytes::new(),
         }
@@ -82,10 +83,24 @@ impl DirRequest {
         Self::post("/cepa/1/signature", bytes.into())
     }
 
+    /// The newest revision of `network.toml`, or this one.
+    pub fn network(revision: Option<u32>) -> Self {
+        let path = match revision {
+            None => "/cepa/1/network".into(),
+            Some(revision) => format!("/cepa/1/network/{revision}").into(),
+        };
+        Self {
+            method: Method::GET,
+            path,
+            held: None,
+            body: Bytes::new(),
+        }
+    }
+
     fn post(path: &'static str, body: Bytes) -> Self {
         Self {
             method: Method::POST,
-            path,
+            path: path.into(),
             held: None,
             body,
         }
@@ -95,7 +110,7 @@ impl DirRequest {
         // No header says what program or version asks.
         let mut builder = Request::builder()
             .method(self.method)
-            .uri(self.path)
+            .uri(&*self.path)
             .header(HOST, "cepa");
         if let Some(held) = self.held {
             builder = builder.header(IF_NONE_MATCH, format!("\"{held}\""));
@@ -193,14 +208,15 @@ fn body_error(error: Box<dyn std::error::Error + Send + Sync>, cap: usize) -> Fe
 ///
 /// # Errors
 /// [`FetchError`].
-pub async fn fetch_consensus<S>(
+pub async fn fetch_consensus<S, N>(
     io: S,
-    network: &NetworkFile,
+    network: &N,
     held: Option<Digest>,
     deadline: Duration,
 ) -> Result<Option<Arc<Consensus>>, FetchError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    N: KnownNetwork + ?Sized,
 {
     match fetch(
         io,
@@ -211,7 +227,10 @@ where
     .await?
     {
         DirResponse::NotModified => Ok(None),
-        DirResponse::Ok(bytes) => Ok(Some(SignedConsensus::parse_and_verify(&bytes, network)?)),
+        DirResponse::Ok(bytes) => {
+            let network = network.for_document(&bytes);
+            Ok(Some(SignedConsensus::parse_and_verify(&bytes, &network)?))
+        }
     }
 }
 

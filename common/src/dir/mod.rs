@@ -2,14 +2,17 @@
 //!
 //! A relay signs a [`RelayDescriptor`]; an authority puts those that it could reach into a [`Vote`]; [`tally`] turns
 //! the same votes into the same [`ConsensusBody`] everywhere; more than half of the authorities sign it, and relays and
-//! clients hold the resulting [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are.
+//! clients hold the resulting [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are; the
+//! [`Revisions`] of it that are held say who they are at which time.
 //!
 //! Callers are the authority and the directory cache of a relay, and the directory client. Everything is pure but
-//! `dial` and `fetch` (feature `net`), which carry documents over a connection that the caller opens.
+//! `dial`, `fetch`, `handle` and `revise` (feature `net`), which carry documents over a connection that the caller opens,
+//! share what is known of the network and keep it on disk.
 //! Votes agreed on by rounds of signatures and differences between consensuses are absent so far.
 
 mod address;
 mod backoff;
+mod cert_file;
 #[cfg(feature = "net")]
 mod clock;
 mod consensus;
@@ -21,12 +24,21 @@ mod error;
 #[cfg(feature = "net")]
 mod fetch;
 mod flags;
+#[cfg(feature = "net")]
+mod handle;
+mod inspect;
 mod key_files;
 mod network;
+mod network_text;
 #[cfg(feature = "net")]
 mod padding;
 mod params;
 mod policy;
+#[cfg(feature = "net")]
+mod revise;
+mod revisions;
+mod signatories;
+mod signer;
 mod store;
 mod summary;
 mod tally;
@@ -34,9 +46,12 @@ mod vote;
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod vectors;
 
 pub use address::{AddressClass, classify, is_dialable};
 pub use backoff::{Backoff, random_below};
+pub use cert_file::CertFileError;
 #[cfg(feature = "net")]
 pub use clock::Clock;
 pub use consensus::{
@@ -53,12 +68,20 @@ pub use error::{DocError, NetworkFileError};
 #[cfg(feature = "net")]
 pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upload};
 pub use flags::Flags;
+#[cfg(feature = "net")]
+pub use handle::{NetworkHandle, RevisionStore};
+pub use inspect::{Inspection, SignatureReport, SignatureVerdict, inspect_consensus};
 pub use key_files::{FamilyFile, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES};
 pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
 #[cfg(feature = "net")]
 pub use padding::fetch_padding;
 pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};
+#[cfg(feature = "net")]
+pub use revise::{NewestConsensus, Reviser, revise};
+pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};
+pub use signatories::Signatories;
+pub use signer::{AsSigner, AuthorityCert, AuthoritySignature, Signer};
 pub use store::{ConsensusStore, Inserted, StoreError};
 pub use summary::{PolicySummary, PortRange};
 pub use tally::{TallyError, tally};

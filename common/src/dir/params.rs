@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+/// What the authorities vote for by themselves: the revision of `network.toml` that they hold (6.3.11).
+pub(super) const NETWORK_REVISION: &str = "network_revision";
 /// Longest name of a parameter (bytes).
 pub(super) const MAX_NAME_BYTES: usize = 48;
 /// Parameters in one document.

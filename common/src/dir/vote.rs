@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use super::consensus::{MAX_ENTRIES, validate_params};
 use super::document::{self, Envelope, Kind};
-use super::{Digest, DocError, Flags, Lifetime, NetworkFile, SignedDescriptor};
+use super::{AsSigner, Digest, DocError, Flags, Lifetime, NetworkFile, SignedDescriptor};
 use crate::ids::RelayId;
 
 /// Largest vote (bytes).
@@ -43,9 +42,13 @@ impl Vote {
     ///
     /// # Errors
     /// [`DocError`] when it breaks a rule of 6.7 or the key is not this authority's.
-    pub fn sign(&self, network: &NetworkFile, key: &SigningKey) -> Result<SignedVote, DocError> {
+    pub fn sign(
+        &self,
+        network: &NetworkFile,
+        signer: &impl AsSigner,
+    ) -> Result<SignedVote, DocError> {
         let body = document::encode(self)?;
-        let bytes = document::sign_single(Kind::Vote, &network.network_id(), &body, key)?;
+        let bytes = document::sign_single(Kind::Vote, &network.network_id(), &body, signer)?;
         SignedVote::parse_and_verify(&bytes, network)
     }
 }
@@ -75,6 +78,7 @@ impl SignedVote {
         if vote.authority != author.identity {
             return Err(DocError::UnknownSigner);
         }
+        envelope.require_good_at(vote.lifetime.valid_after)?;
         vote.lifetime.validate()?;
         validate_params(&vote.params)?;
         if vote.entries.len() > MAX_ENTRIES {

@@ -145,6 +145,20 @@ pub fn erase_key(path: &Path) -> Result<(), StateError> {
     }
 }
 
+/// Writes `secret` (mode 0600) to `dir/name`, which must not be there.
+///
+/// # Errors
+/// [`StateError`]; a key that is there is never replaced.
+pub fn save_key(
+    dir: &Path,
+    name: &str,
+    kind: KeyKind,
+    secret: &Secret<32>,
+) -> Result<(), StateError> {
+    let path = dir.join(name);
+    write_new_on(&RealDisk, &path, encode(kind, secret).as_slice(), 0o600)
+}
+
 /// The secret in the file at `path`, which must be of `kind` and as closed to others as `trust` says.
 pub fn load_key(path: &Path, kind: KeyKind, trust: Trust) -> Result<Secret<32>, StateError> {
     let mut file = File::open(path).map_err(|source| StateError::io("open", path, source))?;

@@ -33,7 +33,7 @@ use fs_mistrust::Mistrust;
 
 pub use error::StateError;
 pub use file::write_whole;
-pub use key::{KeyKind, create_key, erase_key, load_key, load_or_create_key};
+pub use key::{KeyKind, create_key, erase_key, load_key, load_or_create_key, save_key};
 use rand_core::CryptoRng;
 
 use crate::secret::Secret;
@@ -77,6 +77,11 @@ impl StateDir {
         &self.path
     }
 
+    /// Whether the rights on its files are looked at.
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
     /// The secret `keys/NAME` of this directory, made with `rng` where there is none yet.
     pub fn load_or_create_key(
         &self,
@@ -90,11 +95,6 @@ impl StateDir {
     /// The secret `keys/NAME` of this directory, which must be there.
     pub fn load_key(&self, name: &str, kind: KeyKind) -> Result<Secret<32>, StateError> {
         load_key(&self.room("keys")?.join(name), kind, self.trust)
-    }
-
-    /// Whether the rights on its files are looked at.
-    pub fn trust(&self) -> Trust {
-        self.trust
     }
 
     /// A directory of its own for the documents of one room, created where it is missing.

@@ -8,9 +8,9 @@ use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, DestroyReason};
 use cepa_common::cell::message::{EndReason, FlowMessage, Host, Packer, StreamMessage};
 use cepa_common::dir::{
-    Authority, ConsensusBody, Entry, ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert,
-    Lifetime, LinkCertificate, NetworkDraft, NetworkFile, RelayDescriptor, SignedConsensus, Vote,
-    VoteEntry, local_network_params,
+    Authority, AuthorityCert, ConsensusBody, Entry, ExitPolicy, FamilyFile, FamilyMembership,
+    Flags, KeyCert, Lifetime, LinkCertificate, NetworkDraft, NetworkFile, RelayDescriptor,
+    SignedConsensus, Signer, Vote, VoteEntry, local_network_params,
 };
 use cepa_common::handshake::{ClientParams, RelayParams};
 use cepa_common::ids::{CircId, NetworkId, RelayId, StreamId};
@@ -276,6 +276,23 @@ fn conversation(side: u8, payloads: &[&Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
+/// The next revision of the network.
+fn revision() -> String {
+    let mut draft = NetworkDraft::revise(&network(), 1_900_000_000);
+    let signed = draft.sign(&authority_key());
+    signed.and_then(|()| draft.to_toml()).unwrap_or_default()
+}
+
+/// The authority, signing with a key that it certified.
+fn certified() -> Signer {
+    let key = SigningKey::from_bytes(&[3; 32]);
+    let public = key.verifying_key().to_bytes();
+    let id = network().network_id();
+    let cert = AuthorityCert::issue(&authority_key(), &id, public, u64::MAX);
+    let signer = cert.and_then(|cert| Signer::certified(key, cert));
+    signer.unwrap_or_else(|_| authority_key().into())
+}
+
 fn documents() -> Vec<Seed> {
     let network = network();
     let text = network.to_toml().unwrap_or_default();
@@ -286,6 +303,7 @@ fn documents() -> Vec<Seed> {
             text.replace("signature", "comment").into_bytes(),
         ),
         ("network", "good", text.into_bytes()),
+        ("network", "good_revision", revision().into_bytes()),
         ("policy", "good_all", b"accept *:*".to_vec()),
         (
             "policy",
@@ -317,6 +335,9 @@ fn documents() -> Vec<Seed> {
         if let Ok(vote) = vote.sign(&network, &authority_key()) {
             seeds.push(("envelope", "good_vote", vote.bytes().to_vec()));
         }
+        if let Ok(vote) = vote.sign(&network, &certified()) {
+            seeds.push(("envelope", "good_vote_certified", vote.bytes().to_vec()));
+        }
     }
     let consensus = ConsensusBody {
         lifetime: lifetime(),
@@ -335,6 +356,14 @@ fn documents() -> Vec<Seed> {
         }
         if let Ok(bytes) = consensus.to_bytes() {
             seeds.push(("envelope", "good_consensus", bytes));
+        }
+        if let Ok(signature) = consensus.sign(&network.network_id(), &certified()) {
+            let bytes = signature.bytes().to_vec();
+            // Behind the header of six bytes, before the one signature of 204.
+            let end = bytes.len().saturating_sub(204);
+            let inner = bytes.get(6..end).unwrap_or_default().to_vec();
+            seeds.push(("consensus_signature", "good_certified", inner));
+            seeds.push(("envelope", "good_consensus_signature_certified", bytes));
         }
     }
     seeds.push(("envelope", "endless", vec![2, 1, 0xff, 0xff, 0xff, 0xff, 0]));

@@ -247,7 +247,7 @@ mod tests {
         let config = AuthorityConfig {
             network: Arc::new(network(1)),
             identity: identity(1),
-            signing_key: signing_key(1),
+            signing_key: signing_key(1).into(),
             params: Default::default(),
             last_signed: None,
             probes: false,

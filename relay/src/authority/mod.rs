@@ -17,6 +17,7 @@ mod period;
 mod record;
 mod relays;
 mod task;
+mod voting_key;
 
 pub use error::AuthorityError;
 pub use knowledge::{KnowledgeOptions, MeasureOptions};
@@ -30,3 +31,4 @@ pub use task::{
     AuthorityHandle, AuthorityQueue, AuthorityTask, ProbeFuture, ReachabilityProbe, SubmitError,
     authority_queue, run,
 };
+pub use voting_key::{VotingKeyError, VotingKeyFile, follow_voting_key};

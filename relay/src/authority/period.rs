@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Consensus, ConsensusSignature, Digest, Lifetime, NetworkFile, Params, SignedConsensus,
-    SignedDescriptor, SignedVote, UnixSecs, Vote, tally,
+    Consensus, ConsensusSignature, Digest, Lifetime, NetworkFile, Params, Revisions,
+    SignedConsensus, SignedDescriptor, SignedVote, Signer, UnixSecs, Vote, tally,
 };
 use cepa_common::ids::RelayId;
-use ed25519_dalek::SigningKey;
 
 use super::AuthorityError;
 use super::relays::{Probe, Relays};
@@ -28,7 +27,7 @@ pub struct AuthorityConfig {
     /// Who it is.
     pub identity: RelayId,
     /// Signs its votes and consensuses.
-    pub signing_key: SigningKey,
+    pub signing_key: Signer,
     /// Parameters that it votes for, over those of `network.toml`.
     pub params: BTreeMap<String, u32>,
     /// Valid-after of the last consensus that it signed, from disk.
@@ -92,6 +91,8 @@ pub struct Authority {
     pub(super) params: Params,
     pub(super) relays: Relays,
     period: Period,
+    /// The revisions of the network; which one counts is looked up when a period begins (6.3.10).
+    revisions: Arc<Revisions>,
     /// Votes for the period after this one, from clocks a little ahead; one to an author.
     next_votes: BTreeMap<RelayId, SignedVote>,
     /// No vote and no signature before this valid-after: an earlier run may have sent other ones.
@@ -111,14 +112,43 @@ impl Authority {
             Some(last) => last.max(lifetime.valid_after).saturating_add(interval),
         };
         let period = Period::new(lifetime);
+        let revisions = Arc::new(Revisions::new(Arc::clone(&config.network)));
         Self {
             config,
             params,
             relays,
             period,
+            revisions,
             next_votes: BTreeMap::new(),
             first,
         }
+    }
+
+    /// Takes the revisions of the network that are held now. Which one counts is looked up when a period begins (6.3.10):
+    /// what has come or been sent for this period was of its own revision, so it changes now only if nothing has.
+    pub fn set_revisions(&mut self, revisions: Arc<Revisions>) {
+        self.revisions = revisions;
+        let period = &self.period;
+        let is_untouched = !period.has_voted
+            && !period.is_counted
+            && period.votes.is_empty()
+            && period.early_signatures.is_empty();
+        if is_untouched {
+            self.config.network = Arc::clone(self.revisions.at(period.lifetime.valid_after));
+        }
+    }
+
+    /// Signs with this key from now on.
+    pub fn set_signing_key(&mut self, signer: Signer) {
+        self.config.signing_key = signer;
+    }
+
+    /// Is it an authority of the revision that counts now, with the key that it has?
+    fn is_member(&self) -> bool {
+        let network = &self.config.network;
+        let ours = network.authority_by_signing_key(&self.config.signing_key.authority());
+        network.effective_after() <= self.period.lifetime.valid_after
+            && ours.is_some_and(|ours| ours.identity == self.config.identity)
     }
 
     /// Takes a descriptor that a relay uploaded.
@@ -195,7 +225,7 @@ impl Authority {
         if signature.valid_after() != self.period.lifetime.valid_after {
             return Err(AuthorityError::WrongPeriod);
         }
-        if signature.signer() == self.config.signing_key.verifying_key().to_bytes() {
+        if signature.signer() == self.config.signing_key.authority() {
             return Err(AuthorityError::Own);
         }
         match &mut self.period.consensus {
@@ -231,7 +261,7 @@ impl Authority {
             .into_iter()
             .map(Action::Probe)
             .collect();
-        if self.period.lifetime.valid_after >= self.first {
+        if self.period.lifetime.valid_after >= self.first && self.is_member() {
             self.vote(now_ms, &mut actions);
             self.count(now_ms, &mut actions);
             self.publish(now_ms, &mut actions);
@@ -278,6 +308,8 @@ impl Authority {
             return;
         }
         self.period = Period::new(lifetime);
+        self.config.network = Arc::clone(self.revisions.at(lifetime.valid_after));
+        self.params = self.config.network.params();
         let votes = std::mem::take(&mut self.next_votes);
         self.period.votes = votes
             .into_values()
@@ -298,7 +330,9 @@ impl Authority {
         if entries.is_empty() {
             return;
         }
-        let params = self.config.params.clone();
+        let mut params = self.config.params.clone();
+        // What is held, whether it counts yet or not: others have to learn of it before it does (6.3.11).
+        params.extend(self.revisions.newest().revision_param());
         let vote = Vote {
             authority: self.config.identity,
             lifetime,

@@ -100,7 +100,7 @@ fn authority(network: &Arc<NetworkFile>, n: u8, last: Option<u64>, now_ms: u64) 
     let config = AuthorityConfig {
         network: Arc::clone(network),
         identity: identity(n),
-        signing_key: signing_key(n),
+        signing_key: signing_key(n).into(),
         params: BTreeMap::new(),
         last_signed: last,
         probes: true,

@@ -7,11 +7,11 @@ use std::io;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Clock, ConsensusSignature, Dial, DirRequest, FetchError, SignedDescriptor, SignedVote, upload,
+    Clock, ConsensusSignature, Dial, DirRequest, FetchError, SignedDescriptor, SignedVote, Signer,
+    upload,
 };
 use cepa_common::ids::RelayId;
-use ed25519_dalek::SigningKey;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::knowledge::Learning;
@@ -145,7 +145,9 @@ pub struct AuthorityTask {
     /// Who this authority is.
     pub identity: RelayId,
     /// Signs its votes and consensuses.
-    pub signing_key: SigningKey,
+    pub signing_key: Signer,
+    /// Gives the key that takes its place, when there is one (a certified key is renewed).
+    pub renewals: Option<watch::Receiver<Signer>>,
     /// Parameters that it votes for, over those of `network.toml`.
     pub params: BTreeMap<String, u32>,
     /// Opens connections to the other authorities.
@@ -168,7 +170,7 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
     let record = Arc::clone(&task.record);
     let last = tokio::task::spawn_blocking(move || record.last()).await;
     let config = AuthorityConfig {
-        network: Arc::clone(task.directory.network()),
+        network: task.directory.networks().at(task.clock().now_secs()),
         identity: task.identity,
         signing_key: task.signing_key.clone(),
         params: task.params.clone(),
@@ -181,6 +183,7 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
     let mut sends: JoinSet<()> = JoinSet::new();
     let mut waiting: Vec<Probe> = Vec::new();
     loop {
+        task.renew(&mut authority);
         let now_ms = task.clock().now_ms();
         let actions = authority.poll(now_ms);
         task.perform(actions, &mut authority, &mut sends, &mut waiting)
@@ -219,6 +222,14 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
 }
 
 impl AuthorityTask {
+    /// Gives the machine what may have changed: the network's file and the signing key.
+    fn renew(&self, authority: &mut Authority) {
+        authority.set_revisions(self.directory.networks().revisions());
+        if let Some(renewals) = &self.renewals {
+            authority.set_signing_key(renewals.borrow().clone());
+        }
+    }
+
     fn clock(&self) -> &Clock {
         self.directory.clock()
     }
@@ -294,11 +305,10 @@ impl AuthorityTask {
         // What takes longer than half an interval comes too late anyhow.
         let seconds = u64::from(network.params().vote_interval_seconds);
         let deadline = Duration::from_millis((seconds * 500).clamp(500, 60_000));
-        for peer in network
-            .authorities()
-            .iter()
-            .filter(|a| a.identity != self.identity)
-        {
+        // Those of a revision that is about to count too; they refuse what is not for them.
+        let now = self.clock().now_secs();
+        let peers = self.directory.networks().revisions().authorities(now);
+        for peer in peers.iter().filter(|a| a.identity != self.identity) {
             let (dial, request) = (Arc::clone(&self.dial), request.clone());
             let (addresses, key) = (peer.addresses.clone(), peer.identity.0);
             let name = peer.name.clone();

@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cepa_common::dir::{Consensus, ConsensusStore, MAX_CONSENSUS_BYTES, SignedConsensus, UnixSecs};
+use cepa_common::dir::{
+    Consensus, ConsensusStore, KnownNetwork, MAX_CONSENSUS_BYTES, SignedConsensus, UnixSecs,
+};
 use cepa_common::state::record;
 
 use super::DirectoryServer;
@@ -76,7 +78,7 @@ impl ConsensusFiles {
                     continue;
                 }
             };
-            match SignedConsensus::parse_and_verify(&body, server.network()) {
+            match SignedConsensus::parse_and_verify(&body, &server.networks().for_document(&body)) {
                 // Refused when its time is over: the next write removes it.
                 Ok(consensus) => drop(server.offer(consensus)),
                 Err(error) => tracing::warn!(%error, "a consensus on disk is not valid"),

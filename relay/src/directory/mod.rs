@@ -14,6 +14,8 @@ mod serve;
 mod server;
 
 #[cfg(test)]
+mod revision_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

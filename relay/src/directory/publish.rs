@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cepa_common::dir::{
     Authority, Backoff, CLOCK_SKEW_SECS, Clock, ConsensusStore, Dial, DirRequest, FetchError,
-    NetworkFile, RelayDescriptor, SignedDescriptor, UnixSecs, upload,
+    NetworkHandle, RelayDescriptor, SignedDescriptor, UnixSecs, upload,
 };
 use cepa_common::ids::RelayId;
 use ed25519_dalek::SigningKey;
@@ -25,8 +25,8 @@ const MISSED_AGAIN: Duration = Duration::from_secs(5);
 
 /// All that [`publish`] needs.
 pub struct Publisher {
-    /// The network.
-    pub network: Arc<NetworkFile>,
+    /// The network, as it is known now.
+    pub network: NetworkHandle,
     /// The time.
     pub clock: Clock,
     /// Opens connections to authorities.
@@ -89,7 +89,8 @@ impl Publisher {
                 return uploads;
             }
         };
-        for authority in self.network.authorities() {
+        // Those of a revision that is about to count too: they list whom they could reach by then.
+        for authority in self.network.revisions().authorities(published) {
             let local = self
                 .local
                 .as_ref()
@@ -107,7 +108,9 @@ impl Publisher {
 
     /// Waits for a reason to publish again; `false` when there will be none.
     async fn until_due(&mut self, published: UnixSecs) -> bool {
-        let interval = u64::from(self.network.params().descriptor_interval_seconds);
+        let network = self.network.newest();
+        let mut revisions = self.network.subscribe();
+        let interval = u64::from(network.params().descriptor_interval_seconds);
         let periodic = tokio::time::sleep(Duration::from_secs(interval));
         let not_before = tokio::time::Instant::now() + MISSED_AGAIN;
         tokio::pin!(periodic);
@@ -116,6 +119,8 @@ impl Publisher {
                 () = &mut periodic => return true,
                 changed = self.descriptor.changed() => return changed.is_ok(),
                 Ok(()) = self.consensus.changed() => {}
+                // There may be new authorities.
+                Ok(()) = revisions.changed() => return true,
             }
             if self.is_missed(published) && tokio::time::Instant::now() >= not_before {
                 tracing::debug!("not in the newest consensus; publishing again");
@@ -206,7 +211,7 @@ mod tests {
         let (_keep, descriptor) = watch::channel(descriptor);
         let (_store, consensus) = watch::channel(Arc::new(ConsensusStore::new()));
         let mut publisher = Publisher {
-            network,
+            network: network.into(),
             clock: Clock::from_fn(|| 0),
             dial: Arc::new(Switchboard::default()),
             key: link_key(1),

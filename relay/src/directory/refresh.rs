@@ -46,10 +46,11 @@ pub async fn refresh(refresher: Refresher) {
 impl Refresher {
     /// Asks the authorities in random order until one has something newer.
     async fn round(&self) -> bool {
-        let mut authorities: Vec<_> = self.server.network().authorities().iter().collect();
+        let now = self.server.clock().now_secs();
+        let mut authorities = self.server.networks().revisions().authorities(now);
         authorities.retain(|authority| authority.identity != self.identity);
         authorities.shuffle(&mut rand::rng());
-        for authority in authorities {
+        for authority in &authorities {
             match self.ask(authority).await {
                 Ok(true) => return true,
                 Ok(false) => {}
@@ -71,7 +72,7 @@ impl Refresher {
         let io = tokio::time::timeout(FETCH_DEADLINE, dial)
             .await
             .map_err(|_| FetchError::Deadline)??;
-        let fetched = fetch_consensus(io, self.server.network(), held, FETCH_DEADLINE).await?;
+        let fetched = fetch_consensus(io, self.server.networks(), held, FETCH_DEADLINE).await?;
         Ok(fetched.is_some_and(|consensus| self.server.offer(consensus) == Ok(Inserted::Newest)))
     }
 

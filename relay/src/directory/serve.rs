@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cepa_common::dir::{
-    ConsensusSignature, DocError, MAX_DESCRIPTOR_BYTES, MAX_VOTE_BYTES, NetworkFile,
+    ConsensusSignature, DocError, KnownNetwork, MAX_DESCRIPTOR_BYTES, MAX_VOTE_BYTES, NetworkFile,
     SignedDescriptor, SignedVote,
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -65,6 +65,7 @@ async fn answer(request: Request<Incoming>, server: &DirectoryServer) -> Respons
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::GET, "/cepa/1/consensus") => consensus(&request, server),
+        (&Method::GET, path) if path.starts_with(NETWORK_PATH) => network(path, server),
         (&Method::POST, "/cepa/1/descriptor") => {
             accept(request, server, MAX_DESCRIPTOR_BYTES, |bytes, network| {
                 let signed = SignedDescriptor::parse_and_verify(bytes, &network.network_id())?;
@@ -119,6 +120,26 @@ fn consensus(request: &Request<Incoming>, server: &DirectoryServer) -> Response<
     response
 }
 
+/// Where revisions of `network.toml` are.
+const NETWORK_PATH: &str = "/cepa/1/network";
+
+/// The newest revision, or the one that the path names (6.12.1).
+fn network(path: &str, server: &DirectoryServer) -> Response<Full<Bytes>> {
+    let revisions = server.networks().revisions();
+    let named = match path.strip_prefix(NETWORK_PATH) {
+        Some("") => Some(revisions.newest()),
+        Some(rest) => rest
+            .strip_prefix('/')
+            .and_then(|number| number.parse().ok())
+            .and_then(|number| revisions.get(number)),
+        None => None,
+    };
+    match named.map(|file| file.to_toml()) {
+        Some(Ok(file)) => text(StatusCode::OK, &file),
+        _ => text(StatusCode::NOT_FOUND, "no such revision"),
+    }
+}
+
 /// Takes a document of at most `cap` bytes to the authority, once it is verified.
 async fn accept(
     request: Request<Incoming>,
@@ -138,7 +159,8 @@ async fn accept(
         Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "body is not complete"),
         Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "body took too long"),
     };
-    let submission = match verify(&body, server.network()) {
+    let network = server.networks().for_document(&body);
+    let submission = match verify(&body, &network) {
         Ok(submission) => submission,
         Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
     };

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use cepa_common::dir::{Clock, Consensus, ConsensusStore, Inserted, NetworkFile, StoreError};
+use cepa_common::dir::{
+    Clock, Consensus, ConsensusStore, Inserted, NetworkFile, NetworkHandle, StoreError,
+};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::padding::Places;
@@ -14,7 +16,7 @@ const MAX_VOTE_UPLOADS: usize = 8;
 /// The consensuses that a relay holds and serves, and the authority that takes uploads, if it is one.
 #[derive(Debug)]
 pub struct DirectoryServer {
-    network: Arc<NetworkFile>,
+    network: NetworkHandle,
     clock: Clock,
     store: watch::Sender<Arc<ConsensusStore>>,
     authority: Option<AuthorityHandle>,
@@ -25,14 +27,14 @@ pub struct DirectoryServer {
 impl DirectoryServer {
     /// A server that holds no consensus yet. `authority` takes uploads.
     pub fn new(
-        network: Arc<NetworkFile>,
+        network: impl Into<NetworkHandle>,
         clock: Clock,
         authority: Option<AuthorityHandle>,
     ) -> Arc<Self> {
         let store = watch::Sender::new(Arc::new(ConsensusStore::new()));
         let vote_uploads = Semaphore::new(MAX_VOTE_UPLOADS);
         Arc::new(Self {
-            network,
+            network: network.into(),
             clock,
             store,
             authority,
@@ -77,8 +79,13 @@ impl DirectoryServer {
         self.store.subscribe()
     }
 
-    /// The network.
-    pub fn network(&self) -> &Arc<NetworkFile> {
+    /// The newest revision of the network's file.
+    pub fn network(&self) -> Arc<NetworkFile> {
+        self.network.newest()
+    }
+
+    /// All revisions of the network's file that are held.
+    pub fn networks(&self) -> &NetworkHandle {
         &self.network
     }
 

@@ -51,7 +51,8 @@ impl World {
         let task = AuthorityTask {
             knowledge: Default::default(),
             identity: identity(n),
-            signing_key: signing_key(n),
+            signing_key: signing_key(n).into(),
+            renewals: None,
             params: BTreeMap::new(),
             dial: self.dial(),
             probe: Some(probe),
@@ -86,7 +87,7 @@ impl World {
         }));
         let (keep, descriptor) = watch::channel(descriptor);
         let publisher = Publisher {
-            network: Arc::clone(&self.network),
+            network: Arc::clone(&self.network).into(),
             clock: self.clock.clone(),
             dial: self.dial(),
             key: link_key(n),
