@@ -27,6 +27,7 @@ use crate::circuit::links::Links;
 use crate::circuit::pool::{CircuitError, Isolation, Pool};
 use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
+use crate::guard::Keeper;
 use crate::path::Target;
 
 /// A consensus must be there within this time.
@@ -42,7 +43,7 @@ const CONNECT_TRIES: usize = 4;
 pub struct ClientOptions {
     /// The network.
     pub network: NetworkFile,
-    /// Where the newest consensus is kept between runs; it must exist. `None` keeps nothing.
+    /// Where the newest consensus and the guards are kept between runs; it must exist. `None` keeps nothing.
     pub state_dir: Option<PathBuf>,
     /// Hears how far the start has come.
     pub progress: Option<watch::Sender<BootstrapProgress>>,
@@ -104,6 +105,8 @@ pub struct Client {
 pub struct HopReport {
     /// Who it is.
     pub identity: RelayId,
+    /// Is it the guard, that the client's circuits begin at?
+    pub is_guard: bool,
     /// Its name for people.
     pub nickname: String,
     /// Where it is reached, by the consensus.
@@ -126,7 +129,7 @@ impl Client {
             network: network.clone(),
             dial: Arc::new(tls.clone()),
             clock: Clock::system(),
-            cache: options.state_dir,
+            cache: options.state_dir.clone(),
         });
         tasks.spawn(task.run());
         if let Some(progress) = options.progress {
@@ -148,12 +151,19 @@ impl Client {
                 return Err(ClientError::NoConsensus(format!("{step:?}")));
             }
         }
+        let (network_id, state_dir) = (network.network_id(), options.state_dir);
+        let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
+        let guards = tokio::task::spawn_blocking(load).await;
+        let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
+        let guards = Arc::new(guards);
+        tasks.spawn(guards.clone().write_changes());
         let links = Links::new(network.network_id(), tls, tasks.clone());
         let pool = Pool::new(
             network.network_id(),
             links,
             tasks.clone(),
             directory.consensus(),
+            guards,
         );
         tasks.spawn(pool.clone().look_after());
         let shared = Arc::new(Shared {
@@ -308,6 +318,7 @@ impl Client {
                 .map_err(build)?;
             reports.push(HopReport {
                 identity: hop.identity,
+                is_guard: reports.is_empty(),
                 nickname: hop.nickname.clone(),
                 address: hop
                     .addresses
@@ -341,6 +352,7 @@ impl Client {
     /// Ends all circuits and links, and waits until they have ended.
     pub async fn shutdown(self) {
         self.shared.pool.stop();
+        self.shared.pool.guards().save().await;
         let stopper = self
             .stopper
             .lock()

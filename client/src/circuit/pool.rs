@@ -15,6 +15,7 @@ use super::Circuit;
 use super::build::{BuildError, Builder};
 use super::links::Links;
 use super::task::CircuitTask;
+use crate::guard::{Keeper, Purpose, Verdict};
 use crate::path::{Path, PathError, PathRequest, PathSelector, Target};
 
 /// One hop must answer within this time.
@@ -30,6 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const READY_CIRCUITS: usize = 2;
 /// A relay through which a circuit failed is avoided for this time.
 const SUSPECT_TIME: Duration = Duration::from_secs(60);
+/// How often a circuit asks whether a better guard has turned out to answer.
+const BETTER_POLL: Duration = Duration::from_millis(250);
 /// Ports that circuits kept ready must let out to.
 const READY_PORT: u16 = 443;
 /// How often the pool looks after its circuits when nothing else wakes it.
@@ -90,8 +93,21 @@ pub struct Pool {
     links: Links,
     tasks: Tasks,
     consensus: watch::Receiver<Option<Arc<Consensus>>>,
+    guards: Arc<Keeper>,
     state: Mutex<State>,
     wake: tokio::sync::Notify,
+}
+
+/// A guard being tried: however the try ends, also when nobody waits for it any more, it ends.
+struct Attempt<'a> {
+    guards: &'a Keeper,
+    guard: RelayId,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.guards.on_abandoned(&self.guard);
+    }
 }
 
 impl Pool {
@@ -100,12 +116,14 @@ impl Pool {
         links: Links,
         tasks: Tasks,
         consensus: watch::Receiver<Option<Arc<Consensus>>>,
+        guards: Arc<Keeper>,
     ) -> Arc<Self> {
         Arc::new(Self {
             network,
             links,
             tasks,
             consensus,
+            guards,
             state: Mutex::default(),
             wake: tokio::sync::Notify::new(),
         })
@@ -274,21 +292,32 @@ impl Pool {
         Ok(selector)
     }
 
-    /// Chooses a path; relays that failed lately are avoided while others are left.
+    /// The guards that circuits begin at.
+    pub fn guards(&self) -> &Arc<Keeper> {
+        &self.guards
+    }
+
+    /// Chooses a path that begins at a guard; other relays that failed lately are avoided while there are others.
     pub(crate) fn choose(
         &self,
         target: Target,
         avoid: &dyn Fn(&RelayId) -> bool,
     ) -> Result<Path, CircuitError> {
         let selector = self.selector()?;
+        self.guards.update(selector.consensus());
+        let guard = |exit: &Entry| {
+            let fits = |guard: &RelayId| selector.may_share_path(guard, &exit.identity);
+            let choice = self.guards.pick(Purpose::Data, &fits);
+            choice.map(|choice| choice.identity)
+        };
         let suspects: Vec<RelayId> = self.state().suspects.keys().copied().collect();
         let careful = |relay: &RelayId| avoid(relay) || suspects.contains(relay);
         let mut request = PathRequest::new(target);
+        request.guard = Some(&guard);
         request.exclude = &careful;
         if let Ok(path) = selector.choose(&mut rand::rng(), &request) {
             return Ok(path);
         }
-        let mut request = PathRequest::new(target);
         request.exclude = avoid;
         Ok(selector.choose(&mut rand::rng(), &request)?)
     }
@@ -299,19 +328,22 @@ impl Pool {
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),
     ) -> Result<Arc<Circuit>, CircuitError> {
         let mut last = CircuitError::NoConsensus;
-        for failures in 0..BUILD_TRIES {
-            if failures > 0 {
-                tokio::time::sleep(pause_after(failures)).await;
+        for tries in 0..BUILD_TRIES {
+            if tries > 0 {
+                tokio::time::sleep(pause_after(tries)).await;
             }
             if self.state().stopped {
                 return Err(CircuitError::Stopping);
             }
             let hops: Vec<Entry> = self.choose(target, avoid)?.hops().cloned().collect();
-            match self.build_path(&hops).await {
-                Ok(circuit) => return Ok(circuit),
+            match self.build_at_guard(&hops).await {
+                Ok(Some(circuit)) => return Ok(circuit),
+                Ok(None) => tracing::debug!("the network is back; trying the better guards again"),
                 Err(error) => {
                     tracing::debug!(%error, "a circuit was not built; trying another path");
-                    if let Some(hop) = hops.get(usize::from(error.suspect().0)) {
+                    let suspect = usize::from(error.suspect().0);
+                    // When a guard is tried again is the guards' own matter.
+                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0) {
                         self.suspect(hop.identity);
                     }
                     last = error.into();
@@ -319,6 +351,34 @@ impl Pool {
             }
         }
         Err(last)
+    }
+
+    /// Builds a circuit whose first hop is a guard, and tells the guards how it went. `None` when the circuit is
+    /// better let go, as better guards have turned out to be worth a try.
+    async fn build_at_guard(&self, hops: &[Entry]) -> Result<Option<Arc<Circuit>>, BuildError> {
+        let guard = hops.first().ok_or(BuildError::Length)?.identity;
+        self.guards.on_attempt(&guard);
+        let attempt = Attempt {
+            guards: &self.guards,
+            guard,
+        };
+        let circuit = self.build_path(hops).await;
+        drop(attempt);
+        let circuit = circuit.inspect_err(|error| {
+            if error.suspect() == HopIndex(0) {
+                self.guards.on_failure(&guard);
+            }
+        })?;
+        loop {
+            match self.guards.on_success(&guard) {
+                Verdict::Use => return Ok(Some(circuit)),
+                Verdict::Wait => tokio::time::sleep(BETTER_POLL).await,
+                Verdict::TryBetter => {
+                    circuit.close();
+                    return Ok(None);
+                }
+            }
+        }
     }
 
     /// Avoids a relay for a while.

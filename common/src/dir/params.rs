@@ -95,6 +95,30 @@ params! {
     stable_min_age_seconds: 86_400, 0, 30 * 86_400;
     /// A Fast relay is Guard once it is known and reachable for so long (seconds).
     guard_min_age_seconds: 8 * 86_400, 0, 90 * 86_400;
+    /// Guards in a client's sample at most.
+    guard_sample_max: 60, 5, 200;
+    /// Usable guards that a client's sample should hold; so many it may hold whatever their weight.
+    guard_sample_min: 20, 3, 60;
+    /// A sample beyond its least grows no further once it has this part of all guards' weight (percent).
+    guard_sample_percent: 20, 1, 100;
+    /// Primary guards of a client.
+    guard_primaries: 3, 1, 10;
+    /// Primary guards that a client's circuits begin at, of those that answer.
+    guards_in_use: 1, 1, 5;
+    /// The same, for circuits that only fetch from the directory.
+    directory_guards_in_use: 3, 1, 10;
+    /// A guard that was never used leaves the sample this long after it came in (seconds).
+    guard_unconfirmed_seconds: 120 * 86_400, 86_400, 1_826 * 86_400;
+    /// A guard leaves the sample this long after its first use (seconds).
+    guard_confirmed_seconds: 60 * 86_400, 86_400, 1_826 * 86_400;
+    /// A guard leaves the sample once no consensus has listed it for so long (seconds).
+    guard_unlisted_seconds: 20 * 86_400, 86_400, 1_826 * 86_400;
+    /// First interval at which a primary guard that failed is tried again (seconds); later ones are multiples.
+    guard_retry_seconds: 600, 1, 86_400;
+    /// A circuit at a guard that is not primary waits so long for a better guard that is being tried (seconds).
+    guard_wait_seconds: 15, 1, 300;
+    /// With nothing heard for so long the network is taken to be down, not the guards (seconds).
+    network_down_seconds: 600, 10, 86_400;
 }
 
 impl Params {
@@ -131,6 +155,7 @@ pub fn local_network_params() -> BTreeMap<String, u32> {
         ("descriptor_interval_seconds", 300),
         ("stable_min_age_seconds", 0),
         ("guard_min_age_seconds", 0),
+        ("guard_retry_seconds", 10),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
