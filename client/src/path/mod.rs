@@ -11,7 +11,7 @@ mod weights;
 
 pub(crate) use apart::nets;
 pub use select::{
-    DEFAULT_HOPS, LONG_LIVED_PORTS, Path, PathError, PathRequest, PathSelector, Position, Rule,
-    Target,
+    DEFAULT_HOPS, GuardFor, LONG_LIVED_PORTS, Path, PathError, PathRequest, PathSelector, Position,
+    Rule, Target,
 };
 pub use weights::{ONE, PositionWeights};

@@ -68,6 +68,9 @@ impl Target {
     }
 }
 
+/// Names the guard for a path that ends at a relay.
+pub type GuardFor<'a> = dyn Fn(&Entry) -> Option<RelayId> + 'a;
+
 /// What a path is for.
 #[derive(Clone, Copy)]
 pub struct PathRequest<'a> {
@@ -78,7 +81,7 @@ pub struct PathRequest<'a> {
     /// The first relay, when the caller keeps one.
     pub first: Option<RelayId>,
     /// Names the guard for a path that ends at this relay, unless `first` does; `exclude` is not asked about it.
-    pub guard: Option<&'a dyn Fn(&Entry) -> Option<RelayId>>,
+    pub guard: Option<&'a GuardFor<'a>>,
     /// Prefer relays that stay up, behind the first hop; true for [`LONG_LIVED_PORTS`].
     pub stable: bool,
     /// Relays that must not be in it.
@@ -394,11 +397,7 @@ impl Choice<'_> {
     }
 
     /// The guard that the caller keeps for this exit. Its owner's lists are the caller's matter, these rules are ours.
-    fn guard(
-        &mut self,
-        guard: &dyn Fn(&Entry) -> Option<RelayId>,
-        exit: usize,
-    ) -> Result<usize, PathError> {
+    fn guard(&mut self, guard: &GuardFor<'_>, exit: usize) -> Result<usize, PathError> {
         let apart = [Rule::Repeat, Rule::Family, Rule::Subnet];
         let n = guard(self.entry(exit))
             .and_then(|guard| self.selector.index(&guard))
