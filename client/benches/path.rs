@@ -76,7 +76,7 @@ fn consensus(relays: u32) -> Arc<Consensus> {
     SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), &network).unwrap()
 }
 
-#[divan::bench(args = RELAYS)]
+#[divan::bench(args = RELAYS, sample_size = 1_000)]
 fn choose(bencher: Bencher<'_, '_>, relays: u32) {
     let selector = PathSelector::new(consensus(relays));
     let mut rng = StdRng::seed_from_u64(1);
