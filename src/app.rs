@@ -422,6 +422,8 @@ pub(crate) struct Visitor {
 pub(crate) struct Hop {
     /// Who it is.
     pub(crate) identity: RelayId,
+    /// Is it the guard, that the client's circuits begin at?
+    pub(crate) is_guard: bool,
     /// Its name for people.
     pub(crate) nickname: String,
     /// Where it was reached, as the consensus has it.
@@ -473,6 +475,7 @@ impl Visitor {
             .into_iter()
             .map(|hop| Hop {
                 identity: hop.identity,
+                is_guard: hop.is_guard,
                 nickname: hop.nickname,
                 address: hop.address,
                 suite: hop.suite,

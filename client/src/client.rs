@@ -30,6 +30,7 @@ use crate::circuit::links::Links;
 use crate::circuit::pool::{CircuitError, Pool};
 use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
+use crate::guard::Keeper;
 use crate::path::Target;
 use crate::skew::ClockSkew;
 
@@ -48,7 +49,7 @@ pub struct ClientOptions {
     pub network: NetworkHandle,
     /// The file that the network was read from, to notice when its owner puts a later revision there.
     pub network_file: Option<PathBuf>,
-    /// Where the newest consensus is kept between runs; it must exist. `None` keeps nothing.
+    /// Where the newest consensus and the guards are kept between runs; it must exist. `None` keeps nothing.
     pub state_dir: Option<PathBuf>,
     /// What keeps streams on different circuits.
     pub isolate_by: IsolateBy,
@@ -118,6 +119,8 @@ pub struct Client {
 pub struct HopReport {
     /// Who it is.
     pub identity: RelayId,
+    /// Is it the guard, that the client's circuits begin at?
+    pub is_guard: bool,
     /// Its name for people.
     pub nickname: String,
     /// Where it is reached, by the consensus.
@@ -145,7 +148,7 @@ impl Client {
             network: network.clone(),
             dial: dial.clone(),
             clock: Clock::system(),
-            cache: options.state_dir,
+            cache: options.state_dir.clone(),
         });
         tasks.spawn(task.run());
         let newest = directory.consensus();
@@ -177,6 +180,12 @@ impl Client {
                 return Err(ClientError::NoConsensus(format!("{step:?}")));
             }
         }
+        let (network_id, state_dir) = (network.network_id(), options.state_dir);
+        let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
+        let guards = tokio::task::spawn_blocking(load).await;
+        let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
+        let guards = Arc::new(guards);
+        tasks.spawn(guards.clone().write_changes());
         let links = Links::new(network.network_id(), tls, tasks.clone());
         let skew = links.skew().clone();
         let pool = Pool::new(
@@ -184,6 +193,7 @@ impl Client {
             links,
             tasks.clone(),
             directory.consensus(),
+            guards,
         );
         tasks.spawn(pool.clone().look_after());
         let shared = Arc::new(Shared {
@@ -343,6 +353,7 @@ impl Client {
                 .map_err(build)?;
             reports.push(HopReport {
                 identity: hop.identity,
+                is_guard: reports.is_empty(),
                 nickname: hop.nickname.clone(),
                 address: hop
                     .addresses
@@ -376,6 +387,7 @@ impl Client {
     /// Ends all circuits and links, and waits until they have ended.
     pub async fn shutdown(self) {
         self.shared.pool.stop();
+        self.shared.pool.guards().save().await;
         let stopper = self
             .stopper
             .lock()

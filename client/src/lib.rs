@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! The rooms: [`dir`] fetches and keeps the consensus; [`path`] chooses relays;
+//! The rooms: [`dir`] fetches and keeps the consensus; [`guard`] keeps first hops; [`path`] chooses relays;
 //! [`circuit`] builds circuits and carries streams; [`front`] lets programs in
 //! by SOCKS and HTTP CONNECT.
 
@@ -25,6 +25,7 @@ pub mod circuit;
 mod client;
 pub mod dir;
 pub mod front;
+pub mod guard;
 pub mod path;
 pub mod skew;
 

@@ -20,12 +20,15 @@ use super::predict::Predictor;
 use super::race::MOST_BUILDS;
 use super::task::{CircuitEnd, CircuitTask};
 use super::timeout::BuildTimes;
+use crate::guard::{Keeper, Purpose, Verdict};
 use crate::path::{Path, PathError, PathRequest, PathSelector, Target};
 
 /// One hop must answer within this time, when a circuit is built hop by hop for a user to see.
 const HOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Circuits held; beyond them the one that has been idle for longest goes.
 const MOST_CIRCUITS: usize = 512;
+/// How often a circuit asks whether a better guard has turned out to answer.
+const BETTER_POLL: Duration = Duration::from_millis(100);
 
 /// Why there is no circuit.
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +69,23 @@ pub struct Pool {
     links: Links,
     pub(super) tasks: Tasks,
     consensus: watch::Receiver<Option<Arc<Consensus>>>,
+    guards: Arc<Keeper>,
     state: Mutex<State>,
     pub(super) wake: tokio::sync::Notify,
     /// Circuits being built at once.
     pub(super) builds: Arc<Semaphore>,
+}
+
+/// A guard being tried: however the try ends, also when nobody waits for it any more, it ends.
+struct Attempt<'a> {
+    guards: &'a Keeper,
+    guard: RelayId,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.guards.on_abandoned(&self.guard);
+    }
 }
 
 impl Pool {
@@ -78,6 +94,7 @@ impl Pool {
         links: Links,
         tasks: Tasks,
         consensus: watch::Receiver<Option<Arc<Consensus>>>,
+        guards: Arc<Keeper>,
     ) -> Arc<Self> {
         Arc::new(Self {
             network,
@@ -93,6 +110,7 @@ impl Pool {
                 building: HashMap::new(),
                 stopped: false,
             }),
+            guards,
             wake: tokio::sync::Notify::new(),
             builds: Arc::new(Semaphore::new(MOST_BUILDS)),
         })
@@ -226,27 +244,79 @@ impl Pool {
         Ok(selector)
     }
 
-    /// Chooses a path; relays that failed lately are avoided while others are left.
+    /// The guards that circuits begin at.
+    pub fn guards(&self) -> &Arc<Keeper> {
+        &self.guards
+    }
+
+    /// Chooses a path that begins at a guard; other relays that failed lately are avoided while there are others.
     pub(crate) fn choose(
         &self,
         target: Target,
         avoid: &dyn Fn(&RelayId) -> bool,
     ) -> Result<Path, CircuitError> {
+        self.choose_beside(target, avoid, &|_| false)
+    }
+
+    /// The same, with another first hop than those that `not_first` names.
+    pub(super) fn choose_beside(
+        &self,
+        target: Target,
+        avoid: &dyn Fn(&RelayId) -> bool,
+        not_first: &dyn Fn(&RelayId) -> bool,
+    ) -> Result<Path, CircuitError> {
         let selector = self.selector()?;
-        let careful = {
-            let (state, now) = (self.state(), Instant::now());
-            let avoided = state.health.avoided(now);
-            move |relay: &RelayId| avoided.contains(relay)
+        self.guards.update(selector.consensus());
+        let guard = |exit: &Entry| {
+            let fits = |guard: &RelayId| {
+                selector.may_share_path(guard, &exit.identity) && !not_first(guard)
+            };
+            let choice = self.guards.pick(Purpose::Data, &fits);
+            choice.map(|choice| choice.identity)
         };
-        let strict = |relay: &RelayId| avoid(relay) || careful(relay);
+        let avoided = self.state().health.avoided(Instant::now());
+        let careful = |relay: &RelayId| avoid(relay) || avoided.contains(relay);
         let mut request = PathRequest::new(target);
-        request.exclude = &strict;
+        request.guard = Some(&guard);
+        request.exclude = &careful;
         if let Ok(path) = selector.choose(&mut rand::rng(), &request) {
             return Ok(path);
         }
-        let mut request = PathRequest::new(target);
         request.exclude = avoid;
         Ok(selector.choose(&mut rand::rng(), &request)?)
+    }
+
+    /// Builds a circuit whose first hop is a guard, and tells the guards how it went. `None` when the circuit is
+    /// better let go, as better guards have turned out to be worth a try.
+    pub(super) async fn build_at_guard(
+        self: &Arc<Self>,
+        hops: &[Entry],
+    ) -> Result<Option<Arc<Circuit>>, BuildError> {
+        let guard = hops.first().ok_or(BuildError::Length)?.identity;
+        self.guards.on_attempt(&guard);
+        let attempt = Attempt {
+            guards: &self.guards,
+            guard,
+        };
+        // A guard that hangs must not cost every circuit the patience that a far hop deserves.
+        let first_hop = (self.state().times.slow_after() * 2).min(HOP_TIMEOUT);
+        let circuit = self.build_within(hops, first_hop).await;
+        drop(attempt);
+        let circuit = circuit.inspect_err(|error| {
+            if error.suspect() == HopIndex(0) {
+                self.guards.on_failure(&guard);
+            }
+        })?;
+        loop {
+            match self.guards.on_success(&guard) {
+                Verdict::Use => return Ok(Some(circuit)),
+                Verdict::Wait => tokio::time::sleep(BETTER_POLL).await,
+                Verdict::TryBetter => {
+                    circuit.close();
+                    return Ok(None);
+                }
+            }
+        }
     }
 
     /// Starts a circuit at `first`.
@@ -276,10 +346,20 @@ impl Pool {
 
     /// Builds a circuit through exactly these relays, with ten seconds for each.
     pub async fn build_path(self: &Arc<Self>, hops: &[Entry]) -> Result<Arc<Circuit>, BuildError> {
+        self.build_within(hops, HOP_TIMEOUT).await
+    }
+
+    /// The same, with so much time for the first.
+    async fn build_within(
+        self: &Arc<Self>,
+        hops: &[Entry],
+        first_hop: Duration,
+    ) -> Result<Arc<Circuit>, BuildError> {
         let (Some(first), Some(exit)) = (hops.first(), hops.last()) else {
             return Err(BuildError::Length);
         };
-        let mut builder = self.begin(first).await?;
+        let begun = timeout(first_hop, self.begin(first)).await;
+        let mut builder = begun.unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))?;
         let mut rtt = Duration::ZERO;
         for next in &hops[1..] {
             let asked = Instant::now();

@@ -74,7 +74,7 @@ impl Pool {
                     // Beside one that hangs, another way in: the first relay may be what hangs.
                     let beside = |relay: &RelayId| running > 0 && entries.contains(relay);
                     let path = self
-                        .choose(target, &|relay| avoid(relay) || beside(relay))
+                        .choose_beside(target, avoid, &beside)
                         .or_else(|_| self.choose(target, avoid));
                     let hops: Vec<Entry> = match path {
                         Ok(path) => path.hops().cloned().collect(),
@@ -101,9 +101,16 @@ impl Pool {
     ) {
         let began = Instant::now();
         let limit = self.state().times.lost_after();
-        let built = tokio::time::timeout(limit, self.build_path(&hops)).await;
+        let built = tokio::time::timeout(limit, self.build_at_guard(&hops)).await;
         drop(permit);
-        let outcome = built.unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }));
+        let outcome = match built {
+            Ok(Ok(Some(circuit))) => Ok(circuit),
+            Ok(Ok(None)) => Err(BuildError::BetterGuard),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(BuildError::TimedOut {
+                hop: HopIndex(hops.len().saturating_sub(1) as u8),
+            }),
+        };
         {
             let (mut state, now) = (self.state(), Instant::now());
             match &outcome {
@@ -115,7 +122,9 @@ impl Pool {
                     if matches!(error, BuildError::TimedOut { .. }) {
                         state.times.on_given_up(began.elapsed());
                     }
-                    if let Some(hop) = hops.get(usize::from(error.suspect().0)) {
+                    // When a guard is tried again is the guards' own matter.
+                    let suspect = usize::from(error.suspect().0);
+                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0) {
                         state.health.on_failed(hop.identity, now);
                     }
                 }

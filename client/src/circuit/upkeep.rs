@@ -31,6 +31,7 @@ impl Pool {
                     "this machine slept, or its network changed; circuits are asked whether they are there"
                 );
                 self.doubt_all();
+                self.guards().on_network_change();
             }
             surroundings = now;
             if let Some(target) = self.missing()

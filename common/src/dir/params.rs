@@ -107,6 +107,30 @@ params! {
     hsdir_min_uptime_seconds: 345_600, 0, 30 * 86_400;
     /// An authority that measures downloads through each relay this often (seconds).
     measure_interval_seconds: 10_800, 1, 7 * 86_400;
+    /// Guards in a client's sample at most.
+    guard_sample_max: 60, 5, 200;
+    /// Usable guards that a client's sample should hold; so many it may hold whatever their weight.
+    guard_sample_min: 20, 3, 60;
+    /// A sample beyond its least grows no further once it has this part of all guards' weight (percent).
+    guard_sample_percent: 20, 1, 100;
+    /// Primary guards of a client.
+    guard_primaries: 3, 1, 10;
+    /// Primary guards that a client's circuits begin at, of those that answer.
+    guards_in_use: 1, 1, 5;
+    /// The same, for circuits that only fetch from the directory.
+    directory_guards_in_use: 3, 1, 10;
+    /// A guard that was never used leaves the sample this long after it came in (seconds).
+    guard_unconfirmed_seconds: 120 * 86_400, 86_400, 1_826 * 86_400;
+    /// A guard leaves the sample this long after its first use (seconds).
+    guard_confirmed_seconds: 60 * 86_400, 86_400, 1_826 * 86_400;
+    /// A guard leaves the sample once no consensus has listed it for so long (seconds).
+    guard_unlisted_seconds: 20 * 86_400, 86_400, 1_826 * 86_400;
+    /// First interval at which a primary guard that failed is tried again (seconds); later ones are multiples.
+    guard_retry_seconds: 600, 1, 86_400;
+    /// A circuit at a guard that is not primary waits so long for a better guard that is being tried (seconds).
+    guard_wait_seconds: 15, 1, 300;
+    /// With nothing heard for so long the network is taken to be down, not the guards (seconds).
+    network_down_seconds: 600, 10, 86_400;
 }
 
 impl Params {
@@ -147,6 +171,7 @@ pub fn local_network_params() -> BTreeMap<String, u32> {
         ("guard_min_weight", 0),
         ("hsdir_min_uptime_seconds", 0),
         ("measure_interval_seconds", 10),
+        ("guard_retry_seconds", 10),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
