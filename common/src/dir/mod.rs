@@ -6,16 +6,18 @@
 //!
 //! Callers are the authority and the directory cache of a relay, and the directory client. Everything is pure but
 //! `dial` and `fetch` (feature `net`), which carry documents over a connection that the caller opens.
-//! Votes agreed on by rounds of signatures and differences between consensuses are absent so far.
+//! Votes agreed on by rounds of signatures are absent so far.
 
 mod address;
 mod backoff;
 #[cfg(feature = "net")]
 mod clock;
 mod consensus;
+mod conflict;
 mod descriptor;
 #[cfg(feature = "net")]
 mod dial;
+mod diff;
 mod document;
 mod error;
 #[cfg(feature = "net")]
@@ -42,15 +44,20 @@ pub use consensus::{
     Consensus, ConsensusBody, ConsensusSignature, ConsensusStatus, Entry, Lifetime,
     MAX_CONSENSUS_BYTES, SignedConsensus,
 };
+pub use conflict::ConsensusConflict;
 pub use descriptor::{
     FamilyMembership, KeyCert, MAX_DESCRIPTOR_BYTES, RelayDescriptor, SignedDescriptor,
 };
 #[cfg(feature = "net")]
 pub use dial::{AsyncReadWrite, Dial, DialFuture, Stream};
+pub use diff::{DiffError, MAX_DIFFERENCE_BYTES, apply, diff};
 pub use document::{Digest, Kind, Signature};
 pub use error::{DocError, NetworkFileError};
 #[cfg(feature = "net")]
-pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upload};
+pub use fetch::{
+    A_IM, DELTA_BASE, DIFFERENCE_CODING, DirRequest, DirResponse, FetchError, IM, fetch,
+    fetch_consensus, fetch_newer, upload,
+};
 #[cfg(feature = "net")]
 pub use file::write_whole;
 pub use flags::Flags;

@@ -95,6 +95,10 @@ params! {
     stable_min_age_seconds: 86_400, 0, 30 * 86_400;
     /// A Fast relay is Guard once it is known and reachable for so long (seconds).
     guard_min_age_seconds: 8 * 86_400, 0, 90 * 86_400;
+    /// Directory connections that a server answers at once; above it GET is answered with 503.
+    directory_connections: 512, 8, 1 << 16;
+    /// Directory requests of one address answered in a minute; as many at once after a quiet minute.
+    directory_requests_per_minute: 60, 1, 1 << 20;
 }
 
 impl Params {
@@ -131,6 +135,8 @@ pub fn local_network_params() -> BTreeMap<String, u32> {
         ("descriptor_interval_seconds", 300),
         ("stable_min_age_seconds", 0),
         ("guard_min_age_seconds", 0),
+        ("directory_connections", 1 << 12),
+        ("directory_requests_per_minute", 1 << 20),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
