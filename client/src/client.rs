@@ -9,7 +9,7 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::message::EndReason;
-use cepa_common::dir::{Clock, Consensus, NetworkFile};
+use cepa_common::dir::{Clock, Consensus, ConsensusConflict, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::net::tasks::{Stopper, tasks};
@@ -24,8 +24,9 @@ use tokio::time::timeout;
 
 use crate::circuit::build::BuildError;
 use crate::circuit::links::Links;
+use crate::circuit::dir_streams::PoolStreams;
 use crate::circuit::pool::{CircuitError, Isolation, Pool};
-use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
+use crate::dir::{BootstrapProgress, Directory, DirectoryConfig, NoConsensus, directory};
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
 use crate::path::Target;
 
@@ -73,6 +74,9 @@ pub enum ConnectError {
     /// The target is not `host:port`.
     #[error("{0:?} is not a host and a port")]
     BadTarget(String),
+    /// No consensus may be used: expired, or a clock that is off.
+    #[error(transparent)]
+    NoConsensus(#[from] NoConsensus),
     /// There is no circuit.
     #[error(transparent)]
     Circuit(#[from] CircuitError),
@@ -87,6 +91,7 @@ pub enum ConnectError {
 struct Shared {
     network: Arc<NetworkFile>,
     pool: Arc<Pool>,
+    directory: Directory,
     sessions: AtomicU64,
 }
 
@@ -143,10 +148,7 @@ impl Client {
         match timeout(BOOTSTRAP_TIMEOUT, directory.usable()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(ClientError::NoConsensus(error.to_string())),
-            Err(_) => {
-                let step = directory.progress().borrow().clone();
-                return Err(ClientError::NoConsensus(format!("{step:?}")));
-            }
+            Err(_) => return Err(ClientError::NoConsensus(directory.why_none().to_string())),
         }
         let links = Links::new(network.network_id(), tls, tasks.clone());
         let pool = Pool::new(
@@ -156,9 +158,11 @@ impl Client {
             directory.consensus(),
         );
         tasks.spawn(pool.clone().look_after());
+        directory.use_circuits(Arc::new(PoolStreams::new(&pool)));
         let shared = Arc::new(Shared {
             network,
             pool,
+            directory,
             sessions: AtomicU64::new(1),
         });
         let stopper = Arc::new(std::sync::Mutex::new(Some(stopper)));
@@ -186,6 +190,11 @@ impl Client {
     /// The newest consensus, while it may be used.
     pub fn consensus(&self) -> Option<Arc<Consensus>> {
         self.shared.pool.consensus()
+    }
+
+    /// Follows the alarm: two valid consensuses for one time, and the authorities that signed both.
+    pub fn alarm(&self) -> watch::Receiver<Option<ConsensusConflict>> {
+        self.shared.directory.alarm()
     }
 
     /// The circuits.
@@ -238,6 +247,9 @@ impl Client {
                 Ok(circuit) => circuit,
                 // Where every exit has refused, the refusal says more.
                 Err(CircuitError::Path(_)) if !refused.is_empty() => return Err(last),
+                Err(CircuitError::NoConsensus) => {
+                    return Err(self.shared.directory.why_none().into());
+                }
                 Err(error) => return Err(error.into()),
             };
             let exit = circuit.exit().identity;
@@ -414,6 +426,10 @@ impl Connector for ClientConnector {
             .connect_with(target, credentials, &request.early)
             .await;
         opened.map_err(|error| {
+            if let ConnectError::NoConsensus(why) = &error {
+                // Every stream fails until someone acts: said where people look.
+                tracing::warn!(%why, "a stream was refused");
+            }
             tracing::debug!(%error, "a stream was not opened");
             failure(&error)
         })
@@ -423,6 +439,7 @@ impl Connector for ClientConnector {
 fn failure(error: &ConnectError) -> Failure {
     match error {
         ConnectError::BadTarget(_) => Failure::GeneralFailure,
+        ConnectError::NoConsensus(_) => Failure::NoConsensus,
         ConnectError::Circuit(CircuitError::Path(_)) => Failure::NotAllowed,
         ConnectError::Circuit(_) => Failure::NetworkUnreachable,
         ConnectError::TimedOut => Failure::TimedOut,

@@ -293,7 +293,8 @@ impl Pool {
         Ok(selector.choose(&mut rand::rng(), &request)?)
     }
 
-    async fn build(
+    /// Builds a circuit that is in no pool: its streams are the caller's alone.
+    pub(crate) async fn build(
         &self,
         target: Target,
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),
