@@ -23,8 +23,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::circuit::build::BuildError;
-use crate::circuit::links::Links;
 use crate::circuit::dir_streams::PoolStreams;
+use crate::circuit::links::Links;
 use crate::circuit::pool::{CircuitError, Isolation, Pool};
 use crate::dir::{BootstrapProgress, Directory, DirectoryConfig, NoConsensus, directory};
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};

@@ -107,9 +107,8 @@ impl Links {
             if let Some(found) = find(&store) {
                 return Some(found);
             }
-            let is_fresh = |newest: &Arc<Consensus>| {
-                newest.status(clock.now_secs()) == ConsensusStatus::Fresh
-            };
+            let is_fresh =
+                |newest: &Arc<Consensus>| newest.status(clock.now_secs()) == ConsensusStatus::Fresh;
             if store.newest().is_some_and(is_fresh) {
                 return None;
             }

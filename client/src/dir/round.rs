@@ -197,9 +197,8 @@ impl Round {
                 Err(error) => {
                     match error {
                         RoundError::Conflict => {
-                            let between = |held| {
-                                ConsensusConflict::between(held, &found, &self.network)
-                            };
+                            let between =
+                                |held| ConsensusConflict::between(held, &found, &self.network);
                             outcome.conflict = self.held.as_deref().and_then(between);
                         }
                         RoundError::Early | RoundError::Expired => wrong_time.push(found),
@@ -219,11 +218,7 @@ impl Round {
         outcome
     }
 
-    fn take_newest(
-        &self,
-        good: Vec<(Option<RelayId>, Arc<Consensus>)>,
-        outcome: &mut Outcome,
-    ) {
+    fn take_newest(&self, good: Vec<(Option<RelayId>, Arc<Consensus>)>, outcome: &mut Outcome) {
         let valid_after = |found: &Consensus| found.lifetime().valid_after;
         let Some((_, newest)) = good.iter().max_by_key(|(_, found)| valid_after(found)) else {
             return;

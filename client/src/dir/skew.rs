@@ -53,7 +53,12 @@ struct About(Duration);
 impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
-        let units = [(365 * 86_400, "year"), (86_400, "day"), (3_600, "hour"), (60, "minute")];
+        let units = [
+            (365 * 86_400, "year"),
+            (86_400, "day"),
+            (3_600, "hour"),
+            (60, "minute"),
+        ];
         let fits = units.iter().find(|(length, _)| seconds >= *length);
         let (length, unit) = fits.copied().unwrap_or((1, "second"));
         let count = (seconds + length / 2) / length;
@@ -135,7 +140,10 @@ mod tests {
         assert_eq!(why.to_string(), "no consensus could be had yet");
         why.expired_at = Some(1_900_000_000);
         let text = why.to_string();
-        assert!(text.contains("expired at 2030-03-17T17:46:40Z; the authorities do not answer"), "{text}");
+        assert!(
+            text.contains("expired at 2030-03-17T17:46:40Z; the authorities do not answer"),
+            "{text}"
+        );
         why.expired_at = Some(u64::MAX);
         assert!(why.to_string().contains("unknown time"));
         why.skew = Some(ClockSkew::Behind(Duration::from_secs(7_200)));

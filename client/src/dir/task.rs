@@ -265,8 +265,11 @@ impl DirectoryTask {
             });
         } else {
             let lifetime = self.held.as_ref().map(|held| held.lifetime());
-            let ended = lifetime.map(|l| l.valid_until).filter(|until| *until <= now);
-            self.why.send_modify(|why| why.expired_at = why.expired_at.max(ended));
+            let ended = lifetime
+                .map(|l| l.valid_until)
+                .filter(|until| *until <= now);
+            self.why
+                .send_modify(|why| why.expired_at = why.expired_at.max(ended));
         }
         self.consensus.send_if_modified(|shown| {
             let is_new = digest(shown) != digest(&usable);
@@ -347,8 +350,11 @@ impl DirectoryTask {
         if self.consensus.borrow().is_none() {
             let why = self.why.borrow().clone();
             let reason = why.to_string();
-            self.progress
-                .send_replace(BootstrapProgress::Failed { rounds, reason, why });
+            self.progress.send_replace(BootstrapProgress::Failed {
+                rounds,
+                reason,
+                why,
+            });
         } else if let Some(skew) = outcome.skew {
             tracing::warn!(%skew, "the caches have no consensus of this time");
         }

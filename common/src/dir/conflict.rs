@@ -56,16 +56,15 @@ impl core::fmt::Display for ConsensusConflict {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::dir::testing::{consensus, consensus_body, network, signing_key};
     use crate::dir::SignedConsensus;
+    use crate::dir::testing::{consensus, consensus_body, network, signing_key};
 
     #[test]
     fn names_those_who_signed_both() {
         let network = network(3);
         let held = consensus(&network, &consensus_body(1_000, &[1]));
         let id = network.network_id();
-        let mut other =
-            SignedConsensus::unsigned(&consensus_body(1_000, &[2]), &id).unwrap();
+        let mut other = SignedConsensus::unsigned(&consensus_body(1_000, &[2]), &id).unwrap();
         for n in [1, 3] {
             other.sign(&id, &signing_key(n)).unwrap();
         }

@@ -105,35 +105,7 @@ mod optional_suite {
 /// # Errors
 /// [`DocError`]; none is known to arise from verified consensuses.
 pub fn diff(older: &Consensus, newer: &Consensus) -> Result<Vec<u8>, DocError> {
-    let (old, new) = (older.body(), newer.body());
-    let mut body = Body {
-        from: older.digest(),
-        lifetime: new.lifetime,
-        params_removed: missing(&old.params, &new.params),
-        params_set: new
-            .params
-            .iter()
-            .filter(|(name, value)| old.params.get(*name) != Some(*value))
-            .map(|(name, value)| (name.clone(), *value))
-            .collect(),
-        removed: Vec::new(),
-        weights: Vec::new(),
-        flags: Vec::new(),
-        changed: Vec::new(),
-        added: Vec::new(),
-    };
-    let mut entries = new.entries.iter().peekable();
-    let mut last = Positions::default();
-    for (n, entry) in (0u32..).zip(&old.entries) {
-        while let Some(added) = entries.next_if(|new| new.identity < entry.identity) {
-            body.added.push(added.clone());
-        }
-        match entries.next_if(|new| new.identity == entry.identity) {
-            Some(new) => body.compare(n, entry, new, &mut last),
-            None => body.removed.push((last.removed.gap(n), ())),
-        }
-    }
-    body.added.extend(entries.cloned());
+    let body = Body::between(older.digest(), older.body(), newer.body());
     let encoded = document::encode(&body)?;
     document::wrap(Kind::Difference, &encoded, document::tail(newer.bytes())?)
 }
@@ -173,6 +145,39 @@ fn missing(old: &BTreeMap<String, u32>, new: &BTreeMap<String, u32>) -> Vec<Stri
 }
 
 impl Body {
+    fn between(from: Digest, old: &ConsensusBody, new: &ConsensusBody) -> Self {
+        let put = |(name, value): &(&String, &u32)| old.params.get(*name) != Some(*value);
+        let mut body = Self {
+            from,
+            lifetime: new.lifetime,
+            params_removed: missing(&old.params, &new.params),
+            params_set: new
+                .params
+                .iter()
+                .filter(put)
+                .map(|(name, value)| (name.clone(), *value))
+                .collect(),
+            removed: Vec::new(),
+            weights: Vec::new(),
+            flags: Vec::new(),
+            changed: Vec::new(),
+            added: Vec::new(),
+        };
+        let mut entries = new.entries.iter().peekable();
+        let mut last = Positions::default();
+        for (n, entry) in (0u32..).zip(&old.entries) {
+            while let Some(added) = entries.next_if(|new| new.identity < entry.identity) {
+                body.added.push(added.clone());
+            }
+            match entries.next_if(|new| new.identity == entry.identity) {
+                Some(new) => body.compare(n, entry, new, &mut last),
+                None => body.removed.push((last.removed.gap(n), ())),
+            }
+        }
+        body.added.extend(entries.cloned());
+        body
+    }
+
     fn compare(&mut self, n: u32, old: &Entry, new: &Entry, last: &mut Positions) {
         if old.weight != new.weight {
             let change = new.weight.wrapping_sub(old.weight).cast_signed();

@@ -32,7 +32,9 @@ fn edit(entry: &mut Entry, what: u8, value: u8) {
         5 => entry.nickname = format!("n{value}"),
         6 => entry.version = format!("1.{value}"),
         7 => entry.addresses.push(([10, 0, 0, value], 1_000).into()),
-        8 => entry.set_explicit_link_key((value > 100).then(|| link_key(value).verifying_key().to_bytes())),
+        8 => entry.set_explicit_link_key(
+            (value > 100).then(|| link_key(value).verifying_key().to_bytes()),
+        ),
         9 => entry.policy = PolicySummary::reject_all(),
         10 => entry.suite = Suite::Aes256Gcm,
         _ => {}
@@ -57,7 +59,11 @@ fn parameters_and_emptiness() {
     let mut old = consensus_body(1_000, &[1]);
     old.params.insert("gone".to_owned(), 1);
     let mut new = consensus_body(1_001, &[]);
-    new.params = [("circuit_window_cells".to_owned(), 1), ("new".to_owned(), 2)].into();
+    new.params = [
+        ("circuit_window_cells".to_owned(), 1),
+        ("new".to_owned(), 2),
+    ]
+    .into();
     assert_round_trip(&made(&old), &made(&new));
     assert_round_trip(&made(&new), &made(&old));
     assert_round_trip(&made(&new), &made(&new));
@@ -90,7 +96,11 @@ fn every_refusal() {
     let mut body = empty();
     body.params_removed = vec!["nothing".to_owned()];
     assert!(matches!(refusal(&held, &body), DiffError::DoesNotFit(_)));
-    for gaps in [vec![(2, 1)], vec![(0, 1), (1, 1)], vec![(u32::MAX, 1), (0, 1)]] {
+    for gaps in [
+        vec![(2, 1)],
+        vec![(0, 1), (1, 1)],
+        vec![(u32::MAX, 1), (0, 1)],
+    ] {
         let mut body = empty();
         body.weights = gaps;
         assert!(matches!(refusal(&held, &body), DiffError::DoesNotFit(_)));
@@ -112,10 +122,16 @@ fn every_refusal() {
     assert_eq!(refusal(&held, &body), DocError::Malformed.into());
     let mut body = empty();
     body.added = vec![held.entries()[0].clone(); MAX_ENTRIES - 1];
-    assert!(matches!(refusal(&held, &body), DiffError::DoesNotFit("too many entries")));
+    assert!(matches!(
+        refusal(&held, &body),
+        DiffError::DoesNotFit("too many entries")
+    ));
     // A consensus is no difference.
     let whole = apply(&held, held.bytes(), network_of_three());
-    assert!(matches!(whole, Err(DiffError::Document(DocError::WrongKind { .. }))));
+    assert!(matches!(
+        whole,
+        Err(DiffError::Document(DocError::WrongKind { .. }))
+    ));
 }
 
 /// A consensus of `n` relays whose entries are as long as they will be, with a random identity each.
@@ -147,14 +163,23 @@ fn a_difference_is_small() {
     new.entries.retain(|entry| entry.identity.0[1] != 7);
     let (a, b) = (made(&old), made(&new));
     let churn = assert_round_trip(&a, &b);
-    assert!(churn.len() * 100 < b.bytes().len() * 2, "{} of {}", churn.len(), b.bytes().len());
+    assert!(
+        churn.len() * 100 < b.bytes().len() * 2,
+        "{} of {}",
+        churn.len(),
+        b.bytes().len()
+    );
     // Nearly every weight drifts a little.
     for (n, entry) in new.entries.iter_mut().enumerate() {
         entry.weight = entry.weight * (95 + u32::try_from(n % 11).unwrap()) / 100;
     }
     let b = made(&new);
     let drift = assert_round_trip(&a, &b);
-    assert!(drift.len() <= churn.len() + 4 * new.entries.len(), "{}", drift.len());
+    assert!(
+        drift.len() <= churn.len() + 4 * new.entries.len(),
+        "{}",
+        drift.len()
+    );
 }
 
 #[test]
@@ -187,7 +212,9 @@ fn measure() {
         let drift = diff(&a, &made(&new)).unwrap();
         eprintln!(
             "{n} relays: whole {}, 1 % churn {}, and all weights {}; made in {made_in:?}, applied in {applied_in:?}",
-            b.bytes().len(), churn.len(), drift.len(),
+            b.bytes().len(),
+            churn.len(),
+            drift.len(),
         );
     }
 }
@@ -198,7 +225,11 @@ fn any_body() -> impl Strategy<Value = (ConsensusBody, ConsensusBody)> {
     (relays.clone(), relays, edits, any::<bool>()).prop_map(|(old, new, edits, same)| {
         let list = |set: std::collections::BTreeSet<u8>| set.into_iter().collect::<Vec<_>>();
         let old = consensus_body(1_000, &list(old));
-        let mut new = if same { old.clone() } else { consensus_body(1_001, &list(new)) };
+        let mut new = if same {
+            old.clone()
+        } else {
+            consensus_body(1_001, &list(new))
+        };
         for (n, what, value) in edits {
             if let Some(entry) = new.entries.get_mut(n) {
                 if what != 7 || entry.addresses.len() < 2 {
@@ -208,6 +239,35 @@ fn any_body() -> impl Strategy<Value = (ConsensusBody, ConsensusBody)> {
         }
         (old, new)
     })
+}
+
+#[test]
+fn vectors_of_the_reference() {
+    let text = include_str!("../../testdata/difference.json");
+    let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
+    let vectors = vectors["differences"].as_array().unwrap();
+    assert_eq!(vectors.len(), 6);
+    for vector in vectors {
+        let bytes = |field: &str| hex::decode(vector[field].as_str().unwrap()).unwrap();
+        let old: ConsensusBody = document::decode(&bytes("old")).unwrap();
+        let new: ConsensusBody = document::decode(&bytes("new")).unwrap();
+        let id = crate::ids::NetworkId(bytes("network").try_into().unwrap());
+        let from = document::digest(Kind::Consensus, &id, &bytes("old"));
+        let difference: Body = document::decode(&bytes("difference")).unwrap();
+        assert_eq!(difference.from, from);
+        // The reference's makes ours, and ours is the reference's.
+        assert_eq!(
+            document::encode(&difference.make(&old).unwrap()).unwrap(),
+            bytes("new")
+        );
+        let ours = Body::between(from, &old, &new);
+        assert_eq!(
+            document::encode(&ours).unwrap(),
+            bytes("difference"),
+            "{}",
+            vector["name"]
+        );
+    }
 }
 
 proptest! {

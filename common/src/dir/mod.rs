@@ -12,8 +12,8 @@ mod address;
 mod backoff;
 #[cfg(feature = "net")]
 mod clock;
-mod consensus;
 mod conflict;
+mod consensus;
 mod descriptor;
 #[cfg(feature = "net")]
 mod dial;
@@ -40,11 +40,11 @@ pub use address::{AddressClass, classify, is_dialable};
 pub use backoff::{Backoff, random_below};
 #[cfg(feature = "net")]
 pub use clock::Clock;
+pub use conflict::ConsensusConflict;
 pub use consensus::{
     Consensus, ConsensusBody, ConsensusSignature, ConsensusStatus, Entry, Lifetime,
     MAX_CONSENSUS_BYTES, SignedConsensus,
 };
-pub use conflict::ConsensusConflict;
 pub use descriptor::{
     FamilyMembership, KeyCert, MAX_DESCRIPTOR_BYTES, RelayDescriptor, SignedDescriptor,
 };

@@ -34,7 +34,11 @@ pub(super) async fn answer(
         && let Some(difference) = server.differences.get(base, newest).await
     {
         *response.status_mut() = StatusCode::IM_USED;
-        set(&mut response, HeaderName::from_static(IM), DIFFERENCE_CODING);
+        set(
+            &mut response,
+            HeaderName::from_static(IM),
+            DIFFERENCE_CODING,
+        );
         set(
             &mut response,
             HeaderName::from_static(DELTA_BASE),

@@ -15,6 +15,8 @@ mod serve;
 mod server;
 
 #[cfg(test)]
+mod serve_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

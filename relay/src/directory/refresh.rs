@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Backoff, Consensus, Dial, FetchError, Flags, Inserted, fetch_consensus, fetch_newer, random_below,
+    Backoff, Consensus, Dial, FetchError, Flags, Inserted, fetch_consensus, fetch_newer,
+    random_below,
 };
 use cepa_common::ids::RelayId;
 use rand::seq::{IndexedRandom, SliceRandom};

@@ -55,8 +55,7 @@ impl DirectoryServer {
         let mut result = Ok(Inserted::AlreadyHeld);
         let mut conflict = None;
         self.store.send_if_modified(|store| {
-            let between =
-                |newest| ConsensusConflict::between(newest, &consensus, &self.network);
+            let between = |newest| ConsensusConflict::between(newest, &consensus, &self.network);
             conflict = store.newest().and_then(|newest| between(newest));
             let mut next = ConsensusStore::clone(store);
             result = next.insert(Arc::clone(&consensus), now);
