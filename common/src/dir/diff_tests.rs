@@ -231,10 +231,9 @@ fn any_body() -> impl Strategy<Value = (ConsensusBody, ConsensusBody)> {
             consensus_body(1_001, &list(new))
         };
         for (n, what, value) in edits {
-            if let Some(entry) = new.entries.get_mut(n) {
-                if what != 7 || entry.addresses.len() < 2 {
-                    edit(entry, what, value);
-                }
+            let entry = new.entries.get_mut(n);
+            if let Some(entry) = entry.filter(|entry| what != 7 || entry.addresses.len() < 2) {
+                edit(entry, what, value);
             }
         }
         (old, new)
