@@ -18,8 +18,8 @@ use super::sources::{DirStreams, Source};
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
 /// Wait for the other sources once one has answered well: short while there is no consensus at all.
 const OTHERS_AT_START: Duration = Duration::from_millis(500);
-/// The same while one is held and nobody waits.
-const OTHERS_LATER: Duration = Duration::from_secs(5);
+/// The same while one is held and nobody waits: long enough to find out who stalls.
+const OTHERS_LATER: Duration = Duration::from_secs(12);
 
 /// Why one source's consensus is not taken.
 #[derive(Debug, thiserror::Error)]

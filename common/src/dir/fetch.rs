@@ -198,11 +198,19 @@ where
 {
     let takes_difference = request.takes_difference;
     let held = request.held;
+    let is_upload = !request.body.is_empty();
     let request = request.build()?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(io)).await?;
     let answer = async {
-        let response = sender.send_request(request).await?;
+        let head = sender.send_request(request);
+        let response = if is_upload {
+            // How long a body takes to send, the caller knows.
+            head.await?
+        } else {
+            let head = tokio::time::timeout(PROGRESS_DEADLINE, head).await;
+            head.map_err(|_| FetchError::Stalled)??
+        };
         let status = response.status();
         let base = response.headers().get(DELTA_BASE).cloned();
         let body = response.into_body();
