@@ -527,7 +527,7 @@ fn described(step: &client::dir::BootstrapProgress) -> Progress {
     let (percent, what) = match step {
         Step::Starting => (5, "starting".to_owned()),
         Step::Asking { sources } => (30, format!("asking {sources} directories for a consensus")),
-        Step::Failed { rounds, reason } => {
+        Step::Failed { rounds, reason, .. } => {
             (30, format!("no consensus yet (round {rounds}): {reason}"))
         }
         Step::Ready { relays, .. } => (90, format!("holding a consensus of {relays} relays")),

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::{
-    Clock, Consensus, Dial, NetworkFile, NetworkHandle, Reviser, RevisionStore, revise,
+    Clock, Consensus, ConsensusConflict, Dial, NetworkFile, NetworkHandle, Reviser, RevisionStore,
+    revise,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::StreamIo;
@@ -25,10 +26,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::circuit::build::BuildError;
+use crate::circuit::dir_streams::PoolStreams;
 use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::circuit::links::Links;
 use crate::circuit::pool::{CircuitError, Pool};
-use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
+use crate::dir::{BootstrapProgress, Directory, DirectoryConfig, NoConsensus, directory};
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
 use crate::guard::Keeper;
 use crate::path::Target;
@@ -84,6 +86,9 @@ pub enum ConnectError {
     /// The target is not `host:port`.
     #[error("{0:?} is not a host and a port")]
     BadTarget(String),
+    /// No consensus may be used: expired, or a clock that is off.
+    #[error(transparent)]
+    NoConsensus(#[from] NoConsensus),
     /// There is no circuit.
     #[error(transparent)]
     Circuit(#[from] CircuitError),
@@ -98,6 +103,7 @@ pub enum ConnectError {
 struct Shared {
     network: NetworkHandle,
     pool: Arc<Pool>,
+    directory: Directory,
     skew: ClockSkew,
     isolate_by: IsolateBy,
     sessions: AtomicU64,
@@ -175,10 +181,7 @@ impl Client {
         match timeout(BOOTSTRAP_TIMEOUT, directory.usable()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(ClientError::NoConsensus(error.to_string())),
-            Err(_) => {
-                let step = directory.progress().borrow().clone();
-                return Err(ClientError::NoConsensus(format!("{step:?}")));
-            }
+            Err(_) => return Err(ClientError::NoConsensus(directory.why_none().to_string())),
         }
         let (network_id, state_dir) = (network.network_id(), options.state_dir);
         let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
@@ -196,9 +199,11 @@ impl Client {
             guards,
         );
         tasks.spawn(pool.clone().look_after());
+        directory.use_circuits(Arc::new(PoolStreams::new(&pool)));
         let shared = Arc::new(Shared {
             network,
             pool,
+            directory,
             skew,
             isolate_by: options.isolate_by,
             sessions: AtomicU64::new(1),
@@ -239,6 +244,11 @@ impl Client {
     /// How wrong this computer's clock seems to be, by the relays that the client has links to.
     pub fn clock_skew(&self) -> &ClockSkew {
         &self.shared.skew
+    }
+
+    /// Follows the alarm: two valid consensuses for one time, and the authorities that signed both.
+    pub fn alarm(&self) -> watch::Receiver<Option<ConsensusConflict>> {
+        self.shared.directory.alarm()
     }
 
     /// The circuits.
@@ -292,6 +302,9 @@ impl Client {
                 Ok(circuit) => circuit,
                 // Where every exit has refused, the refusal says more.
                 Err(CircuitError::Path(_)) if !refused.is_empty() => return Err(last),
+                Err(CircuitError::NoConsensus) => {
+                    return Err(self.shared.directory.why_none().into());
+                }
                 Err(error) => return Err(error.into()),
             };
             let exit = circuit.exit().identity;
@@ -475,6 +488,10 @@ impl Connector for ClientConnector {
             .with_front(self.0.shared.isolate_by, request.isolation);
         let opened = self.0.connect_with(target, isolation, &request.early).await;
         opened.map_err(|error| {
+            if let ConnectError::NoConsensus(why) = &error {
+                // Every stream fails until someone acts: said where people look.
+                tracing::warn!(%why, "a stream was refused");
+            }
             tracing::debug!(%error, "a stream was not opened");
             failure(&error)
         })
@@ -484,6 +501,7 @@ impl Connector for ClientConnector {
 fn failure(error: &ConnectError) -> Failure {
     match error {
         ConnectError::BadTarget(_) => Failure::GeneralFailure,
+        ConnectError::NoConsensus(_) => Failure::NoConsensus,
         ConnectError::Circuit(CircuitError::Path(_)) => Failure::NotAllowed,
         ConnectError::Circuit(_) => Failure::NetworkUnreachable,
         ConnectError::TimedOut => Failure::TimedOut,

@@ -6,6 +6,7 @@
 //! for each stream, builds what is missing, and keeps some ready.
 
 pub mod build;
+pub(crate) mod dir_streams;
 pub mod health;
 pub mod isolation;
 pub(crate) mod links;

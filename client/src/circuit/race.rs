@@ -35,8 +35,8 @@ fn pause_after(failures: u32) -> Duration {
 type Outcome = Result<Arc<Circuit>, BuildError>;
 
 impl Pool {
-    /// A new circuit to `target`.
-    pub(super) async fn build(
+    /// A new circuit to `target`, in no pool: its streams are the caller's alone.
+    pub(crate) async fn build(
         self: &Arc<Self>,
         target: Target,
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),

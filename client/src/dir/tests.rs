@@ -11,16 +11,16 @@ use tokio::task::JoinHandle;
 use super::testing::*;
 use super::{BootstrapProgress, Directory, DirectoryConfig, directory};
 
-const START: u64 = 1_900_000_000;
+pub(super) const START: u64 = 1_900_000_000;
 
-fn network() -> Arc<NetworkFile> {
+pub(super) fn network() -> Arc<NetworkFile> {
     Arc::new(network_with(
         3,
         BTreeMap::from([("vote_interval_seconds".to_owned(), 10)]),
     ))
 }
 
-fn consensus(network: &NetworkFile, valid_after: u64, relays: &[u8]) -> Arc<Consensus> {
+pub(super) fn consensus(network: &NetworkFile, valid_after: u64, relays: &[u8]) -> Arc<Consensus> {
     let flags = Flags::VALID | Flags::RUNNING;
     let entries = relays
         .iter()
@@ -29,7 +29,7 @@ fn consensus(network: &NetworkFile, valid_after: u64, relays: &[u8]) -> Arc<Cons
     consensus_of(network, valid_after, entries)
 }
 
-fn start(
+pub(super) fn start(
     network: &Arc<NetworkFile>,
     shelves: &Shelves,
     start: u64,
@@ -45,7 +45,7 @@ fn start(
 }
 
 /// Waits for a consensus of this time, at most five minutes of virtual time.
-async fn until(directory: &Directory, valid_after: u64) -> Arc<Consensus> {
+pub(super) async fn until(directory: &Directory, valid_after: u64) -> Arc<Consensus> {
     let mut follow = directory.consensus();
     let fits = |shown: &Option<Arc<Consensus>>| {
         shown
@@ -162,9 +162,8 @@ async fn never_older_never_other_across_restarts() {
         let (directory, task) = start(&network, &shelves, START + 25, Some(disk.clone()));
         shelves.dialled();
         directory.usable().await.unwrap();
-        // Virtual time, in which the task asks again and again.
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        assert!(shelves.dialled().len() >= 4);
+        // Until the task has asked again and again.
+        shelves.until_dialled(4).await;
         let shown = directory.consensus().borrow().clone().unwrap();
         assert_eq!(shown.digest(), held.digest());
         task.abort();

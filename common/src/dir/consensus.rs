@@ -128,6 +128,15 @@ impl Entry {
         self.link_key.unwrap_or(self.identity.0)
     }
 
+    /// The link key as encoded: none when it is the identity.
+    pub(super) fn explicit_link_key(&self) -> Option<[u8; 32]> {
+        self.link_key
+    }
+
+    pub(super) fn set_explicit_link_key(&mut self, key: Option<[u8; 32]>) {
+        self.link_key = key;
+    }
+
     fn validate(&self) -> Result<(), DocError> {
         if self.link_key == Some(self.identity.0) || !self.flags.is_known() {
             return Err(DocError::Content("link key or flags are not valid"));
@@ -247,7 +256,7 @@ impl Consensus {
         self.signers.len()
     }
 
-    /// The long-term signing keys of the authorities that signed it, in increasing order.
+    /// The long-term signing keys of the authorities that signed it, in increasing order; all have been verified.
     pub fn signers(&self) -> &[[u8; 32]] {
         &self.signers
     }
@@ -256,6 +265,10 @@ impl Consensus {
     pub fn network_revision(&self) -> u32 {
         let named = self.body.params.get(params::NETWORK_REVISION);
         named.copied().unwrap_or(0)
+    }
+
+    pub(super) fn body(&self) -> &ConsensusBody {
+        &self.body
     }
 
     /// The network that it is of.

@@ -38,6 +38,8 @@ pub enum Kind {
     KeyCert = 6,
     /// A family key's word that a relay belongs to the family.
     Family = 7,
+    /// What makes a newer consensus of an older one.
+    Difference = 9,
     /// An authority's certificate of a key that signs for it.
     AuthorityKeyCert = 10,
 }
@@ -359,6 +361,24 @@ pub(super) fn assemble<S: Into<AuthoritySignature> + Copy>(
         bytes.extend_from_slice(&length.to_be_bytes());
         bytes.extend_from_slice(&blob);
     }
+    Ok(bytes)
+}
+
+/// The list of signatures of a well-formed document, as it stands there.
+pub(super) fn tail(bytes: &[u8]) -> Result<&[u8], DocError> {
+    let mut rest = bytes;
+    let header = take(&mut rest, HEADER_BYTES)?;
+    let length = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
+    take(&mut rest, usize::try_from(length).unwrap_or(usize::MAX))?;
+    Ok(rest)
+}
+
+/// Puts a document together of a body and a list of signatures that stood in another.
+pub(super) fn wrap(kind: Kind, body: &[u8], tail: &[u8]) -> Result<Vec<u8>, DocError> {
+    let mut bytes = assemble::<AuthoritySignature>(kind, body, &[])?;
+    // The empty list of signatures.
+    bytes.pop();
+    bytes.extend_from_slice(tail);
     Ok(bytes)
 }
 

@@ -8,17 +8,19 @@
 //! Callers are the authority and the directory cache of a relay, and the directory client. Everything is pure but
 //! `dial`, `fetch`, `handle` and `revise` (feature `net`), which carry documents over a connection that the caller opens,
 //! share what is known of the network and keep it on disk.
-//! Votes agreed on by rounds of signatures and differences between consensuses are absent so far.
+//! Votes agreed on by rounds of signatures are absent so far.
 
 mod address;
 mod backoff;
 mod cert_file;
 #[cfg(feature = "net")]
 mod clock;
+mod conflict;
 mod consensus;
 mod descriptor;
 #[cfg(feature = "net")]
 mod dial;
+mod diff;
 mod document;
 mod error;
 #[cfg(feature = "net")]
@@ -54,6 +56,7 @@ pub use backoff::{Backoff, random_below};
 pub use cert_file::CertFileError;
 #[cfg(feature = "net")]
 pub use clock::Clock;
+pub use conflict::ConsensusConflict;
 pub use consensus::{
     Consensus, ConsensusBody, ConsensusSignature, ConsensusStatus, Entry, Lifetime,
     MAX_CONSENSUS_BYTES, SignedConsensus,
@@ -63,10 +66,14 @@ pub use descriptor::{
 };
 #[cfg(feature = "net")]
 pub use dial::{AsyncReadWrite, Dial, DialFuture, Stream};
+pub use diff::{DiffError, MAX_DIFFERENCE_BYTES, apply, diff};
 pub use document::{Digest, Kind, Signature};
 pub use error::{DocError, NetworkFileError};
 #[cfg(feature = "net")]
-pub use fetch::{DirRequest, DirResponse, FetchError, fetch, fetch_consensus, upload};
+pub use fetch::{
+    A_IM, DELTA_BASE, DIFFERENCE_CODING, DirRequest, DirResponse, FetchError, IM, fetch,
+    fetch_consensus, fetch_newer, upload,
+};
 pub use flags::Flags;
 #[cfg(feature = "net")]
 pub use handle::{NetworkHandle, RevisionStore};

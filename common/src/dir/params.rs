@@ -131,6 +131,10 @@ params! {
     guard_wait_seconds: 15, 1, 300;
     /// With nothing heard for so long the network is taken to be down, not the guards (seconds).
     network_down_seconds: 600, 10, 86_400;
+    /// Directory connections that a server answers at once; above it GET is answered with 503.
+    directory_connections: 512, 8, 1 << 16;
+    /// Directory requests of one address answered in a minute; as many at once after a quiet minute.
+    directory_requests_per_minute: 60, 1, 1 << 20;
 }
 
 impl Params {
@@ -172,6 +176,8 @@ pub fn local_network_params() -> BTreeMap<String, u32> {
         ("hsdir_min_uptime_seconds", 0),
         ("measure_interval_seconds", 10),
         ("guard_retry_seconds", 10),
+        ("directory_connections", 1 << 12),
+        ("directory_requests_per_minute", 1 << 20),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()

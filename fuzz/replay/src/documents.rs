@@ -4,8 +4,8 @@
 use std::sync::OnceLock;
 
 use cepa_common::dir::{
-    ConsensusSignature, ExitPolicy, FamilyFile, Kind, LinkCertificate, NetworkDraft, NetworkFile,
-    Signature, SignedConsensus, SignedDescriptor, SignedVote,
+    Consensus, ConsensusSignature, ExitPolicy, FamilyFile, Kind, LinkCertificate, NetworkDraft,
+    NetworkFile, Signature, SignedConsensus, SignedDescriptor, SignedVote, apply,
 };
 use ed25519_dalek::SigningKey;
 
@@ -129,4 +129,17 @@ pub(crate) fn key_file(data: &[u8]) -> bool {
         assert_eq!(FamilyFile::parse(&again, &id).as_ref(), Ok(family));
     }
     certificate.is_ok() || family.is_ok()
+}
+
+/// A difference from a consensus held; what passes is a consensus of the network.
+pub(crate) fn difference(data: &[u8]) -> bool {
+    use std::sync::Arc;
+    static HELD: OnceLock<Option<Arc<Consensus>>> = OnceLock::new();
+    let held = HELD.get_or_init(|| seeds::consensus_of(the_network(), 0, 2));
+    let Some(held) = held else { return false };
+    let Ok(made) = apply(held, data, the_network()) else {
+        return false;
+    };
+    assert!(SignedConsensus::parse_and_verify(made.bytes(), the_network()).is_ok());
+    true
 }

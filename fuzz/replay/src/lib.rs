@@ -14,7 +14,7 @@ pub mod seeds;
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("front", front::front),
     ("cell", cells::cell),
     ("message", cells::message),
@@ -29,6 +29,7 @@ pub const TARGETS: [Target; 14] = [
     ("consensus_signature", documents::consensus_signature),
     ("envelope", documents::envelope),
     ("key_file", documents::key_file),
+    ("difference", documents::difference),
 ];
 
 /// Runs the target of that name over `data`: did it take them for good? `None` if there

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, DestroyReason};
 use cepa_common::cell::message::{EndReason, FlowMessage, Host, Packer, StreamMessage};
 use cepa_common::dir::{
-    Authority, AuthorityCert, ConsensusBody, Entry, ExitPolicy, FamilyFile, FamilyMembership,
-    Flags, KeyCert, Lifetime, LinkCertificate, NetworkDraft, NetworkFile, RelayDescriptor,
-    SignedConsensus, Signer, Vote, VoteEntry, local_network_params,
+    Authority, AuthorityCert, Consensus, ConsensusBody, Entry, ExitPolicy, FamilyFile,
+    FamilyMembership, Flags, KeyCert, Lifetime, LinkCertificate, NetworkDraft, NetworkFile,
+    RelayDescriptor, SignedConsensus, Signer, Vote, VoteEntry, diff, local_network_params,
 };
 use cepa_common::handshake::{ClientParams, RelayParams};
 use cepa_common::ids::{CircId, NetworkId, RelayId, StreamId};
@@ -293,6 +294,35 @@ fn certified() -> Signer {
     signer.unwrap_or_else(|_| authority_key().into())
 }
 
+/// A signed consensus of so many relays, `later` seconds after the first.
+pub fn consensus_of(network: &NetworkFile, later: u64, relays: u8) -> Option<Arc<Consensus>> {
+    let first = lifetime();
+    let entry = |n: u8| {
+        let mut entry = Entry::new(
+            &descriptor(),
+            Flags::GUARD,
+            5 + u32::from(n) * u32::from(relays),
+        );
+        entry.identity = RelayId([n; 32]);
+        entry.version = format!("0.{}.{relays}", n / 2);
+        entry
+    };
+    let body = ConsensusBody {
+        lifetime: Lifetime {
+            valid_after: first.valid_after + later,
+            ..first
+        },
+        params: BTreeMap::from([
+            (format!("of_{relays}"), u32::from(relays)),
+            ("same".to_owned(), 1),
+        ]),
+        entries: (1..=relays).map(entry).collect(),
+    };
+    let mut signed = SignedConsensus::unsigned(&body, &network.network_id()).ok()?;
+    signed.sign(&network.network_id(), &authority_key()).ok()?;
+    SignedConsensus::parse_and_verify(&signed.to_bytes().ok()?, network).ok()
+}
+
 fn documents() -> Vec<Seed> {
     let network = network();
     let text = network.to_toml().unwrap_or_default();
@@ -364,6 +394,19 @@ fn documents() -> Vec<Seed> {
             let inner = bytes.get(6..end).unwrap_or_default().to_vec();
             seeds.push(("consensus_signature", "good_certified", inner));
             seeds.push(("envelope", "good_consensus_signature_certified", bytes));
+        }
+    }
+    let other = |later, relays| consensus_of(&network, later, relays);
+    if let (Some(old), Some(next), Some(less)) = (other(0, 2), other(1, 3), other(2, 1)) {
+        for (name, newer) in [("good_more", next), ("good_less", less)] {
+            let bytes = diff(&old, &newer).unwrap_or_default();
+            let mut wrong = bytes.clone();
+            // A digit of the lifetime: it decodes, and nobody signed it.
+            if let Some(byte) = wrong.get_mut(38) {
+                *byte ^= 1;
+            }
+            seeds.push(("difference", name, bytes));
+            seeds.push(("difference", "wrong", wrong));
         }
     }
     seeds.push(("envelope", "endless", vec![2, 1, 0xff, 0xff, 0xff, 0xff, 0]));

@@ -1,6 +1,7 @@
 //! Directory requests of one connection (docs/protocol.md, 6.12).
 
 use core::time::Duration;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,13 +11,13 @@ use cepa_common::dir::{
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{DirectoryServer, padding};
+use super::{DirectoryServer, consensus, padding};
 use crate::authority::{AuthorityError, Submission, SubmitError};
 
 /// A request's head must be complete by then.
@@ -27,6 +28,8 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
 /// Bytes of request head buffered.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
+/// What a busy server asks for (seconds).
+const RETRY_AFTER_SECONDS: &str = "60";
 /// Largest signature document.
 const MAX_SIGNATURE_BYTES: usize = 1_024;
 
@@ -35,6 +38,19 @@ pub async fn serve_connection<S>(io: S, server: Arc<DirectoryServer>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    serve_connection_from(io, server, None).await;
+}
+
+/// As [`serve_connection`], for a peer whose address is known: its requests are counted (S23).
+pub async fn serve_connection_from<S>(io: S, server: Arc<DirectoryServer>, peer: Option<IpAddr>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let counted = Arc::clone(&server);
+    let Some((_place, has_room)) = counted.admission.connect(&counted.params()) else {
+        return;
+    };
+    let caller = Caller { peer, has_room };
     let allowance = Arc::new(padding::Allowance::default());
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, allowance) = (Arc::clone(&server), Arc::clone(&allowance));
@@ -44,7 +60,7 @@ where
             {
                 return Ok(padding::answer(bytes, server.padding(), &allowance));
             }
-            padding::other(answer(request, &server).await)
+            padding::other(answer(request, &server, caller).await)
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -61,10 +77,41 @@ where
     }
 }
 
-async fn answer(request: Request<Incoming>, server: &DirectoryServer) -> Response<Full<Bytes>> {
+/// Whose requests a connection carries.
+#[derive(Clone, Copy)]
+struct Caller {
+    peer: Option<IpAddr>,
+    has_room: bool,
+}
+
+impl Caller {
+    /// May this request be answered? Uploads have queues of their own: being busy does not delay a vote.
+    fn is_admitted(self, request: &Request<Incoming>, server: &DirectoryServer) -> bool {
+        if request.method() != Method::GET {
+            return true;
+        }
+        let may_ask = |peer| {
+            let now_ms = server.clock().now_ms();
+            server.admission.may_ask(peer, &server.params(), now_ms)
+        };
+        self.has_room && self.peer.is_none_or(may_ask)
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    server: &DirectoryServer,
+    caller: Caller,
+) -> Response<Full<Bytes>> {
+    if !caller.is_admitted(&request, server) {
+        let mut busy = text(StatusCode::SERVICE_UNAVAILABLE, "busy; come again later");
+        let later = HeaderValue::from_static(RETRY_AFTER_SECONDS);
+        busy.headers_mut().insert(RETRY_AFTER, later);
+        return busy;
+    }
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
-        (&Method::GET, "/cepa/1/consensus") => consensus(&request, server),
+        (&Method::GET, "/cepa/1/consensus") => consensus::answer(&request, server).await,
         (&Method::GET, path) if path.starts_with(NETWORK_PATH) => network(path, server),
         (&Method::POST, "/cepa/1/descriptor") => {
             accept(request, server, MAX_DESCRIPTOR_BYTES, |bytes, network| {
@@ -92,32 +139,6 @@ async fn answer(request: Request<Incoming>, server: &DirectoryServer) -> Respons
         }
         _ => text(StatusCode::NOT_FOUND, "no such document"),
     }
-}
-
-fn consensus(request: &Request<Incoming>, server: &DirectoryServer) -> Response<Full<Bytes>> {
-    let store = server.snapshot();
-    let Some(consensus) = store.usable(server.clock().now_secs()) else {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "no consensus yet");
-    };
-    let tag = format!("\"{}\"", consensus.digest());
-    let is_held = request
-        .headers()
-        .get(IF_NONE_MATCH)
-        .is_some_and(|held| held == tag.as_str());
-    let mut response = if is_held {
-        let mut response = Response::new(Full::default());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response
-    } else {
-        let mut response = Response::new(Full::new(consensus.shared_bytes()));
-        let binary = HeaderValue::from_static("application/octet-stream");
-        response.headers_mut().insert(CONTENT_TYPE, binary);
-        response
-    };
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        response.headers_mut().insert(ETAG, tag);
-    }
-    response
 }
 
 /// Where revisions of `network.toml` are.
@@ -188,7 +209,7 @@ fn status_of(error: &AuthorityError) -> StatusCode {
     }
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+pub(super) fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Clock, Consensus, ConsensusStore, Inserted, NetworkFile, NetworkHandle, StoreError,
+    Clock, Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, NetworkHandle,
+    Params, StoreError,
 };
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
+use super::admission::Admission;
+use super::differences::Differences;
 use super::padding::Places;
 use crate::authority::AuthorityHandle;
 
@@ -22,6 +25,8 @@ pub struct DirectoryServer {
     authority: Option<AuthorityHandle>,
     vote_uploads: Semaphore,
     padding: Places,
+    pub(super) differences: Differences,
+    pub(super) admission: Admission,
 }
 
 impl DirectoryServer {
@@ -40,6 +45,8 @@ impl DirectoryServer {
             authority,
             vote_uploads,
             padding: Places::default(),
+            differences: Differences::new(),
+            admission: Admission::default(),
         })
     }
 
@@ -50,7 +57,11 @@ impl DirectoryServer {
     pub fn offer(&self, consensus: Arc<Consensus>) -> Result<Inserted, StoreError> {
         let now = self.clock.now_secs();
         let mut result = Ok(Inserted::AlreadyHeld);
+        let mut conflict = None;
         self.store.send_if_modified(|store| {
+            let between =
+                |newest| ConsensusConflict::between(newest, &consensus, &self.network.newest());
+            conflict = store.newest().and_then(|newest| between(newest));
             let mut next = ConsensusStore::clone(store);
             result = next.insert(Arc::clone(&consensus), now);
             if result == Ok(Inserted::AlreadyHeld) {
@@ -63,8 +74,12 @@ impl DirectoryServer {
             }
             result == Ok(Inserted::Newest)
         });
-        if let Err(StoreError::Conflict { held, offered }) = &result {
-            tracing::error!(%held, %offered, "two consensuses for one time: the authorities are broken or hostile");
+        if let Some(conflict) = conflict {
+            tracing::error!(
+                held = %conflict.held, offered = %conflict.offered, valid_after = conflict.valid_after,
+                signed_both = conflict.signed_both.join(", "),
+                "two consensuses for one time: the authorities that signed both are broken or hostile"
+            );
         }
         result
     }
@@ -77,6 +92,13 @@ impl DirectoryServer {
     /// Follows the consensuses held; wakes when there is a newer one.
     pub fn subscribe(&self) -> watch::Receiver<Arc<ConsensusStore>> {
         self.store.subscribe()
+    }
+
+    /// The parameters in force: of the newest consensus, else of the network.
+    pub(super) fn params(&self) -> Params {
+        let store = self.snapshot();
+        let newest = store.newest().map(|newest| newest.params().clone());
+        newest.unwrap_or_else(|| self.network.newest().params())
     }
 
     /// The newest revision of the network's file.
