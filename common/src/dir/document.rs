@@ -39,6 +39,8 @@ pub enum Kind {
     KeyCert = 6,
     /// A family key's word that a relay belongs to the family.
     Family = 7,
+    /// Authorities' word that they hold a vote.
+    Endorsement = 8,
 }
 
 /// SHA-256 of what is signed: prefix, kind, version, network id and body (32 bytes).

@@ -3,14 +3,16 @@
 //!
 //! [`Authority`] is the machine of the voting period and `relays` what it knows of relays; both are given the time
 //! and return [`Action`]s. [`run`] drives them: it owns the machine, so that the directory server and the network
-//! reach it by the bounded queue of an [`AuthorityHandle`] alone. Votes are exchanged plainly: the first one from an
-//! author counts. Measuring bandwidth is absent so far.
+//! reach it by the bounded queue of an [`AuthorityHandle`] alone; a snapshot (`view`) spares it what is surely in
+//! vain. Which votes count is agreed on in [`cepa_common::dir::Agreement`]. Measuring bandwidth is absent so far.
 
 mod error;
 mod period;
 mod record;
 mod relays;
+mod slots;
 mod task;
+mod view;
 
 pub use error::AuthorityError;
 pub use period::{Action, Authority, AuthorityConfig};

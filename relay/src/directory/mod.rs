@@ -10,6 +10,7 @@ mod publish;
 mod refresh;
 mod serve;
 mod server;
+mod voting;
 
 #[cfg(test)]
 pub(crate) mod testing;

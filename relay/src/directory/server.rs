@@ -3,12 +3,9 @@
 use std::sync::Arc;
 
 use cepa_common::dir::{Clock, Consensus, ConsensusStore, Inserted, NetworkFile, StoreError};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 
 use crate::authority::AuthorityHandle;
-
-/// Votes being received at once: a vote is large, and who sends it is known at its end only (S20).
-const MAX_VOTE_UPLOADS: usize = 8;
 
 /// The consensuses that a relay holds and serves, and the authority that takes uploads, if it is one.
 #[derive(Debug)]
@@ -17,7 +14,6 @@ pub struct DirectoryServer {
     clock: Clock,
     store: watch::Sender<Arc<ConsensusStore>>,
     authority: Option<AuthorityHandle>,
-    vote_uploads: Semaphore,
 }
 
 impl DirectoryServer {
@@ -28,13 +24,11 @@ impl DirectoryServer {
         authority: Option<AuthorityHandle>,
     ) -> Arc<Self> {
         let store = watch::Sender::new(Arc::new(ConsensusStore::new()));
-        let vote_uploads = Semaphore::new(MAX_VOTE_UPLOADS);
         Arc::new(Self {
             network,
             clock,
             store,
             authority,
-            vote_uploads,
         })
     }
 
@@ -86,10 +80,5 @@ impl DirectoryServer {
 
     pub(super) fn authority(&self) -> Option<&AuthorityHandle> {
         self.authority.as_ref()
-    }
-
-    /// Leave to receive a vote; `None` when too many are being received.
-    pub(super) fn vote_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.vote_uploads.try_acquire().ok()
     }
 }

@@ -167,13 +167,12 @@ async fn refusals_by_status() {
     let authority = world.authority(1);
     let cache = DirectoryServer::new(Arc::clone(&world.network), world.clock.clone(), None);
     assert_eq!(status(ask(&cache, DirRequest::consensus(None)).await), 503);
-    assert_eq!(status(ask(&cache, DirRequest::send_vote("x")).await), 403);
     assert_eq!(
-        status(ask(&authority, DirRequest::publish_descriptor("x")).await),
-        400
+        status(ask(&cache, DirRequest::send_signature("x")).await),
+        403
     );
     assert_eq!(
-        status(ask(&authority, DirRequest::send_vote("x")).await),
+        status(ask(&authority, DirRequest::publish_descriptor("x")).await),
         400
     );
     assert_eq!(
