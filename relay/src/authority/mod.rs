@@ -14,6 +14,9 @@ mod slots;
 mod task;
 mod view;
 
+#[cfg(test)]
+mod sim;
+
 pub use error::AuthorityError;
 pub use period::{Action, Authority, AuthorityConfig};
 pub use record::{FileSigningRecord, MemorySigningRecord, SigningRecord};

@@ -525,6 +525,19 @@ impl Authority {
     }
 }
 
+#[cfg(test)]
+impl Authority {
+    pub(super) fn period_rounds(&self) -> cepa_common::dir::Rounds {
+        self.period.agreement.rounds()
+    }
+
+    pub(super) fn period_accepted(&self) -> Vec<(RelayId, Digest)> {
+        let mut accepted: Vec<_> = self.period.agreement.accepted().collect();
+        accepted.sort();
+        accepted
+    }
+}
+
 /// The period that a time belongs to: that of the nearest multiple of the interval.
 fn lifetime_at(params: &Params, now_ms: u64) -> Lifetime {
     let interval = u64::from(params.vote_interval_seconds);
