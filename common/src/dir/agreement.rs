@@ -187,17 +187,19 @@ impl Author {
         self.candidates.len() < MAX_CANDIDATES
     }
 
-    fn wants(&self, candidate: &Candidate, round: u32) -> bool {
-        candidate.vote.is_none()
-            && !candidate.is_accepted
-            && candidate.is_live(round)
-            && !self.is_convicted()
+    /// Are there two that are accepted or can be now? Then the author is convicted, and no vote of it is of use.
+    fn is_twofold(&self, round: u32) -> bool {
+        let counts = |c: &&Candidate| c.is_accepted || c.is_live(round);
+        self.candidates.iter().filter(counts).count() >= MAX_CANDIDATES
     }
 
-    /// The candidates that are to be accepted now (6.17.3): live, and held in full or not the author's only one.
+    fn wants(&self, candidate: &Candidate, round: u32) -> bool {
+        candidate.vote.is_none() && candidate.is_live(round) && !self.is_twofold(round)
+    }
+
+    /// The candidates that are to be accepted now (6.17.3): live, and held in full or one of two.
     fn acceptable(&self, round: u32) -> Vec<usize> {
-        let is_eligible = |c: &Candidate| c.is_accepted || c.is_live(round);
-        let is_twofold = self.candidates.iter().filter(|c| is_eligible(c)).count() > 1;
+        let is_twofold = self.is_twofold(round);
         let fits =
             |c: &Candidate| !c.is_accepted && c.is_live(round) && (c.vote.is_some() || is_twofold);
         let all = self.candidates.iter().enumerate();

@@ -41,12 +41,13 @@ fn rounds_fill_the_quarter_before_the_last() {
         (9, 3_600, 5, 180_000),
         (31, 1, 16, 15),
     ] {
-        let rounds = Rounds::new(authorities, interval, T);
+        let valid_after = 1_000 * interval;
+        let rounds = Rounds::new(authorities, interval, valid_after);
         assert_eq!((rounds.count(), rounds.length_ms()), (count, length_ms));
         let (start, end) = (rounds.start_ms(), rounds.end_ms());
-        assert_eq!(start, T * 1_000 - interval.min(2 * T) * 500);
-        assert!(end <= T * 1_000 - interval * 250);
-        assert!(end + u64::from(count) > T * 1_000 - interval * 250);
+        assert_eq!(start, valid_after * 1_000 - interval * 500);
+        assert!(end <= valid_after * 1_000 - interval * 250);
+        assert!(end + u64::from(count) > valid_after * 1_000 - interval * 250);
         assert_eq!(rounds.at(start - 1), Some(0));
         assert_eq!(rounds.at(start), Some(1));
         assert_eq!(rounds.at(start + length_ms), (count > 1).then_some(2));
@@ -130,9 +131,9 @@ fn two_digests_convict_without_their_votes_and_no_third_is_kept() {
         .map(|r| sign(&network, 2, r))
         .collect();
     let now_ms = rounds.start_ms();
-    for vote in &votes[..2] {
-        let heard = agreement.on_endorsement(endorse(&network, vote, 2, &[]), now_ms);
-        assert_eq!(heard, Ok(Heard::WantVote));
+    for (vote, heard) in votes.iter().zip([Heard::WantVote, Heard::Held]) {
+        let endorsement = endorse(&network, vote, 2, &[]);
+        assert_eq!(agreement.on_endorsement(endorsement, now_ms), Ok(heard));
     }
     let forwards = agreement.settle(&signing_key(1), now_ms);
     assert_eq!(forwards.len(), 2);
