@@ -89,6 +89,7 @@ fn votes_are_counted_when_the_rounds_are_over_and_published_at_valid_after() {
     give(&mut other, &own, START_MS + 50).unwrap();
     // The third has not signed it: it is told, and nobody else.
     let told = ours.poll(START_MS + 50);
+    other.poll(START_MS + 50);
     match &told[..] {
         [Action::Endorse { forward, until_ms }] => {
             assert_eq!((forward.endorsement.count(), *until_ms), (2, END_MS));
