@@ -18,6 +18,9 @@ use crate::authority::{
     AuthorityTask, MemorySigningRecord, ReachabilityProbe, authority_queue, run,
 };
 
+#[path = "voting_tests.rs"]
+mod voting;
+
 const START_MS: u64 = 1_900_000_000_300;
 const SOON: Duration = Duration::from_secs(5);
 
