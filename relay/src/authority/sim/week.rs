@@ -14,7 +14,7 @@ fn pairs() -> Vec<[usize; 2]> {
 
 /// The faults of a pair in the period of this number: all nine combinations for all ten pairs in ninety periods.
 fn faults(period: u64) -> ([usize; 2], [Conduct; 2]) {
-    let slow = if period % 2 == 0 {
+    let slow = if period.is_multiple_of(2) {
         Conduct::Slow
     } else {
         Conduct::Erratic
