@@ -300,7 +300,9 @@ impl World {
         for action in self.members[n].machine.poll(local_ms) {
             self.actions += 1;
             if self.crash_at == Some((self.actions, n)) {
-                return self.restart(n);
+                self.restart(n);
+                // What it hears now is not what it heard before: were it to vote again, the vote would be another.
+                return self.upload(41, n, self.now_ms / 1_000 - 10);
             }
             self.perform(n, action);
         }
