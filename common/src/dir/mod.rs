@@ -1,8 +1,9 @@
 //! Directory documents: who is in the network, and what the authorities say of them (docs/protocol.md, chapter 6).
 //!
 //! A relay signs a [`RelayDescriptor`]; an authority puts those that it could reach into a [`Vote`]; the authorities
-//! agree by [`Endorsement`]s which votes there are ([`Agreement`]); [`tally`] turns the same votes into the same [`ConsensusBody`] everywhere; more than half of the authorities sign it, and relays and
-//! clients hold the resulting [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are.
+//! agree by [`Endorsement`]s which votes there are ([`Agreement`]); [`tally`] turns the same votes into the same
+//! [`ConsensusBody`] everywhere; more than half of the authorities sign it, and relays and clients hold the resulting
+//! [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are.
 //!
 //! Callers are the authority and the directory cache of a relay, and the directory client. Everything is pure but
 //! `dial` and `fetch` (feature `net`), which carry documents over a connection that the caller opens.
