@@ -134,7 +134,12 @@ async fn a_thousand_fetches_at_once_do_not_delay_a_vote() {
                     tokio::spawn(serve_connection(far, Arc::clone(&server)));
                     let request = DirRequest::consensus(None);
                     let answer = fetch(near, request, MAX_CONSENSUS_BYTES, SOON).await;
-                    assert!(matches!(answer, Ok(DirResponse::Ok(_))), "{n}");
+                    match answer {
+                        Ok(DirResponse::Ok(_)) => {}
+                        // Over what the server serves at once.
+                        Err(FetchError::Refused { status: 503, .. }) => {}
+                        other => panic!("{n}: {other:?}"),
+                    }
                     fetched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(400)).await;
                 }
