@@ -394,6 +394,11 @@ impl SignedConsensus {
         self.signatures.len()
     }
 
+    /// Has the authority with this signing key signed?
+    pub fn is_signed_by(&self, signing_key: &[u8; 32]) -> bool {
+        self.signatures.contains_key(signing_key)
+    }
+
     /// Signs as an authority; the result is for the others.
     ///
     /// # Errors

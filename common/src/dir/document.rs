@@ -38,6 +38,8 @@ pub enum Kind {
     KeyCert = 6,
     /// A family key's word that a relay belongs to the family.
     Family = 7,
+    /// Authorities' word that they hold a vote.
+    Endorsement = 8,
     /// What makes a newer consensus of an older one.
     Difference = 9,
     /// An authority's certificate of a key that signs for it.

@@ -123,11 +123,6 @@ impl DirRequest {
         Self::post("/cepa/1/descriptor", bytes.into())
     }
 
-    /// Gives a vote to another authority.
-    pub fn send_vote(bytes: impl Into<Bytes>) -> Self {
-        Self::post("/cepa/1/vote", bytes.into())
-    }
-
     /// Gives a signature of a consensus to another authority.
     pub fn send_signature(bytes: impl Into<Bytes>) -> Self {
         Self::post("/cepa/1/signature", bytes.into())

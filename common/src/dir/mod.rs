@@ -1,16 +1,17 @@
 //! Directory documents: who is in the network, and what the authorities say of them (docs/protocol.md, chapter 6).
 //!
-//! A relay signs a [`RelayDescriptor`]; an authority puts those that it could reach into a [`Vote`]; [`tally`] turns
-//! the same votes into the same [`ConsensusBody`] everywhere; more than half of the authorities sign it, and relays and
-//! clients hold the resulting [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are; the
-//! [`Revisions`] of it that are held say who they are at which time.
+//! A relay signs a [`RelayDescriptor`]; an authority puts those that it could reach into a [`Vote`]; the authorities
+//! agree by [`Endorsement`]s which votes there are ([`Agreement`]); [`tally`] turns the same votes into the same
+//! [`ConsensusBody`] everywhere; more than half of the authorities sign it, and relays and clients hold the resulting
+//! [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are; the [`Revisions`] of it that are
+//! held say who they are at which time.
 //!
 //! Callers are the authority and the directory cache of a relay, and the directory client. Everything is pure but
-//! `dial`, `fetch`, `handle` and `revise` (feature `net`), which carry documents over a connection that the caller opens,
-//! share what is known of the network and keep it on disk.
-//! Votes agreed on by rounds of signatures are absent so far.
+//! `dial`, `fetch`, `offer`, `handle` and `revise` (feature `net`), which carry documents over a connection that the caller
+//! opens, share what is known of the network and keep it on disk.
 
 mod address;
+mod agreement;
 mod backoff;
 mod cert_file;
 #[cfg(feature = "net")]
@@ -18,10 +19,12 @@ mod clock;
 mod conflict;
 mod consensus;
 mod descriptor;
+mod descriptor_cache;
 #[cfg(feature = "net")]
 mod dial;
 mod diff;
 mod document;
+mod endorsement;
 mod error;
 #[cfg(feature = "net")]
 mod fetch;
@@ -33,9 +36,12 @@ mod key_files;
 mod network;
 mod network_text;
 #[cfg(feature = "net")]
+mod offer;
+#[cfg(feature = "net")]
 mod padding;
 mod params;
 mod policy;
+mod proof;
 #[cfg(feature = "net")]
 mod revise;
 mod revisions;
@@ -52,6 +58,7 @@ pub(crate) mod testing;
 mod vectors;
 
 pub use address::{AddressClass, classify, is_dialable};
+pub use agreement::{Agreement, AgreementError, Candidacy, Forward, Heard, Outcome, Rounds};
 pub use backoff::{Backoff, random_below};
 pub use cert_file::CertFileError;
 #[cfg(feature = "net")]
@@ -64,10 +71,12 @@ pub use consensus::{
 pub use descriptor::{
     FamilyMembership, KeyCert, MAX_DESCRIPTOR_BYTES, RelayDescriptor, SignedDescriptor,
 };
+pub use descriptor_cache::DescriptorCache;
 #[cfg(feature = "net")]
 pub use dial::{AsyncReadWrite, Dial, DialFuture, Stream};
 pub use diff::{DiffError, MAX_DIFFERENCE_BYTES, apply, diff};
 pub use document::{Digest, Kind, Signature};
+pub use endorsement::{Endorsement, MAX_ENDORSEMENT_BYTES, UnverifiedEndorsement};
 pub use error::{DocError, NetworkFileError};
 #[cfg(feature = "net")]
 pub use fetch::{
@@ -81,9 +90,12 @@ pub use inspect::{Inspection, SignatureReport, SignatureVerdict, inspect_consens
 pub use key_files::{FamilyFile, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES};
 pub use network::{Authority, Fallback, NetworkDraft, NetworkFile};
 #[cfg(feature = "net")]
+pub use offer::offer_vote;
+#[cfg(feature = "net")]
 pub use padding::fetch_padding;
 pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};
+pub use proof::EquivocationProof;
 #[cfg(feature = "net")]
 pub use revise::{NewestConsensus, Reviser, revise};
 pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};

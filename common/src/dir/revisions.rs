@@ -138,12 +138,17 @@ impl Revisions {
     }
 }
 
-/// The valid-after in a vote, consensus or signature of one; nothing else of it is looked at.
+/// The valid-after in a vote, endorsement, consensus or signature of one; nothing else of it is looked at.
 fn valid_after_of(bytes: &[u8]) -> Option<UnixSecs> {
     let body = bytes.get(6..)?;
     let times = match *bytes.first()? {
         kind if kind == Kind::Vote as u8 => body.get(32..)?,
-        kind if kind == Kind::Consensus as u8 || kind == Kind::ConsensusSignature as u8 => body,
+        kind if [Kind::Consensus, Kind::ConsensusSignature, Kind::Endorsement]
+            .map(|known| known as u8)
+            .contains(&kind) =>
+        {
+            body
+        }
         _ => return None,
     };
     let (valid_after, _) = postcard::take_from_bytes::<u64>(times).ok()?;

@@ -4,8 +4,9 @@
 use std::sync::OnceLock;
 
 use cepa_common::dir::{
-    Consensus, ConsensusSignature, ExitPolicy, FamilyFile, Kind, LinkCertificate, NetworkDraft,
-    NetworkFile, Signature, SignedConsensus, SignedDescriptor, SignedVote, apply,
+    Consensus, ConsensusSignature, Endorsement, EquivocationProof, ExitPolicy, FamilyFile, Kind,
+    LinkCertificate, NetworkDraft, NetworkFile, Signature, SignedConsensus, SignedDescriptor,
+    SignedVote, apply,
 };
 use ed25519_dalek::SigningKey;
 
@@ -81,6 +82,25 @@ pub(crate) fn consensus(data: &[u8]) -> bool {
 pub(crate) fn consensus_signature(data: &[u8]) -> bool {
     let document = signed(Kind::ConsensusSignature, data, &seeds::authority_key());
     ConsensusSignature::parse_and_verify(&document, the_network()).is_ok()
+}
+
+/// An endorsement's body.
+pub(crate) fn endorsement(data: &[u8]) -> bool {
+    let document = signed(Kind::Endorsement, data, &seeds::authority_key());
+    let Ok(endorsement) = Endorsement::parse_and_verify(&document, the_network()) else {
+        return false;
+    };
+    assert_eq!(endorsement.to_bytes(), Ok(document));
+    true
+}
+
+/// A list of proofs that authorities voted twice. What passes says the same when it is written again.
+pub(crate) fn proof(data: &[u8]) -> bool {
+    let Ok(proofs) = EquivocationProof::parse_and_verify(data, the_network()) else {
+        return false;
+    };
+    assert_eq!(EquivocationProof::to_bytes(&proofs).as_deref(), Ok(data));
+    !proofs.is_empty()
 }
 
 /// The text of a `network.toml`. What passes says the same when it is written again.

@@ -9,9 +9,10 @@ use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, DestroyReason};
 use cepa_common::cell::message::{EndReason, FlowMessage, Host, Packer, StreamMessage};
 use cepa_common::dir::{
-    Authority, AuthorityCert, Consensus, ConsensusBody, Entry, ExitPolicy, FamilyFile,
-    FamilyMembership, Flags, KeyCert, Lifetime, LinkCertificate, NetworkDraft, NetworkFile,
-    RelayDescriptor, SignedConsensus, Signer, Vote, VoteEntry, diff, local_network_params,
+    Authority, AuthorityCert, Consensus, ConsensusBody, Endorsement, Entry, EquivocationProof,
+    ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert, Lifetime, LinkCertificate,
+    NetworkDraft, NetworkFile, RelayDescriptor, SignedConsensus, Signer, Vote, VoteEntry, diff,
+    local_network_params,
 };
 use cepa_common::handshake::{ClientParams, RelayParams};
 use cepa_common::ids::{CircId, NetworkId, RelayId, StreamId};
@@ -323,6 +324,35 @@ pub fn consensus_of(network: &NetworkFile, later: u64, relays: u8) -> Option<Arc
     SignedConsensus::parse_and_verify(&signed.to_bytes().ok()?, network).ok()
 }
 
+fn endorsements(network: &NetworkFile, vote: &Vote) -> Vec<Seed> {
+    let mut other = vote.clone();
+    other.entries.clear();
+    let endorse = |vote: &Vote| {
+        let vote = vote.sign(network, &authority_key()).ok()?;
+        Endorsement::of_vote(&vote, network, &authority_key()).ok()
+    };
+    let (Some(one), Some(other)) = (endorse(vote), endorse(&other)) else {
+        return Vec::new();
+    };
+    let bytes = one.to_bytes().unwrap_or_default();
+    // Behind the header of six bytes, before the one signature of 100.
+    let end = bytes.len().saturating_sub(100);
+    let body = bytes.get(6..end).unwrap_or_default().to_vec();
+    let proof = EquivocationProof::new(&one, &other);
+    let proof = EquivocationProof::to_bytes(&proof).unwrap_or_default();
+    let half = proof.get(..proof.len() / 2).unwrap_or_default().to_vec();
+    vec![
+        (
+            "endorsement",
+            "short",
+            body.get(..40).unwrap_or_default().to_vec(),
+        ),
+        ("endorsement", "good", body),
+        ("proof", "half", half),
+        ("proof", "good", proof),
+    ]
+}
+
 fn documents() -> Vec<Seed> {
     let network = network();
     let text = network.to_toml().unwrap_or_default();
@@ -362,6 +392,7 @@ fn documents() -> Vec<Seed> {
         };
         seeds.push(("vote", "good", body(postcard::to_allocvec(&vote))));
         seeds.push(("envelope", "good_descriptor", signed.bytes().to_vec()));
+        seeds.extend(endorsements(&network, &vote));
         if let Ok(vote) = vote.sign(&network, &authority_key()) {
             seeds.push(("envelope", "good_vote", vote.bytes().to_vec()));
         }

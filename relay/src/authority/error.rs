@@ -1,6 +1,6 @@
 //! Why an authority refuses what it is given.
 
-use cepa_common::dir::{DocError, TallyError};
+use cepa_common::dir::{AgreementError, DocError, TallyError};
 
 /// Why a descriptor, vote or signature is refused; the sender is to blame but for [`AuthorityError::Full`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,13 +32,13 @@ pub enum AuthorityError {
     /// A vote or signature for another valid-after than the one being voted on.
     #[error("not for the consensus that is being made")]
     WrongPeriod,
-    /// A vote after the votes were counted.
-    #[error("votes are already counted")]
-    TooLate,
-    /// A second, different vote of one author for one valid-after.
-    #[error("the author voted differently before")]
-    Equivocation,
-    /// Our own vote or signature come back.
+    /// An endorsement or vote that is too late or that nobody waits for.
+    #[error(transparent)]
+    Agreement(#[from] AgreementError),
+    /// For a period that this authority was not up for from its beginning.
+    #[error("this authority has just started and takes no part yet")]
+    Recovering,
+    /// Our own signature come back.
     #[error("this is our own")]
     Own,
     /// The votes make no consensus.

@@ -15,6 +15,7 @@ mod publish;
 mod refresh;
 mod serve;
 mod server;
+mod voting;
 
 #[cfg(test)]
 mod revision_tests;

@@ -115,7 +115,7 @@ impl World {
             DirResponse::Ok(bytes) => {
                 Ok(NetworkFile::parse(core::str::from_utf8(&bytes).unwrap()).unwrap())
             }
-            DirResponse::NotModified => panic!("no tag was sent"),
+            DirResponse::NotModified | DirResponse::Difference(_) => panic!("no tag was sent"),
         }
     }
 }

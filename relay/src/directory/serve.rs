@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cepa_common::dir::{
-    ConsensusSignature, DocError, KnownNetwork, MAX_DESCRIPTOR_BYTES, MAX_VOTE_BYTES, NetworkFile,
-    SignedDescriptor, SignedVote,
+    ConsensusSignature, DocError, KnownNetwork, MAX_DESCRIPTOR_BYTES, NetworkFile, SignedDescriptor,
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -17,8 +16,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{DirectoryServer, consensus, padding};
-use crate::authority::{AuthorityError, Submission, SubmitError};
+use super::{DirectoryServer, consensus, padding, voting};
+use crate::authority::{AuthorityError, AuthorityHandle, Submission, SubmitError};
 
 /// A request's head must be complete by then.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -120,22 +119,19 @@ async fn answer(
             })
             .await
         }
-        (&Method::POST, "/cepa/1/vote") => {
-            let Some(_permit) = server.vote_permit() else {
-                return text(StatusCode::SERVICE_UNAVAILABLE, "too many votes at once");
-            };
-            accept(request, server, MAX_VOTE_BYTES, |bytes, network| {
-                let signed = SignedVote::parse_and_verify(bytes, network)?;
-                Ok(Submission::Vote(Box::new(signed)))
-            })
-            .await
-        }
+        (&Method::POST, "/cepa/1/endorsement") => voting::endorsement(request, server).await,
         (&Method::POST, "/cepa/1/signature") => {
             accept(request, server, MAX_SIGNATURE_BYTES, |bytes, network| {
                 let signed = ConsensusSignature::parse_and_verify(bytes, network)?;
                 Ok(Submission::Signature(Box::new(signed)))
             })
             .await
+        }
+        (&Method::POST, path) if path.starts_with("/cepa/1/vote/") => {
+            voting::vote(request, server, path.trim_start_matches("/cepa/1/vote/")).await
+        }
+        (&Method::GET, path) if path.starts_with("/cepa/1/proof/") => {
+            voting::proofs(server, path.trim_start_matches("/cepa/1/proof/"))
         }
         _ => text(StatusCode::NOT_FOUND, "no such document"),
     }
@@ -185,6 +181,14 @@ async fn accept(
         Ok(submission) => submission,
         Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
     };
+    submit(authority, submission).await
+}
+
+/// Gives a verified document to the authority.
+pub(super) async fn submit(
+    authority: &AuthorityHandle,
+    submission: Submission,
+) -> Response<Full<Bytes>> {
     match authority.submit(submission).await {
         Ok(()) => text(StatusCode::OK, "accepted"),
         Err(SubmitError::Refused(error)) => text(status_of(&error), &error.to_string()),
@@ -196,8 +200,8 @@ fn status_of(error: &AuthorityError) -> StatusCode {
     match error {
         AuthorityError::NotNewer
         | AuthorityError::WrongPeriod
-        | AuthorityError::TooLate
-        | AuthorityError::Equivocation
+        | AuthorityError::Agreement(_)
+        | AuthorityError::Recovering
         | AuthorityError::KeyInUse => StatusCode::CONFLICT,
         AuthorityError::Full | AuthorityError::Crowded => StatusCode::INSUFFICIENT_STORAGE,
         AuthorityError::Rejected => StatusCode::FORBIDDEN,

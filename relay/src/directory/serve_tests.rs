@@ -39,7 +39,7 @@ fn consensus(server: &DirectoryServer, valid_after: u64, relays: &[u8]) -> Arc<C
     let id = network.network_id();
     let mut signed = SignedConsensus::unsigned(&body, &id).unwrap();
     signed.sign(&id, &signing_key(1)).unwrap();
-    SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), network).unwrap()
+    SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), &network).unwrap()
 }
 
 fn server() -> Arc<DirectoryServer> {
@@ -80,11 +80,11 @@ async fn nothing_new_a_difference_or_the_whole() {
             panic!("no difference");
         };
         assert!(bytes.len() < newest.bytes().len());
-        let made = apply(base, &bytes, server.network()).unwrap();
+        let made = apply(base, &bytes, &server.network()).unwrap();
         assert_eq!(made.bytes(), newest.bytes());
         // Twice asked, once made.
         ask(&server, DirRequest::newer(base.digest())).await;
-        let fetched = fetch_newer(open(&server, None), server.network(), Some(base), SOON).await;
+        let fetched = fetch_newer(open(&server, None), &server.network(), Some(base), SOON).await;
         assert_eq!(fetched.unwrap().unwrap().digest(), newest.digest());
     }
     assert_eq!(server.differences.count(), 2);
@@ -132,7 +132,13 @@ async fn an_address_that_asks_too_often_is_told_to_come_later() {
     tokio::task::yield_now().await;
     assert!(is_busy(&ask(None).await));
     // An upload is still heard: it has a queue of its own.
-    let vote = fetch(open(&server, None), DirRequest::send_vote("x"), CAP, SOON).await;
+    let vote = fetch(
+        open(&server, None),
+        DirRequest::send_signature("x"),
+        CAP,
+        SOON,
+    )
+    .await;
     assert!(matches!(vote, Err(FetchError::Refused { status: 403, .. })));
     idle.extend((0..8).map(|_| open(&server, None)));
     tokio::task::yield_now().await;

@@ -6,15 +6,12 @@ use cepa_common::dir::{
     Clock, Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, NetworkHandle,
     Params, StoreError,
 };
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 
 use super::admission::Admission;
 use super::differences::Differences;
 use super::padding::Places;
 use crate::authority::AuthorityHandle;
-
-/// Votes being received at once: a vote is large, and who sends it is known at its end only (S20).
-const MAX_VOTE_UPLOADS: usize = 8;
 
 /// The consensuses that a relay holds and serves, and the authority that takes uploads, if it is one.
 #[derive(Debug)]
@@ -23,7 +20,6 @@ pub struct DirectoryServer {
     clock: Clock,
     store: watch::Sender<Arc<ConsensusStore>>,
     authority: Option<AuthorityHandle>,
-    vote_uploads: Semaphore,
     padding: Places,
     pub(super) differences: Differences,
     pub(super) admission: Admission,
@@ -37,13 +33,11 @@ impl DirectoryServer {
         authority: Option<AuthorityHandle>,
     ) -> Arc<Self> {
         let store = watch::Sender::new(Arc::new(ConsensusStore::new()));
-        let vote_uploads = Semaphore::new(MAX_VOTE_UPLOADS);
         Arc::new(Self {
             network: network.into(),
             clock,
             store,
             authority,
-            vote_uploads,
             padding: Places::default(),
             differences: Differences::new(),
             admission: Admission::default(),
@@ -123,10 +117,5 @@ impl DirectoryServer {
     /// The places for answers of padding.
     pub(super) fn padding(&self) -> &Places {
         &self.padding
-    }
-
-    /// Leave to receive a vote; `None` when too many are being received.
-    pub(super) fn vote_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.vote_uploads.try_acquire().ok()
     }
 }

@@ -18,6 +18,9 @@ use crate::authority::{
     AuthorityTask, MemorySigningRecord, ReachabilityProbe, authority_queue, run,
 };
 
+#[path = "voting_tests.rs"]
+mod voting;
+
 const START_MS: u64 = 1_900_000_000_300;
 const SOON: Duration = Duration::from_secs(5);
 
@@ -197,13 +200,12 @@ async fn refusals_by_status() {
     let authority = world.authority(1);
     let cache = DirectoryServer::new(Arc::clone(&world.network), world.clock.clone(), None);
     assert_eq!(status(ask(&cache, DirRequest::consensus(None)).await), 503);
-    assert_eq!(status(ask(&cache, DirRequest::send_vote("x")).await), 403);
     assert_eq!(
-        status(ask(&authority, DirRequest::publish_descriptor("x")).await),
-        400
+        status(ask(&cache, DirRequest::send_signature("x")).await),
+        403
     );
     assert_eq!(
-        status(ask(&authority, DirRequest::send_vote("x")).await),
+        status(ask(&authority, DirRequest::publish_descriptor("x")).await),
         400
     );
     assert_eq!(
