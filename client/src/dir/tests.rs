@@ -129,8 +129,8 @@ async fn silent_relays_send_the_client_back_to_the_authorities() {
 #[tokio::test(start_paused = true)]
 async fn never_older_never_other_across_restarts() {
     let (network, shelves) = (network(), Shelves::default());
-    let disk = std::env::temp_dir().join(format!("cepa-client-dir-{}", std::process::id()));
-    std::fs::create_dir_all(&disk).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().to_owned();
     let held = consensus(&network, START + 10, &[10]);
     shelves.put(1, held.bytes());
     let (directory, task) = start(&network, &shelves, START + 10, Some(disk.clone()));
@@ -175,7 +175,9 @@ async fn never_older_never_other_across_restarts() {
     shelves.remove(11);
     shelves.put(1, consensus(&network, START, &[10]).bytes());
     let (directory, task) = start(&network, &shelves, START + 12, Some(disk.clone()));
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut progress = directory.progress();
+    let failed = |step: &BootstrapProgress| matches!(step, BootstrapProgress::Failed { .. });
+    progress.wait_for(failed).await.unwrap();
     assert!(directory.consensus().borrow().is_none());
     let reason = directory.progress().borrow().clone();
     assert!(format!("{reason:?}").contains("older"), "{reason:?}");
@@ -187,7 +189,6 @@ async fn never_older_never_other_across_restarts() {
     while std::fs::read(&file).unwrap() == b"soup" {
         tokio::task::yield_now().await;
     }
-    std::fs::remove_dir_all(&disk).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

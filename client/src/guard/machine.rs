@@ -113,9 +113,14 @@ impl GuardSet {
         let refreshed = view.refresh(&mut self.sample, rng);
         let extended = view.extend(&mut self.sample, rng);
         self.changed |= refreshed || extended;
+        // One that left and was drawn again in the same step is a new guard: it was never used.
         let sample = &self.sample;
-        self.confirmed
-            .retain(|relay| sample.iter().any(|guard| guard.identity == *relay));
+        let is_used = |relay: &RelayId| {
+            sample
+                .iter()
+                .any(|g| g.identity == *relay && g.confirmed.is_some())
+        };
+        self.confirmed.retain(is_used);
         self.choose_primaries();
     }
 

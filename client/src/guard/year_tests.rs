@@ -161,8 +161,8 @@ fn a_year_of_few_guards() {
     }
     monthly.sort_unstable();
     main_share.sort_by(f64::total_cmp);
-    // All that were used in a month, if for a single hour.
-    assert!(monthly[monthly.len() / 2] <= 2, "{monthly:?}");
+    // All that were used in a month, if for a single hour: the guard, its stand-in, and a change of guards.
+    assert!(monthly[monthly.len() / 2] <= 3, "{monthly:?}");
     assert!(monthly[monthly.len() - 1] <= 4, "{monthly:?}");
     // And most hours go through one.
     assert!(main_share[main_share.len() / 2] > 0.7, "{main_share:?}");
