@@ -34,9 +34,10 @@ fn fetches(socks: SocketAddr, server: SocketAddr, seed: u64) -> bool {
 fn trace(own: &OwnNetwork) -> Option<Vec<String>> {
     let done = own.cepa(&["trace", "--network", NETWORK]);
     let text = String::from_utf8(done.stdout).unwrap();
-    // A head, then a line for each hop: number, nickname, identity.
+    // A head, then a line for each hop, the identity in it.
     let hops = text.lines().skip(1);
-    let hops = hops.map(|line| line.split_whitespace().nth(2).map(str::to_owned));
+    let identity = |word: &&str| word.len() == 64;
+    let hops = hops.map(|line| line.split_whitespace().find(identity).map(str::to_owned));
     hops.collect::<Option<Vec<_>>>()
         .filter(|hops| hops.len() == 3)
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use cepa_client::path::{PathRequest, PathSelector, Target};
 use cepa_common::dir::{
     Authority, Consensus, ConsensusBody, Entry, ExitPolicy, Flags, Lifetime, NetworkDraft,
-    NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus,
+    NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, apply, diff,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::onion::Suite;
@@ -38,8 +38,11 @@ fn main() {
     if std::env::var_os("CEPA_SCALE_ONE").is_some() {
         return measure(sizes[0]);
     }
-    println!("| relays | bytes | a relay | parse and verify, ms | memory, MiB | paths a second |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| relays | bytes | a relay | parse and verify, ms | memory, MiB | tables, ms | paths a second \
+         | difference, bytes | made in, ms | applied in, ms | first day, MiB | later days, MiB |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     let sizes = if sizes.is_empty() {
         SIZES.to_vec()
     } else {
@@ -57,23 +60,50 @@ fn main() {
 fn measure(relays: usize) {
     let network = network();
     let mut rng = StdRng::seed_from_u64(7);
-    let bytes = document(&network, &mut rng, relays);
+    let relays_now = entries(&mut rng, relays);
+    let bytes = sign(&network, NOON, relays_now.clone());
     // The first parse brings the code and the allocator's arenas in; memory is counted from there.
-    drop(SignedConsensus::parse_and_verify(&document(&network, &mut rng, 10), &network).unwrap());
+    let small = sign(&network, NOON, entries(&mut rng, 10));
+    drop(SignedConsensus::parse_and_verify(&small, &network).unwrap());
     let before = resident_bytes();
     let consensus = SignedConsensus::parse_and_verify(&bytes, &network).unwrap();
     let memory = resident_bytes().saturating_sub(before);
     let parse = cpu_median(5, || {
         black_box(SignedConsensus::parse_and_verify(&bytes, &network).unwrap());
     });
+    let tables = cpu_median(5, || {
+        black_box(PathSelector::new(Arc::clone(&consensus)));
+    });
     let paths = paths_per_second(&consensus, &mut rng);
+    let later = sign(&network, NOON + 3_600, an_hour_later(&relays_now, &mut rng));
+    let later = SignedConsensus::parse_and_verify(&later, &network).unwrap();
+    let made = cpu_median(5, || {
+        black_box(diff(&consensus, &later).unwrap());
+    });
+    let difference = diff(&consensus, &later).unwrap();
+    let applied = cpu_median(5, || {
+        black_box(apply(&consensus, &difference, &network).unwrap());
+    });
+    let day = 24 * difference.len();
     println!(
-        "| {relays} | {} | {} | {:.1} | {:.1} | {paths:.0} |",
+        "| {relays} | {} | {} | {:.1} | {:.1} | {:.2} | {paths:.0} | {} ({:.1} %) | {:.1} | {:.1} | {:.1} | {:.1} |",
         bytes.len(),
         bytes.len() / relays,
-        parse.as_secs_f64() * 1e3,
+        millis(parse),
         mib(memory),
+        millis(tables),
+        difference.len(),
+        100.0 * f64::from(u32::try_from(difference.len()).unwrap())
+            / f64::from(u32::try_from(bytes.len()).unwrap()),
+        millis(made),
+        millis(applied),
+        mib(bytes.len() + day),
+        mib(day),
     );
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn paths_per_second(consensus: &Arc<Consensus>, rng: &mut StdRng) -> f64 {
@@ -141,14 +171,17 @@ fn network() -> NetworkFile {
     draft.finish().unwrap()
 }
 
-/// A consensus that all authorities signed.
-fn document(network: &NetworkFile, rng: &mut StdRng, relays: usize) -> Vec<u8> {
+/// When the first consensus is made.
+const NOON: u64 = 1_800_000_000;
+
+fn entries(rng: &mut StdRng, relays: usize) -> Vec<Entry> {
     let policies = policies();
     let mut entries: Vec<Entry> = (0..relays).map(|n| entry(n, &policies, rng)).collect();
     entries.sort_by_key(|entry| entry.identity);
-    sign(network, 1_800_000_000, entries)
+    entries
 }
 
+/// A consensus that all authorities signed.
 fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8> {
     let lifetime = Lifetime {
         valid_after,
@@ -237,7 +270,6 @@ fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
 }
 
 /// What an hour changes: some relays leave, as many come, a tenth of the weights move.
-#[expect(dead_code, reason = "used by the rows on differences")]
 fn an_hour_later(entries: &[Entry], rng: &mut StdRng) -> Vec<Entry> {
     let moved = entries.len() * CHURN_PERCENT / 100;
     let policies = policies();

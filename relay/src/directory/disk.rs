@@ -1,4 +1,4 @@
-//! A relay's consensuses on disk: after a restart it serves and extends at once (docs/protocol.md, 6.14.3).
+//! A relay's consensuses on disk: after a restart it serves and extends at once (docs/protocol.md, 6.14.4).
 //!
 //! One record to a consensus, `consensus-<network id>-<valid_after>`. Nothing here is trusted when it is read: it is
 //! verified as if a stranger had sent it. A file that is lost or damaged costs a fetch.
@@ -132,5 +132,62 @@ impl ConsensusFiles {
             }
             tokio::time::sleep(WRITE_EVERY).await;
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use cepa_common::dir::{Clock, ConsensusBody, Lifetime};
+
+    use super::super::testing::{network, signing_key};
+    use super::*;
+
+    const NOW: UnixSecs = 1_000_000;
+
+    fn server() -> Arc<DirectoryServer> {
+        DirectoryServer::new(network(1), Clock::from_fn(|| NOW * 1_000), None)
+    }
+
+    fn consensus(valid_after: UnixSecs, valid_until: UnixSecs) -> Arc<Consensus> {
+        let network = network(1);
+        let body = ConsensusBody {
+            lifetime: Lifetime {
+                valid_after,
+                fresh_until: valid_after + 10,
+                valid_until,
+            },
+            params: BTreeMap::new(),
+            entries: Vec::new(),
+        };
+        let mut signed = SignedConsensus::unsigned(&body, &network.network_id()).unwrap();
+        signed.sign(&network.network_id(), &signing_key(1)).unwrap();
+        SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), &network).unwrap()
+    }
+
+    #[test]
+    fn what_is_valid_is_there_after_a_restart_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let before = server();
+        let files = ConsensusFiles::new(directory.path(), &before);
+        for valid_after in [NOW - 30, NOW - 20, NOW - 10] {
+            before.offer(consensus(valid_after, NOW + 100)).unwrap();
+            files.sync(&before.snapshot(), NOW);
+        }
+        std::fs::write(directory.path().join("something else"), "x").unwrap();
+        assert_eq!(files.list().len(), 3);
+        // Damage to the newest costs the newest: nothing of it is believed.
+        std::fs::write(files.path(NOW - 10), "soup").unwrap();
+        let after = server();
+        files.load_blocking(&after);
+        let store = after.snapshot();
+        let times: Vec<_> = store.valid(NOW).map(|c| c.lifetime().valid_after).collect();
+        assert_eq!(times, [NOW - 20, NOW - 30]);
+        // What has ended goes, but the newest stays for want of a better one.
+        files.sync(&ConsensusStore::new(), NOW + 200);
+        assert_eq!(files.list().into_iter().collect::<Vec<_>>(), [NOW - 10]);
+        assert!(directory.path().join("something else").exists());
     }
 }
