@@ -16,6 +16,7 @@ mod operator;
 mod period;
 mod record;
 mod relays;
+mod schedule;
 mod slots;
 mod task;
 mod view;

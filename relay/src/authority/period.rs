@@ -18,9 +18,8 @@ use cepa_common::ids::RelayId;
 use super::AuthorityError;
 use super::record::Signed;
 use super::relays::{Probe, Relays};
+use super::schedule::{lifetime_at, lifetime_of};
 
-/// Consensus validity in intervals, at least: the loss of a period or two must not stop a network.
-const MIN_VALID_INTERVALS: u64 = 3;
 /// Valid-afters of which proofs are kept.
 const MAX_PROOF_PERIODS: usize = 32;
 
@@ -580,24 +579,6 @@ impl Authority {
         let mut accepted: Vec<_> = self.period.agreement.accepted().collect();
         accepted.sort();
         accepted
-    }
-}
-
-/// The period that a time belongs to: that of the nearest multiple of the interval.
-fn lifetime_at(params: &Params, now_ms: u64) -> Lifetime {
-    let interval = u64::from(params.vote_interval_seconds);
-    let interval_ms = interval * 1_000;
-    let nearest = now_ms.saturating_add(interval_ms / 2) / interval_ms;
-    lifetime_of(params, nearest * interval)
-}
-
-fn lifetime_of(params: &Params, valid_after: UnixSecs) -> Lifetime {
-    let interval = u64::from(params.vote_interval_seconds);
-    let valid = u64::from(params.consensus_valid_seconds).max(MIN_VALID_INTERVALS * interval);
-    Lifetime {
-        valid_after,
-        fresh_until: valid_after.saturating_add(interval),
-        valid_until: valid_after.saturating_add(valid),
     }
 }
 
