@@ -1,13 +1,15 @@
 //! `cepa authority`: a network of one's own.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use cepa_common::dir::{AddressClass, classify, local_network_params};
 use cepa_common::state::{KeyKind, Trust, load_key, write_whole};
 use clap::{Args, Subcommand};
 
-use super::output::say;
+use super::output::{note, say};
 use super::{CliError, USAGE, now};
 use crate::app::{AppError, SigningKey, read_network};
 use crate::config::{self, Config, keys};
@@ -21,6 +23,16 @@ pub(super) enum Authority {
     Certify(Certify),
 }
 
+/// Parameters that a network on loopback needs; the first of them a network of private addresses.
+const FOR_LOOPBACK: [&str; 6] = [
+    "allow_private_addresses",
+    "subnet_rule",
+    "max_relays_per_address",
+    "max_links_per_address",
+    "directory_connections",
+    "directory_requests_per_minute",
+];
+const FOR_PRIVATE: usize = 2;
 /// Days that a certified signing key is good for, if nobody says otherwise.
 const DAYS: u32 = 90;
 
@@ -99,7 +111,9 @@ pub(super) struct Init {
     /// An authority's name and the address at which others reach it; may be repeated.
     #[arg(long = "authority", value_name = "NAME=ADDR:PORT", required = true, value_parser = parse_authority)]
     authorities: Vec<(String, SocketAddr)>,
-    /// A parameter of the network; may be repeated. docs/protocol.md lists them.
+    /// A parameter of the network; may be repeated. docs/protocol.md lists them. Where an authority's
+    /// address is private or loopback, those that let relays have and share such addresses are set
+    /// and told, unless you set them.
     #[arg(long = "param", value_name = "NAME=NUMBER", value_parser = parse_param)]
     params: Vec<(String, u32)>,
     /// Put the long-term signing keys there, one to a file, instead of into the authorities' state,
@@ -262,7 +276,8 @@ impl Init {
             entries.push(entry);
             signers.push(signing_key);
         }
-        let params = self.params.into_iter().collect();
+        let mut params: BTreeMap<String, u32> = self.params.into_iter().collect();
+        suit_private_addresses(&self.authorities, &mut params);
         let text = sign_network(&self.name, entries, &signers, params)?;
         write(&self.dir.join("network.toml"), &text)?;
         if self.offline_keys.is_some() {
@@ -319,6 +334,36 @@ impl Init {
             .chain([self.dir.join("network.toml")])
             .chain(offline)
             .try_for_each(|path| refuse_to_replace(&path))
+    }
+}
+
+/// Where an authority's address is private the network is: relays have such addresses too, and share ranges; where it
+/// is loopback they share the address as well. What the operator sets himself stays.
+fn suit_private_addresses(
+    authorities: &[(String, SocketAddr)],
+    params: &mut BTreeMap<String, u32>,
+) {
+    let is_private = |ip: IpAddr| classify(ip) == AddressClass::Private;
+    let ips = || authorities.iter().map(|(_, address)| address.ip());
+    let names: &[&str] = if ips().any(|ip| ip.is_loopback()) {
+        &FOR_LOOPBACK
+    } else if ips().any(is_private) {
+        &FOR_LOOPBACK[..FOR_PRIVATE]
+    } else {
+        return;
+    };
+    let local = local_network_params();
+    let mut set = String::new();
+    for name in names {
+        if let Some(value) = local.get(*name).filter(|_| !params.contains_key(*name)) {
+            params.insert((*name).to_owned(), *value);
+            set += &format!(" {name}={value}");
+        }
+    }
+    if !set.is_empty() {
+        note(&format!(
+            "as authorities have private addresses, these parameters are set:{set}"
+        ));
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) struct Round {
 pub(super) struct Outcome {
     /// The newest that may be taken.
     pub(super) newest: Option<Arc<Consensus>>,
-    /// Why not, of the last source that had nothing.
+    /// Why not: the most telling of what the sources say.
     pub(super) error: Option<RoundError>,
     /// Who misbehaved.
     pub(super) blamed: Vec<RelayId>,
@@ -74,6 +74,30 @@ pub(super) struct Outcome {
     pub(super) skew: Option<ClockSkew>,
     /// Valid-until of the newest expired one that was seen.
     pub(super) expired_at: Option<UnixSecs>,
+}
+
+impl RoundError {
+    /// How much it says: who could not be asked says less than who answered.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Fetch(FetchError::Dial(_)) => 0,
+            Self::Fetch(FetchError::Refused { status: 429, .. }) => 1,
+            Self::Fetch(_) => 2,
+            _ => 3,
+        }
+    }
+}
+
+impl Outcome {
+    fn blame_on(&mut self, error: RoundError) {
+        if self
+            .error
+            .as_ref()
+            .is_none_or(|held| error.weight() >= held.weight())
+        {
+            self.error = Some(error);
+        }
+    }
 }
 
 struct Answer {
@@ -184,7 +208,7 @@ impl Round {
             let found = match found {
                 Ok(Some(found)) => found,
                 Ok(None) => {
-                    outcome.error = Some(RoundError::NoNews);
+                    outcome.blame_on(RoundError::NoNews);
                     // Nothing newer than what we hold: of the time of ours.
                     wrong_time.extend(self.held.clone().filter(|held| !held.is_usable(self.now)));
                     continue;
@@ -194,7 +218,7 @@ impl Round {
                         outcome.blamed.extend(who);
                     }
                     outcome.wrong_difference |= matches!(error, FetchError::Difference(_));
-                    outcome.error = Some(error.into());
+                    outcome.blame_on(error.into());
                     continue;
                 }
             };
@@ -216,7 +240,7 @@ impl Round {
                         RoundError::Older => outcome.blamed.extend(who),
                         _ => {}
                     }
-                    outcome.error = Some(error);
+                    outcome.blame_on(error);
                 }
             }
         }

@@ -15,7 +15,9 @@ pub enum AuthorityError {
     #[error("a descriptor as new as this is held")]
     NotNewer,
     /// An address that this network does not allow.
-    #[error("a private address in a public network")]
+    #[error(
+        "a private or loopback address, in a network that does not allow them (parameter allow_private_addresses)"
+    )]
     PrivateAddress,
     /// Another relay has this link key.
     #[error("another relay has this link key")]

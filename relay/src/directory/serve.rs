@@ -84,16 +84,25 @@ struct Caller {
 }
 
 impl Caller {
-    /// May this request be answered? Uploads have queues of their own: being busy does not delay a vote.
-    fn is_admitted(self, request: &Request<Incoming>, server: &DirectoryServer) -> bool {
+    /// Why this request is not answered now. Uploads have queues of their own: being busy does not delay a vote.
+    fn refusal(
+        self,
+        request: &Request<Incoming>,
+        server: &DirectoryServer,
+    ) -> Option<(StatusCode, &'static str)> {
         if request.method() != Method::GET {
-            return true;
+            return None;
         }
-        let may_ask = |peer| {
-            let now_ms = server.clock().now_ms();
-            server.admission.may_ask(peer, &server.params(), now_ms)
-        };
-        self.has_room && self.peer.is_none_or(may_ask)
+        if !self.has_room {
+            return Some((StatusCode::SERVICE_UNAVAILABLE, "busy; come again later"));
+        }
+        let now_ms = server.clock().now_ms();
+        let may_ask = |peer| server.admission.may_ask(peer, &server.params(), now_ms);
+        let too_often = (
+            StatusCode::TOO_MANY_REQUESTS,
+            "your address asks too often; come again later",
+        );
+        (!self.peer.is_none_or(may_ask)).then_some(too_often)
     }
 }
 
@@ -102,8 +111,8 @@ async fn answer(
     server: &DirectoryServer,
     caller: Caller,
 ) -> Response<Full<Bytes>> {
-    if !caller.is_admitted(&request, server) {
-        let mut busy = text(StatusCode::SERVICE_UNAVAILABLE, "busy; come again later");
+    if let Some((status, why)) = caller.refusal(&request, server) {
+        let mut busy = text(status, why);
         let later = HeaderValue::from_static(RETRY_AFTER_SECONDS);
         busy.headers_mut().insert(RETRY_AFTER, later);
         return busy;
