@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use cepa_client::path::{PathRequest, PathSelector, Target};
 use cepa_common::dir::{
-    Authority, Consensus, ConsensusBody, Entry, ExitPolicy, Flags, Lifetime, NetworkDraft,
-    NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, apply, diff,
+    Authority, Consensus, ConsensusBody, DescriptorCache, Entry, ExitPolicy, Flags, Lifetime,
+    NetworkDraft, NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, SignedVote, Vote,
+    VoteEntry, apply, diff,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::onion::Suite;
@@ -35,8 +36,10 @@ fn main() {
         .skip(1)
         .filter_map(|arg| arg.parse().ok())
         .collect();
-    if std::env::var_os("CEPA_SCALE_ONE").is_some() {
-        return measure(sizes[0]);
+    match std::env::var("CEPA_SCALE_ONE").as_deref() {
+        Ok("vote") => return measure_vote(sizes[0]),
+        Ok(_) => return measure(sizes[0]),
+        Err(_) => {}
     }
     println!(
         "| relays | bytes | a relay | parse and verify, ms | memory, MiB | tables, ms | paths a second \
@@ -48,13 +51,72 @@ fn main() {
     } else {
         sizes
     };
-    for size in sizes {
-        let status = Command::new(std::env::current_exe().unwrap())
-            .arg(size.to_string())
-            .env("CEPA_SCALE_ONE", "1")
-            .status();
-        assert!(status.unwrap().success(), "{size} relays");
+    for size in &sizes {
+        measure_apart(*size, "consensus");
     }
+    println!();
+    println!(
+        "| relays | vote, bytes | a relay | first verified in, ms | again, ms | memory, MiB |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for size in &sizes {
+        measure_apart(*size, "vote");
+    }
+}
+
+fn measure_apart(size: usize, what: &str) {
+    let status = Command::new(std::env::current_exe().unwrap())
+        .arg(size.to_string())
+        .env("CEPA_SCALE_ONE", what)
+        .status();
+    assert!(status.unwrap().success(), "{size} relays");
+}
+
+/// What an authority sends to each other one, and what it costs that one: with descriptors never seen, and seen before.
+fn measure_vote(relays: usize) {
+    let network = network();
+    let mut rng = StdRng::seed_from_u64(7);
+    let policies = policies();
+    let signed = (0..relays).map(|n| {
+        let key = SigningKey::from_bytes(&rng.random());
+        let descriptor = RelayDescriptor {
+            identity: RelayId(key.verifying_key().to_bytes()),
+            bandwidth: 100 << rng.random_range(0..10),
+            published: NOON,
+            ..descriptor(n, &policies, &mut rng)
+        };
+        let signed = descriptor.sign(&network.network_id(), &key).unwrap();
+        (descriptor.identity, signed.bytes().to_vec())
+    });
+    let signed: BTreeMap<RelayId, Vec<u8>> = signed.collect();
+    let entries = signed.into_values().map(|descriptor| VoteEntry {
+        descriptor,
+        flags: Flags::VALID | Flags::RUNNING,
+        measured: Some(rng.random_range(100..100_000)),
+    });
+    let vote = Vote {
+        authority: RelayId(key(101).verifying_key().to_bytes()),
+        lifetime: lifetime(NOON),
+        params: BTreeMap::new(),
+        entries: entries.collect(),
+    };
+    let bytes = vote.sign(&network, &key(1)).unwrap().bytes().to_vec();
+    drop(vote);
+    let cache = DescriptorCache::default();
+    let started = cpu_time();
+    let held = SignedVote::parse_and_verify_cached(&bytes, &network, &cache).unwrap();
+    let first = cpu_time().saturating_sub(started);
+    let again = cpu_median(3, || {
+        black_box(SignedVote::parse_and_verify_cached(&bytes, &network, &cache).unwrap());
+    });
+    drop(held);
+    println!(
+        "| {relays} | {} | {} | {:.0} | {:.1} |",
+        bytes.len(),
+        bytes.len() / relays,
+        millis(first),
+        millis(again),
+    );
 }
 
 fn measure(relays: usize) {
@@ -181,15 +243,18 @@ fn entries(rng: &mut StdRng, relays: usize) -> Vec<Entry> {
     entries
 }
 
-/// A consensus that all authorities signed.
-fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8> {
-    let lifetime = Lifetime {
+fn lifetime(valid_after: u64) -> Lifetime {
+    Lifetime {
         valid_after,
         fresh_until: valid_after + 3_600,
         valid_until: valid_after + 86_400,
-    };
+    }
+}
+
+/// A consensus that all authorities signed.
+fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8> {
     let body = ConsensusBody {
-        lifetime,
+        lifetime: lifetime(valid_after),
         params: BTreeMap::from([("circuit_window_cells".to_owned(), 600)]),
         entries,
     };
@@ -218,8 +283,8 @@ fn policies() -> Vec<PolicySummary> {
         .collect()
 }
 
-/// A relay as they are: a third are exits of a few kinds, half have IPv6, weights are far apart.
-fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
+/// A relay as they are: a third are exits of a few kinds, half have IPv6.
+fn descriptor(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> RelayDescriptor {
     let policy = match n % 3 {
         0 => &policies[rng.random_range(0..policies.len())],
         _ => &policies[0],
@@ -240,7 +305,7 @@ fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
         ];
         addresses.push(SocketAddr::from((ip, 9_001)));
     }
-    let descriptor = RelayDescriptor {
+    RelayDescriptor {
         identity: RelayId(rng.random()),
         key_cert: None,
         onion_key: rng.random(),
@@ -253,8 +318,13 @@ fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
         family: None,
         nickname: format!("relay{n}"),
         version: "0.1.0".to_owned(),
-    };
-    let exit = if policy.is_reject_all() {
+    }
+}
+
+/// The same in a consensus: weights are far apart.
+fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
+    let descriptor = descriptor(n, policies, rng);
+    let exit = if descriptor.policy.is_reject_all() {
         Flags::NONE
     } else {
         Flags::EXIT
@@ -269,7 +339,8 @@ fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
     Entry::new(&descriptor, flags, weight)
 }
 
-/// What an hour changes: some relays leave, as many come, a tenth of the weights move.
+/// What an hour changes: some relays leave, as many come, a tenth of the weights move, and the onion keys that are a
+/// week old are replaced.
 fn an_hour_later(entries: &[Entry], rng: &mut StdRng) -> Vec<Entry> {
     let moved = entries.len() * CHURN_PERCENT / 100;
     let policies = policies();
@@ -281,6 +352,9 @@ fn an_hour_later(entries: &[Entry], rng: &mut StdRng) -> Vec<Entry> {
     for entry in &mut later {
         if rng.random_ratio(1, 10) {
             entry.weight += rng.random_range(1..=entry.weight / 10 + 1);
+        }
+        if rng.random_ratio(1, 7 * 24) {
+            entry.onion_key = rng.random();
         }
     }
     later.sort_by_key(|entry| entry.identity);

@@ -9,8 +9,8 @@ use super::consensus::MAX_ENTRIES;
 use super::{DocError, SignedDescriptor};
 use crate::ids::NetworkId;
 
-/// Descriptors of one network by SHA-256 of the whole document, signature included. What was not asked for while
-/// twenty thousand others were is forgotten. Safe to share: what it answers depends on the bytes alone.
+/// Descriptors of one network by SHA-256 of the whole document, signature included. What was not asked for while as
+/// many others were as a vote may list is forgotten. Safe to share: what it answers depends on the bytes alone.
 #[derive(Debug, Default)]
 pub struct DescriptorCache(Mutex<Generations>);
 
