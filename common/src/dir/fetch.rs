@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, IF_NONE_MATCH};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, IF_NONE_MATCH, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 use super::{
     Consensus, DiffError, Digest, DocError, KnownNetwork, MAX_CONSENSUS_BYTES, SignedConsensus,
@@ -51,6 +52,8 @@ pub enum FetchError {
         status: u16,
         /// What the server said, shortened and printable.
         text: String,
+        /// How long it wants to be left alone, by its `Retry-After`.
+        retry_after: Option<Duration>,
     },
     /// The connection could not be opened.
     #[error("connection failed: {0}")]
@@ -86,6 +89,33 @@ impl FetchError {
             Self::Refused { .. } | Self::Dial(_) | Self::Request => false,
         }
     }
+
+    /// How long a server that is busy, or asked too often, wants to be left alone; `None` for any other failure.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused {
+                status: 429 | 503,
+                retry_after,
+                ..
+            } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// How much of an answer has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes of its body so far.
+    pub bytes: usize,
+    /// Bytes of the whole body, where the server has announced them.
+    pub announced: Option<usize>,
+}
+
+/// A `Retry-After` in seconds (RFC 9110, section 10.2.3); a date, which takes a clock to read, is none.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    seconds.parse().ok().map(Duration::from_secs)
 }
 
 /// What to ask a directory server.
@@ -96,6 +126,7 @@ pub struct DirRequest {
     held: Option<Digest>,
     takes_difference: bool,
     body: Bytes,
+    received: watch::Sender<Received>,
 }
 
 impl DirRequest {
@@ -107,7 +138,15 @@ impl DirRequest {
             held,
             takes_difference: false,
             body: Bytes::new(),
+            received: watch::Sender::default(),
         }
+    }
+
+    /// Tells `received` how much of the answer has come.
+    #[must_use]
+    pub fn tell(mut self, received: watch::Sender<Received>) -> Self {
+        self.received = received;
+        self
     }
 
     /// The newest consensus, unless it is the one held: whole, or what makes it of the one held.
@@ -140,6 +179,7 @@ impl DirRequest {
             held: None,
             takes_difference: false,
             body: Bytes::new(),
+            received: watch::Sender::default(),
         }
     }
 
@@ -150,6 +190,7 @@ impl DirRequest {
             held: None,
             takes_difference: false,
             body,
+            received: watch::Sender::default(),
         }
     }
 
@@ -210,6 +251,7 @@ where
     let takes_difference = request.takes_difference;
     let held = request.held;
     let is_upload = !request.body.is_empty();
+    let received = request.received.clone();
     let request = request.build()?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(io)).await?;
@@ -224,26 +266,31 @@ where
         };
         let status = response.status();
         let base = response.headers().get(DELTA_BASE).cloned();
+        let retry_after = retry_after(response.headers());
         let body = response.into_body();
         match status {
             StatusCode::NOT_MODIFIED if held.is_some() => Ok(DirResponse::NotModified),
-            StatusCode::OK => Ok(DirResponse::Ok(collect(body, cap).await?)),
+            StatusCode::OK => Ok(DirResponse::Ok(collect(body, cap, &received).await?)),
             StatusCode::IM_USED if takes_difference => {
                 let tag = held.map(|held| format!("\"{held}\"")).unwrap_or_default();
                 // From a base that was not offered: refused before it is read.
                 if base.is_none_or(|base| base != tag.as_str()) {
                     return Err(FetchError::Unasked);
                 }
-                Ok(DirResponse::Difference(collect(body, cap).await?))
+                Ok(DirResponse::Difference(
+                    collect(body, cap, &received).await?,
+                ))
             }
             status if status.is_success() || status.is_redirection() => Err(FetchError::Unasked),
             _ => {
-                let body = collect(body, MAX_TEXT_BYTES).await.unwrap_or_default();
+                let body = collect(body, MAX_TEXT_BYTES, &watch::Sender::default()).await;
+                let body = body.unwrap_or_default();
                 let text = String::from_utf8_lossy(&body);
                 let text = text.chars().filter(|c| !c.is_control()).collect();
                 Err(FetchError::Refused {
                     status: status.as_u16(),
                     text,
+                    retry_after,
                 })
             }
         }
@@ -260,7 +307,12 @@ where
 }
 
 /// Reads a body of at most `cap` bytes; each piece must come in time (S22).
-async fn collect(mut body: Incoming, cap: usize) -> Result<Bytes, FetchError> {
+async fn collect(
+    mut body: Incoming,
+    cap: usize,
+    received: &watch::Sender<Received>,
+) -> Result<Bytes, FetchError> {
+    let exact = body.size_hint().exact();
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > cap {
         return Err(FetchError::TooLarge(cap));
@@ -278,6 +330,10 @@ async fn collect(mut body: Incoming, cap: usize) -> Result<Bytes, FetchError> {
             return Err(FetchError::TooLarge(cap));
         }
         bytes.extend_from_slice(&data);
+        received.send_replace(Received {
+            bytes: bytes.len(),
+            announced: exact.and_then(|exact| usize::try_from(exact).ok()),
+        });
     }
 }
 
@@ -295,14 +351,20 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     N: KnownNetwork + ?Sized,
 {
-    match fetch(
-        io,
-        DirRequest::consensus(held),
-        MAX_CONSENSUS_BYTES,
-        deadline,
-    )
-    .await?
-    {
+    whole(io, network, DirRequest::consensus(held), deadline).await
+}
+
+async fn whole<S, N>(
+    io: S,
+    network: &N,
+    request: DirRequest,
+    deadline: Duration,
+) -> Result<Option<Arc<Consensus>>, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    N: KnownNetwork + ?Sized,
+{
+    match fetch(io, request, MAX_CONSENSUS_BYTES, deadline).await? {
         DirResponse::NotModified => Ok(None),
         DirResponse::Ok(bytes) => {
             let network = network.for_document(&bytes);
@@ -326,10 +388,28 @@ pub async fn fetch_newer<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    fetch_newer_watched(io, network, held, deadline, watch::Sender::default()).await
+}
+
+/// The same, and tells `received` how much has come.
+///
+/// # Errors
+/// As [`fetch_newer`].
+pub async fn fetch_newer_watched<S>(
+    io: S,
+    network: &impl KnownNetwork,
+    held: Option<&Consensus>,
+    deadline: Duration,
+    received: watch::Sender<Received>,
+) -> Result<Option<Arc<Consensus>>, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let Some(held) = held else {
-        return fetch_consensus(io, network, None, deadline).await;
+        let request = DirRequest::consensus(None).tell(received);
+        return whole(io, network, request, deadline).await;
     };
-    let request = DirRequest::newer(held.digest());
+    let request = DirRequest::newer(held.digest()).tell(received);
     match fetch(io, request, MAX_CONSENSUS_BYTES, deadline).await? {
         DirResponse::NotModified => Ok(None),
         DirResponse::Ok(bytes) => {

@@ -80,8 +80,8 @@ pub use endorsement::{Endorsement, MAX_ENDORSEMENT_BYTES, UnverifiedEndorsement}
 pub use error::{DocError, NetworkFileError};
 #[cfg(feature = "net")]
 pub use fetch::{
-    A_IM, DELTA_BASE, DIFFERENCE_CODING, DirRequest, DirResponse, FetchError, IM, fetch,
-    fetch_consensus, fetch_newer, upload,
+    A_IM, DELTA_BASE, DIFFERENCE_CODING, DirRequest, DirResponse, FetchError, IM, Received, fetch,
+    fetch_consensus, fetch_newer, fetch_newer_watched, upload,
 };
 pub use flags::Flags;
 #[cfg(feature = "net")]

@@ -80,5 +80,6 @@ async fn post(
     Err(FetchError::Refused {
         status: status.as_u16(),
         text: text.chars().filter(|c| !c.is_control()).collect(),
+        retry_after: None,
     })
 }

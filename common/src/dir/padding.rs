@@ -65,6 +65,7 @@ async fn take(
         return Err(FetchError::Refused {
             status: response.status().as_u16(),
             text: String::new(),
+            retry_after: None,
         });
     }
     let mut got = 0;

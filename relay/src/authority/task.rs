@@ -435,7 +435,7 @@ async fn send_until_answered(
         match attempt.await {
             Ok(()) => return,
             // An answer is an answer, but for "busy".
-            Err(FetchError::Refused { status, text }) if !matches!(status, 429 | 503) => {
+            Err(FetchError::Refused { status, text, .. }) if !matches!(status, 429 | 503) => {
                 tracing::debug!(status, text, "authority refused a document");
                 return;
             }

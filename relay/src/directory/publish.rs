@@ -160,6 +160,7 @@ impl Target {
                 Err(FetchError::Refused {
                     status: status @ 400..=499,
                     text,
+                    ..
                 }) => {
                     let authority = &self.authority.name;
                     tracing::warn!(authority, status, text, "authority refused the descriptor");
