@@ -15,8 +15,11 @@ use cepa_common::onion::Suite;
 use cepa_common::state::{KeyKind, StateDir, StateError, Trust};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use crate::clients;
 use crate::config::{self, Config, SuiteChoice};
+use crate::control::Control;
 use crate::measure::{self, Measurer};
 
 use cepa_common::dir::{Consensus, NetworkFile, NetworkHandle, RevisionStore};
@@ -110,18 +113,26 @@ pub(crate) struct Progress {
     pub(crate) percent: u8,
     /// What happens now.
     pub(crate) what: String,
+    /// It is a step within a step: nothing for a log.
+    pub(crate) is_detail: bool,
+    /// What was found to be wrong, the first first.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A node that runs.
 pub(crate) struct Node {
     client: Option<client::Client>,
-    front: Option<client::Front>,
+    /// What the client tells.
+    events: Option<client::BootstrapEvents>,
+    fronts: Vec<client::Front>,
+    /// Answers over the control socket.
+    control: Option<JoinHandle<()>>,
     relay: Option<relay::RelayHandle>,
     measurer: Option<Measurer>,
     /// Keeps the state directory locked until all else has stopped.
     _state: StateDir,
     /// Where applications connect, if the node is a client.
-    pub(crate) socks: Option<SocketAddr>,
+    pub(crate) socks: Vec<SocketAddr>,
     /// Who the node is to other relays, if it is a relay.
     pub(crate) identity: Option<RelayId>,
 }
@@ -160,12 +171,14 @@ impl Node {
         };
         let mut node = Self {
             client: None,
-            front: None,
+            events: None,
+            fronts: Vec::new(),
+            control: None,
             identity: relay.as_ref().map(relay::RelayHandle::identity),
             relay,
             measurer,
             _state: state,
-            socks: None,
+            socks: Vec::new(),
         };
         if let Err(error) = node.start_client(config, network, progress).await {
             node.stop().await;
@@ -183,36 +196,69 @@ impl Node {
         let Some(settings) = &config.client else {
             return Ok(());
         };
-        // The port comes first: whether it is free is the one thing that we know at once.
-        let listener =
-            TcpListener::bind(settings.socks)
-                .await
-                .map_err(|source| AppError::Listen {
-                    address: settings.socks,
-                    source,
-                })?;
-        self.socks = listener.local_addr().ok();
+        // The ports come first: whether they are free is the one thing that we know at once.
+        let mut listeners = vec![(bind(settings.socks).await?, &settings.isolate)];
+        for more in &settings.listeners {
+            let isolate = more.isolate.as_ref().unwrap_or(&settings.isolate);
+            listeners.push((bind(more.address).await?, isolate));
+        }
+        let control = self.listen_to_owner();
         let options = client::ClientOptions {
             network,
             network_file: Some(config.network.file.clone()),
             state_dir: Some(self._state.room(CLIENT_ROOM)?),
-            isolate_by: Default::default(),
-            progress: None,
+            isolate_by: clients::isolate_by(&settings.isolate),
         };
-        let client = bootstrap(options, progress).await?;
+        let (client, events) = clients::bootstrap(options, progress).await?;
         let front = client::front::FrontOptions {
             allow_private: settings.allow_private,
             ..Default::default()
         };
-        self.front = Some(client.serve_front(listener, front));
+        for (listener, isolate) in listeners {
+            self.socks.extend(listener.local_addr().ok());
+            let by = clients::isolate_by(isolate);
+            self.fronts.push(client.serve_front_by(by, listener, front));
+        }
+        self.control = control.map(|control| {
+            let handler = clients::handler(client.clone());
+            tokio::spawn(control.serve(handler))
+        });
         self.client = Some(client);
+        self.events = Some(events);
         Ok(())
+    }
+
+    /// The control socket. A client without one is of use as well: that there is none is said, and no more.
+    fn listen_to_owner(&self) -> Option<Control> {
+        let control = Control::listen(self._state.path());
+        control
+            .inspect_err(|error| {
+                tracing::warn!(%error, "`cepa status` and `cepa new-identity` will not find this client");
+            })
+            .ok()
+    }
+
+    /// What the client has to say to its owner next. Never completes where there is no client.
+    pub(crate) async fn news(&mut self) -> String {
+        if let Some(events) = &mut self.events {
+            while let Some(event) = events.next().await {
+                if let Some(line) = clients::line(&event) {
+                    return line;
+                }
+            }
+        }
+        std::future::pending().await
     }
 
     /// Stops every role, sources of work first.
     pub(crate) async fn stop(self) {
-        if let Some(front) = self.front {
+        for front in self.fronts {
             front.shutdown().await;
+        }
+        if let Some(control) = self.control {
+            control.abort();
+            // Its socket is gone when it has ended.
+            let _ = control.await;
         }
         if let Some(client) = self.client {
             client.shutdown().await;
@@ -224,6 +270,11 @@ impl Node {
             relay.shutdown().await;
         }
     }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| AppError::Listen { address, source })
 }
 
 /// The network that the file at `path` describes.
@@ -456,10 +507,9 @@ impl Visitor {
             network_file: None,
             state_dir: Some(state.path().to_owned()),
             isolate_by: Default::default(),
-            progress: None,
         };
         Ok(Self {
-            client: bootstrap(options, progress).await?,
+            client: clients::bootstrap(options, progress).await?.0,
             _state: state,
         })
     }
@@ -499,38 +549,4 @@ impl Visitor {
     pub(crate) async fn leave(self) {
         self.client.shutdown().await;
     }
-}
-
-/// Starts a client and tells `progress` how far it is.
-async fn bootstrap(
-    mut options: client::ClientOptions,
-    progress: watch::Sender<Progress>,
-) -> Result<client::Client, AppError> {
-    let (steps, mut seen) = watch::channel(client::dir::BootstrapProgress::Starting);
-    options.progress = Some(steps);
-    let starting = client::Client::bootstrap(options);
-    tokio::pin!(starting);
-    loop {
-        tokio::select! {
-            started = &mut starting => {
-                return started.map_err(|error| AppError::Client(error.to_string()));
-            }
-            Ok(()) = seen.changed() => {
-                progress.send_replace(described(&seen.borrow_and_update()));
-            }
-        }
-    }
-}
-
-fn described(step: &client::dir::BootstrapProgress) -> Progress {
-    use client::dir::BootstrapProgress as Step;
-    let (percent, what) = match step {
-        Step::Starting => (5, "starting".to_owned()),
-        Step::Asking { sources } => (30, format!("asking {sources} directories for a consensus")),
-        Step::Failed { rounds, reason, .. } => {
-            (30, format!("no consensus yet (round {rounds}): {reason}"))
-        }
-        Step::Ready { relays, .. } => (90, format!("holding a consensus of {relays} relays")),
-    };
-    Progress { percent, what }
 }

@@ -9,14 +9,10 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::message::EndReason;
-use cepa_common::dir::{
-    Clock, Consensus, ConsensusConflict, Dial, NetworkFile, NetworkHandle, Reviser, RevisionStore,
-    revise,
-};
+use cepa_common::dir::{Consensus, ConsensusConflict, NetworkFile, NetworkHandle};
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::StreamIo;
-use cepa_common::net::tasks::{Stopper, tasks};
-use cepa_common::net::tls::Tls;
+use cepa_common::net::tasks::Stopper;
 use cepa_common::onion::Suite;
 use cepa_common::stream::{StreamError, Target as StreamTarget, TargetHost};
 use tokio::io::AsyncWrite;
@@ -26,18 +22,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::circuit::build::BuildError;
-use crate::circuit::dir_streams::PoolStreams;
 use crate::circuit::isolation::{IsolateBy, Isolation};
-use crate::circuit::links::Links;
 use crate::circuit::pool::{CircuitError, Pool};
-use crate::dir::{BootstrapProgress, Directory, DirectoryConfig, NoConsensus, directory};
+use crate::dir::{Directory, NoConsensus};
+use crate::events::Reporter;
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
-use crate::guard::Keeper;
 use crate::path::Target;
 use crate::skew::ClockSkew;
 
-/// A consensus must be there within this time.
-const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(60);
 /// A stream must be open within this time, over all tries.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// One circuit has this time to open a stream before another is tried.
@@ -55,8 +47,6 @@ pub struct ClientOptions {
     pub state_dir: Option<PathBuf>,
     /// What keeps streams on different circuits.
     pub isolate_by: IsolateBy,
-    /// Hears how far the start has come.
-    pub progress: Option<watch::Sender<BootstrapProgress>>,
 }
 
 impl ClientOptions {
@@ -67,7 +57,6 @@ impl ClientOptions {
             network_file: None,
             state_dir: None,
             isolate_by: IsolateBy::default(),
-            progress: None,
         }
     }
 }
@@ -100,24 +89,25 @@ pub enum ConnectError {
     TimedOut,
 }
 
-struct Shared {
-    network: NetworkHandle,
-    pool: Arc<Pool>,
-    directory: Directory,
-    skew: ClockSkew,
-    isolate_by: IsolateBy,
-    sessions: AtomicU64,
+pub(crate) struct Shared {
+    pub(crate) network: NetworkHandle,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) directory: Directory,
+    pub(crate) skew: ClockSkew,
+    pub(crate) reporter: Reporter,
+    pub(crate) isolate_by: IsolateBy,
+    pub(crate) sessions: AtomicU64,
     /// Numbers streams, where each is to be alone.
-    streams: AtomicU64,
+    pub(crate) streams: AtomicU64,
 }
 
 /// A client of a network. Clones share its circuits; those from
 /// [`Client::isolated`] share none of them.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
-    session: u64,
-    stopper: Arc<std::sync::Mutex<Option<Stopper>>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) session: u64,
+    pub(crate) stopper: Arc<std::sync::Mutex<Option<Stopper>>>,
 }
 
 /// A hop of a circuit, as [`Client::trace`] measured it.
@@ -140,83 +130,6 @@ pub struct HopReport {
 }
 
 impl Client {
-    /// Joins the network: done once a consensus is held that holds.
-    pub async fn bootstrap(options: ClientOptions) -> Result<Self, ClientError> {
-        let network = options.network;
-        let store = options
-            .state_dir
-            .as_deref()
-            .map(|directory| RevisionStore::new(directory, &network.network_id()));
-        let tls = Tls::client();
-        let (tasks, stopper) = tasks();
-        let dial: Arc<dyn Dial> = Arc::new(tls.clone());
-        let (task, directory) = directory(DirectoryConfig {
-            network: network.clone(),
-            dial: dial.clone(),
-            clock: Clock::system(),
-            cache: options.state_dir.clone(),
-        });
-        tasks.spawn(task.run());
-        let newest = directory.consensus();
-        tasks.spawn(revise(Reviser {
-            network: network.clone(),
-            dial,
-            clock: Clock::system(),
-            consensus: Box::new(move || newest.borrow().clone()),
-            asks_authorities: false,
-            store,
-            file: options.network_file,
-        }));
-        if let Some(progress) = options.progress {
-            let mut steps = directory.progress();
-            tasks.spawn(async move {
-                while steps.changed().await.is_ok() {
-                    let step = steps.borrow_and_update().clone();
-                    if progress.send(step).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        match timeout(BOOTSTRAP_TIMEOUT, directory.usable()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(ClientError::NoConsensus(error.to_string())),
-            Err(_) => return Err(ClientError::NoConsensus(directory.why_none().to_string())),
-        }
-        let (network_id, state_dir) = (network.network_id(), options.state_dir);
-        let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
-        let guards = tokio::task::spawn_blocking(load).await;
-        let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
-        let guards = Arc::new(guards);
-        tasks.spawn(guards.clone().write_changes());
-        let links = Links::new(network.network_id(), tls, tasks.clone());
-        let skew = links.skew().clone();
-        let pool = Pool::new(
-            network.network_id(),
-            links,
-            tasks.clone(),
-            directory.consensus(),
-            guards,
-        );
-        tasks.spawn(pool.clone().look_after());
-        directory.use_circuits(Arc::new(PoolStreams::new(&pool)));
-        let shared = Arc::new(Shared {
-            network,
-            pool,
-            directory,
-            skew,
-            isolate_by: options.isolate_by,
-            sessions: AtomicU64::new(1),
-            streams: AtomicU64::new(0),
-        });
-        let stopper = Arc::new(std::sync::Mutex::new(Some(stopper)));
-        Ok(Self {
-            shared,
-            session: 0,
-            stopper,
-        })
-    }
-
     /// A client on the same network that shares no circuit with any other.
     pub fn isolated(&self) -> Self {
         let session = self.shared.sessions.fetch_add(1, Ordering::Relaxed);
@@ -269,17 +182,42 @@ impl Client {
     pub async fn connect_with(
         &self,
         target: StreamTarget,
+        isolation: Isolation,
+        early: &[u8],
+    ) -> Result<StreamIo, ConnectError> {
+        self.connect_by(self.shared.isolate_by, target, isolation, early)
+            .await
+    }
+
+    /// The same, where other things than the client's keep streams apart.
+    async fn connect_by(
+        &self,
+        by: IsolateBy,
+        target: StreamTarget,
         mut isolation: Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
         if let StreamTarget::Host(host, port) = &target {
             let number = self.shared.streams.fetch_add(1, Ordering::Relaxed);
-            isolation = isolation.with_target(self.shared.isolate_by, host, *port, number);
+            isolation = isolation.with_target(by, host, *port, number);
         }
-        let all_tries = self.try_connect(&target, &isolation, early);
+        let all_tries = async {
+            if !self.shared.reporter.has_joined() {
+                // Still starting: that is worth a wait.
+                let _ = self.shared.directory.usable().await;
+            }
+            self.try_connect(&target, &isolation, early).await
+        };
         timeout(CONNECT_TIMEOUT, all_tries)
             .await
-            .unwrap_or(Err(ConnectError::TimedOut))
+            .unwrap_or_else(|_| Err(self.timed_out()))
+    }
+
+    fn timed_out(&self) -> ConnectError {
+        match self.shared.reporter.has_joined() {
+            true => ConnectError::TimedOut,
+            false => self.shared.directory.why_none().into(),
+        }
     }
 
     async fn try_connect(
@@ -353,7 +291,7 @@ impl Client {
         for hop in &hops {
             let started = Instant::now();
             let builder = match &mut circuit {
-                None => circuit.insert(self.shared.pool.begin(hop).await.map_err(build)?),
+                None => circuit.insert(self.shared.pool.begin_at_guard(hop).await.map_err(build)?),
                 Some(builder) => {
                     self.shared.pool.go_on(builder, hop).await.map_err(build)?;
                     builder
@@ -383,7 +321,18 @@ impl Client {
 
     /// Lets programs in at `listener`, until the front is shut down.
     pub fn serve_front(&self, listener: TcpListener, options: FrontOptions) -> Front {
-        let connector = Arc::new(ClientConnector(self.clone()));
+        self.serve_front_by(self.shared.isolate_by, listener, options)
+    }
+
+    /// The same, where other things than the client's keep the streams of this listener apart.
+    pub fn serve_front_by(
+        &self,
+        by: IsolateBy,
+        listener: TcpListener,
+        options: FrontOptions,
+    ) -> Front {
+        let client = self.clone();
+        let connector = Arc::new(ClientConnector { client, by });
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(front::serve(listener, connector, options, async move {
             // Told to stop, or dropped: both mean the same.
@@ -392,9 +341,13 @@ impl Client {
         Front { stop, task }
     }
 
-    /// Ends all circuits; streams opened later go through new ones.
-    pub fn new_identity(&self) {
-        self.shared.pool.new_identity();
+    /// Retires all circuits at once, those of [`Client::isolated`] clients too: no stream that is opened from now on
+    /// shares one with those before. Streams that are open go on where they are. The guards stay.
+    ///
+    /// Returns how many circuits were retired. Each costs the network a new one: do not call it more often than
+    /// somebody really becomes somebody else.
+    pub fn new_identity(&self) -> usize {
+        self.shared.pool.new_identity()
     }
 
     /// Ends all circuits and links, and waits until they have ended.
@@ -471,7 +424,10 @@ fn is_final(error: StreamError, refusals: usize) -> bool {
     }
 }
 
-struct ClientConnector(Client);
+struct ClientConnector {
+    client: Client,
+    by: IsolateBy,
+}
 
 impl Connector for ClientConnector {
     type Stream = StreamIo;
@@ -484,9 +440,12 @@ impl Connector for ClientConnector {
             Host::Name(name) => StreamTarget::name(&name, port),
         };
         let target = target.ok_or(Failure::GeneralFailure)?;
-        let isolation = Isolation::session(self.0.session)
-            .with_front(self.0.shared.isolate_by, request.isolation);
-        let opened = self.0.connect_with(target, isolation, &request.early).await;
+        let isolation =
+            Isolation::session(self.client.session).with_front(self.by, request.isolation);
+        let opened = self
+            .client
+            .connect_by(self.by, target, isolation, &request.early)
+            .await;
         opened.map_err(|error| {
             if let ConnectError::NoConsensus(why) = &error {
                 // Every stream fails until someone acts: said where people look.

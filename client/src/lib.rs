@@ -24,10 +24,13 @@ mod by_hand;
 pub mod circuit;
 mod client;
 pub mod dir;
+pub mod events;
 pub mod front;
 pub mod guard;
 pub mod path;
 pub mod skew;
+mod start;
 
 pub use by_hand::ByHandError;
 pub use client::{Client, ClientError, ClientOptions, ConnectError, Front, HopReport};
+pub use events::{BootstrapEvent, BootstrapEvents, DirectorySource, Warning};

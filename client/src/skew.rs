@@ -2,9 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cepa_common::dir::{CLOCK_SKEW_SECS, UnixSecs};
 use cepa_common::ids::RelayId;
+
+use crate::dir::About;
 
 /// Relays that have to agree before they are believed: one or two could lie.
 const MIN_RELAYS: usize = 3;
@@ -90,11 +93,14 @@ impl ClockSkew {
         watched.estimate.median()
     }
 
+    /// By how many seconds the clock is ahead, or behind where that is negative, if that is more than five minutes.
+    pub fn wrong_by(&self) -> Option<i64> {
+        self.estimate().filter(|median| is_wrong(*median))
+    }
+
     /// A sentence for people, where the clock seems to be wrong by more than five minutes.
     pub fn advice(&self) -> Option<String> {
-        self.estimate()
-            .filter(|median| is_wrong(*median))
-            .map(advice)
+        self.wrong_by().map(advice)
     }
 }
 
@@ -102,11 +108,12 @@ fn is_wrong(median: i64) -> bool {
     median.unsigned_abs() > CLOCK_SKEW_SECS
 }
 
-fn advice(median: i64) -> String {
+/// What a clock that is ahead by so many seconds, or behind where that is negative, means for people.
+pub(crate) fn advice(median: i64) -> String {
     let direction = if median > 0 { "ahead" } else { "behind" };
     format!(
-        "this computer's clock is about {} seconds {direction}, as several relays say; set it, best by NTP",
-        median.unsigned_abs()
+        "this computer's clock is about {} {direction}, as several relays say; set it, best by NTP, and try again",
+        About(Duration::from_secs(median.unsigned_abs()))
     )
 }
 
@@ -157,12 +164,12 @@ mod tests {
         (1..=3).for_each(|n| say(n, 9_600));
         assert!(
             skew.advice()
-                .is_some_and(|text| text.contains("400 seconds ahead"))
+                .is_some_and(|text| text.contains("7 minutes ahead"))
         );
         (1..=3).for_each(|n| say(n, 10_700));
         assert!(
             skew.advice()
-                .is_some_and(|text| text.contains("700 seconds behind"))
+                .is_some_and(|text| text.contains("12 minutes behind"))
         );
         (1..=3).for_each(|n| say(n, 10_300));
         assert_eq!(skew.advice(), None);

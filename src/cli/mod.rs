@@ -1,5 +1,6 @@
 //! The command line: one file for each command, and what they share.
 
+mod ask;
 mod authority;
 mod consensus;
 mod keys;
@@ -53,6 +54,8 @@ enum Command {
     Testnet(testnet::Testnet),
     Run(run::Run),
     Proxy(proxy::Proxy),
+    Status(ask::StatusCommand),
+    NewIdentity(ask::NewIdentityCommand),
     Relay(relay::Relay),
     #[command(subcommand)]
     Authority(authority::Authority),
@@ -78,6 +81,8 @@ impl Cli {
             Command::Testnet(command) => command.main(&context),
             Command::Run(command) => command.main(&context),
             Command::Proxy(command) => command.main(&context),
+            Command::Status(command) => command.main(),
+            Command::NewIdentity(command) => command.main(),
             Command::Relay(command) => command.main(&context),
             Command::Authority(command) => command.main(),
             Command::Keys(command) => command.main(),

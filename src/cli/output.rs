@@ -63,11 +63,29 @@ impl Meter {
         }
     }
 
+    /// Says a line that stays, above the bar if there is one.
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| note(line)),
+            None => note(line),
+        }
+    }
+
     /// Shows every step that `progress` tells, until its other end is gone.
     pub(crate) async fn follow(&self, mut progress: watch::Receiver<Progress>) {
+        let (mut told, mut shown) = (0, String::new());
         while progress.changed().await.is_ok() {
             let now = progress.borrow_and_update().clone();
-            self.show(now.percent, &now.what);
+            now.warnings
+                .iter()
+                .skip(told)
+                .for_each(|line| self.say(line));
+            told = now.warnings.len();
+            // A log has no use for every step of a download.
+            if now.what != shown && !(now.is_detail && self.bar.is_none()) {
+                self.show(now.percent, &now.what);
+                shown = now.what;
+            }
         }
     }
 }

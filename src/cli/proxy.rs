@@ -7,18 +7,20 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{CliError, Context, NetworkArg, run};
-use crate::config::{self, Config, DEFAULT_SOCKS};
+use crate::config::{self, Config, DEFAULT_SOCKS, IsolateKind};
 
 /// Run a client: applications connect to its port, their traffic goes through three relays.
 ///
 /// The port takes SOCKS 4, 4a and 5 and HTTP CONNECT, whatever comes. Names are resolved at the exit,
 /// never here, if the application lets them through: with curl write socks5h://, not socks5://.
 /// Streams with different SOCKS user names or passwords never share a circuit.
+/// `cepa status` shows how it does, `cepa new-identity` retires all its circuits.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   cepa proxy --network network.toml
   cepa proxy --network network.toml --socks 127.0.0.1:1080
+  cepa proxy --network network.toml --isolate credentials,destination
   curl --proxy socks5h://127.0.0.1:9350 http://example.com/
   git -c http.proxy=socks5h://127.0.0.1:9350 clone http://example.com/x.git
   ssh -o ProxyCommand='nc -X 5 -x 127.0.0.1:9350 %h %p' example.com")]
@@ -34,6 +36,10 @@ pub(super) struct Proxy {
     /// Pass private and loopback addresses on to exits: for local networks.
     #[arg(long)]
     allow_private: bool,
+    /// What keeps streams on different circuits, separated by commas; docs/config.md explains each
+    /// [default: credentials,listener,client,protocol].
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    isolate: Option<Vec<IsolateKind>>,
     /// Directory for what must survive a restart [default: ~/.local/state/cepa/client].
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -56,6 +62,10 @@ impl Proxy {
                 socks: self.socks,
                 allow_remote: self.allow_remote,
                 allow_private: self.allow_private,
+                isolate: self
+                    .isolate
+                    .unwrap_or_else(|| IsolateKind::DEFAULT.to_vec()),
+                ..Default::default()
             }),
             ..Config::default()
         };

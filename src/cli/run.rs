@@ -63,7 +63,7 @@ pub(super) fn start(
 async fn serve(config: Config, exit_with_stdin: bool) -> Result<ExitCode, CliError> {
     let mut stop = listen(exit_with_stdin)?;
     let starting = output::with_meter(async |progress| Node::start(&config, progress).await);
-    let node = tokio::select! {
+    let mut node = tokio::select! {
         // Asked to stop while it starts: dropping what there is stops it.
         cause = stop.requested() => {
             tracing::info!(?cause, "stopped before the node was ready");
@@ -72,7 +72,13 @@ async fn serve(config: Config, exit_with_stdin: bool) -> Result<ExitCode, CliErr
         node = Box::pin(starting) => node?,
     };
     say(&ready_line(&config, &node));
-    let cause = stop.requested().await;
+    let cause = loop {
+        tokio::select! {
+            cause = stop.requested() => break cause,
+            // Said here too, as nobody may be reading the log.
+            news = node.news() => output::note(&news),
+        }
+    };
     tracing::info!(?cause, "stopping");
     if cause == Cause::Interrupt {
         output::note("stopping; press Ctrl-C again to stop at once");
@@ -101,11 +107,16 @@ fn listen(exit_with_stdin: bool) -> Result<Stop, CliError> {
 
 fn ready_line(config: &Config, node: &Node) -> String {
     let mut line = "ready".to_owned();
-    if let Some(socks) = node.socks {
-        line.push_str(&format!(": applications connect to socks5h://{socks}"));
+    for (n, socks) in node.socks.iter().enumerate() {
+        let before = if n == 0 {
+            ": applications connect to"
+        } else {
+            ","
+        };
+        line.push_str(&format!("{before} socks5h://{socks}"));
     }
     if let (Some(relay), Some(identity)) = (&config.relay, node.identity) {
-        let also = if node.socks.is_some() { ";" } else { ":" };
+        let also = if node.socks.is_empty() { ":" } else { ";" };
         line.push_str(&format!(
             "{also} relay {identity} listens on {}",
             relay.listen

@@ -74,6 +74,16 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "false",
                 "Pass private and loopback addresses on to exits instead of refusing them. For local networks.",
             ),
+            key(
+                "isolate",
+                r#"["credentials", "listener", "client", "protocol"]"#,
+                "What keeps streams on different circuits: \"credentials\" (user name and password given to the port), \"listener\" (the port), \"client\" (the application's machine), \"protocol\" (SOCKS 4, 4a, 5, HTTP CONNECT), \"destination\" (the host asked for), \"port\" (the port asked for), \"stream\" (each alone). Each that is added costs circuits.",
+            ),
+            key(
+                "listeners",
+                r#"[{ address = "127.0.0.1:9351", isolate = ["stream"] }]"#,
+                "Further ports like `socks`, each with its own `isolate` if it names one.",
+            ),
         ],
     },
     Section {

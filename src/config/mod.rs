@@ -70,6 +70,51 @@ pub(crate) struct Client {
     pub(crate) allow_remote: bool,
     /// Pass private and loopback addresses on to exits.
     pub(crate) allow_private: bool,
+    /// What keeps streams on different circuits.
+    pub(crate) isolate: Vec<IsolateKind>,
+    /// Further ports like `socks`.
+    pub(crate) listeners: Vec<Listener>,
+}
+
+/// One of `client.listeners`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Listener {
+    /// Where applications connect.
+    pub(crate) address: SocketAddr,
+    /// What keeps the streams of this port on different circuits; that of the client if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) isolate: Option<Vec<IsolateKind>>,
+}
+
+/// Something by which streams differ, and are then kept on different circuits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum IsolateKind {
+    /// User name and password given to the port.
+    Credentials,
+    /// The port that the application came to.
+    Listener,
+    /// The address of the application's machine.
+    Client,
+    /// SOCKS 4, 4a, 5 or HTTP CONNECT.
+    Protocol,
+    /// The host asked for.
+    Destination,
+    /// The port asked for.
+    Port,
+    /// Each stream alone.
+    Stream,
+}
+
+impl IsolateKind {
+    /// What tells different users and programs apart, and no more: isolation by where streams go to would cost many
+    /// circuits, and tell apart what one program does anyway.
+    pub(crate) const DEFAULT: [Self; 4] = [
+        Self::Credentials,
+        Self::Listener,
+        Self::Client,
+        Self::Protocol,
+    ];
 }
 
 /// `[relay]`.
@@ -184,6 +229,8 @@ impl Default for Client {
             socks: DEFAULT_SOCKS,
             allow_remote: false,
             allow_private: false,
+            isolate: IsolateKind::DEFAULT.to_vec(),
+            listeners: Vec::new(),
         }
     }
 }
@@ -329,19 +376,44 @@ const MIN_BANDWIDTH_KIB: u32 = 50;
 impl Client {
     fn check(&self) -> Result<(), ConfigError> {
         // S29: whoever reaches the port uses the network in this client's name.
-        if !self.socks.ip().is_loopback() && !self.allow_remote {
+        for (key, address) in self.addresses() {
+            if !address.ip().is_loopback() && !self.allow_remote {
+                return Err(ConfigError::rule(
+                    key,
+                    format!(
+                        "{address} can be reached from other machines, and everybody there could use this client; \
+                         set client.allow_remote = true if that is wanted",
+                    ),
+                ));
+            }
+        }
+        let ports: Vec<_> = self.addresses().filter(|(_, a)| a.port() != 0).collect();
+        let twice = |n: usize| ports[..n].iter().any(|(_, before)| *before == ports[n].1);
+        if (0..ports.len()).any(twice) {
             return Err(ConfigError::rule(
-                "client.socks",
-                format!(
-                    "{} can be reached from other machines, and everybody there could use this client; \
-                     set client.allow_remote = true if that is wanted",
-                    self.socks
-                ),
+                "client.listeners",
+                "two of the client's ports are the same",
+            ));
+        }
+        if self.listeners.len() > MAX_LISTENERS {
+            return Err(ConfigError::rule(
+                "client.listeners",
+                format!("more than {MAX_LISTENERS} ports are hardly meant"),
             ));
         }
         Ok(())
     }
+
+    /// Every port, the one of `socks` first, with the key that names it.
+    fn addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let more = self.listeners.iter();
+        let more = more.map(|listener| ("client.listeners", listener.address));
+        std::iter::once(("client.socks", self.socks)).chain(more)
+    }
 }
+
+/// Most further ports of a client.
+const MAX_LISTENERS: usize = 64;
 
 impl Relay {
     fn check(&self) -> Result<(), ConfigError> {

@@ -37,6 +37,8 @@ fn every_key_is_read_into_its_place() {
         socks = "127.0.0.2:1"
         allow_remote = true
         allow_private = true
+        isolate = ["destination", "stream"]
+        listeners = [{ address = "127.0.0.2:2", isolate = [] }, { address = "127.0.0.2:3" }]
         [relay]
         listen = "127.0.0.1:2"
         advertise = ["192.0.2.1:2", "[2001:db8::1]:2"]
@@ -77,6 +79,17 @@ fn every_key_is_read_into_its_place() {
             socks: "127.0.0.2:1".parse().unwrap(),
             allow_remote: true,
             allow_private: true,
+            isolate: vec![IsolateKind::Destination, IsolateKind::Stream],
+            listeners: vec![
+                Listener {
+                    address: "127.0.0.2:2".parse().unwrap(),
+                    isolate: Some(Vec::new()),
+                },
+                Listener {
+                    address: "127.0.0.2:3".parse().unwrap(),
+                    isolate: None,
+                },
+            ],
         }),
         relay: Some(Relay {
             listen: "127.0.0.1:2".parse().unwrap(),
@@ -189,6 +202,10 @@ fn a_wrong_type_names_its_key_and_line() {
     for (text, begins) in [
         ("[client]\nsocks = 5\n", "client.socks (line 2): "),
         (
+            "[client]\nisolate = [\"soup\"]\n",
+            "client.isolate (line 2): unknown variant `soup`, expected one of `credentials`",
+        ),
+        (
             "[client]\nsocks = \"localhost\"\n",
             "client.socks (line 2): ",
         ),
@@ -224,6 +241,14 @@ fn rules_name_their_key() {
         (
             "[client]\nsocks = \"0.0.0.0:9350\"\n",
             "client.socks: 0.0.0.0:9350 can be reached",
+        ),
+        (
+            "[client]\nlisteners = [{ address = \"0.0.0.0:1\" }]\n",
+            "client.listeners: 0.0.0.0:1 can be reached",
+        ),
+        (
+            "[client]\n[[client.listeners]]\naddress = \"127.0.0.1:9350\"\n",
+            "client.listeners: two of the client's ports",
         ),
         ("[relay]\n", "relay.advertise: name the address"),
         (

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Circuit;
 use super::pool::Pool;
 use crate::dir::{DirStreamFuture, DirStreams};
+use crate::guard::Purpose;
 use crate::path::Target;
 
 /// Opens directory streams over circuits that are built for one request each.
@@ -30,7 +31,7 @@ impl DirStreams for PoolStreams {
         Box::pin(async move {
             let pool = pool.ok_or(io::ErrorKind::NotConnected)?;
             let careful = |relay: &RelayId| avoid.contains(relay);
-            let built = pool.build(Target::Any, &careful).await;
+            let built = pool.build(Purpose::Directory, Target::Any, &careful).await;
             let circuit = built.map_err(io::Error::other)?;
             let who = circuit.exit().identity;
             let opened = circuit.open(StreamTarget::Directory);

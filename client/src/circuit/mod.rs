@@ -14,6 +14,7 @@ mod liveness;
 pub mod pool;
 pub mod predict;
 mod race;
+mod report;
 pub(crate) mod task;
 pub mod timeout;
 mod upkeep;
@@ -33,6 +34,8 @@ pub struct Circuit {
     hops: Vec<RelayId>,
     exit: Entry,
     built: Instant,
+    /// The identity of the client's that it belongs to: those of an earlier one take no new stream.
+    generation: u64,
     doubted: Arc<AtomicBool>,
 }
 

@@ -1,6 +1,7 @@
 //! Which circuit a stream goes on, and which are built ahead.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,10 @@ use super::predict::Predictor;
 use super::race::MOST_BUILDS;
 use super::task::{CircuitEnd, CircuitTask};
 use super::timeout::BuildTimes;
+use crate::events::{BootstrapEvent, Reporter};
 use crate::guard::{Keeper, Purpose, Verdict};
 use crate::path::{Path, PathError, PathRequest, PathSelector, Target};
+use crate::skew::ClockSkew;
 
 /// One hop must answer within this time, when a circuit is built hop by hop for a user to see.
 const HOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,6 +64,8 @@ pub(super) struct State {
     selector: Option<Arc<PathSelector>>,
     building: HashMap<Isolation, Arc<tokio::sync::Mutex<()>>>,
     pub(super) stopped: bool,
+    /// Counts new identities.
+    pub(super) generation: u64,
 }
 
 /// A client's circuits.
@@ -70,6 +75,7 @@ pub struct Pool {
     pub(super) tasks: Tasks,
     consensus: watch::Receiver<Option<Arc<Consensus>>>,
     guards: Arc<Keeper>,
+    pub(super) reporter: Reporter,
     state: Mutex<State>,
     pub(super) wake: tokio::sync::Notify,
     /// Circuits being built at once.
@@ -78,13 +84,19 @@ pub struct Pool {
 
 /// A guard being tried: however the try ends, also when nobody waits for it any more, it ends.
 struct Attempt<'a> {
-    guards: &'a Keeper,
+    pool: &'a Pool,
     guard: RelayId,
+    /// The guard has answered, and there is more to be built behind it.
+    entered: AtomicBool,
+    built: bool,
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.guards.on_abandoned(&self.guard);
+        self.pool.guards.on_abandoned(&self.guard);
+        if self.entered.load(Ordering::Relaxed) {
+            self.pool.count_circuit(&self.guard, self.built);
+        }
     }
 }
 
@@ -95,6 +107,7 @@ impl Pool {
         tasks: Tasks,
         consensus: watch::Receiver<Option<Arc<Consensus>>>,
         guards: Arc<Keeper>,
+        reporter: Reporter,
     ) -> Arc<Self> {
         Arc::new(Self {
             network,
@@ -109,8 +122,10 @@ impl Pool {
                 selector: None,
                 building: HashMap::new(),
                 stopped: false,
+                generation: 0,
             }),
             guards,
+            reporter,
             wake: tokio::sync::Notify::new(),
             builds: Arc::new(Semaphore::new(MOST_BUILDS)),
         })
@@ -125,6 +140,11 @@ impl Pool {
         self.consensus.borrow().clone()
     }
 
+    /// Wakes when there is another consensus, or none any more.
+    pub(super) fn consensus_news(&self) -> watch::Receiver<Option<Arc<Consensus>>> {
+        self.consensus.clone()
+    }
+
     pub(super) fn max_dirty(&self) -> Duration {
         let seconds = self
             .consensus()
@@ -132,17 +152,56 @@ impl Pool {
         Duration::from_secs(u64::from(seconds))
     }
 
-    /// Ends all circuits; those that are asked for later are new.
-    pub fn new_identity(&self) {
-        for pooled in self.state().circuits.drain(..) {
+    /// Retires all circuits at once: no stream that is opened from now on shares one with those before, not even one
+    /// that is being built. Streams that are open go on; a circuit ends with the last of them, or now if it has none.
+    /// Guards stay, as who changes them often meets a hostile one sooner; what was asked for lately is forgotten.
+    ///
+    /// Returns how many circuits were retired.
+    pub fn new_identity(&self) -> usize {
+        let mut state = self.state();
+        let of_before = state.generation;
+        state.generation += 1;
+        state.predictor = Predictor::new(Instant::now());
+        let live =
+            |pooled: &&Pooled| !pooled.circuit.is_lost() && pooled.circuit.generation == of_before;
+        let retired = state.circuits.iter().filter(live).count();
+        state.circuits.retain(|pooled| {
+            let in_use = pooled.circuit.open_streams() > 0;
+            if !in_use {
+                pooled.circuit.close();
+            }
+            in_use
+        });
+        drop(state);
+        self.wake.notify_one();
+        retired
+    }
+
+    /// Ends all circuits, and every stream on them.
+    pub(crate) fn stop(&self) {
+        let mut state = self.state();
+        state.stopped = true;
+        for pooled in state.circuits.drain(..) {
             pooled.circuit.close();
         }
+        drop(state);
         self.wake.notify_one();
     }
 
-    pub(crate) fn stop(&self) {
-        self.state().stopped = true;
-        self.new_identity();
+    /// Circuits that may take streams: how many, how many of them have carried none yet, and the open streams of all,
+    /// those of retired circuits among them.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let state = self.state();
+        let live = state.circuits.iter().filter(|p| !p.circuit.is_lost());
+        let (mut ready, mut clean, mut streams) = (0, 0, 0);
+        for pooled in live {
+            streams += pooled.circuit.open_streams();
+            if pooled.circuit.generation == state.generation {
+                ready += 1;
+                clean += usize::from(pooled.owner.is_none());
+            }
+        }
+        (ready, clean, streams)
     }
 
     /// A circuit for a stream of `isolation` to `target`, none of whose exits
@@ -167,10 +226,13 @@ impl Pool {
         let guard = turn.lock().await;
         let result = match self.find(isolation, target, avoid) {
             Some(circuit) => Ok(circuit),
-            None => self.build(target, avoid).await.inspect(|circuit| {
-                let owner = Some((isolation.clone(), Instant::now()));
-                self.hold(circuit.clone(), owner);
-            }),
+            None => self
+                .build(Purpose::Data, target, avoid)
+                .await
+                .inspect(|circuit| {
+                    let owner = Some((isolation.clone(), Instant::now()));
+                    self.hold(circuit.clone(), owner);
+                }),
         };
         drop(guard);
         let mut state = self.state();
@@ -183,7 +245,9 @@ impl Pool {
     /// Takes a built circuit in.
     pub(super) fn hold(&self, circuit: Arc<Circuit>, owner: Option<(Isolation, Instant)>) {
         let mut state = self.state();
-        if state.stopped {
+        // One for a stream that is about to be opened is held, though it takes no other: it is looked after.
+        let is_stale = circuit.generation != state.generation && owner.is_none();
+        if state.stopped || is_stale {
             circuit.close();
             return;
         }
@@ -208,9 +272,13 @@ impl Pool {
         let max_dirty = self.max_dirty();
         let mut state = self.state();
         state.circuits.retain(|pooled| !pooled.circuit.is_lost());
+        let generation = state.generation;
         let fits = |pooled: &Pooled| {
             let exit = pooled.circuit.exit();
-            target.is_allowed_by(exit) && !avoid(&exit.identity) && pooled.circuit.has_room()
+            pooled.circuit.generation == generation
+                && target.is_allowed_by(exit)
+                && !avoid(&exit.identity)
+                && pooled.circuit.has_room()
         };
         let owned = state.circuits.iter().find(|pooled| {
             let ours = pooled.owner.as_ref();
@@ -244,6 +312,11 @@ impl Pool {
         Ok(selector)
     }
 
+    /// What relays say of this computer's clock.
+    pub(super) fn skew(&self) -> &ClockSkew {
+        self.links.skew()
+    }
+
     /// The guards that circuits begin at.
     pub fn guards(&self) -> &Arc<Keeper> {
         &self.guards
@@ -255,23 +328,25 @@ impl Pool {
         target: Target,
         avoid: &dyn Fn(&RelayId) -> bool,
     ) -> Result<Path, CircuitError> {
-        self.choose_beside(target, avoid, &|_| false)
+        self.choose_beside(Purpose::Data, target, avoid, &|_| false)
     }
 
     /// The same, with another first hop than those that `not_first` names.
     pub(super) fn choose_beside(
         &self,
+        purpose: Purpose,
         target: Target,
         avoid: &dyn Fn(&RelayId) -> bool,
         not_first: &dyn Fn(&RelayId) -> bool,
     ) -> Result<Path, CircuitError> {
         let selector = self.selector()?;
         self.guards.update(selector.consensus());
+        self.tell_guards();
         let guard = |exit: &Entry| {
             let fits = |guard: &RelayId| {
                 selector.may_share_path(guard, &exit.identity) && !not_first(guard)
             };
-            let choice = self.guards.pick(Purpose::Data, &fits);
+            let choice = self.guards.pick(purpose, &fits);
             choice.map(|choice| choice.identity)
         };
         let avoided = self.state().health.avoided(Instant::now());
@@ -294,17 +369,28 @@ impl Pool {
     ) -> Result<Option<Arc<Circuit>>, BuildError> {
         let guard = hops.first().ok_or(BuildError::Length)?.identity;
         self.guards.on_attempt(&guard);
-        let attempt = Attempt {
-            guards: &self.guards,
+        let mut attempt = Attempt {
+            pool: self,
             guard,
+            entered: AtomicBool::new(false),
+            built: false,
+        };
+        let on_hop = |hop: usize| {
+            // A circuit of one hop has nothing behind its guard that this could fail.
+            attempt.entered.store(hops.len() > 1, Ordering::Relaxed);
+            self.guard_answers(&guard);
+            let hops = hops.len();
+            self.reporter.stage(BootstrapEvent::Circuit { hop, hops });
         };
         // A guard that hangs must not cost every circuit the patience that a far hop deserves.
         let first_hop = (self.state().times.slow_after() * 2).min(HOP_TIMEOUT);
-        let circuit = self.build_within(hops, first_hop).await;
+        let circuit = self.build_within(hops, first_hop, &on_hop).await;
+        attempt.built = circuit.is_ok();
         drop(attempt);
         let circuit = circuit.inspect_err(|error| {
             if error.suspect() == HopIndex(0) {
                 self.guards.on_failure(&guard);
+                self.tell_of_failure(&guard);
             }
         })?;
         loop {
@@ -346,28 +432,33 @@ impl Pool {
 
     /// Builds a circuit through exactly these relays, with ten seconds for each.
     pub async fn build_path(self: &Arc<Self>, hops: &[Entry]) -> Result<Arc<Circuit>, BuildError> {
-        self.build_within(hops, HOP_TIMEOUT).await
+        self.build_within(hops, HOP_TIMEOUT, &|_| {}).await
     }
 
-    /// The same, with so much time for the first.
+    /// The same, with so much time for the first; `on_hop` hears of each, from 1 on.
     async fn build_within(
         self: &Arc<Self>,
         hops: &[Entry],
         first_hop: Duration,
+        on_hop: &(dyn Fn(usize) + Sync),
     ) -> Result<Arc<Circuit>, BuildError> {
+        // Whose it is was decided when it was asked for, whatever happens while it is built.
+        let generation = self.state().generation;
         let (Some(first), Some(exit)) = (hops.first(), hops.last()) else {
             return Err(BuildError::Length);
         };
         let begun = timeout(first_hop, self.begin(first)).await;
         let mut builder = begun.unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))?;
+        on_hop(1);
         let mut rtt = Duration::ZERO;
-        for next in &hops[1..] {
+        for (number, next) in (2..).zip(&hops[1..]) {
             let asked = Instant::now();
             self.go_on(&mut builder, next).await?;
             rtt = asked.elapsed();
+            on_hop(number);
         }
         let identities = hops.iter().map(|hop| hop.identity).collect();
-        self.finish(builder, identities, exit.clone(), rtt)
+        self.finish(builder, identities, exit.clone(), rtt, generation)
     }
 
     fn finish(
@@ -376,6 +467,7 @@ impl Pool {
         hops: Vec<RelayId>,
         exit: Entry,
         rtt: Duration,
+        generation: u64,
     ) -> Result<Arc<Circuit>, BuildError> {
         let streams = Streams::new(builder.mux()?);
         let (link, inbox, circ, layers) = builder.hand_over();
@@ -403,6 +495,7 @@ impl Pool {
             hops,
             exit,
             built: Instant::now(),
+            generation,
             doubted,
         }))
     }

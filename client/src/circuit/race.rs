@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::Circuit;
 use super::build::BuildError;
 use super::pool::{CircuitError, Pool};
+use crate::guard::Purpose;
 use crate::path::Target;
 
 /// Circuits being built at once, by a whole client.
@@ -38,6 +39,7 @@ impl Pool {
     /// A new circuit to `target`, in no pool: its streams are the caller's alone.
     pub(crate) async fn build(
         self: &Arc<Self>,
+        purpose: Purpose,
         target: Target,
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),
     ) -> Result<Arc<Circuit>, CircuitError> {
@@ -74,8 +76,8 @@ impl Pool {
                     // Beside one that hangs, another way in: the first relay may be what hangs.
                     let beside = |relay: &RelayId| running > 0 && entries.contains(relay);
                     let path = self
-                        .choose_beside(target, avoid, &beside)
-                        .or_else(|_| self.choose(target, avoid));
+                        .choose_beside(purpose, target, avoid, &beside)
+                        .or_else(|_| self.choose_beside(purpose, target, avoid, &|_| false));
                     let hops: Vec<Entry> = match path {
                         Ok(path) => path.hops().cloned().collect(),
                         Err(error) if running == 0 => return Err(error),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::pool::Pool;
+use crate::events::BootstrapEvent;
+use crate::guard::Purpose;
 use crate::path::Target;
 
 /// Clean circuits kept ready for each port that was asked for lately.
@@ -23,8 +25,10 @@ impl Pool {
     /// Keeps clean circuits ready and retires old ones, for as long as the client runs.
     pub(crate) async fn look_after(self: Arc<Self>) {
         let mut surroundings = Surroundings::now(self.some_relay());
+        let mut news = self.consensus_news();
         loop {
             self.retire();
+            self.report();
             let now = Surroundings::now(self.some_relay());
             if surroundings.has_changed(&now) {
                 tracing::info!(
@@ -38,16 +42,21 @@ impl Pool {
                 && self.builds.available_permits() >= FREE_BUILDS
                 && self.consensus().is_some()
             {
-                match self.build(target, &|_| false).await {
+                match self.build(Purpose::Data, target, &|_| false).await {
                     Ok(circuit) => {
                         self.hold(circuit, None);
                         continue;
                     }
-                    Err(error) => tracing::debug!(%error, "no circuit could be built ahead"),
+                    Err(error) => {
+                        tracing::debug!(%error, "no circuit could be built ahead");
+                        self.reporter
+                            .stage(BootstrapEvent::NoCircuit(error.to_string()));
+                    }
                 }
             }
             tokio::select! {
                 () = self.wake.notified() => {}
+                Ok(()) = news.changed() => {}
                 () = tokio::time::sleep(UPKEEP) => {}
             }
         }
@@ -87,12 +96,15 @@ impl Pool {
     /// Lets go of circuits that are lost, or old and idle.
     fn retire(&self) {
         let max_dirty = self.max_dirty();
-        self.state().circuits.retain(|pooled| {
+        let mut state = self.state();
+        let generation = state.generation;
+        state.circuits.retain(|pooled| {
             let age = match &pooled.owner {
                 Some((_, since)) => since.elapsed(),
                 None => pooled.circuit.built().elapsed(),
             };
-            let retired = age > max_dirty && pooled.circuit.open_streams() == 0;
+            let is_over = age > max_dirty || pooled.circuit.generation != generation;
+            let retired = is_over && pooled.circuit.open_streams() == 0;
             if retired {
                 pooled.circuit.close();
             }

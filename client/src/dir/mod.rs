@@ -18,6 +18,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use skew::About;
 pub use skew::{ClockSkew, NoConsensus};
 pub use sources::{DirStreamFuture, DirStreams};
 pub use task::{

@@ -4,16 +4,18 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Consensus, ConsensusConflict, ConsensusStatus, Dial, FetchError, NetworkHandle, UnixSecs,
-    fetch_newer,
+    Consensus, ConsensusConflict, ConsensusStatus, Dial, FetchError, NetworkHandle, Received,
+    UnixSecs, fetch_newer_watched,
 };
 use cepa_common::ids::RelayId;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::cache::Mark;
 use super::skew::ClockSkew;
 use super::sources::{DirStreams, Source};
+use crate::events::{BootstrapEvent, DirectorySource, Reporter, Warning};
 
 /// Longest dial and fetch from one source.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
@@ -55,6 +57,7 @@ pub(super) struct Round {
     /// Who is not to be asked.
     pub(super) avoid: Vec<RelayId>,
     pub(super) now: UnixSecs,
+    pub(super) reporter: Reporter,
 }
 
 /// What came of a round.
@@ -66,6 +69,8 @@ pub(super) struct Outcome {
     pub(super) error: Option<RoundError>,
     /// Who misbehaved.
     pub(super) blamed: Vec<RelayId>,
+    /// Who is busy, and how long it wants to be left alone.
+    pub(super) busy: Vec<(RelayId, Duration)>,
     /// A difference was wrong: ask for the whole, elsewhere.
     pub(super) wrong_difference: bool,
     /// Two consensuses for one time.
@@ -134,12 +139,20 @@ impl Round {
     fn ask_one(&self, source: Source) -> impl Future<Output = Answer> + Send + 'static {
         let network = self.network.clone();
         let held = self.held.clone().filter(|_| self.takes_differences);
-        let (known, open) = self.open(source);
+        let (known, name, open) = self.open(source);
+        let reporter = self.is_urgent.then(|| self.reporter.clone());
+        if let Some(reporter) = &reporter {
+            reporter.stage(BootstrapEvent::Connecting(name.clone()));
+        }
         async move {
             let (who, io) = match timeout(FETCH_DEADLINE, open).await {
                 Ok(Ok((who, io))) => (Some(who), io),
                 // Not reached: that is no lie, and with circuits not its fault.
                 Ok(Err(error)) => {
+                    if let Some(reporter) = &reporter {
+                        let (source, reason) = (name, error.to_string());
+                        reporter.warn(Warning::Unreachable { source, reason });
+                    }
                     let found = Err(FetchError::Dial(error));
                     return Answer { who: known, found };
                 }
@@ -149,21 +162,41 @@ impl Round {
                     return Answer { who: known, found };
                 }
             };
-            let found = fetch_newer(io, &network, held.as_deref(), FETCH_DEADLINE).await;
+            let (received, coming) = watch::channel(Received::default());
+            let fetch =
+                fetch_newer_watched(io, &network, held.as_deref(), FETCH_DEADLINE, received);
+            let found = match reporter {
+                Some(reporter) => tokio::select! {
+                    found = fetch => found,
+                    never = tell(coming, name, reporter) => match never {},
+                },
+                None => fetch.await,
+            };
             Answer { who, found }
         }
     }
 
-    fn open(&self, source: Source) -> (Option<RelayId>, super::sources::DirStreamFuture) {
+    fn open(
+        &self,
+        source: Source,
+    ) -> (
+        Option<RelayId>,
+        DirectorySource,
+        super::sources::DirStreamFuture,
+    ) {
         match (source, &self.circuits) {
-            (Source::Circuit, Some(circuits)) => (None, circuits.open(&self.avoid)),
+            (Source::Circuit, Some(circuits)) => {
+                (None, DirectorySource::Circuit, circuits.open(&self.avoid))
+            }
             (Source::Circuit, None) => {
                 let none = std::io::Error::from(std::io::ErrorKind::NotConnected);
-                (None, Box::pin(core::future::ready(Err(none))))
+                let open = Box::pin(core::future::ready(Err(none)));
+                (None, DirectorySource::Circuit, open)
             }
             (
                 Source::Direct {
                     identity,
+                    name,
                     addresses,
                     link_key,
                 },
@@ -171,7 +204,7 @@ impl Round {
             ) => {
                 let dial = self.dial.dial(&addresses, link_key);
                 let open = async move { Ok((identity, dial.await?)) };
-                (Some(identity), Box::pin(open))
+                (Some(identity), name, Box::pin(open))
             }
         }
     }
@@ -217,6 +250,7 @@ impl Round {
                     if error.is_misbehaviour() {
                         outcome.blamed.extend(who);
                     }
+                    outcome.busy.extend(who.zip(error.retry_after()));
                     outcome.wrong_difference |= matches!(error, FetchError::Difference(_));
                     outcome.blame_on(error.into());
                     continue;
@@ -283,4 +317,17 @@ impl Round {
             outcome.skew = ClockSkew::of(newest.lifetime(), self.now);
         }
     }
+}
+
+/// Tells how much of a consensus has come, for as long as anything does.
+async fn tell(
+    mut coming: watch::Receiver<Received>,
+    from: DirectorySource,
+    reporter: Reporter,
+) -> core::convert::Infallible {
+    while coming.changed().await.is_ok() {
+        let received = *coming.borrow_and_update();
+        reporter.receiving(&from, received.bytes, received.announced);
+    }
+    core::future::pending().await
 }

@@ -48,7 +48,7 @@ impl fmt::Display for ClockSkew {
 }
 
 /// A duration in its largest unit.
-struct About(Duration);
+pub(crate) struct About(pub(crate) Duration);
 
 impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

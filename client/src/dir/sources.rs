@@ -5,11 +5,13 @@ use core::time::Duration;
 use std::io;
 use std::net::SocketAddr;
 
-use cepa_common::dir::{Consensus, Flags, NetworkFile, Stream};
+use cepa_common::dir::{Consensus, Flags, NetworkFile, Stream, random_below};
 use cepa_common::ids::RelayId;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::time::Instant;
+
+use crate::events::DirectorySource;
 
 /// Sources asked at once: one that keeps news back is outvoted by two.
 pub(super) const SOURCES: usize = 3;
@@ -19,6 +21,8 @@ const MAX_DISTRUSTED: usize = 128;
 const DISTRUST_FIRST: Duration = Duration::from_secs(600);
 /// Longest distrust.
 const DISTRUST_CAP: Duration = Duration::from_secs(86_400);
+/// A source that says that it is busy is left alone for so long at most, whatever it says (S22).
+const BUSY_CAP: Duration = Duration::from_secs(600);
 
 /// A directory stream that is being opened, and whose it is.
 pub type DirStreamFuture = Pin<Box<dyn Future<Output = io::Result<(RelayId, Stream)>> + Send>>;
@@ -40,6 +44,8 @@ pub(super) enum Source {
     Direct {
         /// Who it is.
         identity: RelayId,
+        /// Who it is, for people.
+        name: DirectorySource,
         /// Where it is.
         addresses: Vec<SocketAddr>,
         /// The key that it proves.
@@ -63,6 +69,8 @@ pub(super) struct Choice<'a> {
 impl Choice<'_> {
     /// With a usable consensus: circuits twice, then its relays directly, then authorities and fallbacks, and again.
     /// Without: authorities and fallbacks, and every other time the relays of an old consensus.
+    ///
+    /// Nobody is asked who is busy; empty when all are.
     pub(super) fn sources(&self, distrust: &mut Distrust, rng: &mut impl Rng) -> Vec<Source> {
         let step = self.failed_rounds % 4;
         let mut found = match (self.is_usable, self.has_circuits) {
@@ -81,11 +89,16 @@ impl Choice<'_> {
         let entries = self.held.map_or(&[][..], |held| held.entries());
         let running: Vec<_> = entries
             .iter()
-            .filter(|e| e.flags.contains(Flags::RUNNING) && !distrust.contains(&e.identity))
+            .filter(|e| {
+                let may_be_asked =
+                    !distrust.contains(&e.identity) && !distrust.is_busy(&e.identity);
+                e.flags.contains(Flags::RUNNING) && may_be_asked
+            })
             .collect();
         let chosen = running.sample(rng, SOURCES);
         let source = |e: &&cepa_common::dir::Entry| Source::Direct {
             identity: e.identity,
+            name: DirectorySource::Relay(e.nickname.clone()),
             addresses: e.addresses.clone(),
             link_key: e.link_key(),
         };
@@ -94,17 +107,25 @@ impl Choice<'_> {
 
     fn authorities(&self, distrust: &mut Distrust, rng: &mut impl Rng) -> Vec<Source> {
         let authorities = self.network.authorities().iter();
-        let authorities = authorities.map(|a| (a.identity, &a.addresses));
+        let authorities = authorities.map(|a| {
+            let name = DirectorySource::Authority(a.name.clone());
+            (a.identity, name, &a.addresses)
+        });
         let fallbacks = self.network.fallbacks().iter();
         let mut all: Vec<_> = authorities
-            .chain(fallbacks.map(|f| (f.identity, &f.addresses)))
+            .chain(fallbacks.map(|f| {
+                let name = DirectorySource::Fallback(f.identity);
+                (f.identity, name, &f.addresses)
+            }))
+            .filter(|(identity, _, _)| !distrust.is_busy(identity))
             .collect();
         all.shuffle(rng);
         // Those who misbehaved come last, not never: there may be no others.
-        all.sort_by_key(|(identity, _)| distrust.contains(identity));
+        all.sort_by_key(|(identity, _, _)| distrust.contains(identity));
         all.truncate(SOURCES);
-        let source = |(identity, addresses): (RelayId, &Vec<SocketAddr>)| Source::Direct {
+        let source = |(identity, name, addresses): (_, _, &Vec<SocketAddr>)| Source::Direct {
             identity,
+            name,
             addresses: addresses.clone(),
             link_key: identity.0,
         };
@@ -120,22 +141,27 @@ struct Distrusted {
 
 /// Who misbehaved lately: bounded, and forgiven with time.
 #[derive(Default)]
-pub(super) struct Distrust(Vec<Distrusted>);
+pub(super) struct Distrust {
+    bad: Vec<Distrusted>,
+    /// Who wants to be left alone, and until when.
+    busy: Vec<(RelayId, Instant)>,
+}
 
 impl Distrust {
     /// Remembers a lie, a stall, or an answer of a wrong size.
     pub(super) fn blame(&mut self, who: RelayId) {
         let now = Instant::now();
-        let index = self.0.iter().position(|held| held.who == who);
-        let strikes = index.map_or(0, |n| self.0.swap_remove(n).strikes);
+        let index = self.bad.iter().position(|held| held.who == who);
+        let strikes = index.map_or(0, |n| self.bad.swap_remove(n).strikes);
         let length = DISTRUST_FIRST.saturating_mul(1 << strikes.min(16));
-        if self.0.len() >= MAX_DISTRUSTED {
-            let soonest = (0..self.0.len()).min_by_key(|n| self.0.get(*n).map(|held| held.until));
+        if self.bad.len() >= MAX_DISTRUSTED {
+            let soonest =
+                (0..self.bad.len()).min_by_key(|n| self.bad.get(*n).map(|held| held.until));
             if let Some(n) = soonest {
-                self.0.swap_remove(n);
+                self.bad.swap_remove(n);
             }
         }
-        self.0.push(Distrusted {
+        self.bad.push(Distrusted {
             who,
             strikes: strikes.saturating_add(1),
             until: now + length.min(DISTRUST_CAP),
@@ -145,17 +171,51 @@ impl Distrust {
     /// Is this one not to be asked now? Forgets those whose last fault is long past.
     pub(super) fn contains(&mut self, who: &RelayId) -> bool {
         let now = Instant::now();
-        self.0.retain(|held| now < held.until + DISTRUST_CAP);
-        self.0
+        self.bad.retain(|held| now < held.until + DISTRUST_CAP);
+        self.bad
             .iter()
             .any(|held| held.who == *who && now < held.until)
     }
 
-    /// All that are not to be asked now.
+    /// All that are not to be asked now, for one reason or the other.
     pub(super) fn list(&self) -> Vec<RelayId> {
         let now = Instant::now();
-        let bad = self.0.iter().filter(|held| now < held.until);
-        bad.map(|held| held.who).collect()
+        let bad = self.bad.iter().filter(|held| now < held.until);
+        let busy = self.busy.iter().filter(|(_, until)| now < *until);
+        bad.map(|held| held.who)
+            .chain(busy.map(|(who, _)| *who))
+            .collect()
+    }
+
+    /// This one is busy and wants to be left alone for so long: no fault, and no reason to come back sooner. It is a
+    /// little longer, so that those who were sent away do not return together (S22).
+    pub(super) fn leave_alone(&mut self, who: RelayId, wanted: Duration, rng: &mut impl Rng) {
+        let now = Instant::now();
+        self.busy
+            .retain(|(held, until)| *held != who && now < *until);
+        if self.busy.len() < MAX_DISTRUSTED {
+            let wait = wanted.min(BUSY_CAP);
+            self.busy
+                .push((who, now + wait + random_below(rng, wait / 4)));
+        }
+    }
+
+    /// Does this one want to be left alone?
+    pub(super) fn is_busy(&self, who: &RelayId) -> bool {
+        let now = Instant::now();
+        self.busy
+            .iter()
+            .any(|(held, until)| held == who && now < *until)
+    }
+
+    /// The time until the first of those that are busy may be asked again.
+    pub(super) fn until_free(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let left = self
+            .busy
+            .iter()
+            .map(|(_, until)| until.saturating_duration_since(now));
+        left.filter(|left| !left.is_zero()).min()
     }
 }
 
@@ -176,7 +236,7 @@ mod tests {
         tokio::time::advance(DISTRUST_FIRST).await;
         assert!(distrust.contains(&who(1)));
         tokio::time::advance(DISTRUST_FIRST + DISTRUST_CAP).await;
-        assert!(!distrust.contains(&who(1)) && distrust.0.is_empty());
+        assert!(!distrust.contains(&who(1)) && distrust.bad.is_empty());
         for n in 0..=255 {
             distrust.blame(who(n));
         }
@@ -186,5 +246,26 @@ mod tests {
         }
         tokio::time::advance(DISTRUST_CAP).await;
         assert!(!distrust.contains(&who(255)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_busy_is_left_alone_for_as_long_as_it_wants_and_no_longer_than_sense() {
+        let (mut distrust, rng) = (Distrust::default(), &mut rand::rng());
+        let (who, minute) = (|n: u8| RelayId([n; 32]), Duration::from_secs(60));
+        assert_eq!(distrust.until_free(), None);
+        distrust.leave_alone(who(1), minute, rng);
+        distrust.leave_alone(who(2), Duration::MAX, rng);
+        assert!(distrust.is_busy(&who(1)) && !distrust.contains(&who(1)));
+        assert_eq!(distrust.list(), [who(1), who(2)]);
+        let left = distrust.until_free().unwrap();
+        assert!(left >= minute && left <= minute * 5 / 4, "{left:?}");
+        tokio::time::advance(left).await;
+        assert!(!distrust.is_busy(&who(1)) && distrust.is_busy(&who(2)));
+        tokio::time::advance(BUSY_CAP * 5 / 4).await;
+        assert!(!distrust.is_busy(&who(2)));
+        // Said again it counts anew, and the list does not grow.
+        (0..=255).for_each(|n| distrust.leave_alone(who(n), minute, rng));
+        (0..=255).for_each(|n| distrust.leave_alone(who(n), minute, rng));
+        assert_eq!(distrust.busy.len(), MAX_DISTRUSTED);
     }
 }

@@ -15,6 +15,7 @@ use super::cache::{Cache, Mark};
 use super::round::{Outcome, Round, RoundError};
 use super::skew::NoConsensus;
 use super::sources::{Choice, DirStreams, Distrust};
+use crate::events::{BootstrapEvent, Reporter, Warning};
 
 /// First wait after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(300);
@@ -33,6 +34,8 @@ pub struct DirectoryConfig {
     pub clock: Clock,
     /// Directory that keeps the newest consensus across restarts; it must exist.
     pub cache: Option<PathBuf>,
+    /// Hears how far it has come.
+    pub reporter: Reporter,
 }
 
 /// How far the client has come, for people to see.
@@ -128,6 +131,8 @@ pub struct DirectoryTask {
     /// The newest that was ever taken, by the disk: it outlives what is held.
     mark: Option<Mark>,
     distrust: Distrust,
+    /// Whoever could be asked is busy for so long.
+    all_busy: Option<Duration>,
     /// The last difference was wrong: the whole is asked for next.
     wants_whole: bool,
     circuits: Arc<OnceLock<Arc<dyn DirStreams>>>,
@@ -154,6 +159,7 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
         held: None,
         mark: None,
         distrust: Distrust::default(),
+        all_busy: None,
         wants_whole: false,
         circuits: Arc::clone(&circuits),
         consensus,
@@ -217,7 +223,9 @@ impl DirectoryTask {
                     } else {
                         &mut idle
                     };
-                    backoff.next(&mut rand::rng())
+                    let wait = backoff.next(&mut rand::rng());
+                    // All who could be asked are busy, and have said for how long.
+                    wait.max(self.all_busy.take().unwrap_or_default())
                 }
             };
             self.sleep(wait).await;
@@ -266,6 +274,12 @@ impl DirectoryTask {
                 relays: usable.entries().len(),
                 valid_after: usable.lifetime().valid_after,
             });
+            let reporter = &self.config.reporter;
+            reporter.stage(BootstrapEvent::Consensus {
+                relays: usable.entries().len(),
+                valid_until: usable.lifetime().valid_until,
+            });
+            reporter.over(|warning| matches!(warning, Warning::Unreachable { .. }));
         } else {
             let lifetime = self.held.as_ref().map(|held| held.lifetime());
             let ended = lifetime
@@ -277,7 +291,9 @@ impl DirectoryTask {
         self.consensus.send_if_modified(|shown| {
             let is_new = digest(shown) != digest(&usable);
             if is_new && usable.is_none() {
-                tracing::error!(why = %*self.why.borrow(), "the consensus may not be used any more");
+                let why = self.why.borrow().clone();
+                tracing::error!(%why, "the consensus may not be used any more");
+                self.config.reporter.stage(BootstrapEvent::Lost(why));
             }
             *shown = usable;
             is_new
@@ -295,6 +311,10 @@ impl DirectoryTask {
             failed_rounds,
         };
         let sources = choice.sources(&mut self.distrust, &mut rand::rng());
+        if sources.is_empty() {
+            self.all_busy = self.distrust.until_free();
+            return false;
+        }
         if is_urgent {
             self.progress.send_replace(BootstrapProgress::Asking {
                 sources: sources.len(),
@@ -310,12 +330,16 @@ impl DirectoryTask {
             is_urgent,
             avoid: self.distrust.list(),
             now: self.config.clock.now_secs(),
+            reporter: self.config.reporter.clone(),
         };
         let mut outcome = round.ask(sources).await;
         self.wants_whole = outcome.wrong_difference;
         for who in outcome.blamed.drain(..) {
             tracing::warn!(cache = %who, "a directory cache misbehaved and is not asked for a while");
             self.distrust.blame(who);
+        }
+        for (who, wanted) in outcome.busy.drain(..) {
+            self.distrust.leave_alone(who, wanted, &mut rand::rng());
         }
         if let Some(conflict) = outcome.conflict.take() {
             self.raise(conflict);
@@ -339,6 +363,8 @@ impl DirectoryTask {
             signed_both = conflict.signed_both.join(", "),
             "two consensuses for one time: the authorities that signed both are broken or hostile"
         );
+        let warning = Warning::TwoConsensuses(conflict.clone());
+        self.config.reporter.warn(warning);
         self.alarm.send_replace(Some(conflict));
     }
 
@@ -354,6 +380,11 @@ impl DirectoryTask {
         if self.consensus.borrow().is_none() {
             let why = self.why.borrow().clone();
             let reason = why.to_string();
+            let waiting = BootstrapEvent::Waiting {
+                rounds,
+                why: why.clone(),
+            };
+            self.config.reporter.stage(waiting);
             self.progress.send_replace(BootstrapProgress::Failed {
                 rounds,
                 reason,

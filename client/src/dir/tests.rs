@@ -40,6 +40,7 @@ pub(super) fn start(
         dial: Arc::new(shelves.clone()),
         clock: virtual_clock(start * 1_000),
         cache,
+        reporter: Default::default(),
     });
     (directory, tokio::spawn(task.run()))
 }

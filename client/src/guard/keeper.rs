@@ -9,15 +9,45 @@ use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::state::record::{self, Generation};
 use tokio::sync::Notify;
 
+use super::bias::{self, BiasLedger, Suspicion};
 use super::machine::{GuardChoice, GuardSet, Purpose, Verdict};
 use super::persist::MAX_STATE_BYTES;
 use super::schedule::Now;
 
 /// The kind of the record on disk.
 const RECORD: &str = "guards";
+/// The kind of the record of what circuits have shown of guards.
+const BIAS_RECORD: &str = "guard circuits";
+/// Circuits counted before they are written to disk: a crash forgets no more.
+const BIAS_WRITE_AFTER: u32 = 16;
+
+/// How a guard does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardHealth {
+    /// Not tried since the start, or since the network changed.
+    Untried,
+    /// It answers.
+    Answers,
+    /// It does not answer.
+    Failing,
+    /// It answers and lets too few circuits be built: another is used instead.
+    Left,
+}
+
+/// A primary guard, for people to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardReport {
+    /// Who it is.
+    pub identity: RelayId,
+    /// How it does.
+    pub health: GuardHealth,
+}
 
 struct Kept {
     set: GuardSet,
+    bias: BiasLedger,
+    /// Circuits counted and not yet on disk.
+    unwritten: u32,
     /// What the set was last brought up to date with.
     consensus: Option<Arc<Consensus>>,
 }
@@ -28,6 +58,7 @@ pub struct Keeper {
     clock: Clock,
     started: Instant,
     path: Option<PathBuf>,
+    bias_path: Option<PathBuf>,
     changed: Notify,
 }
 
@@ -37,14 +68,19 @@ impl Keeper {
     pub fn load(network: NetworkId, directory: Option<&Path>, clock: Clock) -> Self {
         let path = directory.map(|directory| directory.join(format!("guards-{network}")));
         let set = path.as_deref().and_then(|path| read(path, network));
+        let bias_path = directory.map(|directory| directory.join(format!("bias-{network}")));
+        let bias = bias_path.as_deref().and_then(read_bias);
         Self {
             kept: Mutex::new(Kept {
                 set: set.unwrap_or_else(|| GuardSet::new(network)),
+                bias: bias.unwrap_or_default(),
+                unwritten: 0,
                 consensus: None,
             }),
             clock,
             started: Instant::now(),
             path,
+            bias_path,
             changed: Notify::new(),
         }
     }
@@ -79,6 +115,8 @@ impl Keeper {
             if held.is_none_or(|held| !Arc::ptr_eq(held, consensus)) {
                 kept.set.update(consensus, &|_| true, now, &mut rand::rng());
                 kept.consensus = Some(Arc::clone(consensus));
+                let Kept { set, bias, .. } = kept;
+                bias.keep(|guard| set.sampled().any(|sampled| sampled == guard));
             }
         });
     }
@@ -89,7 +127,61 @@ impl Keeper {
         purpose: Purpose,
         allowed: &dyn Fn(&RelayId) -> bool,
     ) -> Option<GuardChoice> {
-        self.step(|kept, now| kept.set.pick(purpose, allowed, now, &mut rand::rng()))
+        self.step(|kept, now| {
+            let Kept { set, bias, .. } = kept;
+            // One that lets too few circuits be built is left while there is another.
+            let careful = |guard: &RelayId| !bias.is_left(guard) && allowed(guard);
+            let rng = &mut rand::rng();
+            set.pick(purpose, &careful, now, rng)
+                .or_else(|| set.pick(purpose, allowed, now, rng))
+        })
+    }
+
+    /// A circuit that `guard` had answered was built, or came to nothing. Returns what that makes of the guard, if it
+    /// is worse than before.
+    pub fn on_circuit(&self, guard: &RelayId, is_built: bool) -> Option<Suspicion> {
+        self.step(|kept, _| {
+            kept.unwritten += 1;
+            if kept.unwritten >= BIAS_WRITE_AFTER {
+                self.changed.notify_one();
+            }
+            kept.bias.on_circuit(guard, is_built)
+        })
+    }
+
+    /// The guard answered, for something that is no circuit to be used.
+    pub fn on_answered(&self, guard: &RelayId) {
+        self.step(|kept, now| kept.set.on_answered(guard, now));
+    }
+
+    /// The primary guards, the best first.
+    pub fn report(&self) -> Vec<GuardReport> {
+        let kept = self.kept();
+        let report = |guard: &RelayId| GuardReport {
+            identity: *guard,
+            health: match kept.set.answers(guard) {
+                _ if kept.bias.is_left(guard) => GuardHealth::Left,
+                None => GuardHealth::Untried,
+                Some(true) => GuardHealth::Answers,
+                Some(false) => GuardHealth::Failing,
+            },
+        };
+        kept.set.primaries().iter().map(report).collect()
+    }
+
+    /// Circuits counted for this guard, and how many of them were built.
+    pub fn circuits(&self, guard: &RelayId) -> (u32, u32) {
+        self.kept().bias.counts(guard)
+    }
+
+    /// Is there anything in the counts against this guard?
+    pub fn is_suspected(&self, guard: &RelayId) -> bool {
+        self.kept().bias.suspicion(guard) > Suspicion::None
+    }
+
+    /// Does the network look down: guards fail, and nothing is heard?
+    pub fn is_network_down(&self) -> bool {
+        self.step(|kept, now| kept.set.is_network_down(now))
     }
 
     /// A circuit is begun at `guard`.
@@ -132,11 +224,18 @@ impl Keeper {
 
     /// Writes the state now, off the threads that carry traffic.
     pub(crate) async fn save(&self) {
-        let Some(path) = self.path.clone() else {
+        let (Some(path), Some(bias_path)) = (self.path.clone(), self.bias_path.clone()) else {
             return;
         };
-        let state = self.kept().set.to_state();
-        let write = move || record::save(&path, RECORD, &state);
+        let (state, bias) = {
+            let mut kept = self.kept();
+            let bias = (std::mem::take(&mut kept.unwritten) > 0).then(|| kept.bias.to_state());
+            (kept.set.to_state(), bias)
+        };
+        let write = move || {
+            record::save(&path, RECORD, &state)?;
+            bias.map_or(Ok(()), |bias| record::save(&bias_path, BIAS_RECORD, &bias))
+        };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the guards cannot be kept on disk"),
@@ -158,4 +257,12 @@ fn read(path: &Path, network: NetworkId) -> Option<GuardSet> {
     GuardSet::from_state(&bytes, network)
         .inspect_err(|error| tracing::warn!(%error, "new guards are drawn"))
         .ok()
+}
+
+/// What was counted before; from nothing where that cannot be read.
+fn read_bias(path: &Path) -> Option<BiasLedger> {
+    let (bytes, _) = record::load(path, BIAS_RECORD, bias::MAX_STATE_BYTES)
+        .inspect_err(|error| tracing::warn!(%error, "the counts of guards' circuits are lost"))
+        .ok()??;
+    BiasLedger::from_state(&bytes)
 }

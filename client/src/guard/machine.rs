@@ -238,6 +238,24 @@ impl GuardSet {
         };
     }
 
+    /// The guard answered, for something that is no circuit to be used: it is there, and no more is said.
+    pub fn on_answered(&mut self, relay: &RelayId, now: Now) {
+        if let Some(guard) = self.find_mut(relay) {
+            guard.tried = None;
+            guard.reach = Reach::Reached;
+            self.heard = Some(now.mono);
+        }
+    }
+
+    /// Does the guard answer? `None` while it has not been tried.
+    pub fn answers(&self, relay: &RelayId) -> Option<bool> {
+        match self.find(relay)?.reach {
+            Reach::Unknown => None,
+            Reach::Reached => Some(true),
+            Reach::Failing { .. } => Some(false),
+        }
+    }
+
     /// The circuit failed behind the guard, or was given up: that says nothing about the guard.
     pub fn on_abandoned(&mut self, relay: &RelayId) {
         if let Some(guard) = self.find_mut(relay) {

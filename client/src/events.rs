@@ -1,0 +1,654 @@
+//! What a client tells of its start and of its troubles: typed events, for a program to show.
+//!
+//! Rooms report to a [`Reporter`]; whoever subscribes hears the present state first and then what changes. Nothing of
+//! it grows: one stage, a bounded list of warnings that hold, and a ring of events in which a slow listener skips ahead
+//! to the present state.
+
+use core::fmt;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use cepa_common::dir::{ConsensusConflict, UnixSecs};
+use cepa_common::ids::RelayId;
+use tokio::sync::broadcast;
+
+use crate::dir::NoConsensus;
+use crate::guard::Suspicion;
+use crate::skew;
+
+/// Events that a listener may be behind by before it skips ahead.
+const RING: usize = 64;
+/// Warnings that hold at a time; further ones are not told until one is over.
+const MOST_WARNINGS: usize = 16;
+/// Bytes between two reports of a download.
+const REPORT_EVERY: usize = 64 * 1024;
+/// Longest reason in an event (characters); part of it may come from outside.
+const MAX_REASON_CHARS: usize = 200;
+
+/// Who is asked for a consensus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirectorySource {
+    /// The authority of this name.
+    Authority(String),
+    /// A fallback cache of the network's file.
+    Fallback(RelayId),
+    /// The relay of this name, directly.
+    Relay(String),
+    /// The relay at the end of a circuit.
+    Circuit,
+}
+
+impl fmt::Display for DirectorySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Authority(name) => write!(f, "authority {name}"),
+            Self::Fallback(identity) => {
+                let hex = identity.to_string();
+                write!(f, "fallback cache {}", hex.get(..8).unwrap_or(&hex))
+            }
+            Self::Relay(name) => write!(f, "relay {name}"),
+            Self::Circuit => f.write_str("a relay at the end of a circuit"),
+        }
+    }
+}
+
+/// How far the client has come, and what troubles it. `to_string` says it to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BootstrapEvent {
+    /// Nothing done yet.
+    Starting,
+    /// Connecting to a source of the consensus.
+    Connecting(DirectorySource),
+    /// A consensus is coming in.
+    Receiving {
+        /// From where.
+        from: DirectorySource,
+        /// Bytes so far.
+        bytes: usize,
+        /// Bytes in all, where the source has announced them.
+        of: Option<usize>,
+    },
+    /// No source had a consensus that may be used; asking again after a while.
+    Waiting {
+        /// Rounds that failed in a row.
+        rounds: u32,
+        /// What is wrong and what to do.
+        why: NoConsensus,
+    },
+    /// A consensus is verified and may be used.
+    Consensus {
+        /// Relays in it.
+        relays: usize,
+        /// Until when it is valid.
+        valid_until: UnixSecs,
+    },
+    /// The first hops are chosen.
+    Guards(
+        /// Names of the primary guards, the best first.
+        Vec<String>,
+    ),
+    /// This hop of the first circuit has answered.
+    Circuit {
+        /// Which, from 1 on.
+        hop: usize,
+        /// How many there are to be.
+        hops: usize,
+    },
+    /// No circuit could be built; the client goes on to try.
+    NoCircuit(String),
+    /// A circuit stands: streams can be opened.
+    Ready,
+    /// The consensus may not be used any more, and there is no newer one: no stream is opened.
+    Lost(NoConsensus),
+    /// Something is wrong, from now on.
+    Warning(Warning),
+    /// It is not wrong any more.
+    Over(Warning),
+}
+
+impl BootstrapEvent {
+    /// How much of the way to [`BootstrapEvent::Ready`] lies behind, in per cent; `None` for what is no stage of it.
+    pub fn percent(&self) -> Option<u8> {
+        let share = |part: usize, whole: usize, percent: usize| {
+            u8::try_from(part.saturating_mul(percent) / whole.max(1)).unwrap_or(100)
+        };
+        Some(match self {
+            Self::Starting => 0,
+            Self::Connecting(_) | Self::Waiting { .. } | Self::Lost(_) => 5,
+            Self::Receiving { bytes, of, .. } => {
+                10 + of.map_or(0, |of| share(*bytes.min(&of), of, 50))
+            }
+            Self::Consensus { .. } => 65,
+            Self::Guards(_) | Self::NoCircuit(_) => 70,
+            Self::Circuit { hop, hops } => 70 + share(*hop.min(hops), *hops, 29),
+            Self::Ready => 100,
+            Self::Warning(_) | Self::Over(_) => return None,
+        })
+    }
+}
+
+impl fmt::Display for BootstrapEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Connecting(to) => write!(f, "connecting to {to}"),
+            Self::Receiving { from, bytes, of } => {
+                let kib = |bytes: usize| bytes.div_ceil(1_024);
+                match of {
+                    Some(of) => {
+                        write!(
+                            f,
+                            "consensus from {from}: {} of {} KiB",
+                            kib(*bytes),
+                            kib(*of)
+                        )
+                    }
+                    None => write!(f, "consensus from {from}: {} KiB", kib(*bytes)),
+                }
+            }
+            Self::Waiting { rounds, why } => write!(f, "no consensus yet (round {rounds}): {why}"),
+            Self::Consensus {
+                relays,
+                valid_until,
+            } => write!(
+                f,
+                "consensus of {relays} relays verified, valid until {}",
+                date(*valid_until)
+            ),
+            Self::Guards(names) if names.is_empty() => f.write_str("no guard can be chosen"),
+            Self::Guards(names) => write!(f, "guards chosen: {}", names.join(", ")),
+            Self::Circuit { hop, hops } => write!(f, "first circuit: hop {hop} of {hops}"),
+            Self::NoCircuit(reason) => write!(f, "no circuit yet: {reason}"),
+            Self::Ready => f.write_str("ready"),
+            Self::Lost(why) => write!(f, "cut off: {why}"),
+            Self::Warning(warning) if warning.is_alarm() => write!(f, "ALARM: {warning}"),
+            Self::Warning(warning) => write!(f, "warning: {warning}"),
+            Self::Over(warning) => match warning {
+                Warning::Unreachable { source, .. } => write!(f, "no matter any more: {source}"),
+                Warning::ClockSkew { .. } => {
+                    f.write_str("this computer's clock agrees with that of the relays again")
+                }
+                Warning::GuardFailing { nickname, .. } => {
+                    write!(f, "the guard {nickname} answers again, or is none any more")
+                }
+                Warning::NetworkDown => f.write_str("a guard answers again: the network is back"),
+                Warning::PathBias { nickname, .. } => {
+                    write!(
+                        f,
+                        "most circuits through the guard {nickname} are built again"
+                    )
+                }
+                Warning::TwoConsensuses(_) => f.write_str("the two consensuses are of the past"),
+            },
+        }
+    }
+}
+
+/// What its owner should know of. `to_string` says it to people, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// A source of the consensus cannot be reached.
+    Unreachable {
+        /// Which.
+        source: DirectorySource,
+        /// What the system said.
+        reason: String,
+    },
+    /// This computer's clock is off, as most relays say.
+    ClockSkew {
+        /// By how many seconds it is ahead; negative where it is behind.
+        ahead_secs: i64,
+    },
+    /// A primary guard does not answer.
+    GuardFailing {
+        /// Who it is.
+        identity: RelayId,
+        /// Its name for people.
+        nickname: String,
+    },
+    /// No guard answers: it is the network, most likely that of this computer.
+    NetworkDown,
+    /// A guard lets too few circuits be built.
+    PathBias {
+        /// Who it is.
+        identity: RelayId,
+        /// Its name for people.
+        nickname: String,
+        /// How much it says.
+        suspicion: Suspicion,
+        /// Circuits that it had answered.
+        begun: u32,
+        /// How many of them were built.
+        built: u32,
+    },
+    /// Two valid consensuses for one time (S25).
+    TwoConsensuses(ConsensusConflict),
+}
+
+impl Warning {
+    /// Are both about the same thing, whatever they say of it?
+    pub fn is_same_matter(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unreachable { source, .. }, Self::Unreachable { source: theirs, .. }) => {
+                source == theirs
+            }
+            (
+                Self::GuardFailing { identity, .. },
+                Self::GuardFailing {
+                    identity: theirs, ..
+                },
+            )
+            | (
+                Self::PathBias { identity, .. },
+                Self::PathBias {
+                    identity: theirs, ..
+                },
+            ) => identity == theirs,
+            _ => core::mem::discriminant(self) == core::mem::discriminant(other),
+        }
+    }
+
+    /// Does it ask for somebody's attention, rather than mend itself?
+    pub fn is_alarm(&self) -> bool {
+        match self {
+            Self::TwoConsensuses(_) => true,
+            Self::PathBias { suspicion, .. } => *suspicion >= Suspicion::Warn,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { source, reason } => write!(
+                f,
+                "{source} cannot be reached ({reason}); others are asked. If none answers, check this computer's network"
+            ),
+            Self::ClockSkew { ahead_secs } => f.write_str(&skew::advice(*ahead_secs)),
+            Self::GuardFailing { nickname, .. } => write!(
+                f,
+                "the guard {nickname} does not answer; another is used, and it is tried again from time to time"
+            ),
+            Self::NetworkDown => f.write_str(
+                "no guard answers: this computer's network seems to be down, or something keeps it from the relays",
+            ),
+            Self::PathBias {
+                nickname,
+                suspicion,
+                begun,
+                built,
+                ..
+            } => {
+                write!(
+                    f,
+                    "of {begun} circuits through the guard {nickname} only {built} were built; "
+                )?;
+                f.write_str(match suspicion {
+                    Suspicion::Extreme => {
+                        "it may let only some through, and is not used while there is another"
+                    }
+                    _ => "it may be overloaded, or choose which to let through",
+                })
+            }
+            Self::TwoConsensuses(conflict) => write!(
+                f,
+                "two consensuses for one time ({}) are validly signed: {} and {}. Broken or hostile are the authorities \
+                 that signed both: {}. The one held stays; tell whoever runs the network",
+                date(conflict.valid_after),
+                conflict.held,
+                conflict.offered,
+                if conflict.signed_both.is_empty() {
+                    "none is known".to_owned()
+                } else {
+                    conflict.signed_both.join(", ")
+                }
+            ),
+        }
+    }
+}
+
+/// A time as people read it, in UTC.
+fn date(at: UnixSecs) -> String {
+    let at = std::time::UNIX_EPOCH.checked_add(core::time::Duration::from_secs(at));
+    at.map_or_else(
+        || "an unknown time".to_owned(),
+        |at| humantime::format_rfc3339_seconds(at).to_string(),
+    )
+}
+
+#[derive(Debug)]
+struct State {
+    stage: BootstrapEvent,
+    warnings: Vec<Warning>,
+    has_joined: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    events: broadcast::Sender<BootstrapEvent>,
+}
+
+/// Where the rooms of a client report to. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Reporter(Arc<Shared>);
+
+impl Default for Reporter {
+    fn default() -> Self {
+        let state = State {
+            stage: BootstrapEvent::Starting,
+            warnings: Vec::new(),
+            has_joined: false,
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            events: broadcast::Sender::new(RING),
+        }))
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn present(state: &State) -> VecDeque<BootstrapEvent> {
+        let warnings = state.warnings.iter().cloned();
+        let stage = core::iter::once(state.stage.clone());
+        stage.chain(warnings.map(BootstrapEvent::Warning)).collect()
+    }
+}
+
+impl Reporter {
+    fn set(&self, state: &mut State, stage: BootstrapEvent) {
+        state.stage = stage.clone();
+        // Nobody listens: nothing is lost, whoever comes hears the stage.
+        let _ = self.0.events.send(stage);
+    }
+
+    /// The client has come to this stage; before it is ready, and after it was cut off.
+    pub(crate) fn stage(&self, stage: BootstrapEvent) {
+        let mut state = self.0.state();
+        let is_news = match (&state.stage, &stage) {
+            (BootstrapEvent::Ready, BootstrapEvent::Lost(_)) => true,
+            (BootstrapEvent::Ready, _) => false,
+            (held, new) => held != new,
+        };
+        state.has_joined |= matches!(stage, BootstrapEvent::Consensus { .. });
+        if is_news {
+            self.set(&mut state, stage);
+        }
+    }
+
+    /// A consensus comes in: told when it has come on by a piece, of whichever source is ahead.
+    pub(crate) fn receiving(&self, from: &DirectorySource, bytes: usize, of: Option<usize>) {
+        let mut state = self.0.state();
+        let is_news = match &state.stage {
+            BootstrapEvent::Ready => false,
+            BootstrapEvent::Receiving { bytes: before, .. } => {
+                bytes >= before.saturating_add(REPORT_EVERY)
+                    || (Some(bytes) == of && bytes > *before)
+            }
+            _ => true,
+        };
+        if is_news {
+            let from = from.clone();
+            self.set(&mut state, BootstrapEvent::Receiving { from, bytes, of });
+        }
+    }
+
+    /// Something is wrong. Told once, and again only when it is said in other words.
+    pub(crate) fn warn(&self, warning: Warning) {
+        let warning = match warning {
+            Warning::Unreachable { source, reason } => Warning::Unreachable {
+                source,
+                reason: reason.chars().take(MAX_REASON_CHARS).collect(),
+            },
+            other => other,
+        };
+        let mut state = self.0.state();
+        let warnings = &mut state.warnings;
+        let same = warnings
+            .iter()
+            .position(|held| held.is_same_matter(&warning));
+        match same {
+            Some(at) if warnings[at] == warning => return,
+            Some(at) => warnings[at] = warning.clone(),
+            None if warnings.len() >= MOST_WARNINGS => return,
+            None => warnings.push(warning.clone()),
+        }
+        let _ = self.0.events.send(BootstrapEvent::Warning(warning));
+    }
+
+    /// What this describes is over.
+    pub(crate) fn over(&self, is_over: impl Fn(&Warning) -> bool) {
+        let mut state = self.0.state();
+        let over = state.warnings.extract_if(.., |held| is_over(held));
+        for warning in over.collect::<Vec<_>>() {
+            let _ = self.0.events.send(BootstrapEvent::Over(warning));
+        }
+    }
+
+    /// Can streams be opened?
+    pub fn is_ready(&self) -> bool {
+        self.0.state().stage == BootstrapEvent::Ready
+    }
+
+    /// Was there ever a consensus?
+    pub(crate) fn has_joined(&self) -> bool {
+        self.0.state().has_joined
+    }
+
+    /// The present stage.
+    pub fn present(&self) -> BootstrapEvent {
+        self.0.state().stage.clone()
+    }
+
+    /// The warnings that hold.
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.0.state().warnings.clone()
+    }
+
+    /// What comes; the present state first.
+    pub fn subscribe(&self) -> BootstrapEvents {
+        let state = self.0.state();
+        BootstrapEvents {
+            present: Shared::present(&state),
+            // Under the lock: nothing is missed between the state and this.
+            events: self.0.events.subscribe(),
+            shared: Arc::downgrade(&self.0),
+        }
+    }
+}
+
+/// A client's events, one after the other.
+#[derive(Debug)]
+pub struct BootstrapEvents {
+    present: VecDeque<BootstrapEvent>,
+    events: broadcast::Receiver<BootstrapEvent>,
+    shared: Weak<Shared>,
+}
+
+impl BootstrapEvents {
+    /// The next event: first the stage that the client is at and the warnings that hold, then what happens. `None`
+    /// when the client is gone. Whoever is slow misses events, and hears the present state again instead.
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<BootstrapEvent> {
+        loop {
+            if let Some(event) = self.present.pop_front() {
+                return Some(event);
+            }
+            match self.events.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Closed) => return None,
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let shared = self.shared.upgrade()?;
+                    let state = shared.state();
+                    self.present = Shared::present(&state);
+                    self.events = shared.events.subscribe();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn failing(n: u8) -> Warning {
+        Warning::GuardFailing {
+            identity: RelayId([n; 32]),
+            nickname: format!("g{n}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn late_listeners_hear_the_present_first() {
+        let reporter = Reporter::default();
+        reporter.stage(BootstrapEvent::Circuit { hop: 1, hops: 3 });
+        reporter.warn(failing(1));
+        reporter.warn(failing(2));
+        reporter.over(|warning| *warning == failing(1));
+        let mut events = reporter.subscribe();
+        reporter.stage(BootstrapEvent::Ready);
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            heard.push(events.next().await.unwrap());
+        }
+        assert_eq!(
+            heard,
+            [
+                BootstrapEvent::Circuit { hop: 1, hops: 3 },
+                BootstrapEvent::Warning(failing(2)),
+                BootstrapEvent::Ready
+            ]
+        );
+        drop(reporter);
+        assert_eq!(events.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn one_who_sleeps_skips_ahead_to_the_present() {
+        let reporter = Reporter::default();
+        let mut events = reporter.subscribe();
+        for hop in 0..10 * RING {
+            reporter.stage(BootstrapEvent::Circuit { hop, hops: 3 });
+        }
+        let last = BootstrapEvent::Circuit {
+            hop: 10 * RING - 1,
+            hops: 3,
+        };
+        assert_eq!(events.next().await, Some(BootstrapEvent::Starting));
+        assert_eq!(events.next().await, Some(last));
+        reporter.stage(BootstrapEvent::Ready);
+        assert_eq!(events.next().await, Some(BootstrapEvent::Ready));
+    }
+
+    #[tokio::test]
+    async fn a_download_is_told_in_pieces_and_never_goes_back() {
+        let reporter = Reporter::default();
+        let mut events = reporter.subscribe();
+        let (one, two) = (
+            DirectorySource::Authority("one".into()),
+            DirectorySource::Circuit,
+        );
+        for bytes in (0..=1_000_000).step_by(1_000) {
+            reporter.receiving(&one, bytes, Some(1_000_000));
+            reporter.receiving(&two, bytes / 2, Some(1_000_000));
+        }
+        reporter.stage(BootstrapEvent::Ready);
+        reporter.receiving(&one, 2_000_000, None);
+        let (mut told, mut percent) = (Vec::new(), 0);
+        loop {
+            let event = events.next().await.unwrap();
+            assert!(event.percent() >= Some(percent), "{event}");
+            percent = event.percent().unwrap();
+            match event {
+                BootstrapEvent::Receiving { bytes, .. } => told.push(bytes),
+                BootstrapEvent::Ready => break,
+                _ => {}
+            }
+        }
+        assert!(told.is_sorted() && told.len() < 20, "{told:?}");
+        assert_eq!(told.last(), Some(&1_000_000));
+    }
+
+    #[test]
+    fn warnings_are_told_once_and_bounded() {
+        let reporter = Reporter::default();
+        let mut events = reporter.0.events.subscribe();
+        reporter.warn(failing(1));
+        reporter.warn(failing(1));
+        assert!(events.try_recv().is_ok() && events.try_recv().is_err());
+        // The same in other words replaces it.
+        reporter.warn(Warning::ClockSkew { ahead_secs: 600 });
+        reporter.warn(Warning::ClockSkew { ahead_secs: 900 });
+        assert_eq!(reporter.warnings().len(), 2);
+        (0..=255).for_each(|n| reporter.warn(failing(n)));
+        assert_eq!(reporter.warnings().len(), MOST_WARNINGS);
+        let long = Warning::Unreachable {
+            source: DirectorySource::Circuit,
+            reason: "x".repeat(100_000),
+        };
+        reporter.over(|_| true);
+        reporter.warn(long);
+        assert!(reporter.warnings()[0].to_string().len() < 500);
+    }
+
+    #[test]
+    fn once_ready_only_a_loss_is_a_stage() {
+        let reporter = Reporter::default();
+        let consensus = BootstrapEvent::Consensus {
+            relays: 3,
+            valid_until: 1_900_000_000,
+        };
+        reporter.stage(BootstrapEvent::Ready);
+        reporter.stage(consensus.clone());
+        assert!(reporter.is_ready());
+        reporter.stage(BootstrapEvent::Lost(NoConsensus::default()));
+        assert!(!reporter.is_ready());
+        reporter.stage(consensus.clone());
+        assert_eq!(reporter.present(), consensus);
+    }
+
+    #[test]
+    fn everything_is_said_in_words() {
+        let conflict = ConsensusConflict {
+            valid_after: 1_900_000_000,
+            held: cepa_common::dir::Digest([1; 32]),
+            offered: cepa_common::dir::Digest([2; 32]),
+            signed_both: vec!["oak".to_owned()],
+        };
+        for (event, words) in [
+            (
+                BootstrapEvent::Connecting(DirectorySource::Authority("oak".into())),
+                "connecting to authority oak",
+            ),
+            (
+                BootstrapEvent::Receiving {
+                    from: DirectorySource::Circuit,
+                    bytes: 2_048,
+                    of: Some(4_000),
+                },
+                "2 of 4 KiB",
+            ),
+            (
+                BootstrapEvent::Warning(Warning::TwoConsensuses(conflict)),
+                "signed both: oak",
+            ),
+            (
+                BootstrapEvent::Warning(Warning::ClockSkew { ahead_secs: -720 }),
+                "12 minutes behind",
+            ),
+            (BootstrapEvent::Warning(Warning::NetworkDown), "network"),
+        ] {
+            assert!(event.to_string().contains(words), "{event}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Path bias: does a guard let only some circuits be built (docs/protocol.md, 6.21.13)?
+//!
+//! A hostile guard gains most by failing every circuit that does not go on to its friends. It cannot do that without
+//! most circuits failing behind it, so those are counted. The thresholds are the defaults of Tor's path specification
+//! ("Detecting route manipulation by Guard nodes", pb_mincircs and its kin). Unlike Tor's default, a guard that is
+//! beyond the last of them is left, but no more than two: three that look the same say that it is not they.
+//!
+//! Pure: what happened goes in, what to think of it comes out.
+
+use std::collections::BTreeMap;
+
+use cepa_common::ids::RelayId;
+use serde::{Deserialize, Serialize};
+
+/// Circuits before the share of those that were built says anything (pb_mincircs).
+const ENOUGH: u32 = 150;
+/// Below this share (percent) it is worth a line in the log (pb_noticepct).
+const NOTICE_PERCENT: u32 = 70;
+/// Below this it is worth a warning (pb_warnpct).
+const WARN_PERCENT: u32 = 50;
+/// Below this the guard is left (pb_extremepct, with pb_dropguards).
+const EXTREME_PERCENT: u32 = 30;
+/// Beyond so many circuits both counts are halved, so that the past fades (pb_scalecircs, pb_scalefactor).
+const SCALE_AT: u32 = 300;
+/// Guards left at a time: more than these that look hostile are a network in trouble.
+const MOST_LEFT: usize = 2;
+/// Guards remembered; more than a sample holds.
+const MOST_GUARDS: usize = 200;
+/// Longest state (bytes).
+pub(super) const MAX_STATE_BYTES: usize = 16 * 1024;
+const VERSION: u8 = 1;
+
+/// What the share of circuits built says of a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Suspicion {
+    /// Nothing: most are built, or too few were tried.
+    None,
+    /// Fewer than 70 % are built.
+    Notice,
+    /// Fewer than half are built.
+    Warn,
+    /// Fewer than 30 % are built: the guard is left.
+    Extreme,
+}
+
+/// Circuits through one guard: only those that the guard itself has answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    begun: u32,
+    built: u32,
+}
+
+impl Counts {
+    fn suspicion(self) -> Suspicion {
+        let below = |percent: u32| self.built * 100 < self.begun * percent;
+        match () {
+            () if self.begun < ENOUGH => Suspicion::None,
+            () if below(EXTREME_PERCENT) => Suspicion::Extreme,
+            () if below(WARN_PERCENT) => Suspicion::Warn,
+            () if below(NOTICE_PERCENT) => Suspicion::Notice,
+            () => Suspicion::None,
+        }
+    }
+}
+
+/// What circuits have shown of each guard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BiasLedger {
+    guards: BTreeMap<RelayId, Counts>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u8,
+    guards: Vec<(RelayId, u32, u32)>,
+}
+
+impl BiasLedger {
+    /// A circuit that this guard had answered came to its end: was it built? Returns what that makes of the guard, if
+    /// it is worse than before.
+    pub fn on_circuit(&mut self, guard: &RelayId, is_built: bool) -> Option<Suspicion> {
+        if self.guards.len() >= MOST_GUARDS && !self.guards.contains_key(guard) {
+            return None;
+        }
+        let counts = self.guards.entry(*guard).or_default();
+        let before = counts.suspicion();
+        counts.begun += 1;
+        counts.built += u32::from(is_built);
+        let after = counts.suspicion();
+        if counts.begun > SCALE_AT {
+            // Rounded in the guard's favour: what is halved again and again must not make it worse.
+            counts.begun = counts.begun.div_euclid(2);
+            counts.built = counts.built.div_ceil(2).min(counts.begun);
+        }
+        (after > before).then_some(after)
+    }
+
+    /// What is thought of this guard now.
+    pub fn suspicion(&self, guard: &RelayId) -> Suspicion {
+        self.guards
+            .get(guard)
+            .map_or(Suspicion::None, |counts| counts.suspicion())
+    }
+
+    /// Is this guard not to be used while there are others?
+    pub fn is_left(&self, guard: &RelayId) -> bool {
+        let extreme = |counts: &&Counts| counts.suspicion() == Suspicion::Extreme;
+        self.suspicion(guard) == Suspicion::Extreme
+            && self.guards.values().filter(extreme).count() <= MOST_LEFT
+    }
+
+    /// Circuits counted for this guard, and how many of them were built.
+    pub fn counts(&self, guard: &RelayId) -> (u32, u32) {
+        let counts = self.guards.get(guard).copied().unwrap_or_default();
+        (counts.begun, counts.built)
+    }
+
+    /// Forgets all guards but these: those that have left the sample.
+    pub fn keep(&mut self, mut stays: impl FnMut(&RelayId) -> bool) {
+        self.guards.retain(|guard, _| stays(guard));
+    }
+
+    /// What is kept on disk.
+    pub fn to_state(&self) -> Vec<u8> {
+        let guards = self.guards.iter();
+        let stored = Stored {
+            version: VERSION,
+            guards: guards
+                .map(|(id, counts)| (*id, counts.begun, counts.built))
+                .collect(),
+        };
+        // Numbers always encode.
+        postcard::to_allocvec(&stored).unwrap_or_default()
+    }
+
+    /// The ledger from what was kept; `None` when that is damaged.
+    pub fn from_state(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > MAX_STATE_BYTES {
+            return None;
+        }
+        let (stored, rest): (Stored, _) = postcard::take_from_bytes(bytes).ok()?;
+        let is_whole = rest.is_empty() && stored.version == VERSION;
+        if !is_whole || stored.guards.len() > MOST_GUARDS {
+            return None;
+        }
+        let mut guards = BTreeMap::new();
+        for (guard, begun, built) in stored.guards {
+            let counts = Counts { begun, built };
+            if begun > SCALE_AT || built > begun || guards.insert(guard, counts).is_some() {
+                return None;
+            }
+        }
+        Some(Self { guards })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const fn guard(n: u8) -> RelayId {
+        RelayId([n; 32])
+    }
+
+    /// `begun` circuits of which the first of each hundred, `percent` of them, are built; what was raised, and when.
+    fn run(ledger: &mut BiasLedger, n: u8, begun: u32, percent: u32) -> Vec<(u32, Suspicion)> {
+        let raised = (1..=begun).filter_map(|count| {
+            // Spread evenly, so that no prefix is worse than the whole by more than one.
+            let is_built = (count * percent) / 100 > ((count - 1) * percent) / 100;
+            Some((count, ledger.on_circuit(&guard(n), is_built)?))
+        });
+        raised.collect()
+    }
+
+    #[test]
+    fn a_guard_that_lets_only_its_friends_through_is_found_by_150_circuits_and_left() {
+        // Its friends are a tenth of the network.
+        let mut ledger = BiasLedger::default();
+        let raised = run(&mut ledger, 1, 150, 10);
+        assert_eq!(raised, [(150, Suspicion::Extreme)]);
+        assert!(ledger.is_left(&guard(1)) && !ledger.is_left(&guard(2)));
+        assert_eq!(ledger.counts(&guard(1)), (150, 15));
+    }
+
+    #[test]
+    fn the_thresholds_are_where_they_should_be() {
+        for (percent, worst) in [
+            (100, Suspicion::None),
+            (90, Suspicion::None),
+            (70, Suspicion::None),
+            (69, Suspicion::Notice),
+            (50, Suspicion::Notice),
+            (49, Suspicion::Warn),
+            (30, Suspicion::Warn),
+            (29, Suspicion::Extreme),
+            (0, Suspicion::Extreme),
+        ] {
+            let mut ledger = BiasLedger::default();
+            let early = run(&mut ledger, 1, ENOUGH - 1, percent);
+            assert!(early.is_empty(), "too early: {early:?}");
+            assert_eq!(ledger.suspicion(&guard(1)), Suspicion::None);
+            // 200 circuits: a number of which every percentage is whole.
+            let mut ledger = BiasLedger::default();
+            run(&mut ledger, 1, 200, percent);
+            assert_eq!(ledger.suspicion(&guard(1)), worst, "{percent} %");
+        }
+    }
+
+    #[test]
+    fn an_honest_guard_that_loses_a_tenth_is_never_suspected() {
+        let mut ledger = BiasLedger::default();
+        assert_eq!(run(&mut ledger, 1, 100_000, 90), []);
+        assert!(!ledger.is_left(&guard(1)));
+        let (begun, built) = ledger.counts(&guard(1));
+        assert!(begun <= SCALE_AT && built * 100 >= begun * 88);
+    }
+
+    #[test]
+    fn the_past_fades_and_one_that_does_well_again_is_taken_back() {
+        let mut ledger = BiasLedger::default();
+        run(&mut ledger, 1, 300, 0);
+        assert!(ledger.is_left(&guard(1)));
+        // In use all the same, as there was nobody else.
+        run(&mut ledger, 1, 600, 100);
+        assert_eq!(ledger.suspicion(&guard(1)), Suspicion::None);
+        // And told of again when it falls again.
+        assert!(!run(&mut ledger, 1, 300, 0).is_empty());
+    }
+
+    #[test]
+    fn three_that_look_the_same_say_that_the_network_is_in_trouble() {
+        let mut ledger = BiasLedger::default();
+        run(&mut ledger, 1, 200, 0);
+        run(&mut ledger, 2, 200, 0);
+        assert!(ledger.is_left(&guard(1)) && ledger.is_left(&guard(2)));
+        run(&mut ledger, 3, 200, 0);
+        assert!((1..=3).all(|n| !ledger.is_left(&guard(n))));
+        ledger.keep(|relay| *relay != guard(3));
+        assert!(ledger.is_left(&guard(1)));
+    }
+
+    #[test]
+    fn what_is_kept_is_what_is_read_and_damage_is_refused() {
+        let mut ledger = BiasLedger::default();
+        (0..=255).for_each(|n| _ = run(&mut ledger, n, 5, 60));
+        assert_eq!(ledger.guards.len(), MOST_GUARDS);
+        let bytes = ledger.to_state();
+        assert!(bytes.len() <= MAX_STATE_BYTES);
+        assert_eq!(BiasLedger::from_state(&bytes), Some(ledger));
+        for cut in 0..bytes.len() {
+            assert_eq!(BiasLedger::from_state(&bytes[..cut]), None, "{cut}");
+        }
+        let mut newer = bytes.clone();
+        newer[0] = VERSION + 1;
+        assert_eq!(BiasLedger::from_state(&newer), None);
+        let impossible = Stored {
+            version: VERSION,
+            guards: vec![(guard(1), 3, 4)],
+        };
+        let impossible = postcard::to_allocvec(&impossible).unwrap();
+        assert_eq!(BiasLedger::from_state(&impossible), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! How a client begins: tasks first, then a consensus, then a first circuit.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use cepa_common::dir::{Clock, Dial, NetworkHandle, Reviser, RevisionStore, revise};
+use cepa_common::net::establish::{self, unix_now};
+use cepa_common::net::tasks::tasks;
+use cepa_common::net::tls::Tls;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::circuit::dir_streams::PoolStreams;
+use crate::circuit::links::Links;
+use crate::circuit::pool::Pool;
+use crate::client::{Client, ClientError, ClientOptions, Shared};
+use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
+use crate::events::{BootstrapEvent, BootstrapEvents, Reporter, Warning};
+use crate::guard::Keeper;
+use crate::skew::ClockSkew;
+
+/// A consensus must be there within this time.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(60);
+/// A first circuit is waited for so long; without one streams are opened as well as can be.
+const FIRST_CIRCUIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Authorities that are asked for the time where no consensus can be had.
+const TIME_SOURCES: usize = 5;
+/// Longest time to ask one.
+const TIME_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often they are asked.
+const TIME_AGAIN: Duration = Duration::from_secs(60);
+
+impl Client {
+    /// Joins the network: done once a consensus is held that holds, and a first circuit stands or has been tried.
+    ///
+    /// Use [`Client::start`] to see how far it is.
+    ///
+    /// # Errors
+    /// [`ClientError::NoConsensus`] after 60 s without one, with what seems to be wrong. The client is gone then.
+    pub async fn bootstrap(options: ClientOptions) -> Result<Self, ClientError> {
+        let (client, _) = Self::start(options).await;
+        client.ready().await?;
+        Ok(client)
+    }
+
+    /// Begins to join the network, and returns at once: the client works on by itself, streams opened meanwhile wait
+    /// for it, and the events tell how far it is and what troubles it, for as long as it lives.
+    ///
+    /// It takes nothing of the process but tasks of the tokio runtime that it is called in, which may have one thread
+    /// or many, and ends them with the last clone of the client. It must be called within a runtime whose time and I/O
+    /// are enabled.
+    ///
+    /// ```no_run
+    /// # async fn example(network: cepa_common::dir::NetworkFile) -> Result<(), cepa_client::ClientError> {
+    /// use cepa_client::{Client, ClientOptions};
+    ///
+    /// let (client, mut events) = Client::start(ClientOptions::new(network)).await;
+    /// tokio::spawn(async move {
+    ///     while let Some(event) = events.next().await {
+    ///         eprintln!("{:?} % {event}", event.percent());
+    ///     }
+    /// });
+    /// client.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn start(options: ClientOptions) -> (Self, BootstrapEvents) {
+        let network = options.network;
+        let store = options
+            .state_dir
+            .as_deref()
+            .map(|directory| RevisionStore::new(directory, &network.network_id()));
+        let tls = Tls::client();
+        let (tasks, stopper) = tasks();
+        let reporter = Reporter::default();
+        let events = reporter.subscribe();
+        let dial: Arc<dyn Dial> = Arc::new(tls.clone());
+        let (task, directory) = directory(DirectoryConfig {
+            network: network.clone(),
+            dial: dial.clone(),
+            clock: Clock::system(),
+            cache: options.state_dir.clone(),
+            reporter: reporter.clone(),
+        });
+        let newest = directory.consensus();
+        tasks.spawn(revise(Reviser {
+            network: network.clone(),
+            dial,
+            clock: Clock::system(),
+            consensus: Box::new(move || newest.borrow().clone()),
+            asks_authorities: false,
+            store,
+            file: options.network_file,
+        }));
+        let (network_id, state_dir) = (network.network_id(), options.state_dir);
+        let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
+        let guards = tokio::task::spawn_blocking(load).await;
+        let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
+        let guards = Arc::new(guards);
+        tasks.spawn(guards.clone().write_changes());
+        let links = Links::new(network.network_id(), tls.clone(), tasks.clone());
+        let skew = links.skew().clone();
+        let times = TimeSources {
+            network: network.clone(),
+            tls,
+            skew: skew.clone(),
+            reporter: reporter.clone(),
+        };
+        tasks.spawn(times.ask_while_failing(directory.progress()));
+        let pool = Pool::new(
+            network.network_id(),
+            links,
+            tasks.clone(),
+            directory.consensus(),
+            guards,
+            reporter.clone(),
+        );
+        tasks.spawn(task.run());
+        tasks.spawn(pool.clone().look_after());
+        directory.use_circuits(Arc::new(PoolStreams::new(&pool)));
+        let client = Self {
+            shared: Arc::new(Shared {
+                network,
+                pool,
+                directory,
+                skew,
+                reporter,
+                isolate_by: options.isolate_by,
+                sessions: AtomicU64::new(1),
+                streams: AtomicU64::new(0),
+            }),
+            session: 0,
+            stopper: Arc::new(std::sync::Mutex::new(Some(stopper))),
+        };
+        (client, events)
+    }
+
+    /// Waits until a consensus is held that may be used, and then for a first circuit, or the news that none can be
+    /// had for now: streams opened then say why. At once where that is so already.
+    ///
+    /// # Errors
+    /// [`ClientError::NoConsensus`] after 60 s without one, with what seems to be wrong. The client goes on to try.
+    pub async fn ready(&self) -> Result<(), ClientError> {
+        let mut events = self.bootstrap_events();
+        let usable = timeout(BOOTSTRAP_TIMEOUT, self.shared.directory.usable()).await;
+        if !matches!(usable, Ok(Ok(_))) {
+            return Err(ClientError::NoConsensus(self.why_none()));
+        }
+        let first_circuit = async {
+            while let Some(event) = events.next().await {
+                if matches!(event, BootstrapEvent::Ready | BootstrapEvent::NoCircuit(_)) {
+                    return;
+                }
+            }
+        };
+        // Without one the client is of use as well: the first stream builds its own.
+        let _ = timeout(FIRST_CIRCUIT_TIMEOUT, first_circuit).await;
+        Ok(())
+    }
+
+    /// What the client tells of its start and of its troubles: the present state first, then what comes.
+    pub fn bootstrap_events(&self) -> BootstrapEvents {
+        self.shared.reporter.subscribe()
+    }
+
+    /// The stage that the client is at.
+    pub fn stage(&self) -> BootstrapEvent {
+        self.shared.reporter.present()
+    }
+
+    /// The warnings that hold.
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.shared.reporter.warnings()
+    }
+
+    fn why_none(&self) -> String {
+        let why = self.shared.directory.why_none().to_string();
+        match self.shared.skew.advice() {
+            Some(advice) => format!("{why}; {advice}"),
+            None => why,
+        }
+    }
+}
+
+/// Asks authorities for the time while no consensus can be had: a clock that is wrong is the one cause that the
+/// documents alone cannot tell from authorities that have been away.
+struct TimeSources {
+    network: NetworkHandle,
+    tls: Tls,
+    skew: ClockSkew,
+    reporter: Reporter,
+}
+
+impl TimeSources {
+    async fn ask_while_failing(self, mut progress: watch::Receiver<BootstrapProgress>) {
+        let failed = |step: &BootstrapProgress| matches!(step, BootstrapProgress::Failed { .. });
+        while progress.wait_for(failed).await.is_ok() {
+            self.ask().await;
+            if let Some(ahead_secs) = self.skew.wrong_by() {
+                self.reporter.warn(Warning::ClockSkew { ahead_secs });
+            }
+            tokio::time::sleep(TIME_AGAIN).await;
+        }
+    }
+
+    /// Says HELLO to some authorities, each of which proves its key and says what time it is (2.1).
+    async fn ask(&self) {
+        let (newest, id) = (self.network.newest(), self.network.network_id());
+        let mut asked = JoinSet::new();
+        for authority in newest.authorities().iter().take(TIME_SOURCES) {
+            let (authority, tls) = (authority.clone(), self.tls.clone());
+            asked.spawn(timeout(TIME_TIMEOUT, async move {
+                let (addresses, key) = (&authority.addresses, authority.identity);
+                // A client's HELLO has no time in it.
+                let link = establish::dial_link(addresses, key.0, &tls, id, 0).await;
+                Some((key, link.ok()?.hello.time_unix_sec))
+            }));
+        }
+        while let Some(told) = asked.join_next().await {
+            if let Ok(Ok(Some((authority, time)))) = told {
+                self.skew.observe(authority, unix_now(), time);
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `cepa status` and `cepa new-identity`: a word with a client that runs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::Args;
+use serde_json::Value;
+
+use super::output::say;
+use super::proxy::state_dir;
+use super::{CliError, NETWORK};
+use crate::config::Config;
+use crate::control::{self, Answer, AskError, Command, NewIdentity, Status};
+
+/// Which client is meant.
+#[derive(Debug, Args)]
+struct Which {
+    /// State directory of the client that runs [default: that of `cepa proxy`].
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    state: Option<PathBuf>,
+    /// Configuration file of the client that runs, if it was started by `cepa run`.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Which {
+    fn ask(self, command: Command) -> Result<Value, CliError> {
+        let dir = match self.config {
+            Some(file) => Config::load(&file)?.state.dir,
+            None => state_dir(self.state, "client")?,
+        };
+        match control::ask(&dir, command) {
+            Ok(Answer::Ok(result)) => Ok(result),
+            Ok(Answer::Error { what, hint }) => Err(CliError::failed(what, hint)),
+            Err(error) => {
+                let hint = match &error {
+                    AskError::NobodyThere(_) => {
+                        "start it with `cepa proxy`, or name the directory of one that runs with --state DIR"
+                    }
+                    AskError::Control(_) => "start the client with a shorter --state DIR",
+                    _ => "look at the client's log",
+                };
+                Err(CliError::failed(error.to_string(), hint))
+            }
+        }
+    }
+}
+
+fn unreadable() -> CliError {
+    let hint = "is it of the same version as this program?";
+    CliError::failed("the client's answer cannot be read", hint)
+}
+
+/// Show how a running client does: its consensus, guards, circuits and streams, and what is wrong.
+///
+/// The exit code is 0 for a client that is ready and 3 for one that is not.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cepa status
+  cepa status --state ~/.local/state/cepa/client --json")]
+pub(super) struct StatusCommand {
+    #[command(flatten)]
+    which: Which,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl StatusCommand {
+    pub(super) fn main(self) -> Result<ExitCode, CliError> {
+        let json = self.json;
+        let answer = self.which.ask(Command::Status)?;
+        let status: Status = serde_json::from_value(answer.clone()).map_err(|_| unreadable())?;
+        if json {
+            say(&answer.to_string());
+        } else {
+            lines(&status).iter().for_each(|line| say(line));
+        }
+        Ok(match status.percent {
+            100.. => ExitCode::SUCCESS,
+            _ => ExitCode::from(NETWORK),
+        })
+    }
+}
+
+fn lines(status: &Status) -> Vec<String> {
+    let mut lines = vec![format!("{} ({} %)", status.stage, status.percent)];
+    if let (Some(relays), Some(until)) = (status.relays, status.valid_until) {
+        let until = UNIX_EPOCH.checked_add(Duration::from_secs(until));
+        let until = until.map(humantime::format_rfc3339_seconds);
+        lines.push(format!(
+            "consensus  {relays} relays, valid until {}",
+            until.map_or_else(String::new, |until| until.to_string())
+        ));
+    }
+    for guard in &status.guards {
+        let (name, identity) = (&guard.nickname, &guard.identity);
+        lines.push(format!("guard      {name} {identity} {}", guard.health));
+    }
+    lines.push(format!(
+        "circuits   {} ready for streams, {} of them unused; {} streams open",
+        status.circuits, status.clean, status.streams
+    ));
+    lines.extend(
+        status
+            .alarms
+            .iter()
+            .map(|text| format!("ALARM      {text}")),
+    );
+    lines.extend(
+        status
+            .warnings
+            .iter()
+            .map(|text| format!("warning    {text}")),
+    );
+    lines
+}
+
+/// Give a running client a new identity: all its circuits are retired at once.
+///
+/// No stream that is opened from now on shares a circuit with those before; streams that are open go on.
+/// The guards stay. It is given at most every 10 seconds, as each costs the network new circuits.
+/// It does not change what your programs tell about you: cookies and logins outlive it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cepa new-identity
+  cepa new-identity --state ~/.local/state/cepa/client")]
+pub(super) struct NewIdentityCommand {
+    #[command(flatten)]
+    which: Which,
+}
+
+impl NewIdentityCommand {
+    pub(super) fn main(self) -> Result<ExitCode, CliError> {
+        let answer = self.which.ask(Command::NewIdentity)?;
+        let done: NewIdentity = serde_json::from_value(answer).map_err(|_| unreadable())?;
+        let plural = if done.retired == 1 { "" } else { "s" };
+        say(&format!("{} circuit{plural} retired", done.retired));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::GuardStatus;
+
+    #[test]
+    fn a_status_in_lines() {
+        let status = Status {
+            stage: "ready".to_owned(),
+            percent: 100,
+            relays: Some(8),
+            valid_until: Some(1_900_000_000),
+            guards: vec![GuardStatus {
+                nickname: "oak".to_owned(),
+                identity: "07".repeat(32),
+                health: "answers".to_owned(),
+            }],
+            circuits: 4,
+            clean: 2,
+            streams: 7,
+            alarms: vec!["two consensuses".to_owned()],
+            warnings: Vec::new(),
+        };
+        let lines = lines(&status);
+        assert_eq!(lines[0], "ready (100 %)");
+        assert!(lines[1].contains("8 relays, valid until 2030-03-17T17:46:40Z"));
+        assert!(lines[2].contains("oak") && lines[2].ends_with("answers"));
+        assert!(lines[3].contains("4 ready") && lines[3].contains("7 streams"));
+        assert_eq!(lines[4], "ALARM      two consensuses");
+    }
+}

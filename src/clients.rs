@@ -1,0 +1,166 @@
+//! The client half of a node: how it starts, what it shows of itself, and what its owner can ask of it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use cepa_client::circuit::isolation::IsolateBy;
+use cepa_client::guard::GuardHealth;
+use cepa_client::{BootstrapEvent, BootstrapEvents, Client, ClientOptions, Warning};
+use tokio::sync::watch;
+
+use crate::app::{AppError, Progress};
+use crate::config::IsolateKind;
+use crate::control::{Answer, Command, GuardStatus, IdentityLimit, NewIdentity, Status};
+
+/// Warnings of one start that are kept for whoever follows it.
+const MOST_WARNINGS: usize = 32;
+
+/// Starts a client and tells `progress` how far it is; the events go on where the start ended.
+pub(crate) async fn bootstrap(
+    options: ClientOptions,
+    progress: watch::Sender<Progress>,
+) -> Result<(Client, BootstrapEvents), AppError> {
+    let (client, mut events) = Box::pin(Client::start(options)).await;
+    let started = {
+        let ready = client.ready();
+        tokio::pin!(ready);
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = events.next() => tell(&progress, &event),
+                started = &mut ready => break started,
+            }
+        }
+    };
+    started.map_err(|error| AppError::Client(error.to_string()))?;
+    Ok((client, events))
+}
+
+fn tell(progress: &watch::Sender<Progress>, event: &BootstrapEvent) {
+    progress.send_modify(|progress| {
+        if let Some(percent) = event.percent() {
+            progress.percent = percent;
+            progress.what = event.to_string();
+            progress.is_detail =
+                matches!(event, BootstrapEvent::Receiving { bytes, of, .. } if Some(*bytes) != *of);
+        } else if let Some(line) = line(event)
+            && progress.warnings.len() < MOST_WARNINGS
+        {
+            progress.warnings.push(line);
+        }
+    });
+}
+
+/// What an event of a running client says to its owner; `None` for what is no news.
+pub(crate) fn line(event: &BootstrapEvent) -> Option<String> {
+    match event {
+        // The consensus came from another: the start has gone on.
+        BootstrapEvent::Over(Warning::Unreachable { .. }) => None,
+        BootstrapEvent::Warning(_) | BootstrapEvent::Over(_) | BootstrapEvent::Lost(_) => {
+            Some(event.to_string())
+        }
+        _ => None,
+    }
+}
+
+/// The client library's switches.
+pub(crate) fn isolate_by(kinds: &[IsolateKind]) -> IsolateBy {
+    let has = |kind| kinds.contains(&kind);
+    IsolateBy {
+        credentials: has(IsolateKind::Credentials),
+        listener: has(IsolateKind::Listener),
+        client: has(IsolateKind::Client),
+        protocol: has(IsolateKind::Protocol),
+        destination: has(IsolateKind::Destination),
+        port: has(IsolateKind::Port),
+        every_stream: has(IsolateKind::Stream),
+    }
+}
+
+/// Answers what is asked of `client` over the control socket.
+pub(crate) fn handler(client: Client) -> Arc<dyn Fn(Command) -> Answer + Send + Sync> {
+    let limit = Mutex::new(IdentityLimit::default());
+    Arc::new(move |command| match command {
+        Command::Status => Answer::ok(&status(&client)),
+        Command::NewIdentity => {
+            let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+            match limit.ask(Instant::now()) {
+                Ok(()) => Answer::ok(&NewIdentity {
+                    retired: client.new_identity(),
+                }),
+                Err(left) => Answer::error(
+                    "a new identity was given just now",
+                    format!("ask again in {} s", left.as_millis().div_ceil(1_000)),
+                ),
+            }
+        }
+    })
+}
+
+fn status(client: &Client) -> Status {
+    let stage = client.stage();
+    let consensus = client.consensus();
+    let (circuits, clean, streams) = client.circuits().counts();
+    let guards = client.circuits().guards().report();
+    let guards = guards.iter().map(|guard| GuardStatus {
+        nickname: client.circuits().nickname(&guard.identity),
+        identity: guard.identity.to_string(),
+        health: match guard.health {
+            GuardHealth::Untried => "untried",
+            GuardHealth::Answers => "answers",
+            GuardHealth::Failing => "failing",
+            GuardHealth::Left => "left",
+        }
+        .to_owned(),
+    });
+    let (alarms, warnings): (Vec<Warning>, _) = client
+        .warnings()
+        .into_iter()
+        .partition(|warning| warning.is_alarm());
+    let words = |warnings: Vec<Warning>| warnings.iter().map(ToString::to_string).collect();
+    Status {
+        percent: stage.percent().unwrap_or_default(),
+        stage: stage.to_string(),
+        relays: consensus.as_ref().map(|c| c.entries().len()),
+        valid_until: consensus.as_ref().map(|c| c.lifetime().valid_until),
+        guards: guards.collect(),
+        circuits,
+        clean,
+        streams,
+        alarms: words(alarms),
+        warnings: words(warnings),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_switches_what_it_names_and_the_defaults_are_the_librarys() {
+        let none = isolate_by(&[]);
+        let switches: [(IsolateKind, fn(&mut IsolateBy)); 7] = [
+            (IsolateKind::Credentials, |by| by.credentials = true),
+            (IsolateKind::Listener, |by| by.listener = true),
+            (IsolateKind::Client, |by| by.client = true),
+            (IsolateKind::Protocol, |by| by.protocol = true),
+            (IsolateKind::Destination, |by| by.destination = true),
+            (IsolateKind::Port, |by| by.port = true),
+            (IsolateKind::Stream, |by| by.every_stream = true),
+        ];
+        for (kind, switch) in switches {
+            let mut expected = none;
+            switch(&mut expected);
+            assert_eq!(isolate_by(&[kind]), expected, "{kind:?}");
+        }
+        assert_eq!(isolate_by(&IsolateKind::DEFAULT), IsolateBy::default());
+    }
+
+    #[test]
+    fn news_is_told_and_stages_are_not() {
+        let said = |event| line(&event).unwrap_or_default();
+        assert!(said(BootstrapEvent::Warning(Warning::NetworkDown)).starts_with("warning: "));
+        assert!(said(BootstrapEvent::Over(Warning::NetworkDown)).contains("again"));
+        assert_eq!(said(BootstrapEvent::Ready), "");
+    }
+}

@@ -1,0 +1,477 @@
+//! The control socket: how other programs of its owner ask a running client for something.
+//!
+//! A Unix socket in the state directory takes one line of JSON and gives one back, then the connection ends
+//! (docs/control.md). It is small on purpose and may grow by commands: a request names the version that it is meant for.
+//! Whoever may open it is decided by the file system and, once more, by the identity that the system gives of the other
+//! side (S29, S33). Nothing in here waits for ever or reads without a bound.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// The one version that there is.
+const VERSION: u32 = 1;
+/// Name of the socket in the state directory.
+const SOCKET: &str = "control.sock";
+/// Longest path of a socket (bytes): what Linux has room for, without the final zero.
+const MAX_PATH_BYTES: usize = 107;
+/// Longest request (bytes).
+const MAX_REQUEST_BYTES: usize = 4 * 1024;
+/// Longest answer that is taken (bytes).
+const MAX_ANSWER_BYTES: u64 = 256 * 1024;
+/// One exchange must be over by then.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Connections served at once.
+const MAX_CONNECTIONS: usize = 8;
+/// Pause after an accept that failed (S39).
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// A new identity is given once in this time (Tor's limit on NEWNYM).
+const IDENTITY_EVERY: Duration = Duration::from_secs(10);
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Command {
+    /// How the client does.
+    Status,
+    /// Retire all circuits.
+    NewIdentity,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    version: u32,
+    command: Command,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    /// Done; what it brought.
+    Ok(Value),
+    /// Not done.
+    Error {
+        /// Why, in a sentence without its full stop.
+        what: String,
+        /// What to try.
+        hint: String,
+    },
+}
+
+impl Answer {
+    /// Not done.
+    pub(crate) fn error(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Error {
+            what: what.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// Done; what it brought.
+    pub(crate) fn ok(result: &impl Serialize) -> Self {
+        serde_json::to_value(result).map_or_else(
+            |error| Self::error(error.to_string(), "report this: it is a bug"),
+            Self::Ok,
+        )
+    }
+
+    fn line(&self) -> String {
+        let mut line = serde_json::json!({ "version": VERSION });
+        if let (Some(line), Ok(Value::Object(body))) =
+            (line.as_object_mut(), serde_json::to_value(self))
+        {
+            line.extend(body);
+        }
+        format!("{line}\n")
+    }
+}
+
+/// What a new identity brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NewIdentity {
+    /// Circuits that were retired.
+    pub(crate) retired: usize,
+}
+
+/// How a client does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The stage that it is at, in words.
+    pub(crate) stage: String,
+    /// How far it is, in per cent.
+    pub(crate) percent: u8,
+    /// Relays of the consensus that it holds; none without one.
+    pub(crate) relays: Option<usize>,
+    /// Until when that is valid (seconds since 1970).
+    pub(crate) valid_until: Option<u64>,
+    /// The primary guards, the best first.
+    pub(crate) guards: Vec<GuardStatus>,
+    /// Circuits that take streams.
+    pub(crate) circuits: usize,
+    /// How many of them have carried none yet.
+    pub(crate) clean: usize,
+    /// Open streams, those of retired circuits among them.
+    pub(crate) streams: usize,
+    /// What asks for somebody's attention.
+    pub(crate) alarms: Vec<String>,
+    /// What else is wrong.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// How a guard does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GuardStatus {
+    /// Its name for people.
+    pub(crate) nickname: String,
+    /// Who it is.
+    pub(crate) identity: String,
+    /// `untried`, `answers`, `failing` or `left`.
+    pub(crate) health: String,
+}
+
+/// Keeps new identities apart.
+#[derive(Debug, Default)]
+pub(crate) struct IdentityLimit(Option<Instant>);
+
+impl IdentityLimit {
+    /// May there be one now? Else how long to wait.
+    pub(crate) fn ask(&mut self, now: Instant) -> Result<(), Duration> {
+        let since = self.0.map(|last| now.saturating_duration_since(last));
+        match since.and_then(|since| IDENTITY_EVERY.checked_sub(since)) {
+            Some(left) if !left.is_zero() => Err(left),
+            _ => {
+                self.0 = Some(now);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// There is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    /// The system has no room for its path.
+    #[error(
+        "the path of the control socket {} has {} bytes, and the system takes {MAX_PATH_BYTES} at most; choose a \
+         shorter state directory",
+        path.display(),
+        path.as_os_str().len()
+    )]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something else is there.
+    #[error("{} is in the way of the control socket and is none itself; move it away", .0.display())]
+    InTheWay(PathBuf),
+    /// The system said no.
+    #[error("cannot listen on the control socket {}: {source}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// The socket's path in the state directory `dir`, if the system has room for it.
+fn socket_path(dir: &Path) -> Result<PathBuf, ControlError> {
+    let path = dir.join(SOCKET);
+    match path.as_os_str().as_bytes().len() <= MAX_PATH_BYTES {
+        true => Ok(path),
+        false => Err(ControlError::TooLong { path }),
+    }
+}
+
+/// A socket that is listened on; gone when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Listens in the state directory `dir`, which its caller has locked: a socket that is left there is nobody's.
+    pub(crate) fn listen(dir: &Path) -> Result<Self, ControlError> {
+        let path = socket_path(dir)?;
+        let io = |source| ControlError::Io {
+            path: path.clone(),
+            source,
+        };
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.file_type().is_socket() => {
+                std::fs::remove_file(&path).map_err(io)?;
+            }
+            Ok(_) => return Err(ControlError::InTheWay(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
+        }
+        let listener = UnixListener::bind(&path).map_err(io)?;
+        let owner_only = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&path, owner_only).map_err(io)?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers requests with `handler` until it is dropped.
+    pub(crate) async fn serve(self, handler: Arc<dyn Fn(Command) -> Answer + Send + Sync>) {
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        // Dropped with this future, which ends every exchange.
+        let mut exchanges = JoinSet::new();
+        loop {
+            while exchanges.try_join_next().is_some() {}
+            let Ok(permit) = permits.clone().acquire_owned().await else {
+                return;
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let handler = handler.clone();
+                    exchanges.spawn(async move {
+                        let exchange = exchange(stream, handler);
+                        if let Ok(Err(error)) = tokio::time::timeout(DEADLINE, exchange).await {
+                            tracing::debug!(%error, "a control connection broke");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket cannot accept for the moment");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // It may be gone already, with its directory.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// One request and its answer.
+async fn exchange(
+    mut stream: UnixStream,
+    handler: Arc<dyn Fn(Command) -> Answer + Send + Sync>,
+) -> io::Result<()> {
+    // Where the directory is open to others, as that of a throwaway network may be, this keeps them out (S33).
+    let theirs = stream.peer_cred()?.uid();
+    if theirs != 0 && theirs != rustix::process::getuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let mut line = Vec::new();
+    let (read, mut write) = stream.split();
+    let mut bounded = tokio::io::BufReader::new(read.take(MAX_REQUEST_BYTES as u64 + 1));
+    bounded.read_until(b'\n', &mut line).await?;
+    let answer = match parse(&line) {
+        Ok(command) => handler(command),
+        Err(refusal) => refusal,
+    };
+    write.write_all(answer.line().as_bytes()).await?;
+    write.shutdown().await
+}
+
+/// The command of a request, or what is wrong with it.
+fn parse(line: &[u8]) -> Result<Command, Answer> {
+    let malformed = |what: &str| {
+        let hint = r#"write one line such as {"version":1,"command":"status"}"#;
+        Answer::error(what, hint)
+    };
+    if line.len() > MAX_REQUEST_BYTES {
+        return Err(malformed("the request is too long"));
+    }
+    let Some(line) = line.strip_suffix(b"\n") else {
+        return Err(malformed("the request has no end"));
+    };
+    let value: Value =
+        serde_json::from_slice(line).map_err(|_| malformed("the request is not JSON"))?;
+    // The version before the rest, which may look different in another.
+    if value.get("version").and_then(Value::as_u64) != Some(u64::from(VERSION)) {
+        return Err(malformed("this program speaks version 1"));
+    }
+    let request: Request = serde_json::from_value(value)
+        .map_err(|_| malformed("the request names no command that is known, or more than one"))?;
+    Ok(request.command)
+}
+
+/// A request came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// No client listens there.
+    #[error("no client runs with the state directory {}", .0.display())]
+    NobodyThere(PathBuf),
+    /// The path has no room.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The exchange broke.
+    #[error("the client did not answer: {0}")]
+    Io(#[from] io::Error),
+    /// What came back is no answer.
+    #[error("the client's answer cannot be read")]
+    NoAnswer,
+}
+
+/// Asks the client that runs with the state directory `dir`. Blocks for a few seconds at most.
+pub(crate) fn ask(dir: &Path, command: Command) -> Result<Answer, AskError> {
+    let path = socket_path(dir)?;
+    let mut stream = BlockingStream::connect(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            AskError::NobodyThere(dir.to_owned())
+        }
+        _ => error.into(),
+    })?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let request = Request {
+        version: VERSION,
+        command,
+    };
+    let request = serde_json::to_string(&request).map_err(io::Error::from)?;
+    stream.write_all(format!("{request}\n").as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut line)?;
+    let mut answer: Value = serde_json::from_str(&line).map_err(|_| AskError::NoAnswer)?;
+    let fields = answer.as_object_mut().ok_or(AskError::NoAnswer)?;
+    fields.remove("version");
+    serde_json::from_value(answer).map_err(|_| AskError::NoAnswer)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn echo() -> Arc<dyn Fn(Command) -> Answer + Send + Sync> {
+        Arc::new(|command| match command {
+            Command::Status => Answer::ok(&"fine"),
+            Command::NewIdentity => Answer::error("too soon", "wait"),
+        })
+    }
+
+    /// Writes `request` as it is and reads to the end.
+    async fn raw(dir: &Path, request: &[u8]) -> String {
+        let mut stream = UnixStream::connect(dir.join(SOCKET)).await.unwrap();
+        let _ = stream.write_all(request).await;
+        let _ = stream.shutdown().await;
+        let mut got = String::new();
+        let _ = stream.read_to_string(&mut got).await;
+        got
+    }
+
+    #[tokio::test]
+    async fn one_line_in_and_one_line_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = Control::listen(dir.path()).unwrap();
+        let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap();
+        assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+        let serving = tokio::spawn(control.serve(echo()));
+        let ask = |command| {
+            let dir = dir.path().to_owned();
+            tokio::task::spawn_blocking(move || ask(&dir, command).unwrap())
+        };
+        let fine = ask(Command::Status).await.unwrap();
+        assert_eq!(fine, Answer::Ok("fine".into()));
+        let refused = ask(Command::NewIdentity).await.unwrap();
+        assert_eq!(refused, Answer::error("too soon", "wait"));
+        let line = raw(dir.path(), b"{\"command\":\"status\",\"version\":1}\n").await;
+        assert_eq!(line, "{\"ok\":\"fine\",\"version\":1}\n");
+        // What is not understood is said to be so, and harms nobody.
+        for bad in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"{}\n",
+            b"\n",
+            b"",
+            b"{\"version\":2,\"command\":\"status\"}\n",
+            b"{\"version\":1,\"command\":\"format\"}\n",
+            b"{\"version\":1,\"command\":\"status\",\"more\":1}\n",
+            &vec![b'['; 100_000],
+        ] {
+            let line = raw(dir.path(), bad).await;
+            assert!(line.is_empty() || line.contains("\"error\""), "{line}");
+        }
+        assert_eq!(ask(Command::Status).await.unwrap(), fine);
+        serving.abort();
+        let _ = serving.await;
+        assert!(!dir.path().join(SOCKET).exists(), "left behind");
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_not_waited_for_and_does_not_keep_others_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = Control::listen(dir.path()).unwrap();
+        let serving = tokio::spawn(control.serve(echo()));
+        let mut silent = Vec::new();
+        for _ in 1..MAX_CONNECTIONS {
+            let stream = UnixStream::connect(dir.path().join(SOCKET)).await;
+            silent.push(stream.unwrap());
+        }
+        let line = raw(dir.path(), b"{\"version\":1,\"command\":\"status\"}\n").await;
+        assert!(line.contains("fine"));
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn stale_sockets_are_replaced_and_other_files_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET)).unwrap());
+        let gone = ask(dir.path(), Command::Status);
+        assert!(matches!(gone, Err(AskError::NobodyThere(_))), "{gone:?}");
+        drop(Control::listen(dir.path()).unwrap());
+        std::fs::write(dir.path().join(SOCKET), "mine").unwrap();
+        let refused = Control::listen(dir.path());
+        assert!(matches!(refused, Err(ControlError::InTheWay(_))));
+        assert!(dir.path().join(SOCKET).exists());
+    }
+
+    #[tokio::test]
+    async fn a_path_that_the_system_has_no_room_for_is_said_to_be_too_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = MAX_PATH_BYTES - SOCKET.len() - 2 - dir.path().as_os_str().len();
+        let fits = dir.path().join("x".repeat(room));
+        let long = dir.path().join("x".repeat(room + 1));
+        for path in [&fits, &long] {
+            std::fs::create_dir(path).unwrap();
+        }
+        drop(Control::listen(&fits).unwrap());
+        let refused = Control::listen(&long).unwrap_err().to_string();
+        assert!(refused.contains("108 bytes"), "{refused}");
+        assert!(matches!(
+            ask(&long, Command::Status),
+            Err(AskError::Control(_))
+        ));
+    }
+
+    #[test]
+    fn new_identities_are_ten_seconds_apart() {
+        let (mut limit, start) = (IdentityLimit::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(limit.ask(start), Ok(()));
+        assert_eq!(limit.ask(start + 3 * second), Err(7 * second));
+        assert_eq!(limit.ask(start + 10 * second), Ok(()));
+        assert!(limit.ask(start + 11 * second).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_does_harm(line in proptest::collection::vec(any::<u8>(), 0..6_000)) {
+            if let Err(answer) = parse(&line) {
+                let is_a_line = answer.line().ends_with("}\n");
+                prop_assert!(is_a_line);
+            }
+        }
+    }
+}
