@@ -12,6 +12,8 @@ pub mod isolation;
 pub(crate) mod links;
 mod liveness;
 pub mod pool;
+#[cfg(test)]
+mod pool_tests;
 pub mod predict;
 mod race;
 mod report;

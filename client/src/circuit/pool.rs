@@ -263,7 +263,7 @@ impl Pool {
         state.circuits.push(Pooled { circuit, owner });
     }
 
-    fn find(
+    pub(super) fn find(
         &self,
         isolation: &Isolation,
         target: Target,

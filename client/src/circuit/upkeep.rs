@@ -94,7 +94,7 @@ impl Pool {
     }
 
     /// Lets go of circuits that are lost, or old and idle.
-    fn retire(&self) {
+    pub(super) fn retire(&self) {
         let max_dirty = self.max_dirty();
         let mut state = self.state();
         let generation = state.generation;

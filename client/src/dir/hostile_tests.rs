@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
-use cepa_common::dir::{Backoff, Entry, Flags, Lifetime, diff};
+use cepa_common::dir::{Backoff, Consensus, Entry, Flags, Lifetime, diff};
 
 use super::task::until_next;
 use super::testing::*;
@@ -146,6 +146,47 @@ async fn busy_is_no_lie() {
         shelves.play(n, Script::Cache(vec![next.clone()]));
     }
     until(&directory, START + 10).await;
+}
+
+/// Busy for a minute.
+fn busy() -> Script {
+    let head = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 60\r\ncontent-length: 0\r\n\r\n";
+    Script::Raw(head.as_bytes().to_vec(), false)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_busy_is_left_alone_for_as_long_as_it_asks_for() {
+    let (network, shelves) = (network(), Shelves::default());
+    (1..=3).for_each(|n| shelves.play(n, busy()));
+    let began = tokio::time::Instant::now();
+    let (directory, _task) = start(&network, &shelves, START, None);
+    shelves.until_dialled(3).await;
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert_eq!(shelves.dialled().len(), 3, "asked again too soon");
+    let newest = consensus(&network, START, &RELAYS);
+    (1..=3).for_each(|n| shelves.play(n, Script::Cache(vec![newest.clone()])));
+    until(&directory, START).await;
+    let waited = began.elapsed();
+    let (least, most) = (Duration::from_secs(60), Duration::from_secs(80));
+    assert!((least..most).contains(&waited), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_busy_delays_nothing_where_others_answer() {
+    let (network, shelves) = (network(), Shelves::default());
+    let (directory, _task) = holding(&shelves).await;
+    let next = consensus(&network, START + 10, &RELAYS);
+    let cache = |held: &Arc<Consensus>| Script::Cache(vec![held.clone()]);
+    [10, 11].map(|n| shelves.play(n, busy()));
+    [12, 13].map(|n| shelves.play(n, cache(&next)));
+    until(&directory, START + 10).await;
+    let again = consensus(&network, START + 20, &RELAYS);
+    [12, 13].map(|n| shelves.play(n, cache(&again)));
+    shelves.dialled();
+    until(&directory, START + 20).await;
+    let busy = |a: &&std::net::SocketAddr| (5_010..=5_011).contains(&a.port());
+    // Of the two at most the one that was not among the three asked first.
+    assert!(shelves.dialled().iter().filter(busy).count() <= 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::testing::*;
 use super::{BootstrapProgress, Directory, DirectoryConfig, directory};
+use crate::events::{BootstrapEvent, DirectorySource, Reporter, Warning};
 
 pub(super) const START: u64 = 1_900_000_000;
 
@@ -214,4 +215,55 @@ async fn times_that_cannot_be_right_are_refused_and_grace_ends() {
     gone.await
         .expect("a consensus past its grace is still shown")
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_start_is_told_step_by_step() {
+    let (network, shelves, reporter) = (network(), Shelves::default(), Reporter::default());
+    let mut events = reporter.subscribe();
+    // Authorities 1 and 2 are not there, and 3 comes late.
+    let (task, _directory) = directory(DirectoryConfig {
+        network: network.clone().into(),
+        dial: Arc::new(shelves.clone()),
+        clock: virtual_clock(START * 1_000),
+        cache: None,
+        reporter,
+    });
+    let _task = tokio::spawn(task.run());
+    let (mut told, mut warnings) = (Vec::new(), 0);
+    let entry = |n| Entry::new(&descriptor(n), Flags::RUNNING, 10);
+    // Large enough to come in pieces.
+    let whole = consensus_of(&network, START, (0..=250).map(entry).collect());
+    loop {
+        let event = events.next().await.unwrap();
+        match &event {
+            BootstrapEvent::Connecting(DirectorySource::Authority(_)) => told.push("connecting"),
+            BootstrapEvent::Waiting { .. } => {
+                told.push("waiting");
+                shelves.put(3, whole.bytes());
+            }
+            BootstrapEvent::Receiving { bytes, of, .. } => {
+                assert_eq!(*of, Some(whole.bytes().len()));
+                assert!((1..=whole.bytes().len()).contains(bytes));
+                told.push("receiving");
+            }
+            BootstrapEvent::Consensus {
+                relays,
+                valid_until,
+            } => {
+                assert_eq!((*relays, *valid_until), (251, START + 60));
+                told.push("consensus");
+            }
+            BootstrapEvent::Warning(Warning::Unreachable { .. }) => warnings += 1,
+            BootstrapEvent::Over(_) => warnings -= 1,
+            BootstrapEvent::Starting => told.push("starting"),
+            other => panic!("{other}"),
+        }
+        if told.contains(&"consensus") && warnings == 0 {
+            break;
+        }
+    }
+    told.dedup();
+    assert_eq!(told[..3], ["starting", "connecting", "waiting"]);
+    assert!(told.ends_with(&["receiving", "consensus"]), "{told:?}");
 }

@@ -1,0 +1,153 @@
+//! Which circuits a pool gives to whom, and what a new identity does to them; without any network.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+
+use cepa_common::budget::Budget;
+use cepa_common::dir::{Clock, Entry, Flags};
+use cepa_common::flow::FixedWindow;
+use cepa_common::ids::NetworkId;
+use cepa_common::net::circuit_io::{StreamIo, Streams};
+use cepa_common::net::tasks::{Stopper, tasks};
+use cepa_common::net::tls::Tls;
+use cepa_common::stream::{Mux, MuxConfig, Side, Target as StreamTarget};
+use tokio::sync::watch;
+
+use super::Circuit;
+use super::isolation::Isolation;
+use super::links::Links;
+use super::pool::Pool;
+use crate::dir::testing::descriptor;
+use crate::guard::Keeper;
+use crate::path::Target;
+
+const WEB: Target = Target::V4(80);
+
+fn pool() -> (Arc<Pool>, Stopper) {
+    let (tasks, stopper) = tasks();
+    let network = NetworkId([7; 32]);
+    let links = Links::new(network, Tls::client(), tasks.clone());
+    let guards = Arc::new(Keeper::load(network, None, Clock::system()));
+    let (_, none) = watch::channel(None);
+    let pool = Pool::new(network, links, tasks, none, guards, Default::default());
+    (pool, stopper)
+}
+
+fn circuit(generation: u64) -> Arc<Circuit> {
+    let mux = Mux::new(MuxConfig {
+        side: Side::Client,
+        control: Box::new(FixedWindow(512)),
+        mark_interval_cells: 32,
+        stream_window_bytes: 1 << 16,
+        budget: Budget::unlimited(),
+    });
+    let exit = Entry::new(&descriptor(3), Flags::EXIT, 10);
+    Arc::new(Circuit {
+        streams: Streams::new(mux),
+        hops: vec![exit.identity],
+        exit,
+        built: std::time::Instant::now(),
+        generation,
+        doubted: Arc::default(),
+    })
+}
+
+/// Puts a new circuit of the present identity in, owned or clean.
+fn held(pool: &Arc<Pool>, owner: Option<u64>) -> Arc<Circuit> {
+    let circuit = circuit(pool.state().generation);
+    let owner = owner.map(|n| (Isolation::session(n), std::time::Instant::now()));
+    pool.hold(circuit.clone(), owner);
+    circuit
+}
+
+fn find(pool: &Pool, session: u64) -> Option<Arc<Circuit>> {
+    pool.find(&Isolation::session(session), WEB, &|_| false)
+}
+
+fn stream(circuit: &Circuit) -> StreamIo {
+    let web = StreamTarget::address("192.0.2.1:80".parse().unwrap());
+    circuit.open(web.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn equal_keys_share_and_others_take_what_is_clean() {
+    let (pool, _stopper) = pool();
+    let (anna, clean) = (held(&pool, Some(1)), held(&pool, None));
+    assert!(Arc::ptr_eq(&find(&pool, 1).unwrap(), &anna));
+    assert!(Arc::ptr_eq(&find(&pool, 2).unwrap(), &clean));
+    // It is Bert's now; nothing is left for a third.
+    assert!(Arc::ptr_eq(&find(&pool, 2).unwrap(), &clean));
+    assert!(find(&pool, 3).is_none());
+    assert!(Arc::ptr_eq(&find(&pool, 1).unwrap(), &anna));
+}
+
+#[tokio::test]
+async fn a_new_identity_retires_all_and_lets_open_streams_end() {
+    let (pool, _stopper) = pool();
+    let (busy, idle, clean) = (
+        held(&pool, Some(1)),
+        held(&pool, Some(2)),
+        held(&pool, None),
+    );
+    let open = stream(&busy);
+    assert_eq!(pool.counts(), (3, 1, 1));
+    assert_eq!(pool.new_identity(), 3);
+    assert!(idle.is_lost() && clean.is_lost() && !busy.is_lost());
+    assert_eq!(pool.counts(), (0, 0, 1));
+    assert!((1..=3).all(|session| find(&pool, session).is_none()));
+    pool.retire();
+    assert!(!busy.is_lost(), "its stream goes on");
+    // What is retired is not retired again.
+    let fresh = held(&pool, Some(1));
+    assert_eq!(pool.new_identity(), 1);
+    assert!(fresh.is_lost());
+    drop(open);
+    busy.close();
+    pool.retire();
+    assert_eq!(pool.counts(), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_was_being_built_at_the_change_belongs_to_before() {
+    let (pool, _stopper) = pool();
+    let (late_clean, late_owned) = (circuit(0), circuit(0));
+    assert_eq!(pool.new_identity(), 0);
+    pool.hold(late_clean.clone(), None);
+    assert!(late_clean.is_lost(), "nobody's, of an earlier identity");
+    // The one who waits for it gets it, for that stream alone.
+    let owner = Some((Isolation::session(1), std::time::Instant::now()));
+    pool.hold(late_owned.clone(), owner);
+    let open = stream(&late_owned);
+    assert!(find(&pool, 1).is_none());
+    pool.retire();
+    assert!(!late_owned.is_lost());
+    assert_eq!(pool.counts(), (0, 0, 1));
+    drop(open);
+}
+
+#[tokio::test]
+async fn what_was_asked_for_before_predicts_nothing_after() {
+    let (pool, _stopper) = pool();
+    let ssh = Target::V4(22);
+    let expects_ssh = || {
+        let state = pool.state();
+        let mut expected = state.predictor.expected(std::time::Instant::now());
+        expected.any(|target| target == ssh)
+    };
+    pool.state()
+        .predictor
+        .on_asked(ssh, std::time::Instant::now());
+    assert!(expects_ssh());
+    pool.new_identity();
+    assert!(!expects_ssh());
+}
+
+#[tokio::test]
+async fn a_stop_ends_streams_too() {
+    let (pool, _stopper) = pool();
+    let busy = held(&pool, Some(1));
+    let _open = stream(&busy);
+    pool.stop();
+    assert!(busy.is_lost());
+    assert!(held(&pool, None).is_lost(), "too late");
+}
