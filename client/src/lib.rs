@@ -32,5 +32,11 @@ pub mod skew;
 mod start;
 
 pub use by_hand::ByHandError;
+// What a program that embeds a client needs of the rest.
+pub use cepa_common::dir::NetworkFile;
+pub use cepa_common::ids::RelayId;
+pub use cepa_common::net::circuit_io::StreamIo;
+pub use cepa_common::stream::{StreamError, Target as StreamTarget};
+
 pub use client::{Client, ClientError, ClientOptions, ConnectError, Front, HopReport};
 pub use events::{BootstrapEvent, BootstrapEvents, DirectorySource, Warning};

@@ -1,0 +1,231 @@
+//! The client inside another program: its examples, two networks at once, and nothing left behind.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use cepa_client::{BootstrapEvent, Client, ClientOptions, NetworkFile};
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// An example of the client library, built beside the program if it is not there yet.
+fn example(name: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_cepa"));
+    let profile = program.parent().unwrap();
+    let path = profile.join("examples").join(name);
+    if !path.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--offline", "-p", "cepa-client", "--example", name]);
+        build.arg("--target-dir").arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success());
+    }
+    path
+}
+
+fn run(name: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(example(name))
+        .args(arguments)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {error}");
+    output
+}
+
+#[test]
+fn the_examples_work() {
+    let _alone = alone();
+    let net = Testnet::start(&[]);
+    let (file, server) = (net.network_file(), http_server());
+    let url = format!("http://{server}/6/300000");
+
+    let fetched = run("hyper_fetch", &[&file, &url]);
+    assert!(fetched.stdout == content(6, 300_000));
+    let told = String::from_utf8(fetched.stderr).unwrap();
+    let steps = [
+        "connecting to authority",
+        "consensus of 8 relays verified",
+        "guards chosen: ",
+        "first circuit: hop 3 of 3",
+        "200 OK",
+    ];
+    let places: Vec<_> = steps.map(|step| told.find(step).expect(step)).into();
+    assert!(places.is_sorted(), "{told}");
+
+    let said = String::from_utf8(run("isolated_pair", &[&file, &url]).stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("anna got 3"), "{said}");
+    assert_eq!(lines[1], "2 circuits in use", "{said}");
+    assert_eq!(lines[3], "1 circuits in use", "{said}");
+
+    let said = run("custom_path", &[&file, &url, "relay2", "relay1", "exit1"]);
+    let said = String::from_utf8(said.stdout).unwrap();
+    let identity = |name: &str| net.node(name)["identity"].as_str().unwrap().to_owned();
+    let hops: Vec<_> = ["relay2", "relay1", "exit1"].map(identity).into();
+    assert_eq!(said.lines().take(3).collect::<Vec<_>>(), hops);
+    run("custom_path", &[&file, &url]);
+    assert!(net.stop().success());
+}
+
+async fn fetch(client: &Client, server: SocketAddr, seed: u64) {
+    let mut stream = client.connect(&server.to_string()).await.unwrap();
+    let request = format!("GET /{seed}/70000 HTTP/1.1\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut page = Vec::new();
+    stream.read_to_end(&mut page).await.unwrap();
+    assert!(page.ends_with(&content(seed, 70_000)));
+}
+
+/// Sockets of this process.
+fn sockets() -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let targets = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    targets
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+#[test]
+fn clients_of_two_networks_live_in_one_thread_and_leave_nothing_behind() {
+    let _alone = alone();
+    let (one, two) = (Testnet::start(&[]), Testnet::start(&[]));
+    let server = http_server();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let read = |net: &Testnet| {
+        let text = std::fs::read_to_string(net.network_file()).unwrap();
+        NetworkFile::parse(&text).unwrap()
+    };
+    runtime.block_on(async {
+        let handle = tokio::runtime::Handle::current();
+        let tasks = || handle.metrics().num_alive_tasks();
+        assert_eq!(tasks(), 0);
+        // The signals and timers of the runtime have sockets of their own.
+        let before = sockets();
+        let (first, mut events) = Client::start(ClientOptions::new(read(&one))).await;
+        let second = Client::bootstrap(ClientOptions::new(read(&two))).await;
+        let second = second.unwrap();
+        first.ready().await.unwrap();
+        assert_ne!(
+            first.network().network_id(),
+            second.network().network_id(),
+            "two networks"
+        );
+        // Who subscribed at the start hears all of it; who comes late where it is.
+        let mut heard = Vec::new();
+        while heard.last() != Some(&BootstrapEvent::Ready) {
+            heard.push(events.next().await.unwrap());
+        }
+        assert_eq!(heard.first(), Some(&BootstrapEvent::Starting));
+        let mut late = second.bootstrap_events();
+        assert_eq!(late.next().await, Some(BootstrapEvent::Ready));
+
+        tokio::join!(fetch(&first, server, 1), fetch(&second, server, 2));
+        // What one does, the other does not see.
+        assert!(first.new_identity() > 0);
+        let (circuits, _, _) = second.circuits().counts();
+        assert!(circuits > 0);
+        fetch(&second, server, 3).await;
+        fetch(&first, server, 4).await;
+
+        // A clone keeps a client alive; the last one takes everything with it, without a word.
+        assert!(tasks() > 0 && sockets() > before);
+        let clone = first.clone();
+        drop(first);
+        fetch(&clone.isolated(), server, 5).await;
+        drop((clone, second));
+        let gone = async {
+            while tasks() > 0 || sockets() > before {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let within = tokio::time::timeout(Duration::from_secs(10), gone).await;
+        assert!(
+            within.is_ok(),
+            "{} tasks and {} sockets are left",
+            tasks(),
+            sockets() - before
+        );
+        assert_eq!(late.next().await, None);
+        while events.next().await.is_some() {}
+    });
+    assert!(one.stop().success() && two.stop().success());
+}
+
+/// `cepa` asks the client of `net` something.
+fn ask(net: &Testnet, arguments: &[&str]) -> Output {
+    let config = net.node("client")["config"].as_str().unwrap();
+    let mut command = cepa();
+    command.args(arguments).args(["--config", config]);
+    command.output().unwrap()
+}
+
+#[test]
+fn a_running_client_can_be_asked() {
+    let _alone = alone();
+    let net = Testnet::start(&["--processes"]);
+    let status = || -> serde_json::Value {
+        let got = ask(&net, &["status", "--json"]);
+        assert!(got.status.success());
+        serde_json::from_slice(&got.stdout).unwrap()
+    };
+    // A stream that is open when everything changes.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (near, code) = socks5(net.socks(), &LOOPBACK, port, None);
+    assert_eq!(code, 0);
+    let (far, _) = listener.accept().unwrap();
+    let now = status();
+    assert_eq!((&now["percent"], &now["streams"]), (&100.into(), &1.into()));
+    assert_eq!(now["relays"], 8);
+    assert_eq!(now["guards"][0]["health"], "answers");
+
+    let first = ask(&net, &["new-identity"]);
+    assert!(first.status.success());
+    let said = String::from_utf8(first.stdout).unwrap();
+    assert!(said.contains("retired") && !said.starts_with('0'), "{said}");
+    // Too soon for another, and it says for how long.
+    let second = ask(&net, &["new-identity"]);
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said.contains("ask again in "), "{said}");
+
+    // The open stream goes on, and new ones work.
+    for (mut from, mut to) in [(&near, &far), (&far, &near)] {
+        from.write_all(b"still here").unwrap();
+        let mut got = [0; 10];
+        to.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"still here");
+    }
+    let server = http_server();
+    let got = net.curl("socks5h", &[&format!("http://{server}/8/1000")]);
+    assert!(got.stdout == content(8, 1000));
+
+    // The socket is its owner's alone.
+    let config = Path::new(net.node("client")["config"].as_str().unwrap());
+    let config = std::fs::read_to_string(config).unwrap();
+    let config: toml::Table = config.parse().unwrap();
+    let dir = PathBuf::from(config["state"]["dir"].as_str().unwrap());
+    let socket = dir.join("control.sock");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&socket.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // Where none runs, that is said.
+    let kept = tempfile::tempdir().unwrap();
+    let nobody = cepa()
+        .args(["status", "--state"])
+        .arg(kept.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(nobody.stderr).unwrap();
+    assert!(said.contains("no client runs"), "{said}");
+}
