@@ -109,7 +109,7 @@ fn status(client: &Client) -> Status {
             GuardHealth::Untried => "untried",
             GuardHealth::Answers => "answers",
             GuardHealth::Failing => "failing",
-            GuardHealth::Left => "left",
+            GuardHealth::Dropped => "dropped",
         }
         .to_owned(),
     });
@@ -138,8 +138,9 @@ mod tests {
 
     #[test]
     fn each_kind_switches_what_it_names_and_the_defaults_are_the_librarys() {
+        type Switch = fn(&mut IsolateBy);
         let none = isolate_by(&[]);
-        let switches: [(IsolateKind, fn(&mut IsolateBy)); 7] = [
+        let switches: [(IsolateKind, Switch); 7] = [
             (IsolateKind::Credentials, |by| by.credentials = true),
             (IsolateKind::Listener, |by| by.listener = true),
             (IsolateKind::Client, |by| by.client = true),

@@ -138,7 +138,7 @@ pub(crate) struct GuardStatus {
     pub(crate) nickname: String,
     /// Who it is.
     pub(crate) identity: String,
-    /// `untried`, `answers`, `failing` or `left`.
+    /// `untried`, `answers`, `failing` or `dropped`.
     pub(crate) health: String,
 }
 

@@ -30,6 +30,20 @@ impl Client {
     /// Builds a circuit through exactly these relays, first to last. [`Circuit::open`] opens streams on it,
     /// [`Circuit::close`] ends it.
     ///
+    /// ```no_run
+    /// # async fn example(client: cepa_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use cepa_client::StreamTarget;
+    ///
+    /// let consensus = client.consensus().ok_or("no consensus")?;
+    /// let path: Vec<_> = consensus.entries().iter().take(3).map(|relay| relay.identity).collect();
+    /// let circuit = client.circuit(&path).await?;
+    /// // The last relay's own directory is always there to be asked.
+    /// let stream = circuit.open(StreamTarget::Directory).ok_or("the circuit is gone")?;
+    /// stream.opened().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ByHandError`].
     pub async fn circuit(&self, path: &[RelayId]) -> Result<Arc<Circuit>, ByHandError> {

@@ -130,7 +130,16 @@ pub struct HopReport {
 }
 
 impl Client {
-    /// A client on the same network that shares no circuit with any other.
+    /// A client on the same network that shares no circuit with any other. It costs nothing until it is used.
+    ///
+    /// ```no_run
+    /// # async fn example(client: cepa_client::Client) -> Result<(), cepa_client::ConnectError> {
+    /// // No exit sees both of these, though they go to one host.
+    /// let anna = client.isolated().connect("example.org:443").await?;
+    /// let bert = client.isolated().connect("example.org:443").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn isolated(&self) -> Self {
         let session = self.shared.sessions.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -169,7 +178,22 @@ impl Client {
         &self.shared.pool
     }
 
-    /// Opens a stream to `host:port`; the exit resolves the name.
+    /// Opens a stream to `host:port`; the exit resolves the name. While the client starts it waits for that.
+    ///
+    /// ```no_run
+    /// # async fn example(client: cepa_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    ///
+    /// let mut stream = client.connect("example.org:80").await?;
+    /// stream.write_all(b"GET / HTTP/1.0\r\nHost: example.org\r\n\r\n").await?;
+    /// let mut page = String::new();
+    /// stream.read_to_string(&mut page).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConnectError`]: within 60 s, after other circuits and exits were tried where that could help.
     pub async fn connect(&self, target: &str) -> Result<StreamIo, ConnectError> {
         let target =
             parse_target(target).ok_or_else(|| ConnectError::BadTarget(target.to_owned()))?;
@@ -177,7 +201,7 @@ impl Client {
             .await
     }
 
-    /// Opens a stream to `target` on a circuit that only streams with an equal `isolation` share. `early` travels with
+    /// Opens a stream to `target` with the switches of [`ClientOptions::isolate_by`], on a circuit that only streams with an equal `isolation` share. `early` travels with
     /// the BEGIN.
     pub async fn connect_with(
         &self,
@@ -319,7 +343,17 @@ impl Client {
         Ok(reports)
     }
 
-    /// Lets programs in at `listener`, until the front is shut down.
+    /// Lets programs in at `listener`, by SOCKS and HTTP CONNECT, until the front is shut down or dropped.
+    ///
+    /// ```no_run
+    /// # async fn example(client: cepa_client::Client) -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:9350").await?;
+    /// let front = client.serve_front(listener, Default::default());
+    /// // ...
+    /// front.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn serve_front(&self, listener: TcpListener, options: FrontOptions) -> Front {
         self.serve_front_by(self.shared.isolate_by, listener, options)
     }

@@ -2,8 +2,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use cepa_client::{Client, ClientOptions};
-//! use cepa_common::dir::NetworkFile;
+//! use cepa_client::{Client, ClientOptions, NetworkFile};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! let network = NetworkFile::parse(&std::fs::read_to_string("network.toml")?)?;
@@ -16,9 +15,15 @@
 //! # }
 //! ```
 //!
+//! A client is an ordinary value: it has no global state, installs nothing in the process, and several of them, of several
+//! networks, live side by side. Its tasks run in the tokio runtime that it was started in, of one thread or many, and end
+//! with its last clone; [`Client::shutdown`] waits for that. Streams are `AsyncRead` and `AsyncWrite`, and one that breaks
+//! is an error, never an end of file. The directory `examples` has a fetch with hyper, two clients that share no circuit,
+//! and a circuit along a path by hand.
+//!
 //! The rooms: [`dir`] fetches and keeps the consensus; [`guard`] keeps first hops; [`path`] chooses relays;
 //! [`circuit`] builds circuits and carries streams; [`front`] lets programs in
-//! by SOCKS and HTTP CONNECT.
+//! by SOCKS and HTTP CONNECT. [`events`] is what it tells of its start and of its troubles.
 
 mod by_hand;
 pub mod circuit;

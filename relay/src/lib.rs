@@ -1,7 +1,7 @@
 //! The relay half of Cepa: links in, circuit switching, exits, directory cache, directory authority.
 //!
-//! The rooms, in the order in which a cell meets them: [`listen`] accepts a
-//! connection; [`links`] keeps the links to other relays; [`handshake_pool`]
+//! The rooms, in the order in which a cell meets them: `listen` accepts a
+//! connection; `links` keeps the links to other relays; `handshake_pool`
 //! answers CREATE with the onion keys that [`keys`] looks after; [`switch`] holds the circuits that end here; [`exit`]
 //! connects streams; [`directory`] and [`authority`] serve and make the
 //! consensus. A cell that only passes never leaves the tables of the two links

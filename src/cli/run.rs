@@ -17,6 +17,10 @@ use crate::stop::{Cause, Stop};
 /// with "ready" is written to standard output once the node is of use: a relay listens, a client
 /// holds a consensus and accepts connections. SIGINT and SIGTERM stop the node in order.
 #[derive(Debug, Args)]
+#[allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "names of sections, for readers of --help"
+)]
 #[command(after_help = "\
 Examples:
   cepa run --config node.toml                   run it

@@ -9,6 +9,18 @@ use crate::front::{IsolationKey, Protocol};
 /// Which of the things that tell streams apart keep them on different circuits.
 ///
 /// The first four are on by default: what comes from different users or programs is not for one exit to connect.
+///
+/// ```
+/// use cepa_client::circuit::isolation::{IsolateBy, Isolation};
+/// use cepa_common::stream::TargetHost;
+///
+/// let (one, two) = (TargetHost::Name("one.example".into()), TargetHost::Name("two.example".into()));
+/// let key = |by, host| Isolation::session(0).with_target(by, host, 443, 0);
+/// let by = IsolateBy::default();
+/// assert!(key(by, &one) == key(by, &two));
+/// let by = IsolateBy { destination: true, ..by };
+/// assert!(key(by, &one) != key(by, &two));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IsolateBy {
     /// User name and password given to the proxy port: any text will do, none is checked.

@@ -1,7 +1,7 @@
 //! Circuits as a client has them.
 //!
 //! A [`build::Builder`] telescopes a circuit hop by hop; when it is built, one
-//! [`task`] owns its layers and moves its streams' bytes, and a [`Circuit`] is
+//! task owns its layers and moves its streams' bytes, and a [`Circuit`] is
 //! how the rest of the client knows it. The [`pool::Pool`] chooses a circuit
 //! for each stream, builds what is missing, and keeps some ready.
 

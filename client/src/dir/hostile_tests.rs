@@ -177,11 +177,11 @@ async fn one_that_is_busy_delays_nothing_where_others_answer() {
     let (directory, _task) = holding(&shelves).await;
     let next = consensus(&network, START + 10, &RELAYS);
     let cache = |held: &Arc<Consensus>| Script::Cache(vec![held.clone()]);
-    [10, 11].map(|n| shelves.play(n, busy()));
-    [12, 13].map(|n| shelves.play(n, cache(&next)));
+    (10..=11).for_each(|n| shelves.play(n, busy()));
+    (12..=13).for_each(|n| shelves.play(n, cache(&next)));
     until(&directory, START + 10).await;
     let again = consensus(&network, START + 20, &RELAYS);
-    [12, 13].map(|n| shelves.play(n, cache(&again)));
+    (12..=13).for_each(|n| shelves.play(n, cache(&again)));
     shelves.dialled();
     until(&directory, START + 20).await;
     let busy = |a: &&std::net::SocketAddr| (5_010..=5_011).contains(&a.port());

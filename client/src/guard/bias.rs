@@ -3,7 +3,7 @@
 //! A hostile guard gains most by failing every circuit that does not go on to its friends. It cannot do that without
 //! most circuits failing behind it, so those are counted. The thresholds are the defaults of Tor's path specification
 //! ("Detecting route manipulation by Guard nodes", pb_mincircs and its kin). Unlike Tor's default, a guard that is
-//! beyond the last of them is left, but no more than two: three that look the same say that it is not they.
+//! beyond the last of them is dropped, but no more than two: three that look the same say that it is not they.
 //!
 //! Pure: what happened goes in, what to think of it comes out.
 
@@ -18,12 +18,12 @@ const ENOUGH: u32 = 150;
 const NOTICE_PERCENT: u32 = 70;
 /// Below this it is worth a warning (pb_warnpct).
 const WARN_PERCENT: u32 = 50;
-/// Below this the guard is left (pb_extremepct, with pb_dropguards).
+/// Below this the guard is dropped (pb_extremepct, with pb_dropguards).
 const EXTREME_PERCENT: u32 = 30;
 /// Beyond so many circuits both counts are halved, so that the past fades (pb_scalecircs, pb_scalefactor).
 const SCALE_AT: u32 = 300;
-/// Guards left at a time: more than these that look hostile are a network in trouble.
-const MOST_LEFT: usize = 2;
+/// Guards dropped at a time: more than these that look hostile are a network in trouble.
+const MOST_DROPPED: usize = 2;
 /// Guards remembered; more than a sample holds.
 const MOST_GUARDS: usize = 200;
 /// Longest state (bytes).
@@ -39,7 +39,7 @@ pub enum Suspicion {
     Notice,
     /// Fewer than half are built.
     Warn,
-    /// Fewer than 30 % are built: the guard is left.
+    /// Fewer than 30 % are built: the guard is dropped.
     Extreme,
 }
 
@@ -64,6 +64,15 @@ impl Counts {
 }
 
 /// What circuits have shown of each guard.
+///
+/// ```
+/// use cepa_client::guard::{BiasLedger, Suspicion};
+///
+/// let (mut ledger, guard) = (BiasLedger::default(), cepa_client::RelayId([7; 32]));
+/// let raised: Vec<_> = (0..150).filter_map(|n| ledger.on_circuit(&guard, n % 5 == 0)).collect();
+/// assert_eq!(raised, [Suspicion::Extreme]);
+/// assert!(ledger.is_dropped(&guard));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BiasLedger {
     guards: BTreeMap<RelayId, Counts>,
@@ -103,10 +112,10 @@ impl BiasLedger {
     }
 
     /// Is this guard not to be used while there are others?
-    pub fn is_left(&self, guard: &RelayId) -> bool {
+    pub fn is_dropped(&self, guard: &RelayId) -> bool {
         let extreme = |counts: &&Counts| counts.suspicion() == Suspicion::Extreme;
         self.suspicion(guard) == Suspicion::Extreme
-            && self.guards.values().filter(extreme).count() <= MOST_LEFT
+            && self.guards.values().filter(extreme).count() <= MOST_DROPPED
     }
 
     /// Circuits counted for this guard, and how many of them were built.
@@ -174,12 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_that_lets_only_its_friends_through_is_found_by_150_circuits_and_left() {
+    fn a_guard_that_lets_only_its_friends_through_is_found_by_150_circuits_and_dropped() {
         // Its friends are a tenth of the network.
         let mut ledger = BiasLedger::default();
         let raised = run(&mut ledger, 1, 150, 10);
         assert_eq!(raised, [(150, Suspicion::Extreme)]);
-        assert!(ledger.is_left(&guard(1)) && !ledger.is_left(&guard(2)));
+        assert!(ledger.is_dropped(&guard(1)) && !ledger.is_dropped(&guard(2)));
         assert_eq!(ledger.counts(&guard(1)), (150, 15));
     }
 
@@ -211,7 +220,7 @@ mod tests {
     fn an_honest_guard_that_loses_a_tenth_is_never_suspected() {
         let mut ledger = BiasLedger::default();
         assert_eq!(run(&mut ledger, 1, 100_000, 90), []);
-        assert!(!ledger.is_left(&guard(1)));
+        assert!(!ledger.is_dropped(&guard(1)));
         let (begun, built) = ledger.counts(&guard(1));
         assert!(begun <= SCALE_AT && built * 100 >= begun * 88);
     }
@@ -220,7 +229,7 @@ mod tests {
     fn the_past_fades_and_one_that_does_well_again_is_taken_back() {
         let mut ledger = BiasLedger::default();
         run(&mut ledger, 1, 300, 0);
-        assert!(ledger.is_left(&guard(1)));
+        assert!(ledger.is_dropped(&guard(1)));
         // In use all the same, as there was nobody else.
         run(&mut ledger, 1, 600, 100);
         assert_eq!(ledger.suspicion(&guard(1)), Suspicion::None);
@@ -233,11 +242,11 @@ mod tests {
         let mut ledger = BiasLedger::default();
         run(&mut ledger, 1, 200, 0);
         run(&mut ledger, 2, 200, 0);
-        assert!(ledger.is_left(&guard(1)) && ledger.is_left(&guard(2)));
+        assert!(ledger.is_dropped(&guard(1)) && ledger.is_dropped(&guard(2)));
         run(&mut ledger, 3, 200, 0);
-        assert!((1..=3).all(|n| !ledger.is_left(&guard(n))));
+        assert!((1..=3).all(|n| !ledger.is_dropped(&guard(n))));
         ledger.keep(|relay| *relay != guard(3));
-        assert!(ledger.is_left(&guard(1)));
+        assert!(ledger.is_dropped(&guard(1)));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub enum GuardHealth {
     /// It does not answer.
     Failing,
     /// It answers and lets too few circuits be built: another is used instead.
-    Left,
+    Dropped,
 }
 
 /// A primary guard, for people to see.
@@ -129,8 +129,8 @@ impl Keeper {
     ) -> Option<GuardChoice> {
         self.step(|kept, now| {
             let Kept { set, bias, .. } = kept;
-            // One that lets too few circuits be built is left while there is another.
-            let careful = |guard: &RelayId| !bias.is_left(guard) && allowed(guard);
+            // One that lets too few circuits be built is passed over while there is another.
+            let careful = |guard: &RelayId| !bias.is_dropped(guard) && allowed(guard);
             let rng = &mut rand::rng();
             set.pick(purpose, &careful, now, rng)
                 .or_else(|| set.pick(purpose, allowed, now, rng))
@@ -160,7 +160,7 @@ impl Keeper {
         let report = |guard: &RelayId| GuardReport {
             identity: *guard,
             health: match kept.set.answers(guard) {
-                _ if kept.bias.is_left(guard) => GuardHealth::Left,
+                _ if kept.bias.is_dropped(guard) => GuardHealth::Dropped,
                 None => GuardHealth::Untried,
                 Some(true) => GuardHealth::Answers,
                 Some(false) => GuardHealth::Failing,

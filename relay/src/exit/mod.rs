@@ -1,6 +1,6 @@
 //! The exit: where a stream leaves the overlay for a TCP connection.
 //!
-//! A circuit's end hands a stream that a client has begun to [`serve()`], which has
+//! A circuit's end hands a stream that a client has begun to `serve`, which has
 //! [`ExitConnector::connect`] resolve its name (`resolve`), ask the policy and dial
 //! (`connect`), and then copies.
 //!

@@ -2,7 +2,7 @@
 //! kept off line, and the family that the relay belongs to (docs/protocol.md, 6.20).
 //!
 //! [`schedule`] is pure and says when a key is made and when it is erased; [`ring`] does it on disk and hands out
-//! snapshots to those who answer handshakes; [`watch`] runs both, rereads what the owner renews, and changes the
+//! snapshots to those who answer handshakes; `watch` runs both, rereads what the owner renews, and changes the
 //! descriptor. Absent on purpose: any secret of an identity. A relay needs it only where its owner chose to keep it there.
 
 mod identity;

@@ -1,0 +1,155 @@
+//! What listeners hear, when, and in which words.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn failing(n: u8) -> Warning {
+    Warning::GuardFailing {
+        identity: RelayId([n; 32]),
+        nickname: format!("g{n}"),
+    }
+}
+
+#[tokio::test]
+async fn late_listeners_hear_the_present_first() {
+    let reporter = Reporter::default();
+    reporter.stage(BootstrapEvent::Circuit { hop: 1, hops: 3 });
+    reporter.warn(failing(1));
+    reporter.warn(failing(2));
+    reporter.over(|warning| *warning == failing(1));
+    let mut events = reporter.subscribe();
+    reporter.stage(BootstrapEvent::Ready);
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        heard.push(events.next().await.unwrap());
+    }
+    assert_eq!(
+        heard,
+        [
+            BootstrapEvent::Circuit { hop: 1, hops: 3 },
+            BootstrapEvent::Warning(failing(2)),
+            BootstrapEvent::Ready
+        ]
+    );
+    drop(reporter);
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn one_who_sleeps_skips_ahead_to_the_present() {
+    let reporter = Reporter::default();
+    let mut events = reporter.subscribe();
+    for hop in 0..10 * RING {
+        reporter.stage(BootstrapEvent::Circuit { hop, hops: 3 });
+    }
+    let last = BootstrapEvent::Circuit {
+        hop: 10 * RING - 1,
+        hops: 3,
+    };
+    assert_eq!(events.next().await, Some(BootstrapEvent::Starting));
+    assert_eq!(events.next().await, Some(last));
+    reporter.stage(BootstrapEvent::Ready);
+    assert_eq!(events.next().await, Some(BootstrapEvent::Ready));
+}
+
+#[tokio::test]
+async fn a_download_is_told_in_pieces_and_never_goes_back() {
+    let reporter = Reporter::default();
+    let mut events = reporter.subscribe();
+    let (one, two) = (
+        DirectorySource::Authority("one".into()),
+        DirectorySource::Circuit,
+    );
+    for bytes in (0..=1_000_000).step_by(1_000) {
+        reporter.receiving(&one, bytes, Some(1_000_000));
+        reporter.receiving(&two, bytes / 2, Some(1_000_000));
+    }
+    reporter.stage(BootstrapEvent::Ready);
+    reporter.receiving(&one, 2_000_000, None);
+    let (mut told, mut percent) = (Vec::new(), 0);
+    loop {
+        let event = events.next().await.unwrap();
+        assert!(event.percent() >= Some(percent), "{event}");
+        percent = event.percent().unwrap();
+        match event {
+            BootstrapEvent::Receiving { bytes, .. } => told.push(bytes),
+            BootstrapEvent::Ready => break,
+            _ => {}
+        }
+    }
+    assert!(told.is_sorted() && told.len() < 20, "{told:?}");
+    assert_eq!(told.last(), Some(&1_000_000));
+}
+
+#[test]
+fn warnings_are_told_once_and_bounded() {
+    let reporter = Reporter::default();
+    let mut events = reporter.0.events.subscribe();
+    reporter.warn(failing(1));
+    reporter.warn(failing(1));
+    assert!(events.try_recv().is_ok() && events.try_recv().is_err());
+    // The same in other words replaces it.
+    reporter.warn(Warning::ClockSkew { ahead_secs: 600 });
+    reporter.warn(Warning::ClockSkew { ahead_secs: 900 });
+    assert_eq!(reporter.warnings().len(), 2);
+    (0..=255).for_each(|n| reporter.warn(failing(n)));
+    assert_eq!(reporter.warnings().len(), MOST_WARNINGS);
+    let long = Warning::Unreachable {
+        source: DirectorySource::Circuit,
+        reason: "x".repeat(100_000),
+    };
+    reporter.over(|_| true);
+    reporter.warn(long);
+    assert!(reporter.warnings()[0].to_string().len() < 500);
+}
+
+#[test]
+fn once_ready_only_a_loss_is_a_stage() {
+    let reporter = Reporter::default();
+    let consensus = BootstrapEvent::Consensus {
+        relays: 3,
+        valid_until: 1_900_000_000,
+    };
+    reporter.stage(BootstrapEvent::Ready);
+    reporter.stage(consensus.clone());
+    assert!(reporter.is_ready());
+    reporter.stage(BootstrapEvent::Lost(NoConsensus::default()));
+    assert!(!reporter.is_ready());
+    reporter.stage(consensus.clone());
+    assert_eq!(reporter.present(), consensus);
+}
+
+#[test]
+fn everything_is_said_in_words() {
+    let conflict = ConsensusConflict {
+        valid_after: 1_900_000_000,
+        held: cepa_common::dir::Digest([1; 32]),
+        offered: cepa_common::dir::Digest([2; 32]),
+        signed_both: vec!["oak".to_owned()],
+    };
+    for (event, words) in [
+        (
+            BootstrapEvent::Connecting(DirectorySource::Authority("oak".into())),
+            "connecting to authority oak",
+        ),
+        (
+            BootstrapEvent::Receiving {
+                from: DirectorySource::Circuit,
+                bytes: 2_048,
+                of: Some(4_000),
+            },
+            "2 of 4 KiB",
+        ),
+        (
+            BootstrapEvent::Warning(Warning::TwoConsensuses(conflict)),
+            "signed both: oak",
+        ),
+        (
+            BootstrapEvent::Warning(Warning::ClockSkew { ahead_secs: -720 }),
+            "12 minutes behind",
+        ),
+        (BootstrapEvent::Warning(Warning::NetworkDown), "network"),
+    ] {
+        assert!(event.to_string().contains(words), "{event}");
+    }
+}
