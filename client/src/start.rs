@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use cepa_common::dir::{Clock, Dial, NetworkHandle, Reviser, RevisionStore, revise};
-use cepa_common::net::establish::{self, unix_now};
+use cepa_common::net::establish;
 use cepa_common::net::tasks::tasks;
 use cepa_common::net::tls::Tls;
 use tokio::sync::watch;
@@ -105,6 +105,7 @@ impl Client {
         let times = TimeSources {
             network: network.clone(),
             tls,
+            clock: Clock::system(),
             skew: skew.clone(),
             reporter: reporter.clone(),
         };
@@ -189,6 +190,7 @@ impl Client {
 struct TimeSources {
     network: NetworkHandle,
     tls: Tls,
+    clock: Clock,
     skew: ClockSkew,
     reporter: Reporter,
 }
@@ -198,9 +200,6 @@ impl TimeSources {
         let failed = |step: &BootstrapProgress| matches!(step, BootstrapProgress::Failed { .. });
         while progress.wait_for(failed).await.is_ok() {
             self.ask().await;
-            if let Some(ahead_secs) = self.skew.wrong_by() {
-                self.reporter.warn(Warning::ClockSkew { ahead_secs });
-            }
             tokio::time::sleep(TIME_AGAIN).await;
         }
     }
@@ -220,7 +219,72 @@ impl TimeSources {
         }
         while let Some(told) = asked.join_next().await {
             if let Ok(Ok(Some((authority, time)))) = told {
-                self.skew.observe(authority, unix_now(), time);
+                self.skew.observe(authority, self.clock.now_secs(), time);
+            }
+        }
+        if let Some(ahead_secs) = self.skew.wrong_by() {
+            self.reporter.warn(Warning::ClockSkew { ahead_secs });
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cepa_common::dir::{Authority, NetworkDraft};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::dir::testing::{identity, link_key, signing_key};
+
+    /// An authority that says HELLO to whoever comes.
+    async fn authority(n: u8) -> (Authority, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = Authority {
+            name: format!("authority {n}"),
+            identity: identity(n),
+            signing_key: signing_key(n).verifying_key().to_bytes(),
+            addresses: vec![listener.local_addr().unwrap()],
+        };
+        (authority, listener)
+    }
+
+    #[tokio::test]
+    async fn authorities_say_what_time_it_is_where_no_consensus_can_be_had() {
+        let (mut authorities, mut listeners) = (Vec::new(), Vec::new());
+        for n in 1..=3 {
+            let (authority, listener) = authority(n).await;
+            authorities.push(authority);
+            listeners.push(listener);
+        }
+        let mut draft = NetworkDraft::new("test", authorities, Default::default());
+        (1..=3).for_each(|n| draft.sign(&signing_key(n)).unwrap());
+        let network = NetworkHandle::from(draft.finish().unwrap());
+        for (n, listener) in (1..).zip(listeners) {
+            let (tls, id) = (Tls::relay(&link_key(n)).unwrap(), network.network_id());
+            tokio::spawn(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    // A link, which nothing is done with.
+                    let _ = establish::accept(tcp, &tls, id).await;
+                }
+            });
+        }
+        let reporter = Reporter::default();
+        for (off, words) in [(0, None), (-7_200i64, Some("2 hours behind"))] {
+            let clock = Clock::system();
+            let wrong = move || clock.now_ms().saturating_add_signed(off * 1_000);
+            let sources = TimeSources {
+                network: network.clone(),
+                tls: Tls::client(),
+                clock: Clock::from_fn(wrong),
+                skew: ClockSkew::default(),
+                reporter: reporter.clone(),
+            };
+            sources.ask().await;
+            let said = reporter.warnings().first().map(ToString::to_string);
+            match words {
+                Some(words) => assert!(said.unwrap().contains(words)),
+                None => assert_eq!(said, None),
             }
         }
     }

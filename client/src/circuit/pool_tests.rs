@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use cepa_common::budget::Budget;
-use cepa_common::dir::{Clock, Entry, Flags};
+use cepa_common::dir::{Clock, Consensus, Entry, Flags};
 use cepa_common::flow::FixedWindow;
 use cepa_common::ids::NetworkId;
 use cepa_common::net::circuit_io::{StreamIo, Streams};
@@ -17,19 +17,24 @@ use super::Circuit;
 use super::isolation::Isolation;
 use super::links::Links;
 use super::pool::Pool;
-use crate::dir::testing::descriptor;
-use crate::guard::Keeper;
+use crate::dir::testing::{consensus_of, descriptor, network_with};
+use crate::events::Warning;
+use crate::guard::{GuardHealth, Keeper, Purpose};
 use crate::path::Target;
 
 const WEB: Target = Target::V4(80);
 
 fn pool() -> (Arc<Pool>, Stopper) {
+    pool_with(None)
+}
+
+fn pool_with(consensus: Option<Arc<Consensus>>) -> (Arc<Pool>, Stopper) {
     let (tasks, stopper) = tasks();
     let network = NetworkId([7; 32]);
     let links = Links::new(network, Tls::client(), tasks.clone());
     let guards = Arc::new(Keeper::load(network, None, Clock::system()));
-    let (_, none) = watch::channel(None);
-    let pool = Pool::new(network, links, tasks, none, guards, Default::default());
+    let (_, consensus) = watch::channel(consensus);
+    let pool = Pool::new(network, links, tasks, consensus, guards, Default::default());
     (pool, stopper)
 }
 
@@ -150,4 +155,56 @@ async fn a_stop_ends_streams_too() {
     pool.stop();
     assert!(busy.is_lost());
     assert!(held(&pool, None).is_lost(), "too late");
+}
+
+/// A pool with a consensus of one guard, at an address where nobody listens.
+async fn with_guard() -> (Arc<Pool>, Entry, Stopper) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut nobody = descriptor(5);
+    nobody.addresses = vec![listener.local_addr().unwrap()];
+    drop(listener);
+    let flags = Flags::RUNNING | Flags::VALID | Flags::GUARD;
+    let guard = Entry::new(&nobody, flags, 10);
+    let network = network_with(1, Default::default());
+    let now = Clock::system().now_secs();
+    let consensus = consensus_of(&network, now, vec![guard.clone()]);
+    let (pool, stopper) = pool_with(Some(consensus.clone()));
+    pool.guards().update(&consensus);
+    (pool, guard, stopper)
+}
+
+#[tokio::test]
+async fn a_trace_tells_the_guards_what_it_saw() {
+    let (pool, guard, _stopper) = with_guard().await;
+    assert_eq!(pool.guards().report()[0].health, GuardHealth::Untried);
+    assert!(pool.begin_at_guard(&guard).await.is_err());
+    assert_eq!(pool.guards().report()[0].health, GuardHealth::Failing);
+    let [Warning::GuardFailing { nickname, .. }] = &pool.reporter.warnings()[..] else {
+        panic!("{:?}", pool.reporter.warnings());
+    };
+    assert_eq!(*nickname, guard.nickname);
+    // It answers a circuit: nothing is wrong any more.
+    pool.guards().on_answered(&guard.identity);
+    pool.guard_answers(&guard.identity);
+    assert_eq!(pool.guards().report()[0].health, GuardHealth::Answers);
+    assert_eq!(pool.reporter.warnings(), []);
+}
+
+#[tokio::test]
+async fn a_guard_that_fails_most_circuits_is_told_of() {
+    let (pool, guard, _stopper) = with_guard().await;
+    for n in 0..150 {
+        pool.count_circuit(&guard.identity, n % 10 == 0);
+    }
+    assert_eq!(pool.guards().report()[0].health, GuardHealth::Dropped);
+    let warnings = pool.reporter.warnings();
+    assert!(warnings[0].is_alarm());
+    let said = warnings[0].to_string();
+    assert!(
+        said.contains("of 150 circuits") && said.contains("only 15"),
+        "{said}"
+    );
+    // There is no other: it is used all the same.
+    let picked = pool.guards().pick(Purpose::Data, &|_| true);
+    assert_eq!(picked.map(|choice| choice.identity), Some(guard.identity));
 }

@@ -8,8 +8,9 @@ use cepa_common::dir::{Backoff, Consensus, Entry, Flags, Lifetime, diff};
 
 use super::task::until_next;
 use super::testing::*;
-use super::tests::{START, consensus, network, start, until};
+use super::tests::{START, consensus, network, start, start_reporting, until};
 use super::{BootstrapProgress, ClockSkew, Directory};
+use crate::events::{Reporter, Warning};
 
 const RELAYS: [u8; 4] = [10, 11, 12, 13];
 
@@ -248,9 +249,11 @@ async fn circuits_first_then_directly() {
 
 #[tokio::test(start_paused = true)]
 async fn a_conflict_names_those_who_signed_both() {
-    let (network, shelves) = (network(), Shelves::default());
-    let (directory, _task) = holding(&shelves).await;
-    let held = directory.consensus().borrow().clone().unwrap();
+    let (network, shelves, reporter) = (network(), Shelves::default(), Reporter::default());
+    shelves.put(1, consensus(&network, START, &RELAYS).bytes());
+    let (directory, _task) = start_reporting(&network, &shelves, START, None, reporter.clone());
+    let held = until(&directory, START).await;
+    shelves.remove(1);
     let entries = vec![Entry::new(
         &descriptor(11),
         Flags::VALID | Flags::RUNNING,
@@ -263,6 +266,11 @@ async fn a_conflict_names_those_who_signed_both() {
     let mut alarm = directory.alarm();
     let raised = tokio::time::timeout(Duration::from_secs(300), alarm.wait_for(Option::is_some));
     let raised = raised.await.expect("no alarm").unwrap().clone().unwrap();
+    // And it is said to whoever looks at the client.
+    assert_eq!(
+        reporter.warnings(),
+        [Warning::TwoConsensuses(raised.clone())]
+    );
     let mut names = raised.signed_both.clone();
     names.sort();
     assert_eq!(names, ["authority 1", "authority 3"]);

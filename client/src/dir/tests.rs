@@ -36,12 +36,23 @@ pub(super) fn start(
     start: u64,
     cache: Option<PathBuf>,
 ) -> (Directory, JoinHandle<()>) {
+    start_reporting(network, shelves, start, cache, Reporter::default())
+}
+
+/// The same, where it is listened to.
+pub(super) fn start_reporting(
+    network: &Arc<NetworkFile>,
+    shelves: &Shelves,
+    start: u64,
+    cache: Option<PathBuf>,
+    reporter: Reporter,
+) -> (Directory, JoinHandle<()>) {
     let (task, directory) = directory(DirectoryConfig {
         network: Arc::clone(network).into(),
         dial: Arc::new(shelves.clone()),
         clock: virtual_clock(start * 1_000),
         cache,
-        reporter: Default::default(),
+        reporter,
     });
     (directory, tokio::spawn(task.run()))
 }
@@ -222,14 +233,7 @@ async fn the_start_is_told_step_by_step() {
     let (network, shelves, reporter) = (network(), Shelves::default(), Reporter::default());
     let mut events = reporter.subscribe();
     // Authorities 1 and 2 are not there, and 3 comes late.
-    let (task, _directory) = directory(DirectoryConfig {
-        network: network.clone().into(),
-        dial: Arc::new(shelves.clone()),
-        clock: virtual_clock(START * 1_000),
-        cache: None,
-        reporter,
-    });
-    let _task = tokio::spawn(task.run());
+    let (_directory, _task) = start_reporting(&network, &shelves, START, None, reporter);
     let (mut told, mut warnings) = (Vec::new(), 0);
     let entry = |n| Entry::new(&descriptor(n), Flags::RUNNING, 10);
     // Large enough to come in pieces.
