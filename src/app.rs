@@ -15,7 +15,7 @@ use cepa_common::onion::Suite;
 use cepa_common::state::{KeyKind, StateDir, StateError, Trust};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::clients;
 use crate::config::{self, Config, SuiteChoice};
@@ -121,12 +121,10 @@ pub(crate) struct Progress {
 
 /// A node that runs.
 pub(crate) struct Node {
-    client: Option<client::Client>,
-    /// What the client tells.
-    events: Option<client::BootstrapEvents>,
+    client: Option<clients::Started>,
     fronts: Vec<client::Front>,
-    /// Answers over the control socket.
-    control: Option<JoinHandle<()>>,
+    /// Answers over the control socket; ends when it is dropped.
+    control: JoinSet<()>,
     relay: Option<relay::RelayHandle>,
     measurer: Option<Measurer>,
     /// Keeps the state directory locked until all else has stopped.
@@ -171,9 +169,8 @@ impl Node {
         };
         let mut node = Self {
             client: None,
-            events: None,
             fronts: Vec::new(),
-            control: None,
+            control: JoinSet::new(),
             identity: relay.as_ref().map(relay::RelayHandle::identity),
             relay,
             measurer,
@@ -209,22 +206,22 @@ impl Node {
             state_dir: Some(self._state.room(CLIENT_ROOM)?),
             isolate_by: clients::isolate_by(&settings.isolate),
         };
-        let (client, events) = clients::bootstrap(options, progress).await?;
+        let started = self.client.insert(clients::start(options).await);
+        // From the beginning: whoever waits may ask what for.
+        if let Some(control) = control {
+            let handler = clients::handler(started.client.clone());
+            self.control.spawn(control.serve(handler));
+        }
+        started.ready(progress).await?;
         let front = client::front::FrontOptions {
             allow_private: settings.allow_private,
             ..Default::default()
         };
         for (listener, isolate) in listeners {
             self.socks.extend(listener.local_addr().ok());
-            let by = clients::isolate_by(isolate);
+            let (by, client) = (clients::isolate_by(isolate), &started.client);
             self.fronts.push(client.serve_front_by(by, listener, front));
         }
-        self.control = control.map(|control| {
-            let handler = clients::handler(client.clone());
-            tokio::spawn(control.serve(handler))
-        });
-        self.client = Some(client);
-        self.events = Some(events);
         Ok(())
     }
 
@@ -240,28 +237,20 @@ impl Node {
 
     /// What the client has to say to its owner next. Never completes where there is no client.
     pub(crate) async fn news(&mut self) -> String {
-        if let Some(events) = &mut self.events {
-            while let Some(event) = events.next().await {
-                if let Some(line) = clients::line(&event) {
-                    return line;
-                }
-            }
+        match &mut self.client {
+            Some(started) => started.news().await,
+            None => std::future::pending().await,
         }
-        std::future::pending().await
     }
 
     /// Stops every role, sources of work first.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
         for front in self.fronts {
             front.shutdown().await;
         }
-        if let Some(control) = self.control {
-            control.abort();
-            // Its socket is gone when it has ended.
-            let _ = control.await;
-        }
-        if let Some(client) = self.client {
-            client.shutdown().await;
+        self.control.shutdown().await;
+        if let Some(started) = self.client {
+            started.client.shutdown().await;
         }
         if let Some(measurer) = self.measurer {
             measurer.stop().await;
@@ -508,8 +497,10 @@ impl Visitor {
             state_dir: Some(state.path().to_owned()),
             isolate_by: Default::default(),
         };
+        let mut started = clients::start(options).await;
+        started.ready(progress).await?;
         Ok(Self {
-            client: clients::bootstrap(options, progress).await?.0,
+            client: started.client,
             _state: state,
         })
     }

@@ -15,25 +15,60 @@ use crate::control::{Answer, Command, GuardStatus, IdentityLimit, NewIdentity, S
 /// Warnings of one start that are kept for whoever follows it.
 const MOST_WARNINGS: usize = 32;
 
-/// Starts a client and tells `progress` how far it is; the events go on where the start ended.
-pub(crate) async fn bootstrap(
-    options: ClientOptions,
-    progress: watch::Sender<Progress>,
-) -> Result<(Client, BootstrapEvents), AppError> {
-    let (client, mut events) = Box::pin(Client::start(options)).await;
-    let started = {
-        let ready = client.ready();
+/// A client that works, and what it tells.
+pub(crate) struct Started {
+    /// The client.
+    pub(crate) client: Client,
+    events: BootstrapEvents,
+    /// It was said that the client is cut off, and not yet that it is back.
+    is_lost: bool,
+}
+
+/// Begins to start a client.
+pub(crate) async fn start(options: ClientOptions) -> Started {
+    let (client, events) = Box::pin(Client::start(options)).await;
+    Started {
+        client,
+        events,
+        is_lost: false,
+    }
+}
+
+impl Started {
+    /// Waits until the client is of use and tells `progress` how far it is.
+    pub(crate) async fn ready(
+        &mut self,
+        progress: watch::Sender<Progress>,
+    ) -> Result<(), AppError> {
+        let ready = self.client.ready();
         tokio::pin!(ready);
         loop {
             tokio::select! {
                 biased;
-                Some(event) = events.next() => tell(&progress, &event),
-                started = &mut ready => break started,
+                Some(event) = self.events.next() => tell(&progress, &event),
+                started = &mut ready => {
+                    return started.map_err(|error| AppError::Client(error.to_string()));
+                }
             }
         }
-    };
-    started.map_err(|error| AppError::Client(error.to_string()))?;
-    Ok((client, events))
+    }
+
+    /// What the client has to say to its owner next.
+    pub(crate) async fn news(&mut self) -> String {
+        while let Some(event) = self.events.next().await {
+            match &event {
+                BootstrapEvent::Lost(_) => self.is_lost = true,
+                BootstrapEvent::Ready if std::mem::take(&mut self.is_lost) => {
+                    return "ready again: streams can be opened".to_owned();
+                }
+                _ => {}
+            }
+            if let Some(line) = line(&event) {
+                return line;
+            }
+        }
+        std::future::pending().await
+    }
 }
 
 fn tell(progress: &watch::Sender<Progress>, event: &BootstrapEvent) {
@@ -52,7 +87,7 @@ fn tell(progress: &watch::Sender<Progress>, event: &BootstrapEvent) {
 }
 
 /// What an event of a running client says to its owner; `None` for what is no news.
-pub(crate) fn line(event: &BootstrapEvent) -> Option<String> {
+fn line(event: &BootstrapEvent) -> Option<String> {
     match event {
         // The consensus came from another: the start has gone on.
         BootstrapEvent::Over(Warning::Unreachable { .. }) => None,
