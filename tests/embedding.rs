@@ -3,10 +3,10 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use cepa_client::{BootstrapEvent, Client, ClientOptions, NetworkFile};
@@ -228,4 +228,73 @@ fn a_running_client_can_be_asked() {
         .unwrap();
     let said = String::from_utf8(nobody.stderr).unwrap();
     assert!(said.contains("no client runs"), "{said}");
+}
+
+#[test]
+fn troubles_are_said_where_people_look_and_not_in_the_log_alone() {
+    let _alone = alone();
+    let net = Testnet::start(&["--processes"]);
+    let state = net.dir.path().join("proxy");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap();
+    drop(free);
+    let mut proxy = cepa()
+        .args(["proxy", "--log", "off", "--allow-private", "--network"])
+        .arg(net.network_file())
+        .arg("--state")
+        .arg(&state)
+        .args(["--socks", &port.to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = String::new();
+    let mut out = BufReader::new(proxy.stdout.take().unwrap());
+    out.read_line(&mut ready).unwrap();
+    assert!(
+        ready.starts_with("ready: applications connect to"),
+        "{ready}"
+    );
+    let ask = |command: &[&str]| {
+        let mut status = cepa();
+        status.args(command).arg("--state").arg(&state);
+        status.output().unwrap()
+    };
+    let status: serde_json::Value =
+        serde_json::from_slice(&ask(&["status", "--json"]).stdout).unwrap();
+    let guard = status["guards"][0]["nickname"].as_str().unwrap().to_owned();
+    net.kill(&guard);
+    let server = http_server();
+    let lines = BufReader::new(proxy.stderr.take().unwrap()).lines();
+    let mut said = lines.map(|line| line.unwrap());
+    // The steps of the start come first, then the trouble, once a circuit meets it.
+    assert!(said.any(|line| line == "100 % ready"));
+    let fetching = std::thread::spawn(move || {
+        for user in 0..20 {
+            let user = format!("u{user}");
+            let (mut stream, code) = socks5(port, &LOOPBACK, server.port(), Some(&user));
+            if code == 0 && stream.write_all(b"GET /5/10 HTTP/1.1\r\n\r\n").is_ok() {
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        }
+    });
+    let warning = said.next().unwrap();
+    assert_eq!(
+        warning,
+        format!(
+            "warning: the guard {guard} does not answer; another is used, and it is tried again from time to time"
+        )
+    );
+    let status = ask(&["status"]);
+    assert!(status.status.success());
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(
+        status.contains(&format!("warning    the guard {guard}")),
+        "{status}"
+    );
+    fetching.join().unwrap();
+    let pid = rustix::process::Pid::from_raw(proxy.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(proxy.wait().unwrap().success());
+    assert!(!state.join("control.sock").exists());
 }

@@ -162,11 +162,13 @@ fn announce(layout: &Layout, took: Duration, for_command: bool) {
          curl --proxy socks5h://{socks} http://127.0.0.1:8000/\n  \
          git -c http.proxy=socks5h://{socks} clone http://127.0.0.1:8000/repository.git\n  \
          cepa trace --network {network}\n  \
-         cepa consensus --network {network}\n\
+         cepa consensus --network {network}\n  \
+         cepa status --config {client}\n\
          Nodes, logs and keys: {summary}\n\
          Stop it with Ctrl-C.",
         network = network.display(),
         summary = summary.display(),
+        client = layout.plan.client_config().display(),
     ));
 }
 

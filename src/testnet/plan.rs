@@ -209,6 +209,13 @@ impl Plan {
         self.node_dir(node).join("node.toml")
     }
 
+    /// The configuration file of the client; there is one.
+    pub(crate) fn client_config(&self) -> PathBuf {
+        let client = |node: &&PlannedNode| node.roles.contains(&Role::Client);
+        let client = self.nodes.iter().find(client);
+        client.map_or_else(PathBuf::new, |node| self.config_file(node))
+    }
+
     /// The log of `node`, if it has a process of its own.
     pub(crate) fn log_file(&self, node: &PlannedNode) -> PathBuf {
         self.node_dir(node).join("log")
