@@ -218,9 +218,10 @@ impl Client {
         &self,
         by: IsolateBy,
         target: StreamTarget,
-        mut isolation: Isolation,
+        isolation: Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
+        let mut isolation = isolation.of_identity(self.shared.pool.identity());
         if let StreamTarget::Host(host, port) = &target {
             let number = self.shared.streams.fetch_add(1, Ordering::Relaxed);
             isolation = isolation.with_target(by, host, *port, number);

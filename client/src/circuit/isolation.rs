@@ -58,6 +58,8 @@ impl Default for IsolateBy {
 pub struct Isolation {
     /// A number for each client made by `Client::isolated`, zero for the first.
     session: u64,
+    /// Which identity of the client's it was asked for under, counted from zero.
+    identity: u64,
     /// Of a directory fetch; no user's stream shares its circuit.
     directory: bool,
     credentials: Option<(Vec<u8>, Vec<u8>)>,
@@ -92,6 +94,14 @@ impl Isolation {
             directory: true,
             ..Self::default()
         }
+    }
+
+    /// Asked for under this identity of the client's: what one asks for before a new identity and what it asks for
+    /// after it share nothing, however long the former takes to be opened.
+    #[must_use]
+    pub fn of_identity(mut self, identity: u64) -> Self {
+        self.identity = identity;
+        self
     }
 
     /// What the proxy port knows of an application.

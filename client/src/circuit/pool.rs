@@ -152,6 +152,11 @@ impl Pool {
         Duration::from_secs(u64::from(seconds))
     }
 
+    /// How many new identities there were; streams say by [`Isolation::of_identity`] under which they were asked for.
+    pub fn identity(&self) -> u64 {
+        self.state().generation
+    }
+
     /// Retires all circuits at once: no stream that is opened from now on shares one with those before, not even one
     /// that is being built. Streams that are open go on; a circuit ends with the last of them, or now if it has none.
     /// Guards stay, as who changes them often meets a hostile one sooner; what was asked for lately is forgotten.

@@ -131,6 +131,20 @@ async fn what_was_being_built_at_the_change_belongs_to_before() {
 }
 
 #[tokio::test]
+async fn who_asked_before_a_new_identity_shares_nothing_with_who_asks_after() {
+    let (pool, _stopper) = pool();
+    let key = || Isolation::session(1).of_identity(pool.identity());
+    let before = key();
+    pool.new_identity();
+    // It was slow: it takes a circuit that was built since.
+    let clean = held(&pool, None);
+    let taken = pool.find(&before, WEB, &|_| false).unwrap();
+    assert!(Arc::ptr_eq(&taken, &clean));
+    assert!(pool.find(&key(), WEB, &|_| false).is_none());
+    assert!(pool.find(&before, WEB, &|_| false).is_some());
+}
+
+#[tokio::test]
 async fn what_was_asked_for_before_predicts_nothing_after() {
     let (pool, _stopper) = pool();
     let ssh = Target::V4(22);
