@@ -199,7 +199,7 @@ impl Node {
             let isolate = more.isolate.as_ref().unwrap_or(&settings.isolate);
             listeners.push((bind(more.address).await?, isolate));
         }
-        let control = self.listen_to_owner();
+        let control = self.listen_to_owner(&progress);
         let options = client::ClientOptions {
             network,
             network_file: Some(config.network.file.clone()),
@@ -226,11 +226,15 @@ impl Node {
     }
 
     /// The control socket. A client without one is of use as well: that there is none is said, and no more.
-    fn listen_to_owner(&self) -> Option<Control> {
+    fn listen_to_owner(&self, progress: &watch::Sender<Progress>) -> Option<Control> {
         let control = Control::listen(self._state.path());
         control
             .inspect_err(|error| {
-                tracing::warn!(%error, "`cepa status` and `cepa new-identity` will not find this client");
+                let lost = "`cepa status` and `cepa new-identity` will not find this client";
+                tracing::warn!(%error, "{lost}");
+                progress.send_modify(|progress| {
+                    progress.warnings.push(format!("warning: {lost}: {error}"));
+                });
             })
             .ok()
     }

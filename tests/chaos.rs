@@ -21,6 +21,9 @@ const PAGE: usize = 30_000;
 const WORKERS: u64 = 6;
 const RELAYS: usize = 12;
 
+/// When a relay was harmed: not before, and not after. Requests are so short that the time of a kill counts.
+type Fault = (Instant, Instant);
+
 /// What became of one request.
 struct Outcome {
     began: Instant,
@@ -125,12 +128,7 @@ fn victims(net: &Testnet) -> Vec<Victim> {
 }
 
 /// Harms relays `kills` and `stops` times while requests go on; a fault every `pace`, healed after `heal`.
-fn chaos(
-    kills: usize,
-    stops: usize,
-    pace: Duration,
-    heal: Duration,
-) -> (Vec<Outcome>, Vec<Instant>) {
+fn chaos(kills: usize, stops: usize, pace: Duration, heal: Duration) -> (Vec<Outcome>, Vec<Fault>) {
     let net = Testnet::start(&[
         "--processes",
         "--relays",
@@ -182,17 +180,18 @@ fn chaos(
             .filter(|n| harmed.iter().all(|(_, other, _)| other != n))
             .collect();
         let victim = whole[rng.random_range(0..whole.len())];
+        let before = Instant::now();
         if is_kill {
             victims[victim].kill();
         } else {
             victims[victim].signal(Signal::STOP);
         }
+        times.push((before, Instant::now()));
         eprintln!(
             "{} {}",
             if is_kill { "killed" } else { "stopped" },
             victims[victim].name
         );
-        times.push(Instant::now());
         harmed.push((Instant::now(), victim, is_kill));
     }
     for (_, victim, is_kill) in harmed {
@@ -213,20 +212,21 @@ fn chaos(
 ///
 /// A request that was on its way when a relay died may be broken off, by an error: nobody knows how much of it had
 /// an effect, so it is not the proxy's to repeat. One that began after the fault must be answered.
-fn report(outcomes: &[Outcome], faults: &[Instant]) -> (usize, Vec<Duration>) {
+fn report(outcomes: &[Outcome], faults: &[Fault]) -> (usize, Vec<Duration>) {
     let (broken, unanswered): (Vec<_>, Vec<_>) = outcomes
         .iter()
         .filter(|outcome| outcome.result.is_err())
         .partition(|o| {
             faults
                 .iter()
-                .any(|fault| o.began < *fault && *fault < o.ended)
+                .any(|(before, after)| o.began < *after && *before < o.ended)
         });
     for failed in &unanswered {
-        let after = faults.iter().rev().find(|fault| **fault < failed.began);
+        let mut struck = faults.iter().map(|(_, after)| *after).rev();
+        let after = struck.find(|after| *after < failed.began);
         eprintln!(
             "begun {:?} after a fault: {:?}",
-            after.map(|at| failed.began - *at),
+            after.map(|at| failed.began - at),
             failed.result
         );
     }
@@ -236,7 +236,7 @@ fn report(outcomes: &[Outcome], faults: &[Instant]) -> (usize, Vec<Duration>) {
     let near = |o: &&Outcome| {
         faults
             .iter()
-            .any(|fault| *fault < o.ended && o.began < *fault + Duration::from_secs(1))
+            .any(|(before, after)| *before < o.ended && o.began < *after + Duration::from_secs(1))
     };
     let mut hit: Vec<Duration> = outcomes
         .iter()

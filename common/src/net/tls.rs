@@ -269,3 +269,19 @@ impl ClientCertVerifier for AnyRawKey {
         true
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_own_tls_is_left_alone() {
+        // Whoever embeds a client may have chosen another provider for the process, or be about to.
+        let _ = (
+            Tls::client(),
+            Tls::relay(&SigningKey::from_bytes(&[7; 32])).unwrap(),
+        );
+        assert!(CryptoProvider::get_default().is_none());
+    }
+}
