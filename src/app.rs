@@ -115,6 +115,8 @@ pub(crate) struct Progress {
     pub(crate) what: String,
     /// It is a step within a step: nothing for a log.
     pub(crate) is_detail: bool,
+    /// A round of asking for a consensus has failed.
+    pub(crate) has_waited: bool,
     /// What was found to be wrong, the first first.
     pub(crate) warnings: Vec<String>,
 }

@@ -76,8 +76,14 @@ fn tell(progress: &watch::Sender<Progress>, event: &BootstrapEvent) {
         if let Some(percent) = event.percent() {
             progress.percent = percent;
             progress.what = event.to_string();
-            progress.is_detail =
-                matches!(event, BootstrapEvent::Receiving { bytes, of, .. } if Some(*bytes) != *of);
+            progress.is_detail = match event {
+                BootstrapEvent::Receiving { bytes, of, .. } => Some(*bytes) != *of,
+                // Fewer and fewer: the same again is no news.
+                BootstrapEvent::Waiting { rounds, .. } => !rounds.is_power_of_two(),
+                BootstrapEvent::Connecting(_) => progress.has_waited,
+                _ => false,
+            };
+            progress.has_waited |= matches!(event, BootstrapEvent::Waiting { .. });
         } else if let Some(line) = line(event)
             && progress.warnings.len() < MOST_WARNINGS
         {
@@ -170,6 +176,7 @@ fn status(client: &Client) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cepa_client::DirectorySource;
 
     #[test]
     fn each_kind_switches_what_it_names_and_the_defaults_are_the_librarys() {
@@ -198,5 +205,21 @@ mod tests {
         assert!(said(BootstrapEvent::Warning(Warning::NetworkDown)).starts_with("warning: "));
         assert!(said(BootstrapEvent::Over(Warning::NetworkDown)).contains("again"));
         assert_eq!(said(BootstrapEvent::Ready), "");
+    }
+    #[test]
+    fn a_log_is_not_filled_by_a_network_that_is_away() {
+        let progress = watch::Sender::new(Progress::default());
+        let mut shown = 0;
+        for rounds in 1..=1_000 {
+            for name in ["one", "two", "three"] {
+                let source = DirectorySource::Authority(name.to_owned());
+                tell(&progress, &BootstrapEvent::Connecting(source));
+                shown += usize::from(!progress.borrow().is_detail);
+            }
+            let why = Default::default();
+            tell(&progress, &BootstrapEvent::Waiting { rounds, why });
+            shown += usize::from(!progress.borrow().is_detail);
+        }
+        assert_eq!(shown, 3 + 10, "the first round, and 1, 2, 4 up to 512");
     }
 }
