@@ -217,6 +217,7 @@ impl Node {
         started.ready(progress).await?;
         let front = client::front::FrontOptions {
             allow_private: settings.allow_private,
+            answer_early: settings.answer_early,
             ..Default::default()
         };
         for (listener, isolate) in listeners {

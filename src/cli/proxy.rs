@@ -36,6 +36,10 @@ pub(super) struct Proxy {
     /// Pass private and loopback addresses on to exits: for local networks.
     #[arg(long)]
     allow_private: bool,
+    /// Tell applications that a stream is open before it is: saves a round trip, and hides why one
+    /// fails.
+    #[arg(long)]
+    answer_early: bool,
     /// What keeps streams on different circuits, separated by commas; docs/config.md explains each
     /// [default: credentials,listener,client,protocol].
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
@@ -62,6 +66,7 @@ impl Proxy {
                 socks: self.socks,
                 allow_remote: self.allow_remote,
                 allow_private: self.allow_private,
+                answer_early: self.answer_early,
                 isolate: self
                     .isolate
                     .unwrap_or_else(|| IsolateKind::DEFAULT.to_vec()),

@@ -75,6 +75,11 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "Pass private and loopback addresses on to exits instead of refusing them. For local networks.",
             ),
             key(
+                "answer_early",
+                "false",
+                "Tell applications that a stream is open before it is: their first bytes travel with the request, which saves a round trip. What fails is then seen as a reset, without its reason.",
+            ),
+            key(
                 "isolate",
                 r#"["credentials", "listener", "client", "protocol"]"#,
                 "What keeps streams on different circuits: \"credentials\" (user name and password given to the port), \"listener\" (the port), \"client\" (the application's machine), \"protocol\" (SOCKS 4, 4a, 5, HTTP CONNECT), \"destination\" (the host asked for), \"port\" (the port asked for), \"stream\" (each alone). Each that is added costs circuits.",

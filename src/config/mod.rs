@@ -70,6 +70,8 @@ pub(crate) struct Client {
     pub(crate) allow_remote: bool,
     /// Pass private and loopback addresses on to exits.
     pub(crate) allow_private: bool,
+    /// Tell applications that a stream is open before it is.
+    pub(crate) answer_early: bool,
     /// What keeps streams on different circuits.
     pub(crate) isolate: Vec<IsolateKind>,
     /// Further ports like `socks`.
@@ -229,6 +231,7 @@ impl Default for Client {
             socks: DEFAULT_SOCKS,
             allow_remote: false,
             allow_private: false,
+            answer_early: false,
             isolate: IsolateKind::DEFAULT.to_vec(),
             listeners: Vec::new(),
         }

@@ -37,6 +37,7 @@ fn every_key_is_read_into_its_place() {
         socks = "127.0.0.2:1"
         allow_remote = true
         allow_private = true
+        answer_early = true
         isolate = ["destination", "stream"]
         listeners = [{ address = "127.0.0.2:2", isolate = [] }, { address = "127.0.0.2:3" }]
         [relay]
@@ -79,6 +80,7 @@ fn every_key_is_read_into_its_place() {
             socks: "127.0.0.2:1".parse().unwrap(),
             allow_remote: true,
             allow_private: true,
+            answer_early: true,
             isolate: vec![IsolateKind::Destination, IsolateKind::Stream],
             listeners: vec![
                 Listener {

@@ -18,6 +18,9 @@ pub struct FrontOptions {
     /// Pass private, loopback and link-local destinations on. For networks on
     /// one machine only (S30).
     pub allow_private: bool,
+    /// Say that a stream is open before it is: the application's first bytes then travel with the request, which saves
+    /// a round trip. What fails afterwards is seen as a reset, without its reason.
+    pub answer_early: bool,
     /// Connections served at once; more wait in the kernel's queue.
     pub max_connections: usize,
     /// From accept to the complete request, else the connection is closed (S28).
@@ -28,6 +31,7 @@ impl Default for FrontOptions {
     fn default() -> Self {
         Self {
             allow_private: false,
+            answer_early: false,
             max_connections: serve::MAX_CONNECTIONS,
             head_timeout: Duration::from_secs(30),
         }

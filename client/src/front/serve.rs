@@ -181,11 +181,17 @@ fn backoff(error: &io::Error) -> Option<Duration> {
     }
 }
 
+/// How long the first bytes of an application are waited for that has its answer already: it sends them at once, unless it
+/// waits for the destination to speak first.
+const FIRST_WORDS: Duration = Duration::from_millis(20);
+
 /// An accepted connection. Dropped before its orderly end, it resets: an
 /// application must never take a broken stream for a complete one.
 struct Connection {
     stream: TcpStream,
     orderly: bool,
+    /// The application has been told that its stream is open.
+    answered: bool,
 }
 
 impl Drop for Connection {
@@ -202,6 +208,7 @@ impl Connection {
         Self {
             stream,
             orderly: false,
+            answered: false,
         }
     }
 
@@ -218,6 +225,13 @@ impl Connection {
             return;
         };
         let protocol = request.protocol;
+        let mut early = request.leftover;
+        if options.answer_early
+            && let Err(error) = self.answer_early(protocol, &mut early).await
+        {
+            tracing::debug!(kind = ?error.kind(), "an application left before its stream was opened");
+            return;
+        }
         let request = ConnectRequest {
             target: request.target,
             isolation: IsolationKey {
@@ -225,10 +239,14 @@ impl Connection {
                 protocol,
                 ..isolation
             },
-            early: request.leftover,
+            early,
         };
         match self.connect(connector, request).await {
             None => {}
+            // It was told otherwise: a reset, which it gets when this is dropped, is all that can be said.
+            Some(Err(failure)) if self.answered => {
+                tracing::debug!(?failure, "a stream that was answered early was not opened");
+            }
             Some(Err(failure)) => self.farewell(&reply::failed(protocol, failure)).await,
             Some(Ok((stream, ahead))) => {
                 if let Err(error) = self.carry(stream, &ahead, protocol).await {
@@ -236,6 +254,21 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Says that the stream is open, and collects what the application then says first.
+    async fn answer_early(&mut self, protocol: Protocol, early: &mut Vec<u8>) -> io::Result<()> {
+        self.stream.write_all(&reply::connected(protocol)).await?;
+        self.answered = true;
+        if early.is_empty() {
+            let mut buffer = [0; HEAD_READ];
+            match timeout(FIRST_WORDS, self.stream.read(&mut buffer)).await {
+                Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => early.extend_from_slice(&buffer[..read?]),
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Talks until the request is complete; `None` if there is none to serve.
@@ -293,7 +326,9 @@ impl Connection {
         ahead: &[u8],
         protocol: Protocol,
     ) -> io::Result<()> {
-        self.stream.write_all(&reply::connected(protocol)).await?;
+        if !self.answered {
+            self.stream.write_all(&reply::connected(protocol)).await?;
+        }
         if !ahead.is_empty() {
             stream.write_all(ahead).await?;
         }

@@ -178,6 +178,47 @@ async fn a_stream_carries_both_ways_and_early_data_goes_first() {
 }
 
 #[tokio::test]
+async fn who_is_answered_early_sends_his_first_words_with_the_request() {
+    let options = FrontOptions {
+        answer_early: true,
+        ..FrontOptions::default()
+    };
+    let mut front = front(options).await;
+    let mut app = front.app(REQUEST).await;
+    expect(&mut app, GRANTED).await;
+    app.write_all(b"question").await.unwrap();
+    let (request, answer) = front.next().await;
+    // A machine that dawdles may take the question for one that comes later.
+    let later = if request.early.is_empty() {
+        &b"question"[..]
+    } else {
+        b""
+    };
+    assert!(later.len() + request.early.len() == b"question".len());
+    let (mut far, _breaker) = grant(answer);
+    expect(&mut far, later).await;
+    far.write_all(b"answer").await.unwrap();
+    expect(&mut app, b"answer").await;
+
+    // Who waits for the other side to begin is not waited for.
+    let mut app = front.app(REQUEST).await;
+    expect(&mut app, GRANTED).await;
+    let (request, answer) = front.next().await;
+    assert_eq!(request.early, b"");
+    let (mut far, _breaker) = grant(answer);
+    far.write_all(b"hello").await.unwrap();
+    expect(&mut app, b"hello").await;
+
+    // A failure is a reset, and never an end of file.
+    let mut app = front.app(&[REQUEST, b"question"].concat()).await;
+    expect(&mut app, GRANTED).await;
+    let (_, answer) = front.next().await;
+    answer.send(Err(Failure::Refused)).ok().unwrap();
+    let error = rest(&mut app).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
 async fn each_direction_ends_by_itself() {
     let mut front = front(FrontOptions::default()).await;
     let Open {
