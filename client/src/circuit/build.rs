@@ -8,7 +8,7 @@ use cepa_common::cell::codec::{self, CREATED_LEN, Cell, CircuitCommand, DestroyR
 use cepa_common::cell::message::{MessageError, Packer, Telescope, messages};
 use cepa_common::cell::{CELL_LEN, Payload};
 use cepa_common::dir::Entry;
-use cepa_common::flow::FixedWindow;
+use cepa_common::flow::vegas::{Vegas, VegasParams};
 use cepa_common::handshake::{
     ClientHandshake, ClientParams, HandshakeContext, HandshakeError, OnionPublicKey, RelayParams,
 };
@@ -204,7 +204,10 @@ impl Builder {
         let params = self.params.ok_or(BuildError::Length)?;
         Ok(Mux::new(MuxConfig {
             side: Side::Client,
-            control: Box::new(FixedWindow(u32::from(params.circuit_window_cells))),
+            control: Box::new(Vegas::new(VegasParams {
+                max: u32::from(params.circuit_window_cells),
+                ..VegasParams::default()
+            })),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
             budget: self.budget.clone(),

@@ -48,7 +48,7 @@ macro_rules! params {
 
 params! {
     /// Cells in flight on a circuit and direction before acknowledgement, at the start.
-    circuit_window_cells: 512, 64, 16_384;
+    circuit_window_cells: 2_048, 64, 16_384;
     /// A sender puts MARK into every cell whose number is a multiple of it.
     mark_interval_cells: 32, 8, 1_024;
     /// Credit of a stream at its start (bytes).
