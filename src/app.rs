@@ -5,22 +5,22 @@
 //! direction: what brings work in goes first, so that nothing is cut off that
 //! could still be finished.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cepa_common::ids::RelayId;
 use cepa_common::onion::Suite;
 use cepa_common::state::{KeyKind, StateDir, StateError, Trust};
-use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{self, Config, SuiteChoice};
+use crate::measure::{self, Measurer};
 
-pub(crate) use cepa_common::dir::{Authority, ExitPolicy, local_network_params};
-use cepa_common::dir::{Consensus, NetworkDraft, NetworkFile};
+use cepa_common::dir::{Consensus, NetworkFile, NetworkHandle, RevisionStore};
+pub(crate) use cepa_common::dir::{ExitPolicy, local_network_params};
 pub(crate) use ed25519_dalek::SigningKey;
 use {cepa_client as client, cepa_relay as relay};
 
@@ -117,6 +117,7 @@ pub(crate) struct Node {
     client: Option<client::Client>,
     front: Option<client::Front>,
     relay: Option<relay::RelayHandle>,
+    measurer: Option<Measurer>,
     /// Keeps the state directory locked until all else has stopped.
     _state: StateDir,
     /// Where applications connect, if the node is a client.
@@ -134,14 +135,22 @@ impl Node {
         config: &Config,
         progress: watch::Sender<Progress>,
     ) -> Result<Self, AppError> {
-        let network = read_network(&config.network.file)?;
+        let given = read_network(&config.network.file)?;
         let trust = if config.state.check_permissions {
             Trust::OwnerOnly
         } else {
             Trust::Everyone
         };
         let state = StateDir::open(&config.state.dir, trust)?;
-        let relay = match relay_options(config, &network, &state)? {
+        // What an earlier run learnt goes on where the file that was given leads to it.
+        let room = if config.relay.is_some() {
+            DIRECTORY_ROOM
+        } else {
+            CLIENT_ROOM
+        };
+        let network = RevisionStore::open(Some(&state.room(room)?), given);
+        let measurer = Measurer::of(config, &network.newest());
+        let relay = match relay_options(config, &network, &state, measurer.as_ref())? {
             Some(options) => Some(
                 relay::Relay::start(options)
                     .await
@@ -154,6 +163,7 @@ impl Node {
             front: None,
             identity: relay.as_ref().map(relay::RelayHandle::identity),
             relay,
+            measurer,
             _state: state,
             socks: None,
         };
@@ -167,7 +177,7 @@ impl Node {
     async fn start_client(
         &mut self,
         config: &Config,
-        network: NetworkFile,
+        network: NetworkHandle,
         progress: watch::Sender<Progress>,
     ) -> Result<(), AppError> {
         let Some(settings) = &config.client else {
@@ -184,7 +194,9 @@ impl Node {
         self.socks = listener.local_addr().ok();
         let options = client::ClientOptions {
             network,
-            state_dir: Some(self._state.room("client")?),
+            network_file: Some(config.network.file.clone()),
+            state_dir: Some(self._state.room(CLIENT_ROOM)?),
+            isolate_by: Default::default(),
             progress: None,
         };
         let client = bootstrap(options, progress).await?;
@@ -205,6 +217,9 @@ impl Node {
         if let Some(client) = self.client {
             client.shutdown().await;
         }
+        if let Some(measurer) = self.measurer {
+            measurer.stop().await;
+        }
         if let Some(relay) = self.relay {
             relay.shutdown().await;
         }
@@ -223,29 +238,12 @@ pub(crate) fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
     })
 }
 
+/// Where a relay keeps directory documents, in its state directory.
+const DIRECTORY_ROOM: &str = "directory";
+/// Where a client keeps what it learnt.
+const CLIENT_ROOM: &str = "client";
 /// The name of a relay's identity among the keys of its state directory.
-const IDENTITY_KEY: &str = "identity";
-
-/// Makes the keys of a new authority in the state directory `state`, and its entry in a network's file.
-pub(crate) fn new_authority(
-    name: &str,
-    address: SocketAddr,
-    state: &Path,
-    trust: Trust,
-) -> Result<(Authority, SigningKey), AppError> {
-    let identity = new_relay(state, trust)?;
-    let state = StateDir::open(state, trust)?;
-    let key = config::Authority::default().signing_key;
-    let signing_key = state.load_or_create_key(&key, KeyKind::Authority, &mut rand::rng())?;
-    let signing_key = SigningKey::from_bytes(signing_key.expose());
-    let entry = Authority {
-        name: name.to_owned(),
-        identity,
-        signing_key: signing_key.verifying_key().to_bytes(),
-        addresses: vec![address],
-    };
-    Ok((entry, signing_key))
-}
+pub(crate) const IDENTITY_KEY: &str = "identity";
 
 /// Makes the identity of a new relay in the state directory `state`.
 pub(crate) fn new_relay(state: &Path, trust: Trust) -> Result<RelayId, AppError> {
@@ -258,47 +256,27 @@ pub(crate) fn new_relay(state: &Path, trust: Trust) -> Result<RelayId, AppError>
     ))
 }
 
-/// The text of a network's file that all of `signers` signed.
-pub(crate) fn sign_network(
-    name: &str,
-    authorities: Vec<Authority>,
-    signers: &[SigningKey],
-    params: BTreeMap<String, u32>,
-) -> Result<String, AppError> {
-    let bad = |reason: String| AppError::Mismatch {
-        what: format!("the network cannot be made: {reason}"),
-        hint: "docs/protocol.md has the rules for network.toml",
-    };
-    let mut draft = NetworkDraft::new(name, authorities, params);
-    for signer in signers {
-        draft.sign(signer).map_err(|error| bad(error.to_string()))?;
-    }
-    let network = draft.finish().map_err(|error| bad(error.to_string()))?;
-    network.to_toml().map_err(|error| bad(error.to_string()))
-}
-
 /// What the relay of `config` is started with; `None` if the node is none.
 fn relay_options(
     config: &Config,
-    network: &NetworkFile,
+    network: &NetworkHandle,
     state: &StateDir,
+    measurer: Option<&Measurer>,
 ) -> Result<Option<relay::RelayOptions>, AppError> {
     let Some(settings) = &config.relay else {
         return Ok(None);
     };
     let mut rng = rand::rng();
-    let identity = state.load_or_create_key(IDENTITY_KEY, KeyKind::Identity, &mut rng)?;
-    let identity = SigningKey::from_bytes(identity.expose());
-    let suite = suite(settings.suite);
+    let identity = crate::identity::of_relay(settings, &network.newest(), state, &mut rng)?;
     // A suite is a property of an onion key: another suite is another key (docs/protocol.md, 3.2).
-    let onion = format!("onion-{}", suite.name());
-    let onion_key = state.load_or_create_key(&onion, KeyKind::Onion, &mut rng)?;
+    let onion_keys = relay::keys::ring::OnionKeyOptions {
+        dir: state.room("keys")?,
+        trust: state.trust(),
+        suite: suite(settings.suite),
+    };
     let authority = match &config.authority {
         Some(settings) => Some(authority_options(
-            &settings.signing_key,
-            network,
-            state,
-            &identity,
+            settings, network, state, &identity, measurer,
         )?),
         None => None,
     };
@@ -308,50 +286,83 @@ fn relay_options(
     };
     Ok(Some(relay::RelayOptions {
         network: network.clone(),
+        network_file: Some(config.network.file.clone()),
         identity,
-        onion_key,
-        suite,
+        onion_keys,
         listen: settings.listen,
         advertised: settings.advertised(),
         nickname: settings.nickname.clone(),
         publish: settings.publish,
+        claim_kib: (settings.claim_kib > 0).then_some(settings.claim_kib),
         exit,
         authority,
         threads: threads(config.limits.threads),
-        cache_dir: state.room("directory")?,
+        cache_dir: state.room(DIRECTORY_ROOM)?,
         limits: relay::Limits {
             memory_bytes: u64::from(config.limits.memory_mib) << 20,
             connections: config.limits.connections,
+            bandwidth_kib: config.limits.bandwidth_kib,
         },
     }))
 }
 
 /// An authority's options, once its keys are found to be those that the network names.
 fn authority_options(
-    name: &str,
-    network: &NetworkFile,
+    settings: &config::Authority,
+    network: &NetworkHandle,
     state: &StateDir,
-    identity: &SigningKey,
+    identity: &relay::keys::RelayIdentity,
+    measurer: Option<&Measurer>,
 ) -> Result<relay::AuthorityOptions, AppError> {
-    let secret = state.load_key(name, KeyKind::Authority)?;
-    let signing_key = SigningKey::from_bytes(secret.expose());
-    let ours = network.authority_by_signing_key(&signing_key.verifying_key().to_bytes());
+    let file = relay::authority::VotingKeyFile {
+        dir: state.room("keys")?,
+        name: settings.signing_key.clone(),
+        trust: state.trust(),
+        network: network.network_id(),
+    };
+    let signing_key = file.load().map_err(|error| AppError::Mismatch {
+        what: error.to_string(),
+        hint: "`cepa authority certify` makes a key and its certificate; copy both into the directory of keys",
+    })?;
     let mismatch = |what: &str| AppError::Mismatch {
         what: what.to_owned(),
-        hint: "use the state directory that `cepa authority init` made for this authority",
+        hint: "use the state directory that was made for this authority; `cepa network show` lists the keys that the network names",
     };
-    match ours {
-        None => Err(mismatch(
-            "the network does not know this authority's signing key",
-        )),
-        Some(ours) if ours.identity.0 != identity.verifying_key().to_bytes() => Err(mismatch(
-            "the network knows this authority by another identity",
-        )),
-        Some(_) => Ok(relay::AuthorityOptions {
-            signing_key,
-            state_dir: state.room("authority")?,
-        }),
+    // Newcomers pin this key on links, so an authority's identity is its link key (docs/operator.md).
+    if identity.certificate().is_some() {
+        return Err(AppError::Mismatch {
+            what: "an authority cannot keep the identity of its links off line".to_owned(),
+            hint: "run the authority with the identity that `cepa authority init` made; what it can keep off line is its voting key",
+        });
     }
+    let identity = identity.identity();
+    let revisions = network.revisions();
+    // An authority that joins or leaves is in some of them only.
+    let known: Vec<_> = revisions
+        .iter()
+        .filter_map(|file| file.authority(&identity))
+        .collect();
+    let long_term = signing_key.authority();
+    if known.is_empty() {
+        return Err(mismatch(
+            "the network does not know this authority's identity",
+        ));
+    }
+    if known.iter().all(|ours| ours.signing_key != long_term) {
+        return Err(mismatch(
+            "the network does not know this authority's signing key",
+        ));
+    }
+    Ok(relay::AuthorityOptions {
+        signing_key,
+        signing_key_file: Some(file),
+        state_dir: state.room("authority")?,
+        rules: measure::operator_rules(settings).map_err(|error| AppError::Mismatch {
+            what: error.to_string(),
+            hint: "docs/config.md describes authority.reject and authority.middle_only",
+        })?,
+        measure: measurer.map(|measurer| measurer.options(settings.measure_mib_per_hour)),
+    })
 }
 
 fn exit_options(settings: &config::Exit) -> Result<relay::ExitOptions, AppError> {
@@ -411,6 +422,8 @@ pub(crate) struct Visitor {
 pub(crate) struct Hop {
     /// Who it is.
     pub(crate) identity: RelayId,
+    /// Is it the guard, that the client's circuits begin at?
+    pub(crate) is_guard: bool,
     /// Its name for people.
     pub(crate) nickname: String,
     /// Where it was reached, as the consensus has it.
@@ -421,46 +434,6 @@ pub(crate) struct Hop {
     pub(crate) handshake: Duration,
     /// From the client to this hop and back.
     pub(crate) round_trip: Duration,
-}
-
-/// A consensus, for people and scripts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct ConsensusView {
-    /// The network's name.
-    pub(crate) network: String,
-    /// The network's id in hexadecimal digits.
-    pub(crate) network_id: String,
-    /// When it begins to be valid (UTC, RFC 3339).
-    pub(crate) valid_after: String,
-    /// From when on there should be a newer one.
-    pub(crate) fresh_until: String,
-    /// When it ends to be valid.
-    pub(crate) valid_until: String,
-    /// How many authorities signed it.
-    pub(crate) signatures: usize,
-    /// How many authorities the network has.
-    pub(crate) authorities: usize,
-    /// Its relays.
-    pub(crate) relays: Vec<RelayView>,
-}
-
-/// A relay of a consensus.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct RelayView {
-    /// Identity in hexadecimal digits.
-    pub(crate) identity: String,
-    /// Name for people.
-    pub(crate) nickname: String,
-    /// Where it accepts links.
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// Weight in the choice of paths.
-    pub(crate) weight: u32,
-    /// What the authorities say of it.
-    pub(crate) flags: Vec<String>,
-    /// Suite of its onion key.
-    pub(crate) suite: &'static str,
-    /// Ports to which it exits.
-    pub(crate) exit_ports: String,
 }
 
 impl Visitor {
@@ -479,8 +452,10 @@ impl Visitor {
                 source,
             })?;
         let options = client::ClientOptions {
-            network,
+            network: RevisionStore::open(None, network),
+            network_file: None,
             state_dir: Some(state.path().to_owned()),
+            isolate_by: Default::default(),
             progress: None,
         };
         Ok(Self {
@@ -500,6 +475,7 @@ impl Visitor {
             .into_iter()
             .map(|hop| Hop {
                 identity: hop.identity,
+                is_guard: hop.is_guard,
                 nickname: hop.nickname,
                 address: hop.address,
                 suite: hop.suite,
@@ -509,13 +485,14 @@ impl Visitor {
             .collect())
     }
 
-    /// The consensus that the client believes.
-    pub(crate) fn consensus(&self) -> Result<ConsensusView, AppError> {
+    /// The consensus that the client believes, and the revision of the network's file that it was judged by.
+    pub(crate) fn consensus(&self) -> Result<(Arc<NetworkFile>, Arc<Consensus>), AppError> {
         let consensus = self
             .client
             .consensus()
             .ok_or_else(|| AppError::Client("the consensus that it held has expired".to_owned()))?;
-        Ok(view(self.client.network(), &consensus))
+        let network = self.client.networks().at(consensus.lifetime().valid_after);
+        Ok((network, consensus))
     }
 
     /// Leaves the network.
@@ -550,61 +527,10 @@ fn described(step: &client::dir::BootstrapProgress) -> Progress {
     let (percent, what) = match step {
         Step::Starting => (5, "starting".to_owned()),
         Step::Asking { sources } => (30, format!("asking {sources} directories for a consensus")),
-        Step::Failed { rounds, reason } => {
+        Step::Failed { rounds, reason, .. } => {
             (30, format!("no consensus yet (round {rounds}): {reason}"))
         }
         Step::Ready { relays, .. } => (90, format!("holding a consensus of {relays} relays")),
     };
     Progress { percent, what }
-}
-
-/// A consensus, for people and scripts.
-fn view(network: &NetworkFile, consensus: &Consensus) -> ConsensusView {
-    let time = |seconds| {
-        let at = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-        at.map_or_else(String::new, |at| {
-            humantime::format_rfc3339_seconds(at).to_string()
-        })
-    };
-    let lifetime = consensus.lifetime();
-    let relays = consensus.entries().iter().map(|entry| RelayView {
-        identity: entry.identity.to_string(),
-        nickname: entry.nickname.clone(),
-        addresses: entry.addresses.clone(),
-        weight: entry.weight,
-        flags: entry
-            .flags
-            .to_string()
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect(),
-        suite: entry.suite.name(),
-        exit_ports: ports(entry.policy.v4()),
-    });
-    ConsensusView {
-        network: network.name().to_owned(),
-        network_id: network.network_id().to_string(),
-        valid_after: time(lifetime.valid_after),
-        fresh_until: time(lifetime.fresh_until),
-        valid_until: time(lifetime.valid_until),
-        signatures: consensus.signature_count(),
-        authorities: network.authorities().len(),
-        relays: relays.collect(),
-    }
-}
-
-/// Port ranges as people write them; `-` for none.
-fn ports(ranges: &[cepa_common::dir::PortRange]) -> String {
-    let ranges: Vec<String> = ranges
-        .iter()
-        .map(|range| match (range.low, range.high) {
-            (low, high) if low == high => low.to_string(),
-            (low, high) => format!("{low}-{high}"),
-        })
-        .collect();
-    if ranges.is_empty() {
-        "-".to_owned()
-    } else {
-        ranges.join(",")
-    }
 }

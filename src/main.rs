@@ -3,15 +3,19 @@
 //! Everything that it does stands in a room of its own: [`cli`] has one file
 //! for each command, [`config`] turns a file into checked settings, [`app`]
 //! starts and stops a node and is the only file that knows both halves of the
-//! network, [`testnet`] runs a whole network on this machine.
+//! network, [`identity`] finds out who a relay is by its state directory, [`testnet`] runs a whole network on this machine.
 
 mod app;
 mod cli;
 mod config;
+mod found;
 mod harden;
+mod identity;
 mod logging;
+mod measure;
 mod stop;
 mod testnet;
+mod view;
 
 use std::process::ExitCode;
 

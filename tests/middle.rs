@@ -512,12 +512,24 @@ impl Stage {
         let load = |name: &str, kind| load_key(&keys.join(name), kind, Trust::Everyone).unwrap();
         let identity = load("identity", KeyKind::Identity);
         let identity = SigningKey::from_bytes(identity.expose());
-        let onion = load(&format!("onion-{}", entry.suite.name()), KeyKind::Onion);
+        // Onion keys are renewed: the one that the consensus lists is asked for (docs/protocol.md, 6.20).
+        let named = std::fs::read_dir(&keys)
+            .unwrap()
+            .map(|file| file.unwrap().file_name());
+        let named = named.filter_map(|name| name.into_string().ok());
+        let onion =
+            named.filter(|name| name.starts_with("onion-") && name.ends_with(entry.suite.name()));
+        let onion =
+            onion.map(|name| OnionKeypair::from_bytes(entry.suite, &load(&name, KeyKind::Onion)));
+        let onion = onion
+            .into_iter()
+            .find(|key| key.public().key == entry.onion_key)
+            .unwrap();
         let middle = Arc::new(Middle {
             network: self.network,
             entry: entry.clone(),
             tls: Tls::relay(&identity).unwrap(),
-            onion: OnionKeypair::from_bytes(entry.suite, &onion),
+            onion,
             next: (behind.address, next.link_key()),
             expected: Mutex::default(),
             view: Mutex::default(),

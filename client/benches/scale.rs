@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use cepa_client::path::{PathRequest, PathSelector, Target};
 use cepa_common::dir::{
-    Authority, Consensus, ConsensusBody, Entry, ExitPolicy, Flags, Lifetime, NetworkDraft,
-    NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus,
+    Authority, Consensus, ConsensusBody, DescriptorCache, Entry, ExitPolicy, Flags, Lifetime,
+    NetworkDraft, NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, SignedVote, Vote,
+    VoteEntry, apply, diff,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::onion::Suite;
@@ -35,45 +36,136 @@ fn main() {
         .skip(1)
         .filter_map(|arg| arg.parse().ok())
         .collect();
-    if std::env::var_os("CEPA_SCALE_ONE").is_some() {
-        return measure(sizes[0]);
+    match std::env::var("CEPA_SCALE_ONE").as_deref() {
+        Ok("vote") => return measure_vote(sizes[0]),
+        Ok(_) => return measure(sizes[0]),
+        Err(_) => {}
     }
-    println!("| relays | bytes | a relay | parse and verify, ms | memory, MiB | paths a second |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| relays | bytes | a relay | parse and verify, ms | memory, MiB | tables, ms | paths a second \
+         | difference, bytes | made in, ms | applied in, ms | first day, MiB | later days, MiB |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     let sizes = if sizes.is_empty() {
         SIZES.to_vec()
     } else {
         sizes
     };
-    for size in sizes {
-        let status = Command::new(std::env::current_exe().unwrap())
-            .arg(size.to_string())
-            .env("CEPA_SCALE_ONE", "1")
-            .status();
-        assert!(status.unwrap().success(), "{size} relays");
+    for size in &sizes {
+        measure_apart(*size, "consensus");
     }
+    println!();
+    println!(
+        "| relays | vote, bytes | a relay | first verified in, ms | again, ms | memory, MiB |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for size in &sizes {
+        measure_apart(*size, "vote");
+    }
+}
+
+fn measure_apart(size: usize, what: &str) {
+    let status = Command::new(std::env::current_exe().unwrap())
+        .arg(size.to_string())
+        .env("CEPA_SCALE_ONE", what)
+        .status();
+    assert!(status.unwrap().success(), "{size} relays");
+}
+
+/// What an authority sends to each other one, and what it costs that one: with descriptors never seen, and seen before.
+fn measure_vote(relays: usize) {
+    let network = network();
+    let mut rng = StdRng::seed_from_u64(7);
+    let policies = policies();
+    let signed = (0..relays).map(|n| {
+        let key = SigningKey::from_bytes(&rng.random());
+        let descriptor = RelayDescriptor {
+            identity: RelayId(key.verifying_key().to_bytes()),
+            bandwidth: 100 << rng.random_range(0..10),
+            published: NOON,
+            ..descriptor(n, &policies, &mut rng)
+        };
+        let signed = descriptor.sign(&network.network_id(), &key).unwrap();
+        (descriptor.identity, signed.bytes().to_vec())
+    });
+    let signed: BTreeMap<RelayId, Vec<u8>> = signed.collect();
+    let entries = signed.into_values().map(|descriptor| VoteEntry {
+        descriptor,
+        flags: Flags::VALID | Flags::RUNNING,
+        measured: Some(rng.random_range(100..100_000)),
+    });
+    let vote = Vote {
+        authority: RelayId(key(101).verifying_key().to_bytes()),
+        lifetime: lifetime(NOON),
+        params: BTreeMap::new(),
+        entries: entries.collect(),
+    };
+    let bytes = vote.sign(&network, &key(1)).unwrap().bytes().to_vec();
+    drop(vote);
+    let cache = DescriptorCache::default();
+    let started = cpu_time();
+    let held = SignedVote::parse_and_verify_cached(&bytes, &network, &cache).unwrap();
+    let first = cpu_time().saturating_sub(started);
+    let again = cpu_median(3, || {
+        black_box(SignedVote::parse_and_verify_cached(&bytes, &network, &cache).unwrap());
+    });
+    drop(held);
+    println!(
+        "| {relays} | {} | {} | {:.0} | {:.1} |",
+        bytes.len(),
+        bytes.len() / relays,
+        millis(first),
+        millis(again),
+    );
 }
 
 fn measure(relays: usize) {
     let network = network();
     let mut rng = StdRng::seed_from_u64(7);
-    let bytes = document(&network, &mut rng, relays);
+    let relays_now = entries(&mut rng, relays);
+    let bytes = sign(&network, NOON, relays_now.clone());
     // The first parse brings the code and the allocator's arenas in; memory is counted from there.
-    drop(SignedConsensus::parse_and_verify(&document(&network, &mut rng, 10), &network).unwrap());
+    let small = sign(&network, NOON, entries(&mut rng, 10));
+    drop(SignedConsensus::parse_and_verify(&small, &network).unwrap());
     let before = resident_bytes();
     let consensus = SignedConsensus::parse_and_verify(&bytes, &network).unwrap();
     let memory = resident_bytes().saturating_sub(before);
     let parse = cpu_median(5, || {
         black_box(SignedConsensus::parse_and_verify(&bytes, &network).unwrap());
     });
+    let tables = cpu_median(5, || {
+        black_box(PathSelector::new(Arc::clone(&consensus)));
+    });
     let paths = paths_per_second(&consensus, &mut rng);
+    let later = sign(&network, NOON + 3_600, an_hour_later(&relays_now, &mut rng));
+    let later = SignedConsensus::parse_and_verify(&later, &network).unwrap();
+    let made = cpu_median(5, || {
+        black_box(diff(&consensus, &later).unwrap());
+    });
+    let difference = diff(&consensus, &later).unwrap();
+    let applied = cpu_median(5, || {
+        black_box(apply(&consensus, &difference, &network).unwrap());
+    });
+    let day = 24 * difference.len();
     println!(
-        "| {relays} | {} | {} | {:.1} | {:.1} | {paths:.0} |",
+        "| {relays} | {} | {} | {:.1} | {:.1} | {:.2} | {paths:.0} | {} ({:.1} %) | {:.1} | {:.1} | {:.1} | {:.1} |",
         bytes.len(),
         bytes.len() / relays,
-        parse.as_secs_f64() * 1e3,
+        millis(parse),
         mib(memory),
+        millis(tables),
+        difference.len(),
+        100.0 * f64::from(u32::try_from(difference.len()).unwrap())
+            / f64::from(u32::try_from(bytes.len()).unwrap()),
+        millis(made),
+        millis(applied),
+        mib(bytes.len() + day),
+        mib(day),
     );
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn paths_per_second(consensus: &Arc<Consensus>, rng: &mut StdRng) -> f64 {
@@ -141,22 +233,28 @@ fn network() -> NetworkFile {
     draft.finish().unwrap()
 }
 
-/// A consensus that all authorities signed.
-fn document(network: &NetworkFile, rng: &mut StdRng, relays: usize) -> Vec<u8> {
+/// When the first consensus is made.
+const NOON: u64 = 1_800_000_000;
+
+fn entries(rng: &mut StdRng, relays: usize) -> Vec<Entry> {
     let policies = policies();
     let mut entries: Vec<Entry> = (0..relays).map(|n| entry(n, &policies, rng)).collect();
     entries.sort_by_key(|entry| entry.identity);
-    sign(network, 1_800_000_000, entries)
+    entries
 }
 
-fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8> {
-    let lifetime = Lifetime {
+fn lifetime(valid_after: u64) -> Lifetime {
+    Lifetime {
         valid_after,
         fresh_until: valid_after + 3_600,
         valid_until: valid_after + 86_400,
-    };
+    }
+}
+
+/// A consensus that all authorities signed.
+fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8> {
     let body = ConsensusBody {
-        lifetime,
+        lifetime: lifetime(valid_after),
         params: BTreeMap::from([("circuit_window_cells".to_owned(), 600)]),
         entries,
     };
@@ -185,8 +283,8 @@ fn policies() -> Vec<PolicySummary> {
         .collect()
 }
 
-/// A relay as they are: a third are exits of a few kinds, half have IPv6, weights are far apart.
-fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
+/// A relay as they are: a third are exits of a few kinds, half have IPv6.
+fn descriptor(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> RelayDescriptor {
     let policy = match n % 3 {
         0 => &policies[rng.random_range(0..policies.len())],
         _ => &policies[0],
@@ -207,7 +305,7 @@ fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
         ];
         addresses.push(SocketAddr::from((ip, 9_001)));
     }
-    let descriptor = RelayDescriptor {
+    RelayDescriptor {
         identity: RelayId(rng.random()),
         key_cert: None,
         onion_key: rng.random(),
@@ -220,8 +318,13 @@ fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
         family: None,
         nickname: format!("relay{n}"),
         version: "0.1.0".to_owned(),
-    };
-    let exit = if policy.is_reject_all() {
+    }
+}
+
+/// The same in a consensus: weights are far apart.
+fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
+    let descriptor = descriptor(n, policies, rng);
+    let exit = if descriptor.policy.is_reject_all() {
         Flags::NONE
     } else {
         Flags::EXIT
@@ -236,8 +339,8 @@ fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
     Entry::new(&descriptor, flags, weight)
 }
 
-/// What an hour changes: some relays leave, as many come, a tenth of the weights move.
-#[expect(dead_code, reason = "used by the rows on differences")]
+/// What an hour changes: some relays leave, as many come, a tenth of the weights move, and the onion keys that are a
+/// week old are replaced.
 fn an_hour_later(entries: &[Entry], rng: &mut StdRng) -> Vec<Entry> {
     let moved = entries.len() * CHURN_PERCENT / 100;
     let policies = policies();
@@ -249,6 +352,9 @@ fn an_hour_later(entries: &[Entry], rng: &mut StdRng) -> Vec<Entry> {
     for entry in &mut later {
         if rng.random_ratio(1, 10) {
             entry.weight += rng.random_range(1..=entry.weight / 10 + 1);
+        }
+        if rng.random_ratio(1, 7 * 24) {
+            entry.onion_key = rng.random();
         }
     }
     later.sort_by_key(|entry| entry.identity);

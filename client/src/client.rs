@@ -9,7 +9,10 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::message::EndReason;
-use cepa_common::dir::{Clock, Consensus, NetworkFile};
+use cepa_common::dir::{
+    Clock, Consensus, ConsensusConflict, Dial, NetworkFile, NetworkHandle, Reviser, RevisionStore,
+    revise,
+};
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::net::tasks::{Stopper, tasks};
@@ -23,11 +26,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::circuit::build::BuildError;
+use crate::circuit::dir_streams::PoolStreams;
+use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::circuit::links::Links;
-use crate::circuit::pool::{CircuitError, Isolation, Pool};
-use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
+use crate::circuit::pool::{CircuitError, Pool};
+use crate::dir::{BootstrapProgress, Directory, DirectoryConfig, NoConsensus, directory};
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
+use crate::guard::Keeper;
 use crate::path::Target;
+use crate::skew::ClockSkew;
 
 /// A consensus must be there within this time.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,24 +43,30 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// One circuit has this time to open a stream before another is tried.
 const TRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Circuits tried for one stream.
-const CONNECT_TRIES: usize = 4;
+const CONNECT_TRIES: usize = 8;
 
 /// What a client is started with.
 pub struct ClientOptions {
-    /// The network.
-    pub network: NetworkFile,
-    /// Where the newest consensus is kept between runs; it must exist. `None` keeps nothing.
+    /// The network, as it is known now.
+    pub network: NetworkHandle,
+    /// The file that the network was read from, to notice when its owner puts a later revision there.
+    pub network_file: Option<PathBuf>,
+    /// Where the newest consensus and the guards are kept between runs; it must exist. `None` keeps nothing.
     pub state_dir: Option<PathBuf>,
+    /// What keeps streams on different circuits.
+    pub isolate_by: IsolateBy,
     /// Hears how far the start has come.
     pub progress: Option<watch::Sender<BootstrapProgress>>,
 }
 
 impl ClientOptions {
     /// A client of `network` that keeps nothing on disk.
-    pub fn new(network: NetworkFile) -> Self {
+    pub fn new(network: impl Into<NetworkHandle>) -> Self {
         Self {
-            network,
+            network: network.into(),
+            network_file: None,
             state_dir: None,
+            isolate_by: IsolateBy::default(),
             progress: None,
         }
     }
@@ -73,6 +86,9 @@ pub enum ConnectError {
     /// The target is not `host:port`.
     #[error("{0:?} is not a host and a port")]
     BadTarget(String),
+    /// No consensus may be used: expired, or a clock that is off.
+    #[error(transparent)]
+    NoConsensus(#[from] NoConsensus),
     /// There is no circuit.
     #[error(transparent)]
     Circuit(#[from] CircuitError),
@@ -85,9 +101,14 @@ pub enum ConnectError {
 }
 
 struct Shared {
-    network: Arc<NetworkFile>,
+    network: NetworkHandle,
     pool: Arc<Pool>,
+    directory: Directory,
+    skew: ClockSkew,
+    isolate_by: IsolateBy,
     sessions: AtomicU64,
+    /// Numbers streams, where each is to be alone.
+    streams: AtomicU64,
 }
 
 /// A client of a network. Clones share its circuits; those from
@@ -104,6 +125,8 @@ pub struct Client {
 pub struct HopReport {
     /// Who it is.
     pub identity: RelayId,
+    /// Is it the guard, that the client's circuits begin at?
+    pub is_guard: bool,
     /// Its name for people.
     pub nickname: String,
     /// Where it is reached, by the consensus.
@@ -119,16 +142,31 @@ pub struct HopReport {
 impl Client {
     /// Joins the network: done once a consensus is held that holds.
     pub async fn bootstrap(options: ClientOptions) -> Result<Self, ClientError> {
-        let network = Arc::new(options.network);
+        let network = options.network;
+        let store = options
+            .state_dir
+            .as_deref()
+            .map(|directory| RevisionStore::new(directory, &network.network_id()));
         let tls = Tls::client();
         let (tasks, stopper) = tasks();
+        let dial: Arc<dyn Dial> = Arc::new(tls.clone());
         let (task, directory) = directory(DirectoryConfig {
             network: network.clone(),
-            dial: Arc::new(tls.clone()),
+            dial: dial.clone(),
             clock: Clock::system(),
-            cache: options.state_dir,
+            cache: options.state_dir.clone(),
         });
         tasks.spawn(task.run());
+        let newest = directory.consensus();
+        tasks.spawn(revise(Reviser {
+            network: network.clone(),
+            dial,
+            clock: Clock::system(),
+            consensus: Box::new(move || newest.borrow().clone()),
+            asks_authorities: false,
+            store,
+            file: options.network_file,
+        }));
         if let Some(progress) = options.progress {
             let mut steps = directory.progress();
             tasks.spawn(async move {
@@ -143,23 +181,33 @@ impl Client {
         match timeout(BOOTSTRAP_TIMEOUT, directory.usable()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(ClientError::NoConsensus(error.to_string())),
-            Err(_) => {
-                let step = directory.progress().borrow().clone();
-                return Err(ClientError::NoConsensus(format!("{step:?}")));
-            }
+            Err(_) => return Err(ClientError::NoConsensus(directory.why_none().to_string())),
         }
+        let (network_id, state_dir) = (network.network_id(), options.state_dir);
+        let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
+        let guards = tokio::task::spawn_blocking(load).await;
+        let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
+        let guards = Arc::new(guards);
+        tasks.spawn(guards.clone().write_changes());
         let links = Links::new(network.network_id(), tls, tasks.clone());
+        let skew = links.skew().clone();
         let pool = Pool::new(
             network.network_id(),
             links,
             tasks.clone(),
             directory.consensus(),
+            guards,
         );
         tasks.spawn(pool.clone().look_after());
+        directory.use_circuits(Arc::new(PoolStreams::new(&pool)));
         let shared = Arc::new(Shared {
             network,
             pool,
+            directory,
+            skew,
+            isolate_by: options.isolate_by,
             sessions: AtomicU64::new(1),
+            streams: AtomicU64::new(0),
         });
         let stopper = Arc::new(std::sync::Mutex::new(Some(stopper)));
         Ok(Self {
@@ -178,14 +226,29 @@ impl Client {
         }
     }
 
-    /// The network.
-    pub fn network(&self) -> &NetworkFile {
+    /// The newest revision of the network's file.
+    pub fn network(&self) -> Arc<NetworkFile> {
+        self.shared.network.newest()
+    }
+
+    /// All revisions of the network's file that are held.
+    pub fn networks(&self) -> &NetworkHandle {
         &self.shared.network
     }
 
     /// The newest consensus, while it may be used.
     pub fn consensus(&self) -> Option<Arc<Consensus>> {
         self.shared.pool.consensus()
+    }
+
+    /// How wrong this computer's clock seems to be, by the relays that the client has links to.
+    pub fn clock_skew(&self) -> &ClockSkew {
+        &self.shared.skew
+    }
+
+    /// Follows the alarm: two valid consensuses for one time, and the authorities that signed both.
+    pub fn alarm(&self) -> watch::Receiver<Option<ConsensusConflict>> {
+        self.shared.directory.alarm()
     }
 
     /// The circuits.
@@ -197,21 +260,22 @@ impl Client {
     pub async fn connect(&self, target: &str) -> Result<StreamIo, ConnectError> {
         let target =
             parse_target(target).ok_or_else(|| ConnectError::BadTarget(target.to_owned()))?;
-        self.connect_with(target, None, &[]).await
+        self.connect_with(target, Isolation::session(self.session), &[])
+            .await
     }
 
-    /// Opens a stream to `target` on a circuit that only streams with the same
-    /// `credentials` share. `early` travels with the BEGIN.
+    /// Opens a stream to `target` on a circuit that only streams with an equal `isolation` share. `early` travels with
+    /// the BEGIN.
     pub async fn connect_with(
         &self,
         target: StreamTarget,
-        credentials: Option<(Vec<u8>, Vec<u8>)>,
+        mut isolation: Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
-        let isolation = Isolation {
-            credentials,
-            session: self.session,
-        };
+        if let StreamTarget::Host(host, port) = &target {
+            let number = self.shared.streams.fetch_add(1, Ordering::Relaxed);
+            isolation = isolation.with_target(self.shared.isolate_by, host, *port, number);
+        }
         let all_tries = self.try_connect(&target, &isolation, early);
         timeout(CONNECT_TIMEOUT, all_tries)
             .await
@@ -238,6 +302,9 @@ impl Client {
                 Ok(circuit) => circuit,
                 // Where every exit has refused, the refusal says more.
                 Err(CircuitError::Path(_)) if !refused.is_empty() => return Err(last),
+                Err(CircuitError::NoConsensus) => {
+                    return Err(self.shared.directory.why_none().into());
+                }
                 Err(error) => return Err(error.into()),
             };
             let exit = circuit.exit().identity;
@@ -245,8 +312,9 @@ impl Client {
                 continue;
             };
             let rest = write_early(&mut stream, early);
-            match timeout(TRY_TIMEOUT, stream.opened()).await {
-                Ok(Ok(())) => {
+            let opened = timeout(TRY_TIMEOUT, stream.opened()).await;
+            match opened.unwrap_or(Err(StreamError::Ended(EndReason::Timeout))) {
+                Ok(()) => {
                     if !rest.is_empty() {
                         use tokio::io::AsyncWriteExt;
                         let wrote = stream.write_all(rest).await;
@@ -254,24 +322,14 @@ impl Client {
                     }
                     return Ok(stream);
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     last = error.into();
-                    match error {
-                        // The circuit died under it: another may do.
-                        StreamError::CircuitLost => {}
-                        // This exit can't or won't: another may.
-                        StreamError::Ended(EndReason::Policy | EndReason::Resource) => {
-                            refused.push(exit);
-                        }
-                        // The destination itself has answered, or its name has.
-                        StreamError::Ended(_) => return Err(last),
+                    if is_final(error, refused.len()) {
+                        return Err(last);
                     }
-                }
-                Err(_) => {
-                    // A black hole: nothing more is put on this circuit.
-                    circuit.close();
-                    refused.push(exit);
-                    last = ConnectError::TimedOut;
+                    if error != StreamError::CircuitLost {
+                        refused.push(exit);
+                    }
                 }
             }
         }
@@ -308,6 +366,7 @@ impl Client {
                 .map_err(build)?;
             reports.push(HopReport {
                 identity: hop.identity,
+                is_guard: reports.is_empty(),
                 nickname: hop.nickname.clone(),
                 address: hop
                     .addresses
@@ -341,6 +400,7 @@ impl Client {
     /// Ends all circuits and links, and waits until they have ended.
     pub async fn shutdown(self) {
         self.shared.pool.stop();
+        self.shared.pool.guards().save().await;
         let stopper = self
             .stopper
             .lock()
@@ -395,6 +455,22 @@ fn parse_target(text: &str) -> Option<StreamTarget> {
     StreamTarget::name(host, port.parse().ok()?)
 }
 
+/// Would another exit, or the same on another circuit, say the same?
+fn is_final(error: StreamError, refusals: usize) -> bool {
+    match error {
+        // The circuit died under it, or this exit will not: another may do.
+        StreamError::CircuitLost | StreamError::Ended(EndReason::Policy | EndReason::Resource) => {
+            false
+        }
+        // It may be this exit's resolver, or its way there. Two that agree are believed.
+        StreamError::Ended(
+            EndReason::Timeout | EndReason::Unresolvable | EndReason::Unreachable,
+        ) => refusals > 0,
+        // The destination itself has answered.
+        StreamError::Ended(EndReason::Refused | EndReason::Done | EndReason::Reset) => true,
+    }
+}
+
 struct ClientConnector(Client);
 
 impl Connector for ClientConnector {
@@ -408,12 +484,14 @@ impl Connector for ClientConnector {
             Host::Name(name) => StreamTarget::name(&name, port),
         };
         let target = target.ok_or(Failure::GeneralFailure)?;
-        let credentials = request.isolation.credentials.map(|c| (c.user, c.password));
-        let opened = self
-            .0
-            .connect_with(target, credentials, &request.early)
-            .await;
+        let isolation = Isolation::session(self.0.session)
+            .with_front(self.0.shared.isolate_by, request.isolation);
+        let opened = self.0.connect_with(target, isolation, &request.early).await;
         opened.map_err(|error| {
+            if let ConnectError::NoConsensus(why) = &error {
+                // Every stream fails until someone acts: said where people look.
+                tracing::warn!(%why, "a stream was refused");
+            }
             tracing::debug!(%error, "a stream was not opened");
             failure(&error)
         })
@@ -423,6 +501,7 @@ impl Connector for ClientConnector {
 fn failure(error: &ConnectError) -> Failure {
     match error {
         ConnectError::BadTarget(_) => Failure::GeneralFailure,
+        ConnectError::NoConsensus(_) => Failure::NoConsensus,
         ConnectError::Circuit(CircuitError::Path(_)) => Failure::NotAllowed,
         ConnectError::Circuit(_) => Failure::NetworkUnreachable,
         ConnectError::TimedOut => Failure::TimedOut,

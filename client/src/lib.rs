@@ -16,14 +16,18 @@
 //! # }
 //! ```
 //!
-//! The rooms: [`dir`] fetches and keeps the consensus; [`path`] chooses relays;
+//! The rooms: [`dir`] fetches and keeps the consensus; [`guard`] keeps first hops; [`path`] chooses relays;
 //! [`circuit`] builds circuits and carries streams; [`front`] lets programs in
 //! by SOCKS and HTTP CONNECT.
 
+mod by_hand;
 pub mod circuit;
 mod client;
 pub mod dir;
 pub mod front;
+pub mod guard;
 pub mod path;
+pub mod skew;
 
+pub use by_hand::ByHandError;
 pub use client::{Client, ClientError, ClientOptions, ConnectError, Front, HopReport};

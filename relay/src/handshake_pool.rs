@@ -148,10 +148,12 @@ impl Job {
             return;
         }
         let params = self.core.relay_params();
+        // A snapshot: a rotation meanwhile takes nothing away from this handshake.
+        let keys = self.core.onion_keys.borrow().clone();
         let answer = handshake::respond(
             &self.core.network,
             &self.core.identity,
-            &self.core.onion_keys,
+            &keys,
             &self.message,
             params,
             &mut rand::rng(),

@@ -2,7 +2,7 @@
 //!
 //! The rooms, in the order in which a cell meets them: [`listen`] accepts a
 //! connection; [`links`] keeps the links to other relays; [`handshake_pool`]
-//! answers CREATE; [`switch`] holds the circuits that end here; [`exit`]
+//! answers CREATE with the onion keys that [`keys`] looks after; [`switch`] holds the circuits that end here; [`exit`]
 //! connects streams; [`directory`] and [`authority`] serve and make the
 //! consensus. A cell that only passes never leaves the tables of the two links
 //! that it passes between (`cepa_common::net::switch`).
@@ -14,6 +14,7 @@ pub mod authority;
 pub mod directory;
 pub mod exit;
 mod handshake_pool;
+pub mod keys;
 mod links;
 mod listen;
 mod memory;

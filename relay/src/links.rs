@@ -1,17 +1,23 @@
 //! Links to other relays: found by identity, dialled when there is none, reused.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use cepa_common::dir::{Consensus, ConsensusStatus, ConsensusStore};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::net::establish::{self, EstablishError, NewLink};
 use cepa_common::net::link_task;
 use cepa_common::net::switch::Queue;
 use cepa_common::net::tls::Tls;
+use tokio::sync::Semaphore;
 
 use crate::directory::DirectoryServer;
 use crate::handshake_pool::Acceptor;
 use crate::start::Core;
+
+/// EXTENDs that wait at once for a consensus that lists their target.
+const MAX_WAITING: usize = 64;
 
 /// Why there is no link to a relay.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +52,8 @@ pub(crate) struct Links {
     tls: Tls,
     directory: Arc<DirectoryServer>,
     peers: Mutex<Peers>,
+    /// Those who wait for a consensus that lists their target.
+    waiting: Semaphore,
 }
 
 impl Links {
@@ -61,6 +69,7 @@ impl Links {
             tls,
             directory,
             peers: Mutex::default(),
+            waiting: Semaphore::new(MAX_WAITING),
         }
     }
 
@@ -86,6 +95,30 @@ impl Links {
         best
     }
 
+    /// Link key and addresses of a relay. Clients can hold a consensus that this relay is about to fetch: where ours is
+    /// not fresh the next one is waited for, by a few at a time; the caller's deadline ends the wait.
+    async fn target(&self, relay: RelayId) -> Option<([u8; 32], Vec<SocketAddr>)> {
+        let clock = self.directory.clock();
+        let mut follow = self.directory.subscribe();
+        let find = |store: &ConsensusStore| store.extend_target(relay, clock.now_secs());
+        let mut is_waiting = None;
+        loop {
+            let store = Arc::clone(&follow.borrow_and_update());
+            if let Some(found) = find(&store) {
+                return Some(found);
+            }
+            let is_fresh =
+                |newest: &Arc<Consensus>| newest.status(clock.now_secs()) == ConsensusStatus::Fresh;
+            if store.newest().is_some_and(is_fresh) {
+                return None;
+            }
+            if is_waiting.is_none() {
+                is_waiting = Some(self.waiting.try_acquire().ok()?);
+            }
+            follow.changed().await.ok()?;
+        }
+    }
+
     /// Finds or dials a link to `relay`, whose address the consensus names.
     pub(crate) async fn link_to(
         &self,
@@ -96,8 +129,7 @@ impl Links {
             return Ok(queue);
         }
         let now = self.directory.clock().now_secs();
-        let target = self.directory.snapshot().extend_target(relay, now);
-        let (key, addresses) = target.ok_or(LinkToError::Unknown)?;
+        let (key, addresses) = self.target(relay).await.ok_or(LinkToError::Unknown)?;
         let turn = self.peers().dialling.entry(relay).or_default().clone();
         let _turn = turn.lock().await;
         if let Some(queue) = self.find(relay) {
@@ -138,10 +170,10 @@ impl Core {
         }
         self.memory.add_link(&queue);
         let acceptor = Acceptor::new(Arc::downgrade(self), queue.clone(), peer);
-        let own = queue.clone();
+        let (own, limit) = (queue.clone(), self.limit.clone());
         let tasks = self.tasks()?;
         tasks.spawn(async move {
-            let end = link_task::run(link, own, acceptor).await;
+            let end = link_task::run_limited(link, own, acceptor, limit).await;
             tracing::debug!(%end, "a link has ended");
         });
         Some(queue)

@@ -9,7 +9,7 @@ use cepa_common::net::establish::{self, Accepted};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::directory::serve_connection;
+use crate::directory::serve_connection_from;
 use crate::links::WeakCore;
 use crate::start::Core;
 
@@ -89,11 +89,11 @@ pub(crate) async fn listen(listener: TcpListener, core: WeakCore, admission: Adm
             continue;
         };
         let Some(tasks) = core.tasks() else { return };
-        tasks.spawn(connection(tcp, core, place));
+        tasks.spawn(connection(tcp, peer.ip(), core, place));
     }
 }
 
-async fn connection(tcp: TcpStream, core: Arc<Core>, place: Place) {
+async fn connection(tcp: TcpStream, peer: IpAddr, core: Arc<Core>, place: Place) {
     match establish::accept(tcp, &core.tls, core.network).await {
         Ok(Accepted::Link(link)) => {
             let peer = core.links.identity_of(&link);
@@ -107,7 +107,7 @@ async fn connection(tcp: TcpStream, core: Arc<Core>, place: Place) {
         Ok(Accepted::Http(io, _)) => {
             let directory = core.directory.clone();
             drop(core);
-            serve_connection(io, directory).await;
+            serve_connection_from(io, directory, Some(peer)).await;
         }
         // The peer learns nothing (S5), and the log nothing of the peer (S34).
         Err(error) => tracing::debug!(%error, "a connection came to nothing"),

@@ -5,37 +5,43 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cepa_common::budget::Budget;
-use cepa_common::dir::{Clock, Dial, ExitPolicy, Flags, NetworkFile, Params, RelayDescriptor};
-use cepa_common::handshake::{CIRCUIT_VERSION, OnionKeypair, RelayParams};
+use cepa_common::dir::{
+    Clock, Dial, ExitPolicy, Flags, NetworkHandle, Params, RelayDescriptor, Reviser, RevisionStore,
+    Signer, revise,
+};
+use cepa_common::handshake::{CIRCUIT_VERSION, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
+use cepa_common::net::limit::RateLimit;
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};
-use cepa_common::onion::Suite;
-use cepa_common::secret::Secret;
-use ed25519_dalek::SigningKey;
+use cepa_common::state::StateError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::authority::{
-    self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, authority_queue,
+    self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, KnowledgeOptions,
+    MeasureOptions, OperatorRules, VotingKeyFile, authority_queue, follow_voting_key,
 };
-use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
+use crate::directory::{ConsensusFiles, DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::exit::{ExitConnector, Outside, ResolverError};
 use crate::handshake_pool::HandshakePool;
+use crate::keys::RelayIdentity;
+use crate::keys::ring::{OnionKeyOptions, OnionKeys, OnionRing};
+use crate::keys::watch::{KeyWatch, watch as watch_keys};
 use crate::links::Links;
 use crate::listen::{Admission, listen};
 use crate::memory::{Memory, keep_within_budget};
 
 /// Everything that a relay is started with.
 pub struct RelayOptions {
-    /// The network that it is part of.
-    pub network: NetworkFile,
-    /// Its identity, which is also the key of its links.
-    pub identity: SigningKey,
-    /// Secret of its onion key.
-    pub onion_key: Secret<32>,
-    /// The suite of layers made with that key.
-    pub suite: Suite,
+    /// The network that it is part of, as it is known now.
+    pub network: NetworkHandle,
+    /// The file that the network was read from, to notice when its owner puts a later revision there.
+    pub network_file: Option<PathBuf>,
+    /// Who it is, and the key of its links.
+    pub identity: RelayIdentity,
+    /// Its onion keys.
+    pub onion_keys: OnionKeyOptions,
     /// Where it listens for links and directory requests.
     pub listen: SocketAddr,
     /// Where others reach it; port 0 means the one that it listens on.
@@ -44,6 +50,8 @@ pub struct RelayOptions {
     pub nickname: String,
     /// Whether it publishes a descriptor.
     pub publish: bool,
+    /// What it says that it carries, KiB a second; without it what is usual, or its limit if that is lower.
+    pub claim_kib: Option<u32>,
     /// Present if it connects streams to the outside.
     pub exit: Option<ExitOptions>,
     /// Present if it is a directory authority.
@@ -67,9 +75,15 @@ pub struct ExitOptions {
 /// How a relay is a directory authority.
 pub struct AuthorityOptions {
     /// Signs its votes and consensuses.
-    pub signing_key: SigningKey,
+    pub signing_key: Signer,
+    /// Where that key came from, to notice when it is renewed.
+    pub signing_key_file: Option<VotingKeyFile>,
     /// Where it records what it has signed.
     pub state_dir: PathBuf,
+    /// What its operator says of relays.
+    pub rules: OperatorRules,
+    /// How it measures relays, if it does.
+    pub measure: Option<MeasureOptions>,
 }
 
 /// How much of the machine a relay may take.
@@ -79,6 +93,8 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Connections that it accepts at once.
     pub connections: u32,
+    /// What its links may move in each direction, KiB a second; zero: as much as they can.
+    pub bandwidth_kib: u32,
 }
 
 /// Why a relay did not start.
@@ -98,6 +114,9 @@ pub enum RelayError {
     /// Names could not be resolved.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
+    /// An onion key can't be used or made.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A thread or a file could not be had.
     #[error("{what}: {source}")]
     Io {
@@ -113,7 +132,8 @@ pub(crate) struct Core {
     pub(crate) network: NetworkId,
     pub(crate) identity: RelayId,
     pub(crate) tls: Tls,
-    pub(crate) onion_keys: Vec<OnionKeypair>,
+    /// The onion keys accepted now. Reading takes a lock that is held only to copy or to swap a pointer.
+    pub(crate) onion_keys: watch::Receiver<OnionKeys>,
     pub(crate) directory: Arc<DirectoryServer>,
     pub(crate) links: Links,
     pub(crate) pool: HandshakePool,
@@ -122,6 +142,8 @@ pub(crate) struct Core {
     /// Whose they are.
     pub(crate) memory: Memory,
     pub(crate) exit: Option<ExitConnector>,
+    /// What all links together may move, if there is a limit.
+    pub(crate) limit: Option<Arc<RateLimit>>,
     /// Gone when the relay stops, so that nothing new starts.
     tasks: Mutex<Option<Tasks>>,
 }
@@ -181,9 +203,9 @@ impl Relay {
     /// It listens when this returns; it is part of the network when the
     /// authorities have found it reachable.
     pub async fn start(options: RelayOptions) -> Result<RelayHandle, RelayError> {
-        let network = Arc::new(options.network.clone());
+        let network = options.network.clone();
         let network_id = network.network_id();
-        let identity = RelayId(options.identity.verifying_key().to_bytes());
+        let identity = options.identity.identity();
         let listener = TcpListener::bind(options.listen).await;
         let listener = listener.map_err(|source| RelayError::Listen {
             address: options.listen,
@@ -193,11 +215,21 @@ impl Relay {
         let local_addr = listener
             .local_addr()
             .map_err(io("the port has no address"))?;
-        let tls = Tls::relay(&options.identity)?;
+        let tls = Tls::relay(options.identity.link_key())?;
         let clock = Clock::system();
+        let mut ring = OnionRing::load(options.onion_keys.clone(), clock.now_secs())?;
+        // No consensus is held yet: this makes a key where one is due, and erases what its age ends.
+        ring.turn(
+            clock.now_secs(),
+            &network.newest().params(),
+            &mut rand::rng(),
+        )?;
+        let (onion_keys_sender, onion_keys) = watch::channel(ring.snapshot());
         let queue = options.authority.as_ref().map(|_| authority_queue());
         let (handle, queue) = queue.unzip();
         let directory = DirectoryServer::new(network.clone(), clock.clone(), handle.clone());
+        let files = ConsensusFiles::new(&options.cache_dir, &directory);
+        files.load(&directory).await;
         let policy = options.exit.as_ref().map(|exit| exit.policy.clone());
         let exit = match &options.exit {
             Some(exit) => Some(ExitConnector::new(
@@ -214,19 +246,22 @@ impl Relay {
             network: network_id,
             identity,
             tls: tls.clone(),
-            onion_keys: vec![OnionKeypair::from_bytes(options.suite, &options.onion_key)],
+            onion_keys,
             directory: directory.clone(),
             links: Links::new(identity, network_id, tls.clone(), directory),
             pool: HandshakePool::start(options.threads).map_err(io("no thread"))?,
             budget: Budget::new(usize::try_from(options.limits.memory_bytes).unwrap_or(usize::MAX)),
             memory: Memory::default(),
             exit,
+            limit: RateLimit::new(options.limits.bandwidth_kib, tokio::time::Instant::now())
+                .map(Arc::new),
             tasks: Mutex::new(Some(tasks.clone())),
         });
         tasks.spawn(keep_within_budget(
             Arc::downgrade(&core),
             core.budget.clone(),
         ));
+        tasks.spawn(files.follow(core.directory.clone()));
         let dial: Arc<dyn Dial> = Arc::new(tls);
         if let (Some(authority), Some(queue)) = (&options.authority, queue) {
             start_authority(&core, &tasks, &dial, authority, queue);
@@ -236,9 +271,25 @@ impl Relay {
             dial: dial.clone(),
             identity,
         }));
-        if options.publish {
-            start_publisher(&core, &tasks, dial, handle, &options, policy, local_addr);
-        }
+        let descriptor = options
+            .publish
+            .then(|| {
+                let dial = dial.clone();
+                start_publisher(&core, &tasks, dial, handle, &options, policy, local_addr)
+            })
+            .flatten();
+        start_reviser(&core, &tasks, dial, &options);
+        tasks.spawn(watch_keys(KeyWatch {
+            network: network_id,
+            clock,
+            identity: options.identity,
+            ring,
+            keys: onion_keys_sender,
+            consensus: core.directory.subscribe(),
+            params: network.newest().params(),
+            descriptor,
+            told: Default::default(),
+        }));
         let admission = Admission::new(options.limits.connections);
         tasks.spawn(listen(listener, Arc::downgrade(&core), admission));
         Ok(RelayHandle {
@@ -257,20 +308,46 @@ fn start_authority(
     options: &AuthorityOptions,
     queue: AuthorityQueue,
 ) {
+    let renewals = options.signing_key_file.clone().map(|file| {
+        let (sender, receiver) = watch::channel(options.signing_key.clone());
+        let clock = core.directory.clock().clone();
+        tasks.spawn(follow_voting_key(file, clock, sender));
+        receiver
+    });
     let task = AuthorityTask {
         identity: core.identity,
         signing_key: options.signing_key.clone(),
+        renewals,
         params: Default::default(),
         dial: dial.clone(),
         probe: Some(Arc::new(dial.clone())),
         directory: core.directory.clone(),
         record: Arc::new(FileSigningRecord::new(options.state_dir.join("signed"))),
+        knowledge: KnowledgeOptions {
+            file: Some(options.state_dir.join("relays")),
+            rules: options.rules.clone(),
+            measure: options.measure.clone(),
+        },
     };
     tasks.spawn(async move {
         if let Err(error) = authority::run(task, queue).await {
             tracing::error!(%error, "this authority votes no more: its record of what it signed can't be used");
         }
     });
+}
+
+/// Has later revisions of the network's file noticed and kept beside the other directory documents.
+fn start_reviser(core: &Arc<Core>, tasks: &Tasks, dial: Arc<dyn Dial>, options: &RelayOptions) {
+    let directory = core.directory.clone();
+    tasks.spawn(revise(Reviser {
+        network: core.directory.networks().clone(),
+        dial,
+        clock: core.directory.clock().clone(),
+        consensus: Box::new(move || directory.snapshot().newest().cloned()),
+        asks_authorities: true,
+        store: Some(RevisionStore::new(&options.cache_dir, &core.network)),
+        file: options.network_file.clone(),
+    }));
 }
 
 fn start_publisher(
@@ -281,7 +358,7 @@ fn start_publisher(
     options: &RelayOptions,
     policy: Option<ExitPolicy>,
     local_addr: SocketAddr,
-) {
+) -> Option<watch::Sender<RelayDescriptor>> {
     let listed = |address: &SocketAddr| match address.port() {
         0 => SocketAddr::new(address.ip(), local_addr.port()),
         _ => *address,
@@ -290,41 +367,51 @@ fn start_publisher(
         [] => vec![local_addr],
         some => some.iter().map(listed).collect(),
     };
-    let onion = core.onion_keys[0].public();
+    let onion = core.onion_keys.borrow().last()?.public();
+    let network = core.directory.network().network_id();
+    let family = options.identity.family(&network).unwrap_or_else(|error| {
+        tracing::warn!(%error, "this relay is in no family");
+        None
+    });
     let clock = core.directory.clock().clone();
     let descriptor = RelayDescriptor {
         identity: core.identity,
-        key_cert: None,
+        key_cert: options.identity.key_cert(),
         onion_key: onion.key,
         suite: onion.suite,
         addresses,
         published: clock.now_secs(),
-        bandwidth: DEFAULT_BANDWIDTH_KIB,
+        bandwidth: claim(options),
         offers: Flags::GUARD | Flags::HSDIR,
         policy: policy.unwrap_or_else(ExitPolicy::reject_all).summary(),
-        family: None,
+        family,
         nickname: options.nickname.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let (sender, receiver) = watch::channel(descriptor);
     let publisher = Publisher {
-        network: core.directory.network().clone(),
+        network: core.directory.networks().clone(),
         clock,
         dial,
-        key: options.identity.clone(),
+        key: options.identity.link_key().clone(),
         descriptor: receiver,
         consensus: core.directory.subscribe(),
         local: authority.map(|handle| (core.identity, handle)),
     };
-    tasks.spawn(async move {
-        publish(publisher).await;
-        // The descriptor does not change while the relay runs.
-        drop(sender);
-    });
+    tasks.spawn(publish(publisher));
+    Some(sender)
 }
 
 /// What a relay says that it can carry until its bandwidth is measured (KiB a second).
 const DEFAULT_BANDWIDTH_KIB: u32 = 10_000;
+
+fn claim(options: &RelayOptions) -> u32 {
+    let usual = match options.limits.bandwidth_kib {
+        0 => DEFAULT_BANDWIDTH_KIB,
+        limit => limit.min(DEFAULT_BANDWIDTH_KIB),
+    };
+    options.claim_kib.unwrap_or(usual)
+}
 
 impl RelayHandle {
     /// Who the relay is.

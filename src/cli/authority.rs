@@ -1,21 +1,90 @@
 //! `cepa authority`: a network of one's own.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cepa_common::state::{Trust, write_whole};
+use cepa_common::dir::{AddressClass, classify, local_network_params};
+use cepa_common::state::{KeyKind, Trust, load_key, write_whole};
 use clap::{Args, Subcommand};
 
-use super::output::say;
-use super::{CliError, USAGE};
-use crate::app::{AppError, new_authority, sign_network};
+use super::output::{note, say};
+use super::{CliError, USAGE, now};
+use crate::app::{AppError, SigningKey, read_network};
 use crate::config::{self, Config, keys};
+use crate::found::{certify, new_authority, sign_network};
 
 /// Start a network of one's own, or look after an authority of one.
 #[derive(Debug, Subcommand)]
 pub(super) enum Authority {
     Init(Init),
+    Key(Key),
+    Certify(Certify),
+}
+
+/// Parameters that a network on loopback needs; the first of them a network of private addresses.
+const FOR_LOOPBACK: [&str; 6] = [
+    "allow_private_addresses",
+    "subnet_rule",
+    "max_relays_per_address",
+    "max_links_per_address",
+    "directory_connections",
+    "directory_requests_per_minute",
+];
+const FOR_PRIVATE: usize = 2;
+/// Days that a certified signing key is good for, if nobody says otherwise.
+const DAYS: u32 = 90;
+
+/// Make the keys of one authority, on its own machine.
+///
+/// DIR/NAME will hold its keys and configuration, and DIR/NAME/entry.toml what others may see: send
+/// that file to whoever drafts the network's file (`cepa network draft`). What comes back is signed
+/// with DIR/NAME/state/keys/authority, or with the key off line, by `cepa network sign`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cepa authority key --dir . --name oak --address 203.0.113.5:9001
+  cepa authority key --dir . --name oak --address 203.0.113.5:9001 --offline-keys /media/stick")]
+pub(super) struct Key {
+    /// Directory to write to; made if it is missing, nothing in it is ever replaced.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The authority's name, 1 to 19 letters and digits.
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// The address at which others reach it.
+    #[arg(long, value_name = "ADDR:PORT")]
+    address: SocketAddr,
+    /// Put the long-term signing key there, as NAME, instead of into the authority's state: it can
+    /// then stay off line, and `cepa authority certify` makes the keys that sign.
+    #[arg(long, value_name = "DIR")]
+    offline_keys: Option<PathBuf>,
+}
+
+/// Make a key that signs for an authority for a time, with the long-term key that stays off line.
+///
+/// Two files are written to DIR: the new key, and `authority-cert`. Copy both into the directory
+/// `keys` of the authority's state, the certificate last. An authority that runs takes the new key
+/// within seconds, without a restart, and warns for two weeks before a key ends.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cepa authority certify --key /media/stick/oak --network network.toml --out oak/state/keys
+  cepa authority certify --key /media/stick/oak --network network.toml --days 30 --out new")]
+pub(super) struct Certify {
+    /// The file of the long-term signing key.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The network's file.
+    #[arg(long, value_name = "FILE", default_value = "network.toml")]
+    network: PathBuf,
+    /// How many days from now the new key is good for.
+    #[arg(long, value_name = "N", default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+    /// Directory to write to; made if it is missing.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
 }
 
 /// Make the keys of a new network's authorities, and its network.toml.
@@ -42,29 +111,49 @@ pub(super) struct Init {
     /// An authority's name and the address at which others reach it; may be repeated.
     #[arg(long = "authority", value_name = "NAME=ADDR:PORT", required = true, value_parser = parse_authority)]
     authorities: Vec<(String, SocketAddr)>,
-    /// A parameter of the network; may be repeated. docs/protocol.md lists them.
+    /// A parameter of the network; may be repeated. docs/protocol.md lists them. Where an authority's
+    /// address is private or loopback, those that let relays have and share such addresses are set
+    /// and told, unless you set them.
     #[arg(long = "param", value_name = "NAME=NUMBER", value_parser = parse_param)]
     params: Vec<(String, u32)>,
+    /// Put the long-term signing keys there, one to a file, instead of into the authorities' state,
+    /// where each gets a certified key: the long-term keys can then stay off line.
+    #[arg(long, value_name = "DIR")]
+    offline_keys: Option<PathBuf>,
+    /// With --offline-keys: how many days the certified keys are good for.
+    #[arg(long, value_name = "N", default_value_t = DAYS, requires = "offline_keys", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
 }
 
 /// `NAME=ADDR:PORT`.
 fn parse_authority(text: &str) -> Result<(String, SocketAddr), String> {
     let (name, address) = text.split_once('=').ok_or("write NAME=ADDR:PORT")?;
-    let plain = (1..=19).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric());
-    if !plain {
-        return Err("a name takes 1 to 19 letters and digits".to_owned());
-    }
+    check_name(name)?;
     let address: SocketAddr = address
         .parse()
         .map_err(|_| format!("`{address}` is no ADDRESS:PORT"))?;
-    if address.ip().is_unspecified() || address.port() == 0 {
-        return Err("name the address and port at which others reach the authority".to_owned());
-    }
+    check_address(address)?;
     Ok((name.to_owned(), address))
 }
 
+fn check_name(name: &str) -> Result<(), String> {
+    let plain = (1..=19).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    if plain {
+        Ok(())
+    } else {
+        Err("a name takes 1 to 19 letters and digits".to_owned())
+    }
+}
+
+fn check_address(address: SocketAddr) -> Result<(), String> {
+    if address.ip().is_unspecified() || address.port() == 0 {
+        return Err("name the address and port at which others reach the authority".to_owned());
+    }
+    Ok(())
+}
+
 /// `NAME=NUMBER`.
-fn parse_param(text: &str) -> Result<(String, u32), String> {
+pub(super) fn parse_param(text: &str) -> Result<(String, u32), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=NUMBER")?;
     let value = value
         .parse()
@@ -76,7 +165,101 @@ impl Authority {
     pub(super) fn main(self) -> Result<ExitCode, CliError> {
         match self {
             Self::Init(init) => init.main(),
+            Self::Key(key) => key.main(),
+            Self::Certify(certify) => certify.main(),
         }
+    }
+}
+
+/// The time in so many days.
+fn in_days(days: u32) -> u64 {
+    now().saturating_add(u64::from(days) * 86_400)
+}
+
+/// An authority's long-term signing key.
+pub(super) fn load_signing_key(path: &Path) -> Result<SigningKey, CliError> {
+    let secret = load_key(path, KeyKind::Authority, Trust::OwnerOnly).map_err(AppError::from)?;
+    Ok(SigningKey::from_bytes(secret.expose()))
+}
+
+/// Refuses to write where something is.
+fn refuse_to_replace(path: &Path) -> Result<(), CliError> {
+    if path.exists() {
+        return Err(CliError {
+            what: format!("{} is there already", path.display()),
+            hint: "choose another --dir: keys are never replaced".to_owned(),
+            code: USAGE,
+        });
+    }
+    Ok(())
+}
+
+impl Key {
+    fn main(self) -> Result<ExitCode, CliError> {
+        let usage =
+            |what: String| CliError::usage(what, "`cepa authority key --help` has examples");
+        check_name(&self.name).map_err(usage)?;
+        check_address(self.address).map_err(usage)?;
+        let node = self.dir.join(&self.name);
+        refuse_to_replace(&node)?;
+        let offline = self.offline_keys.as_deref();
+        if let Some(offline) = offline {
+            refuse_to_replace(&offline.join(&self.name))?;
+        }
+        let state = node.join("state");
+        let (entry, _) =
+            new_authority(&self.name, self.address, &state, offline, Trust::OwnerOnly)?;
+        write(&node.join("entry.toml"), &entry.to_toml())?;
+        let config = keys::print(&node_config(&self.name, self.address));
+        write(&node.join("node.toml"), &config)?;
+        let key = match offline {
+            Some(dir) => dir.join(&self.name),
+            None => state.join("keys").join("authority"),
+        };
+        say(&format!(
+            "send {} to whoever drafts the network's file",
+            node.join("entry.toml").display()
+        ));
+        say(&format!(
+            "then sign the draft: cepa network sign draft.toml --key {}",
+            key.display()
+        ));
+        if offline.is_some() {
+            say(&format!(
+                "and certify a key: cepa authority certify --key {} --network network.toml --out {}",
+                key.display(),
+                state.join("keys").display()
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Certify {
+    fn main(self) -> Result<ExitCode, CliError> {
+        let network = read_network(&self.network)?;
+        let key = load_signing_key(&self.key)?;
+        if network
+            .authority_by_signing_key(&key.verifying_key().to_bytes())
+            .is_none()
+        {
+            return Err(CliError::failed(
+                format!(
+                    "{} is the key of no authority that {} names",
+                    self.key.display(),
+                    self.network.display()
+                ),
+                "`cepa network show` lists the keys that it names",
+            ));
+        }
+        let until = in_days(self.days);
+        let cert = certify(&key, network.network_id(), until, &self.out)?;
+        say(&format!(
+            "{} is good until {}",
+            cert.display(),
+            crate::view::time(until)
+        ));
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -87,13 +270,23 @@ impl Init {
         let mut signers = Vec::new();
         for (name, address) in &self.authorities {
             let state = self.dir.join(name).join("state");
-            let (entry, signing_key) = new_authority(name, *address, &state, Trust::OwnerOnly)?;
+            let offline = self.offline_keys.as_deref();
+            let (entry, signing_key) =
+                new_authority(name, *address, &state, offline, Trust::OwnerOnly)?;
             entries.push(entry);
             signers.push(signing_key);
         }
-        let params = self.params.into_iter().collect();
+        let mut params: BTreeMap<String, u32> = self.params.into_iter().collect();
+        suit_private_addresses(&self.authorities, &mut params);
         let text = sign_network(&self.name, entries, &signers, params)?;
         write(&self.dir.join("network.toml"), &text)?;
+        if self.offline_keys.is_some() {
+            let id = read_network(&self.dir.join("network.toml"))?.network_id();
+            for ((name, _), key) in self.authorities.iter().zip(&signers) {
+                let keys = self.dir.join(name).join("state").join("keys");
+                certify(key, id, in_days(self.days), &keys)?;
+            }
+        }
         for (name, address) in &self.authorities {
             let node = self.dir.join(name);
             write(&node.join("network.toml"), &text)?;
@@ -133,17 +326,44 @@ impl Init {
                 ));
             }
         }
-        let first = self.authorities.iter().map(|(name, _)| self.dir.join(name));
-        for path in first.chain([self.dir.join("network.toml")]) {
-            if path.exists() {
-                return Err(CliError {
-                    what: format!("{} is there already", path.display()),
-                    hint: "choose another --dir: keys are never replaced".to_owned(),
-                    code: USAGE,
-                });
-            }
+        let names = || self.authorities.iter().map(|(name, _)| name);
+        let offline = self.offline_keys.iter();
+        let offline = offline.flat_map(|dir| names().map(|name| dir.join(name)));
+        names()
+            .map(|name| self.dir.join(name))
+            .chain([self.dir.join("network.toml")])
+            .chain(offline)
+            .try_for_each(|path| refuse_to_replace(&path))
+    }
+}
+
+/// Where an authority's address is private the network is: relays have such addresses too, and share ranges; where it
+/// is loopback they share the address as well. What the operator sets himself stays.
+fn suit_private_addresses(
+    authorities: &[(String, SocketAddr)],
+    params: &mut BTreeMap<String, u32>,
+) {
+    let is_private = |ip: IpAddr| classify(ip) == AddressClass::Private;
+    let ips = || authorities.iter().map(|(_, address)| address.ip());
+    let names: &[&str] = if ips().any(|ip| ip.is_loopback()) {
+        &FOR_LOOPBACK
+    } else if ips().any(is_private) {
+        &FOR_LOOPBACK[..FOR_PRIVATE]
+    } else {
+        return;
+    };
+    let local = local_network_params();
+    let mut set = String::new();
+    for name in names {
+        if let Some(value) = local.get(*name).filter(|_| !params.contains_key(*name)) {
+            params.insert((*name).to_owned(), *value);
+            set += &format!(" {name}={value}");
         }
-        Ok(())
+    }
+    if !set.is_empty() {
+        note(&format!(
+            "as authorities have private addresses, these parameters are set:{set}"
+        ));
     }
 }
 

@@ -1,31 +1,130 @@
 //! `cepa consensus`: who is in the network.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use cepa_common::dir::{UnixSecs, inspect_consensus};
+use cepa_common::state::write_whole;
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
-use super::output::{self, say};
-use super::{CliError, Context, NetworkArg, block_on};
-use crate::app::{ConsensusView, Visitor};
+use super::output::{self, note, say};
+use super::{CliError, Context, FAILED, NetworkArg, block_on, now};
+use crate::app::{AppError, Visitor, read_network};
+use crate::view::{ConsensusView, Order, Verdict, is_flag};
 
 /// Fetch the network's consensus, verify it and show it.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   cepa consensus --network network.toml
-  cepa consensus --network network.toml --json | jq '.relays[].nickname'")]
+  cepa consensus --network network.toml --flag exit --sort nickname
+  cepa consensus --network network.toml --json | jq '.relays[].nickname'
+  cepa consensus --network network.toml --out consensus
+  cepa consensus verify consensus --network network.toml"
+)]
 pub(super) struct Consensus {
+    #[command(subcommand)]
+    action: Option<Action>,
     #[command(flatten)]
     network: NetworkArg,
+    /// Show only relays with this flag; may be repeated, all of them count.
+    #[arg(long, value_name = "FLAG", value_parser = parse_flag)]
+    flag: Vec<String>,
+    /// Order of the relays.
+    #[arg(long, value_enum, default_value_t = Sort::Weight)]
+    sort: Sort,
+    /// Show identities and families in full.
+    #[arg(long)]
+    wide: bool,
+    /// Also write the document itself, as the authorities signed it, to this file.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Write JSON, for scripts.
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Action {
+    Verify(Verify),
+}
+
+/// Check a consensus off line: every signature, its digest and its times.
+///
+/// The exit code is 0 when more than half of the authorities of the network's file signed it and it is
+/// valid at the time asked for, else 1.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cepa consensus verify consensus --network network.toml
+  cepa consensus verify consensus --network network.toml --at 2026-03-01T12:00:00Z --json")]
+struct Verify {
+    /// The document, as `cepa consensus --out` writes it.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    network: NetworkArg,
+    /// Judge it as of this time (RFC 3339, or seconds since 1970) [default: now].
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    at: Option<UnixSecs>,
+    /// Write JSON, for scripts.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Order of the relays.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sort {
+    /// The heaviest first.
+    Weight,
+    /// By nickname.
+    Nickname,
+    /// By identity.
+    Identity,
+}
+
+fn parse_flag(text: &str) -> Result<String, String> {
+    if is_flag(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("the flags are valid, running, stable, fast, guard, exit, hsdir, authority".to_owned())
+    }
+}
+
+/// RFC 3339, or seconds since 1970.
+pub(super) fn parse_time(text: &str) -> Result<UnixSecs, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    let time = humantime::parse_rfc3339_weak(text).map_err(|error| error.to_string())?;
+    let since = time.duration_since(std::time::UNIX_EPOCH);
+    since
+        .map(|since| since.as_secs())
+        .map_err(|_| "it is before 1970".to_owned())
+}
+
+/// A value as JSON for people and scripts alike.
+pub(super) fn say_json(value: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| {
+        CliError::failed(
+            format!("cannot write JSON: {error}"),
+            "report this: it is a bug",
+        )
+    })?;
+    say(&text);
+    Ok(())
+}
+
 impl Consensus {
     pub(super) fn main(self, context: &Context) -> Result<ExitCode, CliError> {
+        if let Some(Action::Verify(verify)) = self.action {
+            return verify.main();
+        }
         context.log_to_stderr("warn")?;
-        let consensus = block_on(0, async {
+        let (network, consensus) = block_on(0, async {
             let visitor = output::with_meter(async |progress| {
                 Visitor::join(&self.network.network, progress).await
             });
@@ -34,55 +133,47 @@ impl Consensus {
             visitor.leave().await;
             Ok(consensus?)
         })?;
+        if let Some(path) = &self.out {
+            write_whole(path, consensus.bytes(), 0o644).map_err(AppError::from)?;
+            note(&format!("the document is in {}", path.display()));
+        }
+        let mut view = ConsensusView::new(&network, &consensus, now());
+        view.keep_flags(&self.flag);
+        view.sort(match self.sort {
+            Sort::Weight => Order::Weight,
+            Sort::Nickname => Order::Nickname,
+            Sort::Identity => Order::Identity,
+        });
         if self.json {
-            let text = serde_json::to_string_pretty(&consensus).map_err(|error| {
-                CliError::failed(
-                    format!("cannot write JSON: {error}"),
-                    "report this: it is a bug",
-                )
-            })?;
-            say(&text);
+            say_json(&view)?;
         } else {
-            lines(&consensus).iter().for_each(|line| say(line));
+            view.lines(self.wide).iter().for_each(|line| say(line));
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// The consensus as lines for people.
-fn lines(consensus: &ConsensusView) -> Vec<String> {
-    let mut lines = vec![
-        format!(
-            "network      {} ({})",
-            consensus.network, consensus.network_id
-        ),
-        format!("valid after  {}", consensus.valid_after),
-        format!("fresh until  {}", consensus.fresh_until),
-        format!("valid until  {}", consensus.valid_until),
-        format!(
-            "signed by    {} of {} authorities",
-            consensus.signatures, consensus.authorities
-        ),
-        format!("relays       {}", consensus.relays.len()),
-    ];
-    let name = consensus
-        .relays
-        .iter()
-        .map(|relay| relay.nickname.len())
-        .max()
-        .unwrap_or(0);
-    for relay in &consensus.relays {
-        let addresses: Vec<String> = relay.addresses.iter().map(ToString::to_string).collect();
-        lines.push(format!(
-            "{}  {:name$}  {}  weight {}  {}  {}  exits to {}",
-            relay.identity,
-            relay.nickname,
-            addresses.join(","),
-            relay.weight,
-            relay.suite,
-            relay.flags.join(","),
-            relay.exit_ports,
-        ));
+impl Verify {
+    fn main(self) -> Result<ExitCode, CliError> {
+        let network = read_network(&self.network.network)?;
+        let bytes = std::fs::read(&self.file).map_err(|error| {
+            CliError::usage(
+                format!("cannot read {}: {error}", self.file.display()),
+                "`cepa consensus --out FILE` writes one",
+            )
+        })?;
+        let inspection = inspect_consensus(&bytes, &network).map_err(|error| {
+            CliError::failed(
+                format!("{} is no consensus: {error}", self.file.display()),
+                "`cepa consensus --out FILE` writes one",
+            )
+        })?;
+        let verdict = Verdict::new(&network, &inspection, self.at.unwrap_or_else(now));
+        if self.json {
+            say_json(&verdict)?;
+        } else {
+            verdict.lines().iter().for_each(|line| say(line));
+        }
+        Ok(ExitCode::from(if verdict.ok { 0 } else { FAILED }))
     }
-    lines
 }

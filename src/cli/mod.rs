@@ -2,6 +2,8 @@
 
 mod authority;
 mod consensus;
+mod keys;
+mod network;
 pub(crate) mod output;
 mod proxy;
 mod relay;
@@ -54,6 +56,10 @@ enum Command {
     Relay(relay::Relay),
     #[command(subcommand)]
     Authority(authority::Authority),
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    #[command(subcommand)]
+    Network(network::Network),
     Trace(trace::Trace),
     Consensus(consensus::Consensus),
 }
@@ -74,6 +80,8 @@ impl Cli {
             Command::Proxy(command) => command.main(&context),
             Command::Relay(command) => command.main(&context),
             Command::Authority(command) => command.main(),
+            Command::Keys(command) => command.main(),
+            Command::Network(command) => command.main(),
             Command::Trace(command) => command.main(&context),
             Command::Consensus(command) => command.main(&context),
         };
@@ -148,6 +156,12 @@ impl From<LogError> for CliError {
         };
         Self::usage(error.to_string(), hint)
     }
+}
+
+/// The time, in seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }
 
 /// Which network a command asks.

@@ -13,7 +13,7 @@ use crate::config::{self, Config, SuiteChoice};
 /// Run a relay, which carries circuits of others; with --exit also to their destinations.
 ///
 /// The relay makes its keys when it starts for the first time and keeps them in its state directory:
-/// whoever has that directory is this relay. It accepts links, circuits and directory requests on one
+/// whoever has that directory is this relay. (`cepa keys` can keep the relay's identity elsewhere.) It accepts links, circuits and directory requests on one
 /// port, which others must be able to reach.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -92,6 +92,7 @@ impl Relay {
                 nickname: self.nickname,
                 suite: self.suite,
                 publish: true,
+                ..Default::default()
             }),
             exit,
             ..Config::default()

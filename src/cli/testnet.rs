@@ -50,6 +50,10 @@ pub(super) struct Testnet {
     /// Run every node in a process of its own.
     #[arg(long)]
     processes: bool,
+    /// Let the authorities measure what relays carry, by downloads of up to half a MiB a second each; else weights
+    /// are what relays claim.
+    #[arg(long)]
+    measure: bool,
     /// A command to run in the network, after two dashes.
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
@@ -64,6 +68,7 @@ impl Testnet {
             socks: self.socks,
             resolver: self.resolver,
             log_level: context.filter().unwrap_or("info").to_owned(),
+            measure: self.measure,
         };
         shape.check()?;
         let workdir = Workdir::open(self.dir)?;

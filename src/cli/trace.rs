@@ -8,7 +8,7 @@ use super::output::{self, say};
 use super::{CliError, Context, NetworkArg, block_on};
 use crate::app::{Hop, Visitor};
 
-/// Build a circuit and show each hop: identity, address, suite, handshake time and round trip.
+/// Build a circuit and show each hop: whether it is the guard, identity, address, suite, handshake time and round trip.
 ///
 /// With HOST:PORT the circuit ends at a relay whose policy lets it connect there; nothing is connected.
 /// The circuit is fresh and belongs to a client of its own, which is forgotten afterwards.
@@ -60,13 +60,14 @@ fn table(hops: &[Hop]) -> Vec<String> {
     let name = width(|hop| hop.nickname.len(), 8);
     let address = width(|hop| hop.address.to_string().len(), 7);
     let mut lines = vec![format!(
-        "hop  {:name$}  {:64}  {:address$}  {:17}  {:>12}  {:>12}",
+        "hop         {:name$}  {:64}  {:address$}  {:17}  {:>12}  {:>12}",
         "nickname", "identity", "address", "suite", "handshake", "round trip"
     )];
     lines.extend(hops.iter().enumerate().map(|(index, hop)| {
         format!(
-            "{:>3}  {:name$}  {:64}  {:address$}  {:17}  {:>9.3} ms  {:>9.3} ms",
+            "{:>3} {:6}  {:name$}  {:64}  {:address$}  {:17}  {:>9.3} ms  {:>9.3} ms",
             index + 1,
+            if hop.is_guard { "guard" } else { "" },
             hop.nickname,
             hop.identity.to_string(),
             hop.address.to_string(),
@@ -89,6 +90,7 @@ mod tests {
     fn columns_line_up() {
         let hop = |nickname: &str, port| Hop {
             identity: RelayId([7; 32]),
+            is_guard: port == 9,
             nickname: nickname.to_owned(),
             address: ([127, 0, 0, 1], port).into(),
             suite: Suite::Aes256Gcm,
@@ -98,6 +100,10 @@ mod tests {
         let lines = table(&[hop("r1", 9), hop("a-long-nickname", 65000)]);
         assert!(
             lines.iter().all(|line| line.len() == lines[0].len()),
+            "{lines:#?}"
+        );
+        assert!(
+            lines[1].contains("1 guard") && !lines[2].contains("guard"),
             "{lines:#?}"
         );
         assert!(

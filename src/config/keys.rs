@@ -105,6 +105,21 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "true",
                 "Publish a descriptor, so that clients build circuits through this relay.",
             ),
+            key(
+                "certificate",
+                r#""state/certificate.toml""#,
+                "The certificate that an identity kept off line made for this relay's link key; reread while the relay runs. `certificate.toml` in the state directory if it is not set and the state directory has a link key.",
+            ),
+            key(
+                "family",
+                r#""state/family.toml""#,
+                "The relay's membership in a family; reread while the relay runs. `family.toml` in the state directory if it is not set.",
+            ),
+            key(
+                "claim_kib",
+                "0",
+                "What the descriptor says that this relay carries (KiB a second); it counts, under a cap, until authorities have measured it. 0 for the usual: 10000, or limits.bandwidth_kib where that is less.",
+            ),
         ],
     },
     Section {
@@ -130,12 +145,29 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
     Section {
         name: "authority",
-        doc: "Vote on who is in the network. Needs [relay], and the keys that `cepa authority init` made.",
-        keys: &[key(
-            "signing_key",
-            r#""authority""#,
-            "Name of the signing key's file in the directory `keys` of the state directory.",
-        )],
+        doc: "Vote on who is in the network. Needs [relay], and the keys that `cepa authority init` or `cepa authority key` made.",
+        keys: &[
+            key(
+                "signing_key",
+                r#""authority""#,
+                "Name of the signing key's file in the directory `keys` of the state directory; with NAME-cert beside it, the certified key that this names signs.",
+            ),
+            key(
+                "reject",
+                r#"["192.0.2.0/24"]"#,
+                "Relays that this authority does not take: identities, addresses and ranges of addresses.",
+            ),
+            key(
+                "middle_only",
+                r#"["192.0.2.0/24"]"#,
+                "Relays that get none of the flags Guard, Exit and HSDir from this authority: identities, addresses and ranges of addresses.",
+            ),
+            key(
+                "measure_mib_per_hour",
+                "4096",
+                "What may be downloaded through relays to measure what they carry (MiB an hour). 0: this authority does not measure.",
+            ),
+        ],
     },
     Section {
         name: "log",
@@ -171,6 +203,11 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "connections",
                 "4096",
                 "Bound on the links that are accepted at a time.",
+            ),
+            key(
+                "bandwidth_kib",
+                "0",
+                "What all links of a relay together may move in each direction (KiB a second); at least 50. 0: as much as they can.",
             ),
         ],
     },

@@ -86,6 +86,12 @@ pub(crate) struct Relay {
     pub(crate) suite: SuiteChoice,
     /// Publish a descriptor, so that clients build circuits through this relay.
     pub(crate) publish: bool,
+    /// The link key's certificate, where the identity is kept off line.
+    pub(crate) certificate: Option<PathBuf>,
+    /// The membership in a family.
+    pub(crate) family: Option<PathBuf>,
+    /// What it says that it carries (KiB a second); zero for the usual.
+    pub(crate) claim_kib: u32,
 }
 
 /// `[exit]`.
@@ -106,6 +112,12 @@ pub(crate) struct Exit {
 pub(crate) struct Authority {
     /// Name of the signing key's file among the keys of the state directory.
     pub(crate) signing_key: String,
+    /// Relays that it does not take.
+    pub(crate) reject: Vec<String>,
+    /// Relays that it lets be middles only.
+    pub(crate) middle_only: Vec<String>,
+    /// What it may download to measure relays (MiB an hour); zero for nothing.
+    pub(crate) measure_mib_per_hour: u32,
 }
 
 /// `[log]`.
@@ -128,6 +140,8 @@ pub(crate) struct Limits {
     pub(crate) memory_mib: u32,
     /// Bound on accepted links.
     pub(crate) connections: u32,
+    /// What all links together may move in each direction (KiB a second); zero for no limit.
+    pub(crate) bandwidth_kib: u32,
 }
 
 /// A suite by name, or the one that suits the processor.
@@ -182,6 +196,9 @@ impl Default for Relay {
             nickname: "unnamed".to_owned(),
             suite: SuiteChoice::Auto,
             publish: true,
+            certificate: None,
+            family: None,
+            claim_kib: 0,
         }
     }
 }
@@ -202,6 +219,9 @@ impl Default for Authority {
     fn default() -> Self {
         Self {
             signing_key: "authority".to_owned(),
+            reject: Vec::new(),
+            middle_only: Vec::new(),
+            measure_mib_per_hour: 4096,
         }
     }
 }
@@ -221,6 +241,7 @@ impl Default for Limits {
             threads: 0,
             memory_mib: 512,
             connections: 4096,
+            bandwidth_kib: 0,
         }
     }
 }
@@ -246,7 +267,9 @@ impl Config {
     fn resolve_paths(&mut self, base: &Path) {
         self.network.file = base.join(&self.network.file);
         self.state.dir = base.join(&self.state.dir);
-        if let Some(file) = &mut self.log.file {
+        let relay = self.relay.iter_mut();
+        let of_relay = relay.flat_map(|relay| [&mut relay.certificate, &mut relay.family]);
+        for file in of_relay.chain([&mut self.log.file]).flatten() {
             *file = base.join(&*file);
         }
     }
@@ -282,6 +305,12 @@ impl Config {
                 "less than 32 MiB holds no network's cells",
             ));
         }
+        if (1..MIN_BANDWIDTH_KIB).contains(&self.limits.bandwidth_kib) {
+            return Err(ConfigError::rule(
+                "limits.bandwidth_kib",
+                "less than 50 KiB a second is of no use to the network; 0 is no limit",
+            ));
+        }
         if self.limits.connections == 0 {
             return Err(ConfigError::rule(
                 "limits.connections",
@@ -294,6 +323,8 @@ impl Config {
 
 /// Least memory that a node can do with (MiB).
 const MIN_MEMORY_MIB: u32 = 32;
+/// Least bandwidth that a limit may leave (KiB a second).
+const MIN_BANDWIDTH_KIB: u32 = 50;
 
 impl Client {
     fn check(&self) -> Result<(), ConfigError> {
@@ -367,7 +398,9 @@ impl Authority {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if plain {
-            Ok(())
+            crate::measure::operator_rules(self)
+                .map(|_| ())
+                .map_err(|error| ConfigError::rule("authority.reject", error.to_string()))
         } else {
             Err(ConfigError::rule(
                 "authority.signing_key",

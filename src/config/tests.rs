@@ -43,12 +43,18 @@ fn every_key_is_read_into_its_place() {
         nickname = "r1"
         suite = "aes-256-gcm"
         publish = false
+        certificate = "c"
+        family = "f"
+        claim_kib = 700
         [exit]
         policy = ["accept *:80"]
         allow_private = true
         resolver = "127.0.0.1:53"
         [authority]
         signing_key = "a"
+        reject = ["192.0.2.0/24"]
+        middle_only = ["2001:db8::1"]
+        measure_mib_per_hour = 0
         [log]
         level = "warn"
         file = "l"
@@ -56,6 +62,7 @@ fn every_key_is_read_into_its_place() {
         threads = 3
         memory_mib = 64
         connections = 5
+        bandwidth_kib = 50
     "#;
     let config = checked(text).unwrap();
     let expected = Config {
@@ -80,6 +87,9 @@ fn every_key_is_read_into_its_place() {
             nickname: "r1".to_owned(),
             suite: SuiteChoice::Aes256Gcm,
             publish: false,
+            certificate: Some("c".into()),
+            family: Some("f".into()),
+            claim_kib: 700,
         }),
         exit: Some(Exit {
             policy: vec!["accept *:80".to_owned()],
@@ -88,6 +98,9 @@ fn every_key_is_read_into_its_place() {
         }),
         authority: Some(Authority {
             signing_key: "a".to_owned(),
+            reject: vec!["192.0.2.0/24".to_owned()],
+            middle_only: vec!["2001:db8::1".to_owned()],
+            measure_mib_per_hour: 0,
         }),
         log: Log {
             level: "warn".to_owned(),
@@ -97,6 +110,7 @@ fn every_key_is_read_into_its_place() {
             threads: 3,
             memory_mib: 64,
             connections: 5,
+            bandwidth_kib: 50,
         },
     };
     assert_eq!(config, expected);

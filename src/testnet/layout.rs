@@ -8,9 +8,10 @@ use cepa_common::state::{Trust, make_private_dir, write_whole};
 use serde::Serialize;
 
 use super::plan::{Plan, PlannedNode, Role};
-use crate::app::{AppError, local_network_params, new_authority, new_relay, sign_network};
+use crate::app::{AppError, local_network_params, new_relay};
 use crate::cli::CliError;
 use crate::config::keys;
+use crate::found::{new_authority, sign_network};
 
 /// A plan whose files are there.
 pub(crate) struct Layout {
@@ -57,7 +58,7 @@ impl Layout {
             make_private_dir(&state, Trust::Everyone).map_err(AppError::from)?;
             if node.roles.contains(&Role::Authority) {
                 let (entry, signer) =
-                    new_authority(&node.name, node.address, &state, Trust::Everyone)?;
+                    new_authority(&node.name, node.address, &state, None, Trust::Everyone)?;
                 identities.insert(node.name.clone(), entry.identity);
                 authorities.push(entry);
                 signers.push(signer);
@@ -146,6 +147,7 @@ mod tests {
             socks: ([127, 0, 0, 1], 9350).into(),
             resolver: None,
             log_level: "warn".to_owned(),
+            measure: false,
         };
         let ports = Ports {
             socks: shape.socks,

@@ -23,12 +23,17 @@ pub(crate) struct Shape {
     pub(crate) resolver: Option<SocketAddr>,
     /// What every node logs.
     pub(crate) log_level: String,
+    /// Do the authorities measure what relays carry?
+    pub(crate) measure: bool,
 }
 
 /// Hops of a circuit; with fewer relays there is none.
 const HOPS: usize = 3;
 /// More nodes than this ask more of one machine than it has.
 const MAX_NODES: usize = 200;
+
+/// What each authority of a network that measures may download (MiB an hour): half a MiB a second loads no machine.
+const MEASURE_MIB_PER_HOUR: u32 = 2048;
 
 impl Shape {
     /// Can such a network work?
@@ -86,6 +91,7 @@ pub(crate) struct Plan {
     pub(crate) socks: SocketAddr,
     resolver: Option<SocketAddr>,
     log_level: String,
+    measure: bool,
 }
 
 /// One node of the plan.
@@ -179,6 +185,7 @@ impl Plan {
             socks: ports.socks,
             resolver: shape.resolver,
             log_level: shape.log_level.clone(),
+            measure: shape.measure,
         })
     }
 
@@ -242,7 +249,14 @@ impl Plan {
                 allow_private: true,
                 resolver: self.resolver,
             }),
-            authority: has(Role::Authority).then(config::Authority::default),
+            authority: has(Role::Authority).then(|| config::Authority {
+                measure_mib_per_hour: if self.measure {
+                    MEASURE_MIB_PER_HOUR
+                } else {
+                    0
+                },
+                ..Default::default()
+            }),
             log: config::Log {
                 level: self.log_level.clone(),
                 file: Some(self.log_file(node)),
@@ -271,6 +285,7 @@ mod tests {
             socks: ([127, 0, 0, 1], 9350).into(),
             resolver: Some(([127, 0, 0, 1], 5353).into()),
             log_level: "info".to_owned(),
+            measure: false,
         }
     }
 

@@ -8,6 +8,7 @@ import pathlib
 from kyber_py.ml_kem import ML_KEM_768
 
 import circuit
+import difference
 import layers
 from layers import AES, CHACHA, HEADER, MAX_HOPS, PAYLOAD, REST, SLOT
 
@@ -344,6 +345,8 @@ def main():
     )
     write("broken_layers.json", {s: [broken_forward(s), broken_backward(s)] for s in (CHACHA, AES)})
     write("handshakes.json", [handshake(s, n) for s in (CHACHA, AES) for n in range(3)])
+
+    (OUT / "difference.json").write_text(difference.vectors())
 
 
 main()

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod dns;
+pub(crate) mod own;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -201,6 +202,7 @@ pub(crate) fn socks5_command(
     user: Option<&str>,
 ) -> (TcpStream, u8) {
     let mut stream = TcpStream::connect(proxy).unwrap();
+    stream.set_nodelay(true).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();

@@ -63,6 +63,9 @@ pub enum BuildError {
         /// The hop that was waited for.
         hop: HopIndex,
     },
+    /// It was built, at a guard that is not the one to use: better ones have turned out to be worth a try.
+    #[error("better guards are to be tried again")]
+    BetterGuard,
     /// The path has no relay, or more than six.
     #[error("a circuit has one to six hops")]
     Length,
@@ -85,7 +88,7 @@ impl BuildError {
     /// could not be reached by the hop before it.
     pub fn suspect(&self) -> HopIndex {
         match self {
-            Self::Link(_) | Self::Destroyed(_) | Self::Length => HopIndex(0),
+            Self::Link(_) | Self::Destroyed(_) | Self::Length | Self::BetterGuard => HopIndex(0),
             Self::Handshake { hop, .. } | Self::Violation { hop, .. } | Self::TimedOut { hop } => {
                 *hop
             }

@@ -7,11 +7,13 @@ use cepa_common::budget::Budget;
 use cepa_common::dir::Entry;
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::limits::QUEUE_SLACK_CELLS;
-use cepa_common::net::establish::{self, EstablishError};
+use cepa_common::net::establish::{self, EstablishError, unix_now};
 use cepa_common::net::link_task;
 use cepa_common::net::switch::{AcceptNone, Queue};
 use cepa_common::net::tasks::Tasks;
 use cepa_common::net::tls::Tls;
+
+use crate::skew::ClockSkew;
 
 #[derive(Default)]
 struct Held {
@@ -28,6 +30,7 @@ pub(crate) struct Links {
     /// windows and its application's own reading bound it.
     budget: Arc<Budget>,
     held: Mutex<Held>,
+    skew: ClockSkew,
 }
 
 impl Links {
@@ -38,12 +41,18 @@ impl Links {
             tasks,
             budget: Budget::unlimited(),
             held: Mutex::default(),
+            skew: ClockSkew::default(),
         }
     }
 
     /// What the client's queues are charged to.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// What the relays of all links so far have said of the time; the handle stays true when links are made.
+    pub(crate) fn skew(&self) -> &ClockSkew {
+        &self.skew
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -80,6 +89,8 @@ impl Links {
         let link = establish::dial_link(&relay.addresses, key, &self.tls, self.network, none).await;
         self.held().dialling.remove(&relay.identity);
         let link = link?;
+        self.skew
+            .observe(relay.identity, unix_now(), link.hello.time_unix_sec);
         let queue = Arc::new(Queue::new(window_cells + QUEUE_SLACK_CELLS, &self.budget));
         self.held().links.insert(relay.identity, queue.clone());
         let own = queue.clone();

@@ -6,11 +6,20 @@
 //! for each stream, builds what is missing, and keeps some ready.
 
 pub mod build;
+pub(crate) mod dir_streams;
+pub mod health;
+pub mod isolation;
 pub(crate) mod links;
+mod liveness;
 pub mod pool;
+pub mod predict;
+mod race;
 pub(crate) mod task;
+pub mod timeout;
+mod upkeep;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use cepa_common::dir::Entry;
@@ -24,6 +33,7 @@ pub struct Circuit {
     hops: Vec<RelayId>,
     exit: Entry,
     built: Instant,
+    doubted: Arc<AtomicBool>,
 }
 
 impl Circuit {
@@ -61,6 +71,12 @@ impl Circuit {
     /// Streams on it.
     pub fn open_streams(&self) -> usize {
         self.streams.mux().open_streams()
+    }
+
+    /// Asks the far end whether it is still there; the circuit is lost when no answer comes.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+        self.streams.notify();
     }
 
     /// Ends it, and every stream on it.

@@ -8,49 +8,27 @@ use cepa_common::dir::{Consensus, Entry};
 use cepa_common::ids::{HopIndex, NetworkId, RelayId};
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::tasks::Tasks;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::Circuit;
 use super::build::{BuildError, Builder};
+use super::health::Health;
+use super::isolation::Isolation;
 use super::links::Links;
-use super::task::CircuitTask;
+use super::predict::Predictor;
+use super::race::MOST_BUILDS;
+use super::task::{CircuitEnd, CircuitTask};
+use super::timeout::BuildTimes;
+use crate::guard::{Keeper, Purpose, Verdict};
 use crate::path::{Path, PathError, PathRequest, PathSelector, Target};
 
-/// One hop must answer within this time.
+/// One hop must answer within this time, when a circuit is built hop by hop for a user to see.
 const HOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Paths tried for one circuit.
-const BUILD_TRIES: u32 = 12;
-/// Pause after the first failure; it doubles with each. A relay that has just
-/// started, or a network that has just come back, is there a moment later.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// Longest pause between tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Clean circuits kept ready.
-const READY_CIRCUITS: usize = 2;
-/// A relay through which a circuit failed is avoided for this time.
-const SUSPECT_TIME: Duration = Duration::from_secs(60);
-/// Ports that circuits kept ready must let out to.
-const READY_PORT: u16 = 443;
-/// How often the pool looks after its circuits when nothing else wakes it.
-const UPKEEP: Duration = Duration::from_secs(5);
-
-/// How long to wait after so many failures in a row, with jitter (S22).
-fn pause_after(failures: u32) -> Duration {
-    let longest = FIRST_PAUSE
-        .saturating_mul(1 << (failures - 1).min(16))
-        .min(LONGEST_PAUSE);
-    longest.mul_f64(rand::random_range(0.5..=1.0))
-}
-
-/// What may share a circuit: streams with equal keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Isolation {
-    /// User name and password given to the front end.
-    pub credentials: Option<(Vec<u8>, Vec<u8>)>,
-    /// A number for each client made by `Client::isolated`, zero for the first.
-    pub session: u64,
-}
+/// Circuits held; beyond them the one that has been idle for longest goes.
+const MOST_CIRCUITS: usize = 512;
+/// How often a circuit asks whether a better guard has turned out to answer.
+const BETTER_POLL: Duration = Duration::from_millis(100);
 
 /// Why there is no circuit.
 #[derive(Debug, thiserror::Error)]
@@ -69,29 +47,45 @@ pub enum CircuitError {
     Stopping,
 }
 
-struct Pooled {
-    circuit: Arc<Circuit>,
+pub(super) struct Pooled {
+    pub(super) circuit: Arc<Circuit>,
     /// Whose it is, and since when; nobody's while it is clean.
-    owner: Option<(Isolation, Instant)>,
+    pub(super) owner: Option<(Isolation, Instant)>,
 }
 
-#[derive(Default)]
-struct State {
-    circuits: Vec<Pooled>,
-    suspects: HashMap<RelayId, Instant>,
+pub(super) struct State {
+    pub(super) circuits: Vec<Pooled>,
+    pub(super) health: Health,
+    pub(super) times: BuildTimes,
+    pub(super) predictor: Predictor,
     selector: Option<Arc<PathSelector>>,
     building: HashMap<Isolation, Arc<tokio::sync::Mutex<()>>>,
-    stopped: bool,
+    pub(super) stopped: bool,
 }
 
 /// A client's circuits.
 pub struct Pool {
     network: NetworkId,
     links: Links,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     consensus: watch::Receiver<Option<Arc<Consensus>>>,
+    guards: Arc<Keeper>,
     state: Mutex<State>,
-    wake: tokio::sync::Notify,
+    pub(super) wake: tokio::sync::Notify,
+    /// Circuits being built at once.
+    pub(super) builds: Arc<Semaphore>,
+}
+
+/// A guard being tried: however the try ends, also when nobody waits for it any more, it ends.
+struct Attempt<'a> {
+    guards: &'a Keeper,
+    guard: RelayId,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.guards.on_abandoned(&self.guard);
+    }
 }
 
 impl Pool {
@@ -100,18 +94,29 @@ impl Pool {
         links: Links,
         tasks: Tasks,
         consensus: watch::Receiver<Option<Arc<Consensus>>>,
+        guards: Arc<Keeper>,
     ) -> Arc<Self> {
         Arc::new(Self {
             network,
             links,
             tasks,
             consensus,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                circuits: Vec::new(),
+                health: Health::new(),
+                times: BuildTimes::new(),
+                predictor: Predictor::new(Instant::now()),
+                selector: None,
+                building: HashMap::new(),
+                stopped: false,
+            }),
+            guards,
             wake: tokio::sync::Notify::new(),
+            builds: Arc::new(Semaphore::new(MOST_BUILDS)),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,63 +125,11 @@ impl Pool {
         self.consensus.borrow().clone()
     }
 
-    /// Keeps clean circuits ready and retires old ones, for as long as the client runs.
-    pub(crate) async fn look_after(self: Arc<Self>) {
-        loop {
-            self.retire();
-            if self.clean_circuits() < READY_CIRCUITS && self.consensus().is_some() {
-                match self.build(Target::Name(READY_PORT), &|_| false).await {
-                    Ok(circuit) => {
-                        self.state().circuits.push(Pooled {
-                            circuit,
-                            owner: None,
-                        });
-                        continue;
-                    }
-                    Err(error) => tracing::debug!(%error, "no circuit could be built ahead"),
-                }
-            }
-            tokio::select! {
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep(UPKEEP) => {}
-            }
-        }
-    }
-
-    fn clean_circuits(&self) -> usize {
-        let state = self.state();
-        state
-            .circuits
-            .iter()
-            .filter(|p| p.owner.is_none() && !p.circuit.is_lost())
-            .count()
-    }
-
-    fn max_dirty(&self) -> Duration {
+    pub(super) fn max_dirty(&self) -> Duration {
         let seconds = self
             .consensus()
             .map_or(600, |c| c.params().circuit_max_dirty_seconds);
         Duration::from_secs(u64::from(seconds))
-    }
-
-    /// Lets go of circuits that are lost, or old and idle.
-    fn retire(&self) {
-        let max_dirty = self.max_dirty();
-        let mut state = self.state();
-        state.circuits.retain(|pooled| {
-            let age = match &pooled.owner {
-                Some((_, since)) => since.elapsed(),
-                None => pooled.circuit.built().elapsed(),
-            };
-            let retired = age > max_dirty && pooled.circuit.open_streams() == 0;
-            if retired {
-                pooled.circuit.close();
-            }
-            !retired && !pooled.circuit.is_lost()
-        });
-        state
-            .suspects
-            .retain(|_, since| since.elapsed() < SUSPECT_TIME);
     }
 
     /// Ends all circuits; those that are asked for later are new.
@@ -195,11 +148,12 @@ impl Pool {
     /// A circuit for a stream of `isolation` to `target`, none of whose exits
     /// `avoid` names: one in use by the same owner, a clean one, or a new one.
     pub async fn circuit_for(
-        &self,
+        self: &Arc<Self>,
         isolation: &Isolation,
         target: Target,
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),
     ) -> Result<Arc<Circuit>, CircuitError> {
+        self.state().predictor.on_asked(target, Instant::now());
         if let Some(circuit) = self.find(isolation, target, avoid) {
             return Ok(circuit);
         }
@@ -215,10 +169,7 @@ impl Pool {
             Some(circuit) => Ok(circuit),
             None => self.build(target, avoid).await.inspect(|circuit| {
                 let owner = Some((isolation.clone(), Instant::now()));
-                self.state().circuits.push(Pooled {
-                    circuit: circuit.clone(),
-                    owner,
-                });
+                self.hold(circuit.clone(), owner);
             }),
         };
         drop(guard);
@@ -227,6 +178,25 @@ impl Pool {
             state.building.remove(isolation);
         }
         result
+    }
+
+    /// Takes a built circuit in.
+    pub(super) fn hold(&self, circuit: Arc<Circuit>, owner: Option<(Isolation, Instant)>) {
+        let mut state = self.state();
+        if state.stopped {
+            circuit.close();
+            return;
+        }
+        if state.circuits.len() >= MOST_CIRCUITS {
+            let idle = state
+                .circuits
+                .iter()
+                .position(|pooled| pooled.circuit.open_streams() == 0);
+            if let Some(idle) = idle {
+                state.circuits.remove(idle).circuit.close();
+            }
+        }
+        state.circuits.push(Pooled { circuit, owner });
     }
 
     fn find(
@@ -274,56 +244,79 @@ impl Pool {
         Ok(selector)
     }
 
-    /// Chooses a path; relays that failed lately are avoided while others are left.
+    /// The guards that circuits begin at.
+    pub fn guards(&self) -> &Arc<Keeper> {
+        &self.guards
+    }
+
+    /// Chooses a path that begins at a guard; other relays that failed lately are avoided while there are others.
     pub(crate) fn choose(
         &self,
         target: Target,
         avoid: &dyn Fn(&RelayId) -> bool,
     ) -> Result<Path, CircuitError> {
+        self.choose_beside(target, avoid, &|_| false)
+    }
+
+    /// The same, with another first hop than those that `not_first` names.
+    pub(super) fn choose_beside(
+        &self,
+        target: Target,
+        avoid: &dyn Fn(&RelayId) -> bool,
+        not_first: &dyn Fn(&RelayId) -> bool,
+    ) -> Result<Path, CircuitError> {
         let selector = self.selector()?;
-        let suspects: Vec<RelayId> = self.state().suspects.keys().copied().collect();
-        let careful = |relay: &RelayId| avoid(relay) || suspects.contains(relay);
+        self.guards.update(selector.consensus());
+        let guard = |exit: &Entry| {
+            let fits = |guard: &RelayId| {
+                selector.may_share_path(guard, &exit.identity) && !not_first(guard)
+            };
+            let choice = self.guards.pick(Purpose::Data, &fits);
+            choice.map(|choice| choice.identity)
+        };
+        let avoided = self.state().health.avoided(Instant::now());
+        let careful = |relay: &RelayId| avoid(relay) || avoided.contains(relay);
         let mut request = PathRequest::new(target);
+        request.guard = Some(&guard);
         request.exclude = &careful;
         if let Ok(path) = selector.choose(&mut rand::rng(), &request) {
             return Ok(path);
         }
-        let mut request = PathRequest::new(target);
         request.exclude = avoid;
         Ok(selector.choose(&mut rand::rng(), &request)?)
     }
 
-    async fn build(
-        &self,
-        target: Target,
-        avoid: &(dyn Fn(&RelayId) -> bool + Sync),
-    ) -> Result<Arc<Circuit>, CircuitError> {
-        let mut last = CircuitError::NoConsensus;
-        for failures in 0..BUILD_TRIES {
-            if failures > 0 {
-                tokio::time::sleep(pause_after(failures)).await;
+    /// Builds a circuit whose first hop is a guard, and tells the guards how it went. `None` when the circuit is
+    /// better let go, as better guards have turned out to be worth a try.
+    pub(super) async fn build_at_guard(
+        self: &Arc<Self>,
+        hops: &[Entry],
+    ) -> Result<Option<Arc<Circuit>>, BuildError> {
+        let guard = hops.first().ok_or(BuildError::Length)?.identity;
+        self.guards.on_attempt(&guard);
+        let attempt = Attempt {
+            guards: &self.guards,
+            guard,
+        };
+        // A guard that hangs must not cost every circuit the patience that a far hop deserves.
+        let first_hop = (self.state().times.slow_after() * 2).min(HOP_TIMEOUT);
+        let circuit = self.build_within(hops, first_hop).await;
+        drop(attempt);
+        let circuit = circuit.inspect_err(|error| {
+            if error.suspect() == HopIndex(0) {
+                self.guards.on_failure(&guard);
             }
-            if self.state().stopped {
-                return Err(CircuitError::Stopping);
-            }
-            let hops: Vec<Entry> = self.choose(target, avoid)?.hops().cloned().collect();
-            match self.build_path(&hops).await {
-                Ok(circuit) => return Ok(circuit),
-                Err(error) => {
-                    tracing::debug!(%error, "a circuit was not built; trying another path");
-                    if let Some(hop) = hops.get(usize::from(error.suspect().0)) {
-                        self.suspect(hop.identity);
-                    }
-                    last = error.into();
+        })?;
+        loop {
+            match self.guards.on_success(&guard) {
+                Verdict::Use => return Ok(Some(circuit)),
+                Verdict::Wait => tokio::time::sleep(BETTER_POLL).await,
+                Verdict::TryBetter => {
+                    circuit.close();
+                    return Ok(None);
                 }
             }
         }
-        Err(last)
-    }
-
-    /// Avoids a relay for a while.
-    pub(crate) fn suspect(&self, relay: RelayId) {
-        self.state().suspects.insert(relay, Instant::now());
     }
 
     /// Starts a circuit at `first`.
@@ -351,44 +344,95 @@ impl Pool {
             .unwrap_or(Err(BuildError::TimedOut { hop }))
     }
 
-    /// Builds a circuit through exactly these relays.
-    pub async fn build_path(&self, hops: &[Entry]) -> Result<Arc<Circuit>, BuildError> {
+    /// Builds a circuit through exactly these relays, with ten seconds for each.
+    pub async fn build_path(self: &Arc<Self>, hops: &[Entry]) -> Result<Arc<Circuit>, BuildError> {
+        self.build_within(hops, HOP_TIMEOUT).await
+    }
+
+    /// The same, with so much time for the first.
+    async fn build_within(
+        self: &Arc<Self>,
+        hops: &[Entry],
+        first_hop: Duration,
+    ) -> Result<Arc<Circuit>, BuildError> {
         let (Some(first), Some(exit)) = (hops.first(), hops.last()) else {
             return Err(BuildError::Length);
         };
-        let mut builder = self.begin(first).await?;
+        let begun = timeout(first_hop, self.begin(first)).await;
+        let mut builder = begun.unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))?;
+        let mut rtt = Duration::ZERO;
         for next in &hops[1..] {
+            let asked = Instant::now();
             self.go_on(&mut builder, next).await?;
+            rtt = asked.elapsed();
         }
         let identities = hops.iter().map(|hop| hop.identity).collect();
-        self.finish(builder, identities, exit.clone())
+        self.finish(builder, identities, exit.clone(), rtt)
     }
 
     fn finish(
-        &self,
+        self: &Arc<Self>,
         builder: Builder,
         hops: Vec<RelayId>,
         exit: Entry,
+        rtt: Duration,
     ) -> Result<Arc<Circuit>, BuildError> {
         let streams = Streams::new(builder.mux()?);
         let (link, inbox, circ, layers) = builder.hand_over();
         let circ = circ.ok_or(BuildError::Length)?;
+        let doubted = Arc::default();
         let task = CircuitTask {
             link,
             inbox,
             circ,
             layers,
             streams: streams.clone(),
+            rtt,
+            doubted: Arc::clone(&doubted),
         };
+        let (pool, path) = (Arc::downgrade(self), hops.clone());
         self.tasks.spawn(async move {
             let end = task.run().await;
             tracing::debug!(%end, "a circuit has ended");
+            if let Some(pool) = pool.upgrade() {
+                pool.on_end(&path, &end);
+            }
         });
         Ok(Arc::new(Circuit {
             streams,
             hops,
             exit,
             built: Instant::now(),
+            doubted,
         }))
+    }
+
+    /// A circuit has ended: what its end says of its relays, and of other circuits.
+    fn on_end(&self, hops: &[RelayId], end: &CircuitEnd) {
+        let suspects: &[RelayId] = match end {
+            CircuitEnd::Finished | CircuitEnd::Overrun => &[],
+            // The link to the first relay, or that relay.
+            CircuitEnd::Destroyed(_) => &hops[..1],
+            CircuitEnd::Truncated(hop) => hops
+                .get(usize::from(hop.0) + 1)
+                .map_or(&[], core::slice::from_ref),
+            // Any of them may have swallowed it.
+            CircuitEnd::Silent | CircuitEnd::Tampered(_) | CircuitEnd::Violation(_) => hops,
+        };
+        let (mut state, now) = (self.state(), Instant::now());
+        for suspect in suspects {
+            state.health.on_failed(*suspect, now);
+        }
+        if !suspects.is_empty() {
+            // What took this one may have taken those that share a relay with it: they are asked at once, so that
+            // nobody has to find out by waiting.
+            state
+                .circuits
+                .iter()
+                .filter(|pooled| pooled.circuit.hops().iter().any(|hop| hops.contains(hop)))
+                .for_each(|pooled| pooled.circuit.doubt());
+        }
+        drop(state);
+        self.wake.notify_one();
     }
 }

@@ -1,7 +1,9 @@
 //! The task of a built circuit: owns its layers, moves its streams' bytes.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use cepa_common::cell::CELL_LEN;
 use cepa_common::cell::codec::{self, DestroyReason};
@@ -11,7 +13,10 @@ use cepa_common::net::circuit_io::{Streams, for_each_body};
 use cepa_common::net::queue::{Inbox, PushError};
 use cepa_common::net::switch::{Command, Queue, payload};
 use cepa_common::onion::{ClientLayers, OpenFailed};
-use cepa_common::stream::Violation;
+use cepa_common::stream::{StreamKey, Target, Violation};
+use tokio::time::Sleep;
+
+use super::liveness::{Liveness, Owed, Step};
 
 /// Why a circuit has ended.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,9 @@ pub(crate) enum CircuitEnd {
     /// More was queued than the circuit's window can account for.
     #[error("the circuit's queue overran")]
     Overrun,
+    /// Nothing comes from it any more.
+    #[error("the circuit's far end does not answer any more")]
+    Silent,
 }
 
 pub(crate) struct CircuitTask {
@@ -42,15 +50,24 @@ pub(crate) struct CircuitTask {
     pub(crate) circ: CircId,
     pub(crate) layers: ClientLayers,
     pub(crate) streams: Arc<Streams>,
+    /// The round trip to the last hop, when it was added.
+    pub(crate) rtt: Duration,
+    /// Set by whoever has reason to doubt that the far end is there.
+    pub(crate) doubted: Arc<AtomicBool>,
 }
 
 impl CircuitTask {
     /// Runs the circuit until it has ended.
     pub(crate) async fn run(self) -> CircuitEnd {
+        let liveness = Liveness::new(Instant::now(), self.rtt);
         let mut running = Running {
             task: self,
             spare: Vec::new(),
             batch: Vec::new(),
+            liveness,
+            question: None,
+            alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            watching: false,
         };
         loop {
             if let Err(end) = running.turn().await {
@@ -76,13 +93,24 @@ struct Running {
     /// Buffers that are used again and again.
     spare: Vec<u8>,
     batch: Vec<u8>,
+    liveness: Liveness,
+    /// The stream to the last hop's directory by which it is asked whether it is there.
+    question: Option<StreamKey>,
+    /// When to look at the liveness again. It is not set anew with every cell: it rings, and finds that all is well.
+    alarm: Pin<Box<Sleep>>,
+    /// Streams are open: the alarm rings every [`WATCH`].
+    watching: bool,
 }
+
+/// How often a circuit in use is looked at: what is owed changes faster than an alarm is worth setting.
+const WATCH: Duration = Duration::from_millis(500);
 
 impl Running {
     async fn turn(&mut self) -> Result<(), CircuitEnd> {
         tokio::select! {
             () = self.task.inbox.wait() => {}
             () = self.task.streams.wait() => {}
+            () = self.alarm.as_mut() => {}
         }
         let mut arrived = self.task.inbox.take(core::mem::take(&mut self.spare));
         self.on_cells(&mut arrived.cells)?;
@@ -94,11 +122,66 @@ impl Running {
         if self.task.streams.mux().is_lost() || Arc::strong_count(&self.task.streams) == 1 {
             return Err(CircuitEnd::Finished);
         }
+        self.watch()?;
         self.send()
+    }
+
+    /// Looks after the far end: asks it when it has been silent, and gives the circuit up when it does not answer.
+    fn watch(&mut self) -> Result<(), CircuitEnd> {
+        let doubted = self.task.doubted.swap(false, Ordering::Relaxed);
+        if doubted {
+            self.liveness.doubt();
+        }
+        let now = Instant::now();
+        let mut mux = self.task.streams.mux();
+        if !self.watching && mux.open_streams() > 0 {
+            self.watching = true;
+            self.alarm.as_mut().reset((now + WATCH).into());
+        }
+        if !doubted && !self.alarm.is_elapsed() {
+            return Ok(());
+        }
+        let owed = if mux.send_window().awaits_ack() {
+            Owed::Ack
+        } else if mux.is_opening() {
+            Owed::Opening
+        } else if mux.open_streams() > 0 {
+            Owed::Idle
+        } else {
+            Owed::Unused
+        };
+        let until = loop {
+            match self.liveness.next(now, owed) {
+                Step::Wait(until) => break until,
+                Step::Ask => self.question = mux.open(Target::Directory),
+                Step::Lost => return Err(CircuitEnd::Silent),
+            }
+        };
+        self.watching = mux.open_streams() > 0;
+        drop(mux);
+        let until = if self.watching {
+            until.min(now + WATCH)
+        } else {
+            until
+        };
+        self.alarm.as_mut().reset(until.into());
+        Ok(())
+    }
+
+    /// Something came: whatever was asked is answered.
+    fn heard(&mut self, now: Instant) {
+        let mut mux = self.task.streams.mux();
+        self.liveness.on_heard(now, mux.send_window().last_rtt());
+        if let Some(question) = self.question.take() {
+            mux.release(question);
+        }
     }
 
     fn on_cells(&mut self, cells: &mut [u8]) -> Result<(), CircuitEnd> {
         let now = Instant::now();
+        if !cells.is_empty() {
+            self.heard(now);
+        }
         let last = HopIndex((self.task.layers.len() - 1) as u8);
         for cell in cells.as_chunks_mut::<CELL_LEN>().0 {
             let body = codec::body_mut(cell);

@@ -1,44 +1,108 @@
 //! The newest consensus on disk, so that a restart takes no older one and needs no network to begin.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cepa_common::dir::{Consensus, MAX_CONSENSUS_BYTES, NetworkFile, SignedConsensus, write_whole};
+use cepa_common::dir::{
+    Consensus, Digest, KnownNetwork, MAX_CONSENSUS_BYTES, NetworkFile, NetworkHandle,
+    SignedConsensus, UnixSecs,
+};
+use cepa_common::state::{StateError, record};
 
-/// One file in a directory; its name holds the network's id, so that networks do not mix.
+/// What the files say that they are.
+const CONSENSUS: &str = "consensus";
+const MARK: &str = "newest consensus";
+const MARK_LEN: usize = 8 + 32;
+
+/// The newest consensus that was ever taken: nothing older is, nor another of its time (6.10.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) valid_after: UnixSecs,
+    pub(super) digest: Digest,
+}
+
+impl Mark {
+    pub(super) fn of(consensus: &Consensus) -> Self {
+        Self {
+            valid_after: consensus.lifetime().valid_after,
+            digest: consensus.digest(),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        [&self.valid_after.to_be_bytes()[..], &self.digest.0].concat()
+    }
+
+    fn decode(body: &[u8]) -> Option<Self> {
+        let (time, digest) = body.split_first_chunk::<8>()?;
+        Some(Self {
+            valid_after: UnixSecs::from_be_bytes(*time),
+            digest: Digest(digest.try_into().ok()?),
+        })
+    }
+}
+
+/// Two records in a directory; their names hold the network's id, so that networks do not mix.
+///
+/// The mark is apart from the consensus so that one that is damaged, or put back by a backup of one file, does not
+/// take the memory of what was newer with it. A backup of the whole directory does: then the sources have to tell.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
-    path: PathBuf,
+    consensus: PathBuf,
+    mark: PathBuf,
 }
 
 impl Cache {
     pub(super) fn new(directory: &Path, network: &NetworkFile) -> Self {
+        let id = network.network_id();
         Self {
-            path: directory.join(format!("consensus-{}", network.network_id())),
+            consensus: directory.join(format!("consensus-{id}")),
+            mark: directory.join(format!("newest-{id}")),
         }
     }
 
-    /// The consensus on disk. A damaged file reads as none: it proves nothing (S38).
-    pub(super) async fn load(&self, network: &Arc<NetworkFile>) -> Option<Arc<Consensus>> {
-        let (path, network) = (self.path.clone(), Arc::clone(network));
-        let load = move || match read_capped(&path) {
-            Ok(bytes) => SignedConsensus::parse_and_verify(&bytes, &network)
-                .inspect_err(|error| tracing::warn!(%error, "consensus on disk is not valid"))
-                .ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::warn!(%error, "consensus on disk cannot be read");
-                None
-            }
-        };
-        tokio::task::spawn_blocking(load).await.ok().flatten()
+    /// The consensus on disk, and the mark. What is damaged reads as none: it proves nothing (S38).
+    pub(super) async fn load(
+        &self,
+        network: &NetworkHandle,
+    ) -> (Option<Arc<Consensus>>, Option<Mark>) {
+        let (cache, network) = (self.clone(), network.clone());
+        let load = move || cache.load_blocking(&network);
+        tokio::task::spawn_blocking(load).await.unwrap_or_default()
     }
 
-    /// Writes a consensus that was verified (S24: never other bytes).
+    fn load_blocking(&self, network: &NetworkHandle) -> (Option<Arc<Consensus>>, Option<Mark>) {
+        let mark = read(&self.mark, MARK, MARK_LEN).and_then(|body| Mark::decode(&body));
+        let consensus = read(&self.consensus, CONSENSUS, MAX_CONSENSUS_BYTES).and_then(|bytes| {
+            SignedConsensus::parse_and_verify(&bytes, &network.for_document(&bytes))
+                .inspect_err(|error| tracing::warn!(%error, "consensus on disk is not valid"))
+                .ok()
+        });
+        let Some(held) = consensus else {
+            return (None, mark);
+        };
+        let own = Mark::of(&held);
+        match mark {
+            Some(mark) if own.valid_after < mark.valid_after => {
+                tracing::warn!(
+                    file = %self.consensus.display(), held = own.valid_after, seen = mark.valid_after,
+                    "the consensus on disk is older than one that was taken before; it is not used"
+                );
+                (None, Some(mark))
+            }
+            Some(mark) if own.valid_after == mark.valid_after => (Some(held), Some(mark)),
+            // The consensus is written first, so a crash may leave the mark behind it.
+            _ => (Some(held), Some(own)),
+        }
+    }
+
+    /// Writes a consensus that was verified (S24: never other bytes), and the mark after it.
     pub(super) async fn store(&self, consensus: &Arc<Consensus>) {
-        let (path, consensus) = (self.path.clone(), Arc::clone(consensus));
-        let write = move || write_whole(&path, consensus.bytes());
+        let (cache, consensus) = (self.clone(), Arc::clone(consensus));
+        let write = move || {
+            record::save(&cache.consensus, CONSENSUS, consensus.bytes())?;
+            record::save(&cache.mark, MARK, &Mark::of(&consensus).encode())
+        };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "consensus cannot be written to disk"),
@@ -47,14 +111,16 @@ impl Cache {
     }
 }
 
-fn read_capped(path: &Path) -> io::Result<Vec<u8>> {
-    use io::Read;
-    let cap = u64::try_from(MAX_CONSENSUS_BYTES)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(cap)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
+fn read(path: &Path, kind: &'static str, max_len: usize) -> Option<Vec<u8>> {
+    match record::load(path, kind, max_len) {
+        Ok(found) => found.map(|(body, _)| body),
+        Err(error @ StateError::Newer { .. }) => {
+            tracing::warn!(%error, "a newer program's file is left alone");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a file of the directory is lost; a new consensus will be fetched");
+            None
+        }
+    }
 }

@@ -2,16 +2,24 @@
 //!
 //! [`directory`] makes a [`DirectoryTask`] to run and a [`Directory`] to read. The task asks up to three sources that
 //! it chose independently, verifies, takes the newest and never an older one than it holds, across restarts when it
-//! has a place on disk. Requests go directly over links so far, not yet over circuits.
+//! has a place on disk. Once there are circuits ([`Directory::use_circuits`]) requests go over them; directly only at
+//! the start, and when circuits fail. A source that lies, stalls or sends what it should not is not asked for a while.
 
 mod cache;
+mod round;
+mod skew;
+mod sources;
 mod task;
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use skew::{ClockSkew, NoConsensus};
+pub use sources::{DirStreamFuture, DirStreams};
 pub use task::{
     BootstrapProgress, Directory, DirectoryConfig, DirectoryError, DirectoryTask, directory,
 };

@@ -1,35 +1,32 @@
-//! Fetching: whom to ask, what to take, when to ask again.
+//! When to ask, what to keep, whom to tell.
 
 use core::time::Duration;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cepa_common::dir::{
-    Backoff, Clock, Consensus, ConsensusStatus, Dial, Digest, FetchError, Flags, NetworkFile,
-    UnixSecs, fetch_consensus, random_below,
+    Backoff, Clock, Consensus, ConsensusConflict, Dial, Lifetime, NetworkHandle, UnixSecs,
+    random_below,
 };
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::Rng;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use super::cache::Cache;
+use super::cache::{Cache, Mark};
+use super::round::{Outcome, Round, RoundError};
+use super::skew::NoConsensus;
+use super::sources::{Choice, DirStreams, Distrust};
 
-/// Sources asked at once: one that keeps news back is outvoted by two.
-const SOURCES: usize = 3;
-/// Longest dial and fetch from one source.
-const FETCH_DEADLINE: Duration = Duration::from_secs(20);
-/// Wait for the other sources once one has answered well.
-const OTHERS_DEADLINE: Duration = Duration::from_millis(500);
 /// First wait after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(300);
-/// Longest wait after failures.
+/// Longest wait after failures while there is nothing to use.
 const RETRY_CAP: Duration = Duration::from_secs(60);
+/// Longest wait after failures while an older one serves.
+const RETRY_CAP_IDLE: Duration = Duration::from_secs(600);
 
 /// What the directory client needs.
 pub struct DirectoryConfig {
-    /// The network.
-    pub network: Arc<NetworkFile>,
+    /// The network, as it is known now.
+    pub network: NetworkHandle,
     /// Opens connections to sources.
     pub dial: Arc<dyn Dial>,
     /// The time.
@@ -52,8 +49,10 @@ pub enum BootstrapProgress {
     Failed {
         /// Rounds that failed in a row.
         rounds: u32,
-        /// What the last source said.
+        /// What is wrong and what to do.
         reason: String,
+        /// The same for programs: a clock that is off, a consensus that has expired.
+        why: NoConsensus,
     },
     /// A usable consensus is there.
     Ready {
@@ -72,28 +71,14 @@ pub enum DirectoryError {
     Stopped,
 }
 
-/// Why one source's consensus is not taken.
-#[derive(Debug, thiserror::Error)]
-enum RoundError {
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    #[error("the consensus is older than the one held")]
-    Older,
-    #[error("two valid consensuses for one time; the one held stays")]
-    Conflict,
-    #[error("the consensus is of the future; is this computer's clock right?")]
-    Early,
-    #[error("the consensus has expired; is this computer's clock right?")]
-    Expired,
-    #[error("no newer consensus")]
-    NoNews,
-}
-
 /// Reads what a [`DirectoryTask`] has found. Clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Directory {
     consensus: watch::Receiver<Option<Arc<Consensus>>>,
     progress: watch::Receiver<BootstrapProgress>,
+    why: watch::Receiver<NoConsensus>,
+    alarm: watch::Receiver<Option<ConsensusConflict>>,
+    circuits: Arc<OnceLock<Arc<dyn DirStreams>>>,
 }
 
 impl Directory {
@@ -105,6 +90,21 @@ impl Directory {
     /// Follows the progress.
     pub fn progress(&self) -> watch::Receiver<BootstrapProgress> {
         self.progress.clone()
+    }
+
+    /// Why there is no consensus that may be used; means something only while there is none.
+    pub fn why_none(&self) -> NoConsensus {
+        self.why.borrow().clone()
+    }
+
+    /// Follows the alarm: the last two consensuses that were valid for one time (S25).
+    pub fn alarm(&self) -> watch::Receiver<Option<ConsensusConflict>> {
+        self.alarm.clone()
+    }
+
+    /// From now on caches are asked over circuits; the first call counts.
+    pub fn use_circuits(&self, circuits: Arc<dyn DirStreams>) {
+        let _ = self.circuits.set(circuits);
     }
 
     /// Waits for a usable consensus; set a deadline around it.
@@ -125,94 +125,135 @@ pub struct DirectoryTask {
     cache: Option<Cache>,
     /// The newest ever held, usable or not: nothing older is taken.
     held: Option<Arc<Consensus>>,
+    /// The newest that was ever taken, by the disk: it outlives what is held.
+    mark: Option<Mark>,
+    distrust: Distrust,
+    /// The last difference was wrong: the whole is asked for next.
+    wants_whole: bool,
+    circuits: Arc<OnceLock<Arc<dyn DirStreams>>>,
     consensus: watch::Sender<Option<Arc<Consensus>>>,
     progress: watch::Sender<BootstrapProgress>,
-}
-
-/// Where to ask.
-struct Source {
-    addresses: Vec<SocketAddr>,
-    link_key: [u8; 32],
+    why: watch::Sender<NoConsensus>,
+    alarm: watch::Sender<Option<ConsensusConflict>>,
 }
 
 /// A task to run, and what reads its results.
 pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
     let (consensus, consensus_out) = watch::channel(None);
     let (progress, progress_out) = watch::channel(BootstrapProgress::Starting);
+    let (why, why_out) = watch::channel(NoConsensus::default());
+    let (alarm, alarm_out) = watch::channel(None);
+    let circuits = Arc::new(OnceLock::new());
     let cache = config
         .cache
         .as_deref()
-        .map(|path| Cache::new(path, &config.network));
+        .map(|path| Cache::new(path, &config.network.newest()));
     let task = DirectoryTask {
         config,
         cache,
         held: None,
+        mark: None,
+        distrust: Distrust::default(),
+        wants_whole: false,
+        circuits: Arc::clone(&circuits),
         consensus,
         progress,
+        why,
+        alarm,
     };
     (
         task,
         Directory {
             consensus: consensus_out,
             progress: progress_out,
+            why: why_out,
+            alarm: alarm_out,
+            circuits,
         },
     )
+}
+
+/// How long a usable consensus needs no successor; `None` when it needs one now.
+///
+/// Relays fetch in the first tenth after fresh-until; clients at a random time from there to the middle of the
+/// interval, and a tenth of an interval before the consensus ends at the latest: they do not all come at once, and
+/// none is known by its hour.
+pub(super) fn until_next(lifetime: Lifetime, now_ms: u64, rng: &mut impl Rng) -> Option<Duration> {
+    let fresh_until_ms = lifetime.fresh_until.saturating_mul(1_000);
+    let left_ms = fresh_until_ms
+        .checked_sub(now_ms)
+        .filter(|left| *left > 0)?;
+    let interval = Duration::from_secs(lifetime.fresh_until.saturating_sub(lifetime.valid_after));
+    let after = lifetime.valid_until.saturating_sub(lifetime.fresh_until);
+    let latest = Duration::from_secs(after).saturating_sub(interval / 10);
+    let earliest = (interval / 10).min(latest);
+    let spread = (interval / 2).min(latest).saturating_sub(earliest);
+    Some(Duration::from_millis(left_ms) + earliest + random_below(rng, spread))
 }
 
 impl DirectoryTask {
     /// Loads what is on disk, then fetches: at once when that is not fresh, and from time to time for ever.
     pub async fn run(mut self) {
         if let Some(cache) = &self.cache {
-            self.held = cache.load(&self.config.network).await;
+            (self.held, self.mark) = cache.load(&self.config.network).await;
         }
         self.show();
-        let interval = self.config.network.params().vote_interval_seconds;
-        let cap = RETRY_CAP.min(Duration::from_secs(u64::from(interval)) / 4);
-        let mut backoff = Backoff::new(RETRY_FIRST, cap.max(RETRY_FIRST * 2));
+        let mut urgent = self.backoff(RETRY_CAP);
+        let mut idle = self.backoff(RETRY_CAP_IDLE);
         let mut failed_rounds = 0u32;
         loop {
             let wait = match self.until_refresh() {
                 Some(wait) => wait,
-                None => match self.round(failed_rounds).await {
-                    Ok(()) => {
-                        failed_rounds = 0;
-                        backoff.reset();
-                        continue;
-                    }
-                    Err(error) => {
-                        failed_rounds = failed_rounds.saturating_add(1);
-                        self.report(failed_rounds, &error);
-                        backoff.next(&mut rand::rng())
-                    }
-                },
+                None if self.round(failed_rounds).await => {
+                    failed_rounds = 0;
+                    urgent.reset();
+                    idle.reset();
+                    continue;
+                }
+                None => {
+                    failed_rounds = failed_rounds.saturating_add(1);
+                    let backoff = if self.consensus.borrow().is_none() {
+                        &mut urgent
+                    } else {
+                        &mut idle
+                    };
+                    backoff.next(&mut rand::rng())
+                }
             };
-            tokio::time::sleep(wait).await;
+            self.sleep(wait).await;
             self.show();
         }
     }
 
-    /// How long the consensus held needs no successor; `None` when it needs one now.
-    ///
-    /// Relays fetch in the first tenth after fresh-until; clients at a random time after that, so that they do not
-    /// all come at once and none is known by its hour.
+    /// A quarter of an interval at most: what is made next is not missed for long.
+    fn backoff(&self, cap: Duration) -> Backoff {
+        let interval = self.config.network.newest().params().vote_interval_seconds;
+        let cap = cap.min(Duration::from_secs(u64::from(interval)) / 4);
+        Backoff::new(RETRY_FIRST, cap.max(RETRY_FIRST * 2))
+    }
+
+    /// Waits, and lets go of the consensus meanwhile when its grace ends.
+    async fn sleep(&self, wait: Duration) {
+        let now_ms = self.config.clock.now_ms();
+        let mut wait = wait;
+        if let Some(held) = self.held.as_ref().filter(|c| c.is_usable(now_ms / 1_000)) {
+            let grace = u64::from(held.params().consensus_grace_seconds);
+            let ends = held.lifetime().valid_until.saturating_add(grace);
+            let left = Duration::from_millis(ends.saturating_mul(1_000).saturating_sub(now_ms));
+            if left < wait {
+                self.config.clock.sleep(left).await;
+                self.show();
+                wait -= left;
+            }
+        }
+        self.config.clock.sleep(wait).await;
+    }
+
     fn until_refresh(&self) -> Option<Duration> {
         let now_ms = self.config.clock.now_ms();
-        let held = self
-            .held
-            .as_ref()
-            .filter(|held| held.is_usable(now_ms / 1_000))?;
-        let lifetime = held.lifetime();
-        let left_ms = lifetime
-            .fresh_until
-            .saturating_mul(1_000)
-            .checked_sub(now_ms)?;
-        if left_ms == 0 {
-            return None;
-        }
-        let interval =
-            Duration::from_secs(lifetime.fresh_until.saturating_sub(lifetime.valid_after));
-        let spread = random_below(&mut rand::rng(), interval * 4 / 10);
-        Some(Duration::from_millis(left_ms) + interval / 10 + spread)
+        let held = self.held.as_ref();
+        let held = held.filter(|held| held.is_usable(now_ms / 1_000))?;
+        until_next(held.lifetime(), now_ms, &mut rand::rng())
     }
 
     /// Shows the consensus held while it may be used, and nothing else.
@@ -225,153 +266,101 @@ impl DirectoryTask {
                 relays: usable.entries().len(),
                 valid_after: usable.lifetime().valid_after,
             });
+        } else {
+            let lifetime = self.held.as_ref().map(|held| held.lifetime());
+            let ended = lifetime
+                .map(|l| l.valid_until)
+                .filter(|until| *until <= now);
+            self.why
+                .send_modify(|why| why.expired_at = why.expired_at.max(ended));
         }
         self.consensus.send_if_modified(|shown| {
             let is_new = digest(shown) != digest(&usable);
+            if is_new && usable.is_none() {
+                tracing::error!(why = %*self.why.borrow(), "the consensus may not be used any more");
+            }
             *shown = usable;
             is_new
         });
     }
 
-    fn report(&self, rounds: u32, error: &RoundError) {
-        tracing::debug!(rounds, %error, "no consensus fetched");
-        // While an older one still serves, a failure is no news for people.
-        if self.consensus.borrow().is_none() {
-            let reason = error.to_string();
-            self.progress
-                .send_replace(BootstrapProgress::Failed { rounds, reason });
-        }
-    }
-
-    /// Asks some sources and takes the newest that is newer than what is held.
-    async fn round(&mut self, failed_rounds: u32) -> Result<(), RoundError> {
-        let sources = self.choose_sources(failed_rounds);
-        if self.consensus.borrow().is_none() {
+    /// Asks some sources and takes the newest that is newer than what is held; `false` when there is none.
+    async fn round(&mut self, failed_rounds: u32) -> bool {
+        let is_urgent = self.consensus.borrow().is_none();
+        let choice = Choice {
+            network: &self.config.network.newest(),
+            held: self.held.as_deref(),
+            is_usable: !is_urgent,
+            has_circuits: self.circuits.get().is_some(),
+            failed_rounds,
+        };
+        let sources = choice.sources(&mut self.distrust, &mut rand::rng());
+        if is_urgent {
             self.progress.send_replace(BootstrapProgress::Asking {
                 sources: sources.len(),
             });
         }
-        let held = self.held.as_ref().map(|held| held.digest());
-        let newest = self.ask(sources, held).await?;
+        let round = Round {
+            network: self.config.network.clone(),
+            dial: Arc::clone(&self.config.dial),
+            circuits: self.circuits.get().cloned(),
+            held: self.held.clone(),
+            mark: self.mark,
+            takes_differences: !self.wants_whole,
+            is_urgent,
+            avoid: self.distrust.list(),
+            now: self.config.clock.now_secs(),
+        };
+        let mut outcome = round.ask(sources).await;
+        self.wants_whole = outcome.wrong_difference;
+        for who in outcome.blamed.drain(..) {
+            tracing::warn!(cache = %who, "a directory cache misbehaved and is not asked for a while");
+            self.distrust.blame(who);
+        }
+        if let Some(conflict) = outcome.conflict.take() {
+            self.raise(conflict);
+        }
+        let Some(newest) = outcome.newest.take() else {
+            self.report(failed_rounds.saturating_add(1), outcome);
+            return false;
+        };
         self.held = Some(Arc::clone(&newest));
+        self.why.send_replace(NoConsensus::default());
         self.show();
         if let Some(cache) = &self.cache {
             cache.store(&newest).await;
         }
-        Ok(())
+        true
     }
 
-    /// Relays of the consensus held; authorities and fallback caches without one, or every other time when it fails.
-    fn choose_sources(&self, failed_rounds: u32) -> Vec<Source> {
-        let mut rng = rand::rng();
-        let usable = self
-            .consensus
-            .borrow()
-            .clone()
-            .filter(|_| failed_rounds.is_multiple_of(2));
-        if let Some(consensus) = usable {
-            let running: Vec<_> = consensus
-                .entries()
-                .iter()
-                .filter(|e| e.flags.contains(Flags::RUNNING))
-                .collect();
-            let chosen = running.sample(&mut rng, SOURCES);
-            return chosen
-                .map(|e| Source {
-                    addresses: e.addresses.clone(),
-                    link_key: e.link_key(),
-                })
-                .collect();
-        }
-        let network = &self.config.network;
-        let authorities = network
-            .authorities()
-            .iter()
-            .map(|a| (&a.addresses, a.identity));
-        let fallbacks = network
-            .fallbacks()
-            .iter()
-            .map(|f| (&f.addresses, f.identity));
-        let mut sources: Vec<_> = authorities
-            .chain(fallbacks)
-            .map(|(addresses, id)| Source {
-                addresses: addresses.clone(),
-                link_key: id.0,
-            })
-            .collect();
-        sources.shuffle(&mut rng);
-        sources.truncate(SOURCES);
-        sources
+    fn raise(&self, conflict: ConsensusConflict) {
+        tracing::error!(
+            held = %conflict.held, offered = %conflict.offered, valid_after = conflict.valid_after,
+            signed_both = conflict.signed_both.join(", "),
+            "two consensuses for one time: the authorities that signed both are broken or hostile"
+        );
+        self.alarm.send_replace(Some(conflict));
     }
 
-    async fn ask(
-        &self,
-        sources: Vec<Source>,
-        held: Option<Digest>,
-    ) -> Result<Arc<Consensus>, RoundError> {
-        let mut asked = JoinSet::new();
-        for source in sources {
-            let network = Arc::clone(&self.config.network);
-            let dial = self.config.dial.dial(&source.addresses, source.link_key);
-            asked.spawn(async move {
-                let fetch = async {
-                    let io = dial.await?;
-                    fetch_consensus(io, &network, held, FETCH_DEADLINE).await
-                };
-                tokio::time::timeout(FETCH_DEADLINE, Box::pin(fetch))
-                    .await
-                    .unwrap_or(Err(FetchError::Deadline))
+    fn report(&self, rounds: u32, outcome: Outcome) {
+        let error = outcome.error.unwrap_or(RoundError::NoNews);
+        tracing::debug!(rounds, %error, "no consensus fetched");
+        self.why.send_modify(|why| {
+            why.reason = error.to_string();
+            why.skew = outcome.skew;
+            why.expired_at = why.expired_at.max(outcome.expired_at);
+        });
+        // While an older one still serves, a failure is no news for people.
+        if self.consensus.borrow().is_none() {
+            let why = self.why.borrow().clone();
+            let reason = why.to_string();
+            self.progress.send_replace(BootstrapProgress::Failed {
+                rounds,
+                reason,
+                why,
             });
-        }
-        let mut newest: Option<Arc<Consensus>> = None;
-        let mut error = RoundError::NoNews;
-        let mut deadline = tokio::time::Instant::now() + FETCH_DEADLINE;
-        // Until all have answered, or the time that is left for the others is over.
-        while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, asked.join_next()).await {
-            let Ok(answer) = answer else { continue };
-            match answer
-                .map_err(RoundError::from)
-                .and_then(|found| self.check(found))
-            {
-                Ok(found) => {
-                    let valid_after = found.lifetime().valid_after;
-                    if newest
-                        .as_ref()
-                        .is_none_or(|n| n.lifetime().valid_after < valid_after)
-                    {
-                        newest = Some(found);
-                    }
-                    deadline = deadline.min(tokio::time::Instant::now() + OTHERS_DEADLINE);
-                }
-                Err(refused) => error = refused,
-            }
-        }
-        newest.ok_or(error)
-    }
-
-    /// Is this one to be taken (S25)? Its signatures were verified.
-    fn check(&self, found: Option<Arc<Consensus>>) -> Result<Arc<Consensus>, RoundError> {
-        let found = found.ok_or(RoundError::NoNews)?;
-        if let Some(held) = &self.held {
-            let (ours, theirs) = (held.lifetime().valid_after, found.lifetime().valid_after);
-            if theirs < ours {
-                return Err(RoundError::Older);
-            }
-            if found.digest() == held.digest() {
-                return Err(RoundError::NoNews);
-            }
-            if theirs == ours {
-                tracing::error!(
-                    held = %held.digest(), offered = %found.digest(),
-                    "two valid consensuses for one time: the authorities are broken or hostile"
-                );
-                return Err(RoundError::Conflict);
-            }
-        }
-        match found.status(self.config.clock.now_secs()) {
-            ConsensusStatus::Early => Err(RoundError::Early),
-            ConsensusStatus::Expired => Err(RoundError::Expired),
-            _ => Ok(found),
+        } else if let Some(skew) = outcome.skew {
+            tracing::warn!(%skew, "the caches have no consensus of this time");
         }
     }
 }

@@ -11,16 +11,16 @@ use tokio::task::JoinHandle;
 use super::testing::*;
 use super::{BootstrapProgress, Directory, DirectoryConfig, directory};
 
-const START: u64 = 1_900_000_000;
+pub(super) const START: u64 = 1_900_000_000;
 
-fn network() -> Arc<NetworkFile> {
+pub(super) fn network() -> Arc<NetworkFile> {
     Arc::new(network_with(
         3,
         BTreeMap::from([("vote_interval_seconds".to_owned(), 10)]),
     ))
 }
 
-fn consensus(network: &NetworkFile, valid_after: u64, relays: &[u8]) -> Arc<Consensus> {
+pub(super) fn consensus(network: &NetworkFile, valid_after: u64, relays: &[u8]) -> Arc<Consensus> {
     let flags = Flags::VALID | Flags::RUNNING;
     let entries = relays
         .iter()
@@ -29,14 +29,14 @@ fn consensus(network: &NetworkFile, valid_after: u64, relays: &[u8]) -> Arc<Cons
     consensus_of(network, valid_after, entries)
 }
 
-fn start(
+pub(super) fn start(
     network: &Arc<NetworkFile>,
     shelves: &Shelves,
     start: u64,
     cache: Option<PathBuf>,
 ) -> (Directory, JoinHandle<()>) {
     let (task, directory) = directory(DirectoryConfig {
-        network: Arc::clone(network),
+        network: Arc::clone(network).into(),
         dial: Arc::new(shelves.clone()),
         clock: virtual_clock(start * 1_000),
         cache,
@@ -45,7 +45,7 @@ fn start(
 }
 
 /// Waits for a consensus of this time, at most five minutes of virtual time.
-async fn until(directory: &Directory, valid_after: u64) -> Arc<Consensus> {
+pub(super) async fn until(directory: &Directory, valid_after: u64) -> Arc<Consensus> {
     let mut follow = directory.consensus();
     let fits = |shown: &Option<Arc<Consensus>>| {
         shown
@@ -129,14 +129,18 @@ async fn silent_relays_send_the_client_back_to_the_authorities() {
 #[tokio::test(start_paused = true)]
 async fn never_older_never_other_across_restarts() {
     let (network, shelves) = (network(), Shelves::default());
-    let disk = std::env::temp_dir().join(format!("cepa-client-dir-{}", std::process::id()));
-    std::fs::create_dir_all(&disk).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().to_owned();
     let held = consensus(&network, START + 10, &[10]);
     shelves.put(1, held.bytes());
     let (directory, task) = start(&network, &shelves, START + 10, Some(disk.clone()));
     until(&directory, START + 10).await;
     let file = disk.join(format!("consensus-{}", network.network_id()));
-    while !file.exists() {
+    // The mark is written last.
+    while !disk
+        .join(format!("newest-{}", network.network_id()))
+        .exists()
+    {
         tokio::task::yield_now().await;
     }
     task.abort();
@@ -158,25 +162,33 @@ async fn never_older_never_other_across_restarts() {
         let (directory, task) = start(&network, &shelves, START + 25, Some(disk.clone()));
         shelves.dialled();
         directory.usable().await.unwrap();
-        // Virtual time, in which the task asks again and again.
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        assert!(shelves.dialled().len() >= 4);
+        // Until the task has asked again and again.
+        shelves.until_dialled(4).await;
         let shown = directory.consensus().borrow().clone().unwrap();
         assert_eq!(shown.digest(), held.digest());
         task.abort();
     }
 
-    // A damaged file is as none.
+    // A damaged file is as none, but what it held is not forgotten: an older one is still refused.
     std::fs::write(&file, b"soup").unwrap();
+    shelves.remove(10);
+    shelves.remove(11);
     shelves.put(1, consensus(&network, START, &[10]).bytes());
-    let (directory, _task) = start(&network, &shelves, START + 5, Some(disk.clone()));
-    until(&directory, START).await;
-    // Written whole: the old bytes or the new ones, and nothing beside them.
+    let (directory, task) = start(&network, &shelves, START + 12, Some(disk.clone()));
+    let mut progress = directory.progress();
+    let failed = |step: &BootstrapProgress| matches!(step, BootstrapProgress::Failed { .. });
+    progress.wait_for(failed).await.unwrap();
+    assert!(directory.consensus().borrow().is_none());
+    let reason = directory.progress().borrow().clone();
+    assert!(format!("{reason:?}").contains("older"), "{reason:?}");
+    task.abort();
+    // The very one that was damaged is taken again, and written.
+    shelves.put(1, held.bytes());
+    let (directory, _task) = start(&network, &shelves, START + 12, Some(disk.clone()));
+    until(&directory, START + 10).await;
     while std::fs::read(&file).unwrap() == b"soup" {
         tokio::task::yield_now().await;
     }
-    assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 1);
-    std::fs::remove_dir_all(&disk).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,6 +16,9 @@ pub enum Failure {
     /// There is no circuit: the overlay itself cannot be reached.
     #[error("the network cannot be reached")]
     NetworkUnreachable,
+    /// No consensus may be used: it has expired, or the clock is off.
+    #[error("the network's consensus has expired, or this computer's clock is wrong")]
+    NoConsensus,
     /// A policy forbids it: the exit's, or the owner's.
     #[error("the destination is not allowed")]
     NotAllowed,
@@ -32,10 +35,11 @@ pub enum Failure {
 
 impl Failure {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Refused,
         Self::HostUnreachable,
         Self::NetworkUnreachable,
+        Self::NoConsensus,
         Self::NotAllowed,
         Self::Unresolvable,
         Self::TimedOut,
@@ -47,7 +51,7 @@ impl Failure {
         match self {
             Self::GeneralFailure => 1,
             Self::NotAllowed => 2,
-            Self::NetworkUnreachable => 3,
+            Self::NetworkUnreachable | Self::NoConsensus => 3,
             Self::HostUnreachable | Self::Unresolvable => 4,
             Self::Refused => 5,
             Self::TimedOut => 6,
@@ -77,6 +81,11 @@ impl Failure {
             Self::NetworkUnreachable => {
                 "Cepa has no circuit at the moment. Check that this machine is online and that \
                  Cepa has finished starting, then try again."
+            }
+            Self::NoConsensus => {
+                "Cepa has no valid directory of the network: the newest that could be had has expired, because \
+                 the authorities do not answer or because this computer's clock is wrong. Check the date, time \
+                 and time zone of this computer; the log of Cepa says more."
             }
             Self::NotAllowed => {
                 "No exit may connect to this destination and port. Private addresses are never \

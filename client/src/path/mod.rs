@@ -1,11 +1,17 @@
 //! Which relays a circuit goes through (docs/protocol.md, 6.16).
 //!
 //! Pure: a consensus, a request and randomness in, a [`Path`] or the rule that left no relay out. The circuit pool
-//! calls it, with a new [`PathSelector`] for each consensus. Persistent guards are absent so far; a caller that keeps
-//! one names it in [`PathRequest::first`].
+//! calls it, with a new [`PathSelector`] for each consensus, and names the guard by [`PathRequest::guard`].
+//! [`PositionWeights`] says how much a relay counts at which position.
 
+mod apart;
 mod select;
+mod table;
+mod weights;
 
+pub(crate) use apart::nets;
 pub use select::{
-    DEFAULT_HOPS, Path, PathError, PathRequest, PathSelector, Position, Rule, Target,
+    DEFAULT_HOPS, GuardFor, LONG_LIVED_PORTS, Path, PathError, PathRequest, PathSelector, Position,
+    Rule, Target,
 };
+pub use weights::{ONE, PositionWeights};

@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use cepa_common::dir::{Consensus, Entry, Flags};
 use cepa_common::ids::RelayId;
-use rand::{CryptoRng, RngExt};
+use rand::CryptoRng;
+
+use super::apart::Apart;
+use super::table::Table;
+use super::weights::{PositionWeights, runs};
 
 /// Hops of a circuit when nobody says otherwise.
 pub const DEFAULT_HOPS: usize = 3;
@@ -16,6 +20,11 @@ const MAX_HOPS: usize = 6;
 const DRAWS: usize = 16;
 /// Exits tried before a path is given up: the first may stand in the way of every entry.
 const EXITS_TRIED: usize = 8;
+
+/// Ports of connections that last for hours; paths to them prefer relays that stay up (6.16.8).
+pub const LONG_LIVED_PORTS: [u16; 12] = [
+    21, 22, 706, 1863, 5050, 5190, 5222, 5223, 6523, 6667, 6697, 8300,
+];
 
 /// What the exit must let out to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +58,18 @@ impl Target {
             Self::Any => true,
         }
     }
+
+    /// Is it a port whose connections last?
+    pub fn is_long_lived(self) -> bool {
+        match self {
+            Self::Name(port) | Self::V4(port) | Self::V6(port) => LONG_LIVED_PORTS.contains(&port),
+            Self::Any => false,
+        }
+    }
 }
+
+/// Names the guard for a path that ends at a relay.
+pub type GuardFor<'a> = dyn Fn(&Entry) -> Option<RelayId> + 'a;
 
 /// What a path is for.
 #[derive(Clone, Copy)]
@@ -60,6 +80,10 @@ pub struct PathRequest<'a> {
     pub hops: usize,
     /// The first relay, when the caller keeps one.
     pub first: Option<RelayId>,
+    /// Names the guard for a path that ends at this relay, unless `first` does; `exclude` is not asked about it.
+    pub guard: Option<&'a GuardFor<'a>>,
+    /// Prefer relays that stay up, behind the first hop; true for [`LONG_LIVED_PORTS`].
+    pub stable: bool,
     /// Relays that must not be in it.
     pub exclude: &'a dyn Fn(&RelayId) -> bool,
 }
@@ -71,6 +95,8 @@ impl PathRequest<'_> {
             target,
             hops: DEFAULT_HOPS,
             first: None,
+            guard: None,
+            stable: target.is_long_lived(),
             exclude: &|_| false,
         }
     }
@@ -163,6 +189,9 @@ pub enum PathError {
     /// The first relay asked for is not in the consensus, not running, or excluded.
     #[error("the first relay asked for cannot be used")]
     First,
+    /// No guard may be used with any exit that was tried.
+    #[error("no guard may be used with the exits that fit")]
+    NoGuard,
     /// Not 1 to 6 hops.
     #[error("a path has 1 to 6 hops, not {0}")]
     Hops(usize),
@@ -187,59 +216,36 @@ impl Path {
     }
 }
 
-/// Candidates of one position with running sums of their weights.
-#[derive(Debug, Default)]
-struct Table {
-    /// Index into the consensus, and the sum of the weights up to and with this one.
-    sums: Vec<(usize, u64)>,
-}
-
-impl Table {
-    fn new(consensus: &Consensus, fits: impl Fn(&Entry) -> bool) -> Self {
-        let mut sum = 0u64;
-        let candidates = consensus
-            .entries()
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| fits(entry));
-        let sums = candidates.map(|(n, entry)| {
-            sum += u64::from(entry.weight);
-            (n, sum)
-        });
-        Self {
-            sums: sums.collect(),
-        }
-    }
-
-    fn draw(&self, rng: &mut impl CryptoRng) -> Option<usize> {
-        let total = self
-            .sums
-            .last()
-            .map(|(_, sum)| *sum)
-            .filter(|total| *total > 0)?;
-        let point = rng.random_range(0..total);
-        let at = self.sums.partition_point(|(_, sum)| *sum <= point);
-        self.sums.get(at).map(|(n, _)| *n)
-    }
-}
-
 /// Chooses paths from one consensus; made once for it, used for many.
 #[derive(Debug)]
 pub struct PathSelector {
     consensus: Arc<Consensus>,
-    all: Table,
-    entries: Table,
-    exits: Table,
+    weights: PositionWeights,
+    apart: Apart,
+    /// By position (entry, middle, exit) and class (any relay, Stable only).
+    tables: [[Table; 2]; 3],
 }
 
 impl PathSelector {
     /// Prepares the tables of a consensus.
     pub fn new(consensus: Arc<Consensus>) -> Self {
-        let runs = |entry: &Entry| entry.flags.contains(Flags::VALID | Flags::RUNNING);
+        let weights = PositionWeights::new(&consensus);
+        let tables = [Position::Entry, Position::Middle, Position::Exit].map(|position| {
+            [Flags::NONE, Flags::STABLE].map(|needed| {
+                let entries = consensus.entries().iter().enumerate();
+                let fits = entries.filter(|(_, entry)| {
+                    entry.flags.contains(needed) && has_flags(&weights, position, entry)
+                });
+                Table::new(fits.map(|(n, entry)| {
+                    let share = weights.share(position, entry.flags);
+                    (n, u64::from(entry.weight) * share)
+                }))
+            })
+        });
         Self {
-            all: Table::new(&consensus, runs),
-            entries: Table::new(&consensus, |e| runs(e) && e.flags.contains(Flags::GUARD)),
-            exits: Table::new(&consensus, |e| runs(e) && e.flags.contains(Flags::EXIT)),
+            weights,
+            apart: Apart::new(&consensus),
+            tables,
             consensus,
         }
     }
@@ -247,6 +253,36 @@ impl PathSelector {
     /// The consensus that paths are chosen from.
     pub fn consensus(&self) -> &Arc<Consensus> {
         &self.consensus
+    }
+
+    /// How much relays count at which position.
+    pub fn weights(&self) -> &PositionWeights {
+        &self.weights
+    }
+
+    /// May both be in one path (6.16.1)? A relay that the consensus does not list may be in none.
+    pub fn may_share_path(&self, one: &RelayId, other: &RelayId) -> bool {
+        let (Some(one), Some(other)) = (self.index(one), self.index(other)) else {
+            return false;
+        };
+        one != other && !self.apart.share_family(one, other) && !self.apart.share_subnet(one, other)
+    }
+
+    fn index(&self, relay: &RelayId) -> Option<usize> {
+        let entries = self.consensus.entries();
+        entries
+            .binary_search_by(|entry| entry.identity.cmp(relay))
+            .ok()
+    }
+
+    fn table(&self, position: Position, stable: bool) -> &Table {
+        let [entry, middle, exit] = &self.tables;
+        let of_position = match position {
+            Position::Entry => entry,
+            Position::Middle => middle,
+            Position::Exit => exit,
+        };
+        &of_position[usize::from(stable)]
     }
 
     /// Chooses a path: the exit first, as fewest fit, then the entry, then what is between.
@@ -261,12 +297,27 @@ impl PathSelector {
         if !(1..=MAX_HOPS).contains(&request.hops) {
             return Err(PathError::Hops(request.hops));
         }
-        let mut result = self.attempt(rng, request);
+        if request.stable
+            && let Ok(path) = self.choose_of(rng, request, true)
+        {
+            return Ok(path);
+        }
+        // 6.16.8: a path that may not last is better than none.
+        self.choose_of(rng, request, false)
+    }
+
+    fn choose_of(
+        &self,
+        rng: &mut impl CryptoRng,
+        request: &PathRequest<'_>,
+        stable: bool,
+    ) -> Result<Path, PathError> {
+        let mut result = self.attempt(rng, request, stable);
         for _ in 1..EXITS_TRIED {
             if result.is_ok() {
                 break;
             }
-            result = self.attempt(rng, request);
+            result = self.attempt(rng, request, stable);
         }
         result
     }
@@ -275,11 +326,13 @@ impl PathSelector {
         &self,
         rng: &mut impl CryptoRng,
         request: &PathRequest<'_>,
+        stable: bool,
     ) -> Result<Path, PathError> {
         let mut choice = Choice {
             selector: self,
             request,
-            taken: Vec::new(),
+            stable,
+            taken: Vec::with_capacity(request.hops),
         };
         let first = request
             .first
@@ -288,21 +341,17 @@ impl PathSelector {
         if request.hops == 1 && first.is_some() {
             return Ok(self.path(choice.taken));
         }
-        let table = if request.target == Target::Any {
-            &self.all
-        } else {
-            &self.exits
-        };
-        let exit = choice.take(rng, table, Position::Exit)?;
+        let exit = choice.take(rng, Position::Exit)?;
         let mut hops = Vec::with_capacity(request.hops);
         if request.hops > 1 {
-            hops.push(match first {
-                Some(first) => first,
-                None => choice.take_entry(rng)?,
+            hops.push(match (first, request.guard) {
+                (Some(first), _) => first,
+                (None, Some(guard)) => choice.guard(guard, exit)?,
+                (None, None) => choice.take_entry(rng)?,
             });
         }
         while hops.len() + 1 < request.hops {
-            hops.push(choice.take(rng, &self.all, Position::Middle)?);
+            hops.push(choice.take(rng, Position::Middle)?);
         }
         hops.push(exit);
         Ok(self.path(hops))
@@ -316,10 +365,20 @@ impl PathSelector {
     }
 }
 
+/// Has a relay the flags that a position asks for?
+fn has_flags(weights: &PositionWeights, position: Position, entry: &Entry) -> bool {
+    match position {
+        Position::Entry => weights.is_entry(entry),
+        Position::Middle => runs(entry),
+        Position::Exit => runs(entry) && entry.flags.contains(Flags::EXIT),
+    }
+}
+
 /// One path in the making.
 struct Choice<'a> {
     selector: &'a PathSelector,
     request: &'a PathRequest<'a>,
+    stable: bool,
     taken: Vec<usize>,
 }
 
@@ -329,40 +388,56 @@ impl Choice<'_> {
     }
 
     fn first(&mut self, first: &RelayId) -> Result<usize, PathError> {
-        let position = |(n, _): &(usize, u64)| self.entry(*n).identity == *first;
-        let found = self
-            .selector
-            .all
-            .sums
-            .iter()
-            .find(|candidate| position(candidate));
-        let (n, _) = *found
-            .filter(|_| !(self.request.exclude)(first))
+        let found = self.selector.index(first);
+        let n = found
+            .filter(|n| runs(self.entry(*n)) && !(self.request.exclude)(first))
             .ok_or(PathError::First)?;
         self.taken.push(n);
         Ok(n)
     }
 
-    /// Relays with the flag Guard, and any other only when none of them fits.
-    fn take_entry(&mut self, rng: &mut impl CryptoRng) -> Result<usize, PathError> {
-        let selector = self.selector;
-        self.take(rng, &selector.entries, Position::Entry)
-            .or_else(|_| self.take(rng, &selector.all, Position::Entry))
+    /// The guard that the caller keeps for this exit. Its owner's lists are the caller's matter, these rules are ours.
+    fn guard(&mut self, guard: &GuardFor<'_>, exit: usize) -> Result<usize, PathError> {
+        let apart = [Rule::Repeat, Rule::Family, Rule::Subnet];
+        let n = guard(self.entry(exit))
+            .and_then(|guard| self.selector.index(&guard))
+            .filter(|n| runs(self.entry(*n)))
+            .filter(|n| {
+                apart
+                    .iter()
+                    .all(|rule| self.keeps(*rule, *n, Position::Entry))
+            })
+            .ok_or(PathError::NoGuard)?;
+        self.taken.push(n);
+        Ok(n)
     }
 
-    fn take(
-        &mut self,
-        rng: &mut impl CryptoRng,
-        table: &Table,
-        position: Position,
-    ) -> Result<usize, PathError> {
+    /// Relays fit to be guards, and any other only when none of them fits.
+    fn take_entry(&mut self, rng: &mut impl CryptoRng) -> Result<usize, PathError> {
+        self.take(rng, Position::Entry).or_else(|_| {
+            let table = self.selector.table(Position::Middle, false);
+            let n = self.take_among_fitting(rng, table, Position::Entry, Position::Middle)?;
+            self.taken.push(n);
+            Ok(n)
+        })
+    }
+
+    fn take(&mut self, rng: &mut impl CryptoRng, position: Position) -> Result<usize, PathError> {
+        let flags = match position {
+            // A last hop that lets nothing out is chosen like a middle one.
+            Position::Exit if self.request.target == Target::Any => Position::Middle,
+            position => position,
+        };
+        // 6.16.8: Stable is not asked of first hops; those are few and long-lived anyway.
+        let stable = self.stable && position != Position::Entry;
+        let table = self.selector.table(flags, stable);
         // Drawing again until one fits is the same distribution as drawing among those that fit.
         let draw = (0..DRAWS)
             .filter_map(|_| table.draw(rng))
             .find(|n| RULES.iter().all(|rule| self.keeps(*rule, *n, position)));
         let chosen = match draw {
             Some(n) => n,
-            None => self.take_among_fitting(rng, table, position)?,
+            None => self.take_among_fitting(rng, table, position, flags)?,
         };
         self.taken.push(chosen);
         Ok(chosen)
@@ -373,57 +448,49 @@ impl Choice<'_> {
         rng: &mut impl CryptoRng,
         table: &Table,
         position: Position,
+        weighted_as: Position,
     ) -> Result<usize, PathError> {
-        let mut left: Vec<usize> = table.sums.iter().map(|(n, _)| *n).collect();
+        let mut left: Vec<usize> = table.candidates().collect();
         for rule in RULES {
             left.retain(|n| self.keeps(rule, *n, position));
             if left.is_empty() {
                 return Err(PathError::NoRelay { position, rule });
             }
         }
-        let mut fitting = Table::default();
-        let mut sum = 0u64;
-        for n in left {
-            sum += u64::from(self.entry(n).weight);
-            fitting.sums.push((n, sum));
-        }
-        fitting.draw(rng).ok_or(PathError::NoRelay {
-            position,
-            rule: Rule::Weight,
-        })
+        let share = |entry: &Entry| self.selector.weights.share(weighted_as, entry.flags);
+        let weighted = |n: &usize| (*n, u64::from(self.entry(*n).weight) * share(self.entry(*n)));
+        let plain = |n: &usize| (*n, u64::from(self.entry(*n).weight));
+        // 6.16.6: where only those are left that the split keeps for another position, they serve here too.
+        Table::new(left.iter().map(weighted))
+            .draw(rng)
+            .or_else(|| Table::new(left.iter().map(plain)).draw(rng))
+            .ok_or(PathError::NoRelay {
+                position,
+                rule: Rule::Weight,
+            })
     }
 
     fn keeps(&self, rule: Rule, n: usize, position: Position) -> bool {
         let entry = self.entry(n);
-        let mut others = self.taken.iter().map(|taken| self.entry(*taken));
+        let apart = &self.selector.apart;
+        let mut taken = self.taken.iter();
         match rule {
             // The table saw to it.
             Rule::Flags => true,
             Rule::Policy => position != Position::Exit || self.request.target.is_allowed_by(entry),
             Rule::Excluded => !(self.request.exclude)(&entry.identity),
             Rule::Repeat => !self.taken.contains(&n),
-            Rule::Family => {
-                entry.family.is_none() || others.all(|other| other.family != entry.family)
-            }
-            Rule::Subnet => {
-                self.selector.consensus.params().subnet_rule == 0
-                    || others.all(|other| !share_subnet(other, entry))
-            }
+            Rule::Family => !taken.any(|other| apart.share_family(*other, n)),
+            Rule::Subnet => !taken.any(|other| apart.share_subnet(*other, n)),
             Rule::Weight => entry.weight > 0,
         }
     }
 }
 
 /// Has one relay an address in a /16 (IPv4) or /32 (IPv6) of the other's?
+#[cfg(test)]
 fn share_subnet(one: &Entry, other: &Entry) -> bool {
-    let near = |a: &SocketAddr, b: &SocketAddr| match (a.ip(), b.ip()) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[..2] == b.octets()[..2],
-        (IpAddr::V6(a), IpAddr::V6(b)) => a.octets()[..4] == b.octets()[..4],
-        _ => false,
-    };
-    one.addresses
-        .iter()
-        .any(|a| other.addresses.iter().any(|b| near(a, b)))
+    super::nets(one).any(|net| super::nets(other).any(|near| near == net))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, HashMap};
 use cepa_common::dir::{FamilyMembership, RelayDescriptor};
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
+use rand::SeedableRng;
 
 use super::*;
 use crate::dir::testing::{consensus_of, descriptor, identity, network_with};
@@ -157,17 +158,18 @@ fn families_stay_apart() {
 
 #[test]
 fn guards_come_first_when_there_are_any() {
-    let mut relays = exits(5);
-    relays[1].flags = relays[1].flags | Flags::GUARD;
-    relays[2].flags = relays[2].flags | Flags::GUARD;
+    let mut relays = exits(6);
+    for guard in &mut relays[1..4] {
+        guard.flags = guard.flags | Flags::GUARD;
+    }
     let selector = selector(&relays, &[]);
     for _ in 0..100 {
         let path = choose(&selector, &web()).unwrap();
-        assert!([identity(2), identity(3)].contains(&path[0]));
+        assert!([identity(2), identity(3), identity(4)].contains(&path[0]));
     }
     // Without a guard that fits, another relay is better than no path.
-    let (two, three) = (identity(2), identity(3));
-    let exclude = |id: &RelayId| *id == two || *id == three;
+    let guards = [identity(2), identity(3), identity(4)];
+    let exclude = |id: &RelayId| guards.contains(id);
     assert!(
         choose(
             &selector,
@@ -248,6 +250,157 @@ fn rare_fits_are_found_with_their_own_weights() {
     let seconds = (0..1_000).filter(|_| choose(&selector, &request).unwrap()[0] == identity(2));
     let seconds = seconds.count();
     assert!((400..600).contains(&seconds), "{seconds}");
+}
+
+#[test]
+fn a_caller_s_guard_keeps_the_rules() {
+    let selector = selector(&exits(4), &[]);
+    let two = identity(2);
+    let guard = |_: &Entry| Some(two);
+    let request = PathRequest {
+        guard: Some(&guard),
+        ..web()
+    };
+    for _ in 0..100 {
+        // An exit that is the guard itself is given up for another.
+        let path = choose(&selector, &request).unwrap();
+        assert!(path[0] == two && path[2] != two);
+    }
+    for none in [None, Some(identity(9))] {
+        let guard = |_: &Entry| none;
+        let request = PathRequest {
+            guard: Some(&guard),
+            ..web()
+        };
+        assert_eq!(choose(&selector, &request), Err(PathError::NoGuard));
+    }
+    assert!(selector.may_share_path(&identity(1), &two));
+    assert!(!selector.may_share_path(&two, &two));
+    assert!(!selector.may_share_path(&two, &identity(9)));
+}
+
+#[test]
+fn long_lived_ports_get_stable_relays_where_there_are_enough() {
+    let relays = |stable| -> Vec<Relay> {
+        let flags = |n| Flags::EXIT.with_if(Flags::STABLE, n <= stable);
+        (1..=8).map(|n| relay(n, 10, flags(n))).collect()
+    };
+    let enough = selector(&relays(4), &[]);
+    let request = PathRequest {
+        stable: true,
+        ..web()
+    };
+    for _ in 0..200 {
+        let path = choose(&enough, &request).unwrap();
+        assert!(
+            path[1..]
+                .iter()
+                .all(|id| (1..=4).any(|n| identity(n) == *id))
+        );
+    }
+    assert!(choose(&selector(&relays(1), &[]), &request).is_ok());
+    assert!(PathRequest::new(Target::V4(22)).stable && !web().stable);
+    assert!(!PathRequest::new(Target::Any).stable);
+}
+
+/// A network with all classes of relays, families and crowded networks; weights from 1 to 1,000.
+fn mixed_network(relays: u32) -> PathSelector {
+    let network = network_with(1, BTreeMap::new());
+    let families: Vec<_> = (1..4u8)
+        .map(|n| SigningKey::from_bytes(&[200 + n; 32]))
+        .collect();
+    let template = descriptor(1);
+    let entries = (0..relays).map(|n| {
+        let mut descriptor = template.clone();
+        let [.., high, low] = n.to_be_bytes();
+        descriptor.identity = RelayId([[high, low], [7, 7]].concat().repeat(8).try_into().unwrap());
+        // Four relays to a /16.
+        descriptor.addresses = vec![([20 + high, low / 4, low, 1], 9_000).into()];
+        if n.is_multiple_of(17) {
+            let family = &families[(n / 17 % 3) as usize];
+            let membership =
+                FamilyMembership::new(family, &network.network_id(), &descriptor.identity);
+            descriptor.family = Some(membership);
+        }
+        let flags = (Flags::VALID | Flags::RUNNING)
+            .with_if(Flags::GUARD, n % 5 < 2)
+            .with_if(Flags::EXIT, n % 7 < 2)
+            .with_if(Flags::STABLE, n % 3 != 0);
+        Entry::new(&descriptor, flags, 1 + n * 7_919 % 1_000)
+    });
+    let entries = entries.collect();
+    PathSelector::new(consensus_of(&network, 1_000, entries))
+}
+
+/// S6: a million paths keep every rule, and positions follow their weights.
+#[test]
+fn a_million_paths() {
+    let selector = mixed_network(600);
+    let entries = selector.consensus().entries();
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let mut counts = vec![[0u32; 3]; entries.len()];
+    let request = web();
+    let paths = 1_000_000u32;
+    for _ in 0..paths {
+        let path = selector.choose(&mut rng, &request).unwrap();
+        let [entry, middle, exit] = path.hops[..] else {
+            panic!("a path of three")
+        };
+        for (one, other) in [(entry, middle), (entry, exit), (middle, exit)] {
+            assert!(one != other);
+            let (one, other) = (&entries[one], &entries[other]);
+            assert!(one.family.is_none() || one.family != other.family);
+            assert!(!share_subnet(one, other));
+        }
+        assert!(entries[entry].flags.contains(Flags::GUARD));
+        assert!(entries[exit].flags.contains(Flags::EXIT) && entries[exit].policy.allows_v4(80));
+        for (position, n) in [entry, middle, exit].into_iter().enumerate() {
+            counts[n][position] += 1;
+        }
+    }
+    // The exit is drawn first, so its frequencies are its weights exactly: chi-square over all exits.
+    let share = |position, n: usize| {
+        u64::from(entries[n].weight) * selector.weights().share(position, entries[n].flags)
+    };
+    let has = |n: &usize, flag| entries[*n].flags.contains(flag);
+    let exits = || (0..entries.len()).filter(|n| has(n, Flags::EXIT));
+    let total: u64 = exits().map(|n| share(Position::Exit, n)).sum();
+    let chi: f64 = exits()
+        .map(|n| {
+            let expected = share(Position::Exit, n) as f64 / total as f64 * f64::from(paths);
+            (f64::from(counts[n][2]) - expected).powi(2) / expected
+        })
+        .sum();
+    // As many degrees of freedom as exits less one; four standard deviations above.
+    let freedom = exits().count() as f64 - 1.0;
+    assert!(
+        chi < freedom + 4.0 * (2.0 * freedom).sqrt(),
+        "{chi} of {freedom}"
+    );
+    // The others are drawn among those that the exit leaves: a few hundredths from their weights.
+    for (position, column) in [(Position::Entry, 0), (Position::Middle, 1)] {
+        let total: u64 = (0..entries.len())
+            .map(|n| {
+                if position == Position::Middle || has(&n, Flags::GUARD) {
+                    share(position, n)
+                } else {
+                    0
+                }
+            })
+            .sum();
+        for (n, count) in counts
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| entries[*n].family.is_none() && share(position, *n) > 0)
+        {
+            let expected = share(position, n) as f64 / total as f64 * f64::from(paths);
+            let off = (f64::from(count[column]) - expected).abs();
+            assert!(
+                off < 0.08 * expected + 6.0 * expected.sqrt() + 5.0,
+                "{n} {position}: {count:?} {expected}"
+            );
+        }
+    }
 }
 
 proptest! {

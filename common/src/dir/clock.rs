@@ -1,10 +1,16 @@
 //! Wall-clock time for those who drive the pure machines.
 
 use core::fmt;
+use core::time::Duration;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::UnixSecs;
+
+/// How often a sleeper looks whether the clock was set.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// By how much it must have been for that to matter (milliseconds).
+const STEP_MS: u64 = 10_000;
 
 /// A source of the time, so that tests can bring their own.
 #[derive(Clone)]
@@ -31,6 +37,22 @@ impl Clock {
         (self.0)()
     }
 
+    /// Sleeps for `wait`, but only until the clock is seen to have been set, or the machine to have slept: what was
+    /// reckoned from the time before is then void. It is looked at every 30 s.
+    pub async fn sleep(&self, wait: Duration) {
+        let mut left = wait;
+        while !left.is_zero() {
+            let slice = left.min(LOOK_EVERY);
+            let (before, began) = (self.now_ms(), tokio::time::Instant::now());
+            tokio::time::sleep(slice).await;
+            let passed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if self.now_ms().abs_diff(before.saturating_add(passed)) > STEP_MS {
+                return;
+            }
+            left = left.saturating_sub(slice);
+        }
+    }
+
     /// Seconds since the Unix epoch.
     pub fn now_secs(&self) -> UnixSecs {
         self.now_ms() / 1_000
@@ -40,5 +62,34 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Clock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_is_as_long_as_it_should_or_ends_soon_after_a_step() {
+        let step = Arc::new(AtomicI64::new(0));
+        let (began, steps) = (tokio::time::Instant::now(), Arc::clone(&step));
+        let clock = Clock::from_fn(move || {
+            let passed = u64::try_from(began.elapsed().as_millis()).unwrap_or(0);
+            (1_900_000_000_000 + passed).saturating_add_signed(steps.load(Ordering::Relaxed))
+        });
+        clock.sleep(Duration::from_secs(3_601)).await;
+        assert_eq!(began.elapsed().as_secs(), 3_601);
+        for milliseconds in [3_600_000, -3_600_000, i64::MAX, i64::MIN, 0] {
+            let (before, step) = (began.elapsed(), Arc::clone(&step));
+            let set = async move {
+                tokio::time::sleep(Duration::from_secs(100)).await;
+                step.store(milliseconds, Ordering::Relaxed);
+            };
+            tokio::join!(set, clock.sleep(Duration::MAX));
+            let slept = began.elapsed() - before;
+            assert!((100..=131).contains(&slept.as_secs()), "{slept:?}");
+        }
     }
 }

@@ -5,13 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, Envelope, Kind, Signature};
+use super::document::{self, Envelope, Kind};
 use super::{
-    CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params, PolicySummary, RelayDescriptor,
-    UnixSecs, descriptor, params,
+    AsSigner, AuthoritySignature, CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params,
+    PolicySummary, RelayDescriptor, UnixSecs, descriptor, params,
 };
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::Suite;
@@ -37,6 +36,21 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
+    /// How a consensus of these times stands at `now`, with so many seconds of grace (6.10.1).
+    pub fn status(&self, now: UnixSecs, grace: u64) -> ConsensusStatus {
+        if self.valid_after > now.saturating_add(CLOCK_SKEW_SECS) {
+            ConsensusStatus::Early
+        } else if now < self.fresh_until {
+            ConsensusStatus::Fresh
+        } else if now < self.valid_until {
+            ConsensusStatus::Valid
+        } else if now < self.valid_until.saturating_add(grace) {
+            ConsensusStatus::Grace
+        } else {
+            ConsensusStatus::Expired
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<(), DocError> {
         let longest = self.valid_after.saturating_add(MAX_VALIDITY_SECS);
         let ordered = self.valid_after < self.fresh_until && self.fresh_until <= self.valid_until;
@@ -114,6 +128,15 @@ impl Entry {
         self.link_key.unwrap_or(self.identity.0)
     }
 
+    /// The link key as encoded: none when it is the identity.
+    pub(super) fn explicit_link_key(&self) -> Option<[u8; 32]> {
+        self.link_key
+    }
+
+    pub(super) fn set_explicit_link_key(&mut self, key: Option<[u8; 32]>) {
+        self.link_key = key;
+    }
+
     fn validate(&self) -> Result<(), DocError> {
         if self.link_key == Some(self.identity.0) || !self.flags.is_known() {
             return Err(DocError::Content("link key or flags are not valid"));
@@ -169,7 +192,7 @@ pub struct Consensus {
     params: Params,
     bytes: Bytes,
     digest: Digest,
-    signatures: usize,
+    signers: Vec<[u8; 32]>,
     network: NetworkId,
     /// Places of the entries whose link key is not their identity, by that key.
     by_link_key: Box<[u32]>,
@@ -182,7 +205,7 @@ impl Consensus {
         body: ConsensusBody,
         bytes: &[u8],
         digest: Digest,
-        signatures: usize,
+        signers: Vec<[u8; 32]>,
         network: &NetworkFile,
     ) -> Self {
         // Voted values over those of network.toml over the defaults.
@@ -207,7 +230,7 @@ impl Consensus {
             params,
             bytes: Bytes::copy_from_slice(bytes),
             digest,
-            signatures,
+            signers,
             network: network.network_id(),
             body,
         }
@@ -228,9 +251,24 @@ impl Consensus {
         self.digest
     }
 
-    /// How many signatures it came with; all that are counted have been verified.
+    /// How many authorities signed it; all that are counted have been verified.
     pub fn signature_count(&self) -> usize {
-        self.signatures
+        self.signers.len()
+    }
+
+    /// The long-term signing keys of the authorities that signed it, in increasing order; all have been verified.
+    pub fn signers(&self) -> &[[u8; 32]] {
+        &self.signers
+    }
+
+    /// The newest revision of `network.toml` that the authorities hold (6.3.11); 0 when they name none.
+    pub fn network_revision(&self) -> u32 {
+        let named = self.body.params.get(params::NETWORK_REVISION);
+        named.copied().unwrap_or(0)
+    }
+
+    pub(super) fn body(&self) -> &ConsensusBody {
+        &self.body
     }
 
     /// The network that it is of.
@@ -288,23 +326,8 @@ impl Consensus {
 
     /// How it stands at a time (6.10).
     pub fn status(&self, now: UnixSecs) -> ConsensusStatus {
-        let Lifetime {
-            valid_after,
-            fresh_until,
-            valid_until,
-        } = self.body.lifetime;
         let grace = u64::from(self.params.consensus_grace_seconds);
-        if valid_after > now.saturating_add(CLOCK_SKEW_SECS) {
-            ConsensusStatus::Early
-        } else if now < fresh_until {
-            ConsensusStatus::Fresh
-        } else if now < valid_until {
-            ConsensusStatus::Valid
-        } else if now < valid_until.saturating_add(grace) {
-            ConsensusStatus::Grace
-        } else {
-            ConsensusStatus::Expired
-        }
+        self.body.lifetime.status(now, grace)
     }
 
     /// May a client build paths from it (fresh, valid or in grace)?
@@ -322,7 +345,7 @@ pub struct SignedConsensus {
     body: Vec<u8>,
     valid_after: UnixSecs,
     digest: Digest,
-    signatures: BTreeMap<[u8; 32], Signature>,
+    signatures: BTreeMap<[u8; 32], AuthoritySignature>,
 }
 
 impl SignedConsensus {
@@ -335,13 +358,14 @@ impl SignedConsensus {
         network: &NetworkFile,
     ) -> Result<Arc<Consensus>, DocError> {
         let envelope = Envelope::parse(bytes, Kind::Consensus, MAX_CONSENSUS_BYTES)?;
-        envelope.verify_majority(&network.network_id(), &network.signing_keys())?;
+        let keys = network.signing_keys();
+        let verified = envelope.verify_majority(&network.network_id(), &keys)?;
         let body: ConsensusBody = document::decode(envelope.body)?;
+        let signers = document::good_at(&verified, body.lifetime.valid_after, keys.len())?;
         body.validate()?;
         let digest = envelope.digest(&network.network_id());
-        let signatures = envelope.signatures.len();
         Ok(Arc::new(Consensus::new(
-            body, bytes, digest, signatures, network,
+            body, bytes, digest, signers, network,
         )))
     }
 
@@ -370,6 +394,11 @@ impl SignedConsensus {
         self.signatures.len()
     }
 
+    /// Has the authority with this signing key signed?
+    pub fn is_signed_by(&self, signing_key: &[u8; 32]) -> bool {
+        self.signatures.contains_key(signing_key)
+    }
+
     /// Signs as an authority; the result is for the others.
     ///
     /// # Errors
@@ -377,10 +406,14 @@ impl SignedConsensus {
     pub fn sign(
         &mut self,
         network: &NetworkId,
-        key: &SigningKey,
+        signer: &impl AsSigner,
     ) -> Result<ConsensusSignature, DocError> {
-        let signature = Signature::sign(key, Kind::Consensus, network, &self.body);
-        let signer = key.verifying_key().to_bytes();
+        let key = signer.as_signer();
+        let signature = key.sign(Kind::Consensus, network, &self.body);
+        let signer = key.authority();
+        if !signature.is_good_at(self.valid_after) {
+            return Err(DocError::KeyExpired);
+        }
         self.signatures.insert(signer, signature);
         let body = SignatureBody {
             valid_after: self.valid_after,
@@ -388,7 +421,7 @@ impl SignedConsensus {
             signature,
         };
         let encoded = document::encode(&body)?;
-        let bytes = document::sign_single(Kind::ConsensusSignature, network, &encoded, key)?;
+        let bytes = document::sign_single(Kind::ConsensusSignature, network, &encoded, &key)?;
         Ok(ConsensusSignature {
             signer,
             body,
@@ -412,6 +445,9 @@ impl SignedConsensus {
         } = signature.body;
         if digest != self.digest || valid_after != self.valid_after {
             return Ok(false);
+        }
+        if !bytes.is_good_at(valid_after) {
+            return Err(DocError::KeyExpired);
         }
         bytes.verify(&signature.signer, Kind::Consensus, network, &self.body)?;
         Ok(self.signatures.insert(signature.signer, bytes).is_none())
@@ -438,7 +474,7 @@ impl SignedConsensus {
 struct SignatureBody {
     valid_after: UnixSecs,
     digest: Digest,
-    signature: Signature,
+    signature: AuthoritySignature,
 }
 
 /// One authority's signature of a consensus, on its way to the others (6.11).
@@ -461,7 +497,8 @@ impl ConsensusSignature {
         network
             .authority_by_signing_key(&signer)
             .ok_or(DocError::UnknownSigner)?;
-        let body = document::decode(envelope.body)?;
+        let body: SignatureBody = document::decode(envelope.body)?;
+        envelope.require_good_at(body.valid_after)?;
         Ok(Self {
             signer,
             body,

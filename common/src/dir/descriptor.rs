@@ -51,11 +51,29 @@ impl KeyCert {
         }
     }
 
+    /// A certificate from what a file of it holds; [`KeyCert::verify`] says whether it is one.
+    pub(super) fn from_parts(key: [u8; 32], not_after: UnixSecs, signature: Signature) -> Self {
+        Self {
+            key,
+            not_after,
+            signature,
+        }
+    }
+
+    /// The identity's signature.
+    pub(super) fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
     fn body(identity: &RelayId, key: &[u8; 32], not_after: UnixSecs) -> Vec<u8> {
         [identity.0.as_slice(), key, &not_after.to_be_bytes()].concat()
     }
 
-    fn verify(&self, identity: &RelayId, network: &NetworkId) -> Result<(), DocError> {
+    /// Did `identity` make it for this network?
+    ///
+    /// # Errors
+    /// [`DocError::BadSignature`]. Whether it has expired is another question.
+    pub fn verify(&self, identity: &RelayId, network: &NetworkId) -> Result<(), DocError> {
         let body = Self::body(identity, &self.key, self.not_after);
         self.signature
             .verify(&identity.0, Kind::KeyCert, network, &body)
@@ -79,6 +97,25 @@ impl FamilyMembership {
             key: family.verifying_key().to_bytes(),
             signature,
         }
+    }
+
+    /// A membership from what a file of it holds; [`FamilyMembership::verify`] says whether it is one.
+    pub(super) fn from_parts(key: [u8; 32], signature: Signature) -> Self {
+        Self { key, signature }
+    }
+
+    /// The family key's signature.
+    pub(super) fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Does the family key say so of `identity`, in this network?
+    ///
+    /// # Errors
+    /// [`DocError::BadSignature`].
+    pub fn verify(&self, identity: &RelayId, network: &NetworkId) -> Result<(), DocError> {
+        self.signature
+            .verify(&self.key, Kind::Family, network, &identity.0)
     }
 }
 
@@ -155,10 +192,7 @@ impl RelayDescriptor {
             cert.verify(&self.identity, network)?;
         }
         if let Some(family) = &self.family {
-            let signed = &self.identity.0;
-            family
-                .signature
-                .verify(&family.key, Kind::Family, network, signed)?;
+            family.verify(&self.identity, network)?;
         }
         Ok(())
     }

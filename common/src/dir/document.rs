@@ -2,18 +2,17 @@
 
 use core::fmt;
 
-use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use super::DocError;
+use super::signer::ALGORITHM_ED25519;
+use super::{AsSigner, AuthoritySignature, DocError, UnixSecs};
 use crate::ids::NetworkId;
 
 /// The version byte of every kind so far.
 pub(super) const VERSION: u8 = 1;
-/// The algorithm byte of an Ed25519 signature.
-const ALGORITHM_ED25519: u8 = 1;
 /// Kind, version and the length of the body.
 const HEADER_BYTES: usize = 6;
 /// Signatures that a document can carry; twice as many as authorities, so that each can sign with two algorithms.
@@ -39,6 +38,12 @@ pub enum Kind {
     KeyCert = 6,
     /// A family key's word that a relay belongs to the family.
     Family = 7,
+    /// Authorities' word that they hold a vote.
+    Endorsement = 8,
+    /// What makes a newer consensus of an older one.
+    Difference = 9,
+    /// An authority's certificate of a key that signs for it.
+    AuthorityKeyCert = 10,
 }
 
 /// SHA-256 of what is signed: prefix, kind, version, network id and body (32 bytes).
@@ -89,16 +94,13 @@ impl<'de> Deserialize<'de> for Signature {
         if algorithm != ALGORITHM_ED25519 {
             return Err(serde::de::Error::custom("unknown signature algorithm"));
         }
-        let mut bytes = [0; 64];
-        bytes[..32].copy_from_slice(&low.0);
-        bytes[32..].copy_from_slice(&high.0);
-        Ok(Self(bytes))
+        Ok(Self::of(&low, &high))
     }
 }
 
 /// Half a signature: serde knows arrays of up to 32 elements.
 #[derive(Serialize, Deserialize)]
-struct Half([u8; 32]);
+pub(super) struct Half([u8; 32]);
 
 impl Half {
     fn of(slice: &[u8]) -> Self {
@@ -109,6 +111,13 @@ impl Half {
 }
 
 impl Signature {
+    pub(super) fn of(low: &Half, high: &Half) -> Self {
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&low.0);
+        bytes[32..].copy_from_slice(&high.0);
+        Self(bytes)
+    }
+
     /// Signs `body` as a thing of `kind` in `network`.
     pub fn sign(key: &SigningKey, kind: Kind, network: &NetworkId, body: &[u8]) -> Self {
         Self(key.sign(&signed_bytes(kind, network, body)).to_bytes())
@@ -125,14 +134,11 @@ impl Signature {
         network: &NetworkId,
         body: &[u8],
     ) -> Result<(), DocError> {
-        self.verify_bytes(signer, &signed_bytes(kind, network, body))
-    }
-
-    fn verify_bytes(&self, signer: &[u8; 32], message: &[u8]) -> Result<(), DocError> {
+        let message = signed_bytes(kind, network, body);
         let key = VerifyingKey::from_bytes(signer).map_err(|_| DocError::BadSignature)?;
         let signature = ed25519_dalek::Signature::from_bytes(&self.0);
         // Strict: a weak key would make one signature fit many documents.
-        key.verify_strict(message, &signature)
+        key.verify_strict(&message, &signature)
             .map_err(|_| DocError::BadSignature)
     }
 }
@@ -178,7 +184,7 @@ pub(super) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T,
 pub(super) struct Envelope<'a> {
     kind: Kind,
     pub(super) body: &'a [u8],
-    pub(super) signatures: Vec<([u8; 32], Signature)>,
+    pub(super) signatures: Vec<([u8; 32], AuthoritySignature)>,
 }
 
 impl<'a> Envelope<'a> {
@@ -203,7 +209,7 @@ impl<'a> Envelope<'a> {
         }
         let length = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
         let body = take(&mut rest, usize::try_from(length).unwrap_or(usize::MAX))?;
-        let signatures = parse_signatures(&mut rest)?;
+        let signatures = parse_signatures(&mut rest, kind)?;
         if !rest.is_empty() {
             return Err(DocError::Trailing);
         }
@@ -226,31 +232,32 @@ impl<'a> Envelope<'a> {
         Ok(*signer)
     }
 
-    /// Checks that more than half of `keys` signed, and that nobody else did.
+    /// Checks that every key that signed was good at this valid-after, which the body holds.
+    pub(super) fn require_good_at(&self, valid_after: UnixSecs) -> Result<(), DocError> {
+        let is_good =
+            |(_, signature): &([u8; 32], AuthoritySignature)| signature.is_good_at(valid_after);
+        if self.signatures.iter().all(is_good) {
+            Ok(())
+        } else {
+            Err(DocError::KeyExpired)
+        }
+    }
+
+    /// Checks that more than half of `keys` signed; the others of the list are not looked at (6.9.4). The result says
+    /// who signed, for [`good_at`] once the body's time is known.
     pub(super) fn verify_majority(
         &self,
         network: &NetworkId,
         keys: &[[u8; 32]],
-    ) -> Result<(), DocError> {
-        let need = majority(keys.len());
+    ) -> Result<Vec<([u8; 32], AuthoritySignature)>, DocError> {
+        let known = |(signer, _): &&([u8; 32], AuthoritySignature)| keys.contains(signer);
+        let known: Vec<_> = self.signatures.iter().filter(known).copied().collect();
         // Count first: signatures that cannot suffice are not worth the arithmetic.
-        if self.signatures.len() < need {
-            return Err(DocError::TooFewSignatures {
-                have: self.signatures.len(),
-                need,
-            });
+        require_majority(&signers(&known), keys.len())?;
+        for (signer, signature) in &known {
+            signature.verify(signer, self.kind, network, self.body)?;
         }
-        if self
-            .signatures
-            .iter()
-            .any(|(signer, _)| !keys.contains(signer))
-        {
-            return Err(DocError::UnknownSigner);
-        }
-        let message = signed_bytes(self.kind, network, self.body);
-        self.signatures
-            .iter()
-            .try_for_each(|(signer, signature)| signature.verify_bytes(signer, &message))
+        Ok(known)
     }
 
     /// Digest of the document.
@@ -264,6 +271,35 @@ pub(super) fn majority(n: usize) -> usize {
     n / 2 + 1
 }
 
+/// The distinct signers of a list that stands in order.
+fn signers(signatures: &[([u8; 32], AuthoritySignature)]) -> Vec<[u8; 32]> {
+    let mut signers: Vec<_> = signatures.iter().map(|(signer, _)| *signer).collect();
+    signers.dedup();
+    signers
+}
+
+fn require_majority(signers: &[[u8; 32]], authorities: usize) -> Result<(), DocError> {
+    let (have, need) = (signers.len(), majority(authorities));
+    if have < need {
+        return Err(DocError::TooFewSignatures { have, need });
+    }
+    Ok(())
+}
+
+/// Who of those that signed did so with a key that was good at `valid_after`; more than half of the authorities must
+/// have. An expired key's signature neither counts nor harms (6.1.10).
+pub(super) fn good_at(
+    verified: &[([u8; 32], AuthoritySignature)],
+    valid_after: UnixSecs,
+    authorities: usize,
+) -> Result<Vec<[u8; 32]>, DocError> {
+    let good = |(_, signature): &&([u8; 32], AuthoritySignature)| signature.is_good_at(valid_after);
+    let good: Vec<_> = verified.iter().filter(good).copied().collect();
+    let signers = signers(&good);
+    require_majority(&signers, authorities)?;
+    Ok(signers)
+}
+
 fn take<'a>(rest: &mut &'a [u8], n: usize) -> Result<&'a [u8], DocError> {
     let (head, tail) = rest.split_at_checked(n).ok_or(DocError::Truncated)?;
     *rest = tail;
@@ -271,7 +307,10 @@ fn take<'a>(rest: &mut &'a [u8], n: usize) -> Result<&'a [u8], DocError> {
 }
 
 /// Reads the list of signatures; those of unknown algorithms are passed over (6.1.5).
-fn parse_signatures(rest: &mut &[u8]) -> Result<Vec<([u8; 32], Signature)>, DocError> {
+fn parse_signatures(
+    rest: &mut &[u8],
+    kind: Kind,
+) -> Result<Vec<([u8; 32], AuthoritySignature)>, DocError> {
     let count = usize::from(take(rest, 1)?[0]);
     if count > MAX_SIGNATURES {
         return Err(DocError::SignatureList);
@@ -289,19 +328,18 @@ fn parse_signatures(rest: &mut &[u8]) -> Result<Vec<([u8; 32], Signature)>, DocE
         }
         last = Some((signer, algorithm));
         let bytes = take(rest, length)?;
-        if algorithm == ALGORITHM_ED25519 {
-            let bytes = bytes.try_into().map_err(|_| DocError::SignatureList)?;
-            known.push((signer, Signature(bytes)));
+        if let Some(signature) = AuthoritySignature::from_blob(kind, algorithm, bytes)? {
+            known.push((signer, signature));
         }
     }
     Ok(known)
 }
 
 /// Puts a document together; `signatures` come in any order, one to a signer.
-pub(super) fn assemble(
+pub(super) fn assemble<S: Into<AuthoritySignature> + Copy>(
     kind: Kind,
     body: &[u8],
-    signatures: &[([u8; 32], Signature)],
+    signatures: &[([u8; 32], S)],
 ) -> Result<Vec<u8>, DocError> {
     let too_large = DocError::TooLarge {
         size: body.len(),
@@ -318,11 +356,31 @@ pub(super) fn assemble(
     bytes.extend_from_slice(body);
     bytes.push(count);
     for (signer, signature) in &sorted {
+        let (algorithm, blob) = (*signature).into().to_blob();
+        let length = u16::try_from(blob.len()).map_err(|_| DocError::SignatureList)?;
         bytes.extend_from_slice(signer);
-        bytes.push(ALGORITHM_ED25519);
-        bytes.extend_from_slice(&64u16.to_be_bytes());
-        bytes.extend_from_slice(&signature.0);
+        bytes.push(algorithm);
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&blob);
     }
+    Ok(bytes)
+}
+
+/// The list of signatures of a well-formed document, as it stands there.
+pub(super) fn tail(bytes: &[u8]) -> Result<&[u8], DocError> {
+    let mut rest = bytes;
+    let header = take(&mut rest, HEADER_BYTES)?;
+    let length = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
+    take(&mut rest, usize::try_from(length).unwrap_or(usize::MAX))?;
+    Ok(rest)
+}
+
+/// Puts a document together of a body and a list of signatures that stood in another.
+pub(super) fn wrap(kind: Kind, body: &[u8], tail: &[u8]) -> Result<Vec<u8>, DocError> {
+    let mut bytes = assemble::<AuthoritySignature>(kind, body, &[])?;
+    // The empty list of signatures.
+    bytes.pop();
+    bytes.extend_from_slice(tail);
     Ok(bytes)
 }
 
@@ -331,10 +389,11 @@ pub(super) fn sign_single(
     kind: Kind,
     network: &NetworkId,
     body: &[u8],
-    key: &SigningKey,
+    signer: &impl AsSigner,
 ) -> Result<Vec<u8>, DocError> {
-    let signature = Signature::sign(key, kind, network, body);
-    assemble(kind, body, &[(key.verifying_key().to_bytes(), signature)])
+    let signer = signer.as_signer();
+    let signature = signer.sign(kind, network, body);
+    assemble(kind, body, &[(signer.authority(), signature)])
 }
 
 #[cfg(test)]
@@ -416,17 +475,17 @@ mod tests {
         bytes[10] = 2;
         let signer: [u8; 32] = bytes[11..43].try_into().unwrap();
         bytes.extend_from_slice(&signer);
-        bytes.extend_from_slice(&[2, 0, 3, 9, 9, 9]);
+        bytes.extend_from_slice(&[3, 0, 3, 9, 9, 9]);
         let envelope = parse(&bytes).unwrap();
         assert!(envelope.verify_single(&NETWORK).is_ok());
-        let only_unknown = [&bytes[..10], &[1], &signer, &[2, 0, 0]].concat();
+        let only_unknown = [&bytes[..10], &[1], &signer, &[3, 0, 0]].concat();
         let envelope = parse(&only_unknown).unwrap();
         let none = DocError::TooFewSignatures { have: 0, need: 1 };
         assert_eq!(envelope.verify_single(&NETWORK), Err(none));
     }
 
     #[test]
-    fn majority_is_strict_and_closed_to_strangers() {
+    fn a_majority_is_strict_and_strangers_neither_count_nor_harm() {
         let keys: Vec<_> = (1..=4).map(|n| key(n).verifying_key().to_bytes()).collect();
         let signed_by = |signers: &[u8]| {
             let signatures: Vec<_> = signers
@@ -437,7 +496,8 @@ mod tests {
                 })
                 .collect();
             let bytes = assemble(Kind::Vote, b"body", &signatures).unwrap();
-            parse(&bytes).unwrap().verify_majority(&NETWORK, &keys)
+            let verified = parse(&bytes).unwrap().verify_majority(&NETWORK, &keys);
+            verified.map(drop)
         };
         assert_eq!(signed_by(&[3, 1, 2]), Ok(()));
         assert_eq!(
@@ -446,7 +506,9 @@ mod tests {
         );
         let doubled = DocError::TooFewSignatures { have: 2, need: 3 };
         assert_eq!(signed_by(&[1, 2, 2]), Err(doubled));
-        assert_eq!(signed_by(&[1, 2, 3, 9]), Err(DocError::UnknownSigner));
+        let stranger = DocError::TooFewSignatures { have: 2, need: 3 };
+        assert_eq!(signed_by(&[1, 2, 9, 10]), Err(stranger));
+        assert_eq!(signed_by(&[1, 2, 3, 9]), Ok(()));
     }
 
     #[test]

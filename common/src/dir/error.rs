@@ -43,6 +43,9 @@ pub enum DocError {
     /// A signature that does not verify.
     #[error("signature does not verify")]
     BadSignature,
+    /// A certified key signed what it may not sign any more.
+    #[error("signed by a key that had expired")]
+    KeyExpired,
     /// Fewer good signatures than needed (S25).
     #[error("{have} signatures of {need} needed")]
     TooFewSignatures {

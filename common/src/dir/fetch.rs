@@ -1,17 +1,33 @@
 //! One directory request over a connection: HTTP/1.1, a deadline, a cap (docs/protocol.md, 6.12).
 
 use core::time::Duration;
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, IF_NONE_MATCH};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Consensus, Digest, DocError, MAX_CONSENSUS_BYTES, NetworkFile, SignedConsensus};
+use super::{
+    Consensus, DiffError, Digest, DocError, KnownNetwork, MAX_CONSENSUS_BYTES, SignedConsensus,
+    apply,
+};
+
+/// Header of a request that takes a difference, and of an answer that is one (RFC 3229).
+pub const DIFFERENCE_CODING: &str = "cepa-diff";
+/// What carries [`DIFFERENCE_CODING`] in a request.
+pub const A_IM: &str = "a-im";
+/// What carries [`DIFFERENCE_CODING`] in an answer.
+pub const IM: &str = "im";
+/// Names the consensus that a difference begins at.
+pub const DELTA_BASE: &str = "delta-base";
+/// Longest pause of a server in the midst of an exchange.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest error text taken from a server (bytes).
 const MAX_TEXT_BYTES: usize = 1_024;
@@ -42,17 +58,43 @@ pub enum FetchError {
     /// Not done in time.
     #[error("no answer in time")]
     Deadline,
+    /// The server sent nothing for a while in the midst of the exchange.
+    #[error("the answer stalled")]
+    Stalled,
+    /// The difference that the server sent is wrong.
+    #[error("difference refused: {0}")]
+    Difference(#[from] DiffError),
+    /// The server answered with what was not asked for.
+    #[error("answer does not fit the request")]
+    Unasked,
     /// The request could not be built.
     #[error("request is not valid")]
     Request,
+}
+
+impl FetchError {
+    /// Has the server done what an honest and working one does not? Being busy or out of reach is no lie.
+    pub fn is_misbehaviour(&self) -> bool {
+        match self {
+            Self::Document(_)
+            | Self::Http(_)
+            | Self::TooLarge(_)
+            | Self::Stalled
+            | Self::Deadline
+            | Self::Difference(_)
+            | Self::Unasked => true,
+            Self::Refused { .. } | Self::Dial(_) | Self::Request => false,
+        }
+    }
 }
 
 /// What to ask a directory server.
 #[derive(Clone, Debug)]
 pub struct DirRequest {
     method: Method,
-    path: &'static str,
+    path: Cow<'static, str>,
     held: Option<Digest>,
+    takes_difference: bool,
     body: Bytes,
 }
 
@@ -61,9 +103,18 @@ impl DirRequest {
     pub fn consensus(held: Option<Digest>) -> Self {
         Self {
             method: Method::GET,
-            path: "/cepa/1/consensus",
+            path: "/cepa/1/consensus".into(),
             held,
+            takes_difference: false,
             body: Bytes::new(),
+        }
+    }
+
+    /// The newest consensus, unless it is the one held: whole, or what makes it of the one held.
+    pub fn newer(held: Digest) -> Self {
+        Self {
+            takes_difference: true,
+            ..Self::consensus(Some(held))
         }
     }
 
@@ -72,21 +123,32 @@ impl DirRequest {
         Self::post("/cepa/1/descriptor", bytes.into())
     }
 
-    /// Gives a vote to another authority.
-    pub fn send_vote(bytes: impl Into<Bytes>) -> Self {
-        Self::post("/cepa/1/vote", bytes.into())
-    }
-
     /// Gives a signature of a consensus to another authority.
     pub fn send_signature(bytes: impl Into<Bytes>) -> Self {
         Self::post("/cepa/1/signature", bytes.into())
     }
 
+    /// The newest revision of `network.toml`, or this one.
+    pub fn network(revision: Option<u32>) -> Self {
+        let path = match revision {
+            None => "/cepa/1/network".into(),
+            Some(revision) => format!("/cepa/1/network/{revision}").into(),
+        };
+        Self {
+            method: Method::GET,
+            path,
+            held: None,
+            takes_difference: false,
+            body: Bytes::new(),
+        }
+    }
+
     fn post(path: &'static str, body: Bytes) -> Self {
         Self {
             method: Method::POST,
-            path,
+            path: path.into(),
             held: None,
+            takes_difference: false,
             body,
         }
     }
@@ -95,10 +157,13 @@ impl DirRequest {
         // No header says what program or version asks.
         let mut builder = Request::builder()
             .method(self.method)
-            .uri(self.path)
+            .uri(&*self.path)
             .header(HOST, "cepa");
         if let Some(held) = self.held {
             builder = builder.header(IF_NONE_MATCH, format!("\"{held}\""));
+        }
+        if self.takes_difference {
+            builder = builder.header(A_IM, DIFFERENCE_CODING);
         }
         if !self.body.is_empty() {
             builder = builder.header(CONTENT_TYPE, "application/octet-stream");
@@ -114,6 +179,8 @@ impl DirRequest {
 pub enum DirResponse {
     /// Done, or here it is.
     Ok(Bytes),
+    /// What makes the newest of the document held.
+    Difference(Bytes),
     /// The document held is the newest there.
     NotModified,
 }
@@ -140,25 +207,38 @@ async fn exchange<S>(io: S, request: DirRequest, cap: usize) -> Result<DirRespon
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let takes_difference = request.takes_difference;
+    let held = request.held;
+    let is_upload = !request.body.is_empty();
     let request = request.build()?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(io)).await?;
     let answer = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let cap = if status == StatusCode::OK {
-            cap
+        let head = sender.send_request(request);
+        let response = if is_upload {
+            // How long a body takes to send, the caller knows.
+            head.await?
         } else {
-            MAX_TEXT_BYTES
+            let head = tokio::time::timeout(PROGRESS_DEADLINE, head).await;
+            head.map_err(|_| FetchError::Stalled)??
         };
-        let body = Limited::new(response.into_body(), cap).collect().await;
+        let status = response.status();
+        let base = response.headers().get(DELTA_BASE).cloned();
+        let body = response.into_body();
         match status {
-            StatusCode::NOT_MODIFIED => Ok(DirResponse::NotModified),
-            StatusCode::OK => Ok(DirResponse::Ok(
-                body.map_err(|e| body_error(e, cap))?.to_bytes(),
-            )),
+            StatusCode::NOT_MODIFIED if held.is_some() => Ok(DirResponse::NotModified),
+            StatusCode::OK => Ok(DirResponse::Ok(collect(body, cap).await?)),
+            StatusCode::IM_USED if takes_difference => {
+                let tag = held.map(|held| format!("\"{held}\"")).unwrap_or_default();
+                // From a base that was not offered: refused before it is read.
+                if base.is_none_or(|base| base != tag.as_str()) {
+                    return Err(FetchError::Unasked);
+                }
+                Ok(DirResponse::Difference(collect(body, cap).await?))
+            }
+            status if status.is_success() || status.is_redirection() => Err(FetchError::Unasked),
             _ => {
-                let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+                let body = collect(body, MAX_TEXT_BYTES).await.unwrap_or_default();
                 let text = String::from_utf8_lossy(&body);
                 let text = text.chars().filter(|c| !c.is_control()).collect();
                 Err(FetchError::Refused {
@@ -179,13 +259,25 @@ where
     }
 }
 
-fn body_error(error: Box<dyn std::error::Error + Send + Sync>, cap: usize) -> FetchError {
-    if error.is::<LengthLimitError>() {
-        return FetchError::TooLarge(cap);
+/// Reads a body of at most `cap` bytes; each piece must come in time (S22).
+async fn collect(mut body: Incoming, cap: usize) -> Result<Bytes, FetchError> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > cap {
+        return Err(FetchError::TooLarge(cap));
     }
-    match error.downcast::<hyper::Error>() {
-        Ok(error) => FetchError::Http(*error),
-        Err(_) => FetchError::Deadline,
+    let mut bytes = Vec::new();
+    loop {
+        let frame = tokio::time::timeout(PROGRESS_DEADLINE, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| FetchError::Stalled)? else {
+            return Ok(bytes.into());
+        };
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        if data.len() > cap.saturating_sub(bytes.len()) {
+            return Err(FetchError::TooLarge(cap));
+        }
+        bytes.extend_from_slice(&data);
     }
 }
 
@@ -193,14 +285,15 @@ fn body_error(error: Box<dyn std::error::Error + Send + Sync>, cap: usize) -> Fe
 ///
 /// # Errors
 /// [`FetchError`].
-pub async fn fetch_consensus<S>(
+pub async fn fetch_consensus<S, N>(
     io: S,
-    network: &NetworkFile,
+    network: &N,
     held: Option<Digest>,
     deadline: Duration,
 ) -> Result<Option<Arc<Consensus>>, FetchError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    N: KnownNetwork + ?Sized,
 {
     match fetch(
         io,
@@ -211,7 +304,39 @@ where
     .await?
     {
         DirResponse::NotModified => Ok(None),
-        DirResponse::Ok(bytes) => Ok(Some(SignedConsensus::parse_and_verify(&bytes, network)?)),
+        DirResponse::Ok(bytes) => {
+            let network = network.for_document(&bytes);
+            Ok(Some(SignedConsensus::parse_and_verify(&bytes, &network)?))
+        }
+        DirResponse::Difference(_) => Err(FetchError::Unasked),
+    }
+}
+
+/// Asks for a newer consensus than the one held, as a difference where the server has it, and verifies it; `None` when
+/// the server has none that is newer. With nothing held it comes whole.
+///
+/// # Errors
+/// [`FetchError`]. After [`FetchError::Difference`] ask elsewhere, with [`fetch_consensus`] and nothing held.
+pub async fn fetch_newer<S>(
+    io: S,
+    network: &impl KnownNetwork,
+    held: Option<&Consensus>,
+    deadline: Duration,
+) -> Result<Option<Arc<Consensus>>, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Some(held) = held else {
+        return fetch_consensus(io, network, None, deadline).await;
+    };
+    let request = DirRequest::newer(held.digest());
+    match fetch(io, request, MAX_CONSENSUS_BYTES, deadline).await? {
+        DirResponse::NotModified => Ok(None),
+        DirResponse::Ok(bytes) => {
+            let network = network.for_document(&bytes);
+            Ok(Some(SignedConsensus::parse_and_verify(&bytes, &network)?))
+        }
+        DirResponse::Difference(bytes) => Ok(Some(apply(held, &bytes, network)?)),
     }
 }
 

@@ -8,15 +8,18 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::document::{self, Kind, Signature, majority};
-use super::{DocError, NetworkFileError, Params, is_dialable, params};
+use super::network_text::FileText;
+use super::{DocError, NetworkFileError, Params, Signatories, UnixSecs, is_dialable, params};
 use crate::ids::{NetworkId, RelayId};
 
 /// Largest `network.toml` (bytes).
-const MAX_FILE_BYTES: usize = 64 * 1024;
+pub(super) const MAX_FILE_BYTES: usize = 64 * 1024;
 /// Authorities of a network.
 const MAX_AUTHORITIES: usize = 31;
 /// Fallback caches of a network.
 const MAX_FALLBACKS: usize = 256;
+/// Signatures that a file carries: those of its authorities and of former ones.
+const MAX_SIGNATURES: usize = 64;
 /// Addresses of one authority or cache.
 const MAX_ADDRESSES: usize = 8;
 /// Longest name of a network or an authority (bytes).
@@ -44,26 +47,50 @@ pub struct Fallback {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// The part that is hashed and signed, in the order of its encoding.
+/// The part that is hashed and signed of a founding file, in the order of its encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Body {
-    name: String,
-    authorities: Vec<Authority>,
-    fallbacks: Vec<Fallback>,
-    params: BTreeMap<String, u32>,
+pub(super) struct Body {
+    pub(super) name: String,
+    pub(super) authorities: Vec<Authority>,
+    pub(super) fallbacks: Vec<Fallback>,
+    pub(super) params: BTreeMap<String, u32>,
 }
 
-/// A network that is being set up: not yet signed by enough of its authorities.
+/// What follows it in the signed part of a later revision (6.3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Succession {
+    pub(super) id: NetworkId,
+    pub(super) revision: u32,
+    pub(super) effective_after: UnixSecs,
+}
+
+/// The signed part (6.3.3, 6.3.6).
+fn signed_part(body: &Body, succession: Option<Succession>) -> Result<Vec<u8>, DocError> {
+    let mut bytes = document::encode(body)?;
+    if let Some(succession) = succession {
+        bytes.extend(document::encode(&succession)?);
+    }
+    Ok(bytes)
+}
+
+/// The id that signatures of this signed part are bound to.
+fn id_of(part: &[u8], succession: Option<Succession>) -> NetworkId {
+    succession.map_or_else(|| founding_id(part), |succession| succession.id)
+}
+
+/// A network, or a later revision of one, that is being set up: not yet signed by enough of its authorities.
 #[derive(Clone, Debug)]
 pub struct NetworkDraft {
-    body: Body,
-    signatures: Vec<([u8; 32], Signature)>,
+    pub(super) body: Body,
+    pub(super) succession: Option<Succession>,
+    pub(super) signatures: Vec<([u8; 32], Signature)>,
 }
 
 /// A network: more than half of its authorities signed what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkFile {
     body: Body,
+    succession: Option<Succession>,
     signatures: Vec<([u8; 32], Signature)>,
     id: NetworkId,
 }
@@ -80,6 +107,22 @@ impl NetworkDraft {
         };
         Self {
             body,
+            succession: None,
+            signatures: Vec::new(),
+        }
+    }
+
+    /// The revision after `previous`, so far the same as that, nobody having signed it. It counts for consensuses of a
+    /// valid-after of `effective_after` or later.
+    pub fn revise(previous: &NetworkFile, effective_after: UnixSecs) -> Self {
+        let succession = Succession {
+            id: previous.id,
+            revision: previous.revision().saturating_add(1),
+            effective_after,
+        };
+        Self {
+            body: previous.body.clone(),
+            succession: Some(succession),
             signatures: Vec::new(),
         }
     }
@@ -88,6 +131,23 @@ impl NetworkDraft {
     #[must_use]
     pub fn with_fallbacks(mut self, fallbacks: Vec<Fallback>) -> Self {
         self.body.fallbacks = fallbacks;
+        self.signatures.clear();
+        self
+    }
+
+    /// The network with these authorities, in any order; signatures made before are void.
+    #[must_use]
+    pub fn with_authorities(mut self, mut authorities: Vec<Authority>) -> Self {
+        authorities.sort_by_key(|authority| authority.identity);
+        self.body.authorities = authorities;
+        self.signatures.clear();
+        self
+    }
+
+    /// The network with these parameters; signatures made before are void.
+    #[must_use]
+    pub fn with_params(mut self, params: BTreeMap<String, u32>) -> Self {
+        self.body.params = params;
         self.signatures.clear();
         self
     }
@@ -103,64 +163,147 @@ impl NetworkDraft {
         let file: FileText =
             toml::from_str(text).map_err(|error| NetworkFileError::Syntax(error.to_string()))?;
         let draft = file.into_draft()?;
-        draft.body.validate()?;
+        draft.validate()?;
         Ok(draft)
     }
 
-    /// Adds the signature of the authority whose signing key this is.
+    fn validate(&self) -> Result<(), NetworkFileError> {
+        self.body.validate()?;
+        if self.signatures.len() > MAX_SIGNATURES {
+            return Err(NetworkFileError::Rule("at most 64 signatures"));
+        }
+        if self.succession.is_some_and(|s| s.revision == 0) {
+            return Err(NetworkFileError::Rule(
+                "a founding file has neither id nor effective_after",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Adds the signature of the authority whose signing key this is. A later revision may be signed by any key: by
+    /// those of its own authorities, and by those of the revision before.
     ///
     /// # Errors
     /// When the key is no authority's, or the network breaks a rule of 6.3.
     pub fn sign(&mut self, key: &SigningKey) -> Result<(), NetworkFileError> {
-        self.body.validate()?;
+        self.validate()?;
         let signer = key.verifying_key().to_bytes();
-        if !self
-            .body
-            .authorities
-            .iter()
-            .any(|authority| authority.signing_key == signer)
-        {
+        if self.succession.is_none() && self.body.authority_of(&signer).is_none() {
             return Err(NetworkFileError::Rule(
                 "the key is no signing key of an authority",
             ));
         }
-        let bytes = document::encode(&self.body)?;
-        let signature = Signature::sign(key, Kind::Network, &network_id(&bytes), &bytes);
-        self.signatures.retain(|(held, _)| *held != signer);
-        self.signatures.push((signer, signature));
-        self.signatures.sort_by_key(|(signer, _)| *signer);
+        let part = signed_part(&self.body, self.succession)?;
+        let signature = Signature::sign(key, Kind::Network, &id_of(&part, self.succession), &part);
+        self.add((signer, signature));
         Ok(())
     }
 
-    /// The network, once more than half of the authorities signed.
+    fn add(&mut self, signature: ([u8; 32], Signature)) {
+        self.signatures.retain(|(held, _)| *held != signature.0);
+        self.signatures.push(signature);
+        self.signatures.sort_by_key(|(signer, _)| *signer);
+    }
+
+    /// Adds the signatures of another copy of the same draft.
+    ///
+    /// # Errors
+    /// [`NetworkFileError::Rule`] when the two differ in more than signatures.
+    pub fn merge(&mut self, other: &Self) -> Result<(), NetworkFileError> {
+        if (&self.body, self.succession) != (&other.body, other.succession) {
+            return Err(NetworkFileError::Rule(
+                "the copies differ in more than their signatures",
+            ));
+        }
+        for signature in &other.signatures {
+            self.add(*signature);
+        }
+        Ok(())
+    }
+
+    /// The network's name, for people.
+    pub fn name(&self) -> &str {
+        &self.body.name
+    }
+
+    /// Number of the revision; 0 is the founding file.
+    pub fn revision(&self) -> u32 {
+        self.succession.map_or(0, |succession| succession.revision)
+    }
+
+    /// The network's id: of a founding file that of the draft as it stands.
+    ///
+    /// # Errors
+    /// [`NetworkFileError`]; no draft is known to cause it.
+    pub fn network_id(&self) -> Result<NetworkId, NetworkFileError> {
+        Ok(id_of(
+            &signed_part(&self.body, self.succession)?,
+            self.succession,
+        ))
+    }
+
+    /// From which valid-after on it counts; 0 is at once.
+    pub fn effective_after(&self) -> UnixSecs {
+        self.succession
+            .map_or(0, |succession| succession.effective_after)
+    }
+
+    /// The authorities, by increasing identity.
+    pub fn authorities(&self) -> &[Authority] {
+        &self.body.authorities
+    }
+
+    /// The fallback caches.
+    pub fn fallbacks(&self) -> &[Fallback] {
+        &self.body.fallbacks
+    }
+
+    /// The parameters that it sets.
+    pub fn param_pairs(&self) -> &BTreeMap<String, u32> {
+        &self.body.params
+    }
+
+    /// Who of its own authorities has signed.
+    ///
+    /// # Errors
+    /// [`NetworkFileError`]; no draft is known to cause it.
+    pub fn signatories(&self) -> Result<Signatories, NetworkFileError> {
+        self.signatories_among(&self.body.authorities)
+    }
+
+    /// Who of `authorities`, those of the revision before, has signed.
+    ///
+    /// # Errors
+    /// [`NetworkFileError`]; no draft is known to cause it.
+    pub fn signatories_among(
+        &self,
+        authorities: &[Authority],
+    ) -> Result<Signatories, NetworkFileError> {
+        let part = signed_part(&self.body, self.succession)?;
+        let id = id_of(&part, self.succession);
+        Ok(Signatories::of(authorities, &self.signatures, &id, &part))
+    }
+
+    /// The network, once more than half of the authorities signed. Signatures of keys that it does not name, those of
+    /// former authorities, are kept for those who know them, and allowed in a later revision only.
     ///
     /// # Errors
     /// [`NetworkFileError::Signature`] for a wrong signature, a stranger's or too few; a broken rule of 6.3.
     pub fn finish(self) -> Result<NetworkFile, NetworkFileError> {
-        self.body.validate()?;
-        let bytes = document::encode(&self.body)?;
-        let id = network_id(&bytes);
+        self.validate()?;
+        let part = signed_part(&self.body, self.succession)?;
+        let id = id_of(&part, self.succession);
         for (signer, signature) in &self.signatures {
-            if !self
-                .body
-                .authorities
-                .iter()
-                .any(|authority| authority.signing_key == *signer)
-            {
+            if self.body.authority_of(signer).is_some() {
+                signature.verify(signer, Kind::Network, &id, &part)?;
+            } else if self.succession.is_none() {
                 return Err(DocError::UnknownSigner.into());
             }
-            signature.verify(signer, Kind::Network, &id, &bytes)?;
         }
-        let need = majority(self.body.authorities.len());
-        if self.signatures.len() < need {
-            return Err(DocError::TooFewSignatures {
-                have: self.signatures.len(),
-                need,
-            }
-            .into());
-        }
+        self.signatories()?.require()?;
         Ok(NetworkFile {
             body: self.body,
+            succession: self.succession,
             signatures: self.signatures,
             id,
         })
@@ -171,7 +314,7 @@ impl NetworkDraft {
     /// # Errors
     /// [`NetworkFileError::Syntax`]; no draft is known to cause it.
     pub fn to_toml(&self) -> Result<String, NetworkFileError> {
-        let text = FileText::from_parts(&self.body, &self.signatures);
+        let text = FileText::from_parts(&self.body, self.succession, &self.signatures);
         toml::to_string(&text).map_err(|error| NetworkFileError::Syntax(error.to_string()))
     }
 }
@@ -190,13 +333,71 @@ impl NetworkFile {
     /// # Errors
     /// [`NetworkFileError::Syntax`]; no network is known to cause it.
     pub fn to_toml(&self) -> Result<String, NetworkFileError> {
-        let text = FileText::from_parts(&self.body, &self.signatures);
+        let text = FileText::from_parts(&self.body, self.succession, &self.signatures);
         toml::to_string(&text).map_err(|error| NetworkFileError::Syntax(error.to_string()))
     }
 
-    /// SHA-256 of the signed part; it binds every link, handshake and document to this network.
+    /// SHA-256 of the founding file's signed part; it binds every link, handshake and document to this network.
     pub fn network_id(&self) -> NetworkId {
         self.id
+    }
+
+    /// Number of the revision; 0 is the founding file.
+    pub fn revision(&self) -> u32 {
+        self.succession.map_or(0, |succession| succession.revision)
+    }
+
+    /// The parameter by which authorities tell of it (6.3.11); none for a founding file.
+    pub fn revision_param(&self) -> Option<(String, u32)> {
+        let named = self.succession.filter(|succession| succession.revision > 0);
+        named.map(|succession| (params::NETWORK_REVISION.to_owned(), succession.revision))
+    }
+
+    /// It counts for consensuses of this valid-after and later ones; 0 is at once.
+    pub fn effective_after(&self) -> UnixSecs {
+        self.succession
+            .map_or(0, |succession| succession.effective_after)
+    }
+
+    /// Is `next` a later revision that more than half of this one's authorities signed (6.3.8)?
+    ///
+    /// # Errors
+    /// [`NetworkFileError`] says why it is not to be taken.
+    pub fn verify_successor(&self, next: &Self) -> Result<(), NetworkFileError> {
+        if next.id != self.id {
+            return Err(NetworkFileError::Rule("it is of another network"));
+        }
+        if next.revision() <= self.revision() {
+            return Err(NetworkFileError::Rule("it is no later revision"));
+        }
+        self.successor_signatories(next)?.require()
+    }
+
+    /// Who of this revision's authorities signed `next`.
+    ///
+    /// # Errors
+    /// [`NetworkFileError`]; no network is known to cause it.
+    pub fn successor_signatories(&self, next: &Self) -> Result<Signatories, NetworkFileError> {
+        let part = signed_part(&next.body, next.succession)?;
+        Ok(Signatories::of(
+            &self.body.authorities,
+            &next.signatures,
+            &next.id,
+            &part,
+        ))
+    }
+
+    /// Who of its own authorities signed it.
+    ///
+    /// # Errors
+    /// [`NetworkFileError`]; no network is known to cause it.
+    pub fn signatories(&self) -> Result<Signatories, NetworkFileError> {
+        self.successor_signatories(self)
+    }
+
+    /// Do the two say the same, whoever signed them?
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        (&self.body, self.succession, self.id) == (&other.body, other.succession, other.id)
     }
 
     /// The network's name, for people.
@@ -209,12 +410,17 @@ impl NetworkFile {
         &self.body.authorities
     }
 
-    /// The authority with this signing key.
-    pub fn authority_by_signing_key(&self, key: &[u8; 32]) -> Option<&Authority> {
+    /// The authority with this identity.
+    pub fn authority(&self, identity: &RelayId) -> Option<&Authority> {
         self.body
             .authorities
             .iter()
-            .find(|authority| authority.signing_key == *key)
+            .find(|authority| authority.identity == *identity)
+    }
+
+    /// The authority with this signing key.
+    pub fn authority_by_signing_key(&self, key: &[u8; 32]) -> Option<&Authority> {
+        self.body.authority_of(key)
     }
 
     /// The fallback caches.
@@ -253,7 +459,7 @@ impl NetworkFile {
 }
 
 /// The id is a digest under a prefix of its own, as the id itself cannot be in what it hashes.
-fn network_id(body: &[u8]) -> NetworkId {
+fn founding_id(body: &[u8]) -> NetworkId {
     let hash = Sha256::new_with_prefix(b"cepa network").chain_update([Kind::Network as u8]);
     NetworkId(
         hash.chain_update([document::VERSION])
@@ -276,6 +482,12 @@ fn are_addresses(addresses: &[SocketAddr], at_least: usize) -> bool {
 }
 
 impl Body {
+    fn authority_of(&self, signing_key: &[u8; 32]) -> Option<&Authority> {
+        self.authorities
+            .iter()
+            .find(|authority| authority.signing_key == *signing_key)
+    }
+
     fn validate(&self) -> Result<(), NetworkFileError> {
         let rule = |holds: bool, text: &'static str| {
             if holds {
@@ -335,223 +547,7 @@ impl Body {
     }
 }
 
-/// The file as text: strict, so that a mistyped key is an error and not a silent default.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileText {
-    format: u8,
-    name: String,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    params: BTreeMap<String, u32>,
-    authority: Vec<AuthorityText>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    fallback: Vec<FallbackText>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    signature: Vec<SignatureText>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AuthorityText {
-    name: String,
-    identity: String,
-    signing_key: String,
-    addresses: Vec<SocketAddr>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FallbackText {
-    identity: String,
-    addresses: Vec<SocketAddr>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SignatureText {
-    signing_key: String,
-    algorithm: String,
-    signature: String,
-}
-
-fn unhex<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], NetworkFileError> {
-    let mut bytes = [0; N];
-    hex::decode_to_slice(text, &mut bytes).map_err(|_| NetworkFileError::Value {
-        what,
-        value: text.chars().take(200).collect(),
-    })?;
-    Ok(bytes)
-}
-
-impl FileText {
-    fn from_parts(body: &Body, signatures: &[([u8; 32], Signature)]) -> Self {
-        let authority = body.authorities.iter().map(|authority| AuthorityText {
-            name: authority.name.clone(),
-            identity: authority.identity.to_string(),
-            signing_key: hex::encode(authority.signing_key),
-            addresses: authority.addresses.clone(),
-        });
-        let fallback = body.fallbacks.iter().map(|fallback| FallbackText {
-            identity: fallback.identity.to_string(),
-            addresses: fallback.addresses.clone(),
-        });
-        let signature = signatures.iter().map(|(signer, signature)| SignatureText {
-            signing_key: hex::encode(signer),
-            algorithm: "ed25519".to_owned(),
-            signature: hex::encode(signature.0),
-        });
-        Self {
-            format: document::VERSION,
-            name: body.name.clone(),
-            params: body.params.clone(),
-            authority: authority.collect(),
-            fallback: fallback.collect(),
-            signature: signature.collect(),
-        }
-    }
-
-    fn into_draft(self) -> Result<NetworkDraft, NetworkFileError> {
-        if self.format != document::VERSION {
-            return Err(NetworkFileError::Rule("the format is not 1"));
-        }
-        let mut authorities = Vec::new();
-        for text in self.authority {
-            authorities.push(Authority {
-                name: text.name,
-                identity: RelayId(unhex("identity", &text.identity)?),
-                signing_key: unhex("signing_key", &text.signing_key)?,
-                addresses: text.addresses,
-            });
-        }
-        let mut fallbacks = Vec::new();
-        for text in self.fallback {
-            let identity = RelayId(unhex("identity", &text.identity)?);
-            fallbacks.push(Fallback {
-                identity,
-                addresses: text.addresses,
-            });
-        }
-        let mut signatures: Vec<([u8; 32], Signature)> = Vec::new();
-        for text in self.signature {
-            if text.algorithm != "ed25519" {
-                let value = text.algorithm;
-                return Err(NetworkFileError::Value {
-                    what: "algorithm",
-                    value,
-                });
-            }
-            let signer = unhex("signing_key", &text.signing_key)?;
-            if signatures.iter().any(|(held, _)| *held == signer) {
-                return Err(NetworkFileError::Rule("an authority signs once"));
-            }
-            signatures.push((signer, Signature(unhex("signature", &text.signature)?)));
-        }
-        signatures.sort_by_key(|(signer, _)| *signer);
-        let body = Body {
-            name: self.name,
-            authorities,
-            fallbacks,
-            params: self.params,
-        };
-        Ok(NetworkDraft { body, signatures })
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-    use crate::dir::testing::{self, signing_key};
-
-    #[test]
-    fn text_survives_a_round_trip() {
-        let network = testing::network(3);
-        let text = network.to_toml().unwrap();
-        let parsed = NetworkFile::parse(&text).unwrap();
-        assert_eq!(parsed, network);
-        assert_eq!(parsed.network_id(), network.network_id());
-        assert_eq!(parsed.params().vote_interval_seconds, 2);
-    }
-
-    #[test]
-    fn an_edited_file_is_refused() {
-        let text = testing::network(3).to_toml().unwrap();
-        for (from, to) in [
-            ("vote_interval_seconds = 2", "vote_interval_seconds = 3"),
-            ("127.0.0.1:5001", "127.0.0.1:5009"),
-            ("name = \"test\"", "name = \"tess\""),
-        ] {
-            assert!(text.contains(from), "{from} in {text}");
-            let refused = NetworkFile::parse(&text.replacen(from, to, 1));
-            assert_eq!(refused, Err(DocError::BadSignature.into()), "{from}");
-        }
-    }
-
-    #[test]
-    fn signatures_of_more_than_half_are_needed() {
-        let mut draft = testing::draft(4);
-        draft.sign(&signing_key(1)).unwrap();
-        draft.sign(&signing_key(1)).unwrap();
-        draft.sign(&signing_key(2)).unwrap();
-        let few = DocError::TooFewSignatures { have: 2, need: 3 };
-        assert_eq!(draft.clone().finish(), Err(few.into()));
-        let mut draft = NetworkDraft::parse(&draft.to_toml().unwrap()).unwrap();
-        draft.sign(&signing_key(4)).unwrap();
-        assert!(draft.finish().is_ok());
-        assert!(testing::draft(4).sign(&signing_key(9)).is_err());
-        assert!(testing::draft(4).sign(&testing::link_key(1)).is_err());
-    }
-
-    #[test]
-    fn every_refusal_of_the_text() {
-        let text = testing::network(3).to_toml().unwrap();
-        let signature = text.split("[[signature]]").last().unwrap();
-        let doubled = format!("{text}\n[[signature]]{signature}");
-        assert!(matches!(
-            NetworkFile::parse(&doubled),
-            Err(NetworkFileError::Rule(_))
-        ));
-        for (from, to) in [
-            ("format = 1", "format = 2"),
-            ("format = 1", "formal = 1"),
-            ("format = 1", "format = 1\nextra = 1"),
-            ("127.0.0.1:5001", "0.0.0.0:5001"),
-            ("127.0.0.1:5001", "127.0.0.1:0"),
-            ("127.0.0.1:5001", "localhost:5001"),
-            ("identity = \"", "identity = \"0"),
-            ("ed25519", "rsa"),
-            ("vote_interval_seconds", "Vote"),
-            ("name = \"test\"", "name = \"\""),
-            ("name = \"test\"", "name = \"t\\u001b\""),
-        ] {
-            assert!(text.contains(from), "{from}");
-            assert!(
-                NetworkFile::parse(&text.replacen(from, to, 1)).is_err(),
-                "{from} {to}"
-            );
-        }
-        assert!(NetworkFile::parse(&"#".repeat(MAX_FILE_BYTES + 1)).is_err());
-        assert!(NetworkFile::parse("").is_err());
-    }
-
-    #[test]
-    fn broken_rules() {
-        let check = |edit: fn(&mut Body)| {
-            let mut body = testing::draft(3).body;
-            edit(&mut body);
-            body.validate()
-        };
-        assert_eq!(check(|_| ()), Ok(()));
-        assert!(check(|body| body.authorities.clear()).is_err());
-        assert!(check(|body| body.authorities.swap(0, 1)).is_err());
-        assert!(
-            check(|body| body.authorities[0].signing_key = body.authorities[1].signing_key)
-                .is_err()
-        );
-        assert!(
-            check(|body| body.authorities[0].signing_key = body.authorities[0].identity.0).is_err()
-        );
-        assert!(check(|body| body.authorities[0].addresses.clear()).is_err());
-        assert!(check(|body| body.authorities[0].name.clear()).is_err());
-    }
-}
+#[path = "network_tests.rs"]
+mod tests;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+/// What the authorities vote for by themselves: the revision of `network.toml` that they hold (6.3.11).
+pub(super) const NETWORK_REVISION: &str = "network_revision";
 /// Longest name of a parameter (bytes).
 pub(super) const MAX_NAME_BYTES: usize = 48;
 /// Parameters in one document.
@@ -89,12 +91,50 @@ params! {
     max_relays: 10_000, 16, 131_072;
     /// Cap of a weight that nobody measured (KiB a second).
     max_unmeasured_weight: 20_000, 1, u32::MAX;
-    /// A relay is Fast from this weight on (KiB a second).
+    /// A relay is Fast from this weight on, however fast the others are (KiB a second).
     fast_min_weight: 100, 0, u32::MAX;
-    /// A relay is Stable once it is known and reachable for so long (seconds).
-    stable_min_age_seconds: 86_400, 0, 30 * 86_400;
-    /// A Fast relay is Guard once it is known and reachable for so long (seconds).
+    /// A relay is Stable if it runs for so long between failures, however stable the others are (seconds).
+    stable_mtbf_seconds: 7 * 86_400, 0, 90 * 86_400;
+    /// A relay is familiar once it is known for so long, however long the others are (seconds).
     guard_min_age_seconds: 8 * 86_400, 0, 90 * 86_400;
+    /// A relay makes a new onion key after this time (seconds).
+    onion_key_rotation_seconds: 7 * 86_400, 10, 12 * 86_400;
+    /// A Guard was up for this part of the time that it is known, however much the others were (thousandths).
+    guard_uptime_permille: 980, 0, 1_000;
+    /// A Guard has at least this weight, however fast the others are (KiB a second).
+    guard_min_weight: 2_000, 0, u32::MAX;
+    /// A relay is HSDir once it is up for so long without a break (seconds).
+    hsdir_min_uptime_seconds: 345_600, 0, 30 * 86_400;
+    /// An authority that measures downloads through each relay this often (seconds).
+    measure_interval_seconds: 10_800, 1, 7 * 86_400;
+    /// Guards in a client's sample at most.
+    guard_sample_max: 60, 5, 200;
+    /// Usable guards that a client's sample should hold; so many it may hold whatever their weight.
+    guard_sample_min: 20, 3, 60;
+    /// A sample beyond its least grows no further once it has this part of all guards' weight (percent).
+    guard_sample_percent: 20, 1, 100;
+    /// Primary guards of a client.
+    guard_primaries: 3, 1, 10;
+    /// Primary guards that a client's circuits begin at, of those that answer.
+    guards_in_use: 1, 1, 5;
+    /// The same, for circuits that only fetch from the directory.
+    directory_guards_in_use: 3, 1, 10;
+    /// A guard that was never used leaves the sample this long after it came in (seconds).
+    guard_unconfirmed_seconds: 120 * 86_400, 86_400, 1_826 * 86_400;
+    /// A guard leaves the sample this long after its first use (seconds).
+    guard_confirmed_seconds: 60 * 86_400, 86_400, 1_826 * 86_400;
+    /// A guard leaves the sample once no consensus has listed it for so long (seconds).
+    guard_unlisted_seconds: 20 * 86_400, 86_400, 1_826 * 86_400;
+    /// First interval at which a primary guard that failed is tried again (seconds); later ones are multiples.
+    guard_retry_seconds: 600, 1, 86_400;
+    /// A circuit at a guard that is not primary waits so long for a better guard that is being tried (seconds).
+    guard_wait_seconds: 15, 1, 300;
+    /// With nothing heard for so long the network is taken to be down, not the guards (seconds).
+    network_down_seconds: 600, 10, 86_400;
+    /// Directory connections that a server answers at once; above it GET is answered with 503.
+    directory_connections: 512, 8, 1 << 16;
+    /// Directory requests of one address answered in a minute; as many at once after a quiet minute.
+    directory_requests_per_minute: 60, 1, 1 << 20;
 }
 
 impl Params {
@@ -129,8 +169,15 @@ pub fn local_network_params() -> BTreeMap<String, u32> {
         ("consensus_valid_seconds", 600),
         ("reachability_interval_seconds", 4),
         ("descriptor_interval_seconds", 300),
-        ("stable_min_age_seconds", 0),
+        ("stable_mtbf_seconds", 0),
         ("guard_min_age_seconds", 0),
+        ("guard_uptime_permille", 0),
+        ("guard_min_weight", 0),
+        ("hsdir_min_uptime_seconds", 0),
+        ("measure_interval_seconds", 10),
+        ("guard_retry_seconds", 10),
+        ("directory_connections", 1 << 12),
+        ("directory_requests_per_minute", 1 << 20),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()

@@ -109,6 +109,11 @@ impl ConsensusStore {
         self.held.first()
     }
 
+    /// The one held with this digest.
+    pub fn get(&self, digest: &Digest) -> Option<&Arc<Consensus>> {
+        self.held.iter().find(|held| held.digest() == *digest)
+    }
+
     /// The newest, if it may be used now.
     pub fn usable(&self, now: UnixSecs) -> Option<&Arc<Consensus>> {
         self.newest().filter(|newest| newest.is_usable(now))

@@ -1,5 +1,6 @@
 //! Votes to consensus: the same votes in any order give the same bytes (docs/protocol.md, 6.8; S26).
 
+use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,12 +38,12 @@ type Listing<'a> = (&'a VoteEntry, &'a Arc<SignedDescriptor>);
 ///
 /// # Errors
 /// [`TallyError::TooFewVotes`].
-pub fn tally(
+pub fn tally<V: Borrow<SignedVote>>(
     network: &NetworkFile,
     lifetime: Lifetime,
-    votes: &[SignedVote],
+    votes: &[V],
 ) -> Result<ConsensusBody, TallyError> {
-    let votes = one_to_an_author(lifetime, votes);
+    let votes = one_to_an_author(lifetime, votes.iter().map(Borrow::borrow));
     let need = network.majority();
     if votes.len() < need {
         return Err(TallyError::TooFewVotes {
@@ -72,9 +73,12 @@ pub fn tally(
     })
 }
 
-fn one_to_an_author(lifetime: Lifetime, votes: &[SignedVote]) -> BTreeMap<RelayId, &SignedVote> {
+fn one_to_an_author<'a>(
+    lifetime: Lifetime,
+    votes: impl Iterator<Item = &'a SignedVote>,
+) -> BTreeMap<RelayId, &'a SignedVote> {
     let mut by_author: BTreeMap<RelayId, Option<&SignedVote>> = BTreeMap::new();
-    for vote in votes.iter().filter(|vote| vote.vote().lifetime == lifetime) {
+    for vote in votes.filter(|vote| vote.vote().lifetime == lifetime) {
         by_author
             .entry(vote.vote().authority)
             .and_modify(|held| *held = held.filter(|held| held.digest() == vote.digest()))

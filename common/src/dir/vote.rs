@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ed25519_dalek::SigningKey;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::consensus::{MAX_ENTRIES, validate_params};
 use super::document::{self, Envelope, Kind};
-use super::{Digest, DocError, Flags, Lifetime, NetworkFile, SignedDescriptor};
+use super::{
+    AsSigner, DescriptorCache, Digest, DocError, Flags, Lifetime, NetworkFile, SignedDescriptor,
+};
 use crate::ids::RelayId;
 
 /// Largest vote (bytes).
@@ -43,10 +45,29 @@ impl Vote {
     ///
     /// # Errors
     /// [`DocError`] when it breaks a rule of 6.7 or the key is not this authority's.
-    pub fn sign(&self, network: &NetworkFile, key: &SigningKey) -> Result<SignedVote, DocError> {
+    pub fn sign(
+        &self,
+        network: &NetworkFile,
+        signer: &impl AsSigner,
+    ) -> Result<SignedVote, DocError> {
         let body = document::encode(self)?;
-        let bytes = document::sign_single(Kind::Vote, &network.network_id(), &body, key)?;
+        let bytes = document::sign_single(Kind::Vote, &network.network_id(), &body, signer)?;
         SignedVote::parse_and_verify(&bytes, network)
+    }
+
+    /// The same, with the descriptors that verified before.
+    ///
+    /// # Errors
+    /// As of [`Vote::sign`].
+    pub fn sign_cached(
+        &self,
+        network: &NetworkFile,
+        signer: &impl AsSigner,
+        cache: &DescriptorCache,
+    ) -> Result<SignedVote, DocError> {
+        let body = document::encode(self)?;
+        let bytes = document::sign_single(Kind::Vote, &network.network_id(), &body, signer)?;
+        SignedVote::parse_and_verify_cached(&bytes, network, cache)
     }
 }
 
@@ -55,7 +76,7 @@ impl Vote {
 pub struct SignedVote {
     vote: Vote,
     descriptors: Vec<Arc<SignedDescriptor>>,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     digest: Digest,
 }
 
@@ -65,6 +86,27 @@ impl SignedVote {
     /// # Errors
     /// [`DocError`], for anything that 6.1, 6.2, 6.6 and 6.7 do not allow.
     pub fn parse_and_verify(bytes: &[u8], network: &NetworkFile) -> Result<Self, DocError> {
+        Self::parse_and_verify_cached(bytes, network, &DescriptorCache::default())
+    }
+
+    /// Digest of a vote of which nothing is verified yet: is it worth the work?
+    ///
+    /// # Errors
+    /// [`DocError`], for anything that 6.1 does not allow.
+    pub fn digest_of(bytes: &[u8], network: &NetworkFile) -> Result<Digest, DocError> {
+        let envelope = Envelope::parse(bytes, Kind::Vote, MAX_VOTE_BYTES)?;
+        Ok(envelope.digest(&network.network_id()))
+    }
+
+    /// The same as [`SignedVote::parse_and_verify`], with the descriptors that verified before.
+    ///
+    /// # Errors
+    /// As of [`SignedVote::parse_and_verify`].
+    pub fn parse_and_verify_cached(
+        bytes: &[u8],
+        network: &NetworkFile,
+        cache: &DescriptorCache,
+    ) -> Result<Self, DocError> {
         let id = network.network_id();
         let envelope = Envelope::parse(bytes, Kind::Vote, MAX_VOTE_BYTES)?;
         let signer = envelope.verify_single(&id)?;
@@ -75,6 +117,7 @@ impl SignedVote {
         if vote.authority != author.identity {
             return Err(DocError::UnknownSigner);
         }
+        envelope.require_good_at(vote.lifetime.valid_after)?;
         vote.lifetime.validate()?;
         validate_params(&vote.params)?;
         if vote.entries.len() > MAX_ENTRIES {
@@ -82,20 +125,20 @@ impl SignedVote {
         }
         let mut descriptors: Vec<Arc<SignedDescriptor>> = Vec::new();
         for entry in &vote.entries {
-            let descriptor = SignedDescriptor::parse_and_verify(&entry.descriptor, &id)?;
+            let descriptor = cache.parse_and_verify(&entry.descriptor, &id)?;
             let last = descriptors.last().map(|last| last.descriptor().identity);
             if last >= Some(descriptor.descriptor().identity) || !entry.flags.is_known() {
                 return Err(DocError::Content(
                     "entries are not in order or have unknown flags",
                 ));
             }
-            descriptors.push(Arc::new(descriptor));
+            descriptors.push(descriptor);
         }
         let digest = envelope.digest(&id);
         Ok(Self {
             vote,
             descriptors,
-            bytes: bytes.to_vec(),
+            bytes: Bytes::copy_from_slice(bytes),
             digest,
         })
     }
@@ -113,6 +156,11 @@ impl SignedVote {
     /// The document as received.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The document as received, shared.
+    pub fn shared_bytes(&self) -> Bytes {
+        self.bytes.clone()
     }
 
     /// Its digest.

@@ -107,6 +107,11 @@ impl SendWindow {
         self.last_rtt
     }
 
+    /// Does the other end owe an ACK? It sends it at once, whatever its application does.
+    pub fn awaits_ack(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
     /// Counted cells sent so far.
     pub fn sent(&self) -> u64 {
         self.sent

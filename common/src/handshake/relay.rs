@@ -1,5 +1,7 @@
 //! The relay's side: one message in, one reply out, and the keys at once.
 
+use core::borrow::Borrow;
+
 use aws_lc_rs::kem::{EncapsulationKey, ML_KEM_768};
 use rand_core::CryptoRng;
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -25,7 +27,7 @@ use crate::secret::Secret;
 pub fn respond(
     network: &NetworkId,
     relay: &RelayId,
-    keys: &[OnionKeypair],
+    keys: &[impl Borrow<OnionKeypair>],
     message: &[u8; CLIENT_MESSAGE_LEN],
     reply: RelayParams,
     rng: &mut impl CryptoRng,
@@ -54,7 +56,7 @@ fn encapsulate(ek: &[u8; EK_LEN]) -> Result<Encapsulated, HandshakeError> {
 pub(super) fn respond_with(
     network: &NetworkId,
     relay: &RelayId,
-    keys: &[OnionKeypair],
+    keys: &[impl Borrow<OnionKeypair>],
     message: &[u8; CLIENT_MESSAGE_LEN],
     reply: RelayParams,
     ephemeral: impl FnOnce() -> StaticSecret,
@@ -64,6 +66,7 @@ pub(super) fn respond_with(
     let Message { b, x, ek, c1 } = Message::split(message).ok_or(HandshakeError::Library)?;
     let onion = keys
         .iter()
+        .map(Borrow::borrow)
         .find(|key| key.public().key == *b)
         .ok_or(HandshakeError::UnknownOnionKey)?;
 

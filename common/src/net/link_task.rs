@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::establish::NewLink;
+use super::limit::{RateLimit, Way};
 use super::switch::{AcceptCircuits, LinkError, Queue, Table};
 use super::tls_io::TlsIo;
 use crate::cell::CELL_LEN;
@@ -35,12 +36,23 @@ thread_local! {
 /// Drives a link until it ends, and tells everyone who has a circuit on it.
 /// Dropping the future ends the link too.
 pub async fn run<A: AcceptCircuits>(link: NewLink, queue: Arc<Queue>, accept: A) -> LinkEnd {
+    run_limited(link, queue, accept, None).await
+}
+
+/// As [`run`], moving no more than `limit`, which other links share.
+pub async fn run_limited<A: AcceptCircuits>(
+    link: NewLink,
+    queue: Arc<Queue>,
+    accept: A,
+    limit: Option<Arc<RateLimit>>,
+) -> LinkEnd {
     let table = Table::new(queue.clone(), link.dialled, accept);
     let mut driver = Driver {
         io: link.io,
         queue,
         table,
         partial: Vec::new(),
+        limit,
     };
     match driver.run().await {
         Ok(never) => match never {},
@@ -54,6 +66,7 @@ struct Driver<A: AcceptCircuits> {
     table: Table<A>,
     /// The beginning of a cell whose rest has not come yet.
     partial: Vec<u8>,
+    limit: Option<Arc<RateLimit>>,
 }
 
 impl<A: AcceptCircuits> Driver<A> {
@@ -67,19 +80,53 @@ impl<A: AcceptCircuits> Driver<A> {
             for command in commands.drain(..) {
                 self.table.on_command(command);
             }
-            self.write()?;
-            tokio::select! {
-                ready = self.io.ready() => ready?,
-                () = self.queue.wait() => {}
-            }
-            self.read()?;
+            let Some(limit) = self.limit.clone() else {
+                self.write()?;
+                tokio::select! {
+                    ready = self.io.ready() => ready?,
+                    () = self.queue.wait() => {}
+                }
+                self.read()?;
+                continue;
+            };
+            self.turn(&limit).await?;
         }
+    }
+
+    /// One turn of a link whose node may not move all that it could.
+    async fn turn(&mut self, limit: &RateLimit) -> Result<(), LinkEnd> {
+        let now = tokio::time::Instant::now();
+        let writes_at = limit.wait_for(Way::Write, now);
+        let written = if writes_at.is_none() {
+            self.write()?
+        } else {
+            self.io.try_flush()?;
+            0
+        };
+        limit.moved(Way::Write, written, now);
+        let reads_at = limit.wait_for(Way::Read, now);
+        // Whoever may not read must not ask whether it could: the answer would be yes at once.
+        let until = [reads_at, writes_at].into_iter().flatten().min();
+        tokio::select! {
+            // One batch was written; there may be more, of which the queue has told already.
+            () = std::future::ready(()), if written > 0 => {}
+            ready = self.io.ready(), if reads_at.is_none() => ready?,
+            ready = self.io.writable(), if reads_at.is_some() && self.io.has_unsent() => ready?,
+            () = self.queue.wait() => {}
+            () = tokio::time::sleep_until(until.unwrap_or(now)), if until.is_some() => {}
+        }
+        if reads_at.is_none() {
+            let read = self.read()?;
+            limit.moved(Way::Read, read, tokio::time::Instant::now());
+        }
+        Ok(())
     }
 
     /// Writes what is queued, as long as the kernel takes it: what it does not
     /// take stays in the queues, where circuits take turns.
-    fn write(&mut self) -> Result<(), LinkEnd> {
+    fn write(&mut self) -> Result<usize, LinkEnd> {
         self.io.try_flush()?;
+        let mut written = 0;
         BATCH.with_borrow_mut(|batch| {
             while !self.io.has_unsent() {
                 batch.clear();
@@ -88,12 +135,16 @@ impl<A: AcceptCircuits> Driver<A> {
                     break;
                 }
                 self.io.write(batch)?;
+                written += batch.len();
+                if self.limit.is_some() {
+                    break;
+                }
             }
-            Ok(())
+            Ok(written)
         })
     }
 
-    fn read(&mut self) -> Result<(), LinkEnd> {
+    fn read(&mut self) -> Result<usize, LinkEnd> {
         PLAIN.with_borrow_mut(|plain| {
             plain.clear();
             plain.append(&mut self.partial);
@@ -102,7 +153,7 @@ impl<A: AcceptCircuits> Driver<A> {
             if read == Some(0) {
                 Err(LinkEnd::Closed)
             } else {
-                Ok(())
+                Ok(read.unwrap_or(0))
             }
         })
     }

@@ -12,6 +12,7 @@
 
 pub mod circuit_io;
 pub mod establish;
+pub mod limit;
 pub mod link_task;
 pub mod queue;
 pub mod switch;

@@ -11,36 +11,41 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Tasks {
     stop: watch::Receiver<bool>,
-    running: mpsc::Sender<()>,
+    /// Whoever can spawn keeps nobody waiting: only what runs does.
+    running: mpsc::WeakSender<()>,
 }
 
 /// Stops the tasks of a [`Tasks`].
 pub struct Stopper {
     stop: watch::Sender<bool>,
-    running: mpsc::Receiver<()>,
+    running: mpsc::Sender<()>,
+    ended: mpsc::Receiver<()>,
 }
 
 /// A group of tasks, and its stopper.
 pub fn tasks() -> (Tasks, Stopper) {
     let (stop, stopped) = watch::channel(false);
     let (running, ended) = mpsc::channel(1);
-    (
-        Tasks {
-            stop: stopped,
-            running,
-        },
-        Stopper {
-            stop,
-            running: ended,
-        },
-    )
+    let tasks = Tasks {
+        stop: stopped,
+        running: running.downgrade(),
+    };
+    let stopper = Stopper {
+        stop,
+        running,
+        ended,
+    };
+    (tasks, stopper)
 }
 
 impl Tasks {
     /// Runs `work` until it ends or the group stops. What it owns is dropped
-    /// then, which ends links and circuits in good order.
+    /// then, which ends links and circuits in good order. In a group that has stopped nothing begins.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let Self { mut stop, running } = self.clone();
+        let mut stop = self.stop.clone();
+        let Some(running) = self.running.upgrade() else {
+            return;
+        };
         tokio::spawn(async move {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => {}
@@ -52,10 +57,41 @@ impl Tasks {
 }
 
 impl Stopper {
-    /// Tells all tasks to stop and waits until they have. The caller must have
-    /// dropped every [`Tasks`] of the group that no task holds.
-    pub async fn stop(mut self) {
-        let _ = self.stop.send(true);
-        let _ = tokio::time::timeout(STOP_TIMEOUT, self.running.recv()).await;
+    /// Tells all tasks to stop and waits until they have.
+    pub async fn stop(self) {
+        let Self {
+            stop,
+            running,
+            mut ended,
+        } = self;
+        let _ = stop.send(true);
+        drop(running);
+        let _ = tokio::time::timeout(STOP_TIMEOUT, ended.recv()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_waits_for_what_runs_and_for_nothing_else() {
+        let (tasks, stopper) = tasks();
+        let begun = tokio::time::Instant::now();
+        tasks.spawn(std::future::pending());
+        let kept = tasks.clone();
+        tasks.spawn(async move {
+            let _kept = kept;
+            std::future::pending().await
+        });
+        stopper.stop().await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        // Too late: dropped, and what it owns with it.
+        let (owned, gone) = tokio::sync::oneshot::channel::<()>();
+        tasks.spawn(async move {
+            let _owned = owned;
+            std::future::pending().await
+        });
+        assert!(gone.await.is_err());
     }
 }

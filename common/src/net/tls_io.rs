@@ -135,6 +135,11 @@ impl TlsIo {
         self.tcp.ready(interest).await.map(drop)
     }
 
+    /// Waits until the socket can be written, whether or not it can be read.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.tcp.writable().await
+    }
+
     /// Is there anything that the kernel has not taken yet?
     pub fn has_unsent(&self) -> bool {
         self.unsent_from < self.unsent.len()

@@ -17,7 +17,7 @@ pub enum StateError {
         source: io::Error,
     },
     /// Others than the owner can read or change the path or a parent of it.
-    #[error("{} is not safe from other users of this machine: {source}", path.display())]
+    #[error("{} is not safe from other users of this machine: {}", path.display(), remedy(source))]
     Exposed {
         /// The path that was to be used.
         path: PathBuf,
@@ -25,10 +25,12 @@ pub enum StateError {
         source: Box<fs_mistrust::Error>,
     },
     /// Another process works in this directory.
-    #[error("{} is in use by another process", path.display())]
+    #[error("{} is in use by another process{}", path.display(), named(*holder))]
     InUse {
         /// The state directory.
         path: PathBuf,
+        /// The other process, where it has said so.
+        holder: Option<u32>,
     },
     /// The bytes are not what was written.
     #[error("{} is damaged: {what}", path.display())]
@@ -94,13 +96,13 @@ impl StateError {
         match self {
             Self::Io { .. } => "check that the path exists, is writable and has room",
             Self::Exposed { .. } => {
-                "take the write and read rights of others away (chmod go-rwx), or choose another directory"
+                "take those rights away as said, choose another directory, or set check_permissions = false under [state] on a machine that is yours alone"
             }
             Self::InUse { .. } => {
                 "stop the other process, or give this one a state directory of its own"
             }
             Self::Damaged { .. } => {
-                "restore the file from a backup, or move it away to start afresh"
+                "restore the file from a backup; or move it away to start afresh, where a new key means a new identity"
             }
             Self::Newer { .. } => {
                 "run the newer version of the program, or use another state directory"
@@ -108,5 +110,36 @@ impl StateError {
             Self::WrongKind { .. } => "check which file was put here",
             Self::Rules => "report this: it is a bug",
         }
+    }
+}
+
+/// " (process N)".
+fn named(holder: Option<u32>) -> String {
+    holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+/// What is wrong with which part of the path, and the command that puts it right.
+fn remedy(source: &fs_mistrust::Error) -> String {
+    match source {
+        fs_mistrust::Error::BadPermission(path, mode, bad) => {
+            let rights: String = [(0o444, 'r'), (0o222, 'w'), (0o111, 'x')]
+                .into_iter()
+                .filter_map(|(bits, letter)| (bad & bits != 0).then_some(letter))
+                .collect();
+            let who: String = [(0o070, 'g'), (0o007, 'o')]
+                .into_iter()
+                .filter_map(|(bits, letter)| (bad & bits != 0).then_some(letter))
+                .collect();
+            let shown = path.display();
+            format!(
+                "{shown} has mode {:04o}; run: chmod {who}-{rights} {shown}",
+                mode & 0o7777
+            )
+        }
+        fs_mistrust::Error::BadOwner(path, uid) => format!(
+            "{0} belongs to user {uid}; run: chown \"$(id -u)\" {0}",
+            path.display()
+        ),
+        other => other.to_string(),
     }
 }

@@ -1,11 +1,15 @@
 //! Writing a file whole.
 
-use std::fs::{File, Permissions};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::StateError;
+use super::disk::{Disk, RealDisk};
+
+/// How the name of a file begins that is not finished yet.
+const TEMPORARY: &str = ".new-";
 
 /// Writes `bytes` to `path` so that a reader, also one after a power cut, finds
 /// the old content or the new one and nothing between (S38).
@@ -14,25 +18,125 @@ use super::StateError;
 /// filled and synced, then renamed over `path`; then the directory is synced,
 /// because until then the rename itself can be lost. This blocks on the disk:
 /// call it from a thread that may.
+///
+/// After an error the old content is still there, unless only the last step
+/// failed: then it is not known which of the two a power cut would leave.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StateError> {
-    let dir = parent(path);
-    let mut file = tempfile::Builder::new()
-        .prefix(".new-")
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(dir)
-        .map_err(|source| StateError::io("create a file in", dir, source))?;
-    file.write_all(bytes)
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(|source| StateError::io("write", path, source))?;
-    file.persist(path)
-        .map_err(|failed| StateError::io("replace", path, failed.error))?;
-    sync_dir(dir)
+    write_whole_on(&RealDisk, path, bytes, mode)
 }
 
-/// Makes renames and removals in `dir` last.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), StateError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
+/// [`write_whole`] on any disk.
+pub(super) fn write_whole_on<D: Disk>(
+    disk: &D,
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+) -> Result<(), StateError> {
+    let temporary = fill_temporary(disk, path, bytes, mode)?;
+    let renamed = disk.rename(temporary.path(), path);
+    renamed.map_err(|source| StateError::io("replace", path, source))?;
+    temporary.gone();
+    sync_parent(disk, path)
+}
+
+/// Writes `bytes` to `path` whole, where there is nothing yet; never over a file that is there.
+///
+/// # Errors
+/// [`StateError::Io`] with `AlreadyExists` among others.
+pub(super) fn write_new_on<D: Disk>(
+    disk: &D,
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+) -> Result<(), StateError> {
+    let temporary = fill_temporary(disk, path, bytes, mode)?;
+    // A link refuses to replace; a rename would not.
+    let linked = disk.link(temporary.path(), path);
+    linked.map_err(|source| StateError::io("create", path, source))?;
+    drop(temporary);
+    sync_parent(disk, path)
+}
+
+/// A file that is removed when it is dropped: nothing half done stays after an error.
+pub(super) struct Temporary<'a, D: Disk> {
+    disk: &'a D,
+    path: Option<PathBuf>,
+}
+
+impl<'a, D: Disk> Temporary<'a, D> {
+    /// Takes charge of the file at `path`.
+    pub(super) fn at(disk: &'a D, path: PathBuf) -> Self {
+        let path = Some(path);
+        Self { disk, path }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// It has been renamed, so there is nothing to remove.
+    pub(super) fn gone(mut self) {
+        self.path = None;
+    }
+}
+
+impl<D: Disk> Drop for Temporary<'_, D> {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // What cannot be removed now is removed when the directory is opened next.
+            let _ = self.disk.remove(path);
+        }
+    }
+}
+
+/// A synced temporary file beside `path` that holds `bytes`.
+pub(super) fn fill_temporary<'a, D: Disk>(
+    disk: &'a D,
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+) -> Result<Temporary<'a, D>, StateError> {
+    let dir = parent(path);
+    let (mut file, temporary) = loop {
+        let name = temporary_name(path);
+        match disk.create(&name, mode) {
+            Ok(file) => break (file, Temporary::at(disk, name)),
+            // Left by a dead process that had our number; the next name is another.
+            Err(taken) if taken.kind() == ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(StateError::io("create a file in", dir, source)),
+        }
+    };
+    let failed = |source| StateError::io("write", path, source);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match disk.write(&mut file, rest) {
+            Ok(0) => return Err(failed(ErrorKind::WriteZero.into())),
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(again) if again.kind() == ErrorKind::Interrupted => {}
+            Err(source) => return Err(failed(source)),
+        }
+    }
+    disk.sync(&file).map_err(failed)?;
+    Ok(temporary)
+}
+
+/// A name beside `path` that no other thread or living process uses.
+pub(super) fn temporary_name(path: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    parent(path).join(format!("{TEMPORARY}{}-{number}", std::process::id()))
+}
+
+/// Is this the name of a file that a write of ours has not finished?
+pub(super) fn is_temporary(name: &OsStr) -> bool {
+    name.to_str()
+        .is_some_and(|name| name.starts_with(TEMPORARY))
+}
+
+/// Makes renames and removals beside `path` last.
+pub(super) fn sync_parent<D: Disk>(disk: &D, path: &Path) -> Result<(), StateError> {
+    let dir = parent(path);
+    disk.sync_dir(dir)
         .map_err(|source| StateError::io("sync the directory", dir, source))
 }
 

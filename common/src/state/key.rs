@@ -5,22 +5,24 @@
 //! The checksum finds a damaged disk, not an attacker: who can write the file
 //! can write the checksum too.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{StateError, Trust, mistrust, write_whole};
+use super::disk::{Disk, RealDisk};
+use super::file::{parent, write_new_on};
+use super::{StateError, Trust, mistrust};
 use crate::secret::Secret;
 
 const MAGIC: [u8; 8] = *b"cepa key";
 const FORMAT: u8 = 1;
 const SECRET_AT: usize = 12;
 const SUM_AT: usize = SECRET_AT + 32;
-const FILE_LEN: usize = SUM_AT + 8;
+pub(super) const FILE_LEN: usize = SUM_AT + 8;
 
 /// What a key is for. A file of one kind is never taken for another, however it is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,10 @@ pub enum KeyKind {
     Authority,
     /// X25519 secret that circuit handshakes are made to.
     Onion,
+    /// Ed25519 seed of a key for links and descriptors whose identity is kept elsewhere.
+    Link,
+    /// Ed25519 seed of a family of relays.
+    Family,
 }
 
 impl KeyKind {
@@ -40,6 +46,8 @@ impl KeyKind {
             Self::Identity => 1,
             Self::Authority => 2,
             Self::Onion => 3,
+            Self::Link => 5,
+            Self::Family => 6,
         }
     }
 
@@ -49,18 +57,26 @@ impl KeyKind {
             Self::Identity => "identity key",
             Self::Authority => "authority signing key",
             Self::Onion => "onion key",
+            Self::Link => "link key",
+            Self::Family => "family key",
         }
     }
 
     /// The name of the kind with this number.
     fn name_of(code: u8) -> String {
-        [Self::Identity, Self::Authority, Self::Onion]
-            .into_iter()
-            .find(|kind| kind.code() == code)
-            .map_or_else(
-                || format!("key of unknown kind {code}"),
-                |kind| kind.name().to_owned(),
-            )
+        [
+            Self::Identity,
+            Self::Authority,
+            Self::Onion,
+            Self::Link,
+            Self::Family,
+        ]
+        .into_iter()
+        .find(|kind| kind.code() == code)
+        .map_or_else(
+            || format!("key of unknown kind {code}"),
+            |kind| kind.name().to_owned(),
+        )
     }
 }
 
@@ -79,13 +95,68 @@ pub fn load_or_create_key(
     let path = dir.join(name);
     match load_key(&path, kind, trust) {
         Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-            let mut secret = Secret::zeroed();
-            rng.fill_bytes(secret.expose_mut());
-            write_whole(&path, encode(kind, &secret).as_slice(), 0o600)?;
-            Ok(secret)
+            create_on(&RealDisk, &path, kind, rng)
         }
         found => found,
     }
+}
+
+/// Writes a new secret, drawn from `rng`, to the file at `path` (mode 0600), which must not be there yet.
+///
+/// The directory is the caller's: it may be a memory stick's.
+pub fn create_key(
+    path: &Path,
+    kind: KeyKind,
+    rng: &mut impl CryptoRng,
+) -> Result<Secret<32>, StateError> {
+    create_on(&RealDisk, path, kind, rng)
+}
+
+/// A new secret, on `disk` at `path` when this returns. Nothing is ever written over a key.
+pub(super) fn create_on<D: Disk>(
+    disk: &D,
+    path: &Path,
+    kind: KeyKind,
+    rng: &mut impl CryptoRng,
+) -> Result<Secret<32>, StateError> {
+    let mut secret = Secret::zeroed();
+    rng.fill_bytes(secret.expose_mut());
+    write_new_on(disk, path, encode(kind, &secret).as_slice(), 0o600)?;
+    Ok(secret)
+}
+
+/// Erases the key file at `path`: its bytes as far as the disk lets us, then its name. No file is no error.
+pub fn erase_key(path: &Path) -> Result<(), StateError> {
+    let overwritten = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| {
+            file.write_all(&[0; FILE_LEN])?;
+            file.sync_all()
+        });
+    match overwritten.and_then(|()| std::fs::remove_file(path)) {
+        Ok(()) => {
+            let dir = parent(path);
+            let synced = RealDisk.sync_dir(dir);
+            synced.map_err(|source| StateError::io("sync the directory", dir, source))
+        }
+        Err(absent) if absent.kind() == ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(StateError::io("erase", path, source)),
+    }
+}
+
+/// Writes `secret` (mode 0600) to `dir/name`, which must not be there.
+///
+/// # Errors
+/// [`StateError`]; a key that is there is never replaced.
+pub fn save_key(
+    dir: &Path,
+    name: &str,
+    kind: KeyKind,
+    secret: &Secret<32>,
+) -> Result<(), StateError> {
+    let path = dir.join(name);
+    write_new_on(&RealDisk, &path, encode(kind, secret).as_slice(), 0o600)
 }
 
 /// The secret in the file at `path`, which must be of `kind` and as closed to others as `trust` says.
@@ -122,7 +193,11 @@ fn encode(kind: KeyKind, secret: &Secret<32>) -> Zeroizing<[u8; FILE_LEN]> {
     bytes
 }
 
-fn decode(path: &Path, kind: KeyKind, bytes: &[u8; FILE_LEN]) -> Result<Secret<32>, StateError> {
+pub(super) fn decode(
+    path: &Path,
+    kind: KeyKind,
+    bytes: &[u8; FILE_LEN],
+) -> Result<Secret<32>, StateError> {
     if bytes[..MAGIC.len()] != MAGIC {
         return Err(StateError::damaged(
             path,

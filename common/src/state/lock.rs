@@ -1,6 +1,7 @@
 //! One process at a time in a state directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -17,19 +18,34 @@ impl StateLock {
     /// Takes the lock of the directory `dir`, which must exist. Never waits.
     pub fn acquire(dir: &Path) -> Result<Self, StateError> {
         let path = dir.join("lock");
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(0o600)
             .open(&path)
             .map_err(|source| StateError::io("open the lock file", &path, source))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => {
+                // For people only; a full disk is no reason not to start.
+                let _ = file
+                    .set_len(0)
+                    .and_then(|()| writeln!(file, "{}", std::process::id()));
+                Ok(Self { _file: file })
+            }
             Err(TryLockError::WouldBlock) => Err(StateError::InUse {
                 path: dir.to_owned(),
+                holder: holder(&file),
             }),
             Err(TryLockError::Error(source)) => Err(StateError::io("lock", &path, source)),
         }
     }
+}
+
+/// The process that the lock file names; `None` when it names none that makes sense.
+fn holder(file: &File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }

@@ -12,11 +12,16 @@
 //! Absent on purpose: caching, async, and any repair of a file that a newer
 //! version wrote.
 
+#[cfg(test)]
+mod crash_tests;
+mod disk;
 mod error;
 mod file;
 pub mod key;
 mod lock;
 pub mod record;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +33,7 @@ use fs_mistrust::Mistrust;
 
 pub use error::StateError;
 pub use file::write_whole;
-pub use key::{KeyKind, load_key, load_or_create_key};
+pub use key::{KeyKind, create_key, erase_key, load_key, load_or_create_key, save_key};
 use rand_core::CryptoRng;
 
 use crate::secret::Secret;
@@ -58,6 +63,8 @@ impl StateDir {
     pub fn open(path: &Path, trust: Trust) -> Result<Self, StateError> {
         make_private_dir(path, trust)?;
         let lock = StateLock::acquire(path)?;
+        // Nobody else writes here now, so what is unfinished will stay so.
+        remove_leftovers(path);
         Ok(Self {
             path: path.to_owned(),
             trust,
@@ -68,6 +75,11 @@ impl StateDir {
     /// Where the directory is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the rights on its files are looked at.
+    pub fn trust(&self) -> Trust {
+        self.trust
     }
 
     /// The secret `keys/NAME` of this directory, made with `rng` where there is none yet.
@@ -93,13 +105,45 @@ impl StateDir {
     }
 }
 
+/// Removes what writers that died have left unfinished in `dir` and its rooms.
+fn remove_leftovers(dir: &Path) {
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries(dir) {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => entries(&entry.path()).for_each(|e| remove_leftover(&e)),
+            _ => remove_leftover(&entry),
+        }
+    }
+}
+
+fn remove_leftover(entry: &std::fs::DirEntry) {
+    // Not through links and no directories: those are not ours.
+    let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+    if is_file && file::is_temporary(&entry.file_name()) {
+        let path = entry.path();
+        match std::fs::remove_file(&path) {
+            Ok(()) => tracing::debug!(file = %path.display(), "removed an unfinished file"),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "cannot remove an unfinished file");
+            }
+        }
+    }
+}
+
 /// Creates `path` with mode 0700 where it is missing, then checks it as `trust` says.
 pub fn make_private_dir(path: &Path, trust: Trust) -> Result<(), StateError> {
+    let missing: Vec<_> = path.ancestors().take_while(|dir| !dir.exists()).collect();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
         .map_err(|source| StateError::io("create the directory", path, source))?;
+    // A file in a directory whose own name is lost in a power cut is lost too.
+    for made in missing {
+        if !made.as_os_str().is_empty() {
+            file::sync_parent(&disk::RealDisk, made)?;
+        }
+    }
     mistrust(trust)?
         .verifier()
         .require_directory()

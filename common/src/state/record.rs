@@ -1,21 +1,28 @@
 //! Documents on disk, with the generation before kept (S38).
 //!
 //! A record is `"cepa record"`, the format (1), the length of the kind's name
-//! and that name, the body, and SHA-256 over all before. Saving moves the
-//! record that is there to `NAME.old`; loading falls back to it when the newer
-//! one is damaged.
+//! and that name, the body, and SHA-256 over all before.
+//!
+//! Saving fills a temporary file first, gives the record that is there the
+//! second name `NAME.old`, and renames last: at every moment `NAME` is whole.
+//! Only a sound record becomes `NAME.old`, so that a damaged one cannot push out
+//! the last good one. Loading falls back to `NAME.old` when `NAME` is damaged,
+//! which the disk has to have done: no crash of ours does it.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{StateError, write_whole};
+use super::StateError;
+use super::disk::{Disk, RealDisk};
+use super::file::{Temporary, fill_temporary, sync_parent, temporary_name};
 
 const MAGIC: &[u8] = b"cepa record";
 const FORMAT: u8 = 1;
 const SUM_LEN: usize = 32;
+/// Largest file that is looked at when its successor is saved (bytes); a larger one is not ours.
+const MAX_FILE: u64 = 64 << 20;
 
 /// Which of the two files a record came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,36 +37,100 @@ pub enum Generation {
 /// record that was there as `PATH.old`.
 ///
 /// When this returns, the record is on the disk, not only on its way there.
+///
+/// # Errors
+/// The old record is then still there. [`StateError::Newer`] when a newer program wrote it.
 pub fn save(path: &Path, kind: &'static str, body: &[u8]) -> Result<(), StateError> {
-    match std::fs::rename(path, old(path)) {
-        Ok(()) => {}
-        Err(absent) if absent.kind() == ErrorKind::NotFound => {}
-        Err(source) => return Err(StateError::io("keep the previous", path, source)),
+    save_on(&RealDisk, path, kind, body)
+}
+
+/// [`save`] on any disk.
+pub(super) fn save_on<D: Disk>(
+    disk: &D,
+    path: &Path,
+    kind: &'static str,
+    body: &[u8],
+) -> Result<(), StateError> {
+    let current = sound(disk, path)?;
+    let new = fill_temporary(disk, path, &encode(kind, body), 0o600)?;
+    if let Some(bytes) = current {
+        keep(disk, path, &bytes)?;
     }
-    write_whole(path, &encode(kind, body), 0o600)
+    disk.rename(new.path(), path)
+        .map_err(|source| StateError::io("replace", path, source))?;
+    new.gone();
+    sync_parent(disk, path)
+}
+
+/// The bytes of the file at `path` if it is a sound record of any kind.
+fn sound<D: Disk>(disk: &D, path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    let bytes = match disk.read(path, MAX_FILE) {
+        Ok(bytes) => bytes,
+        Err(absent) if absent.kind() == ErrorKind::NotFound => return Ok(None),
+        // What cannot be read is not worth keeping, but worth replacing.
+        Err(_) => return Ok(None),
+    };
+    match parts(path, &bytes) {
+        Ok(_) => Ok(Some(bytes)),
+        Err(newer @ StateError::Newer { .. }) => Err(newer),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Makes the sound record at `path`, which has these `bytes`, the previous generation too.
+fn keep<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let second = temporary_name(path);
+    let second = match disk.link(path, &second) {
+        Ok(()) => Temporary::at(disk, second),
+        // Not every file system has links; a copy does as well, but costs a write.
+        Err(_) => fill_temporary(disk, path, bytes, 0o600)?,
+    };
+    // Where both are one file already, as after a save that failed late, this does
+    // nothing and leaves the second name, which is removed when it is dropped.
+    disk.rename(second.path(), &old(path))
+        .map_err(|source| StateError::io("keep the previous", path, source))
 }
 
 /// The record of `kind` at `path`, at most `max_len` bytes of body; `None` where there is none yet.
 ///
-/// A damaged file falls back to the generation before. A file of a newer format
-/// does not: what a newer program decided must not be undone.
+/// A damaged file falls back to the generation before, with a warning. A file of
+/// a newer format does not: what a newer program decided must not be undone.
 pub fn load(
     path: &Path,
     kind: &'static str,
     max_len: usize,
 ) -> Result<Option<(Vec<u8>, Generation)>, StateError> {
-    let current = read(path, kind, max_len);
-    let broken = match current {
+    load_on(&RealDisk, path, kind, max_len)
+}
+
+/// [`load`] on any disk.
+pub(super) fn load_on<D: Disk>(
+    disk: &D,
+    path: &Path,
+    kind: &'static str,
+    max_len: usize,
+) -> Result<Option<(Vec<u8>, Generation)>, StateError> {
+    let broken = match read(disk, path, kind, max_len) {
         Ok(Some(body)) => return Ok(Some((body, Generation::Current))),
         Ok(None) => None,
-        Err(damaged @ StateError::Damaged { .. }) => Some(damaged),
+        Err(damaged @ (StateError::Damaged { .. } | StateError::Io { action: "read", .. })) => {
+            Some(damaged)
+        }
         Err(other) => return Err(other),
     };
-    match (read(&old(path), kind, max_len), broken) {
-        (Ok(Some(body)), _) => Ok(Some((body, Generation::Previous))),
-        (Ok(None), None) => Ok(None),
+    let before = read(disk, &old(path), kind, max_len);
+    if let Ok(Some(body)) = before {
+        let why = broken.map_or_else(|| "it is gone".to_owned(), |error| error.to_string());
+        tracing::warn!(
+            file = %path.display(), why,
+            "a state file is lost; the one saved before it is used, so its last change is forgotten"
+        );
+        return Ok(Some((body, Generation::Previous)));
+    }
+    match (before, broken) {
         (_, Some(damaged)) => Err(damaged),
         (Err(error), None) => Err(error),
+        (Ok(_), None) => Ok(None),
     }
 }
 
@@ -84,18 +155,20 @@ fn encode(kind: &'static str, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn read(path: &Path, kind: &'static str, max_len: usize) -> Result<Option<Vec<u8>>, StateError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(absent) if absent.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(StateError::io("open", path, source)),
-    };
-    let limit = MAGIC.len() + 2 + kind.len() + max_len + SUM_LEN;
-    let mut bytes = Vec::new();
+fn read<D: Disk>(
+    disk: &D,
+    path: &Path,
+    kind: &'static str,
+    max_len: usize,
+) -> Result<Option<Vec<u8>>, StateError> {
+    let limit = (MAGIC.len() + 2 + kind.len() + SUM_LEN).saturating_add(max_len);
     // One byte more than is allowed tells "too long" from "just fits".
-    file.take(u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|source| StateError::io("read", path, source))?;
+    let up_to = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    let bytes = match disk.read(path, up_to) {
+        Ok(bytes) => bytes,
+        Err(absent) if absent.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StateError::io("read", path, source)),
+    };
     if bytes.len() > limit {
         return Err(StateError::damaged(path, "it is too long"));
     }
@@ -103,31 +176,7 @@ fn read(path: &Path, kind: &'static str, max_len: usize) -> Result<Option<Vec<u8
 }
 
 fn decode<'a>(path: &Path, kind: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], StateError> {
-    let rest = bytes
-        .strip_prefix(MAGIC)
-        .ok_or_else(|| StateError::damaged(path, "it does not begin like a record"))?;
-    let (&format, rest) = rest
-        .split_first()
-        .ok_or_else(|| StateError::damaged(path, "it is too short"))?;
-    if format > FORMAT {
-        return Err(StateError::Newer {
-            path: path.to_owned(),
-            found: format,
-            known: FORMAT,
-        });
-    }
-    let (signed, sum) = bytes
-        .split_last_chunk::<SUM_LEN>()
-        .filter(|(signed, _)| signed.len() > MAGIC.len() + 1)
-        .ok_or_else(|| StateError::damaged(path, "it is too short"))?;
-    if Sha256::digest(signed).as_slice() != sum {
-        return Err(StateError::damaged(path, "its checksum does not agree"));
-    }
-    let rest = &rest[..rest.len() - SUM_LEN];
-    let (found, body) = rest
-        .split_first()
-        .and_then(|(&len, rest)| rest.split_at_checked(usize::from(len)))
-        .ok_or_else(|| StateError::damaged(path, "it is too short"))?;
+    let (found, body) = parts(path, bytes)?;
     if found != kind.as_bytes() {
         return Err(StateError::WrongKind {
             path: path.to_owned(),
@@ -136,4 +185,34 @@ fn decode<'a>(path: &Path, kind: &'static str, bytes: &'a [u8]) -> Result<&'a [u
         });
     }
     Ok(body)
+}
+
+/// Kind and body of a sound record.
+fn parts<'a>(path: &Path, bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), StateError> {
+    let short = || StateError::damaged(path, "it is too short");
+    let rest = bytes
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| StateError::damaged(path, "it does not begin like a record"))?;
+    let (&format, rest) = rest.split_first().ok_or_else(short)?;
+    let fits = rest.split_last_chunk::<SUM_LEN>().filter(|(rest, sum)| {
+        let digest = Sha256::new().chain_update(MAGIC).chain_update([FORMAT]);
+        digest.chain_update(rest).finalize().as_slice() == *sum
+    });
+    // Our own record with a flipped bit in the format is damaged and not newer.
+    if format > FORMAT && fits.is_none() {
+        return Err(StateError::Newer {
+            path: path.to_owned(),
+            found: format,
+            known: FORMAT,
+        });
+    }
+    if rest.len() < SUM_LEN {
+        return Err(short());
+    }
+    let (rest, _) = fits
+        .filter(|_| format == FORMAT)
+        .ok_or_else(|| StateError::damaged(path, "its checksum does not agree"))?;
+    rest.split_first()
+        .and_then(|(&len, rest)| rest.split_at_checked(usize::from(len)))
+        .ok_or_else(short)
 }

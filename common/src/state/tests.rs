@@ -183,12 +183,54 @@ fn a_state_directory_has_one_user_at_a_time() {
     let path = dir.path().join("state");
     let first = StateDir::open(&path, Trust::OwnerOnly).unwrap();
     assert_eq!(mode(&path), 0o700);
-    assert!(matches!(
-        StateDir::open(&path, Trust::OwnerOnly),
-        Err(StateError::InUse { .. })
-    ));
+    let refused = StateDir::open(&path, Trust::OwnerOnly).unwrap_err();
+    let us = std::process::id();
+    assert!(matches!(refused, StateError::InUse { holder: Some(pid), .. } if pid == us));
+    assert!(refused.to_string().contains(&us.to_string()), "{refused}");
     drop(first);
     StateDir::open(&path, Trust::OwnerOnly).unwrap();
+}
+
+#[test]
+fn opening_removes_what_dead_writers_left_and_nothing_else() {
+    let dir = dir();
+    let path = dir.path().join("state");
+    drop(StateDir::open(&path, Trust::OwnerOnly).unwrap());
+    let room = path.join("room");
+    fs::create_dir_all(room.join(".new-directory")).unwrap();
+    for name in [
+        ".new-1-2",
+        "new-1",
+        "room/.new-3-4",
+        "room/kept",
+        "room/.new-directory/x",
+    ] {
+        fs::write(path.join(name), b"x").unwrap();
+    }
+    std::os::unix::fs::symlink("kept", room.join(".new-link")).unwrap();
+    let _state = StateDir::open(&path, Trust::OwnerOnly).unwrap();
+    assert!(!path.join(".new-1-2").exists() && !room.join(".new-3-4").exists());
+    for name in [
+        "new-1",
+        "room/kept",
+        "room/.new-link",
+        "room/.new-directory/x",
+    ] {
+        assert!(path.join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn who_may_reach_too_much_is_said_with_the_command_that_helps() {
+    let dir = dir();
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o773)).unwrap();
+    let refused = StateDir::open(&open, Trust::OwnerOnly).unwrap_err();
+    let text = refused.to_string();
+    let open = open.canonicalize().unwrap();
+    let command = format!("has mode 0773; run: chmod go-rwx {}", open.display());
+    assert!(text.contains(&command), "{text}");
 }
 
 #[test]
@@ -203,27 +245,44 @@ fn a_record_falls_back_one_generation_when_damaged() {
         Some((b"two".to_vec(), Generation::Current))
     );
     let good = fs::read(&path).unwrap();
-    for byte in 0..good.len() {
-        // A higher format number is not damage but a newer program's file.
+    let is_previous = || match load(&path, "consensus", 100) {
+        Ok(Some((body, Generation::Previous))) => assert_eq!(body, b"one"),
+        other => panic!("{other:?}"),
+    };
+    for bit in 0..good.len() * 8 {
         let mut bad = good.clone();
-        bad[byte] ^= 0x80;
+        bad[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, &bad).unwrap();
-        match load(&path, "consensus", 100) {
-            Ok(Some((body, Generation::Previous))) => assert_eq!(body, b"one"),
-            Err(StateError::Newer {
-                found: 0x81,
-                known: 1,
-                ..
-            }) => {
-                assert_eq!(byte, MAGIC_LEN);
-            }
-            other => panic!("byte {byte}: {other:?}"),
-        }
+        is_previous();
     }
+    for len in 0..good.len() {
+        fs::write(&path, &good[..len]).unwrap();
+        is_previous();
+    }
+    // What is damaged does not push out the last good one.
+    save(&path, "consensus", b"three").unwrap();
+    fs::write(&path, b"soup").unwrap();
+    is_previous();
 }
 
 /// Length of the words that begin a record: the format's place.
 const MAGIC_LEN: usize = 11;
+
+#[test]
+fn a_record_of_a_newer_format_is_neither_read_nor_replaced() {
+    let dir = dir();
+    let path = dir.path().join("r");
+    save(&path, "r", b"one").unwrap();
+    save(&path, "r", b"two").unwrap();
+    let mut newer = fs::read(&path).unwrap();
+    newer[MAGIC_LEN] = 2;
+    newer.push(0);
+    fs::write(&path, &newer).unwrap();
+    let is_newer = |error| matches!(error, StateError::Newer { found: 2, .. });
+    assert!(is_newer(load(&path, "r", 100).unwrap_err()));
+    assert!(is_newer(save(&path, "r", b"three").unwrap_err()));
+    assert_eq!(fs::read(&path).unwrap(), newer);
+}
 
 #[test]
 fn a_record_lost_between_two_renames_is_found_in_the_generation_before() {

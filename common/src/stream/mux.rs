@@ -111,6 +111,14 @@ impl Mux {
         self.ids.len()
     }
 
+    /// Is a stream being opened that the other end has not answered yet (at a client)?
+    pub fn is_opening(&self) -> bool {
+        let opening = |stream: &Stream| {
+            !stream.closed && matches!(stream.opening, Opening::Begin | Opening::Waiting)
+        };
+        self.side == Side::Client && self.streams.values().any(opening)
+    }
+
     /// Can one more stream be opened?
     pub fn has_room(&self) -> bool {
         !self.lost && self.streams.len() < STREAMS_PER_CIRCUIT

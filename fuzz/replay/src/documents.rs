@@ -4,8 +4,9 @@
 use std::sync::OnceLock;
 
 use cepa_common::dir::{
-    ConsensusSignature, ExitPolicy, Kind, NetworkDraft, NetworkFile, Signature, SignedConsensus,
-    SignedDescriptor, SignedVote,
+    Consensus, ConsensusSignature, Endorsement, EquivocationProof, ExitPolicy, FamilyFile, Kind,
+    LinkCertificate, NetworkDraft, NetworkFile, Signature, SignedConsensus, SignedDescriptor,
+    SignedVote, apply,
 };
 use ed25519_dalek::SigningKey;
 
@@ -83,6 +84,25 @@ pub(crate) fn consensus_signature(data: &[u8]) -> bool {
     ConsensusSignature::parse_and_verify(&document, the_network()).is_ok()
 }
 
+/// An endorsement's body.
+pub(crate) fn endorsement(data: &[u8]) -> bool {
+    let document = signed(Kind::Endorsement, data, &seeds::authority_key());
+    let Ok(endorsement) = Endorsement::parse_and_verify(&document, the_network()) else {
+        return false;
+    };
+    assert_eq!(endorsement.to_bytes(), Ok(document));
+    true
+}
+
+/// A list of proofs that authorities voted twice. What passes says the same when it is written again.
+pub(crate) fn proof(data: &[u8]) -> bool {
+    let Ok(proofs) = EquivocationProof::parse_and_verify(data, the_network()) else {
+        return false;
+    };
+    assert_eq!(EquivocationProof::to_bytes(&proofs).as_deref(), Ok(data));
+    !proofs.is_empty()
+}
+
 /// The text of a `network.toml`. What passes says the same when it is written again.
 pub(crate) fn network(data: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(data) else {
@@ -106,5 +126,40 @@ pub(crate) fn policy(data: &[u8]) -> bool {
         return false;
     };
     assert_eq!(policy.to_string().parse(), Ok(policy));
+    true
+}
+
+/// A file that is carried to a relay: a certificate or a membership. What passes says the same when it is written again.
+pub(crate) fn key_file(data: &[u8]) -> bool {
+    let Ok(text) = core::str::from_utf8(data) else {
+        return false;
+    };
+    let id = the_network().network_id();
+    let certificate = LinkCertificate::parse(text, &id);
+    if let Ok(certificate) = &certificate {
+        let again = certificate.to_toml(&id);
+        assert_eq!(
+            LinkCertificate::parse(&again, &id).as_ref(),
+            Ok(certificate)
+        );
+    }
+    let family = FamilyFile::parse(text, &id);
+    if let Ok(family) = &family {
+        let again = family.to_toml(&id);
+        assert_eq!(FamilyFile::parse(&again, &id).as_ref(), Ok(family));
+    }
+    certificate.is_ok() || family.is_ok()
+}
+
+/// A difference from a consensus held; what passes is a consensus of the network.
+pub(crate) fn difference(data: &[u8]) -> bool {
+    use std::sync::Arc;
+    static HELD: OnceLock<Option<Arc<Consensus>>> = OnceLock::new();
+    let held = HELD.get_or_init(|| seeds::consensus_of(the_network(), 0, 2));
+    let Some(held) = held else { return false };
+    let Ok(made) = apply(held, data, the_network()) else {
+        return false;
+    };
+    assert!(SignedConsensus::parse_and_verify(made.bytes(), the_network()).is_ok());
     true
 }

@@ -14,7 +14,7 @@ pub mod seeds;
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 17] = [
     ("front", front::front),
     ("cell", cells::cell),
     ("message", cells::message),
@@ -28,6 +28,10 @@ pub const TARGETS: [Target; 13] = [
     ("consensus", documents::consensus),
     ("consensus_signature", documents::consensus_signature),
     ("envelope", documents::envelope),
+    ("key_file", documents::key_file),
+    ("difference", documents::difference),
+    ("endorsement", documents::endorsement),
+    ("proof", documents::proof),
 ];
 
 /// Runs the target of that name over `data`: did it take them for good? `None` if there

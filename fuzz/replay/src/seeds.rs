@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, DestroyReason};
 use cepa_common::cell::message::{EndReason, FlowMessage, Host, Packer, StreamMessage};
 use cepa_common::dir::{
-    Authority, ConsensusBody, Entry, ExitPolicy, Flags, Lifetime, NetworkDraft, NetworkFile,
-    RelayDescriptor, SignedConsensus, Vote, VoteEntry, local_network_params,
+    Authority, AuthorityCert, Consensus, ConsensusBody, Endorsement, Entry, EquivocationProof,
+    ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert, Lifetime, LinkCertificate,
+    NetworkDraft, NetworkFile, RelayDescriptor, SignedConsensus, Signer, Vote, VoteEntry, diff,
+    local_network_params,
 };
 use cepa_common::handshake::{ClientParams, RelayParams};
 use cepa_common::ids::{CircId, NetworkId, RelayId, StreamId};
@@ -85,7 +88,7 @@ fn lifetime() -> Lifetime {
 
 /// All samples.
 pub fn all() -> Vec<Seed> {
-    [front(), cells(), payloads(), documents()].concat()
+    [front(), cells(), payloads(), documents(), key_files()].concat()
 }
 
 fn front() -> Vec<Seed> {
@@ -275,6 +278,81 @@ fn conversation(side: u8, payloads: &[&Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
+/// The next revision of the network.
+fn revision() -> String {
+    let mut draft = NetworkDraft::revise(&network(), 1_900_000_000);
+    let signed = draft.sign(&authority_key());
+    signed.and_then(|()| draft.to_toml()).unwrap_or_default()
+}
+
+/// The authority, signing with a key that it certified.
+fn certified() -> Signer {
+    let key = SigningKey::from_bytes(&[3; 32]);
+    let public = key.verifying_key().to_bytes();
+    let id = network().network_id();
+    let cert = AuthorityCert::issue(&authority_key(), &id, public, u64::MAX);
+    let signer = cert.and_then(|cert| Signer::certified(key, cert));
+    signer.unwrap_or_else(|_| authority_key().into())
+}
+
+/// A signed consensus of so many relays, `later` seconds after the first.
+pub fn consensus_of(network: &NetworkFile, later: u64, relays: u8) -> Option<Arc<Consensus>> {
+    let first = lifetime();
+    let entry = |n: u8| {
+        let mut entry = Entry::new(
+            &descriptor(),
+            Flags::GUARD,
+            5 + u32::from(n) * u32::from(relays),
+        );
+        entry.identity = RelayId([n; 32]);
+        entry.version = format!("0.{}.{relays}", n / 2);
+        entry
+    };
+    let body = ConsensusBody {
+        lifetime: Lifetime {
+            valid_after: first.valid_after + later,
+            ..first
+        },
+        params: BTreeMap::from([
+            (format!("of_{relays}"), u32::from(relays)),
+            ("same".to_owned(), 1),
+        ]),
+        entries: (1..=relays).map(entry).collect(),
+    };
+    let mut signed = SignedConsensus::unsigned(&body, &network.network_id()).ok()?;
+    signed.sign(&network.network_id(), &authority_key()).ok()?;
+    SignedConsensus::parse_and_verify(&signed.to_bytes().ok()?, network).ok()
+}
+
+fn endorsements(network: &NetworkFile, vote: &Vote) -> Vec<Seed> {
+    let mut other = vote.clone();
+    other.entries.clear();
+    let endorse = |vote: &Vote| {
+        let vote = vote.sign(network, &authority_key()).ok()?;
+        Endorsement::of_vote(&vote, network, &authority_key()).ok()
+    };
+    let (Some(one), Some(other)) = (endorse(vote), endorse(&other)) else {
+        return Vec::new();
+    };
+    let bytes = one.to_bytes().unwrap_or_default();
+    // Behind the header of six bytes, before the one signature of 100.
+    let end = bytes.len().saturating_sub(100);
+    let body = bytes.get(6..end).unwrap_or_default().to_vec();
+    let proof = EquivocationProof::new(&one, &other);
+    let proof = EquivocationProof::to_bytes(&proof).unwrap_or_default();
+    let half = proof.get(..proof.len() / 2).unwrap_or_default().to_vec();
+    vec![
+        (
+            "endorsement",
+            "short",
+            body.get(..40).unwrap_or_default().to_vec(),
+        ),
+        ("endorsement", "good", body),
+        ("proof", "half", half),
+        ("proof", "good", proof),
+    ]
+}
+
 fn documents() -> Vec<Seed> {
     let network = network();
     let text = network.to_toml().unwrap_or_default();
@@ -285,6 +363,7 @@ fn documents() -> Vec<Seed> {
             text.replace("signature", "comment").into_bytes(),
         ),
         ("network", "good", text.into_bytes()),
+        ("network", "good_revision", revision().into_bytes()),
         ("policy", "good_all", b"accept *:*".to_vec()),
         (
             "policy",
@@ -313,8 +392,12 @@ fn documents() -> Vec<Seed> {
         };
         seeds.push(("vote", "good", body(postcard::to_allocvec(&vote))));
         seeds.push(("envelope", "good_descriptor", signed.bytes().to_vec()));
+        seeds.extend(endorsements(&network, &vote));
         if let Ok(vote) = vote.sign(&network, &authority_key()) {
             seeds.push(("envelope", "good_vote", vote.bytes().to_vec()));
+        }
+        if let Ok(vote) = vote.sign(&network, &certified()) {
+            seeds.push(("envelope", "good_vote_certified", vote.bytes().to_vec()));
         }
     }
     let consensus = ConsensusBody {
@@ -335,7 +418,69 @@ fn documents() -> Vec<Seed> {
         if let Ok(bytes) = consensus.to_bytes() {
             seeds.push(("envelope", "good_consensus", bytes));
         }
+        if let Ok(signature) = consensus.sign(&network.network_id(), &certified()) {
+            let bytes = signature.bytes().to_vec();
+            // Behind the header of six bytes, before the one signature of 204.
+            let end = bytes.len().saturating_sub(204);
+            let inner = bytes.get(6..end).unwrap_or_default().to_vec();
+            seeds.push(("consensus_signature", "good_certified", inner));
+            seeds.push(("envelope", "good_consensus_signature_certified", bytes));
+        }
+    }
+    let other = |later, relays| consensus_of(&network, later, relays);
+    if let (Some(old), Some(next), Some(less)) = (other(0, 2), other(1, 3), other(2, 1)) {
+        for (name, newer) in [("good_more", next), ("good_less", less)] {
+            let bytes = diff(&old, &newer).unwrap_or_default();
+            let mut wrong = bytes.clone();
+            // A digit of the lifetime: it decodes, and nobody signed it.
+            if let Some(byte) = wrong.get_mut(38) {
+                *byte ^= 1;
+            }
+            seeds.push(("difference", name, bytes));
+            seeds.push(("difference", "wrong", wrong));
+        }
     }
     seeds.push(("envelope", "endless", vec![2, 1, 0xff, 0xff, 0xff, 0xff, 0]));
     seeds
+}
+
+/// A certificate of the relay for another key, its membership in a family, and a descriptor that has both.
+fn key_files() -> Vec<Seed> {
+    let id = network().network_id();
+    let (identity, family) = (authority_key(), SigningKey::from_bytes(&[9; 32]));
+    let relay = RelayId(identity.verifying_key().to_bytes());
+    let certificate = LinkCertificate {
+        identity: relay,
+        made: 1_800_000_000,
+        cert: KeyCert::new(&identity, &id, relay_id().0, 1_807_776_000),
+    };
+    let membership = FamilyFile {
+        identity: relay,
+        membership: FamilyMembership::new(&family, &id, &relay),
+    };
+    let both = RelayDescriptor {
+        identity: relay,
+        key_cert: Some(certificate.cert.clone()),
+        family: Some(membership.membership.clone()),
+        ..descriptor()
+    };
+    let both = postcard::to_allocvec(&both).unwrap_or_default();
+    vec![
+        (
+            "key_file",
+            "good_certificate",
+            certificate.to_toml(&id).into_bytes(),
+        ),
+        (
+            "key_file",
+            "good_membership",
+            membership.to_toml(&id).into_bytes(),
+        ),
+        (
+            "key_file",
+            "of_another_network",
+            certificate.to_toml(&NetworkId([1; 32])).into_bytes(),
+        ),
+        ("descriptor", "good_certified_in_a_family", both),
+    ]
 }

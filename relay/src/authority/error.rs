@@ -1,6 +1,6 @@
 //! Why an authority refuses what it is given.
 
-use cepa_common::dir::{DocError, TallyError};
+use cepa_common::dir::{AgreementError, DocError, TallyError};
 
 /// Why a descriptor, vote or signature is refused; the sender is to blame but for [`AuthorityError::Full`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,7 +15,9 @@ pub enum AuthorityError {
     #[error("a descriptor as new as this is held")]
     NotNewer,
     /// An address that this network does not allow.
-    #[error("a private address in a public network")]
+    #[error(
+        "a private or loopback address, in a network that does not allow them (parameter allow_private_addresses)"
+    )]
     PrivateAddress,
     /// Another relay has this link key.
     #[error("another relay has this link key")]
@@ -23,16 +25,22 @@ pub enum AuthorityError {
     /// No room for more relays.
     #[error("this authority knows as many relays as it can hold")]
     Full,
+    /// As many relays have one of its addresses as may have it.
+    #[error("one of the addresses has as many relays as it may have")]
+    Crowded,
+    /// The authority's operator does not want it.
+    #[error("this authority does not take the relay; ask its operator")]
+    Rejected,
     /// A vote or signature for another valid-after than the one being voted on.
     #[error("not for the consensus that is being made")]
     WrongPeriod,
-    /// A vote after the votes were counted.
-    #[error("votes are already counted")]
-    TooLate,
-    /// A second, different vote of one author for one valid-after.
-    #[error("the author voted differently before")]
-    Equivocation,
-    /// Our own vote or signature come back.
+    /// An endorsement or vote that is too late or that nobody waits for.
+    #[error(transparent)]
+    Agreement(#[from] AgreementError),
+    /// For a period that this authority was not up for from its beginning.
+    #[error("this authority has just started and takes no part yet")]
+    Recovering,
+    /// Our own signature come back.
     #[error("this is our own")]
     Own,
     /// The votes make no consensus.

@@ -1,24 +1,27 @@
 //! The voting period of one authority (docs/protocol.md, 6.13).
 //!
-//! A consensus is made for every multiple T of the interval I. From T - I/2 on authorities send their votes; at
-//! T - I/4, or once all are in, each counts those that it has and sends its signature; from T on the consensus that
-//! more than half signed is published. One authority that says nothing delays nobody.
+//! A consensus is made for every multiple T of the interval I. From T - I/2 on authorities send their votes and agree
+//! by rounds of endorsements which ones there are (6.22); at the end of the last round, T - I/4, each counts them and
+//! sends its signature; from T on the consensus that more than half signed is published. An authority that says
+//! nothing delays nobody, and one that says different things to different others is found out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Consensus, ConsensusSignature, Digest, Lifetime, NetworkFile, Params, SignedConsensus,
-    SignedDescriptor, SignedVote, UnixSecs, Vote, tally,
+    Agreement, Candidacy, Consensus, ConsensusSignature, DescriptorCache, Digest, Endorsement,
+    EquivocationProof, Forward, Heard, Lifetime, NetworkFile, Outcome, Params, Revisions,
+    SignedConsensus, SignedDescriptor, SignedVote, Signer, UnixSecs, Vote, tally,
 };
 use cepa_common::ids::RelayId;
-use ed25519_dalek::SigningKey;
 
 use super::AuthorityError;
+use super::record::Signed;
 use super::relays::{Probe, Relays};
+use super::schedule::{lifetime_at, lifetime_of};
 
-/// Consensus validity in intervals, at least: the loss of a period or two must not stop a network.
-const MIN_VALID_INTERVALS: u64 = 3;
+/// Valid-afters of which proofs are kept.
+const MAX_PROOF_PERIODS: usize = 32;
 
 /// What an authority is made of.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub struct AuthorityConfig {
     /// Who it is.
     pub identity: RelayId,
     /// Signs its votes and consensuses.
-    pub signing_key: SigningKey,
+    pub signing_key: Signer,
     /// Parameters that it votes for, over those of `network.toml`.
     pub params: BTreeMap<String, u32>,
     /// Valid-after of the last consensus that it signed, from disk.
@@ -42,13 +45,20 @@ pub struct AuthorityConfig {
 pub enum Action {
     /// Dial a relay and report by [`Authority::on_probe`].
     Probe(Probe),
-    /// Send this vote to every other authority.
-    SendVote(Vec<u8>),
+    /// Send this endorsement, and the vote to whom wants it, before a time.
+    Endorse {
+        /// Endorsement, vote and those who may not have it.
+        forward: Forward,
+        /// Later it would be for nothing (milliseconds since the Unix epoch).
+        until_ms: u64,
+    },
     /// Have this on disk before anything that follows is done; when that fails, call
     /// [`Authority::withdraw_signature`] and drop the rest.
     RecordSigned {
-        /// Valid-after of the consensus signed.
+        /// Valid-after of the vote or consensus signed.
         valid_after: UnixSecs,
+        /// Which of both it is.
+        what: Signed,
         /// Its digest.
         digest: Digest,
     },
@@ -61,27 +71,50 @@ pub enum Action {
 /// What belongs to one valid-after.
 #[derive(Debug)]
 struct Period {
-    lifetime: Lifetime,
+    agreement: Agreement,
     has_voted: bool,
-    is_counted: bool,
-    votes: Vec<SignedVote>,
+    /// What the votes came to, once they are counted.
+    outcome: Option<Outcome>,
     consensus: Option<SignedConsensus>,
     /// Signatures that came before our own count, one to an authority.
     early_signatures: BTreeMap<[u8; 32], ConsensusSignature>,
     published_signatures: usize,
+    /// Until when this authority followed the rounds; `None` when it missed part of them (milliseconds).
+    attended_ms: Option<u64>,
+    /// Proofs already told of.
+    proofs: usize,
 }
 
 impl Period {
-    fn new(lifetime: Lifetime) -> Self {
+    fn new(agreement: Agreement, now_ms: u64) -> Self {
+        let in_time = now_ms <= agreement.rounds().propose_until_ms();
         Self {
-            lifetime,
+            agreement,
             has_voted: false,
-            is_counted: false,
-            votes: Vec::new(),
+            outcome: None,
             consensus: None,
             early_signatures: BTreeMap::new(),
             published_signatures: 0,
+            attended_ms: in_time.then_some(now_ms),
+            proofs: 0,
         }
+    }
+
+    fn lifetime(&self) -> Lifetime {
+        self.agreement.lifetime()
+    }
+
+    /// One that slept through more than a round may have missed what the others know: it cannot vouch for a count.
+    fn attend(&mut self, now_ms: u64) {
+        let Some(before_ms) = self.attended_ms else {
+            return;
+        };
+        let rounds = self.agreement.rounds();
+        let from_ms = before_ms.max(rounds.start_ms());
+        let to_ms = now_ms.min(rounds.end_ms());
+        let longest_ms = rounds.length_ms() + rounds.length_ms() / 2;
+        let is_here = to_ms.saturating_sub(from_ms) <= longest_ms;
+        self.attended_ms = is_here.then_some(now_ms.max(before_ms));
     }
 }
 
@@ -89,11 +122,17 @@ impl Period {
 #[derive(Debug)]
 pub struct Authority {
     config: AuthorityConfig,
-    params: Params,
-    relays: Relays,
+    pub(super) params: Params,
+    pub(super) relays: Relays,
     period: Period,
-    /// Votes for the period after this one, from clocks a little ahead; one to an author.
-    next_votes: BTreeMap<RelayId, SignedVote>,
+    /// The revisions of the network; which one counts is looked up for each period (6.3.10).
+    revisions: Arc<Revisions>,
+    /// The agreement of the period after this one, as far as clocks a little ahead have begun it.
+    next: Agreement,
+    /// Proofs that authorities voted twice, by valid-after; the newest.
+    proofs: BTreeMap<UnixSecs, Vec<EquivocationProof>>,
+    /// Descriptors that verified before.
+    cache: Arc<DescriptorCache>,
     /// No vote and no signature before this valid-after: an earlier run may have sent other ones.
     first: UnixSecs,
 }
@@ -110,15 +149,58 @@ impl Authority {
             None => lifetime.valid_after,
             Some(last) => last.max(lifetime.valid_after).saturating_add(interval),
         };
-        let period = Period::new(lifetime);
+        let agreement = Agreement::new(Arc::clone(&config.network), lifetime);
+        let next = lifetime_of(&params, lifetime.fresh_until);
+        let revisions = Arc::new(Revisions::new(Arc::clone(&config.network)));
         Self {
+            next: Agreement::new(Arc::clone(&config.network), next),
+            period: Period::new(agreement, now_ms),
             config,
             params,
             relays,
-            period,
-            next_votes: BTreeMap::new(),
+            revisions,
+            proofs: BTreeMap::new(),
+            cache: Arc::default(),
             first,
         }
+    }
+
+    /// Shares descriptors that verified before with whoever receives votes.
+    pub fn with_cache(mut self, cache: Arc<DescriptorCache>) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    /// Takes the revisions of the network that are held now. What has come or been sent for a period was of the revision
+    /// known then (6.3.10), so a period's changes now only if nothing has.
+    pub fn set_revisions(&mut self, revisions: Arc<Revisions>, now_ms: u64) {
+        self.revisions = revisions;
+        let (lifetime, next) = (self.period.lifetime(), self.next.lifetime());
+        let network = Arc::clone(self.revisions.at(lifetime.valid_after));
+        let is_untouched = self.period.agreement.is_untouched()
+            && self.period.outcome.is_none()
+            && self.period.early_signatures.is_empty();
+        if is_untouched && network.revision() != self.config.network.revision() {
+            self.period = Period::new(Agreement::new(Arc::clone(&network), lifetime), now_ms);
+            self.config.network = network;
+        }
+        if self.next.is_untouched() {
+            let network = Arc::clone(self.revisions.at(next.valid_after));
+            self.next = Agreement::new(network, next);
+        }
+    }
+
+    /// Signs with this key from now on.
+    pub fn set_signing_key(&mut self, signer: Signer) {
+        self.config.signing_key = signer;
+    }
+
+    /// Is it an authority of the revision that counts now, with the key that it has?
+    fn is_member(&self) -> bool {
+        let network = &self.config.network;
+        let ours = network.authority_by_signing_key(&self.config.signing_key.authority());
+        network.effective_after() <= self.period.lifetime().valid_after
+            && ours.is_some_and(|ours| ours.identity == self.config.identity)
     }
 
     /// Takes a descriptor that a relay uploaded.
@@ -133,52 +215,65 @@ impl Authority {
         self.relays.insert(Arc::new(signed), &self.params, now_ms)
     }
 
-    /// Takes another authority's vote; the first one of an author for a period counts.
+    /// Takes an endorsement, its author's or of any others; the answer says whether the vote is to follow.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] says why it is refused.
+    pub fn on_endorsement(
+        &mut self,
+        endorsement: Endorsement,
+        now_ms: u64,
+    ) -> Result<Heard, AuthorityError> {
+        self.roll(now_ms);
+        let agreement = self.agreement_of(endorsement.valid_after())?;
+        Ok(agreement.on_endorsement(endorsement, now_ms)?)
+    }
+
+    /// Takes a vote that an endorsement announced.
     ///
     /// # Errors
     /// [`AuthorityError`] says why it is refused.
     pub fn on_vote(&mut self, signed: SignedVote, now_ms: u64) -> Result<(), AuthorityError> {
         self.roll(now_ms);
-        let author = signed.vote().authority;
-        if author == self.config.identity {
-            return Err(AuthorityError::Own);
-        }
-        let lifetime = signed.vote().lifetime;
-        let is_next = lifetime == self.lifetime_of(self.period.lifetime.fresh_until);
-        if lifetime != self.period.lifetime && !is_next {
-            return Err(AuthorityError::WrongPeriod);
-        }
-        let held = if is_next {
-            self.next_votes.get(&author)
-        } else {
-            self.period
-                .votes
-                .iter()
-                .find(|held| held.vote().authority == author)
-        };
-        if let Some(held) = held {
-            let same = held.digest() == signed.digest();
-            return if same {
-                Ok(())
-            } else {
-                Err(AuthorityError::Equivocation)
-            };
-        }
-        if !is_next && self.period.is_counted {
-            return Err(AuthorityError::TooLate);
-        }
+        let signed = Arc::new(signed);
+        let agreement = self.agreement_of(signed.vote().lifetime.valid_after)?;
+        agreement.on_vote(Arc::clone(&signed), now_ms)?;
         // Descriptors that the relay could not bring to us itself; the next vote has them if they are reachable.
         for (_, descriptor) in signed.entries() {
             let _ = self
                 .relays
                 .insert(Arc::clone(descriptor), &self.params, now_ms);
         }
-        if is_next {
-            self.next_votes.insert(author, signed);
-        } else {
-            self.period.votes.push(signed);
-        }
         Ok(())
+    }
+
+    fn agreement_of(&mut self, valid_after: UnixSecs) -> Result<&mut Agreement, AuthorityError> {
+        if valid_after < self.first {
+            // It may have signed other things in an earlier run, and does not know what it accepted.
+            return Err(AuthorityError::Recovering);
+        }
+        [&mut self.period.agreement, &mut self.next]
+            .into_iter()
+            .find(|agreement| agreement.lifetime().valid_after == valid_after)
+            .ok_or(AuthorityError::WrongPeriod)
+    }
+
+    /// The valid-afters that are being voted on, now and next.
+    pub fn voted_on(&self) -> [UnixSecs; 2] {
+        [self.period.lifetime(), self.next.lifetime()].map(|lifetime| lifetime.valid_after)
+    }
+
+    /// The votes that are endorsed so far, and which of them are wanted.
+    pub fn candidacies(&self, now_ms: u64) -> impl Iterator<Item = Candidacy> {
+        let all = [&self.period.agreement, &self.next];
+        all.into_iter()
+            .filter(|agreement| agreement.lifetime().valid_after >= self.first)
+            .flat_map(move |agreement| agreement.candidacies(now_ms))
+    }
+
+    /// Proofs that authorities voted twice, by valid-after.
+    pub fn proofs(&self) -> &BTreeMap<UnixSecs, Vec<EquivocationProof>> {
+        &self.proofs
     }
 
     /// Takes another authority's signature of the consensus of this period.
@@ -192,10 +287,10 @@ impl Authority {
     ) -> Result<(), AuthorityError> {
         let network = self.config.network.network_id();
         self.roll(now_ms);
-        if signature.valid_after() != self.period.lifetime.valid_after {
+        if signature.valid_after() != self.period.lifetime().valid_after {
             return Err(AuthorityError::WrongPeriod);
         }
-        if signature.signer() == self.config.signing_key.verifying_key().to_bytes() {
+        if signature.signer() == self.config.signing_key.authority() {
             return Err(AuthorityError::Own);
         }
         match &mut self.period.consensus {
@@ -217,9 +312,13 @@ impl Authority {
         self.relays.on_probe(probe, reached, &self.params, now_ms);
     }
 
-    /// The signature of this period could not be recorded: it was never made.
+    /// What was to be recorded could not be: it was never signed, and nothing is in this period.
     pub fn withdraw_signature(&mut self) {
         self.period.consensus = None;
+        if self.period.outcome.is_none() {
+            self.period.agreement.withdraw(&self.config.identity);
+        }
+        self.period.attended_ms = None;
     }
 
     /// Does what is due. To be called after every event, and at [`Authority::next_wake_ms`].
@@ -231,7 +330,10 @@ impl Authority {
             .into_iter()
             .map(Action::Probe)
             .collect();
-        if self.period.lifetime.valid_after >= self.first {
+        if self.period.lifetime().valid_after >= self.first && self.is_member() {
+            self.period.attend(now_ms);
+            // What others said first: if our own vote cannot be recorded, the driver drops what follows it.
+            self.agree(now_ms, &mut actions);
             self.vote(now_ms, &mut actions);
             self.count(now_ms, &mut actions);
             self.publish(now_ms, &mut actions);
@@ -242,14 +344,13 @@ impl Authority {
     /// When to call [`Authority::poll`] next, if nothing happens before.
     pub fn next_wake_ms(&self, now_ms: u64) -> u64 {
         let valid_after_ms = self.valid_after_ms();
-        let interval_ms = self.interval_ms();
         let steps = [
-            self.count_at_ms(),
+            self.period.agreement.rounds().next_ms(now_ms).unwrap_or(0),
             valid_after_ms,
-            valid_after_ms.saturating_add(interval_ms - interval_ms / 2),
+            self.next.rounds().start_ms(),
         ];
         let next = steps.into_iter().filter(|at| *at > now_ms).min();
-        let next = next.unwrap_or(now_ms.saturating_add(interval_ms));
+        let next = next.unwrap_or(now_ms.saturating_add(self.interval_ms()));
         self.relays
             .next_probe_ms()
             .map_or(next, |probe| probe.max(now_ms).min(next))
@@ -260,37 +361,37 @@ impl Authority {
     }
 
     fn valid_after_ms(&self) -> u64 {
-        self.period.lifetime.valid_after.saturating_mul(1_000)
-    }
-
-    fn count_at_ms(&self) -> u64 {
-        self.valid_after_ms().saturating_sub(self.interval_ms() / 4)
-    }
-
-    fn lifetime_of(&self, valid_after: UnixSecs) -> Lifetime {
-        lifetime_of(&self.params, valid_after)
+        self.period.lifetime().valid_after.saturating_mul(1_000)
     }
 
     /// Moves to the period that this time belongs to; never back.
     fn roll(&mut self, now_ms: u64) {
         let lifetime = lifetime_at(&self.params, now_ms);
-        if lifetime.valid_after <= self.period.lifetime.valid_after {
+        if lifetime.valid_after <= self.period.lifetime().valid_after {
             return;
         }
-        self.period = Period::new(lifetime);
-        let votes = std::mem::take(&mut self.next_votes);
-        self.period.votes = votes
-            .into_values()
-            .filter(|v| v.vote().lifetime == lifetime)
-            .collect();
+        let network = Arc::clone(self.revisions.at(lifetime.valid_after));
+        self.params = network.params();
+        let after = lifetime_of(&self.params, lifetime.fresh_until);
+        let after_network = Arc::clone(self.revisions.at(after.valid_after));
+        let after = Agreement::new(after_network, after);
+        let mut agreement = std::mem::replace(&mut self.next, after);
+        if agreement.lifetime() != lifetime || agreement.is_untouched() {
+            // The clock jumped, or a later revision counts from here on and nobody has said anything yet.
+            agreement = Agreement::new(network, lifetime);
+        }
+        self.config.network = Arc::clone(agreement.network());
+        self.period = Period::new(agreement, now_ms);
     }
 
-    /// Votes once, as soon as there is a relay to vote for; not when the others already count, each what it has.
+    /// Votes once, as soon as there is a relay to vote for, while there is time for it to arrive in the first round.
     fn vote(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        if self.period.has_voted || self.period.is_counted || now_ms >= self.count_at_ms() {
+        let rounds = self.period.agreement.rounds();
+        let is_time = (rounds.start_ms()..=rounds.propose_until_ms()).contains(&now_ms);
+        if self.period.has_voted || !is_time || self.period.attended_ms.is_none() {
             return;
         }
-        let lifetime = self.period.lifetime;
+        let lifetime = self.period.lifetime();
         let network = &self.config.network;
         let entries = self
             .relays
@@ -298,32 +399,92 @@ impl Authority {
         if entries.is_empty() {
             return;
         }
-        let params = self.config.params.clone();
+        let mut params = self.config.params.clone();
+        // What is held, whether it counts yet or not: others have to learn of it before it does (6.3.11).
+        params.extend(self.revisions.newest().revision_param());
         let vote = Vote {
             authority: self.config.identity,
             lifetime,
             params,
             entries,
         };
-        match vote.sign(network, &self.config.signing_key) {
-            Ok(signed) => {
-                actions.push(Action::SendVote(signed.bytes().to_vec()));
-                self.period.votes.push(signed);
-                self.period.has_voted = true;
+        self.period.has_voted = true;
+        let key = &self.config.signing_key;
+        let signed = vote.sign_cached(network, key, &self.cache).map(Arc::new);
+        let proposed = signed.and_then(|vote| self.period.agreement.propose(vote, key));
+        match proposed {
+            Ok(forward) => {
+                // On disk before it leaves: after a crash it could be another, and two convict (6.13.6).
+                actions.push(Action::RecordSigned {
+                    valid_after: lifetime.valid_after,
+                    what: Signed::Vote,
+                    digest: forward.endorsement.digest(),
+                });
+                actions.push(Action::Endorse {
+                    forward,
+                    until_ms: rounds.end_ms(),
+                });
             }
             Err(error) => tracing::error!(%error, "own vote is not valid"),
         }
     }
 
-    /// Counts once: when all votes are in, or at its time as soon as more than half are.
-    fn count(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        let network = Arc::clone(&self.config.network);
-        let votes = self.period.votes.len();
-        let is_due = votes == network.authorities().len() || now_ms >= self.count_at_ms();
-        if self.period.is_counted || !is_due || votes < network.majority() {
+    /// Accepts what can be accepted in this round, and tells of authorities that voted twice.
+    fn agree(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        let agreement = &mut self.period.agreement;
+        let until_ms = agreement.rounds().end_ms();
+        let forwards = agreement.settle(&self.config.signing_key, now_ms);
+        actions.extend(
+            forwards
+                .into_iter()
+                .map(|forward| Action::Endorse { forward, until_ms }),
+        );
+        let proofs: Vec<_> = agreement.proofs().cloned().collect();
+        if proofs.len() == self.period.proofs {
             return;
         }
-        self.period.is_counted = true;
+        self.period.proofs = proofs.len();
+        let valid_after = self.period.lifetime().valid_after;
+        let told = self.proofs.insert(valid_after, proofs.clone());
+        for proof in proofs {
+            if !told.iter().flatten().any(|old| *old == proof) {
+                let [first, second] = proof.digests();
+                let authority = self.name(&proof.author());
+                tracing::warn!(authority, valid_after, %first, %second, "authority signed two votes for one time");
+            }
+        }
+        while self.proofs.len() > MAX_PROOF_PERIODS {
+            self.proofs.pop_first();
+        }
+    }
+
+    /// An authority's name, as network.toml has it.
+    fn name(&self, identity: &RelayId) -> &str {
+        let authorities = self.config.network.authorities().iter();
+        let mut named = authorities.filter(|authority| authority.identity == *identity);
+        named.next().map_or("?", |authority| &authority.name)
+    }
+
+    /// Counts once, when the last round is over: before that a second vote of an author may still come to be known.
+    fn count(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        let is_over = now_ms >= self.period.agreement.rounds().end_ms();
+        if self.period.outcome.is_some() || !is_over {
+            return;
+        }
+        let network = Arc::clone(&self.config.network);
+        let outcome = self.period.agreement.outcome();
+        let votes = outcome.votes.len();
+        self.period.outcome = Some(outcome);
+        if votes < network.majority() {
+            tracing::debug!(votes, "too few votes to count");
+            return;
+        }
+        if self.period.attended_ms.is_none() {
+            tracing::warn!(
+                "this authority was not there for all rounds of the vote; it signs nothing"
+            );
+            return;
+        }
         match self.sign(&network) {
             Ok(signed) => actions.extend(signed),
             Err(error) => tracing::error!(%error, "votes make no consensus"),
@@ -331,8 +492,9 @@ impl Authority {
     }
 
     fn sign(&mut self, network: &NetworkFile) -> Result<Vec<Action>, AuthorityError> {
-        let lifetime = self.period.lifetime;
-        let body = tally(network, lifetime, &self.period.votes)?;
+        let lifetime = self.period.lifetime();
+        let votes = self.period.outcome.as_ref().map(|o| &o.votes[..]);
+        let body = tally(network, lifetime, votes.unwrap_or_default())?;
         if body.entries.is_empty() {
             tracing::warn!("more than half of the authorities agree on no relay; nothing to sign");
             return Ok(Vec::new());
@@ -347,6 +509,7 @@ impl Authority {
         let valid_after = lifetime.valid_after;
         let record = Action::RecordSigned {
             valid_after,
+            what: Signed::Consensus,
             digest: consensus.digest(),
         };
         self.period.consensus = Some(consensus);
@@ -372,28 +535,50 @@ impl Authority {
         match bytes.and_then(|bytes| SignedConsensus::parse_and_verify(&bytes, network)) {
             Ok(verified) => {
                 self.period.published_signatures = count;
+                self.report(count);
                 actions.push(Action::Publish(verified));
             }
             Err(error) => tracing::error!(%error, "own consensus does not verify"),
         }
     }
+
+    /// Says who took part in what is published.
+    fn report(&self, signatures: usize) {
+        let (Some(outcome), Some(consensus)) = (&self.period.outcome, &self.period.consensus)
+        else {
+            return;
+        };
+        let names = |list: &[RelayId]| {
+            let names: Vec<_> = list.iter().map(|identity| self.name(identity)).collect();
+            names.join(", ")
+        };
+        let authorities = self.config.network.authorities().iter();
+        let unsigned: Vec<_> = authorities
+            .filter(|authority| !consensus.is_signed_by(&authority.signing_key))
+            .map(|authority| authority.identity)
+            .collect();
+        tracing::info!(
+            valid_after = self.period.lifetime().valid_after,
+            votes = outcome.votes.len(),
+            signatures,
+            no_vote = names(&outcome.silent),
+            voted_twice = names(&outcome.convicted),
+            not_signed = names(&unsigned),
+            "consensus complete"
+        );
+    }
 }
 
-/// The period that a time belongs to: that of the nearest multiple of the interval.
-fn lifetime_at(params: &Params, now_ms: u64) -> Lifetime {
-    let interval = u64::from(params.vote_interval_seconds);
-    let interval_ms = interval * 1_000;
-    let nearest = now_ms.saturating_add(interval_ms / 2) / interval_ms;
-    lifetime_of(params, nearest * interval)
-}
+#[cfg(test)]
+impl Authority {
+    pub(super) fn period_rounds(&self) -> cepa_common::dir::Rounds {
+        self.period.agreement.rounds()
+    }
 
-fn lifetime_of(params: &Params, valid_after: UnixSecs) -> Lifetime {
-    let interval = u64::from(params.vote_interval_seconds);
-    let valid = u64::from(params.consensus_valid_seconds).max(MIN_VALID_INTERVALS * interval);
-    Lifetime {
-        valid_after,
-        fresh_until: valid_after.saturating_add(interval),
-        valid_until: valid_after.saturating_add(valid),
+    pub(super) fn period_accepted(&self) -> Vec<(RelayId, Digest)> {
+        let mut accepted: Vec<_> = self.period.agreement.accepted().collect();
+        accepted.sort();
+        accepted
     }
 }
 

@@ -1,98 +1,17 @@
 use super::*;
 use crate::directory::testing::{descriptor, identity, link_key, network, signing_key};
 
-/// A valid-after in milliseconds; the interval of the test network is two seconds.
+/// A valid-after in milliseconds; the interval of the test network is two seconds, the rounds of three authorities are
+/// a quarter of a second each.
 const T_MS: u64 = 2_000_000;
+const T: UnixSecs = T_MS / 1_000;
+const START_MS: u64 = T_MS - 1_000;
+const END_MS: u64 = T_MS - 500;
 
 impl Authority {
-    fn take_descriptor(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), AuthorityError> {
-        let id = self.config.network.network_id();
-        self.on_descriptor(SignedDescriptor::parse_and_verify(bytes, &id)?, now_ms)
-    }
-
-    fn take_vote(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), AuthorityError> {
-        self.on_vote(
-            SignedVote::parse_and_verify(bytes, &self.config.network)?,
-            now_ms,
-        )
-    }
-
     fn take_signature(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), AuthorityError> {
         let signature = ConsensusSignature::parse_and_verify(bytes, &self.config.network)?;
         self.on_signature(signature, now_ms)
-    }
-}
-
-struct Group {
-    network: Arc<NetworkFile>,
-    members: Vec<Authority>,
-    alive: Vec<bool>,
-    published: Vec<Vec<Arc<Consensus>>>,
-    signed: Vec<Vec<UnixSecs>>,
-}
-
-impl Group {
-    fn new(count: u8, now_ms: u64) -> Self {
-        let network = Arc::new(network(count));
-        let members = (1..=count)
-            .map(|n| authority(&network, n, None, now_ms))
-            .collect();
-        let count = usize::from(count);
-        Self {
-            network,
-            members,
-            alive: vec![true; count],
-            published: vec![Vec::new(); count],
-            signed: vec![Vec::new(); count],
-        }
-    }
-
-    fn upload(&mut self, relay: u8, now_ms: u64) {
-        let bytes = upload(&self.network, relay, now_ms);
-        for member in &mut self.members {
-            member.take_descriptor(&bytes, now_ms).unwrap();
-        }
-    }
-
-    /// Lets all who are alive act until none has anything to do, as at one instant.
-    fn settle(&mut self, now_ms: u64) {
-        loop {
-            let mut idle = true;
-            for n in 0..self.members.len() {
-                if !self.alive[n] {
-                    continue;
-                }
-                for action in self.members[n].poll(now_ms) {
-                    idle = false;
-                    self.perform(n, action, now_ms);
-                }
-            }
-            if idle {
-                return;
-            }
-        }
-    }
-
-    fn perform(&mut self, n: usize, action: Action, now_ms: u64) {
-        match action {
-            Action::Probe(probe) => self.members[n].on_probe(&probe, true, now_ms),
-            Action::RecordSigned { valid_after, .. } => self.signed[n].push(valid_after),
-            Action::Publish(consensus) => self.published[n].push(consensus),
-            Action::SendVote(bytes) => {
-                self.others(n, |other| drop(other.take_vote(&bytes, now_ms)));
-            }
-            Action::SendSignature(bytes) => {
-                self.others(n, |other| other.take_signature(&bytes, now_ms).unwrap());
-            }
-        }
-    }
-
-    fn others(&mut self, n: usize, mut call: impl FnMut(&mut Authority)) {
-        for (m, other) in self.members.iter_mut().enumerate() {
-            if m != n && self.alive[m] {
-                call(other);
-            }
-        }
     }
 }
 
@@ -100,246 +19,224 @@ fn authority(network: &Arc<NetworkFile>, n: u8, last: Option<u64>, now_ms: u64) 
     let config = AuthorityConfig {
         network: Arc::clone(network),
         identity: identity(n),
-        signing_key: signing_key(n),
+        signing_key: signing_key(n).into(),
         params: BTreeMap::new(),
         last_signed: last,
-        probes: true,
+        probes: false,
     };
     Authority::new(config, now_ms)
 }
 
-fn upload(network: &NetworkFile, relay: u8, now_ms: u64) -> Vec<u8> {
+fn upload(authority: &mut Authority, relay: u8, now_ms: u64) {
     let descriptor = descriptor(relay, now_ms / 1_000);
-    descriptor
-        .sign(&network.network_id(), &link_key(relay))
-        .unwrap()
-        .bytes()
-        .to_vec()
+    let id = authority.config.network.network_id();
+    let signed = descriptor.sign(&id, &link_key(relay)).unwrap();
+    authority.on_descriptor(signed, now_ms).unwrap();
 }
 
-#[test]
-fn three_authorities_agree_at_valid_after() {
-    let mut group = Group::new(3, T_MS - 1_500);
-    group.upload(10, T_MS - 1_500);
-    group.upload(11, T_MS - 1_500);
-    group.settle(T_MS - 1_500);
-    for now_ms in [T_MS - 1_000, T_MS - 500, T_MS - 1] {
-        group.settle(now_ms);
-    }
-    assert!(group.published.iter().all(Vec::is_empty));
-    group.settle(T_MS);
-    let digests: Vec<_> = group
-        .published
-        .iter()
-        .map(|published| published.last().unwrap().digest())
-        .collect();
-    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
-    let consensus = group.published[0].last().unwrap();
-    assert_eq!(consensus.lifetime().valid_after, T_MS / 1_000);
-    assert_eq!(consensus.lifetime().valid_until, T_MS / 1_000 + 600);
-    assert_eq!(consensus.entries().len(), 2);
-    group.settle(T_MS + 1_000);
-    group.settle(T_MS + 2_000);
-    for (signed, published) in group.signed.iter().zip(&group.published) {
-        assert_eq!(*signed, [T_MS / 1_000, T_MS / 1_000 + 2]);
-        assert_eq!(
-            published.last().unwrap().lifetime().valid_after,
-            T_MS / 1_000 + 2
-        );
+/// Two authorities of three, with a relay each, before the first round.
+fn pair() -> (Authority, Authority) {
+    let network = Arc::new(network(3));
+    let member = |n| {
+        let mut member = authority(&network, n, None, T_MS - 1_200);
+        upload(&mut member, 10, T_MS - 1_200);
+        member
+    };
+    (member(1), member(2))
+}
+
+/// Our own vote, as it leaves.
+fn vote_of(authority: &mut Authority, now_ms: u64) -> Forward {
+    let mut actions = authority.poll(now_ms).into_iter();
+    assert!(matches!(actions.next(), Some(Action::RecordSigned { .. })));
+    match actions.next() {
+        Some(Action::Endorse { forward, .. }) => forward,
+        other => panic!("{other:?}"),
     }
 }
 
-#[test]
-fn a_relay_that_comes_late_in_the_first_period_is_still_in_it() {
-    let mut group = Group::new(3, T_MS - 1_000);
-    group.settle(T_MS - 1_000);
-    group.upload(10, T_MS - 600);
-    group.settle(T_MS - 600);
-    group.settle(T_MS);
-    assert!(
-        group
-            .published
-            .iter()
-            .all(|published| !published.is_empty())
-    );
+fn give(to: &mut Authority, forward: &Forward, now_ms: u64) -> Result<(), AuthorityError> {
+    let heard = to.on_endorsement(forward.endorsement.clone(), now_ms)?;
+    if heard == Heard::WantVote {
+        let vote = forward.vote.as_ref().unwrap();
+        to.on_vote(SignedVote::clone(vote), now_ms)?;
+    }
+    Ok(())
+}
+
+fn signature_of(authority: &mut Authority, now_ms: u64) -> Option<Vec<u8>> {
+    let actions = authority.poll(now_ms).into_iter();
+    let mut recorded = false;
+    for action in actions {
+        match action {
+            Action::RecordSigned { .. } => recorded = true,
+            Action::SendSignature(bytes) => {
+                assert!(recorded, "the signature would leave before it is on disk");
+                return Some(bytes);
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 #[test]
-fn one_dead_authority_delays_nobody() {
-    let mut group = Group::new(3, T_MS - 1_500);
-    group.upload(10, T_MS - 1_500);
-    group.alive[1] = false;
-    group.settle(T_MS - 1_500);
-    group.settle(T_MS - 1_000);
-    assert!(group.signed[0].is_empty());
-    group.settle(T_MS - 500);
-    assert_eq!(group.signed[0], [T_MS / 1_000]);
-    group.settle(T_MS);
-    assert_eq!(group.published[0].len(), 1);
-    assert_eq!(group.published[2].len(), 1);
-    // Two dead are too many.
-    group.alive[2] = false;
-    for step in 1..8 {
-        group.settle(T_MS + step * 500);
+fn votes_are_counted_when_the_rounds_are_over_and_published_at_valid_after() {
+    let (mut ours, mut other) = pair();
+    assert!(ours.poll(START_MS - 1).is_empty());
+    let (own, theirs) = (vote_of(&mut ours, START_MS), vote_of(&mut other, START_MS));
+    give(&mut ours, &theirs, START_MS + 50).unwrap();
+    give(&mut other, &own, START_MS + 50).unwrap();
+    // The third has not signed it: it is told, and nobody else.
+    let told = ours.poll(START_MS + 50);
+    other.poll(START_MS + 50);
+    match &told[..] {
+        [Action::Endorse { forward, until_ms }] => {
+            assert_eq!((forward.endorsement.count(), *until_ms), (2, END_MS));
+            assert_eq!(forward.to, [identity(3)]);
+            assert_eq!(forward.endorsement.author(), identity(2));
+        }
+        other => panic!("{other:?}"),
     }
-    assert_eq!(group.signed[0].len(), 1);
-    // Back again, and it goes on.
-    group.alive = vec![true; 3];
-    for step in 8..16 {
-        group.settle(T_MS + step * 500);
-    }
-    assert!(group.published[1].last().unwrap().lifetime().valid_after > T_MS / 1_000);
+    assert!(ours.poll(START_MS + 250).is_empty());
+    other.poll(START_MS + 250);
+    assert!(ours.poll(END_MS - 1).is_empty());
+    let signature = signature_of(&mut ours, END_MS).unwrap();
+    assert_eq!(other.take_signature(&signature, END_MS), Ok(()));
+    let back = signature_of(&mut other, END_MS).unwrap();
+    assert_eq!(ours.take_signature(&back, END_MS), Ok(()));
+    assert!(ours.poll(T_MS - 1).is_empty());
+    let published = ours.poll(T_MS);
+    let [Action::Publish(consensus)] = &published[..] else {
+        panic!("{published:?}")
+    };
+    assert_eq!(consensus.lifetime().valid_after, T);
+    assert_eq!(consensus.lifetime().valid_until, T + 600);
+    assert_eq!(consensus.entries().len(), 1);
+    assert!(ours.poll(T_MS + 1).is_empty());
 }
 
 #[test]
-fn without_relays_nothing_is_signed() {
-    let mut group = Group::new(3, T_MS - 1_500);
-    for step in 0..8 {
-        group.settle(T_MS - 1_500 + 500 * step);
+fn a_relay_that_comes_within_the_first_half_of_the_first_round_is_still_voted_for() {
+    let network = Arc::new(network(3));
+    for (at_ms, votes) in [(START_MS + 125, true), (START_MS + 126, false)] {
+        let mut member = authority(&network, 1, None, START_MS);
+        assert!(member.poll(START_MS).is_empty());
+        upload(&mut member, 10, at_ms);
+        assert_eq!(!member.poll(at_ms).is_empty(), votes);
     }
-    assert!(group.signed.iter().all(Vec::is_empty));
+}
+
+#[test]
+fn without_relays_or_without_votes_nothing_is_signed() {
+    let network = Arc::new(network(3));
+    let mut empty = authority(&network, 1, None, T_MS - 1_500);
+    let (mut alone, _) = pair();
+    for now_ms in (T_MS - 1_500..T_MS + 3_000).step_by(100) {
+        assert!(empty.poll(now_ms).is_empty());
+        assert_eq!(signature_of(&mut alone, now_ms.max(T_MS - 1_200)), None);
+    }
 }
 
 #[test]
 fn one_signature_for_a_valid_after_across_restarts() {
     let network = Arc::new(network(1));
-    let last = Some(T_MS / 1_000);
-    for now_ms in [T_MS - 1_000, T_MS, T_MS + 999] {
-        let mut restarted = authority(&network, 1, last, now_ms);
-        restarted
-            .take_descriptor(&upload(&network, 10, now_ms), now_ms)
-            .unwrap();
-        for step in 0..4 {
-            let mut signed = Vec::new();
-            for action in restarted.poll(now_ms + step * 500) {
-                match action {
-                    Action::Probe(probe) => restarted.on_probe(&probe, true, now_ms),
-                    Action::RecordSigned { valid_after, .. } => signed.push(valid_after),
-                    _ => {}
+    for now_ms in [START_MS, T_MS, T_MS + 999] {
+        let mut restarted = authority(&network, 1, Some(T), now_ms);
+        upload(&mut restarted, 10, now_ms);
+        for step in 0..40 {
+            for action in restarted.poll(now_ms + step * 50) {
+                if let Action::RecordSigned { valid_after, .. } = action {
+                    assert!(valid_after > T);
                 }
             }
-            assert!(
-                signed.iter().all(|valid_after| *valid_after > T_MS / 1_000),
-                "{signed:?}"
-            );
         }
     }
     // A clock that went back does not make it sign again either.
-    let mut behind = authority(&network, 1, last, T_MS - 60_000);
-    behind
-        .take_descriptor(&upload(&network, 10, T_MS - 60_000), T_MS - 60_000)
-        .unwrap();
-    assert!(
-        behind
-            .poll(T_MS - 58_000)
-            .iter()
-            .all(|action| matches!(action, Action::Probe(_)))
-    );
-}
-
-#[test]
-fn every_refusal_of_votes_and_signatures() {
-    let network = Arc::new(network(3));
-    let now_ms = T_MS - 900;
-    let mut ours = authority(&network, 1, None, now_ms);
-    let mut other = authority(&network, 2, None, now_ms);
-    let vote_of = |authority: &mut Authority, relay: u8, at_ms: u64| -> Vec<u8> {
-        authority
-            .take_descriptor(&upload(&network, relay, now_ms), now_ms)
-            .unwrap();
-        let mut sent = Vec::new();
-        for _ in 0..2 {
-            for action in authority.poll(at_ms) {
-                match action {
-                    Action::Probe(probe) => authority.on_probe(&probe, true, at_ms),
-                    Action::SendVote(bytes) => sent = bytes,
-                    _ => {}
-                }
-            }
-        }
-        sent
-    };
-    let vote = vote_of(&mut other, 10, now_ms);
-    assert_eq!(ours.take_vote(&vote, now_ms), Ok(()));
-    assert_eq!(ours.take_vote(&vote, now_ms), Ok(()));
-    let different = vote_of(&mut authority(&network, 2, None, now_ms), 11, now_ms);
-    assert_eq!(
-        ours.take_vote(&different, now_ms),
-        Err(AuthorityError::Equivocation)
-    );
-    assert_eq!(other.take_vote(&vote, now_ms), Err(AuthorityError::Own));
-    assert!(matches!(
-        ours.take_vote(b"soup", now_ms),
-        Err(AuthorityError::Document(_))
-    ));
-    // A clock a little ahead votes for the period after this one: held until then.
-    let ahead = vote_of(
-        &mut authority(&network, 3, None, now_ms),
-        10,
-        now_ms + 2_000,
-    );
-    assert_eq!(ours.take_vote(&ahead, now_ms), Ok(()));
-    assert_eq!(ours.next_votes.len(), 1);
-    let far = vote_of(
-        &mut authority(&network, 3, None, now_ms),
-        10,
-        now_ms + 4_000,
-    );
-    assert_eq!(
-        ours.take_vote(&far, now_ms),
-        Err(AuthorityError::WrongPeriod)
-    );
-
-    // Both count, and the other signs first.
-    let own = vote_of(&mut ours, 10, now_ms);
-    assert_eq!(other.take_vote(&own, now_ms), Ok(()));
-    let late = T_MS - 500;
-    let signature_of = |authority: &mut Authority| {
-        let sent = authority
-            .poll(late)
-            .into_iter()
-            .find_map(|action| match action {
-                Action::SendSignature(bytes) => Some(bytes),
-                _ => None,
-            });
-        sent.unwrap()
-    };
-    let signature = signature_of(&mut other);
-    assert_eq!(ours.take_signature(&signature, late), Ok(()));
-    let own = signature_of(&mut ours);
-    assert_eq!(ours.take_signature(&own, late), Err(AuthorityError::Own));
-    assert_eq!(
-        ours.take_signature(&signature, late + 4_000),
-        Err(AuthorityError::WrongPeriod)
-    );
-    assert!(ours.take_signature(b"soup", late).is_err());
-    let mut third = authority(&network, 3, None, now_ms);
-    third.take_vote(&vote, late).unwrap();
-}
-
-#[test]
-fn votes_after_the_count_are_too_late() {
-    let mut group = Group::new(3, T_MS - 1_500);
-    group.upload(10, T_MS - 1_500);
-    group.alive[2] = false;
-    group.settle(T_MS - 1_500);
-    group.settle(T_MS - 1_000);
-    group.settle(T_MS - 500);
-    // A vote made in time that was held up on its way.
-    let member = &mut group.members[2];
-    for action in member.poll(T_MS - 600) {
-        if let Action::Probe(probe) = action {
-            member.on_probe(&probe, true, T_MS - 600);
-        }
+    let mut behind = authority(&network, 1, Some(T), T_MS - 60_000);
+    upload(&mut behind, 10, T_MS - 60_000);
+    for now_ms in (T_MS - 60_000..T_MS).step_by(125) {
+        assert!(behind.poll(now_ms).is_empty());
     }
-    let actions = member.poll(T_MS - 600);
-    let Some(Action::SendVote(vote)) = actions.into_iter().next() else {
-        panic!("no vote")
-    };
+}
+
+#[test]
+fn what_is_not_on_disk_was_never_signed() {
+    // The vote: it is not counted, and nothing is signed in this period.
+    let (mut ours, mut other) = pair();
+    let theirs = vote_of(&mut other, START_MS);
+    vote_of(&mut ours, START_MS);
+    ours.withdraw_signature();
+    give(&mut ours, &theirs, START_MS + 10).unwrap();
+    assert_eq!(ours.period_accepted(), []);
+    ours.poll(START_MS + 20);
+    assert_eq!(ours.period_accepted().len(), 1);
+    assert_eq!(signature_of(&mut ours, END_MS), None);
+    // The consensus: signatures of others make none of it.
+    let (mut ours, mut other) = pair();
+    let (own, theirs) = (vote_of(&mut ours, START_MS), vote_of(&mut other, START_MS));
+    give(&mut ours, &theirs, START_MS + 10).unwrap();
+    give(&mut other, &own, START_MS + 10).unwrap();
+    let _ = (ours.poll(START_MS + 20), other.poll(START_MS + 20));
+    let _ = (ours.poll(START_MS + 250), other.poll(START_MS + 250));
+    let signature = signature_of(&mut other, END_MS).unwrap();
+    assert!(signature_of(&mut ours, END_MS).is_some());
+    ours.withdraw_signature();
+    ours.take_signature(&signature, END_MS).unwrap();
+    assert!(ours.poll(T_MS).is_empty());
+}
+
+#[test]
+fn every_refusal() {
+    let (mut ours, mut other) = pair();
+    let theirs = vote_of(&mut other, START_MS);
+    let vote = || SignedVote::clone(theirs.vote.as_ref().unwrap());
+    let late = AuthorityError::Agreement(cepa_common::dir::AgreementError::Late);
+    let unwanted = AuthorityError::Agreement(cepa_common::dir::AgreementError::NotWanted);
+    // No vote that nobody endorsed, nor one of another period; no endorsement that comes too late for its signatures.
+    assert_eq!(ours.on_vote(vote(), START_MS), Err(unwanted.clone()));
+    let endorse =
+        |to: &mut Authority, now_ms| to.on_endorsement(theirs.endorsement.clone(), now_ms);
+    let (mut second, mut third) = (pair().0, pair().0);
+    assert_eq!(endorse(&mut second, START_MS + 250), Err(late.clone()));
+    assert_eq!(endorse(&mut third, END_MS), Err(late.clone()));
     assert_eq!(
-        group.members[0].take_vote(&vote, T_MS - 499),
-        Err(AuthorityError::TooLate)
+        endorse(&mut third, T_MS + 2_000),
+        Err(AuthorityError::WrongPeriod)
     );
+    // From a clock a little ahead: held until its time, and the vote with it.
+    assert_eq!(endorse(&mut ours, START_MS - 10), Ok(Heard::WantVote));
+    assert_eq!(ours.on_vote(vote(), START_MS - 10), Ok(()));
+    assert_eq!(ours.on_vote(vote(), START_MS - 10), Ok(()));
+    assert_eq!(endorse(&mut ours, START_MS - 5), Ok(Heard::Held));
+    ours.poll(START_MS);
+    assert_eq!(ours.period_accepted().len(), 2);
+    assert_eq!(endorse(&mut ours, END_MS + 10), Ok(Heard::Held));
+    // The vote that comes too late for the round in which its endorsement came.
+    let mut fourth = pair().0;
+    assert_eq!(endorse(&mut fourth, START_MS + 200), Ok(Heard::WantVote));
+    assert_eq!(fourth.on_vote(vote(), START_MS + 250), Err(unwanted));
+    // After a restart an authority knows not what it accepted before.
+    let network = Arc::clone(&ours.config.network);
+    let mut restarted = authority(&network, 1, Some(T), START_MS + 10);
+    assert_eq!(
+        endorse(&mut restarted, START_MS + 20),
+        Err(AuthorityError::Recovering)
+    );
+    assert_eq!(restarted.candidacies(START_MS + 20).count(), 0);
+
+    give(&mut other, &vote_of(&mut pair().0, START_MS), START_MS).unwrap();
+    let _ = (other.poll(START_MS + 1), other.poll(START_MS + 250));
+    let signature = signature_of(&mut other, END_MS).unwrap();
+    assert_eq!(
+        other.take_signature(&signature, END_MS),
+        Err(AuthorityError::Own)
+    );
+    assert_eq!(
+        ours.take_signature(&signature, END_MS + 4_000),
+        Err(AuthorityError::WrongPeriod)
+    );
+    assert!(ours.take_signature(b"soup", END_MS).is_err());
 }
 
 #[test]

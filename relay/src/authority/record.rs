@@ -1,12 +1,74 @@
-//! What an authority signed, on disk before it says so: it signs one consensus for a valid-after, ever.
+//! What an authority signed, on disk before it says so: it signs one vote and one consensus for a valid-after, ever.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use cepa_common::dir::{Digest, UnixSecs, write_whole};
+use cepa_common::dir::{Digest, UnixSecs};
+use cepa_common::state::record::{self, Generation};
 
-/// Remembers the last consensus that was signed, across restarts. Calls may block on the disk.
+/// What is signed once for a valid-after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signed {
+    /// A vote.
+    Vote,
+    /// A consensus.
+    Consensus,
+}
+
+/// What was signed for one valid-after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Last {
+    valid_after: UnixSecs,
+    vote: Option<Digest>,
+    consensus: Option<Digest>,
+}
+
+impl Last {
+    fn new(valid_after: UnixSecs) -> Self {
+        Self {
+            valid_after,
+            vote: None,
+            consensus: None,
+        }
+    }
+
+    /// Adds one; `false` when another of its kind is there.
+    fn add(&mut self, what: Signed, digest: Digest) -> bool {
+        let held = match what {
+            Signed::Vote => &mut self.vote,
+            Signed::Consensus => &mut self.consensus,
+        };
+        *held.get_or_insert(digest) == digest
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let present = u8::from(self.vote.is_some()) | u8::from(self.consensus.is_some()) << 1;
+        let digest = |digest: Option<Digest>| digest.map_or([0; 32], |digest| digest.0);
+        [
+            &self.valid_after.to_be_bytes()[..],
+            &[present],
+            &digest(self.vote),
+            &digest(self.consensus),
+        ]
+        .concat()
+    }
+
+    fn decode(body: &[u8]) -> Option<Self> {
+        let (time, rest) = body.split_first_chunk::<8>()?;
+        let (present, rest) = rest.split_first()?;
+        let (vote, rest) = rest.split_first_chunk::<32>()?;
+        let consensus = rest.try_into().ok()?;
+        let digest = |bit: u8, bytes: [u8; 32]| (present & bit != 0).then_some(Digest(bytes));
+        (*present <= 3).then_some(Self {
+            valid_after: UnixSecs::from_be_bytes(*time),
+            vote: digest(1, *vote),
+            consensus: digest(2, consensus),
+        })
+    }
+}
+
+/// Remembers what was signed last, across restarts. Calls may block on the disk.
 pub trait SigningRecord: Send + Sync {
     /// Valid-after of the last one; `None` when there was none ever.
     ///
@@ -18,36 +80,71 @@ pub trait SigningRecord: Send + Sync {
     ///
     /// # Errors
     /// When it is not durable: the signature must not leave.
-    fn record(&self, valid_after: UnixSecs, digest: Digest) -> io::Result<()>;
+    fn record(&self, valid_after: UnixSecs, what: Signed, digest: Digest) -> io::Result<()>;
 }
 
-/// A record in a file of one line: valid-after and digest.
+/// A record in a file, with a checksum: valid-after (`u64`, big-endian), which digests there are (bit 0 the vote's, bit 1
+/// the consensus'), and the two digests.
+///
+/// The generation before is of no use here: it does not say what was signed since. A file that is damaged, or gone
+/// while its predecessor is there, is therefore an error that says what its owner can do (docs/protocol.md, 6.13.6).
 #[derive(Debug)]
 pub struct FileSigningRecord {
     path: PathBuf,
 }
+
+/// What the file says that it is.
+const KIND: &str = "signing record";
+const BODY_LEN: usize = 8 + 1 + 32 + 32;
 
 impl FileSigningRecord {
     /// A record in this file, which need not exist yet; its directory must.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
+
+    fn read(&self) -> io::Result<Option<Last>> {
+        let found =
+            record::load(&self.path, KIND, BODY_LEN).map_err(|e| self.lost(&e.to_string()))?;
+        let Some((body, generation)) = found else {
+            return Ok(None);
+        };
+        if generation == Generation::Previous {
+            return Err(self.lost("only the generation before can be read"));
+        }
+        let last = Last::decode(&body).ok_or_else(|| self.lost("its content is wrong"))?;
+        Ok(Some(last))
+    }
+
+    fn lost(&self, why: &str) -> io::Error {
+        let path = self.path.display();
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "what was signed last is not known: {path}: {why}; keep this authority stopped until two voting \
+                 intervals have passed since it last ran, then remove {path} and {path}.old and start it again"
+            ),
+        )
+    }
 }
 
 impl SigningRecord for FileSigningRecord {
     fn last(&self) -> io::Result<Option<UnixSecs>> {
-        let text = match std::fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let valid_after = text.split(' ').next().and_then(|word| word.parse().ok());
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "signing record is damaged");
-        valid_after.map(Some).ok_or_else(invalid)
+        Ok(self.read()?.map(|last| last.valid_after))
     }
 
-    fn record(&self, valid_after: UnixSecs, digest: Digest) -> io::Result<()> {
-        write_whole(&self.path, format!("{valid_after} {digest}\n").as_bytes())
+    fn record(&self, valid_after: UnixSecs, what: Signed, digest: Digest) -> io::Result<()> {
+        let held = self.read()?;
+        let mut next = held
+            .filter(|held| held.valid_after == valid_after)
+            .unwrap_or_else(|| Last::new(valid_after));
+        // The machine does not ask for this; were it wrong, the signature must not leave.
+        if held.is_some_and(|held| valid_after < held.valid_after) || !next.add(what, digest) {
+            return Err(io::Error::other(
+                "for this time or a later one something else was signed before",
+            ));
+        }
+        record::save(&self.path, KIND, &next.encode()).map_err(io::Error::other)
     }
 }
 
@@ -65,7 +162,7 @@ impl SigningRecord for MemorySigningRecord {
             .map_err(|_| io::Error::other("record lock"))?)
     }
 
-    fn record(&self, valid_after: UnixSecs, _: Digest) -> io::Result<()> {
+    fn record(&self, valid_after: UnixSecs, _: Signed, _: Digest) -> io::Result<()> {
         *self
             .last
             .lock()
@@ -81,13 +178,43 @@ mod tests {
 
     #[test]
     fn survives_a_restart_and_refuses_damage() {
-        let path = std::env::temp_dir().join(format!("cepa-record-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("cepa-record-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("signed");
         let record = FileSigningRecord::new(&path);
         assert_eq!(record.last().unwrap(), None);
-        record.record(1_234, Digest([5; 32])).unwrap();
+        record.record(1_234, Signed::Vote, Digest([5; 32])).unwrap();
         assert_eq!(FileSigningRecord::new(&path).last().unwrap(), Some(1_234));
-        std::fs::write(&path, "soup").unwrap();
-        assert!(record.last().is_err());
+        // Never lower, never another for the same time.
+        assert!(record.record(1_233, Signed::Vote, Digest([5; 32])).is_err());
+        assert!(record.record(1_234, Signed::Vote, Digest([6; 32])).is_err());
+        record.record(1_234, Signed::Vote, Digest([5; 32])).unwrap();
+        // The consensus of the same time is another matter, and one too.
+        record
+            .record(1_234, Signed::Consensus, Digest([6; 32]))
+            .unwrap();
+        assert!(
+            record
+                .record(1_234, Signed::Consensus, Digest([7; 32]))
+                .is_err()
+        );
+        assert!(record.record(1_234, Signed::Vote, Digest([6; 32])).is_err());
+        record.record(1_235, Signed::Vote, Digest([7; 32])).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        // The generation before is there, and not taken: it does not know of 1,235.
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).unwrap();
+            assert!(record.last().is_err(), "bit {bit}");
+            assert!(record.record(1_236, Signed::Vote, Digest([8; 32])).is_err());
+        }
         std::fs::remove_file(&path).unwrap();
+        let error = record.last().unwrap_err().to_string();
+        assert!(
+            error.contains("signed.old") && error.contains("voting intervals"),
+            "{error}"
+        );
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -1,16 +1,22 @@
 //! What an authority knows of relays: their newest descriptors and whether they answer (docs/protocol.md, 6.13).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Digest, Flags, NetworkFile, Params, RelayDescriptor, SignedDescriptor, UnixSecs, VoteEntry,
+    Digest, NetworkFile, Params, RelayDescriptor, SignedDescriptor, UnixSecs, VoteEntry,
     is_dialable,
 };
 use cepa_common::ids::RelayId;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use super::AuthorityError;
+use super::flags::{Bars, Running};
+use super::history::History;
+use super::measure::{Candidate, Carried, Job, MeasureError, Scheduler};
+use super::operator::OperatorRules;
 
 /// Failed probes in a row after which a relay is no longer listed: one lost packet is no outage.
 const FAILURES_TO_UNLIST: u32 = 2;
@@ -30,13 +36,19 @@ pub struct Probe {
     pub link_key: [u8; 32],
 }
 
+/// Dials at once; relays that were never dialled go first.
+const MAX_PROBES: usize = 64;
+/// What is worth keeping is saved this often (milliseconds of observed time), and when that is news after this pause.
+const SAVE_EVERY_MS: u64 = 3_600_000;
+const SAVE_NEWS_AFTER_MS: u64 = 300_000;
+
 /// One relay.
 #[derive(Debug)]
 struct Known {
     signed: Arc<SignedDescriptor>,
     first_seen_ms: u64,
-    /// Since when it answers; `None` while it does not.
-    reachable_since_ms: Option<u64>,
+    /// Did it answer when it was last asked, but for one failure that is forgiven?
+    is_reachable: bool,
     failures: u32,
     next_probe_ms: u64,
     is_probing: bool,
@@ -46,22 +58,108 @@ impl Known {
     fn descriptor(&self) -> &RelayDescriptor {
         self.signed.descriptor()
     }
+
+    /// Was it dialled in vain? Such ones make room for others first.
+    fn has_failed(&self) -> bool {
+        !self.is_reachable && self.failures > 0
+    }
+
+    fn was_dialled(&self) -> bool {
+        self.is_reachable || self.failures > 0
+    }
 }
 
-/// All relays that the authority has a descriptor of.
+fn ips(descriptor: &RelayDescriptor) -> HashSet<IpAddr> {
+    descriptor.addresses.iter().map(SocketAddr::ip).collect()
+}
+
+/// All relays that the authority has a descriptor of, and what it found out about them.
 #[derive(Debug)]
 pub(super) struct Relays {
     known: BTreeMap<RelayId, Known>,
+    /// Whose each link key is.
+    by_key: HashMap<[u8; 32], RelayId>,
+    /// How many have each address.
+    on_ip: HashMap<IpAddr, u32>,
     /// Without a prober every relay counts as reachable.
     probes: bool,
+    rules: OperatorRules,
+    history: History,
+    scheduler: Scheduler,
+    /// Observed time when what is worth keeping was saved, and whether something happened since.
+    saved_ms: u64,
+    is_news: bool,
 }
+
+/// What an authority keeps on disk of the relays.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    version: u8,
+    history: History,
+    scheduler: Scheduler,
+}
+
+const KEPT_VERSION: u8 = 1;
 
 impl Relays {
     pub(super) fn new(probes: bool) -> Self {
         Self {
             known: BTreeMap::new(),
+            by_key: HashMap::new(),
+            on_ip: HashMap::new(),
             probes,
+            rules: OperatorRules::default(),
+            history: History::default(),
+            scheduler: Scheduler::default(),
+            saved_ms: 0,
+            is_news: false,
         }
+    }
+
+    /// Takes the operator's word; to be called before any descriptor comes.
+    pub(super) fn set_rules(&mut self, rules: OperatorRules) {
+        self.rules = rules;
+    }
+
+    /// Sets what may be downloaded to measure, MiB an hour; zero: nothing is measured.
+    pub(super) fn set_budget(&mut self, mib_per_hour: u32) {
+        self.scheduler
+            .set_budget(mib_per_hour, self.history.observed_ms());
+    }
+
+    /// Takes up what an earlier run kept; `false` when it is nothing that this version wrote.
+    pub(super) fn restore(&mut self, bytes: &[u8]) -> bool {
+        let Ok(kept) = postcard::from_bytes::<Kept>(bytes) else {
+            return false;
+        };
+        if kept.version != KEPT_VERSION {
+            return false;
+        }
+        self.history = kept.history.after_restart();
+        self.scheduler = kept.scheduler.after_restart();
+        self.saved_ms = self.history.observed_ms();
+        true
+    }
+
+    /// What is worth keeping across a restart.
+    pub(super) fn to_keep(&self) -> Vec<u8> {
+        let kept = Kept {
+            version: KEPT_VERSION,
+            history: self.history.clone(),
+            scheduler: self.scheduler.clone(),
+        };
+        postcard::to_allocvec(&kept).unwrap_or_default()
+    }
+
+    /// Is it time to save [`Relays::to_keep`]? Says so once.
+    pub(super) fn is_save_due(&mut self) -> bool {
+        let observed = self.history.observed_ms();
+        let since = observed.saturating_sub(self.saved_ms);
+        let is_due = since >= SAVE_EVERY_MS || self.is_news && since >= SAVE_NEWS_AFTER_MS;
+        if is_due {
+            (self.saved_ms, self.is_news) = (observed, false);
+        }
+        is_due
     }
 
     /// Takes a descriptor that is newer than the one held; the same one again is no error.
@@ -85,6 +183,9 @@ impl Relays {
         {
             return Err(AuthorityError::PrivateAddress);
         }
+        if self.rules.reject.has(descriptor) {
+            return Err(AuthorityError::Rejected);
+        }
         let held = self.known.get(&descriptor.identity);
         if held.is_some_and(|held| held.signed.digest() == signed.digest()) {
             return Ok(());
@@ -92,8 +193,10 @@ impl Relays {
         if held.is_some_and(|held| held.descriptor().published >= descriptor.published) {
             return Err(AuthorityError::NotNewer);
         }
-        if held.is_none() {
-            self.check_key(descriptor)?;
+        let is_new = held.is_none();
+        self.check_key(descriptor)?;
+        self.make_room_on_addresses(descriptor, params, now)?;
+        if is_new {
             self.make_room(params, now)?;
         }
         self.store(signed, now_ms);
@@ -102,90 +205,167 @@ impl Relays {
 
     /// A link key belongs to one relay (S26).
     fn check_key(&self, descriptor: &RelayDescriptor) -> Result<(), AuthorityError> {
-        let key = descriptor.link_key();
-        let taken = self
-            .known
-            .values()
-            .any(|held| held.descriptor().link_key() == key);
-        if taken {
+        let holder = self.by_key.get(&descriptor.link_key());
+        if holder.is_some_and(|holder| *holder != descriptor.identity) {
             Err(AuthorityError::KeyInUse)
         } else {
             Ok(())
         }
     }
 
-    /// Expired relays make room, then the one that has been waiting to be reached longest.
+    /// An address has as many descriptors as relays may be listed on it, reached or not (S26). What is expired or was
+    /// dialled in vain makes room.
+    fn make_room_on_addresses(
+        &mut self,
+        descriptor: &RelayDescriptor,
+        params: &Params,
+        now: UnixSecs,
+    ) -> Result<(), AuthorityError> {
+        let (identity, max_age) = (
+            descriptor.identity,
+            u64::from(params.descriptor_max_age_seconds),
+        );
+        let held = self.known.get(&identity).map(|held| ips(held.descriptor()));
+        for ip in ips(descriptor) {
+            let is_own = held.as_ref().is_some_and(|held| held.contains(&ip));
+            let count = self.on_ip.get(&ip).copied().unwrap_or(0);
+            if is_own || count < params.max_relays_per_address {
+                continue;
+            }
+            let there = self.known.iter().filter(|(other, held)| {
+                **other != identity && ips(held.descriptor()).contains(&ip)
+            });
+            let gone = there
+                .filter(|(_, held)| held.has_failed() || !held.signed.is_current(now, max_age, now))
+                .min_by_key(|(_, held)| held.first_seen_ms)
+                .map(|(id, _)| *id);
+            self.remove(&gone.ok_or(AuthorityError::Crowded)?);
+        }
+        Ok(())
+    }
+
+    /// Expired relays make room, then the one that was dialled in vain longest ago; never one that waits for its
+    /// first dial, or a flood of them would keep all new relays out.
     fn make_room(&mut self, params: &Params, now: UnixSecs) -> Result<(), AuthorityError> {
         let most = usize::try_from(params.max_relays).unwrap_or(usize::MAX);
         if self.known.len() < most {
             return Ok(());
         }
         let max_age = u64::from(params.descriptor_max_age_seconds);
-        self.known
-            .retain(|_, held| held.signed.is_current(now, max_age, now));
+        let expired: Vec<RelayId> = self
+            .known
+            .iter()
+            .filter(|(_, held)| !held.signed.is_current(now, max_age, now))
+            .map(|(id, _)| *id)
+            .collect();
+        expired.iter().for_each(|id| self.remove(id));
         if self.known.len() < most {
             return Ok(());
         }
-        let unreached = self
-            .known
-            .iter()
-            .filter(|(_, held)| held.reachable_since_ms.is_none());
-        let oldest = unreached
+        let failed = self.known.iter().filter(|(_, held)| held.has_failed());
+        let oldest = failed
             .min_by_key(|(_, held)| held.first_seen_ms)
             .map(|(id, _)| *id);
-        self.known.remove(&oldest.ok_or(AuthorityError::Full)?);
+        self.remove(&oldest.ok_or(AuthorityError::Full)?);
         Ok(())
+    }
+
+    fn remove(&mut self, relay: &RelayId) {
+        if let Some(held) = self.known.remove(relay) {
+            self.unindex(&held.signed);
+        }
+    }
+
+    fn unindex(&mut self, signed: &SignedDescriptor) {
+        self.by_key.remove(&signed.descriptor().link_key());
+        for ip in ips(signed.descriptor()) {
+            if let Some(count) = self.on_ip.get_mut(&ip) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.on_ip.remove(&ip);
+                }
+            }
+        }
     }
 
     fn store(&mut self, signed: Arc<SignedDescriptor>, now_ms: u64) {
         let identity = signed.descriptor().identity;
-        let fresh = Known {
+        if let Some(held) = self.known.get(&identity) {
+            let old = Arc::clone(&held.signed);
+            self.unindex(&old);
+        }
+        let new = signed.descriptor();
+        self.by_key.insert(new.link_key(), identity);
+        for ip in ips(new) {
+            *self.on_ip.entry(ip).or_default() += 1;
+        }
+        let fresh = || Known {
             signed: Arc::clone(&signed),
             first_seen_ms: now_ms,
-            reachable_since_ms: (!self.probes).then_some(now_ms),
+            is_reachable: !self.probes,
             failures: 0,
             next_probe_ms: now_ms,
             is_probing: false,
         };
-        let held = self.known.entry(identity).or_insert(fresh);
-        let (old, new) = (held.signed.descriptor(), signed.descriptor());
+        let held = self.known.entry(identity).or_insert_with(fresh);
+        let old = held.signed.descriptor();
         if self.probes && (old.addresses != new.addresses || old.link_key() != new.link_key()) {
             // What was reached says nothing of a new address or key.
-            held.reachable_since_ms = None;
+            held.is_reachable = false;
+            held.failures = 0;
         }
         held.next_probe_ms = now_ms;
         held.is_probing = false;
         held.signed = signed;
+        if !self.probes {
+            self.history.set_up(identity, true, now_ms);
+        }
     }
 
-    /// The dials that are due.
+    /// The dials that are due, as many as may be under way; those of relays that were never dialled first.
     pub(super) fn due_probes(&mut self, now_ms: u64) -> Vec<Probe> {
-        if !self.probes {
+        self.history.advance(now_ms);
+        let room = self.probe_room();
+        if room == 0 {
             return Vec::new();
         }
-        let due = self
+        let mut due: Vec<(bool, u64, RelayId)> = self
             .known
-            .values_mut()
-            .filter(|held| !held.is_probing && held.next_probe_ms <= now_ms);
-        due.map(|held| {
+            .iter()
+            .filter(|(_, held)| !held.is_probing && held.next_probe_ms <= now_ms)
+            .map(|(id, held)| (held.was_dialled(), held.next_probe_ms, *id))
+            .collect();
+        due.sort_unstable();
+        due.truncate(room);
+        let due = due.into_iter().map(|(_, _, id)| id);
+        due.filter_map(|id| {
+            let held = self.known.get_mut(&id)?;
             held.is_probing = true;
             let descriptor = held.signed.descriptor();
-            Probe {
+            Some(Probe {
                 identity: descriptor.identity,
                 digest: held.signed.digest(),
                 addresses: descriptor.addresses.clone(),
                 link_key: descriptor.link_key(),
-            }
+            })
         })
         .collect()
     }
 
-    /// When the next dial is due; `None` when none is.
+    fn probe_room(&self) -> usize {
+        if !self.probes {
+            return 0;
+        }
+        let probing = self.known.values().filter(|held| held.is_probing);
+        MAX_PROBES.saturating_sub(probing.count())
+    }
+
+    /// When the next dial is due; `None` when none is, or as many as may be are under way.
     pub(super) fn next_probe_ms(&self) -> Option<u64> {
-        let waiting = self
-            .known
-            .values()
-            .filter(|held| self.probes && !held.is_probing);
+        if self.probe_room() == 0 {
+            return None;
+        }
+        let waiting = self.known.values().filter(|held| !held.is_probing);
         waiting.map(|held| held.next_probe_ms).min()
     }
 
@@ -201,242 +381,143 @@ impl Relays {
         let interval_ms = u64::from(params.reachability_interval_seconds) * 1_000;
         if reached {
             held.failures = 0;
-            held.reachable_since_ms.get_or_insert(now_ms);
-            held.next_probe_ms = now_ms.saturating_add(interval_ms);
-            return;
+            held.is_reachable = true;
+            let wait_ms = spread(interval_ms, &probe.identity, now_ms);
+            held.next_probe_ms = now_ms.saturating_add(wait_ms);
+        } else {
+            let wait_ms = (PROBE_RETRY_MS << held.failures.min(20)).min(interval_ms);
+            held.next_probe_ms = now_ms.saturating_add(wait_ms);
+            held.failures = held.failures.saturating_add(1);
+            if held.failures >= FAILURES_TO_UNLIST {
+                held.is_reachable = false;
+            }
         }
-        let wait_ms = (PROBE_RETRY_MS << held.failures.min(20)).min(interval_ms);
-        held.next_probe_ms = now_ms.saturating_add(wait_ms);
-        held.failures = held.failures.saturating_add(1);
-        if held.failures >= FAILURES_TO_UNLIST {
-            held.reachable_since_ms = None;
-        }
+        let is_up = held.is_reachable;
+        self.is_news |= self.history.set_up(probe.identity, is_up, now_ms);
     }
 
     /// The relays to vote for, by identity: current until `until`, reachable, not too many to an address.
     pub(super) fn vote_entries(
-        &self,
+        &mut self,
         network: &NetworkFile,
         params: &Params,
         now_ms: u64,
         until: UnixSecs,
     ) -> Vec<VoteEntry> {
+        self.history.advance(now_ms);
+        let listed = self.listed(params, now_ms, until);
+        let running: Vec<Running> = listed
+            .iter()
+            .map(|held| self.running(held, network, params))
+            .collect();
+        let bars = Bars::among(&running, params);
+        let entries = listed
+            .iter()
+            .zip(&running)
+            .map(|(held, running)| VoteEntry {
+                descriptor: held.signed.bytes().to_vec(),
+                flags: bars.flags(running, params),
+                measured: self.scheduler.estimate(&held.descriptor().identity),
+            });
+        entries.collect()
+    }
+
+    fn listed(&self, params: &Params, now_ms: u64, until: UnixSecs) -> Vec<&Known> {
         let max_age = u64::from(params.descriptor_max_age_seconds);
         let mut listed: Vec<(u64, &Known)> = self
             .known
-            .values()
-            .filter(|held| held.signed.is_current(now_ms / 1_000, max_age, until))
-            .filter_map(|held| Some((held.reachable_since_ms?, held)))
+            .iter()
+            .filter(|(_, held)| held.is_reachable)
+            .filter(|(_, held)| held.signed.is_current(now_ms / 1_000, max_age, until))
+            .map(|(id, held)| (self.history.standing(id).age_ms, held))
             .collect();
         // Who was there first keeps its place: nobody pushes a relay out by crowding its address.
-        listed.sort_by_key(|(since, held)| (*since, held.descriptor().identity));
+        listed.sort_by_key(|(age_ms, held)| (u64::MAX - age_ms, held.descriptor().identity));
         let mut on_address: HashMap<IpAddr, u32> = HashMap::new();
         listed.retain(|(_, held)| {
-            let ips = || held.descriptor().addresses.iter().map(SocketAddr::ip);
-            let crowded = ips().any(|ip| {
-                on_address
-                    .get(&ip)
-                    .is_some_and(|count| *count >= params.max_relays_per_address)
+            let ips = ips(held.descriptor());
+            let crowded = ips.iter().any(|ip| {
+                let count = on_address.get(ip);
+                count.is_some_and(|count| *count >= params.max_relays_per_address)
             });
             if !crowded {
-                ips().for_each(|ip| *on_address.entry(ip).or_default() += 1);
+                ips.iter()
+                    .for_each(|ip| *on_address.entry(*ip).or_default() += 1);
             }
             !crowded
         });
         listed.truncate(usize::try_from(params.max_relays).unwrap_or(usize::MAX));
         listed.sort_by_key(|(_, held)| held.descriptor().identity);
-        listed
-            .into_iter()
-            .map(|(since, held)| VoteEntry {
-                descriptor: held.signed.bytes().to_vec(),
-                flags: flags(
-                    held.descriptor(),
-                    now_ms.saturating_sub(since) / 1_000,
-                    network,
-                    params,
-                ),
-                measured: None,
-            })
-            .collect()
+        listed.into_iter().map(|(_, held)| held).collect()
+    }
+
+    fn running(&self, held: &Known, network: &NetworkFile, params: &Params) -> Running {
+        let relay = held.descriptor();
+        let mut authorities = network.authorities().iter();
+        let measured = self.scheduler.estimate(&relay.identity);
+        Running {
+            offers: relay.offers,
+            exits: !relay.policy.is_reject_all(),
+            is_authority: authorities.any(|a| a.identity == relay.identity),
+            middle_only: self.rules.middle_only.has(relay),
+            weight: measured.unwrap_or(relay.bandwidth.min(params.max_unmeasured_weight)),
+            standing: self.history.standing(&relay.identity),
+        }
+    }
+
+    /// The next downloads that measure relays, if some are due.
+    pub(super) fn next_job(
+        &mut self,
+        params: &Params,
+        now_ms: u64,
+        rng: &mut impl Rng,
+    ) -> Option<Job> {
+        self.history.advance(now_ms);
+        let (known, cap) = (&self.known, params.max_unmeasured_weight);
+        let candidates = || {
+            let reachable = known.values().filter(|held| held.is_reachable);
+            let candidate = |held: &Known| Candidate {
+                identity: held.descriptor().identity,
+                ips: ips(held.descriptor()).into_iter().collect(),
+                claim: held.descriptor().bandwidth.min(cap),
+            };
+            reachable.map(candidate).collect()
+        };
+        let observed = self.history.observed_ms();
+        self.scheduler
+            .next_job(candidates, params.measure_interval_seconds, observed, rng)
+    }
+
+    /// How long until downloads may be due (milliseconds); `None` when nothing is measured.
+    pub(super) fn next_job_in_ms(&self) -> Option<u64> {
+        let next = self.scheduler.next_look()?;
+        Some(next.saturating_sub(self.history.observed_ms()))
+    }
+
+    /// Learns from downloads.
+    pub(super) fn on_measured(
+        &mut self,
+        job: &Job,
+        results: &[Result<Carried, MeasureError>],
+        params: &Params,
+        now_ms: u64,
+        rng: &mut impl Rng,
+    ) {
+        self.history.advance(now_ms);
+        self.is_news = true;
+        let (interval, observed) = (params.measure_interval_seconds, self.history.observed_ms());
+        self.scheduler
+            .on_result(job, results, interval, observed, rng);
     }
 }
 
-fn flags(relay: &RelayDescriptor, age_secs: u64, network: &NetworkFile, params: &Params) -> Flags {
-    let is_fast = relay.bandwidth.min(params.max_unmeasured_weight) >= params.fast_min_weight;
-    let is_stable = age_secs >= u64::from(params.stable_min_age_seconds);
-    let is_guard = relay.offers.contains(Flags::GUARD)
-        && is_fast
-        && is_stable
-        && age_secs >= u64::from(params.guard_min_age_seconds);
-    let is_authority = network
-        .authorities()
-        .iter()
-        .any(|a| a.identity == relay.identity);
-    (Flags::VALID | Flags::RUNNING)
-        .with_if(Flags::FAST, is_fast)
-        .with_if(Flags::STABLE, is_stable)
-        .with_if(Flags::GUARD, is_guard)
-        .with_if(Flags::EXIT, !relay.policy.is_reject_all())
-        .with_if(
-            Flags::HSDIR,
-            is_stable && relay.offers.contains(Flags::HSDIR),
-        )
-        .with_if(Flags::AUTHORITY, is_authority)
+/// Seven to nine eighths of an interval, so that relays which came together are not dialled together for ever.
+fn spread(interval_ms: u64, relay: &RelayId, now_ms: u64) -> u64 {
+    let salt = u64::from(relay.0[0]).wrapping_add(now_ms) % 256;
+    interval_ms - interval_ms / 8 + interval_ms * salt / 1_024
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-    use crate::directory::testing::{descriptor, identity, link_key, network};
-
-    const NOW_MS: u64 = 2_000_000;
-
-    fn signed(n: u8, edit: impl FnOnce(&mut RelayDescriptor)) -> Arc<SignedDescriptor> {
-        let mut descriptor = descriptor(n, NOW_MS / 1_000);
-        edit(&mut descriptor);
-        Arc::new(
-            descriptor
-                .sign(&network(1).network_id(), &link_key(n))
-                .unwrap(),
-        )
-    }
-
-    fn listed(relays: &Relays, params: &Params, now_ms: u64) -> usize {
-        relays.vote_entries(&network(1), params, now_ms, 0).len()
-    }
-
-    #[test]
-    fn only_the_reachable_are_listed() {
-        let network = network(1);
-        let params = network.params();
-        let mut relays = Relays::new(true);
-        relays.insert(signed(1, |_| ()), &params, NOW_MS).unwrap();
-        relays.insert(signed(1, |_| ()), &params, NOW_MS).unwrap();
-        assert_eq!(relays.next_probe_ms(), Some(NOW_MS));
-        let probe = relays.due_probes(NOW_MS).pop().unwrap();
-        assert_eq!(probe.identity, identity(1));
-        assert!(relays.due_probes(NOW_MS).is_empty());
-        assert_eq!(listed(&relays, &params, NOW_MS), 0);
-        relays.on_probe(&probe, true, &params, NOW_MS);
-        assert_eq!(listed(&relays, &params, NOW_MS), 1);
-        // One failure is forgiven, two are not.
-        relays.on_probe(&probe, false, &params, NOW_MS);
-        assert_eq!(relays.next_probe_ms(), Some(NOW_MS + PROBE_RETRY_MS));
-        assert_eq!(listed(&relays, &params, NOW_MS), 1);
-        relays.on_probe(&probe, false, &params, NOW_MS);
-        assert_eq!(listed(&relays, &params, NOW_MS), 0);
-        relays.on_probe(&probe, true, &params, NOW_MS);
-        // A new address must be reached anew; the late result of the old one does not count.
-        let moved = signed(1, |d| {
-            (d.published, d.addresses[0]) = (d.published + 1, ([127, 0, 0, 1], 9).into())
-        });
-        relays.insert(moved, &params, NOW_MS).unwrap();
-        relays.on_probe(&probe, true, &params, NOW_MS);
-        assert_eq!(listed(&relays, &params, NOW_MS), 0);
-        // A new onion key alone costs nothing.
-        let probe = relays.due_probes(NOW_MS).pop().unwrap();
-        relays.on_probe(&probe, true, &params, NOW_MS);
-        let rekeyed = signed(1, |d| {
-            (d.published, d.addresses[0], d.onion_key) =
-                (d.published + 2, ([127, 0, 0, 1], 9).into(), [9; 32]);
-        });
-        relays.insert(rekeyed, &params, NOW_MS).unwrap();
-        assert_eq!(listed(&relays, &params, NOW_MS), 1);
-        let later = NOW_MS + 1_000 * u64::from(params.descriptor_max_age_seconds) + 3_000;
-        assert_eq!(listed(&relays, &params, later), 0);
-    }
-
-    #[test]
-    fn refusals() {
-        let params = network(1).params();
-        let mut relays = Relays::new(false);
-        let mut insert = |signed, params: &Params| relays.insert(signed, params, NOW_MS);
-        assert_eq!(insert(signed(1, |_| ()), &params), Ok(()));
-        let rewritten = signed(1, |d| d.bandwidth += 1);
-        assert_eq!(insert(rewritten, &params), Err(AuthorityError::NotNewer));
-        let future = signed(2, |d| d.published += 400);
-        assert_eq!(insert(future, &params), Err(AuthorityError::NotCurrent));
-        assert_eq!(
-            insert(
-                signed(2, |d| d.published = 1),
-                &Params {
-                    descriptor_max_age_seconds: 60,
-                    ..params.clone()
-                }
-            ),
-            Err(AuthorityError::NotCurrent)
-        );
-        let public = Params {
-            allow_private_addresses: 0,
-            ..params.clone()
-        };
-        assert_eq!(
-            insert(signed(2, |_| ()), &public),
-            Err(AuthorityError::PrivateAddress)
-        );
-        let id = network(1).network_id();
-        let mut second = descriptor(3, NOW_MS / 1_000);
-        let key = link_key(1).verifying_key().to_bytes();
-        second.key_cert = Some(cepa_common::dir::KeyCert::new(
-            &link_key(3),
-            &id,
-            key,
-            u64::MAX,
-        ));
-        let second = Arc::new(second.sign(&id, &link_key(1)).unwrap());
-        assert_eq!(insert(second, &params), Err(AuthorityError::KeyInUse));
-        let small = Params {
-            max_relays: 1,
-            ..params
-        };
-        assert_eq!(insert(signed(2, |_| ()), &small), Err(AuthorityError::Full));
-    }
-
-    #[test]
-    fn the_unreached_make_room_and_addresses_do_not_crowd() {
-        let params = Params {
-            max_relays: 2,
-            max_relays_per_address: 1,
-            ..network(1).params()
-        };
-        let mut relays = Relays::new(true);
-        relays.insert(signed(1, |_| ()), &params, NOW_MS).unwrap();
-        relays
-            .insert(signed(2, |_| ()), &params, NOW_MS + 1)
-            .unwrap();
-        let probes = relays.due_probes(NOW_MS + 1);
-        relays.on_probe(
-            probes.iter().find(|p| p.identity == identity(2)).unwrap(),
-            true,
-            &params,
-            NOW_MS,
-        );
-        relays
-            .insert(signed(3, |_| ()), &params, NOW_MS + 2)
-            .unwrap();
-        assert!(!relays.known.contains_key(&identity(1)));
-        for probe in relays.due_probes(NOW_MS + 2) {
-            relays.on_probe(&probe, true, &params, NOW_MS + 2);
-        }
-        let entries = relays.vote_entries(&network(1), &params, NOW_MS + 3, 0);
-        assert_eq!(entries.len(), 1);
-        assert_eq!(entries[0].descriptor, signed(2, |_| ()).bytes());
-    }
-
-    #[test]
-    fn flags_follow_age_and_offers() {
-        let network = network(1);
-        let relay = descriptor(1, 0);
-        let params = Params {
-            stable_min_age_seconds: 10,
-            guard_min_age_seconds: 20,
-            ..network.params()
-        };
-        let at = |age| flags(&relay, age, &network, &params);
-        let young = Flags::VALID | Flags::RUNNING | Flags::FAST | Flags::EXIT | Flags::AUTHORITY;
-        assert_eq!(at(9), young);
-        assert_eq!(at(10), young | Flags::STABLE);
-        assert_eq!(at(20), young | Flags::STABLE | Flags::GUARD);
-    }
-}
+#[path = "relays_tests.rs"]
+mod tests;

@@ -6,22 +6,28 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cepa_common::dir::{
-    Clock, ConsensusSignature, Dial, DirRequest, FetchError, SignedDescriptor, SignedVote, upload,
+    Clock, ConsensusSignature, DescriptorCache, Dial, DirRequest, Endorsement, FetchError, Forward,
+    SignedDescriptor, SignedVote, Signer, Stream, offer_vote, upload,
 };
 use cepa_common::ids::RelayId;
-use ed25519_dalek::SigningKey;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{Action, Authority, AuthorityConfig, AuthorityError, Probe, SigningRecord};
+use super::knowledge::Learning;
+use super::slots::{Slot, VoteSlots};
+use super::view::VotingView;
+use super::{
+    Action, Authority, AuthorityConfig, AuthorityError, KnowledgeOptions, Probe, SigningRecord,
+};
 use crate::directory::DirectoryServer;
 
 /// Descriptors waiting for the machine; the next uploader is told to come again.
 const DESCRIPTOR_QUEUE: usize = 64;
-/// Votes and signatures waiting for the machine: only authorities' own get here, so that no flood of descriptors can
-/// keep a vote out. A vote is up to 16 MiB.
-const AUTHORITY_QUEUE: usize = 16;
+/// Endorsements, votes and signatures waiting for the machine: only authorities' own get here, so that no flood of
+/// descriptors can keep a vote out. A vote is up to 16 MiB.
+const AUTHORITY_QUEUE: usize = 64;
 /// Dials to relays at once.
 const MAX_PROBES: usize = 64;
 /// Longest dial to one relay.
@@ -75,6 +81,7 @@ pub enum SubmitError {
 #[derive(Debug)]
 pub(crate) enum Submission {
     Descriptor(Box<SignedDescriptor>),
+    Endorsement(Box<Endorsement>),
     Vote(Box<SignedVote>),
     Signature(Box<ConsensusSignature>),
 }
@@ -86,6 +93,9 @@ type Reply = oneshot::Sender<Result<(), AuthorityError>>;
 pub struct AuthorityHandle {
     descriptors: mpsc::Sender<(Submission, Reply)>,
     authorities: mpsc::Sender<(Submission, Reply)>,
+    view: watch::Receiver<Arc<VotingView>>,
+    cache: Arc<DescriptorCache>,
+    slots: Arc<VoteSlots>,
 }
 
 /// The other end of an [`AuthorityHandle`], for [`run`].
@@ -93,20 +103,29 @@ pub struct AuthorityHandle {
 pub struct AuthorityQueue {
     descriptors: mpsc::Receiver<(Submission, Reply)>,
     authorities: mpsc::Receiver<(Submission, Reply)>,
+    view: watch::Sender<Arc<VotingView>>,
+    cache: Arc<DescriptorCache>,
 }
 
 /// A handle and its queue.
 pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
     let (descriptors, descriptors_out) = mpsc::channel(DESCRIPTOR_QUEUE);
     let (authorities, authorities_out) = mpsc::channel(AUTHORITY_QUEUE);
+    let (view, view_out) = watch::channel(Arc::default());
+    let cache: Arc<DescriptorCache> = Arc::default();
     let queue = AuthorityQueue {
         descriptors: descriptors_out,
         authorities: authorities_out,
+        view,
+        cache: Arc::clone(&cache),
     };
     (
         AuthorityHandle {
             descriptors,
             authorities,
+            view: view_out,
+            cache,
+            slots: Arc::default(),
         },
         queue,
     )
@@ -125,7 +144,9 @@ impl AuthorityHandle {
         let (reply, answer) = oneshot::channel();
         let queue = match submission {
             Submission::Descriptor(_) => &self.descriptors,
-            Submission::Vote(_) | Submission::Signature(_) => &self.authorities,
+            Submission::Endorsement(_) | Submission::Vote(_) | Submission::Signature(_) => {
+                &self.authorities
+            }
         };
         queue
             .try_send((submission, reply))
@@ -137,12 +158,43 @@ impl AuthorityHandle {
     }
 }
 
+impl AuthorityHandle {
+    /// The vote as it stands.
+    pub(crate) fn view(&self) -> Arc<VotingView> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// Descriptors that verified before.
+    pub(crate) fn descriptor_cache(&self) -> Arc<DescriptorCache> {
+        Arc::clone(&self.cache)
+    }
+
+    /// A place to receive a vote of this author in.
+    pub(crate) fn vote_slot(&self, author: RelayId) -> Slot {
+        self.slots.take(author)
+    }
+}
+
+impl AuthorityQueue {
+    /// Shows the connections how the vote stands. To be done before an answer that they act on.
+    fn show(&self, authority: &Authority, now_ms: u64) {
+        self.view
+            .send_replace(Arc::new(VotingView::new(authority, now_ms)));
+    }
+
+    fn is_shown(&self, authority: &Authority) -> bool {
+        self.view.borrow().is_of(authority)
+    }
+}
+
 /// All that [`run`] needs.
 pub struct AuthorityTask {
     /// Who this authority is.
     pub identity: RelayId,
     /// Signs its votes and consensuses.
-    pub signing_key: SigningKey,
+    pub signing_key: Signer,
+    /// Gives the key that takes its place, when there is one (a certified key is renewed).
+    pub renewals: Option<watch::Receiver<Signer>>,
     /// Parameters that it votes for, over those of `network.toml`.
     pub params: BTreeMap<String, u32>,
     /// Opens connections to the other authorities.
@@ -153,6 +205,8 @@ pub struct AuthorityTask {
     pub directory: Arc<DirectoryServer>,
     /// What was signed, on disk.
     pub record: Arc<dyn SigningRecord>,
+    /// How it learns of relays.
+    pub knowledge: KnowledgeOptions,
 }
 
 /// Runs an authority until its handles are gone. Dropping the future stops all that it started.
@@ -163,20 +217,26 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
     let record = Arc::clone(&task.record);
     let last = tokio::task::spawn_blocking(move || record.last()).await;
     let config = AuthorityConfig {
-        network: Arc::clone(task.directory.network()),
+        network: task.directory.networks().at(task.clock().now_secs()),
         identity: task.identity,
         signing_key: task.signing_key.clone(),
         params: task.params.clone(),
         last_signed: last.map_err(io::Error::other)??,
         probes: task.probe.is_some(),
     };
-    let mut authority = Authority::new(config, task.clock().now_ms());
+    let authority = Authority::new(config, task.clock().now_ms());
+    let authority = authority.with_cache(Arc::clone(&queue.cache));
+    let mut authority = Learning::begin(authority, &task.knowledge).await;
     let mut probes: JoinSet<(Probe, bool)> = JoinSet::new();
     let mut sends: JoinSet<()> = JoinSet::new();
     let mut waiting: Vec<Probe> = Vec::new();
     loop {
+        task.renew(&mut authority);
         let now_ms = task.clock().now_ms();
         let actions = authority.poll(now_ms);
+        if !actions.is_empty() || !queue.is_shown(&authority) {
+            queue.show(&authority, now_ms);
+        }
         task.perform(actions, &mut authority, &mut sends, &mut waiting)
             .await;
         while probes.len() < MAX_PROBES
@@ -184,21 +244,29 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
         {
             task.start_probe(probe, &mut probes);
         }
+        authority.work(task.clock().now_ms()).await;
         let now_ms = task.clock().now_ms();
         let wait = authority
             .next_wake_ms(now_ms)
             .saturating_sub(now_ms)
-            .clamp(1, 3_600_000);
+            .min(authority.next_work_in_ms().unwrap_or(u64::MAX))
+            // Histories want to be looked at every minute.
+            .clamp(1, 60_000);
         tokio::select! {
             submitted = queue.authorities.recv() => {
                 let Some((submission, reply)) = submitted else { return Ok(()) };
-                let _ = reply.send(task.take(&mut authority, submission));
+                let answer = task.take(&mut authority, submission);
+                queue.show(&authority, task.clock().now_ms());
+                let _ = reply.send(answer);
             }
             Some((submission, reply)) = queue.descriptors.recv() => {
                 let _ = reply.send(task.take(&mut authority, submission));
             }
             Some(Ok((probe, reached))) = probes.join_next() => {
                 authority.on_probe(&probe, reached, task.clock().now_ms());
+            }
+            (job, results) = authority.measured() => {
+                authority.on_measured(&job, &results, task.clock().now_ms(), &mut rand::rng());
             }
             Some(_) = sends.join_next() => {}
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
@@ -207,6 +275,15 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
 }
 
 impl AuthorityTask {
+    /// Gives the machine what may have changed: the network's file and the signing key.
+    fn renew(&self, authority: &mut Authority) {
+        let now_ms = self.clock().now_ms();
+        authority.set_revisions(self.directory.networks().revisions(), now_ms);
+        if let Some(renewals) = &self.renewals {
+            authority.set_signing_key(renewals.borrow().clone());
+        }
+    }
+
     fn clock(&self) -> &Clock {
         self.directory.clock()
     }
@@ -219,6 +296,9 @@ impl AuthorityTask {
         let now_ms = self.clock().now_ms();
         let result = match submission {
             Submission::Descriptor(signed) => authority.on_descriptor(*signed, now_ms),
+            Submission::Endorsement(endorsement) => {
+                authority.on_endorsement(*endorsement, now_ms).map(drop)
+            }
             Submission::Vote(signed) => authority.on_vote(*signed, now_ms),
             Submission::Signature(signed) => authority.on_signature(*signed, now_ms),
         };
@@ -238,14 +318,15 @@ impl AuthorityTask {
         for action in actions {
             match action {
                 Action::Probe(probe) => waiting.push(probe),
-                Action::SendVote(bytes) => self.send(sends, DirRequest::send_vote(bytes)),
+                Action::Endorse { forward, until_ms } => self.endorse(sends, &forward, until_ms),
                 Action::SendSignature(bytes) => self.send(sends, DirRequest::send_signature(bytes)),
                 Action::RecordSigned {
                     valid_after,
+                    what,
                     digest,
                 } => {
                     let record = Arc::clone(&self.record);
-                    let write = move || record.record(valid_after, digest);
+                    let write = move || record.record(valid_after, what, digest);
                     let written = tokio::task::spawn_blocking(write).await;
                     if !matches!(written, Ok(Ok(()))) {
                         // Not on disk, so after a crash it could be signed otherwise: it must not leave.
@@ -282,40 +363,79 @@ impl AuthorityTask {
         // What takes longer than half an interval comes too late anyhow.
         let seconds = u64::from(network.params().vote_interval_seconds);
         let deadline = Duration::from_millis((seconds * 500).clamp(500, 60_000));
-        for peer in network
-            .authorities()
-            .iter()
-            .filter(|a| a.identity != self.identity)
-        {
-            let (dial, request) = (Arc::clone(&self.dial), request.clone());
-            let (addresses, key) = (peer.addresses.clone(), peer.identity.0);
-            let name = peer.name.clone();
-            sends.spawn(async move {
-                let send = send_until_answered(dial, &addresses, key, request, deadline);
-                if tokio::time::timeout(deadline, send).await.is_err() {
-                    tracing::debug!(authority = name, "not reached in time");
-                }
+        // Those of a revision that is about to count too; they refuse what is not for them.
+        let now = self.clock().now_secs();
+        let peers = self.directory.networks().revisions().authorities(now);
+        for peer in peers.iter().filter(|a| a.identity != self.identity) {
+            let request = request.clone();
+            self.spawn_send(sends, peer, deadline, move |io| {
+                let request = request.clone();
+                Box::pin(upload(io, request, deadline))
             });
         }
     }
+
+    /// Sends an endorsement, and the vote where it is wanted, to those who may not have it.
+    fn endorse(&self, sends: &mut JoinSet<()>, forward: &Forward, until_ms: u64) {
+        let endorsement = match forward.endorsement.to_bytes() {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(error) => return tracing::error!(%error, "own endorsement is not valid"),
+        };
+        let digest = forward.endorsement.digest();
+        let vote = forward.vote.as_ref().map(|vote| vote.shared_bytes());
+        let left_ms = until_ms.saturating_sub(self.clock().now_ms());
+        let deadline = Duration::from_millis(left_ms);
+        let now = self.clock().now_secs();
+        let authorities = self.directory.networks().revisions().authorities(now);
+        for peer in authorities
+            .iter()
+            .filter(|a| forward.to.contains(&a.identity))
+        {
+            let (endorsement, vote) = (endorsement.clone(), vote.clone());
+            self.spawn_send(sends, peer, deadline, move |io| {
+                let (endorsement, vote) = (endorsement.clone(), vote.clone());
+                Box::pin(offer_vote(io, endorsement, digest, vote, deadline))
+            });
+        }
+    }
+
+    fn spawn_send(
+        &self,
+        sends: &mut JoinSet<()>,
+        peer: &cepa_common::dir::Authority,
+        deadline: Duration,
+        send: impl Fn(Stream) -> SendFuture + Send + Sync + 'static,
+    ) {
+        let dial = Arc::clone(&self.dial);
+        let (addresses, key) = (peer.addresses.clone(), peer.identity.0);
+        let name = peer.name.clone();
+        sends.spawn(async move {
+            let send = send_until_answered(dial, &addresses, key, send);
+            if tokio::time::timeout(deadline, send).await.is_err() {
+                tracing::debug!(authority = name, "not reached in time");
+            }
+        });
+    }
 }
+
+/// One attempt to send something over a connection.
+type SendFuture = Pin<Box<dyn Future<Output = Result<(), FetchError>> + Send>>;
 
 async fn send_until_answered(
     dial: Arc<dyn Dial>,
     addresses: &[std::net::SocketAddr],
     link_key: [u8; 32],
-    request: DirRequest,
-    deadline: Duration,
+    send: impl Fn(Stream) -> SendFuture,
 ) {
     loop {
         let attempt = async {
             let io = dial.dial(addresses, link_key).await?;
-            upload(io, request.clone(), deadline).await
+            send(io).await
         };
         match attempt.await {
             Ok(()) => return,
             // An answer is an answer, but for "busy".
-            Err(FetchError::Refused { status, text }) if status != 503 => {
+            Err(FetchError::Refused { status, text }) if !matches!(status, 429 | 503) => {
                 tracing::debug!(status, text, "authority refused a document");
                 return;
             }

@@ -4,19 +4,30 @@
 //! A [`DirectoryServer`] is shared by every connection; what others read of it is a finished snapshot of the
 //! [`cepa_common::dir::ConsensusStore`]. Connections come from the listener (a link that turned out to be HTTP) and
 //! from BEGIN_DIR streams, and end in [`serve_connection`]. [`refresh`] and [`publish`] run beside it for the life of
-//! the relay. Buckets for each address are the listener's, as only it knows addresses.
+//! the relay. Requests are counted by address, of which streams have none; differences are made once.
 
+mod admission;
+mod consensus;
+mod differences;
+mod disk;
+mod padding;
 mod publish;
 mod refresh;
 mod serve;
 mod server;
+mod voting;
 
+#[cfg(test)]
+mod revision_tests;
+#[cfg(test)]
+mod serve_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use disk::ConsensusFiles;
 pub use publish::{Publisher, publish};
 pub use refresh::{Refresher, refresh};
-pub use serve::serve_connection;
+pub use serve::{serve_connection, serve_connection_from};
 pub use server::DirectoryServer;

@@ -4,8 +4,8 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, Backoff, Clock, ConsensusStore, Dial, DirRequest, FetchError, NetworkFile,
-    RelayDescriptor, SignedDescriptor, UnixSecs, upload,
+    Authority, Backoff, CLOCK_SKEW_SECS, Clock, ConsensusStore, Dial, DirRequest, FetchError,
+    NetworkHandle, RelayDescriptor, SignedDescriptor, UnixSecs, upload,
 };
 use cepa_common::ids::RelayId;
 use ed25519_dalek::SigningKey;
@@ -25,8 +25,8 @@ const MISSED_AGAIN: Duration = Duration::from_secs(5);
 
 /// All that [`publish`] needs.
 pub struct Publisher {
-    /// The network.
-    pub network: Arc<NetworkFile>,
+    /// The network, as it is known now.
+    pub network: NetworkHandle,
     /// The time.
     pub clock: Clock,
     /// Opens connections to authorities.
@@ -46,10 +46,7 @@ pub async fn publish(mut publisher: Publisher) {
     let mut last_published: UnixSecs = 0;
     loop {
         // Two descriptors of one second would be taken for one: an authority keeps the first.
-        let published = publisher
-            .clock
-            .now_secs()
-            .max(last_published.saturating_add(1));
+        let published = next_published(publisher.clock.now_secs(), last_published);
         last_published = published;
         let uploads = publisher.start(published);
         if !publisher.until_due(published).await {
@@ -60,6 +57,16 @@ pub async fn publish(mut publisher: Publisher) {
     }
 }
 
+/// The time to sign with: later than the last one, as a descriptor of the same second would not be newer. Unless the
+/// last one lies so far ahead that the clock was wrong then: no authority with a right one has taken it.
+fn next_published(now: UnixSecs, last: UnixSecs) -> UnixSecs {
+    let next = last.saturating_add(1);
+    if next > now.saturating_add(CLOCK_SKEW_SECS) {
+        return now;
+    }
+    now.max(next)
+}
+
 impl Publisher {
     /// Signs, and uploads to every authority side by side until each has answered.
     fn start(&mut self, published: UnixSecs) -> JoinSet<()> {
@@ -68,6 +75,13 @@ impl Publisher {
             published,
             ..self.descriptor.borrow_and_update().clone()
         };
+        if let Some(cert) = &descriptor.key_cert
+            && cert.not_after <= published
+        {
+            // No authority would take it; whoever looks after the keys tells the owner.
+            tracing::debug!("the link key's certificate has expired; not publishing");
+            return uploads;
+        }
         let signed = match descriptor.sign(&self.network.network_id(), &self.key) {
             Ok(signed) => signed,
             Err(error) => {
@@ -75,7 +89,8 @@ impl Publisher {
                 return uploads;
             }
         };
-        for authority in self.network.authorities() {
+        // Those of a revision that is about to count too: they list whom they could reach by then.
+        for authority in self.network.revisions().authorities(published) {
             let local = self
                 .local
                 .as_ref()
@@ -93,7 +108,9 @@ impl Publisher {
 
     /// Waits for a reason to publish again; `false` when there will be none.
     async fn until_due(&mut self, published: UnixSecs) -> bool {
-        let interval = u64::from(self.network.params().descriptor_interval_seconds);
+        let network = self.network.newest();
+        let mut revisions = self.network.subscribe();
+        let interval = u64::from(network.params().descriptor_interval_seconds);
         let periodic = tokio::time::sleep(Duration::from_secs(interval));
         let not_before = tokio::time::Instant::now() + MISSED_AGAIN;
         tokio::pin!(periodic);
@@ -102,6 +119,8 @@ impl Publisher {
                 () = &mut periodic => return true,
                 changed = self.descriptor.changed() => return changed.is_ok(),
                 Ok(()) = self.consensus.changed() => {}
+                // There may be new authorities.
+                Ok(()) = revisions.changed() => return true,
             }
             if self.is_missed(published) && tokio::time::Instant::now() >= not_before {
                 tracing::debug!("not in the newest consensus; publishing again");
@@ -170,5 +189,49 @@ impl Target {
             UPLOAD_DEADLINE,
         )
         .await
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cepa_common::dir::KeyCert;
+
+    use super::super::testing::{Switchboard, descriptor, identity, link_key, network};
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_certificate_is_never_published() {
+        let network = Arc::new(network(3));
+        let link = link_key(1).verifying_key().to_bytes();
+        let mut descriptor = descriptor(1, 0);
+        descriptor.identity = identity(2);
+        let cert = KeyCert::new(&link_key(2), &network.network_id(), link, 2_000);
+        descriptor.key_cert = Some(cert);
+        let (_keep, descriptor) = watch::channel(descriptor);
+        let (_store, consensus) = watch::channel(Arc::new(ConsensusStore::new()));
+        let mut publisher = Publisher {
+            network: network.into(),
+            clock: Clock::from_fn(|| 0),
+            dial: Arc::new(Switchboard::default()),
+            key: link_key(1),
+            descriptor,
+            consensus,
+            local: None,
+        };
+        assert_eq!(publisher.start(1_999).len(), 3);
+        assert_eq!(publisher.start(2_000).len(), 0);
+    }
+
+    #[test]
+    fn times_of_descriptors_grow_but_not_after_a_clock_that_was_wrong() {
+        assert_eq!(next_published(1_000, 0), 1_000);
+        assert_eq!(next_published(1_000, 1_000), 1_001);
+        // A small step back.
+        assert_eq!(next_published(990, 1_000), 1_001);
+        // A clock that was a day ahead, or at its end, and is right again.
+        assert_eq!(next_published(1_000, 87_400), 1_000);
+        assert_eq!(next_published(1_000, u64::MAX), 1_000);
+        assert_eq!(next_published(u64::MAX, u64::MAX), u64::MAX);
     }
 }

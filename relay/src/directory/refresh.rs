@@ -1,18 +1,22 @@
-//! Keeps a relay's consensus new: from the authorities, in the first tenth of each interval.
+//! Keeps a relay's consensus new: from the authorities, else from other relays, in the first tenth of each interval.
 
 use core::time::Duration;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, Backoff, Dial, FetchError, Inserted, fetch_consensus, random_below,
+    Backoff, Consensus, Dial, FetchError, Flags, Inserted, fetch_consensus, fetch_newer,
+    random_below,
 };
 use cepa_common::ids::RelayId;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::DirectoryServer;
 
 /// Longest fetch from one authority.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
+/// Relays asked when no authority answers.
+const RELAYS: usize = 3;
 /// First wait after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait after failures.
@@ -39,40 +43,78 @@ pub async fn refresh(refresher: Refresher) {
             backoff.reset();
         }
         let wait = refresher.wait(&mut backoff);
-        tokio::time::sleep(wait).await;
+        refresher.server.clock().sleep(wait).await;
     }
 }
 
 impl Refresher {
-    /// Asks the authorities in random order until one has something newer.
+    /// Asks the authorities in random order until one has something newer; when none answers at all, some relays.
     async fn round(&self) -> bool {
-        let mut authorities: Vec<_> = self.server.network().authorities().iter().collect();
+        let now = self.server.clock().now_secs();
+        let mut authorities = self.server.networks().revisions().authorities(now);
         authorities.retain(|authority| authority.identity != self.identity);
         authorities.shuffle(&mut rand::rng());
-        for authority in authorities {
-            match self.ask(authority).await {
+        let mut answered = false;
+        for authority in &authorities {
+            match self.ask(&authority.addresses, authority.identity.0).await {
                 Ok(true) => return true,
-                Ok(false) => {}
+                Ok(false) => answered = true,
                 Err(error) => {
                     tracing::debug!(authority = authority.name, %error, "no consensus");
                 }
             }
         }
+        !answered && self.ask_relays().await
+    }
+
+    async fn ask_relays(&self) -> bool {
+        let Some(newest) = self.server.snapshot().newest().cloned() else {
+            return false;
+        };
+        let others: Vec<_> = newest
+            .entries()
+            .iter()
+            .filter(|e| e.flags.contains(Flags::RUNNING) && e.identity != self.identity)
+            .collect();
+        let chosen: Vec<_> = others.sample(&mut rand::rng(), RELAYS).collect();
+        for entry in chosen {
+            match self.ask(&entry.addresses, entry.link_key()).await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(relay = %entry.identity, %error, "no consensus"),
+            }
+        }
         false
     }
 
-    async fn ask(&self, authority: &Authority) -> Result<bool, FetchError> {
-        let held = self
-            .server
-            .snapshot()
-            .newest()
-            .map(|newest| newest.digest());
-        let dial = self.dial.dial(&authority.addresses, authority.identity.0);
+    async fn ask(&self, addresses: &[SocketAddr], link_key: [u8; 32]) -> Result<bool, FetchError> {
+        let held = self.server.snapshot().newest().cloned();
+        let fetched = match self.fetch(addresses, link_key, held.as_deref()).await {
+            // A wrong difference may be a fault of its maker: the whole once, then another is asked.
+            Err(FetchError::Difference(error)) => {
+                tracing::warn!(%error, "a difference was wrong; asking for the whole");
+                self.fetch(addresses, link_key, None).await?
+            }
+            other => other?,
+        };
+        Ok(fetched.is_some_and(|consensus| self.server.offer(consensus) == Ok(Inserted::Newest)))
+    }
+
+    async fn fetch(
+        &self,
+        addresses: &[SocketAddr],
+        link_key: [u8; 32],
+        held: Option<&Consensus>,
+    ) -> Result<Option<Arc<Consensus>>, FetchError> {
+        let dial = self.dial.dial(addresses, link_key);
         let io = tokio::time::timeout(FETCH_DEADLINE, dial)
             .await
             .map_err(|_| FetchError::Deadline)??;
-        let fetched = fetch_consensus(io, self.server.network(), held, FETCH_DEADLINE).await?;
-        Ok(fetched.is_some_and(|consensus| self.server.offer(consensus) == Ok(Inserted::Newest)))
+        let network = self.server.networks();
+        match held {
+            Some(held) => fetch_newer(io, network, Some(held), FETCH_DEADLINE).await,
+            None => fetch_consensus(io, network, None, FETCH_DEADLINE).await,
+        }
     }
 
     /// Until the first tenth after fresh-until; with none that is fresh, the backoff.

@@ -1,24 +1,23 @@
 //! Directory requests of one connection (docs/protocol.md, 6.12).
 
-use core::convert::Infallible;
 use core::time::Duration;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cepa_common::dir::{
-    ConsensusSignature, DocError, MAX_DESCRIPTOR_BYTES, MAX_VOTE_BYTES, NetworkFile,
-    SignedDescriptor, SignedVote,
+    ConsensusSignature, DocError, KnownNetwork, MAX_DESCRIPTOR_BYTES, NetworkFile, SignedDescriptor,
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::DirectoryServer;
-use crate::authority::{AuthorityError, Submission, SubmitError};
+use super::{DirectoryServer, consensus, padding, voting};
+use crate::authority::{AuthorityError, AuthorityHandle, Submission, SubmitError};
 
 /// A request's head must be complete by then.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,6 +27,8 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
 /// Bytes of request head buffered.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
+/// What a busy server asks for (seconds).
+const RETRY_AFTER_SECONDS: &str = "60";
 /// Largest signature document.
 const MAX_SIGNATURE_BYTES: usize = 1_024;
 
@@ -36,9 +37,30 @@ pub async fn serve_connection<S>(io: S, server: Arc<DirectoryServer>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(move |request| {
-        let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(answer(request, &server).await) }
+    serve_connection_from(io, server, None).await;
+}
+
+/// As [`serve_connection`], for a peer whose address is known: its requests are counted (S23).
+pub async fn serve_connection_from<S>(io: S, server: Arc<DirectoryServer>, peer: Option<IpAddr>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let counted = Arc::clone(&server);
+    let Some((_place, has_room)) = counted.admission.connect(&counted.params()) else {
+        return;
+    };
+    let caller = Caller { peer, has_room };
+    let allowance = Arc::new(padding::Allowance::default());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (server, allowance) = (Arc::clone(&server), Arc::clone(&allowance));
+        async move {
+            if let (&Method::GET, Some(bytes)) =
+                (request.method(), padding::asked(request.uri().path()))
+            {
+                return Ok(padding::answer(bytes, server.padding(), &allowance));
+            }
+            padding::other(answer(request, &server, caller).await)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -54,10 +76,51 @@ where
     }
 }
 
-async fn answer(request: Request<Incoming>, server: &DirectoryServer) -> Response<Full<Bytes>> {
+/// Whose requests a connection carries.
+#[derive(Clone, Copy)]
+struct Caller {
+    peer: Option<IpAddr>,
+    has_room: bool,
+}
+
+impl Caller {
+    /// Why this request is not answered now. Uploads have queues of their own: being busy does not delay a vote.
+    fn refusal(
+        self,
+        request: &Request<Incoming>,
+        server: &DirectoryServer,
+    ) -> Option<(StatusCode, &'static str)> {
+        if request.method() != Method::GET {
+            return None;
+        }
+        if !self.has_room {
+            return Some((StatusCode::SERVICE_UNAVAILABLE, "busy; come again later"));
+        }
+        let now_ms = server.clock().now_ms();
+        let may_ask = |peer| server.admission.may_ask(peer, &server.params(), now_ms);
+        let too_often = (
+            StatusCode::TOO_MANY_REQUESTS,
+            "your address asks too often; come again later",
+        );
+        (!self.peer.is_none_or(may_ask)).then_some(too_often)
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    server: &DirectoryServer,
+    caller: Caller,
+) -> Response<Full<Bytes>> {
+    if let Some((status, why)) = caller.refusal(&request, server) {
+        let mut busy = text(status, why);
+        let later = HeaderValue::from_static(RETRY_AFTER_SECONDS);
+        busy.headers_mut().insert(RETRY_AFTER, later);
+        return busy;
+    }
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
-        (&Method::GET, "/cepa/1/consensus") => consensus(&request, server),
+        (&Method::GET, "/cepa/1/consensus") => consensus::answer(&request, server).await,
+        (&Method::GET, path) if path.starts_with(NETWORK_PATH) => network(path, server),
         (&Method::POST, "/cepa/1/descriptor") => {
             accept(request, server, MAX_DESCRIPTOR_BYTES, |bytes, network| {
                 let signed = SignedDescriptor::parse_and_verify(bytes, &network.network_id())?;
@@ -65,16 +128,7 @@ async fn answer(request: Request<Incoming>, server: &DirectoryServer) -> Respons
             })
             .await
         }
-        (&Method::POST, "/cepa/1/vote") => {
-            let Some(_permit) = server.vote_permit() else {
-                return text(StatusCode::SERVICE_UNAVAILABLE, "too many votes at once");
-            };
-            accept(request, server, MAX_VOTE_BYTES, |bytes, network| {
-                let signed = SignedVote::parse_and_verify(bytes, network)?;
-                Ok(Submission::Vote(Box::new(signed)))
-            })
-            .await
-        }
+        (&Method::POST, "/cepa/1/endorsement") => voting::endorsement(request, server).await,
         (&Method::POST, "/cepa/1/signature") => {
             accept(request, server, MAX_SIGNATURE_BYTES, |bytes, network| {
                 let signed = ConsensusSignature::parse_and_verify(bytes, network)?;
@@ -82,34 +136,34 @@ async fn answer(request: Request<Incoming>, server: &DirectoryServer) -> Respons
             })
             .await
         }
+        (&Method::POST, path) if path.starts_with("/cepa/1/vote/") => {
+            voting::vote(request, server, path.trim_start_matches("/cepa/1/vote/")).await
+        }
+        (&Method::GET, path) if path.starts_with("/cepa/1/proof/") => {
+            voting::proofs(server, path.trim_start_matches("/cepa/1/proof/"))
+        }
         _ => text(StatusCode::NOT_FOUND, "no such document"),
     }
 }
 
-fn consensus(request: &Request<Incoming>, server: &DirectoryServer) -> Response<Full<Bytes>> {
-    let store = server.snapshot();
-    let Some(consensus) = store.usable(server.clock().now_secs()) else {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "no consensus yet");
+/// Where revisions of `network.toml` are.
+const NETWORK_PATH: &str = "/cepa/1/network";
+
+/// The newest revision, or the one that the path names (6.12.1).
+fn network(path: &str, server: &DirectoryServer) -> Response<Full<Bytes>> {
+    let revisions = server.networks().revisions();
+    let named = match path.strip_prefix(NETWORK_PATH) {
+        Some("") => Some(revisions.newest()),
+        Some(rest) => rest
+            .strip_prefix('/')
+            .and_then(|number| number.parse().ok())
+            .and_then(|number| revisions.get(number)),
+        None => None,
     };
-    let tag = format!("\"{}\"", consensus.digest());
-    let is_held = request
-        .headers()
-        .get(IF_NONE_MATCH)
-        .is_some_and(|held| held == tag.as_str());
-    let mut response = if is_held {
-        let mut response = Response::new(Full::default());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response
-    } else {
-        let mut response = Response::new(Full::new(consensus.shared_bytes()));
-        let binary = HeaderValue::from_static("application/octet-stream");
-        response.headers_mut().insert(CONTENT_TYPE, binary);
-        response
-    };
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        response.headers_mut().insert(ETAG, tag);
+    match named.map(|file| file.to_toml()) {
+        Some(Ok(file)) => text(StatusCode::OK, &file),
+        _ => text(StatusCode::NOT_FOUND, "no such revision"),
     }
-    response
 }
 
 /// Takes a document of at most `cap` bytes to the authority, once it is verified.
@@ -131,10 +185,19 @@ async fn accept(
         Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "body is not complete"),
         Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "body took too long"),
     };
-    let submission = match verify(&body, server.network()) {
+    let network = server.networks().for_document(&body);
+    let submission = match verify(&body, &network) {
         Ok(submission) => submission,
         Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
     };
+    submit(authority, submission).await
+}
+
+/// Gives a verified document to the authority.
+pub(super) async fn submit(
+    authority: &AuthorityHandle,
+    submission: Submission,
+) -> Response<Full<Bytes>> {
     match authority.submit(submission).await {
         Ok(()) => text(StatusCode::OK, "accepted"),
         Err(SubmitError::Refused(error)) => text(status_of(&error), &error.to_string()),
@@ -146,10 +209,11 @@ fn status_of(error: &AuthorityError) -> StatusCode {
     match error {
         AuthorityError::NotNewer
         | AuthorityError::WrongPeriod
-        | AuthorityError::TooLate
-        | AuthorityError::Equivocation
+        | AuthorityError::Agreement(_)
+        | AuthorityError::Recovering
         | AuthorityError::KeyInUse => StatusCode::CONFLICT,
-        AuthorityError::Full => StatusCode::INSUFFICIENT_STORAGE,
+        AuthorityError::Full | AuthorityError::Crowded => StatusCode::INSUFFICIENT_STORAGE,
+        AuthorityError::Rejected => StatusCode::FORBIDDEN,
         AuthorityError::Document(_)
         | AuthorityError::NotCurrent
         | AuthorityError::PrivateAddress
@@ -158,7 +222,7 @@ fn status_of(error: &AuthorityError) -> StatusCode {
     }
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+pub(super) fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");

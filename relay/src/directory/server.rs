@@ -2,39 +2,45 @@
 
 use std::sync::Arc;
 
-use cepa_common::dir::{Clock, Consensus, ConsensusStore, Inserted, NetworkFile, StoreError};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use cepa_common::dir::{
+    Clock, Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, NetworkHandle,
+    Params, StoreError,
+};
+use tokio::sync::watch;
 
+use super::admission::Admission;
+use super::differences::Differences;
+use super::padding::Places;
 use crate::authority::AuthorityHandle;
-
-/// Votes being received at once: a vote is large, and who sends it is known at its end only (S20).
-const MAX_VOTE_UPLOADS: usize = 8;
 
 /// The consensuses that a relay holds and serves, and the authority that takes uploads, if it is one.
 #[derive(Debug)]
 pub struct DirectoryServer {
-    network: Arc<NetworkFile>,
+    network: NetworkHandle,
     clock: Clock,
     store: watch::Sender<Arc<ConsensusStore>>,
     authority: Option<AuthorityHandle>,
-    vote_uploads: Semaphore,
+    padding: Places,
+    pub(super) differences: Differences,
+    pub(super) admission: Admission,
 }
 
 impl DirectoryServer {
     /// A server that holds no consensus yet. `authority` takes uploads.
     pub fn new(
-        network: Arc<NetworkFile>,
+        network: impl Into<NetworkHandle>,
         clock: Clock,
         authority: Option<AuthorityHandle>,
     ) -> Arc<Self> {
         let store = watch::Sender::new(Arc::new(ConsensusStore::new()));
-        let vote_uploads = Semaphore::new(MAX_VOTE_UPLOADS);
         Arc::new(Self {
-            network,
+            network: network.into(),
             clock,
             store,
             authority,
-            vote_uploads,
+            padding: Places::default(),
+            differences: Differences::new(),
+            admission: Admission::default(),
         })
     }
 
@@ -45,7 +51,11 @@ impl DirectoryServer {
     pub fn offer(&self, consensus: Arc<Consensus>) -> Result<Inserted, StoreError> {
         let now = self.clock.now_secs();
         let mut result = Ok(Inserted::AlreadyHeld);
+        let mut conflict = None;
         self.store.send_if_modified(|store| {
+            let between =
+                |newest| ConsensusConflict::between(newest, &consensus, &self.network.newest());
+            conflict = store.newest().and_then(|newest| between(newest));
             let mut next = ConsensusStore::clone(store);
             result = next.insert(Arc::clone(&consensus), now);
             if result == Ok(Inserted::AlreadyHeld) {
@@ -58,8 +68,12 @@ impl DirectoryServer {
             }
             result == Ok(Inserted::Newest)
         });
-        if let Err(StoreError::Conflict { held, offered }) = &result {
-            tracing::error!(%held, %offered, "two consensuses for one time: the authorities are broken or hostile");
+        if let Some(conflict) = conflict {
+            tracing::error!(
+                held = %conflict.held, offered = %conflict.offered, valid_after = conflict.valid_after,
+                signed_both = conflict.signed_both.join(", "),
+                "two consensuses for one time: the authorities that signed both are broken or hostile"
+            );
         }
         result
     }
@@ -74,8 +88,20 @@ impl DirectoryServer {
         self.store.subscribe()
     }
 
-    /// The network.
-    pub fn network(&self) -> &Arc<NetworkFile> {
+    /// The parameters in force: of the newest consensus, else of the network.
+    pub(super) fn params(&self) -> Params {
+        let store = self.snapshot();
+        let newest = store.newest().map(|newest| newest.params().clone());
+        newest.unwrap_or_else(|| self.network.newest().params())
+    }
+
+    /// The newest revision of the network's file.
+    pub fn network(&self) -> Arc<NetworkFile> {
+        self.network.newest()
+    }
+
+    /// All revisions of the network's file that are held.
+    pub fn networks(&self) -> &NetworkHandle {
         &self.network
     }
 
@@ -88,8 +114,8 @@ impl DirectoryServer {
         self.authority.as_ref()
     }
 
-    /// Leave to receive a vote; `None` when too many are being received.
-    pub(super) fn vote_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.vote_uploads.try_acquire().ok()
+    /// The places for answers of padding.
+    pub(super) fn padding(&self) -> &Places {
+        &self.padding
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Clock, Consensus, Dial, DirRequest, FetchError, MAX_DESCRIPTOR_BYTES, NetworkFile, fetch,
-    fetch_consensus, upload,
+    Clock, Consensus, Dial, DirRequest, FetchError, KeyCert, MAX_DESCRIPTOR_BYTES, NetworkFile,
+    RelayDescriptor, fetch, fetch_consensus, upload,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -17,6 +17,9 @@ use super::{DirectoryServer, Publisher, Refresher, publish, refresh, serve_conne
 use crate::authority::{
     AuthorityTask, MemorySigningRecord, ReachabilityProbe, authority_queue, run,
 };
+
+#[path = "voting_tests.rs"]
+mod voting;
 
 const START_MS: u64 = 1_900_000_000_300;
 const SOON: Duration = Duration::from_secs(5);
@@ -49,8 +52,10 @@ impl World {
             DirectoryServer::new(Arc::clone(&self.network), self.clock.clone(), Some(handle));
         let probe: Arc<dyn ReachabilityProbe> = Arc::new(Arc::new(self.board.clone()));
         let task = AuthorityTask {
+            knowledge: Default::default(),
             identity: identity(n),
-            signing_key: signing_key(n),
+            signing_key: signing_key(n).into(),
+            renewals: None,
             params: BTreeMap::new(),
             dial: self.dial(),
             probe: Some(probe),
@@ -70,17 +75,22 @@ impl World {
     }
 
     fn relay(&mut self, n: u8) -> Arc<DirectoryServer> {
+        self.relay_as(n, descriptor(n, 0))
+    }
+
+    /// A relay that is reached as number `n`, with that link key, and says `descriptor` of itself.
+    fn relay_as(&mut self, n: u8, descriptor: RelayDescriptor) -> Arc<DirectoryServer> {
         let directory = DirectoryServer::new(Arc::clone(&self.network), self.clock.clone(), None);
         self.board.plug(n, &directory);
         let server = Arc::clone(&directory);
         self.tasks.spawn(refresh(Refresher {
             server,
             dial: self.dial(),
-            identity: identity(n),
+            identity: descriptor.identity,
         }));
-        let (keep, descriptor) = watch::channel(descriptor(n, 0));
+        let (keep, descriptor) = watch::channel(descriptor);
         let publisher = Publisher {
-            network: Arc::clone(&self.network),
+            network: Arc::clone(&self.network).into(),
             clock: self.clock.clone(),
             dial: self.dial(),
             key: link_key(n),
@@ -127,6 +137,29 @@ async fn authorities_and_relays_reach_a_consensus_within_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_relay_with_its_identity_off_line_is_listed_while_its_certificate_outlives_the_consensus()
+{
+    let mut world = World::new(1);
+    let authority = world.authority(1);
+    world.relay(10);
+    let link = link_key(11).verifying_key().to_bytes();
+    let not_after = START_MS / 1_000 + 660;
+    let mut off_line = descriptor(11, 0);
+    off_line.identity = identity(40);
+    let id = world.network.network_id();
+    off_line.key_cert = Some(KeyCert::new(&link_key(40), &id, link, not_after));
+    world.relay_as(11, off_line);
+    let consensus = until(&authority, |consensus| consensus.entries().len() == 2).await;
+    assert_eq!(consensus.relay(&identity(40)).unwrap().link_key(), link);
+    assert_eq!(consensus.by_link_key(&link).unwrap().identity, identity(40));
+    assert!(consensus.relay(&identity(11)).is_none());
+    // A consensus is valid for ten minutes here: a minute later it would outlive the certificate.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let consensus = until(&authority, |consensus| consensus.entries().len() == 1).await;
+    assert!(consensus.lifetime().valid_until + 10 > not_after);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_dead_authority_stops_nothing_and_a_dead_relay_is_dropped() {
     let mut world = World::new(3);
     let first = world.authority(1);
@@ -167,13 +200,12 @@ async fn refusals_by_status() {
     let authority = world.authority(1);
     let cache = DirectoryServer::new(Arc::clone(&world.network), world.clock.clone(), None);
     assert_eq!(status(ask(&cache, DirRequest::consensus(None)).await), 503);
-    assert_eq!(status(ask(&cache, DirRequest::send_vote("x")).await), 403);
     assert_eq!(
-        status(ask(&authority, DirRequest::publish_descriptor("x")).await),
-        400
+        status(ask(&cache, DirRequest::send_signature("x")).await),
+        403
     );
     assert_eq!(
-        status(ask(&authority, DirRequest::send_vote("x")).await),
+        status(ask(&authority, DirRequest::publish_descriptor("x")).await),
         400
     );
     assert_eq!(
@@ -254,4 +286,20 @@ async fn slow_and_hostile_peers_are_cut_off() {
     let (near, _far) = tokio::io::duplex(1_024);
     let silent = fetch(near, DirRequest::consensus(None), 10, SOON).await;
     assert!(matches!(silent, Err(FetchError::Deadline)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn padding_is_as_long_as_asked_for() {
+    let mut world = World::new(1);
+    world.authority(1);
+    let fetch = |bytes: u64| {
+        let dial = world.dial().dial(&[address(1)], identity(1).0);
+        async move { cepa_common::dir::fetch_padding(dial.await.unwrap(), bytes, SOON).await }
+    };
+    assert_eq!(fetch(0).await.unwrap().0, 0);
+    assert_eq!(fetch(3_000_000).await.unwrap().0, 3_000_000);
+    assert!(matches!(
+        fetch(17 << 20).await,
+        Err(FetchError::Refused { status: 413, .. })
+    ));
 }

@@ -1,0 +1,84 @@
+//! Directory streams over circuits of their own: no stream of a user shares one (docs/protocol.md, 6.15).
+
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use std::io;
+use std::sync::{Arc, Weak};
+
+use cepa_common::ids::RelayId;
+use cepa_common::net::circuit_io::StreamIo;
+use cepa_common::stream::Target as StreamTarget;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Circuit;
+use super::pool::Pool;
+use crate::dir::{DirStreamFuture, DirStreams};
+use crate::path::Target;
+
+/// Opens directory streams over circuits that are built for one request each.
+pub(crate) struct PoolStreams(Weak<Pool>);
+
+impl PoolStreams {
+    pub(crate) fn new(pool: &Arc<Pool>) -> Self {
+        Self(Arc::downgrade(pool))
+    }
+}
+
+impl DirStreams for PoolStreams {
+    fn open(&self, avoid: &[RelayId]) -> DirStreamFuture {
+        let (pool, avoid) = (self.0.upgrade(), avoid.to_vec());
+        Box::pin(async move {
+            let pool = pool.ok_or(io::ErrorKind::NotConnected)?;
+            let careful = |relay: &RelayId| avoid.contains(relay);
+            let built = pool.build(Target::Any, &careful).await;
+            let circuit = built.map_err(io::Error::other)?;
+            let who = circuit.exit().identity;
+            let opened = circuit.open(StreamTarget::Directory);
+            let stream = OwnCircuit {
+                stream: opened.ok_or(io::ErrorKind::NotConnected)?,
+                circuit,
+            };
+            Ok((who, Box::new(stream) as cepa_common::dir::Stream))
+        })
+    }
+}
+
+/// A stream whose circuit ends with it.
+struct OwnCircuit {
+    stream: StreamIo,
+    circuit: Arc<Circuit>,
+}
+
+impl Drop for OwnCircuit {
+    fn drop(&mut self) {
+        self.circuit.close();
+    }
+}
+
+impl AsyncRead for OwnCircuit {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for OwnCircuit {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,208 @@
+//! Which relays have failed lately, and for how long that keeps them out of paths.
+//!
+//! A single failure says little: any of three relays may be to blame, or the network. So a relay is avoided for a
+//! short time at first and for longer with every failure in a row, and one that fails most of the circuits through it
+//! is avoided for as long as it does. Success forgives. Avoided is not forbidden: where nobody else is left, the path
+//! takes it all the same.
+
+use core::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use cepa_common::ids::RelayId;
+
+/// How long the first failure keeps a relay out of new paths; doubled with each in a row.
+const FIRST_PENALTY: Duration = Duration::from_secs(30);
+/// Longest time that a relay is kept out.
+const LONGEST_PENALTY: Duration = Duration::from_secs(1_800);
+/// Old results count half after this time.
+const HALF_LIFE: Duration = Duration::from_secs(1_800);
+/// Circuits through a relay before its share of failures says anything.
+const ENOUGH: f64 = 5.0;
+/// A relay that builds less than this share of its circuits is avoided.
+const LEAST_SUCCESS: f64 = 0.5;
+/// Relays remembered; those that matter least are forgotten first.
+const MOST_RELAYS: usize = 2_048;
+
+/// What circuits have shown of relays.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    relays: HashMap<RelayId, Record>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    built: f64,
+    failed: f64,
+    failures_in_row: u32,
+    avoid_until: Option<Instant>,
+    /// The counts are of this time.
+    at: Instant,
+}
+
+impl Record {
+    fn new(now: Instant) -> Self {
+        Self {
+            built: 0.0,
+            failed: 0.0,
+            failures_in_row: 0,
+            avoid_until: None,
+            at: now,
+        }
+    }
+
+    fn age(&mut self, now: Instant) {
+        let past = now.saturating_duration_since(self.at);
+        let left = 0.5f64.powf(past.as_secs_f64() / HALF_LIFE.as_secs_f64());
+        self.built *= left;
+        self.failed *= left;
+        self.at = self.at.max(now);
+    }
+
+    fn mostly_fails(&self) -> bool {
+        let all = self.built + self.failed;
+        all >= ENOUGH && self.built < all * LEAST_SUCCESS
+    }
+}
+
+impl Health {
+    /// Nothing known.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A circuit through these relays was built.
+    pub fn on_built(&mut self, relays: &[RelayId], now: Instant) {
+        for relay in relays {
+            let record = self.record(*relay, now);
+            record.built += 1.0;
+            record.failures_in_row = 0;
+            if !record.mostly_fails() {
+                record.avoid_until = None;
+            }
+        }
+    }
+
+    /// A circuit failed, and this relay is the one to suspect.
+    pub fn on_failed(&mut self, relay: RelayId, now: Instant) {
+        let record = self.record(relay, now);
+        record.failed += 1.0;
+        let doublings = record.failures_in_row.min(16);
+        record.failures_in_row = record.failures_in_row.saturating_add(1);
+        let penalty = match record.mostly_fails() {
+            true => LONGEST_PENALTY,
+            false => FIRST_PENALTY
+                .saturating_mul(1 << doublings)
+                .min(LONGEST_PENALTY),
+        };
+        record.avoid_until = now.checked_add(penalty);
+    }
+
+    /// Is the relay to be left out of new paths while others will do?
+    pub fn is_avoided(&self, relay: &RelayId, now: Instant) -> bool {
+        self.relays
+            .get(relay)
+            .and_then(|record| record.avoid_until)
+            .is_some_and(|until| now < until)
+    }
+
+    /// Those that are to be left out now.
+    pub fn avoided(&self, now: Instant) -> HashSet<RelayId> {
+        self.relays
+            .keys()
+            .filter(|relay| self.is_avoided(relay, now))
+            .copied()
+            .collect()
+    }
+
+    /// All is forgiven: the network itself was away, or is another one now.
+    pub fn forgive(&mut self) {
+        self.relays.clear();
+    }
+
+    fn record(&mut self, relay: RelayId, now: Instant) -> &mut Record {
+        if self.relays.len() >= MOST_RELAYS && !self.relays.contains_key(&relay) {
+            self.make_room(now);
+        }
+        let record = self.relays.entry(relay).or_insert_with(|| Record::new(now));
+        record.age(now);
+        record
+    }
+
+    /// Forgets those with nothing against them; where all have, the network is at fault and not they.
+    fn make_room(&mut self, now: Instant) {
+        self.relays
+            .retain(|_, record| record.avoid_until.is_some_and(|until| now < until));
+        if self.relays.len() >= MOST_RELAYS {
+            self.relays.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: RelayId = RelayId([1; 32]);
+    const B: RelayId = RelayId([2; 32]);
+
+    #[test]
+    fn failures_in_a_row_keep_a_relay_out_for_longer_and_longer() {
+        let start = Instant::now();
+        let mut health = Health::new();
+        health.on_failed(A, start);
+        assert!(health.is_avoided(&A, start) && !health.is_avoided(&B, start));
+        assert!(!health.is_avoided(&A, start + FIRST_PENALTY));
+        health.on_failed(A, start + FIRST_PENALTY);
+        assert!(health.is_avoided(&A, start + FIRST_PENALTY * 2));
+        assert!(!health.is_avoided(&A, start + FIRST_PENALTY * 3));
+        health.on_built(&[A, B], start + FIRST_PENALTY * 2);
+        assert!(!health.is_avoided(&A, start + FIRST_PENALTY * 2));
+    }
+
+    #[test]
+    fn one_that_fails_most_circuits_is_avoided_though_some_succeed() {
+        let now = Instant::now();
+        let mut health = Health::new();
+        for _ in 0..4 {
+            health.on_failed(A, now);
+            health.on_failed(A, now);
+            health.on_built(&[A], now);
+        }
+        assert!(health.is_avoided(&A, now + LONGEST_PENALTY / 2));
+        // Later successes outweigh what is long ago.
+        let later = now + HALF_LIFE * 6;
+        (0..6).for_each(|_| health.on_built(&[A], later));
+        assert!(!health.is_avoided(&A, later));
+    }
+
+    #[test]
+    fn one_that_fails_now_and_then_is_soon_back() {
+        let start = Instant::now();
+        let mut health = Health::new();
+        for n in 0..100u32 {
+            let now = start + Duration::from_secs(60) * n;
+            match n % 4 {
+                0 => health.on_failed(A, now),
+                _ => health.on_built(&[A], now),
+            }
+            assert!(!health.is_avoided(&A, now + FIRST_PENALTY), "{n}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_time_may_step() {
+        let now = Instant::now() + HALF_LIFE;
+        let mut health = Health::new();
+        for n in 0..3 * MOST_RELAYS {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            health.on_failed(RelayId(id), now);
+            assert!(health.relays.len() <= MOST_RELAYS);
+        }
+        health.on_failed(A, now);
+        health.on_built(&[A], now - HALF_LIFE);
+        health.forgive();
+        assert!(!health.is_avoided(&A, now));
+    }
+}

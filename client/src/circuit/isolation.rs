@@ -1,0 +1,170 @@
+//! What may share a circuit: streams with equal keys.
+
+use std::net::{IpAddr, SocketAddr};
+
+use cepa_common::stream::TargetHost;
+
+use crate::front::{IsolationKey, Protocol};
+
+/// Which of the things that tell streams apart keep them on different circuits.
+///
+/// The first four are on by default: what comes from different users or programs is not for one exit to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IsolateBy {
+    /// User name and password given to the proxy port: any text will do, none is checked.
+    pub credentials: bool,
+    /// The proxy port that the application came to.
+    pub listener: bool,
+    /// The address of the application's machine.
+    pub client: bool,
+    /// SOCKS 4, 4a, 5 or HTTP CONNECT.
+    pub protocol: bool,
+    /// The host asked for.
+    pub destination: bool,
+    /// The port asked for.
+    pub port: bool,
+    /// Every stream gets a circuit of its own.
+    pub every_stream: bool,
+}
+
+impl Default for IsolateBy {
+    fn default() -> Self {
+        Self {
+            credentials: true,
+            listener: true,
+            client: true,
+            protocol: true,
+            destination: false,
+            port: false,
+            every_stream: false,
+        }
+    }
+}
+
+/// The key of a stream: equal keys may share a circuit.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Isolation {
+    /// A number for each client made by `Client::isolated`, zero for the first.
+    session: u64,
+    /// Of a directory fetch; no user's stream shares its circuit.
+    directory: bool,
+    credentials: Option<(Vec<u8>, Vec<u8>)>,
+    listener: Option<SocketAddr>,
+    client: Option<IpAddr>,
+    protocol: Option<Protocol>,
+    destination: Option<TargetHost>,
+    port: Option<u16>,
+    /// The stream's own number, where every stream is alone.
+    stream: Option<u64>,
+}
+
+/// Debug output hides who and where to.
+impl core::fmt::Debug for Isolation {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Isolation").finish_non_exhaustive()
+    }
+}
+
+impl Isolation {
+    /// Of a session's streams that nothing else tells apart.
+    pub fn session(session: u64) -> Self {
+        Self {
+            session,
+            ..Self::default()
+        }
+    }
+
+    /// Of directory fetches.
+    pub fn directory() -> Self {
+        Self {
+            directory: true,
+            ..Self::default()
+        }
+    }
+
+    /// What the proxy port knows of an application.
+    #[must_use]
+    pub fn with_front(mut self, by: IsolateBy, key: IsolationKey) -> Self {
+        self.credentials = key
+            .credentials
+            .filter(|_| by.credentials)
+            .map(|given| (given.user, given.password));
+        self.listener = by.listener.then_some(key.listener);
+        self.client = by.client.then_some(key.client);
+        self.protocol = by.protocol.then_some(key.protocol);
+        self
+    }
+
+    /// Where the stream goes to; `number` is the stream's own.
+    #[must_use]
+    pub fn with_target(mut self, by: IsolateBy, host: &TargetHost, port: u16, number: u64) -> Self {
+        self.destination = by.destination.then(|| host.clone());
+        self.port = by.port.then_some(port);
+        self.stream = by.every_stream.then_some(number);
+        self
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::front::Credentials;
+
+    fn key(user: &str, client: [u8; 4], port: u16, protocol: Protocol) -> IsolationKey {
+        IsolationKey {
+            credentials: Some(Credentials {
+                user: user.into(),
+                password: b"x".to_vec(),
+            }),
+            protocol,
+            client: client.into(),
+            listener: SocketAddr::from(([127, 0, 0, 1], port)),
+        }
+    }
+
+    #[test]
+    fn each_switch_keeps_apart_what_it_names_and_nothing_else() {
+        let host = |name: &str| TargetHost::Name(name.to_owned());
+        let make = |by: IsolateBy, n: usize| {
+            let pick = |at: usize| usize::from(n == at);
+            let key = key(
+                ["anna", "bert"][pick(1)],
+                [[127, 0, 0, 1], [127, 0, 0, 2]][pick(2)],
+                [9_350, 9_351][pick(3)],
+                [Protocol::Socks5, Protocol::HttpConnect][pick(4)],
+            );
+            let host = host(["a.example", "b.example"][pick(5)]);
+            let port = [80, 443][pick(6)];
+            Isolation::session(pick(8) as u64)
+                .with_front(by, key)
+                .with_target(by, &host, port, pick(7) as u64)
+        };
+        let none = IsolateBy {
+            credentials: false,
+            listener: false,
+            client: false,
+            protocol: false,
+            ..IsolateBy::default()
+        };
+        let switches: [fn(&mut IsolateBy); 7] = [
+            |by| by.credentials = true,
+            |by| by.client = true,
+            |by| by.listener = true,
+            |by| by.protocol = true,
+            |by| by.destination = true,
+            |by| by.port = true,
+            |by| by.every_stream = true,
+        ];
+        for (n, switch) in switches.iter().enumerate() {
+            let mut by = none;
+            switch(&mut by);
+            for other in 1..=7 {
+                let apart = make(by, 0) != make(by, other);
+                assert_eq!(apart, other == n + 1, "switch {n}, difference {other}");
+            }
+            assert_ne!(make(by, 0), make(by, 8), "sessions are always apart");
+        }
+        assert_ne!(Isolation::directory(), Isolation::session(0));
+    }
+}

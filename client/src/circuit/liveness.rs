@@ -1,0 +1,213 @@
+//! Is the far end of a circuit still there? Found out by asking it, long before TCP would give up.
+//!
+//! A relay that hangs keeps its links open: the kernel goes on acknowledging for it. So a circuit from which nothing
+//! has come for a while, though something is owed, is asked end to end: a stream to the last hop's own directory is
+//! opened, which every relay answers at once. If that is not answered either, the circuit is lost, and what was to be
+//! opened on it can move to another.
+//!
+//! Pure: [`Liveness::next`] says what to do and when to ask again.
+
+use core::time::Duration;
+use std::time::Instant;
+
+/// Silence of this and two round trips is suspicious while something is owed.
+const OWED_SILENCE: Duration = Duration::from_millis(1_000);
+/// Silence of a circuit with open streams of which none is owed anything: an application may wait for hours, but not
+/// on a circuit that is gone.
+const IDLE_SILENCE: Duration = Duration::from_secs(20);
+/// An answer to the question takes three round trips and this at most.
+const ANSWER: Duration = Duration::from_millis(1_500);
+/// No round trip is taken to be longer: a queue that long is as good as a loss.
+const LONGEST_RTT: Duration = Duration::from_secs(5);
+
+/// What the far end owes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owed {
+    /// No stream is open: nobody would miss the circuit.
+    Unused,
+    /// Streams are open, and everything sent is acknowledged.
+    Idle,
+    /// A stream is being opened: the destination may be slow, the circuit may be gone.
+    Opening,
+    /// An acknowledgement, which the far end sends at once whatever its application does.
+    Ack,
+}
+
+/// What to do about a circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing before that time; asked to check at once, or hearing nothing, come back then.
+    Wait(Instant),
+    /// Ask the far end, then come back.
+    Ask,
+    /// It has not answered: the circuit is gone.
+    Lost,
+}
+
+/// What is known of one circuit's far end.
+#[derive(Clone, Debug)]
+pub(crate) struct Liveness {
+    heard: Instant,
+    rtt: Duration,
+    /// Since when an answer is awaited.
+    asked: Option<Instant>,
+    /// Somebody has reason to doubt: ask without waiting for silence.
+    doubted: bool,
+}
+
+impl Liveness {
+    /// A circuit that was built just now, its last hop having taken `rtt` to answer.
+    pub(crate) fn new(now: Instant, rtt: Duration) -> Self {
+        Self {
+            heard: now,
+            rtt: rtt.min(LONGEST_RTT),
+            asked: None,
+            doubted: false,
+        }
+    }
+
+    /// Something came from the far end. Returns whether an answer had been awaited.
+    pub(crate) fn on_heard(&mut self, now: Instant, rtt: Option<Duration>) -> bool {
+        self.heard = now;
+        self.doubted = false;
+        if let Some(rtt) = rtt {
+            self.rtt = rtt.min(LONGEST_RTT);
+        }
+        self.asked.take().is_some()
+    }
+
+    /// Another circuit was lost, or the machine slept, or its network changed.
+    pub(crate) fn doubt(&mut self) {
+        self.doubted = true;
+    }
+
+    /// What to do now.
+    pub(crate) fn next(&mut self, now: Instant, owed: Owed) -> Step {
+        if let Some(asked) = self.asked {
+            let until = asked + ANSWER + self.rtt * 3;
+            return if now < until {
+                Step::Wait(until)
+            } else {
+                Step::Lost
+            };
+        }
+        let patience = match owed {
+            Owed::Unused if !self.doubted => return Step::Wait(now + IDLE_SILENCE),
+            _ if self.doubted => Duration::ZERO,
+            Owed::Unused | Owed::Idle => IDLE_SILENCE,
+            Owed::Opening | Owed::Ack => OWED_SILENCE + self.rtt * 2,
+        };
+        let until = self.heard + patience;
+        if !self.doubted && now < until {
+            return Step::Wait(until);
+        }
+        self.doubted = false;
+        self.asked = Some(now);
+        // What is owed is a question already.
+        match owed {
+            Owed::Ack => Step::Wait(now + ANSWER + self.rtt * 3),
+            _ => Step::Ask,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(100);
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_far_end_that_answers_is_asked_and_kept() {
+        let start = Instant::now();
+        let mut far = Liveness::new(start, RTT);
+        let asks = start + OWED_SILENCE + RTT * 2;
+        assert_eq!(far.next(start, Owed::Opening), Step::Wait(asks));
+        assert_eq!(far.next(asks, Owed::Opening), Step::Ask);
+        let until = asks + ANSWER + RTT * 3;
+        assert_eq!(far.next(asks, Owed::Opening), Step::Wait(until));
+        assert!(far.on_heard(asks + RTT, None));
+        // The destination is slow: asked again after the same silence, and never given up for it.
+        let again = asks + RTT + OWED_SILENCE + RTT * 2;
+        assert_eq!(
+            far.next(until, Owed::Opening),
+            Step::Wait(again).max_ask(until, again)
+        );
+    }
+
+    impl Step {
+        /// At `now`, a wait until `at` or, if that is over, the question.
+        fn max_ask(self, now: Instant, at: Instant) -> Self {
+            if now < at { self } else { Self::Ask }
+        }
+    }
+
+    #[test]
+    fn a_black_hole_is_found_in_seconds() {
+        for owed in [Owed::Opening, Owed::Ack] {
+            let start = Instant::now();
+            let mut far = Liveness::new(start, RTT);
+            let mut now = start;
+            let lost = loop {
+                match far.next(now, owed) {
+                    Step::Wait(until) => now = until,
+                    Step::Ask => assert_eq!(owed, Owed::Opening),
+                    Step::Lost => break now - start,
+                }
+            };
+            assert_eq!(lost, OWED_SILENCE + ANSWER + RTT * 5);
+        }
+    }
+
+    #[test]
+    fn an_idle_circuit_is_asked_now_and_then_and_an_unused_one_never() {
+        let start = Instant::now();
+        let mut far = Liveness::new(start, RTT);
+        assert_eq!(
+            far.next(start, Owed::Idle),
+            Step::Wait(start + IDLE_SILENCE)
+        );
+        let later = start + IDLE_SILENCE * 9;
+        assert_eq!(
+            far.next(later, Owed::Unused),
+            Step::Wait(later + IDLE_SILENCE)
+        );
+        assert_eq!(far.next(later, Owed::Idle), Step::Ask);
+    }
+
+    #[test]
+    fn doubt_asks_at_once_and_hearing_ends_it() {
+        let start = Instant::now();
+        let mut far = Liveness::new(start, RTT);
+        far.doubt();
+        assert_eq!(far.next(start + MS, Owed::Unused), Step::Ask);
+        assert!(far.on_heard(start + MS * 50, Some(MS * 49)));
+        assert!(!far.on_heard(start + MS * 51, None));
+        assert!(matches!(
+            far.next(start + MS * 60, Owed::Unused),
+            Step::Wait(_)
+        ));
+        far.doubt();
+        assert!(!far.on_heard(start + MS * 61, None));
+        assert!(matches!(
+            far.next(start + MS * 62, Owed::Idle),
+            Step::Wait(_)
+        ));
+    }
+
+    #[test]
+    fn absurd_round_trips_and_steps_of_time_do_no_harm() {
+        let now = Instant::now() + IDLE_SILENCE;
+        let mut far = Liveness::new(now, Duration::MAX);
+        assert!(
+            matches!(far.next(now, Owed::Ack), Step::Wait(until) if until <= now + LONGEST_RTT * 4)
+        );
+        assert!(matches!(
+            far.next(now - IDLE_SILENCE, Owed::Ack),
+            Step::Wait(_)
+        ));
+        far.on_heard(now - IDLE_SILENCE, Some(Duration::MAX));
+        assert!(far.rtt <= LONGEST_RTT);
+    }
+}

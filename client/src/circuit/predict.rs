@@ -1,0 +1,86 @@
+//! Which ports circuits are kept ready for: those that were asked for lately.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use crate::path::Target;
+
+/// A port asked for is expected again for this time (Tor's path specification, section 2.1.1).
+const MEMORY: Duration = Duration::from_secs(3_600);
+/// Ports remembered: each may cost two circuits.
+const MOST_PORTS: usize = 16;
+
+/// What a client that has just started is expected to ask for.
+const FIRST: Target = Target::Name(443);
+
+/// The ports asked for lately.
+#[derive(Clone, Debug)]
+pub struct Predictor {
+    /// The one asked for last stands last.
+    asked: Vec<(Target, Instant)>,
+}
+
+impl Predictor {
+    /// Expects the web until something else is asked for.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            asked: vec![(FIRST, now)],
+        }
+    }
+
+    /// A stream to `target` was asked for.
+    pub fn on_asked(&mut self, target: Target, now: Instant) {
+        if target == Target::Any {
+            return;
+        }
+        self.asked.retain(|(held, _)| *held != target);
+        if self.asked.len() == MOST_PORTS {
+            self.asked.remove(0);
+        }
+        self.asked.push((target, now));
+    }
+
+    /// What to be ready for, the latest first; nothing for a client that has been idle for long: it leaves no trace.
+    pub fn expected(&self, now: Instant) -> impl Iterator<Item = Target> {
+        let lately = move |at: &Instant| now.saturating_duration_since(*at) < MEMORY;
+        self.asked
+            .iter()
+            .rev()
+            .filter(move |(_, at)| lately(at))
+            .map(|(target, _)| *target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(ports: &Predictor, now: Instant) -> Vec<Target> {
+        ports.expected(now).collect()
+    }
+
+    #[test]
+    fn what_was_asked_for_lately_is_expected() {
+        let start = Instant::now();
+        let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
+        let mut ports = Predictor::new(start);
+        ports.on_asked(Target::V4(22), at(30));
+        ports.on_asked(Target::Any, at(30));
+        assert_eq!(expected(&ports, at(59)), [Target::V4(22), FIRST]);
+        assert_eq!(expected(&ports, at(61)), [Target::V4(22)]);
+        ports.on_asked(FIRST, at(62));
+        assert_eq!(expected(&ports, at(62)), [FIRST, Target::V4(22)]);
+        assert!(expected(&ports, at(200)).is_empty());
+        // Time that steps back is no reason to forget.
+        assert_eq!(expected(&ports, start), [FIRST, Target::V4(22)]);
+    }
+
+    #[test]
+    fn a_scan_of_ports_does_not_grow_it() {
+        let now = Instant::now();
+        let mut ports = Predictor::new(now);
+        (1..=9_999).for_each(|port| ports.on_asked(Target::Name(port), now));
+        let held = expected(&ports, now);
+        assert_eq!((held.len(), held[0]), (MOST_PORTS, Target::Name(9_999)));
+    }
+}

@@ -1,0 +1,138 @@
+//! Building a circuit in time: a second attempt is begun beside a slow one, and the first to be done is taken.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cepa_common::dir::Entry;
+use cepa_common::ids::{HopIndex, RelayId};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::Circuit;
+use super::build::BuildError;
+use super::pool::{CircuitError, Pool};
+use crate::path::Target;
+
+/// Circuits being built at once, by a whole client.
+pub(super) const MOST_BUILDS: usize = 32;
+/// Attempts side by side for one circuit.
+const SIDE_BY_SIDE: usize = 3;
+/// Attempts for one circuit in all.
+const ATTEMPTS: u32 = 12;
+/// Pause after the first failure; it doubles with each. A relay that has just started, or a network that has just
+/// come back, is there a moment later.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+/// Longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long to wait after so many failures in a row, with jitter (S22).
+fn pause_after(failures: u32) -> Duration {
+    let longest = FIRST_PAUSE
+        .saturating_mul(1 << failures.saturating_sub(1).min(16))
+        .min(LONGEST_PAUSE);
+    longest.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+type Outcome = Result<Arc<Circuit>, BuildError>;
+
+impl Pool {
+    /// A new circuit to `target`, in no pool: its streams are the caller's alone.
+    pub(crate) async fn build(
+        self: &Arc<Self>,
+        target: Target,
+        avoid: &(dyn Fn(&RelayId) -> bool + Sync),
+    ) -> Result<Arc<Circuit>, CircuitError> {
+        // Room for every attempt's outcome: none waits to be heard.
+        let (outcomes, mut done) = mpsc::channel::<Outcome>(ATTEMPTS as usize);
+        let (mut begun, mut running, mut failures) = (0, 0, 0);
+        let mut last = CircuitError::NoConsensus;
+        let mut entries: Vec<RelayId> = Vec::new();
+        let mut next_at = Instant::now();
+        loop {
+            if self.state().stopped {
+                return Err(CircuitError::Stopping);
+            }
+            let may_begin = begun < ATTEMPTS && running < SIDE_BY_SIDE;
+            if running == 0 && !may_begin {
+                return Err(last);
+            }
+            tokio::select! {
+                Some(outcome) = done.recv(), if running > 0 => {
+                    running -= 1;
+                    match outcome {
+                        Ok(circuit) => return Ok(circuit),
+                        Err(error) => {
+                            tracing::debug!(%error, "a circuit was not built; trying another path");
+                            failures += 1;
+                            next_at = Instant::now() + pause_after(failures);
+                            last = error.into();
+                        }
+                    }
+                }
+                () = tokio::time::sleep_until(next_at.into()), if may_begin => {
+                    let permit = self.builds.clone().acquire_owned().await;
+                    let permit = permit.map_err(|_| CircuitError::Stopping)?;
+                    // Beside one that hangs, another way in: the first relay may be what hangs.
+                    let beside = |relay: &RelayId| running > 0 && entries.contains(relay);
+                    let path = self
+                        .choose_beside(target, avoid, &beside)
+                        .or_else(|_| self.choose(target, avoid));
+                    let hops: Vec<Entry> = match path {
+                        Ok(path) => path.hops().cloned().collect(),
+                        Err(error) if running == 0 => return Err(error),
+                        Err(_) => Vec::new(),
+                    };
+                    next_at = Instant::now() + self.state().times.slow_after();
+                    let Some(first) = hops.first() else { continue };
+                    entries.push(first.identity);
+                    (begun, running) = (begun + 1, running + 1);
+                    let (pool, outcomes) = (Arc::clone(self), outcomes.clone());
+                    self.tasks.spawn(async move { pool.attempt(hops, permit, outcomes).await });
+                }
+            }
+        }
+    }
+
+    /// Builds along `hops`, learns from it, and gives the circuit to whoever waits, or else to the pool.
+    async fn attempt(
+        self: Arc<Self>,
+        hops: Vec<Entry>,
+        permit: OwnedSemaphorePermit,
+        outcomes: mpsc::Sender<Outcome>,
+    ) {
+        let began = Instant::now();
+        let limit = self.state().times.lost_after();
+        let built = tokio::time::timeout(limit, self.build_at_guard(&hops)).await;
+        drop(permit);
+        let outcome = match built {
+            Ok(Ok(Some(circuit))) => Ok(circuit),
+            Ok(Ok(None)) => Err(BuildError::BetterGuard),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(BuildError::TimedOut {
+                hop: HopIndex(hops.len().saturating_sub(1) as u8),
+            }),
+        };
+        {
+            let (mut state, now) = (self.state(), Instant::now());
+            match &outcome {
+                Ok(circuit) => {
+                    state.times.on_built(began.elapsed());
+                    state.health.on_built(circuit.hops(), now);
+                }
+                Err(error) => {
+                    if matches!(error, BuildError::TimedOut { .. }) {
+                        state.times.on_given_up(began.elapsed());
+                    }
+                    // When a guard is tried again is the guards' own matter.
+                    let suspect = usize::from(error.suspect().0);
+                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0) {
+                        state.health.on_failed(hop.identity, now);
+                    }
+                }
+            }
+        }
+        if let Err(mpsc::error::TrySendError::Closed(Ok(late))) = outcomes.try_send(outcome) {
+            // Another was there first; this one is clean, and somebody will want it.
+            self.hold(late, None);
+        }
+    }
+}

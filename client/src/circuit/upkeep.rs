@@ -1,0 +1,185 @@
+//! What a pool does unasked: circuits ready ahead of need, old ones retired, a machine that slept noticed.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::pool::Pool;
+use crate::path::Target;
+
+/// Clean circuits kept ready for each port that was asked for lately.
+const READY_EACH: usize = 2;
+/// Clean circuits kept ready in all.
+const READY_MOST: usize = 8;
+/// Builds that must be free before one is begun ahead of need: those who wait go first.
+const FREE_BUILDS: usize = 24;
+/// How often the pool looks after its circuits when nothing else wakes it.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// The wall clock being so much ahead of the steady one means that the machine slept, or that its clock was set:
+/// either way it costs a question to each circuit to find out.
+const SLEPT: Duration = Duration::from_secs(20);
+
+impl Pool {
+    /// Keeps clean circuits ready and retires old ones, for as long as the client runs.
+    pub(crate) async fn look_after(self: Arc<Self>) {
+        let mut surroundings = Surroundings::now(self.some_relay());
+        loop {
+            self.retire();
+            let now = Surroundings::now(self.some_relay());
+            if surroundings.has_changed(&now) {
+                tracing::info!(
+                    "this machine slept, or its network changed; circuits are asked whether they are there"
+                );
+                self.doubt_all();
+                self.guards().on_network_change();
+            }
+            surroundings = now;
+            if let Some(target) = self.missing()
+                && self.builds.available_permits() >= FREE_BUILDS
+                && self.consensus().is_some()
+            {
+                match self.build(target, &|_| false).await {
+                    Ok(circuit) => {
+                        self.hold(circuit, None);
+                        continue;
+                    }
+                    Err(error) => tracing::debug!(%error, "no circuit could be built ahead"),
+                }
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(UPKEEP) => {}
+            }
+        }
+    }
+
+    /// Asks every circuit whether it is still there, and forgets what relays did: it was the network's doing.
+    pub fn doubt_all(&self) {
+        let mut state = self.state();
+        state.health.forgive();
+        state
+            .circuits
+            .iter()
+            .for_each(|pooled| pooled.circuit.doubt());
+    }
+
+    /// A port that was asked for lately and for which too few clean circuits are ready.
+    fn missing(&self) -> Option<Target> {
+        let state = self.state();
+        let is_clean = |owner: bool, lost: bool| !owner && !lost;
+        let clean: Vec<_> = state
+            .circuits
+            .iter()
+            .filter(|p| is_clean(p.owner.is_some(), p.circuit.is_lost()))
+            .collect();
+        if clean.len() >= READY_MOST {
+            return None;
+        }
+        let mut expected = state.predictor.expected(Instant::now());
+        expected.find(|target| {
+            let ready = clean
+                .iter()
+                .filter(|pooled| target.is_allowed_by(pooled.circuit.exit()));
+            ready.count() < READY_EACH
+        })
+    }
+
+    /// Lets go of circuits that are lost, or old and idle.
+    fn retire(&self) {
+        let max_dirty = self.max_dirty();
+        self.state().circuits.retain(|pooled| {
+            let age = match &pooled.owner {
+                Some((_, since)) => since.elapsed(),
+                None => pooled.circuit.built().elapsed(),
+            };
+            let retired = age > max_dirty && pooled.circuit.open_streams() == 0;
+            if retired {
+                pooled.circuit.close();
+            }
+            !retired && !pooled.circuit.is_lost()
+        });
+    }
+
+    /// An address of the network, to see which way this machine would go to it.
+    fn some_relay(&self) -> Option<SocketAddr> {
+        let consensus = self.consensus()?;
+        consensus.entries().first()?.addresses.first().copied()
+    }
+}
+
+/// Where and when this machine is.
+struct Surroundings {
+    steady: Instant,
+    wall: SystemTime,
+    /// The address from which it would reach the network.
+    address: Option<IpAddr>,
+}
+
+impl Surroundings {
+    fn now(relay: Option<SocketAddr>) -> Self {
+        Self {
+            steady: Instant::now(),
+            wall: SystemTime::now(),
+            address: relay.and_then(local_address),
+        }
+    }
+
+    /// Is `later` after a sleep, or in another network?
+    fn has_changed(&self, later: &Self) -> bool {
+        let steady = later.steady.saturating_duration_since(self.steady);
+        let wall = later.wall.duration_since(self.wall).unwrap_or_default();
+        let moved = match (self.address, later.address) {
+            (Some(here), Some(there)) => here != there,
+            _ => false,
+        };
+        wall.saturating_sub(steady) > SLEPT || steady > UPKEEP + SLEPT || moved
+    }
+}
+
+/// The address that this machine would send from. Connecting a datagram socket asks the routing table; nothing is sent.
+fn local_address(relay: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = match relay {
+        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+    };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(relay).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64, slept: u64, address: Option<[u8; 4]>) -> Surroundings {
+        let origin = Surroundings::now(None);
+        Surroundings {
+            steady: origin.steady + Duration::from_secs(seconds),
+            wall: origin.wall + Duration::from_secs(seconds + slept),
+            address: address.map(IpAddr::from),
+        }
+    }
+
+    #[test]
+    fn sleep_and_another_network_are_noticed_and_nothing_else() {
+        let (home, away) = (Some([192, 168, 1, 7]), Some([10, 0, 0, 3]));
+        let start = at(0, 0, home);
+        assert!(!start.has_changed(&at(5, 0, home)));
+        assert!(start.has_changed(&at(5, 3_600, home)));
+        assert!(start.has_changed(&at(5, 0, away)));
+        // Away for a moment, and back in the same place: circuits tell themselves.
+        assert!(!start.has_changed(&at(5, 0, None)));
+        // A wall clock that is set back is no sleep.
+        let later = Surroundings {
+            wall: start.wall - Duration::from_secs(86_400),
+            ..at(5, 0, home)
+        };
+        assert!(!start.has_changed(&later));
+    }
+
+    #[test]
+    fn the_way_to_loopback_is_loopback() {
+        let address = local_address(([127, 0, 0, 1], 9).into());
+        assert!(address.is_some_and(|ip| ip.is_loopback()));
+    }
+}

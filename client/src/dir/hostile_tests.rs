@@ -1,0 +1,340 @@
+//! Caches that lie, stall or are behind; clocks that are off; many clients at once.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use core::time::Duration;
+use std::sync::{Arc, Mutex};
+
+use cepa_common::dir::{Backoff, Entry, Flags, Lifetime, diff};
+
+use super::task::until_next;
+use super::testing::*;
+use super::tests::{START, consensus, network, start, until};
+use super::{BootstrapProgress, ClockSkew, Directory};
+
+const RELAYS: [u8; 4] = [10, 11, 12, 13];
+
+/// A client that holds the consensus of START, got from authority 1, which then vanishes.
+async fn holding(shelves: &Shelves) -> (Directory, tokio::task::JoinHandle<()>) {
+    let network = network();
+    shelves.put(1, consensus(&network, START, &RELAYS).bytes());
+    let (directory, task) = start(&network, shelves, START, None);
+    until(&directory, START).await;
+    shelves.remove(1);
+    shelves.dialled();
+    shelves.answered();
+    (directory, task)
+}
+
+/// Three relays misbehave in one way; the fourth is honest. The client gets the next consensus, and those that it
+/// blames are not asked again.
+async fn survives(script: Script, is_blamed: bool) {
+    let (network, shelves) = (network(), Shelves::default());
+    let (directory, task) = holding(&shelves).await;
+    let old = consensus(&network, START, &RELAYS);
+    let next = consensus(&network, START + 10, &RELAYS);
+    for n in [10, 11, 12] {
+        shelves.play(n, script.clone());
+    }
+    shelves.play(13, Script::Cache(vec![next.clone(), old]));
+    let taken = until(&directory, START + 10).await;
+    assert_eq!(taken.bytes(), next.bytes());
+    let again = consensus(&network, START + 20, &RELAYS);
+    shelves.play(13, Script::Cache(vec![again, next]));
+    shelves.dialled();
+    until(&directory, START + 20).await;
+    let bad = shelves
+        .dialled()
+        .iter()
+        .filter(|a| (5_010..=5_012).contains(&a.port()))
+        .count();
+    if is_blamed {
+        // Those of the three that were asked in the first round are known by now.
+        assert!(bad <= 1, "{bad}");
+    }
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage() {
+    survives(Script::Whole(b"soup".to_vec()), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_http() {
+    survives(Script::Raw(b"220 soup ready\r\n".to_vec(), true), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_network() {
+    let other = network_with(3, [("vote_interval_seconds".to_owned(), 11)].into());
+    let foreign = consensus(&other, START + 10, &RELAYS);
+    survives(Script::Whole(foreign.bytes().to_vec()), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_signature() {
+    let mut bytes = consensus(&network(), START + 10, &RELAYS).bytes().to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    survives(Script::Whole(bytes), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn older_than_what_is_held() {
+    let old = consensus(&network(), START - 10, &RELAYS);
+    survives(Script::Whole(old.bytes().to_vec()), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_in_the_midst() {
+    survives(Script::cut("200 OK", 100_000, 10, true), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence() {
+    survives(Script::Raw(Vec::new(), true), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_much_announced() {
+    survives(Script::cut("200 OK", 1 << 40, 10, true), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_much_sent() {
+    let mut bytes = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    let chunk = [
+        b"100000\r\n".to_vec(),
+        vec![b'x'; 1 << 20],
+        b"\r\n".to_vec(),
+    ]
+    .concat();
+    for _ in 0..9 {
+        bytes.extend_from_slice(&chunk);
+    }
+    survives(Script::Raw(bytes, true), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_little() {
+    survives(Script::cut("200 OK", 1_000, 10, false), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_asked_for() {
+    survives(Script::cut("204 No Content", 0, 0, false), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_difference() {
+    let network = network();
+    let old = consensus(&network, START, &RELAYS);
+    let mut wrong = diff(&old, &consensus(&network, START + 10, &RELAYS)).unwrap();
+    wrong[45] ^= 1;
+    survives(Script::difference(&old, &wrong), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_is_no_lie() {
+    let (network, shelves) = (network(), Shelves::default());
+    let (directory, _task) = holding(&shelves).await;
+    for n in RELAYS {
+        shelves.play(n, Script::cut("503 Service Unavailable", 0, 0, false));
+    }
+    shelves.until_dialled(6).await;
+    let next = consensus(&network, START + 10, &RELAYS);
+    for n in RELAYS {
+        shelves.play(n, Script::Cache(vec![next.clone()]));
+    }
+    until(&directory, START + 10).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_new_then_a_difference_then_the_whole() {
+    let (network, shelves) = (network(), Shelves::default());
+    let (directory, _task) = holding(&shelves).await;
+    let held: Vec<_> = [START, START + 10, START + 20]
+        .map(|at| consensus(&network, at, &RELAYS))
+        .into();
+    let play = |caches: &[usize]| {
+        let shelf: Vec<_> = caches.iter().map(|n| Arc::clone(&held[*n])).collect();
+        for n in RELAYS {
+            shelves.play(n, Script::Cache(shelf.clone()));
+        }
+    };
+    play(&[0]);
+    shelves.until_dialled(6).await;
+    assert!(shelves.answered().iter().all(|status| *status == 304));
+    play(&[1, 0]);
+    until(&directory, START + 10).await;
+    assert!(shelves.answered().contains(&226));
+    play(&[2]);
+    let taken = until(&directory, START + 20).await;
+    assert!(shelves.answered().contains(&200));
+    assert_eq!(taken.bytes(), held[2].bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuits_first_then_directly() {
+    let (network, shelves) = (network(), Shelves::default());
+    let (directory, _task) = holding(&shelves).await;
+    let opened = Arc::new(Mutex::new(Vec::new()));
+    directory.use_circuits(Arc::new(ScriptedCircuits {
+        shelves: shelves.clone(),
+        ends: vec![20, 21, 22, 23],
+        opened: Arc::clone(&opened),
+    }));
+    let next = consensus(&network, START + 10, &RELAYS);
+    shelves.put(20, b"soup");
+    for n in [21, 22, 23] {
+        shelves.play(n, Script::Cache(vec![next.clone()]));
+    }
+    until(&directory, START + 10).await;
+    assert_eq!(opened.lock().unwrap().len(), 3);
+    assert!(shelves.dialled().iter().all(|a| a.port() >= 5_020));
+    // The one that lied is avoided; circuits that fail leave the direct way.
+    for n in 20..=23 {
+        shelves.remove(n);
+    }
+    let later = consensus(&network, START + 20, &RELAYS);
+    for n in RELAYS {
+        shelves.play(n, Script::Cache(vec![later.clone()]));
+    }
+    until(&directory, START + 20).await;
+    let opened = opened.lock().unwrap();
+    assert_eq!(opened.len(), 9);
+    assert!(opened[3..].iter().all(|who| *who != identity(20)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_names_those_who_signed_both() {
+    let (network, shelves) = (network(), Shelves::default());
+    let (directory, _task) = holding(&shelves).await;
+    let held = directory.consensus().borrow().clone().unwrap();
+    let entries = vec![Entry::new(
+        &descriptor(11),
+        Flags::VALID | Flags::RUNNING,
+        10,
+    )];
+    let other = consensus_signed(&network, START, entries, &[1, 3]);
+    for n in RELAYS {
+        shelves.put(n, other.bytes());
+    }
+    let mut alarm = directory.alarm();
+    let raised = tokio::time::timeout(Duration::from_secs(300), alarm.wait_for(Option::is_some));
+    let raised = raised.await.expect("no alarm").unwrap().clone().unwrap();
+    let mut names = raised.signed_both.clone();
+    names.sort();
+    assert_eq!(names, ["authority 1", "authority 3"]);
+    assert_eq!(
+        (raised.held, raised.offered),
+        (held.digest(), other.digest())
+    );
+    let shown = directory.consensus().borrow().clone().unwrap();
+    assert_eq!(shown.digest(), held.digest());
+}
+
+async fn fails_with(directory: &Directory, fits: impl Fn(&super::NoConsensus) -> bool) -> String {
+    let mut progress = directory.progress();
+    let failed =
+        |p: &BootstrapProgress| matches!(p, BootstrapProgress::Failed { why, .. } if fits(why));
+    let step = tokio::time::timeout(Duration::from_secs(300), progress.wait_for(failed));
+    match step.await.expect("not so").unwrap().clone() {
+        BootstrapProgress::Failed { reason, .. } => reason,
+        _ => unreachable!(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_behind_is_told_by_how_much() {
+    let (network, shelves) = (network(), Shelves::default());
+    let of_now = consensus(&network, START, &RELAYS);
+    shelves.put(1, of_now.bytes());
+    let (directory, task) = start(&network, &shelves, START - 3 * 86_400, None);
+    // One source may be wrong itself.
+    fails_with(&directory, |why| !why.reason.is_empty()).await;
+    assert_eq!(directory.why_none().skew, None);
+    shelves.put(2, of_now.bytes());
+    let text = fails_with(&directory, |why| why.skew.is_some()).await;
+    assert!(text.contains("behind by about 3 days"), "{text}");
+    assert!(matches!(
+        directory.why_none().skew,
+        Some(ClockSkew::Behind(_))
+    ));
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_ahead_is_told_by_how_much() {
+    let (network, shelves) = (network(), Shelves::default());
+    let of_now = consensus(&network, START, &RELAYS);
+    shelves.put(1, of_now.bytes());
+    shelves.put(2, of_now.bytes());
+    let (directory, _task) = start(&network, &shelves, START + 3 * 86_400, None);
+    let text = fails_with(&directory, |why| why.skew.is_some()).await;
+    assert!(
+        text.contains("expired at 2030-03-17T17:47:40Z; the authorities do not answer"),
+        "{text}"
+    );
+    assert!(text.contains("ahead by about 3 days"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn grace_ends_to_the_second_and_says_why() {
+    let (network, shelves) = (network(), Shelves::default());
+    shelves.put(1, consensus(&network, START, &RELAYS).bytes());
+    let ends = START + 60 + 86_400;
+    let (directory, _task) = start(&network, &shelves, ends - 30, None);
+    until(&directory, START).await;
+    let began = tokio::time::Instant::now();
+    let mut follow = directory.consensus();
+    follow.wait_for(Option::is_none).await.unwrap();
+    let left = began.elapsed();
+    assert!(
+        left > Duration::from_secs(29) && left < Duration::from_secs(32),
+        "{left:?}"
+    );
+    let why = directory.why_none();
+    assert_eq!(why.expired_at, Some(START + 60));
+    assert!(
+        why.to_string()
+            .starts_with("the newest consensus that could be had expired at 2030")
+    );
+    // The authorities come back.
+    shelves.put(1, consensus(&network, ends, &RELAYS).bytes());
+    until(&directory, ends).await;
+}
+
+#[test]
+fn many_clients_do_not_come_at_once() {
+    let lifetime = Lifetime {
+        valid_after: 0,
+        fresh_until: 3_600,
+        valid_until: 86_400,
+    };
+    let mut rng = rand::rng();
+    let mut minutes = [0u32; 100];
+    for _ in 0..10_000 {
+        let next = until_next(lifetime, 0, &mut rng).unwrap().as_secs();
+        assert!((3_960..5_400).contains(&next), "{next}");
+        minutes[usize::try_from(next / 60).unwrap()] += 1;
+    }
+    // 24 minutes share 10,000 clients: 417 each, and none much more.
+    assert!(minutes.iter().all(|count| *count < 550), "{minutes:?}");
+    // A consensus that ends soon is followed before it does.
+    let short = Lifetime {
+        valid_until: 4_000,
+        ..lifetime
+    };
+    for _ in 0..100 {
+        assert!(until_next(short, 0, &mut rng).unwrap() <= Duration::from_secs(4_000));
+    }
+    assert_eq!(until_next(lifetime, 3_600_000, &mut rng), None);
+    // When the authorities return, clients that have waited long come spread over the longest wait.
+    let mut seconds = [0u32; 61];
+    for _ in 0..10_000 {
+        let mut backoff = Backoff::new(Duration::from_millis(300), Duration::from_secs(60));
+        let waits: Duration = (0..20).map(|_| backoff.next(&mut rng)).sum();
+        seconds[usize::try_from(waits.as_secs() % 60).unwrap()] += 1;
+    }
+    assert!(seconds.iter().all(|count| *count < 300), "{seconds:?}");
+}

@@ -1,0 +1,286 @@
+//! One round: some sources asked at once, what they said judged together.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use cepa_common::dir::{
+    Consensus, ConsensusConflict, ConsensusStatus, Dial, FetchError, NetworkHandle, UnixSecs,
+    fetch_newer,
+};
+use cepa_common::ids::RelayId;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::cache::Mark;
+use super::skew::ClockSkew;
+use super::sources::{DirStreams, Source};
+
+/// Longest dial and fetch from one source.
+const FETCH_DEADLINE: Duration = Duration::from_secs(30);
+/// Wait for the other sources once one has answered well: short while there is no consensus at all.
+const OTHERS_AT_START: Duration = Duration::from_millis(500);
+/// The same while one is held and nobody waits: long enough to find out who stalls.
+const OTHERS_LATER: Duration = Duration::from_secs(12);
+
+/// Why one source's consensus is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RoundError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("the consensus is older than the one held")]
+    Older,
+    #[error("two valid consensuses for one time; the one held stays")]
+    Conflict,
+    #[error("the consensus is of the future; is this computer's clock right?")]
+    Early,
+    #[error("the consensus has expired; is this computer's clock right?")]
+    Expired,
+    #[error("no newer consensus")]
+    NoNews,
+}
+
+/// What a round needs to know.
+pub(super) struct Round {
+    pub(super) network: NetworkHandle,
+    pub(super) dial: Arc<dyn Dial>,
+    pub(super) circuits: Option<Arc<dyn DirStreams>>,
+    /// The newest held, usable or not.
+    pub(super) held: Option<Arc<Consensus>>,
+    /// The newest ever taken, by the disk, where it is not held.
+    pub(super) mark: Option<Mark>,
+    /// May differences be asked for?
+    pub(super) takes_differences: bool,
+    /// Is there nothing that may be used?
+    pub(super) is_urgent: bool,
+    /// Who is not to be asked.
+    pub(super) avoid: Vec<RelayId>,
+    pub(super) now: UnixSecs,
+}
+
+/// What came of a round.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The newest that may be taken.
+    pub(super) newest: Option<Arc<Consensus>>,
+    /// Why not: the most telling of what the sources say.
+    pub(super) error: Option<RoundError>,
+    /// Who misbehaved.
+    pub(super) blamed: Vec<RelayId>,
+    /// A difference was wrong: ask for the whole, elsewhere.
+    pub(super) wrong_difference: bool,
+    /// Two consensuses for one time.
+    pub(super) conflict: Option<ConsensusConflict>,
+    /// What several sources agree about the clock.
+    pub(super) skew: Option<ClockSkew>,
+    /// Valid-until of the newest expired one that was seen.
+    pub(super) expired_at: Option<UnixSecs>,
+}
+
+impl RoundError {
+    /// How much it says: who could not be asked says less than who answered.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Fetch(FetchError::Dial(_)) => 0,
+            Self::Fetch(FetchError::Refused { status: 429, .. }) => 1,
+            Self::Fetch(_) => 2,
+            _ => 3,
+        }
+    }
+}
+
+impl Outcome {
+    fn blame_on(&mut self, error: RoundError) {
+        if self
+            .error
+            .as_ref()
+            .is_none_or(|held| error.weight() >= held.weight())
+        {
+            self.error = Some(error);
+        }
+    }
+}
+
+struct Answer {
+    who: Option<RelayId>,
+    found: Result<Option<Arc<Consensus>>, FetchError>,
+}
+
+impl Round {
+    /// Asks all at once: until all have answered, or the time that is left for the others is over.
+    pub(super) async fn ask(&self, sources: Vec<Source>) -> Outcome {
+        let mut asked = JoinSet::new();
+        let count = sources.len();
+        for source in sources {
+            asked.spawn(self.ask_one(source));
+        }
+        let mut answers: Vec<Answer> = Vec::with_capacity(count);
+        let mut deadline = Instant::now() + FETCH_DEADLINE + OTHERS_LATER;
+        while let Ok(Some(answer)) = timeout_at(deadline, asked.join_next()).await {
+            let Ok(answer) = answer else { continue };
+            let is_good = matches!(&answer.found, Ok(Some(found)) if self.check(found).is_ok());
+            if is_good {
+                let others = if self.is_urgent {
+                    OTHERS_AT_START
+                } else {
+                    OTHERS_LATER
+                };
+                deadline = deadline.min(Instant::now() + others);
+            }
+            answers.push(answer);
+        }
+        self.judge(answers)
+    }
+
+    fn ask_one(&self, source: Source) -> impl Future<Output = Answer> + Send + 'static {
+        let network = self.network.clone();
+        let held = self.held.clone().filter(|_| self.takes_differences);
+        let (known, open) = self.open(source);
+        async move {
+            let (who, io) = match timeout(FETCH_DEADLINE, open).await {
+                Ok(Ok((who, io))) => (Some(who), io),
+                // Not reached: that is no lie, and with circuits not its fault.
+                Ok(Err(error)) => {
+                    let found = Err(FetchError::Dial(error));
+                    return Answer { who: known, found };
+                }
+                Err(_) => {
+                    let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                    let found = Err(FetchError::Dial(late));
+                    return Answer { who: known, found };
+                }
+            };
+            let found = fetch_newer(io, &network, held.as_deref(), FETCH_DEADLINE).await;
+            Answer { who, found }
+        }
+    }
+
+    fn open(&self, source: Source) -> (Option<RelayId>, super::sources::DirStreamFuture) {
+        match (source, &self.circuits) {
+            (Source::Circuit, Some(circuits)) => (None, circuits.open(&self.avoid)),
+            (Source::Circuit, None) => {
+                let none = std::io::Error::from(std::io::ErrorKind::NotConnected);
+                (None, Box::pin(core::future::ready(Err(none))))
+            }
+            (
+                Source::Direct {
+                    identity,
+                    addresses,
+                    link_key,
+                },
+                _,
+            ) => {
+                let dial = self.dial.dial(&addresses, link_key);
+                let open = async move { Ok((identity, dial.await?)) };
+                (Some(identity), Box::pin(open))
+            }
+        }
+    }
+
+    /// Is this one to be taken (S25)? Its signatures were verified.
+    fn check(&self, found: &Consensus) -> Result<(), RoundError> {
+        let held = self.held.as_deref().map(Mark::of).or(self.mark);
+        if let Some(held) = held {
+            let theirs = found.lifetime().valid_after;
+            let is_same = found.digest() == held.digest;
+            if theirs < held.valid_after {
+                return Err(RoundError::Older);
+            }
+            // Known by its mark alone, it is news.
+            if is_same && self.held.is_some() {
+                return Err(RoundError::NoNews);
+            }
+            if theirs == held.valid_after && !is_same {
+                return Err(RoundError::Conflict);
+            }
+        }
+        match found.status(self.now) {
+            ConsensusStatus::Early => Err(RoundError::Early),
+            ConsensusStatus::Expired => Err(RoundError::Expired),
+            _ => Ok(()),
+        }
+    }
+
+    fn judge(&self, answers: Vec<Answer>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut wrong_time: Vec<Arc<Consensus>> = Vec::new();
+        let mut good: Vec<(Option<RelayId>, Arc<Consensus>)> = Vec::new();
+        for Answer { who, found } in answers {
+            let found = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    outcome.blame_on(RoundError::NoNews);
+                    // Nothing newer than what we hold: of the time of ours.
+                    wrong_time.extend(self.held.clone().filter(|held| !held.is_usable(self.now)));
+                    continue;
+                }
+                Err(error) => {
+                    if error.is_misbehaviour() {
+                        outcome.blamed.extend(who);
+                    }
+                    outcome.wrong_difference |= matches!(error, FetchError::Difference(_));
+                    outcome.blame_on(error.into());
+                    continue;
+                }
+            };
+            match self.check(&found) {
+                Ok(()) => good.push((who, found)),
+                Err(error) => {
+                    match error {
+                        RoundError::Conflict => {
+                            let between = |held| {
+                                ConsensusConflict::between(held, &found, &self.network.newest())
+                            };
+                            outcome.conflict = self.held.as_deref().and_then(between);
+                        }
+                        RoundError::Early | RoundError::Expired => wrong_time.push(found),
+                        RoundError::NoNews if !found.is_usable(self.now) => {
+                            wrong_time.push(found);
+                        }
+                        // A cache that has what we had before ours: behind the times, or rolled back.
+                        RoundError::Older => outcome.blamed.extend(who),
+                        _ => {}
+                    }
+                    outcome.blame_on(error);
+                }
+            }
+        }
+        self.take_newest(good, &mut outcome);
+        self.judge_times(&wrong_time, &mut outcome);
+        outcome
+    }
+
+    fn take_newest(&self, good: Vec<(Option<RelayId>, Arc<Consensus>)>, outcome: &mut Outcome) {
+        let valid_after = |found: &Consensus| found.lifetime().valid_after;
+        let Some((_, newest)) = good.iter().max_by_key(|(_, found)| valid_after(found)) else {
+            return;
+        };
+        let newest = Arc::clone(newest);
+        for (who, found) in &good {
+            // Caches may be one interval behind, and no more.
+            if found.lifetime().fresh_until < valid_after(&newest) {
+                outcome.blamed.extend(*who);
+            }
+            if let Some(conflict) =
+                ConsensusConflict::between(&newest, found, &self.network.newest())
+            {
+                outcome.conflict = Some(conflict);
+            }
+        }
+        outcome.newest = Some(newest);
+    }
+
+    /// Several sources with one consensus of another time: then it is our clock. One alone may be behind itself.
+    fn judge_times(&self, wrong_time: &[Arc<Consensus>], outcome: &mut Outcome) {
+        let expired = wrong_time.iter().map(|found| found.lifetime().valid_until);
+        outcome.expired_at = expired.filter(|until| *until <= self.now).max();
+        if outcome.newest.is_some() {
+            return;
+        }
+        let newest = wrong_time.iter().max_by_key(|c| c.lifetime().valid_after);
+        let Some(newest) = newest else { return };
+        let same = |found: &&Arc<Consensus>| found.digest() == newest.digest();
+        if wrong_time.iter().filter(same).count() >= 2 {
+            outcome.skew = ClockSkew::of(newest.lifetime(), self.now);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! How far this computer's clock is off, judged by signed documents, and why there is no consensus.
+
+use core::fmt;
+use core::time::Duration;
+
+use cepa_common::dir::{CLOCK_SKEW_SECS, Lifetime, UnixSecs};
+
+/// How far this computer's clock seems to be off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockSkew {
+    /// It is behind by about so long: several sources have a signed consensus of a later time.
+    Behind(Duration),
+    /// It is ahead by about so long: all that several sources have has expired by it. Authorities that have made none
+    /// since look the same.
+    Ahead(Duration),
+}
+
+impl ClockSkew {
+    /// What a verified consensus that several sources serve as the newest says of a clock that shows `now`; `None` when
+    /// the clock may be right.
+    pub fn of(lifetime: Lifetime, now: UnixSecs) -> Option<Self> {
+        let behind = lifetime.valid_after.saturating_sub(now);
+        if behind > CLOCK_SKEW_SECS {
+            return Some(Self::Behind(Duration::from_secs(behind)));
+        }
+        let is_over = now >= lifetime.valid_until;
+        let ahead = now.saturating_sub(lifetime.fresh_until);
+        is_over.then_some(Self::Ahead(Duration::from_secs(ahead)))
+    }
+}
+
+impl fmt::Display for ClockSkew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Behind(by) => write!(
+                f,
+                "this computer's clock is behind by about {}; set it right and try again",
+                About(*by)
+            ),
+            Self::Ahead(by) => write!(
+                f,
+                "this computer's clock is ahead by about {by}; set it right and try again, unless the network's \
+                 authorities have been away for as long",
+                by = About(*by)
+            ),
+        }
+    }
+}
+
+/// A duration in its largest unit.
+struct About(Duration);
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let units = [
+            (365 * 86_400, "year"),
+            (86_400, "day"),
+            (3_600, "hour"),
+            (60, "minute"),
+        ];
+        let fits = units.iter().find(|(length, _)| seconds >= *length);
+        let (length, unit) = fits.copied().unwrap_or((1, "second"));
+        let count = (seconds + length / 2) / length;
+        let plural = if count == 1 { "" } else { "s" };
+        write!(f, "{count} {unit}{plural}")
+    }
+}
+
+/// Why there is no consensus that may be used, and what to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NoConsensus {
+    /// When the newest that could be had expired (its valid-until), if any was seen.
+    pub expired_at: Option<UnixSecs>,
+    /// What signed documents say of this computer's clock.
+    pub skew: Option<ClockSkew>,
+    /// What the last source said; empty before any was asked.
+    pub reason: String,
+}
+
+impl fmt::Display for NoConsensus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(skew @ ClockSkew::Behind(_)) = self.skew {
+            return write!(f, "no consensus may be used: {skew}");
+        }
+        if let Some(at) = self.expired_at {
+            let at = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(at));
+            let at = at.map_or_else(
+                || "an unknown time".to_owned(),
+                |at| humantime::format_rfc3339_seconds(at).to_string(),
+            );
+            return write!(
+                f,
+                "the newest consensus that could be had expired at {at}; the authorities do not answer, or this \
+                 computer's clock is wrong{}",
+                match self.skew {
+                    Some(ClockSkew::Ahead(by)) => format!(" (ahead by about {})", About(by)),
+                    _ => String::new(),
+                }
+            );
+        }
+        if self.reason.is_empty() {
+            return f.write_str("no consensus could be had yet");
+        }
+        write!(f, "no consensus could be had: {}", self.reason)
+    }
+}
+
+impl core::error::Error for NoConsensus {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skew_in_words() {
+        let day = 86_400;
+        let lifetime = Lifetime {
+            valid_after: 1_000 * day,
+            fresh_until: 1_000 * day + 3_600,
+            valid_until: 1_001 * day,
+        };
+        let say = |now| ClockSkew::of(lifetime, now).map(|skew| skew.to_string());
+        for right in [1_000 * day - 300, 1_000 * day, 1_001 * day - 1] {
+            assert_eq!(say(right), None);
+        }
+        let behind = say(997 * day).unwrap_or_default();
+        assert!(behind.contains("behind by about 3 days"), "{behind}");
+        let ahead = say(1_003 * day).unwrap_or_default();
+        assert!(ahead.contains("ahead by about 3 days"), "{ahead}");
+        let behind = say(0).unwrap_or_default();
+        assert!(behind.contains("about 3 years"), "{behind}");
+        assert!(say(u64::MAX).is_some());
+        assert_eq!(About(Duration::from_secs(61)).to_string(), "1 minute");
+    }
+
+    #[test]
+    fn why_in_words() {
+        let mut why = NoConsensus::default();
+        assert_eq!(why.to_string(), "no consensus could be had yet");
+        why.expired_at = Some(1_900_000_000);
+        let text = why.to_string();
+        assert!(
+            text.contains("expired at 2030-03-17T17:46:40Z; the authorities do not answer"),
+            "{text}"
+        );
+        why.expired_at = Some(u64::MAX);
+        assert!(why.to_string().contains("unknown time"));
+        why.skew = Some(ClockSkew::Behind(Duration::from_secs(7_200)));
+        assert!(why.to_string().contains("behind by about 2 hours"));
+    }
+}

@@ -1,0 +1,396 @@
+//! The guard machine: consensuses and results in, the guard of the next circuit out.
+
+use std::time::Duration;
+
+use cepa_common::dir::{Consensus, Entry};
+use cepa_common::ids::{NetworkId, RelayId};
+use rand::{CryptoRng, RngExt};
+
+use super::sample::{Guard, Reach, View, primaries};
+use super::schedule::{Limits, Now, blurred};
+use crate::path::PositionWeights;
+
+/// Which relays the owner lets be guards.
+pub type Filter<'a> = &'a dyn Fn(&Entry) -> bool;
+
+/// What a circuit is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Anything.
+    Data,
+    /// Fetches from the directory only.
+    Directory,
+}
+
+/// When a circuit through a guard may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usability {
+    /// As soon as it is built: the guard is primary.
+    Now,
+    /// When no better guard turns out to answer.
+    IfNoneBetter,
+}
+
+/// The guard for a circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardChoice {
+    /// Who it is.
+    pub identity: RelayId,
+    /// When the circuit may be used.
+    pub usability: Usability,
+}
+
+/// What to do with a circuit that was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Use it.
+    Use,
+    /// A better guard is being tried: ask again by [`GuardSet::on_success`] in a moment.
+    Wait,
+    /// The network was down, not the better guards: let it go and try those.
+    TryBetter,
+}
+
+/// A client's guards. Every wait is on [`Now::mono`], every date on [`Now::wall`].
+#[derive(Clone, Debug)]
+pub struct GuardSet {
+    pub(super) network: NetworkId,
+    /// In the order in which they were drawn.
+    pub(super) sample: Vec<Guard>,
+    /// Those that were used, the first first.
+    pub(super) confirmed: Vec<RelayId>,
+    primary: Vec<RelayId>,
+    limits: Limits,
+    subnet_rule: bool,
+    /// The last success of any guard, or the start.
+    heard: Option<Duration>,
+    seen: Option<Now>,
+    /// What the consensus and the wall clock together say the date is.
+    date: u64,
+    changed: bool,
+}
+
+impl GuardSet {
+    /// An empty set for a network; the first [`GuardSet::update`] fills it.
+    pub fn new(network: NetworkId) -> Self {
+        Self {
+            network,
+            sample: Vec::new(),
+            confirmed: Vec::new(),
+            primary: Vec::new(),
+            limits: Limits::default(),
+            subnet_rule: true,
+            heard: None,
+            seen: None,
+            date: 0,
+            changed: false,
+        }
+    }
+
+    /// Takes in a consensus and the owner's filter (6.21.2 to 6.21.6).
+    pub fn update(
+        &mut self,
+        consensus: &Consensus,
+        filter: Filter<'_>,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) {
+        self.observe(now);
+        self.limits = Limits::from(consensus.params());
+        self.subnet_rule = consensus.params().subnet_rule != 0;
+        // 6.21.5: a clock that is wrong by months ends no guard's life, as no usable consensus is that old.
+        let lifetime = consensus.lifetime();
+        let grace = u64::from(consensus.params().consensus_grace_seconds);
+        let latest = lifetime.valid_until.saturating_add(grace);
+        self.date = now.wall.clamp(lifetime.valid_after.min(latest), latest);
+        let view = View {
+            consensus,
+            weights: PositionWeights::new(consensus),
+            filter,
+            limits: self.limits,
+            wall: self.date,
+        };
+        let refreshed = view.refresh(&mut self.sample, rng);
+        let extended = view.extend(&mut self.sample, rng);
+        self.changed |= refreshed || extended;
+        // One that left and was drawn again in the same step is a new guard: it was never used.
+        let sample = &self.sample;
+        let is_used = |relay: &RelayId| {
+            sample
+                .iter()
+                .any(|g| g.identity == *relay && g.confirmed.is_some())
+        };
+        self.confirmed.retain(is_used);
+        self.choose_primaries();
+    }
+
+    fn choose_primaries(&mut self) {
+        let ordered = self.in_order().filter(|guard| guard.now.usable);
+        self.primary = primaries(ordered, self.limits.primaries, self.subnet_rule);
+    }
+
+    fn find(&self, relay: &RelayId) -> Option<&Guard> {
+        self.sample.iter().find(|guard| guard.identity == *relay)
+    }
+
+    fn find_mut(&mut self, relay: &RelayId) -> Option<&mut Guard> {
+        self.sample
+            .iter_mut()
+            .find(|guard| guard.identity == *relay)
+    }
+
+    /// Confirmed guards, then those that are primary already, then the sample. A guard may come more than once.
+    fn in_order(&self) -> impl Iterator<Item = &Guard> {
+        let named = self.confirmed.iter().chain(&self.primary);
+        named
+            .filter_map(|relay| self.find(relay))
+            .chain(&self.sample)
+    }
+
+    /// Usable guards, the best first: primary, confirmed, sampled. A guard may come more than once.
+    fn by_rank(&self) -> impl Iterator<Item = &Guard> {
+        let named = self.primary.iter().filter_map(|relay| self.find(relay));
+        named
+            .chain(self.in_order())
+            .filter(|guard| guard.now.usable)
+    }
+
+    fn is_primary(&self, relay: &RelayId) -> bool {
+        self.primary.contains(relay)
+    }
+
+    /// The guard for a circuit; `allowed` says which fit its exit (family, network, not the exit itself).
+    /// `None` when the sample has none that is usable and allowed.
+    pub fn pick(
+        &self,
+        purpose: Purpose,
+        allowed: &dyn Fn(&RelayId) -> bool,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) -> Option<GuardChoice> {
+        let fits = |guard: &&Guard| guard.now.usable && allowed(&guard.identity);
+        let in_use = match purpose {
+            Purpose::Data => self.limits.in_use,
+            Purpose::Directory => self.limits.directory_in_use,
+        };
+        let due = |guard: &&Guard| is_due(guard, now);
+        let primary = || self.primary.iter().filter_map(|relay| self.find(relay));
+        let ready: Vec<&Guard> = primary().filter(fits).filter(due).take(in_use).collect();
+        if !ready.is_empty() {
+            let guard = ready.get(rng.random_range(0..ready.len()))?;
+            return Some(self.choice(guard));
+        }
+        if let Some(guard) = self.by_rank().filter(fits).find(due) {
+            return Some(self.choice(guard));
+        }
+        // All have failed lately: the one that has rested longest, so that every guard has its turn again (6.21.8).
+        let last = |guard: &&Guard| match guard.reach {
+            Reach::Failing { last, .. } => last.max(guard.tried.unwrap_or_default()),
+            _ => Duration::ZERO,
+        };
+        let rested = self.by_rank().filter(fits).min_by_key(last)?;
+        Some(self.choice(rested))
+    }
+
+    fn choice(&self, guard: &Guard) -> GuardChoice {
+        GuardChoice {
+            identity: guard.identity,
+            usability: if self.is_primary(&guard.identity) {
+                Usability::Now
+            } else {
+                Usability::IfNoneBetter
+            },
+        }
+    }
+
+    /// A circuit is begun at a guard. One that has been failing is tried by one circuit, not by all at once.
+    pub fn on_attempt(&mut self, relay: &RelayId, now: Now, rng: &mut impl CryptoRng) {
+        let (limits, primary) = (self.limits, self.is_primary(relay));
+        let Some(guard) = self.find_mut(relay) else {
+            return;
+        };
+        guard.tried = Some(now.mono);
+        if let Reach::Failing {
+            since, retry_at, ..
+        } = &mut guard.reach
+        {
+            let failing = now.mono.saturating_sub(*since);
+            *retry_at = now.mono + limits.retry_after(failing, primary, rng);
+        }
+    }
+
+    /// The guard itself did not answer, or not as itself.
+    pub fn on_failure(&mut self, relay: &RelayId, now: Now, rng: &mut impl CryptoRng) {
+        let (limits, primary) = (self.limits, self.is_primary(relay));
+        let Some(guard) = self.find_mut(relay) else {
+            return;
+        };
+        guard.tried = None;
+        let since = match guard.reach {
+            Reach::Failing { since, .. } => since,
+            _ => now.mono,
+        };
+        let failing = now.mono.saturating_sub(since);
+        guard.reach = Reach::Failing {
+            since,
+            last: now.mono,
+            retry_at: now.mono + limits.retry_after(failing, primary, rng),
+        };
+    }
+
+    /// The circuit failed behind the guard, or was given up: that says nothing about the guard.
+    pub fn on_abandoned(&mut self, relay: &RelayId) {
+        if let Some(guard) = self.find_mut(relay) {
+            guard.tried = None;
+        }
+    }
+
+    /// A circuit through the guard is built: may it be used (6.21.10)?
+    pub fn on_success(&mut self, relay: &RelayId, now: Now, rng: &mut impl CryptoRng) -> Verdict {
+        let failed_meanwhile = self.suspects_network(now);
+        let heard = self.heard;
+        let Some(guard) = self.find_mut(relay) else {
+            // It left the sample meanwhile.
+            return Verdict::TryBetter;
+        };
+        guard.tried = None;
+        guard.reach = Reach::Reached;
+        self.heard = Some(now.mono);
+        if self.is_primary(relay) {
+            self.confirm(relay, rng);
+            return Verdict::Use;
+        }
+        if failed_meanwhile && self.forgive_primaries(heard) {
+            return Verdict::TryBetter;
+        }
+        let wait = self.limits.wait;
+        let is_tried = |guard: &Guard| {
+            let tried = guard.tried.map(|tried| now.mono.saturating_sub(tried));
+            tried.is_some_and(|age| age < wait)
+        };
+        let better_is_tried = self
+            .by_rank()
+            .take_while(|guard| guard.identity != *relay)
+            .any(is_tried);
+        if better_is_tried {
+            return Verdict::Wait;
+        }
+        self.confirm(relay, rng);
+        Verdict::Use
+    }
+
+    fn confirm(&mut self, relay: &RelayId, rng: &mut impl CryptoRng) {
+        let (date, life) = (self.date, self.limits.confirmed_secs);
+        let Some(guard) = self.find_mut(relay) else {
+            return;
+        };
+        if guard.confirmed.is_some() {
+            return;
+        }
+        // Blurred by a fifth: a guard in use lives 48 to 60 days.
+        guard.confirmed = Some(blurred(date, life, 5, rng));
+        self.confirmed.push(*relay);
+        self.changed = true;
+        self.choose_primaries();
+    }
+
+    /// Guards that have failed since anything was heard.
+    fn failed_since_heard(&self) -> usize {
+        let heard = self.heard.unwrap_or_default();
+        let failed = |guard: &&Guard| match guard.reach {
+            Reach::Failing { last, .. } => last >= heard,
+            _ => false,
+        };
+        self.sample.iter().filter(failed).count()
+    }
+
+    /// Is it more likely that nothing could be reached than that the guards which failed are down (6.21.10)?
+    fn suspects_network(&self, now: Now) -> bool {
+        let failed = self.failed_since_heard();
+        failed > self.primary.len() || (failed > 0 && self.is_silent(now))
+    }
+
+    fn is_silent(&self, now: Now) -> bool {
+        now.mono.saturating_sub(self.heard.unwrap_or_default()) >= self.limits.network_down
+    }
+
+    /// Forgets the failures of primary guards that nothing was heard after. Was there one?
+    fn forgive_primaries(&mut self, heard: Option<Duration>) -> bool {
+        let (heard, primary) = (heard.unwrap_or_default(), self.primary.clone());
+        let mut forgiven = false;
+        for guard in self
+            .sample
+            .iter_mut()
+            .filter(|guard| primary.contains(&guard.identity))
+        {
+            if matches!(guard.reach, Reach::Failing { last, .. } if last >= heard) {
+                guard.reach = Reach::Unknown;
+                forgiven = true;
+            }
+        }
+        forgiven
+    }
+
+    /// Does the network look down: guards fail and nothing is heard (6.21.10)?
+    pub fn is_network_down(&self, now: Now) -> bool {
+        self.suspects_network(now)
+    }
+
+    /// Notices a machine that slept or a clock that was set.
+    pub fn observe(&mut self, now: Now) {
+        if self.seen.is_some_and(|seen| now.has_stepped_since(seen)) {
+            self.on_network_change();
+        }
+        if self.heard.is_none() {
+            self.heard = Some(now.mono);
+        }
+        self.seen = Some(now);
+    }
+
+    /// The machine has another network, or woke up: failures of before say nothing.
+    pub fn on_network_change(&mut self) {
+        for guard in &mut self.sample {
+            if matches!(guard.reach, Reach::Failing { .. }) {
+                guard.reach = Reach::Unknown;
+            }
+        }
+    }
+
+    /// When the next primary guard that failed is to be tried again (by [`Now::mono`]); `None` when none has failed.
+    pub fn next_retry(&self) -> Option<Duration> {
+        let primary = self.primary.iter().filter_map(|relay| self.find(relay));
+        let due = primary.filter_map(|guard| match guard.reach {
+            Reach::Failing { retry_at, .. } => Some(retry_at),
+            _ => None,
+        });
+        due.min()
+    }
+
+    /// The primary guards, the best first.
+    pub fn primaries(&self) -> &[RelayId] {
+        &self.primary
+    }
+
+    /// The guards that have been used, the first first.
+    pub fn confirmed(&self) -> &[RelayId] {
+        &self.confirmed
+    }
+
+    /// The sample, in the order in which it was drawn.
+    pub fn sampled(&self) -> impl ExactSizeIterator<Item = &RelayId> {
+        self.sample.iter().map(|guard| &guard.identity)
+    }
+
+    /// Has anything changed that is kept on disk? The answer is given once.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+}
+
+/// May it be tried, or is another to be tried first?
+fn is_due(guard: &Guard, now: Now) -> bool {
+    match guard.reach {
+        Reach::Unknown | Reach::Reached => true,
+        Reach::Failing { retry_at, .. } => now.mono >= retry_at,
+    }
+}

@@ -1,0 +1,38 @@
+//! Relays of one position and class with running sums of their weights: a draw is one binary search.
+
+use rand::{CryptoRng, RngExt};
+
+/// Candidates by index into the consensus.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    candidates: Vec<u32>,
+    /// Sum of the weights up to and with the candidate at the same place; apart, so that a search touches few lines.
+    sums: Vec<u64>,
+}
+
+impl Table {
+    /// From candidates and their weights (each at most 2^48, at most 20,000 of them).
+    pub(super) fn new(weighted: impl Iterator<Item = (usize, u64)>) -> Self {
+        let mut table = Self::default();
+        let mut sum = 0u64;
+        for (n, weight) in weighted {
+            sum = sum.saturating_add(weight);
+            table.candidates.push(u32::try_from(n).unwrap_or(u32::MAX));
+            table.sums.push(sum);
+        }
+        table
+    }
+
+    /// One of them, with a chance proportional to its weight; `None` when all weights are zero.
+    pub(super) fn draw(&self, rng: &mut impl CryptoRng) -> Option<usize> {
+        let total = *self.sums.last().filter(|total| **total > 0)?;
+        let point = rng.random_range(0..total);
+        let at = self.sums.partition_point(|sum| *sum <= point);
+        self.candidates.get(at).map(|n| *n as usize)
+    }
+
+    /// All candidates.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = usize> {
+        self.candidates.iter().map(|n| *n as usize)
+    }
+}

@@ -1,0 +1,170 @@
+//! How wrong this computer's clock may be, by what relays say of the time (docs/protocol.md, 2.1).
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cepa_common::dir::{CLOCK_SKEW_SECS, UnixSecs};
+use cepa_common::ids::RelayId;
+
+/// Relays that have to agree before they are believed: one or two could lie.
+const MIN_RELAYS: usize = 3;
+/// Relays remembered; the newest word of each.
+const MAX_RELAYS: usize = 15;
+
+/// An estimate from what relays have said; it is right while fewer than half of them lie.
+#[derive(Clone, Debug, Default)]
+pub struct SkewEstimate {
+    /// Offset by relay (seconds, positive where our clock is ahead), the oldest first.
+    offsets: VecDeque<(RelayId, i64)>,
+}
+
+impl SkewEstimate {
+    /// Takes the word of `relay`, whose link key was proven: it is `theirs` when our clock shows `ours`.
+    /// A time of zero says nothing.
+    pub fn observe(&mut self, relay: RelayId, ours: UnixSecs, theirs: UnixSecs) {
+        if theirs == 0 {
+            return;
+        }
+        let signed = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+        self.offsets.retain(|(known, _)| *known != relay);
+        if self.offsets.len() >= MAX_RELAYS {
+            self.offsets.pop_front();
+        }
+        let offset = signed(ours).saturating_sub(signed(theirs));
+        self.offsets.push_back((relay, offset));
+    }
+
+    /// The median (seconds, positive where our clock is ahead); `None` before three relays have spoken.
+    ///
+    /// Of an even number it is the one closer to zero: no alarm by half of them.
+    pub fn median(&self) -> Option<i64> {
+        if self.offsets.len() < MIN_RELAYS {
+            return None;
+        }
+        let mut sorted: Vec<i64> = self.offsets.iter().map(|(_, offset)| *offset).collect();
+        sorted.sort_unstable();
+        let upper = sorted.get(sorted.len() / 2).copied()?;
+        let lower = sorted.get((sorted.len() - 1) / 2).copied()?;
+        // On two sides of zero neither is a reason to doubt the clock.
+        if (lower < 0) != (upper < 0) {
+            return Some(0);
+        }
+        Some(if lower.unsigned_abs() < upper.unsigned_abs() {
+            lower
+        } else {
+            upper
+        })
+    }
+}
+
+/// The client's estimate; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct ClockSkew(Arc<Mutex<Watched>>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    estimate: SkewEstimate,
+    /// It was said that the clock is wrong, and it has not been right since.
+    is_warned: bool,
+}
+
+impl ClockSkew {
+    /// Takes a relay's word as [`SkewEstimate::observe`] does, and warns once when the clock seems to be wrong.
+    pub fn observe(&self, relay: RelayId, ours: UnixSecs, theirs: UnixSecs) {
+        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.estimate.observe(relay, ours, theirs);
+        let Some(median) = watched.estimate.median() else {
+            return;
+        };
+        let is_wrong = is_wrong(median);
+        if is_wrong && !watched.is_warned {
+            tracing::warn!("{}", advice(median));
+        }
+        watched.is_warned = is_wrong;
+    }
+
+    /// By how many seconds this computer's clock is ahead (positive) or behind (negative), as most relays say;
+    /// `None` before three have spoken. Nobody has proven it: good for advice, never for a decision.
+    pub fn estimate(&self) -> Option<i64> {
+        let watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.estimate.median()
+    }
+
+    /// A sentence for people, where the clock seems to be wrong by more than five minutes.
+    pub fn advice(&self) -> Option<String> {
+        self.estimate()
+            .filter(|median| is_wrong(*median))
+            .map(advice)
+    }
+}
+
+fn is_wrong(median: i64) -> bool {
+    median.unsigned_abs() > CLOCK_SKEW_SECS
+}
+
+fn advice(median: i64) -> String {
+    let direction = if median > 0 { "ahead" } else { "behind" };
+    format!(
+        "this computer's clock is about {} seconds {direction}, as several relays say; set it, best by NTP",
+        median.unsigned_abs()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(offsets: &[i64]) -> SkewEstimate {
+        let mut estimate = SkewEstimate::default();
+        for (n, offset) in (0u8..).zip(offsets) {
+            let ours = 1_900_000_000u64;
+            estimate.observe(RelayId([n; 32]), ours, ours.saturating_add_signed(-offset));
+        }
+        estimate
+    }
+
+    #[test]
+    fn fewer_liars_than_half_change_little_and_two_relays_nothing() {
+        assert_eq!(told(&[4_000, 4_000]).median(), None);
+        assert_eq!(told(&[4_000, 4_001, -1_000_000]).median(), Some(4_000));
+        assert_eq!(
+            told(&[-3_600, -3_601, i64::MAX, -3_602, 9_000_000]).median(),
+            Some(-3_600)
+        );
+        assert_eq!(told(&[0, 1, 900, 900]).median(), Some(1));
+        assert_eq!(told(&[-900, -900, 900, 900]).median(), Some(0));
+    }
+
+    #[test]
+    fn one_relay_has_one_word_and_no_time_can_overflow() {
+        let mut estimate = SkewEstimate::default();
+        for time in [1, 2, 3, u64::MAX, 7] {
+            estimate.observe(RelayId([1; 32]), time, u64::MAX - time);
+        }
+        assert_eq!(estimate.median(), None);
+        for n in 0..=255 {
+            estimate.observe(RelayId([n; 32]), 0, u64::MAX);
+            estimate.observe(RelayId([n; 32]), 5, 0);
+        }
+        assert_eq!(estimate.offsets.len(), MAX_RELAYS);
+        assert_eq!(estimate.median(), Some(-i64::MAX));
+    }
+
+    #[test]
+    fn advice_names_size_and_direction_and_ends_with_the_cause() {
+        let skew = ClockSkew::default();
+        let say = |n, theirs| skew.observe(RelayId([n; 32]), 10_000, theirs);
+        (1..=3).for_each(|n| say(n, 9_600));
+        assert!(
+            skew.advice()
+                .is_some_and(|text| text.contains("400 seconds ahead"))
+        );
+        (1..=3).for_each(|n| say(n, 10_700));
+        assert!(
+            skew.advice()
+                .is_some_and(|text| text.contains("700 seconds behind"))
+        );
+        (1..=3).for_each(|n| say(n, 10_300));
+        assert_eq!(skew.advice(), None);
+    }
+}

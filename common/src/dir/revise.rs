@@ -1,0 +1,260 @@
+//! Keeps the network's file new: from the file that its owner edits, and from directories (docs/protocol.md, 6.3.11).
+
+use core::fmt;
+use core::time::Duration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rand::seq::{IndexedRandom, SliceRandom};
+
+use super::{
+    Backoff, Clock, Consensus, ConsensusStatus, Dial, DirRequest, DirResponse, DocError,
+    FetchError, Flags, NetworkFile, NetworkFileError, NetworkHandle, RevisionStore, fetch, network,
+    random_below, revisions::MAX_REVISIONS,
+};
+
+/// Longest dial and fetch of one revision.
+const FETCH_DEADLINE: Duration = Duration::from_secs(20);
+/// Directories asked in one round.
+const SOURCES: usize = 3;
+/// Longest wait between two looks at the consensus and the file.
+const LOOK_CAP: Duration = Duration::from_secs(30);
+/// First wait between questions: also how long there may be no fresh consensus before its signers are thought to be new.
+const ASK_FIRST: Duration = Duration::from_secs(4);
+/// Longest wait between questions.
+const ASK_CAP: Duration = Duration::from_secs(600);
+
+/// Gives the newest consensus held.
+pub type NewestConsensus = Box<dyn Fn() -> Option<Arc<Consensus>> + Send + Sync>;
+
+/// All that [`revise`] needs.
+pub struct Reviser {
+    /// Where revisions go.
+    pub network: NetworkHandle,
+    /// Opens connections to directories.
+    pub dial: Arc<dyn Dial>,
+    /// The time.
+    pub clock: Clock,
+    /// The newest consensus, which names the revision that the authorities hold.
+    pub consensus: NewestConsensus,
+    /// Relays ask the authorities; clients ask relays while they know some.
+    pub asks_authorities: bool,
+    /// Where revisions are kept; nothing is kept without it.
+    pub store: Option<RevisionStore>,
+    /// The file that the network was read from: its owner may put a later revision there.
+    pub file: Option<PathBuf>,
+}
+
+/// Why a revision is not taken.
+#[derive(Debug, thiserror::Error)]
+enum ReviseError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    File(#[from] NetworkFileError),
+    #[error("it is no text")]
+    NotText,
+    #[error("it has no later revision")]
+    NoNews,
+}
+
+/// Where to ask.
+struct Source {
+    addresses: Vec<SocketAddr>,
+    link_key: [u8; 32],
+}
+
+impl fmt::Debug for Reviser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reviser")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Looks for later revisions for as long as it runs.
+pub async fn revise(mut reviser: Reviser) {
+    let mut again = Backoff::new(ASK_FIRST, ASK_CAP);
+    let first_ms = u64::try_from(ASK_FIRST.as_millis()).unwrap_or(u64::MAX);
+    let mut ask_at_ms = reviser.clock.now_ms().saturating_add(first_ms);
+    let (mut seen, mut asked_for) = (String::new(), 0);
+    // A founding file is on disk where its owner put it.
+    let mut saved = 0;
+    loop {
+        reviser.reread(&mut seen).await;
+        reviser.keep(&mut saved).await;
+        let now_ms = reviser.clock.now_ms();
+        let consensus = (reviser.consensus)();
+        let is_fresh = consensus
+            .as_ref()
+            .is_some_and(|c| c.status(now_ms / 1_000) == ConsensusStatus::Fresh);
+        let held = reviser.network.newest().revision();
+        let named = consensus.as_ref().map_or(0, |c| c.network_revision());
+        if named > held && named != asked_for {
+            // At once, but not for ever at this pace: it may be one that nobody can take by himself.
+            asked_for = named;
+            again.reset();
+            ask_at_ms = now_ms;
+        } else if named <= held && is_fresh {
+            again.reset();
+            ask_at_ms = now_ms.saturating_add(first_ms);
+        }
+        if (named > held || !is_fresh) && now_ms >= ask_at_ms {
+            reviser.round(consensus.as_deref()).await;
+            let wait = u64::try_from(again.next(&mut rand::rng()).as_millis()).unwrap_or(u64::MAX);
+            ask_at_ms = reviser.clock.now_ms().saturating_add(wait);
+        }
+        tokio::time::sleep(reviser.wait()).await;
+    }
+}
+
+impl Reviser {
+    /// A tenth of an interval, and as much again by chance: not all ask at once.
+    fn wait(&self) -> Duration {
+        let interval = u64::from(self.network.newest().params().vote_interval_seconds);
+        let look = LOOK_CAP.min(Duration::from_secs(interval) / 10);
+        look + random_below(&mut rand::rng(), look)
+    }
+
+    /// Takes what its owner put into the network's file, if it follows from what is held.
+    async fn reread(&mut self, seen: &mut String) {
+        let Some(path) = self.file.clone() else {
+            return;
+        };
+        let read = path.clone();
+        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(read)).await;
+        let Ok(Ok(text)) = read else { return };
+        if text == *seen {
+            return;
+        }
+        match NetworkFile::parse(&text).and_then(|file| self.network.offer(file)) {
+            Ok(true) => self.taken("its file"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, file = %path.display(), "the network's file has changed and is not taken; a restart would trust it as it is");
+            }
+        }
+        *seen = text;
+    }
+
+    /// Asks a few directories until one has a later revision that holds.
+    async fn round(&self, consensus: Option<&Consensus>) {
+        for source in self.sources(consensus) {
+            match self.ask(&source).await {
+                Ok(()) => return self.taken("a directory"),
+                Err(ReviseError::NoNews) => {}
+                Err(error) => tracing::debug!(%error, "no later revision of the network"),
+            }
+        }
+    }
+
+    /// The newest of a directory; step by step where it does not follow from what is held.
+    async fn ask(&self, source: &Source) -> Result<(), ReviseError> {
+        let held = self.network.newest().revision();
+        let newest = self.fetch(source, None).await?;
+        let last = newest.revision();
+        if last <= held {
+            return Err(ReviseError::NoNews);
+        }
+        let few = match self.network.offer(newest) {
+            Ok(_) => return Ok(()),
+            Err(few @ NetworkFileError::Signature(DocError::TooFewSignatures { .. })) => few,
+            Err(error) => return Err(error.into()),
+        };
+        let steps = u32::try_from(MAX_REVISIONS).unwrap_or(u32::MAX);
+        for revision in held.saturating_add(1)..=last.min(held.saturating_add(steps)) {
+            let step = self.fetch(source, Some(revision)).await?;
+            // Several may be jumped over: what matters is that one leads to the next.
+            let _ = self.network.offer(step);
+        }
+        if self.network.newest().revision() > held {
+            return Ok(());
+        }
+        Err(few.into())
+    }
+
+    async fn fetch(
+        &self,
+        source: &Source,
+        revision: Option<u32>,
+    ) -> Result<NetworkFile, ReviseError> {
+        let dial = self.dial.dial(&source.addresses, source.link_key);
+        let exchange = async {
+            let io = dial.await?;
+            let request = DirRequest::network(revision);
+            fetch(io, request, network::MAX_FILE_BYTES, FETCH_DEADLINE).await
+        };
+        let answer = tokio::time::timeout(FETCH_DEADLINE, Box::pin(exchange))
+            .await
+            .unwrap_or(Err(FetchError::Deadline))?;
+        let DirResponse::Ok(bytes) = answer else {
+            return Err(ReviseError::NoNews);
+        };
+        let text = core::str::from_utf8(&bytes).map_err(|_| ReviseError::NotText)?;
+        Ok(NetworkFile::parse(text)?)
+    }
+
+    fn sources(&self, consensus: Option<&Consensus>) -> Vec<Source> {
+        let mut rng = rand::rng();
+        if let Some(consensus) = consensus.filter(|_| !self.asks_authorities) {
+            let running: Vec<_> = consensus
+                .entries()
+                .iter()
+                .filter(|e| e.flags.contains(Flags::RUNNING))
+                .collect();
+            let chosen = running.sample(&mut rng, SOURCES);
+            return chosen
+                .map(|e| Source {
+                    addresses: e.addresses.clone(),
+                    link_key: e.link_key(),
+                })
+                .collect();
+        }
+        let network = self.network.newest();
+        let authorities = network
+            .authorities()
+            .iter()
+            .map(|a| (&a.addresses, a.identity));
+        let fallbacks = network
+            .fallbacks()
+            .iter()
+            .map(|f| (&f.addresses, f.identity));
+        let mut sources: Vec<_> = authorities
+            .chain(fallbacks)
+            .map(|(addresses, id)| Source {
+                addresses: addresses.clone(),
+                link_key: id.0,
+            })
+            .collect();
+        sources.shuffle(&mut rng);
+        sources.truncate(SOURCES);
+        sources
+    }
+
+    fn taken(&self, from: &str) {
+        let newest = self.network.newest();
+        tracing::info!(
+            revision = newest.revision(),
+            effective_after = newest.effective_after(),
+            "a later revision of the network is in use, from {from}"
+        );
+    }
+
+    /// Has what is held on disk, whoever took it.
+    async fn keep(&self, saved: &mut u32) {
+        let revisions = self.network.revisions();
+        let newest = revisions.newest().revision();
+        if newest == *saved {
+            return;
+        }
+        *saved = newest;
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        let done = tokio::task::spawn_blocking(move || store.save(&revisions)).await;
+        if !matches!(done, Ok(Ok(()))) {
+            tracing::warn!("the later revision of the network cannot be written to disk");
+        }
+    }
+}

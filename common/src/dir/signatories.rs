@@ -1,0 +1,57 @@
+//! Who has signed a `network.toml`, and whether that is enough (docs/protocol.md, 6.3.5, 6.3.7 and 6.3.8).
+
+use super::document::{Kind, Signature, majority};
+use super::{Authority, DocError, NetworkFileError};
+use crate::ids::NetworkId;
+
+/// Who of some authorities has signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signatories {
+    /// Names of those that signed, and whose signatures verify.
+    pub signed: Vec<String>,
+    /// Names of those that did not.
+    pub missing: Vec<String>,
+    /// How many are more than half.
+    pub need: usize,
+}
+
+impl Signatories {
+    /// Have more than half signed?
+    pub fn is_enough(&self) -> bool {
+        self.signed.len() >= self.need
+    }
+
+    /// Who of `authorities` signed `part`.
+    pub(super) fn of(
+        authorities: &[Authority],
+        signatures: &[([u8; 32], Signature)],
+        id: &NetworkId,
+        part: &[u8],
+    ) -> Self {
+        let has_signed = |authority: &&Authority| {
+            let by = |(signer, signature): &([u8; 32], Signature)| {
+                *signer == authority.signing_key
+                    && signature.verify(signer, Kind::Network, id, part).is_ok()
+            };
+            signatures.iter().any(by)
+        };
+        let (signed, missing): (Vec<_>, Vec<_>) = authorities.iter().partition(has_signed);
+        let names = |list: Vec<&Authority>| list.iter().map(|a| a.name.clone()).collect();
+        Self {
+            signed: names(signed),
+            missing: names(missing),
+            need: majority(authorities.len()),
+        }
+    }
+
+    pub(super) fn require(&self) -> Result<(), NetworkFileError> {
+        if self.is_enough() {
+            return Ok(());
+        }
+        Err(DocError::TooFewSignatures {
+            have: self.signed.len(),
+            need: self.need,
+        }
+        .into())
+    }
+}

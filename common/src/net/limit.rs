@@ -1,0 +1,149 @@
+//! How much the links of a node may move: one bucket for each direction, shared by all of them.
+//!
+//! A link asks [`RateLimit::wait_for`] before it reads or writes and tells what it moved afterwards. Moving more than is
+//! left is no error: the bucket goes into debt, and whoever comes next waits until it is paid. So nobody has to know
+//! ahead how much a read will give, and the sum over time is right all the same. A link that waits does not read, and
+//! TCP tells the far side to wait too.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What may be saved up while little moves.
+const BURST: Duration = Duration::from_millis(250);
+
+/// One direction.
+#[derive(Debug)]
+struct Bucket {
+    /// Nanoseconds of the rate that are left; below zero in debt.
+    level_ns: i128,
+    at: Instant,
+}
+
+/// A bound on what links move, the same for each direction.
+#[derive(Debug)]
+pub struct RateLimit {
+    bytes_per_sec: u64,
+    reads: Mutex<Bucket>,
+    writes: Mutex<Bucket>,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Into this node.
+    Read,
+    /// Out of it.
+    Write,
+}
+
+impl RateLimit {
+    /// A limit in KiB a second, from now on; `None` for zero, which is no limit.
+    pub fn new(kib_per_sec: u32, now: Instant) -> Option<Self> {
+        let bucket = || {
+            Mutex::new(Bucket {
+                level_ns: BURST.as_nanos().cast_signed(),
+                at: now,
+            })
+        };
+        (kib_per_sec > 0).then(|| Self {
+            bytes_per_sec: u64::from(kib_per_sec) * 1024,
+            reads: bucket(),
+            writes: bucket(),
+        })
+    }
+
+    fn with<T>(&self, way: Way, now: Instant, work: impl FnOnce(&mut Bucket) -> T) -> T {
+        let bucket = match way {
+            Way::Read => &self.reads,
+            Way::Write => &self.writes,
+        };
+        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now.saturating_duration_since(bucket.at);
+        bucket.at = bucket.at.max(now);
+        let filled = bucket.level_ns + passed.as_nanos().cast_signed();
+        bucket.level_ns = filled.min(BURST.as_nanos().cast_signed());
+        work(&mut bucket)
+    }
+
+    /// Since `now` so many bytes have moved.
+    pub fn moved(&self, way: Way, bytes: usize, now: Instant) {
+        if bytes == 0 {
+            return;
+        }
+        let cost = bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_sec);
+        self.with(way, now, |bucket| bucket.level_ns -= cost.cast_signed());
+    }
+
+    /// When bytes may move that way: `None` for now.
+    pub fn wait_for(&self, way: Way, now: Instant) -> Option<Instant> {
+        let level_ns = self.with(way, now, |bucket| bucket.level_ns);
+        let debt = u64::try_from(-level_ns).ok().filter(|debt| *debt > 0)?;
+        Some(now + Duration::from_nanos(debt))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    /// Many links that move `batch` bytes whenever they may; bytes that moved in `seconds`.
+    fn run(kib: u32, batch: usize, seconds: u64) -> u64 {
+        let start = Instant::now();
+        let limit = RateLimit::new(kib, start).unwrap();
+        let (mut now, mut moved) = (start, 0);
+        while now < start + Duration::from_secs(seconds) {
+            match limit.wait_for(Way::Read, now) {
+                Some(until) => now = until,
+                None => {
+                    limit.moved(Way::Read, batch, now);
+                    moved += batch as u64;
+                }
+            }
+        }
+        moved
+    }
+
+    #[test]
+    fn the_sum_keeps_the_rate_whatever_the_batch() {
+        for batch in [512, 64 << 10, 256 << 10] {
+            let moved = run(1_000, batch, 60);
+            let exact = 60 * 1_000 * 1024;
+            assert!(
+                moved <= exact + 250 * 1024 + batch as u64,
+                "{batch}: {moved}"
+            );
+            assert!(moved >= exact, "{batch}: {moved}");
+        }
+    }
+
+    #[test]
+    fn directions_are_apart_and_idleness_saves_up_little() {
+        let now = Instant::now();
+        let limit = RateLimit::new(100, now).unwrap();
+        limit.moved(Way::Read, 100 * 1024 * 2, now);
+        assert!(limit.wait_for(Way::Write, now).is_none());
+        let wait = limit.wait_for(Way::Read, now).unwrap() - now;
+        assert_eq!(wait, Duration::from_millis(1_750));
+        // An hour later there is a quarter of a second's worth, and not an hour's.
+        let later = now + Duration::from_secs(3_600);
+        limit.moved(Way::Read, 100 * 1024, later);
+        let wait = limit.wait_for(Way::Read, later).unwrap() - later;
+        assert_eq!(wait, Duration::from_millis(750));
+        // A time before the last one is no gain and no panic (S37).
+        assert!(limit.wait_for(Way::Read, now).unwrap() > now);
+    }
+
+    #[test]
+    fn zero_is_no_limit_and_the_largest_does_not_overflow() {
+        let now = Instant::now();
+        assert!(RateLimit::new(0, now).is_none());
+        let limit = RateLimit::new(u32::MAX, now).unwrap();
+        limit.moved(Way::Read, usize::MAX, now);
+        limit.wait_for(Way::Read, now);
+        let limit = RateLimit::new(1, now).unwrap();
+        limit.moved(Way::Read, usize::MAX / 2, now);
+    }
+}

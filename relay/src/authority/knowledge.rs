@@ -1,0 +1,324 @@
+//! What an authority learns of relays beside their descriptors, joined to the driver: measuring, and keeping what was
+//! learnt on disk (docs/protocol.md, 6.17 and 6.18).
+
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cepa_common::state::StateError;
+use cepa_common::state::record::{self, Generation};
+use tokio::task::JoinSet;
+
+use super::measure::{Carried, Job, Measure, MeasureError};
+use super::{Authority, OperatorRules};
+
+/// Longest file taken from disk: 40,000 relays, each with history and measurements (bytes).
+const MAX_KEPT_BYTES: usize = 16 << 20;
+/// The kind of that file.
+const KEPT_KIND: &str = "relay knowledge";
+/// Beyond a download's own deadline: its circuit has to be built (seconds).
+const BUILD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How an authority learns of relays.
+#[derive(Clone, Default)]
+pub struct KnowledgeOptions {
+    /// The file in which it keeps what it learnt; without one a restart forgets it.
+    pub file: Option<PathBuf>,
+    /// What its operator says of relays.
+    pub rules: OperatorRules,
+    /// How it measures; without it, it does not.
+    pub measure: Option<MeasureOptions>,
+}
+
+/// How an authority measures.
+#[derive(Clone)]
+pub struct MeasureOptions {
+    /// Makes the downloads.
+    pub with: Arc<dyn Measure>,
+    /// What may be downloaded, MiB an hour.
+    pub mib_per_hour: u32,
+}
+
+impl Authority {
+    /// The next downloads that measure relays, if some are due; report them by [`Authority::on_measured`].
+    pub fn next_measurement(&mut self, now_ms: u64, rng: &mut impl rand::Rng) -> Option<Job> {
+        self.relays.next_job(&self.params, now_ms, rng)
+    }
+
+    /// Takes the results of downloads, in their order.
+    pub fn on_measured(
+        &mut self,
+        job: &Job,
+        results: &[Result<Carried, MeasureError>],
+        now_ms: u64,
+        rng: &mut impl rand::Rng,
+    ) {
+        let Self { relays, params, .. } = self;
+        relays.on_measured(job, results, params, now_ms, rng);
+    }
+
+    /// Takes the operator's word and what may be downloaded to measure (MiB an hour, zero: nothing).
+    pub fn set_knowledge(&mut self, rules: OperatorRules, mib_per_hour: u32) {
+        self.relays.set_rules(rules);
+        self.relays.set_budget(mib_per_hour);
+    }
+
+    /// Takes up what an earlier run kept by [`Authority::knowledge`]; `false` if it is nothing of this version.
+    pub fn restore(&mut self, bytes: &[u8]) -> bool {
+        self.relays.restore(bytes)
+    }
+
+    /// What is worth keeping of what was learnt.
+    pub fn knowledge(&self) -> Vec<u8> {
+        self.relays.to_keep()
+    }
+}
+
+type Measured = (Job, Vec<Result<Carried, MeasureError>>);
+
+/// An authority whose knowledge is on disk when it is dropped: a stop ends its driver anywhere.
+pub(super) struct Learning {
+    authority: Authority,
+    file: Option<PathBuf>,
+    measure: Option<Arc<dyn Measure>>,
+    jobs: JoinSet<Measured>,
+}
+
+impl Deref for Learning {
+    type Target = Authority;
+
+    fn deref(&self) -> &Authority {
+        &self.authority
+    }
+}
+
+impl DerefMut for Learning {
+    fn deref_mut(&mut self) -> &mut Authority {
+        &mut self.authority
+    }
+}
+
+impl Learning {
+    /// Takes up what was kept. A damaged file falls back to the one before, and to nothing, and says so.
+    pub(super) async fn begin(mut authority: Authority, options: &KnowledgeOptions) -> Self {
+        let mut file = options.file.clone();
+        if let Some(path) = file.clone() {
+            let loaded = tokio::task::spawn_blocking(move || load(&path)).await;
+            match loaded {
+                Ok(Ok(Some(bytes))) if !authority.restore(&bytes) => {
+                    tracing::warn!(
+                        "what was known of relays is of another version; starting afresh"
+                    );
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(error @ StateError::Damaged { .. })) => {
+                    tracing::warn!(%error, "what was known of relays is lost; starting afresh");
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "what is learnt of relays will not survive a restart");
+                    file = None;
+                }
+                Err(_) => file = None,
+            }
+        }
+        let budget = options.measure.as_ref().map_or(0, |m| m.mib_per_hour);
+        authority.set_knowledge(options.rules.clone(), budget);
+        Self {
+            authority,
+            file,
+            measure: options.measure.as_ref().map(|m| Arc::clone(&m.with)),
+            jobs: JoinSet::new(),
+        }
+    }
+
+    /// Starts downloads that are due and saves what is worth it.
+    pub(super) async fn work(&mut self, now_ms: u64) {
+        if let Some(measure) = self.measure.clone() {
+            while let Some(job) = self.next_measurement(now_ms, &mut rand::rng()) {
+                start(&measure, job, &mut self.jobs);
+            }
+        }
+        if self.authority.relays.is_save_due()
+            && let Some(path) = self.file.clone()
+        {
+            let bytes = self.knowledge();
+            let written = tokio::task::spawn_blocking(move || save(&path, &bytes)).await;
+            debug_assert!(written.is_ok());
+        }
+    }
+
+    /// When [`Learning::work`] has something to do, from now (milliseconds).
+    pub(super) fn next_work_in_ms(&self) -> Option<u64> {
+        self.authority.relays.next_job_in_ms()
+    }
+
+    /// Waits for the next result; never, when nothing is being measured.
+    pub(super) async fn measured(&mut self) -> Measured {
+        loop {
+            match self.jobs.join_next().await {
+                Some(Ok(measured)) => {
+                    tracing::debug!(job = ?measured.0, results = ?measured.1, "measured");
+                    return measured;
+                }
+                Some(Err(error)) => tracing::error!(%error, "a measurement failed"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+impl Drop for Learning {
+    fn drop(&mut self) {
+        if let Some(path) = &self.file {
+            save(path, &self.knowledge());
+        }
+    }
+}
+
+fn start(measure: &Arc<dyn Measure>, job: Job, jobs: &mut JoinSet<Measured>) {
+    let downloads: Vec<_> = job
+        .downloads
+        .iter()
+        .map(|download| {
+            let deadline = download.deadline + BUILD_DEADLINE;
+            tokio::time::timeout(deadline, measure.measure(download))
+        })
+        .collect();
+    jobs.spawn(async move {
+        // Each in its own task, so that they run at the same time.
+        let tasks: Vec<_> = downloads.into_iter().map(AbortOnDrop::spawn).collect();
+        let mut results = Vec::with_capacity(tasks.len());
+        for mut task in tasks {
+            let result = (&mut task.0).await;
+            results.push(match result {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) | Err(_) => Err(MeasureError::Failed),
+            });
+        }
+        (job, results)
+    });
+}
+
+/// A task that ends with whoever waits for it.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T: Send + 'static> AbortOnDrop<T> {
+    fn spawn(work: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn load(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    let Some((bytes, generation)) = record::load(path, KEPT_KIND, MAX_KEPT_BYTES)? else {
+        return Ok(None);
+    };
+    if generation == Generation::Previous {
+        tracing::warn!(file = %path.display(), "damaged or gone; the one before is used");
+    }
+    Ok(Some(bytes))
+}
+
+fn save(path: &Path, bytes: &[u8]) {
+    if let Err(error) = record::save(path, KEPT_KIND, bytes) {
+        tracing::warn!(%error, "what is known of relays is not saved");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::authority::AuthorityConfig;
+    use crate::directory::testing::{descriptor, identity, link_key, network, signing_key};
+    use cepa_common::dir::{Flags, SignedDescriptor};
+
+    const START_MS: u64 = 2_000_000_000;
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// An authority without a prober, so that whoever brings a descriptor is up.
+    async fn begin(file: &Path, now_ms: u64) -> Learning {
+        let config = AuthorityConfig {
+            network: Arc::new(network(1)),
+            identity: identity(1),
+            signing_key: signing_key(1).into(),
+            params: Default::default(),
+            last_signed: None,
+            probes: false,
+        };
+        let options = KnowledgeOptions {
+            file: Some(file.to_owned()),
+            ..Default::default()
+        };
+        Learning::begin(Authority::new(config, now_ms), &options).await
+    }
+
+    fn upload(authority: &mut Learning, relay: u8, now_ms: u64) {
+        let id = network(1).network_id();
+        let mut descriptor = descriptor(relay, now_ms / 1_000);
+        descriptor.offers = Flags::HSDIR;
+        let signed = descriptor.sign(&id, &link_key(relay)).unwrap();
+        let signed = SignedDescriptor::parse_and_verify(signed.bytes(), &id).unwrap();
+        authority.on_descriptor(signed, now_ms).unwrap();
+    }
+
+    /// Is relay 10 known to have been up for an hour?
+    fn is_old(authority: &mut Learning, now_ms: u64) -> bool {
+        let params = cepa_common::dir::Params {
+            hsdir_min_uptime_seconds: 3_600,
+            ..network(1).params()
+        };
+        let entries = authority
+            .relays
+            .vote_entries(&network(1), &params, now_ms, 0);
+        entries[0].flags.contains(Flags::HSDIR)
+    }
+
+    async fn pass(authority: &mut Learning, now_ms: &mut u64, ms: u64) {
+        for _ in 0..ms / 60_000 {
+            *now_ms += 60_000;
+            authority.poll(*now_ms);
+            authority.work(*now_ms).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn history_survives_a_restart_and_damage_falls_back() {
+        let dir = std::env::temp_dir().join(format!("cepa-knowledge-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("relays");
+        let mut now_ms = START_MS;
+        let mut authority = begin(&file, now_ms).await;
+        upload(&mut authority, 10, now_ms);
+        assert!(!file.exists());
+        pass(&mut authority, &mut now_ms, 2 * HOUR_MS).await;
+        // Saved while it runs: a crash loses an hour at most.
+        assert!(file.exists());
+        // Saved when it stops.
+        drop(authority);
+        now_ms += 24 * HOUR_MS;
+        let mut authority = begin(&file, now_ms).await;
+        upload(&mut authority, 10, now_ms);
+        assert!(is_old(&mut authority, now_ms));
+        drop(authority);
+        // The newest damaged: the one before. Both damaged: nothing, and it starts all the same.
+        std::fs::write(&file, "soup").unwrap();
+        let mut authority = begin(&file, now_ms).await;
+        upload(&mut authority, 10, now_ms);
+        assert!(is_old(&mut authority, now_ms));
+        authority.file = None;
+        drop(authority);
+        std::fs::write(dir.join("relays.old"), "soup").unwrap();
+        let mut authority = begin(&file, now_ms).await;
+        upload(&mut authority, 10, now_ms + 60_000);
+        assert!(!is_old(&mut authority, now_ms));
+        drop(authority);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

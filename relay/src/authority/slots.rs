@@ -1,0 +1,115 @@
+//! Places for votes that are being received: a vote is large, and what comes in its place need not be one (S20).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cepa_common::ids::RelayId;
+use tokio::sync::Notify;
+
+/// Uploads at once of one author's votes: several others pass each vote on.
+const SLOTS_PER_AUTHOR: usize = 4;
+
+/// One upload.
+#[derive(Debug, Default)]
+struct Upload {
+    received: AtomicUsize,
+    evicted: Notify,
+}
+
+/// The uploads of each author's votes. Over the limit the one that brought least makes room: who holds places by
+/// sending slowly cannot keep out who sends the vote.
+#[derive(Debug, Default)]
+pub(crate) struct VoteSlots(Mutex<HashMap<RelayId, Vec<Arc<Upload>>>>);
+
+impl VoteSlots {
+    /// A place for a vote of this author.
+    pub(crate) fn take(self: &Arc<Self>, author: RelayId) -> Slot {
+        let upload = Arc::new(Upload::default());
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let uploads = all.entry(author).or_default();
+        if uploads.len() >= SLOTS_PER_AUTHOR {
+            let brought = |upload: &Arc<Upload>| upload.received.load(Ordering::Relaxed);
+            let least = uploads.iter().enumerate().min_by_key(|(_, u)| brought(u));
+            if let Some(least) = least.map(|(n, _)| n) {
+                uploads.remove(least).evicted.notify_one();
+            }
+        }
+        uploads.push(Arc::clone(&upload));
+        Slot {
+            slots: Arc::clone(self),
+            author,
+            upload,
+        }
+    }
+}
+
+/// A place that is held until this is dropped, or until somebody else brings more.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    slots: Arc<VoteSlots>,
+    author: RelayId,
+    upload: Arc<Upload>,
+}
+
+impl Slot {
+    /// That many bytes have come.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.upload.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Waits until the place is given to another.
+    pub(crate) async fn evicted(&self) {
+        self.upload.evicted.notified().await;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut all = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(uploads) = all.get_mut(&self.author) {
+            uploads.retain(|upload| !Arc::ptr_eq(upload, &self.upload));
+            if uploads.is_empty() {
+                all.remove(&self.author);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::future::Future;
+    use core::pin::pin;
+    use core::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn is_evicted(slot: &Slot) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        matches!(pin!(slot.evicted()).poll(&mut context), Poll::Ready(()))
+    }
+
+    #[test]
+    fn who_brings_least_makes_room_and_authors_do_not_disturb_each_other() {
+        let slots = Arc::new(VoteSlots::default());
+        let (one, other) = (RelayId([1; 32]), RelayId([2; 32]));
+        let elsewhere = slots.take(other);
+        let held: Vec<_> = (0..SLOTS_PER_AUTHOR).map(|_| slots.take(one)).collect();
+        for slot in [&held[0], &held[1], &held[3]] {
+            slot.received(10);
+        }
+        let next = slots.take(one);
+        assert!(is_evicted(&held[2]));
+        // Of those that brought nothing the oldest goes, and that is the newcomer here.
+        let last = slots.take(one);
+        assert!(is_evicted(&next));
+        last.received(5);
+        assert!(
+            [&held[0], &held[1], &held[3], &last, &elsewhere]
+                .iter()
+                .all(|s| !is_evicted(s))
+        );
+        drop((held, next, last, elsewhere));
+        assert!(slots.0.lock().is_ok_and(|all| all.is_empty()));
+    }
+}

@@ -1,0 +1,253 @@
+//! The key that an authority signs with, on disk: its long-term key, or a certified one while that stays off line.
+//!
+//! `keys/NAME-cert` names a certified key, whose secret is `keys/NAME-<first 16 digits of the key>`. Where there is no
+//! certificate, `keys/NAME` is the long-term key itself. The certificate is written last and whole, so that whoever
+//! renews the key never leaves half of a pair.
+
+use core::time::Duration;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use cepa_common::dir::{AuthorityCert, CertFileError, Clock, Signer};
+use cepa_common::ids::NetworkId;
+use cepa_common::state::{KeyKind, StateError, Trust, load_key};
+use ed25519_dalek::SigningKey;
+use tokio::sync::watch;
+
+/// Wait between two looks at the files.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A key that ends sooner than this is warned of, once a day (seconds).
+const WARN_BEFORE_SECS: u64 = 14 * 86_400;
+const WARN_EVERY_SECS: u64 = 86_400;
+
+/// Where an authority's signing key is.
+#[derive(Clone, Debug)]
+pub struct VotingKeyFile {
+    /// The directory of keys.
+    pub dir: PathBuf,
+    /// Name of the long-term key's file there.
+    pub name: String,
+    /// Whether the rights on key files are looked at.
+    pub trust: Trust,
+    /// The network that certificates must be of.
+    pub network: NetworkId,
+}
+
+/// Why there is no signing key.
+#[derive(Debug, thiserror::Error)]
+pub enum VotingKeyError {
+    /// A key cannot be read.
+    #[error(transparent)]
+    Key(#[from] StateError),
+    /// The certificate cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The certificate does not hold.
+    #[error("{} is no certificate of this network: {source}", path.display())]
+    Cert {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: CertFileError,
+    },
+}
+
+impl VotingKeyFile {
+    /// The certificate's file.
+    pub fn cert_path(&self) -> PathBuf {
+        self.dir.join(AuthorityCert::file_name(&self.name))
+    }
+
+    /// The file of the secret of this certified key.
+    pub fn key_name(&self, key: &[u8; 32]) -> String {
+        AuthorityCert::key_file_name(&self.name, key)
+    }
+
+    /// The key to sign with. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`VotingKeyError`]. A certificate that does not hold is an error, and never falls back to the long-term key.
+    pub fn load(&self) -> Result<Signer, VotingKeyError> {
+        let path = self.cert_path();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(absent) if absent.kind() == ErrorKind::NotFound => {
+                return Ok(self.key(&self.name)?.into());
+            }
+            Err(source) => return Err(VotingKeyError::Unreadable { path, source }),
+        };
+        let cert = AuthorityCert::parse(&text, &self.network);
+        let bad = |source| VotingKeyError::Cert { path, source };
+        match cert {
+            Ok(cert) => {
+                let key = self.key(&self.key_name(&cert.key()))?;
+                Signer::certified(key, cert).map_err(|error| bad(error.into()))
+            }
+            Err(error) => Err(bad(error)),
+        }
+    }
+
+    fn key(&self, name: &str) -> Result<SigningKey, StateError> {
+        let path = Path::new(&self.dir).join(name);
+        let secret = load_key(&path, KeyKind::Authority, self.trust)?;
+        Ok(SigningKey::from_bytes(secret.expose()))
+    }
+}
+
+/// Looks at the files for as long as somebody listens: a renewed key is used without a restart.
+pub async fn follow_voting_key(file: VotingKeyFile, clock: Clock, current: watch::Sender<Signer>) {
+    let mut last_error = String::new();
+    let mut warned_at = 0;
+    while !current.is_closed() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let look = file.clone();
+        match tokio::task::spawn_blocking(move || look.load()).await {
+            Ok(Ok(found)) => {
+                last_error.clear();
+                let held = current.borrow().clone();
+                if (held.key(), held.not_after()) != (found.key(), found.not_after()) {
+                    let until = found.not_after();
+                    tracing::info!(until, "signing with a renewed key from now on");
+                    warned_at = 0;
+                    current.send_replace(found);
+                }
+            }
+            Ok(Err(error)) => {
+                let error = error.to_string();
+                if error != last_error {
+                    tracing::error!(
+                        error,
+                        "the signing key on disk cannot be used; the one held stays"
+                    );
+                }
+                last_error = error;
+            }
+            Err(_) => return,
+        }
+        warn_of_end(&current.borrow(), clock.now_secs(), &mut warned_at);
+    }
+}
+
+fn warn_of_end(signer: &Signer, now: u64, warned_at: &mut u64) {
+    let Some(not_after) = signer.not_after() else {
+        return;
+    };
+    let left = not_after.saturating_sub(now);
+    if left > WARN_BEFORE_SECS || now < warned_at.saturating_add(WARN_EVERY_SECS) {
+        return;
+    }
+    *warned_at = now;
+    if left == 0 {
+        tracing::error!(
+            "the certified signing key has ended: this authority's votes count no more; `cepa authority certify` makes a new one"
+        );
+    } else {
+        let hours = left / 3_600;
+        tracing::warn!(
+            hours,
+            "the certified signing key ends soon; `cepa authority certify` makes a new one"
+        );
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use cepa_common::state::load_or_create_key;
+
+    use super::*;
+
+    const NETWORK: NetworkId = NetworkId([7; 32]);
+
+    fn key(dir: &Path, name: &str) -> SigningKey {
+        let secret = load_or_create_key(
+            dir,
+            name,
+            KeyKind::Authority,
+            Trust::Everyone,
+            &mut rand::rng(),
+        );
+        SigningKey::from_bytes(secret.unwrap().expose())
+    }
+
+    /// A new certified key beside the long-term one.
+    fn certify(file: &VotingKeyFile, long_term: &SigningKey, not_after: u64) -> [u8; 32] {
+        let voting = key(&file.dir, "new");
+        let public = voting.verifying_key().to_bytes();
+        let name = file.key_name(&public);
+        std::fs::rename(file.dir.join("new"), file.dir.join(name)).unwrap();
+        let cert = AuthorityCert::issue(long_term, &NETWORK, public, not_after).unwrap();
+        std::fs::write(file.cert_path(), cert.to_text()).unwrap();
+        public
+    }
+
+    fn world() -> (tempfile::TempDir, VotingKeyFile, SigningKey) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = VotingKeyFile {
+            dir: dir.path().to_owned(),
+            name: "authority".to_owned(),
+            trust: Trust::Everyone,
+            network: NETWORK,
+        };
+        let long_term = key(dir.path(), "authority");
+        (dir, file, long_term)
+    }
+
+    #[test]
+    fn a_certificate_goes_before_the_long_term_key() {
+        let (_dir, file, long_term) = world();
+        let plain = file.load().unwrap();
+        assert_eq!(plain.not_after(), None);
+        let public = certify(&file, &long_term, 9_000);
+        let certified = file.load().unwrap();
+        assert_eq!(
+            (certified.key(), certified.not_after()),
+            (public, Some(9_000))
+        );
+        assert_eq!(certified.authority(), plain.authority());
+        // It never falls back by itself, and is of one network.
+        let other = VotingKeyFile {
+            network: NetworkId([8; 32]),
+            ..file.clone()
+        };
+        assert!(matches!(other.load(), Err(VotingKeyError::Cert { .. })));
+        std::fs::remove_file(file.dir.join(file.key_name(&public))).unwrap();
+        assert!(matches!(file.load(), Err(VotingKeyError::Key(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewed_key_is_used_and_a_broken_one_is_not() {
+        let (_dir, file, long_term) = world();
+        certify(&file, &long_term, 1_000);
+        let (sender, mut signer) = watch::channel(file.load().unwrap());
+        let clock = Clock::from_fn(|| 0);
+        tokio::spawn(follow_voting_key(file.clone(), clock, sender));
+        let second = certify(&file, &long_term, 2_000);
+        signer.changed().await.unwrap();
+        assert_eq!(signer.borrow_and_update().key(), second);
+        std::fs::write(file.cert_path(), "soup").unwrap();
+        let change = tokio::time::timeout(Duration::from_secs(60), signer.changed());
+        assert!(change.await.is_err());
+        assert_eq!(signer.borrow().not_after(), Some(2_000));
+    }
+
+    #[test]
+    fn the_end_is_told_once_a_day() {
+        let (_dir, file, long_term) = world();
+        certify(&file, &long_term, 20 * 86_400);
+        let signer = file.load().unwrap();
+        let mut warned_at = 0;
+        warn_of_end(&signer, 86_400, &mut warned_at);
+        assert_eq!(warned_at, 0);
+        let day = 7 * 86_400;
+        for (now, told) in [(day, day), (day + 5, day), (day + 86_400, day + 86_400)] {
+            warn_of_end(&signer, now, &mut warned_at);
+            assert_eq!(warned_at, told);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! How many directory connections are answered at once, and how often one address may ask (S23).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use cepa_common::dir::Params;
+
+/// Addresses remembered; beyond it the strangers share one bucket.
+const MAX_ADDRESSES: usize = 16_384;
+/// A minute, in the unit of the buckets.
+const MINUTE_MS: u64 = 60_000;
+
+/// Whose requests are counted together: an IPv4 address, an IPv6 /64, or all who are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Asker {
+    V4(u32),
+    V6(u64),
+    Rest,
+}
+
+impl Asker {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4.to_bits()),
+            IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connections: u32,
+    /// The time at which each one's bucket is full again (ms): of a bucket of a minute's requests.
+    full_at: HashMap<Asker, u64>,
+}
+
+/// Counts connections and requests.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    state: Mutex<State>,
+}
+
+/// A connection's place; gives it back when dropped.
+#[derive(Debug)]
+pub(super) struct Place<'a>(&'a Admission);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.connections = state.connections.saturating_sub(1);
+    }
+}
+
+impl Admission {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection, and whether it is one that may be served documents; none at twice the bound.
+    pub(super) fn connect(&self, params: &Params) -> Option<(Place<'_>, bool)> {
+        let mut state = self.state();
+        let bound = params.directory_connections;
+        if state.connections >= bound.saturating_mul(2) {
+            return None;
+        }
+        state.connections += 1;
+        Some((Place(self), state.connections <= bound))
+    }
+
+    /// May this address ask once more?
+    pub(super) fn may_ask(&self, address: IpAddr, params: &Params, now_ms: u64) -> bool {
+        let cost = MINUTE_MS
+            .div_ceil(u64::from(params.directory_requests_per_minute))
+            .max(1);
+        // A rate above one in a millisecond is none.
+        if u64::from(params.directory_requests_per_minute) >= MINUTE_MS {
+            return true;
+        }
+        let mut state = self.state();
+        let mut asker = Asker::of(address);
+        if !state.full_at.contains_key(&asker) && state.full_at.len() >= MAX_ADDRESSES {
+            // A time further off than a minute is of a clock that was set back since.
+            let open = now_ms..=now_ms.saturating_add(MINUTE_MS);
+            state.full_at.retain(|_, full_at| open.contains(full_at));
+            if state.full_at.len() >= MAX_ADDRESSES {
+                asker = Asker::Rest;
+            }
+        }
+        let full_at = state.full_at.entry(asker).or_insert(now_ms);
+        let latest = now_ms.saturating_add(MINUTE_MS);
+        let next = (*full_at).clamp(now_ms, latest).saturating_add(cost);
+        if next > latest {
+            return false;
+        }
+        *full_at = next;
+        true
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn params(connections: u32, requests: u32) -> Params {
+        Params {
+            directory_connections: connections,
+            directory_requests_per_minute: requests,
+            ..Params::default()
+        }
+    }
+
+    fn address(n: u32) -> IpAddr {
+        IpAddr::V4(n.into())
+    }
+
+    #[test]
+    fn a_bucket_empties_and_fills() {
+        let (admission, params) = (Admission::default(), params(1, 6));
+        let ask = |who: u32, now_ms| admission.may_ask(address(who), &params, now_ms);
+        assert_eq!((0..10).filter(|_| ask(1, 1_000)).count(), 6);
+        assert!(ask(2, 1_000));
+        assert!(!ask(1, 10_999));
+        assert!(ask(1, 11_000) && !ask(1, 11_000));
+        // A clock that is set back empties nothing for ever.
+        assert!(!ask(1, 0));
+        assert!(ask(1, 60_000));
+    }
+
+    #[test]
+    fn both_ends_of_the_range() {
+        let admission = Admission::default();
+        let ask = |requests, now_ms| admission.may_ask(address(1), &params(1, requests), now_ms);
+        assert!(ask(1, 0) && !ask(1, 59_999) && ask(1, 60_000));
+        assert!((0..1_000_000).all(|_| ask(1 << 20, 60_000)));
+    }
+
+    #[test]
+    fn one_network_of_ipv6_is_one_asker_and_the_table_is_bounded() {
+        let (admission, params) = (Admission::default(), params(1, 1));
+        let ask = |text: &str| admission.may_ask(text.parse().unwrap(), &params, 0);
+        assert!(ask("2001:db8::1") && !ask("2001:db8::2") && ask("2001:db8:0:1::1"));
+        for n in 0..40_000 {
+            admission.may_ask(address(n), &params, 0);
+        }
+        assert!(admission.state().full_at.len() <= MAX_ADDRESSES + 1);
+        assert!(admission.may_ask(address(50_000), &params, 60_001));
+    }
+
+    #[test]
+    fn places_come_back() {
+        let (admission, params) = (Admission::default(), params(1, 1));
+        let (first, served) = admission.connect(&params).unwrap();
+        let (second, busy) = admission.connect(&params).unwrap();
+        assert!(served && !busy && admission.connect(&params).is_none());
+        drop((first, second));
+        assert!(admission.connect(&params).unwrap().1);
+    }
+}

@@ -1,0 +1,79 @@
+//! Differences to the newest consensus, each made once, a few at a time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use cepa_common::dir::{Consensus, Digest, diff};
+use tokio::sync::{OnceCell, Semaphore};
+
+/// Differences held; a relay holds at most 320 consensuses, and clients come from a few of them.
+const MAX_DIFFERENCES: usize = 64;
+/// Differences made at once: each takes a core for some milliseconds.
+const MAX_AT_ONCE: usize = 2;
+/// A consensus from this size on is compared on a thread of its own (bytes).
+const LARGE_BYTES: usize = 64 * 1024;
+
+type Slot = Arc<OnceCell<Option<Bytes>>>;
+
+/// Differences by the consensus that they begin at; all end at the newest.
+#[derive(Debug)]
+pub(super) struct Differences {
+    slots: Mutex<(Option<Digest>, HashMap<Digest, Slot>)>,
+    making: Semaphore,
+}
+
+impl Differences {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Mutex::default(),
+            making: Semaphore::new(MAX_AT_ONCE),
+        }
+    }
+
+    /// What makes `newest` of `older`; `None` when the whole serves as well, or there are too many to make.
+    pub(super) async fn get(
+        &self,
+        older: &Arc<Consensus>,
+        newest: &Arc<Consensus>,
+    ) -> Option<Bytes> {
+        let slot = self.slot(older.digest(), newest.digest())?;
+        let made = slot.get_or_init(|| self.make(Arc::clone(older), Arc::clone(newest)));
+        made.await.clone()
+    }
+
+    fn slot(&self, from: Digest, to: Digest) -> Option<Slot> {
+        let mut held = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let (newest, slots) = &mut *held;
+        if *newest != Some(to) {
+            *newest = Some(to);
+            slots.clear();
+        }
+        if slots.len() >= MAX_DIFFERENCES && !slots.contains_key(&from) {
+            return None;
+        }
+        Some(slots.entry(from).or_default().clone())
+    }
+
+    async fn make(&self, older: Arc<Consensus>, newest: Arc<Consensus>) -> Option<Bytes> {
+        let _turn = self.making.acquire().await.ok()?;
+        let whole = newest.bytes().len();
+        let make = move || diff(&older, &newest);
+        let made = if whole < LARGE_BYTES {
+            make()
+        } else {
+            tokio::task::spawn_blocking(make).await.ok()?
+        };
+        let bytes = made.ok()?;
+        (bytes.len() < whole).then(|| bytes.into())
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1
+            .len()
+    }
+}

@@ -1,0 +1,193 @@
+//! A relay's consensuses on disk: after a restart it serves and extends at once (docs/protocol.md, 6.14.4).
+//!
+//! One record to a consensus, `consensus-<network id>-<valid_after>`. Nothing here is trusted when it is read: it is
+//! verified as if a stranger had sent it. A file that is lost or damaged costs a fetch.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cepa_common::dir::{
+    Consensus, ConsensusStore, KnownNetwork, MAX_CONSENSUS_BYTES, SignedConsensus, UnixSecs,
+};
+use cepa_common::state::record;
+
+use super::DirectoryServer;
+
+/// What the files say that they are.
+const KIND: &str = "consensus";
+/// Files kept at most, and looked at; the store holds no more either.
+const MAX_FILES: usize = 320;
+/// Bytes kept at most.
+const MAX_BYTES: usize = 256 << 20;
+/// Least time between two writes: a network that votes every two seconds would wear the disk out.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+
+/// The directory that holds them.
+#[derive(Clone, Debug)]
+pub struct ConsensusFiles {
+    directory: PathBuf,
+    prefix: String,
+}
+
+impl ConsensusFiles {
+    /// The files of the network of `server` in `directory`, which must exist.
+    pub fn new(directory: &Path, server: &DirectoryServer) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            prefix: format!("consensus-{}-", server.network().network_id()),
+        }
+    }
+
+    fn path(&self, valid_after: UnixSecs) -> PathBuf {
+        self.directory.join(format!("{}{valid_after}", self.prefix))
+    }
+
+    /// What is there, by time. Files of other networks and with other names are nobody's here.
+    fn list(&self) -> BTreeSet<UnixSecs> {
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten();
+        let times = entries.flatten().filter_map(|entry| {
+            let name = entry.file_name();
+            let time = name.to_str()?.strip_prefix(&self.prefix)?.parse().ok()?;
+            // "+5" parses too, and is no name that we gave.
+            (self.path(time).file_name() == Some(&name)).then_some(time)
+        });
+        times.collect()
+    }
+
+    /// Gives `server` every consensus on disk that may still be used, the oldest first.
+    pub async fn load(&self, server: &Arc<DirectoryServer>) {
+        let (files, server) = (self.clone(), Arc::clone(server));
+        let load = move || files.load_blocking(&server);
+        if let Err(error) = tokio::task::spawn_blocking(load).await {
+            tracing::warn!(%error, "reading consensuses from disk failed");
+        }
+    }
+
+    fn load_blocking(&self, server: &DirectoryServer) {
+        let times = self.list();
+        let skipped = times.len().saturating_sub(MAX_FILES);
+        for time in times.into_iter().skip(skipped) {
+            let path = self.path(time);
+            let body = match record::load(&path, KIND, MAX_CONSENSUS_BYTES) {
+                Ok(Some((body, _))) => body,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "a consensus on disk is lost; it will be fetched again");
+                    continue;
+                }
+            };
+            match SignedConsensus::parse_and_verify(&body, &server.networks().for_document(&body)) {
+                // Refused when its time is over: the next write removes it.
+                Ok(consensus) => drop(server.offer(consensus)),
+                Err(error) => tracing::warn!(%error, "a consensus on disk is not valid"),
+            }
+        }
+    }
+
+    /// Writes what `store` holds and is not there, the newest first, and removes the rest.
+    fn sync(&self, store: &ConsensusStore, now: UnixSecs) {
+        let mut wanted: Vec<&Arc<Consensus>> = store.valid(now).take(MAX_FILES).collect();
+        let mut room = MAX_BYTES;
+        wanted.retain(|consensus| {
+            let fits = room.checked_sub(consensus.bytes().len());
+            room = fits.unwrap_or(0);
+            fits.is_some()
+        });
+        let there = self.list();
+        let keep: BTreeSet<_> = wanted.iter().map(|c| c.lifetime().valid_after).collect();
+        // Removed first: on a full disk that makes the room. The newest stays until another is there,
+        // valid or not: a clock that is wrong for a moment must not cost it.
+        for time in there
+            .difference(&keep)
+            .filter(|time| Some(*time) != there.last())
+        {
+            if let Err(error) = std::fs::remove_file(self.path(*time)) {
+                tracing::debug!(%error, "an old consensus cannot be removed");
+            }
+        }
+        for consensus in wanted {
+            let time = consensus.lifetime().valid_after;
+            if there.contains(&time) {
+                continue;
+            }
+            if let Err(error) = record::save(&self.path(time), KIND, consensus.bytes()) {
+                tracing::warn!(%error, "a consensus cannot be written to disk; relaying goes on");
+                return;
+            }
+        }
+    }
+
+    /// Follows the consensuses of `server` on disk for as long as it runs.
+    pub async fn follow(self, server: Arc<DirectoryServer>) {
+        let mut stores = server.subscribe();
+        stores.mark_changed();
+        while stores.changed().await.is_ok() {
+            let store = Arc::clone(&stores.borrow_and_update());
+            let (files, now) = (self.clone(), server.clock().now_secs());
+            let write = move || files.sync(&store, now);
+            if let Err(error) = tokio::task::spawn_blocking(write).await {
+                tracing::warn!(%error, "writing consensuses to disk failed");
+            }
+            tokio::time::sleep(WRITE_EVERY).await;
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use cepa_common::dir::{Clock, ConsensusBody, Lifetime};
+
+    use super::super::testing::{network, signing_key};
+    use super::*;
+
+    const NOW: UnixSecs = 1_000_000;
+
+    fn server() -> Arc<DirectoryServer> {
+        DirectoryServer::new(network(1), Clock::from_fn(|| NOW * 1_000), None)
+    }
+
+    fn consensus(valid_after: UnixSecs, valid_until: UnixSecs) -> Arc<Consensus> {
+        let network = network(1);
+        let body = ConsensusBody {
+            lifetime: Lifetime {
+                valid_after,
+                fresh_until: valid_after + 10,
+                valid_until,
+            },
+            params: BTreeMap::new(),
+            entries: Vec::new(),
+        };
+        let mut signed = SignedConsensus::unsigned(&body, &network.network_id()).unwrap();
+        signed.sign(&network.network_id(), &signing_key(1)).unwrap();
+        SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), &network).unwrap()
+    }
+
+    #[test]
+    fn what_is_valid_is_there_after_a_restart_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let before = server();
+        let files = ConsensusFiles::new(directory.path(), &before);
+        for valid_after in [NOW - 30, NOW - 20, NOW - 10] {
+            before.offer(consensus(valid_after, NOW + 100)).unwrap();
+            files.sync(&before.snapshot(), NOW);
+        }
+        std::fs::write(directory.path().join("something else"), "x").unwrap();
+        assert_eq!(files.list().len(), 3);
+        // Damage to the newest costs the newest: nothing of it is believed.
+        std::fs::write(files.path(NOW - 10), "soup").unwrap();
+        let after = server();
+        files.load_blocking(&after);
+        let store = after.snapshot();
+        let times: Vec<_> = store.valid(NOW).map(|c| c.lifetime().valid_after).collect();
+        assert_eq!(times, [NOW - 20, NOW - 30]);
+        // What has ended goes, but the newest stays for want of a better one.
+        files.sync(&ConsensusStore::new(), NOW + 200);
+        assert_eq!(files.list().into_iter().collect::<Vec<_>>(), [NOW - 10]);
+        assert!(directory.path().join("something else").exists());
+    }
+}

@@ -1,0 +1,151 @@
+//! What a cache answers: nothing new, a difference, the whole, or that it is busy.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use cepa_common::dir::{
+    Consensus, ConsensusBody, DirRequest, DirResponse, Entry, FetchError, Flags, Inserted,
+    Lifetime, SignedConsensus, apply, fetch, fetch_newer,
+};
+
+use super::testing::*;
+use super::{DirectoryServer, serve_connection_from};
+
+const NOW: u64 = 1_900_000_000;
+const SOON: Duration = Duration::from_secs(5);
+const CAP: usize = 1 << 20;
+
+fn consensus(server: &DirectoryServer, valid_after: u64, relays: &[u8]) -> Arc<Consensus> {
+    let network = server.network();
+    let flags = Flags::VALID | Flags::RUNNING;
+    let mut entries: Vec<_> = relays
+        .iter()
+        .map(|n| Entry::new(&descriptor(*n, 1), flags, 10))
+        .collect();
+    entries.sort_by_key(|entry| entry.identity);
+    let lifetime = Lifetime {
+        valid_after,
+        fresh_until: valid_after + 10,
+        valid_until: valid_after + 600,
+    };
+    let body = ConsensusBody {
+        lifetime,
+        params: BTreeMap::new(),
+        entries,
+    };
+    let id = network.network_id();
+    let mut signed = SignedConsensus::unsigned(&body, &id).unwrap();
+    signed.sign(&id, &signing_key(1)).unwrap();
+    SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), &network).unwrap()
+}
+
+fn server() -> Arc<DirectoryServer> {
+    DirectoryServer::new(Arc::new(network(1)), virtual_clock(NOW * 1_000), None)
+}
+
+fn open(server: &Arc<DirectoryServer>, peer: Option<IpAddr>) -> tokio::io::DuplexStream {
+    let (near, far) = tokio::io::duplex(16 * 1_024);
+    tokio::spawn(serve_connection_from(far, Arc::clone(server), peer));
+    near
+}
+
+async fn ask(server: &Arc<DirectoryServer>, request: DirRequest) -> DirResponse {
+    fetch(open(server, None), request, CAP, SOON).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_new_a_difference_or_the_whole() {
+    let server = server();
+    let held: Vec<_> = (0..3)
+        .map(|n| {
+            consensus(
+                &server,
+                NOW - 30 + 10 * n,
+                &[10, 11, 12, 13 + u8::try_from(n).unwrap()],
+            )
+        })
+        .collect();
+    for consensus in &held {
+        assert_eq!(server.offer(Arc::clone(consensus)), Ok(Inserted::Newest));
+    }
+    let newest = &held[2];
+    let nothing = ask(&server, DirRequest::newer(newest.digest())).await;
+    assert_eq!(nothing, DirResponse::NotModified);
+    for base in &held[..2] {
+        let DirResponse::Difference(bytes) = ask(&server, DirRequest::newer(base.digest())).await
+        else {
+            panic!("no difference");
+        };
+        assert!(bytes.len() < newest.bytes().len());
+        let made = apply(base, &bytes, &server.network()).unwrap();
+        assert_eq!(made.bytes(), newest.bytes());
+        // Twice asked, once made.
+        ask(&server, DirRequest::newer(base.digest())).await;
+        let fetched = fetch_newer(open(&server, None), &server.network(), Some(base), SOON).await;
+        assert_eq!(fetched.unwrap().unwrap().digest(), newest.digest());
+    }
+    assert_eq!(server.differences.count(), 2);
+    // Who does not say that it takes differences, or holds what the cache does not, gets the whole.
+    let whole = DirResponse::Ok(newest.shared_bytes());
+    assert_eq!(
+        ask(&server, DirRequest::consensus(Some(held[0].digest()))).await,
+        whole
+    );
+    let unknown = consensus(&server, NOW - 50, &[10]).digest();
+    assert_eq!(ask(&server, DirRequest::newer(unknown)).await, whole);
+    // A newer one makes the old differences worthless.
+    server.offer(consensus(&server, NOW, &[10])).unwrap();
+    let next = ask(&server, DirRequest::newer(newest.digest())).await;
+    assert!(matches!(next, DirResponse::Difference(_)));
+    assert_eq!(server.differences.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_asks_too_often_is_told_to_come_later() {
+    // The bucket of the default parameters, as of a network that is not local.
+    let mut draft = cepa_common::dir::NetworkDraft::new(
+        "test",
+        network(1).authorities().to_vec(),
+        BTreeMap::from([
+            ("directory_requests_per_minute".to_owned(), 3),
+            ("directory_connections".to_owned(), 8),
+        ]),
+    );
+    draft.sign(&signing_key(1)).unwrap();
+    let network = Arc::new(draft.finish().unwrap());
+    let server = DirectoryServer::new(network, virtual_clock(NOW * 1_000), None);
+    server.offer(consensus(&server, NOW, &[10])).unwrap();
+    let from = |last: u8| Some(IpAddr::from([192, 0, 2, last]));
+    let ask = async |peer| fetch(open(&server, peer), DirRequest::consensus(None), CAP, SOON).await;
+    let is = |wanted: u16, answer: &Result<DirResponse, FetchError>| matches!(answer, Err(error @ FetchError::Refused { status, .. }) if *status == wanted && !error.is_misbehaviour());
+    for _ in 0..3 {
+        assert!(ask(from(1)).await.is_ok());
+    }
+    assert!(is(429, &ask(from(1)).await));
+    assert!(ask(from(2)).await.is_ok());
+    assert!(ask(None).await.is_ok());
+    // Eight connections that say nothing fill the places; at twice as many nobody is let in.
+    let mut idle: Vec<_> = (0..8).map(|_| open(&server, None)).collect();
+    tokio::task::yield_now().await;
+    assert!(is(503, &ask(None).await));
+    // An upload is still heard: it has a queue of its own.
+    let vote = fetch(
+        open(&server, None),
+        DirRequest::send_signature("x"),
+        CAP,
+        SOON,
+    )
+    .await;
+    assert!(matches!(vote, Err(FetchError::Refused { status: 403, .. })));
+    idle.extend((0..8).map(|_| open(&server, None)));
+    tokio::task::yield_now().await;
+    assert!(matches!(ask(None).await, Err(FetchError::Http(_))));
+    drop(idle);
+    // Places come back, and buckets fill.
+    tokio::time::advance(Duration::from_secs(20)).await;
+    tokio::task::yield_now().await;
+    assert!(ask(from(1)).await.is_ok());
+}

@@ -1,0 +1,295 @@
+//! Who a relay is: an identity whose key is here, or one that certified the link key that is here.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use cepa_common::dir::{
+    FamilyFile, FamilyMembership, KeyCert, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES,
+    UnixSecs,
+};
+use cepa_common::ids::{NetworkId, RelayId};
+use ed25519_dalek::SigningKey;
+
+/// A relay's identity, the key that it proves on links, and where what certifies them is reread from.
+pub struct RelayIdentity {
+    identity: RelayId,
+    link_key: SigningKey,
+    certificate: Option<(PathBuf, LinkCertificate)>,
+    family_file: Option<PathBuf>,
+}
+
+/// A file that says who a relay is cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayIdentityError {
+    /// It cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{}: {error}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: KeyFileError,
+    },
+    /// It speaks of another relay or another key than this one.
+    #[error("{} is for {what} {found}, and this relay's is {own}", path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// Identity or link key.
+        what: &'static str,
+        /// What the file says.
+        found: String,
+        /// What this relay has.
+        own: String,
+    },
+    /// The certificate's time is over.
+    #[error("the certificate {} has expired", path.display())]
+    Expired {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl RelayIdentity {
+    /// A relay whose identity is the key of its links.
+    pub fn on_line(key: SigningKey) -> Self {
+        Self {
+            identity: RelayId(key.verifying_key().to_bytes()),
+            link_key: key,
+            certificate: None,
+            family_file: None,
+        }
+    }
+
+    /// A relay whose identity is kept elsewhere: it has a link key and, in the file at `path`, its certificate.
+    ///
+    /// # Errors
+    /// [`RelayIdentityError`], also when the certificate has expired at `now`.
+    pub fn off_line(
+        link_key: SigningKey,
+        path: PathBuf,
+        network: &NetworkId,
+        now: UnixSecs,
+    ) -> Result<Self, RelayIdentityError> {
+        let certificate = read_certificate(&path, network, &link_key.verifying_key().to_bytes())?;
+        if certificate.cert.not_after <= now {
+            return Err(RelayIdentityError::Expired { path });
+        }
+        Ok(Self {
+            identity: certificate.identity,
+            link_key,
+            certificate: Some((path, certificate)),
+            family_file: None,
+        })
+    }
+
+    /// The same relay, as a member of the family that the file at `path` says, as long as there is such a file.
+    pub fn with_family_file(mut self, path: PathBuf) -> Self {
+        self.family_file = Some(path);
+        self
+    }
+
+    /// Who the relay is.
+    pub fn identity(&self) -> RelayId {
+        self.identity
+    }
+
+    /// The key that it proves on links and signs descriptors with.
+    pub fn link_key(&self) -> &SigningKey {
+        &self.link_key
+    }
+
+    /// The certificate of the link key; `None` where that is the identity.
+    pub fn certificate(&self) -> Option<&LinkCertificate> {
+        self.certificate
+            .as_ref()
+            .map(|(_, certificate)| certificate)
+    }
+
+    /// The certificate for the descriptor.
+    pub(crate) fn key_cert(&self) -> Option<KeyCert> {
+        self.certificate()
+            .map(|certificate| certificate.cert.clone())
+    }
+
+    /// Takes the certificate in the file if it lives longer than the one held; says whether it did.
+    ///
+    /// # Errors
+    /// [`RelayIdentityError`]; the one held stays.
+    pub(crate) fn renew(&mut self, network: &NetworkId) -> Result<bool, RelayIdentityError> {
+        let own = self.link_key.verifying_key().to_bytes();
+        let Some((path, held)) = &mut self.certificate else {
+            return Ok(false);
+        };
+        let found = read_certificate(path, network, &own)?;
+        if found.identity != self.identity {
+            return Err(not_ours(
+                path,
+                "the identity",
+                found.identity.0,
+                self.identity.0,
+            ));
+        }
+        let is_longer = found.cert.not_after > held.cert.not_after;
+        if is_longer {
+            *held = found;
+        }
+        Ok(is_longer)
+    }
+
+    /// The family that the relay's file names now; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// [`RelayIdentityError`].
+    pub(crate) fn family(
+        &self,
+        network: &NetworkId,
+    ) -> Result<Option<FamilyMembership>, RelayIdentityError> {
+        let Some(path) = &self.family_file else {
+            return Ok(None);
+        };
+        let text = match read(path) {
+            Err(absent) if absent.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(|source| unreadable(path, source))?,
+        };
+        let family = FamilyFile::parse(&text, network).map_err(|error| invalid(path, error))?;
+        if family.identity != self.identity {
+            let found = family.identity.0;
+            return Err(not_ours(path, "the identity", found, self.identity.0));
+        }
+        Ok(Some(family.membership))
+    }
+}
+
+fn read_certificate(
+    path: &Path,
+    network: &NetworkId,
+    link_key: &[u8; 32],
+) -> Result<LinkCertificate, RelayIdentityError> {
+    let text = read(path).map_err(|source| unreadable(path, source))?;
+    let found = LinkCertificate::parse(&text, network).map_err(|error| invalid(path, error))?;
+    if found.cert.key != *link_key {
+        return Err(not_ours(path, "the link key", found.cert.key, *link_key));
+    }
+    Ok(found)
+}
+
+/// The text of a file, up to more than any good one has.
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let limit = MAX_KEY_FILE_BYTES as u64 + 1;
+    std::fs::File::open(path)?
+        .take(limit)
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> RelayIdentityError {
+    let path = path.to_owned();
+    RelayIdentityError::Unreadable { path, source }
+}
+
+fn invalid(path: &Path, error: KeyFileError) -> RelayIdentityError {
+    let path = path.to_owned();
+    RelayIdentityError::Invalid { path, error }
+}
+
+fn not_ours(path: &Path, what: &'static str, found: [u8; 32], own: [u8; 32]) -> RelayIdentityError {
+    RelayIdentityError::NotOurs {
+        path: path.to_owned(),
+        what,
+        found: RelayId(found).to_string(),
+        own: RelayId(own).to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const NETWORK: NetworkId = NetworkId([7; 32]);
+
+    fn key(n: u8) -> SigningKey {
+        SigningKey::from_bytes(&[n; 32])
+    }
+
+    fn write(path: &Path, identity: u8, link: u8, not_after: u64) {
+        let identity = key(identity);
+        let link = key(link).verifying_key().to_bytes();
+        let certificate = LinkCertificate {
+            identity: RelayId(identity.verifying_key().to_bytes()),
+            made: 0,
+            cert: KeyCert::new(&identity, &NETWORK, link, not_after),
+        };
+        std::fs::write(path, certificate.to_toml(&NETWORK)).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_is_taken_when_it_fits_and_lives_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("certificate");
+        let load = |now| RelayIdentity::off_line(key(1), path.clone(), &NETWORK, now);
+        assert!(matches!(
+            load(0),
+            Err(RelayIdentityError::Unreadable { .. })
+        ));
+        write(&path, 2, 3, 1_000);
+        assert!(matches!(load(0), Err(RelayIdentityError::NotOurs { .. })));
+        write(&path, 2, 1, 1_000);
+        assert!(matches!(
+            load(1_000),
+            Err(RelayIdentityError::Expired { .. })
+        ));
+        let mut held = load(999).unwrap();
+        assert_eq!(held.identity().0, key(2).verifying_key().to_bytes());
+        assert!(!held.renew(&NETWORK).unwrap());
+        write(&path, 2, 1, 2_000);
+        assert!(held.renew(&NETWORK).unwrap());
+        // An older one, another identity's, or garbage changes nothing.
+        write(&path, 2, 1, 1_500);
+        assert!(!held.renew(&NETWORK).unwrap());
+        write(&path, 4, 1, 9_000);
+        assert!(matches!(
+            held.renew(&NETWORK),
+            Err(RelayIdentityError::NotOurs { .. })
+        ));
+        std::fs::write(&path, "x").unwrap();
+        assert!(matches!(
+            held.renew(&NETWORK),
+            Err(RelayIdentityError::Invalid { .. })
+        ));
+        assert_eq!(held.certificate().unwrap().cert.not_after, 2_000);
+    }
+
+    #[test]
+    fn a_family_file_comes_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("family");
+        let relay = RelayIdentity::on_line(key(1)).with_family_file(path.clone());
+        assert_eq!(relay.family(&NETWORK).unwrap(), None);
+        let write = |identity: RelayId| {
+            let membership = FamilyMembership::new(&key(9), &NETWORK, &identity);
+            let file = FamilyFile {
+                identity,
+                membership,
+            };
+            std::fs::write(&path, file.to_toml(&NETWORK)).unwrap();
+        };
+        write(relay.identity());
+        let family = relay.family(&NETWORK).unwrap().unwrap();
+        assert_eq!(family.key, key(9).verifying_key().to_bytes());
+        write(RelayId(key(2).verifying_key().to_bytes()));
+        assert!(matches!(
+            relay.family(&NETWORK),
+            Err(RelayIdentityError::NotOurs { .. })
+        ));
+    }
+}

@@ -1,0 +1,16 @@
+//! A relay's keys while it runs: onion keys that are replaced in time, the certificate of a link key whose identity is
+//! kept off line, and the family that the relay belongs to (docs/protocol.md, 6.20).
+//!
+//! [`schedule`] is pure and says when a key is made and when it is erased; [`ring`] does it on disk and hands out
+//! snapshots to those who answer handshakes; [`watch`] runs both, rereads what the owner renews, and changes the
+//! descriptor. Absent on purpose: any secret of an identity. A relay needs it only where its owner chose to keep it there.
+
+mod identity;
+pub mod ring;
+pub mod schedule;
+pub(crate) mod watch;
+
+#[cfg(test)]
+mod simulation;
+
+pub use identity::{RelayIdentity, RelayIdentityError};

@@ -1,0 +1,382 @@
+//! The onion keys of a relay, on disk and in memory (docs/protocol.md, 6.20).
+//!
+//! Each key is a file `onion-GENERATION-SUITE` of the directory of keys; the record `onion-times` beside them says what
+//! [`Schedule`] knows of each. The files are the truth: a key whose times are lost is as old as its file, and counts as
+//! replaced now if there is a newer one, so no crash and no damaged record costs a key that somebody may still use.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use cepa_common::dir::{Params, UnixSecs};
+use cepa_common::handshake::OnionKeypair;
+use cepa_common::onion::Suite;
+use cepa_common::state::{KeyKind, StateError, Trust, create_key, erase_key, load_key, record};
+use rand::CryptoRng;
+use serde::{Deserialize, Serialize};
+
+use super::schedule::{KeyTimes, Listing, MAX_KEYS, Schedule, Timing};
+
+/// Where the onion keys are, and which suite the owner wants.
+#[derive(Clone, Debug)]
+pub struct OnionKeyOptions {
+    /// The directory of keys.
+    pub dir: PathBuf,
+    /// How closed their files must be.
+    pub trust: Trust,
+    /// The suite of new keys; a key of another suite is replaced.
+    pub suite: Suite,
+}
+
+/// The keys that are accepted now, the current one last. A snapshot: who holds one goes on with it.
+pub type OnionKeys = Arc<[Arc<OnionKeypair>]>;
+
+/// A record is far below this (bytes): 64 keys with four numbers each.
+const MAX_RECORD_BYTES: usize = MAX_KEYS * 64;
+const RECORD: &str = "onion-times";
+const RECORD_KIND: &str = "onion key times";
+const PREFIX: &str = "onion-";
+
+/// What the record says of one key.
+#[derive(Serialize, Deserialize)]
+struct Times {
+    generation: u64,
+    born: UnixSecs,
+    replaced: Option<UnixSecs>,
+    listed_until: UnixSecs,
+}
+
+/// The record: valid-after of the newest consensus that was seen, and every key's times.
+#[derive(Default, Serialize, Deserialize)]
+struct Record(UnixSecs, Vec<Times>);
+
+/// Keys and schedule, kept alike on disk and in memory.
+pub struct OnionRing {
+    options: OnionKeyOptions,
+    schedule: Schedule,
+    keys: BTreeMap<u64, (PathBuf, Arc<OnionKeypair>)>,
+}
+
+impl OnionRing {
+    /// Loads the keys that are there.
+    ///
+    /// # Errors
+    /// [`StateError`] when a key's file cannot be used. A damaged record is none: its times are taken from the files.
+    pub fn load(options: OnionKeyOptions, now: UnixSecs) -> Result<Self, StateError> {
+        let Record(observed, known) = read_record(&options.dir.join(RECORD))?;
+        let known = known.into_iter().map(|key| (key.generation, key));
+        let mut known: BTreeMap<u64, Times> = known.collect();
+        let mut keys = BTreeMap::new();
+        let mut times = Vec::new();
+        for (generation, suite, path) in files(&options.dir)? {
+            let secret = load_key(&path, KeyKind::Onion, options.trust)?;
+            let key = OnionKeypair::from_bytes(suite, &secret);
+            let mut of_key = KeyTimes::new(generation, suite, key.public().key, born(&path, now));
+            if let Some(known) = known.remove(&generation) {
+                of_key.born = known.born;
+                of_key.replaced = known.replaced;
+                of_key.listed_until = known.listed_until;
+            }
+            times.push(of_key);
+            keys.insert(generation, (path, Arc::new(key)));
+        }
+        Ok(Self {
+            options,
+            schedule: Schedule::new(times, observed, now),
+            keys,
+        })
+    }
+
+    /// The keys that are accepted now.
+    pub fn snapshot(&self) -> OnionKeys {
+        self.keys.values().map(|(_, key)| key.clone()).collect()
+    }
+
+    /// What is known of each.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// Takes in what consensuses say, the oldest first.
+    ///
+    /// # Errors
+    /// [`StateError`]: it is known until a restart only.
+    pub fn observe(&mut self, listings: &[Listing], params: &Params) -> Result<(), StateError> {
+        let timing = Timing::new(params);
+        let mut is_news = false;
+        for listing in listings {
+            is_news |= self.schedule.observe(listing, &timing);
+        }
+        if is_news { self.save() } else { Ok(()) }
+    }
+
+    /// Makes the key that is due and erases those whose time is over. Says whether the keys changed.
+    ///
+    /// A key is on disk before this returns, so before anybody can publish it.
+    ///
+    /// # Errors
+    /// [`StateError`]; the keys are as they were, or some that were to go are gone.
+    pub fn turn(
+        &mut self,
+        now: UnixSecs,
+        params: &Params,
+        rng: &mut impl CryptoRng,
+    ) -> Result<bool, StateError> {
+        let timing = Timing::new(params);
+        self.schedule.redate(now);
+        let is_due = self.schedule.is_due(now, self.options.suite, &timing);
+        if is_due {
+            self.make(now, rng)?;
+        }
+        let over = self.schedule.over(now, &timing);
+        for generation in &over {
+            self.erase(*generation)?;
+        }
+        let changed = is_due || !over.is_empty();
+        if changed {
+            self.save()?;
+        }
+        Ok(changed)
+    }
+
+    fn make(&mut self, now: UnixSecs, rng: &mut impl CryptoRng) -> Result<(), StateError> {
+        let (generation, suite) = (self.schedule.next_generation(), self.options.suite);
+        let path = self.options.dir.join(name(generation, suite));
+        let secret = create_key(&path, KeyKind::Onion, rng)?;
+        let key = OnionKeypair::from_bytes(suite, &secret);
+        self.schedule.add(generation, suite, key.public().key, now);
+        self.keys.insert(generation, (path, Arc::new(key)));
+        Ok(())
+    }
+
+    fn erase(&mut self, generation: u64) -> Result<(), StateError> {
+        if let Some((path, _)) = self.keys.get(&generation) {
+            erase_key(path)?;
+        }
+        // In memory it is erased when the last handshake that holds a snapshot has ended (S36).
+        self.keys.remove(&generation);
+        self.schedule.remove(generation);
+        Ok(())
+    }
+
+    fn save(&self) -> Result<(), StateError> {
+        let times = self.schedule.keys().iter().map(Times::of).collect();
+        let times = Record(self.schedule.observed(), times);
+        // Four numbers a key: it cannot fail.
+        let body = postcard::to_allocvec(&times).unwrap_or_default();
+        record::save(&self.options.dir.join(RECORD), RECORD_KIND, &body)
+    }
+}
+
+impl Times {
+    fn of(key: &KeyTimes) -> Self {
+        Self {
+            generation: key.generation,
+            born: key.born,
+            replaced: key.replaced,
+            listed_until: key.listed_until,
+        }
+    }
+}
+
+fn read_record(path: &Path) -> Result<Record, StateError> {
+    let body = match record::load(path, RECORD_KIND, MAX_RECORD_BYTES) {
+        Ok(Some((body, record::Generation::Current))) => body,
+        Ok(Some((body, record::Generation::Previous))) => {
+            tracing::warn!(path = %path.display(), "the times of the onion keys are damaged; taking those saved before");
+            body
+        }
+        Ok(None) => return Ok(Record::default()),
+        // What a newer program decided must not be undone (S38).
+        Err(newer @ StateError::Newer { .. }) => return Err(newer),
+        Err(error) => {
+            tracing::warn!(%error, "the times of the onion keys are lost; each is taken to be as old as its file");
+            return Ok(Record::default());
+        }
+    };
+    Ok(postcard::from_bytes(&body).unwrap_or_default())
+}
+
+/// Every key file of `dir`.
+fn files(dir: &Path) -> Result<Vec<(u64, Suite, PathBuf)>, StateError> {
+    let unreadable = |source| StateError::Io {
+        action: "list",
+        path: dir.to_owned(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some((generation, suite)) = name.and_then(parse_name) {
+            files.push((generation, suite, path));
+        }
+    }
+    Ok(files)
+}
+
+fn name(generation: u64, suite: Suite) -> String {
+    format!("{PREFIX}{generation}-{}", suite.name())
+}
+
+/// Generation and suite by a file's name. One without a generation is of before keys had one: its suite's number.
+fn parse_name(name: &str) -> Option<(u64, Suite)> {
+    let rest = name.strip_prefix(PREFIX)?;
+    let suites = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm];
+    let suite_of = |text| suites.into_iter().find(|suite| suite.name() == text);
+    if let Some(suite) = suite_of(rest) {
+        return Some((suite.code().into(), suite));
+    }
+    let (generation, suite) = rest.split_once('-')?;
+    Some((generation.parse().ok()?, suite_of(suite)?))
+}
+
+/// When a key was made, by its file.
+fn born(path: &Path, now: UnixSecs) -> UnixSecs {
+    let modified = std::fs::metadata(path)
+        .and_then(|file| file.modified())
+        .ok();
+    let since = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    since.map_or(now, |since| since.as_secs().min(now))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400;
+    /// Later than any file that a test writes.
+    const NOW: u64 = 5_000_000_000;
+
+    fn options(dir: &Path, suite: Suite) -> OnionKeyOptions {
+        OnionKeyOptions {
+            dir: dir.to_owned(),
+            trust: Trust::Everyone,
+            suite,
+        }
+    }
+
+    fn ring(dir: &Path, suite: Suite, now: u64) -> OnionRing {
+        OnionRing::load(options(dir, suite), now).unwrap()
+    }
+
+    fn turn(ring: &mut OnionRing, now: u64) -> bool {
+        ring.turn(now, &Params::default(), &mut rand::rng())
+            .unwrap()
+    }
+
+    fn publics(ring: &OnionRing) -> Vec<[u8; 32]> {
+        ring.snapshot().iter().map(|key| key.public().key).collect()
+    }
+
+    #[test]
+    fn names() {
+        assert_eq!(
+            parse_name("onion-12-aes-256-gcm"),
+            Some((12, Suite::Aes256Gcm))
+        );
+        assert_eq!(parse_name("onion-aes-256-gcm"), Some((2, Suite::Aes256Gcm)));
+        for other in [
+            "onion-times",
+            "onion-times.old",
+            "onion-x-aes-256-gcm",
+            "onion-1-",
+            "identity",
+        ] {
+            assert_eq!(parse_name(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn keys_outlive_restarts_and_are_erased_from_the_disk() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let suite = Suite::Aes256Gcm;
+        let mut first = ring(dir.path(), suite, NOW);
+        assert!(turn(&mut first, NOW));
+        assert!(!turn(&mut first, NOW + 1));
+        let path = dir.path().join("onion-1-aes-256-gcm");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let replaced = NOW + 7 * DAY;
+        assert!(turn(&mut first, replaced));
+        let held = publics(&first);
+        assert_eq!(held.len(), 2);
+        let seen = |valid_after, key: [u8; 32]| Listing {
+            valid_after,
+            fresh_until: valid_after + 3_600,
+            valid_until: valid_after + DAY,
+            onion_key: Some(key),
+        };
+        let listed = seen(replaced + 60, held[0]);
+        first.observe(&[listed], &Params::default()).unwrap();
+        drop(first);
+        let mut second = ring(dir.path(), suite, replaced + DAY);
+        assert_eq!(publics(&second), held);
+        let times = second.schedule().keys()[0];
+        assert_eq!((times.born, times.replaced), (NOW, Some(replaced)));
+        assert_eq!(times.listed_until, replaced + 60 + 2 * DAY);
+        let end = times.end(&Timing::new(&Params::default())).unwrap();
+        let newest = seen(end, held[1]);
+        second.observe(&[newest], &Params::default()).unwrap();
+        assert!(!turn(&mut second, end - 1));
+        assert!(path.exists());
+        assert!(turn(&mut second, end));
+        assert_eq!(publics(&second), held[1..]);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn without_its_record_a_key_is_as_old_as_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let suite = Suite::Aes256Gcm;
+        let now = std::time::SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        let mut first = ring(dir.path(), suite, now);
+        turn(&mut first, now);
+        turn(&mut first, now + 7 * DAY);
+        let held = publics(&first);
+        std::fs::write(dir.path().join(RECORD), b"damaged").unwrap();
+        std::fs::remove_file(dir.path().join("onion-times.old")).unwrap();
+        let second = ring(dir.path(), suite, now + 8 * DAY);
+        assert_eq!(publics(&second), held);
+        let times = second.schedule().keys();
+        assert!(times[0].born <= now + 60);
+        assert_eq!(times[0].replaced, Some(now + 8 * DAY));
+        assert_eq!(times[1].replaced, None);
+    }
+
+    #[test]
+    fn another_suite_is_another_key_and_the_old_one_keeps_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = ring(dir.path(), Suite::Aes256Gcm, NOW);
+        turn(&mut first, NOW);
+        let mut second = ring(dir.path(), Suite::ChaCha20Poly1305, NOW + 5);
+        assert!(turn(&mut second, NOW + 5));
+        let suites: Vec<_> = second
+            .snapshot()
+            .iter()
+            .map(|key| key.public().suite)
+            .collect();
+        assert_eq!(suites, [Suite::Aes256Gcm, Suite::ChaCha20Poly1305]);
+        assert!(!turn(&mut second, NOW + 6));
+    }
+
+    #[test]
+    fn a_key_of_before_generations_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("onion-chacha20-poly1305");
+        create_key(&path, KeyKind::Onion, &mut rand::rng()).unwrap();
+        let mut ring = ring(dir.path(), Suite::ChaCha20Poly1305, NOW);
+        assert_eq!(ring.snapshot().len(), 1);
+        assert_eq!(ring.schedule().next_generation(), 2);
+        // It is older than any key may be.
+        assert!(turn(&mut ring, NOW));
+        assert_eq!(ring.snapshot().len(), 1);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,353 @@
+//! When onion keys are made and erased (docs/protocol.md, 6.20). Pure: the clock, and what consensuses say, are arguments.
+//!
+//! A key is *current* until a newer one is made, then *replaced*. From then on no new descriptor names it, so the age that
+//! a descriptor may have, and the time for which a consensus may be used, bound for how long anybody can aim at it. A
+//! consensus that is seen to list it counts as well: a network whose figures have changed may be more patient than that.
+//!
+//! Clocks go wrong. Nothing is dated before the newest consensus that was seen, and nothing ends, but by its age, before
+//! that consensus is out of date: so a clock that steps ahead erases nothing that is still listed.
+
+use cepa_common::dir::{CLOCK_SKEW_SECS, Params, UnixSecs};
+use cepa_common::onion::Suite;
+
+/// No onion key is kept longer than this from its birth on, whoever lists it (seconds).
+pub const MAX_LIFE_SECS: u64 = 14 * 86_400;
+/// Onion keys held at once; while there are as many, no other is made.
+pub const MAX_KEYS: usize = 64;
+/// What lies further ahead than this of a clock that the network agrees with was dated by a clock that was wrong (seconds).
+const MISDATED_SECS: u64 = 3_600;
+
+/// The network's figures that the schedule depends on (all in seconds).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Age at which a key is replaced.
+    rotation: u64,
+    /// From the replacement of a key to the end of use of the last consensus that can list it.
+    overlap: u64,
+    /// From a consensus's valid-until to the end of its use.
+    grace: u64,
+}
+
+impl Timing {
+    /// What the network's parameters come to.
+    pub fn new(params: &Params) -> Self {
+        let interval = u64::from(params.vote_interval_seconds);
+        let valid = u64::from(params.consensus_valid_seconds).max(3 * interval);
+        let grace = u64::from(params.consensus_grace_seconds);
+        let age = u64::from(params.descriptor_max_age_seconds);
+        // One interval more: a vote is made before its consensus. Clocks of clients and authorities may be behind.
+        let overlap = age + interval + valid + grace + 2 * CLOCK_SKEW_SECS;
+        // The overlap must fit into a key's life.
+        let longest = MAX_LIFE_SECS.saturating_sub(overlap).max(MAX_LIFE_SECS / 7);
+        Self {
+            rotation: u64::from(params.onion_key_rotation_seconds).min(longest),
+            overlap,
+            grace,
+        }
+    }
+
+    /// Age at which a key is replaced (seconds).
+    pub fn rotation_secs(&self) -> u64 {
+        self.rotation
+    }
+}
+
+/// One onion key, without its secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyTimes {
+    /// Its number; a later key has a higher one.
+    pub generation: u64,
+    /// Suite of the layers made with it.
+    pub suite: Suite,
+    /// Its public half, which is its id.
+    pub public: [u8; 32],
+    /// When it was made.
+    pub born: UnixSecs,
+    /// When a newer key took its place; `None` for the current one.
+    pub replaced: Option<UnixSecs>,
+    /// End of use of the last consensus that was seen to list it; 0 for none.
+    pub listed_until: UnixSecs,
+}
+
+impl KeyTimes {
+    /// A key that nobody has seen yet.
+    pub fn new(generation: u64, suite: Suite, public: [u8; 32], born: UnixSecs) -> Self {
+        Self {
+            generation,
+            suite,
+            public,
+            born,
+            replaced: None,
+            listed_until: 0,
+        }
+    }
+
+    /// From when on nobody can hold a usable consensus that lists it; `None` while it is current.
+    pub fn end(&self, timing: &Timing) -> Option<UnixSecs> {
+        let listed = self.listed_until.saturating_add(CLOCK_SKEW_SECS);
+        let end = self.replaced?.saturating_add(timing.overlap).max(listed);
+        Some(end.min(self.oldest()))
+    }
+
+    /// The end of the longest life that a key may have.
+    fn oldest(&self) -> UnixSecs {
+        self.born.saturating_add(MAX_LIFE_SECS)
+    }
+}
+
+/// What one consensus says of the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// When the consensus begins.
+    pub valid_after: UnixSecs,
+    /// When there should be a newer one.
+    pub fresh_until: UnixSecs,
+    /// When it ends to be valid.
+    pub valid_until: UnixSecs,
+    /// The onion key that it lists the relay with; `None` where it does not list it.
+    pub onion_key: Option<[u8; 32]>,
+}
+
+/// The onion keys of a relay, the newest last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schedule {
+    keys: Vec<KeyTimes>,
+    /// valid-after and fresh-until of the newest consensus that was taken in.
+    observed: (UnixSecs, UnixSecs),
+}
+
+impl Schedule {
+    /// A schedule of these keys, and of the valid-after of the newest consensus that was seen before. All but the newest
+    /// key count as replaced, at `now` where nothing is known.
+    pub fn new(mut keys: Vec<KeyTimes>, observed: UnixSecs, now: UnixSecs) -> Self {
+        keys.sort_by_key(|key| key.generation);
+        if let Some((current, old)) = keys.split_last_mut() {
+            // The key after it may have been lost: then this one serves again.
+            current.replaced = None;
+            for key in old {
+                key.replaced.get_or_insert(now.max(observed));
+            }
+        }
+        // Until a consensus is seen again, nothing says that the clock is not ahead.
+        let observed = (observed, observed);
+        Self { keys, observed }
+    }
+
+    /// All keys, the newest last.
+    pub fn keys(&self) -> &[KeyTimes] {
+        &self.keys
+    }
+
+    /// valid-after of the newest consensus that was taken in; 0 before the first.
+    pub fn observed(&self) -> UnixSecs {
+        self.observed.0
+    }
+
+    /// The key that is published.
+    pub fn current(&self) -> Option<&KeyTimes> {
+        self.keys.last()
+    }
+
+    /// The number of the next key.
+    pub fn next_generation(&self) -> u64 {
+        self.current()
+            .map_or(1, |key| key.generation.saturating_add(1))
+    }
+
+    /// Takes a new key in, made at `now`: it is current from then on.
+    pub fn add(&mut self, generation: u64, suite: Suite, public: [u8; 32], now: UnixSecs) {
+        let born = now.max(self.observed.0);
+        if let Some(old) = self.keys.last_mut() {
+            old.replaced = Some(born);
+        }
+        self.keys
+            .push(KeyTimes::new(generation, suite, public, born));
+    }
+
+    /// Lets go of a key.
+    pub fn remove(&mut self, generation: u64) {
+        self.keys.retain(|key| key.generation != generation);
+    }
+
+    /// Takes in what a consensus says. Says whether something changed that must outlive a restart.
+    pub fn observe(&mut self, listing: &Listing, timing: &Timing) -> bool {
+        let end = listing.valid_until.saturating_add(timing.grace);
+        self.observed = self
+            .observed
+            .max((listing.valid_after, listing.fresh_until));
+        let mut is_news = false;
+        for key in &mut self.keys {
+            if listing.onion_key == Some(key.public) && key.listed_until < end {
+                key.listed_until = end;
+                // Of the current key all that counts is known again once it is replaced.
+                is_news |= key.replaced.is_some();
+            }
+        }
+        is_news
+    }
+
+    /// Is a new key to be made at `now`, `suite` being the owner's choice?
+    pub fn is_due(&self, now: UnixSecs, suite: Suite, timing: &Timing) -> bool {
+        let is_due = self.current().is_none_or(|key| {
+            key.suite != suite || key.born.saturating_add(timing.rotation) <= now
+        });
+        // A key that is waited for is worth more than a new one.
+        is_due && self.keys.len() < MAX_KEYS
+    }
+
+    /// The generations whose time is over at `now`; never the current one's.
+    pub fn over(&self, now: UnixSecs, timing: &Timing) -> Vec<u64> {
+        let by_network = now.min(self.observed.1);
+        let is_over = |key: &&KeyTimes| {
+            key.end(timing)
+                .is_some_and(|end| end <= by_network || key.oldest() <= now)
+        };
+        let over = self.keys.iter().filter(is_over);
+        over.map(|key| key.generation).collect()
+    }
+
+    /// Puts right what was dated by a clock that was ahead, once the clock and the newest consensus agree.
+    pub fn redate(&mut self, now: UnixSecs) {
+        let (valid_after, fresh_until) = self.observed;
+        let interval = fresh_until.saturating_sub(valid_after);
+        let agrees = valid_after <= now.saturating_add(CLOCK_SKEW_SECS)
+            && now < fresh_until.saturating_add(interval);
+        if !agrees {
+            return;
+        }
+        let latest = now.saturating_add(MISDATED_SECS);
+        for key in &mut self.keys {
+            if key.born > latest {
+                key.born = now;
+            }
+            if key.replaced.is_some_and(|replaced| replaced > latest) {
+                key.replaced = Some(now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400;
+    const SUITE: Suite = Suite::ChaCha20Poly1305;
+
+    fn timing() -> Timing {
+        Timing::new(&Params::default())
+    }
+
+    fn key(generation: u64, born: UnixSecs) -> KeyTimes {
+        let public = [u8::try_from(generation).unwrap(); 32];
+        KeyTimes::new(generation, SUITE, public, born)
+    }
+
+    fn listing(valid_after: UnixSecs, generation: Option<u8>) -> Listing {
+        Listing {
+            valid_after,
+            fresh_until: valid_after + 3_600,
+            valid_until: valid_after + DAY,
+            onion_key: generation.map(|n| [n; 32]),
+        }
+    }
+
+    #[test]
+    fn a_key_is_replaced_at_its_age_and_by_another_suite() {
+        let mut schedule = Schedule::default();
+        assert!(schedule.is_due(1_000, SUITE, &timing()));
+        schedule.add(1, SUITE, [1; 32], 1_000);
+        let due = 1_000 + 7 * DAY;
+        assert!(!schedule.is_due(due - 1, SUITE, &timing()));
+        assert!(schedule.is_due(due, SUITE, &timing()));
+        // A clock that is behind changes nothing.
+        assert!(!schedule.is_due(0, SUITE, &timing()));
+        assert!(schedule.is_due(1_001, Suite::Aes256Gcm, &timing()));
+        assert_eq!(schedule.next_generation(), 2);
+    }
+
+    #[test]
+    fn a_replaced_key_ends_when_nobody_can_list_it() {
+        let timing = timing();
+        let mut schedule = Schedule::new(vec![key(1, 1_000), key(2, 500_000)], 0, 500_000);
+        // Age of a descriptor, an interval, valid, grace, and clocks.
+        let end = 500_000 + 64_800 + 3_600 + DAY + DAY + 600;
+        assert_eq!(schedule.keys()[0].end(&timing), Some(end));
+        assert_eq!(schedule.keys()[1].end(&timing), None);
+        // No consensus has said that it is so late.
+        assert!(schedule.over(end, &timing).is_empty());
+        assert!(!schedule.observe(&listing(end - 10, Some(2)), &timing));
+        assert!(schedule.over(end - 1, &timing).is_empty());
+        assert_eq!(schedule.over(end, &timing), [1]);
+        // Listed longer than it should be: as long as that can be used.
+        assert!(schedule.observe(&listing(end - 100, Some(1)), &timing));
+        assert!(!schedule.observe(&listing(end - 200, Some(1)), &timing));
+        assert_eq!(
+            schedule.keys()[0].end(&timing),
+            Some(end - 100 + 2 * DAY + 300)
+        );
+        // Whatever is said and seen: no longer than its age allows.
+        assert!(schedule.observe(&listing(1_000 + 13 * DAY, Some(1)), &timing));
+        let oldest = 1_000 + MAX_LIFE_SECS;
+        assert!(schedule.over(oldest - 1, &timing).is_empty());
+        assert_eq!(schedule.over(oldest, &timing), [1]);
+    }
+
+    #[test]
+    fn a_current_key_is_never_erased_and_the_ring_is_bounded() {
+        let mut schedule = Schedule::new(vec![key(1, 98 * DAY)], 0, 0);
+        assert!(schedule.over(200 * DAY, &timing()).is_empty());
+        for generation in 2..=64 {
+            schedule.add(generation, SUITE, [2; 32], 98 * DAY);
+        }
+        assert!(!schedule.is_due(98 * DAY + 1, Suite::Aes256Gcm, &timing()));
+        schedule.remove(3);
+        assert!(schedule.is_due(98 * DAY + 1, Suite::Aes256Gcm, &timing()));
+    }
+
+    #[test]
+    fn times_from_a_wrong_clock_are_put_right() {
+        let ahead = vec![key(1, 900 * DAY), key(2, 900 * DAY)];
+        let mut schedule = Schedule::new(ahead.clone(), 0, 900 * DAY);
+        schedule.redate(2 * DAY);
+        assert_eq!(
+            schedule.keys()[1].born,
+            900 * DAY,
+            "nobody says that it is {DAY}"
+        );
+        schedule.observe(&listing(2 * DAY - 60, Some(2)), &timing());
+        // A clock that is behind is not believed, one that agrees is.
+        schedule.redate(DAY);
+        assert_eq!(schedule.keys()[1].born, 900 * DAY);
+        schedule.redate(2 * DAY);
+        assert_eq!(schedule.keys()[0].replaced, Some(2 * DAY));
+        assert!(schedule.is_due(9 * DAY, SUITE, &timing()));
+        // Nothing is dated before what has been seen.
+        schedule.add(3, SUITE, [3; 32], 10);
+        assert_eq!(schedule.keys()[1].replaced, Some(2 * DAY - 60));
+        assert_eq!(Schedule::new(ahead, 50, 10).keys()[0].replaced, Some(50));
+    }
+
+    #[test]
+    fn the_overlap_fits_into_a_life() {
+        assert_eq!(timing().rotation_secs(), 7 * DAY);
+        for (valid, age, interval) in [
+            (60, 60, 1),
+            (86_400, 64_800, 3_600),
+            (5 * 86_400, 86_400, 86_400),
+        ] {
+            let params = Params::from_pairs([
+                ("consensus_valid_seconds", valid),
+                ("descriptor_max_age_seconds", age),
+                ("vote_interval_seconds", interval),
+                ("onion_key_rotation_seconds", u32::MAX),
+            ]);
+            let timing = Timing::new(&params);
+            assert!(timing.rotation + timing.overlap <= MAX_LIFE_SECS);
+            assert!(timing.rotation >= 2 * DAY);
+        }
+        let short = Params::from_pairs([("onion_key_rotation_seconds", 0)]);
+        assert_eq!(Timing::new(&short).rotation_secs(), 10);
+    }
+}

@@ -1,0 +1,158 @@
+//! How a node's authority learns of relays: downloads that measure them, the client library's work behind the relay's
+//! trait, and the operator's word.
+//!
+//! The client is one of its own. It joins the network at the first download that is wanted, as an authority is asked
+//! for its first consensus before there is any, and says "not ready" until it has.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cepa_client::{ByHandError, Client, ClientOptions};
+use cepa_common::dir::{NetworkFile, fetch_padding};
+use cepa_common::stream::Target;
+use cepa_relay::authority::{
+    Carried, Download, Measure, MeasureError, MeasureFuture, MeasureOptions, OperatorList,
+    OperatorListError, OperatorRules,
+};
+
+use crate::config;
+
+/// Pause after a failed try to join the network.
+const JOIN_AGAIN: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+enum Joined {
+    /// Not tried, or tried in vain.
+    #[default]
+    No,
+    Trying(tokio::task::JoinHandle<()>),
+    Yes(Client),
+    /// Told to stop.
+    Stopped,
+}
+
+/// Measures relays of one network.
+#[derive(Clone)]
+pub(crate) struct Measurer {
+    network: Arc<NetworkFile>,
+    joined: Arc<Mutex<Joined>>,
+}
+
+impl Measurer {
+    /// A measurer that has not joined yet.
+    fn new(network: NetworkFile) -> Self {
+        Self {
+            network: Arc::new(network),
+            joined: Arc::default(),
+        }
+    }
+
+    /// What measures for the node of `config`, if that is an authority that measures.
+    pub(crate) fn of(config: &config::Config, network: &NetworkFile) -> Option<Self> {
+        let settings = config.authority.as_ref()?;
+        (settings.measure_mib_per_hour > 0).then(|| Self::new(network.clone()))
+    }
+
+    /// As the relay wants it, with a budget of MiB an hour.
+    pub(crate) fn options(&self, mib_per_hour: u32) -> MeasureOptions {
+        MeasureOptions {
+            with: Arc::new(self.clone()),
+            mib_per_hour,
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Joined) -> T) -> T {
+        work(&mut self.joined.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The client, once there is one; starts to make one.
+    fn client(&self) -> Option<Client> {
+        self.with(|joined| match joined {
+            Joined::Yes(client) => Some(client.clone()),
+            Joined::No => {
+                *joined = Joined::Trying(tokio::spawn(self.clone().join()));
+                None
+            }
+            Joined::Trying(_) | Joined::Stopped => None,
+        })
+    }
+
+    async fn join(self) {
+        let network = NetworkFile::clone(&self.network);
+        let client = match Box::pin(Client::bootstrap(ClientOptions::new(network))).await {
+            Ok(client) => Some(client),
+            Err(error) => {
+                tracing::info!(%error, "relays are not measured yet");
+                tokio::time::sleep(JOIN_AGAIN).await;
+                None
+            }
+        };
+        self.with(|joined| {
+            if !matches!(joined, Joined::Stopped) {
+                *joined = client.map_or(Joined::No, Joined::Yes);
+            }
+        });
+    }
+
+    /// Ends the client and all downloads.
+    pub(crate) async fn stop(&self) {
+        match self.with(|joined| std::mem::replace(joined, Joined::Stopped)) {
+            Joined::Yes(client) => client.shutdown().await,
+            Joined::Trying(task) => task.abort(),
+            Joined::No | Joined::Stopped => {}
+        }
+    }
+}
+
+impl Measure for Measurer {
+    fn measure(&self, download: &Download) -> MeasureFuture {
+        let (client, download) = (self.client(), download.clone());
+        Box::pin(async move {
+            let client = client.ok_or(MeasureError::NotReady)?;
+            Box::pin(carried(&client, &download)).await
+        })
+    }
+}
+
+async fn carried(client: &Client, download: &Download) -> Result<Carried, MeasureError> {
+    let circuit = match client.circuit(&download.path).await {
+        Ok(circuit) => Closed(circuit),
+        // Our consensus is older than the authority's knowledge: nobody's fault.
+        Err(ByHandError::NoConsensus | ByHandError::Unlisted(_)) => {
+            return Err(MeasureError::NotReady);
+        }
+        Err(error) => return Err(failed(&error)),
+    };
+    let stream = circuit.0.open(Target::Directory);
+    let stream = stream.ok_or(MeasureError::Failed)?;
+    let fetched = fetch_padding(stream, u64::from(download.bytes), download.deadline).await;
+    match fetched {
+        Ok((bytes, took)) => Ok(Carried { bytes, took }),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> MeasureError {
+    tracing::debug!(%error, "a measurement came to nothing");
+    MeasureError::Failed
+}
+
+/// A circuit that ends with the download, however that ends.
+struct Closed(Arc<cepa_client::circuit::Circuit>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// What an authority's operator says of relays.
+pub(crate) fn operator_rules(
+    settings: &config::Authority,
+) -> Result<OperatorRules, OperatorListError> {
+    let list = |items: &[String]| OperatorList::parse(items.iter().map(String::as_str));
+    Ok(OperatorRules {
+        reject: list(&settings.reject)?,
+        middle_only: list(&settings.middle_only)?,
+    })
+}
