@@ -49,7 +49,7 @@ impl Default for VegasParams {
             alpha: 32,
             beta: 64,
             gamma: 48,
-            slack_us: std::env::var("CEPA_SLACK").ok().and_then(|s| s.parse().ok()).unwrap_or(2_000),
+            slack_us: 2_000,
         }
     }
 }

@@ -208,8 +208,13 @@ impl<C> LinkQueue<C> {
                 TURN_CELLS * CELL_LEN
             };
             let len = run.len().min(turn).min(left);
-            out.extend_from_slice(&run.bytes[run.from..run.from + len]);
-            run.from += len;
+            if out.is_empty() && run.from == 0 && len == run.bytes.len() {
+                // All there is: buffers change hands, bytes stay where they are.
+                core::mem::swap(out, &mut run.bytes);
+            } else {
+                out.extend_from_slice(&run.bytes[run.from..run.from + len]);
+                run.from += len;
+            }
             left -= len;
             taken += len;
             if run.len() > 0 {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cepa_common::cell::CELL_LEN;
 use cepa_common::cell::codec::{self, DestroyReason};
-use cepa_common::flow::vegas::{Vegas, VegasParams};
+use cepa_common::flow::vegas::Vegas;
 use cepa_common::handshake::RelayParams;
 use cepa_common::ids::{CircId, RelayId};
 use cepa_common::net::circuit_io::{Streams, for_each_body};
@@ -67,10 +67,10 @@ impl EndHop {
     ) -> Self {
         let mux = Mux::new(MuxConfig {
             side: Side::Relay,
-            control: Box::new(Vegas::new(VegasParams {
-                max: u32::from(params.circuit_window_cells),
-                ..VegasParams::default()
-            })),
+            control: Box::new(Vegas::new(
+                core.params()
+                    .congestion_control(params.circuit_window_cells),
+            )),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
             budget: core.budget.clone(),
