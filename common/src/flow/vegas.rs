@@ -204,9 +204,11 @@ impl Vegas {
     /// Bursts make single round trips long well before a path is full. Whether it is, the rate of delivery says: a
     /// third more cells under way no longer come in the same time. That news is a round old, in which the window has
     /// grown once more; so a third, and not twice: what it overshoots stays under one bandwidth-delay product.
-    fn slow_start(&mut self, round: &Round, now: Instant, before_ns: u64, before: u32) -> Phase {
-        let (Some(rtt), Some(cell_ns), true) = (round.rtt, round.cell_ns(now), round.was_full)
-        else {
+    fn slow_start(&mut self, round: &Round, end: &Ack, before_ns: u64, before: u32) -> Phase {
+        // The mark that ends the round was sent at its very beginning, before the burst of its growth: what it waited
+        // for stood there already.
+        let rtt = end.rtt;
+        let (Some(cell_ns), true) = (round.cell_ns(end.now), round.was_full) else {
             self.grow_in_slow_start(round.was_full);
             return Phase::SlowStart {
                 cell_ns: before_ns,
@@ -289,6 +291,7 @@ impl CongestionControl for Vegas {
     fn on_ack(&mut self, ack: Ack) {
         // Two instants of one tick: no less than what a clock can tell.
         let rtt = ack.rtt.max(Duration::from_micros(1));
+        let ack = Ack { rtt, ..ack };
         if let Some(base) = &self.base
             && rtt > base.get().saturating_mul(ABSURD_RTT_FACTOR)
         {
@@ -308,7 +311,7 @@ impl CongestionControl for Vegas {
         }
         let round = *round;
         self.phase = match self.phase {
-            Phase::SlowStart { cell_ns, acked } => self.slow_start(&round, ack.now, cell_ns, acked),
+            Phase::SlowStart { cell_ns, acked } => self.slow_start(&round, &ack, cell_ns, acked),
             Phase::Steady { hungry } => self.steady(&round, hungry),
             Phase::Drain { after } => {
                 self.set_window(after);
