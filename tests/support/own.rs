@@ -32,7 +32,7 @@ const PARAMS: [&str; 7] = [
     "guard_min_age_seconds=0",
 ];
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let any = TcpListener::bind("127.0.0.1:0").unwrap();
     any.local_addr().unwrap().port()
 }
@@ -199,6 +199,24 @@ impl OwnNetwork {
         fetch_consensus(io.await.ok()?, &self.file, None, patience)
             .await
             .ok()?
+    }
+
+    /// Waits for a consensus with a relay of this nickname; gives its identity.
+    pub(crate) async fn listed_as(&self, nickname: &str) -> RelayId {
+        let started = Instant::now();
+        loop {
+            let consensus = self.consensus().await;
+            let entries = consensus.iter().flat_map(|consensus| consensus.entries());
+            let entry = entries.into_iter().find(|entry| entry.nickname == nickname);
+            if let Some(entry) = entry {
+                return entry.identity;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{nickname} is not listed"
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Waits for a consensus whose entry of `relay` is as wanted.

@@ -7,8 +7,8 @@ use cepa_common::budget::Budget;
 use cepa_common::cell::codec::{self, CREATED_LEN, Cell, CircuitCommand, DestroyReason};
 use cepa_common::cell::message::{MessageError, Packer, Telescope, messages};
 use cepa_common::cell::{CELL_LEN, Payload};
-use cepa_common::dir::Entry;
-use cepa_common::flow::FixedWindow;
+use cepa_common::dir::{Entry, Params};
+use cepa_common::flow::vegas::Vegas;
 use cepa_common::handshake::{
     ClientHandshake, ClientParams, HandshakeContext, HandshakeError, OnionPublicKey, RelayParams,
 };
@@ -109,6 +109,8 @@ pub struct Builder {
     pub(super) layers: ClientLayers,
     network: NetworkId,
     budget: Arc<Budget>,
+    /// The network's word on pacing.
+    pacing: Params,
     /// What the last hop said of pacing; there is a last hop once this is handed out.
     params: Option<RelayParams>,
     /// Cells received and not yet read.
@@ -123,8 +125,9 @@ impl Builder {
         links: &Links,
         network: NetworkId,
         first: &Entry,
-        window_cells: usize,
+        pacing: Params,
     ) -> Result<Self, BuildError> {
+        let window_cells = pacing.circuit_window_cells as usize;
         let link = links.link_to(first, window_cells).await?;
         let bound = window_cells + cepa_common::limits::QUEUE_SLACK_CELLS;
         let mut builder = Self {
@@ -134,6 +137,7 @@ impl Builder {
             layers: ClientLayers::new(),
             network,
             budget: links.budget().clone(),
+            pacing,
             params: None,
             pending: Vec::new(),
             handed_over: false,
@@ -207,7 +211,9 @@ impl Builder {
         let params = self.params.ok_or(BuildError::Length)?;
         Ok(Mux::new(MuxConfig {
             side: Side::Client,
-            control: Box::new(FixedWindow(u32::from(params.circuit_window_cells))),
+            control: Box::new(Vegas::new(
+                self.pacing.congestion_control(params.circuit_window_cells),
+            )),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
             budget: self.budget.clone(),
@@ -343,7 +349,7 @@ impl Builder {
 
     async fn arrived(&mut self) -> Result<Arrived, BuildError> {
         self.inbox.wait().await;
-        let arrived = self.inbox.take(Vec::new());
+        let arrived = self.inbox.take();
         self.circ = self.circ.or(arrived.opened);
         match arrived.destroyed {
             // What was said before the end says more than the end.

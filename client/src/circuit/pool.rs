@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cepa_common::dir::{Consensus, Entry};
+use cepa_common::dir::{Consensus, Entry, Params};
 use cepa_common::ids::{HopIndex, NetworkId, RelayId};
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::tasks::Tasks;
@@ -412,12 +412,12 @@ impl Pool {
 
     /// Starts a circuit at `first`.
     pub(crate) async fn begin(&self, first: &Entry) -> Result<Builder, BuildError> {
-        let window = self
+        let pacing = self
             .consensus()
-            .map_or(512, |c| c.params().circuit_window_cells as usize);
+            .map_or_else(Params::default, |c| c.params().clone());
         timeout(
             HOP_TIMEOUT,
-            Builder::first(&self.links, self.network, first, window),
+            Builder::first(&self.links, self.network, first, pacing),
         )
         .await
         .unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))

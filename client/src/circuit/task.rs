@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cepa_common::cell::CELL_LEN;
 use cepa_common::cell::codec::{self, DestroyReason};
 use cepa_common::cell::message::{Inward, messages};
+use cepa_common::cell::{CELL_LEN, Payload};
 use cepa_common::ids::{CircId, HopIndex};
+use cepa_common::net::buffers;
 use cepa_common::net::circuit_io::{Streams, for_each_body};
 use cepa_common::net::queue::{Inbox, PushError};
 use cepa_common::net::switch::{Command, Queue, payload};
@@ -62,8 +63,6 @@ impl CircuitTask {
         let liveness = Liveness::new(Instant::now(), self.rtt);
         let mut running = Running {
             task: self,
-            spare: Vec::new(),
-            batch: Vec::new(),
             liveness,
             question: None,
             alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -90,9 +89,6 @@ impl Drop for CircuitTask {
 
 struct Running {
     task: CircuitTask,
-    /// Buffers that are used again and again.
-    spare: Vec<u8>,
-    batch: Vec<u8>,
     liveness: Liveness,
     /// The stream to the last hop's directory by which it is asked whether it is there.
     question: Option<StreamKey>,
@@ -112,13 +108,12 @@ impl Running {
             () = self.task.streams.wait() => {}
             () = self.alarm.as_mut() => {}
         }
-        let mut arrived = self.task.inbox.take(core::mem::take(&mut self.spare));
+        let mut arrived = self.task.inbox.take();
         self.on_cells(&mut arrived.cells)?;
         if let Some(reason) = arrived.destroyed {
             return Err(CircuitEnd::Destroyed(reason));
         }
-        arrived.cells.clear();
-        self.spare = arrived.cells;
+        buffers::give_back(arrived.cells);
         if self.task.streams.mux().is_lost() || Arc::strong_count(&self.task.streams) == 1 {
             return Err(CircuitEnd::Finished);
         }
@@ -182,54 +177,65 @@ impl Running {
         if !cells.is_empty() {
             self.heard(now);
         }
-        let last = HopIndex((self.task.layers.len() - 1) as u8);
-        for cell in cells.as_chunks_mut::<CELL_LEN>().0 {
+        let task = &mut self.task;
+        let last = HopIndex((task.layers.len() - 1) as u8);
+        // All are opened before the streams' lock is held.
+        let cells = cells.as_chunks_mut::<CELL_LEN>().0;
+        let mut opened = 0;
+        let end = loop {
+            let Some(cell) = cells.get_mut(opened) else {
+                break None;
+            };
             let body = codec::body_mut(cell);
-            let hop = self.task.layers.open(body)?;
-            if hop == last {
-                if self
-                    .task
-                    .streams
-                    .mux()
-                    .on_inward(now, payload(body))?
-                    .is_some()
-                {
-                    return Err(CircuitEnd::Truncated(hop));
-                }
-                continue;
+            match task.layers.open(body) {
+                Ok(hop) if hop == last => opened += 1,
+                Ok(hop) => break Some(ended_by(hop, payload(body))),
+                Err(error) => break Some(error.into()),
             }
-            // A hop that is not the last may say only that it has lost the rest.
-            return Err(match messages::<Inward<'_>>(payload(body)).next() {
-                Some(Ok(Inward::Truncated(_))) => CircuitEnd::Truncated(hop),
-                _ => CircuitEnd::Violation(Violation::OutOfOrder),
-            });
+        };
+        let mut mux = task.streams.mux();
+        for cell in &mut cells[..opened] {
+            if mux
+                .on_inward(now, payload(codec::body_mut(cell)))?
+                .is_some()
+            {
+                return Err(CircuitEnd::Truncated(last));
+            }
         }
-        Ok(())
+        end.map_or(Ok(()), Err)
     }
 
     fn send(&mut self) -> Result<(), CircuitEnd> {
         let task = &mut self.task;
         let last = HopIndex((task.layers.len() - 1) as u8);
         let mut rng = rand::rng();
+        let mut batch = buffers::take();
         loop {
-            self.batch.clear();
-            let more = task
-                .streams
-                .fill(Instant::now(), &mut rng, task.circ, &mut self.batch);
-            if !self.batch.is_empty() {
+            let streams = &task.streams;
+            let more = streams.fill(Instant::now(), &mut rng, task.circ, &mut batch);
+            if !batch.is_empty() {
                 let layers = &mut task.layers;
-                for_each_body(&mut self.batch, |body| layers.seal(last, body, &mut rng))
+                for_each_body(&mut batch, |body| layers.seal(last, body, &mut rng))
                     .map_err(|_| CircuitEnd::Tampered(OpenFailed::Broken))?;
-                task.link
-                    .push(task.circ, &self.batch)
-                    .map_err(|error| match error {
-                        PushError::Overrun => CircuitEnd::Overrun,
-                        PushError::Closed => CircuitEnd::Destroyed(DestroyReason::Unreachable),
-                    })?;
+                let pushed = task.link.push_all(task.circ, &mut batch);
+                pushed.map_err(|error| match error {
+                    PushError::Overrun => CircuitEnd::Overrun,
+                    PushError::Closed => CircuitEnd::Destroyed(DestroyReason::Unreachable),
+                })?;
             }
             if !more {
+                buffers::give_back(batch);
                 return Ok(());
             }
+            buffers::prepare(&mut batch);
         }
+    }
+}
+
+/// What a hop that is not the last has said: it may say only that it has lost the rest.
+fn ended_by(hop: HopIndex, payload: &Payload) -> CircuitEnd {
+    match messages::<Inward<'_>>(payload).next() {
+        Some(Ok(Inward::Truncated(_))) => CircuitEnd::Truncated(hop),
+        _ => CircuitEnd::Violation(Violation::OutOfOrder),
     }
 }

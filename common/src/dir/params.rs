@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::flow::vegas::VegasParams;
+
 /// What the authorities vote for by themselves: the revision of `network.toml` that they hold (6.3.11).
 pub(super) const NETWORK_REVISION: &str = "network_revision";
 /// Longest name of a parameter (bytes).
@@ -49,8 +51,20 @@ macro_rules! params {
 }
 
 params! {
-    /// Cells in flight on a circuit and direction before acknowledgement, at the start.
-    circuit_window_cells: 512, 64, 16_384;
+    /// Cells in flight on a circuit and direction before acknowledgement, at most.
+    circuit_window_cells: 2_048, 64, 16_384;
+    /// The same, at the start (5.16).
+    cc_window_initial: 64, 8, 16_384;
+    /// The same, at least.
+    cc_window_min: 32, 8, 16_384;
+    /// With fewer cells queued than this on the way, a window grows (5.17).
+    cc_alpha: 32, 1, 4_096;
+    /// With more cells queued than this, it shrinks.
+    cc_beta: 64, 1, 4_096;
+    /// With more cells queued than this, slow start ends (5.16).
+    cc_gamma: 48, 1, 4_096;
+    /// What passes in this time is no queue (5.15; microseconds).
+    cc_slack_us: 2_000, 0, 100_000;
     /// A sender puts MARK into every cell whose number is a multiple of it.
     mark_interval_cells: 32, 8, 1_024;
     /// Credit of a stream at its start (bytes).
@@ -145,6 +159,21 @@ impl Params {
             params.set(name, value);
         }
         params
+    }
+}
+
+impl Params {
+    /// How the window of a circuit moves whose ends agreed on at most so many cells.
+    pub fn congestion_control(&self, most_cells: u16) -> VegasParams {
+        VegasParams {
+            initial: self.cc_window_initial,
+            min: self.cc_window_min,
+            max: u32::from(most_cells),
+            alpha: self.cc_alpha,
+            beta: self.cc_beta,
+            gamma: self.cc_gamma,
+            slack_us: self.cc_slack_us,
+        }
     }
 }
 

@@ -4,21 +4,38 @@
 //! window is, a [`CongestionControl`] decides. Credit for each stream lives
 //! with its stream, in [`crate::stream`]. Pure: `now` is an argument.
 
+pub mod vegas;
 pub mod window;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::cast_precision_loss)]
+mod sim;
 
 use core::time::Duration;
 use std::time::Instant;
 
 /// Decides how many cells may be on their way.
 ///
-/// The first network uses [`FixedWindow`]; an algorithm that follows the
-/// round-trip time takes the same calls.
+/// Circuits use [`vegas::Vegas`]; [`FixedWindow`] is what tests count with.
 pub trait CongestionControl: Send {
     /// Cells that may be sent and not yet acknowledged.
     fn window_cells(&self) -> u32;
 
-    /// `acked_cells` more cells are acknowledged; their mark took `rtt`.
-    fn on_ack(&mut self, now: Instant, rtt: Duration, acked_cells: u32);
+    /// More cells are acknowledged.
+    fn on_ack(&mut self, ack: Ack);
+}
+
+/// What an acknowledgement tells a [`CongestionControl`].
+#[derive(Clone, Copy, Debug)]
+pub struct Ack {
+    /// The time.
+    pub now: Instant,
+    /// From sending the mark to its ACK.
+    pub rtt: Duration,
+    /// Cells acknowledged by it.
+    pub cells: u32,
+    /// Whether the window held the sender back since the ACK before: only then is it too small.
+    pub was_full: bool,
 }
 
 /// A window that never moves.
@@ -33,5 +50,5 @@ impl CongestionControl for FixedWindow {
         self.0
     }
 
-    fn on_ack(&mut self, _now: Instant, _rtt: Duration, _acked_cells: u32) {}
+    fn on_ack(&mut self, _ack: Ack) {}
 }

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::CongestionControl;
+use super::{Ack, CongestionControl};
 use crate::cell::message::MARK_LEN;
 
 /// A receiver destroys a circuit that marks more often than once in so many cells.
@@ -28,6 +28,8 @@ pub struct SendWindow {
     in_flight: u32,
     sent: u64,
     since_mark: u32,
+    /// Has the window been full since the last ACK?
+    was_full: bool,
     marks: VecDeque<Mark>,
     last_rtt: Option<Duration>,
 }
@@ -51,6 +53,7 @@ impl SendWindow {
             in_flight: 0,
             sent: 0,
             since_mark: 0,
+            was_full: false,
             marks: VecDeque::new(),
             last_rtt: None,
         }
@@ -71,6 +74,7 @@ impl SendWindow {
         self.in_flight += 1;
         self.sent += 1;
         self.since_mark += 1;
+        self.was_full |= !self.is_open();
         if let Some(bytes) = mark {
             let cells = core::mem::take(&mut self.since_mark);
             self.marks.push_back(Mark {
@@ -88,7 +92,13 @@ impl SendWindow {
         self.in_flight -= mark.cells;
         let rtt = now.saturating_duration_since(mark.sent);
         self.last_rtt = Some(rtt);
-        self.control.on_ack(now, rtt, mark.cells);
+        self.control.on_ack(Ack {
+            now,
+            rtt,
+            cells: mark.cells,
+            was_full: self.was_full,
+        });
+        self.was_full = !self.is_open();
         Ok(())
     }
 

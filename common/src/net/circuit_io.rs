@@ -19,7 +19,7 @@ use crate::ids::CircId;
 use crate::stream::{Mux, StreamError, StreamKey, Target};
 
 /// Cells packed under one hold of the streams' lock.
-const FILL_CELLS: usize = 64;
+const FILL_CELLS: usize = 128;
 
 /// The streams of one circuit, shared between the circuit's task and those
 /// who read and write the streams.
@@ -78,7 +78,7 @@ impl Streams {
         self.notify.notified().await;
     }
 
-    /// Packs up to 64 cells of circuit `circ` into `cells`, to be sealed.
+    /// Packs up to 128 cells of circuit `circ` into `cells`, to be sealed.
     /// Returns whether there may be more.
     pub fn fill(
         &self,

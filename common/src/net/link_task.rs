@@ -5,12 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::buffers;
 use super::establish::NewLink;
 use super::limit::{RateLimit, Way};
 use super::switch::{AcceptCircuits, LinkError, Queue, Table};
 use super::tls_io::TlsIo;
 use crate::cell::CELL_LEN;
-use crate::limits::{READ_BATCH_BYTES, WRITE_BATCH_CELLS};
+use crate::limits::WRITE_BATCH_CELLS;
 
 /// Why a link has ended.
 #[derive(Debug, thiserror::Error)]
@@ -28,9 +29,9 @@ pub enum LinkEnd {
 
 thread_local! {
     /// Decrypted cells of one read. No task holds it across an await.
-    static PLAIN: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(READ_BATCH_BYTES));
+    static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     /// Cells of one write.
-    static BATCH: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(WRITE_BATCH_CELLS * CELL_LEN));
+    static BATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Drives a link until it ends, and tells everyone who has a circuit on it.
@@ -130,6 +131,7 @@ impl<A: AcceptCircuits> Driver<A> {
         BATCH.with_borrow_mut(|batch| {
             while !self.io.has_unsent() {
                 batch.clear();
+                buffers::prepare(batch);
                 self.queue.take_cells(WRITE_BATCH_CELLS, batch);
                 if batch.is_empty() {
                     break;
@@ -147,6 +149,8 @@ impl<A: AcceptCircuits> Driver<A> {
     fn read(&mut self) -> Result<usize, LinkEnd> {
         PLAIN.with_borrow_mut(|plain| {
             plain.clear();
+            // The last one may have gone on with its cells.
+            buffers::prepare(plain);
             plain.append(&mut self.partial);
             let read = self.io.try_read(plain)?;
             self.on_plain(plain)?;
@@ -158,12 +162,12 @@ impl<A: AcceptCircuits> Driver<A> {
         })
     }
 
-    fn on_plain(&mut self, plain: &mut [u8]) -> Result<(), LinkEnd> {
+    fn on_plain(&mut self, plain: &mut Vec<u8>) -> Result<(), LinkEnd> {
         let whole = plain.len() - plain.len() % CELL_LEN;
-        let (cells, rest) = plain.split_at_mut(whole);
-        self.partial.extend_from_slice(rest);
-        if !cells.is_empty() {
-            self.table.on_cells(Instant::now(), cells)?;
+        self.partial.extend_from_slice(&plain[whole..]);
+        plain.truncate(whole);
+        if !plain.is_empty() {
+            self.table.on_cells(Instant::now(), plain)?;
         }
         Ok(())
     }

@@ -4,12 +4,13 @@
 //! and rustls in large steps; [`establish`] turns a connection into a link or
 //! a directory request; [`link_task`] reads and writes one link; [`switch`]
 //! decides what becomes of each cell; [`queue`] stands between two links, and
-//! between a link and a circuit; [`circuit_io`] gives streams to applications.
+//! between a link and a circuit, and [`buffers`] go round between them; [`circuit_io`] gives streams to applications.
 //!
 //! Every link is one task that owns its socket, its TLS state and its circuits'
 //! table. Others reach it by its [`queue::LinkQueue`] alone, so nothing on the
 //! path of a cell waits for a lock that cryptography is done under.
 
+pub mod buffers;
 pub mod circuit_io;
 pub mod establish;
 pub mod limit;

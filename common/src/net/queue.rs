@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use super::buffers;
 use crate::budget::{Budget, Charge};
 use crate::cell::CELL_LEN;
 use crate::cell::codec::{CREATED_LEN, Cell, DestroyReason};
@@ -32,25 +33,89 @@ pub enum PushError {
     Closed,
 }
 
-/// Cells of one circuit, in order.
+/// Cells of one circuit, in order: whole cells in each chunk, so that what waits is never moved to make room.
 #[derive(Default)]
 struct CellRun {
-    bytes: Vec<u8>,
+    chunks: VecDeque<Vec<u8>>,
+    /// Bytes of the first chunk that are gone already.
     from: usize,
+    len: usize,
     /// When cells last came into the empty run, or left it.
     moved: Option<Instant>,
 }
 
 impl CellRun {
-    fn len(&self) -> usize {
-        self.bytes.len() - self.from
+    fn add(&mut self, cells: &[u8]) {
+        self.touch_empty();
+        self.len += cells.len();
+        if let Some(last) = self.chunks.back_mut()
+            && buffers::has_room(last, cells.len())
+        {
+            last.extend_from_slice(cells);
+            return;
+        }
+        let mut chunk = if self.chunks.is_empty() && !buffers::is_worth_moving(cells) {
+            Vec::with_capacity(cells.len())
+        } else {
+            buffers::take()
+        };
+        chunk.extend_from_slice(cells);
+        self.chunks.push_back(chunk);
     }
 
-    fn add(&mut self, cells: &[u8]) {
-        if self.len() == 0 {
+    /// As [`CellRun::add`], leaving nothing in `cells`: many of them are not copied.
+    fn add_all(&mut self, cells: &mut Vec<u8>) {
+        if !buffers::is_worth_moving(cells) {
+            self.add(cells);
+            return cells.clear();
+        }
+        self.touch_empty();
+        self.len += cells.len();
+        self.chunks.push_back(core::mem::take(cells));
+    }
+
+    fn touch_empty(&mut self) {
+        if self.len == 0 {
             self.moved = Some(Instant::now());
         }
-        self.bytes.extend_from_slice(cells);
+    }
+
+    /// Moves up to `most` bytes to the end of `out`; gives how many.
+    fn take(&mut self, most: usize, out: &mut Vec<u8>) -> usize {
+        let mut taken = 0;
+        while taken < most
+            && let Some(first) = self.chunks.front_mut()
+        {
+            let there = first.len() - self.from;
+            let now = there.min(most - taken);
+            let is_whole = self.from == 0 && now == there;
+            if is_whole && out.is_empty() && buffers::is_worth_moving(first) {
+                // Buffers change hands, bytes stay where they are.
+                core::mem::swap(out, first);
+            } else if is_whole && buffers::is_worth_moving(first) && buffers::is_worth_moving(out) {
+                // It can be handed over the next time.
+                break;
+            } else {
+                out.extend_from_slice(&first[self.from..self.from + now]);
+            }
+            taken += now;
+            if now < there {
+                self.from += now;
+            } else {
+                self.from = 0;
+                self.chunks
+                    .pop_front()
+                    .into_iter()
+                    .for_each(buffers::give_back);
+            }
+        }
+        self.len -= taken;
+        self.moved = Some(Instant::now());
+        taken
+    }
+
+    fn give_back(self) {
+        self.chunks.into_iter().for_each(buffers::give_back);
     }
 }
 
@@ -58,8 +123,6 @@ struct Waiting<C> {
     circuits: HashMap<CircId, CellRun>,
     /// Circuits with cells waiting, in the order of their turns.
     turns: VecDeque<CircId>,
-    /// Emptied buffers, kept for the next circuit that needs one.
-    spare: Vec<CellRun>,
     commands: Vec<C>,
     charge: Charge,
     queued_bytes: usize,
@@ -82,10 +145,6 @@ pub struct LinkQueue<C> {
     bound_bytes: usize,
 }
 
-/// Emptied buffers kept for a link, and the largest that is.
-const SPARE_RUNS: usize = 8;
-const SPARE_BYTES: usize = 128 * CELL_LEN;
-
 impl<C> LinkQueue<C> {
     /// A queue in which one circuit may have `bound_cells` waiting, charged to `budget`.
     pub fn new(bound_cells: usize, budget: &Arc<Budget>) -> Self {
@@ -93,7 +152,6 @@ impl<C> LinkQueue<C> {
             waiting: Mutex::new(Waiting {
                 circuits: HashMap::new(),
                 turns: VecDeque::new(),
-                spare: Vec::new(),
                 commands: Vec::new(),
                 charge: Charge::none(budget),
                 queued_bytes: 0,
@@ -107,6 +165,22 @@ impl<C> LinkQueue<C> {
 
     /// Adds whole cells of one circuit, heads included, behind those that wait.
     pub fn push(&self, circ: CircId, cells: &[u8]) -> Result<(), PushError> {
+        self.push_with(circ, cells.len(), |run| run.add(cells))
+    }
+
+    /// As [`LinkQueue::push`]. Whatever comes of it, `cells` is empty then: its memory may have gone with the cells.
+    pub fn push_all(&self, circ: CircId, cells: &mut Vec<u8>) -> Result<(), PushError> {
+        let pushed = self.push_with(circ, cells.len(), |run| run.add_all(cells));
+        cells.clear();
+        pushed
+    }
+
+    fn push_with(
+        &self,
+        circ: CircId,
+        len: usize,
+        add: impl FnOnce(&mut CellRun),
+    ) -> Result<(), PushError> {
         let mut guard = lock(&self.waiting);
         let waiting = &mut *guard;
         if waiting.closed {
@@ -116,19 +190,14 @@ impl<C> LinkQueue<C> {
             Some(run) => run,
             None => {
                 waiting.turns.push_back(circ);
-                let run = waiting.spare.pop().unwrap_or_default();
-                waiting.circuits.entry(circ).or_insert(run)
+                waiting.circuits.entry(circ).or_default()
             }
         };
-        if run.len() + cells.len() > self.bound_bytes {
+        if run.len + len > self.bound_bytes {
             return Err(PushError::Overrun);
         }
-        if run.from > 0 && run.bytes.len() + cells.len() > run.bytes.capacity() {
-            run.bytes.drain(..run.from);
-            run.from = 0;
-        }
-        run.add(cells);
-        waiting.account(cells.len(), 0);
+        add(run);
+        waiting.account(len, 0);
         drop(guard);
         self.notify.notify_one();
         Ok(())
@@ -145,7 +214,7 @@ impl<C> LinkQueue<C> {
             run.add(cell);
         } else {
             waiting.turns.push_back(circ);
-            let mut run = waiting.spare.pop().unwrap_or_default();
+            let mut run = CellRun::default();
             run.add(cell);
             waiting.circuits.insert(circ, run);
         }
@@ -158,7 +227,8 @@ impl<C> LinkQueue<C> {
     pub fn purge(&self, circ: CircId) {
         let mut waiting = lock(&self.waiting);
         if let Some(run) = waiting.circuits.remove(&circ) {
-            waiting.account(0, run.len());
+            waiting.account(0, run.len);
+            run.give_back();
             waiting.turns.retain(|c| *c != circ);
         }
     }
@@ -207,22 +277,17 @@ impl<C> LinkQueue<C> {
             } else {
                 TURN_CELLS * CELL_LEN
             };
-            let len = run.len().min(turn).min(left);
-            out.extend_from_slice(&run.bytes[run.from..run.from + len]);
-            run.from += len;
+            let len = run.take(turn.min(left), out);
             left -= len;
             taken += len;
-            if run.len() > 0 {
-                run.moved = Some(Instant::now());
+            if len == 0 {
+                waiting.turns.push_front(circ);
+                break;
+            }
+            if run.len > 0 {
                 waiting.turns.push_back(circ);
-            } else if let Some(mut run) = waiting.circuits.remove(&circ)
-                && waiting.spare.len() < SPARE_RUNS
-            {
-                run.bytes.clear();
-                run.bytes.shrink_to(SPARE_BYTES);
-                run.from = 0;
-                run.moved = None;
-                waiting.spare.push(run);
+            } else if let Some(run) = waiting.circuits.remove(&circ) {
+                run.give_back();
             }
         }
         waiting.account(0, taken);
@@ -240,7 +305,6 @@ impl<C> LinkQueue<C> {
         waiting.closed = true;
         waiting.circuits.clear();
         waiting.turns.clear();
-        waiting.spare.clear();
         let queued = waiting.queued_bytes;
         waiting.account(0, queued);
         self.gone.send_replace(true);
@@ -297,12 +361,29 @@ impl Inbox {
 
     /// Adds whole cells.
     pub fn push(&self, cells: &[u8]) -> Result<(), PushError> {
+        self.push_with(cells.len(), |arrived| arrived.extend_from_slice(cells))
+    }
+
+    /// As [`Inbox::push`]. Whatever comes of it, `cells` is empty then: its memory may have gone with the cells.
+    pub fn push_all(&self, cells: &mut Vec<u8>) -> Result<(), PushError> {
+        let pushed = self.push_with(cells.len(), |arrived| {
+            if arrived.is_empty() && buffers::is_worth_moving(cells) {
+                buffers::give_back(core::mem::replace(arrived, core::mem::take(cells)));
+            } else {
+                arrived.extend_from_slice(cells);
+            }
+        });
+        cells.clear();
+        pushed
+    }
+
+    fn push_with(&self, len: usize, add: impl FnOnce(&mut Vec<u8>)) -> Result<(), PushError> {
         let mut guard = lock(&self.arrived);
         let (arrived, charge) = &mut *guard;
-        if arrived.cells.len() + cells.len() > self.bound_bytes {
+        if arrived.cells.len() + len > self.bound_bytes {
             return Err(PushError::Overrun);
         }
-        arrived.cells.extend_from_slice(cells);
+        add(&mut arrived.cells);
         charge.set(arrived.cells.len());
         drop(guard);
         self.notify.notify_one();
@@ -335,15 +416,11 @@ impl Inbox {
         self.notify.notify_one();
     }
 
-    /// Takes what has arrived; `spare` is an empty buffer to be filled next.
-    pub fn take(&self, spare: Vec<u8>) -> Arrived {
-        let next = Arrived {
-            cells: spare,
-            ..Arrived::default()
-        };
+    /// Takes what has arrived.
+    pub fn take(&self) -> Arrived {
         let mut guard = lock(&self.arrived);
         guard.1.set(0);
-        core::mem::replace(&mut guard.0, next)
+        core::mem::take(&mut guard.0)
     }
 
     /// Waits until something has been added since the last wait.

@@ -16,7 +16,7 @@ use crate::cell::codec::{
     LinkCommand,
 };
 use crate::cell::message::Packer;
-use crate::cell::{Body, CELL_LEN, HEADER_LEN, Payload};
+use crate::cell::{Body, CELL_LEN, CLEAR_LEN, HEADER_LEN, Payload};
 use crate::ids::CircId;
 use crate::limits::{CIRCUITS_PER_LINK, UNKNOWN_CIRCUIT_CELLS_PER_SECOND};
 use crate::onion::{Opened, RelayBackward, RelayForward};
@@ -222,14 +222,23 @@ enum Entry {
     Closing,
 }
 
-/// What is to be done with a RELAY cell that was worked on.
-enum Fate {
-    /// It joins the cells that go where the circuit's cells go.
-    Send,
-    /// It is for a circuit that is ending.
-    Drop,
-    /// It ends its circuit.
-    Destroy(DestroyReason),
+/// Cells to be sent on.
+enum Cells<'a> {
+    /// All that are in this buffer, which may go with them.
+    All(&'a mut Vec<u8>),
+    /// These, of several.
+    Some(&'a [u8]),
+}
+
+/// Bytes of the cells at the beginning of `cells` whose heads are those of the first: of one circuit and command.
+fn same_heads(cells: &[u8]) -> usize {
+    let chunks = cells.as_chunks::<CELL_LEN>().0;
+    let Some(first) = chunks.first() else {
+        return 0;
+    };
+    let head = &first[..CLEAR_LEN];
+    let same = chunks.iter().take_while(|cell| &cell[..CLEAR_LEN] == head);
+    same.count() * CELL_LEN
 }
 
 /// The circuits of one link.
@@ -269,91 +278,104 @@ impl<A: AcceptCircuits> Table<A> {
         self.entries.is_empty()
     }
 
-    /// Works on whole cells that came in, in place, and sends them on.
-    pub fn on_cells(&mut self, now: Instant, cells: &mut [u8]) -> Result<(), LinkError> {
-        // RELAY cells of one circuit in a row are sent on together.
-        let mut run: Option<(CircId, usize)> = None;
+    /// Works on whole cells that came in, in place, and sends them on. `cells` is empty then: its memory may have gone
+    /// with them.
+    pub fn on_cells(&mut self, now: Instant, cells: &mut Vec<u8>) -> Result<(), LinkError> {
         let mut at = 0;
-        while let Some(cell) = cells[at..].first_chunk_mut::<CELL_LEN>() {
-            let head = codec::head(cell)?;
-            if let Head::Circuit(circ, CircuitCommand::Relay) = head {
-                if let Some((other, from)) = run.take_if(|(other, _)| *other != circ) {
-                    self.send_on(other, &cells[from..at]);
-                }
-                let Some(cell) = cells[at..].first_chunk_mut() else {
-                    break;
-                };
-                match self.on_relay(now, circ, cell)? {
-                    Fate::Send => _ = run.get_or_insert((circ, at)),
-                    Fate::Drop => {}
-                    Fate::Destroy(reason) => {
-                        if let Some((circ, from)) = run.take() {
-                            self.send_on(circ, &cells[from..at]);
-                        }
+        while let Some(cell) = cells[at..].first_chunk() {
+            match codec::head(cell)? {
+                Head::Circuit(circ, CircuitCommand::Relay) => {
+                    // One look into the table for all that come in a row, and one move.
+                    let end = at + same_heads(&cells[at..]);
+                    let (done, end_with) = self.on_relay(now, circ, &mut cells[at..end])?;
+                    if done == cells.len() {
+                        self.send_on(circ, Cells::All(cells));
+                    } else if done > 0 {
+                        self.send_on(circ, Cells::Some(&cells[at..at + done]));
+                    }
+                    if let Some(reason) = end_with {
                         self.destroy(circ, reason);
                     }
+                    at = end.min(cells.len());
                 }
-            } else {
-                if let Some((circ, from)) = run.take() {
-                    self.send_on(circ, &cells[from..at]);
+                head => {
+                    self.on_other(now, head, cell)?;
+                    at += CELL_LEN;
                 }
-                let Some(cell) = cells[at..].first_chunk() else {
-                    break;
-                };
-                self.on_other(now, head, cell)?;
             }
-            at += CELL_LEN;
         }
-        if let Some((circ, from)) = run {
-            self.send_on(circ, &cells[from..at]);
-        }
+        cells.clear();
         Ok(())
     }
 
-    fn on_relay(&mut self, now: Instant, circ: CircId, cell: &mut Cell) -> Result<Fate, LinkError> {
+    /// Works on RELAY cells of one circuit. Gives how many bytes of them are to be sent on, and with what reason the
+    /// circuit then ends, if it does.
+    fn on_relay(
+        &mut self,
+        now: Instant,
+        circ: CircId,
+        cells: &mut [u8],
+    ) -> Result<(usize, Option<DestroyReason>), LinkError> {
+        let all = cells.len();
+        let cells = cells.as_chunks_mut::<CELL_LEN>().0.iter_mut();
         let relay = CircuitCommand::Relay;
-        Ok(match self.entries.get_mut(&circ) {
-            Some(Entry::End(_)) => Fate::Send,
+        let mut done = 0;
+        match self.entries.get_mut(&circ) {
+            Some(Entry::End(_)) => done = all,
             Some(Entry::Outward {
                 layer, next_circ, ..
             }) => {
-                match layer.open(codec::body_mut(cell)) {
-                    Ok(Opened::Onward) => {
-                        codec::write_circuit_head(cell, *next_circ, relay);
-                        Fate::Send
-                    }
+                for cell in cells {
                     // Nothing may be said to a hop that has passed its streams on (S14).
-                    Ok(Opened::Ours) | Err(_) => Fate::Destroy(DestroyReason::Protocol),
+                    let Ok(Opened::Onward) = layer.open(codec::body_mut(cell)) else {
+                        return Ok((done, Some(DestroyReason::Protocol)));
+                    };
+                    codec::write_circuit_head(cell, *next_circ, relay);
+                    done += CELL_LEN;
                 }
             }
             Some(Entry::Inward {
                 layer, prev_circ, ..
-            }) => match layer.wrap(codec::body_mut(cell)) {
-                Ok(()) => {
+            }) => {
+                for cell in cells {
+                    if layer.wrap(codec::body_mut(cell)).is_err() {
+                        return Ok((done, Some(DestroyReason::Protocol)));
+                    }
                     codec::write_circuit_head(cell, *prev_circ, relay);
-                    Fate::Send
+                    done += CELL_LEN;
                 }
-                Err(_) => Fate::Destroy(DestroyReason::Protocol),
-            },
-            Some(Entry::Closing) => Fate::Drop,
+            }
+            Some(Entry::Closing) => {}
             Some(Entry::Answering | Entry::Creating(_)) => return Err(LinkError::EarlyRelay),
             None => {
-                self.count_unknown(now)?;
-                Fate::Drop
+                for _ in cells {
+                    self.count_unknown(now)?;
+                }
             }
-        })
+        }
+        Ok((done, None))
     }
 
     /// Sends cells where the circuit's cells go; destroys it if they are too many.
-    fn send_on(&mut self, circ: CircId, cells: &[u8]) {
+    fn send_on(&mut self, circ: CircId, cells: Cells<'_>) {
         let sent = match self.entries.get(&circ) {
-            Some(Entry::End(inbox)) => inbox.push(cells),
+            Some(Entry::End(inbox)) => match cells {
+                Cells::All(cells) => inbox.push_all(cells),
+                Cells::Some(cells) => inbox.push(cells),
+            },
             Some(Entry::Outward {
-                next, next_circ, ..
-            }) => next.push(*next_circ, cells),
-            Some(Entry::Inward {
-                prev, prev_circ, ..
-            }) => prev.push(*prev_circ, cells),
+                next: to,
+                next_circ: circ,
+                ..
+            })
+            | Some(Entry::Inward {
+                prev: to,
+                prev_circ: circ,
+                ..
+            }) => match cells {
+                Cells::All(cells) => to.push_all(*circ, cells),
+                Cells::Some(cells) => to.push(*circ, cells),
+            },
             _ => Ok(()),
         };
         // A link that is gone has sent its Close already.
@@ -484,7 +506,7 @@ impl<A: AcceptCircuits> Table<A> {
                     Some(entry @ Entry::End(_)) => {
                         let early = matches!(
                             core::mem::replace(entry, Entry::Outward { layer, next, next_circ }),
-                            Entry::End(inbox) if !inbox.take(Vec::new()).cells.is_empty()
+                            Entry::End(inbox) if !inbox.take().cells.is_empty()
                         );
                         if early {
                             // Cells for a hop that was not there yet.
@@ -514,7 +536,7 @@ impl<A: AcceptCircuits> Table<A> {
                         let _ = prev.push(prev_circ, &extended[..]);
                         let early = matches!(
                             core::mem::replace(entry, Entry::Inward { layer, prev, prev_circ }),
-                            Entry::End(inbox) if !inbox.take(Vec::new()).cells.is_empty()
+                            Entry::End(inbox) if !inbox.take().cells.is_empty()
                         );
                         if early {
                             self.destroy(circ, DestroyReason::Protocol);

@@ -6,13 +6,14 @@
 //! record at most.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Read};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -151,11 +152,10 @@ impl TlsIo {
         INCOMING.with_borrow_mut(|buffer| {
             let kept = self.partial.len();
             buffer[..kept].copy_from_slice(&self.partial);
-            let read = match self.tcp.try_read(&mut buffer[kept..]) {
-                Ok(0) => return Ok(Some(0)),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
+            let read = match receive(&self.tcp, &mut buffer[kept..])? {
+                Some(0) => return Ok(Some(0)),
+                Some(read) => read,
+                None => return Ok(None),
             };
             let used = self.step(&mut buffer[..kept + read], plain)?;
             let rest = &buffer[used..kept + read];
@@ -311,6 +311,26 @@ impl TlsIo {
 
     fn plain_len(&self) -> usize {
         self.plain.len() - self.plain_from
+    }
+}
+
+/// Reads once. What does not fill `buffer` was all there is: the socket counts as empty until the kernel says that more
+/// has come, without a second read to find that out. `None`: nothing there now.
+fn receive(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let room = buffer.len();
+    let mut got = None;
+    let tried = tcp.try_io(Interest::READABLE, || {
+        let read = (&*SockRef::from(tcp)).read(buffer)?;
+        got = Some(read);
+        if (1..room).contains(&read) {
+            // Clears the readiness of before the read, and no newer one.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    });
+    match tried {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(got),
     }
 }
 

@@ -1,18 +1,44 @@
-//! A queue of bytes that gives its memory back when it has been large.
+//! A queue of bytes in chunks: it grows without moving what it holds, and gives its memory back as it is read.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::budget::{Budget, Charge};
 
-/// Kept when empty; more is given back.
-const KEEP_CAPACITY: usize = 64 * 1024;
+/// Bytes of a chunk.
+const CHUNK: usize = 8 * 1024;
+/// Chunks that a thread keeps for the next queue that needs one (2 MiB).
+const KEPT_CHUNKS: usize = 256;
+
+type Chunk = Box<[u8; CHUNK]>;
+
+thread_local! {
+    /// What one queue gives back the next one takes: bulk moves through the same few chunks.
+    static KEPT: RefCell<Vec<Chunk>> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_chunk() -> Chunk {
+    let kept = KEPT.with_borrow_mut(Vec::pop);
+    kept.unwrap_or_else(|| Box::new([0; CHUNK]))
+}
+
+fn give_back(chunk: Chunk) {
+    KEPT.with_borrow_mut(|kept| {
+        if kept.len() < KEPT_CHUNKS {
+            kept.push(chunk);
+        }
+    });
+}
 
 /// Bytes in order, charged to a budget by what their memory takes.
 #[derive(Debug)]
 pub(super) struct ByteQueue {
-    bytes: VecDeque<u8>,
+    chunks: VecDeque<Chunk>,
+    /// Where the bytes begin in the first chunk; less than [`CHUNK`].
+    from: usize,
+    len: usize,
     charge: Charge,
     /// When the queue last went from empty to not, or gave bytes out.
     moved: Option<Instant>,
@@ -21,18 +47,20 @@ pub(super) struct ByteQueue {
 impl ByteQueue {
     pub(super) fn new(budget: &Arc<Budget>) -> Self {
         Self {
-            bytes: VecDeque::new(),
+            chunks: VecDeque::new(),
+            from: 0,
+            len: 0,
             charge: Charge::none(budget),
             moved: None,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.bytes.len()
+        self.len
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len == 0
     }
 
     /// Since when bytes wait here without any of them moving on.
@@ -40,35 +68,109 @@ impl ByteQueue {
         self.moved
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        if self.bytes.is_empty() && !bytes.is_empty() {
+    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+        if self.is_empty() && !bytes.is_empty() {
             self.moved = Some(Instant::now());
         }
-        self.bytes.extend(bytes);
-        self.charge.set(self.bytes.capacity());
+        let chunks = self.chunks.len();
+        while !bytes.is_empty() {
+            let end = self.from + self.len;
+            if end == self.chunks.len() * CHUNK {
+                self.chunks.push_back(take_chunk());
+            }
+            let Some(last) = self.chunks.back_mut() else {
+                return;
+            };
+            let room = &mut last[end % CHUNK..];
+            let (now, later) = bytes.split_at(room.len().min(bytes.len()));
+            room[..now.len()].copy_from_slice(now);
+            self.len += now.len();
+            bytes = later;
+        }
+        if self.chunks.len() != chunks {
+            self.charge();
+        }
     }
 
     /// Moves as many bytes as there are and `out` has room for.
     pub(super) fn pop(&mut self, out: &mut [u8]) -> usize {
-        let (first, second) = self.bytes.as_slices();
-        let head = first.len().min(out.len());
-        out[..head].copy_from_slice(&first[..head]);
-        let tail = second.len().min(out.len() - head);
-        out[head..head + tail].copy_from_slice(&second[..tail]);
-        self.bytes.drain(..head + tail);
-        if !self.bytes.is_empty() {
-            self.moved = Some(Instant::now());
-        } else if self.bytes.capacity() > KEEP_CAPACITY {
-            self.clear();
-        } else {
-            self.moved = None;
+        let wanted = self.len.min(out.len());
+        let chunks = self.chunks.len();
+        let mut popped = 0;
+        while popped < wanted
+            && let Some(first) = self.chunks.front()
+        {
+            let there = &first[self.from..];
+            let now = there.len().min(wanted - popped);
+            out[popped..popped + now].copy_from_slice(&there[..now]);
+            popped += now;
+            self.from += now;
+            self.len -= now;
+            if self.from == CHUNK || self.len == 0 {
+                self.from = 0;
+                self.chunks.pop_front().into_iter().for_each(give_back);
+            }
         }
-        head + tail
+        self.moved = (self.len > 0).then(Instant::now);
+        if self.chunks.len() != chunks {
+            self.charge();
+        }
+        popped
     }
 
     pub(super) fn clear(&mut self) {
-        self.bytes = VecDeque::new();
-        self.charge.set(0);
+        self.chunks.drain(..).for_each(give_back);
+        self.chunks = VecDeque::new();
+        self.from = 0;
+        self.len = 0;
         self.moved = None;
+        self.charge();
+    }
+
+    fn charge(&mut self) {
+        self.charge.set(self.chunks.len() * CHUNK);
+    }
+}
+
+impl Drop for ByteQueue {
+    fn drop(&mut self) {
+        self.chunks.drain(..).for_each(give_back);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_and_its_memory_is_charged(
+            steps in prop::collection::vec((any::<bool>(), 0usize..40_000), 0..60)
+        ) {
+            let budget = Budget::unlimited();
+            let (mut queue, mut plain) = (ByteQueue::new(&budget), VecDeque::<u8>::new());
+            let mut next = 0u8;
+            for (push, size) in steps {
+                if push {
+                    let bytes: Vec<u8> = (0..size).map(|_| { next = next.wrapping_add(1); next }).collect();
+                    queue.push(&bytes);
+                    plain.extend(&bytes);
+                } else {
+                    let mut out = vec![0; size];
+                    let popped = queue.pop(&mut out);
+                    let expected: Vec<u8> = plain.drain(..size.min(plain.len())).collect();
+                    prop_assert_eq!(&out[..popped], &expected[..]);
+                }
+                prop_assert_eq!(queue.len(), plain.len());
+                prop_assert_eq!(queue.waiting_since().is_some(), !plain.is_empty());
+                // The first and the last may be used in part, and no other.
+                prop_assert!(budget.used() >= plain.len() && budget.used() < plain.len() + 2 * CHUNK);
+            }
+            drop(queue);
+            prop_assert_eq!(budget.used(), 0);
+        }
     }
 }

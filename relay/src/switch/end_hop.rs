@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::CELL_LEN;
-use cepa_common::cell::codec::{self, DestroyReason};
-use cepa_common::flow::FixedWindow;
+use cepa_common::cell::codec::{self, Cell, DestroyReason};
+use cepa_common::flow::vegas::Vegas;
 use cepa_common::handshake::RelayParams;
 use cepa_common::ids::{CircId, RelayId};
+use cepa_common::net::buffers;
 use cepa_common::net::circuit_io::{Streams, for_each_body};
-use cepa_common::net::queue::Inbox;
+use cepa_common::net::queue::{Inbox, PushError};
 use cepa_common::net::switch::{Command, Queue, payload};
 use cepa_common::onion::{HopKeys, Opened, RelayBackward, RelayForward, Suite};
 use cepa_common::stream::{Mux, MuxConfig, Request, Side, Target};
@@ -51,9 +52,6 @@ pub(crate) struct EndHop {
     pub(super) streams: Arc<Streams>,
     /// Has a cell opened? Until then the client has proven nothing.
     confirmed: bool,
-    /// Buffers that are used again and again.
-    spare: Vec<u8>,
-    batch: Vec<u8>,
 }
 
 impl EndHop {
@@ -67,7 +65,10 @@ impl EndHop {
     ) -> Self {
         let mux = Mux::new(MuxConfig {
             side: Side::Relay,
-            control: Box::new(FixedWindow(u32::from(params.circuit_window_cells))),
+            control: Box::new(Vegas::new(
+                core.params()
+                    .congestion_control(params.circuit_window_cells),
+            )),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
             budget: core.budget.clone(),
@@ -82,8 +83,6 @@ impl EndHop {
             backward: Box::new(RelayBackward::new(suite, keys.backward)),
             streams: Streams::new(mux),
             confirmed: false,
-            spare: Vec::new(),
-            batch: Vec::new(),
         }
     }
 
@@ -119,13 +118,12 @@ impl EndHop {
             // Ended to save memory.
             return Err(End::Here(DestroyReason::Resource));
         }
-        let mut arrived = self.inbox.take(core::mem::take(&mut self.spare));
+        let mut arrived = self.inbox.take();
         let extend = self.on_cells(&mut arrived.cells)?;
         if arrived.destroyed.is_some() {
             return Err(End::There);
         }
-        arrived.cells.clear();
-        self.spare = arrived.cells;
+        buffers::give_back(arrived.cells);
         self.send()?;
         Ok(extend)
     }
@@ -133,20 +131,24 @@ impl EndHop {
     fn on_cells(&mut self, cells: &mut [u8]) -> Result<Option<Extend>, End> {
         const PROTOCOL: End = End::Here(DestroyReason::Protocol);
         let now = Instant::now();
+        // All are opened before the streams' lock is held.
+        let cells = cells.as_chunks_mut::<CELL_LEN>().0;
+        let mut open =
+            |cell: &mut Cell| matches!(self.forward.open(codec::body_mut(cell)), Ok(Opened::Ours));
+        let opened = cells
+            .iter_mut()
+            .map_while(|cell| open(cell).then_some(()))
+            .count();
+        self.confirmed |= opened > 0;
+        let mut begun = Vec::new();
         let mut extend = None;
-        for cell in cells.as_chunks_mut::<CELL_LEN>().0 {
+        let mut mux = self.streams.mux();
+        for cell in &mut cells[..opened] {
             // While the circuit extends, nothing may be said to this hop.
             if extend.is_some() {
                 return Err(PROTOCOL);
             }
-            let body = codec::body_mut(cell);
-            match self.forward.open(body) {
-                Ok(Opened::Ours) => {}
-                // There is no hop behind this one, or it did not open: one reason for both (S12).
-                Ok(Opened::Onward) | Err(_) => return Err(PROTOCOL),
-            }
-            self.confirmed = true;
-            let requests = self.streams.mux().on_outward(now, payload(body));
+            let requests = mux.on_outward(now, payload(codec::body_mut(cell)));
             let requests = requests.map_err(|violation| {
                 tracing::debug!(%violation, "a client broke the protocol");
                 PROTOCOL
@@ -154,9 +156,17 @@ impl EndHop {
             for request in requests {
                 match request {
                     Request::Extend { relay, message } => extend = Some(Extend { relay, message }),
-                    Request::Begin(key, target) => self.begin(key, target),
+                    Request::Begin(key, target) => begun.push((key, target)),
                 }
             }
+        }
+        drop(mux);
+        begun
+            .into_iter()
+            .for_each(|(key, target)| self.begin(key, target));
+        // There is no hop behind this one, or it did not open: one reason for both (S12).
+        if opened < cells.len() {
+            return Err(PROTOCOL);
         }
         Ok(extend)
     }
@@ -179,31 +189,26 @@ impl EndHop {
 
     /// Seals and sends what the streams have to say.
     pub(super) fn send(&mut self) -> Result<(), End> {
+        let mut batch = buffers::take();
         loop {
-            self.batch.clear();
-            let more =
-                self.streams
-                    .fill(Instant::now(), &mut rand::rng(), self.circ, &mut self.batch);
-            if !self.batch.is_empty() {
+            let streams = &self.streams;
+            let more = streams.fill(Instant::now(), &mut rand::rng(), self.circ, &mut batch);
+            if !batch.is_empty() {
                 let backward = &mut self.backward;
-                let sealed = for_each_body(&mut self.batch, |body| backward.speak(body));
+                let sealed = for_each_body(&mut batch, |body| backward.speak(body));
                 sealed.map_err(|_| End::Here(DestroyReason::Protocol))?;
-                self.push()?;
+                let pushed = self.link.push_all(self.circ, &mut batch);
+                pushed.map_err(|error| match error {
+                    PushError::Overrun => End::Here(DestroyReason::Resource),
+                    PushError::Closed => End::There,
+                })?;
             }
             if !more {
+                buffers::give_back(batch);
                 return Ok(());
             }
+            buffers::prepare(&mut batch);
         }
-    }
-
-    fn push(&self) -> Result<(), End> {
-        use cepa_common::net::queue::PushError;
-        self.link
-            .push(self.circ, &self.batch)
-            .map_err(|error| match error {
-                PushError::Overrun => End::Here(DestroyReason::Resource),
-                PushError::Closed => End::There,
-            })
     }
 
     /// Waits for `work` as long as the client's side keeps the circuit and
@@ -214,7 +219,7 @@ impl EndHop {
             tokio::select! {
                 done = &mut work => return Ok(done),
                 () = self.inbox.wait() => {
-                    let arrived = self.inbox.take(Vec::new());
+                    let arrived = self.inbox.take();
                     if arrived.destroyed.is_some() {
                         return Err(End::There);
                     }

@@ -129,7 +129,7 @@ impl OpenLeg {
     async fn answered(&mut self) -> Option<Box<[u8; CREATED_LEN]>> {
         loop {
             self.inbox.wait().await;
-            let arrived = self.inbox.take(Vec::new());
+            let arrived = self.inbox.take();
             self.circ = self.circ.or(arrived.opened);
             if arrived.destroyed.is_some() {
                 self.circ = None;

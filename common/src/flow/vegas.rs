@@ -1,0 +1,323 @@
+//! A window that follows the round-trip time, in the manner of TCP Vegas and of Tor's proposal 324
+//! (docs/protocol.md, 5.14 to 5.19).
+//!
+//! The shortest round trip seen is taken for the path without queues. What a window of `w` cells keeps waiting on the
+//! way is then `w - w * base / now`: the controller grows the window while that is little and shrinks it while it is
+//! much. Nobody's word is needed but that of the clock: a peer cannot acknowledge what it has not received, and one
+//! that acknowledges late only slows itself down.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use super::{Ack, CongestionControl};
+
+/// Round trips over this many times the base are a suspended machine, not a queue (proposal 324, section 2.1.1).
+const ABSURD_RTT_FACTOR: u32 = 5_000;
+/// The base is forgotten after this time unless it was met again: the path may have become a longer one.
+const BASE_LIFE: Duration = Duration::from_secs(30);
+/// Rounds at the least window with a queue still in sight, after which the base is taken to be wrong.
+const ROUNDS_AT_MINIMUM: u32 = 4;
+/// The share of the window that one step of growth may add.
+const MOST_GROWTH: u32 = 4;
+
+/// Figures of the controller (cells); network parameters set them (docs/protocol.md, 6.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VegasParams {
+    /// Window of a new circuit.
+    pub initial: u32,
+    /// Least window.
+    pub min: u32,
+    /// Largest window.
+    pub max: u32,
+    /// With fewer cells queued than this, the window grows.
+    pub alpha: u32,
+    /// With more cells queued than this, the window shrinks.
+    pub beta: u32,
+    /// Slow start ends with more cells queued than this.
+    pub gamma: u32,
+    /// What passes in this time may be queued besides (microseconds): machines work in batches, and on a fast path
+    /// the batch that is being worked on is no congestion.
+    pub slack_us: u32,
+}
+
+impl Default for VegasParams {
+    fn default() -> Self {
+        Self {
+            initial: 64,
+            min: 32,
+            max: 4_096,
+            alpha: 32,
+            beta: 64,
+            gamma: 48,
+            slack_us: 2_000,
+        }
+    }
+}
+
+/// How the window moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// A third larger with every round, until more cells under way deliver no more.
+    SlowStart {
+        /// Nanoseconds that a cell took in the round before; 0 when there was none.
+        cell_ns: u64,
+        /// Cells acknowledged in the round before.
+        acked: u32,
+    },
+    /// One decision with every round.
+    Steady {
+        /// Rounds in a row that found too little queued: each doubles the step.
+        hungry: u32,
+    },
+    /// A round with less than the path holds: queues empty, and everybody on the path sees its true length.
+    Drain {
+        /// The window to come back to.
+        after: u32,
+    },
+}
+
+/// One round trip: until something is acknowledged that was sent after its start.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    /// `None` for the one that ends with the first acknowledgement.
+    began: Option<Instant>,
+    acked: u32,
+    /// The shortest in it. A longer one may be the machine's own delay, or a burst; a standing queue delays all.
+    rtt: Option<Duration>,
+    /// Did the window hold the sender back all along?
+    was_full: bool,
+}
+
+impl Round {
+    fn new(began: Option<Instant>) -> Self {
+        Self {
+            began,
+            acked: 0,
+            rtt: None,
+            was_full: true,
+        }
+    }
+
+    /// Nanoseconds that each cell of it took.
+    fn cell_ns(&self, now: Instant) -> Option<u64> {
+        let took = now.saturating_duration_since(self.began?);
+        let each = took.as_nanos() / u128::from(self.acked.max(1));
+        u64::try_from(each).ok()
+    }
+}
+
+/// The shortest round trip of the last while, kept in two halves so that old ones can be forgotten.
+#[derive(Clone, Copy, Debug)]
+struct Base {
+    former: Duration,
+    current: Duration,
+    since: Instant,
+}
+
+impl Base {
+    fn new(now: Instant, rtt: Duration) -> Self {
+        Self {
+            former: rtt,
+            current: rtt,
+            since: now,
+        }
+    }
+
+    fn add(&mut self, now: Instant, rtt: Duration) {
+        if now.saturating_duration_since(self.since) >= BASE_LIFE {
+            self.former = self.current;
+            self.current = rtt;
+            self.since = now;
+        }
+        self.current = self.current.min(rtt);
+    }
+
+    fn get(&self) -> Duration {
+        self.former.min(self.current)
+    }
+}
+
+/// The controller of one circuit and direction.
+#[derive(Clone, Debug)]
+pub struct Vegas {
+    params: VegasParams,
+    window: u32,
+    phase: Phase,
+    base: Option<Base>,
+    round: Round,
+    rounds_at_min: u32,
+}
+
+impl Vegas {
+    /// A controller at its start. Figures out of order are put in order: no parameter can stop a circuit.
+    pub fn new(params: VegasParams) -> Self {
+        let min = params.min.max(1);
+        let max = params.max.max(min);
+        let beta = params.beta.max(params.alpha);
+        let params = VegasParams {
+            min,
+            max,
+            beta,
+            initial: params.initial.clamp(min, max),
+            ..params
+        };
+        Self {
+            params,
+            window: params.initial,
+            phase: Phase::SlowStart {
+                cell_ns: 0,
+                acked: 0,
+            },
+            base: None,
+            round: Round::new(None),
+            rounds_at_min: 0,
+        }
+    }
+
+    /// Is it still looking for the path's capacity?
+    pub fn is_in_slow_start(&self) -> bool {
+        matches!(self.phase, Phase::SlowStart { .. })
+    }
+
+    /// Cells of the window that wait in queues, at this round-trip time.
+    fn queued(&self, rtt: Duration) -> u32 {
+        let slack = u128::from(self.window) * u128::from(self.params.slack_us) * 1_000;
+        let slack = slack / rtt.as_nanos().max(1);
+        let slack = u32::try_from(slack).unwrap_or(u32::MAX);
+        (self.window - self.in_motion(rtt)).saturating_sub(slack)
+    }
+
+    /// Cells of the window that are on their way and wait for nobody: the bandwidth-delay product.
+    fn in_motion(&self, rtt: Duration) -> u32 {
+        let base = self.base.map_or(rtt, |base| base.get());
+        let (base, rtt) = (base.as_nanos().max(1), rtt.as_nanos().max(1));
+        let cells = u128::from(self.window) * base / rtt;
+        u32::try_from(cells).unwrap_or(u32::MAX).min(self.window)
+    }
+
+    fn set_window(&mut self, cells: u32) {
+        self.window = cells.clamp(self.params.min, self.params.max);
+    }
+
+    /// A round of slow start.
+    ///
+    /// Bursts make single round trips long well before a path is full. Whether it is, the rate of delivery says: a
+    /// third more cells under way no longer come in the same time. That news is a round old, in which the window has
+    /// grown once more; so a third, and not twice: what it overshoots stays under one bandwidth-delay product.
+    fn slow_start(&mut self, round: &Round, end: &Ack, before_ns: u64, before: u32) -> Phase {
+        // The mark that ends the round was sent at its very beginning, before the burst of its growth: what it waited
+        // for stood there already.
+        let rtt = end.rtt;
+        let (Some(cell_ns), true) = (round.cell_ns(end.now), round.was_full) else {
+            self.grow_in_slow_start(round.was_full);
+            return Phase::SlowStart {
+                cell_ns: before_ns,
+                acked: before,
+            };
+        };
+        let were_more = before > 0 && u64::from(round.acked) * 8 >= u64::from(before) * 9;
+        let were_faster = cell_ns.saturating_mul(10) <= before_ns.saturating_mul(9);
+        if self.queued(rtt) > self.params.gamma || were_more && !were_faster {
+            let base = self.base.map_or(rtt, |base| base.get());
+            let held = base.as_nanos() / u128::from(cell_ns.max(1));
+            let held = u32::try_from(held).unwrap_or(u32::MAX).min(self.window);
+            self.set_window(held.saturating_add(self.params.alpha));
+            return Phase::Steady { hungry: 0 };
+        }
+        self.grow_in_slow_start(true);
+        if self.window == self.params.max {
+            return Phase::Steady { hungry: 0 };
+        }
+        Phase::SlowStart {
+            cell_ns,
+            acked: round.acked,
+        }
+    }
+
+    fn grow_in_slow_start(&mut self, was_full: bool) {
+        if was_full {
+            self.set_window(self.window.saturating_add(self.window / 3));
+        }
+    }
+
+    /// What a whole round says.
+    fn steady(&mut self, round: &Round, hungry: u32) -> Phase {
+        let Some(rtt) = round.rtt else {
+            return Phase::Steady { hungry };
+        };
+        let VegasParams { alpha, beta, .. } = self.params;
+        let queued = self.queued(rtt);
+        self.watch_minimum(queued > beta);
+        if queued > beta {
+            let held = self.in_motion(rtt);
+            let after = held.saturating_add(alpha / 2);
+            // On a short path the queue is most of the window: to shrink it is enough.
+            let dip = if held > beta { held / 8 } else { 0 };
+            self.set_window(held.saturating_sub(dip).max(after.saturating_sub(held)));
+            return Phase::Drain { after };
+        }
+        if queued >= alpha || !round.was_full {
+            let step = u32::from(round.was_full);
+            self.set_window(self.window.saturating_add(step));
+            return Phase::Steady { hungry: 0 };
+        }
+        let step = (1u32 << hungry.saturating_sub(1).min(16)).saturating_mul(alpha - queued) / 8;
+        let most = self.window / MOST_GROWTH;
+        self.set_window(self.window.saturating_add(step.clamp(1, most.max(1))));
+        Phase::Steady {
+            hungry: hungry.saturating_add(1),
+        }
+    }
+
+    /// A window that cannot shrink and still sees a queue has a base of a path that is no more.
+    fn watch_minimum(&mut self, congested: bool) {
+        if !congested || self.window > self.params.min {
+            self.rounds_at_min = 0;
+            return;
+        }
+        self.rounds_at_min += 1;
+        if self.rounds_at_min >= ROUNDS_AT_MINIMUM {
+            self.rounds_at_min = 0;
+            self.base = None;
+        }
+    }
+}
+
+impl CongestionControl for Vegas {
+    fn window_cells(&self) -> u32 {
+        self.window
+    }
+
+    fn on_ack(&mut self, ack: Ack) {
+        // Two instants of one tick: no less than what a clock can tell.
+        let rtt = ack.rtt.max(Duration::from_micros(1));
+        let ack = Ack { rtt, ..ack };
+        if let Some(base) = &self.base
+            && rtt > base.get().saturating_mul(ABSURD_RTT_FACTOR)
+        {
+            return;
+        }
+        match &mut self.base {
+            Some(base) => base.add(ack.now, rtt),
+            none => *none = Some(Base::new(ack.now, rtt)),
+        }
+        let round = &mut self.round;
+        round.rtt = Some(round.rtt.map_or(rtt, |least| least.min(rtt)));
+        round.was_full &= ack.was_full;
+        round.acked = round.acked.saturating_add(ack.cells);
+        let is_over = |began| ack.now.checked_sub(rtt).is_none_or(|sent| sent >= began);
+        if !round.began.is_none_or(is_over) {
+            return;
+        }
+        let round = *round;
+        self.phase = match self.phase {
+            Phase::SlowStart { cell_ns, acked } => self.slow_start(&round, &ack, cell_ns, acked),
+            Phase::Steady { hungry } => self.steady(&round, hungry),
+            Phase::Drain { after } => {
+                self.set_window(after);
+                Phase::Steady { hungry: 0 }
+            }
+        };
+        self.round = Round::new(Some(ack.now));
+    }
+}
