@@ -14,6 +14,7 @@
 
 mod buffer;
 mod mux;
+mod pack;
 mod state;
 
 pub use mux::{Mux, MuxConfig, Request, Side};

@@ -7,25 +7,18 @@ use std::time::Instant;
 
 use rand_core::CryptoRng;
 
-use super::state::{Lingering, Opening, Received, Sending, Stream, TargetHost};
+use super::state::{Lingering, Opening, Received, Sending, Stream};
 use super::{StreamError, StreamKey, Target, Violation};
 use crate::budget::Budget;
 use crate::cell::Payload;
 use crate::cell::codec::{CREATE_LEN, DestroyReason};
 use crate::cell::message::{
-    EndReason, FlowMessage, Host, Inward, MARK_LEN, MESSAGE_HEAD_LEN, Outward, Packer,
-    StreamMessage, messages,
+    EndReason, FlowMessage, Inward, MARK_LEN, Outward, Packer, StreamMessage, messages,
 };
 use crate::flow::CongestionControl;
 use crate::flow::window::{ReceiveWindow, SendWindow};
 use crate::ids::{RelayId, StreamId};
 use crate::limits::{STREAM_SEND_BUFFER, STREAMS_PER_CIRCUIT};
-
-/// Acknowledgements and grants may take so many bytes of a payload; the rest
-/// is always enough for a MARK and the longest BEGIN.
-const UNCOUNTED_ROOM: usize = 1024;
-/// A DATA that would be shorter than this waits for the next cell.
-const MIN_DATA_LEN: usize = 64;
 
 /// Which end of the circuit this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,19 +60,21 @@ pub enum Request {
 /// One end's side of the conversation.
 pub struct Mux {
     side: Side,
-    send: SendWindow,
+    pub(super) send: SendWindow,
     receive: ReceiveWindow,
     stream_window: u32,
     budget: Arc<Budget>,
-    acks: VecDeque<[u8; MARK_LEN]>,
-    streams: HashMap<StreamKey, Stream>,
+    pub(super) acks: VecDeque<[u8; MARK_LEN]>,
+    pub(super) streams: HashMap<StreamKey, Stream>,
     ids: HashMap<StreamId, StreamKey>,
     /// Freed ids for which grants may still arrive, until our END is acknowledged.
     lingering: HashMap<StreamId, Lingering>,
     /// Streams with something to pack, in the order of their turns.
-    ready: VecDeque<StreamKey>,
+    pub(super) ready: VecDeque<StreamKey>,
+    /// Cells that the stream whose turn it is has filled in it.
+    pub(super) turn: u32,
     /// Streams whose application has drained enough to grant more.
-    windows_due: VecDeque<StreamKey>,
+    pub(super) windows_due: VecDeque<StreamKey>,
     next_key: u64,
     next_id: u16,
     lost: bool,
@@ -99,6 +94,7 @@ impl Mux {
             ids: HashMap::new(),
             lingering: HashMap::new(),
             ready: VecDeque::new(),
+            turn: 0,
             windows_due: VecDeque::new(),
             next_key: 0,
             next_id: 1,
@@ -450,7 +446,7 @@ impl Mux {
         })
     }
 
-    fn enqueue(&mut self, key: StreamKey) {
+    pub(super) fn enqueue(&mut self, key: StreamKey) {
         if let Some(stream) = self.streams.get_mut(&key)
             && !stream.queued
             && !stream.closed
@@ -571,80 +567,7 @@ impl Mux {
         }
     }
 
-    fn pack_uncounted(&mut self, packer: &mut Packer<'_>) {
-        let fits = |packer: &Packer<'_>| packer.room().is_some_and(|room| room >= UNCOUNTED_ROOM);
-        while let Some(bytes) = self.acks.front()
-            && fits(packer)
-            && packer.flow(&FlowMessage::Ack(*bytes)).is_ok()
-        {
-            self.acks.pop_front();
-        }
-        while fits(packer)
-            && let Some(key) = self.windows_due.pop_front()
-        {
-            let Some(stream) = self.streams.get_mut(&key) else {
-                continue;
-            };
-            stream.window_due = false;
-            // Nothing may follow word that this end has given the stream up.
-            let silent = stream.closed || stream.released || stream.sending.is_given_up();
-            if silent || stream.received != Received::Open || stream.rx_drained == 0 {
-                continue;
-            }
-            let grant = core::mem::take(&mut stream.rx_drained);
-            stream.rx_credit += grant;
-            let _ = packer.stream(stream.id, StreamMessage::Window(grant));
-        }
-    }
-
-    /// Takes streams off the front of the queue that have nothing to pack any more.
-    fn drop_idle(&mut self) {
-        while let Some(key) = self.ready.front() {
-            match self.streams.get_mut(key) {
-                Some(stream) if !stream.closed && stream.has_work() => return,
-                Some(stream) => stream.queued = false,
-                None => {}
-            }
-            self.ready.pop_front();
-        }
-    }
-
-    /// Gives each stream its turn until the payload is full.
-    fn pack_streams(&mut self, packer: &mut Packer<'_>) {
-        for _ in 0..self.ready.len() {
-            let Some(key) = self.ready.pop_front() else {
-                return;
-            };
-            let Some(stream) = self.streams.get_mut(&key) else {
-                continue;
-            };
-            stream.queued = false;
-            let full = pack_stream(packer, stream);
-            if stream.sending == Sending::Ended {
-                stream.end_cell = self.send.sent() + 1;
-            }
-            if stream.tx.len() <= STREAM_SEND_BUFFER / 2
-                && let Some(writer) = stream.writer.take()
-            {
-                writer.wake();
-            }
-            if full {
-                // Its turn goes on in the next cell, so that a stream alone
-                // fills cells and one among many keeps its place.
-                if stream.has_work() && !stream.closed {
-                    stream.queued = true;
-                    self.ready.push_back(key);
-                }
-                // Its END may be what filled the payload.
-                self.close_if_over(key);
-                return;
-            }
-            self.enqueue(key);
-            self.close_if_over(key);
-        }
-    }
-
-    fn close_if_over(&mut self, key: StreamKey) {
+    pub(super) fn close_if_over(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(&key) else {
             return;
         };
@@ -682,59 +605,6 @@ fn on_lingering(past: &mut Lingering, message: StreamMessage<'_>) -> Result<bool
         }
         StreamMessage::End(_) | StreamMessage::Data(_) => Err(Violation::OutOfOrder),
     }
-}
-
-/// Packs what a stream has to say. Returns whether the payload is full.
-fn pack_stream(packer: &mut Packer<'_>, stream: &mut Stream) -> bool {
-    match stream.opening {
-        Opening::Begin => {
-            let packed = match &stream.target {
-                Target::Directory => packer.begin_dir(stream.id),
-                Target::Host(TargetHost::Name(name), port) => {
-                    packer.begin(stream.id, Host::Name(name), *port)
-                }
-                Target::Host(TargetHost::Ip(ip), port) => match ip {
-                    std::net::IpAddr::V4(ip) => {
-                        packer.begin(stream.id, Host::V4(ip.octets()), *port)
-                    }
-                    std::net::IpAddr::V6(ip) => {
-                        packer.begin(stream.id, Host::V6(ip.octets()), *port)
-                    }
-                },
-            };
-            if packed.is_err() {
-                return true;
-            }
-            stream.opening = Opening::Waiting;
-        }
-        Opening::Connected => {
-            if packer.connected(stream.id).is_err() {
-                return true;
-            }
-            stream.opening = Opening::Done;
-        }
-        Opening::Waiting | Opening::Done => {}
-    }
-    while !stream.tx.is_empty() && stream.tx_credit > 0 {
-        let want = stream.tx.len().min(stream.tx_credit as usize);
-        let room = packer.room().unwrap_or(0);
-        if room < want.min(MIN_DATA_LEN) {
-            return true;
-        }
-        let wrote = packer.data_in_place(stream.id, want, |slot| stream.tx.pop(slot));
-        stream.tx_credit -= wrote as u32;
-    }
-    if let (Sending::Ending(reason), true) = (stream.sending, stream.tx.is_empty()) {
-        if packer
-            .stream(stream.id, StreamMessage::End(reason))
-            .is_err()
-        {
-            return true;
-        }
-        stream.sending = Sending::Ended;
-        stream.said_done = reason == EndReason::Done;
-    }
-    packer.room().is_none_or(|room| room < MESSAGE_HEAD_LEN)
 }
 
 #[cfg(test)]
