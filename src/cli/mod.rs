@@ -3,6 +3,7 @@
 mod authority;
 mod consensus;
 mod keys;
+pub(crate) mod links;
 mod network;
 pub(crate) mod output;
 mod proxy;

@@ -121,6 +121,7 @@ async fn start(
     meter.show(0, "making keys");
     let plan = Plan::new(shape, dir, &plan::choose_ports(shape)?)?;
     let mut layout = Layout::write(plan)?;
+    layout.emulate_links().await?;
     let bring_up = async {
         network.start(&layout, &meter).await?;
         meter.show(95, "waiting for a first stream through three relays");

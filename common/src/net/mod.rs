@@ -11,6 +11,7 @@
 //! path of a cell waits for a lock that cryptography is done under.
 
 pub mod circuit_io;
+pub mod emulate;
 pub mod establish;
 pub mod limit;
 pub mod link_task;
