@@ -3,9 +3,11 @@
 //! Everything that it does stands in a room of its own: [`cli`] has one file
 //! for each command, [`config`] turns a file into checked settings, [`app`]
 //! starts and stops a node and is the only file that knows both halves of the
-//! network, [`identity`] finds out who a relay is by its state directory, [`testnet`] runs a whole network on this machine.
+//! network, [`identity`] finds out who a relay is by its state directory, [`testnet`] runs a whole network on this machine,
+//! [`bench`] measures one.
 
 mod app;
+mod bench;
 mod cli;
 mod config;
 mod found;

@@ -1,6 +1,7 @@
 //! The command line: one file for each command, and what they share.
 
 mod authority;
+mod bench;
 mod consensus;
 mod keys;
 pub(crate) mod links;
@@ -63,6 +64,7 @@ enum Command {
     Network(network::Network),
     Trace(trace::Trace),
     Consensus(consensus::Consensus),
+    Bench(bench::Bench),
 }
 
 /// What every command may need.
@@ -85,6 +87,7 @@ impl Cli {
             Command::Network(command) => command.main(),
             Command::Trace(command) => command.main(&context),
             Command::Consensus(command) => command.main(&context),
+            Command::Bench(command) => command.main(&context),
         };
         done.unwrap_or_else(|error| {
             output::complain(&error);
