@@ -22,7 +22,10 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 const SUITE: Suite = Suite::Aes256Gcm;
-const STEPS: [(&str, fn(u32)); 8] = [
+/// A step by its name.
+type Step = (&'static str, fn(u32));
+
+const STEPS: [Step; 8] = [
     ("header", header),
     ("pack-unpack", pack_unpack),
     ("relay-open", relay_open),
