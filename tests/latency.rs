@@ -129,6 +129,5 @@ fn a_request_on_a_ready_circuit_takes_one_round_trip() {
     told.try_iter().for_each(drop);
     let curl = (0..TRIES).map(|_| by_curl(&net, server)).min().unwrap();
     assert!(curl >= 4 * ONE_WAY && curl < 5 * ONE_WAY, "{curl:?}");
-    println!("pipelined: answered {answered:?}, arrived {arrived:?}; curl: {curl:?}");
     assert!(net.stop().success());
 }
