@@ -2,8 +2,10 @@
 
 mod ask;
 mod authority;
+mod bench;
 mod consensus;
 mod keys;
+pub(crate) mod links;
 mod network;
 pub(crate) mod output;
 mod proxy;
@@ -65,6 +67,7 @@ enum Command {
     Network(network::Network),
     Trace(trace::Trace),
     Consensus(consensus::Consensus),
+    Bench(bench::Bench),
 }
 
 /// What every command may need.
@@ -89,6 +92,7 @@ impl Cli {
             Command::Network(command) => command.main(),
             Command::Trace(command) => command.main(&context),
             Command::Consensus(command) => command.main(&context),
+            Command::Bench(command) => command.main(&context),
         };
         done.unwrap_or_else(|error| {
             output::complain(&error);

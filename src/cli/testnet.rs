@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::links::LinkArgs;
 use super::{CliError, Context, block_on};
 use crate::config::DEFAULT_SOCKS;
 use crate::testnet::{self, Shape, Workdir};
@@ -25,6 +26,7 @@ Examples:
   cepa testnet --processes --dir testnet                a process for each node, files kept in testnet/
   cepa testnet -- curl -sS http://127.0.0.1:8000/       for one command
   cepa testnet --relays 20 --exits 5 --socks 127.0.0.1:0
+  cepa testnet --delay 30ms --bandwidth 100mbit         links as between towns
 
 testnet.json in the directory lists every node with its process, configuration file and log:
   jq -r '.nodes[] | [.name, .pid, .address] | @tsv' testnet/testnet.json")]
@@ -54,6 +56,8 @@ pub(super) struct Testnet {
     /// are what relays claim.
     #[arg(long)]
     measure: bool,
+    #[command(flatten)]
+    links: LinkArgs,
     /// A command to run in the network, after two dashes.
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
@@ -69,6 +73,7 @@ impl Testnet {
             resolver: self.resolver,
             log_level: context.filter().unwrap_or("info").to_owned(),
             measure: self.measure,
+            conditions: self.links.conditions(),
         };
         shape.check()?;
         let workdir = Workdir::open(self.dir)?;

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cepa_common::ids::RelayId;
+use cepa_common::net::emulate::EmulatedLink;
 use cepa_common::state::{Trust, make_private_dir, write_whole};
 use serde::Serialize;
+use tokio::net::TcpListener;
 
 use super::plan::{Plan, PlannedNode, Role};
 use crate::app::{AppError, local_network_params, new_relay};
@@ -20,6 +22,8 @@ pub(crate) struct Layout {
     /// The processes of nodes that have one of their own, by name.
     pub(crate) pids: BTreeMap<String, u32>,
     identities: BTreeMap<String, RelayId>,
+    /// The emulated links, gone with the layout.
+    links: Vec<EmulatedLink>,
 }
 
 /// `testnet.json`.
@@ -58,7 +62,7 @@ impl Layout {
             make_private_dir(&state, Trust::Everyone).map_err(AppError::from)?;
             if node.roles.contains(&Role::Authority) {
                 let (entry, signer) =
-                    new_authority(&node.name, node.address, &state, None, Trust::Everyone)?;
+                    new_authority(&node.name, node.reached_at, &state, None, Trust::Everyone)?;
                 identities.insert(node.name.clone(), entry.identity);
                 authorities.push(entry);
                 signers.push(signer);
@@ -75,7 +79,22 @@ impl Layout {
             plan,
             pids: BTreeMap::new(),
             identities,
+            links: Vec::new(),
         })
+    }
+
+    /// Puts an emulated link before every node that accepts links, if links are to be other than they are.
+    pub(crate) async fn emulate_links(&mut self) -> Result<(), CliError> {
+        let nodes = &self.plan.nodes;
+        for node in nodes.iter().filter(|n| n.reached_at != n.address) {
+            let link = TcpListener::bind(node.reached_at)
+                .await
+                .and_then(|near| EmulatedLink::on(near, node.address, self.plan.conditions));
+            self.links.push(link.map_err(|error| {
+                CliError::failed(format!("cannot emulate a link: {error}"), "try again")
+            })?);
+        }
+        Ok(())
     }
 
     /// Where `testnet.json` is.
@@ -113,7 +132,7 @@ impl Layout {
             name: node.name.clone(),
             roles: node.roles.clone(),
             identity: self.identities.get(&node.name).map(ToString::to_string),
-            address: node.address.to_string(),
+            address: node.reached_at.to_string(),
             pid: self.pids.get(&node.name).copied().unwrap_or(ours),
             config: self.plan.config_file(node),
             log: if processes {
@@ -148,6 +167,7 @@ mod tests {
             resolver: None,
             log_level: "warn".to_owned(),
             measure: false,
+            conditions: Default::default(),
         };
         let ports = Ports {
             socks: shape.socks,

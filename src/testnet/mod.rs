@@ -121,6 +121,7 @@ async fn start(
     meter.show(0, "making keys");
     let plan = Plan::new(shape, dir, &plan::choose_ports(shape)?)?;
     let mut layout = Layout::write(plan)?;
+    layout.emulate_links().await?;
     let bring_up = async {
         network.start(&layout, &meter).await?;
         meter.show(95, "waiting for a first stream through three relays");
@@ -205,5 +206,52 @@ async fn take_down(network: &mut Network, stop: &mut Stop) {
     };
     if impatient {
         network.kill().await;
+    }
+}
+
+/// A local network for whoever works in it from inside this program.
+pub(crate) struct Local {
+    network: Network,
+    /// Holds the emulated links too.
+    layout: Layout,
+}
+
+impl Local {
+    /// Starts a network of `shape` in `dir`, until it has carried a first stream.
+    pub(crate) async fn start(
+        shape: &Shape,
+        processes: bool,
+        dir: &Path,
+    ) -> Result<Self, CliError> {
+        let mut network = if processes {
+            Network::Apart(Fleet::new()?)
+        } else {
+            Network::Here(Box::default())
+        };
+        let layout = Box::pin(start(&mut network, shape, processes, dir)).await?;
+        Ok(Self { network, layout })
+    }
+
+    /// Where applications connect.
+    pub(crate) fn socks(&self) -> SocketAddr {
+        self.layout.plan.socks
+    }
+
+    /// The process of each node with its first role; nothing if all are in this one.
+    pub(crate) fn pids(&self) -> Vec<(plan::Role, u32)> {
+        let nodes = self.layout.plan.nodes.iter();
+        nodes
+            .filter_map(|node| Some((*node.roles.first()?, *self.layout.pids.get(&node.name)?)))
+            .collect()
+    }
+
+    /// Stops every node in order; at once if somebody asks to stop.
+    pub(crate) async fn stop(mut self, stop: &mut Stop) {
+        take_down(&mut self.network, stop).await;
+    }
+
+    /// Stops every node at once.
+    pub(crate) async fn kill(mut self) {
+        self.network.kill().await;
     }
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use cepa_common::net::emulate::Conditions;
+
 use crate::cli::CliError;
 use crate::config::{self, Config};
 
@@ -25,6 +27,8 @@ pub(crate) struct Shape {
     pub(crate) log_level: String,
     /// Do the authorities measure what relays carry?
     pub(crate) measure: bool,
+    /// What every link is like.
+    pub(crate) conditions: Conditions,
 }
 
 /// Hops of a circuit; with fewer relays there is none.
@@ -64,6 +68,12 @@ impl Shape {
     fn listeners(&self) -> usize {
         self.authorities + self.relays
     }
+
+    /// Ports that links take: two for each listener if an emulated link stands before it.
+    fn ports(&self) -> usize {
+        let each = if self.conditions.is_plain() { 1 } else { 2 };
+        self.listeners() * each
+    }
 }
 
 /// What a node does in the network.
@@ -92,6 +102,8 @@ pub(crate) struct Plan {
     resolver: Option<SocketAddr>,
     log_level: String,
     measure: bool,
+    /// What every link is like.
+    pub(crate) conditions: Conditions,
 }
 
 /// One node of the plan.
@@ -103,6 +115,8 @@ pub(crate) struct PlannedNode {
     pub(crate) roles: Vec<Role>,
     /// Where it accepts links; of a client, where it accepts applications.
     pub(crate) address: SocketAddr,
+    /// Where others dial it: the near end of an emulated link, or the same.
+    pub(crate) reached_at: SocketAddr,
 }
 
 /// Ports for a network of some shape.
@@ -121,7 +135,7 @@ pub(crate) struct Ports {
 pub(crate) fn choose_ports(shape: &Shape) -> Result<Ports, CliError> {
     let socks = bind(shape.socks)?;
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let held: Vec<TcpListener> = (0..shape.listeners())
+    let held: Vec<TcpListener> = (0..shape.ports())
         .map(|_| bind(any))
         .collect::<Result<_, _>>()?;
     let address = |listener: &TcpListener| {
@@ -151,7 +165,7 @@ impl Plan {
     /// The network of `shape` in the directory `dir` on `ports`.
     pub(crate) fn new(shape: &Shape, dir: &Path, ports: &Ports) -> Result<Self, CliError> {
         shape.check()?;
-        if ports.links.len() < shape.listeners() {
+        if ports.links.len() < shape.ports() {
             return Err(CliError::failed(
                 "there are fewer ports than nodes",
                 "report this: it is a bug",
@@ -167,17 +181,19 @@ impl Plan {
             (1..=count).map(move |number| (format!("{kind}{number}"), roles.to_vec()))
         });
         let mut nodes: Vec<PlannedNode> = named
-            .zip(&ports.links)
-            .map(|((name, roles), port)| PlannedNode {
+            .zip(ports.links.chunks_exact(shape.ports() / shape.listeners()))
+            .map(|((name, roles), own)| PlannedNode {
                 name,
                 roles,
-                address: (Ipv4Addr::LOCALHOST, *port).into(),
+                address: (Ipv4Addr::LOCALHOST, own[0]).into(),
+                reached_at: (Ipv4Addr::LOCALHOST, own[own.len() - 1]).into(),
             })
             .collect();
         nodes.push(PlannedNode {
             name: "client".to_owned(),
             roles: vec![Role::Client],
             address: ports.socks,
+            reached_at: ports.socks,
         });
         Ok(Self {
             dir: dir.to_owned(),
@@ -186,6 +202,7 @@ impl Plan {
             resolver: shape.resolver,
             log_level: shape.log_level.clone(),
             measure: shape.measure,
+            conditions: shape.conditions,
         })
     }
 
@@ -231,6 +248,11 @@ impl Plan {
         let has = |role| node.roles.contains(&role);
         let relay = (has(Role::Relay) || has(Role::Authority)).then(|| config::Relay {
             listen: node.address,
+            advertise: if node.reached_at == node.address {
+                Vec::new()
+            } else {
+                vec![node.reached_at]
+            },
             nickname: node.name.clone(),
             publish: has(Role::Relay),
             ..Default::default()
@@ -294,6 +316,7 @@ mod tests {
             resolver: Some(([127, 0, 0, 1], 5353).into()),
             log_level: "info".to_owned(),
             measure: false,
+            conditions: Conditions::default(),
         }
     }
 

@@ -79,19 +79,7 @@ impl Testnet {
 
     /// curl through the network.
     pub(crate) fn curl(&self, scheme: &str, args: &[&str]) -> Output {
-        Command::new("curl")
-            .args([
-                "--silent",
-                "--show-error",
-                "--fail",
-                "--max-time",
-                "60",
-                "--proxy",
-            ])
-            .arg(format!("{scheme}://{}", self.socks()))
-            .args(args)
-            .output()
-            .expect("curl is installed")
+        curl_by(self.socks(), scheme, args)
     }
 
     /// Stops the network as a user would.
@@ -99,6 +87,23 @@ impl Testnet {
         send(self.child.id(), Signal::TERM);
         self.child.wait().unwrap()
     }
+}
+
+/// curl by a proxy.
+pub(crate) fn curl_by(proxy: SocketAddr, scheme: &str, args: &[&str]) -> Output {
+    Command::new("curl")
+        .args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "60",
+            "--proxy",
+        ])
+        .arg(format!("{scheme}://{proxy}"))
+        .args(args)
+        .output()
+        .expect("curl is installed")
 }
 
 impl Drop for Testnet {

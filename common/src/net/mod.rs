@@ -12,6 +12,7 @@
 
 pub mod buffers;
 pub mod circuit_io;
+pub mod emulate;
 pub mod establish;
 pub mod limit;
 pub mod link_task;

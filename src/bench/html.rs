@@ -1,0 +1,185 @@
+//! The report as one page with plots: no scripts, nothing loaded from elsewhere, light and dark.
+
+use super::report::{Report, Row, Value, shown};
+
+/// Width of the longest bar.
+const BAR: f64 = 420.0;
+/// Where bars begin.
+const LEFT: f64 = 260.0;
+/// Height of a line of a plot.
+const LINE: usize = 24;
+
+const STYLE: &str = "\
+:root{color-scheme:light dark;--ink:#1b1d21;--ground:#fff;--soft:#6b7280;--bar:#2f6f9f;--plain:#b9c2cc;--line:#e3e6ea}\
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--ground:#16181c;--soft:#9aa3ad;--bar:#6aaedc;--plain:#4a525c;--line:#2b2f36}}\
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground);max-width:60rem;margin:2rem auto;padding:0 1rem}\
+h1{font-size:1.5rem;margin-bottom:0}h2{font-size:1.1rem;margin-top:2rem}p{color:var(--soft)}\
+svg{width:100%;height:auto}svg text{font:13px system-ui,sans-serif;fill:var(--ink)}\
+.bar{fill:var(--bar)}.plain{fill:var(--plain)}\
+table{border-collapse:collapse;width:100%}td{padding:.3rem .6rem .3rem 0;border-top:1px solid var(--line);vertical-align:top}";
+
+/// A plot: its title, the value of each row that it shows, and which rows those are.
+struct Plot {
+    title: &'static str,
+    value: &'static str,
+    unit: &'static str,
+}
+
+const PLOTS: [Plot; 5] = [
+    Plot {
+        title: "Throughput, MB/s (longer is better)",
+        value: "rate",
+        unit: "MB/s",
+    },
+    Plot {
+        title: "Processor seconds for a GB over the whole chain (shorter is better)",
+        value: "cpu.all",
+        unit: "s/GB",
+    },
+    Plot {
+        title: "Time of the median, ms (shorter is better)",
+        value: "p50",
+        unit: "ms",
+    },
+    Plot {
+        title: "Time of the slowest hundredth, ms (shorter is better)",
+        value: "p99",
+        unit: "ms",
+    },
+    Plot {
+        title: "Circuits a second (longer is better)",
+        value: "rate",
+        unit: "1/s",
+    },
+];
+
+/// The page.
+pub(super) fn page(report: &Report) -> String {
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>cepa bench</title>\
+         <style>{STYLE}</style><h1>cepa bench</h1><p>{}</p>",
+        escaped(&setting(report))
+    );
+    for plot in &PLOTS {
+        page.push_str(&plotted(report, plot));
+    }
+    page.push_str("<h2>All figures</h2><table>");
+    for row in &report.rows {
+        let said = match &row.error {
+            Some(error) => format!("failed: {error}"),
+            None => row.values.iter().map(shown).collect::<Vec<_>>().join(" · "),
+        };
+        let line = format!("<tr><td>{}<td>{}", escaped(row.title), escaped(&said));
+        page.push_str(&line);
+    }
+    page.push_str("</table></html>\n");
+    page
+}
+
+/// Where and how it was measured.
+pub(super) fn setting(report: &Report) -> String {
+    let (network, machine) = (&report.network, &report.machine);
+    let what = match (&network.file, network.relays) {
+        (Some(file), _) => format!("network {file}"),
+        (None, relays) => format!(
+            "local network of {} relays, {}",
+            relays.unwrap_or(0),
+            if network.processes {
+                "a process each"
+            } else {
+                "one process"
+            }
+        ),
+    };
+    let rate = network
+        .bandwidth
+        .map(|rate| format!("{} MB/s", rate as f64 / 1e6));
+    format!(
+        "Cepa {}{} on {} ({}), {} processors; {what}; links: {} ms, {}, {} % lost; {} s a row; {}{}",
+        report.version,
+        if machine.optimised {
+            ""
+        } else {
+            " (built without optimisation)"
+        },
+        machine.os,
+        machine.arch,
+        machine.processors,
+        network.delay_ms,
+        rate.as_deref().unwrap_or("unbounded"),
+        network.loss * 100.0,
+        network.duration_s,
+        report.begun,
+        if report.complete { "" } else { "; incomplete" },
+    )
+}
+
+fn plotted(report: &Report, plot: &Plot) -> String {
+    let of = |row: &Row| -> Option<Value> {
+        let shown = |value: &&Value| value.name == plot.value && value.unit == plot.unit;
+        row.values.iter().find(shown).cloned()
+    };
+    let bars: Vec<(&Row, Value)> = report
+        .rows
+        .iter()
+        .filter_map(|row| Some((row, of(row)?)))
+        .collect();
+    if bars.is_empty() {
+        return String::new();
+    }
+    let most = bars
+        .iter()
+        .map(|(_, value)| value.value)
+        .fold(f64::MIN_POSITIVE, f64::max);
+    let mut svg = format!(
+        "<h2>{}</h2><svg viewBox=\"0 0 800 {}\" role=\"img\" aria-label=\"{0}\">",
+        plot.title,
+        bars.len() * LINE + 4
+    );
+    for (number, (row, value)) in bars.iter().enumerate() {
+        let (top, width) = (number * LINE, (value.value / most * BAR).max(1.0));
+        let class = if row.id.starts_with("plain") {
+            "plain"
+        } else {
+            "bar"
+        };
+        svg.push_str(&format!(
+            "<text x=\"{label}\" y=\"{base}\" text-anchor=\"end\">{title}</text>\
+             <rect class=\"{class}\" x=\"{LEFT}\" y=\"{bar}\" width=\"{width:.1}\" height=\"16\" rx=\"2\"/>\
+             <text x=\"{end:.1}\" y=\"{base}\">{number}</text>",
+            label = LEFT - 8.0,
+            base = top + 17,
+            bar = top + 4,
+            end = LEFT + width + 6.0,
+            title = escaped(row.title),
+            number = escaped(shown(value).trim_start_matches(plot.value).trim()),
+        ));
+    }
+    svg + "</svg>"
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::sample;
+    use super::*;
+
+    #[test]
+    fn a_page_stands_alone_and_escapes_what_it_shows() {
+        let page = page(&sample());
+        assert!(page.contains("network &lt;&amp;&quot;&gt;"));
+        assert!(page.contains("<svg") && page.contains("prefers-color-scheme:dark"));
+        for outside in ["<script", "http:", "https:", "url(", "@import"] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+        // The longest bar is the plain chain's, a quarter of it ours.
+        assert!(page.contains("width=\"420.0\"") && page.contains("width=\"105.0\""));
+    }
+}

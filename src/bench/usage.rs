@@ -1,0 +1,86 @@
+//! What processes have used, as Linux tells it in `/proc`; nothing elsewhere.
+
+use std::collections::BTreeMap;
+
+/// Processes by role: `client`, `relay`, `authority`, `plain`, or `all` in one process.
+pub(super) type Roles = BTreeMap<String, Vec<u32>>;
+
+/// Processor seconds of each role so far; roles that nothing is known of are left out.
+pub(super) fn processor_seconds(roles: &Roles) -> BTreeMap<String, f64> {
+    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    let of = |pids: &Vec<u32>| {
+        let used: Option<Vec<u64>> = pids.iter().map(|pid| processor_ticks(*pid)).collect();
+        Some(used?.iter().sum::<u64>() as f64 / ticks)
+    };
+    let known = roles
+        .iter()
+        .filter_map(|(role, pids)| Some((role.clone(), of(pids)?)));
+    known.collect()
+}
+
+fn processor_ticks(pid: u32) -> Option<u64> {
+    ticks_in(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// utime and stime of `/proc/PID/stat`, fields 14 and 15; the name before them may hold anything.
+fn ticks_in(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// Memory of a process (KiB).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Memory {
+    /// Resident, shared pages counted whole.
+    pub(super) rss: f64,
+    /// The most that was ever resident.
+    pub(super) peak: f64,
+    /// Resident, shared pages counted by their share.
+    pub(super) pss: f64,
+}
+
+/// The memory of each of `pids` that is known.
+pub(super) fn memory(pids: &[u32]) -> Vec<Memory> {
+    pids.iter().filter_map(|pid| memory_of(*pid)).collect()
+}
+
+fn memory_of(pid: u32) -> Option<Memory> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let rss = field(&status, "VmRSS:")?;
+    Some(Memory {
+        rss,
+        peak: field(&status, "VmHWM:")?,
+        // Not every kernel lets us read it.
+        pss: field(&rollup, "Pss:").unwrap_or(rss),
+    })
+}
+
+fn field(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_behind_any_name() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 5 6 7";
+        assert_eq!(ticks_in(stat), Some(42));
+        assert_eq!(ticks_in("7 (a"), None);
+        assert_eq!(field("Name: x\nVmRSS:\t  64 kB\n", "VmRSS:"), Some(64.0));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_uses_something() {
+        let memory = memory(&[std::process::id()]);
+        assert!(memory[0].rss > 100.0 && memory[0].peak >= memory[0].pss / 2.0);
+    }
+}

@@ -1,0 +1,219 @@
+//! The ways to the destination: through the network, or through the plain chain beside it.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cepa_common::net::emulate::{Conditions, EmulatedLink};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::server::{CHUNK, Wish};
+use crate::stop::Stop;
+
+/// A stream that is not open by then has failed.
+const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+/// A child that does not say `ready` by then has failed.
+const READY_DEADLINE: Duration = Duration::from_secs(90);
+/// Forwarders of the plain chain, as many as a circuit has relays.
+const PLAIN_HOPS: usize = 3;
+
+/// How a stream gets to the destination.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// Through the front at `socks`, on the circuit of `user`.
+    Network {
+        /// The front.
+        socks: SocketAddr,
+        /// The destination.
+        target: SocketAddr,
+        /// Streams of the same user share a circuit, others never do.
+        user: u64,
+    },
+    /// Through the plain chain that begins here.
+    Plain(SocketAddr),
+}
+
+/// A user that no stream had before.
+pub(super) fn new_user() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Way {
+    /// Opens a stream and says `wish` in the same flight.
+    pub(super) async fn open(self, wish: Wish) -> io::Result<TcpStream> {
+        timeout(OPEN_DEADLINE, self.open_now(wish))
+            .await
+            .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    }
+
+    async fn open_now(self, wish: Wish) -> io::Result<TcpStream> {
+        match self {
+            Self::Plain(first) => {
+                let mut stream = TcpStream::connect(first).await?;
+                stream.set_nodelay(true)?;
+                stream.write_all(&[wish as u8]).await?;
+                Ok(stream)
+            }
+            Self::Network {
+                socks,
+                target,
+                user,
+            } => {
+                let mut stream = TcpStream::connect(socks).await?;
+                stream.set_nodelay(true)?;
+                stream.write_all(&flight(target, user, wish)).await?;
+                let mut replies = [0; 8];
+                stream.read_exact(&mut replies).await?;
+                let [5, 2, 1, 0, 5, 0, 0, kind] = replies else {
+                    let code = replies[5];
+                    return Err(io::Error::other(format!(
+                        "the front answers with code {code}"
+                    )));
+                };
+                let bound = if kind == 4 { 16 } else { 4 };
+                stream.read_exact(&mut vec![0; bound + 2]).await?;
+                Ok(stream)
+            }
+        }
+    }
+
+    /// The same way for another user.
+    pub(super) fn with_new_user(self) -> Self {
+        match self {
+            Self::Network { socks, target, .. } => Self::Network {
+                socks,
+                target,
+                user: new_user(),
+            },
+            Self::Plain(first) => Self::Plain(first),
+        }
+    }
+}
+
+/// SOCKS 5 with credentials (RFC 1928, RFC 1929), and the stream's first byte behind it.
+fn flight(target: SocketAddr, user: u64, wish: Wish) -> Vec<u8> {
+    let name = format!("bench{user}");
+    let mut flight = vec![5, 1, 2, 1, u8::try_from(name.len()).unwrap_or(0)];
+    flight.extend(name.as_bytes());
+    flight.extend([1, b'x', 5, 1, 0]);
+    match target.ip() {
+        IpAddr::V4(ip) => {
+            flight.push(1);
+            flight.extend(ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            flight.push(4);
+            flight.extend(ip.octets());
+        }
+    }
+    flight.extend(target.port().to_be_bytes());
+    flight.push(wish as u8);
+    flight
+}
+
+/// A child of this program that ends with us: it holds a pipe of ours.
+pub(super) struct Helper {
+    child: Child,
+    /// What its line `ready` says behind that word.
+    pub(super) said: String,
+}
+
+impl Helper {
+    /// Starts this program with `args` and waits for its line `ready`.
+    pub(super) async fn start(args: &[std::ffi::OsString]) -> io::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or(ErrorKind::BrokenPipe)?;
+        let mut line = String::new();
+        timeout(READY_DEADLINE, BufReader::new(stdout).read_line(&mut line)).await??;
+        let said = line.trim().strip_prefix("ready");
+        let said =
+            said.ok_or_else(|| io::Error::other("a process of the bench did not get ready"))?;
+        Ok(Self {
+            said: said.to_owned(),
+            child,
+        })
+    }
+
+    /// Its process.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+}
+
+/// As many forwarders as a circuit has relays, a process each, on links like the network's: what TCP alone costs here.
+pub(super) struct PlainChain {
+    hops: Vec<Helper>,
+    _links: Vec<EmulatedLink>,
+    /// Where the chain begins.
+    pub(super) first: SocketAddr,
+}
+
+impl PlainChain {
+    /// A chain that ends at `target`.
+    pub(super) async fn start(target: SocketAddr, conditions: Conditions) -> io::Result<Self> {
+        let (mut hops, mut links, mut next) = (Vec::new(), Vec::new(), target);
+        for _ in 0..PLAIN_HOPS {
+            let args = [
+                "bench".into(),
+                "--plain-hop".into(),
+                next.to_string().into(),
+            ];
+            let hop = Helper::start(&args).await?;
+            next = hop.said.trim().parse().map_err(io::Error::other)?;
+            if !conditions.is_plain() {
+                let link = EmulatedLink::start(next, conditions).await?;
+                next = link.address();
+                links.push(link);
+            }
+            hops.push(hop);
+        }
+        Ok(Self {
+            hops,
+            _links: links,
+            first: next,
+        })
+    }
+
+    /// The forwarders' processes.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.hops.iter().filter_map(Helper::pid).collect()
+    }
+}
+
+/// Forwards to `target` what comes in on a free port, until standard input ends.
+pub(super) async fn plain_hop(target: SocketAddr, mut stop: Stop) -> io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    crate::cli::output::say(&format!("ready {}", listener.local_addr()?));
+    let forward = async {
+        loop {
+            if let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(forward_one(near, target));
+            }
+        }
+    };
+    tokio::select! {
+        () = forward => Ok(()),
+        _ = stop.requested() => Ok(()),
+    }
+}
+
+async fn forward_one(mut near: TcpStream, target: SocketAddr) -> io::Result<()> {
+    let mut far = TcpStream::connect(target).await?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, CHUNK, CHUNK).await?;
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! `cepa bench` from outside: rows, ratios, the page.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use serde_json::Value;
+use support::*;
+
+#[test]
+fn a_short_run_gives_rows_with_ratios_and_a_page() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("bench.html");
+    let got = cepa()
+        .args([
+            "bench",
+            "--duration",
+            "200ms",
+            "--json",
+            "-",
+            "--relays",
+            "3",
+        ])
+        .args([
+            "--only",
+            "memory-idle,plain-down-1,down-1,up-1,first-byte-ready",
+        ])
+        .arg("--html")
+        .arg(&page)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&got.stderr);
+    assert!(got.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&got.stdout).unwrap();
+    assert_eq!(report["format"], 1);
+    assert_eq!(report["complete"], true);
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5);
+    let value = |id: &str, name: &str| {
+        let row = rows.iter().find(|row| row["id"] == id).unwrap();
+        let values = row["values"].as_array().unwrap();
+        let value = values.iter().find(|value| value["name"] == name);
+        value.unwrap_or_else(|| panic!("{id} has no {name}: {row}"))["value"]
+            .as_f64()
+            .unwrap()
+    };
+    for (id, name) in [
+        ("memory-idle", "relay.rss"),
+        ("memory-idle", "client.pss"),
+        ("plain-down-1", "rate"),
+        ("down-1", "rate"),
+        ("down-1", "rate.of_plain"),
+        ("up-1", "rate"),
+        ("first-byte-ready", "p50"),
+    ] {
+        assert!(value(id, name) > 0.0, "{id} {name}");
+    }
+    assert!(std::fs::read_to_string(page).unwrap().contains("</svg>"));
+}
+
+#[test]
+fn rows_that_are_not_there_are_refused_with_the_list() {
+    let got = cepa().args(["bench", "--only", "down-7"]).output().unwrap();
+    assert_eq!(got.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&got.stderr).contains("down-50"));
+}
