@@ -111,7 +111,7 @@ impl Proxy {
             ])
             .arg(net.network_file())
             .arg("--state")
-            .arg(state.path())
+            .arg(state.path().join("client"))
             .args(more)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
