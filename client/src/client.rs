@@ -29,11 +29,11 @@ use crate::circuit::build::BuildError;
 use crate::circuit::dir_streams::PoolStreams;
 use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::circuit::links::Links;
-use crate::circuit::pool::{CircuitError, Pool};
+use crate::circuit::pool::{CircuitError, Pool, Wanted};
 use crate::dir::{BootstrapProgress, Directory, DirectoryConfig, NoConsensus, directory};
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
 use crate::guard::Keeper;
-use crate::path::Target;
+use crate::path::{PathError, PeerRules, RuleError, Target};
 use crate::skew::ClockSkew;
 
 /// A consensus must be there within this time.
@@ -55,6 +55,8 @@ pub struct ClientOptions {
     pub state_dir: Option<PathBuf>,
     /// What keeps streams on different circuits.
     pub isolate_by: IsolateBy,
+    /// What the owner decides of paths.
+    pub peers: PeerRules,
     /// Hears how far the start has come.
     pub progress: Option<watch::Sender<BootstrapProgress>>,
 }
@@ -67,6 +69,7 @@ impl ClientOptions {
             network_file: None,
             state_dir: None,
             isolate_by: IsolateBy::default(),
+            peers: PeerRules::default(),
             progress: None,
         }
     }
@@ -78,6 +81,9 @@ pub enum ClientError {
     /// No authority or cache gave a consensus that holds.
     #[error("no consensus could be had from any authority or cache: {0}")]
     NoConsensus(String),
+    /// The owner's rules for paths cannot be kept, or leave nothing to choose in this network.
+    #[error(transparent)]
+    Rules(#[from] RuleError),
 }
 
 /// Why a stream was not opened.
@@ -143,6 +149,8 @@ impl Client {
     /// Joins the network: done once a consensus is held that holds.
     pub async fn bootstrap(options: ClientOptions) -> Result<Self, ClientError> {
         let network = options.network;
+        let rules = Arc::new(options.peers);
+        rules.check()?;
         let store = options
             .state_dir
             .as_deref()
@@ -187,7 +195,7 @@ impl Client {
         let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
         let guards = tokio::task::spawn_blocking(load).await;
         let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
-        let guards = Arc::new(guards);
+        let guards = Arc::new(guards.with_rules(rules.clone()));
         tasks.spawn(guards.clone().write_changes());
         let links = Links::new(network.network_id(), tls, tasks.clone());
         let skew = links.skew().clone();
@@ -197,7 +205,12 @@ impl Client {
             tasks.clone(),
             directory.consensus(),
             guards,
+            rules,
         );
+        if let Err(error) = pool.check_rules() {
+            stopper.stop().await;
+            return Err(error.into());
+        }
         tasks.spawn(pool.clone().look_after());
         directory.use_circuits(Arc::new(PoolStreams::new(&pool)));
         let shared = Arc::new(Shared {
@@ -282,13 +295,20 @@ impl Client {
             .unwrap_or(Err(ConnectError::TimedOut))
     }
 
+    fn wanted(&self, target: &StreamTarget) -> Wanted {
+        Wanted {
+            target: wanted(target),
+            rule: self.shared.pool.rules().rule_for(target),
+        }
+    }
+
     async fn try_connect(
         &self,
         target: &StreamTarget,
         isolation: &Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
-        let wanted = wanted(target);
+        let wanted = self.wanted(target);
         let mut refused: Vec<RelayId> = Vec::new();
         let mut last = ConnectError::TimedOut;
         for _ in 0..CONNECT_TRIES {
@@ -300,6 +320,8 @@ impl Client {
                 .await;
             let circuit = match circuit {
                 Ok(circuit) => circuit,
+                // The owner's list, or its absence, is what there is to change.
+                Err(error @ CircuitError::Path(PathError::Rule(_))) => return Err(error.into()),
                 // Where every exit has refused, the refusal says more.
                 Err(CircuitError::Path(_)) if !refused.is_empty() => return Err(last),
                 Err(CircuitError::NoConsensus) => {
@@ -341,9 +363,10 @@ impl Client {
     pub async fn trace(&self, target: Option<&str>) -> Result<Vec<HopReport>, ConnectError> {
         let wanted = match target {
             Some(text) => {
-                wanted(&parse_target(text).ok_or_else(|| ConnectError::BadTarget(text.to_owned()))?)
+                let bad = || ConnectError::BadTarget(text.to_owned());
+                self.wanted(&parse_target(text).ok_or_else(bad)?)
             }
-            None => Target::Any,
+            None => Target::Any.into(),
         };
         let path = self.shared.pool.choose(wanted, &|_| false)?;
         let hops: Vec<_> = path.hops().cloned().collect();
@@ -366,7 +389,7 @@ impl Client {
                 .map_err(build)?;
             reports.push(HopReport {
                 identity: hop.identity,
-                is_guard: reports.is_empty(),
+                is_guard: reports.is_empty() && hops.len() > 1,
                 nickname: hop.nickname.clone(),
                 address: hop
                     .addresses
@@ -490,6 +513,9 @@ impl Connector for ClientConnector {
         opened.map_err(|error| {
             if let ConnectError::NoConsensus(why) = &error {
                 // Every stream fails until someone acts: said where people look.
+                tracing::warn!(%why, "a stream was refused");
+            }
+            if let ConnectError::Circuit(CircuitError::Path(PathError::Rule(why))) = &error {
                 tracing::warn!(%why, "a stream was refused");
             }
             tracing::debug!(%error, "a stream was not opened");

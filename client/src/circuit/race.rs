@@ -9,8 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Circuit;
 use super::build::BuildError;
-use super::pool::{CircuitError, Pool};
-use crate::path::Target;
+use super::pool::{CircuitError, Pool, Wanted};
 
 /// Circuits being built at once, by a whole client.
 pub(super) const MOST_BUILDS: usize = 32;
@@ -38,9 +37,10 @@ impl Pool {
     /// A new circuit to `target`, in no pool: its streams are the caller's alone.
     pub(crate) async fn build(
         self: &Arc<Self>,
-        target: Target,
+        wanted: impl Into<Wanted>,
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),
     ) -> Result<Arc<Circuit>, CircuitError> {
+        let wanted = wanted.into();
         // Room for every attempt's outcome: none waits to be heard.
         let (outcomes, mut done) = mpsc::channel::<Outcome>(ATTEMPTS as usize);
         let (mut begun, mut running, mut failures) = (0, 0, 0);
@@ -74,8 +74,8 @@ impl Pool {
                     // Beside one that hangs, another way in: the first relay may be what hangs.
                     let beside = |relay: &RelayId| running > 0 && entries.contains(relay);
                     let path = self
-                        .choose_beside(target, avoid, &beside)
-                        .or_else(|_| self.choose(target, avoid));
+                        .choose_beside(wanted, avoid, &beside)
+                        .or_else(|_| self.choose(wanted, avoid));
                     let hops: Vec<Entry> = match path {
                         Ok(path) => path.hops().cloned().collect(),
                         Err(error) if running == 0 => return Err(error),
@@ -124,7 +124,7 @@ impl Pool {
                     }
                     // When a guard is tried again is the guards' own matter.
                     let suspect = usize::from(error.suspect().0);
-                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0) {
+                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0 || hops.len() == 1) {
                         state.health.on_failed(hop.identity, now);
                     }
                 }

@@ -8,7 +8,7 @@ use rand::{CryptoRng, RngExt};
 
 use super::machine::Filter;
 use super::schedule::{Limits, blurred};
-use crate::path::{Position, PositionWeights, nets};
+use crate::path::{PREFERENCE, Position, PositionWeights, nets};
 
 /// A guard of the sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
