@@ -24,6 +24,10 @@ pub(crate) use cepa_common::dir::{ExitPolicy, local_network_params};
 pub(crate) use ed25519_dalek::SigningKey;
 use {cepa_client as client, cepa_relay as relay};
 
+pub(crate) use client::path::{
+    DestinationRule, GeoIp, PeerRules, PeerSet, PeerSyntax, PositionRules, RuleError,
+};
+
 /// A node could not be started or asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppError {
@@ -192,8 +196,10 @@ impl Node {
                     source,
                 })?;
         self.socks = listener.local_addr().ok();
+        let peers = peer_rules(settings).await?;
         let options = client::ClientOptions {
             network,
+            peers,
             network_file: Some(config.network.file.clone()),
             state_dir: Some(self._state.room(CLIENT_ROOM)?),
             isolate_by: Default::default(),
@@ -225,6 +231,28 @@ impl Node {
         }
     }
 }
+
+/// What the owner decides of paths, with the GeoIP file read.
+async fn peer_rules(settings: &config::Client) -> Result<PeerRules, AppError> {
+    let mismatch = |what: String| AppError::Mismatch {
+        what,
+        hint: PEERS_HINT,
+    };
+    let geoip = match settings.geoip.clone() {
+        Some(path) => tokio::task::spawn_blocking(move || GeoIp::open(&path))
+            .await
+            .map_err(|error| mismatch(error.to_string()))?
+            .map(Some)
+            .map_err(|error| mismatch(error.to_string()))?,
+        None => None,
+    };
+    settings
+        .peer_rules(geoip)
+        .map_err(|error| mismatch(error.to_string()))
+}
+
+/// Where the lists of peers are explained.
+const PEERS_HINT: &str = "docs/peers.md explains the lists of [client] and client.geoip";
 
 /// The network that the file at `path` describes.
 pub(crate) fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
@@ -454,6 +482,7 @@ impl Visitor {
         let options = client::ClientOptions {
             network: RevisionStore::open(None, network),
             network_file: None,
+            peers: PeerRules::default(),
             state_dir: Some(state.path().to_owned()),
             isolate_by: Default::default(),
             progress: None,
@@ -466,23 +495,23 @@ impl Visitor {
 
     /// Builds a circuit that could carry a stream to `target`, or any, and measures its hops.
     pub(crate) async fn trace(&self, target: Option<&str>) -> Result<Vec<Hop>, AppError> {
-        let hops = self
-            .client
-            .trace(target)
-            .await
-            .map_err(|e| AppError::Circuit(e.to_string()))?;
-        Ok(hops
-            .into_iter()
-            .map(|hop| Hop {
-                identity: hop.identity,
-                is_guard: hop.is_guard,
-                nickname: hop.nickname,
-                address: hop.address,
-                suite: hop.suite,
-                handshake: hop.handshake,
-                round_trip: hop.rtt,
-            })
-            .collect())
+        let hops = self.client.trace(target).await;
+        Ok(of_reports(
+            hops.map_err(|e| AppError::Circuit(e.to_string()))?,
+        ))
+    }
+
+    /// Builds a circuit through exactly the relays that are called so, and measures its hops.
+    pub(crate) async fn trace_path(&self, names: &[String]) -> Result<Vec<Hop>, AppError> {
+        let relays = self.client.relays(names);
+        let relays = relays.map_err(|error| AppError::Mismatch {
+            what: error.to_string(),
+            hint: "`cepa consensus` shows nicknames and identities",
+        })?;
+        let hops = self.client.trace_path(&relays).await;
+        Ok(of_reports(
+            hops.map_err(|e| AppError::Circuit(e.to_string()))?,
+        ))
     }
 
     /// The consensus that the client believes, and the revision of the network's file that it was judged by.
@@ -501,6 +530,20 @@ impl Visitor {
     }
 }
 
+fn of_reports(hops: Vec<client::HopReport>) -> Vec<Hop> {
+    hops.into_iter()
+        .map(|hop| Hop {
+            identity: hop.identity,
+            is_guard: hop.is_guard,
+            nickname: hop.nickname,
+            address: hop.address,
+            suite: hop.suite,
+            handshake: hop.handshake,
+            round_trip: hop.rtt,
+        })
+        .collect()
+}
+
 /// Starts a client and tells `progress` how far it is.
 async fn bootstrap(
     mut options: client::ClientOptions,
@@ -513,7 +556,13 @@ async fn bootstrap(
     loop {
         tokio::select! {
             started = &mut starting => {
-                return started.map_err(|error| AppError::Client(error.to_string()));
+                return started.map_err(|error| match error {
+                    client::ClientError::Rules(error) => AppError::Mismatch {
+                        what: error.to_string(),
+                        hint: PEERS_HINT,
+                    },
+                    error => AppError::Client(error.to_string()),
+                });
             }
             Ok(()) = seen.changed() => {
                 progress.send_replace(described(&seen.borrow_and_update()));

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::{
@@ -25,7 +25,6 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::circuit::build::BuildError;
 use crate::circuit::dir_streams::PoolStreams;
 use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::circuit::links::Links;
@@ -41,7 +40,7 @@ const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(60);
 /// A stream must be open within this time, over all tries.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// One circuit has this time to open a stream before another is tried.
-const TRY_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Circuits tried for one stream.
 const CONNECT_TRIES: usize = 8;
 
@@ -151,6 +150,11 @@ impl Client {
         let network = options.network;
         let rules = Arc::new(options.peers);
         rules.check()?;
+        if rules.hops == 1 {
+            tracing::warn!(
+                "circuits have 1 hop: that relay knows both who asks and for what, and is no guard; there is no anonymity"
+            );
+        }
         let store = options
             .state_dir
             .as_deref()
@@ -370,38 +374,7 @@ impl Client {
         };
         let path = self.shared.pool.choose(wanted, &|_| false)?;
         let hops: Vec<_> = path.hops().cloned().collect();
-        let build = |error: BuildError| ConnectError::Circuit(error.into());
-        let mut reports = Vec::new();
-        let mut circuit = None;
-        for hop in &hops {
-            let started = Instant::now();
-            let builder = match &mut circuit {
-                None => circuit.insert(self.shared.pool.begin(hop).await.map_err(build)?),
-                Some(builder) => {
-                    self.shared.pool.go_on(builder, hop).await.map_err(build)?;
-                    builder
-                }
-            };
-            let handshake = started.elapsed();
-            let rtt = timeout(TRY_TIMEOUT, builder.round_trip())
-                .await
-                .map_err(|_| ConnectError::TimedOut)?
-                .map_err(build)?;
-            reports.push(HopReport {
-                identity: hop.identity,
-                is_guard: reports.is_empty() && hops.len() > 1,
-                nickname: hop.nickname.clone(),
-                address: hop
-                    .addresses
-                    .first()
-                    .copied()
-                    .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
-                suite: hop.suite,
-                handshake,
-                rtt,
-            });
-        }
-        Ok(reports)
+        self.measure(&hops, hops.len() > 1).await
     }
 
     /// Lets programs in at `listener`, until the front is shut down.

@@ -29,5 +29,5 @@ pub mod guard;
 pub mod path;
 pub mod skew;
 
-pub use by_hand::ByHandError;
+pub use by_hand::{ByHandError, TraceError};
 pub use client::{Client, ClientError, ClientOptions, ConnectError, Front, HopReport};

@@ -56,6 +56,7 @@ impl Proxy {
                 socks: self.socks,
                 allow_remote: self.allow_remote,
                 allow_private: self.allow_private,
+                ..Default::default()
             }),
             ..Config::default()
         };

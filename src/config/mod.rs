@@ -9,6 +9,7 @@
 //! `[authority]` if the node is to be one.
 
 pub(crate) mod keys;
+mod peers;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,32 @@ pub(crate) struct Client {
     pub(crate) allow_remote: bool,
     /// Pass private and loopback addresses on to exits.
     pub(crate) allow_private: bool,
+    /// Relays in a circuit.
+    pub(crate) hops: u8,
+    /// Guards in use at a time; zero for the network's number.
+    pub(crate) guards: u8,
+    /// Use only these as first hops; all if the list is empty.
+    pub(crate) entry_only: Vec<String>,
+    /// Prefer these as first hops: each counts as if it carried eight times as much.
+    pub(crate) entry_prefer: Vec<String>,
+    /// Never use these as first hops, whatever the other lists say.
+    pub(crate) entry_avoid: Vec<String>,
+    /// Use only these as middle hops; all if the list is empty.
+    pub(crate) middle_only: Vec<String>,
+    /// Prefer these as middle hops: each counts as if it carried eight times as much.
+    pub(crate) middle_prefer: Vec<String>,
+    /// Never use these as middle hops, whatever the other lists say.
+    pub(crate) middle_avoid: Vec<String>,
+    /// Use only these as exits; all if the list is empty.
+    pub(crate) exit_only: Vec<String>,
+    /// Prefer these as exits: each counts as if it carried eight times as much.
+    pub(crate) exit_prefer: Vec<String>,
+    /// Never use these as exits, whatever the other lists say.
+    pub(crate) exit_avoid: Vec<String>,
+    /// Which exits serve some destinations.
+    pub(crate) destinations: Vec<String>,
+    /// A file in MaxMind's format that says where addresses are.
+    pub(crate) geoip: Option<PathBuf>,
 }
 
 /// `[relay]`.
@@ -184,6 +211,19 @@ impl Default for Client {
             socks: DEFAULT_SOCKS,
             allow_remote: false,
             allow_private: false,
+            hops: 3,
+            guards: 0,
+            entry_only: Vec::new(),
+            entry_prefer: Vec::new(),
+            entry_avoid: Vec::new(),
+            middle_only: Vec::new(),
+            middle_prefer: Vec::new(),
+            middle_avoid: Vec::new(),
+            exit_only: Vec::new(),
+            exit_prefer: Vec::new(),
+            exit_avoid: Vec::new(),
+            destinations: Vec::new(),
+            geoip: None,
         }
     }
 }
@@ -269,7 +309,9 @@ impl Config {
         self.state.dir = base.join(&self.state.dir);
         let relay = self.relay.iter_mut();
         let of_relay = relay.flat_map(|relay| [&mut relay.certificate, &mut relay.family]);
-        for file in of_relay.chain([&mut self.log.file]).flatten() {
+        let of_client = self.client.iter_mut().map(|client| &mut client.geoip);
+        let files = of_relay.chain(of_client).chain([&mut self.log.file]);
+        for file in files.flatten() {
             *file = base.join(&*file);
         }
     }
@@ -339,7 +381,7 @@ impl Client {
                 ),
             ));
         }
-        Ok(())
+        self.peer_rules(None).map(drop)
     }
 }
 

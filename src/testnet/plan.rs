@@ -241,6 +241,7 @@ impl Plan {
                 socks: self.socks,
                 allow_remote: false,
                 allow_private: true,
+                ..Default::default()
             }),
             relay,
             exit: has(Role::Exit).then(|| config::Exit {

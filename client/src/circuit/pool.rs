@@ -21,7 +21,9 @@ use super::race::MOST_BUILDS;
 use super::task::{CircuitEnd, CircuitTask};
 use super::timeout::BuildTimes;
 use crate::guard::{Keeper, Purpose, Verdict};
-use crate::path::{Path, PathError, PathRequest, PathSelector, PeerRules, Position, RuleError, Target};
+use crate::path::{
+    Path, PathError, PathRequest, PathSelector, PeerRules, Position, RuleError, Target,
+};
 
 /// One hop must answer within this time, when a circuit is built hop by hop for a user to see.
 const HOP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -124,7 +124,8 @@ impl Pool {
                     }
                     // When a guard is tried again is the guards' own matter.
                     let suspect = usize::from(error.suspect().0);
-                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0 || hops.len() == 1) {
+                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0 || hops.len() == 1)
+                    {
                         state.health.on_failed(hop.identity, now);
                     }
                 }

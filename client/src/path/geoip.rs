@@ -126,3 +126,67 @@ impl GeoIp {
         Country::parse(code)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Written by tests/reference/mmdb.py.
+    fn countries() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/countries.mmdb")
+    }
+
+    #[test]
+    fn addresses_are_in_the_countries_of_the_file() {
+        let geoip = GeoIp::open(&countries()).unwrap();
+        let country = |ip: &str| geoip.country(ip.parse().unwrap()).map(|c| c.to_string());
+        for (ip, expected) in [
+            ("192.0.2.1", Some("de")),
+            ("::ffff:192.0.2.1", Some("de")),
+            ("192.0.3.1", None),
+            ("198.51.100.255", Some("ch")),
+            ("20.3.255.1", Some("fr")),
+            ("2001:db8:ffff::1", Some("nl")),
+            ("2001:db9::1", None),
+        ] {
+            assert_eq!(country(ip).as_deref(), expected, "{ip}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("g.mmdb");
+        let said = || GeoIp::open(&path).unwrap_err().to_string();
+        assert!(said().starts_with("cannot read the GeoIP file") && said().contains("g.mmdb"));
+        std::fs::write(&path, b"not at all").unwrap();
+        assert!(said().contains("g.mmdb is no GeoIP file in MaxMind's format"));
+        let whole = std::fs::read(countries()).unwrap();
+        let text = b"Cepa-Test-Country";
+        let at = whole.windows(text.len()).position(|w| w == text).unwrap();
+        let mut other = whole;
+        other[at..at + text.len()].copy_from_slice(b"Cepa-Test-ASN-ASN");
+        std::fs::write(&path, other).unwrap();
+        assert!(said().contains("database of the type \"Cepa-Test-ASN-ASN\""));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_file_gives_errors_and_no_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(), ip in any::<IpAddr>()) {
+            let mut content = std::fs::read(countries()).unwrap();
+            let at = at.index(content.len());
+            content[at] = byte;
+            for content in [content.clone(), content[..cut.index(content.len())].to_vec()] {
+                if let Ok(reader) = Reader::from_source(content) {
+                    let geoip = GeoIp(Arc::new(reader));
+                    for ip in [ip, [192, 0, 2, 1].into(), [20, 3, 0, 1].into()] {
+                        let _ = geoip.country(ip);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -257,10 +257,22 @@ mod tests {
             assert_eq!(good.parse::<PeerSet>().unwrap().to_string(), good);
         }
         for bad in [
-            "", "abc", "192.0.2.0/33", "192.0.2.0/+8", "2001:db8::/129", "family:12", "country:deu", "country:d1",
-            "de", "192.0.2.0/", "192.0.2/8",
+            "",
+            "abc",
+            "192.0.2.0/33",
+            "192.0.2.0/+8",
+            "2001:db8::/129",
+            "family:12",
+            "country:deu",
+            "country:d1",
+            "de",
+            "192.0.2.0/",
+            "192.0.2/8",
         ] {
-            assert_eq!(bad.parse::<PeerSet>(), Err(PeerSyntax::Peer(bad.to_owned())));
+            assert_eq!(
+                bad.parse::<PeerSet>(),
+                Err(PeerSyntax::Peer(bad.to_owned()))
+            );
         }
     }
 
@@ -303,7 +315,17 @@ mod tests {
         assert!(holds("[2001:db8::]/32:22", "2001:db8::9", 22));
         assert!(!holds("[2001:db8::]/32:22", "2001:db8::9", 23));
         assert!(!holds("192.0.2.0/24", "example.com", 80));
-        for bad in ["", ":80", "x:", "x:y", "a b", "x:9-1", "192.0.2.0/33", "1.2.3", "."] {
+        for bad in [
+            "",
+            ":80",
+            "x:",
+            "x:y",
+            "a b",
+            "x:9-1",
+            "192.0.2.0/33",
+            "1.2.3",
+            ".",
+        ] {
             assert!(bad.parse::<DestinationSet>().is_err(), "{bad}");
         }
     }

@@ -89,8 +89,7 @@ fn a_list_that_leaves_none_is_named_with_what_it_emptied() {
         entry,
         ..Default::default()
     };
-    let text =
-        "client.entry_avoid = [20.2.0.0/16] leaves none of the 1 relays fit for a first hop";
+    let text = "client.entry_avoid = [20.2.0.0/16] leaves none of the 1 relays fit for a first hop";
     assert_eq!(chosen(rules.clone(), &web()), (true, text.to_owned()));
     // The same when the guards are kept elsewhere, and for the only hop.
     let guard = |_: &Entry| None;
@@ -145,7 +144,8 @@ fn destinations_get_the_first_rule_that_fits() {
     let rule = |text: &str| text.parse::<DestinationRule>();
     let rules = PeerRules {
         destinations: vec![
-            rule("a.example,b.example:22 only 20.1.0.0/16 prefer 20.2.0.0/16 avoid 20.3.0.0/16").unwrap(),
+            rule("a.example,b.example:22 only 20.1.0.0/16 prefer 20.2.0.0/16 avoid 20.3.0.0/16")
+                .unwrap(),
             rule(".example prefer 20.4.0.0/16").unwrap(),
         ],
         ..Default::default()
@@ -161,7 +161,14 @@ fn destinations_get_the_first_rule_that_fits() {
     assert_eq!(rule_for("b.example", 80), Some(1));
     assert_eq!(rule_for("a.test", 80), None);
     assert_eq!(rules.rule_for(&StreamTarget::Directory), None);
-    for bad in ["", "a.example", "a.example only", "a.example 20.1.0.0/16", "a.example only x", "a b only 20.1.0.1"] {
+    for bad in [
+        "",
+        "a.example",
+        "a.example only",
+        "a.example 20.1.0.0/16",
+        "a.example only x",
+        "a b only 20.1.0.1",
+    ] {
         assert!(rule(bad).is_err(), "{bad}");
     }
 }
@@ -185,6 +192,30 @@ fn preferred_relays_are_chosen_eight_times_as_often() {
         // One of weight 8 among eight of weight 1: half of all.
         assert!((1_850..2_150).contains(&count), "{preferred}: {count}");
     }
+}
+
+#[test]
+fn countries_are_those_of_the_file() {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/reference/countries.mmdb"
+    );
+    let exit = PositionRules {
+        only: vec!["country:fr".parse().unwrap()],
+        ..Default::default()
+    };
+    let rules = PeerRules {
+        exit,
+        geoip: Some(GeoIp::open(file.as_ref()).unwrap()),
+        ..Default::default()
+    };
+    rules.check().unwrap();
+    // 20.2.0.0/16 and 20.3.0.0/16 are in France, by the file.
+    let selector = selector(6, rules);
+    let exits: std::collections::BTreeSet<u8> = (0..200)
+        .map(|_| path(&selector, &web()).unwrap()[2])
+        .collect();
+    assert_eq!(exits.into_iter().collect::<Vec<_>>(), [2, 3]);
 }
 
 proptest! {
