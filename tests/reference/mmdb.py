@@ -1,7 +1,8 @@
 """Writes a small GeoIP file in MaxMind's format (version 2.0): python3 tests/reference/mmdb.py OUT
 
 A tree of IPv6 prefixes with records of 24 bits, then 16 zero bytes, the data, and the metadata. IPv4 addresses stand at
-::/96. The networks are those of documentation, and 20.N.0.0/16 as relays of the tests have them.
+::/96. The networks are those of documentation, 20.N.0.0/16 as relays of the
+tests have them, and loopback, which no true file puts anywhere.
 """
 
 import ipaddress
@@ -10,6 +11,7 @@ import sys
 NETWORKS = {
     "192.0.2.0/24": "DE",
     "198.51.100.0/24": "CH",
+    "127.0.0.0/8": "XX",
     "20.1.0.0/16": "DE",
     "20.2.0.0/16": "FR",
     "20.3.0.0/16": "FR",

@@ -407,7 +407,7 @@ fn the_owner_s_rules_hold_for_guards() {
     };
     assert_eq!(keeper(rules), HashSet::from([relay(3), relay(5), relay(6)]));
     let usual = keeper(PeerRules::default()).len();
-    let limits = super::schedule::Limits::default();
+    let limits = Limits::default();
     assert_eq!(usual, limits.in_use);
     // Five are in use though the network has fewer primary ones, and preferred ones are drawn first.
     let entry = PositionRules {
