@@ -162,7 +162,7 @@ fn paths_by_hand(net: &Testnet) {
     // By nickname, by the first digits, and in the order that was asked for.
     let asked = [
         text(3, "nickname"),
-        text(0, "identity")[..16].to_owned(),
+        text(0, "identity").chars().take(16).collect(),
         text(5, "identity"),
         text(1, "nickname"),
         text(2, "nickname"),
@@ -185,7 +185,7 @@ fn paths_by_hand(net: &Testnet) {
     for (path, expected) in [
         (format!("{},nobody", asked[0]), "\"nobody\""),
         (format!("{},", asked[0]), "\"\""),
-        (vec![asked[0].as_str(); 6].join(","), "1 to 5 relays, not 6"),
+        ([asked[0].as_str(); 6].join(","), "1 to 5 relays, not 6"),
     ] {
         let done = trace(net, &path);
         let said = String::from_utf8(done.stderr).unwrap();
