@@ -27,6 +27,10 @@ pub(crate) use cepa_common::dir::{ExitPolicy, local_network_params};
 pub(crate) use ed25519_dalek::SigningKey;
 use {cepa_client as client, cepa_relay as relay};
 
+pub(crate) use client::path::{
+    DestinationRule, GeoIp, PeerRules, PeerSet, PeerSyntax, PositionRules, RuleError,
+};
+
 /// A node could not be started or asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppError {
@@ -202,8 +206,10 @@ impl Node {
             listeners.push((bind(more.address).await?, isolate));
         }
         let control = self.listen_to_owner(&progress);
+        let peers = peer_rules(settings).await?;
         let options = client::ClientOptions {
             network,
+            peers,
             network_file: Some(config.network.file.clone()),
             state_dir: Some(self._state.room(CLIENT_ROOM)?),
             isolate_by: clients::isolate_by(&settings.isolate),
@@ -272,6 +278,28 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
     let listener = TcpListener::bind(address).await;
     listener.map_err(|source| AppError::Listen { address, source })
 }
+
+/// What the owner decides of paths, with the GeoIP file read.
+async fn peer_rules(settings: &config::Client) -> Result<PeerRules, AppError> {
+    let mismatch = |what: String| AppError::Mismatch {
+        what,
+        hint: PEERS_HINT,
+    };
+    let geoip = match settings.geoip.clone() {
+        Some(path) => tokio::task::spawn_blocking(move || GeoIp::open(&path))
+            .await
+            .map_err(|error| mismatch(error.to_string()))?
+            .map(Some)
+            .map_err(|error| mismatch(error.to_string()))?,
+        None => None,
+    };
+    settings
+        .peer_rules(geoip)
+        .map_err(|error| mismatch(error.to_string()))
+}
+
+/// Where the lists of peers are explained.
+pub(crate) const PEERS_HINT: &str = "docs/peers.md explains the lists of [client] and client.geoip";
 
 /// The network that the file at `path` describes.
 pub(crate) fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
@@ -501,6 +529,7 @@ impl Visitor {
         let options = client::ClientOptions {
             network: RevisionStore::open(None, network),
             network_file: None,
+            peers: PeerRules::default(),
             state_dir: Some(state.path().to_owned()),
             isolate_by: Default::default(),
         };
@@ -514,23 +543,23 @@ impl Visitor {
 
     /// Builds a circuit that could carry a stream to `target`, or any, and measures its hops.
     pub(crate) async fn trace(&self, target: Option<&str>) -> Result<Vec<Hop>, AppError> {
-        let hops = self
-            .client
-            .trace(target)
-            .await
-            .map_err(|e| AppError::Circuit(e.to_string()))?;
-        Ok(hops
-            .into_iter()
-            .map(|hop| Hop {
-                identity: hop.identity,
-                is_guard: hop.is_guard,
-                nickname: hop.nickname,
-                address: hop.address,
-                suite: hop.suite,
-                handshake: hop.handshake,
-                round_trip: hop.rtt,
-            })
-            .collect())
+        let hops = self.client.trace(target).await;
+        Ok(of_reports(
+            hops.map_err(|e| AppError::Circuit(e.to_string()))?,
+        ))
+    }
+
+    /// Builds a circuit through exactly the relays that are called so, and measures its hops.
+    pub(crate) async fn trace_path(&self, names: &[String]) -> Result<Vec<Hop>, AppError> {
+        let relays = self.client.relays(names);
+        let relays = relays.map_err(|error| AppError::Mismatch {
+            what: error.to_string(),
+            hint: "`cepa consensus` shows nicknames and identities",
+        })?;
+        let hops = self.client.trace_path(&relays).await;
+        Ok(of_reports(
+            hops.map_err(|e| AppError::Circuit(e.to_string()))?,
+        ))
     }
 
     /// The consensus that the client believes, and the revision of the network's file that it was judged by.
@@ -547,4 +576,18 @@ impl Visitor {
     pub(crate) async fn leave(self) {
         self.client.shutdown().await;
     }
+}
+
+fn of_reports(hops: Vec<client::HopReport>) -> Vec<Hop> {
+    hops.into_iter()
+        .map(|hop| Hop {
+            identity: hop.identity,
+            is_guard: hop.is_guard,
+            nickname: hop.nickname,
+            address: hop.address,
+            suite: hop.suite,
+            handshake: hop.handshake,
+            round_trip: hop.rtt,
+        })
+        .collect()
 }

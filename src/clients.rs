@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use cepa_client::circuit::isolation::IsolateBy;
 use cepa_client::guard::GuardHealth;
-use cepa_client::{BootstrapEvent, BootstrapEvents, Client, ClientOptions, Warning};
+use cepa_client::{BootstrapEvent, BootstrapEvents, Client, ClientError, ClientOptions, Warning};
 use tokio::sync::watch;
 
-use crate::app::{AppError, Progress};
+use crate::app::{AppError, PEERS_HINT, Progress};
 use crate::config::IsolateKind;
 use crate::control::{Answer, Command, GuardStatus, IdentityLimit, NewIdentity, Status};
 
@@ -47,7 +47,13 @@ impl Started {
                 biased;
                 Some(event) = self.events.next() => tell(&progress, &event),
                 started = &mut ready => {
-                    return started.map_err(|error| AppError::Client(error.to_string()));
+                    return started.map_err(|error| match error {
+                        ClientError::Rules(error) => AppError::Mismatch {
+                            what: error.to_string(),
+                            hint: PEERS_HINT,
+                        },
+                        error => AppError::Client(error.to_string()),
+                    });
                 }
             }
         }

@@ -3,14 +3,29 @@
 //! For tools and measurements alone: such a circuit has no guard, keeps no rule of choosing paths, and is no part of
 //! the pool, so no stream of an application ever gets on it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
+use tokio::time::timeout;
 
 use crate::circuit::Circuit;
 use crate::circuit::build::BuildError;
-use crate::client::Client;
+use crate::client::{Client, ConnectError, HopReport, TRY_TIMEOUT};
+use crate::path::MOST_HOPS;
+
+/// Why a path by hand was not traced.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// Its relays are not there.
+    #[error(transparent)]
+    Path(#[from] ByHandError),
+    /// It was not built or did not answer.
+    #[error(transparent)]
+    Build(#[from] ConnectError),
+}
 
 /// Why there is no circuit through the relays that were named.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +36,22 @@ pub enum ByHandError {
     /// The consensus does not list a relay.
     #[error("the consensus does not list {0}")]
     Unlisted(RelayId),
+    /// Nobody is called this.
+    #[error("no relay has the nickname {0:?} or an identity that begins so")]
+    Unknown(String),
+    /// Several are.
+    #[error(
+        "{count} relays have the nickname {name:?} or an identity that begins so; write more of the identity"
+    )]
+    Ambiguous {
+        /// What was written.
+        name: String,
+        /// How many it fits.
+        count: usize,
+    },
+    /// So many relays make no path.
+    #[error("a path by hand has 1 to {MOST_HOPS} relays, not {0}")]
+    Hops(usize),
     /// It was not built.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -55,5 +86,135 @@ impl Client {
         };
         let hops: Vec<Entry> = path.iter().map(entry).collect::<Result<_, _>>()?;
         Ok(self.circuits().build_path(&hops).await?)
+    }
+
+    /// The relays that are called so: each by its nickname or the first digits of its identity, as the consensus has
+    /// them.
+    ///
+    /// # Errors
+    /// [`ByHandError`] with the first name that is nobody's, or more than one relay's.
+    pub fn relays(&self, names: &[String]) -> Result<Vec<RelayId>, ByHandError> {
+        if !(1..=usize::from(MOST_HOPS)).contains(&names.len()) {
+            return Err(ByHandError::Hops(names.len()));
+        }
+        let consensus = self.consensus().ok_or(ByHandError::NoConsensus)?;
+        let entries = consensus.entries();
+        names.iter().map(|name| called(entries, name)).collect()
+    }
+
+    /// Builds a circuit through exactly these relays and measures each hop as it is added.
+    ///
+    /// # Errors
+    /// [`TraceError`]; a relay that the consensus does not list is named.
+    pub async fn trace_path(&self, path: &[RelayId]) -> Result<Vec<HopReport>, TraceError> {
+        let consensus = self.consensus().ok_or(ByHandError::NoConsensus)?;
+        let entry = |relay: &RelayId| {
+            let entry = consensus.relay(relay).cloned();
+            entry.ok_or(ByHandError::Unlisted(*relay))
+        };
+        let hops: Vec<Entry> = path.iter().map(entry).collect::<Result<_, _>>()?;
+        Ok(self.measure(&hops, false).await?)
+    }
+
+    /// Builds along `hops` and measures each; `guarded`: the first is the guard.
+    pub(crate) async fn measure(
+        &self,
+        hops: &[Entry],
+        guarded: bool,
+    ) -> Result<Vec<HopReport>, ConnectError> {
+        let build = |error: BuildError| ConnectError::Circuit(error.into());
+        let mut reports = Vec::new();
+        let mut circuit = None;
+        for hop in hops {
+            let started = Instant::now();
+            let builder = match &mut circuit {
+                None if guarded => {
+                    let begun = self.circuits().begin_at_guard(hop).await;
+                    circuit.insert(begun.map_err(build)?)
+                }
+                None => circuit.insert(self.circuits().begin(hop).await.map_err(build)?),
+                Some(builder) => {
+                    self.circuits().go_on(builder, hop).await.map_err(build)?;
+                    builder
+                }
+            };
+            let handshake = started.elapsed();
+            let rtt = timeout(TRY_TIMEOUT, builder.round_trip())
+                .await
+                .map_err(|_| ConnectError::TimedOut)?
+                .map_err(build)?;
+            reports.push(HopReport {
+                identity: hop.identity,
+                is_guard: guarded && reports.is_empty(),
+                nickname: hop.nickname.clone(),
+                address: hop
+                    .addresses
+                    .first()
+                    .copied()
+                    .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
+                suite: hop.suite,
+                handshake,
+                rtt,
+            });
+        }
+        Ok(reports)
+    }
+}
+
+/// The one relay of that name.
+fn called(entries: &[Entry], name: &str) -> Result<RelayId, ByHandError> {
+    let digits = name.to_ascii_lowercase();
+    let mut fits: Vec<RelayId> = entries
+        .iter()
+        .filter(|entry| entry.nickname == name || entry.identity.to_string().starts_with(&digits))
+        .map(|entry| entry.identity)
+        .collect();
+    match (fits.pop(), fits.len()) {
+        (Some(relay), 0) if !name.is_empty() => Ok(relay),
+        (Some(_), more) if !name.is_empty() => Err(ByHandError::Ambiguous {
+            name: name.to_owned(),
+            count: more + 1,
+        }),
+        _ => Err(ByHandError::Unknown(name.to_owned())),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use cepa_common::dir::Flags;
+
+    use super::*;
+    use crate::dir::testing::{descriptor, identity};
+
+    #[test]
+    fn a_relay_is_called_by_nickname_or_first_digits() {
+        let entries: Vec<Entry> = (1..=40)
+            .map(|n| {
+                let mut relay = descriptor(n);
+                relay.nickname = if n < 3 {
+                    "twin".to_owned()
+                } else {
+                    format!("n{n}")
+                };
+                Entry::new(&relay, Flags::RUNNING, 1)
+            })
+            .collect();
+        let whole = identity(7).to_string();
+        assert_eq!(called(&entries, &whole).unwrap(), identity(7));
+        assert_eq!(
+            called(&entries, &whole[..12].to_uppercase()).unwrap(),
+            identity(7)
+        );
+        assert_eq!(called(&entries, "n9").unwrap(), identity(9));
+        let said = |name: &str| called(&entries, name).unwrap_err().to_string();
+        assert!(said("twin").starts_with("2 relays have the nickname \"twin\""));
+        // Forty identities and sixteen digits.
+        assert!((0..16).any(|d| said(&format!("{d:x}")).contains("write more of the identity")));
+        for nobody in ["", "N9", "zz"] {
+            assert!(
+                matches!(called(&entries, nobody), Err(ByHandError::Unknown(name)) if name == nobody)
+            );
+        }
     }
 }

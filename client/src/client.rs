@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::{Consensus, ConsensusConflict, NetworkFile, NetworkHandle};
@@ -21,19 +21,18 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::circuit::build::BuildError;
 use crate::circuit::isolation::{IsolateBy, Isolation};
-use crate::circuit::pool::{CircuitError, Pool};
+use crate::circuit::pool::{CircuitError, Pool, Wanted};
 use crate::dir::{Directory, NoConsensus};
 use crate::events::Reporter;
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
-use crate::path::Target;
+use crate::path::{PathError, PeerRules, RuleError, Target};
 use crate::skew::ClockSkew;
 
 /// A stream must be open within this time, over all tries.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// One circuit has this time to open a stream before another is tried.
-const TRY_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Circuits tried for one stream.
 const CONNECT_TRIES: usize = 8;
 
@@ -47,6 +46,8 @@ pub struct ClientOptions {
     pub state_dir: Option<PathBuf>,
     /// What keeps streams on different circuits.
     pub isolate_by: IsolateBy,
+    /// What the owner decides of paths.
+    pub peers: PeerRules,
 }
 
 impl ClientOptions {
@@ -57,6 +58,7 @@ impl ClientOptions {
             network_file: None,
             state_dir: None,
             isolate_by: IsolateBy::default(),
+            peers: PeerRules::default(),
         }
     }
 }
@@ -67,6 +69,9 @@ pub enum ClientError {
     /// No authority or cache gave a consensus that holds.
     #[error("no consensus could be had from any authority or cache: {0}")]
     NoConsensus(String),
+    /// The owner's rules for paths cannot be kept, or leave nothing to choose in this network.
+    #[error(transparent)]
+    Rules(#[from] RuleError),
 }
 
 /// Why a stream was not opened.
@@ -245,13 +250,20 @@ impl Client {
         }
     }
 
+    fn wanted(&self, target: &StreamTarget) -> Wanted {
+        Wanted {
+            target: wanted(target),
+            rule: self.shared.pool.rules().rule_for(target),
+        }
+    }
+
     async fn try_connect(
         &self,
         target: &StreamTarget,
         isolation: &Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
-        let wanted = wanted(target);
+        let wanted = self.wanted(target);
         let mut refused: Vec<RelayId> = Vec::new();
         let mut last = ConnectError::TimedOut;
         for _ in 0..CONNECT_TRIES {
@@ -263,6 +275,8 @@ impl Client {
                 .await;
             let circuit = match circuit {
                 Ok(circuit) => circuit,
+                // The owner's list, or its absence, is what there is to change.
+                Err(error @ CircuitError::Path(PathError::Rule(_))) => return Err(error.into()),
                 // Where every exit has refused, the refusal says more.
                 Err(CircuitError::Path(_)) if !refused.is_empty() => return Err(last),
                 Err(CircuitError::NoConsensus) => {
@@ -304,44 +318,14 @@ impl Client {
     pub async fn trace(&self, target: Option<&str>) -> Result<Vec<HopReport>, ConnectError> {
         let wanted = match target {
             Some(text) => {
-                wanted(&parse_target(text).ok_or_else(|| ConnectError::BadTarget(text.to_owned()))?)
+                let bad = || ConnectError::BadTarget(text.to_owned());
+                self.wanted(&parse_target(text).ok_or_else(bad)?)
             }
-            None => Target::Any,
+            None => Target::Any.into(),
         };
         let path = self.shared.pool.choose(wanted, &|_| false)?;
         let hops: Vec<_> = path.hops().cloned().collect();
-        let build = |error: BuildError| ConnectError::Circuit(error.into());
-        let mut reports = Vec::new();
-        let mut circuit = None;
-        for hop in &hops {
-            let started = Instant::now();
-            let builder = match &mut circuit {
-                None => circuit.insert(self.shared.pool.begin_at_guard(hop).await.map_err(build)?),
-                Some(builder) => {
-                    self.shared.pool.go_on(builder, hop).await.map_err(build)?;
-                    builder
-                }
-            };
-            let handshake = started.elapsed();
-            let rtt = timeout(TRY_TIMEOUT, builder.round_trip())
-                .await
-                .map_err(|_| ConnectError::TimedOut)?
-                .map_err(build)?;
-            reports.push(HopReport {
-                identity: hop.identity,
-                is_guard: reports.is_empty(),
-                nickname: hop.nickname.clone(),
-                address: hop
-                    .addresses
-                    .first()
-                    .copied()
-                    .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
-                suite: hop.suite,
-                handshake,
-                rtt,
-            });
-        }
-        Ok(reports)
+        self.measure(&hops, hops.len() > 1).await
     }
 
     /// Lets programs in at `listener`, by SOCKS and HTTP CONNECT, until the front is shut down or dropped.
@@ -484,6 +468,9 @@ impl Connector for ClientConnector {
         opened.map_err(|error| {
             if let ConnectError::NoConsensus(why) = &error {
                 // Every stream fails until someone acts: said where people look.
+                tracing::warn!(%why, "a stream was refused");
+            }
+            if let ConnectError::Circuit(CircuitError::Path(PathError::Rule(why))) = &error {
                 tracing::warn!(%why, "a stream was refused");
             }
             tracing::debug!(%error, "a stream was not opened");

@@ -36,7 +36,7 @@ pub mod path;
 pub mod skew;
 mod start;
 
-pub use by_hand::ByHandError;
+pub use by_hand::{ByHandError, TraceError};
 // What a program that embeds a client needs of the rest.
 pub use cepa_common::dir::NetworkFile;
 pub use cepa_common::ids::RelayId;

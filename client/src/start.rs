@@ -68,6 +68,12 @@ impl Client {
     /// ```
     pub async fn start(options: ClientOptions) -> (Self, BootstrapEvents) {
         let network = options.network;
+        let rules = Arc::new(options.peers);
+        if rules.hops == 1 {
+            tracing::warn!(
+                "circuits have 1 hop: that relay knows both who asks and for what, and is no guard; there is no anonymity"
+            );
+        }
         let store = options
             .state_dir
             .as_deref()
@@ -98,7 +104,7 @@ impl Client {
         let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
         let guards = tokio::task::spawn_blocking(load).await;
         let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
-        let guards = Arc::new(guards);
+        let guards = Arc::new(guards.with_rules(rules.clone()));
         tasks.spawn(guards.clone().write_changes());
         let links = Links::new(network.network_id(), tls.clone(), tasks.clone());
         let skew = links.skew().clone();
@@ -117,6 +123,7 @@ impl Client {
             directory.consensus(),
             guards,
             reporter.clone(),
+            rules,
         );
         tasks.spawn(task.run());
         tasks.spawn(pool.clone().look_after());
@@ -143,12 +150,15 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoConsensus`] after 60 s without one, with what seems to be wrong. The client goes on to try.
+    /// [`ClientError::Rules`] when the owner's rules cannot be kept, or leave nothing to choose in this network.
     pub async fn ready(&self) -> Result<(), ClientError> {
+        self.shared.pool.rules().check()?;
         let mut events = self.bootstrap_events();
         let usable = timeout(BOOTSTRAP_TIMEOUT, self.shared.directory.usable()).await;
         if !matches!(usable, Ok(Ok(_))) {
             return Err(ClientError::NoConsensus(self.why_none()));
         }
+        self.shared.pool.check_rules()?;
         let first_circuit = async {
             while let Some(event) = events.next().await {
                 if matches!(event, BootstrapEvent::Ready | BootstrapEvent::NoCircuit(_)) {

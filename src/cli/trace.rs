@@ -16,13 +16,23 @@ use crate::app::{Hop, Visitor};
 #[command(after_help = "\
 Examples:
   cepa trace --network network.toml
-  cepa trace --network network.toml example.com:443")]
+  cepa trace --network network.toml example.com:443
+  cepa trace --network network.toml --path willow,4f21,birch")]
 pub(super) struct Trace {
     #[command(flatten)]
     network: NetworkArg,
     /// Where the circuit should be able to connect.
     #[arg(value_name = "HOST:PORT", value_parser = parse_target)]
     target: Option<String>,
+    /// Exactly these relays, first to last, 1 to 5: nicknames, or so many digits of an identity that no other begins
+    /// with them. For testing: no rule of choosing paths is kept, and none of them is a guard.
+    #[arg(
+        long,
+        value_name = "RELAY,...",
+        value_delimiter = ',',
+        conflicts_with = "target"
+    )]
+    path: Option<Vec<String>>,
 }
 
 /// `HOST:PORT`, unresolved: names are the exit's business.
@@ -42,7 +52,10 @@ impl Trace {
                 Visitor::join(&self.network.network, progress).await
             });
             let visitor = Box::pin(visitor).await?;
-            let hops = Box::pin(visitor.trace(self.target.as_deref())).await;
+            let hops = match &self.path {
+                Some(path) => Box::pin(visitor.trace_path(path)).await,
+                None => Box::pin(visitor.trace(self.target.as_deref())).await,
+            };
             visitor.leave().await;
             Ok(hops?)
         })?;

@@ -89,6 +89,71 @@ pub(crate) const SECTIONS: &[Section] = &[
                 r#"[{ address = "127.0.0.1:9351", isolate = ["stream"] }]"#,
                 "Further ports like `socks`, each with its own `isolate` if it names one.",
             ),
+            key(
+                "hops",
+                "3",
+                "Relays in a circuit, 1 to 5. With 1 that relay knows both who asks and for what: no anonymity.",
+            ),
+            key(
+                "guards",
+                "0",
+                "Guards, the relays that circuits begin at, in use at a time: 1 to 10, and as many links are kept. 0: the network's number.",
+            ),
+            key(
+                "entry_only",
+                r#"["192.0.2.0/24"]"#,
+                "Use only these as first hops; all if the list is empty.",
+            ),
+            key(
+                "entry_prefer",
+                r#"["2001:db8::/32"]"#,
+                "Prefer these as first hops: each counts as if it carried eight times as much.",
+            ),
+            key(
+                "entry_avoid",
+                r#"["192.0.2.7"]"#,
+                "Never use these as first hops, whatever the other lists say.",
+            ),
+            key(
+                "middle_only",
+                r#"["192.0.2.0/24"]"#,
+                "Use only these as middle hops; all if the list is empty.",
+            ),
+            key(
+                "middle_prefer",
+                r#"["2001:db8::/32"]"#,
+                "Prefer these as middle hops: each counts as if it carried eight times as much.",
+            ),
+            key(
+                "middle_avoid",
+                r#"["192.0.2.7"]"#,
+                "Never use these as middle hops, whatever the other lists say.",
+            ),
+            key(
+                "exit_only",
+                r#"["192.0.2.0/24"]"#,
+                "Use only these as exits; all if the list is empty.",
+            ),
+            key(
+                "exit_prefer",
+                r#"["2001:db8::/32"]"#,
+                "Prefer these as exits: each counts as if it carried eight times as much.",
+            ),
+            key(
+                "exit_avoid",
+                r#"["192.0.2.7"]"#,
+                "Never use these as exits, whatever the other lists say.",
+            ),
+            key(
+                "destinations",
+                r#"[".example.com:443 only 192.0.2.0/24"]"#,
+                "Which exits serve which destinations: DESTINATION[,DESTINATION...] only|prefer|avoid PEER ...; the first rule with a fitting destination counts.",
+            ),
+            key(
+                "geoip",
+                r#""GeoLite2-Country.mmdb""#,
+                "A file in MaxMind's format that says in which country an address is; needed for peers such as country:de.",
+            ),
         ],
     },
     Section {

@@ -9,6 +9,7 @@
 //! `[authority]` if the node is to be one.
 
 pub(crate) mod keys;
+mod peers;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -76,6 +77,32 @@ pub(crate) struct Client {
     pub(crate) isolate: Vec<IsolateKind>,
     /// Further ports like `socks`.
     pub(crate) listeners: Vec<Listener>,
+    /// Relays in a circuit.
+    pub(crate) hops: u8,
+    /// Guards in use at a time; zero for the network's number.
+    pub(crate) guards: u8,
+    /// Use only these as first hops; all if the list is empty.
+    pub(crate) entry_only: Vec<String>,
+    /// Prefer these as first hops: each counts as if it carried eight times as much.
+    pub(crate) entry_prefer: Vec<String>,
+    /// Never use these as first hops, whatever the other lists say.
+    pub(crate) entry_avoid: Vec<String>,
+    /// Use only these as middle hops; all if the list is empty.
+    pub(crate) middle_only: Vec<String>,
+    /// Prefer these as middle hops: each counts as if it carried eight times as much.
+    pub(crate) middle_prefer: Vec<String>,
+    /// Never use these as middle hops, whatever the other lists say.
+    pub(crate) middle_avoid: Vec<String>,
+    /// Use only these as exits; all if the list is empty.
+    pub(crate) exit_only: Vec<String>,
+    /// Prefer these as exits: each counts as if it carried eight times as much.
+    pub(crate) exit_prefer: Vec<String>,
+    /// Never use these as exits, whatever the other lists say.
+    pub(crate) exit_avoid: Vec<String>,
+    /// Which exits serve some destinations.
+    pub(crate) destinations: Vec<String>,
+    /// A file in MaxMind's format that says where addresses are.
+    pub(crate) geoip: Option<PathBuf>,
 }
 
 /// One of `client.listeners`.
@@ -234,6 +261,19 @@ impl Default for Client {
             answer_early: false,
             isolate: IsolateKind::DEFAULT.to_vec(),
             listeners: Vec::new(),
+            hops: 3,
+            guards: 0,
+            entry_only: Vec::new(),
+            entry_prefer: Vec::new(),
+            entry_avoid: Vec::new(),
+            middle_only: Vec::new(),
+            middle_prefer: Vec::new(),
+            middle_avoid: Vec::new(),
+            exit_only: Vec::new(),
+            exit_prefer: Vec::new(),
+            exit_avoid: Vec::new(),
+            destinations: Vec::new(),
+            geoip: None,
         }
     }
 }
@@ -319,7 +359,9 @@ impl Config {
         self.state.dir = base.join(&self.state.dir);
         let relay = self.relay.iter_mut();
         let of_relay = relay.flat_map(|relay| [&mut relay.certificate, &mut relay.family]);
-        for file in of_relay.chain([&mut self.log.file]).flatten() {
+        let of_client = self.client.iter_mut().map(|client| &mut client.geoip);
+        let files = of_relay.chain(of_client).chain([&mut self.log.file]);
+        for file in files.flatten() {
             *file = base.join(&*file);
         }
     }
@@ -404,7 +446,7 @@ impl Client {
                 format!("more than {MAX_LISTENERS} ports are hardly meant"),
             ));
         }
-        Ok(())
+        self.peer_rules(None).map(drop)
     }
 
     /// Every port, the one of `socks` first, with the key that names it.

@@ -40,6 +40,19 @@ fn every_key_is_read_into_its_place() {
         answer_early = true
         isolate = ["destination", "stream"]
         listeners = [{ address = "127.0.0.2:2", isolate = [] }, { address = "127.0.0.2:3" }]
+        hops = 4
+        guards = 2
+        entry_only = ["192.0.2.0"]
+        entry_prefer = ["192.0.2.35"]
+        entry_avoid = ["192.0.2.73"]
+        middle_only = ["192.0.2.110"]
+        middle_prefer = ["192.0.2.148"]
+        middle_avoid = ["192.0.2.188"]
+        exit_only = ["192.0.2.27"]
+        exit_prefer = ["192.0.2.62"]
+        exit_avoid = ["192.0.2.99"]
+        destinations = ["*:25 avoid 192.0.2.9"]
+        geoip = "g"
         [relay]
         listen = "127.0.0.1:2"
         advertise = ["192.0.2.1:2", "[2001:db8::1]:2"]
@@ -92,6 +105,19 @@ fn every_key_is_read_into_its_place() {
                     isolate: None,
                 },
             ],
+            hops: 4,
+            guards: 2,
+            entry_only: vec!["192.0.2.0".to_owned()],
+            entry_prefer: vec!["192.0.2.35".to_owned()],
+            entry_avoid: vec!["192.0.2.73".to_owned()],
+            middle_only: vec!["192.0.2.110".to_owned()],
+            middle_prefer: vec!["192.0.2.148".to_owned()],
+            middle_avoid: vec!["192.0.2.188".to_owned()],
+            exit_only: vec!["192.0.2.27".to_owned()],
+            exit_prefer: vec!["192.0.2.62".to_owned()],
+            exit_avoid: vec!["192.0.2.99".to_owned()],
+            destinations: vec!["*:25 avoid 192.0.2.9".to_owned()],
+            geoip: Some("g".into()),
         }),
         relay: Some(Relay {
             listen: "127.0.0.1:2".parse().unwrap(),
@@ -144,6 +170,29 @@ fn every_key_is_read_into_its_place() {
     written.sort();
     known.sort();
     assert_eq!(written, known);
+}
+
+#[test]
+fn lists_of_peers_are_checked_with_the_file() {
+    let said = |line: &str| problem(&format!("[client]\n{line}\n"));
+    let text = said("exit_only = [\"192.0.2.0/24\", \"germany\"]");
+    assert!(
+        text.contains("client.exit_only") && text.contains("germany"),
+        "{text}"
+    );
+    let text = said("destinations = [\"example.com\"]");
+    assert!(
+        text.contains("client.destinations") && text.contains("only|prefer|avoid"),
+        "{text}"
+    );
+    let text = said("entry_avoid = [\"country:de\"]");
+    assert!(text.contains("client.entry names country:de"), "{text}");
+    checked("[client]\nentry_avoid = [\"country:de\"]\ngeoip = \"g\"\n").unwrap();
+    for wrong in ["hops = 0", "hops = 6", "guards = 11"] {
+        let key = wrong.split(' ').next().unwrap();
+        assert!(said(wrong).contains(key), "{wrong}");
+    }
+    checked("[client]\nhops = 1\nguards = 10\n").unwrap();
 }
 
 #[test]

@@ -23,7 +23,9 @@ use super::task::{CircuitEnd, CircuitTask};
 use super::timeout::BuildTimes;
 use crate::events::{BootstrapEvent, Reporter};
 use crate::guard::{Keeper, Purpose, Verdict};
-use crate::path::{Path, PathError, PathRequest, PathSelector, Target};
+use crate::path::{
+    Path, PathError, PathRequest, PathSelector, PeerRules, Position, RuleError, Target,
+};
 use crate::skew::ClockSkew;
 
 /// One hop must answer within this time, when a circuit is built hop by hop for a user to see.
@@ -48,6 +50,21 @@ pub enum CircuitError {
     /// The client is stopping.
     #[error("the client is stopping")]
     Stopping,
+}
+
+/// What a circuit is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What its exit must let out to.
+    pub target: Target,
+    /// The owner's rule for the destination ([`PeerRules::rule_for`]).
+    pub rule: Option<usize>,
+}
+
+impl From<Target> for Wanted {
+    fn from(target: Target) -> Self {
+        Self { target, rule: None }
+    }
 }
 
 pub(super) struct Pooled {
@@ -76,6 +93,7 @@ pub struct Pool {
     consensus: watch::Receiver<Option<Arc<Consensus>>>,
     guards: Arc<Keeper>,
     pub(super) reporter: Reporter,
+    rules: Arc<PeerRules>,
     state: Mutex<State>,
     pub(super) wake: tokio::sync::Notify,
     /// Circuits being built at once.
@@ -108,6 +126,7 @@ impl Pool {
         consensus: watch::Receiver<Option<Arc<Consensus>>>,
         guards: Arc<Keeper>,
         reporter: Reporter,
+        rules: Arc<PeerRules>,
     ) -> Arc<Self> {
         Arc::new(Self {
             network,
@@ -126,6 +145,7 @@ impl Pool {
             }),
             guards,
             reporter,
+            rules,
             wake: tokio::sync::Notify::new(),
             builds: Arc::new(Semaphore::new(MOST_BUILDS)),
         })
@@ -214,11 +234,14 @@ impl Pool {
     pub async fn circuit_for(
         self: &Arc<Self>,
         isolation: &Isolation,
-        target: Target,
+        wanted: impl Into<Wanted>,
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),
     ) -> Result<Arc<Circuit>, CircuitError> {
-        self.state().predictor.on_asked(target, Instant::now());
-        if let Some(circuit) = self.find(isolation, target, avoid) {
+        let wanted = wanted.into();
+        self.state()
+            .predictor
+            .on_asked(wanted.target, Instant::now());
+        if let Some(circuit) = self.find(isolation, wanted, avoid) {
             return Ok(circuit);
         }
         // One build for an owner at a time: those who wait share what it gives.
@@ -229,10 +252,10 @@ impl Pool {
             .or_default()
             .clone();
         let guard = turn.lock().await;
-        let result = match self.find(isolation, target, avoid) {
+        let result = match self.find(isolation, wanted, avoid) {
             Some(circuit) => Ok(circuit),
             None => self
-                .build(Purpose::Data, target, avoid)
+                .build(Purpose::Data, wanted, avoid)
                 .await
                 .inspect(|circuit| {
                     let owner = Some((isolation.clone(), Instant::now()));
@@ -271,7 +294,7 @@ impl Pool {
     pub(super) fn find(
         &self,
         isolation: &Isolation,
-        target: Target,
+        wanted: Wanted,
         avoid: &dyn Fn(&RelayId) -> bool,
     ) -> Option<Arc<Circuit>> {
         let max_dirty = self.max_dirty();
@@ -281,9 +304,10 @@ impl Pool {
         let fits = |pooled: &Pooled| {
             let exit = pooled.circuit.exit();
             pooled.circuit.generation == generation
-                && target.is_allowed_by(exit)
+                && wanted.target.is_allowed_by(exit)
                 && !avoid(&exit.identity)
                 && pooled.circuit.has_room()
+                && self.serves(wanted, exit)
         };
         let owned = state.circuits.iter().find(|pooled| {
             let ours = pooled.owner.as_ref();
@@ -296,12 +320,34 @@ impl Pool {
         let clean = state
             .circuits
             .iter_mut()
-            .find(|p| p.owner.is_none() && fits(p))?;
+            .find(|p| p.owner.is_none() && fits(p) && self.suits(wanted, p.circuit.exit()))?;
         clean.owner = Some((isolation.clone(), Instant::now()));
         let circuit = clean.circuit.clone();
         drop(state);
         self.wake.notify_one();
         Some(circuit)
+    }
+
+    /// Do the owner's rules for the destination let this exit serve it?
+    fn serves(&self, wanted: Wanted, exit: &Entry) -> bool {
+        wanted.rule.is_none() || self.rules.permits(Position::Exit, wanted.rule, exit)
+    }
+
+    /// Would a clean circuit with this exit be as good as a new one? It was built without regard to what the owner
+    /// prefers for this destination.
+    fn suits(&self, wanted: Wanted, exit: &Entry) -> bool {
+        let prefers = || self.rules.prefers(Position::Exit, wanted.rule, exit);
+        wanted.rule.is_none() || prefers() != Some(false)
+    }
+
+    /// The owner's rules.
+    pub(crate) fn rules(&self) -> &Arc<PeerRules> {
+        &self.rules
+    }
+
+    /// Do the owner's lists leave something to choose? Says nothing while no consensus is held.
+    pub(crate) fn check_rules(&self) -> Result<(), RuleError> {
+        self.selector().map_or(Ok(()), |selector| selector.check())
     }
 
     fn selector(&self) -> Result<Arc<PathSelector>, CircuitError> {
@@ -312,7 +358,7 @@ impl Pool {
         {
             return Ok(selector.clone());
         }
-        let selector = Arc::new(PathSelector::new(consensus));
+        let selector = Arc::new(PathSelector::with_rules(consensus, self.rules.clone()));
         state.selector = Some(selector.clone());
         Ok(selector)
     }
@@ -330,17 +376,17 @@ impl Pool {
     /// Chooses a path that begins at a guard; other relays that failed lately are avoided while there are others.
     pub(crate) fn choose(
         &self,
-        target: Target,
+        wanted: impl Into<Wanted>,
         avoid: &dyn Fn(&RelayId) -> bool,
     ) -> Result<Path, CircuitError> {
-        self.choose_beside(Purpose::Data, target, avoid, &|_| false)
+        self.choose_beside(Purpose::Data, wanted.into(), avoid, &|_| false)
     }
 
     /// The same, with another first hop than those that `not_first` names.
     pub(super) fn choose_beside(
         &self,
         purpose: Purpose,
-        target: Target,
+        wanted: Wanted,
         avoid: &dyn Fn(&RelayId) -> bool,
         not_first: &dyn Fn(&RelayId) -> bool,
     ) -> Result<Path, CircuitError> {
@@ -355,14 +401,19 @@ impl Pool {
             choice.map(|choice| choice.identity)
         };
         let avoided = self.state().health.avoided(Instant::now());
+        // The only hop is no guard, so that it is the first hop to avoid.
+        let alone = self.rules.hops == 1;
+        let avoid = |relay: &RelayId| avoid(relay) || (alone && not_first(relay));
         let careful = |relay: &RelayId| avoid(relay) || avoided.contains(relay);
-        let mut request = PathRequest::new(target);
+        let mut request = PathRequest::new(wanted.target);
+        request.rule = wanted.rule;
+        request.hops = usize::from(self.rules.hops);
         request.guard = Some(&guard);
         request.exclude = &careful;
         if let Ok(path) = selector.choose(&mut rand::rng(), &request) {
             return Ok(path);
         }
-        request.exclude = avoid;
+        request.exclude = &avoid;
         Ok(selector.choose(&mut rand::rng(), &request)?)
     }
 
@@ -373,6 +424,10 @@ impl Pool {
         hops: &[Entry],
     ) -> Result<Option<Arc<Circuit>>, BuildError> {
         let guard = hops.first().ok_or(BuildError::Length)?.identity;
+        if hops.len() == 1 {
+            // 6.16.13: the only hop is the exit, drawn anew for each circuit; no guard is it.
+            return self.build_path(hops).await.map(Some);
+        }
         self.guards.on_attempt(&guard);
         let mut attempt = Attempt {
             pool: self,

@@ -34,7 +34,15 @@ fn pool_with(consensus: Option<Arc<Consensus>>) -> (Arc<Pool>, Stopper) {
     let links = Links::new(network, Tls::client(), tasks.clone());
     let guards = Arc::new(Keeper::load(network, None, Clock::system()));
     let (_, consensus) = watch::channel(consensus);
-    let pool = Pool::new(network, links, tasks, consensus, guards, Default::default());
+    let pool = Pool::new(
+        network,
+        links,
+        tasks,
+        consensus,
+        guards,
+        Default::default(),
+        Default::default(),
+    );
     (pool, stopper)
 }
 
@@ -66,7 +74,7 @@ fn held(pool: &Arc<Pool>, owner: Option<u64>) -> Arc<Circuit> {
 }
 
 fn find(pool: &Pool, session: u64) -> Option<Arc<Circuit>> {
-    pool.find(&Isolation::session(session), WEB, &|_| false)
+    pool.find(&Isolation::session(session), WEB.into(), &|_| false)
 }
 
 fn stream(circuit: &Circuit) -> StreamIo {
@@ -138,10 +146,10 @@ async fn who_asked_before_a_new_identity_shares_nothing_with_who_asks_after() {
     pool.new_identity();
     // It was slow: it takes a circuit that was built since.
     let clean = held(&pool, None);
-    let taken = pool.find(&before, WEB, &|_| false).unwrap();
+    let taken = pool.find(&before, WEB.into(), &|_| false).unwrap();
     assert!(Arc::ptr_eq(&taken, &clean));
-    assert!(pool.find(&key(), WEB, &|_| false).is_none());
-    assert!(pool.find(&before, WEB, &|_| false).is_some());
+    assert!(pool.find(&key(), WEB.into(), &|_| false).is_none());
+    assert!(pool.find(&before, WEB.into(), &|_| false).is_some());
 }
 
 #[tokio::test]

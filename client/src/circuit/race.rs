@@ -9,9 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Circuit;
 use super::build::BuildError;
-use super::pool::{CircuitError, Pool};
+use super::pool::{CircuitError, Pool, Wanted};
 use crate::guard::Purpose;
-use crate::path::Target;
 
 /// Circuits being built at once, by a whole client.
 pub(super) const MOST_BUILDS: usize = 32;
@@ -40,9 +39,10 @@ impl Pool {
     pub(crate) async fn build(
         self: &Arc<Self>,
         purpose: Purpose,
-        target: Target,
+        wanted: impl Into<Wanted>,
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),
     ) -> Result<Arc<Circuit>, CircuitError> {
+        let wanted = wanted.into();
         // Room for every attempt's outcome: none waits to be heard.
         let (outcomes, mut done) = mpsc::channel::<Outcome>(ATTEMPTS as usize);
         let (mut begun, mut running, mut failures) = (0, 0, 0);
@@ -76,8 +76,8 @@ impl Pool {
                     // Beside one that hangs, another way in: the first relay may be what hangs.
                     let beside = |relay: &RelayId| running > 0 && entries.contains(relay);
                     let path = self
-                        .choose_beside(purpose, target, avoid, &beside)
-                        .or_else(|_| self.choose_beside(purpose, target, avoid, &|_| false));
+                        .choose_beside(purpose, wanted, avoid, &beside)
+                        .or_else(|_| self.choose_beside(purpose, wanted, avoid, &|_| false));
                     let hops: Vec<Entry> = match path {
                         Ok(path) => path.hops().cloned().collect(),
                         Err(error) if running == 0 => return Err(error),
@@ -126,7 +126,8 @@ impl Pool {
                     }
                     // When a guard is tried again is the guards' own matter.
                     let suspect = usize::from(error.suspect().0);
-                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0) {
+                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0 || hops.len() == 1)
+                    {
                         state.health.on_failed(hop.identity, now);
                     }
                 }

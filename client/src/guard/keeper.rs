@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use cepa_common::dir::{Clock, Consensus};
+use cepa_common::dir::{Clock, Consensus, Entry};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::state::record::{self, Generation};
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use super::bias::{self, BiasLedger, Suspicion};
 use super::machine::{GuardChoice, GuardSet, Purpose, Verdict};
 use super::persist::MAX_STATE_BYTES;
 use super::schedule::Now;
+use crate::path::{PeerRules, Position};
 
 /// The kind of the record on disk.
 const RECORD: &str = "guards";
@@ -59,6 +60,7 @@ pub struct Keeper {
     started: Instant,
     path: Option<PathBuf>,
     bias_path: Option<PathBuf>,
+    rules: Arc<PeerRules>,
     changed: Notify,
 }
 
@@ -81,8 +83,17 @@ impl Keeper {
             started: Instant::now(),
             path,
             bias_path,
+            rules: Arc::default(),
             changed: Notify::new(),
         }
+    }
+
+    /// The same guards under the owner's rules.
+    pub fn with_rules(mut self, rules: Arc<PeerRules>) -> Self {
+        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        kept.set.set_in_use(rules.guards.map(usize::from));
+        self.rules = rules;
+        self
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -113,7 +124,12 @@ impl Keeper {
         self.step(|kept, now| {
             let held = kept.consensus.as_ref();
             if held.is_none_or(|held| !Arc::ptr_eq(held, consensus)) {
-                kept.set.update(consensus, &|_| true, now, &mut rand::rng());
+                let permits = |relay: &Entry| self.rules.permits(Position::Entry, None, relay);
+                let prefers = |relay: &Entry| self.rules.prefers(Position::Entry, None, relay);
+                let (filter, prefer) = (&permits, &|relay: &Entry| prefers(relay) == Some(true));
+                let rng = &mut rand::rng();
+                kept.set
+                    .update_preferring(consensus, filter, prefer, now, rng);
                 kept.consensus = Some(Arc::clone(consensus));
                 let Kept { set, bias, .. } = kept;
                 bias.keep(|guard| set.sampled().any(|sampled| sampled == guard));

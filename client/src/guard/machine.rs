@@ -55,6 +55,8 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct GuardSet {
     pub(super) network: NetworkId,
+    /// What the owner has instead of the network's number of guards in use.
+    own_in_use: Option<usize>,
     /// In the order in which they were drawn.
     pub(super) sample: Vec<Guard>,
     /// Those that were used, the first first.
@@ -75,6 +77,7 @@ impl GuardSet {
     pub fn new(network: NetworkId) -> Self {
         Self {
             network,
+            own_in_use: None,
             sample: Vec::new(),
             confirmed: Vec::new(),
             primary: Vec::new(),
@@ -87,6 +90,11 @@ impl GuardSet {
         }
     }
 
+    /// Uses so many guards at a time, whatever the network says; counts from the next [`GuardSet::update`].
+    pub fn set_in_use(&mut self, in_use: Option<usize>) {
+        self.own_in_use = in_use;
+    }
+
     /// Takes in a consensus and the owner's filter (6.21.2 to 6.21.6).
     pub fn update(
         &mut self,
@@ -95,8 +103,20 @@ impl GuardSet {
         now: Now,
         rng: &mut impl CryptoRng,
     ) {
+        self.update_preferring(consensus, filter, &|_| false, now, rng);
+    }
+
+    /// The same; `prefer` says which guards the owner would rather have when new ones are drawn (6.16.11).
+    pub fn update_preferring(
+        &mut self,
+        consensus: &Consensus,
+        filter: Filter<'_>,
+        prefer: Filter<'_>,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) {
         self.observe(now);
-        self.limits = Limits::from(consensus.params());
+        self.limits = Limits::from(consensus.params()).with_in_use(self.own_in_use);
         self.subnet_rule = consensus.params().subnet_rule != 0;
         // 6.21.5: a clock that is wrong by months ends no guard's life, as no usable consensus is that old.
         let lifetime = consensus.lifetime();
@@ -107,6 +127,7 @@ impl GuardSet {
             consensus,
             weights: PositionWeights::new(consensus),
             filter,
+            prefer,
             limits: self.limits,
             wall: self.date,
         };

@@ -8,7 +8,7 @@ use rand::{CryptoRng, RngExt};
 
 use super::machine::Filter;
 use super::schedule::{Limits, blurred};
-use crate::path::{Position, PositionWeights, nets};
+use crate::path::{PREFERENCE, Position, PositionWeights, nets};
 
 /// A guard of the sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +95,8 @@ pub(super) struct View<'a> {
     pub(super) consensus: &'a Consensus,
     pub(super) weights: PositionWeights,
     pub(super) filter: Filter<'a>,
+    /// Those that the owner would rather have: they are drawn as if they carried [`PREFERENCE`] times as much.
+    pub(super) prefer: Filter<'a>,
     pub(super) limits: Limits,
     pub(super) wall: UnixSecs,
 }
@@ -190,8 +192,12 @@ impl View<'_> {
         candidates: &mut Vec<&'e Entry>,
         rng: &mut impl CryptoRng,
     ) -> Option<&'e Entry> {
-        let split = draw_by(candidates, |entry| self.weight(entry), rng);
-        let at = split.or_else(|| draw_by(candidates, |entry| u64::from(entry.weight), rng))?;
+        let factor = |entry: &Entry| if (self.prefer)(entry) { PREFERENCE } else { 1 };
+        // Capped so that 20,000 of them can be added up.
+        let counted = |weight: u64, entry: &Entry| (weight * factor(entry)).min(1 << 48);
+        let split = draw_by(candidates, |entry| counted(self.weight(entry), entry), rng);
+        let plain = |entry: &Entry| counted(u64::from(entry.weight), entry);
+        let at = split.or_else(|| draw_by(candidates, plain, rng))?;
         Some(candidates.swap_remove(at))
     }
 }

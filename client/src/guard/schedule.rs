@@ -55,6 +55,18 @@ pub struct Limits {
     pub network_down: Duration,
 }
 
+impl Limits {
+    /// With the owner's number of guards in use; there are at least as many primary ones.
+    pub(super) fn with_in_use(mut self, own: Option<usize>) -> Self {
+        if let Some(own) = own {
+            self.in_use = own;
+            self.directory_in_use = self.directory_in_use.max(own);
+            self.primaries = self.primaries.max(own);
+        }
+        self
+    }
+}
+
 impl From<&Params> for Limits {
     fn from(params: &Params) -> Self {
         let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);

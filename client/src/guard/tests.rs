@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::dir::testing::{consensus_of, descriptor, network_with};
+use crate::path::{PeerRules, PositionRules};
 
 pub(super) const DAY: u64 = 86_400;
 /// The tests' first day.
@@ -381,6 +382,55 @@ fn states_of_others_and_damaged_ones_are_refused() {
     let mut newer = state.clone();
     newer[0] = 2;
     assert_eq!(error(&newer), GuardStateError::Version(2));
+}
+
+#[test]
+fn the_owner_s_rules_hold_for_guards() {
+    let world = World::new(&[]);
+    let keeper = |rules: PeerRules| {
+        let clock = cepa_common::dir::Clock::from_fn(|| START * 1_000);
+        let keeper = Keeper::load(world.id(), None, clock).with_rules(Arc::new(rules));
+        keeper.update(&world.consensus(START, 0..100));
+        let picks = (0..200).filter_map(|_| keeper.pick(Purpose::Data, &|_| true));
+        picks.map(|choice| choice.identity).collect::<HashSet<_>>()
+    };
+    let range = |n: u16| format!("20.{n}.0.0/16").parse().unwrap();
+    let entry = PositionRules {
+        only: vec![range(3), range(4), range(5), range(6)],
+        avoid: vec![range(4)],
+        ..Default::default()
+    };
+    let rules = PeerRules {
+        entry,
+        guards: Some(3),
+        ..Default::default()
+    };
+    assert_eq!(keeper(rules), HashSet::from([relay(3), relay(5), relay(6)]));
+    let usual = keeper(PeerRules::default()).len();
+    let limits = Limits::default();
+    assert_eq!(usual, limits.in_use);
+    // Five are in use though the network has fewer primary ones, and preferred ones are drawn first.
+    let entry = PositionRules {
+        prefer: vec!["20.0.0.0/12".parse().unwrap()],
+        ..Default::default()
+    };
+    let rules = PeerRules {
+        entry,
+        guards: Some(5),
+        ..Default::default()
+    };
+    let (mut near, mut all) = (0, 0);
+    for _ in 0..60 {
+        let guards = keeper(rules.clone());
+        all += guards.len();
+        near += guards
+            .iter()
+            .filter(|id| (0..16).any(|n| **id == relay(n)))
+            .count();
+    }
+    assert_eq!(all, 300);
+    // 16 of weight 8 among 84 of weight 1: three of five.
+    assert!((150..210).contains(&near), "{near}");
 }
 
 #[test]

@@ -5,11 +5,20 @@
 //! [`PositionWeights`] says how much a relay counts at which position.
 
 mod apart;
+mod geoip;
+mod peers;
+mod rules;
 mod select;
 mod table;
 mod weights;
 
 pub(crate) use apart::nets;
+pub use geoip::{Country, GeoIp, GeoIpError};
+pub use peers::{AddressRange, DestinationSet, PeerSet, PeerSyntax};
+pub use rules::{
+    DestinationRule, MOST_DESTINATIONS, MOST_GUARDS, MOST_HOPS, PREFERENCE, PeerRules,
+    PositionRules, RuleError,
+};
 pub use select::{
     DEFAULT_HOPS, GuardFor, LONG_LIVED_PORTS, Path, PathError, PathRequest, PathSelector, Position,
     Rule, Target,

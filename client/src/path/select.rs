@@ -9,6 +9,7 @@ use cepa_common::ids::RelayId;
 use rand::CryptoRng;
 
 use super::apart::Apart;
+use super::rules::{Marks, PeerRules, RuleError};
 use super::table::Table;
 use super::weights::{PositionWeights, runs};
 
@@ -76,6 +77,8 @@ pub type GuardFor<'a> = dyn Fn(&Entry) -> Option<RelayId> + 'a;
 pub struct PathRequest<'a> {
     /// What its last hop must let out to.
     pub target: Target,
+    /// The owner's rule for its destination ([`PeerRules::rule_for`]).
+    pub rule: Option<usize>,
     /// How many relays, 1 to 6.
     pub hops: usize,
     /// The first relay, when the caller keeps one.
@@ -93,6 +96,7 @@ impl PathRequest<'_> {
     pub fn new(target: Target) -> Self {
         Self {
             target,
+            rule: None,
             hops: DEFAULT_HOPS,
             first: None,
             guard: None,
@@ -138,6 +142,8 @@ pub enum Rule {
     Flags,
     /// Its exit policy lets out to the target.
     Policy,
+    /// The owner's lists let it stand there.
+    Owner,
     /// The caller does not exclude it.
     Excluded,
     /// It is not in the path yet.
@@ -151,9 +157,10 @@ pub enum Rule {
 }
 
 /// The rules in order.
-const RULES: [Rule; 7] = [
+const RULES: [Rule; 8] = [
     Rule::Flags,
     Rule::Policy,
+    Rule::Owner,
     Rule::Excluded,
     Rule::Repeat,
     Rule::Family,
@@ -166,6 +173,7 @@ impl fmt::Display for Rule {
         f.write_str(match self {
             Self::Flags => "the consensus lists none that runs and is fit for it",
             Self::Policy => "no exit lets out to the target's port",
+            Self::Owner => "the owner's lists let none be",
             Self::Excluded => "all are excluded",
             Self::Repeat => "all are in the path already",
             Self::Family => "all are of one family with a relay in the path",
@@ -186,6 +194,9 @@ pub enum PathError {
         /// The rule that left none.
         rule: Rule,
     },
+    /// A list of the owner leaves no relay.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
     /// The first relay asked for is not in the consensus, not running, or excluded.
     #[error("the first relay asked for cannot be used")]
     First,
@@ -222,32 +233,83 @@ pub struct PathSelector {
     consensus: Arc<Consensus>,
     weights: PositionWeights,
     apart: Apart,
+    rules: Arc<PeerRules>,
+    marks: Marks,
     /// By position (entry, middle, exit) and class (any relay, Stable only).
     tables: [[Table; 2]; 3],
+    /// The same of exits, by the owner's rule for destinations.
+    special: Vec<[Table; 2]>,
 }
 
 impl PathSelector {
-    /// Prepares the tables of a consensus.
+    /// Prepares the tables of a consensus, for an owner who leaves all as it is.
     pub fn new(consensus: Arc<Consensus>) -> Self {
+        Self::with_rules(consensus, Arc::default())
+    }
+
+    /// Prepares the tables of a consensus under the owner's rules.
+    pub fn with_rules(consensus: Arc<Consensus>, rules: Arc<PeerRules>) -> Self {
         let weights = PositionWeights::new(&consensus);
-        let tables = [Position::Entry, Position::Middle, Position::Exit].map(|position| {
+        let marks = Marks::new(&rules, &consensus);
+        let tables_of = |position, rule| {
             [Flags::NONE, Flags::STABLE].map(|needed| {
                 let entries = consensus.entries().iter().enumerate();
-                let fits = entries.filter(|(_, entry)| {
-                    entry.flags.contains(needed) && has_flags(&weights, position, entry)
+                let fits = entries.filter(|(n, entry)| {
+                    entry.flags.contains(needed)
+                        && has_flags(&weights, position, entry)
+                        && marks.permits(position, rule, *n)
                 });
                 Table::new(fits.map(|(n, entry)| {
-                    let share = weights.share(position, entry.flags);
-                    (n, u64::from(entry.weight) * share)
+                    let weight = u64::from(entry.weight) * weights.share(position, entry.flags);
+                    (n, marks.weighted(position, rule, n, weight))
                 }))
             })
-        });
+        };
+        let tables = [Position::Entry, Position::Middle, Position::Exit];
+        let tables = tables.map(|position| tables_of(position, None));
+        let special = 0..rules.destinations.len();
+        let special = special.map(|rule| tables_of(Position::Exit, Some(rule)));
         Self {
+            special: special.collect(),
             weights,
             apart: Apart::new(&consensus),
             tables,
+            rules,
+            marks,
             consensus,
         }
+    }
+
+    /// Do the owner's lists leave a relay for every position, and an exit for every rule?
+    ///
+    /// # Errors
+    /// The list that leaves none.
+    pub fn check(&self) -> Result<(), RuleError> {
+        let needed = |position| match position {
+            Position::Middle => self.rules.hops > 2,
+            _ => true,
+        };
+        let positions = [Position::Entry, Position::Middle, Position::Exit];
+        let positions = positions.into_iter().filter(|at| needed(*at));
+        let special = (0..self.special.len()).map(|rule| (Position::Exit, Some(rule)));
+        for (position, rule) in positions.map(|at| (at, None)).chain(special) {
+            let fit = self.fit(position, false);
+            let fit = fit.map(|n| &self.consensus.entries()[n]);
+            if let Some(error) = self.rules.blame(position, rule, Target::Any, fit) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Relays with the flags of a position, whatever the owner says.
+    fn fit(&self, position: Position, stable: bool) -> impl Iterator<Item = usize> {
+        let needed = if stable { Flags::STABLE } else { Flags::NONE };
+        let entries = self.consensus.entries().iter().enumerate();
+        let fit = entries.filter(move |(_, entry)| {
+            entry.flags.contains(needed) && has_flags(&self.weights, position, entry)
+        });
+        fit.map(|(n, _)| n)
     }
 
     /// The consensus that paths are chosen from.
@@ -275,7 +337,11 @@ impl PathSelector {
             .ok()
     }
 
-    fn table(&self, position: Position, stable: bool) -> &Table {
+    fn table(&self, position: Position, rule: Option<usize>, stable: bool) -> &Table {
+        let special = rule.filter(|_| position == Position::Exit);
+        if let Some(tables) = special.and_then(|rule| self.special.get(rule)) {
+            return &tables[usize::from(stable)];
+        }
         let [entry, middle, exit] = &self.tables;
         let of_position = match position {
             Position::Entry => entry,
@@ -398,7 +464,7 @@ impl Choice<'_> {
 
     /// The guard that the caller keeps for this exit. Its owner's lists are the caller's matter, these rules are ours.
     fn guard(&mut self, guard: &GuardFor<'_>, exit: usize) -> Result<usize, PathError> {
-        let apart = [Rule::Repeat, Rule::Family, Rule::Subnet];
+        let apart = [Rule::Owner, Rule::Repeat, Rule::Family, Rule::Subnet];
         let n = guard(self.entry(exit))
             .and_then(|guard| self.selector.index(&guard))
             .filter(|n| runs(self.entry(*n)))
@@ -407,37 +473,57 @@ impl Choice<'_> {
                     .iter()
                     .all(|rule| self.keeps(*rule, *n, Position::Entry))
             })
-            .ok_or(PathError::NoGuard)?;
+            .ok_or_else(|| self.no_guard())?;
         self.taken.push(n);
         Ok(n)
     }
 
+    /// Why there is no guard: a list of the owner's, or what the exits are.
+    fn no_guard(&self) -> PathError {
+        let fit: Vec<usize> = self.selector.fit(Position::Entry, false).collect();
+        self.blame(Position::Entry, &fit)
+            .map_or(PathError::NoGuard, PathError::Rule)
+    }
+
+    fn blame(&self, position: Position, relays: &[usize]) -> Option<RuleError> {
+        let (rules, request) = (&self.selector.rules, self.request);
+        let relays = relays.iter().map(|n| self.entry(*n));
+        rules.blame(position, request.rule, request.target, relays)
+    }
+
     /// Relays fit to be guards, and any other only when none of them fits.
     fn take_entry(&mut self, rng: &mut impl CryptoRng) -> Result<usize, PathError> {
-        self.take(rng, Position::Entry).or_else(|_| {
-            let table = self.selector.table(Position::Middle, false);
-            let n = self.take_among_fitting(rng, table, Position::Entry, Position::Middle)?;
+        self.take(rng, Position::Entry).or_else(|error| {
+            if matches!(error, PathError::Rule(_)) {
+                return Err(error);
+            }
+            let n = self.take_among_fitting(rng, Position::Entry, Position::Middle, false)?;
             self.taken.push(n);
             Ok(n)
         })
     }
 
-    fn take(&mut self, rng: &mut impl CryptoRng, position: Position) -> Result<usize, PathError> {
-        let flags = match position {
-            // A last hop that lets nothing out is chosen like a middle one.
+    /// Whose lists hold: those of middles for a last hop that lets nothing out.
+    fn listed(&self, position: Position) -> Position {
+        match position {
             Position::Exit if self.request.target == Target::Any => Position::Middle,
             position => position,
-        };
+        }
+    }
+
+    fn take(&mut self, rng: &mut impl CryptoRng, position: Position) -> Result<usize, PathError> {
+        // A last hop that lets nothing out is chosen like a middle one.
+        let flags = self.listed(position);
         // 6.16.8: Stable is not asked of first hops; those are few and long-lived anyway.
         let stable = self.stable && position != Position::Entry;
-        let table = self.selector.table(flags, stable);
+        let table = self.selector.table(flags, self.request.rule, stable);
         // Drawing again until one fits is the same distribution as drawing among those that fit.
         let draw = (0..DRAWS)
             .filter_map(|_| table.draw(rng))
             .find(|n| RULES.iter().all(|rule| self.keeps(*rule, *n, position)));
         let chosen = match draw {
             Some(n) => n,
-            None => self.take_among_fitting(rng, table, position, flags)?,
+            None => self.take_among_fitting(rng, position, flags, stable)?,
         };
         self.taken.push(chosen);
         Ok(chosen)
@@ -446,20 +532,29 @@ impl Choice<'_> {
     fn take_among_fitting(
         &self,
         rng: &mut impl CryptoRng,
-        table: &Table,
         position: Position,
         weighted_as: Position,
+        stable: bool,
     ) -> Result<usize, PathError> {
-        let mut left: Vec<usize> = table.candidates().collect();
+        let mut left: Vec<usize> = self.selector.fit(weighted_as, stable).collect();
         for rule in RULES {
+            let before = (rule == Rule::Owner).then(|| left.clone());
             left.retain(|n| self.keeps(rule, *n, position));
             if left.is_empty() {
-                return Err(PathError::NoRelay { position, rule });
+                let mut lists = [self.listed(position), Position::Entry].into_iter();
+                let blamed = before.and_then(|fit| lists.find_map(|at| self.blame(at, &fit)));
+                return Err(blamed.map_or(PathError::NoRelay { position, rule }, PathError::Rule));
             }
         }
         let share = |entry: &Entry| self.selector.weights.share(weighted_as, entry.flags);
-        let weighted = |n: &usize| (*n, u64::from(self.entry(*n).weight) * share(self.entry(*n)));
-        let plain = |n: &usize| (*n, u64::from(self.entry(*n).weight));
+        let marks = &self.selector.marks;
+        let preferring = |n: &usize, weight: u64| {
+            let listed = self.listed(position);
+            (*n, marks.weighted(listed, self.request.rule, *n, weight))
+        };
+        let plain_weight = |n: &usize| u64::from(self.entry(*n).weight);
+        let weighted = |n: &usize| preferring(n, plain_weight(n) * share(self.entry(*n)));
+        let plain = |n: &usize| preferring(n, plain_weight(n));
         // 6.16.6: where only those are left that the split keeps for another position, they serve here too.
         Table::new(left.iter().map(weighted))
             .draw(rng)
@@ -478,6 +573,12 @@ impl Choice<'_> {
             // The table saw to it.
             Rule::Flags => true,
             Rule::Policy => position != Position::Exit || self.request.target.is_allowed_by(entry),
+            Rule::Owner => {
+                let marks = &self.selector.marks;
+                // The only hop is first hop as well.
+                marks.permits(self.listed(position), self.request.rule, n)
+                    && (self.request.hops > 1 || marks.permits(Position::Entry, None, n))
+            }
             Rule::Excluded => !(self.request.exclude)(&entry.identity),
             Rule::Repeat => !self.taken.contains(&n),
             Rule::Family => !taken.any(|other| apart.share_family(*other, n)),

@@ -30,9 +30,4 @@ impl Table {
         let at = self.sums.partition_point(|sum| *sum <= point);
         self.candidates.get(at).map(|n| *n as usize)
     }
-
-    /// All candidates.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = usize> {
-        self.candidates.iter().map(|n| *n as usize)
-    }
 }
