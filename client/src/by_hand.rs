@@ -52,6 +52,9 @@ pub enum ByHandError {
     /// So many relays make no path.
     #[error("a path by hand has 1 to {MOST_HOPS} relays, not {0}")]
     Hops(usize),
+    /// No relay takes a link to itself.
+    #[error("{0} stands next to itself in the path")]
+    Doubled(RelayId),
     /// It was not built.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -78,14 +81,21 @@ impl Client {
     /// # Errors
     /// [`ByHandError`].
     pub async fn circuit(&self, path: &[RelayId]) -> Result<Arc<Circuit>, ByHandError> {
+        let hops = self.listed(path)?;
+        Ok(self.circuits().build_path(&hops).await?)
+    }
+
+    /// What the consensus says of the relays of a path.
+    fn listed(&self, path: &[RelayId]) -> Result<Vec<Entry>, ByHandError> {
+        if let Some([twice, _]) = path.array_windows().find(|[one, next]| one == next) {
+            return Err(ByHandError::Doubled(*twice));
+        }
         let consensus = self.consensus().ok_or(ByHandError::NoConsensus)?;
         let entry = |relay: &RelayId| {
-            let mut entries = consensus.entries().iter();
-            let entry = entries.find(|entry| entry.identity == *relay).cloned();
+            let entry = consensus.relay(relay).cloned();
             entry.ok_or(ByHandError::Unlisted(*relay))
         };
-        let hops: Vec<Entry> = path.iter().map(entry).collect::<Result<_, _>>()?;
-        Ok(self.circuits().build_path(&hops).await?)
+        path.iter().map(entry).collect()
     }
 
     /// The relays that are called so: each by its nickname or the first digits of its identity, as the consensus has
@@ -107,12 +117,7 @@ impl Client {
     /// # Errors
     /// [`TraceError`]; a relay that the consensus does not list is named.
     pub async fn trace_path(&self, path: &[RelayId]) -> Result<Vec<HopReport>, TraceError> {
-        let consensus = self.consensus().ok_or(ByHandError::NoConsensus)?;
-        let entry = |relay: &RelayId| {
-            let entry = consensus.relay(relay).cloned();
-            entry.ok_or(ByHandError::Unlisted(*relay))
-        };
-        let hops: Vec<Entry> = path.iter().map(entry).collect::<Result<_, _>>()?;
+        let hops = self.listed(path)?;
         Ok(self.measure(&hops, false).await?)
     }
 
