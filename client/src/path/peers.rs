@@ -243,6 +243,18 @@ impl fmt::Display for DestinationSet {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_readers_panic(text in "[0-9a-f:./*\\[\\], -]{0,40}|\\PC{0,40}") {
+            let _ = text.parse::<PeerSet>();
+            if let Ok(set) = text.parse::<DestinationSet>() {
+                set.contains(&TargetHost::Name("example.com".to_owned()), 443);
+                set.contains(&TargetHost::Ip([192, 0, 2, 1].into()), 443);
+            }
+            let _ = text.parse::<super::super::DestinationRule>();
+        }
+    }
+
     #[test]
     fn peers_are_read_as_they_are_written() {
         let key = "ab".repeat(32);

@@ -115,6 +115,30 @@ fn a_list_that_leaves_none_is_named_with_what_it_emptied() {
 }
 
 #[test]
+fn the_only_hop_need_not_be_fit_for_a_guard() {
+    let entries = (1..=6).map(|n| {
+        let mut relay = descriptor(n);
+        relay.addresses = vec![([20, n, 0, 1], 9_000).into()];
+        let flags = Flags::VALID | Flags::RUNNING | Flags::EXIT;
+        Entry::new(&relay, flags.with_if(Flags::GUARD, n > 1), 10)
+    });
+    let consensus = consensus_of(&network_with(1, BTreeMap::new()), 1_000, entries.collect());
+    let with_hops = |hops| {
+        let rules = PeerRules {
+            entry: only(&[1]),
+            hops,
+            ..Default::default()
+        };
+        PathSelector::with_rules(Arc::clone(&consensus), Arc::new(rules))
+    };
+    assert!(with_hops(3).check().is_err());
+    let alone = with_hops(1);
+    alone.check().unwrap();
+    let request = PathRequest { hops: 1, ..web() };
+    assert_eq!(path(&alone, &request).unwrap(), [1]);
+}
+
+#[test]
 fn what_no_network_could_keep_is_refused_at_once() {
     let hops = |hops| PeerRules {
         hops,

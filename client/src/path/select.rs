@@ -285,14 +285,13 @@ impl PathSelector {
     /// # Errors
     /// The list that leaves none.
     pub fn check(&self) -> Result<(), RuleError> {
-        let needed = |position| match position {
-            Position::Middle => self.rules.hops > 2,
-            _ => true,
+        // Directory fetches end at what serves as a middle, however few hops; the only hop need not be fit for a guard.
+        let positions: &[Position] = match self.rules.hops {
+            1 => &[Position::Middle, Position::Exit],
+            _ => &[Position::Entry, Position::Middle, Position::Exit],
         };
-        let positions = [Position::Entry, Position::Middle, Position::Exit];
-        let positions = positions.into_iter().filter(|at| needed(*at));
         let special = (0..self.special.len()).map(|rule| (Position::Exit, Some(rule)));
-        for (position, rule) in positions.map(|at| (at, None)).chain(special) {
+        for (position, rule) in positions.iter().map(|at| (*at, None)).chain(special) {
             let fit = self.fit(position, false);
             let fit = fit.map(|n| &self.consensus.entries()[n]);
             if let Some(error) = self.rules.blame(position, rule, Target::Any, fit) {
