@@ -40,6 +40,8 @@ struct CellRun {
     /// Bytes of the first chunk that are gone already.
     from: usize,
     len: usize,
+    /// Memory of the chunks (bytes): what is charged, as a chunk may be a large buffer with a few cells in it (S20).
+    held: usize,
     /// When cells last came into the empty run, or left it.
     moved: Option<Instant>,
 }
@@ -51,7 +53,9 @@ impl CellRun {
         if let Some(last) = self.chunks.back_mut()
             && buffers::has_room(last, cells.len())
         {
+            let before = last.capacity();
             last.extend_from_slice(cells);
+            self.held += last.capacity() - before;
             return;
         }
         let mut chunk = if self.chunks.is_empty() && !buffers::is_worth_moving(cells) {
@@ -60,6 +64,7 @@ impl CellRun {
             buffers::take()
         };
         chunk.extend_from_slice(cells);
+        self.held += chunk.capacity();
         self.chunks.push_back(chunk);
     }
 
@@ -71,6 +76,7 @@ impl CellRun {
         }
         self.touch_empty();
         self.len += cells.len();
+        self.held += cells.capacity();
         self.chunks.push_back(core::mem::take(cells));
     }
 
@@ -89,6 +95,7 @@ impl CellRun {
             let there = first.len() - self.from;
             let now = there.min(most - taken);
             let is_whole = self.from == 0 && now == there;
+            let held = first.capacity();
             if is_whole && out.is_empty() && buffers::is_worth_moving(first) {
                 // Buffers change hands, bytes stay where they are.
                 core::mem::swap(out, first);
@@ -103,6 +110,7 @@ impl CellRun {
                 self.from += now;
             } else {
                 self.from = 0;
+                self.held -= held;
                 self.chunks
                     .pop_front()
                     .into_iter()
@@ -196,8 +204,10 @@ impl<C> LinkQueue<C> {
         if run.len + len > self.bound_bytes {
             return Err(PushError::Overrun);
         }
+        let before = run.held;
         add(run);
-        waiting.account(len, 0);
+        let added = run.held - before;
+        waiting.account(added, 0);
         drop(guard);
         self.notify.notify_one();
         Ok(())
@@ -210,15 +220,14 @@ impl<C> LinkQueue<C> {
         if waiting.closed {
             return;
         }
-        if let Some(run) = waiting.circuits.get_mut(&circ) {
-            run.add(cell);
-        } else {
+        if !waiting.circuits.contains_key(&circ) {
             waiting.turns.push_back(circ);
-            let mut run = CellRun::default();
-            run.add(cell);
-            waiting.circuits.insert(circ, run);
         }
-        waiting.account(CELL_LEN, 0);
+        let run = waiting.circuits.entry(circ).or_default();
+        let before = run.held;
+        run.add(cell);
+        let added = run.held - before;
+        waiting.account(added, 0);
         drop(guard);
         self.notify.notify_one();
     }
@@ -227,7 +236,7 @@ impl<C> LinkQueue<C> {
     pub fn purge(&self, circ: CircId) {
         let mut waiting = lock(&self.waiting);
         if let Some(run) = waiting.circuits.remove(&circ) {
-            waiting.account(0, run.len);
+            waiting.account(0, run.held);
             run.give_back();
             waiting.turns.retain(|c| *c != circ);
         }
@@ -264,7 +273,7 @@ impl<C> LinkQueue<C> {
     pub fn take_cells(&self, most_cells: usize, out: &mut Vec<u8>) {
         let mut guard = lock(&self.waiting);
         let waiting = &mut *guard;
-        let (mut left, mut taken) = (most_cells * CELL_LEN, 0);
+        let (mut left, mut freed) = (most_cells * CELL_LEN, 0);
         while left > 0
             && let Some(circ) = waiting.turns.pop_front()
         {
@@ -277,9 +286,10 @@ impl<C> LinkQueue<C> {
             } else {
                 TURN_CELLS * CELL_LEN
             };
+            let before = run.held;
             let len = run.take(turn.min(left), out);
             left -= len;
-            taken += len;
+            freed += before - run.held;
             if len == 0 {
                 waiting.turns.push_front(circ);
                 break;
@@ -290,7 +300,7 @@ impl<C> LinkQueue<C> {
                 run.give_back();
             }
         }
-        waiting.account(0, taken);
+        waiting.account(0, freed);
     }
 
     /// Is anything waiting?
@@ -384,7 +394,7 @@ impl Inbox {
             return Err(PushError::Overrun);
         }
         add(&mut arrived.cells);
-        charge.set(arrived.cells.len());
+        charge.set(arrived.cells.capacity());
         drop(guard);
         self.notify.notify_one();
         Ok(())
@@ -480,15 +490,44 @@ mod tests {
         queue.push(circ(1), &cells(1, 4)).unwrap();
         queue.push(circ(2), &cells(2, 4)).unwrap();
         queue.push_last(circ(1), &[0; CELL_LEN]);
-        assert_eq!(budget.used(), 9 * CELL_LEN);
+        assert!((9 * CELL_LEN..16 * CELL_LEN).contains(&budget.used()));
         queue.purge(circ(2));
         queue.take_cells(3, &mut Vec::new());
-        assert_eq!(budget.used(), 2 * CELL_LEN);
+        assert!((2 * CELL_LEN..10 * CELL_LEN).contains(&budget.used()));
         assert_eq!(queue.waiting()[0].0, circ(1));
         queue.take_cells(3, &mut Vec::new());
         assert_eq!((budget.used(), queue.waiting().len()), (0, 0));
         queue.push(circ(1), &cells(1, 4)).unwrap();
         queue.close();
+        assert_eq!(budget.used(), 0);
+    }
+
+    /// S20: a large buffer with a few cells in it is charged for what it is.
+    #[test]
+    fn memory_is_charged_and_not_what_is_in_it() {
+        let budget = Budget::new(usize::MAX);
+        let queue = LinkQueue::<()>::new(64, &budget);
+        let mut buffer = buffers::take();
+        let capacity = buffer.capacity();
+        buffer.extend_from_slice(&cells(1, 16));
+        queue.push_all(circ(1), &mut buffer).unwrap();
+        assert!(buffer.is_empty());
+        assert_eq!(budget.used(), capacity);
+        queue.push(circ(1), &cells(2, 1)).unwrap();
+        assert_eq!(budget.used(), capacity);
+        let mut out = Vec::new();
+        queue.take_cells(10, &mut out);
+        assert_eq!(budget.used(), capacity);
+        queue.take_cells(10, &mut out);
+        assert_eq!(marks(&out), [vec![1; 16], vec![2]].concat());
+        assert_eq!(budget.used(), 0);
+
+        let inbox = Inbox::new(64, &budget);
+        let mut buffer = buffers::take();
+        buffer.extend_from_slice(&cells(1, 16));
+        inbox.push_all(&mut buffer).unwrap();
+        assert_eq!(budget.used(), capacity);
+        assert_eq!(inbox.take().cells.len(), 16 * CELL_LEN);
         assert_eq!(budget.used(), 0);
     }
 
