@@ -210,6 +210,7 @@ impl Node {
         let options = client::ClientOptions {
             network,
             peers,
+            multipath: clients::multipath(settings.multipath),
             network_file: Some(config.network.file.clone()),
             state_dir: Some(self._state.room(CLIENT_ROOM)?),
             isolate_by: clients::isolate_by(&settings.isolate),
@@ -532,6 +533,7 @@ impl Visitor {
             peers: PeerRules::default(),
             state_dir: Some(state.path().to_owned()),
             isolate_by: Default::default(),
+            multipath: Default::default(),
         };
         let mut started = clients::start(options).await;
         started.ready(progress).await?;

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use cepa_client::circuit::isolation::IsolateBy;
+use cepa_client::circuit::legs::Multipath;
 use cepa_client::guard::GuardHealth;
 use cepa_client::{BootstrapEvent, BootstrapEvents, Client, ClientError, ClientOptions, Warning};
 use tokio::sync::watch;
 
 use crate::app::{AppError, PEERS_HINT, Progress};
-use crate::config::IsolateKind;
+use crate::config::{IsolateKind, MultipathKind};
 use crate::control::{Answer, Command, GuardStatus, IdentityLimit, NewIdentity, Status};
 
 /// Warnings of one start that are kept for whoever follows it.
@@ -107,6 +108,15 @@ fn line(event: &BootstrapEvent) -> Option<String> {
             Some(event.to_string())
         }
         _ => None,
+    }
+}
+
+/// When circuits get a second leg, in the library's words.
+pub(crate) fn multipath(kind: MultipathKind) -> Multipath {
+    match kind {
+        MultipathKind::Never => Multipath::Never,
+        MultipathKind::Bulk => Multipath::Bulk,
+        MultipathKind::Always => Multipath::Always,
     }
 }
 

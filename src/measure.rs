@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cepa_client::circuit::legs::Multipath;
 use cepa_client::{ByHandError, Client, ClientOptions};
 use cepa_common::dir::{NetworkFile, fetch_padding};
 use cepa_common::stream::Target;
@@ -16,6 +17,14 @@ use cepa_relay::authority::{
 };
 
 use crate::config;
+
+/// A client that measures: what it downloads goes by one way.
+fn measuring(network: NetworkFile) -> ClientOptions {
+    ClientOptions {
+        multipath: Multipath::Never,
+        ..ClientOptions::new(network)
+    }
+}
 
 /// Pause after a failed try to join the network.
 const JOIN_AGAIN: Duration = Duration::from_secs(5);
@@ -79,7 +88,7 @@ impl Measurer {
 
     async fn join(self) {
         let network = NetworkFile::clone(&self.network);
-        let client = match Box::pin(Client::bootstrap(ClientOptions::new(network))).await {
+        let client = match Box::pin(Client::bootstrap(measuring(network))).await {
             Ok(client) => Some(client),
             Err(error) => {
                 tracing::info!(%error, "relays are not measured yet");

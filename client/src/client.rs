@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::circuit::isolation::{IsolateBy, Isolation};
+use crate::circuit::legs::Multipath;
 use crate::circuit::pool::{CircuitError, Pool, Wanted};
 use crate::dir::{Directory, NoConsensus};
 use crate::events::Reporter;
@@ -48,6 +49,8 @@ pub struct ClientOptions {
     pub isolate_by: IsolateBy,
     /// What the owner decides of paths.
     pub peers: PeerRules,
+    /// When a circuit gets a second one to carry its streams with it.
+    pub multipath: Multipath,
 }
 
 impl ClientOptions {
@@ -59,6 +62,7 @@ impl ClientOptions {
             state_dir: None,
             isolate_by: IsolateBy::default(),
             peers: PeerRules::default(),
+            multipath: Multipath::default(),
         }
     }
 }
@@ -254,6 +258,7 @@ impl Client {
         Wanted {
             target: wanted(target),
             rule: self.shared.pool.rules().rule_for(target),
+            exit: None,
         }
     }
 

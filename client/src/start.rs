@@ -123,7 +123,7 @@ impl Client {
             directory.consensus(),
             guards,
             reporter.clone(),
-            rules,
+            (rules, options.multipath),
         );
         tasks.spawn(task.run());
         tasks.spawn(pool.clone().look_after());

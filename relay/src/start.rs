@@ -31,6 +31,7 @@ use crate::keys::watch::{KeyWatch, watch as watch_keys};
 use crate::links::Links;
 use crate::listen::{Admission, listen};
 use crate::memory::{Memory, keep_within_budget};
+use crate::switch::Sets;
 
 /// Everything that a relay is started with.
 pub struct RelayOptions {
@@ -141,6 +142,8 @@ pub(crate) struct Core {
     pub(crate) budget: Arc<Budget>,
     /// Whose they are.
     pub(crate) memory: Memory,
+    /// Circuits that carry streams together.
+    pub(crate) sets: Sets,
     pub(crate) exit: Option<ExitConnector>,
     /// What all links together may move, if there is a limit.
     pub(crate) limit: Option<Arc<RateLimit>>,
@@ -252,6 +255,7 @@ impl Relay {
             pool: HandshakePool::start(options.threads).map_err(io("no thread"))?,
             budget: Budget::new(usize::try_from(options.limits.memory_bytes).unwrap_or(usize::MAX)),
             memory: Memory::default(),
+            sets: Sets::default(),
             exit,
             limit: RateLimit::new(options.limits.bandwidth_kib, tokio::time::Instant::now())
                 .map(Arc::new),

@@ -21,7 +21,7 @@ use cepa_common::net::emulate::Conditions;
 use crate::app::AppError;
 use crate::cli::output::{Meter, note, say};
 use crate::cli::{CliError, NETWORK};
-use crate::config::{self, Config, keys};
+use crate::config::{self, Config, MultipathKind, keys};
 use crate::stop::{Cause, Stop};
 use crate::testnet::{Local, Shape};
 use report::{Machine, Report, Row, Setting};
@@ -42,6 +42,7 @@ pub(crate) struct Options {
     pub(crate) processes: bool,
     /// What links are like.
     pub(crate) conditions: Conditions,
+    pub(crate) multipath: MultipathKind,
     /// Where the destination listens.
     pub(crate) target: SocketAddr,
     /// Rows; all if empty.
@@ -78,7 +79,7 @@ impl Network {
             Ok(file) => {
                 let meter = Meter::new();
                 meter.show(0, "the client joins the network");
-                let client = start_client(file, dir).await?;
+                let client = start_client(file, options.multipath, dir).await?;
                 let socks = client.said.rsplit("//").next().map(str::parse);
                 let Some(Ok(socks)) = socks else {
                     return Err(CliError::failed(
@@ -123,7 +124,11 @@ impl Network {
 }
 
 /// A client of the network of `file`, in a process of its own that ends with us.
-async fn start_client(file: &Path, dir: &Path) -> Result<Helper, CliError> {
+async fn start_client(
+    file: &Path,
+    multipath: MultipathKind,
+    dir: &Path,
+) -> Result<Helper, CliError> {
     let file = std::fs::canonicalize(file).map_err(|error| {
         CliError::usage(
             format!("cannot read {}: {error}", file.display()),
@@ -139,6 +144,7 @@ async fn start_client(file: &Path, dir: &Path) -> Result<Helper, CliError> {
         client: Some(config::Client {
             socks: SocketAddr::from(([127, 0, 0, 1], 0)),
             allow_private: true,
+            multipath,
             ..Default::default()
         }),
         log: config::Log {

@@ -10,6 +10,7 @@ use clap::Args;
 use super::links::LinkArgs;
 use super::{CliError, Context, block_on};
 use crate::bench::{self, Options};
+use crate::config::MultipathKind;
 use crate::testnet::{Shape, Workdir};
 
 /// Measure what a network carries on this machine: throughput, first bytes, circuits, ping, processor time, memory.
@@ -38,6 +39,9 @@ pub(super) struct Bench {
     /// Run every node of the local network in a process of its own (the default).
     #[arg(long)]
     processes: bool,
+    /// When a circuit of the client gets a second one by other relays that carries its streams with it.
+    #[arg(long, value_name = "WHEN", default_value = "bulk")]
+    multipath: MultipathKind,
     #[command(flatten)]
     links: LinkArgs,
     /// Where the streams' destination listens; exits of a given network must reach it.
@@ -82,6 +86,7 @@ impl Bench {
             log_level: context.filter().unwrap_or("warn").to_owned(),
             measure: false,
             conditions: self.links.conditions(),
+            multipath: self.multipath,
         };
         shape.check()?;
         let workdir = Workdir::open(None)?;
@@ -90,6 +95,7 @@ impl Bench {
             network: self.network.ok_or(shape),
             processes: !self.one_process,
             conditions: self.links.conditions(),
+            multipath: self.multipath,
             target: self.target,
             only: self.only,
             duration: self.duration,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{CliError, Context, NetworkArg, run};
-use crate::config::{self, Config, DEFAULT_SOCKS, IsolateKind};
+use crate::config::{self, Config, DEFAULT_SOCKS, IsolateKind, MultipathKind};
 
 /// Run a client: applications connect to its port, their traffic goes through three relays.
 ///
@@ -40,6 +40,9 @@ pub(super) struct Proxy {
     /// fails.
     #[arg(long)]
     answer_early: bool,
+    /// When a circuit gets a second one by other relays that carries its streams with it.
+    #[arg(long, value_name = "WHEN", default_value = "bulk")]
+    multipath: MultipathKind,
     /// What keeps streams on different circuits, separated by commas; docs/config.md explains each
     /// [default: credentials,listener,client,protocol].
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
@@ -67,6 +70,7 @@ impl Proxy {
                 allow_remote: self.allow_remote,
                 allow_private: self.allow_private,
                 answer_early: self.answer_early,
+                multipath: self.multipath,
                 isolate: self
                     .isolate
                     .unwrap_or_else(|| IsolateKind::DEFAULT.to_vec()),

@@ -10,6 +10,7 @@ use clap::Args;
 use super::links::LinkArgs;
 use super::{CliError, Context, block_on};
 use crate::config::DEFAULT_SOCKS;
+use crate::config::MultipathKind;
 use crate::testnet::{self, Shape, Workdir};
 
 /// Start a whole network on this machine: authorities, relays, exits and a client.
@@ -56,6 +57,9 @@ pub(super) struct Testnet {
     /// are what relays claim.
     #[arg(long)]
     measure: bool,
+    /// When a circuit of the client gets a second one by other relays that carries its streams with it.
+    #[arg(long, value_name = "WHEN", default_value = "bulk")]
+    multipath: MultipathKind,
     #[command(flatten)]
     links: LinkArgs,
     /// A command to run in the network, after two dashes.
@@ -74,6 +78,7 @@ impl Testnet {
             log_level: context.filter().unwrap_or("info").to_owned(),
             measure: self.measure,
             conditions: self.links.conditions(),
+            multipath: self.multipath,
         };
         shape.check()?;
         let workdir = Workdir::open(self.dir)?;

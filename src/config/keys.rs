@@ -80,6 +80,11 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "Tell applications that a stream is open before it is: their first bytes travel with the request, which saves a round trip. What fails is then seen as a reset, without its reason.",
             ),
             key(
+                "multipath",
+                r#""bulk""#,
+                "When a circuit gets a second one by other relays to the same exit that carries its streams with it: \"never\", \"bulk\" (it moves 256 KiB to 24 MiB a second for longer than a moment), \"always\" (with its first stream). A second guard sees traffic then.",
+            ),
+            key(
                 "isolate",
                 r#"["credentials", "listener", "client", "protocol"]"#,
                 "What keeps streams on different circuits: \"credentials\" (user name and password given to the port), \"listener\" (the port), \"client\" (the application's machine), \"protocol\" (SOCKS 4, 4a, 5, HTTP CONNECT), \"destination\" (the host asked for), \"port\" (the port asked for), \"stream\" (each alone). Each that is added costs circuits.",

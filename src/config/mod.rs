@@ -73,6 +73,8 @@ pub(crate) struct Client {
     pub(crate) allow_private: bool,
     /// Tell applications that a stream is open before it is.
     pub(crate) answer_early: bool,
+    /// When a circuit gets a second one to carry its streams with it.
+    pub(crate) multipath: MultipathKind,
     /// What keeps streams on different circuits.
     pub(crate) isolate: Vec<IsolateKind>,
     /// Further ports like `socks`.
@@ -113,6 +115,19 @@ pub(crate) struct Listener {
     /// What keeps the streams of this port on different circuits; that of the client if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) isolate: Option<Vec<IsolateKind>>,
+}
+
+/// When a circuit gets a second one to the same exit that carries its streams with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MultipathKind {
+    /// Never.
+    Never,
+    /// When it carries bulk that links hold back.
+    #[default]
+    Bulk,
+    /// With its first stream.
+    Always,
 }
 
 /// Something by which streams differ, and are then kept on different circuits.
@@ -259,6 +274,7 @@ impl Default for Client {
             allow_remote: false,
             allow_private: false,
             answer_early: false,
+            multipath: MultipathKind::default(),
             isolate: IsolateKind::DEFAULT.to_vec(),
             listeners: Vec::new(),
             hops: 3,

@@ -38,6 +38,7 @@ fn every_key_is_read_into_its_place() {
         allow_remote = true
         allow_private = true
         answer_early = true
+        multipath = "always"
         isolate = ["destination", "stream"]
         listeners = [{ address = "127.0.0.2:2", isolate = [] }, { address = "127.0.0.2:3" }]
         hops = 4
@@ -94,6 +95,7 @@ fn every_key_is_read_into_its_place() {
             allow_remote: true,
             allow_private: true,
             answer_early: true,
+            multipath: MultipathKind::Always,
             isolate: vec![IsolateKind::Destination, IsolateKind::Stream],
             listeners: vec![
                 Listener {

@@ -168,6 +168,7 @@ mod tests {
             log_level: "warn".to_owned(),
             measure: false,
             conditions: Default::default(),
+            multipath: Default::default(),
         };
         let ports = Ports {
             socks: shape.socks,

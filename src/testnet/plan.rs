@@ -8,7 +8,7 @@ use serde::Serialize;
 use cepa_common::net::emulate::Conditions;
 
 use crate::cli::CliError;
-use crate::config::{self, Config};
+use crate::config::{self, Config, MultipathKind};
 
 /// What the user asks for.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub(crate) struct Shape {
     pub(crate) measure: bool,
     /// What every link is like.
     pub(crate) conditions: Conditions,
+    /// When the client's circuits get a second leg.
+    pub(crate) multipath: MultipathKind,
 }
 
 /// Hops of a circuit; with fewer relays there is none.
@@ -104,6 +106,8 @@ pub(crate) struct Plan {
     measure: bool,
     /// What every link is like.
     pub(crate) conditions: Conditions,
+    /// When the client's circuits get a second leg.
+    pub(crate) multipath: MultipathKind,
 }
 
 /// One node of the plan.
@@ -203,6 +207,7 @@ impl Plan {
             log_level: shape.log_level.clone(),
             measure: shape.measure,
             conditions: shape.conditions,
+            multipath: shape.multipath,
         })
     }
 
@@ -270,6 +275,7 @@ impl Plan {
                 socks: self.socks,
                 allow_remote: false,
                 allow_private: true,
+                multipath: self.multipath,
                 ..Default::default()
             }),
             relay,
@@ -317,6 +323,7 @@ mod tests {
             log_level: "info".to_owned(),
             measure: false,
             conditions: Conditions::default(),
+            multipath: MultipathKind::default(),
         }
     }
 

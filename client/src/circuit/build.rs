@@ -17,7 +17,7 @@ use cepa_common::net::establish::EstablishError;
 use cepa_common::net::queue::{Arrived, Inbox};
 use cepa_common::net::switch::{Command, Queue, payload, payload_mut};
 use cepa_common::onion::{ClientLayers, OpenFailed, SealError, TooManyHops};
-use cepa_common::stream::{Mux, MuxConfig, Side, Target, Violation};
+use cepa_common::stream::{LegId, Mux, MuxConfig, Side, Target, Violation};
 
 use super::links::Links;
 
@@ -301,6 +301,7 @@ impl Builder {
     fn say_all(&mut self, mux: &mut Mux) -> Result<(), BuildError> {
         let mut cell = [0; CELL_LEN];
         while mux.fill(
+            LegId::FIRST,
             Instant::now(),
             &mut rand::rng(),
             payload_mut(codec::body_mut(&mut cell)),
@@ -338,7 +339,7 @@ impl Builder {
 
     async fn hear_into(&mut self, mux: &mut Mux) -> Result<(), BuildError> {
         let payload = self.hear().await?;
-        match self.legal(mux.on_inward(Instant::now(), &payload))? {
+        match self.legal(mux.on_inward(LegId::FIRST, Instant::now(), &payload))? {
             Some(reason) => Err(BuildError::Truncated {
                 hop: self.last_hop(),
                 reason,

@@ -10,6 +10,8 @@
 use core::time::Duration;
 use std::time::Instant;
 
+use cepa_common::stream::Owes;
+
 /// Silence of this and two round trips is suspicious while something is owed.
 const OWED_SILENCE: Duration = Duration::from_millis(1_000);
 /// Silence of a circuit with open streams of which none is owed anything: an application may wait for hours, but not
@@ -19,19 +21,6 @@ const IDLE_SILENCE: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_millis(1_500);
 /// No round trip is taken to be longer: a queue that long is as good as a loss.
 const LONGEST_RTT: Duration = Duration::from_secs(5);
-
-/// What the far end owes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owed {
-    /// No stream is open: nobody would miss the circuit.
-    Unused,
-    /// Streams are open, and everything sent is acknowledged.
-    Idle,
-    /// A stream is being opened: the destination may be slow, the circuit may be gone.
-    Opening,
-    /// An acknowledgement, which the far end sends at once whatever its application does.
-    Ack,
-}
 
 /// What to do about a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +71,7 @@ impl Liveness {
     }
 
     /// What to do now.
-    pub(crate) fn next(&mut self, now: Instant, owed: Owed) -> Step {
+    pub(crate) fn next(&mut self, now: Instant, owed: Owes) -> Step {
         if let Some(asked) = self.asked {
             let until = asked + ANSWER + self.rtt * 3;
             return if now < until {
@@ -92,10 +81,10 @@ impl Liveness {
             };
         }
         let patience = match owed {
-            Owed::Unused if !self.doubted => return Step::Wait(now + IDLE_SILENCE),
+            Owes::Nothing if !self.doubted => return Step::Wait(now + IDLE_SILENCE),
             _ if self.doubted => Duration::ZERO,
-            Owed::Unused | Owed::Idle => IDLE_SILENCE,
-            Owed::Opening | Owed::Ack => OWED_SILENCE + self.rtt * 2,
+            Owes::Nothing | Owes::Idle => IDLE_SILENCE,
+            Owes::Answer | Owes::Ack => OWED_SILENCE + self.rtt * 2,
         };
         let until = self.heard + patience;
         if !self.doubted && now < until {
@@ -105,7 +94,7 @@ impl Liveness {
         self.asked = Some(now);
         // What is owed is a question already.
         match owed {
-            Owed::Ack => Step::Wait(now + ANSWER + self.rtt * 3),
+            Owes::Ack => Step::Wait(now + ANSWER + self.rtt * 3),
             _ => Step::Ask,
         }
     }
@@ -123,15 +112,15 @@ mod tests {
         let start = Instant::now();
         let mut far = Liveness::new(start, RTT);
         let asks = start + OWED_SILENCE + RTT * 2;
-        assert_eq!(far.next(start, Owed::Opening), Step::Wait(asks));
-        assert_eq!(far.next(asks, Owed::Opening), Step::Ask);
+        assert_eq!(far.next(start, Owes::Answer), Step::Wait(asks));
+        assert_eq!(far.next(asks, Owes::Answer), Step::Ask);
         let until = asks + ANSWER + RTT * 3;
-        assert_eq!(far.next(asks, Owed::Opening), Step::Wait(until));
+        assert_eq!(far.next(asks, Owes::Answer), Step::Wait(until));
         assert!(far.on_heard(asks + RTT, None));
         // The destination is slow: asked again after the same silence, and never given up for it.
         let again = asks + RTT + OWED_SILENCE + RTT * 2;
         assert_eq!(
-            far.next(until, Owed::Opening),
+            far.next(until, Owes::Answer),
             Step::Wait(again).max_ask(until, again)
         );
     }
@@ -145,14 +134,14 @@ mod tests {
 
     #[test]
     fn a_black_hole_is_found_in_seconds() {
-        for owed in [Owed::Opening, Owed::Ack] {
+        for owed in [Owes::Answer, Owes::Ack] {
             let start = Instant::now();
             let mut far = Liveness::new(start, RTT);
             let mut now = start;
             let lost = loop {
                 match far.next(now, owed) {
                     Step::Wait(until) => now = until,
-                    Step::Ask => assert_eq!(owed, Owed::Opening),
+                    Step::Ask => assert_eq!(owed, Owes::Answer),
                     Step::Lost => break now - start,
                 }
             };
@@ -165,15 +154,15 @@ mod tests {
         let start = Instant::now();
         let mut far = Liveness::new(start, RTT);
         assert_eq!(
-            far.next(start, Owed::Idle),
+            far.next(start, Owes::Idle),
             Step::Wait(start + IDLE_SILENCE)
         );
         let later = start + IDLE_SILENCE * 9;
         assert_eq!(
-            far.next(later, Owed::Unused),
+            far.next(later, Owes::Nothing),
             Step::Wait(later + IDLE_SILENCE)
         );
-        assert_eq!(far.next(later, Owed::Idle), Step::Ask);
+        assert_eq!(far.next(later, Owes::Idle), Step::Ask);
     }
 
     #[test]
@@ -181,17 +170,17 @@ mod tests {
         let start = Instant::now();
         let mut far = Liveness::new(start, RTT);
         far.doubt();
-        assert_eq!(far.next(start + MS, Owed::Unused), Step::Ask);
+        assert_eq!(far.next(start + MS, Owes::Nothing), Step::Ask);
         assert!(far.on_heard(start + MS * 50, Some(MS * 49)));
         assert!(!far.on_heard(start + MS * 51, None));
         assert!(matches!(
-            far.next(start + MS * 60, Owed::Unused),
+            far.next(start + MS * 60, Owes::Nothing),
             Step::Wait(_)
         ));
         far.doubt();
         assert!(!far.on_heard(start + MS * 61, None));
         assert!(matches!(
-            far.next(start + MS * 62, Owed::Idle),
+            far.next(start + MS * 62, Owes::Idle),
             Step::Wait(_)
         ));
     }
@@ -201,10 +190,10 @@ mod tests {
         let now = Instant::now() + IDLE_SILENCE;
         let mut far = Liveness::new(now, Duration::MAX);
         assert!(
-            matches!(far.next(now, Owed::Ack), Step::Wait(until) if until <= now + LONGEST_RTT * 4)
+            matches!(far.next(now, Owes::Ack), Step::Wait(until) if until <= now + LONGEST_RTT * 4)
         );
         assert!(matches!(
-            far.next(now - IDLE_SILENCE, Owed::Ack),
+            far.next(now - IDLE_SILENCE, Owes::Ack),
             Step::Wait(_)
         ));
         far.on_heard(now - IDLE_SILENCE, Some(Duration::MAX));

@@ -9,6 +9,7 @@ pub mod build;
 pub(crate) mod dir_streams;
 pub mod health;
 pub mod isolation;
+pub mod legs;
 pub(crate) mod links;
 mod liveness;
 pub mod pool;
@@ -22,13 +23,29 @@ pub mod timeout;
 mod upkeep;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::stream::Target;
+
+/// How often somebody has had reason to doubt that a circuit's far end is there. Each of its legs' tasks looks for itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doubt(Arc<AtomicU32>);
+
+impl Doubt {
+    fn raise(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Has it been raised since `last` was looked at?
+    fn is_new(&self, last: &mut u32) -> bool {
+        let now = self.0.load(Ordering::Relaxed);
+        core::mem::replace(last, now) != now
+    }
+}
 
 /// A built circuit.
 pub struct Circuit {
@@ -38,7 +55,7 @@ pub struct Circuit {
     built: Instant,
     /// The identity of the client's that it belongs to: those of an earlier one take no new stream.
     generation: u64,
-    doubted: Arc<AtomicBool>,
+    doubted: Doubt,
 }
 
 impl Circuit {
@@ -80,7 +97,7 @@ impl Circuit {
 
     /// Asks the far end whether it is still there; the circuit is lost when no answer comes.
     pub fn doubt(&self) {
-        self.doubted.store(true, Ordering::Relaxed);
+        self.doubted.raise();
         self.streams.notify();
     }
 

@@ -9,18 +9,20 @@ use cepa_common::dir::{Consensus, Entry, Params};
 use cepa_common::ids::{HopIndex, NetworkId, RelayId};
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::tasks::Tasks;
+use cepa_common::stream::LegId;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::Circuit;
 use super::build::{BuildError, Builder};
 use super::health::Health;
 use super::isolation::Isolation;
+use super::legs::{Grower, Multipath};
 use super::links::Links;
 use super::predict::Predictor;
 use super::race::MOST_BUILDS;
 use super::task::{CircuitEnd, CircuitTask};
 use super::timeout::BuildTimes;
+use super::{Circuit, Doubt};
 use crate::events::{BootstrapEvent, Reporter};
 use crate::guard::{Keeper, Purpose, Verdict};
 use crate::path::{
@@ -59,12 +61,28 @@ pub struct Wanted {
     pub target: Target,
     /// The owner's rule for the destination ([`PeerRules::rule_for`]).
     pub rule: Option<usize>,
+    /// The exit, where it is settled.
+    pub exit: Option<RelayId>,
 }
 
 impl From<Target> for Wanted {
     fn from(target: Target) -> Self {
-        Self { target, rule: None }
+        Self {
+            target,
+            rule: None,
+            exit: None,
+        }
     }
+}
+
+/// A circuit that is built and has no task yet.
+pub(super) struct Raised {
+    pub(super) builder: Builder,
+    pub(super) hops: Vec<Entry>,
+    /// The round trip to its last hop.
+    pub(super) rtt: Duration,
+    /// The identity of the client that it belongs to.
+    pub(super) generation: u64,
 }
 
 pub(super) struct Pooled {
@@ -94,6 +112,7 @@ pub struct Pool {
     guards: Arc<Keeper>,
     pub(super) reporter: Reporter,
     rules: Arc<PeerRules>,
+    multipath: Multipath,
     state: Mutex<State>,
     pub(super) wake: tokio::sync::Notify,
     /// Circuits being built at once.
@@ -126,7 +145,7 @@ impl Pool {
         consensus: watch::Receiver<Option<Arc<Consensus>>>,
         guards: Arc<Keeper>,
         reporter: Reporter,
-        rules: Arc<PeerRules>,
+        (rules, multipath): (Arc<PeerRules>, Multipath),
     ) -> Arc<Self> {
         Arc::new(Self {
             network,
@@ -146,6 +165,7 @@ impl Pool {
             guards,
             reporter,
             rules,
+            multipath,
             wake: tokio::sync::Notify::new(),
             builds: Arc::new(Semaphore::new(MOST_BUILDS)),
         })
@@ -350,7 +370,7 @@ impl Pool {
         self.selector().map_or(Ok(()), |selector| selector.check())
     }
 
-    fn selector(&self) -> Result<Arc<PathSelector>, CircuitError> {
+    pub(super) fn selector(&self) -> Result<Arc<PathSelector>, CircuitError> {
         let consensus = self.consensus().ok_or(CircuitError::NoConsensus)?;
         let mut state = self.state();
         if let Some(selector) = &state.selector
@@ -407,6 +427,7 @@ impl Pool {
         let careful = |relay: &RelayId| avoid(relay) || avoided.contains(relay);
         let mut request = PathRequest::new(wanted.target);
         request.rule = wanted.rule;
+        request.last = wanted.exit;
         request.hops = usize::from(self.rules.hops);
         request.guard = Some(&guard);
         request.exclude = &careful;
@@ -422,11 +443,21 @@ impl Pool {
     pub(super) async fn build_at_guard(
         self: &Arc<Self>,
         hops: &[Entry],
+        rule: Option<usize>,
     ) -> Result<Option<Arc<Circuit>>, BuildError> {
+        let raised = self.raise_at_guard(hops).await?;
+        raised.map(|raised| self.finish(raised, rule)).transpose()
+    }
+
+    /// The same, leaving its task to the caller.
+    pub(super) async fn raise_at_guard(
+        &self,
+        hops: &[Entry],
+    ) -> Result<Option<Raised>, BuildError> {
         let guard = hops.first().ok_or(BuildError::Length)?.identity;
         if hops.len() == 1 {
             // 6.16.13: the only hop is the exit, drawn anew for each circuit; no guard is it.
-            return self.build_path(hops).await.map(Some);
+            return self.raise(hops, HOP_TIMEOUT, &|_| {}).await.map(Some);
         }
         self.guards.on_attempt(&guard);
         let mut attempt = Attempt {
@@ -444,10 +475,10 @@ impl Pool {
         };
         // A guard that hangs must not cost every circuit the patience that a far hop deserves.
         let first_hop = (self.state().times.slow_after() * 2).min(HOP_TIMEOUT);
-        let circuit = self.build_within(hops, first_hop, &on_hop).await;
-        attempt.built = circuit.is_ok();
+        let raised = self.raise(hops, first_hop, &on_hop).await;
+        attempt.built = raised.is_ok();
         drop(attempt);
-        let circuit = circuit.inspect_err(|error| {
+        let raised = raised.inspect_err(|error| {
             if error.suspect() == HopIndex(0) {
                 self.guards.on_failure(&guard);
                 self.tell_of_failure(&guard);
@@ -455,12 +486,10 @@ impl Pool {
         })?;
         loop {
             match self.guards.on_success(&guard) {
-                Verdict::Use => return Ok(Some(circuit)),
+                Verdict::Use => return Ok(Some(raised)),
                 Verdict::Wait => tokio::time::sleep(BETTER_POLL).await,
-                Verdict::TryBetter => {
-                    circuit.close();
-                    return Ok(None);
-                }
+                // It is closed with its builder.
+                Verdict::TryBetter => return Ok(None),
             }
         }
     }
@@ -492,21 +521,20 @@ impl Pool {
 
     /// Builds a circuit through exactly these relays, with ten seconds for each.
     pub async fn build_path(self: &Arc<Self>, hops: &[Entry]) -> Result<Arc<Circuit>, BuildError> {
-        self.build_within(hops, HOP_TIMEOUT, &|_| {}).await
+        let raised = self.raise(hops, HOP_TIMEOUT, &|_| {}).await?;
+        self.finish(raised, None)
     }
 
-    /// The same, with so much time for the first; `on_hop` hears of each, from 1 on.
-    async fn build_within(
-        self: &Arc<Self>,
+    /// Builds along these relays, with so much time for the first; `on_hop` hears of each, from 1 on.
+    async fn raise(
+        &self,
         hops: &[Entry],
         first_hop: Duration,
         on_hop: &(dyn Fn(usize) + Sync),
-    ) -> Result<Arc<Circuit>, BuildError> {
+    ) -> Result<Raised, BuildError> {
         // Whose it is was decided when it was asked for, whatever happens while it is built.
         let generation = self.state().generation;
-        let (Some(first), Some(exit)) = (hops.first(), hops.last()) else {
-            return Err(BuildError::Length);
-        };
+        let first = hops.first().ok_or(BuildError::Length)?;
         let begun = timeout(first_hop, self.begin(first)).await;
         let mut builder = begun.unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))?;
         on_hop(1);
@@ -517,39 +545,32 @@ impl Pool {
             rtt = asked.elapsed();
             on_hop(number);
         }
-        let identities = hops.iter().map(|hop| hop.identity).collect();
-        self.finish(builder, identities, exit.clone(), rtt, generation)
+        Ok(Raised {
+            builder,
+            hops: hops.to_vec(),
+            rtt,
+            generation,
+        })
     }
 
     fn finish(
         self: &Arc<Self>,
-        builder: Builder,
-        hops: Vec<RelayId>,
-        exit: Entry,
-        rtt: Duration,
-        generation: u64,
+        raised: Raised,
+        rule: Option<usize>,
     ) -> Result<Arc<Circuit>, BuildError> {
-        let streams = Streams::new(builder.mux()?);
-        let (link, inbox, circ, layers) = builder.hand_over();
-        let circ = circ.ok_or(BuildError::Length)?;
-        let doubted = Arc::default();
-        let task = CircuitTask {
-            link,
-            inbox,
-            circ,
-            layers,
-            streams: streams.clone(),
-            rtt,
-            doubted: Arc::clone(&doubted),
-        };
-        let (pool, path) = (Arc::downgrade(self), hops.clone());
-        self.tasks.spawn(async move {
-            let end = task.run().await;
-            tracing::debug!(%end, "a circuit has ended");
-            if let Some(pool) = pool.upgrade() {
-                pool.on_end(&path, &end);
-            }
-        });
+        let streams = Streams::new(raised.builder.mux()?);
+        let hops: Vec<RelayId> = raised.hops.iter().map(|hop| hop.identity).collect();
+        let (generation, doubted) = (raised.generation, Doubt::default());
+        let exit = raised.hops.last().cloned().ok_or(BuildError::Length)?;
+        let grower = Grower::new(self, hops.clone(), rule, generation, doubted.clone());
+        let begun = self.run_leg(
+            raised,
+            streams.clone(),
+            LegId::FIRST,
+            doubted.clone(),
+            Some(grower),
+        );
+        begun.ok_or(BuildError::Length)?;
         Ok(Arc::new(Circuit {
             streams,
             hops,
@@ -558,6 +579,44 @@ impl Pool {
             generation,
             doubted,
         }))
+    }
+
+    /// Begins the task of a circuit, a leg of `streams`.
+    pub(super) fn run_leg(
+        self: &Arc<Self>,
+        raised: Raised,
+        streams: Arc<Streams>,
+        leg: LegId,
+        doubted: Doubt,
+        grower: Option<Grower>,
+    ) -> Option<()> {
+        let (link, inbox, circ, layers) = raised.builder.hand_over();
+        let task = CircuitTask {
+            link,
+            inbox,
+            circ: circ?,
+            layers,
+            streams,
+            leg,
+            rtt: raised.rtt,
+            doubted,
+            grower,
+        };
+        let pool = Arc::downgrade(self);
+        let path: Vec<RelayId> = raised.hops.iter().map(|hop| hop.identity).collect();
+        self.tasks.spawn(async move {
+            let end = task.run().await;
+            tracing::debug!(%end, "a circuit has ended");
+            if let Some(pool) = pool.upgrade() {
+                pool.on_end(&path, &end);
+            }
+        });
+        Some(())
+    }
+
+    /// When circuits get a second leg.
+    pub(super) fn multipath(&self) -> Multipath {
+        self.multipath
     }
 
     /// A circuit has ended: what its end says of its relays, and of other circuits.

@@ -61,7 +61,7 @@ fn circuit(generation: u64) -> Arc<Circuit> {
         exit,
         built: std::time::Instant::now(),
         generation,
-        doubted: Arc::default(),
+        doubted: Default::default(),
     })
 }
 

@@ -88,7 +88,7 @@ impl Pool {
                     entries.push(first.identity);
                     (begun, running) = (begun + 1, running + 1);
                     let (pool, outcomes) = (Arc::clone(self), outcomes.clone());
-                    self.tasks.spawn(async move { pool.attempt(hops, permit, outcomes).await });
+                    self.tasks.spawn(async move { pool.attempt(hops, wanted.rule, permit, outcomes).await });
                 }
             }
         }
@@ -98,12 +98,13 @@ impl Pool {
     async fn attempt(
         self: Arc<Self>,
         hops: Vec<Entry>,
+        rule: Option<usize>,
         permit: OwnedSemaphorePermit,
         outcomes: mpsc::Sender<Outcome>,
     ) {
         let began = Instant::now();
         let limit = self.state().times.lost_after();
-        let built = tokio::time::timeout(limit, self.build_at_guard(&hops)).await;
+        let built = tokio::time::timeout(limit, self.build_at_guard(&hops, rule)).await;
         drop(permit);
         let outcome = match built {
             Ok(Ok(Some(circuit))) => Ok(circuit),

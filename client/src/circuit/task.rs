@@ -2,22 +2,24 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::codec::{self, DestroyReason};
 use cepa_common::cell::message::{Inward, messages};
 use cepa_common::cell::{CELL_LEN, Payload};
+use cepa_common::flow::window::SendWindow;
 use cepa_common::ids::{CircId, HopIndex};
 use cepa_common::net::buffers;
 use cepa_common::net::circuit_io::{Streams, for_each_body};
 use cepa_common::net::queue::{Inbox, PushError};
 use cepa_common::net::switch::{Command, Queue, payload};
 use cepa_common::onion::{ClientLayers, OpenFailed};
-use cepa_common::stream::{StreamKey, Target, Violation};
+use cepa_common::stream::{LegId, StreamKey, Target, Violation};
 use tokio::time::Sleep;
 
-use super::liveness::{Liveness, Owed, Step};
+use super::Doubt;
+use super::legs::Grower;
+use super::liveness::{Liveness, Step};
 
 /// Why a circuit has ended.
 #[derive(Debug, thiserror::Error)]
@@ -51,10 +53,14 @@ pub(crate) struct CircuitTask {
     pub(crate) circ: CircId,
     pub(crate) layers: ClientLayers,
     pub(crate) streams: Arc<Streams>,
+    /// Which of the streams' legs it is.
+    pub(crate) leg: LegId,
     /// The round trip to the last hop, when it was added.
     pub(crate) rtt: Duration,
     /// Set by whoever has reason to doubt that the far end is there.
-    pub(crate) doubted: Arc<AtomicBool>,
+    pub(crate) doubted: Doubt,
+    /// Gets the streams another leg when it is time (at the first).
+    pub(super) grower: Option<Grower>,
 }
 
 impl CircuitTask {
@@ -67,6 +73,7 @@ impl CircuitTask {
             question: None,
             alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
             watching: false,
+            doubts: 0,
         };
         loop {
             if let Err(end) = running.turn().await {
@@ -78,7 +85,7 @@ impl CircuitTask {
 
 impl Drop for CircuitTask {
     fn drop(&mut self) {
-        self.streams.mux().lose();
+        self.streams.lose_leg(self.leg);
         Command::Close {
             circ: self.circ,
             reason: DestroyReason::Finished,
@@ -96,6 +103,8 @@ struct Running {
     alarm: Pin<Box<Sleep>>,
     /// Streams are open: the alarm rings every [`WATCH`].
     watching: bool,
+    /// Doubts that have been looked into.
+    doubts: u32,
 }
 
 /// How often a circuit in use is looked at: what is owed changes faster than an alarm is worth setting.
@@ -105,7 +114,7 @@ impl Running {
     async fn turn(&mut self) -> Result<(), CircuitEnd> {
         tokio::select! {
             () = self.task.inbox.wait() => {}
-            () = self.task.streams.wait() => {}
+            () = self.task.streams.wait(self.task.leg) => {}
             () = self.alarm.as_mut() => {}
         }
         let mut arrived = self.task.inbox.take();
@@ -114,40 +123,56 @@ impl Running {
             return Err(CircuitEnd::Destroyed(reason));
         }
         buffers::give_back(arrived.cells);
-        if self.task.streams.mux().is_lost() || Arc::strong_count(&self.task.streams) == 1 {
+        if self.is_over() {
             return Err(CircuitEnd::Finished);
         }
         self.watch()?;
         self.send()
     }
 
+    /// Is the circuit of no use to anybody any more?
+    fn is_over(&self) -> bool {
+        let streams = &self.task.streams;
+        let mut mux = streams.mux();
+        // Each leg's task holds the streams once.
+        if Arc::strong_count(streams) <= mux.leg_ids().count() {
+            mux.lose();
+            drop(mux);
+            streams.notify();
+            return true;
+        }
+        mux.is_lost() || !mux.has_leg(self.task.leg)
+    }
+
     /// Looks after the far end: asks it when it has been silent, and gives the circuit up when it does not answer.
     fn watch(&mut self) -> Result<(), CircuitEnd> {
-        let doubted = self.task.doubted.swap(false, Ordering::Relaxed);
+        let (doubted, leg) = (self.task.doubted.is_new(&mut self.doubts), self.task.leg);
         if doubted {
             self.liveness.doubt();
         }
         let now = Instant::now();
         let mut mux = self.task.streams.mux();
-        if !self.watching && mux.open_streams() > 0 {
+        let in_use = mux.open_streams() > 0;
+        if !self.watching && in_use {
             self.watching = true;
             self.alarm.as_mut().reset((now + WATCH).into());
         }
         if !doubted && !self.alarm.is_elapsed() {
             return Ok(());
         }
-        let owed = if mux.send_window().awaits_ack() {
-            Owed::Ack
-        } else if mux.is_opening() {
-            Owed::Opening
-        } else if mux.open_streams() > 0 {
-            Owed::Idle
-        } else {
-            Owed::Unused
-        };
+        if let Some(grower) = &mut self.task.grower
+            && !mux.is_complete()
+            && grower.growth.is_due(now, mux.cells_moved(), in_use)
+        {
+            drop(mux);
+            grower.begin(&self.task.streams);
+            mux = self.task.streams.mux();
+        }
+        let owed = mux.owes(leg);
         let until = loop {
             match self.liveness.next(now, owed) {
                 Step::Wait(until) => break until,
+                Step::Ask if mux.ask(leg) => {}
                 Step::Ask => self.question = mux.open(Target::Directory),
                 Step::Lost => return Err(CircuitEnd::Silent),
             }
@@ -166,7 +191,9 @@ impl Running {
     /// Something came: whatever was asked is answered.
     fn heard(&mut self, now: Instant) {
         let mut mux = self.task.streams.mux();
-        self.liveness.on_heard(now, mux.send_window().last_rtt());
+        let window = mux.send_window(self.task.leg);
+        let rtt = window.and_then(SendWindow::last_rtt);
+        self.liveness.on_heard(now, rtt);
         if let Some(question) = self.question.take() {
             mux.release(question);
         }
@@ -196,7 +223,7 @@ impl Running {
         let mut mux = task.streams.mux();
         for cell in &mut cells[..opened] {
             if mux
-                .on_inward(now, payload(codec::body_mut(cell)))?
+                .on_inward(task.leg, now, payload(codec::body_mut(cell)))?
                 .is_some()
             {
                 return Err(CircuitEnd::Truncated(last));
@@ -212,7 +239,7 @@ impl Running {
         let mut batch = buffers::take();
         loop {
             let streams = &task.streams;
-            let more = streams.fill(Instant::now(), &mut rng, task.circ, &mut batch);
+            let more = streams.fill(task.leg, Instant::now(), &mut rng, task.circ, &mut batch);
             if !batch.is_empty() {
                 let layers = &mut task.layers;
                 for_each_body(&mut batch, |body| layers.seal(last, body, &mut rng))

@@ -83,6 +83,8 @@ pub struct PathRequest<'a> {
     pub hops: usize,
     /// The first relay, when the caller keeps one.
     pub first: Option<RelayId>,
+    /// The last relay, when it is settled.
+    pub last: Option<RelayId>,
     /// Names the guard for a path that ends at this relay, unless `first` does; `exclude` is not asked about it.
     pub guard: Option<&'a GuardFor<'a>>,
     /// Prefer relays that stay up, behind the first hop; true for [`LONG_LIVED_PORTS`].
@@ -99,6 +101,7 @@ impl PathRequest<'_> {
             rule: None,
             hops: DEFAULT_HOPS,
             first: None,
+            last: None,
             guard: None,
             stable: target.is_long_lived(),
             exclude: &|_| false,
@@ -406,7 +409,10 @@ impl PathSelector {
         if request.hops == 1 && first.is_some() {
             return Ok(self.path(choice.taken));
         }
-        let exit = choice.take(rng, Position::Exit)?;
+        let exit = match request.last {
+            Some(last) => choice.last(&last)?,
+            None => choice.take(rng, Position::Exit)?,
+        };
         let mut hops = Vec::with_capacity(request.hops);
         if request.hops > 1 {
             hops.push(match (first, request.guard) {
@@ -457,6 +463,17 @@ impl Choice<'_> {
         let n = found
             .filter(|n| runs(self.entry(*n)) && !(self.request.exclude)(first))
             .ok_or(PathError::First)?;
+        self.taken.push(n);
+        Ok(n)
+    }
+
+    fn last(&mut self, last: &RelayId) -> Result<usize, PathError> {
+        let found = self.selector.index(last);
+        let n = found.filter(|n| runs(self.entry(*n)));
+        let n = n.ok_or(PathError::NoRelay {
+            position: Position::Exit,
+            rule: Rule::Flags,
+        })?;
         self.taken.push(n);
         Ok(n)
     }

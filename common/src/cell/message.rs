@@ -19,6 +19,12 @@ pub const MAX_DATA_LEN: usize = PAYLOAD_LEN - MESSAGE_HEAD_LEN;
 pub const MAX_NAME_LEN: usize = 253;
 /// Length of the random bytes of MARK and ACK.
 pub const MARK_LEN: usize = 16;
+/// Length of the secret of a set of legs.
+pub const SECRET_LEN: usize = 32;
+/// Bytes of SWITCH and of SEEN, head and all.
+pub const NUMBER_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + 8;
+/// Bytes of MARK and of ACK, head and all.
+pub const MARK_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + MARK_LEN;
 
 /// Numbers of the message types on the wire. Those between that are not here
 /// are kept for BEGIN_UDP (5), DATAGRAM (8), RESOLVE (13), RESOLVED (14) and
@@ -35,6 +41,12 @@ mod kind {
     pub(super) const MARK: u8 = 11;
     pub(super) const ACK: u8 = 12;
     pub(super) const TRUNCATED: u8 = 15;
+    pub(super) const LINK: u8 = 17;
+    pub(super) const LINKED: u8 = 18;
+    pub(super) const SWITCH: u8 = 19;
+    pub(super) const SEEN: u8 = 20;
+    pub(super) const UNLINK: u8 = 21;
+    pub(super) const ASK: u8 = 22;
 }
 
 /// Why a payload is not a run of messages. Each destroys the circuit.
@@ -161,6 +173,28 @@ pub enum FlowMessage {
     Ack([u8; MARK_LEN]),
 }
 
+/// What the two ends of a set of legs say about them (docs/protocol.md, 5.20 to 5.28).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegMessage<'a> {
+    /// From a client: this circuit is a leg of a set.
+    Link {
+        /// The set's.
+        secret: &'a [u8; SECRET_LEN],
+        /// Number of the leg.
+        leg: u32,
+    },
+    /// From a relay: so it is.
+    Linked,
+    /// The number of the payload that it stands in.
+    Switch(u64),
+    /// All payloads with a lower number have been read.
+    Seen(u64),
+    /// From a client: the leg of this number is lost.
+    Unlink(u32),
+    /// From a client: to be answered by SEEN on the same leg.
+    Ask,
+}
+
 /// What a relay may receive from its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outward<'a> {
@@ -186,6 +220,8 @@ pub enum Outward<'a> {
     Stream(StreamId, StreamMessage<'a>),
     /// Pacing.
     Flow(FlowMessage),
+    /// About the circuit as a leg: anything but LINKED.
+    Leg(LegMessage<'a>),
 }
 
 /// What a client may receive on a built circuit.
@@ -197,6 +233,8 @@ pub enum Inward<'a> {
     Stream(StreamId, StreamMessage<'a>),
     /// Pacing.
     Flow(FlowMessage),
+    /// About the circuit as a leg: LINKED, SWITCH or SEEN.
+    Leg(LegMessage<'a>),
     /// The hop that says so has lost the rest of the circuit.
     Truncated(DestroyReason),
 }
@@ -244,6 +282,9 @@ impl<'a> Decode<'a> for Outward<'a> {
                 Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))
             }
             kind::MARK | kind::ACK => Ok(Self::Flow(decode_flow(k, stream, data)?)),
+            kind::LINK | kind::SWITCH | kind::SEEN | kind::UNLINK | kind::ASK => {
+                Ok(Self::Leg(decode_leg(k, stream, data)?))
+            }
             _ => Err(MessageError::Type(k)),
         }
     }
@@ -260,6 +301,7 @@ impl<'a> Decode<'a> for Inward<'a> {
                 Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))
             }
             kind::MARK | kind::ACK => Ok(Self::Flow(decode_flow(k, stream, data)?)),
+            kind::LINKED | kind::SWITCH | kind::SEEN => Ok(Self::Leg(decode_leg(k, stream, data)?)),
             kind::TRUNCATED => Ok(Self::Truncated(decode_truncated(stream, data)?)),
             _ => Err(MessageError::Type(k)),
         }
@@ -322,6 +364,27 @@ fn decode_flow(k: u8, stream: Option<StreamId>, data: &[u8]) -> Result<FlowMessa
         FlowMessage::Mark(bytes)
     } else {
         FlowMessage::Ack(bytes)
+    })
+}
+
+fn decode_leg(
+    k: u8,
+    stream: Option<StreamId>,
+    data: &[u8],
+) -> Result<LegMessage<'_>, MessageError> {
+    of_circuit(stream)?;
+    let number = || exact(data).map(|bytes| u64::from_be_bytes(*bytes));
+    Ok(match k {
+        kind::LINK => {
+            let (secret, leg) = data.split_first_chunk().ok_or(MessageError::Length)?;
+            let leg = u32::from_be_bytes(*exact(leg)?);
+            LegMessage::Link { secret, leg }
+        }
+        kind::UNLINK => LegMessage::Unlink(u32::from_be_bytes(*exact(data)?)),
+        kind::SWITCH => LegMessage::Switch(number()?),
+        kind::SEEN => LegMessage::Seen(number()?),
+        kind::LINKED => empty(data).map(|()| LegMessage::Linked)?,
+        _ => empty(data).map(|()| LegMessage::Ask)?,
     })
 }
 
@@ -414,6 +477,8 @@ impl<'a, M: Decode<'a>> Iterator for Messages<'a, M> {
 pub struct Packer<'a> {
     payload: &'a mut [u8; PAYLOAD_LEN],
     used: usize,
+    /// Where the room ends.
+    end: usize,
 }
 
 /// The message is longer than the room left in its payload.
@@ -424,12 +489,46 @@ pub struct NoRoom;
 impl<'a> Packer<'a> {
     /// Packs into `payload`, whose old content does not matter.
     pub fn new(payload: &'a mut Payload) -> Self {
-        Self { payload, used: 0 }
+        Self {
+            payload,
+            used: 0,
+            end: PAYLOAD_LEN,
+        }
+    }
+
+    /// Leaves at least so many bytes at the end of the payload free.
+    pub fn leave(&mut self, bytes: usize) {
+        self.end = PAYLOAD_LEN.saturating_sub(bytes);
+    }
+
+    /// Bytes that are left, heads of messages among them.
+    pub fn space(&self) -> usize {
+        self.end.saturating_sub(self.used)
+    }
+
+    /// Bytes packed so far.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// What has been packed from byte `from` on.
+    pub fn packed_from(&self, from: usize) -> &[u8] {
+        self.payload.get(from..self.used).unwrap_or_default()
+    }
+
+    /// Adds messages that were packed before.
+    pub fn again(&mut self, messages: &[u8]) -> Result<(), NoRoom> {
+        let slot = self.payload.get_mut(self.used..self.used + messages.len());
+        slot.ok_or(NoRoom)?.copy_from_slice(messages);
+        self.used += messages.len();
+        Ok(())
     }
 
     /// Data bytes that one more message may have; `None` where not even a head fits.
     pub fn room(&self) -> Option<usize> {
-        (PAYLOAD_LEN - self.used).checked_sub(MESSAGE_HEAD_LEN)
+        self.end
+            .checked_sub(self.used)?
+            .checked_sub(MESSAGE_HEAD_LEN)
     }
 
     /// Has nothing been packed?
@@ -487,6 +586,20 @@ impl<'a> Packer<'a> {
         match message {
             FlowMessage::Mark(bytes) => self.push(kind::MARK, None, &[bytes]),
             FlowMessage::Ack(bytes) => self.push(kind::ACK, None, &[bytes]),
+        }
+    }
+
+    /// Adds a message about legs.
+    pub fn leg(&mut self, message: &LegMessage<'_>) -> Result<(), NoRoom> {
+        match message {
+            LegMessage::Link { secret, leg } => {
+                self.push(kind::LINK, None, &[*secret, &leg.to_be_bytes()])
+            }
+            LegMessage::Linked => self.push(kind::LINKED, None, &[]),
+            LegMessage::Switch(number) => self.push(kind::SWITCH, None, &[&number.to_be_bytes()]),
+            LegMessage::Seen(number) => self.push(kind::SEEN, None, &[&number.to_be_bytes()]),
+            LegMessage::Unlink(leg) => self.push(kind::UNLINK, None, &[&leg.to_be_bytes()]),
+            LegMessage::Ask => self.push(kind::ASK, None, &[]),
         }
     }
 

@@ -32,6 +32,7 @@ pub struct SendWindow {
     was_full: bool,
     marks: VecDeque<Mark>,
     last_rtt: Option<Duration>,
+    smooth_rtt: Option<Duration>,
 }
 
 struct Mark {
@@ -56,6 +57,7 @@ impl SendWindow {
             was_full: false,
             marks: VecDeque::new(),
             last_rtt: None,
+            smooth_rtt: None,
         }
     }
 
@@ -67,6 +69,11 @@ impl SendWindow {
     /// Must the next counted cell carry a mark?
     pub fn is_mark_due(&self) -> bool {
         self.since_mark + 1 >= self.mark_interval
+    }
+
+    /// May the next counted cell carry a mark, though none is due? The first may.
+    pub fn may_mark(&self) -> bool {
+        self.sent == 0 || self.since_mark + 1 >= MIN_MARK_INTERVAL
     }
 
     /// A counted cell is being sent, with this mark if one was due.
@@ -92,6 +99,7 @@ impl SendWindow {
         self.in_flight -= mark.cells;
         let rtt = now.saturating_duration_since(mark.sent);
         self.last_rtt = Some(rtt);
+        self.smooth_rtt = Some(self.smooth_rtt.map_or(rtt, |smooth| (smooth * 7 + rtt) / 8));
         self.control.on_ack(Ack {
             now,
             rtt,
@@ -105,6 +113,11 @@ impl SendWindow {
     /// The newest round-trip time that a mark has measured.
     pub fn last_rtt(&self) -> Option<Duration> {
         self.last_rtt
+    }
+
+    /// The round-trip time of late: each new one counts an eighth (as in RFC 6298).
+    pub fn smooth_rtt(&self) -> Option<Duration> {
+        self.smooth_rtt
     }
 
     /// Does the other end owe an ACK? It sends it at once, whatever its application does.
@@ -129,9 +142,18 @@ impl SendWindow {
 }
 
 /// What one end has received: it only watches how often the other marks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ReceiveWindow {
     since_mark: u32,
+}
+
+impl Default for ReceiveWindow {
+    /// The first counted cell may carry a mark.
+    fn default() -> Self {
+        Self {
+            since_mark: MIN_MARK_INTERVAL - 1,
+        }
+    }
 }
 
 impl ReceiveWindow {
@@ -235,6 +257,7 @@ mod tests {
     #[test]
     fn marks_come_once_in_eight_cells_at_most() {
         let mut window = ReceiveWindow::default();
+        window.on_cell(true, 1).unwrap();
         for _ in 0..7 {
             window.on_cell(true, 0).unwrap();
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -16,16 +17,19 @@ use crate::cell::codec::{self, Cell, CircuitCommand};
 use crate::cell::message::EndReason;
 use crate::cell::{Body, CELL_LEN};
 use crate::ids::CircId;
-use crate::stream::{Mux, StreamError, StreamKey, Target};
+use crate::stream::{JoinAs, Leg, LegId, Mux, StreamError, StreamKey, Target};
 
 /// Cells packed under one hold of the streams' lock.
 const FILL_CELLS: usize = 128;
 
-/// The streams of one circuit, shared between the circuit's task and those
+/// The streams of one circuit, or of two that carry them together, shared between the circuits' tasks and those
 /// who read and write the streams.
 pub struct Streams {
     mux: Mutex<Mux>,
-    notify: Notify,
+    /// One for each leg that lives, by its number; a leg is told apart from one before it by its id.
+    notify: [Notify; 4],
+    /// The legs' bits.
+    legs: AtomicU8,
     discarded: watch::Sender<bool>,
 }
 
@@ -34,7 +38,8 @@ impl Streams {
     pub fn new(mux: Mux) -> Arc<Self> {
         Arc::new(Self {
             mux: Mutex::new(mux),
-            notify: Notify::new(),
+            notify: core::array::from_fn(|_| Notify::new()),
+            legs: AtomicU8::new(1),
             discarded: watch::Sender::new(false),
         })
     }
@@ -48,7 +53,39 @@ impl Streams {
     /// Wakes the circuit's task if there is something to send.
     pub fn wake(&self) {
         if self.mux().wants_fill() {
-            self.notify.notify_one();
+            self.notify();
+        }
+    }
+
+    /// Adds a second leg ([`Mux::join`]).
+    pub fn join(&self, leg: Box<Leg>, as_whom: JoinAs) -> Option<LegId> {
+        let mut mux = self.mux();
+        let id = mux.join(leg, as_whom)?;
+        self.set_legs(&mux);
+        Some(id)
+    }
+
+    /// A leg's circuit is gone ([`Mux::lose_leg`]).
+    pub fn lose_leg(&self, leg: LegId) {
+        let mut mux = self.mux();
+        mux.lose_leg(leg);
+        let before = self.set_legs(&mux);
+        drop(mux);
+        self.notify_all(before);
+    }
+
+    /// Notes which legs there are; gives the bits of those that there were.
+    fn set_legs(&self, mux: &Mux) -> u8 {
+        let numbers = mux.leg_ids().map(|leg| leg.number() % self.notify.len());
+        let bits = numbers.map(|number| 1u8 << number).sum();
+        self.legs.swap(bits, Ordering::Relaxed)
+    }
+
+    fn notify_all(&self, legs: u8) {
+        for (number, notify) in self.notify.iter().enumerate() {
+            if legs & (1 << number) != 0 {
+                notify.notify_one();
+            }
         }
     }
 
@@ -68,41 +105,71 @@ impl Streams {
             .await;
     }
 
-    /// Wakes the circuit's task.
+    /// Wakes the circuit's task, or both legs' tasks.
     pub fn notify(&self) {
-        self.notify.notify_one();
+        self.notify_all(self.legs.load(Ordering::Relaxed));
     }
 
-    /// Waits until there may be something to send.
-    pub async fn wait(&self) {
-        self.notify.notified().await;
+    /// Waits until there may be something to send on a leg.
+    pub async fn wait(&self, leg: LegId) {
+        self.notify[leg.number() % self.notify.len()]
+            .notified()
+            .await;
     }
 
-    /// Packs up to 128 cells of circuit `circ` into `cells`, to be sealed.
+    /// Packs up to 128 cells of circuit `circ`, a leg, into `cells`, to be sealed.
     /// Returns whether there may be more.
     pub fn fill(
         &self,
+        leg: LegId,
         now: Instant,
         rng: &mut impl CryptoRng,
         circ: CircId,
         cells: &mut Vec<u8>,
     ) -> bool {
         let mut mux = self.mux();
-        for _ in 0..FILL_CELLS {
-            let at = cells.len();
-            cells.resize(at + CELL_LEN, 0);
-            let Some(cell) = cells[at..].as_mut_array::<CELL_LEN>() else {
-                return false;
-            };
-            codec::write_circuit_head(cell, circ, CircuitCommand::Relay);
-            if !mux.fill(now, rng, payload_mut(codec::body_mut(cell))) {
-                cells.truncate(at);
-                return false;
+        let more = fill(&mut mux, leg, now, rng, circ, cells);
+        if mux.is_linking() {
+            // What this leg leaves may be for the other to say.
+            let other = mux.leg_ids().find(|other| *other != leg);
+            if let Some(other) = other.filter(|other| mux.wants(*other)) {
+                self.notify[other.number() % self.notify.len()].notify_one();
+            }
+            // What was read on it may have been that the other is lost.
+            let before = self.set_legs(&mux);
+            drop(mux);
+            if before != self.legs.load(Ordering::Relaxed) {
+                self.notify_all(before);
             }
         }
-        true
+        more
     }
+}
 
+fn fill(
+    mux: &mut Mux,
+    leg: LegId,
+    now: Instant,
+    rng: &mut impl CryptoRng,
+    circ: CircId,
+    cells: &mut Vec<u8>,
+) -> bool {
+    for _ in 0..FILL_CELLS {
+        let at = cells.len();
+        cells.resize(at + CELL_LEN, 0);
+        let Some(cell) = cells[at..].as_mut_array::<CELL_LEN>() else {
+            return false;
+        };
+        codec::write_circuit_head(cell, circ, CircuitCommand::Relay);
+        if !mux.fill(leg, now, rng, payload_mut(codec::body_mut(cell))) {
+            cells.truncate(at);
+            return false;
+        }
+    }
+    true
+}
+
+impl Streams {
     /// Opens a stream (at a client). Write to it at once: the first bytes
     /// travel with its BEGIN.
     pub fn open(self: &Arc<Self>, target: Target) -> Option<StreamIo> {

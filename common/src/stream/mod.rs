@@ -11,13 +11,20 @@
 //! all" and leaves the other direction open; any other reason gives the stream
 //! up (after `END(Done)` too), and is answered by an END if none was sent yet. When both have been said
 //! the id is free.
+//!
+//! A second circuit to the same relay can carry the streams together with the first: each is a [`Leg`] with a window of
+//! its own, payloads have numbers then, and what a lost leg had not delivered goes by the other (5.20 to 5.28).
 
 mod buffer;
+mod leg;
 mod mux;
 mod pack;
+mod receive;
+mod set;
 mod state;
 
-pub use mux::{Mux, MuxConfig, Request, Side};
+pub use leg::{Leg, LegId, MOST_LEGS};
+pub use mux::{JoinAs, Mux, MuxConfig, Owes, Request, Side};
 pub use state::{StreamError, StreamKey, Target, TargetHost};
 
 /// A peer that breaks the rules of streams or windows; destroys the circuit (S14).
@@ -38,6 +45,12 @@ pub enum Violation {
     /// More data than was granted, or more granted than the window allows.
     #[error("stream credit exceeded")]
     Credit,
+    /// A message about legs that the circuit's state does not allow.
+    #[error("message about legs out of order")]
+    Linking,
+    /// A number of a payload that can't be: none, far ahead, or of one that was never sent.
+    #[error("a payload's number is out of bounds")]
+    Numbers,
     /// EXTEND with streams open, or together with other messages.
     #[error("EXTEND with streams open or beside other messages")]
     Extend,

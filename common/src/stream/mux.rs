@@ -5,18 +5,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rand_core::CryptoRng;
-
+use super::leg::{Leg, LegId, Linking, MOST_LEGS};
+use super::set::Set;
 use super::state::{Lingering, Opening, Received, Sending, Stream};
-use super::{StreamError, StreamKey, Target, Violation};
+use super::{StreamError, StreamKey, Target};
 use crate::budget::Budget;
-use crate::cell::Payload;
-use crate::cell::codec::{CREATE_LEN, DestroyReason};
-use crate::cell::message::{
-    EndReason, FlowMessage, Inward, MARK_LEN, Outward, Packer, StreamMessage, messages,
-};
+use crate::cell::codec::CREATE_LEN;
+use crate::cell::message::{EndReason, SECRET_LEN};
 use crate::flow::CongestionControl;
-use crate::flow::window::{ReceiveWindow, SendWindow};
+use crate::flow::window::SendWindow;
 use crate::ids::{RelayId, StreamId};
 use crate::limits::{STREAM_SEND_BUFFER, STREAMS_PER_CIRCUIT};
 
@@ -55,20 +52,52 @@ pub enum Request {
     },
     /// Connect a stream, then [`Mux::accept`] or [`Mux::refuse`] it.
     Begin(StreamKey, Target),
+    /// Make the circuit a leg of the set with this secret: [`Mux::begin_set`] if there is none, else
+    /// [`Mux::take_leg`] here and [`Mux::join`] there.
+    Link {
+        /// The set's.
+        secret: [u8; SECRET_LEN],
+        /// The client's name for the leg.
+        leg: LegId,
+    },
+}
+
+/// At which end a leg comes to a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinAs {
+    /// At the client, which says LINK with the set's secret.
+    Client([u8; SECRET_LEN]),
+    /// At the relay, which was told the leg's name and answers LINKED.
+    Relay(LegId),
+}
+
+/// What the far end of a leg owes a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owes {
+    /// No stream is open: nobody would miss it.
+    Nothing,
+    /// Streams are open, and everything sent has been acknowledged or seen.
+    Idle,
+    /// Word of a stream that is being opened, or of what was sent: the destination may be slow, the leg may be gone.
+    Answer,
+    /// An acknowledgement, which the far end sends at once whatever its application does.
+    Ack,
 }
 
 /// One end's side of the conversation.
 pub struct Mux {
-    side: Side,
-    pub(super) send: SendWindow,
-    receive: ReceiveWindow,
-    stream_window: u32,
+    pub(super) side: Side,
+    /// The circuits under the streams.
+    pub(super) legs: [Option<Box<Leg>>; MOST_LEGS],
+    /// What legs carry together, once there is to be more than one.
+    pub(super) set: Option<Box<Set>>,
+    next_leg: u32,
+    pub(super) stream_window: u32,
     budget: Arc<Budget>,
-    pub(super) acks: VecDeque<[u8; MARK_LEN]>,
     pub(super) streams: HashMap<StreamKey, Stream>,
-    ids: HashMap<StreamId, StreamKey>,
+    pub(super) ids: HashMap<StreamId, StreamKey>,
     /// Freed ids for which grants may still arrive, until our END is acknowledged.
-    lingering: HashMap<StreamId, Lingering>,
+    pub(super) lingering: HashMap<StreamId, Lingering>,
     /// Streams with something to pack, in the order of their turns.
     pub(super) ready: VecDeque<StreamKey>,
     /// Cells that the stream whose turn it is has filled in it.
@@ -77,7 +106,11 @@ pub struct Mux {
     pub(super) windows_due: VecDeque<StreamKey>,
     next_key: u64,
     next_id: u16,
-    lost: bool,
+    pub(super) lost: bool,
+    /// Cells that have been sent or read.
+    pub(super) moved: u64,
+    /// Counted cells of the first leg that the other end has acknowledged.
+    pub(super) acknowledged: u64,
 }
 
 impl Mux {
@@ -85,11 +118,17 @@ impl Mux {
     pub fn new(config: MuxConfig) -> Self {
         Self {
             side: config.side,
-            send: SendWindow::new(config.control, config.mark_interval_cells),
-            receive: ReceiveWindow::default(),
+            legs: [
+                Some(Box::new(Leg::new(
+                    LegId::FIRST,
+                    SendWindow::new(config.control, config.mark_interval_cells),
+                ))),
+                None,
+            ],
+            set: None,
+            next_leg: 1,
             stream_window: config.stream_window_bytes.max(1),
             budget: config.budget,
-            acks: VecDeque::new(),
             streams: HashMap::new(),
             ids: HashMap::new(),
             lingering: HashMap::new(),
@@ -99,6 +138,8 @@ impl Mux {
             next_key: 0,
             next_id: 1,
             lost: false,
+            moved: 0,
+            acknowledged: 0,
         }
     }
 
@@ -120,103 +161,17 @@ impl Mux {
         !self.lost && self.streams.len() < STREAMS_PER_CIRCUIT
     }
 
-    /// The window of what this end sends.
-    pub fn send_window(&self) -> &SendWindow {
-        &self.send
+    /// Cells that this end has sent or read since the beginning, on all legs.
+    pub fn cells_moved(&self) -> u64 {
+        self.moved
     }
 
     // ---- the circuit's side -------------------------------------------------
 
-    /// Reads a payload that a client received from the circuit's last hop.
-    /// TRUNCATED is the caller's to act on.
-    pub fn on_inward(
-        &mut self,
-        now: Instant,
-        payload: &Payload,
-    ) -> Result<Option<DestroyReason>, Violation> {
-        let (mut counted, mut marks, mut truncated) = (false, 0, None);
-        for message in messages::<Inward<'_>>(payload) {
-            match message? {
-                Inward::Connected(id) => {
-                    counted = true;
-                    self.on_connected(id)?;
-                }
-                Inward::Stream(id, message) => counted |= self.on_stream(id, message)?,
-                Inward::Flow(message) => marks += self.on_flow(now, message)?,
-                Inward::Truncated(reason) => truncated = Some(reason),
-            }
-        }
-        self.receive.on_cell(counted, marks)?;
-        Ok(truncated)
-    }
-
-    /// Reads a payload that a relay received from the circuit's client.
-    pub fn on_outward(
-        &mut self,
-        now: Instant,
-        payload: &Payload,
-    ) -> Result<Vec<Request>, Violation> {
-        let (mut counted, mut marks, mut others) = (false, 0, false);
-        let mut requests = Vec::new();
-        for message in messages::<Outward<'_>>(payload) {
-            match message? {
-                Outward::Extend { relay, message } => {
-                    counted = true;
-                    if others || !requests.is_empty() || !self.ids.is_empty() {
-                        return Err(Violation::Extend);
-                    }
-                    requests.push(Request::Extend {
-                        relay,
-                        message: Box::new(*message),
-                    });
-                    continue;
-                }
-                Outward::Begin { stream, host, port } => {
-                    counted = true;
-                    requests.extend(self.on_begin(stream, Target::from_wire(host, port))?);
-                }
-                Outward::BeginDir(stream) => {
-                    counted = true;
-                    requests.extend(self.on_begin(stream, Target::Directory)?);
-                }
-                Outward::Stream(id, message) => counted |= self.on_stream(id, message)?,
-                Outward::Flow(message) => marks += self.on_flow(now, message)?,
-            }
-            others = true;
-            if matches!(requests.first(), Some(Request::Extend { .. })) {
-                return Err(Violation::Extend);
-            }
-        }
-        self.receive.on_cell(counted, marks)?;
-        Ok(requests)
-    }
-
-    /// Packs the next payload, if there is anything to say that may be said now.
-    pub fn fill(&mut self, now: Instant, rng: &mut impl CryptoRng, payload: &mut Payload) -> bool {
-        if self.lost {
-            return false;
-        }
-        let mut packer = Packer::new(payload);
-        self.pack_uncounted(&mut packer);
-        self.drop_idle();
-        if !self.ready.is_empty() && self.send.is_open() {
-            let mark = self.send.is_mark_due().then(|| {
-                let mut bytes = [0; MARK_LEN];
-                rng.fill_bytes(&mut bytes);
-                bytes
-            });
-            if let Some(bytes) = mark {
-                let _ = packer.flow(&FlowMessage::Mark(bytes));
-            }
-            self.pack_streams(&mut packer);
-            self.send.on_sent(now, mark);
-        }
-        packer.finish()
-    }
-
-    /// Would [`Mux::fill`] have something to pack, were the window open?
+    /// Would [`Mux::fill`] have something to pack, were the windows open?
     pub fn wants_fill(&self) -> bool {
-        !(self.acks.is_empty() && self.windows_due.is_empty() && self.ready.is_empty())
+        !(self.windows_due.is_empty() && self.ready.is_empty())
+            || self.legs().any(Leg::has_uncounted)
     }
 
     /// The circuit is gone: every stream fails, after what has been received is read.
@@ -224,8 +179,13 @@ impl Mux {
         self.lost = true;
         self.ids.clear();
         self.ready.clear();
-        self.acks.clear();
         self.windows_due.clear();
+        for leg in self.legs.iter_mut().flatten() {
+            leg.acks.clear();
+        }
+        if let Some(set) = &mut self.set {
+            set.clear();
+        }
         for stream in self.streams.values_mut() {
             stream.closed = true;
             stream.tx.clear();
@@ -252,12 +212,167 @@ impl Mux {
             .streams
             .values()
             .flat_map(|stream| [&stream.rx, &stream.tx]);
-        buffers.filter_map(|buffer| buffer.waiting_since()).min()
+        let of_set = self.set.as_ref().and_then(|set| set.waiting_since());
+        let waiting = buffers.filter_map(|buffer| buffer.waiting_since());
+        waiting.chain(of_set).min()
     }
 
     /// Has the circuit been lost?
     pub fn is_lost(&self) -> bool {
         self.lost
+    }
+
+    // ---- legs -------------------------------------------------------------------
+
+    pub(super) fn legs(&self) -> impl Iterator<Item = &Leg> {
+        self.legs.iter().flatten().map(|leg| &**leg)
+    }
+
+    /// The leg with this id, while it is one.
+    pub(super) fn leg(&self, id: LegId) -> Option<&Leg> {
+        self.legs().find(|leg| leg.id == id)
+    }
+
+    pub(super) fn leg_mut(&mut self, id: LegId) -> Option<&mut Leg> {
+        let mut legs = self.legs.iter_mut().flatten();
+        legs.find(|leg| leg.id == id).map(|leg| &mut **leg)
+    }
+
+    /// The legs that there are.
+    pub fn leg_ids(&self) -> impl Iterator<Item = LegId> {
+        self.legs().map(|leg| leg.id)
+    }
+
+    /// Is the leg still one of these streams'?
+    pub fn has_leg(&self, id: LegId) -> bool {
+        self.leg(id).is_some()
+    }
+
+    /// The window of what this end sends on a leg.
+    pub fn send_window(&self, id: LegId) -> Option<&SendWindow> {
+        self.leg(id).map(|leg| &leg.send)
+    }
+
+    /// Makes the circuit the first leg of a set with this secret (at a client). `false` when it is one already, or gone.
+    pub fn link(&mut self, secret: [u8; SECRET_LEN]) -> bool {
+        let is_first = self.side == Side::Client && self.set.is_none() && !self.lost;
+        if is_first && let Some(leg) = self.leg_mut(LegId::FIRST) {
+            leg.say = Some(Linking::Link(secret));
+            self.set = Some(Box::new(Set::new(&self.budget)));
+            return true;
+        }
+        false
+    }
+
+    /// Does the other end know of the set, so that a second leg may come to it (at a client)?
+    pub fn is_linked(&self) -> bool {
+        !self.lost && self.set.as_ref().is_some_and(|set| set.numbers_in)
+    }
+
+    /// Is it, or is it to be, a set of legs?
+    pub fn is_linking(&self) -> bool {
+        self.set.is_some()
+    }
+
+    /// Has it as many legs as can be?
+    pub fn is_complete(&self) -> bool {
+        self.legs.iter().all(Option::is_some)
+    }
+
+    /// A client has made the circuit the first leg of a set (at a relay).
+    pub fn begin_set(&mut self) {
+        let mut set = Box::new(Set::new(&self.budget));
+        set.numbers_in = true;
+        self.set = Some(set);
+        if let Some(leg) = self.leg_mut(LegId::FIRST) {
+            leg.say = Some(Linking::Linked);
+        }
+    }
+
+    /// Takes the circuit from under streams of which none was ever begun, for another [`Mux`] to [`Mux::join`] it.
+    pub fn take_leg(&mut self) -> Option<Box<Leg>> {
+        let is_fresh = self.next_key == 0 && self.set.is_none() && !self.lost;
+        let leg = self.legs[0].take_if(|leg| is_fresh && leg.id == LegId::FIRST);
+        self.lost |= leg.is_some();
+        leg
+    }
+
+    /// Adds a second leg. A client says LINK on it with the set's secret, a relay answers LINKED. `None` when there is
+    /// no room for it.
+    pub fn join(&mut self, mut leg: Box<Leg>, as_whom: JoinAs) -> Option<LegId> {
+        if self.lost || !self.set.as_ref().is_some_and(|set| set.numbers_in) {
+            return None;
+        }
+        let place = self.legs.iter_mut().find(|place| place.is_none())?;
+        (leg.id, leg.say) = match as_whom {
+            JoinAs::Client(secret) => (LegId(self.next_leg), Some(Linking::Link(secret))),
+            JoinAs::Relay(id) if id.0 >= self.next_leg => (id, Some(Linking::Linked)),
+            JoinAs::Relay(_) => return None,
+        };
+        // A client that has used up four thousand million legs has none any more.
+        self.next_leg = leg.id.0.checked_add(1)?;
+        leg.joined = true;
+        let id = leg.id;
+        *place = Some(leg);
+        Some(id)
+    }
+
+    /// A leg's circuit is gone. What it had not delivered goes by the other one; without another, all is lost.
+    pub fn lose_leg(&mut self, id: LegId) {
+        let Some(place) = self
+            .legs
+            .iter_mut()
+            .find(|leg| leg.as_ref().is_some_and(|leg| leg.id == id))
+        else {
+            return;
+        };
+        *place = None;
+        // A second leg is linked only after the first was, so that nothing from before it is on its way any more.
+        let is_client = self.side == Side::Client;
+        let other = self.legs.iter_mut().flatten().find(|leg| leg.linked);
+        match (other, &mut self.set) {
+            (Some(other), Some(set)) if !self.lost => {
+                other.unlink = is_client.then_some(id);
+                set.on_lost(id);
+            }
+            _ => self.lose(),
+        }
+    }
+
+    /// Does a leg bring nothing though something is due on it (at a client)?
+    pub fn owes(&self, id: LegId) -> Owes {
+        let Some(leg) = self.leg(id) else {
+            return Owes::Nothing;
+        };
+        let unseen = |set: &Set| set.has_gap() || set.is_unseen(id);
+        if leg.send.awaits_ack() {
+            Owes::Ack
+        } else if leg.say.is_some() || leg.joined && !leg.linked {
+            Owes::Answer
+        } else if let Some(set) = self.set.as_ref().filter(|set| set.numbers_out) {
+            match (unseen(set), self.open_streams()) {
+                (true, _) => Owes::Answer,
+                (false, 0) => Owes::Nothing,
+                (false, _) => Owes::Idle,
+            }
+        } else if self.is_opening() {
+            Owes::Answer
+        } else if self.open_streams() > 0 {
+            Owes::Idle
+        } else {
+            Owes::Nothing
+        }
+    }
+
+    /// Asks the far end of a leg whether it is there (at a client), if it is a leg of a set. `false`: open a stream
+    /// to its directory and see.
+    pub fn ask(&mut self, id: LegId) -> bool {
+        let is_set = self.set.as_ref().is_some_and(|set| set.numbers_out);
+        if let Some(leg) = self.leg_mut(id).filter(|leg| is_set && leg.linked) {
+            leg.ask = true;
+            return true;
+        }
+        false
     }
 
     // ---- the applications' side ---------------------------------------------
@@ -427,7 +542,7 @@ impl Mux {
 
     // ---- inside ---------------------------------------------------------------
 
-    fn insert(&mut self, id: StreamId, target: Target, opening: Opening) -> StreamKey {
+    pub(super) fn insert(&mut self, id: StreamId, target: Target, opening: Opening) -> StreamKey {
         let key = StreamKey(self.next_key);
         self.next_key += 1;
         self.ids.insert(id, key);
@@ -456,157 +571,12 @@ impl Mux {
             self.ready.push_back(key);
         }
     }
-
-    fn stream_mut(&mut self, id: StreamId) -> Result<(StreamKey, &mut Stream), Violation> {
-        let key = *self.ids.get(&id).ok_or(Violation::NoSuchStream)?;
-        self.streams
-            .get_mut(&key)
-            .map(|s| (key, s))
-            .ok_or(Violation::NoSuchStream)
-    }
-
-    fn on_begin(&mut self, id: StreamId, target: Target) -> Result<Option<Request>, Violation> {
-        if self.ids.contains_key(&id) {
-            return Err(Violation::OutOfOrder);
-        }
-        // Its grants came before, in order.
-        self.lingering.remove(&id);
-        let full = !self.has_room();
-        if self.streams.len() >= 2 * STREAMS_PER_CIRCUIT {
-            return Err(Violation::Credit);
-        }
-        let key = self.insert(id, target.clone(), Opening::Waiting);
-        if full {
-            self.refuse(key, EndReason::Resource);
-            return Ok(None);
-        }
-        Ok(Some(Request::Begin(key, target)))
-    }
-
-    fn on_connected(&mut self, id: StreamId) -> Result<(), Violation> {
-        let (_, stream) = self.stream_mut(id)?;
-        if stream.opening != Opening::Waiting || stream.received != Received::Open {
-            return Err(Violation::OutOfOrder);
-        }
-        stream.opening = Opening::Done;
-        stream.wake();
-        Ok(())
-    }
-
-    /// Returns whether the window counts the message.
-    fn on_stream(&mut self, id: StreamId, message: StreamMessage<'_>) -> Result<bool, Violation> {
-        if let Some(past) = self.lingering.get_mut(&id) {
-            return on_lingering(past, message);
-        }
-        let (side, window) = (self.side, self.stream_window);
-        let (key, stream) = self.stream_mut(id)?;
-        match (stream.received, message) {
-            (Received::Open, _) | (Received::Complete, StreamMessage::Window(_)) => {}
-            // Complete, and then given up: its application listens no more.
-            (Received::Complete, StreamMessage::End(reason)) if reason != EndReason::Done => {}
-            _ => return Err(Violation::OutOfOrder),
-        }
-        match message {
-            StreamMessage::Data(data) => {
-                // Only an exit takes data before the stream is open.
-                if side == Side::Client && stream.opening != Opening::Done {
-                    return Err(Violation::OutOfOrder);
-                }
-                let len = u32::try_from(data.len()).map_err(|_| Violation::Credit)?;
-                stream.rx_credit = stream.rx_credit.checked_sub(len).ok_or(Violation::Credit)?;
-                // What was on its way when this end gave up is dropped, and not granted again.
-                if !stream.released && !stream.sending.is_given_up() {
-                    stream.rx.push(data);
-                }
-                if let Some(waker) = stream.reader.take() {
-                    waker.wake();
-                }
-                Ok(true)
-            }
-            StreamMessage::Window(bytes) => {
-                let credit = stream.tx_credit.checked_add(bytes);
-                stream.tx_credit = credit.filter(|c| *c <= window).ok_or(Violation::Credit)?;
-                self.enqueue(key);
-                Ok(false)
-            }
-            StreamMessage::End(reason) => {
-                if reason == EndReason::Done {
-                    if side == Side::Client && stream.opening != Opening::Done {
-                        return Err(Violation::OutOfOrder);
-                    }
-                    stream.received = Received::Complete;
-                } else {
-                    stream.received = Received::Failed(StreamError::Ended(reason));
-                    stream.abort(EndReason::Reset);
-                }
-                if stream.said_done && stream.sending.is_given_up() {
-                    // Both ends have said END: nobody waits for another.
-                    stream.sending = Sending::Ended;
-                }
-                stream.wake();
-                self.enqueue(key);
-                self.close_if_over(key);
-                Ok(true)
-            }
-        }
-    }
-
-    /// Returns how many marks the message is.
-    fn on_flow(&mut self, now: Instant, message: FlowMessage) -> Result<usize, Violation> {
-        match message {
-            FlowMessage::Mark(bytes) => {
-                self.acks.push_back(bytes);
-                Ok(1)
-            }
-            FlowMessage::Ack(bytes) => {
-                self.send.on_ack(now, &bytes)?;
-                let read = self.send.acknowledged();
-                self.lingering.retain(|_, past| past.until > read);
-                Ok(0)
-            }
-        }
-    }
-
-    pub(super) fn close_if_over(&mut self, key: StreamKey) {
-        let Some(stream) = self.streams.get_mut(&key) else {
-            return;
-        };
-        if !stream.closed && stream.is_over() {
-            stream.closed = true;
-            let (id, released) = (stream.id, stream.released);
-            let past = Lingering {
-                room: self.stream_window - stream.tx_credit,
-                until: stream.end_cell,
-                given_up: matches!(stream.received, Received::Failed(_)),
-            };
-            self.ids.remove(&id);
-            if past.until > self.send.acknowledged() {
-                self.lingering.insert(id, past);
-            }
-            if released {
-                self.streams.remove(&key);
-            }
-        }
-    }
-}
-
-/// A message on an id that this end has freed: what the other end said before
-/// it read our END, and nothing else.
-fn on_lingering(past: &mut Lingering, message: StreamMessage<'_>) -> Result<bool, Violation> {
-    match message {
-        StreamMessage::Window(bytes) => {
-            past.room = past.room.checked_sub(bytes).ok_or(Violation::Credit)?;
-            Ok(false)
-        }
-        StreamMessage::End(reason) if reason != EndReason::Done && !past.given_up => {
-            past.given_up = true;
-            past.room = 0;
-            Ok(true)
-        }
-        StreamMessage::End(_) | StreamMessage::Data(_) => Err(Violation::OutOfOrder),
-    }
 }
 
 #[cfg(test)]
 #[path = "mux_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "leg_tests.rs"]
+mod leg_tests;

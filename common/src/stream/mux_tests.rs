@@ -8,7 +8,9 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::cell::PAYLOAD_LEN;
+use crate::cell::message::{Packer, StreamMessage};
 use crate::flow::FixedWindow;
+use crate::stream::Violation;
 
 const WINDOW: u32 = 8 * 1024;
 
@@ -45,13 +47,20 @@ impl Pair {
     /// Carries one payload from the client, if it has one.
     fn outward(&mut self) -> bool {
         let mut payload = [0; PAYLOAD_LEN];
-        if !self.client.fill(self.now, &mut self.rng, &mut payload) {
+        if !self
+            .client
+            .fill(LegId::FIRST, self.now, &mut self.rng, &mut payload)
+        {
             return false;
         }
-        for request in self.relay.on_outward(self.now, &payload).expect("legal") {
+        for request in self
+            .relay
+            .on_outward(LegId::FIRST, self.now, &payload)
+            .expect("legal")
+        {
             match request {
                 Request::Begin(key, target) => self.begun.push((key, target)),
-                Request::Extend { .. } => panic!("nobody asked to extend"),
+                other => panic!("nobody asked for {other:?}"),
             }
         }
         true
@@ -59,9 +68,14 @@ impl Pair {
 
     fn inward(&mut self) -> bool {
         let mut payload = [0; PAYLOAD_LEN];
-        let any = self.relay.fill(self.now, &mut self.rng, &mut payload);
+        let any = self
+            .relay
+            .fill(LegId::FIRST, self.now, &mut self.rng, &mut payload);
         if any {
-            assert_eq!(self.client.on_inward(self.now, &payload), Ok(None));
+            assert_eq!(
+                self.client.on_inward(LegId::FIRST, self.now, &payload),
+                Ok(None)
+            );
         }
         any
     }
@@ -239,8 +253,14 @@ fn data_over_the_credit_is_a_violation() {
     for _ in 0..20 {
         let _ = write(&mut pair.relay, there, &[0; 4096]);
         let mut payload = [0; PAYLOAD_LEN];
-        if pair.relay.fill(pair.now, &mut pair.rng, &mut payload) {
-            refused = refused.or(pair.client.on_inward(pair.now, &payload).err());
+        if pair
+            .relay
+            .fill(LegId::FIRST, pair.now, &mut pair.rng, &mut payload)
+        {
+            refused = refused.or(pair
+                .client
+                .on_inward(LegId::FIRST, pair.now, &payload)
+                .err());
         }
     }
     assert_eq!(refused, Some(Violation::Credit));
@@ -302,7 +322,7 @@ fn messages_are_legal_in_their_states_only() {
             let mut packer = Packer::new(&mut payload);
             pack(&mut packer, id);
             packer.finish();
-            let answer = pair.client.on_inward(pair.now, &payload);
+            let answer = pair.client.on_inward(LegId::FIRST, pair.now, &payload);
             assert_eq!(answer.is_ok(), legal, "{say} while {state}: {answer:?}");
         }
     }
@@ -312,7 +332,7 @@ fn messages_are_legal_in_their_states_only() {
         let mut packer = Packer::new(&mut payload);
         pack(&mut packer, StreamId::new(99).unwrap());
         packer.finish();
-        let answer = pair.client.on_inward(pair.now, &payload);
+        let answer = pair.client.on_inward(LegId::FIRST, pair.now, &payload);
         assert_eq!(answer, Err(Violation::NoSuchStream), "{say} on no stream");
     }
 }
@@ -326,7 +346,7 @@ fn begin_on_an_id_in_use_is_a_violation() {
     packer.begin_dir(StreamId::new(1).unwrap()).unwrap();
     packer.finish();
     assert_eq!(
-        pair.relay.on_outward(pair.now, &payload),
+        pair.relay.on_outward(LegId::FIRST, pair.now, &payload),
         Err(Violation::OutOfOrder)
     );
 }
@@ -339,11 +359,14 @@ fn extend_comes_alone_and_without_streams() {
     extend(&mut packer);
     packer.finish();
     let mut pair = Pair::new();
-    let requests = pair.relay.on_outward(pair.now, &payload).unwrap();
+    let requests = pair
+        .relay
+        .on_outward(LegId::FIRST, pair.now, &payload)
+        .unwrap();
     assert!(matches!(requests[..], [Request::Extend { .. }]));
     pair.open();
     assert_eq!(
-        pair.relay.on_outward(pair.now, &payload),
+        pair.relay.on_outward(LegId::FIRST, pair.now, &payload),
         Err(Violation::Extend)
     );
     let mut packer = Packer::new(&mut payload);
@@ -351,7 +374,9 @@ fn extend_comes_alone_and_without_streams() {
     packer.begin_dir(StreamId::new(9).unwrap()).unwrap();
     packer.finish();
     assert_eq!(
-        Pair::new().relay.on_outward(pair.now, &payload),
+        Pair::new()
+            .relay
+            .on_outward(LegId::FIRST, pair.now, &payload),
         Err(Violation::Extend)
     );
 }

@@ -1,9 +1,18 @@
 //! What the streams of a circuit have to say, packed into payloads.
 
+use std::time::Instant;
+
+use rand_core::CryptoRng;
+
 use super::Target;
+use super::leg::{Leg, LegId, Linking};
 use super::mux::Mux;
-use super::state::{Opening, Received, Sending, Stream, TargetHost};
-use crate::cell::message::{EndReason, FlowMessage, Host, MESSAGE_HEAD_LEN, Packer, StreamMessage};
+use super::state::{Opening, Sending, Stream, TargetHost};
+use crate::cell::Payload;
+use crate::cell::message::{
+    EndReason, FlowMessage, Host, LegMessage, MARK_LEN, MARK_MESSAGE_LEN, MESSAGE_HEAD_LEN,
+    NUMBER_MESSAGE_LEN, Packer, StreamMessage,
+};
 use crate::limits::STREAM_SEND_BUFFER;
 
 /// Acknowledgements and grants may take so many bytes of a payload; the rest
@@ -15,35 +24,215 @@ const MIN_DATA_LEN: usize = 64;
 /// Cells that a stream with much to say fills before the next has its turn.
 const TURN_CELLS: u32 = 4;
 
+/// What SWITCH and MARK take: a payload with a number leaves it free, so that it can be sent again on another leg.
+const AGAIN_ROOM: usize = NUMBER_MESSAGE_LEN + MARK_MESSAGE_LEN;
+
 impl Mux {
-    pub(super) fn pack_uncounted(&mut self, packer: &mut Packer<'_>) {
-        let fits = |packer: &Packer<'_>| packer.room().is_some_and(|room| room >= UNCOUNTED_ROOM);
-        while let Some(bytes) = self.acks.front()
-            && fits(packer)
-            && packer.flow(&FlowMessage::Ack(*bytes)).is_ok()
-        {
-            self.acks.pop_front();
+    /// Packs the next payload for a leg, if there is anything to say on it that may be said now.
+    pub fn fill(
+        &mut self,
+        leg: LegId,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+        payload: &mut Payload,
+    ) -> bool {
+        if self.lost {
+            return false;
         }
-        while fits(packer)
+        let mut places = self.legs.iter_mut();
+        let Some(place) = places.find(|one| one.as_ref().is_some_and(|one| one.id == leg)) else {
+            return false;
+        };
+        // Taken out while it is filled, and put back: streams and the other leg are looked at meanwhile.
+        let Some(mut one) = place.take() else {
+            return false;
+        };
+        let mut packer = Packer::new(payload);
+        pack_acks(&mut packer, &mut one);
+        if one.say.is_some() && one.send.is_open() {
+            self.pack_linking(&mut packer, &mut one, now, rng);
+        } else if self.set.as_ref().is_some_and(|set| set.numbers_out) {
+            self.pack_numbered(&mut packer, &mut one, now, rng);
+        } else {
+            self.pack_plain(&mut packer, &mut one, now, rng);
+        }
+        if let Some(place) = self.legs.iter_mut().find(|place| place.is_none()) {
+            *place = Some(one);
+        }
+        let filled = packer.finish();
+        self.moved += u64::from(filled);
+        filled
+    }
+
+    /// Is there anything that [`Mux::fill`] would pack for this leg now?
+    pub fn wants(&mut self, leg: LegId) -> bool {
+        self.drop_idle();
+        self.drop_idle_windows();
+        let Some(one) = self.leg(leg).filter(|_| !self.lost) else {
+            return false;
+        };
+        one.has_uncounted() || one.say.is_some() && one.send.is_open() || self.may_say(one)
+    }
+
+    /// Is there a payload to be said, and is this leg the one to say it on?
+    fn may_say(&self, leg: &Leg) -> bool {
+        let fresh = !(self.ready.is_empty() && self.windows_due.is_empty());
+        let Some(set) = self.set.as_ref().filter(|set| set.numbers_out) else {
+            return !self.windows_due.is_empty() || fresh && leg.send.is_open();
+        };
+        let any = set.first_again().is_some() || fresh && set.has_room();
+        let is_open = |leg: &Leg| leg.is_usable() && leg.send.is_open();
+        let mut others = self.legs().filter(|other| other.id != leg.id);
+        // The shorter way first, as long as its window lets (lowest round trip, as in Tor's proposal 329).
+        any && is_open(leg) && !others.any(|other| is_open(other) && other.rtt() < leg.rtt())
+    }
+
+    /// Where in all that this end says a payload stands that goes on this leg next; see [`Mux::confirmed`].
+    fn position(&self, leg: &Leg) -> u64 {
+        match self.set.as_ref().filter(|set| set.numbers_out) {
+            Some(set) => set.before + set.next_out() + 1,
+            None => leg.send.sent() + 1,
+        }
+    }
+
+    fn pack_plain(
+        &mut self,
+        packer: &mut Packer<'_>,
+        leg: &mut Leg,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) {
+        self.pack_windows(packer);
+        self.drop_idle();
+        if !self.ready.is_empty() && leg.send.is_open() {
+            let mark = leg.send.is_mark_due().then(|| pack_mark(packer, rng));
+            self.pack_streams(packer, leg.send.sent() + 1);
+            leg.send.on_sent(now, mark);
+        }
+    }
+
+    /// LINK or LINKED, alone: what comes after it on the first leg has a number.
+    fn pack_linking(
+        &mut self,
+        packer: &mut Packer<'_>,
+        leg: &mut Leg,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) {
+        let (Some(set), Some(say)) = (&mut self.set, leg.say.take()) else {
+            return;
+        };
+        let packed = match &say {
+            Linking::Link(secret) => packer.leg(&LegMessage::Link {
+                secret,
+                leg: leg.id.0,
+            }),
+            Linking::Linked => packer.leg(&LegMessage::Linked),
+        };
+        if packed.is_err() {
+            // Acknowledgements fill the payload: the next.
+            leg.say = Some(say);
+            return;
+        }
+        // Measures the way; on the first leg others do.
+        let mark = leg.send.may_mark().then(|| pack_mark(packer, rng));
+        leg.send.on_sent(now, mark);
+        // A client's second leg is one when the relay says so.
+        leg.linked = !leg.joined || say == Linking::Linked;
+        if !set.numbers_out {
+            set.numbers_out = true;
+            set.before = leg.send.sent();
+        }
+    }
+
+    fn pack_numbered(
+        &mut self,
+        packer: &mut Packer<'_>,
+        leg: &mut Leg,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) {
+        self.drop_idle();
+        self.drop_idle_windows();
+        let may_say = self.may_say(leg);
+        let Some(set) = &mut self.set else { return };
+        let (read, news) = set.read();
+        if core::mem::take(&mut leg.asked) || news && (may_say || !packer.is_empty()) {
+            let _ = packer.leg(&LegMessage::Seen(read));
+            set.on_told();
+        }
+        if let Some(lost) = leg.unlink.take() {
+            let _ = packer.leg(&LegMessage::Unlink(lost.0));
+        }
+        if core::mem::take(&mut leg.ask) {
+            let _ = packer.leg(&LegMessage::Ask);
+        }
+        if !may_say {
+            return;
+        }
+        let again = set.first_again();
+        let number = again.unwrap_or(set.next_out());
+        let messages = again.and_then(|number| set.take_again(number, leg.id, packer.space()));
+        if again.is_some() && messages.is_none() {
+            // The next payload has the room.
+            return;
+        }
+        if leg.next_out != Some(number) {
+            let _ = packer.leg(&LegMessage::Switch(number));
+        }
+        leg.next_out = Some(number + 1);
+        // A way that has not been measured yet is, as soon as may be.
+        let unknown = leg.send.smooth_rtt().is_none() && !leg.send.awaits_ack();
+        let is_due = leg.send.is_mark_due() || unknown && leg.send.may_mark();
+        if let Some(messages) = messages {
+            let has_room = packer.space() >= MARK_MESSAGE_LEN + messages.len();
+            let mark = (is_due && has_room).then(|| pack_mark(packer, rng));
+            let _ = packer.again(messages);
+            leg.send.on_sent(now, mark);
+            return;
+        }
+        let mark = is_due.then(|| pack_mark(packer, rng));
+        let from = packer.used();
+        packer.leave(AGAIN_ROOM.saturating_sub(from));
+        let position = self.position(leg);
+        self.pack_windows(packer);
+        self.pack_streams(packer, position);
+        if let Some(set) = &mut self.set {
+            set.keep(now, leg.id, packer.packed_from(from));
+        }
+        leg.send.on_sent(now, mark);
+    }
+
+    fn pack_windows(&mut self, packer: &mut Packer<'_>) {
+        while packer.room().is_some_and(|room| room >= UNCOUNTED_ROOM)
             && let Some(key) = self.windows_due.pop_front()
         {
             let Some(stream) = self.streams.get_mut(&key) else {
                 continue;
             };
             stream.window_due = false;
-            // Nothing may follow word that this end has given the stream up.
-            let silent = stream.closed || stream.released || stream.sending.is_given_up();
-            if silent || stream.received != Received::Open || stream.rx_drained == 0 {
-                continue;
+            if stream.may_grant() {
+                let grant = core::mem::take(&mut stream.rx_drained);
+                stream.rx_credit += grant;
+                let _ = packer.stream(stream.id, StreamMessage::Window(grant));
             }
-            let grant = core::mem::take(&mut stream.rx_drained);
-            stream.rx_credit += grant;
-            let _ = packer.stream(stream.id, StreamMessage::Window(grant));
+        }
+    }
+
+    /// Takes streams off the front of the queue of grants that have none to say any more.
+    fn drop_idle_windows(&mut self) {
+        while let Some(key) = self.windows_due.front() {
+            match self.streams.get_mut(key) {
+                Some(stream) if stream.may_grant() => return,
+                Some(stream) => stream.window_due = false,
+                None => {}
+            }
+            self.windows_due.pop_front();
         }
     }
 
     /// Takes streams off the front of the queue that have nothing to pack any more.
-    pub(super) fn drop_idle(&mut self) {
+    fn drop_idle(&mut self) {
         while let Some(key) = self.ready.front() {
             match self.streams.get_mut(key) {
                 Some(stream) if !stream.closed && stream.has_work() => return,
@@ -55,8 +244,8 @@ impl Mux {
         }
     }
 
-    /// Gives each stream its turn until the payload is full.
-    pub(super) fn pack_streams(&mut self, packer: &mut Packer<'_>) {
+    /// Gives each stream its turn until the payload, which stands at `position`, is full.
+    fn pack_streams(&mut self, packer: &mut Packer<'_>, position: u64) {
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else {
                 return;
@@ -67,7 +256,7 @@ impl Mux {
             stream.queued = false;
             let full = pack_stream(packer, stream);
             if stream.sending == Sending::Ended {
-                stream.end_cell = self.send.sent() + 1;
+                stream.end_cell = position;
             }
             if stream.tx.len() <= STREAM_SEND_BUFFER / 2
                 && let Some(writer) = stream.writer.take()
@@ -98,6 +287,24 @@ impl Mux {
             self.close_if_over(key);
         }
     }
+}
+
+/// Packs the acknowledgements that a leg owes.
+fn pack_acks(packer: &mut Packer<'_>, leg: &mut Leg) {
+    while let Some(bytes) = leg.acks.front()
+        && packer.room().is_some_and(|room| room >= UNCOUNTED_ROOM)
+        && packer.flow(&FlowMessage::Ack(*bytes)).is_ok()
+    {
+        leg.acks.pop_front();
+    }
+}
+
+/// Packs a MARK; gives its bytes.
+fn pack_mark(packer: &mut Packer<'_>, rng: &mut impl CryptoRng) -> [u8; MARK_LEN] {
+    let mut bytes = [0; MARK_LEN];
+    rng.fill_bytes(&mut bytes);
+    let _ = packer.flow(&FlowMessage::Mark(bytes));
+    bytes
 }
 
 /// Packs what a stream has to say. Returns whether the payload is full.

@@ -221,6 +221,12 @@ impl Stream {
         }
     }
 
+    /// Is there credit to grant? Nothing may follow word that this end has given the stream up.
+    pub(super) fn may_grant(&self) -> bool {
+        let silent = self.closed || self.released || self.sending.is_given_up();
+        !silent && self.received == Received::Open && self.rx_drained > 0
+    }
+
     /// Have both ends said END?
     pub(super) fn is_over(&self) -> bool {
         self.sending == Sending::Ended && self.received != Received::Open

@@ -8,7 +8,7 @@ use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN};
 use cepa_common::flow::FixedWindow;
 use cepa_common::handshake::{ClientParams, RelayParams};
 use cepa_common::link::Hello;
-use cepa_common::stream::{Mux, MuxConfig, Request, Side};
+use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -113,8 +113,10 @@ pub(crate) fn mux(data: &[u8]) -> bool {
         rest = &more[len..];
         now += Duration::from_millis(10);
         let result = match side {
-            Side::Client => mux.on_inward(now, &payload).map(|_| Vec::new()),
-            Side::Relay => mux.on_outward(now, &payload),
+            Side::Client => mux
+                .on_inward(LegId::FIRST, now, &payload)
+                .map(|_| Vec::new()),
+            Side::Relay => mux.on_outward(LegId::FIRST, now, &payload),
         };
         let Ok(requests) = result else {
             // The circuit ends with its first violation.
@@ -134,7 +136,7 @@ pub(crate) fn mux(data: &[u8]) -> bool {
 /// Takes what the end has to say; the other end must understand it.
 fn speak(mux: &mut Mux, side: Side, now: Instant, rng: &mut StdRng) {
     let mut out = [0; PAYLOAD_LEN];
-    while mux.fill(now, rng, &mut out) {
+    while mux.fill(LegId::FIRST, now, rng, &mut out) {
         let understood = match side {
             Side::Client => messages::<Outward<'_>>(&out).all(|m| m.is_ok()),
             Side::Relay => messages::<Inward<'_>>(&out).all(|m| m.is_ok()),

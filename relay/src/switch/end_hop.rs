@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use cepa_common::cell::CELL_LEN;
 use cepa_common::cell::codec::{self, Cell, DestroyReason};
+use cepa_common::cell::message::SECRET_LEN;
 use cepa_common::flow::vegas::Vegas;
 use cepa_common::handshake::RelayParams;
 use cepa_common::ids::{CircId, RelayId};
@@ -13,9 +14,10 @@ use cepa_common::net::circuit_io::{Streams, for_each_body};
 use cepa_common::net::queue::{Inbox, PushError};
 use cepa_common::net::switch::{Command, Queue, payload};
 use cepa_common::onion::{HopKeys, Opened, RelayBackward, RelayForward, Suite};
-use cepa_common::stream::{Mux, MuxConfig, Request, Side, Target};
+use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, Target};
 use tokio::time::{Instant as Deadline, sleep_until};
 
+use super::sets::Entered;
 use crate::directory::serve_connection;
 use crate::exit;
 use crate::start::Core;
@@ -38,6 +40,14 @@ pub(super) enum End {
     Passed,
 }
 
+const PROTOCOL: End = End::Here(DestroyReason::Protocol);
+
+/// What a client asks of the circuit itself.
+enum Asked {
+    Extend(Extend),
+    Link([u8; SECRET_LEN], LegId),
+}
+
 /// A circuit that ends at this relay.
 pub(crate) struct EndHop {
     pub(super) core: Arc<Core>,
@@ -50,6 +60,8 @@ pub(crate) struct EndHop {
     pub(super) forward: Box<RelayForward>,
     pub(super) backward: Box<RelayBackward>,
     pub(super) streams: Arc<Streams>,
+    /// Which of the streams' legs it is.
+    leg: LegId,
     /// Has a cell opened? Until then the client has proven nothing.
     confirmed: bool,
 }
@@ -82,24 +94,28 @@ impl EndHop {
             forward: Box::new(RelayForward::new(suite, keys.forward)),
             backward: Box::new(RelayBackward::new(suite, keys.backward)),
             streams: Streams::new(mux),
+            leg: LegId::FIRST,
             confirmed: false,
         }
     }
 
     /// Runs the circuit until it has ended here.
     pub(crate) async fn run(mut self) {
-        let (circ, link, streams) = (self.circ, self.link.clone(), self.streams.clone());
-        self.core.memory.add_circuit(&link, circ, &streams);
+        let (circ, link) = (self.circ, self.link.clone());
+        self.core.memory.add_circuit(&link, circ, &self.streams);
         let half_open = Duration::from_secs(self.core.params().half_open_seconds.into());
         let expires = Deadline::now() + half_open;
-        let end = loop {
+        let (end, streams, leg) = loop {
             match self.turn(expires).await {
                 Ok(None) => {}
-                Ok(Some(extend)) => break self.extend(extend).await,
-                Err(end) => break end,
+                Ok(Some(extend)) => {
+                    let (streams, leg) = (self.streams.clone(), self.leg);
+                    break (self.extend(extend).await, streams, leg);
+                }
+                Err(end) => break (end, self.streams.clone(), self.leg),
             }
         };
-        streams.mux().lose();
+        streams.lose_leg(leg);
         if let End::Here(reason) = end {
             Command::Close { circ, reason }.send(&link);
         }
@@ -109,7 +125,7 @@ impl EndHop {
     async fn turn(&mut self, expires: Deadline) -> Result<Option<Extend>, End> {
         tokio::select! {
             () = self.inbox.wait() => {}
-            () = self.streams.wait() => {}
+            () = self.streams.wait(self.leg) => {}
             () = sleep_until(expires), if !self.confirmed => {
                 return Err(End::Here(DestroyReason::Resource));
             }
@@ -117,6 +133,10 @@ impl EndHop {
         if self.streams.mux().is_lost() {
             // Ended to save memory.
             return Err(End::Here(DestroyReason::Resource));
+        }
+        if !self.streams.mux().has_leg(self.leg) {
+            // The client has given it up on the other leg.
+            return Err(End::Here(DestroyReason::Finished));
         }
         let mut arrived = self.inbox.take();
         let extend = self.on_cells(&mut arrived.cells)?;
@@ -129,7 +149,6 @@ impl EndHop {
     }
 
     fn on_cells(&mut self, cells: &mut [u8]) -> Result<Option<Extend>, End> {
-        const PROTOCOL: End = End::Here(DestroyReason::Protocol);
         let now = Instant::now();
         // All are opened before the streams' lock is held.
         let cells = cells.as_chunks_mut::<CELL_LEN>().0;
@@ -140,35 +159,74 @@ impl EndHop {
             .map_while(|cell| open(cell).then_some(()))
             .count();
         self.confirmed |= opened > 0;
-        let mut begun = Vec::new();
-        let mut extend = None;
-        let mut mux = self.streams.mux();
-        for cell in &mut cells[..opened] {
+        let opened_all = opened == cells.len();
+        let (mut read, mut extend) = (0, None);
+        while read < opened {
             // While the circuit extends, nothing may be said to this hop.
             if extend.is_some() {
                 return Err(PROTOCOL);
             }
-            let requests = mux.on_outward(now, payload(codec::body_mut(cell)));
+            let (more, asked) = self.on_opened(now, &mut cells[read..opened])?;
+            read += more;
+            match asked {
+                Some(Asked::Extend(asked)) => extend = Some(asked),
+                Some(Asked::Link(secret, leg)) => self.link(&secret, leg)?,
+                None => {}
+            }
+        }
+        // There is no hop behind this one, or it did not open: one reason for both (S12).
+        if !opened_all {
+            return Err(PROTOCOL);
+        }
+        Ok(extend)
+    }
+
+    /// Reads opened cells, up to one that asks for something which concerns those after it. Gives how many it read.
+    fn on_opened(
+        &mut self,
+        now: Instant,
+        cells: &mut [Cell],
+    ) -> Result<(usize, Option<Asked>), End> {
+        let (mut begun, mut asked, mut read) = (Vec::new(), None, 0);
+        let mut mux = self.streams.mux();
+        for cell in cells {
+            read += 1;
+            let requests = mux.on_outward(self.leg, now, payload(codec::body_mut(cell)));
             let requests = requests.map_err(|violation| {
                 tracing::debug!(%violation, "a client broke the protocol");
                 PROTOCOL
             })?;
             for request in requests {
                 match request {
-                    Request::Extend { relay, message } => extend = Some(Extend { relay, message }),
                     Request::Begin(key, target) => begun.push((key, target)),
+                    Request::Extend { relay, message } => {
+                        asked = Some(Asked::Extend(Extend { relay, message }));
+                    }
+                    Request::Link { secret, leg } => asked = Some(Asked::Link(secret, leg)),
                 }
+            }
+            if asked.is_some() {
+                break;
             }
         }
         drop(mux);
-        begun
-            .into_iter()
-            .for_each(|(key, target)| self.begin(key, target));
-        // There is no hop behind this one, or it did not open: one reason for both (S12).
-        if opened < cells.len() {
-            return Err(PROTOCOL);
+        for (key, target) in begun {
+            self.begin(key, target);
         }
-        Ok(extend)
+        Ok((read, asked))
+    }
+
+    /// The client makes the circuit a leg of a set.
+    fn link(&mut self, secret: &[u8; SECRET_LEN], leg: LegId) -> Result<(), End> {
+        match self.core.sets.enter(secret, leg, &self.streams) {
+            None => Err(PROTOCOL),
+            Some(Entered::First) => Ok(()),
+            Some(Entered::Joined(set, leg)) => {
+                self.core.memory.add_circuit(&self.link, self.circ, &set);
+                (self.streams, self.leg) = (set, leg);
+                Ok(())
+            }
+        }
     }
 
     fn begin(&self, key: cepa_common::stream::StreamKey, target: Target) {
@@ -192,7 +250,13 @@ impl EndHop {
         let mut batch = buffers::take();
         loop {
             let streams = &self.streams;
-            let more = streams.fill(Instant::now(), &mut rand::rng(), self.circ, &mut batch);
+            let more = streams.fill(
+                self.leg,
+                Instant::now(),
+                &mut rand::rng(),
+                self.circ,
+                &mut batch,
+            );
             if !batch.is_empty() {
                 let backward = &mut self.backward;
                 let sealed = for_each_body(&mut batch, |body| backward.speak(body));

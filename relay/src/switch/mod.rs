@@ -8,5 +8,7 @@
 
 mod end_hop;
 mod extend;
+mod sets;
 
 pub(crate) use end_hop::EndHop;
+pub(crate) use sets::Sets;

@@ -1,0 +1,254 @@
+//! A second circuit to the same exit that carries a circuit's streams with it (docs/protocol.md, 5.20 to 5.28).
+//!
+//! A circuit is as fast as the slowest of its links. One that carries bulk gets a second leg by other relays: both
+//! carry it then, each as much as it can, and what a lost one had not delivered goes by the other. When it is time for one, [`Growth`] says, which
+//! is pure; how it is had, is the pool's.
+
+use core::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use cepa_common::cell::message::SECRET_LEN;
+use cepa_common::dir::Entry;
+use cepa_common::ids::RelayId;
+use cepa_common::net::circuit_io::Streams;
+use cepa_common::stream::JoinAs;
+use rand::RngExt;
+
+use super::pool::{CircuitError, Pool, Raised, Wanted};
+use crate::guard::Purpose;
+use crate::path::Target;
+
+/// Less in a second is no bulk (cells; 256 KiB).
+const BULK_CELLS: u64 = 128;
+/// A circuit that moves more than this in a second is held back by processors rather than by links (cells; 24 MiB).
+const FAST_CELLS: u64 = 12_288;
+/// Bulk is what has gone on for so long.
+const BULK_TIME: Duration = Duration::from_millis(1_500);
+/// From one try to the next.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How long the first leg may take to hear that there is to be a set, once the second is built.
+const LINK_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is asked.
+const LINK_POLL: Duration = Duration::from_millis(50);
+
+/// When a circuit gets a second leg.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Multipath {
+    /// Never.
+    Never,
+    /// When it carries bulk, and links are what holds it back.
+    #[default]
+    Bulk,
+    /// As soon as it carries a stream.
+    Always,
+}
+
+/// Watches one circuit, and says when it is time for another leg.
+#[derive(Debug)]
+pub(super) struct Growth {
+    mode: Multipath,
+    looked: Option<(Instant, u64)>,
+    /// Since when it moves as bulk does.
+    bulk: Option<Instant>,
+    tried: Option<Instant>,
+}
+
+impl Growth {
+    pub(super) fn new(mode: Multipath) -> Self {
+        Self {
+            mode,
+            looked: None,
+            bulk: None,
+            tried: None,
+        }
+    }
+
+    /// Is it time for another leg, `cells` having been moved in all? Says so once in 30 s at most.
+    pub(super) fn is_due(&mut self, now: Instant, cells: u64, in_use: bool) -> bool {
+        let (before, at_before) = self.looked.replace((now, cells)).unwrap_or((now, cells));
+        let passed = now.saturating_duration_since(before).as_secs_f64();
+        let rate = (cells - at_before) as f64 / passed.max(0.1);
+        let is_bulk = rate >= BULK_CELLS as f64 && rate <= FAST_CELLS as f64;
+        if is_bulk {
+            self.bulk.get_or_insert(before);
+        } else {
+            self.bulk = None;
+        }
+        let long = |since: Instant| now.saturating_duration_since(since) >= BULK_TIME;
+        let wanted = match self.mode {
+            Multipath::Never => false,
+            Multipath::Bulk => self.bulk.is_some_and(long),
+            Multipath::Always => in_use,
+        };
+        let is_rested = |tried: Instant| now.saturating_duration_since(tried) >= AGAIN;
+        let is_due = wanted && self.tried.is_none_or(is_rested);
+        if is_due {
+            self.tried = Some(now);
+        }
+        is_due
+    }
+}
+
+/// What there is to know for another leg of a circuit.
+pub(super) struct Grower {
+    pub(super) pool: Weak<Pool>,
+    pub(super) growth: Growth,
+    /// The relays of the first leg.
+    pub(super) hops: Vec<RelayId>,
+    /// The owner's rule that the circuit was built for.
+    pub(super) rule: Option<usize>,
+    pub(super) generation: u64,
+    pub(super) doubted: super::Doubt,
+    secret: [u8; SECRET_LEN],
+}
+
+impl Grower {
+    pub(super) fn new(
+        pool: &Arc<Pool>,
+        hops: Vec<RelayId>,
+        rule: Option<usize>,
+        generation: u64,
+        doubted: super::Doubt,
+    ) -> Self {
+        Self {
+            pool: Arc::downgrade(pool),
+            growth: Growth::new(pool.multipath()),
+            hops,
+            rule,
+            generation,
+            doubted,
+            secret: rand::rng().random(),
+        }
+    }
+
+    /// Begins to build another leg; it comes when it comes. The first is told of the set meanwhile.
+    pub(super) fn begin(&self, streams: &Arc<Streams>) {
+        let Some(pool) = self.pool.upgrade().filter(|_| self.hops.len() > 1) else {
+            return;
+        };
+        let (hops, secret, rule) = (self.hops.clone(), self.secret, self.rule);
+        let (generation, doubted) = (self.generation, self.doubted.clone());
+        // It must not keep streams that nobody holds any more.
+        let streams = Arc::downgrade(streams);
+        let tasks = pool.tasks.clone();
+        tasks.spawn(async move {
+            let path = match pool.path_beside(&hops, rule) {
+                Ok(path) => path,
+                Err(error) => {
+                    tracing::debug!(%error, "no path for a second leg");
+                    return;
+                }
+            };
+            if let Some(streams) = streams.upgrade() {
+                streams.mux().link(secret);
+                streams.notify();
+            }
+            let limit = pool.state().times.lost_after();
+            let raised = tokio::time::timeout(limit, pool.raise_at_guard(&path)).await;
+            match raised {
+                Ok(Ok(Some(raised))) if raised.generation == generation => {
+                    if let Some(streams) = linked(&streams).await {
+                        pool.join(raised, &streams, secret, doubted);
+                    }
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "a second leg was not built"),
+                _ => {}
+            }
+        });
+    }
+}
+
+/// Waits until the first leg's far end knows of the set.
+async fn linked(streams: &Weak<Streams>) -> Option<Arc<Streams>> {
+    let until = Instant::now() + LINK_PATIENCE;
+    loop {
+        let held = streams.upgrade()?;
+        if held.mux().is_linked() {
+            return Some(held);
+        }
+        if held.mux().is_lost() || Instant::now() > until {
+            return None;
+        }
+        drop(held);
+        tokio::time::sleep(LINK_POLL).await;
+    }
+}
+
+impl Pool {
+    /// Relays for a second way to the exit of a circuit through `hops`: all of both may stand in one path, so that no
+    /// family sees both ends of either.
+    fn path_beside(
+        &self,
+        hops: &[RelayId],
+        rule: Option<usize>,
+    ) -> Result<Vec<Entry>, CircuitError> {
+        let selector = self.selector()?;
+        let (exit, before) = hops.split_last().ok_or(CircuitError::NoConsensus)?;
+        let clashes = |relay: &RelayId| {
+            let clash = |held: &RelayId| !selector.may_share_path(relay, held);
+            before.iter().any(clash)
+        };
+        let wanted = Wanted {
+            target: Target::Any,
+            rule,
+            exit: Some(*exit),
+        };
+        let path = self.choose_beside(Purpose::Data, wanted, &clashes, &clashes)?;
+        Ok(path.hops().cloned().collect())
+    }
+
+    /// Makes a built circuit a leg of streams that there are.
+    fn join(
+        self: &Arc<Self>,
+        raised: Raised,
+        streams: &Arc<Streams>,
+        secret: [u8; SECRET_LEN],
+        doubted: super::Doubt,
+    ) {
+        let leg = raised.builder.mux().ok().and_then(|mut mux| mux.take_leg());
+        let Some(leg) = leg.and_then(|leg| streams.join(leg, JoinAs::Client(secret))) else {
+            return;
+        };
+        tracing::debug!("a circuit has a second leg");
+        self.run_leg(raised, streams.clone(), leg, doubted, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK: Duration = Duration::from_millis(500);
+
+    /// Looks every half second for ten seconds, `rate` cells a second moving; gives when a leg was due.
+    fn looks(mode: Multipath, rate: u64) -> Vec<u128> {
+        let (start, mut growth) = (Instant::now(), Growth::new(mode));
+        let due = (0..20u32).filter(|n| {
+            let now = start + LOOK * *n;
+            growth.is_due(now, u64::from(*n) * rate / 2, true)
+        });
+        due.map(|n| (LOOK * n).as_millis()).collect()
+    }
+
+    #[test]
+    fn bulk_gets_a_leg_and_trickles_and_what_is_fast_do_not() {
+        assert_eq!(looks(Multipath::Bulk, 2_000), [1_500]);
+        assert!(looks(Multipath::Bulk, BULK_CELLS / 2).is_empty());
+        assert!(looks(Multipath::Bulk, FAST_CELLS * 2).is_empty());
+        assert!(looks(Multipath::Never, 2_000).is_empty());
+        assert_eq!(looks(Multipath::Always, 1), [0]);
+    }
+
+    #[test]
+    fn a_leg_that_was_lost_is_tried_again_and_not_at_once() {
+        let (start, mut growth) = (Instant::now(), Growth::new(Multipath::Always));
+        assert!(growth.is_due(start, 0, true));
+        assert!(!growth.is_due(start + AGAIN / 2, 0, true));
+        assert!(growth.is_due(start + AGAIN, 0, true));
+        assert!(
+            !growth.is_due(start + AGAIN * 3, 0, false),
+            "nobody uses it"
+        );
+    }
+}

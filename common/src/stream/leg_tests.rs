@@ -1,0 +1,456 @@
+//! Two ends, joined by two legs with delays, on a virtual clock.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use core::task::Waker;
+use core::time::Duration;
+use std::time::Instant;
+
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::*;
+use crate::cell::message::{LegMessage, Packer, StreamMessage};
+use crate::cell::{PAYLOAD_LEN, Payload};
+use crate::flow::FixedWindow;
+use crate::ids::StreamId;
+use crate::stream::Violation;
+
+const SECRET: [u8; SECRET_LEN] = [5; SECRET_LEN];
+
+fn mux(side: Side, budget: &Arc<Budget>) -> Mux {
+    Mux::new(MuxConfig {
+        side,
+        control: Box::new(FixedWindow(32)),
+        mark_interval_cells: 8,
+        stream_window_bytes: 1 << 20,
+        budget: budget.clone(),
+    })
+}
+
+/// What is on its way by one leg, and when it arrives (milliseconds).
+#[derive(Default)]
+struct Way {
+    delay: u64,
+    outward: VecDeque<(u64, Box<Payload>)>,
+    inward: VecDeque<(u64, Box<Payload>)>,
+    carried: usize,
+    /// Swallows everything.
+    dead: bool,
+}
+
+struct World {
+    client: Mux,
+    relay: Mux,
+    /// The second circuit at the relay, until it joins.
+    alone: Option<(LegId, Mux)>,
+    ways: HashMap<LegId, Way>,
+    begun: Vec<StreamKey>,
+    rng: StdRng,
+    start: Instant,
+    ms: u64,
+    budget: Arc<Budget>,
+}
+
+impl World {
+    fn new(delay: u64) -> Self {
+        let budget = Budget::unlimited();
+        Self {
+            client: mux(Side::Client, &budget),
+            relay: mux(Side::Relay, &budget),
+            alone: None,
+            ways: HashMap::from([(
+                LegId::FIRST,
+                Way {
+                    delay,
+                    ..Way::default()
+                },
+            )]),
+            begun: Vec::new(),
+            rng: StdRng::seed_from_u64(3),
+            start: Instant::now(),
+            ms: 0,
+            budget,
+        }
+    }
+
+    /// Two legs with these delays, and a stream that is open.
+    fn joined(delays: [u64; 2]) -> (Self, StreamKey, StreamKey, LegId) {
+        let mut world = Self::new(delays[0]);
+        let key = world.client.open(Target::Directory).unwrap();
+        world.run_until(|world| !world.begun.is_empty());
+        let there = world.begun[0];
+        world.relay.accept(there);
+        assert!(world.client.link(SECRET) && !world.client.link(SECRET));
+        world.run_until(|world| world.client.is_linked());
+        let leg = world.join(delays[1]);
+        world.run_until(|world| world.client.leg(leg).unwrap().linked);
+        world.run_until(|world| world.relay.leg(leg).unwrap().is_usable());
+        world.ways.values_mut().for_each(|way| way.carried = 0);
+        (world, key, there, leg)
+    }
+
+    fn join(&mut self, delay: u64) -> LegId {
+        let leg = mux(Side::Client, &self.budget).take_leg().unwrap();
+        let leg = self.client.join(leg, JoinAs::Client(SECRET)).unwrap();
+        self.alone = Some((leg, mux(Side::Relay, &self.budget)));
+        let way = Way {
+            delay,
+            ..Way::default()
+        };
+        self.ways.insert(leg, way);
+        leg
+    }
+
+    fn now(&self) -> Instant {
+        self.start + Duration::from_millis(self.ms)
+    }
+
+    /// A millisecond: what is to be said is said, what is due arrives.
+    fn step(&mut self) {
+        let now = self.now();
+        let mut payload = [0; PAYLOAD_LEN];
+        let mut legs: Vec<_> = self.ways.keys().copied().collect();
+        legs.sort();
+        for leg in &legs {
+            let way = self.ways.get_mut(leg).unwrap();
+            let due = self.ms + way.delay;
+            while self.client.fill(*leg, now, &mut self.rng, &mut payload) {
+                way.outward.push_back((due, Box::new(payload)));
+                way.carried += 1;
+            }
+            while self.relay.fill(*leg, now, &mut self.rng, &mut payload) {
+                way.inward.push_back((due, Box::new(payload)));
+                way.carried += 1;
+            }
+            if way.dead {
+                way.outward.clear();
+                way.inward.clear();
+            }
+        }
+        self.ms += 1;
+        let (now, due) = (self.now(), self.ms);
+        for leg in legs {
+            let way = self.ways.get_mut(&leg).unwrap();
+            let is_due = |(at, _): &mut (u64, Box<Payload>)| *at <= due;
+            let outward: Vec<_> =
+                core::iter::from_fn(|| way.outward.pop_front_if(is_due)).collect();
+            let inward: Vec<_> = core::iter::from_fn(|| way.inward.pop_front_if(is_due)).collect();
+            for (_, payload) in outward {
+                self.on_outward(leg, now, &payload);
+            }
+            for (_, payload) in inward {
+                assert_eq!(self.client.on_inward(leg, now, &payload), Ok(None));
+            }
+        }
+    }
+
+    fn on_outward(&mut self, leg: LegId, now: Instant, payload: &Payload) {
+        let requests = match &mut self.alone {
+            Some((id, alone)) if *id == leg => alone.on_outward(LegId::FIRST, now, payload),
+            _ => self.relay.on_outward(leg, now, payload),
+        };
+        for request in requests.expect("legal") {
+            match request {
+                Request::Begin(key, _) => self.begun.push(key),
+                Request::Link { secret, leg } if leg == LegId::FIRST => {
+                    assert_eq!(secret, SECRET);
+                    self.relay.begin_set();
+                }
+                Request::Link { leg, .. } => {
+                    let (_, mut alone) = self.alone.take().unwrap();
+                    let circuit = alone.take_leg().unwrap();
+                    assert_eq!(self.relay.join(circuit, JoinAs::Relay(leg)), Some(leg));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn run_until(&mut self, done: impl Fn(&Self) -> bool) {
+        let limit = self.ms + 20_000;
+        while !done(self) {
+            self.step();
+            assert!(self.ms < limit, "nothing comes of it");
+        }
+    }
+
+    /// Moves bytes both ways through one stream; gives them as they were read.
+    fn transfer(
+        &mut self,
+        [here, there]: [StreamKey; 2],
+        bytes: [&[u8]; 2],
+        mut each: impl FnMut(&mut Self),
+    ) -> [Vec<u8>; 2] {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut sent, mut read) = ([0, 0], [Vec::new(), Vec::new()]);
+        let limit = self.ms + 60_000;
+        while read[0].len() < bytes[0].len() || read[1].len() < bytes[1].len() {
+            let ends = [(&mut self.client, here), (&mut self.relay, there)];
+            for (side, (mux, key)) in ends.into_iter().enumerate() {
+                if let Poll::Ready(wrote) = mux.poll_write(key, &mut cx, &bytes[side][sent[side]..])
+                {
+                    sent[side] += wrote.unwrap();
+                }
+                let mut out = [0; 16 * 1024];
+                while let Poll::Ready(got) = mux.poll_read(key, &mut cx, &mut out) {
+                    read[1 - side].extend(&out[..got.unwrap()]);
+                }
+            }
+            each(self);
+            self.step();
+            assert!(self.ms < limit, "nothing moves: {sent:?}");
+        }
+        read
+    }
+}
+
+fn bytes(seed: u8, len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|n| (n as u8).wrapping_mul(31).wrapping_add(seed) ^ (n >> 8) as u8)
+        .collect()
+}
+
+#[test]
+fn two_legs_carry_what_one_could_not() {
+    let data = bytes(1, 2 << 20);
+    let took = |join: bool| {
+        let (mut world, here, there, leg) = World::joined([20, 30]);
+        if !join {
+            world.client.lose_leg(leg);
+            world.relay.lose_leg(leg);
+        }
+        let begun = world.ms;
+        let read = world.transfer([here, there], [&[], &data], |_| {});
+        assert!(read[1] == data);
+        assert!(!join || world.ways.values().all(|way| way.carried > 300));
+        world.ms - begun
+    };
+    let (one, two) = (took(false), took(true));
+    assert!(two * 10 < one * 7, "{one} ms by one, {two} ms by both");
+}
+
+#[test]
+fn what_is_small_goes_by_the_shorter_way() {
+    for delays in [[5, 40], [40, 5]] {
+        let (mut world, here, there, leg) = World::joined(delays);
+        for n in 0..60 {
+            if n == 20 {
+                // By now both ends have measured both ways.
+                world.ways.values_mut().for_each(|way| way.carried = 0);
+            }
+            let read = world.transfer([here, there], [&bytes(n, 50), &bytes(n, 900)], |_| {});
+            assert!(read == [bytes(n, 50), bytes(n, 900)]);
+        }
+        let (first, second) = (world.ways[&LegId::FIRST].carried, world.ways[&leg].carried);
+        let (short, long) = match delays[0] < delays[1] {
+            true => (first, second),
+            false => (second, first),
+        };
+        assert!(
+            short > 10 * long.max(1),
+            "{short} by the short way, {long} by the long one"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_lost_leg_costs_no_byte(
+        delays in [1..60u64, 1..60u64],
+        sizes in [0..600_000usize, 0..600_000usize],
+        at in 0..400u64,
+        first in any::<bool>(),
+        tells in any::<bool>(),
+        comes_back in any::<bool>(),
+    ) {
+        let (mut world, here, there, leg) = World::joined(delays);
+        let lost = if first { LegId::FIRST } else { leg };
+        let data = [bytes(1, sizes[0]), bytes(2, sizes[1])];
+        let begun = world.ms;
+        let read = world.transfer([here, there], [&data[0], &data[1]], |world| {
+            if world.ms == begun + at {
+                world.ways.remove(&lost);
+                world.client.lose_leg(lost);
+                if tells {
+                    world.relay.lose_leg(lost);
+                }
+            }
+            if comes_back && world.ms == begun + at + 200 {
+                world.join(7);
+            }
+        });
+        prop_assert!(read == data);
+        prop_assert!(!world.client.is_lost() && !world.relay.is_lost());
+        // Nothing is kept for longer than it is needed.
+        for mux in [&mut world.client, &mut world.relay] {
+            mux.lose();
+        }
+        prop_assert_eq!(world.budget.used(), 0);
+    }
+}
+
+#[test]
+fn a_leg_that_swallows_is_found_out_by_asking() {
+    let (mut world, here, there, leg) = World::joined([5, 6]);
+    let data = bytes(4, 900_000);
+    let (mut asked, begun) = (false, world.ms);
+    let read = world.transfer([here, there], [&[], &data], |world| {
+        if world.ms == begun + 20 {
+            world.ways.get_mut(&LegId::FIRST).unwrap().dead = true;
+        }
+        if world.ms > begun + 1_000 && !asked {
+            // The one that works owes nothing that it would not bring; the other does.
+            assert_eq!(world.client.owes(LegId::FIRST), Owes::Answer);
+            assert!(world.client.ask(LegId::FIRST) && world.client.ask(leg));
+            asked = true;
+        }
+        if world.ms == begun + 2_000 {
+            world.client.lose_leg(LegId::FIRST);
+        }
+    });
+    assert!(asked && read[1] == data && !world.relay.has_leg(LegId::FIRST));
+}
+
+#[test]
+fn asking_is_answered_whatever_the_windows_say() {
+    let (mut world, _, _, leg) = World::joined([2, 3]);
+    for id in [LegId::FIRST, leg] {
+        let before = world.ways[&id].carried;
+        assert!(world.client.ask(id));
+        (0..8).for_each(|_| world.step());
+        assert_eq!(world.ways[&id].carried, before + 2, "ASK and SEEN");
+    }
+}
+
+#[test]
+fn both_lost_is_all_lost() {
+    let (mut world, here, _, leg) = World::joined([2, 3]);
+    world.client.lose_leg(leg);
+    assert!(!world.client.is_lost());
+    world.client.lose_leg(LegId::FIRST);
+    assert!(world.client.is_lost());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert_eq!(
+        world.client.poll_read(here, &mut cx, &mut [0; 9]),
+        Poll::Ready(Err(StreamError::CircuitLost))
+    );
+}
+
+#[test]
+fn a_circuit_with_a_past_joins_nothing_and_a_set_has_two_legs() {
+    let (mut world, ..) = World::joined([2, 3]);
+    let mut used = mux(Side::Client, &world.budget);
+    used.open(Target::Directory).unwrap();
+    assert!(used.take_leg().is_none());
+    let third = mux(Side::Client, &world.budget).take_leg().unwrap();
+    assert!(world.client.join(third, JoinAs::Client(SECRET)).is_none());
+    let third = mux(Side::Relay, &world.budget).take_leg().unwrap();
+    assert!(world.relay.join(third, JoinAs::Relay(LegId(9))).is_none());
+}
+
+type Say = fn(&mut Packer<'_>);
+
+fn said(say: Say) -> Payload {
+    let mut payload = [0; PAYLOAD_LEN];
+    let mut packer = Packer::new(&mut payload);
+    say(&mut packer);
+    packer.finish();
+    payload
+}
+
+fn data(packer: &mut Packer<'_>) {
+    let id = StreamId::new(1).unwrap();
+    packer.stream(id, StreamMessage::Data(b"x")).unwrap();
+}
+
+fn leg_message(packer: &mut Packer<'_>, message: LegMessage<'_>) {
+    packer.leg(&message).unwrap();
+}
+
+#[test]
+fn what_breaks_the_rules_of_legs_ends_both() {
+    let link: Say = |p| {
+        leg_message(
+            p,
+            LegMessage::Link {
+                secret: &SECRET,
+                leg: 7,
+            },
+        );
+    };
+    let cases: [(Say, Violation); 8] = [
+        (link, Violation::Linking),
+        (
+            |p| leg_message(p, LegMessage::Unlink(0)),
+            Violation::Linking,
+        ),
+        (
+            |p| leg_message(p, LegMessage::Switch(3)),
+            Violation::Linking,
+        ),
+        (
+            |p| leg_message(p, LegMessage::Seen(999)),
+            Violation::Numbers,
+        ),
+        (
+            |p| {
+                leg_message(p, LegMessage::Switch(1 << 40));
+                data(p);
+            },
+            Violation::Numbers,
+        ),
+        (
+            |p| {
+                leg_message(p, LegMessage::Switch(3));
+                leg_message(p, LegMessage::Switch(4));
+                data(p);
+            },
+            Violation::Linking,
+        ),
+        (
+            |p| {
+                data(p);
+                leg_message(p, LegMessage::Switch(3));
+            },
+            Violation::Linking,
+        ),
+        (
+            |p| {
+                p.extend(&RelayId([1; 32]), &[0; CREATE_LEN]).unwrap();
+            },
+            Violation::Extend,
+        ),
+    ];
+    for (n, (say, violation)) in cases.into_iter().enumerate() {
+        let (mut world, ..) = World::joined([2, 3]);
+        let now = world.now();
+        let read = world.relay.on_outward(LegId::FIRST, now, &said(say));
+        assert_eq!(read.err(), Some(violation), "case {n}");
+        assert!(world.relay.is_lost(), "case {n}");
+    }
+    let inward: [Say; 2] = [
+        |p| leg_message(p, LegMessage::Linked),
+        |p| leg_message(p, LegMessage::Seen(999)),
+    ];
+    for say in inward {
+        let (mut world, ..) = World::joined([2, 3]);
+        let now = world.now();
+        assert!(
+            world
+                .client
+                .on_inward(LegId::FIRST, now, &said(say))
+                .is_err()
+        );
+        assert!(world.client.is_lost());
+        let mut plain = World::new(1);
+        assert!(
+            plain
+                .client
+                .on_inward(LegId::FIRST, now, &said(say))
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,288 @@
+//! What two legs carry together: payloads with numbers, kept until they have been seen, read in order (5.22 to 5.26).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Violation;
+use super::leg::LegId;
+use crate::budget::{Budget, Charge};
+use crate::cell::Payload;
+use crate::cell::message::NUMBER_MESSAGE_LEN;
+
+/// Numbered payloads that may be unseen at once: what a receiver may have to hold out of order (4 MiB).
+pub(super) const UNSEEN_PAYLOADS: u64 = 2_048;
+/// Memory of used copies that is kept for the next ones.
+const SPARE_COPIES: usize = 64;
+
+/// A payload that has been sent and may have to be sent again.
+struct Kept {
+    leg: LegId,
+    messages: Vec<u8>,
+}
+
+/// What becomes of a numbered payload that has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// It is its turn.
+    Now,
+    /// It waits for those before it.
+    Early,
+    /// It has been here.
+    Known,
+}
+
+/// The numbers of both directions.
+pub(super) struct Set {
+    /// Payloads from here have numbers, from then on.
+    pub(super) numbers_out: bool,
+    /// Payloads from there have.
+    pub(super) numbers_in: bool,
+    /// Counted cells that this end had sent on its first leg when its payloads began to have numbers.
+    pub(super) before: u64,
+    next_out: u64,
+    /// Copies of the payloads from `seen` on.
+    kept: VecDeque<Kept>,
+    seen: u64,
+    /// Numbers whose leg was lost.
+    again: BTreeSet<u64>,
+    spare: Vec<Vec<u8>>,
+    next_in: u64,
+    /// The last `next_in` that the other end was told.
+    told: u64,
+    early: BTreeMap<u64, Box<Payload>>,
+    charge: Charge,
+    /// When the oldest copy became the oldest.
+    moved: Option<Instant>,
+}
+
+impl Set {
+    pub(super) fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            numbers_out: false,
+            numbers_in: false,
+            before: 0,
+            next_out: 0,
+            kept: VecDeque::new(),
+            seen: 0,
+            again: BTreeSet::new(),
+            spare: Vec::new(),
+            next_in: 0,
+            told: 0,
+            early: BTreeMap::new(),
+            charge: Charge::none(budget),
+            moved: None,
+        }
+    }
+
+    // ---- away -----------------------------------------------------------------
+
+    /// May one more new payload be sent, before more has been seen?
+    pub(super) fn has_room(&self) -> bool {
+        (self.kept.len() as u64) < UNSEEN_PAYLOADS
+    }
+
+    /// The number of the next new payload.
+    pub(super) fn next_out(&self) -> u64 {
+        self.next_out
+    }
+
+    /// All payloads below this number have been read at the other end.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The lowest number that has to be sent again.
+    pub(super) fn first_again(&self) -> Option<u64> {
+        self.again.first().copied()
+    }
+
+    /// The messages of a payload that has to be sent again, on `leg` now. `None` if they and its number need more than
+    /// `space` bytes.
+    pub(super) fn take_again(&mut self, number: u64, leg: LegId, space: usize) -> Option<&[u8]> {
+        let kept = self.kept.get_mut((number - self.seen) as usize)?;
+        if kept.messages.len() + NUMBER_MESSAGE_LEN > space {
+            return None;
+        }
+        self.again.remove(&number);
+        kept.leg = leg;
+        Some(&kept.messages)
+    }
+
+    /// A new payload goes out on `leg`.
+    pub(super) fn keep(&mut self, now: Instant, leg: LegId, messages: &[u8]) {
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(messages);
+        self.moved.get_or_insert(now);
+        self.kept.push_back(Kept {
+            leg,
+            messages: copy,
+        });
+        self.next_out += 1;
+        self.account();
+    }
+
+    /// The other end has read all payloads below `number`. What it says comes by two ways, so an old word may come late.
+    pub(super) fn on_seen(&mut self, now: Instant, number: u64) -> Result<(), Violation> {
+        if number > self.next_out || !self.numbers_out {
+            return Err(Violation::Numbers);
+        }
+        while self.seen < number {
+            self.seen += 1;
+            if let Some(Kept { messages, .. }) = self.kept.pop_front()
+                && self.spare.len() < SPARE_COPIES
+            {
+                self.spare.push(messages);
+            }
+            self.moved = Some(now);
+        }
+        self.again = self.again.split_off(&self.seen);
+        if self.kept.is_empty() {
+            self.moved = None;
+        }
+        self.account();
+        Ok(())
+    }
+
+    /// What went by `leg` and was not seen has to be sent again.
+    pub(super) fn on_lost(&mut self, leg: LegId) {
+        let lost = (self.seen..).zip(&self.kept);
+        self.again
+            .extend(lost.filter(|(_, kept)| kept.leg == leg).map(|(n, _)| n));
+    }
+
+    /// Was anything sent by `leg` that the other end has not said to have seen?
+    pub(super) fn is_unseen(&self, leg: LegId) -> bool {
+        self.kept.iter().rev().any(|kept| kept.leg == leg)
+    }
+
+    // ---- here -----------------------------------------------------------------
+
+    /// A payload with this number has arrived.
+    pub(super) fn on_arrival(
+        &mut self,
+        number: u64,
+        payload: &Payload,
+    ) -> Result<Arrival, Violation> {
+        if number < self.next_in || self.early.contains_key(&number) {
+            return Ok(Arrival::Known);
+        }
+        if number - self.next_in >= UNSEEN_PAYLOADS {
+            return Err(Violation::Numbers);
+        }
+        if number == self.next_in {
+            self.next_in += 1;
+            return Ok(Arrival::Now);
+        }
+        self.early.insert(number, Box::new(*payload));
+        self.account();
+        Ok(Arrival::Early)
+    }
+
+    /// The next payload in order, if it came early.
+    pub(super) fn take_early(&mut self) -> Option<Box<Payload>> {
+        let payload = self.early.remove(&self.next_in)?;
+        self.next_in += 1;
+        self.account();
+        Some(payload)
+    }
+
+    /// Do payloads wait for others that another leg should have brought?
+    pub(super) fn has_gap(&self) -> bool {
+        !self.early.is_empty()
+    }
+
+    /// What to tell the other end that has been read, and whether it is news.
+    pub(super) fn read(&self) -> (u64, bool) {
+        (self.next_in, self.next_in != self.told)
+    }
+
+    /// It is being told.
+    pub(super) fn on_told(&mut self) {
+        self.told = self.next_in;
+    }
+
+    /// Since when the oldest copy waits to be seen.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.moved
+    }
+
+    /// Nothing will be sent or read any more.
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+        self.again.clear();
+        self.spare.clear();
+        self.early.clear();
+        self.moved = None;
+        self.account();
+    }
+
+    fn account(&mut self) {
+        let payloads = self.kept.len() + self.early.len();
+        self.charge.set(payloads * size_of::<Payload>());
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::cell::PAYLOAD_LEN;
+
+    const A: LegId = LegId(0);
+    const B: LegId = LegId(1);
+
+    fn set(budget: &Arc<Budget>) -> Set {
+        let mut set = Set::new(budget);
+        set.numbers_out = true;
+        set
+    }
+
+    #[test]
+    fn copies_are_kept_until_seen_and_charged() {
+        let budget = Budget::unlimited();
+        let (mut set, now) = (set(&budget), Instant::now());
+        for leg in [A, B, A, B] {
+            set.keep(now, leg, &[leg.0 as u8]);
+        }
+        assert_eq!(budget.used(), 4 * PAYLOAD_LEN);
+        set.on_seen(now, 1).unwrap();
+        set.on_seen(now, 0).unwrap();
+        assert_eq!(
+            set.seen(),
+            1,
+            "an old word that comes late takes nothing back"
+        );
+        set.on_lost(B);
+        assert_eq!(set.first_again(), Some(1));
+        assert_eq!(set.take_again(1, A, NUMBER_MESSAGE_LEN), None, "no room");
+        assert_eq!(set.take_again(1, A, 100), Some(&[1][..]));
+        assert_eq!(set.first_again(), Some(3));
+        set.on_seen(now, 4).unwrap();
+        assert_eq!((set.first_again(), budget.used()), (None, 0));
+        assert!(set.waiting_since().is_none());
+        assert_eq!(set.on_seen(now, 5), Err(Violation::Numbers));
+    }
+
+    #[test]
+    fn payloads_are_read_in_order_and_once() {
+        let budget = Budget::unlimited();
+        let mut set = set(&budget);
+        let payload = [7; PAYLOAD_LEN];
+        assert_eq!(set.on_arrival(1, &payload), Ok(Arrival::Early));
+        assert_eq!(set.on_arrival(1, &payload), Ok(Arrival::Known));
+        assert!(set.has_gap() && set.take_early().is_none());
+        assert_eq!(set.on_arrival(0, &payload), Ok(Arrival::Now));
+        assert!(set.take_early().is_some() && set.take_early().is_none());
+        assert_eq!((set.read(), budget.used()), ((2, true), 0));
+        assert_eq!(set.on_arrival(0, &payload), Ok(Arrival::Known));
+        let last = UNSEEN_PAYLOADS + 1;
+        assert_eq!(set.on_arrival(last, &payload), Ok(Arrival::Early));
+        assert_eq!(
+            set.on_arrival(last + 1, &payload),
+            Err(Violation::Numbers),
+            "memory for what is out of order is bounded (S20)"
+        );
+    }
+}
