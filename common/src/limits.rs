@@ -13,6 +13,11 @@ pub const CIRCUITS_PER_LINK: usize = 16_384;
 pub const QUEUE_SLACK_CELLS: usize = 256;
 /// Streams on one circuit, both half-closed and awaiting their END included (S15).
 pub const STREAMS_PER_CIRCUIT: usize = 1024;
+/// A stream's credit never exceeds so many times what it started with.
+pub const CREDIT_GROWTH: u32 = 8;
+/// What the credits of all streams of a circuit may have grown by together (bytes): what an application that stops reading
+/// can make this end hold beyond the first credit.
+pub const CREDIT_EXTRA: u32 = 8 << 20;
 /// Bytes that a stream takes from its application ahead of the network.
 pub const STREAM_SEND_BUFFER: usize = 128 * 1024;
 /// Cells taken from the queues of a link for one system call: 16 TLS records.

@@ -15,7 +15,7 @@ use crate::cell::message::{EndReason, SECRET_LEN};
 use crate::flow::CongestionControl;
 use crate::flow::window::SendWindow;
 use crate::ids::{RelayId, StreamId};
-use crate::limits::{STREAM_SEND_BUFFER, STREAMS_PER_CIRCUIT};
+use crate::limits::{CREDIT_EXTRA, STREAM_SEND_BUFFER, STREAMS_PER_CIRCUIT};
 
 /// Which end of the circuit this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +107,8 @@ pub struct Mux {
     next_key: u64,
     next_id: u16,
     pub(super) lost: bool,
+    /// By how much the streams' windows may still grow (bytes).
+    pub(super) extra: u32,
     /// Cells that have been sent or read.
     pub(super) moved: u64,
     /// Counted cells of the first leg that the other end has acknowledged.
@@ -138,6 +140,7 @@ impl Mux {
             next_key: 0,
             next_id: 1,
             lost: false,
+            extra: CREDIT_EXTRA,
             moved: 0,
             acknowledged: 0,
         }

@@ -506,3 +506,54 @@ proptest! {
         prop_assert_eq!(got, data);
     }
 }
+
+/// Sends all that credit allows and lets the other end read it, some rounds long. Gives what each round carried.
+fn rounds(pair: &mut Pair, [here, there]: [StreamKey; 2], reads: bool) -> Vec<usize> {
+    let chunk = vec![9; 1 << 20];
+    let rounds = (0..8).map(|_| {
+        let before = pair.client.streams[&here].rx.len();
+        // One way only, as long as there is credit: then the grants come.
+        while write(&mut pair.relay, there, &chunk).is_ready() | pair.inward() {
+            pair.outward();
+        }
+        let came = pair.client.streams[&here].rx.len() - before;
+        if reads {
+            assert!(read_all(&mut pair.client, here, &mut Vec::new()).is_pending());
+        }
+        while pair.outward() {}
+        came
+    });
+    rounds.collect()
+}
+
+#[test]
+fn credit_grows_where_it_holds_a_reader_back_and_not_without_end() {
+    let mut pair = Pair::new();
+    let (here, there) = pair.open();
+    let carried = rounds(&mut pair, [here, there], true);
+    let window = WINDOW as usize;
+    assert_eq!(carried[..5], [1, 2, 4, 8, 8].map(|n| n * window));
+
+    let mut pair = Pair::new();
+    let (here, there) = pair.open();
+    let carried = rounds(&mut pair, [here, there], false);
+    assert_eq!(carried[1..], [0; 7], "who does not read is given no more");
+}
+
+#[test]
+fn what_credits_grow_by_together_is_bounded_and_given_back() {
+    let mut pair = Pair::new();
+    pair.client.extra = 10 * WINDOW;
+    let streams: Vec<_> = (0..3).map(|_| pair.open()).collect();
+    for (here, there) in &streams {
+        rounds(&mut pair, [*here, *there], true);
+    }
+    let windows: u32 = pair.client.streams.values().map(|s| s.rx_window).sum();
+    assert_eq!((windows, pair.client.extra), (13 * WINDOW, 0));
+    for (here, there) in streams {
+        pair.client.release(here);
+        pair.relay.release(there);
+    }
+    pair.settle();
+    assert_eq!(pair.client.extra, 10 * WINDOW);
+}

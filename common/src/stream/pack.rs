@@ -13,7 +13,7 @@ use crate::cell::message::{
     EndReason, FlowMessage, Host, LegMessage, MARK_LEN, MARK_MESSAGE_LEN, MESSAGE_HEAD_LEN,
     NUMBER_MESSAGE_LEN, Packer, StreamMessage,
 };
-use crate::limits::STREAM_SEND_BUFFER;
+use crate::limits::{CREDIT_GROWTH, STREAM_SEND_BUFFER};
 
 /// Acknowledgements and grants may take so many bytes of a payload; the rest
 /// is always enough for a MARK and the longest BEGIN.
@@ -212,7 +212,9 @@ impl Mux {
             };
             stream.window_due = false;
             if stream.may_grant() {
-                let grant = core::mem::take(&mut stream.rx_drained);
+                let most = self.stream_window.saturating_mul(CREDIT_GROWTH);
+                let grant = core::mem::take(&mut stream.rx_drained)
+                    + stream.grow_window(most, &mut self.extra);
                 stream.rx_credit += grant;
                 let _ = packer.stream(stream.id, StreamMessage::Window(grant));
             }

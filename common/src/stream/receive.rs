@@ -13,7 +13,7 @@ use crate::cell::message::{
     Decode, EndReason, FlowMessage, Inward, LegMessage, Outward, StreamMessage, messages,
 };
 use crate::ids::StreamId;
-use crate::limits::STREAMS_PER_CIRCUIT;
+use crate::limits::{CREDIT_GROWTH, STREAMS_PER_CIRCUIT};
 
 /// What a payload holds beside the messages of streams.
 #[derive(Default)]
@@ -399,7 +399,7 @@ impl Mux {
         if let Some(past) = self.lingering.get_mut(&id) {
             return on_lingering(past, message);
         }
-        let (side, window) = (self.side, self.stream_window);
+        let (side, most) = (self.side, self.stream_window.saturating_mul(CREDIT_GROWTH));
         let (key, stream) = self.stream_mut(id)?;
         match (stream.received, message) {
             (Received::Open, _) | (Received::Complete, StreamMessage::Window(_)) => {}
@@ -415,6 +415,7 @@ impl Mux {
                 }
                 let len = u32::try_from(data.len()).map_err(|_| Violation::Credit)?;
                 stream.rx_credit = stream.rx_credit.checked_sub(len).ok_or(Violation::Credit)?;
+                stream.starved |= stream.rx_credit == 0;
                 // What was on its way when this end gave up is dropped, and not granted again.
                 if !stream.released && !stream.sending.is_given_up() {
                     stream.rx.push(data);
@@ -426,7 +427,7 @@ impl Mux {
             }
             StreamMessage::Window(bytes) => {
                 let credit = stream.tx_credit.checked_add(bytes);
-                stream.tx_credit = credit.filter(|c| *c <= window).ok_or(Violation::Credit)?;
+                stream.tx_credit = credit.filter(|c| *c <= most).ok_or(Violation::Credit)?;
                 self.enqueue(key);
                 Ok(false)
             }
@@ -496,9 +497,11 @@ impl Mux {
         };
         if !stream.closed && stream.is_over() {
             stream.closed = true;
+            self.extra += stream.rx_window - self.stream_window;
+            stream.rx_window = self.stream_window;
             let (id, released) = (stream.id, stream.released);
             let past = Lingering {
-                room: self.stream_window - stream.tx_credit,
+                room: self.stream_window.saturating_mul(CREDIT_GROWTH) - stream.tx_credit,
                 until: stream.end_cell,
                 given_up: matches!(stream.received, Received::Failed(_)),
             };

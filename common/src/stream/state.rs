@@ -158,6 +158,10 @@ pub(super) struct Stream {
     pub(super) rx_credit: u32,
     /// Bytes read by the application and not yet granted again.
     pub(super) rx_drained: u32,
+    /// What this end lets be on its way or unread at once (bytes).
+    pub(super) rx_window: u32,
+    /// The other end has used up its credit.
+    pub(super) starved: bool,
     /// Bytes written by the application and not yet packed.
     pub(super) tx: ByteQueue,
     /// Bytes that this end may still send.
@@ -196,6 +200,8 @@ impl Stream {
             rx: ByteQueue::new(budget),
             rx_credit: window,
             rx_drained: 0,
+            rx_window: window,
+            starved: false,
             tx: ByteQueue::new(budget),
             tx_credit: window,
             said_done: false,
@@ -225,6 +231,18 @@ impl Stream {
     pub(super) fn may_grant(&self) -> bool {
         let silent = self.closed || self.released || self.sending.is_given_up();
         !silent && self.received == Received::Open && self.rx_drained > 0
+    }
+
+    /// Doubles the window, up to `most` and by what is left of `extra`, if it is what holds the other end back: its
+    /// credit was used up, and the application has read all that came. Gives by how much.
+    pub(super) fn grow_window(&mut self, most: u32, extra: &mut u32) -> u32 {
+        if !core::mem::take(&mut self.starved) || !self.rx.is_empty() {
+            return 0;
+        }
+        let more = self.rx_window.min(most - self.rx_window).min(*extra);
+        self.rx_window += more;
+        *extra -= more;
+        more
     }
 
     /// Have both ends said END?
