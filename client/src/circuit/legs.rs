@@ -124,7 +124,7 @@ impl Grower {
 
     /// Begins to build another leg; it comes when it comes. The first is told of the set meanwhile.
     pub(super) fn begin(&self, streams: &Arc<Streams>) {
-        let Some(pool) = self.pool.upgrade().filter(|_| self.hops.len() > 1) else {
+        let Some(pool) = self.pool.upgrade() else {
             return;
         };
         let (hops, secret, rule) = (self.hops.clone(), self.secret, self.rule);

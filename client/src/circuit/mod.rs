@@ -95,6 +95,15 @@ impl Circuit {
         self.streams.mux().open_streams()
     }
 
+    /// Circuits that carry its streams: itself, and a second leg if it has one; none when it is gone.
+    pub fn legs(&self) -> usize {
+        let mux = self.streams.mux();
+        if mux.is_lost() {
+            return 0;
+        }
+        mux.leg_ids().count()
+    }
+
     /// Asks the far end whether it is still there; the circuit is lost when no answer comes.
     pub fn doubt(&self) {
         self.doubted.raise();

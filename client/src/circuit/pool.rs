@@ -446,7 +446,11 @@ impl Pool {
         rule: Option<usize>,
     ) -> Result<Option<Arc<Circuit>>, BuildError> {
         let raised = self.raise_at_guard(hops).await?;
-        raised.map(|raised| self.finish(raised, rule)).transpose()
+        let finish = |raised: Raised| {
+            let may_grow = raised.hops.len() > 1 && self.multipath != Multipath::Never;
+            self.finish(raised, may_grow.then_some(rule))
+        };
+        raised.map(finish).transpose()
     }
 
     /// The same, leaving its task to the caller.
@@ -522,6 +526,7 @@ impl Pool {
     /// Builds a circuit through exactly these relays, with ten seconds for each.
     pub async fn build_path(self: &Arc<Self>, hops: &[Entry]) -> Result<Arc<Circuit>, BuildError> {
         let raised = self.raise(hops, HOP_TIMEOUT, &|_| {}).await?;
+        // These relays and no others.
         self.finish(raised, None)
     }
 
@@ -553,22 +558,24 @@ impl Pool {
         })
     }
 
+    /// Gives a circuit its task. If it `grows`, by which of the owner's rules it was built, it may get a second leg.
     fn finish(
         self: &Arc<Self>,
         raised: Raised,
-        rule: Option<usize>,
+        grows: Option<Option<usize>>,
     ) -> Result<Arc<Circuit>, BuildError> {
         let streams = Streams::new(raised.builder.mux()?);
         let hops: Vec<RelayId> = raised.hops.iter().map(|hop| hop.identity).collect();
         let (generation, doubted) = (raised.generation, Doubt::default());
         let exit = raised.hops.last().cloned().ok_or(BuildError::Length)?;
-        let grower = Grower::new(self, hops.clone(), rule, generation, doubted.clone());
+        let grower =
+            grows.map(|rule| Grower::new(self, hops.clone(), rule, generation, doubted.clone()));
         let begun = self.run_leg(
             raised,
             streams.clone(),
             LegId::FIRST,
             doubted.clone(),
-            Some(grower),
+            grower,
         );
         begun.ok_or(BuildError::Length)?;
         Ok(Arc::new(Circuit {
