@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::codec::{self, Head};
-use cepa_common::cell::message::{Inward, Outward, Telescope, messages};
+use cepa_common::cell::message::{Inward, Outward, SECRET_LEN, Telescope, messages};
 use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN};
 use cepa_common::flow::FixedWindow;
 use cepa_common::handshake::{ClientParams, RelayParams};
 use cepa_common::link::Hello;
-use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side};
+use cepa_common::stream::{JoinAs, LegId, Mux, MuxConfig, Request, Side};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -80,8 +80,30 @@ pub(crate) fn params(data: &[u8]) -> bool {
     accepted
 }
 
-/// A conversation with either end of a circuit: the first byte says which, then come
-/// payloads, each a length of two bytes and what it begins with.
+fn end(side: Side) -> Mux {
+    Mux::new(MuxConfig {
+        side,
+        control: Box::new(FixedWindow(32)),
+        mark_interval_cells: 8,
+        stream_window_bytes: 64 * 1024,
+        budget: cepa_common::budget::Budget::unlimited(),
+    })
+}
+
+/// Gives `mux` a second leg, which the other end is taken to have accepted or asked for.
+fn join(mux: &mut Mux, side: Side) -> Option<LegId> {
+    let leg = end(side).take_leg()?;
+    mux.join(
+        leg,
+        match side {
+            Side::Client => JoinAs::Client([6; SECRET_LEN]),
+            Side::Relay => JoinAs::Relay(LegId::from_wire(1)),
+        },
+    )
+}
+
+/// A conversation with either end of a circuit: the first byte says which, and whether there are to be two legs; then come
+/// payloads, each a length of two bytes and what it begins with. The length's highest bit says the leg.
 pub(crate) fn mux(data: &[u8]) -> bool {
     let Some((&first, mut rest)) = data.split_first() else {
         return false;
@@ -91,13 +113,8 @@ pub(crate) fn mux(data: &[u8]) -> bool {
     } else {
         Side::Client
     };
-    let mut mux = Mux::new(MuxConfig {
-        side,
-        control: Box::new(FixedWindow(32)),
-        mark_interval_cells: 8,
-        stream_window_bytes: 64 * 1024,
-        budget: cepa_common::budget::Budget::unlimited(),
-    });
+    let legs = first & 2 != 0;
+    let (mut mux, mut second) = (end(side), None);
     let mut rng = StdRng::seed_from_u64(1);
     let mut now = Instant::now();
     if side == Side::Client {
@@ -105,18 +122,21 @@ pub(crate) fn mux(data: &[u8]) -> bool {
             let address = ([192, 0, 2, 1], port).into();
             let _ = cepa_common::stream::Target::address(address).map(|t| mux.open(t));
         }
+        if legs {
+            mux.link([6; SECRET_LEN]);
+        }
     }
-    speak(&mut mux, side, now, &mut rng);
+    speak(&mut mux, None, side, now, &mut rng);
     while let Some((len, more)) = rest.split_first_chunk::<2>() {
-        let len = usize::from(u16::from_be_bytes(*len)).min(more.len());
+        let len = u16::from_be_bytes(*len);
+        let leg = second.filter(|_| len >> 15 == 1).unwrap_or(LegId::FIRST);
+        let len = usize::from(len & 0x7fff).min(more.len());
         let payload = padded::<PAYLOAD_LEN>(&more[..len]);
         rest = &more[len..];
         now += Duration::from_millis(10);
         let result = match side {
-            Side::Client => mux
-                .on_inward(LegId::FIRST, now, &payload)
-                .map(|_| Vec::new()),
-            Side::Relay => mux.on_outward(LegId::FIRST, now, &payload),
+            Side::Client => mux.on_inward(leg, now, &payload).map(|_| Vec::new()),
+            Side::Relay => mux.on_outward(leg, now, &payload),
         };
         let Ok(requests) = result else {
             // The circuit ends with its first violation.
@@ -124,23 +144,30 @@ pub(crate) fn mux(data: &[u8]) -> bool {
             return false;
         };
         for request in requests {
-            if let Request::Begin(key, _) = request {
-                mux.accept(key);
+            match request {
+                Request::Begin(key, _) => mux.accept(key),
+                Request::Link { .. } => mux.begin_set(),
+                Request::Extend { .. } => {}
             }
         }
-        speak(&mut mux, side, now, &mut rng);
+        if legs && second.is_none() && mux.is_linked() {
+            second = join(&mut mux, side);
+        }
+        speak(&mut mux, second, side, now, &mut rng);
     }
     true
 }
 
 /// Takes what the end has to say; the other end must understand it.
-fn speak(mux: &mut Mux, side: Side, now: Instant, rng: &mut StdRng) {
+fn speak(mux: &mut Mux, second: Option<LegId>, side: Side, now: Instant, rng: &mut StdRng) {
     let mut out = [0; PAYLOAD_LEN];
-    while mux.fill(LegId::FIRST, now, rng, &mut out) {
-        let understood = match side {
-            Side::Client => messages::<Outward<'_>>(&out).all(|m| m.is_ok()),
-            Side::Relay => messages::<Inward<'_>>(&out).all(|m| m.is_ok()),
-        };
-        assert!(understood);
+    for leg in [Some(LegId::FIRST), second].into_iter().flatten() {
+        while mux.fill(leg, now, rng, &mut out) {
+            let understood = match side {
+                Side::Client => messages::<Outward<'_>>(&out).all(|m| m.is_ok()),
+                Side::Relay => messages::<Inward<'_>>(&out).all(|m| m.is_ok()),
+            };
+            assert!(understood);
+        }
     }
 }

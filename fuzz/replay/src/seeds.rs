@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, DestroyReason};
-use cepa_common::cell::message::{EndReason, FlowMessage, Host, Packer, StreamMessage};
+use cepa_common::cell::message::{
+    EndReason, FlowMessage, Host, LegMessage, Packer, SECRET_LEN, StreamMessage,
+};
 use cepa_common::dir::{
     Authority, AuthorityCert, Consensus, ConsensusBody, Endorsement, Entry, EquivocationProof,
     ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert, Lifetime, LinkCertificate,
@@ -244,6 +246,41 @@ fn payloads() -> Vec<Seed> {
         p.stream(id?, StreamMessage::End(EndReason::Done)).ok()?;
         p.flow(&FlowMessage::Mark([3; 16])).ok()
     });
+    let marked = payload(|p| {
+        p.stream(id?, StreamMessage::Data(b"more")).ok()?;
+        p.flow(&FlowMessage::Mark([4; 16])).ok()
+    });
+    let leg = |message: LegMessage<'_>| payload(|p| p.leg(&message).ok());
+    let link = leg(LegMessage::Link {
+        secret: &[6; SECRET_LEN],
+        leg: 0,
+    });
+    let numbered = |number: u64, say: &dyn Fn(&mut Packer<'_>) -> Option<()>| {
+        payload(|p| {
+            p.leg(&LegMessage::Switch(number)).ok()?;
+            say(p)
+        })
+    };
+    let more = |p: &mut Packer<'_>| p.stream(id?, StreamMessage::Data(b"more")).ok();
+    let (early, late) = (
+        numbered(1, &more),
+        numbered(0, &|p| p.begin(id?, Host::Name("a.example"), 443).ok()),
+    );
+    let (ask, unlink) = (leg(LegMessage::Ask), leg(LegMessage::Unlink(1)));
+    let (linked, seen) = (leg(LegMessage::Linked), leg(LegMessage::Seen(0)));
+    // The second payload of the second leg comes before the first of the first.
+    let legs = [(0, &link), (1, &early), (0, &late), (1, &ask), (0, &unlink)];
+    let legs_relay = by_legs(2, &legs);
+    let answer = numbered(0, &|p| p.connected(id?).ok());
+    let legs = [
+        (0, &linked),
+        (1, &linked),
+        (1, &early),
+        (0, &answer),
+        (1, &seen),
+    ];
+    let legs_client = by_legs(3, &legs);
+    let far = numbered(1 << 60, &more);
     // A mark may come with the eighth cell, not before.
     let relay = [&[&begin][..], &[&data; 6], &[&end]].concat();
     let relay = conversation(0, &relay);
@@ -251,7 +288,20 @@ fn payloads() -> Vec<Seed> {
     vec![
         ("mux", "good_relay", relay),
         ("mux", "good_addresses", conversation(0, &[&addresses])),
-        ("mux", "early_mark", conversation(0, &[&begin, &flow])),
+        ("mux", "good_legs_relay", legs_relay),
+        ("mux", "good_legs_client", legs_client),
+        ("mux", "far_number", by_legs(2, &[(0, &link), (1, &far)])),
+        (
+            "mux",
+            "early_mark",
+            conversation(0, &[&begin, &marked, &marked]),
+        ),
+        ("message", "good_link", link),
+        ("message", "good_linked", linked),
+        ("message", "good_numbered", early),
+        ("message", "good_seen", seen),
+        ("message", "good_unlink", unlink),
+        ("message", "good_ask", ask),
         ("mux", "id_in_use", conversation(0, &[&begin, &addresses])),
         ("mux", "good_client", client),
         ("mux", "good_extend", conversation(0, &[&extend])),
@@ -269,9 +319,15 @@ fn payloads() -> Vec<Seed> {
 }
 
 fn conversation(side: u8, payloads: &[&Vec<u8>]) -> Vec<u8> {
+    let payloads: Vec<_> = payloads.iter().map(|payload| (0, *payload)).collect();
+    by_legs(side, &payloads)
+}
+
+/// The same, each payload by the first leg or the second.
+fn by_legs(side: u8, payloads: &[(u16, &Vec<u8>)]) -> Vec<u8> {
     let mut bytes = vec![side];
-    for payload in payloads {
-        let len = u16::try_from(payload.len()).unwrap_or(0);
+    for (leg, payload) in payloads {
+        let len = u16::try_from(payload.len()).unwrap_or(0) | leg << 15;
         bytes.extend(len.to_be_bytes());
         bytes.extend(payload.iter());
     }
