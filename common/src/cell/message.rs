@@ -47,6 +47,7 @@ mod kind {
     pub(super) const SEEN: u8 = 20;
     pub(super) const UNLINK: u8 = 21;
     pub(super) const ASK: u8 = 22;
+    pub(super) const BLOCKED: u8 = 23;
 }
 
 /// Why a payload is not a run of messages. Each destroys the circuit.
@@ -162,6 +163,8 @@ pub enum StreamMessage<'a> {
     End(EndReason),
     /// The receiver may send so many bytes more; never zero.
     Window(u32),
+    /// The sender has bytes and no credit.
+    Blocked,
 }
 
 /// What both ends of a circuit say to pace each other.
@@ -278,7 +281,7 @@ impl<'a> Decode<'a> for Outward<'a> {
                 empty(data)?;
                 of_stream(stream).map(Self::BeginDir)
             }
-            kind::DATA | kind::END | kind::WINDOW => {
+            kind::DATA | kind::END | kind::WINDOW | kind::BLOCKED => {
                 Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))
             }
             kind::MARK | kind::ACK => Ok(Self::Flow(decode_flow(k, stream, data)?)),
@@ -297,7 +300,7 @@ impl<'a> Decode<'a> for Inward<'a> {
                 empty(data)?;
                 of_stream(stream).map(Self::Connected)
             }
-            kind::DATA | kind::END | kind::WINDOW => {
+            kind::DATA | kind::END | kind::WINDOW | kind::BLOCKED => {
                 Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))
             }
             kind::MARK | kind::ACK => Ok(Self::Flow(decode_flow(k, stream, data)?)),
@@ -350,6 +353,7 @@ fn decode_stream(k: u8, data: &[u8]) -> Result<StreamMessage<'_>, MessageError> 
                 .map(StreamMessage::End)
                 .ok_or(MessageError::Malformed("END"))
         }
+        kind::BLOCKED => empty(data).map(|()| StreamMessage::Blocked),
         _ => match u32::from_be_bytes(*exact(data)?) {
             0 => Err(MessageError::Malformed("WINDOW")),
             bytes => Ok(StreamMessage::Window(bytes)),
@@ -578,6 +582,7 @@ impl<'a> Packer<'a> {
             StreamMessage::Window(bytes) => {
                 self.push(kind::WINDOW, Some(id), &[&bytes.to_be_bytes()])
             }
+            StreamMessage::Blocked => self.push(kind::BLOCKED, Some(id), &[]),
         }
     }
 

@@ -32,7 +32,7 @@ fn one<'a, M: Decode<'a>>(payload: &'a Payload) -> Result<M, MessageError> {
 #[test]
 fn each_party_decodes_only_what_it_may_receive() {
     // type, stream, a valid body; then who may receive it: relay, client, client that extends.
-    let table: [(u8, u16, &[u8], [bool; 3]); 17] = [
+    let table: [(u8, u16, &[u8], [bool; 3]); 18] = [
         (1, 0, &[7; 32 + CREATE_LEN], [true, false, false]),
         (2, 0, &[7; CREATED_LEN], [false, false, true]),
         (3, 9, &[0, 80, 4, 192, 0, 2, 1], [true, false, false]),
@@ -50,6 +50,7 @@ fn each_party_decodes_only_what_it_may_receive() {
         (20, 0, &[0; 8], [true, true, false]),
         (21, 0, &[0; 4], [true, false, false]),
         (22, 0, &[], [true, false, false]),
+        (23, 9, &[], [true, true, false]),
     ];
     for kind in 1..=255u8 {
         let row = table.iter().find(|row| row.0 == kind);

@@ -444,7 +444,8 @@ impl Mux {
             let read = stream.rx.pop(out);
             // A stream never holds more than its window, which is a u32.
             stream.rx_drained += read as u32;
-            let due = stream.rx_drained >= self.stream_window / 2;
+            let is_awaited = stream.starved && stream.rx.is_empty();
+            let due = is_awaited || stream.rx_drained >= self.stream_window / 2;
             if due && stream.received == Received::Open && !stream.window_due && !stream.closed {
                 stream.window_due = true;
                 self.windows_due.push_back(key);

@@ -557,3 +557,29 @@ fn what_credits_grow_by_together_is_bounded_and_given_back() {
     pair.settle();
     assert_eq!(pair.client.extra, 10 * WINDOW);
 }
+
+#[test]
+fn who_is_blocked_says_so_once_to_a_grant() {
+    let mut pair = Pair::new();
+    let (here, _) = pair.open();
+    let id = pair.client.streams[&here].id;
+    let mut payload = [0; PAYLOAD_LEN];
+    let mut packer = Packer::new(&mut payload);
+    packer.stream(id, StreamMessage::Blocked).unwrap();
+    packer.finish();
+    assert!(
+        pair.client
+            .on_inward(LegId::FIRST, pair.now, &payload)
+            .is_ok()
+    );
+    // Nothing was read and nothing is missing: the window has grown, and that is granted.
+    assert!(pair.outward());
+    let granted = pair.relay.streams.values().map(|s| s.tx_credit).max();
+    assert_eq!(granted, Some(2 * WINDOW));
+    let now = pair.now;
+    assert!(pair.client.on_inward(LegId::FIRST, now, &payload).is_ok());
+    assert_eq!(
+        pair.client.on_inward(LegId::FIRST, now, &payload),
+        Err(Violation::OutOfOrder)
+    );
+}

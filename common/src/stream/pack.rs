@@ -215,7 +215,11 @@ impl Mux {
                 let most = self.stream_window.saturating_mul(CREDIT_GROWTH);
                 let grant = core::mem::take(&mut stream.rx_drained)
                     + stream.grow_window(most, &mut self.extra);
+                if grant == 0 {
+                    continue;
+                }
                 stream.rx_credit += grant;
+                stream.may_starve = stream.may_starve.saturating_add(1);
                 let _ = packer.stream(stream.id, StreamMessage::Window(grant));
             }
         }
@@ -348,6 +352,12 @@ fn pack_stream(packer: &mut Packer<'_>, stream: &mut Stream) -> bool {
         }
         let wrote = packer.data_in_place(stream.id, want, |slot| stream.tx.pop(slot));
         stream.tx_credit -= wrote as u32;
+    }
+    if stream.is_blocked() {
+        if packer.stream(stream.id, StreamMessage::Blocked).is_err() {
+            return true;
+        }
+        stream.said_blocked = true;
     }
     if let (Sending::Ending(reason), true) = (stream.sending, stream.tx.is_empty()) {
         if packer

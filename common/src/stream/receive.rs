@@ -415,7 +415,6 @@ impl Mux {
                 }
                 let len = u32::try_from(data.len()).map_err(|_| Violation::Credit)?;
                 stream.rx_credit = stream.rx_credit.checked_sub(len).ok_or(Violation::Credit)?;
-                stream.starved |= stream.rx_credit == 0;
                 // What was on its way when this end gave up is dropped, and not granted again.
                 if !stream.released && !stream.sending.is_given_up() {
                     stream.rx.push(data);
@@ -428,8 +427,20 @@ impl Mux {
             StreamMessage::Window(bytes) => {
                 let credit = stream.tx_credit.checked_add(bytes);
                 stream.tx_credit = credit.filter(|c| *c <= most).ok_or(Violation::Credit)?;
+                stream.said_blocked = false;
                 self.enqueue(key);
                 Ok(false)
+            }
+            StreamMessage::Blocked => {
+                // Once to a grant, and once to the first credit.
+                let left = stream.may_starve.checked_sub(1);
+                stream.may_starve = left.ok_or(Violation::OutOfOrder)?;
+                stream.starved = true;
+                if stream.may_grant() && !stream.window_due {
+                    stream.window_due = true;
+                    self.windows_due.push_back(key);
+                }
+                Ok(true)
             }
             StreamMessage::End(reason) => {
                 if reason == EndReason::Done {
@@ -529,6 +540,8 @@ fn on_lingering(past: &mut Lingering, message: StreamMessage<'_>) -> Result<bool
             past.room = 0;
             Ok(true)
         }
-        StreamMessage::End(_) | StreamMessage::Data(_) => Err(Violation::OutOfOrder),
+        StreamMessage::End(_) | StreamMessage::Data(_) | StreamMessage::Blocked => {
+            Err(Violation::OutOfOrder)
+        }
     }
 }

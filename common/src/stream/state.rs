@@ -160,8 +160,12 @@ pub(super) struct Stream {
     pub(super) rx_drained: u32,
     /// What this end lets be on its way or unread at once (bytes).
     pub(super) rx_window: u32,
-    /// The other end has used up its credit.
+    /// The other end has bytes and no credit.
     pub(super) starved: bool,
+    /// How often the other end may say so yet.
+    pub(super) may_starve: u32,
+    /// The other end has been told that there are bytes and no credit, since it granted any.
+    pub(super) said_blocked: bool,
     /// Bytes written by the application and not yet packed.
     pub(super) tx: ByteQueue,
     /// Bytes that this end may still send.
@@ -202,6 +206,8 @@ impl Stream {
             rx_drained: 0,
             rx_window: window,
             starved: false,
+            may_starve: 1,
+            said_blocked: false,
             tx: ByteQueue::new(budget),
             tx_credit: window,
             said_done: false,
@@ -222,7 +228,8 @@ impl Stream {
             Opening::Begin | Opening::Connected => true,
             Opening::Waiting | Opening::Done => {
                 let data = !self.tx.is_empty() && self.tx_credit > 0;
-                data || matches!(self.sending, Sending::Ending(_)) && self.tx.is_empty()
+                data || self.is_blocked()
+                    || matches!(self.sending, Sending::Ending(_)) && self.tx.is_empty()
             }
         }
     }
@@ -230,11 +237,17 @@ impl Stream {
     /// Is there credit to grant? Nothing may follow word that this end has given the stream up.
     pub(super) fn may_grant(&self) -> bool {
         let silent = self.closed || self.released || self.sending.is_given_up();
-        !silent && self.received == Received::Open && self.rx_drained > 0
+        let has = self.rx_drained > 0 || self.starved && self.rx.is_empty();
+        !silent && self.received == Received::Open && has
     }
 
-    /// Doubles the window, up to `most` and by what is left of `extra`, if it is what holds the other end back: its
-    /// credit was used up, and the application has read all that came. Gives by how much.
+    /// Is the other end to be told that there are bytes and no credit?
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.tx.is_empty() && self.tx_credit == 0 && !self.said_blocked
+    }
+
+    /// Doubles the window, up to `most` and by what is left of `extra`, if it is what holds the other end back, as the
+    /// application has read all that came. Gives by how much.
     pub(super) fn grow_window(&mut self, most: u32, extra: &mut u32) -> u32 {
         if !core::mem::take(&mut self.starved) || !self.rx.is_empty() {
             return 0;
