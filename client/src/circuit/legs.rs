@@ -25,6 +25,8 @@ const BULK_CELLS: u64 = 128;
 const FAST_CELLS: u64 = 12_288;
 /// Bulk is what has gone on for so long.
 const BULK_TIME: Duration = Duration::from_millis(1_500);
+/// Longest time that a rate is taken of.
+const LOOK_MOST: Duration = Duration::from_secs(1);
 /// From one try to the next.
 const AGAIN: Duration = Duration::from_secs(30);
 /// How long the first leg may take to hear that there is to be a set, once the second is built.
@@ -67,9 +69,11 @@ impl Growth {
     /// Is it time for another leg, `cells` having been moved in all? Says so once in 30 s at most.
     pub(super) fn is_due(&mut self, now: Instant, cells: u64, in_use: bool) -> bool {
         let (before, at_before) = self.looked.replace((now, cells)).unwrap_or((now, cells));
-        let passed = now.saturating_duration_since(before).as_secs_f64();
-        let rate = (cells - at_before) as f64 / passed.max(0.1);
-        let is_bulk = rate >= BULK_CELLS as f64 && rate <= FAST_CELLS as f64;
+        let passed = now.saturating_duration_since(before);
+        let rate = (cells - at_before) as f64 / passed.as_secs_f64().max(0.1);
+        // Over a longer time a burst after a rest looks like a trickle, or a slow circuit.
+        let is_look = passed <= LOOK_MOST;
+        let is_bulk = is_look && rate >= BULK_CELLS as f64 && rate <= FAST_CELLS as f64;
         if is_bulk {
             self.bulk.get_or_insert(before);
         } else {
@@ -238,6 +242,16 @@ mod tests {
         assert!(looks(Multipath::Bulk, FAST_CELLS * 2).is_empty());
         assert!(looks(Multipath::Never, 2_000).is_empty());
         assert_eq!(looks(Multipath::Always, 1), [0]);
+    }
+
+    #[test]
+    fn a_burst_after_a_rest_is_no_slow_circuit() {
+        let (start, mut growth) = (Instant::now(), Growth::new(Multipath::Bulk));
+        assert!(!growth.is_due(start, 0, false));
+        let burst = FAST_CELLS * 4;
+        assert!(!growth.is_due(start + LOOK * 10, burst, true));
+        assert!(!growth.is_due(start + LOOK * 11, burst * 2, true));
+        assert!(!growth.is_due(start + LOOK * 12, burst * 3, true));
     }
 
     #[test]
