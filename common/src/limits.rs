@@ -24,6 +24,9 @@ pub const STREAM_SEND_BUFFER: usize = 128 * 1024;
 pub const WRITE_BATCH_CELLS: usize = 128;
 /// Bytes asked of the kernel in one read of a link (datapath findings: 256 KiB).
 pub const READ_BATCH_BYTES: usize = 256 * 1024;
+/// What a circuit has sent on a link counts half after this time when links choose who goes next: long enough that bulk
+/// stays bulk while it waits for an answer, short enough that a circuit used for something else soon goes first again.
+pub const RECENT_HALF_LIFE: Duration = Duration::from_secs(10);
 /// Cells of one circuit taken in a row before the next circuit's turn: one TLS record.
 pub const TURN_CELLS: usize = 8;
 /// Cells for circuits unknown here, in one second, before the link closes (S7).

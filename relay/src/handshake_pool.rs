@@ -9,7 +9,7 @@ use cepa_common::cell::codec::{CREATE_LEN, DestroyReason};
 use cepa_common::handshake;
 use cepa_common::ids::{CircId, RelayId};
 use cepa_common::limits::CREATES_WAITING;
-use cepa_common::net::queue::Inbox;
+use cepa_common::net::inbox::Inbox;
 use cepa_common::net::switch::{AcceptCircuits, Command, Queue, Refusal};
 use tokio::runtime::Handle;
 

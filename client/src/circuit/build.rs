@@ -14,7 +14,7 @@ use cepa_common::handshake::{
 };
 use cepa_common::ids::{CircId, HopIndex, NetworkId};
 use cepa_common::net::establish::EstablishError;
-use cepa_common::net::queue::{Arrived, Inbox};
+use cepa_common::net::inbox::{Arrived, Inbox};
 use cepa_common::net::switch::{Command, Queue, payload, payload_mut};
 use cepa_common::onion::{ClientLayers, OpenFailed, SealError, TooManyHops};
 use cepa_common::stream::{LegId, Mux, MuxConfig, Side, Target, Violation};

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use cepa_common::limits::ACCEPT_BACKOFF;
+use cepa_common::net::socket::tune;
 use socket2::SockRef;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes,
@@ -156,7 +157,7 @@ async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IsolationKey)>
         client: peer.ip().to_canonical(),
         listener: stream.local_addr()?,
     };
-    stream.set_nodelay(true)?;
+    tune(&stream)?;
     Ok((stream, isolation))
 }
 

@@ -132,7 +132,8 @@ impl<A: AcceptCircuits> Driver<A> {
             while !self.io.has_unsent() {
                 batch.clear();
                 buffers::prepare(batch);
-                self.queue.take_cells(WRITE_BATCH_CELLS, batch);
+                self.queue
+                    .take_cells(Instant::now(), WRITE_BATCH_CELLS, batch);
                 if batch.is_empty() {
                     break;
                 }

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::queue::{Inbox, LinkQueue, PushError};
+use super::inbox::Inbox;
+use super::queue::{LinkQueue, PushError};
 use crate::cell::codec::{
     self, CREATE_LEN, CREATED_LEN, Cell, CellError, CircuitCommand, DestroyReason, Head,
     LinkCommand,

@@ -17,6 +17,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::socket::tune;
 use super::tls::{self, Tls};
 use crate::limits::READ_BATCH_BYTES;
 
@@ -85,8 +86,7 @@ impl TlsIo {
     }
 
     async fn handshake(tcp: TcpStream, connection: Connection) -> io::Result<Self> {
-        // Cells are written in large batches; waiting to fill a segment costs 40 ms.
-        tcp.set_nodelay(true)?;
+        tune(&tcp)?;
         let mut io = Self {
             tcp,
             connection,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
+use cepa_common::net::socket::tune;
 use cepa_common::stream::TargetHost;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -183,7 +184,7 @@ async fn first_of<C: Future<Output = io::Result<TcpStream>>>(
         let error = match timeout_at(until, dial(address)).await {
             Ok(Ok(stream)) => {
                 // It fails only on a connection that is gone already; reading will tell.
-                let _ = stream.set_nodelay(true);
+                let _ = tune(&stream);
                 return Ok(stream);
             }
             Ok(Err(error)) => error.into(),

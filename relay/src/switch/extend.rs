@@ -9,7 +9,7 @@ use cepa_common::cell::codec::{
 use cepa_common::cell::message::{NoRoom, Packer};
 use cepa_common::cell::{CELL_LEN, HEADER_LEN};
 use cepa_common::ids::{CircId, RelayId};
-use cepa_common::net::queue::Inbox;
+use cepa_common::net::inbox::Inbox;
 use cepa_common::net::switch::{Command, Queue, payload_mut};
 use tokio::time::timeout;
 

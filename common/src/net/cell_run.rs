@@ -1,0 +1,108 @@
+//! Cells of one circuit that wait for their link.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::buffers;
+
+/// Cells of one circuit, in order: whole cells in each chunk, so that what waits is never moved to make room.
+#[derive(Default)]
+pub(super) struct CellRun {
+    chunks: VecDeque<Vec<u8>>,
+    /// Bytes of the first chunk that are gone already.
+    from: usize,
+    pub(super) len: usize,
+    /// Memory of the chunks (bytes): what is charged, as a chunk may be a large buffer with a few cells in it (S20).
+    pub(super) held: usize,
+    /// When cells last came into the empty run, or left it.
+    pub(super) moved: Option<Instant>,
+    /// Cells sent of late, on the scale of the queue.
+    pub(super) recent: f64,
+    /// Its last cell is among these.
+    pub(super) ended: bool,
+}
+
+impl CellRun {
+    pub(super) fn add(&mut self, cells: &[u8]) {
+        self.touch_empty();
+        self.len += cells.len();
+        if let Some(last) = self.chunks.back_mut()
+            && buffers::has_room(last, cells.len())
+        {
+            let before = last.capacity();
+            last.extend_from_slice(cells);
+            self.held += last.capacity() - before;
+            return;
+        }
+        let mut chunk = if self.chunks.is_empty() && !buffers::is_worth_moving(cells) {
+            Vec::with_capacity(cells.len())
+        } else {
+            buffers::take()
+        };
+        chunk.extend_from_slice(cells);
+        self.held += chunk.capacity();
+        self.chunks.push_back(chunk);
+    }
+
+    /// As [`CellRun::add`], leaving nothing in `cells`: many of them are not copied.
+    pub(super) fn add_all(&mut self, cells: &mut Vec<u8>) {
+        if !buffers::is_worth_moving(cells) {
+            self.add(cells);
+            return cells.clear();
+        }
+        self.touch_empty();
+        self.len += cells.len();
+        self.held += cells.capacity();
+        self.chunks.push_back(core::mem::take(cells));
+    }
+
+    fn touch_empty(&mut self) {
+        if self.len == 0 {
+            self.moved = Some(Instant::now());
+        }
+    }
+
+    /// Moves up to `most` bytes to the end of `out`; gives how many.
+    pub(super) fn take(&mut self, most: usize, out: &mut Vec<u8>) -> usize {
+        let mut taken = 0;
+        while taken < most
+            && let Some(first) = self.chunks.front_mut()
+        {
+            let there = first.len() - self.from;
+            let now = there.min(most - taken);
+            let is_whole = self.from == 0 && now == there;
+            let held = first.capacity();
+            if is_whole && out.is_empty() && buffers::is_worth_moving(first) {
+                // Buffers change hands, bytes stay where they are.
+                core::mem::swap(out, first);
+            } else if is_whole && buffers::is_worth_moving(first) && buffers::is_worth_moving(out) {
+                // It can be handed over the next time.
+                break;
+            } else {
+                out.extend_from_slice(&first[self.from..self.from + now]);
+            }
+            taken += now;
+            if now < there {
+                self.from += now;
+            } else {
+                self.from = 0;
+                self.held -= held;
+                self.chunks
+                    .pop_front()
+                    .into_iter()
+                    .for_each(buffers::give_back);
+            }
+        }
+        self.len -= taken;
+        self.moved = Some(Instant::now());
+        if self.len == 0 {
+            // It is remembered for what it has sent, and costs no memory for what it may send.
+            self.chunks = VecDeque::new();
+        }
+        taken
+    }
+
+    pub(super) fn give_back(self) {
+        self.chunks.into_iter().for_each(buffers::give_back);
+    }
+}
