@@ -20,14 +20,15 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// The one version that there is.
-const VERSION: u32 = 1;
+mod request;
+
+pub(crate) use request::Command;
+use request::{MAX_REQUEST_BYTES, VERSION, parse};
+
 /// Name of the socket in the state directory.
 const SOCKET: &str = "control.sock";
 /// Longest path of a socket (bytes): what Linux has room for, without the final zero.
 const MAX_PATH_BYTES: usize = 107;
-/// Longest request (bytes).
-const MAX_REQUEST_BYTES: usize = 4 * 1024;
 /// Longest answer that is taken (bytes).
 const MAX_ANSWER_BYTES: u64 = 256 * 1024;
 /// One exchange must be over by then.
@@ -38,23 +39,6 @@ const MAX_CONNECTIONS: usize = 8;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// A new identity is given once in this time (Tor's limit on NEWNYM).
 const IDENTITY_EVERY: Duration = Duration::from_secs(10);
-
-/// What can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Command {
-    /// How the client does.
-    Status,
-    /// Retire all circuits.
-    NewIdentity,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Request {
-    version: u32,
-    command: Command,
-}
 
 /// What is answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -278,33 +262,18 @@ async fn exchange(
     bounded.read_until(b'\n', &mut line).await?;
     let answer = match parse(&line) {
         Ok(command) => handler(command),
-        Err(refusal) => refusal,
+        Err(what) => refusal(what),
     };
     write.write_all(answer.line().as_bytes()).await?;
     write.shutdown().await
 }
 
-/// The command of a request, or what is wrong with it.
-fn parse(line: &[u8]) -> Result<Command, Answer> {
-    let malformed = |what: &str| {
-        let hint = r#"write one line such as {"version":1,"command":"status"}"#;
-        Answer::error(what, hint)
-    };
-    if line.len() > MAX_REQUEST_BYTES {
-        return Err(malformed("the request is too long"));
-    }
-    let Some(line) = line.strip_suffix(b"\n") else {
-        return Err(malformed("the request has no end"));
-    };
-    let value: Value =
-        serde_json::from_slice(line).map_err(|_| malformed("the request is not JSON"))?;
-    // The version before the rest, which may look different in another.
-    if value.get("version").and_then(Value::as_u64) != Some(u64::from(VERSION)) {
-        return Err(malformed("this program speaks version 1"));
-    }
-    let request: Request = serde_json::from_value(value)
-        .map_err(|_| malformed("the request names no command that is known, or more than one"))?;
-    Ok(request.command)
+/// The answer to what is no request.
+fn refusal(what: &str) -> Answer {
+    Answer::error(
+        what,
+        r#"write one line such as {"version":1,"command":"status"}"#,
+    )
 }
 
 /// A request came to nothing.
@@ -335,12 +304,7 @@ pub(crate) fn ask(dir: &Path, command: Command) -> Result<Answer, AskError> {
     })?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
-    let request = Request {
-        version: VERSION,
-        command,
-    };
-    let request = serde_json::to_string(&request).map_err(io::Error::from)?;
-    stream.write_all(format!("{request}\n").as_bytes())?;
+    stream.write_all(request::line(command).as_bytes())?;
     let mut line = String::new();
     BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut line)?;
     let mut answer: Value = serde_json::from_str(&line).map_err(|_| AskError::NoAnswer)?;
@@ -468,8 +432,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_request_does_harm(line in proptest::collection::vec(any::<u8>(), 0..6_000)) {
-            if let Err(answer) = parse(&line) {
-                let is_a_line = answer.line().ends_with("}\n");
+            if let Err(what) = parse(&line) {
+                let is_a_line = refusal(what).line().ends_with("}\n");
                 prop_assert!(is_a_line);
             }
         }

@@ -89,5 +89,7 @@ fn choose(bencher: Bencher<'_, '_>, relays: u32) {
 #[divan::bench(args = RELAYS)]
 fn prepare(bencher: Bencher<'_, '_>, relays: u32) {
     let consensus = consensus(relays);
-    bencher.bench(|| PathSelector::new(consensus.clone()));
+    bencher
+        .counter(ItemsCount::new(1u32))
+        .bench(|| PathSelector::new(consensus.clone()));
 }

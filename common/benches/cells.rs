@@ -6,6 +6,7 @@ use cepa_common::cell::codec::{CircuitCommand, head, write_circuit_head};
 use cepa_common::cell::message::{Inward, Packer, StreamMessage, messages};
 use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN, Payload};
 use cepa_common::ids::{CircId, StreamId};
+use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 
 fn main() {
@@ -20,31 +21,37 @@ fn pack(payload: &mut Payload) -> bool {
     packer.finish()
 }
 
+/// Cells a second.
+fn count<'a, 'b>(bencher: Bencher<'a, 'b>) -> Bencher<'a, 'b> {
+    bencher.counter(ItemsCount::new(1u32))
+}
+
 #[divan::bench]
 fn head_write(bencher: Bencher<'_, '_>) {
     let mut cell = [0; CELL_LEN];
     let circ = CircId::new(7).unwrap();
-    bencher.bench_local(|| write_circuit_head(black_box(&mut cell), circ, CircuitCommand::Relay));
+    count(bencher)
+        .bench_local(|| write_circuit_head(black_box(&mut cell), circ, CircuitCommand::Relay));
 }
 
 #[divan::bench]
 fn head_read(bencher: Bencher<'_, '_>) {
     let mut cell = [0; CELL_LEN];
     write_circuit_head(&mut cell, CircId::new(7).unwrap(), CircuitCommand::Relay);
-    bencher.bench_local(|| head(black_box(&cell)).unwrap());
+    count(bencher).bench_local(|| head(black_box(&cell)).unwrap());
 }
 
 #[divan::bench]
 fn messages_pack(bencher: Bencher<'_, '_>) {
     let mut payload = [0; PAYLOAD_LEN];
-    bencher.bench_local(|| assert!(pack(black_box(&mut payload))));
+    count(bencher).bench_local(|| assert!(pack(black_box(&mut payload))));
 }
 
 #[divan::bench]
 fn messages_unpack(bencher: Bencher<'_, '_>) {
     let mut payload = [0; PAYLOAD_LEN];
     pack(&mut payload);
-    bencher.bench_local(|| {
+    count(bencher).bench_local(|| {
         let all = messages::<Inward<'_>>(black_box(&payload));
         all.for_each(|message| assert!(black_box(message).is_ok()))
     });

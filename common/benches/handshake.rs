@@ -9,6 +9,7 @@ use cepa_common::handshake::{
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::onion::Suite;
 use divan::Bencher;
+use divan::counter::ItemsCount;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -53,17 +54,22 @@ impl Pair {
     }
 }
 
+/// Handshakes a second.
+fn count<'a, 'b>(bencher: Bencher<'a, 'b>) -> Bencher<'a, 'b> {
+    bencher.counter(ItemsCount::new(1u32))
+}
+
 #[divan::bench]
 fn client_start(bencher: Bencher<'_, '_>) {
     let mut pair = Pair::new();
-    bencher.bench_local(|| pair.start());
+    count(bencher).bench_local(|| pair.start());
 }
 
 #[divan::bench]
 fn relay_respond(bencher: Bencher<'_, '_>) {
     let mut pair = Pair::new();
     let (_, message) = pair.start();
-    bencher.bench_local(|| pair.respond(&message));
+    count(bencher).bench_local(|| pair.respond(&message));
 }
 
 /// What a message that does not fit costs the relay: X·b and one failed open.
@@ -73,7 +79,7 @@ fn relay_refuse(bencher: Bencher<'_, '_>) {
     let (_, mut message) = pair.start();
     message[CLIENT_MESSAGE_LEN - 1] ^= 1;
     let Pair { keys, ctx, mut rng } = pair;
-    bencher.bench_local(|| {
+    count(bencher).bench_local(|| {
         assert!(respond(&ctx.network, &ctx.relay, &keys, &message, REPLY, &mut rng).is_err());
     });
 }
@@ -85,7 +91,7 @@ fn client_finish(bencher: Bencher<'_, '_>) {
         let (client, message) = pair.start();
         (client, pair.respond(&message))
     };
-    bencher
+    count(bencher)
         .with_inputs(waiting)
         .bench_local_values(|(client, reply)| client.finish(&reply).map(|(_, params)| params));
 }

@@ -2,21 +2,17 @@
 
 use super::report::{Report, Row, Value, shown};
 
-/// Width of the longest bar.
-const BAR: f64 = 420.0;
-/// Where bars begin.
-const LEFT: f64 = 260.0;
-/// Height of a line of a plot.
-const LINE: usize = 24;
-
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1b1d21;--ground:#fff;--soft:#6b7280;--bar:#2f6f9f;--plain:#b9c2cc;--line:#e3e6ea}\
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--ground:#16181c;--soft:#9aa3ad;--bar:#6aaedc;--plain:#4a525c;--line:#2b2f36}}\
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground);max-width:60rem;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.5rem;margin-bottom:0}h2{font-size:1.1rem;margin-top:2rem}p{color:var(--soft)}\
-svg{width:100%;height:auto}svg text{font:13px system-ui,sans-serif;fill:var(--ink)}\
-.bar{fill:var(--bar)}.plain{fill:var(--plain)}\
-table{border-collapse:collapse;width:100%}td{padding:.3rem .6rem .3rem 0;border-top:1px solid var(--line);vertical-align:top}";
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem .6rem;align-items:center;margin:0;font-size:.87rem}\
+dt{text-align:right}dd{display:flex;align-items:center;gap:.4rem;margin:0;white-space:nowrap}\
+i{flex:none;height:1rem;min-width:1px;border-radius:2px;background:var(--bar)}.plain{background:var(--plain)}\
+table{border-collapse:collapse;width:100%}td{padding:.3rem .6rem .3rem 0;border-top:1px solid var(--line);vertical-align:top}\
+@media(max-width:40rem){dl{grid-template-columns:1fr;gap:0}dt{text-align:left}dd{margin-bottom:.4rem}\
+td{display:block;padding:0}td+td{border:0;color:var(--soft);padding-bottom:.4rem}td:first-child{padding-top:.4rem}}";
 
 /// A plot: its title, the value of each row that it shows, and which rows those are.
 struct Plot {
@@ -132,31 +128,22 @@ fn plotted(report: &Report, plot: &Plot) -> String {
         .iter()
         .map(|(_, value)| value.value)
         .fold(f64::MIN_POSITIVE, f64::max);
-    let mut svg = format!(
-        "<h2>{}</h2><svg viewBox=\"0 0 800 {}\" role=\"img\" aria-label=\"{0}\">",
-        plot.title,
-        bars.len() * LINE + 4
-    );
-    for (number, (row, value)) in bars.iter().enumerate() {
-        let (top, width) = (number * LINE, (value.value / most * BAR).max(1.0));
+    let mut plot = format!("<h2>{}</h2><dl>", plot.title);
+    for (row, value) in &bars {
         let class = if row.id.starts_with("plain") {
-            "plain"
+            " class=\"plain\""
         } else {
-            "bar"
+            ""
         };
-        svg.push_str(&format!(
-            "<text x=\"{label}\" y=\"{base}\" text-anchor=\"end\">{title}</text>\
-             <rect class=\"{class}\" x=\"{LEFT}\" y=\"{bar}\" width=\"{width:.1}\" height=\"16\" rx=\"2\"/>\
-             <text x=\"{end:.1}\" y=\"{base}\">{number}</text>",
-            label = LEFT - 8.0,
-            base = top + 17,
-            bar = top + 4,
-            end = LEFT + width + 6.0,
+        // Behind the longest bar there is room for its value.
+        plot.push_str(&format!(
+            "<dt>{title}<dd><i{class} style=\"width:calc((100% - 6rem)*{share:.3})\"></i>{number}",
             title = escaped(row.title),
-            number = escaped(shown(value).trim_start_matches(plot.value).trim()),
+            share = value.value / most,
+            number = escaped(shown(value).trim_start_matches(value.name.as_str()).trim()),
         ));
     }
-    svg + "</svg>"
+    plot + "</dl>"
 }
 
 fn escaped(text: &str) -> String {
@@ -175,11 +162,11 @@ mod tests {
     fn a_page_stands_alone_and_escapes_what_it_shows() {
         let page = page(&sample());
         assert!(page.contains("network &lt;&amp;&quot;&gt;"));
-        assert!(page.contains("<svg") && page.contains("prefers-color-scheme:dark"));
+        assert!(page.contains("<dl>") && page.contains("prefers-color-scheme:dark"));
         for outside in ["<script", "http:", "https:", "url(", "@import"] {
             assert!(!page.contains(outside), "{outside}");
         }
         // The longest bar is the plain chain's, a quarter of it ours.
-        assert!(page.contains("width=\"420.0\"") && page.contains("width=\"105.0\""));
+        assert!(page.contains("6rem)*1.000)") && page.contains("6rem)*0.250)"));
     }
 }

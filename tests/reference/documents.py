@@ -1,4 +1,5 @@
-"""Directory documents whose signatures and revisions are easy to get wrong (docs/protocol.md, 6.1 to 6.3, 6.11).
+"""Directory documents whose signatures and revisions are easy to get wrong (docs/protocol.md, 6.1 to 6.3,
+6.6, 6.11, 6.20, 6.22).
 
 Writes common/testdata/documents.json. Run it alone: nothing here needs the other files.
 """
@@ -125,6 +126,114 @@ def signature_document(network, valid_after, not_after, **wrong):
     return digest, document(5, body, "oak", 2, certified("oak", "oak voting", not_after, network, 5, body, **wrong))
 
 
+# 6.22.1
+
+
+def endorsement(network, valid_after, author, digest, signers, ordered=True):
+    """Signers are (name, voting key or None, not_after): the long-term key itself, or one that it certified."""
+    body = number(valid_after) + author + digest
+    signatures = []
+    for name, voting, not_after in signers:
+        if voting:
+            algorithm, blob = 2, certified(name, voting, not_after, network, 8, body)
+        else:
+            algorithm, blob = 1, key(name).sign(signed(8, network, body))
+        signatures.append(public(key(name)) + bytes([algorithm]) + len(blob).to_bytes(2, "big") + blob)
+    signatures.sort(reverse=not ordered)
+    head = bytes([8, 1]) + len(body).to_bytes(4, "big") + body
+    return head + bytes([len(signatures)]) + b"".join(signatures)
+
+
+def endorsements(network, author, valid_after):
+    digest = hashlib.sha256(b"a vote").digest()
+    oak, elm, ash = ("oak", None, 0), ("elm", None, 0), ("ash", None, 0)
+
+    def of(*signers, network=network, **how):
+        return endorsement(network, valid_after, author["identity"], digest, signers, **how).hex()
+
+    return {
+        "valid_after": valid_after,
+        "author": author["identity"].hex(),
+        "digest": digest.hex(),
+        "good": of(oak, elm),
+        "certified": of(oak, ("elm", "elm voting", valid_after + 1)),
+        "expired": of(oak, ("elm", "elm voting", valid_after)),
+        "without_author": of(elm),
+        "stranger": of(oak, ash),
+        "unordered": of(oak, elm, ordered=False),
+        "of_another_network": of(oak, elm, network=bytes(32)),
+    }
+
+
+# 6.20.9 and 6.20.10, 6.6.2 and 6.6.5
+
+
+def toml(kind, network, values):
+    pairs = {"format": 1, "kind": kind, "network": network.hex()} | values
+    return "".join(f'{n} = "{v}"\n' if isinstance(v, str) else f"{n} = {v}\n" for n, v in pairs.items())
+
+
+def link_certificate(network, relay, link_key, not_after, signed_key=None, signed_for=None):
+    body = public(key(relay)) + (signed_key or link_key) + not_after.to_bytes(8, "big")
+    values = {
+        "identity": public(key(relay)).hex(),
+        "link_key": link_key.hex(),
+        "made": not_after - 2_592_000,
+        "not_after": not_after,
+        "signature": key(relay).sign(signed(6, signed_for or network, body)).hex(),
+    }
+    return toml("link key certificate", network, values)
+
+
+def family_membership(network, family, relay, signed_relay=None):
+    values = {
+        "identity": public(key(relay)).hex(),
+        "family": public(key(family)).hex(),
+        "signature": key(family).sign(signed(7, network, public(key(signed_relay or relay)))).hex(),
+    }
+    return toml("family membership", network, values)
+
+
+def key_files(network):
+    link, other = public(key("relay link")), public(key("other link"))
+    until = 1_902_592_000
+    return {
+        "identity": public(key("relay")).hex(),
+        "link_key": link.hex(),
+        "family": public(key("family")).hex(),
+        "not_after": until,
+        "certificate": {
+            "good": link_certificate(network, "relay", link, until),
+            "of_another_key": link_certificate(network, "relay", link, until, signed_key=other),
+            "of_itself": link_certificate(network, "relay", public(key("relay")), until),
+            "signed_for_another_network": link_certificate(network, "relay", link, until, signed_for=bytes(32)),
+        },
+        "membership": {
+            "good": family_membership(network, "family", "relay"),
+            "of_another_relay": family_membership(network, "family", "relay", signed_relay="oak"),
+        },
+    }
+
+
+# 6.6
+
+
+IPV6 = socket.inet_pton(socket.AF_INET6, "2600::7")
+
+
+def descriptor(network, signer="relay link", family_of="relay", cert_until=1_902_592_000):
+    relay, link, family = public(key("relay")), public(key("relay link")), public(key("family"))
+    time = cert_until.to_bytes(8, "big")
+    cert = b"\1" + key("relay").sign(signed(6, network, relay + link + time))
+    membership = b"\1" + key("family").sign(signed(7, network, public(key(family_of))))
+    ports = [number(80) + number(80), number(443) + number(443)]
+    body = relay + b"\1" + link + number(cert_until) + cert
+    body += public(key("onion")) + b"\2" + sequence([ipv4("192.0.2.7", 9001), b"\1" + IPV6 + number(443)])
+    body += number(1_900_000_000) + number(12_345) + number(0)
+    body += sequence(ports) + sequence([]) + b"\1" + family + membership + string("vector") + string("0.1.0")
+    return document(2, body, signer, 1, key(signer).sign(signed(2, network, body)))
+
+
 def main():
     oak, elm, ash = authority("oak", 9001), authority("elm", 9002), authority("ash", 9003)
     params = {"vote_interval_seconds": 1800}
@@ -147,6 +256,14 @@ def main():
             "good": good.hex(),
             "expired": expired.hex(),
             "foreign_certificate": foreign.hex(),
+        },
+        "endorsement": endorsements(network, oak, valid_after),
+        "key_files": key_files(network),
+        "descriptor": {
+            "good": descriptor(network).hex(),
+            "signed_by_the_identity": descriptor(network, signer="relay").hex(),
+            "family_of_another_relay": descriptor(network, family_of="oak").hex(),
+            "of_another_network": descriptor(bytes(32)).hex(),
         },
     }
     (OUT / "documents.json").write_text(json.dumps(value, indent=1) + "\n")

@@ -99,7 +99,14 @@ impl GeoIp {
                 bytes,
             });
         }
-        let content = std::fs::read(path).map_err(unreadable)?;
+        Self::from_bytes(std::fs::read(path).map_err(unreadable)?, path)
+    }
+
+    /// Takes what a file holds; errors call it `path`.
+    ///
+    /// # Errors
+    /// [`GeoIpError`], if it cannot be used.
+    pub fn from_bytes(content: Vec<u8>, path: &Path) -> Result<Self, GeoIpError> {
         let reader = Reader::from_source(content).map_err(|reason| GeoIpError::Format {
             path: path.to_owned(),
             reason,

@@ -3,7 +3,12 @@
 
 use serde_json::Value;
 
-use super::{ConsensusSignature, Digest, DocError, NetworkFile};
+use super::{
+    ConsensusSignature, Digest, DocError, Endorsement, FamilyFile, KeyFileError, LinkCertificate,
+    NetworkFile, SignedDescriptor,
+};
+use crate::ids::RelayId;
+use crate::onion::Suite;
 
 fn vectors() -> Value {
     serde_json::from_str(include_str!("../../testdata/documents.json")).unwrap()
@@ -43,4 +48,92 @@ fn a_signature_by_a_certified_key() {
     assert_eq!(Some(good.digest()), digest);
     assert_eq!(parse("expired"), Err(DocError::KeyExpired));
     assert_eq!(parse("foreign_certificate"), Err(DocError::BadSignature));
+}
+
+#[test]
+fn endorsements_by_keys_of_both_algorithms() {
+    let vectors = vectors();
+    let network = NetworkFile::parse(vectors["founding"].as_str().unwrap()).unwrap();
+    let given = &vectors["endorsement"];
+    let bytes = |name: &str| hex::decode(given[name].as_str().unwrap()).unwrap();
+    let parse = |name: &str| Endorsement::parse_and_verify(&bytes(name), &network);
+    for name in ["good", "certified"] {
+        let good = parse(name).unwrap();
+        assert_eq!(good.valid_after(), given["valid_after"].as_u64().unwrap());
+        assert_eq!(
+            Some(good.author()),
+            RelayId::from_hex(given["author"].as_str().unwrap())
+        );
+        let digest = Digest::from_hex(given["digest"].as_str().unwrap());
+        assert_eq!(Some(good.digest()), digest);
+        assert_eq!(good.count(), 2);
+        assert_eq!(good.to_bytes().unwrap(), bytes(name));
+    }
+    assert_eq!(parse("expired"), Err(DocError::KeyExpired));
+    assert!(matches!(parse("without_author"), Err(DocError::Content(_))));
+    assert_eq!(parse("stranger"), Err(DocError::UnknownSigner));
+    assert_eq!(parse("unordered"), Err(DocError::SignatureList));
+    assert_eq!(parse("of_another_network"), Err(DocError::BadSignature));
+}
+
+#[test]
+fn files_that_are_carried_to_a_relay() {
+    let vectors = vectors();
+    let network = NetworkFile::parse(vectors["founding"].as_str().unwrap()).unwrap();
+    let id = network.network_id();
+    let given = &vectors["key_files"];
+    let key = |name: &str| RelayId::from_hex(given[name].as_str().unwrap()).unwrap();
+    let certificate =
+        |name: &str| LinkCertificate::parse(given["certificate"][name].as_str().unwrap(), &id);
+    let good = certificate("good").unwrap();
+    assert_eq!(good.identity, key("identity"));
+    assert_eq!(good.cert.key, key("link_key").0);
+    assert_eq!(good.cert.not_after, given["not_after"].as_u64().unwrap());
+    for bad in ["of_another_key", "of_itself", "signed_for_another_network"] {
+        assert!(
+            matches!(certificate(bad), Err(KeyFileError::Content(_))),
+            "{bad}"
+        );
+    }
+    let membership =
+        |name: &str| FamilyFile::parse(given["membership"][name].as_str().unwrap(), &id);
+    let good = membership("good").unwrap();
+    assert_eq!(good.identity, key("identity"));
+    assert_eq!(good.membership.key, key("family").0);
+    assert!(matches!(
+        membership("of_another_relay"),
+        Err(KeyFileError::Content(_))
+    ));
+}
+
+#[test]
+fn a_descriptor_with_certificate_and_family() {
+    let vectors = vectors();
+    let network = NetworkFile::parse(vectors["founding"].as_str().unwrap()).unwrap();
+    let parse = |name: &str| {
+        let bytes = hex::decode(vectors["descriptor"][name].as_str().unwrap()).unwrap();
+        SignedDescriptor::parse_and_verify(&bytes, &network.network_id())
+    };
+    let key = |name: &str| {
+        RelayId::from_hex(vectors["key_files"][name].as_str().unwrap())
+            .unwrap()
+            .0
+    };
+    let good = parse("good").unwrap();
+    let good = good.descriptor();
+    assert_eq!(good.identity.0, key("identity"));
+    assert_eq!(good.key_cert.as_ref().unwrap().key, key("link_key"));
+    assert_eq!(good.family.as_ref().unwrap().key, key("family"));
+    assert_eq!(good.suite, Suite::Aes256Gcm);
+    let addresses = ["192.0.2.7:9001", "[2600::7]:443"].map(|text| text.parse().unwrap());
+    assert_eq!(good.addresses, addresses);
+    assert_eq!((good.published, good.bandwidth), (1_900_000_000, 12_345));
+    assert!(good.policy.allows_port(443) && !good.policy.allows_port(81));
+    for bad in [
+        "signed_by_the_identity",
+        "family_of_another_relay",
+        "of_another_network",
+    ] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
 }

@@ -12,7 +12,7 @@ use ed25519_dalek::SigningKey;
 
 use crate::seeds;
 
-fn the_network() -> &'static NetworkFile {
+pub(crate) fn the_network() -> &'static NetworkFile {
     static NETWORK: OnceLock<NetworkFile> = OnceLock::new();
     NETWORK.get_or_init(seeds::network)
 }

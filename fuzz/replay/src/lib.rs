@@ -1,12 +1,16 @@
-//! One function for each parser that reads what a stranger wrote. None may panic,
+//! One function for each parser that reads what a stranger or another program wrote. None may panic,
 //! whatever the bytes; most check more than that.
 //!
 //! `fuzz/fuzz_targets` gives them to libFuzzer; `tests/corpus_replay.rs` runs
 //! them over `fuzz/corpus` with every `cargo test`.
 
 mod cells;
+/// The program is no library: its parser is taken as it is.
+#[path = "../../../src/control/request.rs"]
+mod control_request;
 mod documents;
 mod front;
+mod owner;
 pub mod seeds;
 
 /// A target: its name, which is also its corpus's folder, and its function, which says
@@ -14,7 +18,7 @@ pub mod seeds;
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 23] = [
     ("front", front::front),
     ("cell", cells::cell),
     ("message", cells::message),
@@ -32,6 +36,12 @@ pub const TARGETS: [Target; 17] = [
     ("difference", documents::difference),
     ("endorsement", documents::endorsement),
     ("proof", documents::proof),
+    ("control", owner::control),
+    ("guards", owner::guards),
+    ("bias", owner::bias),
+    ("peers", owner::peers),
+    ("authority_cert", owner::authority_cert),
+    ("geoip", owner::geoip),
 ];
 
 /// Runs the target of that name over `data`: did it take them for good? `None` if there
