@@ -15,7 +15,7 @@ use cepa_common::cell::{PAYLOAD_LEN, Payload};
 use cepa_common::flow::vegas::{Vegas, VegasParams};
 use cepa_common::flow::window::SendWindow;
 use cepa_common::flow::{Ack, CongestionControl, FixedWindow};
-use cepa_common::stream::{Mux, MuxConfig, Request, Side, StreamKey, Target};
+use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, StreamKey, Target};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use rand::SeedableRng;
@@ -82,8 +82,15 @@ impl Pair {
     /// What the client has to say goes to the relay.
     fn outward(&mut self) -> Vec<Request> {
         let (mut payload, mut requests) = (Self::payload(), Vec::new());
-        while self.client.fill(self.now, &mut self.rng, &mut payload) {
-            requests.extend(self.relay.on_outward(self.now, &payload).unwrap());
+        while self
+            .client
+            .fill(LegId::FIRST, self.now, &mut self.rng, &mut payload)
+        {
+            requests.extend(
+                self.relay
+                    .on_outward(LegId::FIRST, self.now, &payload)
+                    .unwrap(),
+            );
         }
         requests
     }
@@ -111,7 +118,7 @@ impl Pair {
         loop {
             payloads.push(Self::payload());
             let last = payloads.last_mut().unwrap();
-            if !self.relay.fill(self.now, &mut self.rng, last) {
+            if !self.relay.fill(LegId::FIRST, self.now, &mut self.rng, last) {
                 payloads.pop();
                 return payloads;
             }
@@ -120,7 +127,10 @@ impl Pair {
 
     fn receive(&mut self, payloads: &[Payload]) {
         for payload in payloads {
-            assert_eq!(self.client.on_inward(self.now, payload), Ok(None));
+            assert_eq!(
+                self.client.on_inward(LegId::FIRST, self.now, payload),
+                Ok(None)
+            );
         }
     }
 
@@ -184,7 +194,10 @@ fn mux_fill(bencher: Bencher<'_, '_>, streams: usize) {
         |pair, ()| {
             let count = &mut *filled.borrow_mut();
             for payload in payloads.borrow_mut().iter_mut() {
-                if !pair.relay.fill(pair.now, &mut pair.rng, payload) {
+                if !pair
+                    .relay
+                    .fill(LegId::FIRST, pair.now, &mut pair.rng, payload)
+                {
                     break;
                 }
                 *count += 1;
@@ -229,10 +242,12 @@ fn mux_on_outward(bencher: Bencher<'_, '_>) {
         let written = pair.client.poll_write(here, &mut cx, &pair.bytes);
         assert_eq!(written, Poll::Ready(Ok(BATCH)));
         let mut payloads = vec![Pair::payload()];
-        while pair
-            .client
-            .fill(pair.now, &mut pair.rng, payloads.last_mut().unwrap())
-        {
+        while pair.client.fill(
+            LegId::FIRST,
+            pair.now,
+            &mut pair.rng,
+            payloads.last_mut().unwrap(),
+        ) {
             payloads.push(Pair::payload());
         }
         payloads.pop();
@@ -240,7 +255,10 @@ fn mux_on_outward(bencher: Bencher<'_, '_>) {
     };
     run(bencher, 1, before, |pair, payloads: &Vec<Payload>| {
         for payload in payloads {
-            assert_eq!(pair.relay.on_outward(pair.now, payload), Ok(Vec::new()));
+            assert_eq!(
+                pair.relay.on_outward(LegId::FIRST, pair.now, payload),
+                Ok(Vec::new())
+            );
         }
     });
 }

@@ -14,7 +14,7 @@ use cepa_common::cell::CELL_LEN;
 use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, CircuitCommand};
 use cepa_common::ids::{CircId, HopIndex};
 use cepa_common::net::buffers;
-use cepa_common::net::queue::Inbox;
+use cepa_common::net::inbox::Inbox;
 use cepa_common::net::switch::{AcceptCircuits, AcceptNone, Command, Queue, Refusal, Table};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
@@ -112,7 +112,7 @@ fn table_passes_outward(bencher: Bencher<'_, '_>, mix: (usize, usize)) {
         .collect();
     let sealed = || {
         let mut gone = buffers::take();
-        next.take_cells(BOUND_CELLS, &mut gone);
+        next.take_cells(Instant::now(), BOUND_CELLS, &mut gone);
         gone.clear();
         add_cells(&mut gone, mix);
         for (n, cell) in gone.as_chunks_mut::<CELL_LEN>().0.iter_mut().enumerate() {
@@ -151,7 +151,7 @@ fn table_passes_inward(bencher: Bencher<'_, '_>, mix: (usize, usize)) {
     }
     let read = || {
         let mut gone = buffers::take();
-        prev.take_cells(BOUND_CELLS, &mut gone);
+        prev.take_cells(Instant::now(), BOUND_CELLS, &mut gone);
         gone.clear();
         add_cells(&mut gone, mix);
         gone
@@ -177,7 +177,7 @@ fn queue_push_take(bencher: Bencher<'_, '_>, (circuits, cells): (usize, usize)) 
             for (n, run) in runs.iter_mut().enumerate() {
                 queue.push_all(circ(n), run).unwrap();
             }
-            queue.take_cells(cells, &mut out.borrow_mut());
+            queue.take_cells(Instant::now(), cells, &mut out.borrow_mut());
         });
     assert!(queue.is_empty());
 }

@@ -21,11 +21,11 @@ use cepa_common::flow::FixedWindow;
 use cepa_common::flow::vegas::{Vegas, VegasParams};
 use cepa_common::flow::window::SendWindow;
 use cepa_common::ids::CircId;
-use cepa_common::net::queue::Inbox;
+use cepa_common::net::inbox::Inbox;
 use cepa_common::net::switch::{AcceptNone, Command, Queue, Table};
 use cepa_common::onion::{DirectionKeys, RelayBackward, Suite};
 use cepa_common::secret::Secret;
-use cepa_common::stream::{Mux, MuxConfig, Request, Side, Target};
+use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, Target};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -92,7 +92,7 @@ fn table_read(times: u32, cells: u32, circuits: u32) {
     let prev = Arc::new(Queue::new(1_024, &Budget::unlimited()));
     let (mut table, now) = (table(circuits, &prev), Instant::now());
     let (mut read, mut out) = (Vec::new(), Vec::new());
-    prev.take_cells(1_024, &mut out);
+    prev.take_cells(Instant::now(), 1_024, &mut out);
     for _ in 0..times {
         read.resize(cells as usize * CELL_LEN, 7);
         for (n, cell) in (0..).zip(read.as_chunks_mut::<CELL_LEN>().0) {
@@ -100,7 +100,7 @@ fn table_read(times: u32, cells: u32, circuits: u32) {
         }
         table.on_cells(now, black_box(&mut read)).unwrap();
         out.clear();
-        prev.take_cells(cells as usize, black_box(&mut out));
+        prev.take_cells(Instant::now(), cells as usize, black_box(&mut out));
     }
 }
 
@@ -120,7 +120,7 @@ fn queue_of_many(times: u32) {
             queue.push(circ(n), black_box(&cell)).unwrap();
         }
         out.clear();
-        queue.take_cells(64, black_box(&mut out));
+        queue.take_cells(Instant::now(), 64, black_box(&mut out));
     }
 }
 
@@ -150,8 +150,8 @@ fn mux_stream(times: u32) {
     let mut cx = Context::from_waker(Waker::noop());
     let here = client.open(Target::name("example.org", 80).unwrap());
     let here = here.unwrap();
-    assert!(client.fill(now, &mut rng, &mut payload));
-    let begun = relay.on_outward(now, &payload).unwrap().pop();
+    assert!(client.fill(LegId::FIRST, now, &mut rng, &mut payload));
+    let begun = relay.on_outward(LegId::FIRST, now, &payload).unwrap().pop();
     let Some(Request::Begin(there, _)) = begun else {
         unreachable!("BEGIN goes first");
     };
@@ -163,12 +163,12 @@ fn mux_stream(times: u32) {
                 .poll_write(there, &mut cx, black_box(&bytes))
                 .is_ready()
         );
-        while relay.fill(now, &mut rng, black_box(&mut payload)) {
-            client.on_inward(now, &payload).unwrap();
+        while relay.fill(LegId::FIRST, now, &mut rng, black_box(&mut payload)) {
+            client.on_inward(LegId::FIRST, now, &payload).unwrap();
         }
         assert!(client.poll_read(here, &mut cx, &mut bytes).is_ready());
-        while client.fill(now, &mut rng, black_box(&mut payload)) {
-            relay.on_outward(now, &payload).unwrap();
+        while client.fill(LegId::FIRST, now, &mut rng, black_box(&mut payload)) {
+            relay.on_outward(LegId::FIRST, now, &payload).unwrap();
         }
     }
 }
