@@ -19,6 +19,7 @@ use crate::client::{Client, ClientError, ClientOptions, Shared};
 use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
 use crate::events::{BootstrapEvent, BootstrapEvents, Reporter, Warning};
 use crate::guard::Keeper;
+use crate::path::Position;
 use crate::skew::ClockSkew;
 
 /// A consensus must be there within this time.
@@ -89,6 +90,7 @@ impl Client {
             clock: Clock::system(),
             cache: options.state_dir.clone(),
             reporter: reporter.clone(),
+            rules: rules.clone(),
         });
         let newest = directory.consensus();
         tasks.spawn(revise(Reviser {
@@ -96,6 +98,11 @@ impl Client {
             dial,
             clock: Clock::system(),
             consensus: Box::new(move || newest.borrow().clone()),
+            may_ask: Box::new({
+                let rules = rules.clone();
+                // Whoever is connected to sees this client as a first hop does.
+                move |relay| rules.permits(Position::Entry, None, relay)
+            }),
             asks_authorities: false,
             store,
             file: options.network_file,

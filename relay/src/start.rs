@@ -348,6 +348,7 @@ fn start_reviser(core: &Arc<Core>, tasks: &Tasks, dial: Arc<dyn Dial>, options: 
         dial,
         clock: core.directory.clock().clone(),
         consensus: Box::new(move || directory.snapshot().newest().cloned()),
+        may_ask: Box::new(|_| true),
         asks_authorities: true,
         store: Some(RevisionStore::new(&options.cache_dir, &core.network)),
         file: options.network_file.clone(),

@@ -12,6 +12,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::time::Instant;
 
 use crate::events::DirectorySource;
+use crate::path::{PeerRules, Position};
 
 /// Sources asked at once: one that keeps news back is outvoted by two.
 pub(super) const SOURCES: usize = 3;
@@ -64,6 +65,8 @@ pub(super) struct Choice<'a> {
     pub(super) has_circuits: bool,
     /// Rounds that failed in a row.
     pub(super) failed_rounds: u32,
+    /// Whom the owner lets this client connect to.
+    pub(super) rules: &'a PeerRules,
 }
 
 impl Choice<'_> {
@@ -92,7 +95,8 @@ impl Choice<'_> {
             .filter(|e| {
                 let may_be_asked =
                     !distrust.contains(&e.identity) && !distrust.is_busy(&e.identity);
-                e.flags.contains(Flags::RUNNING) && may_be_asked
+                let is_permitted = self.rules.permits(Position::Entry, None, e);
+                e.flags.contains(Flags::RUNNING) && may_be_asked && is_permitted
             })
             .collect();
         let chosen = running.sample(rng, SOURCES);
@@ -222,7 +226,12 @@ impl Distrust {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::{BTreeMap, HashSet};
+
+    use super::super::testing::{identity, network_with};
+    use super::super::tests::consensus;
     use super::*;
+    use crate::path::PeerSet;
 
     #[tokio::test(start_paused = true)]
     async fn distrust_grows_decays_and_is_bounded() {
@@ -267,5 +276,41 @@ mod tests {
         (0..=255).for_each(|n| distrust.leave_alone(who(n), minute, rng));
         (0..=255).for_each(|n| distrust.leave_alone(who(n), minute, rng));
         assert_eq!(distrust.busy.len(), MAX_DISTRUSTED);
+    }
+
+    /// A relay that is asked without a circuit sees who asks, as a first hop does.
+    #[test]
+    fn no_relay_is_asked_directly_that_may_not_be_a_first_hop() {
+        let network = network_with(1, BTreeMap::new());
+        let held = consensus(&network, 1_900_000_000, &[11, 12, 13, 14]);
+        let mut rules = PeerRules::default();
+        rules.entry.avoid = vec![
+            PeerSet::Identity(identity(12)),
+            PeerSet::Identity(identity(14)),
+        ];
+        let asked = |rules: &PeerRules, is_usable, failed_rounds| {
+            let choice = Choice {
+                network: &network,
+                held: Some(&held),
+                is_usable,
+                has_circuits: false,
+                failed_rounds,
+                rules,
+            };
+            let sources = choice.sources(&mut Distrust::default(), &mut rand::rng());
+            let named = sources.into_iter().map(|source| match source {
+                Source::Direct { identity, .. } => identity,
+                Source::Circuit => panic!("there are none"),
+            });
+            named.collect::<HashSet<_>>()
+        };
+        for (is_usable, failed_rounds) in [(true, 0), (true, 2), (false, 1), (false, 3)] {
+            let names = asked(&rules, is_usable, failed_rounds);
+            assert_eq!(names, HashSet::from([identity(11), identity(13)]));
+        }
+        // Where no relay is left, those are asked whom the network's file names.
+        rules.entry.only = vec![PeerSet::Identity(identity(99))];
+        let names = asked(&rules, true, 0);
+        assert!(!names.is_empty() && (11..=14).all(|n| !names.contains(&identity(n))));
     }
 }

@@ -16,6 +16,7 @@ use super::round::{Outcome, Round, RoundError};
 use super::skew::NoConsensus;
 use super::sources::{Choice, DirStreams, Distrust};
 use crate::events::{BootstrapEvent, Reporter, Warning};
+use crate::path::PeerRules;
 
 /// First wait after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(300);
@@ -36,6 +37,8 @@ pub struct DirectoryConfig {
     pub cache: Option<PathBuf>,
     /// Hears how far it has come.
     pub reporter: Reporter,
+    /// The owner's rules: a relay that is asked directly is a first hop.
+    pub rules: Arc<PeerRules>,
 }
 
 /// How far the client has come, for people to see.
@@ -309,6 +312,7 @@ impl DirectoryTask {
             is_usable: !is_urgent,
             has_circuits: self.circuits.get().is_some(),
             failed_rounds,
+            rules: &self.config.rules,
         };
         let sources = choice.sources(&mut self.distrust, &mut rand::rng());
         if sources.is_empty() {

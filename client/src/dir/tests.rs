@@ -48,6 +48,7 @@ pub(super) fn start_reporting(
     reporter: Reporter,
 ) -> (Directory, JoinHandle<()>) {
     let (task, directory) = directory(DirectoryConfig {
+        rules: Default::default(),
         network: Arc::clone(network).into(),
         dial: Arc::new(shelves.clone()),
         clock: virtual_clock(start * 1_000),

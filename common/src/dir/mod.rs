@@ -97,7 +97,7 @@ pub use params::{Params, local_network_params};
 pub use policy::{ExitPolicy, PolicyError, Rule};
 pub use proof::EquivocationProof;
 #[cfg(feature = "net")]
-pub use revise::{NewestConsensus, Reviser, revise};
+pub use revise::{MayAsk, NewestConsensus, Reviser, revise};
 pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};
 pub use signatories::Signatories;
 pub use signer::{AsSigner, AuthorityCert, AuthoritySignature, Signer};

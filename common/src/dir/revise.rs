@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::{
-    Backoff, Clock, Consensus, ConsensusStatus, Dial, DirRequest, DirResponse, DocError,
+    Backoff, Clock, Consensus, ConsensusStatus, Dial, DirRequest, DirResponse, DocError, Entry,
     FetchError, Flags, NetworkFile, NetworkFileError, NetworkHandle, RevisionStore, fetch, network,
     random_below, revisions::MAX_REVISIONS,
 };
@@ -28,6 +28,9 @@ const ASK_CAP: Duration = Duration::from_secs(600);
 /// Gives the newest consensus held.
 pub type NewestConsensus = Box<dyn Fn() -> Option<Arc<Consensus>> + Send + Sync>;
 
+/// Says whether a relay may be connected to.
+pub type MayAsk = Box<dyn Fn(&Entry) -> bool + Send + Sync>;
+
 /// All that [`revise`] needs.
 pub struct Reviser {
     /// Where revisions go.
@@ -38,6 +41,8 @@ pub struct Reviser {
     pub clock: Clock,
     /// The newest consensus, which names the revision that the authorities hold.
     pub consensus: NewestConsensus,
+    /// Which relays may be asked.
+    pub may_ask: MayAsk,
     /// Relays ask the authorities; clients ask relays while they know some.
     pub asks_authorities: bool,
     /// Where revisions are kept; nothing is kept without it.
@@ -201,7 +206,7 @@ impl Reviser {
             let running: Vec<_> = consensus
                 .entries()
                 .iter()
-                .filter(|e| e.flags.contains(Flags::RUNNING))
+                .filter(|e| e.flags.contains(Flags::RUNNING) && (self.may_ask)(e))
                 .collect();
             let chosen = running.sample(&mut rng, SOURCES);
             return chosen

@@ -18,13 +18,6 @@ pub fn tune(tcp: &TcpStream) -> io::Result<()> {
 /// circuit waits behind what was written first. What is sent and not acknowledged is not meant, so that long ways are filled.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bound_unsent(tcp: &TcpStream) -> io::Result<()> {
-    if let Ok(v) = std::env::var("CEPA_LOWAT") {
-        let v: u32 = v.parse().unwrap_or(0);
-        if v > 0 {
-            return socket2::SockRef::from(tcp).set_tcp_notsent_lowat(v);
-        }
-        return Ok(());
-    }
     socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES)
 }
 
@@ -34,6 +27,7 @@ fn bound_unsent(_: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A batch of cells: less would cost system calls, as what is taken at a time gets smaller.
+/// A batch of cells. Measured beside none at all: 256 KiB costs nothing, 64 and 128 KiB up to a tenth of the processor in one run and
+/// nothing in another; on loopback none of them shortens a ping beside bulk.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_BYTES: u32 = 256 * 1024;

@@ -84,6 +84,7 @@ impl World {
             dial: self.dial(),
             clock: self.clock.clone(),
             consensus: Box::new(move || store.snapshot().newest().cloned()),
+            may_ask: Box::new(|_| true),
             asks_authorities: true,
             store: None,
             file: None,
