@@ -55,7 +55,8 @@ fn a_short_run_gives_rows_with_ratios_and_a_page() {
     ] {
         assert!(value(id, name) > 0.0, "{id} {name}");
     }
-    assert!(std::fs::read_to_string(page).unwrap().contains("</svg>"));
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<dt>1 download<dd>") && page.contains("</dl>"));
 }
 
 #[test]

@@ -22,6 +22,10 @@ impl Pool {
         if !matches!(self.reporter.present(), BootstrapEvent::Consensus { .. }) {
             return;
         }
+        if self.rules().hops == 1 {
+            // The only hop is drawn anew for each circuit: there are no guards to tell of.
+            return;
+        }
         let guards = self.guards().report();
         let names = guards.iter().map(|guard| self.nickname(&guard.identity));
         self.reporter.stage(BootstrapEvent::Guards(names.collect()));

@@ -140,6 +140,8 @@ impl Set {
         self.again = self.again.split_off(&self.seen);
         if self.kept.is_empty() {
             self.moved = None;
+            // Nothing is on its way: a set at rest holds nothing.
+            self.spare = Vec::new();
         }
         self.account();
         Ok(())
@@ -219,7 +221,7 @@ impl Set {
     }
 
     fn account(&mut self) {
-        let payloads = self.kept.len() + self.early.len();
+        let payloads = self.kept.len() + self.early.len() + self.spare.len();
         self.charge.set(payloads * size_of::<Payload>());
     }
 }
