@@ -4,6 +4,13 @@ use core::time::Duration;
 
 /// From TCP accept or dial to both HELLOs: a peer that dawdles is dropped (S5).
 pub const LINK_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A link without circuits is closed after this time by the side that dialled it: each costs both sides memory, and what a
+/// client holds open is there to be seen.
+pub const LINK_REST_DIALLED: Duration = Duration::from_secs(180);
+/// The same for the side that accepted it, which leaves the other the first word: a CREATE that crosses the end is lost.
+pub const LINK_REST_ACCEPTED: Duration = Duration::from_secs(600);
+/// Each link draws by how much it is more, up to so many times.
+pub const LINK_REST_SPREAD: f64 = 1.5;
 /// CREATEs that all links together may have waiting: 1.5 s of work for one core at about 140 us each.
 pub const CREATES_WAITING: usize = 10_000;
 /// Circuits on one link, both directions together. Ids are 31 bits; memory is what counts.

@@ -2,8 +2,12 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tokio::time::Sleep;
 
 use super::buffers;
 use super::establish::NewLink;
@@ -11,7 +15,7 @@ use super::limit::{RateLimit, Way};
 use super::switch::{AcceptCircuits, LinkError, Queue, Table};
 use super::tls_io::TlsIo;
 use crate::cell::CELL_LEN;
-use crate::limits::WRITE_BATCH_CELLS;
+use crate::limits::{LINK_REST_ACCEPTED, LINK_REST_DIALLED, LINK_REST_SPREAD, WRITE_BATCH_CELLS};
 
 /// Why a link has ended.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +29,52 @@ pub enum LinkEnd {
     /// The peer broke a rule.
     #[error("the peer misbehaved: {0}")]
     Misbehaved(#[from] LinkError),
+    /// It has carried no circuit for long.
+    #[error("no circuit needed the link any more")]
+    Idle,
+}
+
+/// How often a link looks whether anything needs it.
+const REST_LOOK: Duration = Duration::from_secs(30);
+
+/// Watches for how long no circuit has been on a link.
+struct Rest {
+    /// After so much rest the link is closed. Whoever dialled goes first, and no two links agree on when.
+    patience: Duration,
+    /// When it was last seen to be needed, and how many circuits it had ever had then.
+    needed: (tokio::time::Instant, u64),
+    /// Not set anew when circuits come and go: it rings, and finds that all is well.
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Rest {
+    fn new(dialled: bool) -> Self {
+        let least = if dialled {
+            LINK_REST_DIALLED
+        } else {
+            LINK_REST_ACCEPTED
+        };
+        Self {
+            patience: least.mul_f64(rand::rng().random_range(1.0..LINK_REST_SPREAD)),
+            needed: (tokio::time::Instant::now(), 0),
+            alarm: Box::pin(tokio::time::sleep(REST_LOOK)),
+        }
+    }
+
+    /// With so many circuits now and so many ever: has the link rested for long enough?
+    fn is_over(&mut self, circuits: usize, ever: u64) -> bool {
+        if !self.alarm.is_elapsed() {
+            return false;
+        }
+        let now = tokio::time::Instant::now();
+        self.alarm.as_mut().reset(now + REST_LOOK);
+        let (since, before) = self.needed;
+        if circuits > 0 || ever != before {
+            self.needed = (now, ever);
+            return false;
+        }
+        now.saturating_duration_since(since) >= self.patience
+    }
 }
 
 thread_local! {
@@ -49,6 +99,7 @@ pub async fn run_limited<A: AcceptCircuits>(
 ) -> LinkEnd {
     let table = Table::new(queue.clone(), link.dialled, accept);
     let mut driver = Driver {
+        rest: Rest::new(link.dialled),
         io: link.io,
         queue,
         table,
@@ -68,6 +119,7 @@ struct Driver<A: AcceptCircuits> {
     /// The beginning of a cell whose rest has not come yet.
     partial: Vec<u8>,
     limit: Option<Arc<RateLimit>>,
+    rest: Rest,
 }
 
 impl<A: AcceptCircuits> Driver<A> {
@@ -81,11 +133,15 @@ impl<A: AcceptCircuits> Driver<A> {
             for command in commands.drain(..) {
                 self.table.on_command(command);
             }
+            if self.rest.is_over(self.table.len(), self.table.ever()) {
+                return Err(LinkEnd::Idle);
+            }
             let Some(limit) = self.limit.clone() else {
                 self.write()?;
                 tokio::select! {
                     ready = self.io.ready() => ready?,
                     () = self.queue.wait() => {}
+                    () = self.rest.alarm.as_mut() => {}
                 }
                 self.read()?;
                 continue;
@@ -115,6 +171,7 @@ impl<A: AcceptCircuits> Driver<A> {
             ready = self.io.writable(), if reads_at.is_some() && self.io.has_unsent() => ready?,
             () = self.queue.wait() => {}
             () = tokio::time::sleep_until(until.unwrap_or(now)), if until.is_some() => {}
+            () = self.rest.alarm.as_mut() => {}
         }
         if reads_at.is_none() {
             let read = self.read()?;
@@ -178,5 +235,79 @@ impl<A: AcceptCircuits> Drop for Driver<A> {
     fn drop(&mut self) {
         self.table.on_link_lost();
         self.io.say_close();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc::{Sender, channel};
+
+    use super::*;
+    use crate::budget::Budget;
+    use crate::cell::codec::{CREATE_LEN, DestroyReason};
+    use crate::ids::{CircId, NetworkId};
+    use crate::net::establish::{self, Accepted};
+    use crate::net::inbox::Inbox;
+    use crate::net::switch::{AcceptNone, Command, Refusal};
+    use crate::net::tls::Tls;
+
+    const NETWORK: NetworkId = NetworkId([7; 32]);
+
+    /// Takes every CREATE, tells of it and answers none.
+    struct Tell(Sender<CircId>);
+
+    impl AcceptCircuits for Tell {
+        fn on_create(&mut self, circ: CircId, _: &[u8; CREATE_LEN]) -> Result<(), Refusal> {
+            self.0.try_send(circ).unwrap();
+            Ok(())
+        }
+    }
+
+    async fn pair() -> (NewLink, NewLink) {
+        let key = SigningKey::from_bytes(&[3; 32]);
+        let (near, far) = (Tls::client(), Tls::relay(&key).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [listener.local_addr().unwrap()];
+        let key = key.verifying_key().to_bytes();
+        let dial = establish::dial_link(&addresses, key, &near, NETWORK, 0);
+        let accept = async {
+            let (tcp, _) = listener.accept().await.unwrap();
+            match establish::accept(tcp, &far, NETWORK).await.unwrap() {
+                Accepted::Link(link) => link,
+                Accepted::Http(..) => panic!("it is a link"),
+            }
+        };
+        let (near, far) = tokio::join!(dial, accept);
+        (near.unwrap(), far)
+    }
+
+    #[tokio::test]
+    async fn a_link_is_closed_when_no_circuit_has_needed_it_for_long() {
+        let (near, far) = pair().await;
+        let budget = Budget::unlimited();
+        let [own, other] = [(); 2].map(|()| Arc::new(Queue::new(64, &budget)));
+        let (tell, mut told) = channel(1);
+        let far = tokio::spawn(run(far, other, Tell(tell)));
+        let near = tokio::spawn(run(near, own.clone(), AcceptNone));
+        let inbox = Arc::new(Inbox::new(64, &budget));
+        let message = Box::new([0; CREATE_LEN]);
+        Command::Open { inbox, message }.send(&own);
+        let circ = told.recv().await.unwrap();
+
+        tokio::time::pause();
+        tokio::time::sleep(LINK_REST_ACCEPTED * 2).await;
+        assert!(
+            !near.is_finished() && !far.is_finished(),
+            "a circuit is there"
+        );
+        let reason = DestroyReason::Finished;
+        Command::Close { circ, reason }.send(&own);
+        let began = tokio::time::Instant::now();
+        assert!(matches!(near.await.unwrap(), LinkEnd::Idle));
+        assert!(began.elapsed() >= LINK_REST_DIALLED);
+        assert!(matches!(far.await.unwrap(), LinkEnd::Closed));
     }
 }

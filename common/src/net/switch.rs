@@ -248,6 +248,8 @@ pub struct Table<A> {
     own: Arc<Queue>,
     dialled: bool,
     next_id: u32,
+    /// Circuits that there have been.
+    ever: u64,
     accept: A,
     unknown: u32,
     unknown_since: Option<Instant>,
@@ -263,6 +265,7 @@ impl<A: AcceptCircuits> Table<A> {
             own,
             dialled,
             next_id: 0,
+            ever: 0,
             accept,
             unknown: 0,
             unknown_since: None,
@@ -272,6 +275,11 @@ impl<A: AcceptCircuits> Table<A> {
     /// Circuits on the link, those included that wait for their last DESTROY.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Circuits that there have been since the beginning.
+    pub fn ever(&self) -> u64 {
+        self.ever
     }
 
     /// Has the link no circuits?
@@ -407,6 +415,7 @@ impl<A: AcceptCircuits> Table<A> {
         if circ.is_from_dialler() == self.dialled || self.entries.contains_key(&circ) {
             return Err(LinkError::BadCreateId);
         }
+        self.ever += 1;
         let answer = if self.entries.len() >= CIRCUITS_PER_LINK {
             Err(Refusal::Destroy(DestroyReason::Resource))
         } else {
@@ -586,6 +595,7 @@ impl<A: AcceptCircuits> Table<A> {
         if !inbox.open_as(circ) {
             return;
         }
+        self.ever += 1;
         self.entries.insert(circ, Entry::Creating(inbox));
         let _ = self.own.push(circ, &codec::create(circ, message));
     }
