@@ -18,8 +18,10 @@ use tokio::time::timeout;
 
 /// Long enough for whatever must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of a download: some seconds on links of 2 MB a second.
-const PAGE: usize = 12_000_000;
+/// Bytes of a download: longer than it takes until another leg is tried, on links of 2 MB a second.
+const PAGE: usize = 30_000_000;
+/// Bytes that both legs carry together first.
+const TOGETHER: usize = 1_500_000;
 
 struct Download {
     stream: StreamIo,
@@ -104,11 +106,14 @@ async fn a_leg_that_is_killed_or_hangs_costs_no_byte() {
         download.read_until(|_| circuit.legs() == 2).await;
         let so_far = download.got.len();
         download
-            .read_until(|got| got.len() > so_far + PAGE / 8)
+            .read_until(|got| got.len() > so_far + TOGETHER)
             .await;
         let victim = circuit.hops()[usize::from(end == Signal::STOP)];
         signal(&net, &victim, end);
         download.read_until(|_| circuit.legs() == 1).await;
+        // The second leg is the only one now, and gets another beside it.
+        download.read_until(|_| circuit.legs() == 2).await;
+        assert!(!circuit.passes(&[victim]));
         download.finish().await;
         if end == Signal::STOP {
             signal(&net, &victim, Signal::CONT);

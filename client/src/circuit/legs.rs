@@ -1,20 +1,21 @@
 //! A second circuit to the same exit that carries a circuit's streams with it (docs/protocol.md, 5.20 to 5.28).
 //!
 //! A circuit is as fast as the slowest of its links. One that carries bulk gets a second leg by other relays: both
-//! carry it then, each as much as it can, and what a lost one had not delivered goes by the other. When it is time for one, [`Growth`] says, which
-//! is pure; how it is had, is the pool's.
+//! carry it then, each as much as it can, and what a lost one had not delivered goes by the other. When it is time for
+//! one, [`Growth`] says, which is pure; how it is had, is the pool's.
 
 use core::time::Duration;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use cepa_common::cell::message::SECRET_LEN;
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::Streams;
-use cepa_common::stream::JoinAs;
+use cepa_common::stream::{JoinAs, LegId};
 use rand::RngExt;
 
+use super::Shared;
 use super::pool::{CircuitError, Pool, Raised, Wanted};
 use crate::guard::Purpose;
 use crate::path::Target;
@@ -27,8 +28,8 @@ const FAST_CELLS: u64 = 12_288;
 const BULK_TIME: Duration = Duration::from_millis(1_500);
 /// Longest time that a rate is taken of.
 const LOOK_MOST: Duration = Duration::from_secs(1);
-/// From one try to the next.
-const AGAIN: Duration = Duration::from_secs(30);
+/// From one try to the next, whatever became of the leg.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How long the first leg may take to hear that there is to be a set, once the second is built.
 const LINK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked.
@@ -66,7 +67,7 @@ impl Growth {
         }
     }
 
-    /// Is it time for another leg, `cells` having been moved in all? Says so once in 30 s at most.
+    /// Is it time for another leg, `cells` having been moved in all? Says so once in [`AGAIN`] at most.
     pub(super) fn is_due(&mut self, now: Instant, cells: u64, in_use: bool) -> bool {
         let (before, at_before) = self.looked.replace((now, cells)).unwrap_or((now, cells));
         let passed = now.saturating_duration_since(before);
@@ -96,45 +97,40 @@ impl Growth {
 
 /// What there is to know for another leg of a circuit.
 pub(super) struct Grower {
-    pub(super) pool: Weak<Pool>,
-    pub(super) growth: Growth,
-    /// The relays of the first leg.
-    pub(super) hops: Vec<RelayId>,
+    pool: Weak<Pool>,
+    growth: Mutex<Growth>,
     /// The owner's rule that the circuit was built for.
-    pub(super) rule: Option<usize>,
-    pub(super) generation: u64,
-    pub(super) doubted: super::Doubt,
+    rule: Option<usize>,
+    generation: u64,
     secret: [u8; SECRET_LEN],
 }
 
 impl Grower {
-    pub(super) fn new(
-        pool: &Arc<Pool>,
-        hops: Vec<RelayId>,
-        rule: Option<usize>,
-        generation: u64,
-        doubted: super::Doubt,
-    ) -> Self {
+    pub(super) fn new(pool: &Arc<Pool>, rule: Option<usize>, generation: u64) -> Self {
         Self {
             pool: Arc::downgrade(pool),
-            growth: Growth::new(pool.multipath()),
-            hops,
+            growth: Mutex::new(Growth::new(pool.multipath())),
             rule,
             generation,
-            doubted,
             secret: rand::rng().random(),
         }
     }
 
-    /// Begins to build another leg; it comes when it comes. The first is told of the set meanwhile.
-    pub(super) fn begin(&self, streams: &Arc<Streams>) {
+    /// As [`Growth::is_due`].
+    pub(super) fn is_due(&self, now: Instant, cells: u64, in_use: bool) -> bool {
+        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        growth.is_due(now, cells, in_use)
+    }
+
+    /// Begins to build another leg beside `only`; it comes when it comes. The far end is told of the set meanwhile.
+    pub(super) fn begin(&self, only: LegId, streams: &Arc<Streams>, shared: &Arc<Shared>) {
         let Some(pool) = self.pool.upgrade() else {
             return;
         };
-        let (hops, secret, rule) = (self.hops.clone(), self.secret, self.rule);
-        let (generation, doubted) = (self.generation, self.doubted.clone());
+        let hops = shared.hops_of(only);
+        let (secret, rule, generation) = (self.secret, self.rule, self.generation);
         // It must not keep streams that nobody holds any more.
-        let streams = Arc::downgrade(streams);
+        let (streams, shared) = (Arc::downgrade(streams), shared.clone());
         let tasks = pool.tasks.clone();
         tasks.spawn(async move {
             let path = match pool.path_beside(&hops, rule) {
@@ -153,7 +149,7 @@ impl Grower {
             match raised {
                 Ok(Ok(Some(raised))) if raised.generation == generation => {
                     if let Some(streams) = linked(&streams).await {
-                        pool.join(raised, &streams, secret, doubted);
+                        pool.join(raised, &streams, secret, shared);
                     }
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "a second leg was not built"),
@@ -208,14 +204,14 @@ impl Pool {
         raised: Raised,
         streams: &Arc<Streams>,
         secret: [u8; SECRET_LEN],
-        doubted: super::Doubt,
+        shared: Arc<Shared>,
     ) {
         let leg = raised.builder.mux().ok().and_then(|mut mux| mux.take_leg());
         let Some(leg) = leg.and_then(|leg| streams.join(leg, JoinAs::Client(secret))) else {
             return;
         };
         tracing::debug!("a circuit has a second leg");
-        self.run_leg(raised, streams.clone(), leg, doubted, None);
+        self.run_leg(raised, streams.clone(), leg, shared);
     }
 }
 

@@ -22,27 +22,66 @@ pub(crate) mod task;
 pub mod timeout;
 mod upkeep;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::{StreamIo, Streams};
-use cepa_common::stream::Target;
+use cepa_common::stream::{LegId, Target};
 
-/// How often somebody has had reason to doubt that a circuit's far end is there. Each of its legs' tasks looks for itself.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Doubt(Arc<AtomicU32>);
+use self::legs::Grower;
 
-impl Doubt {
-    fn raise(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+/// What a circuit and the tasks of its legs share, beside its streams.
+pub(crate) struct Shared {
+    /// How often somebody has had reason to doubt that the far end is there. Each leg's task looks for itself.
+    doubts: AtomicU32,
+    /// The relays of each leg that there is.
+    ways: Mutex<Vec<(LegId, Vec<RelayId>)>>,
+    /// Gets the streams another leg when it is time, if they may have one.
+    grower: Option<Grower>,
+}
+
+impl Shared {
+    fn new(grower: Option<Grower>) -> Arc<Self> {
+        Arc::new(Self {
+            doubts: AtomicU32::new(0),
+            ways: Mutex::default(),
+            grower,
+        })
     }
 
-    /// Has it been raised since `last` was looked at?
-    fn is_new(&self, last: &mut u32) -> bool {
-        let now = self.0.load(Ordering::Relaxed);
+    fn ways(&self) -> MutexGuard<'_, Vec<(LegId, Vec<RelayId>)>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A leg has its task.
+    fn on_begun(&self, leg: LegId, hops: Vec<RelayId>) {
+        self.ways().push((leg, hops));
+    }
+
+    /// A leg is gone. Gives its relays.
+    fn on_ended(&self, leg: LegId) -> Vec<RelayId> {
+        let mut ways = self.ways();
+        let place = ways.iter().position(|(id, _)| *id == leg);
+        place.map_or_else(Vec::new, |place| ways.swap_remove(place).1)
+    }
+
+    /// The relays of a leg.
+    fn hops_of(&self, leg: LegId) -> Vec<RelayId> {
+        let ways = self.ways();
+        let way = ways.iter().find(|(id, _)| *id == leg);
+        way.map_or_else(Vec::new, |(_, hops)| hops.clone())
+    }
+
+    fn doubt(&self) {
+        self.doubts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Has it been doubted since `last` was looked at?
+    fn is_doubted(&self, last: &mut u32) -> bool {
+        let now = self.doubts.load(Ordering::Relaxed);
         core::mem::replace(last, now) != now
     }
 }
@@ -55,7 +94,7 @@ pub struct Circuit {
     built: Instant,
     /// The identity of the client's that it belongs to: those of an earlier one take no new stream.
     generation: u64,
-    doubted: Doubt,
+    shared: Arc<Shared>,
 }
 
 impl Circuit {
@@ -65,9 +104,16 @@ impl Circuit {
         self.streams.open(target)
     }
 
-    /// Its relays, first to last.
+    /// The relays that it was built through, first to last.
     pub fn hops(&self) -> &[RelayId] {
         &self.hops
+    }
+
+    /// Does one of these carry its streams now, on any of its legs?
+    pub fn passes(&self, relays: &[RelayId]) -> bool {
+        let ways = self.shared.ways();
+        let mut hops = ways.iter().flat_map(|(_, hops)| hops);
+        hops.any(|hop| relays.contains(hop))
     }
 
     /// Its last relay as the consensus has it.
@@ -106,7 +152,7 @@ impl Circuit {
 
     /// Asks the far end whether it is still there; the circuit is lost when no answer comes.
     pub fn doubt(&self) {
-        self.doubted.raise();
+        self.shared.doubt();
         self.streams.notify();
     }
 

@@ -22,7 +22,7 @@ use super::predict::Predictor;
 use super::race::MOST_BUILDS;
 use super::task::{CircuitEnd, CircuitTask};
 use super::timeout::BuildTimes;
-use super::{Circuit, Doubt};
+use super::{Circuit, Shared};
 use crate::events::{BootstrapEvent, Reporter};
 use crate::guard::{Keeper, Purpose, Verdict};
 use crate::path::{
@@ -447,7 +447,10 @@ impl Pool {
     ) -> Result<Option<Arc<Circuit>>, BuildError> {
         let raised = self.raise_at_guard(hops).await?;
         let finish = |raised: Raised| {
-            let may_grow = raised.hops.len() > 1 && self.multipath != Multipath::Never;
+            // A second leg has a guard of its own, which an owner who wants one alone does not want.
+            let may_grow = raised.hops.len() > 1
+                && self.multipath != Multipath::Never
+                && self.rules.guards != Some(1);
             self.finish(raised, may_grow.then_some(rule))
         };
         raised.map(finish).transpose()
@@ -565,18 +568,11 @@ impl Pool {
         grows: Option<Option<usize>>,
     ) -> Result<Arc<Circuit>, BuildError> {
         let streams = Streams::new(raised.builder.mux()?);
-        let hops: Vec<RelayId> = raised.hops.iter().map(|hop| hop.identity).collect();
-        let (generation, doubted) = (raised.generation, Doubt::default());
+        let hops = raised.hops.iter().map(|hop| hop.identity).collect();
+        let generation = raised.generation;
         let exit = raised.hops.last().cloned().ok_or(BuildError::Length)?;
-        let grower =
-            grows.map(|rule| Grower::new(self, hops.clone(), rule, generation, doubted.clone()));
-        let begun = self.run_leg(
-            raised,
-            streams.clone(),
-            LegId::FIRST,
-            doubted.clone(),
-            grower,
-        );
+        let shared = Shared::new(grows.map(|rule| Grower::new(self, rule, generation)));
+        let begun = self.run_leg(raised, streams.clone(), LegId::FIRST, shared.clone());
         begun.ok_or(BuildError::Length)?;
         Ok(Arc::new(Circuit {
             streams,
@@ -584,7 +580,7 @@ impl Pool {
             exit,
             built: Instant::now(),
             generation,
-            doubted,
+            shared,
         }))
     }
 
@@ -594,10 +590,11 @@ impl Pool {
         raised: Raised,
         streams: Arc<Streams>,
         leg: LegId,
-        doubted: Doubt,
-        grower: Option<Grower>,
+        shared: Arc<Shared>,
     ) -> Option<()> {
         let (link, inbox, circ, layers) = raised.builder.hand_over();
+        let hops = raised.hops.iter().map(|hop| hop.identity);
+        shared.on_begun(leg, hops.collect());
         let task = CircuitTask {
             link,
             inbox,
@@ -606,14 +603,13 @@ impl Pool {
             streams,
             leg,
             rtt: raised.rtt,
-            doubted,
-            grower,
+            shared: shared.clone(),
         };
         let pool = Arc::downgrade(self);
-        let path: Vec<RelayId> = raised.hops.iter().map(|hop| hop.identity).collect();
         self.tasks.spawn(async move {
             let end = task.run().await;
             tracing::debug!(%end, "a circuit has ended");
+            let path = shared.on_ended(leg);
             if let Some(pool) = pool.upgrade() {
                 pool.on_end(&path, &end);
             }
@@ -648,7 +644,7 @@ impl Pool {
             state
                 .circuits
                 .iter()
-                .filter(|pooled| pooled.circuit.hops().iter().any(|hop| hops.contains(hop)))
+                .filter(|pooled| pooled.circuit.passes(hops))
                 .for_each(|pooled| pooled.circuit.doubt());
         }
         drop(state);

@@ -13,10 +13,10 @@ use cepa_common::net::tls::Tls;
 use cepa_common::stream::{Mux, MuxConfig, Side, Target as StreamTarget};
 use tokio::sync::watch;
 
-use super::Circuit;
 use super::isolation::Isolation;
 use super::links::Links;
 use super::pool::Pool;
+use super::{Circuit, Shared};
 use crate::dir::testing::{consensus_of, descriptor, network_with};
 use crate::events::Warning;
 use crate::guard::{GuardHealth, Keeper, Purpose};
@@ -61,7 +61,7 @@ fn circuit(generation: u64) -> Arc<Circuit> {
         exit,
         built: std::time::Instant::now(),
         generation,
-        doubted: Default::default(),
+        shared: Shared::new(None),
     })
 }
 

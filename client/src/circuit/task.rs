@@ -18,8 +18,7 @@ use cepa_common::onion::{ClientLayers, OpenFailed};
 use cepa_common::stream::{LegId, StreamKey, Target, Violation};
 use tokio::time::Sleep;
 
-use super::Doubt;
-use super::legs::Grower;
+use super::Shared;
 use super::liveness::{Liveness, Step};
 
 /// Why a circuit has ended.
@@ -58,10 +57,8 @@ pub(crate) struct CircuitTask {
     pub(crate) leg: LegId,
     /// The round trip to the last hop, when it was added.
     pub(crate) rtt: Duration,
-    /// Set by whoever has reason to doubt that the far end is there.
-    pub(crate) doubted: Doubt,
-    /// Gets the streams another leg when it is time (at the first).
-    pub(super) grower: Option<Grower>,
+    /// What it shares with the circuit's other legs.
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl CircuitTask {
@@ -147,7 +144,8 @@ impl Running {
 
     /// Looks after the far end: asks it when it has been silent, and gives the circuit up when it does not answer.
     fn watch(&mut self) -> Result<(), CircuitEnd> {
-        let (doubted, leg) = (self.task.doubted.is_new(&mut self.doubts), self.task.leg);
+        let (shared, leg) = (&self.task.shared, self.task.leg);
+        let doubted = shared.is_doubted(&mut self.doubts);
         if doubted {
             self.liveness.doubt();
         }
@@ -161,12 +159,13 @@ impl Running {
         if !doubted && !self.alarm.is_elapsed() {
             return Ok(());
         }
-        if let Some(grower) = &mut self.task.grower
+        // Whichever leg is the only one looks.
+        if let Some(grower) = &shared.grower
             && !mux.is_complete()
-            && grower.growth.is_due(now, mux.cells_moved(), in_use)
+            && grower.is_due(now, mux.cells_moved(), in_use)
         {
             drop(mux);
-            grower.begin(&self.task.streams);
+            grower.begin(leg, &self.task.streams, shared);
             mux = self.task.streams.mux();
         }
         let owed = mux.owes(leg);

@@ -196,9 +196,15 @@ impl GuardSet {
         };
         let due = |guard: &&Guard| is_due(guard, now);
         let primary = || self.primary.iter().filter_map(|relay| self.find(relay));
-        let ready: Vec<&Guard> = primary().filter(fits).filter(due).take(in_use).collect();
+        // One that may not be in this path makes way for another in use before it brings in one that is not (S6).
+        let usable = |guard: &&Guard| guard.now.usable;
+        let of_use = primary().filter(usable).filter(due).take(in_use);
+        let ready: Vec<&Guard> = of_use.filter(fits).collect();
         if !ready.is_empty() {
             let guard = ready.get(rng.random_range(0..ready.len()))?;
+            return Some(self.choice(guard));
+        }
+        if let Some(guard) = primary().filter(fits).find(due) {
             return Some(self.choice(guard));
         }
         if let Some(guard) = self.by_rank().filter(fits).find(due) {

@@ -56,11 +56,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// With the owner's number of guards in use; there are at least as many primary ones.
+    /// With the owner's number of guards in use, whatever for; there are at least as many primary ones.
     pub(super) fn with_in_use(mut self, own: Option<usize>) -> Self {
         if let Some(own) = own {
             self.in_use = own;
-            self.directory_in_use = self.directory_in_use.max(own);
+            self.directory_in_use = own;
             self.primaries = self.primaries.max(own);
         }
         self

@@ -385,6 +385,32 @@ fn states_of_others_and_damaged_ones_are_refused() {
 }
 
 #[test]
+fn the_owner_s_number_of_guards_holds_for_all_circuits() {
+    let world = World::new(&[]);
+    let clock = cepa_common::dir::Clock::from_fn(|| START * 1_000);
+    let rules = PeerRules {
+        guards: Some(2),
+        ..Default::default()
+    };
+    let keeper = Keeper::load(world.id(), None, clock).with_rules(Arc::new(rules));
+    keeper.update(&world.consensus(START, 0..100));
+    let picks = |purpose, without: &[RelayId]| {
+        let allowed = |guard: &RelayId| !without.contains(guard);
+        let picks = (0..200).filter_map(|_| keeper.pick(purpose, &allowed));
+        picks.map(|choice| choice.identity).collect::<HashSet<_>>()
+    };
+    let primary: Vec<_> = keeper.report().iter().map(|guard| guard.identity).collect();
+    let in_use = HashSet::from([primary[0], primary[1]]);
+    assert_eq!(picks(Purpose::Data, &[]), in_use);
+    assert_eq!(picks(Purpose::Directory, &[]), in_use);
+    // One that may not be in the path does not bring in a third.
+    for purpose in [Purpose::Data, Purpose::Directory] {
+        assert_eq!(picks(purpose, &primary[..1]), HashSet::from([primary[1]]));
+        assert_eq!(picks(purpose, &primary[..2]), HashSet::from([primary[2]]));
+    }
+}
+
+#[test]
 fn the_owner_s_rules_hold_for_guards() {
     let world = World::new(&[]);
     let keeper = |rules: PeerRules| {
