@@ -187,7 +187,9 @@ fn a_running_client_can_be_asked() {
     let (far, _) = listener.accept().unwrap();
     let now = status();
     assert_eq!((&now["percent"], &now["streams"]), (&100.into(), &1.into()));
-    assert_eq!(now["relays"], 8);
+    // A path's worth at least: the first consensus need not have all eight yet.
+    let relays = now["relays"].as_u64().unwrap();
+    assert!((3..=8).contains(&relays), "{relays}");
     assert_eq!(now["guards"][0]["health"], "answers");
 
     let first = ask(&net, &["new-identity"]);

@@ -24,6 +24,8 @@ use crate::path::Target;
 const BULK_CELLS: u64 = 128;
 /// A circuit that moves more than this in a second is held back by processors rather than by links (cells; 24 MiB).
 const FAST_CELLS: u64 = 12_288;
+/// A shorter round trip than this through all hops is that of one machine or one room: processors hold it back too.
+const NEAR: Duration = Duration::from_millis(10);
 /// Bulk is what has gone on for so long.
 const BULK_TIME: Duration = Duration::from_millis(1_500);
 /// Longest time that a rate is taken of.
@@ -67,8 +69,9 @@ impl Growth {
         }
     }
 
-    /// Is it time for another leg, `cells` having been moved in all? Says so once in [`AGAIN`] at most.
-    pub(super) fn is_due(&mut self, now: Instant, cells: u64, in_use: bool) -> bool {
+    /// Is it time for another leg, `cells` having been moved in all and a round trip having taken `rtt`? Says so once in
+    /// [`AGAIN`] at most.
+    pub(super) fn is_due(&mut self, now: Instant, cells: u64, rtt: Duration, in_use: bool) -> bool {
         let (before, at_before) = self.looked.replace((now, cells)).unwrap_or((now, cells));
         let passed = now.saturating_duration_since(before);
         let rate = (cells - at_before) as f64 / passed.as_secs_f64().max(0.1);
@@ -83,7 +86,7 @@ impl Growth {
         let long = |since: Instant| now.saturating_duration_since(since) >= BULK_TIME;
         let wanted = match self.mode {
             Multipath::Never => false,
-            Multipath::Bulk => self.bulk.is_some_and(long),
+            Multipath::Bulk => rtt >= NEAR && self.bulk.is_some_and(long),
             Multipath::Always => in_use,
         };
         let is_rested = |tried: Instant| now.saturating_duration_since(tried) >= AGAIN;
@@ -117,9 +120,9 @@ impl Grower {
     }
 
     /// As [`Growth::is_due`].
-    pub(super) fn is_due(&self, now: Instant, cells: u64, in_use: bool) -> bool {
+    pub(super) fn is_due(&self, now: Instant, cells: u64, rtt: Duration, in_use: bool) -> bool {
         let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
-        growth.is_due(now, cells, in_use)
+        growth.is_due(now, cells, rtt, in_use)
     }
 
     /// Begins to build another leg beside `only`; it comes when it comes. The far end is told of the set meanwhile.
@@ -221,43 +224,46 @@ mod tests {
 
     const LOOK: Duration = Duration::from_millis(500);
 
-    /// Looks every half second for ten seconds, `rate` cells a second moving; gives when a leg was due.
-    fn looks(mode: Multipath, rate: u64) -> Vec<u128> {
+    const FAR: Duration = Duration::from_millis(100);
+
+    /// Looks every half second for ten seconds, `rate` cells a second moving on a way of `rtt`; gives when a leg was due.
+    fn looks(mode: Multipath, rate: u64, rtt: Duration) -> Vec<u128> {
         let (start, mut growth) = (Instant::now(), Growth::new(mode));
         let due = (0..20u32).filter(|n| {
             let now = start + LOOK * *n;
-            growth.is_due(now, u64::from(*n) * rate / 2, true)
+            growth.is_due(now, u64::from(*n) * rate / 2, rtt, true)
         });
         due.map(|n| (LOOK * n).as_millis()).collect()
     }
 
     #[test]
     fn bulk_gets_a_leg_and_trickles_and_what_is_fast_do_not() {
-        assert_eq!(looks(Multipath::Bulk, 2_000), [1_500]);
-        assert!(looks(Multipath::Bulk, BULK_CELLS / 2).is_empty());
-        assert!(looks(Multipath::Bulk, FAST_CELLS * 2).is_empty());
-        assert!(looks(Multipath::Never, 2_000).is_empty());
-        assert_eq!(looks(Multipath::Always, 1), [0]);
+        assert_eq!(looks(Multipath::Bulk, 2_000, FAR), [1_500]);
+        assert!(looks(Multipath::Bulk, BULK_CELLS / 2, FAR).is_empty());
+        assert!(looks(Multipath::Bulk, FAST_CELLS * 2, FAR).is_empty());
+        assert!(looks(Multipath::Bulk, 2_000, NEAR / 2).is_empty());
+        assert!(looks(Multipath::Never, 2_000, FAR).is_empty());
+        assert_eq!(looks(Multipath::Always, 1, FAR), [0]);
     }
 
     #[test]
     fn a_burst_after_a_rest_is_no_slow_circuit() {
         let (start, mut growth) = (Instant::now(), Growth::new(Multipath::Bulk));
-        assert!(!growth.is_due(start, 0, false));
+        assert!(!growth.is_due(start, 0, FAR, false));
         let burst = FAST_CELLS * 4;
-        assert!(!growth.is_due(start + LOOK * 10, burst, true));
-        assert!(!growth.is_due(start + LOOK * 11, burst * 2, true));
-        assert!(!growth.is_due(start + LOOK * 12, burst * 3, true));
+        assert!(!growth.is_due(start + LOOK * 10, burst, FAR, true));
+        assert!(!growth.is_due(start + LOOK * 11, burst * 2, FAR, true));
+        assert!(!growth.is_due(start + LOOK * 12, burst * 3, FAR, true));
     }
 
     #[test]
     fn a_leg_that_was_lost_is_tried_again_and_not_at_once() {
         let (start, mut growth) = (Instant::now(), Growth::new(Multipath::Always));
-        assert!(growth.is_due(start, 0, true));
-        assert!(!growth.is_due(start + AGAIN / 2, 0, true));
-        assert!(growth.is_due(start + AGAIN, 0, true));
+        assert!(growth.is_due(start, 0, FAR, true));
+        assert!(!growth.is_due(start + AGAIN / 2, 0, FAR, true));
+        assert!(growth.is_due(start + AGAIN, 0, FAR, true));
         assert!(
-            !growth.is_due(start + AGAIN * 3, 0, false),
+            !growth.is_due(start + AGAIN * 3, 0, FAR, false),
             "nobody uses it"
         );
     }

@@ -15,7 +15,7 @@ use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::PushError;
 use cepa_common::net::switch::{Command, Queue, payload};
 use cepa_common::onion::{ClientLayers, OpenFailed};
-use cepa_common::stream::{LegId, StreamKey, Target, Violation};
+use cepa_common::stream::{LegId, Mux, StreamKey, Target, Violation};
 use tokio::time::Sleep;
 
 use super::Shared;
@@ -162,7 +162,12 @@ impl Running {
         // Whichever leg is the only one looks.
         if let Some(grower) = &shared.grower
             && !mux.is_complete()
-            && grower.is_due(now, mux.cells_moved(), in_use)
+            && grower.is_due(
+                now,
+                mux.cells_moved(),
+                shortest(&mux, leg, self.task.rtt),
+                in_use,
+            )
         {
             drop(mux);
             grower.begin(leg, &self.task.streams, shared);
@@ -257,6 +262,12 @@ impl Running {
             buffers::prepare(&mut batch);
         }
     }
+}
+
+/// The shorter of the round trips that were measured on a leg when it was built and last.
+fn shortest(mux: &Mux, leg: LegId, built: Duration) -> Duration {
+    let last = mux.send_window(leg).and_then(SendWindow::last_rtt);
+    last.map_or(built, |last| last.min(built))
 }
 
 /// What a hop that is not the last has said: it may say only that it has lost the rest.

@@ -3,6 +3,7 @@
 
 use core::task::Waker;
 use core::time::Duration;
+use std::collections::HashMap;
 use std::time::Instant;
 
 use proptest::prelude::*;

@@ -22,6 +22,7 @@ mod pack;
 mod receive;
 mod set;
 mod state;
+mod turns;
 
 pub use leg::{Leg, LegId, MOST_LEGS};
 pub use mux::{JoinAs, Mux, MuxConfig, Owes, Request, Side};

@@ -1,13 +1,16 @@
 //! The machine: streams, credit and window of one end of a circuit.
 
 use core::task::{Context, Poll};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
+
+use rustc_hash::FxHashMap;
 
 use super::leg::{Leg, LegId, Linking, MOST_LEGS};
 use super::set::Set;
 use super::state::{Lingering, Opening, Received, Sending, Stream};
+use super::turns::Turns;
 use super::{StreamError, StreamKey, Target};
 use crate::budget::Budget;
 use crate::cell::codec::CREATE_LEN;
@@ -15,7 +18,10 @@ use crate::cell::message::{EndReason, SECRET_LEN};
 use crate::flow::CongestionControl;
 use crate::flow::window::SendWindow;
 use crate::ids::{RelayId, StreamId};
-use crate::limits::{CREDIT_EXTRA, STREAM_SEND_BUFFER, STREAMS_PER_CIRCUIT};
+use crate::limits::{
+    CREDIT_EXTRA, STREAM_SEND_BUFFER, STREAM_SEND_BUFFER_LEAST, STREAM_SEND_BUFFERS,
+    STREAMS_PER_CIRCUIT,
+};
 
 /// Which end of the circuit this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,14 +100,12 @@ pub struct Mux {
     next_leg: u32,
     pub(super) stream_window: u32,
     budget: Arc<Budget>,
-    pub(super) streams: HashMap<StreamKey, Stream>,
-    pub(super) ids: HashMap<StreamId, StreamKey>,
+    pub(super) streams: FxHashMap<StreamKey, Stream>,
+    pub(super) ids: FxHashMap<StreamId, StreamKey>,
     /// Freed ids for which grants may still arrive, until our END is acknowledged.
-    pub(super) lingering: HashMap<StreamId, Lingering>,
+    pub(super) lingering: FxHashMap<StreamId, Lingering>,
     /// Streams with something to pack, in the order of their turns.
-    pub(super) ready: VecDeque<StreamKey>,
-    /// Cells that the stream whose turn it is has filled in it.
-    pub(super) turn: u32,
+    pub(super) ready: Turns,
     /// Streams whose application has drained enough to grant more.
     pub(super) windows_due: VecDeque<StreamKey>,
     next_key: u64,
@@ -131,11 +135,10 @@ impl Mux {
             next_leg: 1,
             stream_window: config.stream_window_bytes.max(1),
             budget: config.budget,
-            streams: HashMap::new(),
-            ids: HashMap::new(),
-            lingering: HashMap::new(),
-            ready: VecDeque::new(),
-            turn: 0,
+            streams: FxHashMap::default(),
+            ids: FxHashMap::default(),
+            lingering: FxHashMap::default(),
+            ready: Turns::default(),
             windows_due: VecDeque::new(),
             next_key: 0,
             next_id: 1,
@@ -469,6 +472,7 @@ impl Mux {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<Result<usize, StreamError>> {
+        let send_buffer = self.send_buffer();
         let Some(stream) = self.streams.get_mut(&key) else {
             return Poll::Ready(Err(StreamError::CircuitLost));
         };
@@ -478,9 +482,7 @@ impl Mux {
         if stream.sending != Sending::Open {
             return Poll::Ready(Err(StreamError::Ended(EndReason::Reset)));
         }
-        let room = STREAM_SEND_BUFFER
-            .saturating_sub(stream.tx.len())
-            .min(bytes.len());
+        let room = send_buffer.saturating_sub(stream.tx.len()).min(bytes.len());
         if room == 0 && !bytes.is_empty() {
             stream.writer = Some(cx.waker().clone());
             return Poll::Pending;
@@ -546,6 +548,12 @@ impl Mux {
 
     // ---- inside ---------------------------------------------------------------
 
+    /// Bytes that a stream may have waiting to be packed.
+    pub(super) fn send_buffer(&self) -> usize {
+        let share = STREAM_SEND_BUFFERS / self.ids.len().max(1);
+        share.clamp(STREAM_SEND_BUFFER_LEAST, STREAM_SEND_BUFFER)
+    }
+
     pub(super) fn insert(&mut self, id: StreamId, target: Target, opening: Opening) -> StreamKey {
         let key = StreamKey(self.next_key);
         self.next_key += 1;
@@ -572,7 +580,7 @@ impl Mux {
             && stream.has_work()
         {
             stream.queued = true;
-            self.ready.push_back(key);
+            self.ready.add(key, &mut stream.recent);
         }
     }
 }

@@ -13,16 +13,13 @@ use crate::cell::message::{
     EndReason, FlowMessage, Host, LegMessage, MARK_LEN, MARK_MESSAGE_LEN, MESSAGE_HEAD_LEN,
     NUMBER_MESSAGE_LEN, Packer, StreamMessage,
 };
-use crate::limits::{CREDIT_GROWTH, STREAM_SEND_BUFFER};
+use crate::limits::CREDIT_GROWTH;
 
 /// Acknowledgements and grants may take so many bytes of a payload; the rest
 /// is always enough for a MARK and the longest BEGIN.
 const UNCOUNTED_ROOM: usize = 1024;
 /// A DATA that would be shorter than this waits for the next cell.
 const MIN_DATA_LEN: usize = 64;
-
-/// Cells that a stream with much to say fills before the next has its turn.
-const TURN_CELLS: u32 = 4;
 
 /// What SWITCH and MARK take: a payload with a number leaves it free, so that it can be sent again on another leg.
 const AGAIN_ROOM: usize = NUMBER_MESSAGE_LEN + MARK_MESSAGE_LEN;
@@ -240,55 +237,47 @@ impl Mux {
     /// Takes streams off the front of the queue that have nothing to pack any more.
     fn drop_idle(&mut self) {
         while let Some(key) = self.ready.front() {
-            match self.streams.get_mut(key) {
+            match self.streams.get_mut(&key) {
                 Some(stream) if !stream.closed && stream.has_work() => return,
                 Some(stream) => stream.queued = false,
                 None => {}
             }
-            self.ready.pop_front();
-            self.turn = 0;
+            self.ready.take();
         }
     }
 
     /// Gives each stream its turn until the payload, which stands at `position`, is full.
     fn pack_streams(&mut self, packer: &mut Packer<'_>, position: u64) {
+        let send_buffer = self.send_buffer();
         for _ in 0..self.ready.len() {
-            let Some(key) = self.ready.pop_front() else {
+            let Some(key) = self.ready.take() else {
                 return;
             };
             let Some(stream) = self.streams.get_mut(&key) else {
                 continue;
             };
             stream.queued = false;
+            let before = packer.used();
             let full = pack_stream(packer, stream);
+            let said = packer.used() - before;
+            self.ready.on_said(&mut stream.recent, said);
             if stream.sending == Sending::Ended {
                 stream.end_cell = position;
             }
-            if stream.tx.len() <= STREAM_SEND_BUFFER / 2
+            if stream.tx.len() <= send_buffer / 2
                 && let Some(writer) = stream.writer.take()
             {
                 writer.wake();
             }
             if full {
-                // Its turn goes on in the next cells, so that what reaches an application at once is more than a cell
-                // of it: each costs it a wake-up and a write.
                 if stream.has_work() && !stream.closed {
                     stream.queued = true;
-                    self.turn += 1;
-                    if self.turn < TURN_CELLS {
-                        self.ready.push_front(key);
-                    } else {
-                        self.turn = 0;
-                        self.ready.push_back(key);
-                    }
-                } else {
-                    self.turn = 0;
+                    self.ready.go_on(key);
                 }
                 // Its END may be what filled the payload.
                 self.close_if_over(key);
                 return;
             }
-            self.turn = 0;
             self.enqueue(key);
             self.close_if_over(key);
         }

@@ -4,6 +4,7 @@ use core::task::Waker;
 use std::sync::Arc;
 
 use super::buffer::ByteQueue;
+use super::turns::Recent;
 use crate::budget::Budget;
 use crate::cell::message::{EndReason, Host, is_name};
 use crate::ids::StreamId;
@@ -174,6 +175,8 @@ pub(super) struct Stream {
     pub(super) said_done: bool,
     /// Number of the counted cell that carried this end's END.
     pub(super) end_cell: u64,
+    /// What it has said of late.
+    pub(super) recent: Recent,
     /// Stands in the queue of streams that have something to pack.
     pub(super) queued: bool,
     /// Stands in the queue of streams whose credit is to be granted.
@@ -212,6 +215,7 @@ impl Stream {
             tx_credit: window,
             said_done: false,
             end_cell: 0,
+            recent: Recent::default(),
             queued: false,
             window_due: false,
             released: false,

@@ -1,0 +1,215 @@
+//! Whose turn it is among the streams of a circuit.
+//!
+//! A stream that has said little of late goes first, so that a key pressed, or the first bytes of a page, wait for no
+//! download on the same circuit. The others have turns of several cells: what reaches an application at once is more
+//! than a cell of it then, and each portion costs it a wake-up and a write. (The idea is that of sparse flows in
+//! FQ-CoDel, RFC 8290.)
+
+use std::collections::VecDeque;
+
+use super::StreamKey;
+
+/// Payloads that a stream with much to say fills before the next has its turn.
+const TURN_CELLS: u32 = 16;
+/// What all streams say together until what each has said counts half (2^20 bytes).
+const HALF_AFTER_BITS: u32 = 20;
+/// Whoever has said less than this of late (bytes) goes first: about one part in a hundred, too little to hold up the others.
+const LITTLE: u32 = 16 * 1024;
+
+/// What a stream has said of late.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Recent {
+    bytes: u32,
+    epoch: u64,
+}
+
+impl Recent {
+    fn at(&mut self, epoch: u64) -> &mut u32 {
+        let halvings = u32::try_from(epoch - self.epoch).unwrap_or(u32::MAX);
+        self.bytes = self.bytes.checked_shr(halvings).unwrap_or(0);
+        self.epoch = epoch;
+        &mut self.bytes
+    }
+}
+
+/// Streams with something to say, in the order of their turns.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// Whose turn it is, and goes on.
+    present: Option<StreamKey>,
+    /// Payloads that it has filled in this turn.
+    cells: u32,
+    light: VecDeque<StreamKey>,
+    heavy: VecDeque<StreamKey>,
+    /// Bytes that all have said.
+    said: u64,
+}
+
+impl Turns {
+    fn epoch(&self) -> u64 {
+        self.said >> HALF_AFTER_BITS
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.front().is_none()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.present.is_some()) + self.light.len() + self.heavy.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.present = None;
+        self.light.clear();
+        self.heavy.clear();
+    }
+
+    /// A stream that was not among them has something to say.
+    pub(super) fn add(&mut self, key: StreamKey, recent: &mut Recent) {
+        if *recent.at(self.epoch()) < LITTLE {
+            self.light.push_back(key);
+        } else {
+            self.heavy.push_back(key);
+        }
+    }
+
+    /// Who is next.
+    pub(super) fn front(&self) -> Option<StreamKey> {
+        let waiting = || self.light.front().or(self.heavy.front()).copied();
+        self.present.or_else(waiting)
+    }
+
+    /// Takes out who is next.
+    pub(super) fn take(&mut self) -> Option<StreamKey> {
+        self.present.take().or_else(|| {
+            self.cells = 0;
+            self.light.pop_front().or_else(|| self.heavy.pop_front())
+        })
+    }
+
+    /// A stream has said so many bytes.
+    pub(super) fn on_said(&mut self, recent: &mut Recent, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.said += u64::from(bytes);
+        let of_late = recent.at(self.epoch());
+        *of_late = of_late.saturating_add(bytes);
+    }
+
+    /// The stream that was taken last has filled a payload and has more to say: it goes on, or waits for its next turn.
+    pub(super) fn go_on(&mut self, key: StreamKey) {
+        self.cells += 1;
+        if self.cells < TURN_CELLS {
+            self.present = Some(key);
+        } else {
+            self.heavy.push_back(key);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const CELL: usize = 1_900;
+
+    struct World {
+        turns: Turns,
+        recent: HashMap<StreamKey, Recent>,
+    }
+
+    impl World {
+        fn new(heavy: u64) -> Self {
+            let mut world = Self {
+                turns: Turns::default(),
+                recent: HashMap::new(),
+            };
+            (0..heavy).for_each(|n| world.add(StreamKey(n)));
+            world
+        }
+
+        fn add(&mut self, key: StreamKey) {
+            self.turns.add(key, self.recent.entry(key).or_default());
+        }
+
+        /// The next payload, filled by a stream that always has more.
+        fn fill(&mut self) -> StreamKey {
+            let key = self.turns.take().unwrap();
+            let recent = self.recent.get_mut(&key).unwrap();
+            self.turns.on_said(recent, CELL);
+            self.turns.go_on(key);
+            key
+        }
+
+        fn fill_many(&mut self, payloads: usize) {
+            for _ in 0..payloads {
+                self.fill();
+            }
+        }
+    }
+
+    #[test]
+    fn streams_with_much_to_say_share_alike_in_long_turns() {
+        let mut world = World::new(5);
+        let mut cells = HashMap::<_, u32>::new();
+        let (mut changes, mut last) = (0, None);
+        for _ in 0..5 * TURN_CELLS * 20 {
+            let key = world.fill();
+            *cells.entry(key).or_default() += 1;
+            changes += u32::from(last.replace(key) != Some(key));
+        }
+        assert!(cells.values().all(|n| *n == TURN_CELLS * 20), "{cells:?}");
+        assert_eq!(changes, 5 * 20);
+    }
+
+    #[test]
+    fn who_says_little_waits_for_nobody_s_next_turn() {
+        let mut world = World::new(50);
+        world.fill_many(2_000);
+        let key = StreamKey(99);
+        for _ in 0..200 {
+            world.add(key);
+            // Whoever is at it finishes its turn.
+            let before =
+                (0..).take_while(|_| world.turns.front() != Some(key) && world.fill() != key);
+            assert!(before.count() < TURN_CELLS as usize);
+            assert_eq!(world.turns.take(), Some(key));
+            let recent = world.recent.get_mut(&key).unwrap();
+            world.turns.on_said(recent, 100);
+            world.fill_many(40);
+        }
+    }
+
+    #[test]
+    fn who_says_a_little_all_the_time_is_not_one_who_says_little() {
+        let mut world = World::new(1);
+        world.fill_many(2_000);
+        let (bulk, chatter) = (StreamKey(0), StreamKey(1));
+        let mut bytes = HashMap::<_, usize>::new();
+        world.add(chatter);
+        for _ in 0..4_000 {
+            let key = world.turns.take().unwrap();
+            let said = if key == bulk { CELL } else { CELL / 2 };
+            *bytes.entry(key).or_default() += said;
+            let recent = world.recent.get_mut(&key).unwrap();
+            world.turns.on_said(recent, said);
+            match key == bulk {
+                true => world.turns.go_on(key),
+                false => world.add(key),
+            }
+        }
+        assert!(bytes[&bulk] > 10 * bytes[&chatter], "{bytes:?}");
+    }
+
+    #[test]
+    fn what_was_said_long_ago_counts_no_more() {
+        let mut world = World::new(1);
+        world.fill_many(50);
+        let mut recent = world.recent[&StreamKey(0)];
+        assert!(*recent.at(world.turns.epoch()) >= LITTLE);
+        world.turns.said += 100 << HALF_AFTER_BITS;
+        assert_eq!(*recent.at(world.turns.epoch()), 0);
+    }
+}
