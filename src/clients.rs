@@ -157,7 +157,7 @@ pub(crate) fn handler(client: Client) -> Arc<dyn Fn(Command) -> Answer + Send + 
 fn status(client: &Client) -> Status {
     let stage = client.stage();
     let consensus = client.consensus();
-    let (circuits, clean, streams) = client.circuits().counts();
+    let counts = client.circuits().counts();
     let guards = client.circuits().guards().report();
     let guards = guards.iter().map(|guard| GuardStatus {
         nickname: client.circuits().nickname(&guard.identity),
@@ -181,9 +181,10 @@ fn status(client: &Client) -> Status {
         relays: consensus.as_ref().map(|c| c.entries().len()),
         valid_until: consensus.as_ref().map(|c| c.lifetime().valid_until),
         guards: guards.collect(),
-        circuits,
-        clean,
-        streams,
+        circuits: counts.ready,
+        clean: counts.clean,
+        paired: counts.paired,
+        streams: counts.streams,
         alarms: words(alarms),
         warnings: words(warnings),
     }

@@ -107,6 +107,9 @@ pub(crate) struct Status {
     pub(crate) circuits: usize,
     /// How many of them have carried none yet.
     pub(crate) clean: usize,
+    /// Circuits whose streams have a second leg.
+    #[serde(default)]
+    pub(crate) paired: usize,
     /// Open streams, those of retired circuits among them.
     pub(crate) streams: usize,
     /// What asks for somebody's attention.

@@ -24,14 +24,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("anna got {first} bytes, bert {second}");
     // A second fetch of Anna's goes on Anna's circuit.
     fetch(&anna, &url).await?;
-    let (circuits, clean, _) = anna.circuits().counts();
-    println!("{} circuits in use", circuits - clean);
+    let counts = anna.circuits().counts();
+    println!("{} circuits in use", counts.ready - counts.clean);
 
     // From here on Anna is somebody else, and Bert too: a new identity is the whole client's.
     println!("{} circuits retired", anna.new_identity());
     fetch(&anna, &url).await?;
-    let (circuits, clean, _) = anna.circuits().counts();
-    println!("{} circuits in use", circuits - clean);
+    let counts = anna.circuits().counts();
+    println!("{} circuits in use", counts.ready - counts.clean);
     anna.shutdown().await;
     Ok(())
 }

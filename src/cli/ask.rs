@@ -100,8 +100,8 @@ fn lines(status: &Status) -> Vec<String> {
         lines.push(format!("guard      {name} {identity} {}", guard.health));
     }
     lines.push(format!(
-        "circuits   {} ready for streams, {} of them unused; {} streams open",
-        status.circuits, status.clean, status.streams
+        "circuits   {} ready for streams, {} of them unused; {} with a second leg; {} streams open",
+        status.circuits, status.clean, status.paired, status.streams
     ));
     lines.extend(
         status
@@ -162,6 +162,7 @@ mod tests {
             }],
             circuits: 4,
             clean: 2,
+            paired: 1,
             streams: 7,
             alarms: vec!["two consensuses".to_owned()],
             warnings: Vec::new(),
@@ -170,6 +171,7 @@ mod tests {
         assert_eq!(lines[0], "ready (100 %)");
         assert!(lines[1].contains("8 relays, valid until 2030-03-17T17:46:40Z"));
         assert!(lines[2].contains("oak") && lines[2].ends_with("answers"));
+        assert!(lines[3].contains("1 with a second leg"));
         assert!(lines[3].contains("4 ready") && lines[3].contains("7 streams"));
         assert_eq!(lines[4], "ALARM      two consensuses");
     }

@@ -85,6 +85,19 @@ pub(super) struct Raised {
     pub(super) generation: u64,
 }
 
+/// What a pool holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Circuits that may take streams.
+    pub ready: usize,
+    /// Those of them that have carried none yet.
+    pub clean: usize,
+    /// Circuits whose streams have a second leg, retired ones among them.
+    pub paired: usize,
+    /// Open streams, those of retired circuits among them.
+    pub streams: usize,
+}
+
 pub(super) struct Pooled {
     pub(super) circuit: Arc<Circuit>,
     /// Whose it is, and since when; nobody's while it is clean.
@@ -233,20 +246,20 @@ impl Pool {
         self.wake.notify_one();
     }
 
-    /// Circuits that may take streams: how many, how many of them have carried none yet, and the open streams of all,
-    /// those of retired circuits among them.
-    pub fn counts(&self) -> (usize, usize, usize) {
+    /// How many circuits and streams there are.
+    pub fn counts(&self) -> Counts {
         let state = self.state();
         let live = state.circuits.iter().filter(|p| !p.circuit.is_lost());
-        let (mut ready, mut clean, mut streams) = (0, 0, 0);
+        let mut counts = Counts::default();
         for pooled in live {
-            streams += pooled.circuit.open_streams();
+            counts.streams += pooled.circuit.open_streams();
+            counts.paired += usize::from(pooled.circuit.legs() > 1);
             if pooled.circuit.generation == state.generation {
-                ready += 1;
-                clean += usize::from(pooled.owner.is_none());
+                counts.ready += 1;
+                counts.clean += usize::from(pooled.owner.is_none());
             }
         }
-        (ready, clean, streams)
+        counts
     }
 
     /// A circuit for a stream of `isolation` to `target`, none of whose exits

@@ -71,7 +71,7 @@ impl Pool {
 
     /// Says what has changed since the last look.
     pub(super) fn report(&self) {
-        let has_circuit = || self.counts().0 > 0;
+        let has_circuit = || self.counts().ready > 0;
         if !self.reporter.is_ready() && self.consensus().is_some() && has_circuit() {
             self.reporter.stage(BootstrapEvent::Ready);
         }
