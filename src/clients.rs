@@ -1,7 +1,9 @@
 //! The client half of a node: how it starts, what it shows of itself, and what its owner can ask of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
+
+use cepa_common::sync::lock;
 
 use cepa_client::circuit::isolation::IsolateBy;
 use cepa_client::circuit::legs::Multipath;
@@ -140,7 +142,7 @@ pub(crate) fn handler(client: Client) -> Arc<dyn Fn(Command) -> Answer + Send + 
     Arc::new(move |command| match command {
         Command::Status => Answer::ok(&status(&client)),
         Command::NewIdentity => {
-            let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut limit = lock(&limit);
             match limit.ask(Instant::now()) {
                 Ok(()) => Answer::ok(&NewIdentity {
                     retired: client.new_identity(),

@@ -4,13 +4,14 @@
 //! The client is one of its own. It joins the network at the first download that is wanted, as an authority is asked
 //! for its first consensus before there is any, and says "not ready" until it has.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cepa_client::circuit::legs::Multipath;
 use cepa_client::{ByHandError, Client, ClientOptions};
 use cepa_common::dir::{NetworkFile, fetch_padding};
 use cepa_common::stream::Target;
+use cepa_common::sync::lock;
 use cepa_relay::authority::{
     Carried, Download, Measure, MeasureError, MeasureFuture, MeasureOptions, OperatorList,
     OperatorListError, OperatorRules,
@@ -71,7 +72,7 @@ impl Measurer {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Joined) -> T) -> T {
-        work(&mut self.joined.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut lock(&self.joined))
     }
 
     /// The client, once there is one; starts to make one.

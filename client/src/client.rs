@@ -15,6 +15,7 @@ use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::net::tasks::Stopper;
 use cepa_common::onion::Suite;
 use cepa_common::stream::{StreamError, Target as StreamTarget, TargetHost};
+use cepa_common::sync::lock;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -378,11 +379,7 @@ impl Client {
     pub async fn shutdown(self) {
         self.shared.pool.stop();
         self.shared.pool.guards().save().await;
-        let stopper = self
-            .stopper
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take();
+        let stopper = lock(&self.stopper).take();
         if let Some(stopper) = stopper {
             stopper.stop().await;
         }

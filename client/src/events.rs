@@ -6,10 +6,11 @@
 
 use core::fmt;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use cepa_common::dir::{ConsensusConflict, UnixSecs};
 use cepa_common::ids::RelayId;
+use cepa_common::sync::lock;
 use tokio::sync::broadcast;
 
 use crate::dir::NoConsensus;
@@ -366,7 +367,7 @@ impl Default for Reporter {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn present(state: &State) -> VecDeque<BootstrapEvent> {

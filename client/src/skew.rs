@@ -1,11 +1,12 @@
 //! How wrong this computer's clock may be, by what relays say of the time (docs/protocol.md, 2.1).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cepa_common::dir::{CLOCK_SKEW_SECS, UnixSecs};
 use cepa_common::ids::RelayId;
+use cepa_common::sync::lock;
 
 use crate::dir::About;
 
@@ -74,7 +75,7 @@ struct Watched {
 impl ClockSkew {
     /// Takes a relay's word as [`SkewEstimate::observe`] does, and warns once when the clock seems to be wrong.
     pub fn observe(&self, relay: RelayId, ours: UnixSecs, theirs: UnixSecs) {
-        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = lock(&self.0);
         watched.estimate.observe(relay, ours, theirs);
         let Some(median) = watched.estimate.median() else {
             return;
@@ -89,7 +90,7 @@ impl ClockSkew {
     /// By how many seconds this computer's clock is ahead (positive) or behind (negative), as most relays say;
     /// `None` before three have spoken. Nobody has proven it: good for advice, never for a decision.
     pub fn estimate(&self) -> Option<i64> {
-        let watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = lock(&self.0);
         watched.estimate.median()
     }
 

@@ -6,8 +6,10 @@
 //! room again. Pure: it counts, and tells who waits for it to be exceeded.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+
+use crate::sync::lock;
 
 /// When a budget has been exceeded, circuits end until this much of it is used.
 const LOW_WATER_PERCENT: usize = 75;
@@ -61,7 +63,7 @@ impl Budget {
     }
 
     fn watcher(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
-        self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.watcher)
     }
 }
 

@@ -31,3 +31,4 @@ pub mod secret;
 #[cfg(feature = "net")]
 pub mod state;
 pub mod stream;
+pub mod sync;

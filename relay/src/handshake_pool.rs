@@ -2,7 +2,7 @@
 //! served in turns (protocol.md 7.2, S9, S10).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::codec::{CREATE_LEN, DestroyReason};
@@ -11,6 +11,7 @@ use cepa_common::ids::{CircId, RelayId};
 use cepa_common::limits::CREATES_WAITING;
 use cepa_common::net::inbox::Inbox;
 use cepa_common::net::switch::{AcceptCircuits, Command, Queue, Refusal};
+use cepa_common::sync::{self, lock};
 use tokio::runtime::Handle;
 
 use crate::links::WeakCore;
@@ -46,7 +47,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 
     /// The next job in turn; `None` when the pool has stopped.
@@ -71,10 +72,7 @@ impl Shared {
                 }
                 continue;
             }
-            waiting = self
-                .some
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
+            waiting = sync::wait(&self.some, waiting);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use cepa_common::dir::{Consensus, ConsensusStatus, ConsensusStore};
 use cepa_common::ids::{NetworkId, RelayId};
@@ -10,6 +10,7 @@ use cepa_common::net::establish::{self, EstablishError, NewLink};
 use cepa_common::net::link_task;
 use cepa_common::net::switch::Queue;
 use cepa_common::net::tls::Tls;
+use cepa_common::sync::lock;
 use tokio::sync::Semaphore;
 
 use crate::directory::DirectoryServer;
@@ -74,7 +75,7 @@ impl Links {
     }
 
     fn peers(&self) -> MutexGuard<'_, Peers> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.peers)
     }
 
     /// A link whose far side has proven to be `relay` (S18).

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cepa_common::limits::ACCEPT_BACKOFF;
 use cepa_common::net::establish::{self, Accepted};
+use cepa_common::sync::lock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -29,10 +30,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.by_address);
         if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -53,10 +51,7 @@ impl Admission {
 
     fn admit(&self, address: IpAddr, per_address: u32) -> Option<Place> {
         let permit = self.all.clone().try_acquire_owned().ok()?;
-        let mut counts = self
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.by_address);
         let count = counts.entry(address).or_default();
         // Loopback is one's own machine, where a whole network has one address.
         if *count >= per_address && !address.is_loopback() {

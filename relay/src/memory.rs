@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use cepa_common::budget::Budget;
@@ -15,6 +15,7 @@ use cepa_common::cell::codec::DestroyReason;
 use cepa_common::ids::CircId;
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::switch::{Command, Queue};
+use cepa_common::sync::lock;
 
 use tokio::time::sleep;
 
@@ -53,7 +54,7 @@ struct Victim {
 
 impl Memory {
     fn lock(&self) -> MutexGuard<'_, Holders> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     pub(crate) fn add_link(&self, link: &Arc<Queue>) {

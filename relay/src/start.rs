@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cepa_common::budget::Budget;
 use cepa_common::dir::{
@@ -15,6 +15,7 @@ use cepa_common::net::limit::RateLimit;
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};
 use cepa_common::state::StateError;
+use cepa_common::sync::lock;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -154,10 +155,7 @@ pub(crate) struct Core {
 impl Core {
     /// The relay's tasks, unless it is stopping.
     pub(crate) fn tasks(&self) -> Option<Tasks> {
-        self.tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.tasks).clone()
     }
 
     /// The network's parameters by the newest consensus.
@@ -432,10 +430,7 @@ impl RelayHandle {
     /// Stops accepting, ends all links and circuits, and waits until all tasks have ended.
     pub async fn shutdown(mut self) {
         if let Some(core) = self.core.take() {
-            core.tasks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            lock(&core.tasks).take();
         }
         self.stopper.stop().await;
     }

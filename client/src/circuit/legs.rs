@@ -5,7 +5,7 @@
 //! one, [`Growth`] says, which is pure; how it is had, is the pool's.
 
 use core::time::Duration;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use cepa_common::cell::message::SECRET_LEN;
@@ -13,6 +13,7 @@ use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::stream::{JoinAs, LegId};
+use cepa_common::sync::lock;
 use rand::RngExt;
 
 use super::Shared;
@@ -121,7 +122,7 @@ impl Grower {
 
     /// As [`Growth::is_due`].
     pub(super) fn is_due(&self, now: Instant, cells: u64, rtt: Duration, in_use: bool) -> bool {
-        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut growth = lock(&self.growth);
         growth.is_due(now, cells, rtt, in_use)
     }
 

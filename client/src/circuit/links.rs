@@ -1,7 +1,7 @@
 //! A client's links: one to each relay that it begins circuits at.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cepa_common::budget::Budget;
 use cepa_common::dir::Entry;
@@ -12,6 +12,7 @@ use cepa_common::net::link_task;
 use cepa_common::net::switch::{AcceptNone, Queue};
 use cepa_common::net::tasks::Tasks;
 use cepa_common::net::tls::Tls;
+use cepa_common::sync::lock;
 
 use crate::skew::ClockSkew;
 
@@ -56,7 +57,7 @@ impl Links {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
 
     fn find(&self, relay: RelayId) -> Option<Arc<Queue>> {

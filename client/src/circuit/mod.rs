@@ -23,13 +23,14 @@ pub mod timeout;
 mod upkeep;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::stream::{LegId, Target};
+use cepa_common::sync::lock;
 
 use self::legs::Grower;
 
@@ -53,7 +54,7 @@ impl Shared {
     }
 
     fn ways(&self) -> MutexGuard<'_, Vec<(LegId, Vec<RelayId>)>> {
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ways)
     }
 
     /// A leg has its task.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use cepa_common::dir::{Consensus, Entry, Params};
@@ -10,6 +10,7 @@ use cepa_common::ids::{HopIndex, NetworkId, RelayId};
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::tasks::Tasks;
 use cepa_common::stream::LegId;
+use cepa_common::sync::lock;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -185,7 +186,7 @@ impl Pool {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The newest consensus, while it may be used.

@@ -1,12 +1,13 @@
 //! The one owner of a client's guard machine: gives it time and consensuses, and keeps it on disk.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use cepa_common::dir::{Clock, Consensus, Entry};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::state::record::{self, Generation};
+use cepa_common::sync::{get_mut, lock};
 use tokio::sync::Notify;
 
 use super::bias::{self, BiasLedger, Suspicion};
@@ -90,14 +91,14 @@ impl Keeper {
 
     /// The same guards under the owner's rules.
     pub fn with_rules(mut self, rules: Arc<PeerRules>) -> Self {
-        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let kept = get_mut(&mut self.kept);
         kept.set.set_in_use(rules.guards.map(usize::from));
         self.rules = rules;
         self
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 
     fn now(&self) -> Now {

@@ -1,13 +1,14 @@
 //! Descriptors that verified before: of ten thousand in a vote, hardly any is new.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
 
 use super::consensus::MAX_ENTRIES;
 use super::{DocError, SignedDescriptor};
 use crate::ids::NetworkId;
+use crate::sync::lock;
 
 /// Descriptors of one network by SHA-256 of the whole document, signature included. What was not asked for while as
 /// many others were as a vote may list is forgotten. Safe to share: what it answers depends on the bytes alone.
@@ -70,7 +71,7 @@ impl DescriptorCache {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Generations> {
         // Each change is whole: a panic elsewhere leaves nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -11,13 +11,13 @@ use rand_core::CryptoRng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, watch};
 
-use super::queue::lock;
 use super::switch::payload_mut;
 use crate::cell::codec::{self, Cell, CircuitCommand};
 use crate::cell::message::EndReason;
 use crate::cell::{Body, CELL_LEN};
 use crate::ids::CircId;
 use crate::stream::{JoinAs, Leg, LegId, Mux, StreamError, StreamKey, Target};
+use crate::sync::lock;
 
 /// Cells packed under one hold of the streams' lock.
 const FILL_CELLS: usize = 128;

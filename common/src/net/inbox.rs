@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use super::buffers;
-use super::queue::{PushError, lock};
+use super::queue::PushError;
 use crate::budget::{Budget, Charge};
 use crate::cell::CELL_LEN;
 use crate::cell::codec::{CREATED_LEN, DestroyReason};
 use crate::ids::CircId;
+use crate::sync::lock;
 
 /// What has come for a circuit's end.
 #[derive(Default)]

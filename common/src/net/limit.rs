@@ -5,8 +5,10 @@
 //! ahead how much a read will give, and the sum over time is right all the same. A link that waits does not read, and
 //! TCP tells the far side to wait too.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
+
+use crate::sync::lock;
 
 use tokio::time::Instant;
 
@@ -59,7 +61,7 @@ impl RateLimit {
             Way::Read => &self.reads,
             Way::Write => &self.writes,
         };
-        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = lock(bucket);
         let passed = now.saturating_duration_since(bucket.at);
         bucket.at = bucket.at.max(now);
         let filled = bucket.level_ns + passed.as_nanos().cast_signed();

@@ -6,7 +6,7 @@
 
 use core::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::Notify;
@@ -17,15 +17,10 @@ use crate::cell::CELL_LEN;
 use crate::cell::codec::Cell;
 use crate::ids::CircId;
 use crate::limits::{RECENT_HALF_LIFE, TURN_CELLS};
+use crate::sync::lock;
 
 /// Half-lives after which counts are put on a new scale; far from where a float loses anything.
 const MOST_HALF_LIVES: f64 = 256.0;
-
-/// Locks, and goes on with what is there if a holder panicked: every change
-/// under these locks is complete in itself.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A push that was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cepa_common::ids::RelayId;
+use cepa_common::sync::lock;
 use tokio::sync::Notify;
 
 /// Uploads at once of one author's votes: several others pass each vote on.
@@ -26,7 +27,7 @@ impl VoteSlots {
     /// A place for a vote of this author.
     pub(crate) fn take(self: &Arc<Self>, author: RelayId) -> Slot {
         let upload = Arc::new(Upload::default());
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         let uploads = all.entry(author).or_default();
         if uploads.len() >= SLOTS_PER_AUTHOR {
             let brought = |upload: &Arc<Upload>| upload.received.load(Ordering::Relaxed);
@@ -66,7 +67,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut all = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.slots.0);
         if let Some(uploads) = all.get_mut(&self.author) {
             uploads.retain(|upload| !Arc::ptr_eq(upload, &self.upload));
             if uploads.is_empty() {

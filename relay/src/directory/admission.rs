@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use cepa_common::dir::Params;
+use cepa_common::sync::lock;
 
 /// Addresses remembered; beyond it the strangers share one bucket.
 const MAX_ADDRESSES: usize = 16_384;
@@ -54,7 +55,7 @@ impl Drop for Place<'_> {
 
 impl Admission {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// A place for a connection, and whether it is one that may be served documents; none at twice the bound.

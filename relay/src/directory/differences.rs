@@ -1,10 +1,11 @@
 //! Differences to the newest consensus, each made once, a few at a time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use cepa_common::dir::{Consensus, Digest, diff};
+use cepa_common::sync::lock;
 use tokio::sync::{OnceCell, Semaphore};
 
 /// Differences held; a relay holds at most 320 consensuses, and clients come from a few of them.
@@ -43,7 +44,7 @@ impl Differences {
     }
 
     fn slot(&self, from: Digest, to: Digest) -> Option<Slot> {
-        let mut held = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.slots);
         let (newest, slots) = &mut *held;
         if *newest != Some(to) {
             *newest = Some(to);
@@ -70,10 +71,6 @@ impl Differences {
 
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
-        self.slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .1
-            .len()
+        lock(&self.slots).1.len()
     }
 }

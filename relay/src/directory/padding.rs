@@ -9,7 +9,9 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use cepa_common::sync::lock;
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -41,7 +43,7 @@ pub(super) struct Places(Arc<Mutex<Taken>>);
 
 impl Places {
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn take(&self, now: Instant) -> Option<Place> {

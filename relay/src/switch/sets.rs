@@ -1,11 +1,12 @@
 //! Which circuits that end here carry streams together (docs/protocol.md, 5.20 and 5.21).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use cepa_common::cell::message::SECRET_LEN;
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::stream::{JoinAs, LegId};
+use cepa_common::sync::lock;
 use sha2::{Digest, Sha256};
 
 /// Sets by the hash of their secret: how long a look takes tells nothing about a secret, and none stays in memory.
@@ -36,7 +37,7 @@ impl Sets {
         streams: &Arc<Streams>,
     ) -> Option<Entered> {
         let name: [u8; 32] = Sha256::digest(secret).into();
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.0);
         let set = table.sets.get(&name).and_then(Weak::upgrade);
         match set.filter(|set| !set.mux().is_lost()) {
             None if leg == LegId::FIRST => {
