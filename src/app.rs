@@ -24,6 +24,7 @@ use crate::measure::{self, Measurer};
 
 use cepa_common::dir::{Consensus, NetworkFile, NetworkHandle, RevisionStore};
 pub(crate) use cepa_common::dir::{ExitPolicy, local_network_params};
+use cepa_common::world::{blocking, random};
 pub(crate) use ed25519_dalek::SigningKey;
 use {cepa_client as client, cepa_relay as relay};
 
@@ -287,7 +288,7 @@ async fn peer_rules(settings: &config::Client) -> Result<PeerRules, AppError> {
         hint: PEERS_HINT,
     };
     let geoip = match settings.geoip.clone() {
-        Some(path) => tokio::task::spawn_blocking(move || GeoIp::open(&path))
+        Some(path) => blocking::run(move || GeoIp::open(&path))
             .await
             .map_err(|error| mismatch(error.to_string()))?
             .map(Some)
@@ -324,7 +325,7 @@ pub(crate) const IDENTITY_KEY: &str = "identity";
 /// Makes the identity of a new relay in the state directory `state`.
 pub(crate) fn new_relay(state: &Path, trust: Trust) -> Result<RelayId, AppError> {
     let state = StateDir::open(state, trust)?;
-    let secret = state.load_or_create_key(IDENTITY_KEY, KeyKind::Identity, &mut rand::rng())?;
+    let secret = state.load_or_create_key(IDENTITY_KEY, KeyKind::Identity, &mut random::rng())?;
     Ok(RelayId(
         SigningKey::from_bytes(secret.expose())
             .verifying_key()
@@ -342,7 +343,7 @@ fn relay_options(
     let Some(settings) = &config.relay else {
         return Ok(None);
     };
-    let mut rng = rand::rng();
+    let mut rng = random::rng();
     let identity = crate::identity::of_relay(settings, &network.newest(), state, &mut rng)?;
     // A suite is a property of an onion key: another suite is another key (docs/protocol.md, 3.2).
     let onion_keys = relay::keys::ring::OnionKeyOptions {

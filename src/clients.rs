@@ -1,9 +1,9 @@
 //! The client half of a node: how it starts, what it shows of itself, and what its owner can ask of it.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use cepa_common::sync::lock;
+use cepa_common::world::steady;
 
 use cepa_client::circuit::isolation::IsolateBy;
 use cepa_client::circuit::legs::Multipath;
@@ -143,7 +143,7 @@ pub(crate) fn handler(client: Client) -> Arc<dyn Fn(Command) -> Answer + Send + 
         Command::Status => Answer::ok(&status(&client)),
         Command::NewIdentity => {
             let mut limit = lock(&limit);
-            match limit.ask(Instant::now()) {
+            match limit.ask(steady::now()) {
                 Ok(()) => Answer::ok(&NewIdentity {
                     retired: client.new_identity(),
                 }),

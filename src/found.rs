@@ -10,6 +10,7 @@ use cepa_common::secret::Secret;
 use cepa_common::state::{
     KeyKind, StateDir, Trust, load_or_create_key, make_private_dir, save_key, write_whole,
 };
+use cepa_common::world::random;
 use ed25519_dalek::SigningKey;
 use rand::Rng;
 
@@ -26,7 +27,7 @@ pub(crate) fn new_authority(
     trust: Trust,
 ) -> Result<(Authority, SigningKey), AppError> {
     let identity = new_relay(state, trust)?;
-    let mut rng = rand::rng();
+    let mut rng = random::rng();
     let signing_key = match offline {
         Some(dir) => {
             make_private_dir(dir, trust)?;
@@ -57,7 +58,7 @@ pub(crate) fn certify(
 ) -> Result<PathBuf, AppError> {
     make_private_dir(dir, Trust::Everyone)?;
     let name = config::Authority::default().signing_key;
-    let mut rng = rand::rng();
+    let mut rng = random::rng();
     let mut secret = Secret::zeroed();
     rng.fill_bytes(secret.expose_mut());
     let key = SigningKey::from_bytes(secret.expose())

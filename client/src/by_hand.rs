@@ -5,10 +5,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
+use cepa_common::world::steady;
 use tokio::time::timeout;
 
 use crate::circuit::Circuit;
@@ -131,7 +131,7 @@ impl Client {
         let mut reports = Vec::new();
         let mut circuit = None;
         for hop in hops {
-            let started = Instant::now();
+            let started = steady::now();
             let builder = match &mut circuit {
                 None if guarded => {
                     let begun = self.circuits().begin_at_guard(hop).await;

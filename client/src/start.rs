@@ -8,6 +8,7 @@ use cepa_common::dir::{Clock, Dial, NetworkHandle, Reviser, RevisionStore, revis
 use cepa_common::net::establish;
 use cepa_common::net::tasks::tasks;
 use cepa_common::net::tls::Tls;
+use cepa_common::world::blocking;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -109,7 +110,7 @@ impl Client {
         }));
         let (network_id, state_dir) = (network.network_id(), options.state_dir);
         let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
-        let guards = tokio::task::spawn_blocking(load).await;
+        let guards = blocking::run(load).await;
         let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
         let guards = Arc::new(guards.with_rules(rules.clone()));
         tasks.spawn(guards.clone().write_changes());

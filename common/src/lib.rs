@@ -32,3 +32,5 @@ pub mod secret;
 pub mod state;
 pub mod stream;
 pub mod sync;
+#[cfg(feature = "net")]
+pub mod world;

@@ -12,6 +12,7 @@ use cepa_common::limits::CREATES_WAITING;
 use cepa_common::net::inbox::Inbox;
 use cepa_common::net::switch::{AcceptCircuits, Command, Queue, Refusal};
 use cepa_common::sync::{self, lock};
+use cepa_common::world::{random, steady};
 use tokio::runtime::Handle;
 
 use crate::links::WeakCore;
@@ -154,7 +155,7 @@ impl Job {
             &keys,
             &self.message,
             params,
-            &mut rand::rng(),
+            &mut random::rng(),
         );
         let (suite, keys, reply, _) = match answer {
             Ok(answer) => answer,
@@ -217,7 +218,7 @@ impl AcceptCircuits for Acceptor {
             peer: self.peer,
             circ,
             message: Box::new(*message),
-            since: Instant::now(),
+            since: steady::now(),
         };
         pool.pool.submit(job).map_err(Refusal::Destroy)
     }

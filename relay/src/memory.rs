@@ -16,6 +16,7 @@ use cepa_common::ids::CircId;
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::switch::{Command, Queue};
 use cepa_common::sync::lock;
+use cepa_common::world::steady;
 
 use tokio::time::sleep;
 
@@ -123,7 +124,7 @@ pub(crate) async fn keep_within_budget(core: WeakCore, budget: Arc<Budget>) {
         poll_fn(|cx| budget.poll_exceeded(cx)).await;
         let Some(core) = core.upgrade() else { return };
         if logged.is_none_or(|at: Instant| at.elapsed() > LOG_EVERY) {
-            logged = Some(Instant::now());
+            logged = Some(steady::now());
             tracing::warn!(
                 used = budget.used(),
                 "more is queued than the memory limit allows; circuits that nobody reads are ended"

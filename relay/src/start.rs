@@ -16,6 +16,7 @@ use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};
 use cepa_common::state::StateError;
 use cepa_common::sync::lock;
+use cepa_common::world::random;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -223,7 +224,7 @@ impl Relay {
         ring.turn(
             clock.now_secs(),
             &network.newest().params(),
-            &mut rand::rng(),
+            &mut random::rng(),
         )?;
         let (onion_keys_sender, onion_keys) = watch::channel(ring.snapshot());
         let queue = options.authority.as_ref().map(|_| authority_queue());

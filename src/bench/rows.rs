@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use cepa_common::world::steady;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -267,11 +269,7 @@ impl Field {
         };
         let load = Load::start(way, bulk, self.sunk.clone()).await?;
         sleep(self.warm_up).await;
-        let (cpu, bytes, begun) = (
-            usage::processor_seconds(roles),
-            load.bytes(),
-            Instant::now(),
-        );
+        let (cpu, bytes, begun) = (usage::processor_seconds(roles), load.bytes(), steady::now());
         sleep(self.duration).await;
         let took = begun.elapsed().as_secs_f64();
         let moved = (load.bytes() - bytes) as f64;
@@ -300,7 +298,7 @@ impl Field {
         if of != Of::New {
             first_byte(way).await?;
         }
-        let (begun, mut took) = (Instant::now(), Vec::new());
+        let (begun, mut took) = (steady::now(), Vec::new());
         while begun.elapsed() < self.duration && took.len() < MAX_REQUESTS {
             let way = if of == Of::New {
                 way.with_new_user()
@@ -314,7 +312,7 @@ impl Field {
 
     async fn circuits(&self) -> io::Result<Vec<Value>> {
         let cpu = usage::processor_seconds(&self.roles);
-        let begun = Instant::now();
+        let begun = steady::now();
         let mut workers = JoinSet::new();
         for _ in 0..AT_ONCE {
             let (way, duration) = (self.network, self.duration);
@@ -357,9 +355,9 @@ impl Field {
         let mut stream = way.open(Wish::Echo).await?;
         let _load = Load::start(way, Bulk::new(false, BESIDE), self.sunk.clone()).await?;
         sleep(self.warm_up).await;
-        let (begun, mut took) = (Instant::now(), Vec::new());
+        let (begun, mut took) = (steady::now(), Vec::new());
         while begun.elapsed() < self.duration {
-            let sent = Instant::now();
+            let sent = steady::now();
             echo(&mut stream).await?;
             took.push(sent.elapsed().as_secs_f64() * 1e3);
             sleep(PING_PAUSE).await;
@@ -380,7 +378,7 @@ fn times(mut took: Vec<f64>) -> Vec<Value> {
 
 /// From the start of the connection to the first byte of the answer (ms).
 async fn first_byte(way: Way) -> io::Result<f64> {
-    let begun = Instant::now();
+    let begun = steady::now();
     let mut stream = way.open(Wish::Byte).await?;
     timeout(ANSWER_DEADLINE, stream.read_u8()).await??;
     Ok(begun.elapsed().as_secs_f64() * 1e3)

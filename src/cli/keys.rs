@@ -13,6 +13,7 @@ use cepa_common::state::{
     KeyKind, StateError, Trust, create_key, erase_key, load_key, load_or_create_key,
     make_private_dir, write_whole,
 };
+use cepa_common::world::random;
 use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
 
@@ -188,7 +189,7 @@ fn state_error(error: StateError) -> CliError {
 /// Makes the key of a file that is kept off line.
 fn new_key(path: &Path, kind: KeyKind) -> Result<(), CliError> {
     free(path)?;
-    let secret = create_key(path, kind, &mut rand::rng()).map_err(state_error)?;
+    let secret = create_key(path, kind, &mut random::rng()).map_err(state_error)?;
     say(&format!("{}", public(&secret)));
     super::output::note(&format!(
         "the {} is in {}: keep it off line, and a copy",
@@ -280,7 +281,7 @@ impl Link {
             let _lock = cepa_common::state::StateLock::acquire(&state).map_err(state_error)?;
             erase_key(&keys.join(LINK_KEY)).map_err(state_error)?;
         }
-        let (trust, mut rng) = (Trust::OwnerOnly, rand::rng());
+        let (trust, mut rng) = (Trust::OwnerOnly, random::rng());
         let secret = load_or_create_key(&keys, LINK_KEY, KeyKind::Link, trust, &mut rng);
         say(&format!("{}", public(&secret.map_err(state_error)?)));
         Ok(())

@@ -18,7 +18,9 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use cepa_common::world::steady;
 
 pub(crate) use plan::Shape;
 pub(crate) use workdir::Workdir;
@@ -93,7 +95,7 @@ pub(crate) async fn run(
     } else {
         Network::Here(Box::default())
     };
-    let begun = Instant::now();
+    let begun = steady::now();
     let started = tokio::select! {
         cause = stop.requested() => Err(cause),
         layout = Box::pin(start(&mut network, &shape, processes, dir)) => Ok(layout),

@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use cepa_common::world::random;
+
 use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -41,7 +43,7 @@ pub(super) async fn until_through(socks: SocketAddr) -> Result<(), CliError> {
 /// One stream to the target: it must bring back what was sent and then end.
 async fn attempt(socks: SocketAddr, target: SocketAddr) -> io::Result<()> {
     let (user, nonce): ([u8; 8], [u8; 32]) = {
-        let mut rng = rand::rng();
+        let mut rng = random::rng();
         (rng.random(), rng.random())
     };
     let mut stream = TcpStream::connect(socks).await?;

@@ -1,7 +1,7 @@
 //! Telescoping: a circuit is built hop by hop, each through those before.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cepa_common::budget::Budget;
 use cepa_common::cell::codec::{self, CREATED_LEN, Cell, CircuitCommand, DestroyReason};
@@ -18,6 +18,7 @@ use cepa_common::net::inbox::{Arrived, Inbox};
 use cepa_common::net::switch::{Command, Queue, payload, payload_mut};
 use cepa_common::onion::{ClientLayers, OpenFailed, SealError, TooManyHops};
 use cepa_common::stream::{LegId, Mux, MuxConfig, Side, Target, Violation};
+use cepa_common::world::{random, steady};
 
 use super::links::Links;
 
@@ -184,7 +185,7 @@ impl Builder {
         let Some(key) = mux.open(Target::Directory) else {
             return Err(BuildError::Length);
         };
-        let started = Instant::now();
+        let started = steady::now();
         self.say_all(&mut mux)?;
         self.hear_into(&mut mux).await?;
         let round_trip = started.elapsed();
@@ -244,7 +245,7 @@ impl Builder {
             },
         };
         let hop = HopIndex(self.layers.len() as u8);
-        ClientHandshake::start(&context, ClientParams::default(), &mut rand::rng())
+        ClientHandshake::start(&context, ClientParams::default(), &mut random::rng())
             .map_err(|error| BuildError::Handshake { hop, error })
     }
 
@@ -281,7 +282,7 @@ impl Builder {
         codec::write_circuit_head(&mut cell, circ, CircuitCommand::Relay);
         let hop = self.last_hop();
         self.layers
-            .seal(hop, codec::body_mut(&mut cell), &mut rand::rng())?;
+            .seal(hop, codec::body_mut(&mut cell), &mut random::rng())?;
         let pushed = self.link.push(circ, &cell);
         pushed.map_err(|_| BuildError::Destroyed(DestroyReason::Unreachable))
     }
@@ -302,8 +303,8 @@ impl Builder {
         let mut cell = [0; CELL_LEN];
         while mux.fill(
             LegId::FIRST,
-            Instant::now(),
-            &mut rand::rng(),
+            steady::now(),
+            &mut random::rng(),
             payload_mut(codec::body_mut(&mut cell)),
         ) {
             self.send(cell)?;
@@ -339,7 +340,7 @@ impl Builder {
 
     async fn hear_into(&mut self, mux: &mut Mux) -> Result<(), BuildError> {
         let payload = self.hear().await?;
-        match self.legal(mux.on_inward(LegId::FIRST, Instant::now(), &payload))? {
+        match self.legal(mux.on_inward(LegId::FIRST, steady::now(), &payload))? {
             Some(reason) => Err(BuildError::Truncated {
                 hop: self.last_hop(),
                 reason,

@@ -14,6 +14,7 @@ use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::stream::{JoinAs, LegId};
 use cepa_common::sync::lock;
+use cepa_common::world::{random, steady};
 use rand::RngExt;
 
 use super::Shared;
@@ -116,7 +117,7 @@ impl Grower {
             growth: Mutex::new(Growth::new(pool.multipath())),
             rule,
             generation,
-            secret: rand::rng().random(),
+            secret: random::rng().random(),
         }
     }
 
@@ -165,13 +166,13 @@ impl Grower {
 
 /// Waits until the first leg's far end knows of the set.
 async fn linked(streams: &Weak<Streams>) -> Option<Arc<Streams>> {
-    let until = Instant::now() + LINK_PATIENCE;
+    let until = steady::now() + LINK_PATIENCE;
     loop {
         let held = streams.upgrade()?;
         if held.mux().is_linked() {
             return Some(held);
         }
-        if held.mux().is_lost() || Instant::now() > until {
+        if held.mux().is_lost() || steady::now() > until {
             return None;
         }
         drop(held);

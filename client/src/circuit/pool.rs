@@ -11,6 +11,7 @@ use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::tasks::Tasks;
 use cepa_common::stream::LegId;
 use cepa_common::sync::lock;
+use cepa_common::world::{random, steady};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -170,7 +171,7 @@ impl Pool {
                 circuits: Vec::new(),
                 health: Health::new(),
                 times: BuildTimes::new(),
-                predictor: Predictor::new(Instant::now()),
+                predictor: Predictor::new(steady::now()),
                 selector: None,
                 building: HashMap::new(),
                 stopped: false,
@@ -220,7 +221,7 @@ impl Pool {
         let mut state = self.state();
         let of_before = state.generation;
         state.generation += 1;
-        state.predictor = Predictor::new(Instant::now());
+        state.predictor = Predictor::new(steady::now());
         let live =
             |pooled: &&Pooled| !pooled.circuit.is_lost() && pooled.circuit.generation == of_before;
         let retired = state.circuits.iter().filter(live).count();
@@ -274,7 +275,7 @@ impl Pool {
         let wanted = wanted.into();
         self.state()
             .predictor
-            .on_asked(wanted.target, Instant::now());
+            .on_asked(wanted.target, steady::now());
         if let Some(circuit) = self.find(isolation, wanted, avoid) {
             return Ok(circuit);
         }
@@ -292,7 +293,7 @@ impl Pool {
                 .build(Purpose::Data, wanted, avoid)
                 .await
                 .inspect(|circuit| {
-                    let owner = Some((isolation.clone(), Instant::now()));
+                    let owner = Some((isolation.clone(), steady::now()));
                     self.hold(circuit.clone(), owner);
                 }),
         };
@@ -355,7 +356,7 @@ impl Pool {
             .circuits
             .iter_mut()
             .find(|p| p.owner.is_none() && fits(p) && self.suits(wanted, p.circuit.exit()))?;
-        clean.owner = Some((isolation.clone(), Instant::now()));
+        clean.owner = Some((isolation.clone(), steady::now()));
         let circuit = clean.circuit.clone();
         drop(state);
         self.wake.notify_one();
@@ -434,7 +435,7 @@ impl Pool {
             let choice = self.guards.pick(purpose, &fits);
             choice.map(|choice| choice.identity)
         };
-        let avoided = self.state().health.avoided(Instant::now());
+        let avoided = self.state().health.avoided(steady::now());
         // The only hop is no guard, so that it is the first hop to avoid.
         let alone = self.rules.hops == 1;
         let avoid = |relay: &RelayId| avoid(relay) || (alone && not_first(relay));
@@ -445,11 +446,11 @@ impl Pool {
         request.hops = usize::from(self.rules.hops);
         request.guard = Some(&guard);
         request.exclude = &careful;
-        if let Ok(path) = selector.choose(&mut rand::rng(), &request) {
+        if let Ok(path) = selector.choose(&mut random::rng(), &request) {
             return Ok(path);
         }
         request.exclude = &avoid;
-        Ok(selector.choose(&mut rand::rng(), &request)?)
+        Ok(selector.choose(&mut random::rng(), &request)?)
     }
 
     /// Builds a circuit whose first hop is a guard, and tells the guards how it went. `None` when the circuit is
@@ -562,7 +563,7 @@ impl Pool {
         on_hop(1);
         let mut rtt = Duration::ZERO;
         for (number, next) in (2..).zip(&hops[1..]) {
-            let asked = Instant::now();
+            let asked = steady::now();
             self.go_on(&mut builder, next).await?;
             rtt = asked.elapsed();
             on_hop(number);
@@ -592,7 +593,7 @@ impl Pool {
             streams,
             hops,
             exit,
-            built: Instant::now(),
+            built: steady::now(),
             generation,
             shared,
         }))
@@ -648,7 +649,7 @@ impl Pool {
             // Any of them may have swallowed it.
             CircuitEnd::Silent | CircuitEnd::Tampered(_) | CircuitEnd::Violation(_) => hops,
         };
-        let (mut state, now) = (self.state(), Instant::now());
+        let (mut state, now) = (self.state(), steady::now());
         for suspect in suspects {
             state.health.on_failed(*suspect, now);
         }

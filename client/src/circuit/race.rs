@@ -1,10 +1,11 @@
 //! Building a circuit in time: a second attempt is begun beside a slow one, and the first to be done is taken.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::{HopIndex, RelayId};
+use cepa_common::world::steady;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Circuit;
@@ -48,7 +49,7 @@ impl Pool {
         let (mut begun, mut running, mut failures) = (0, 0, 0);
         let mut last = CircuitError::NoConsensus;
         let mut entries: Vec<RelayId> = Vec::new();
-        let mut next_at = Instant::now();
+        let mut next_at = steady::now();
         loop {
             if self.state().stopped {
                 return Err(CircuitError::Stopping);
@@ -65,7 +66,7 @@ impl Pool {
                         Err(error) => {
                             tracing::debug!(%error, "a circuit was not built; trying another path");
                             failures += 1;
-                            next_at = Instant::now() + pause_after(failures);
+                            next_at = steady::now() + pause_after(failures);
                             last = error.into();
                         }
                     }
@@ -83,7 +84,7 @@ impl Pool {
                         Err(error) if running == 0 => return Err(error),
                         Err(_) => Vec::new(),
                     };
-                    next_at = Instant::now() + self.state().times.slow_after();
+                    next_at = steady::now() + self.state().times.slow_after();
                     let Some(first) = hops.first() else { continue };
                     entries.push(first.identity);
                     (begun, running) = (begun + 1, running + 1);
@@ -102,7 +103,7 @@ impl Pool {
         permit: OwnedSemaphorePermit,
         outcomes: mpsc::Sender<Outcome>,
     ) {
-        let began = Instant::now();
+        let began = steady::now();
         let limit = self.state().times.lost_after();
         let built = tokio::time::timeout(limit, self.build_at_guard(&hops, rule)).await;
         drop(permit);
@@ -115,7 +116,7 @@ impl Pool {
             }),
         };
         {
-            let (mut state, now) = (self.state(), Instant::now());
+            let (mut state, now) = (self.state(), steady::now());
             match &outcome {
                 Ok(circuit) => {
                     state.times.on_built(began.elapsed());

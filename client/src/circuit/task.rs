@@ -16,6 +16,7 @@ use cepa_common::net::queue::PushError;
 use cepa_common::net::switch::{Command, Queue, payload};
 use cepa_common::onion::{ClientLayers, OpenFailed};
 use cepa_common::stream::{LegId, Mux, StreamKey, Target, Violation};
+use cepa_common::world::{random, steady};
 use tokio::time::Sleep;
 
 use super::Shared;
@@ -64,7 +65,7 @@ pub(crate) struct CircuitTask {
 impl CircuitTask {
     /// Runs the circuit until it has ended.
     pub(crate) async fn run(self) -> CircuitEnd {
-        let liveness = Liveness::new(Instant::now(), self.rtt);
+        let liveness = Liveness::new(steady::now(), self.rtt);
         let mut running = Running {
             task: self,
             liveness,
@@ -149,7 +150,7 @@ impl Running {
         if doubted {
             self.liveness.doubt();
         }
-        let now = Instant::now();
+        let now = steady::now();
         let mut mux = self.task.streams.mux();
         let in_use = mux.open_streams() > 0;
         if !self.watching && in_use {
@@ -205,7 +206,7 @@ impl Running {
     }
 
     fn on_cells(&mut self, cells: &mut [u8]) -> Result<(), CircuitEnd> {
-        let now = Instant::now();
+        let now = steady::now();
         if !cells.is_empty() {
             self.heard(now);
         }
@@ -240,11 +241,11 @@ impl Running {
     fn send(&mut self) -> Result<(), CircuitEnd> {
         let task = &mut self.task;
         let last = HopIndex((task.layers.len() - 1) as u8);
-        let mut rng = rand::rng();
+        let mut rng = random::rng();
         let mut batch = buffers::take();
         loop {
             let streams = &task.streams;
-            let more = streams.fill(task.leg, Instant::now(), &mut rng, task.circ, &mut batch);
+            let more = streams.fill(task.leg, steady::now(), &mut rng, task.circ, &mut batch);
             if !batch.is_empty() {
                 let layers = &mut task.layers;
                 for_each_body(&mut batch, |body| layers.seal(last, body, &mut rng))

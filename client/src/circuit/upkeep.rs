@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use cepa_common::world::steady;
+
 use super::pool::Pool;
 use crate::events::BootstrapEvent;
 use crate::guard::Purpose;
@@ -84,7 +86,7 @@ impl Pool {
         if clean.len() >= READY_MOST {
             return None;
         }
-        let mut expected = state.predictor.expected(Instant::now());
+        let mut expected = state.predictor.expected(steady::now());
         expected.find(|target| {
             let ready = clean
                 .iter()
@@ -130,7 +132,7 @@ struct Surroundings {
 impl Surroundings {
     fn now(relay: Option<SocketAddr>) -> Self {
         Self {
-            steady: Instant::now(),
+            steady: steady::now(),
             wall: SystemTime::now(),
             address: relay.and_then(local_address),
         }

@@ -8,6 +8,7 @@ use cepa_common::dir::{
     SignedConsensus, UnixSecs,
 };
 use cepa_common::state::{StateError, record};
+use cepa_common::world::blocking;
 
 /// What the files say that they are.
 const CONSENSUS: &str = "consensus";
@@ -68,7 +69,7 @@ impl Cache {
     ) -> (Option<Arc<Consensus>>, Option<Mark>) {
         let (cache, network) = (self.clone(), network.clone());
         let load = move || cache.load_blocking(&network);
-        tokio::task::spawn_blocking(load).await.unwrap_or_default()
+        blocking::run(load).await.unwrap_or_default()
     }
 
     fn load_blocking(&self, network: &NetworkHandle) -> (Option<Arc<Consensus>>, Option<Mark>) {
@@ -103,7 +104,7 @@ impl Cache {
             record::save(&cache.consensus, CONSENSUS, consensus.bytes())?;
             record::save(&cache.mark, MARK, &Mark::of(&consensus).encode())
         };
-        match tokio::task::spawn_blocking(write).await {
+        match blocking::run(write).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "consensus cannot be written to disk"),
             Err(error) => tracing::warn!(%error, "writing the consensus failed"),

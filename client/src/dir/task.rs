@@ -8,6 +8,7 @@ use cepa_common::dir::{
     Backoff, Clock, Consensus, ConsensusConflict, Dial, Lifetime, NetworkHandle, UnixSecs,
     random_below,
 };
+use cepa_common::world::random;
 use rand::Rng;
 use tokio::sync::watch;
 
@@ -226,7 +227,7 @@ impl DirectoryTask {
                     } else {
                         &mut idle
                     };
-                    let wait = backoff.next(&mut rand::rng());
+                    let wait = backoff.next(&mut random::rng());
                     // All who could be asked are busy, and have said for how long.
                     wait.max(self.all_busy.take().unwrap_or_default())
                 }
@@ -264,7 +265,7 @@ impl DirectoryTask {
         let now_ms = self.config.clock.now_ms();
         let held = self.held.as_ref();
         let held = held.filter(|held| held.is_usable(now_ms / 1_000))?;
-        until_next(held.lifetime(), now_ms, &mut rand::rng())
+        until_next(held.lifetime(), now_ms, &mut random::rng())
     }
 
     /// Shows the consensus held while it may be used, and nothing else.
@@ -314,7 +315,7 @@ impl DirectoryTask {
             failed_rounds,
             rules: &self.config.rules,
         };
-        let sources = choice.sources(&mut self.distrust, &mut rand::rng());
+        let sources = choice.sources(&mut self.distrust, &mut random::rng());
         if sources.is_empty() {
             self.all_busy = self.distrust.until_free();
             return false;
@@ -343,7 +344,7 @@ impl DirectoryTask {
             self.distrust.blame(who);
         }
         for (who, wanted) in outcome.busy.drain(..) {
-            self.distrust.leave_alone(who, wanted, &mut rand::rng());
+            self.distrust.leave_alone(who, wanted, &mut random::rng());
         }
         if let Some(conflict) = outcome.conflict.take() {
             self.raise(conflict);

@@ -8,6 +8,7 @@ use cepa_common::dir::{Clock, Consensus, Entry};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::state::record::{self, Generation};
 use cepa_common::sync::{get_mut, lock};
+use cepa_common::world::{blocking, random, steady};
 use tokio::sync::Notify;
 
 use super::bias::{self, BiasLedger, Suspicion};
@@ -81,7 +82,7 @@ impl Keeper {
                 consensus: None,
             }),
             clock,
-            started: Instant::now(),
+            started: steady::now(),
             path,
             bias_path,
             rules: Arc::default(),
@@ -128,7 +129,7 @@ impl Keeper {
                 let permits = |relay: &Entry| self.rules.permits(Position::Entry, None, relay);
                 let prefers = |relay: &Entry| self.rules.prefers(Position::Entry, None, relay);
                 let (filter, prefer) = (&permits, &|relay: &Entry| prefers(relay) == Some(true));
-                let rng = &mut rand::rng();
+                let rng = &mut random::rng();
                 kept.set
                     .update_preferring(consensus, filter, prefer, now, rng);
                 kept.consensus = Some(Arc::clone(consensus));
@@ -148,7 +149,7 @@ impl Keeper {
             let Kept { set, bias, .. } = kept;
             // One that lets too few circuits be built is passed over while there is another.
             let careful = |guard: &RelayId| !bias.is_dropped(guard) && allowed(guard);
-            let rng = &mut rand::rng();
+            let rng = &mut random::rng();
             set.pick(purpose, &careful, now, rng)
                 .or_else(|| set.pick(purpose, allowed, now, rng))
         })
@@ -203,12 +204,12 @@ impl Keeper {
 
     /// A circuit is begun at `guard`.
     pub fn on_attempt(&self, guard: &RelayId) {
-        self.step(|kept, now| kept.set.on_attempt(guard, now, &mut rand::rng()));
+        self.step(|kept, now| kept.set.on_attempt(guard, now, &mut random::rng()));
     }
 
     /// The guard itself failed.
     pub fn on_failure(&self, guard: &RelayId) {
-        self.step(|kept, now| kept.set.on_failure(guard, now, &mut rand::rng()));
+        self.step(|kept, now| kept.set.on_failure(guard, now, &mut random::rng()));
     }
 
     /// A circuit came to nothing for which the guard is not to blame.
@@ -218,7 +219,7 @@ impl Keeper {
 
     /// A circuit is built: may it be used?
     pub fn on_success(&self, guard: &RelayId) -> Verdict {
-        self.step(|kept, now| kept.set.on_success(guard, now, &mut rand::rng()))
+        self.step(|kept, now| kept.set.on_success(guard, now, &mut random::rng()))
     }
 
     /// The machine has another network.
@@ -253,7 +254,7 @@ impl Keeper {
             record::save(&path, RECORD, &state)?;
             bias.map_or(Ok(()), |bias| record::save(&bias_path, BIAS_RECORD, &bias))
         };
-        match tokio::task::spawn_blocking(write).await {
+        match blocking::run(write).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the guards cannot be kept on disk"),
             Err(error) => tracing::warn!(%error, "writing the guards failed"),

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::world::{blocking, random};
+
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::{
@@ -107,7 +109,8 @@ pub async fn revise(mut reviser: Reviser) {
         }
         if (named > held || !is_fresh) && now_ms >= ask_at_ms {
             reviser.round(consensus.as_deref()).await;
-            let wait = u64::try_from(again.next(&mut rand::rng()).as_millis()).unwrap_or(u64::MAX);
+            let wait =
+                u64::try_from(again.next(&mut random::rng()).as_millis()).unwrap_or(u64::MAX);
             ask_at_ms = reviser.clock.now_ms().saturating_add(wait);
         }
         tokio::time::sleep(reviser.wait()).await;
@@ -119,7 +122,7 @@ impl Reviser {
     fn wait(&self) -> Duration {
         let interval = u64::from(self.network.newest().params().vote_interval_seconds);
         let look = LOOK_CAP.min(Duration::from_secs(interval) / 10);
-        look + random_below(&mut rand::rng(), look)
+        look + random_below(&mut random::rng(), look)
     }
 
     /// Takes what its owner put into the network's file, if it follows from what is held.
@@ -128,7 +131,7 @@ impl Reviser {
             return;
         };
         let read = path.clone();
-        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(read)).await;
+        let read = blocking::run(move || std::fs::read_to_string(read)).await;
         let Ok(Ok(text)) = read else { return };
         if text == *seen {
             return;
@@ -201,7 +204,7 @@ impl Reviser {
     }
 
     fn sources(&self, consensus: Option<&Consensus>) -> Vec<Source> {
-        let mut rng = rand::rng();
+        let mut rng = random::rng();
         if let Some(consensus) = consensus.filter(|_| !self.asks_authorities) {
             let running: Vec<_> = consensus
                 .entries()
@@ -257,7 +260,7 @@ impl Reviser {
         let Some(store) = self.store.clone() else {
             return;
         };
-        let done = tokio::task::spawn_blocking(move || store.save(&revisions)).await;
+        let done = blocking::run(move || store.save(&revisions)).await;
         if !matches!(done, Ok(Ok(()))) {
             tracing::warn!("the later revision of the network cannot be written to disk");
         }

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use crate::world::steady;
+
 use super::buffers;
 
 /// Cells of one circuit, in order: whole cells in each chunk, so that what waits is never moved to make room.
@@ -58,7 +60,7 @@ impl CellRun {
 
     fn touch_empty(&mut self) {
         if self.len == 0 {
-            self.moved = Some(Instant::now());
+            self.moved = Some(steady::now());
         }
     }
 
@@ -94,7 +96,7 @@ impl CellRun {
             }
         }
         self.len -= taken;
-        self.moved = Some(Instant::now());
+        self.moved = Some(steady::now());
         if self.len == 0 {
             // It is remembered for what it has sent, and costs no memory for what it may send.
             self.chunks = VecDeque::new();

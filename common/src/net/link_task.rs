@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::RngExt;
 use tokio::time::Sleep;
@@ -16,6 +16,7 @@ use super::switch::{AcceptCircuits, LinkError, Queue, Table};
 use super::tls_io::TlsIo;
 use crate::cell::CELL_LEN;
 use crate::limits::{LINK_REST_ACCEPTED, LINK_REST_DIALLED, LINK_REST_SPREAD, WRITE_BATCH_CELLS};
+use crate::world::{random, steady};
 
 /// Why a link has ended.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +56,7 @@ impl Rest {
             LINK_REST_ACCEPTED
         };
         Self {
-            patience: least.mul_f64(rand::rng().random_range(1.0..LINK_REST_SPREAD)),
+            patience: least.mul_f64(random::rng().random_range(1.0..LINK_REST_SPREAD)),
             needed: (tokio::time::Instant::now(), 0),
             alarm: Box::pin(tokio::time::sleep(REST_LOOK)),
         }
@@ -190,7 +191,7 @@ impl<A: AcceptCircuits> Driver<A> {
                 batch.clear();
                 buffers::prepare(batch);
                 self.queue
-                    .take_cells(Instant::now(), WRITE_BATCH_CELLS, batch);
+                    .take_cells(steady::now(), WRITE_BATCH_CELLS, batch);
                 if batch.is_empty() {
                     break;
                 }
@@ -225,7 +226,7 @@ impl<A: AcceptCircuits> Driver<A> {
         self.partial.extend_from_slice(&plain[whole..]);
         plain.truncate(whole);
         if !plain.is_empty() {
-            self.table.on_cells(Instant::now(), plain)?;
+            self.table.on_cells(steady::now(), plain)?;
         }
         Ok(())
     }

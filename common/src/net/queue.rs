@@ -18,6 +18,7 @@ use crate::cell::codec::Cell;
 use crate::ids::CircId;
 use crate::limits::{RECENT_HALF_LIFE, TURN_CELLS};
 use crate::sync::lock;
+use crate::world::steady;
 
 /// Half-lives after which counts are put on a new scale; far from where a float loses anything.
 const MOST_HALF_LIVES: f64 = 256.0;
@@ -122,7 +123,7 @@ impl<C> Waiting<C> {
     /// The run of a circuit that is about to have more cells: it has its turn.
     fn run(&mut self, circ: CircId) -> &mut CellRun {
         if self.circuits.len() >= self.forget_at && !self.circuits.contains_key(&circ) {
-            let least = self.weight(Instant::now());
+            let least = self.weight(steady::now());
             self.circuits
                 .retain(|_, run| run.len > 0 || run.recent >= least);
             self.forget_at = 2 * self.circuits.len() + 64;
@@ -155,7 +156,7 @@ impl<C> LinkQueue<C> {
                 circuits: HashMap::new(),
                 turns: BinaryHeap::new(),
                 turns_given: 0,
-                epoch: Instant::now(),
+                epoch: steady::now(),
                 forget_at: 64,
                 commands: Vec::new(),
                 charge: Charge::none(budget),

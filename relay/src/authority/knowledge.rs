@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cepa_common::state::StateError;
 use cepa_common::state::record::{self, Generation};
+use cepa_common::world::{blocking, random};
 use tokio::task::JoinSet;
 
 use super::measure::{Carried, Job, Measure, MeasureError};
@@ -104,7 +105,7 @@ impl Learning {
     pub(super) async fn begin(mut authority: Authority, options: &KnowledgeOptions) -> Self {
         let mut file = options.file.clone();
         if let Some(path) = file.clone() {
-            let loaded = tokio::task::spawn_blocking(move || load(&path)).await;
+            let loaded = blocking::run(move || load(&path)).await;
             match loaded {
                 Ok(Ok(Some(bytes))) if !authority.restore(&bytes) => {
                     tracing::warn!(
@@ -135,7 +136,7 @@ impl Learning {
     /// Starts downloads that are due and saves what is worth it.
     pub(super) async fn work(&mut self, now_ms: u64) {
         if let Some(measure) = self.measure.clone() {
-            while let Some(job) = self.next_measurement(now_ms, &mut rand::rng()) {
+            while let Some(job) = self.next_measurement(now_ms, &mut random::rng()) {
                 start(&measure, job, &mut self.jobs);
             }
         }
@@ -143,7 +144,7 @@ impl Learning {
             && let Some(path) = self.file.clone()
         {
             let bytes = self.knowledge();
-            let written = tokio::task::spawn_blocking(move || save(&path, &bytes)).await;
+            let written = blocking::run(move || save(&path, &bytes)).await;
             debug_assert!(written.is_ok());
         }
     }

@@ -12,6 +12,7 @@ use cepa_common::dir::{
     SignedDescriptor, SignedVote, Signer, Stream, offer_vote, upload,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::world::{blocking, random};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -215,7 +216,7 @@ pub struct AuthorityTask {
 /// When the record cannot be read: without it the authority might sign twice for one time.
 pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<()> {
     let record = Arc::clone(&task.record);
-    let last = tokio::task::spawn_blocking(move || record.last()).await;
+    let last = blocking::run(move || record.last()).await;
     let config = AuthorityConfig {
         network: task.directory.networks().at(task.clock().now_secs()),
         identity: task.identity,
@@ -266,7 +267,7 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
                 authority.on_probe(&probe, reached, task.clock().now_ms());
             }
             (job, results) = authority.measured() => {
-                authority.on_measured(&job, &results, task.clock().now_ms(), &mut rand::rng());
+                authority.on_measured(&job, &results, task.clock().now_ms(), &mut random::rng());
             }
             Some(_) = sends.join_next() => {}
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
@@ -327,7 +328,7 @@ impl AuthorityTask {
                 } => {
                     let record = Arc::clone(&self.record);
                     let write = move || record.record(valid_after, what, digest);
-                    let written = tokio::task::spawn_blocking(write).await;
+                    let written = blocking::run(write).await;
                     if !matches!(written, Ok(Ok(()))) {
                         // Not on disk, so after a crash it could be signed otherwise: it must not leave.
                         tracing::error!("signing record not written; this consensus goes unsigned");

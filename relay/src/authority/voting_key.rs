@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use cepa_common::dir::{AuthorityCert, CertFileError, Clock, Signer};
 use cepa_common::ids::NetworkId;
 use cepa_common::state::{KeyKind, StateError, Trust, load_key};
+use cepa_common::world::blocking;
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
@@ -106,7 +107,7 @@ pub async fn follow_voting_key(file: VotingKeyFile, clock: Clock, current: watch
     while !current.is_closed() {
         tokio::time::sleep(LOOK_EVERY).await;
         let look = file.clone();
-        match tokio::task::spawn_blocking(move || look.load()).await {
+        match blocking::run(move || look.load()).await {
             Ok(Ok(found)) => {
                 last_error.clear();
                 let held = current.borrow().clone();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cepa_common::dir::{Consensus, Digest, diff};
 use cepa_common::sync::lock;
+use cepa_common::world::blocking;
 use tokio::sync::{OnceCell, Semaphore};
 
 /// Differences held; a relay holds at most 320 consensuses, and clients come from a few of them.
@@ -63,7 +64,7 @@ impl Differences {
         let made = if whole < LARGE_BYTES {
             make()
         } else {
-            tokio::task::spawn_blocking(make).await.ok()?
+            blocking::run(make).await.ok()?
         };
         let bytes = made.ok()?;
         (bytes.len() < whole).then(|| bytes.into())

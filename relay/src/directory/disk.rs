@@ -12,6 +12,7 @@ use cepa_common::dir::{
     Consensus, ConsensusStore, KnownNetwork, MAX_CONSENSUS_BYTES, SignedConsensus, UnixSecs,
 };
 use cepa_common::state::record;
+use cepa_common::world::blocking;
 
 use super::DirectoryServer;
 
@@ -60,7 +61,7 @@ impl ConsensusFiles {
     pub async fn load(&self, server: &Arc<DirectoryServer>) {
         let (files, server) = (self.clone(), Arc::clone(server));
         let load = move || files.load_blocking(&server);
-        if let Err(error) = tokio::task::spawn_blocking(load).await {
+        if let Err(error) = blocking::run(load).await {
             tracing::warn!(%error, "reading consensuses from disk failed");
         }
     }
@@ -127,7 +128,7 @@ impl ConsensusFiles {
             let store = Arc::clone(&stores.borrow_and_update());
             let (files, now) = (self.clone(), server.clock().now_secs());
             let write = move || files.sync(&store, now);
-            if let Err(error) = tokio::task::spawn_blocking(write).await {
+            if let Err(error) = blocking::run(write).await {
                 tracing::warn!(%error, "writing consensuses to disk failed");
             }
             tokio::time::sleep(WRITE_EVERY).await;

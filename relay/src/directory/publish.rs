@@ -8,6 +8,7 @@ use cepa_common::dir::{
     NetworkHandle, RelayDescriptor, SignedDescriptor, UnixSecs, upload,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::world::random;
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -170,7 +171,7 @@ impl Target {
                     tracing::debug!(authority = self.authority.name, %error, "descriptor not taken");
                 }
             }
-            let wait = backoff.next(&mut rand::rng());
+            let wait = backoff.next(&mut random::rng());
             tokio::time::sleep(wait).await;
         }
     }

@@ -9,6 +9,7 @@ use cepa_common::dir::{
     random_below,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::world::random;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::DirectoryServer;
@@ -53,7 +54,7 @@ impl Refresher {
         let now = self.server.clock().now_secs();
         let mut authorities = self.server.networks().revisions().authorities(now);
         authorities.retain(|authority| authority.identity != self.identity);
-        authorities.shuffle(&mut rand::rng());
+        authorities.shuffle(&mut random::rng());
         let mut answered = false;
         for authority in &authorities {
             match self.ask(&authority.addresses, authority.identity.0).await {
@@ -76,7 +77,7 @@ impl Refresher {
             .iter()
             .filter(|e| e.flags.contains(Flags::RUNNING) && e.identity != self.identity)
             .collect();
-        let chosen: Vec<_> = others.sample(&mut rand::rng(), RELAYS).collect();
+        let chosen: Vec<_> = others.sample(&mut random::rng(), RELAYS).collect();
         for entry in chosen {
             match self.ask(&entry.addresses, entry.link_key()).await {
                 Ok(true) => return true,
@@ -119,7 +120,7 @@ impl Refresher {
 
     /// Until the first tenth after fresh-until; with none that is fresh, the backoff.
     fn wait(&self, backoff: &mut Backoff) -> Duration {
-        let mut rng = rand::rng();
+        let mut rng = random::rng();
         let now_ms = self.server.clock().now_ms();
         let store = self.server.snapshot();
         let Some(newest) = store.usable(now_ms / 1_000) else {

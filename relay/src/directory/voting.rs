@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use cepa_common::dir::{
     Digest, KnownNetwork, MAX_ENDORSEMENT_BYTES, MAX_VOTE_BYTES, SignedVote, UnverifiedEndorsement,
 };
+use cepa_common::world::blocking;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
@@ -95,7 +96,7 @@ pub(super) async fn vote(
     let cache = authority.descriptor_cache();
     // Up to twenty thousand signatures: not on a thread that others wait for.
     let verify = move || SignedVote::parse_and_verify_cached(&body, &network, &cache);
-    match tokio::task::spawn_blocking(verify).await {
+    match blocking::run(verify).await {
         Ok(Ok(signed)) => submit(authority, Submission::Vote(Box::new(signed))).await,
         Ok(Err(error)) => text(StatusCode::BAD_REQUEST, &error.to_string()),
         Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "authority has stopped"),

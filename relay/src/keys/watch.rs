@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cepa_common::dir::{Clock, ConsensusStore, Params, RelayDescriptor, UnixSecs};
 use cepa_common::ids::NetworkId;
+use cepa_common::world::{blocking, random};
 use tokio::sync::watch;
 
 use super::RelayIdentity;
@@ -53,7 +54,7 @@ pub(crate) async fn watch(mut keys: KeyWatch) {
         }
         let store = keys.consensus.borrow_and_update().clone();
         // Key files are synced to the disk, which takes its time.
-        let round = tokio::task::spawn_blocking(move || {
+        let round = blocking::run(move || {
             keys.round(&store);
             keys
         });
@@ -96,7 +97,7 @@ impl KeyWatch {
             .map_or(&self.params, |newest| newest.params());
         let listings = listings(store, &self.identity, now);
         let observed = self.ring.observe(&listings, params);
-        let turned = self.ring.turn(now, params, &mut rand::rng());
+        let turned = self.ring.turn(now, params, &mut random::rng());
         if let Err(error) = observed.and(turned.map(drop)) {
             tracing::error!(%error, hint = error.hint(), "onion keys cannot be kept in order; trying again");
         }

@@ -16,6 +16,7 @@ use cepa_common::net::queue::PushError;
 use cepa_common::net::switch::{Command, Queue, payload};
 use cepa_common::onion::{HopKeys, Opened, RelayBackward, RelayForward, Suite};
 use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, Target};
+use cepa_common::world::{random, steady};
 use tokio::time::{Instant as Deadline, sleep_until};
 
 use super::sets::Entered;
@@ -150,7 +151,7 @@ impl EndHop {
     }
 
     fn on_cells(&mut self, cells: &mut [u8]) -> Result<Option<Extend>, End> {
-        let now = Instant::now();
+        let now = steady::now();
         // All are opened before the streams' lock is held.
         let cells = cells.as_chunks_mut::<CELL_LEN>().0;
         let mut open =
@@ -253,8 +254,8 @@ impl EndHop {
             let streams = &self.streams;
             let more = streams.fill(
                 self.leg,
-                Instant::now(),
-                &mut rand::rng(),
+                steady::now(),
+                &mut random::rng(),
                 self.circ,
                 &mut batch,
             );

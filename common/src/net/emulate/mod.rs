@@ -10,6 +10,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
+use crate::world::{random, steady};
+
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -93,7 +95,7 @@ async fn carry(near: TcpStream, target: SocketAddr, conditions: Conditions) {
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
     // The dialler was connected at once: the round trip of TCP's handshake is paid here.
-    let opens = Instant::now() + conditions.round_trip();
+    let opens = steady::now() + conditions.round_trip();
     let there = pump(near_read, far_write, Wire::new(conditions, opens));
     let back = pump(far_read, near_write, Wire::new(conditions, opens));
     // Ends are handed on each for itself; an error ends both.
@@ -101,7 +103,7 @@ async fn carry(near: TcpStream, target: SocketAddr, conditions: Conditions) {
 }
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: Wire) -> io::Result<()> {
-    let mut rng = SmallRng::from_rng(&mut rand::rng());
+    let mut rng = SmallRng::from_rng(&mut random::rng());
     let mut buffer = vec![0; CHUNK];
     let mut out = Vec::new();
     let mut ended = false;
@@ -111,13 +113,13 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: Wire) -
         tokio::select! {
             () = until(arrival), if arrival.is_some() => {
                 out.clear();
-                wire.pull(Instant::now(), &mut out);
+                wire.pull(steady::now(), &mut out);
                 to.write_all(&out).await?;
             }
             read = from.read(&mut buffer[..room]), if room > 0 && !ended => {
                 let len = read?;
                 ended = len == 0;
-                wire.push(Instant::now(), &buffer[..len], &mut rng);
+                wire.push(steady::now(), &buffer[..len], &mut rng);
             }
         }
     }
