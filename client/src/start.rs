@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use cepa_common::dir::{Clock, Dial, NetworkHandle, Reviser, RevisionStore, revise};
+use cepa_common::dir::{Dial, NetworkHandle, Reviser, RevisionStore, revise};
 use cepa_common::net::establish;
 use cepa_common::net::tasks::tasks;
 use cepa_common::net::tls::Tls;
+use cepa_common::world::Clock;
 use cepa_common::world::blocking;
 use tokio::sync::watch;
 use tokio::task::JoinSet;

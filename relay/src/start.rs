@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use cepa_common::budget::Budget;
 use cepa_common::dir::{
-    Clock, Dial, ExitPolicy, Flags, NetworkHandle, Params, RelayDescriptor, Reviser, RevisionStore,
+    Dial, ExitPolicy, Flags, NetworkHandle, Params, RelayDescriptor, Reviser, RevisionStore,
     Signer, revise,
 };
 use cepa_common::handshake::{CIRCUIT_VERSION, RelayParams};
@@ -16,6 +16,7 @@ use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};
 use cepa_common::state::StateError;
 use cepa_common::sync::lock;
+use cepa_common::world::Clock;
 use cepa_common::world::random;
 use tokio::net::TcpListener;
 use tokio::sync::watch;

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use cepa_common::budget::Budget;
-use cepa_common::dir::{Clock, Consensus, Entry, Flags};
+use cepa_common::dir::{Consensus, Entry, Flags};
 use cepa_common::flow::FixedWindow;
 use cepa_common::ids::NetworkId;
 use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::net::tasks::{Stopper, tasks};
 use cepa_common::net::tls::Tls;
 use cepa_common::stream::{Mux, MuxConfig, Side, Target as StreamTarget};
+use cepa_common::world::Clock;
 use tokio::sync::watch;
 
 use super::isolation::Isolation;

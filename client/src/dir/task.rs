@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use cepa_common::dir::{
-    Backoff, Clock, Consensus, ConsensusConflict, Dial, Lifetime, NetworkHandle, UnixSecs,
-    random_below,
+    Backoff, Consensus, ConsensusConflict, Dial, Lifetime, NetworkHandle, UnixSecs, random_below,
 };
+use cepa_common::world::Clock;
 use cepa_common::world::random;
 use rand::Rng;
 use tokio::sync::watch;

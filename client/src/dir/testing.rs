@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use cepa_common::dir::{
-    Authority, Clock, Consensus, ConsensusBody, Dial, DialFuture, Entry, ExitPolicy, Flags,
-    Lifetime, NetworkDraft, NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, Stream,
-    UnixSecs, diff,
+    Authority, Consensus, ConsensusBody, Dial, DialFuture, Entry, ExitPolicy, Flags, Lifetime,
+    NetworkDraft, NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, Stream, UnixSecs,
+    diff,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::onion::Suite;
+use cepa_common::world::Clock;
 use ed25519_dalek::SigningKey;
 use http_body_util::Full;
 use hyper::service::service_fn;

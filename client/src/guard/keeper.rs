@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use cepa_common::dir::{Clock, Consensus, Entry};
+use cepa_common::dir::{Consensus, Entry};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::state::record::{self, Generation};
 use cepa_common::sync::{get_mut, lock};
+use cepa_common::world::Clock;
 use cepa_common::world::{blocking, random, steady};
 use tokio::sync::Notify;
 

@@ -387,7 +387,7 @@ fn states_of_others_and_damaged_ones_are_refused() {
 #[test]
 fn the_owner_s_number_of_guards_holds_for_all_circuits() {
     let world = World::new(&[]);
-    let clock = cepa_common::dir::Clock::from_fn(|| START * 1_000);
+    let clock = cepa_common::world::Clock::from_fn(|| START * 1_000);
     let rules = PeerRules {
         guards: Some(2),
         ..Default::default()
@@ -414,7 +414,7 @@ fn the_owner_s_number_of_guards_holds_for_all_circuits() {
 fn the_owner_s_rules_hold_for_guards() {
     let world = World::new(&[]);
     let keeper = |rules: PeerRules| {
-        let clock = cepa_common::dir::Clock::from_fn(|| START * 1_000);
+        let clock = cepa_common::world::Clock::from_fn(|| START * 1_000);
         let keeper = Keeper::load(world.id(), None, clock).with_rules(Arc::new(rules));
         keeper.update(&world.consensus(START, 0..100));
         let picks = (0..200).filter_map(|_| keeper.pick(Purpose::Data, &|_| true));
@@ -463,7 +463,7 @@ fn the_owner_s_rules_hold_for_guards() {
 fn a_damaged_file_gives_the_state_before() {
     let world = World::new(&[]);
     let dir = tempfile::tempdir().unwrap();
-    let clock = || cepa_common::dir::Clock::from_fn(|| START * 1_000);
+    let clock = || cepa_common::world::Clock::from_fn(|| START * 1_000);
     let keeper = Keeper::load(world.id(), Some(dir.path()), clock());
     keeper.update(&world.consensus(START, 0..100));
     let choice = keeper.pick(Purpose::Data, &|_| true).unwrap();

@@ -14,8 +14,6 @@ mod address;
 mod agreement;
 mod backoff;
 mod cert_file;
-#[cfg(feature = "net")]
-mod clock;
 mod conflict;
 mod consensus;
 mod descriptor;
@@ -61,8 +59,6 @@ pub use address::{AddressClass, classify, is_dialable};
 pub use agreement::{Agreement, AgreementError, Candidacy, Forward, Heard, Outcome, Rounds};
 pub use backoff::{Backoff, random_below};
 pub use cert_file::CertFileError;
-#[cfg(feature = "net")]
-pub use clock::Clock;
 pub use conflict::ConsensusConflict;
 pub use consensus::{
     Consensus, ConsensusBody, ConsensusSignature, ConsensusStatus, Entry, Lifetime,

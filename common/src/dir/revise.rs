@@ -6,15 +6,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::world::{blocking, random};
-
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::{
-    Backoff, Clock, Consensus, ConsensusStatus, Dial, DirRequest, DirResponse, DocError, Entry,
+    Backoff, Consensus, ConsensusStatus, Dial, DirRequest, DirResponse, DocError, Entry,
     FetchError, Flags, NetworkFile, NetworkFileError, NetworkHandle, RevisionStore, fetch, network,
     random_below, revisions::MAX_REVISIONS,
 };
+use crate::world::{Clock, blocking, random};
 
 /// Longest dial and fetch of one revision.
 const FETCH_DEADLINE: Duration = Duration::from_secs(20);

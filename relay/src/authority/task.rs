@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cepa_common::dir::{
-    Clock, ConsensusSignature, DescriptorCache, Dial, DirRequest, Endorsement, FetchError, Forward,
+    ConsensusSignature, DescriptorCache, Dial, DirRequest, Endorsement, FetchError, Forward,
     SignedDescriptor, SignedVote, Signer, Stream, offer_vote, upload,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::world::Clock;
 use cepa_common::world::{blocking, random};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;

@@ -8,9 +8,10 @@ use core::time::Duration;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use cepa_common::dir::{AuthorityCert, CertFileError, Clock, Signer};
+use cepa_common::dir::{AuthorityCert, CertFileError, Signer};
 use cepa_common::ids::NetworkId;
 use cepa_common::state::{KeyKind, StateError, Trust, load_key};
+use cepa_common::world::Clock;
 use cepa_common::world::blocking;
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;

@@ -141,7 +141,8 @@ impl ConsensusFiles {
 mod tests {
     use std::collections::BTreeMap;
 
-    use cepa_common::dir::{Clock, ConsensusBody, Lifetime};
+    use cepa_common::dir::{ConsensusBody, Lifetime};
+    use cepa_common::world::Clock;
 
     use super::super::testing::{network, signing_key};
     use super::*;

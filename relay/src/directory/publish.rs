@@ -4,10 +4,11 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, Backoff, CLOCK_SKEW_SECS, Clock, ConsensusStore, Dial, DirRequest, FetchError,
+    Authority, Backoff, CLOCK_SKEW_SECS, ConsensusStore, Dial, DirRequest, FetchError,
     NetworkHandle, RelayDescriptor, SignedDescriptor, UnixSecs, upload,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::world::Clock;
 use cepa_common::world::random;
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, Clock, Consensus, Dial, DirRequest, DirResponse, FetchError, NetworkDraft,
-    NetworkFile, Reviser, fetch, revise,
+    Authority, Consensus, Dial, DirRequest, DirResponse, FetchError, NetworkDraft, NetworkFile,
+    Reviser, fetch, revise,
 };
+use cepa_common::world::Clock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

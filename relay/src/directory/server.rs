@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Clock, Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, NetworkHandle,
-    Params, StoreError,
+    Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, NetworkHandle, Params,
+    StoreError,
 };
+use cepa_common::world::Clock;
 use tokio::sync::watch;
 
 use super::admission::Admission;

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use cepa_common::dir::{
-    Authority, Clock, Dial, DialFuture, ExitPolicy, Flags, NetworkDraft, NetworkFile,
-    RelayDescriptor, Stream, UnixSecs, local_network_params,
+    Authority, Dial, DialFuture, ExitPolicy, Flags, NetworkDraft, NetworkFile, RelayDescriptor,
+    Stream, UnixSecs, local_network_params,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::onion::Suite;
+use cepa_common::world::Clock;
 use ed25519_dalek::SigningKey;
 
 use super::{DirectoryServer, serve_connection};

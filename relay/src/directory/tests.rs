@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Clock, Consensus, Dial, DirRequest, FetchError, KeyCert, MAX_DESCRIPTOR_BYTES, NetworkFile,
+    Consensus, Dial, DirRequest, FetchError, KeyCert, MAX_DESCRIPTOR_BYTES, NetworkFile,
     RelayDescriptor, fetch, fetch_consensus, upload,
 };
+use cepa_common::world::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;

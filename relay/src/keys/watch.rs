@@ -3,8 +3,9 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use cepa_common::dir::{Clock, ConsensusStore, Params, RelayDescriptor, UnixSecs};
+use cepa_common::dir::{ConsensusStore, Params, RelayDescriptor, UnixSecs};
 use cepa_common::ids::NetworkId;
+use cepa_common::world::Clock;
 use cepa_common::world::{blocking, random};
 use tokio::sync::watch;
 

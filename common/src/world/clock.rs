@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::UnixSecs;
+use crate::dir::UnixSecs;
 
 /// How often a sleeper looks whether the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
