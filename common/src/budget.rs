@@ -1,9 +1,8 @@
 //! One bound on the bytes that a whole process has queued (S20).
 //!
-//! Every queue of cells and every stream's buffer charges what it holds to the
-//! [`Budget`] that it was made with. Nothing is refused here: whoever watches
-//! the budget ends the circuits whose bytes have waited longest until there is
-//! room again. Pure: it counts, and tells who waits for it to be exceeded.
+//! Every queue of cells and every stream's buffer charges what it holds to the [`Budget`] that it was made with. The
+//! budget refuses nothing. Whoever watches the budget ends the circuits whose bytes have waited longest until there is
+//! room again. This file is pure: it counts, and wakes the task that waits for the budget to be exceeded.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,10 +10,10 @@ use std::task::{Context, Poll, Waker};
 
 use crate::sync::lock;
 
-/// When a budget has been exceeded, circuits end until this much of it is used.
+/// Once a budget has been exceeded, circuits end until so much of it is used (percent).
 const LOW_WATER_PERCENT: usize = 75;
 
-/// Bytes that may be queued, and how many are.
+/// How many bytes may be queued, and how many are.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
@@ -23,7 +22,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes.
+    /// An empty budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -37,22 +36,22 @@ impl Budget {
         Self::new(usize::MAX)
     }
 
-    /// Bytes that are queued now.
+    /// Bytes that all charges hold now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Is more used than may be?
+    /// Is more used than the limit allows?
     pub fn is_exceeded(&self) -> bool {
         self.used() > self.limit
     }
 
-    /// Is more used than should be left once the budget has been exceeded?
+    /// Is more used than should be left after circuits have ended for a budget that was exceeded?
     pub fn is_above_low_water(&self) -> bool {
         self.used() > self.limit / 100 * LOW_WATER_PERCENT
     }
 
-    /// Waits until the budget is exceeded. One waiter at a time.
+    /// Waits until the budget is exceeded. Only the task that asked last is woken.
     pub fn poll_exceeded(&self, cx: &mut Context<'_>) -> Poll<()> {
         *self.watcher() = Some(cx.waker().clone());
         if self.is_exceeded() {
@@ -67,7 +66,7 @@ impl Budget {
     }
 }
 
-/// What one queue holds, charged to a budget and given back with it.
+/// The bytes that one queue holds, charged to a budget and given back when the charge is dropped.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -75,7 +74,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Nothing yet, to be charged to `budget`.
+    /// A charge of no bytes yet to `budget`.
     pub fn none(budget: &Arc<Budget>) -> Self {
         Self {
             budget: budget.clone(),
@@ -83,7 +82,7 @@ impl Charge {
         }
     }
 
-    /// The queue holds `bytes` now.
+    /// Says that the queue holds `bytes` bytes now.
     pub fn set(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.budget
@@ -102,7 +101,7 @@ impl Charge {
         self.bytes = bytes;
     }
 
-    /// The budget that it is charged to.
+    /// The budget that the bytes are charged to.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
@@ -121,7 +120,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// What is accounted is the sum of what is held, after any sequence of changes.
+        /// What the budget counts is the sum of what the charges hold, after any sequence of changes.
         #[test]
         fn the_sum_is_right(steps in proptest::collection::vec((0..4usize, 0..10_000usize), 0..100)) {
             let budget = Budget::new(20_000);

@@ -1,15 +1,15 @@
-//! Identifiers. Each is a type of its own and of a fixed size, so that none can
-//! be taken for another and no comparison can use the wrong length.
+//! Identifiers. Each is a type of its own with a fixed size, so that none can be taken for another and no comparison
+//! can use the wrong length.
 
 use core::fmt;
 use core::num::{NonZeroU16, NonZeroU32};
 
 use serde::{Deserialize, Serialize};
 
-/// Number of a circuit on one link; zero belongs to the link itself.
+/// Number of a circuit on one link. The number zero belongs to the link itself.
 ///
-/// The top bit says which side chose it: it is set by the side that opened the
-/// TLS connection (docs/protocol.md, chapter 2).
+/// The top bit says which side chose the number: the side that opened the TLS connection sets the bit
+/// (docs/protocol.md, 2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CircId(NonZeroU32);
 
@@ -17,12 +17,12 @@ impl CircId {
     /// The bit that the dialling side sets in the ids that it chooses.
     pub const DIALLER_BIT: u32 = 1 << 31;
 
-    /// An id from its number on the wire; `None` for zero, which is the link's own.
+    /// The id with the number `raw` on the wire; `None` for zero, which belongs to the link itself.
     pub fn new(raw: u32) -> Option<Self> {
         NonZeroU32::new(raw).map(Self)
     }
 
-    /// The number on the wire.
+    /// The id's number on the wire.
     pub fn get(self) -> u32 {
         self.0.get()
     }
@@ -33,17 +33,17 @@ impl CircId {
     }
 }
 
-/// Number of a stream on one circuit; zero belongs to the circuit itself.
+/// Number of a stream on one circuit. The number zero belongs to the circuit itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(NonZeroU16);
 
 impl StreamId {
-    /// An id from its number on the wire; `None` for zero.
+    /// The id with the number `raw` on the wire; `None` for zero, which belongs to the circuit itself.
     pub fn new(raw: u16) -> Option<Self> {
         NonZeroU16::new(raw).map(Self)
     }
 
-    /// The number on the wire.
+    /// The id's number on the wire.
     pub fn get(self) -> u16 {
         self.0.get()
     }
@@ -51,7 +51,7 @@ impl StreamId {
 
 /// Position of a hop on a client's circuit, counted from 0 at the first relay.
 ///
-/// Only clients know it: no relay ever learns its own.
+/// Only the client knows the positions: no relay ever learns its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HopIndex(pub u8);
 
@@ -86,7 +86,7 @@ impl fmt::Debug for RelayId {
     }
 }
 
-/// Which network this is: SHA-256 of the signed part of `network.toml` (32 bytes).
+/// Identifier of a network: SHA-256 of the signed part of the founding `network.toml` (32 bytes).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NetworkId(pub [u8; 32]);
 

@@ -2,46 +2,52 @@
 
 use core::time::Duration;
 
-/// From TCP accept or dial to both HELLOs: a peer that dawdles is dropped (S5).
+/// The time from accepting or dialling a TCP connection to both HELLOs (protocol.md 1.6). A peer that takes longer is
+/// dropped (S5).
 pub const LINK_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A link without circuits is closed after this time by the side that dialled it: each costs both sides memory, and what a
-/// client holds open is there to be seen.
+/// The side that dialled a link closes it when it has carried no circuit for this time (protocol.md 2.11). Each link
+/// costs both sides memory, and an observer can see which links a client holds open.
 pub const LINK_REST_DIALLED: Duration = Duration::from_secs(180);
-/// The same for the side that accepted it, which leaves the other the first word: a CREATE that crosses the end is lost.
+/// The side that accepted a link closes it when it has carried no circuit for this time. The time is longer than
+/// [`LINK_REST_DIALLED`], so that the side that dialled closes first: a CREATE that crosses the end of the link is
+/// lost.
 pub const LINK_REST_ACCEPTED: Duration = Duration::from_secs(600);
-/// Each link draws by how much it is more, up to so many times.
+/// Each link draws a factor between 1 and this number, by which its time of rest is longer.
 pub const LINK_REST_SPREAD: f64 = 1.5;
-/// CREATEs that all links together may have waiting: 1.5 s of work for one core at about 140 us each.
+/// CREATEs that may wait on all links together: 1.5 s of work for one core, at about 140 us each.
 pub const CREATES_WAITING: usize = 10_000;
-/// Circuits on one link, both directions together. Ids are 31 bits; memory is what counts.
+/// Circuits on one link, both directions together. Ids have 31 bits and would allow more; memory sets this bound.
 pub const CIRCUITS_PER_LINK: usize = 16_384;
-/// Cells that one circuit may have queued on one link, in one direction, over its window:
-/// acknowledgements, credit and the closing words, which no window counts.
+/// Cells that one circuit may have queued on one link in one direction beyond its window. They are acknowledgements,
+/// credit and the last messages of streams, which no window counts.
 pub const QUEUE_SLACK_CELLS: usize = 256;
-/// Streams on one circuit, both half-closed and awaiting their END included (S15).
+/// Streams on one circuit, those included that are half-closed or wait for their END (S15).
 pub const STREAMS_PER_CIRCUIT: usize = 1024;
-/// A stream's credit never exceeds so many times what it started with.
+/// A stream's credit is never more than so many times its first credit.
 pub const CREDIT_GROWTH: u32 = 8;
-/// What the credits of all streams of a circuit may have grown by together (bytes): what an application that stops reading
-/// can make this end hold beyond the first credit.
+/// Bytes by which the credits of all streams of a circuit together may have grown. An application that stops reading
+/// can make this end hold so many bytes beyond the first credit of each stream.
 pub const CREDIT_EXTRA: u32 = 8 << 20;
-/// Bytes that a stream takes from its application ahead of the network, when it is one of few.
+/// Bytes that a stream takes from its application before the network can send them, if its circuit has few streams.
 pub const STREAM_SEND_BUFFER: usize = 128 * 1024;
-/// What the streams of a circuit take together, before each takes less: what waits longer than a processor's cache remembers
-/// is moved twice at the price of memory (50 downloads on one circuit cost a sixth less for it).
+/// Bytes that the streams of a circuit take together before each of them takes less. Bytes that wait for longer than a
+/// processor's cache keeps them are moved twice through main memory. (50 downloads on one circuit cost a sixth less
+/// with this bound.)
 pub const STREAM_SEND_BUFFERS: usize = 1024 * 1024;
-/// The least that each takes: two turns of a stream.
+/// The least bytes that each stream takes, however many there are: two turns of a stream.
 pub const STREAM_SEND_BUFFER_LEAST: usize = 64 * 1024;
 /// Cells taken from the queues of a link for one system call: 16 TLS records.
 pub const WRITE_BATCH_CELLS: usize = 128;
-/// Bytes asked of the kernel in one read of a link (datapath findings: 256 KiB).
+/// Bytes asked of the kernel in one read of a link. Links with buffers of 256 KiB took a quarter less processor time
+/// for the same bytes than links with 16 KiB did.
 pub const READ_BATCH_BYTES: usize = 256 * 1024;
-/// What a circuit has sent on a link counts half after this time when links choose who goes next: long enough that bulk
-/// stays bulk while it waits for an answer, short enough that a circuit used for something else soon goes first again.
+/// When links choose which circuit goes next, a cell that a circuit sent this long ago counts half. The time is long
+/// enough that a circuit with bulk does not become a quiet one while it waits for an answer, and short enough that a
+/// circuit which is used for something else soon goes first again.
 pub const RECENT_HALF_LIFE: Duration = Duration::from_secs(10);
 /// Cells of one circuit taken in a row before the next circuit's turn: one TLS record.
 pub const TURN_CELLS: usize = 8;
-/// Cells for circuits unknown here, in one second, before the link closes (S7).
+/// Cells for unknown circuits that may come in one second; one more closes the link (S7, protocol.md 2.9).
 pub const UNKNOWN_CIRCUIT_CELLS_PER_SECOND: u32 = 100;
-/// Accept errors such as EMFILE are survived with this pause (S39).
+/// After an error of accept, such as EMFILE (no file descriptor is left), the listener waits so long and goes on (S39).
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

@@ -2,17 +2,17 @@
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// `N` secret bytes: erased on drop; neither shown, cloned nor compared.
+/// `N` secret bytes. They are erased on drop and can be neither shown, cloned nor compared.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Secret<const N: usize>([u8; N]);
 
 impl<const N: usize> Secret<N> {
-    /// Takes `bytes` as a secret. The caller's own copy is the caller's to erase.
+    /// Takes `bytes` as a secret. The caller erases its own copy.
     pub fn new(bytes: [u8; N]) -> Self {
         Self(bytes)
     }
 
-    /// A secret of zeros, to be filled through [`Secret::expose_mut`].
+    /// A secret of zeros, which the caller fills through [`Secret::expose_mut`].
     pub fn zeroed() -> Self {
         Self([0; N])
     }
@@ -22,7 +22,7 @@ impl<const N: usize> Secret<N> {
         &self.0
     }
 
-    /// The bytes, to be written in place.
+    /// The bytes, which the caller may write in place.
     pub fn expose_mut(&mut self) -> &mut [u8; N] {
         &mut self.0
     }

@@ -1,6 +1,5 @@
-//! The eight clear bytes of a cell, and the bodies of CREATE, CREATED and
-//! DESTROY (docs/protocol.md, chapter 2). A RELAY body belongs to [`crate::onion`],
-//! a HELLO body to [`crate::link`].
+//! The eight clear bytes of a cell, and the bodies of CREATE, CREATED and DESTROY (docs/protocol.md, chapter 2). The
+//! body of a RELAY cell belongs to [`crate::onion`], the body of a HELLO cell to [`crate::link`].
 
 use super::wire::{Reader, UnexpectedEnd, all_zero};
 use super::{BODY_LEN, Body, CELL_LEN, CLEAR_LEN};
@@ -9,14 +8,14 @@ use crate::ids::CircId;
 /// One cell as it travels inside TLS.
 pub type Cell = [u8; CELL_LEN];
 
-/// Length of the client's half of a circuit handshake: B, X, ek, C1 (protocol.md 3.4).
+/// Length of the client's half of a circuit handshake, in bytes: B, X, ek, C1 (protocol.md 3.4).
 pub const CREATE_LEN: usize = 32 + 32 + 1184 + 32;
-/// Length of the relay's half of a circuit handshake: Y, ct, C2, AUTH (protocol.md 3.4).
+/// Length of the relay's half of a circuit handshake, in bytes: Y, ct, C2, AUTH (protocol.md 3.4).
 pub const CREATED_LEN: usize = 32 + 1088 + 32 + 32;
-/// The only kind of circuit handshake: X25519 with ML-KEM-768.
+/// Number of the only kind of circuit handshake: X25519 with ML-KEM-768 (protocol.md 2.4).
 const HANDSHAKE_HYBRID: u8 = 1;
 
-/// What a cell is. Exhaustive: an unknown number closes the link (S7).
+/// What a cell is (protocol.md 2.2). The list is complete: a cell with another number closes the link (S7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Asks for a new circuit.
@@ -58,8 +57,8 @@ impl Command {
     }
 }
 
-/// A cell addressed: to the link itself or to one of its circuits. The command
-/// decides which, so neither can carry the other's.
+/// What a cell is and whom it is for: the link itself, or one of the circuits on the link. The command decides which
+/// (protocol.md 2.2), and the two have types of their own, so that neither can carry a command of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
     /// HELLO or PADDING, on circuit 0.
@@ -90,19 +89,19 @@ pub enum CircuitCommand {
     Destroy,
 }
 
-/// Why bytes are not a cell. Each closes the link (protocol.md 2.9).
+/// Why bytes are not a cell. Each of these errors closes the link (protocol.md 2.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CellError {
-    /// The command's number is not in the table.
+    /// The command's number is not in the table of protocol.md 2.2.
     #[error("unknown cell command {0}")]
     UnknownCommand(u8),
     /// Bytes 5 to 7 are not zero.
     #[error("reserved bytes of a cell are not zero")]
     ReservedNotZero,
-    /// A command of the link with a circuit id, or one of a circuit without.
+    /// A command of the link has a circuit id, or a command of a circuit has none.
     #[error("cell command does not fit its circuit id")]
     WrongCircuit,
-    /// The body is not what the command asks for.
+    /// The body breaks the rules of its command, which is named here.
     #[error("malformed {0} cell")]
     Body(&'static str),
 }
@@ -171,7 +170,7 @@ pub fn body(cell: &Cell) -> &Body {
     cell.last_chunk().unwrap_or(&[0; BODY_LEN])
 }
 
-/// The body of a cell, to be changed in place.
+/// The body of a cell, which may be changed in place.
 pub fn body_mut(cell: &mut Cell) -> &mut Body {
     const { assert!(CLEAR_LEN + BODY_LEN == CELL_LEN) };
     match cell.last_chunk_mut() {
@@ -180,24 +179,24 @@ pub fn body_mut(cell: &mut Cell) -> &mut Body {
     }
 }
 
-/// Why a circuit ended, as far as a peer is told: a small fixed set, never
-/// echoed onward (S19).
+/// Why a circuit ended, as far as a peer is told (protocol.md 2.5). The set is small and fixed. A relay never passes on
+/// a reason that it received (S19).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DestroyReason {
-    /// It was no longer needed. Number 1.
+    /// Number 1: the circuit was no longer needed.
     Finished,
-    /// A cell did not open, was not legal, or broke a rule: nothing more is said (S12). Number 2.
+    /// Number 2: a cell did not open, was not legal, or broke a rule. The peer is told no more than that (S12).
     Protocol,
-    /// Too much asked of this relay now; another may have room. Number 3.
+    /// Number 3: this relay has no room for more now; another relay may have.
     Resource,
-    /// The next relay is unknown, can't be reached or is lost. Number 4.
+    /// Number 4: the next relay is unknown, cannot be reached, or its link is lost.
     Unreachable,
-    /// This peer is going away. Number 5.
+    /// Number 5: this peer is shutting down.
     Shutdown,
 }
 
 impl DestroyReason {
-    /// The number on the wire.
+    /// The reason's number on the wire.
     pub fn code(self) -> u8 {
         match self {
             Self::Finished => 1,
@@ -221,12 +220,12 @@ impl DestroyReason {
     }
 }
 
-/// A CREATE cell.
+/// Makes a CREATE cell with the client's half of the handshake.
 pub fn create(circ: CircId, message: &[u8; CREATE_LEN]) -> Cell {
     handshake_cell(circ, CircuitCommand::Create, message)
 }
 
-/// A CREATED cell.
+/// Makes a CREATED cell with the relay's half of the handshake.
 pub fn created(circ: CircId, reply: &[u8; CREATED_LEN]) -> Cell {
     handshake_cell(circ, CircuitCommand::Created, reply)
 }
@@ -239,12 +238,12 @@ fn handshake_cell(circ: CircId, command: CircuitCommand, message: &[u8]) -> Cell
     cell
 }
 
-/// The client's half of the handshake in a CREATE body.
+/// Reads the client's half of the handshake from a CREATE body.
 pub fn parse_create(body: &Body) -> Result<&[u8; CREATE_LEN], CellError> {
     parse_handshake(body, "CREATE")
 }
 
-/// The relay's half of the handshake in a CREATED body.
+/// Reads the relay's half of the handshake from a CREATED body.
 pub fn parse_created(body: &Body) -> Result<&[u8; CREATED_LEN], CellError> {
     parse_handshake(body, "CREATED")
 }
@@ -262,7 +261,7 @@ fn parse_handshake<'a, const N: usize>(
     Ok(message)
 }
 
-/// A DESTROY cell.
+/// Makes a DESTROY cell.
 pub fn destroy(circ: CircId, reason: DestroyReason) -> Cell {
     let mut cell = [0; CELL_LEN];
     write_circuit_head(&mut cell, circ, CircuitCommand::Destroy);
@@ -270,7 +269,7 @@ pub fn destroy(circ: CircId, reason: DestroyReason) -> Cell {
     cell
 }
 
-/// The reason in a DESTROY body.
+/// Reads the reason from a DESTROY body.
 pub fn parse_destroy(body: &Body) -> Result<DestroyReason, CellError> {
     match DestroyReason::from_code(body[0]) {
         Some(reason) if all_zero(&body[1..]) => Ok(reason),

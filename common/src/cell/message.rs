@@ -1,34 +1,33 @@
 //! The messages inside an opened relay payload (docs/protocol.md, chapter 5).
 //!
-//! A payload is a run of `u8 type, u16 stream, u16 length, data`, ended by a
-//! zero type or the end; what remains is zero and checked. Each party has an
-//! enum of what it may receive: [`Outward`] at a relay, [`Inward`] at a client
-//! whose circuit is built, [`Telescope`] at a client that waits for EXTENDED.
-//! A message that a party may not receive is not decoded at all (S14).
+//! A payload is a run of messages, each of them `u8 type, u16 stream, u16 length, data`. The run ends at a zero type or
+//! at the end of the payload. All bytes behind the run must be zero. Each party has an enum of what it may receive:
+//! [`Outward`] at a relay, [`Inward`] at a client whose circuit is built, [`Telescope`] at a client that waits for
+//! EXTENDED. A message that a party may not receive is not decoded at all (S14).
 
 use super::codec::{CREATE_LEN, CREATED_LEN, DestroyReason};
 use super::wire::{Reader, UnexpectedEnd, all_zero};
 use super::{PAYLOAD_LEN, Payload};
 use crate::ids::{RelayId, StreamId};
 
-/// Bytes in front of a message's data: type, stream, length.
+/// Length of what stands in front of a message's data, in bytes: type, stream, length.
 pub const MESSAGE_HEAD_LEN: usize = 5;
-/// Most data bytes that one DATA message can hold: a payload of its own.
+/// The most data bytes that one DATA message can hold: those of a DATA that has a payload for itself.
 pub const MAX_DATA_LEN: usize = PAYLOAD_LEN - MESSAGE_HEAD_LEN;
-/// Longest name in a BEGIN, as in DNS.
+/// The longest name that a BEGIN can hold, in bytes; the limit is that of DNS (RFC 1035, 2.3.4).
 pub const MAX_NAME_LEN: usize = 253;
-/// Length of the random bytes of MARK and ACK.
+/// Length of the random bytes of MARK and ACK, in bytes.
 pub const MARK_LEN: usize = 16;
-/// Length of the secret of a set of legs.
+/// Length of the secret of a set of legs, in bytes.
 pub const SECRET_LEN: usize = 32;
-/// Bytes of SWITCH and of SEEN, head and all.
+/// Length of a SWITCH or a SEEN, in bytes, with its head.
 pub const NUMBER_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + 8;
-/// Bytes of MARK and of ACK, head and all.
+/// Length of a MARK or an ACK, in bytes, with its head.
 pub const MARK_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + MARK_LEN;
 
-/// Numbers of the message types on the wire. Those between that are not here
-/// are kept for BEGIN_UDP (5), DATAGRAM (8), RESOLVE (13), RESOLVED (14) and
-/// PADDING (16), which nothing negotiates yet: receiving one is an error.
+/// Numbers of the message types on the wire. The numbers that are missing in between are kept for BEGIN_UDP (5),
+/// DATAGRAM (8), RESOLVE (13), RESOLVED (14) and PADDING (16). Nothing negotiates those yet, so receiving one is an
+/// error.
 mod kind {
     pub(super) const EXTEND: u8 = 1;
     pub(super) const EXTENDED: u8 = 2;
@@ -50,7 +49,7 @@ mod kind {
     pub(super) const BLOCKED: u8 = 23;
 }
 
-/// Why a payload is not a run of messages. Each destroys the circuit.
+/// Why a payload is not a run of messages. Each of these errors destroys the circuit (protocol.md 2.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// A message is longer than what is left, or than its type allows.
@@ -59,7 +58,7 @@ pub enum MessageError {
     /// The type is unknown, or this party may never receive it.
     #[error("message type {0} is not legal here")]
     Type(u8),
-    /// A message of the circuit with a stream id, or one of a stream without.
+    /// A message of the circuit has a stream id, or a message of a stream has none.
     #[error("message does not fit its stream id")]
     WrongStream,
     /// The data breaks the rules of its type.
@@ -79,14 +78,14 @@ impl From<UnexpectedEnd> for MessageError {
     }
 }
 
-/// Where a stream should go.
+/// The host that a stream should be connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host<'a> {
     /// An IPv4 address.
     V4([u8; 4]),
     /// An IPv6 address.
     V6([u8; 16]),
-    /// A name that the exit resolves: see [`is_name`].
+    /// A name that the exit resolves. [`is_name`] says which names are legal.
     Name(&'a str),
 }
 
@@ -102,29 +101,29 @@ pub fn is_name(name: &str) -> bool {
         })
 }
 
-/// Why a stream ended. A small fixed set (S19).
+/// Why a stream ended (protocol.md 5.4). The set is small and fixed (S19).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// All has been sent: this direction is complete, the other goes on. Number 1.
+    /// Number 1: all bytes have been sent. This direction is complete; the other goes on.
     Done,
-    /// The destination refused the connection. Number 2.
+    /// Number 2: the destination refused the connection.
     Refused,
-    /// No route to the destination. Number 3.
+    /// Number 3: there is no route to the destination.
     Unreachable,
-    /// The exit's policy does not allow it. Number 4.
+    /// Number 4: the exit's policy does not allow the destination.
     Policy,
-    /// The name has no address. Number 5.
+    /// Number 5: the name has no address.
     Unresolvable,
-    /// The destination did not answer in time. Number 6.
+    /// Number 6: the destination did not answer in time.
     Timeout,
-    /// The connection broke, or its application gave it up. Number 7.
+    /// Number 7: the connection broke, or its application gave it up.
     Reset,
-    /// Too much asked of this exit now. Number 8.
+    /// Number 8: this exit has no room for more now.
     Resource,
 }
 
 impl EndReason {
-    /// The number on the wire.
+    /// The reason's number on the wire.
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 1,
@@ -154,106 +153,106 @@ impl EndReason {
     }
 }
 
-/// What both ends of a stream may say about it.
+/// What each end of a stream may say about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamMessage<'a> {
-    /// Bytes of the stream; never empty.
+    /// DATA: bytes of the stream, at least one.
     Data(&'a [u8]),
-    /// The sender sends nothing more on this stream.
+    /// END: the sender sends nothing more on this stream.
     End(EndReason),
-    /// The receiver may send so many bytes more; never zero.
+    /// WINDOW: whoever receives this message may send so many bytes more on the stream. The number is never zero.
     Window(u32),
-    /// The sender has bytes and no credit.
+    /// BLOCKED: the sender has bytes to send and no credit to send them with.
     Blocked,
 }
 
-/// What both ends of a circuit say to pace each other.
+/// What the two ends of a circuit say to pace each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowMessage {
-    /// Asks for an [`FlowMessage::Ack`] with the same bytes.
+    /// MARK: asks for a [`FlowMessage::Ack`] with the same bytes.
     Mark([u8; MARK_LEN]),
-    /// All cells up to the one with this mark have been opened.
+    /// ACK: all cells up to the one with this mark have been opened.
     Ack([u8; MARK_LEN]),
 }
 
 /// What the two ends of a set of legs say about them (docs/protocol.md, 5.20 to 5.28).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LegMessage<'a> {
-    /// From a client: this circuit is a leg of a set.
+    /// LINK, from a client: this circuit is a leg of a set.
     Link {
-        /// The set's.
+        /// Secret of the set.
         secret: &'a [u8; SECRET_LEN],
-        /// Number of the leg.
+        /// Number of the leg within the set.
         leg: u32,
     },
-    /// From a relay: so it is.
+    /// LINKED, from a relay: the circuit now is a leg of the set, as LINK asked.
     Linked,
-    /// The number of the payload that it stands in.
+    /// SWITCH: the number of the payload that this message stands in.
     Switch(u64),
-    /// All payloads with a lower number have been read.
+    /// SEEN: all payloads with a lower number than this have been read.
     Seen(u64),
-    /// From a client: the leg of this number is lost.
+    /// UNLINK, from a client: the leg with this number is lost.
     Unlink(u32),
-    /// From a client: to be answered by SEEN on the same leg.
+    /// ASK, from a client: the relay answers with SEEN on the same leg.
     Ask,
 }
 
-/// What a relay may receive from its client.
+/// A message that a relay may receive from its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outward<'a> {
-    /// Asks for the circuit to be extended to `relay`.
+    /// EXTEND: asks the relay to extend the circuit to `relay`.
     Extend {
-        /// Identity of the next relay; its address is for this relay to look up.
+        /// Identity of the next relay. The relay that receives the message looks up the address.
         relay: RelayId,
-        /// The client's half of the handshake with it.
+        /// The client's half of the handshake with the next relay.
         message: &'a [u8; CREATE_LEN],
     },
-    /// Opens a stream to a destination.
+    /// BEGIN: opens a stream to a destination.
     Begin {
-        /// The stream's id, chosen by the client.
+        /// Id of the stream, chosen by the client.
         stream: StreamId,
-        /// Where to connect to.
+        /// Host to connect to.
         host: Host<'a>,
-        /// TCP port, not zero.
+        /// TCP port to connect to, not zero.
         port: u16,
     },
-    /// Opens a stream to this relay's own directory.
+    /// BEGIN_DIR: opens a stream to this relay's own directory.
     BeginDir(StreamId),
-    /// Something about an open stream.
+    /// DATA, END, WINDOW or BLOCKED of an open stream.
     Stream(StreamId, StreamMessage<'a>),
-    /// Pacing.
+    /// MARK or ACK.
     Flow(FlowMessage),
-    /// About the circuit as a leg: anything but LINKED.
+    /// A message about the circuit as a leg of a set: any of them but LINKED.
     Leg(LegMessage<'a>),
 }
 
-/// What a client may receive on a built circuit.
+/// A message that a client may receive on a circuit that is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inward<'a> {
-    /// The stream's destination answered.
+    /// CONNECTED: the stream's destination answered.
     Connected(StreamId),
-    /// Something about an open stream.
+    /// DATA, END, WINDOW or BLOCKED of an open stream.
     Stream(StreamId, StreamMessage<'a>),
-    /// Pacing.
+    /// MARK or ACK.
     Flow(FlowMessage),
-    /// About the circuit as a leg: LINKED, SWITCH or SEEN.
+    /// A message about the circuit as a leg of a set: LINKED, SWITCH or SEEN.
     Leg(LegMessage<'a>),
-    /// The hop that says so has lost the rest of the circuit.
+    /// TRUNCATED: the hop that sent it has lost the rest of the circuit.
     Truncated(DestroyReason),
 }
 
-/// What a client may receive while it waits for a hop to extend.
+/// A message that a client may receive while it waits for a hop to extend the circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Telescope<'a> {
-    /// The next relay's half of the handshake.
+    /// EXTENDED: the next relay's half of the handshake.
     Extended(&'a [u8; CREATED_LEN]),
-    /// The hop that says so could not extend, or has lost the rest of the circuit.
+    /// TRUNCATED: the hop that sent it could not extend, or has lost the rest of the circuit.
     Truncated(DestroyReason),
 }
 
-/// A set of messages that one party may receive.
+/// The set of messages that one party may receive.
 pub trait Decode<'a>: Sized {
-    /// Decodes the data of one message, all of which is read.
+    /// Decodes the data of one message. Data that is longer than its type allows is an error.
     fn decode(kind: u8, stream: Option<StreamId>, data: &'a [u8]) -> Result<Self, MessageError>;
 }
 
@@ -344,7 +343,7 @@ fn empty(data: &[u8]) -> Result<(), MessageError> {
 
 fn decode_stream(k: u8, data: &[u8]) -> Result<StreamMessage<'_>, MessageError> {
     match k {
-        // An empty DATA would be a cell that costs its sender nothing (S14).
+        // An empty DATA would let its sender send a cell that costs no credit (S14).
         kind::DATA if data.is_empty() => Err(MessageError::Malformed("DATA")),
         kind::DATA => Ok(StreamMessage::Data(data)),
         kind::END => {
@@ -402,7 +401,7 @@ fn exact<const N: usize>(data: &[u8]) -> Result<&[u8; N], MessageError> {
     data.try_into().map_err(|_| MessageError::Length)
 }
 
-/// `u16 port, u8 kind, address`: kind 4 with 4 bytes, 6 with 16, 1 with a name.
+/// Reads the data of BEGIN, `u16 port, u8 kind, address`: kind 4 has 4 bytes of address, kind 6 has 16, kind 1 a name.
 fn decode_target(data: &[u8]) -> Result<(Host<'_>, u16), MessageError> {
     const BAD: MessageError = MessageError::Malformed("BEGIN");
     let mut reader = Reader::new(data);
@@ -425,7 +424,7 @@ fn decode_target(data: &[u8]) -> Result<(Host<'_>, u16), MessageError> {
     }
 }
 
-/// The messages of a payload, in order. After an error it yields nothing more.
+/// The messages of a payload, in order. After an error the iterator yields nothing more.
 #[derive(Debug)]
 pub struct Messages<'a, M> {
     reader: Reader<'a>,
@@ -476,12 +475,12 @@ impl<'a, M: Decode<'a>> Iterator for Messages<'a, M> {
     }
 }
 
-/// Packs messages into a payload; what they leave is zeroed by [`Packer::finish`].
+/// Packs messages into a payload. [`Packer::finish`] zeroes the bytes behind them.
 #[derive(Debug)]
 pub struct Packer<'a> {
     payload: &'a mut [u8; PAYLOAD_LEN],
     used: usize,
-    /// Where the room ends.
+    /// Messages may use the payload up to this byte.
     end: usize,
 }
 
@@ -491,7 +490,7 @@ pub struct Packer<'a> {
 pub struct NoRoom;
 
 impl<'a> Packer<'a> {
-    /// Packs into `payload`, whose old content does not matter.
+    /// A packer that writes into `payload`. The old content of `payload` does not matter.
     pub fn new(payload: &'a mut Payload) -> Self {
         Self {
             payload,
@@ -500,12 +499,12 @@ impl<'a> Packer<'a> {
         }
     }
 
-    /// Leaves at least so many bytes at the end of the payload free.
+    /// Keeps at least `bytes` bytes at the end of the payload free.
     pub fn leave(&mut self, bytes: usize) {
         self.end = PAYLOAD_LEN.saturating_sub(bytes);
     }
 
-    /// Bytes that are left, heads of messages among them.
+    /// Bytes that are left for messages with their heads.
     pub fn space(&self) -> usize {
         self.end.saturating_sub(self.used)
     }
@@ -515,12 +514,12 @@ impl<'a> Packer<'a> {
         self.used
     }
 
-    /// What has been packed from byte `from` on.
+    /// The bytes that have been packed from byte `from` on.
     pub fn packed_from(&self, from: usize) -> &[u8] {
         self.payload.get(from..self.used).unwrap_or_default()
     }
 
-    /// Adds messages that were packed before.
+    /// Adds messages in the form in which [`Packer::packed_from`] gave them.
     pub fn again(&mut self, messages: &[u8]) -> Result<(), NoRoom> {
         let slot = self.payload.get_mut(self.used..self.used + messages.len());
         slot.ok_or(NoRoom)?.copy_from_slice(messages);
@@ -528,7 +527,7 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    /// Data bytes that one more message may have; `None` where not even a head fits.
+    /// Data bytes that one more message may have; `None` if not even its head fits.
     pub fn room(&self) -> Option<usize> {
         self.end
             .checked_sub(self.used)?
@@ -613,8 +612,8 @@ impl<'a> Packer<'a> {
         self.push(kind::TRUNCATED, None, &[&[reason.code()]])
     }
 
-    /// Adds a DATA of up to `len` bytes that `fill` writes in place: it gets
-    /// the room and says how many bytes it wrote. Nothing is added for none.
+    /// Adds a DATA of up to `len` bytes, written in place by `fill`. `fill` gets the room that there is and returns how
+    /// many bytes it wrote. If it wrote none, no message is added. Returns the number of bytes.
     pub fn data_in_place(
         &mut self,
         stream: StreamId,
@@ -633,7 +632,7 @@ impl<'a> Packer<'a> {
         wrote
     }
 
-    /// Zeroes what is left. Returns whether there is any message.
+    /// Zeroes the rest of the payload. Returns whether there is any message.
     pub fn finish(self) -> bool {
         self.payload[self.used..].fill(0);
         self.used > 0
@@ -658,7 +657,7 @@ impl<'a> Packer<'a> {
         self.payload[at] = k;
         self.payload[at + 1..at + 3]
             .copy_from_slice(&stream.map_or(0, StreamId::get).to_be_bytes());
-        // A payload is shorter than 64 KiB, so its messages are.
+        // The length fits 16 bits, because a payload is shorter than 64 KiB.
         self.payload[at + 3..at + 5].copy_from_slice(&(len as u16).to_be_bytes());
     }
 }

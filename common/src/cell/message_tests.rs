@@ -31,7 +31,8 @@ fn one<'a, M: Decode<'a>>(payload: &'a Payload) -> Result<M, MessageError> {
 
 #[test]
 fn each_party_decodes_only_what_it_may_receive() {
-    // type, stream, a valid body; then who may receive it: relay, client, client that extends.
+    // Each row is a type, a stream id and a valid body; then who may receive the message: a relay, a client, a client
+    // that extends.
     let table: [(u8, u16, &[u8], [bool; 3]); 18] = [
         (1, 0, &[7; 32 + CREATE_LEN], [true, false, false]),
         (2, 0, &[7; CREATED_LEN], [false, false, true]),
@@ -74,7 +75,7 @@ fn each_party_decodes_only_what_it_may_receive() {
         if row.is_none() {
             continue;
         }
-        // The stream id must fit, and so must the length, one less and one more.
+        // The stream id must fit. The length must fit too: one byte less and one byte more are refused.
         let wrong = raw(kind, if id == 0 { 1 } else { 0 }, body);
         assert!(one::<Outward<'_>>(&wrong).is_err() && one::<Inward<'_>>(&wrong).is_err());
         assert!(one::<Telescope<'_>>(&wrong).is_err());

@@ -1,8 +1,7 @@
 //! How fast the two ends of a circuit may send (docs/protocol.md, chapter 5).
 //!
-//! [`window`] counts cells and proves receipt by MARK and ACK; how large the
-//! window is, a [`CongestionControl`] decides. Credit for each stream lives
-//! with its stream, in [`crate::stream`]. Pure: `now` is an argument.
+//! [`window`] counts cells and proves receipt by MARK and ACK. A [`CongestionControl`] decides how large the window is.
+//! Each stream's credit lives with the stream, in [`crate::stream`]. This room is pure: `now` is an argument.
 
 pub mod vegas;
 pub mod window;
@@ -16,25 +15,25 @@ use std::time::Instant;
 
 /// Decides how many cells may be on their way.
 ///
-/// Circuits use [`vegas::Vegas`]; [`FixedWindow`] is what tests count with.
+/// Circuits use [`vegas::Vegas`]. Tests that count cells use [`FixedWindow`].
 pub trait CongestionControl: Send {
     /// Cells that may be sent and not yet acknowledged.
     fn window_cells(&self) -> u32;
 
-    /// More cells are acknowledged.
+    /// Tells the controller that more cells are acknowledged.
     fn on_ack(&mut self, ack: Ack);
 }
 
 /// What an acknowledgement tells a [`CongestionControl`].
 #[derive(Clone, Copy, Debug)]
 pub struct Ack {
-    /// The time.
+    /// The time at which the ACK arrived.
     pub now: Instant,
-    /// From sending the mark to its ACK.
+    /// The time between the sending of the MARK and the arrival of its ACK.
     pub rtt: Duration,
-    /// Cells acknowledged by it.
+    /// Number of cells that the ACK acknowledges.
     pub cells: u32,
-    /// Whether the window held the sender back since the ACK before: only then is it too small.
+    /// Whether the window has held the sender back since the ACK before. Only then can the window be too small.
     pub was_full: bool,
 }
 

@@ -1,8 +1,10 @@
-//! Senders, links and receivers on virtual time: how the controller behaves on paths that no test machine has.
+//! Senders, links and receivers on virtual time. The tests show how the controller behaves on paths that no test
+//! machine has.
 //!
-//! A path is a row of links. Each carries so many bits a second, takes a time to cross, and has a queue before it:
-//! one for all, as in the kernel, or one for each circuit, served in turns, as at a relay. A lost segment stalls a
-//! link, as TCP does, and what waited comes in a burst. Acknowledgements come back after the time of the way alone.
+//! A path is a row of links. Each link carries so many bits a second, takes a time to cross, and has a queue before it.
+//! The queue is one for all circuits, as in the kernel, or one for each circuit, served in turns, as at a relay. A lost
+//! segment stalls a link, as it does with TCP, and what waited comes in a burst. Acknowledgements come back after the
+//! delays of the links alone: they wait in no queue.
 
 use core::cmp::Reverse;
 use core::time::Duration;
@@ -21,7 +23,7 @@ const MARK_INTERVAL: u32 = 32;
 enum Queueing {
     /// First come, first served.
     Fifo,
-    /// The circuits in turns.
+    /// Each circuit in its turn.
     Fair,
 }
 
@@ -30,13 +32,13 @@ struct Link {
     delay_ns: u64,
     queueing: Queueing,
     queues: Vec<VecDeque<Cell>>,
-    /// Whose turn it is, as cells came.
+    /// Circuits in the order of their turns.
     order: VecDeque<usize>,
     next: usize,
     busy: bool,
-    /// Nothing leaves before: a segment is being sent again.
+    /// No cell leaves before this time, because a segment is being sent again.
     stalled_until: u64,
-    /// One cell in so many is lost; 0: none.
+    /// One cell in so many is lost; with 0, no cell is lost.
     loss_one_in: u64,
     passed: u64,
     peak: usize,
@@ -125,7 +127,7 @@ impl Sim {
         self.start + Duration::from_nanos(self.now)
     }
 
-    /// Lets time pass until so long after the start.
+    /// Lets time pass until `end` after the start.
     fn run_until(&mut self, end: Duration) {
         let end = nanos(end);
         while let Some(Reverse((time, n))) = self.events.peek().copied() {
@@ -204,7 +206,8 @@ impl Sim {
         link.busy = true;
         link.passed += 1;
         if link.loss_one_in > 0 && link.passed.is_multiple_of(link.loss_one_in) {
-            // Found and sent again after a round trip of this link; what follows waits behind it.
+            // The loss is found and the segment sent again after a round trip of this link. What follows waits behind
+            // it.
             link.stalled_until = now + 2 * link.delay_ns + 1_000_000;
         }
         let takes = CELL_LEN as u64 * 8 * 1_000_000_000 / link.bits_per_sec;
@@ -213,7 +216,7 @@ impl Sim {
         self.at(arrives, Event::Arrive(n + 1, cell));
     }
 
-    /// Cells delivered to each flow between two times.
+    /// Number of cells delivered to each flow between two times after the start.
     fn delivered_between(&mut self, from: Duration, until: Duration) -> Vec<u64> {
         self.run_until(from);
         let before: Vec<u64> = self.flows.iter().map(|flow| flow.delivered).collect();
@@ -227,7 +230,7 @@ impl Sim {
             .collect()
     }
 
-    /// The share of the first link's capacity that was used.
+    /// The share of the narrowest link's capacity that `cells` cells used in `time`.
     fn share(&self, cells: u64, time: Duration) -> f64 {
         let least = self.links.iter().map(|link| link.bits_per_sec).min();
         let bits = (cells * CELL_LEN as u64 * 8) as f64;
@@ -271,7 +274,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap()
 }
 
-/// Jain's index of fairness: 1 when all have the same.
+/// Jain's index of fairness, which is 1 when all flows have the same.
 fn jain(shares: &[u64]) -> f64 {
     let sum: f64 = shares.iter().map(|n| *n as f64).sum();
     let squares: f64 = shares.iter().map(|n| (*n as f64).powi(2)).sum();
@@ -281,7 +284,8 @@ fn jain(shares: &[u64]) -> f64 {
 const MS: Duration = Duration::from_millis(1);
 const SEC: Duration = Duration::from_secs(1);
 
-/// Four hops, the third the narrow one: what one flow makes of it, second by second.
+/// Runs one flow over four hops, of which the third is the narrowest. Returns the simulation, the share of the capacity
+/// that each second used, and the longest queue.
 fn one_flow(mbit: u64, hop: Duration, seconds: u32) -> (Sim, Vec<f64>, usize) {
     let mut sim = Sim::new()
         .link(mbit * 10, hop, Queueing::Fair)
@@ -319,7 +323,7 @@ fn short_and_thin_paths_are_filled_too() {
         let (_, shares, peak) = one_flow(mbit, hop, 20);
         let later = &shares[3..];
         let mean = later.iter().sum::<f64>() / later.len() as f64;
-        // The rounds in which queues empty cost a little of the second that they are in.
+        // In a round in which the queues empty, the flow sends a little less.
         assert!(
             mean > 0.95 && later.iter().all(|share| *share > 0.8),
             "{mbit} {hop:?} {shares:?}"
@@ -328,7 +332,8 @@ fn short_and_thin_paths_are_filled_too() {
     }
 }
 
-/// Several flows over one narrow link; each starts so long after the one before.
+/// Runs several flows over one narrow link; each flow starts `stagger` after the one before. Returns Jain's index and
+/// the share of the link that the flows used.
 fn shared(queueing: Queueing, flows: u32, stagger: Duration) -> (f64, f64) {
     let mut sim = Sim::new()
         .link(1_000, MS * 10, Queueing::Fair)
@@ -356,7 +361,8 @@ fn equals_that_start_together_share_a_plain_queue() {
         let (index, share) = shared(Queueing::Fifo, flows, Duration::ZERO);
         assert!(index > 0.95 && share > 0.97, "{flows}: {index} {share}");
     }
-    // Who comes later takes the queue of those before for a part of the path: few do it, and no relay has such a queue.
+    // A flow that starts later takes the queue of those before it for a part of the path, so fairness is tested for few
+    // such flows only. No relay has a queue like this.
     for flows in [2, 5] {
         let (index, share) = shared(Queueing::Fifo, flows, SEC * 3);
         assert!(index > 0.95 && share > 0.97, "{flows}: {index} {share}");
@@ -387,7 +393,7 @@ fn losses_on_a_link_do_not_collapse_the_window() {
     let (mut sim, _, _) = one_flow(50, MS * 10, 5);
     sim.links[2].loss_one_in = 500;
     let lossy = sim.delivered_between(SEC * 5, SEC * 25)[0];
-    // A fifth of the time the link itself stands still.
+    // The link itself stands still for a fifth of the time.
     assert!(
         sim.share(lossy, SEC * 20) > 0.6,
         "{}",

@@ -1,26 +1,29 @@
-//! A window that follows the round-trip time, in the manner of TCP Vegas and of Tor's proposal 324
-//! (docs/protocol.md, 5.14 to 5.19).
+//! A window that follows the round-trip time, in the manner of TCP Vegas and of Tor's proposal 324 (docs/protocol.md,
+//! 5.14 to 5.19).
 //!
-//! The shortest round trip seen is taken for the path without queues. What a window of `w` cells keeps waiting on the
-//! way is then `w - w * base / now`: the controller grows the window while that is little and shrinks it while it is
-//! much. Nobody's word is needed but that of the clock: a peer cannot acknowledge what it has not received, and one
-//! that acknowledges late only slows itself down.
+//! The controller takes the shortest round trip that it has seen (`base`) for that of the path without queues. Of a
+//! window of `w` cells, `w - w * base / now` cells then wait in queues on the way, where `now` is the present round
+//! trip. The controller grows the window while that is little and shrinks it while it is much. The controller trusts
+//! nothing but the clock: a peer cannot acknowledge what it has not received, and a peer that acknowledges late only
+//! slows itself down.
 
 use core::time::Duration;
 use std::time::Instant;
 
 use super::{Ack, CongestionControl};
 
-/// Round trips over this many times the base are a suspended machine, not a queue (proposal 324, section 2.1.1).
+/// A round trip of more than so many times the base comes from a suspended machine, not from a queue (proposal 324,
+/// section 2.1.1).
 const ABSURD_RTT_FACTOR: u32 = 5_000;
-/// The base is forgotten after this time unless it was met again: the path may have become a longer one.
+/// The base is forgotten after this time unless a round trip was as short again: the path may have become a longer one.
 const BASE_LIFE: Duration = Duration::from_secs(30);
-/// Rounds at the least window with a queue still in sight, after which the base is taken to be wrong.
+/// After so many rounds at the least window with a queue still in sight, the base is taken to be wrong (protocol.md
+/// 5.18).
 const ROUNDS_AT_MINIMUM: u32 = 4;
-/// The share of the window that one step of growth may add.
+/// One step of growth may add one part in so many of the window.
 const MOST_GROWTH: u32 = 4;
 
-/// Figures of the controller (cells); network parameters set them (docs/protocol.md, 6.5).
+/// Figures of the controller, in cells where nothing else is said. Network parameters set them (docs/protocol.md, 6.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VegasParams {
     /// Window of a new circuit.
@@ -29,14 +32,14 @@ pub struct VegasParams {
     pub min: u32,
     /// Largest window.
     pub max: u32,
-    /// With fewer cells queued than this, the window grows.
+    /// The window grows with fewer cells queued than this.
     pub alpha: u32,
-    /// With more cells queued than this, the window shrinks.
+    /// The window shrinks with more cells queued than this.
     pub beta: u32,
     /// Slow start ends with more cells queued than this.
     pub gamma: u32,
-    /// What passes in this time may be queued besides (microseconds): machines work in batches, and on a fast path
-    /// the batch that is being worked on is no congestion.
+    /// Cells that pass within this time (microseconds) do not count as queued. Machines work in batches, and on a fast
+    /// path the batch that is being worked on is no congestion.
     pub slack_us: u32,
 }
 
@@ -54,37 +57,40 @@ impl Default for VegasParams {
     }
 }
 
-/// How the window moves.
+/// How the window moves at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// A third larger with every round, until more cells under way deliver no more.
+    /// The window grows by a third with every full round, until more cells under way are not delivered faster
+    /// (protocol.md 5.16).
     SlowStart {
-        /// Nanoseconds that a cell took in the round before; 0 when there was none.
+        /// Nanoseconds that each cell took in the round before; 0 if there was none.
         cell_ns: u64,
         /// Cells acknowledged in the round before.
         acked: u32,
     },
-    /// One decision with every round.
+    /// The controller makes one decision with every round (protocol.md 5.17).
     Steady {
-        /// Rounds in a row that found too little queued: each doubles the step.
+        /// Number of rounds in a row that found too few cells queued. Each of them doubles the step.
         hungry: u32,
     },
-    /// A round with less than the path holds: queues empty, and everybody on the path sees its true length.
+    /// For one round the window is less than the path holds. Queues empty, and everybody on the path sees the path's
+    /// true round-trip time.
     Drain {
-        /// The window to come back to.
+        /// Window after this round.
         after: u32,
     },
 }
 
-/// One round trip: until something is acknowledged that was sent after its start.
+/// One round. It ends when something is acknowledged that was sent after the round began.
 #[derive(Clone, Copy, Debug)]
 struct Round {
-    /// `None` for the one that ends with the first acknowledgement.
+    /// When the round began; `None` for the first, which ends with the first acknowledgement.
     began: Option<Instant>,
     acked: u32,
-    /// The shortest in it. A longer one may be the machine's own delay, or a burst; a standing queue delays all.
+    /// The shortest round trip in the round. A longer one may come from the machine's own delay or from a burst; a
+    /// standing queue delays all of them.
     rtt: Option<Duration>,
-    /// Did the window hold the sender back all along?
+    /// Did the window hold the sender back during the whole round?
     was_full: bool,
 }
 
@@ -98,7 +104,7 @@ impl Round {
         }
     }
 
-    /// Nanoseconds that each cell of it took.
+    /// Nanoseconds that each cell of the round took.
     fn cell_ns(&self, now: Instant) -> Option<u64> {
         let took = now.saturating_duration_since(self.began?);
         let each = took.as_nanos() / u128::from(self.acked.max(1));
@@ -106,7 +112,8 @@ impl Round {
     }
 }
 
-/// The shortest round trip of the last while, kept in two halves so that old ones can be forgotten.
+/// The shortest round trip of late, at most twice [`BASE_LIFE`] old. It is kept in two halves, each of them for
+/// [`BASE_LIFE`], so that old round trips can be forgotten.
 #[derive(Clone, Copy, Debug)]
 struct Base {
     former: Duration,
@@ -137,7 +144,7 @@ impl Base {
     }
 }
 
-/// The controller of one circuit and direction.
+/// The controller of one direction of one circuit.
 #[derive(Clone, Debug)]
 pub struct Vegas {
     params: VegasParams,
@@ -149,7 +156,8 @@ pub struct Vegas {
 }
 
 impl Vegas {
-    /// A controller at its start. Figures out of order are put in order: no parameter can stop a circuit.
+    /// A controller at its start. Figures that contradict each other are put in order, so that no parameter can stop a
+    /// circuit.
     pub fn new(params: VegasParams) -> Self {
         let min = params.min.max(1);
         let max = params.max.max(min);
@@ -174,12 +182,12 @@ impl Vegas {
         }
     }
 
-    /// Is it still looking for the path's capacity?
+    /// Is the controller still in slow start, looking for the path's capacity?
     pub fn is_in_slow_start(&self) -> bool {
         matches!(self.phase, Phase::SlowStart { .. })
     }
 
-    /// Cells of the window that wait in queues, at this round-trip time.
+    /// Number of cells of the window that wait in queues if a round trip takes `rtt` (protocol.md 5.15).
     fn queued(&self, rtt: Duration) -> u32 {
         let slack = u128::from(self.window) * u128::from(self.params.slack_us) * 1_000;
         let slack = slack / rtt.as_nanos().max(1);
@@ -187,7 +195,7 @@ impl Vegas {
         (self.window - self.in_motion(rtt)).saturating_sub(slack)
     }
 
-    /// Cells of the window that are on their way and wait for nobody: the bandwidth-delay product.
+    /// Number of cells of the window that are on their way and wait in no queue: the bandwidth-delay product.
     fn in_motion(&self, rtt: Duration) -> u32 {
         let base = self.base.map_or(rtt, |base| base.get());
         let (base, rtt) = (base.as_nanos().max(1), rtt.as_nanos().max(1));
@@ -199,14 +207,15 @@ impl Vegas {
         self.window = cells.clamp(self.params.min, self.params.max);
     }
 
-    /// A round of slow start.
+    /// Ends a round of slow start and returns the next phase.
     ///
-    /// Bursts make single round trips long well before a path is full. Whether it is, the rate of delivery says: a
-    /// third more cells under way no longer come in the same time. That news is a round old, in which the window has
-    /// grown once more; so a third, and not twice: what it overshoots stays under one bandwidth-delay product.
+    /// Bursts make single round trips long, well before a path is full. The rate of delivery says whether the path is
+    /// full: if it is, a third more cells under way do not come in the same time. That news is one round old, and in
+    /// that round the window has grown once more. So each round grows the window by a third and does not double it: the
+    /// window then exceeds the path's capacity by less than one bandwidth-delay product.
     fn slow_start(&mut self, round: &Round, end: &Ack, before_ns: u64, before: u32) -> Phase {
-        // The mark that ends the round was sent at its very beginning, before the burst of its growth: what it waited
-        // for stood there already.
+        // The MARK that ends the round was sent at the round's very beginning, before the burst of the round's growth.
+        // The queue that the MARK waited in stood there before.
         let rtt = end.rtt;
         let (Some(cell_ns), true) = (round.cell_ns(end.now), round.was_full) else {
             self.grow_in_slow_start(round.was_full);
@@ -240,7 +249,7 @@ impl Vegas {
         }
     }
 
-    /// What a whole round says.
+    /// Ends a round of the steady phase and returns the next phase.
     fn steady(&mut self, round: &Round, hungry: u32) -> Phase {
         let Some(rtt) = round.rtt else {
             return Phase::Steady { hungry };
@@ -251,7 +260,7 @@ impl Vegas {
         if queued > beta {
             let held = self.in_motion(rtt);
             let after = held.saturating_add(alpha / 2);
-            // On a short path the queue is most of the window: to shrink it is enough.
+            // On a short path the queue is most of the window, and it is enough to shrink the window.
             let dip = if held > beta { held / 8 } else { 0 };
             self.set_window(held.saturating_sub(dip).max(after.saturating_sub(held)));
             return Phase::Drain { after };
@@ -269,7 +278,8 @@ impl Vegas {
         }
     }
 
-    /// A window that cannot shrink and still sees a queue has a base of a path that is no more.
+    /// Forgets the base when the window cannot shrink and there still seems to be a queue: the path has become a longer
+    /// one.
     fn watch_minimum(&mut self, congested: bool) {
         if !congested || self.window > self.params.min {
             self.rounds_at_min = 0;
@@ -289,7 +299,8 @@ impl CongestionControl for Vegas {
     }
 
     fn on_ack(&mut self, ack: Ack) {
-        // Two instants of one tick: no less than what a clock can tell.
+        // Sending and acknowledgement may have happened in one tick of the clock. A round trip is never taken to be
+        // zero.
         let rtt = ack.rtt.max(Duration::from_micros(1));
         let ack = Ack { rtt, ..ack };
         if let Some(base) = &self.base

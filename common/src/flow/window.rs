@@ -1,4 +1,5 @@
-//! The circuit's window in both directions, with acknowledgements that prove receipt (S16).
+//! The circuit's window in both directions, with acknowledgements that prove receipt (S16; docs/protocol.md, 5.11 to
+//! 5.13).
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -7,21 +8,21 @@ use std::time::Instant;
 use super::{Ack, CongestionControl};
 use crate::cell::message::MARK_LEN;
 
-/// A receiver destroys a circuit that marks more often than once in so many cells.
+/// A sender may mark one in so many counted cells; the receiver destroys a circuit that marks more often.
 pub const MIN_MARK_INTERVAL: u32 = 8;
 
-/// A peer that breaks the rules of marks; destroys the circuit.
+/// A peer breaks the rules of MARK and ACK. The circuit is to be destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlowError {
-    /// An ACK that answers no outstanding mark, or not the oldest.
+    /// An ACK answers no outstanding mark, or not the oldest.
     #[error("acknowledgement of a cell that was not sent, or out of order")]
     WrongAck,
-    /// More than one MARK in eight cells, or one in a cell that holds nothing to acknowledge.
+    /// More than one MARK came in eight cells, or a MARK in a cell that holds nothing to acknowledge.
     #[error("marks come too often")]
     TooManyMarks,
 }
 
-/// What one end has sent and the other has not acknowledged.
+/// What one end has sent and the other end has not acknowledged.
 pub struct SendWindow {
     control: Box<dyn CongestionControl>,
     mark_interval: u32,
@@ -42,10 +43,10 @@ struct Mark {
 }
 
 impl SendWindow {
-    /// A window governed by `control`, with a mark in every `mark_interval`-th cell.
+    /// A window that `control` governs, with a mark in every `mark_interval`-th cell.
     ///
-    /// The interval is at least [`MIN_MARK_INTERVAL`]; a window smaller than it
-    /// would never be acknowledged, so the smaller of both counts.
+    /// The interval is at least [`MIN_MARK_INTERVAL`]. A window smaller than the interval would never be acknowledged,
+    /// so such a window lets a whole interval be sent.
     pub fn new(control: Box<dyn CongestionControl>, mark_interval: u32) -> Self {
         let mark_interval = mark_interval.max(MIN_MARK_INTERVAL);
         Self {
@@ -71,12 +72,12 @@ impl SendWindow {
         self.since_mark + 1 >= self.mark_interval
     }
 
-    /// May the next counted cell carry a mark, though none is due? The first may.
+    /// May the next counted cell carry a mark, even if none is due? The first cell of a circuit may.
     pub fn may_mark(&self) -> bool {
         self.sent == 0 || self.since_mark + 1 >= MIN_MARK_INTERVAL
     }
 
-    /// A counted cell is being sent, with this mark if one was due.
+    /// Notes that a counted cell is being sent, with the mark that it carries.
     pub fn on_sent(&mut self, now: Instant, mark: Option<[u8; MARK_LEN]>) {
         self.in_flight += 1;
         self.sent += 1;
@@ -92,7 +93,7 @@ impl SendWindow {
         }
     }
 
-    /// The other end acknowledges the oldest outstanding mark.
+    /// Takes an ACK of the other end, which must answer the oldest outstanding mark.
     pub fn on_ack(&mut self, now: Instant, bytes: &[u8; MARK_LEN]) -> Result<(), FlowError> {
         let mark = self.marks.pop_front().filter(|mark| mark.bytes == *bytes);
         let mark = mark.ok_or(FlowError::WrongAck)?;
@@ -110,45 +111,45 @@ impl SendWindow {
         Ok(())
     }
 
-    /// The newest round-trip time that a mark has measured.
+    /// The newest round-trip time that a mark has measured; `None` before the first.
     pub fn last_rtt(&self) -> Option<Duration> {
         self.last_rtt
     }
 
-    /// The round-trip time of late: each new one counts an eighth (as in RFC 6298).
+    /// The smoothed round-trip time. Each new measurement counts an eighth, as in RFC 6298.
     pub fn smooth_rtt(&self) -> Option<Duration> {
         self.smooth_rtt
     }
 
-    /// Does the other end owe an ACK? It sends it at once, whatever its application does.
+    /// Does the other end owe an ACK? An ACK is sent at once, whatever the application at the other end does.
     pub fn awaits_ack(&self) -> bool {
         !self.marks.is_empty()
     }
 
-    /// Counted cells sent so far.
+    /// Number of counted cells sent so far.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Counted cells acknowledged so far: the other end has read all of them.
+    /// Number of counted cells acknowledged so far. The other end has read all of them.
     pub fn acknowledged(&self) -> u64 {
         self.sent - u64::from(self.in_flight)
     }
 
-    /// Cells sent and not acknowledged.
+    /// Number of counted cells sent and not acknowledged.
     pub fn in_flight(&self) -> u32 {
         self.in_flight
     }
 }
 
-/// What one end has received: it only watches how often the other marks.
+/// What one end has received. It only watches how often the other end marks.
 #[derive(Debug)]
 pub struct ReceiveWindow {
     since_mark: u32,
 }
 
 impl Default for ReceiveWindow {
-    /// The first counted cell may carry a mark.
+    /// A window of which the first counted cell may carry a mark.
     fn default() -> Self {
         Self {
             since_mark: MIN_MARK_INTERVAL - 1,
@@ -157,8 +158,7 @@ impl Default for ReceiveWindow {
 }
 
 impl ReceiveWindow {
-    /// A cell has been read that held `marks` marks and, if `counted`,
-    /// something that the window counts.
+    /// Notes that a cell has been read. The cell held `marks` marks; it counts (protocol.md 5.11) if `counted` says so.
     pub fn on_cell(&mut self, counted: bool, marks: usize) -> Result<(), FlowError> {
         self.since_mark = self.since_mark.saturating_add(u32::from(counted));
         match marks {
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_window_never_locks_itself_up() {
-        // Any window and interval, the smallest and the absurd ones too.
+        // The loop tries the smallest windows and intervals too, and those that make no sense.
         for cells in 0..40 {
             for interval in 0..40 {
                 let (now, mut serial) = (Instant::now(), 0);

@@ -1,4 +1,4 @@
-//! The client's side: one message out, one reply in, then keys. Each step consumes the one before.
+//! The client's side of the handshake: one message out, one reply in, then keys. Each step consumes the one before.
 
 use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, ML_KEM_768};
 use rand_core::CryptoRng;
@@ -13,10 +13,10 @@ use crate::ids::{NetworkId, RelayId};
 use crate::onion::HopKeys;
 use crate::secret::Secret;
 
-/// Whom a client means to reach: bound into every key.
+/// The network, relay and onion key that a client means to reach. All three are bound into every key of the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandshakeContext {
-    /// The network.
+    /// The network that the client is in.
     pub network: NetworkId,
     /// The relay's identity.
     pub relay: RelayId,
@@ -24,11 +24,11 @@ pub struct HandshakeContext {
     pub onion: OnionPublicKey,
 }
 
-/// A handshake that waits for its reply. Used once; erased when dropped.
+/// A handshake that waits for the relay's reply. Each serves once and is erased when it is dropped.
 pub struct ClientHandshake {
     offered: ClientParams,
     x: StaticSecret,
-    /// X·b.
+    /// The secret X·b, between the client's ephemeral key and the relay's onion key.
     fixed: Secret<32>,
     kem: DecapsulationKey,
     t1: Transcript,
@@ -36,15 +36,13 @@ pub struct ClientHandshake {
 }
 
 impl ClientHandshake {
-    /// Starts a handshake: gives what to send.
+    /// Starts a handshake and returns it with the message to send.
     ///
-    /// ML-KEM's key comes from the cryptographic library's own generator, which
-    /// takes no other; all else is drawn from `rng`.
+    /// ML-KEM's key comes from the cryptographic library's own generator, because the library takes no other. All else
+    /// is drawn from `rng`.
     ///
-    /// # Errors
-    /// [`HandshakeError::BadPoint`] for an onion key of small order,
-    /// [`HandshakeError::BadParams`] for an empty range of versions,
-    /// [`HandshakeError::Library`].
+    /// # Errors [`HandshakeError::BadPoint`] for an onion key of small order, [`HandshakeError::BadParams`] for an
+    /// empty range of versions, [`HandshakeError::Library`] if the cryptographic library fails.
     pub fn start(
         ctx: &HandshakeContext,
         params: ClientParams,
@@ -60,7 +58,7 @@ impl ClientHandshake {
         Self::start_with(ctx, params, StaticSecret::random_from_rng(rng), kem, &ek)
     }
 
-    /// As [`ClientHandshake::start`] with the ephemeral keys given.
+    /// Starts a handshake like [`ClientHandshake::start`], but with ephemeral keys that the caller gives.
     pub(super) fn start_with(
         ctx: &HandshakeContext,
         params: ClientParams,
@@ -94,10 +92,9 @@ impl ClientHandshake {
         ))
     }
 
-    /// Takes the relay's reply: gives the keys of its layer, and its parameters.
+    /// Takes the relay's reply and returns the keys of the relay's layer and its parameters.
     ///
-    /// # Errors
-    /// [`HandshakeError`]: the circuit is to be destroyed.
+    /// # Errors [`HandshakeError`] if the reply is not good; the caller then destroys the circuit (protocol.md 3.14).
     pub fn finish(self, reply: &[u8; REPLY_LEN]) -> Result<(HopKeys, RelayParams), HandshakeError> {
         let Reply { y, ct, c2, auth } = Reply::split(reply).ok_or(HandshakeError::Library)?;
         let ephemeral = schedule::agree(&self.x, y)?;
@@ -119,7 +116,7 @@ impl ClientHandshake {
     }
 }
 
-/// The parts of a reply, where they are.
+/// The parts of a reply (protocol.md 3.4), borrowed from it.
 struct Reply<'a> {
     y: &'a [u8; POINT_LEN],
     ct: &'a [u8; CT_LEN],
@@ -128,7 +125,8 @@ struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// Never `None`: the lengths add up to the array's.
+    /// Splits a reply into its parts. The result is never `None`, because the lengths add up to the length of the
+    /// array.
     fn split(reply: &'a [u8; REPLY_LEN]) -> Option<Self> {
         let (y, rest) = reply.split_first_chunk()?;
         let (ct, rest) = rest.split_first_chunk()?;

@@ -1,23 +1,23 @@
-//! What each side says under the handshake's seal (docs/protocol.md, 3.11 and 3.12).
+//! The parameters that each side seals in the handshake (docs/protocol.md, 3.11 and 3.12).
 
 use core::ops::RangeInclusive;
 
 use super::PARAMS_LEN;
 use super::error::ParamsError;
 
-/// The one version of circuits so far.
+/// The only version of circuits so far.
 pub const CIRCUIT_VERSION: u16 = 1;
 
 const CIRCUIT_WINDOW_CELLS: RangeInclusive<u16> = 64..=16_384;
 const MARK_INTERVAL_MIN_CELLS: u16 = 8;
 const STREAM_WINDOW_BYTES: RangeInclusive<u32> = 16 * 1024..=16 * 1024 * 1024;
 
-/// What a client says: only what every client of its version says alike.
+/// The client's parameters. They hold only what every client of a version says alike (protocol.md 3.15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientParams {
-    /// Lowest version of circuits that it speaks.
+    /// Lowest version of circuits that the client speaks.
     pub lowest: u16,
-    /// Highest version of circuits that it speaks.
+    /// Highest version of circuits that the client speaks.
     pub highest: u16,
 }
 
@@ -36,7 +36,7 @@ impl ClientParams {
         (self.lowest..=self.highest).contains(&version)
     }
 
-    /// The 16 bytes that are sealed, unused ones zero (protocol.md, chapter 3).
+    /// Writes the 16 bytes that are sealed; unused bytes are zero (protocol.md 3.11).
     pub fn encode(&self) -> [u8; PARAMS_LEN] {
         let mut bytes = [0; PARAMS_LEN];
         bytes[0..2].copy_from_slice(&self.lowest.to_be_bytes());
@@ -44,10 +44,9 @@ impl ClientParams {
         bytes
     }
 
-    /// Reads the 16 bytes.
+    /// Reads the client's 16 bytes (protocol.md 3.11).
     ///
-    /// # Errors
-    /// [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
+    /// # Errors [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
     pub fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
         let [l0, l1, h0, h1, reserved @ ..] = *bytes;
         let params = Self {
@@ -69,24 +68,23 @@ impl ClientParams {
     }
 }
 
-/// What a relay answers: the version it chose and the bounds of the circuit's flows.
+/// The relay's parameters: the version that it chose and the bounds of the circuit's flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayParams {
-    /// The version of circuits that holds from here on.
+    /// Version of circuits that both sides use from here on.
     pub version: u16,
-    /// Most cells that may be unacknowledged in one direction: 64 to 16,384.
+    /// The most cells that may be unacknowledged in one direction: 64 to 16,384.
     pub circuit_window_cells: u16,
-    /// Cells to one MARK: 8 to half of the window.
+    /// Number of counted cells of which one carries a MARK: 8 to half of the window.
     pub mark_interval_cells: u16,
     /// Credit that a new stream starts with, in bytes: 16 KiB to 16 MiB.
     pub stream_window_bytes: u32,
 }
 
 impl RelayParams {
-    /// Are the values within what the protocol allows?
+    /// Checks that the values are within the bounds of protocol.md 3.12.
     ///
-    /// # Errors
-    /// [`ParamsError`] names the first that is not.
+    /// # Errors [`ParamsError`] names the first value that is not.
     pub fn check(&self) -> Result<(), ParamsError> {
         if self.version == 0 {
             return Err(ParamsError::Versions);
@@ -104,7 +102,7 @@ impl RelayParams {
         Ok(())
     }
 
-    /// The 16 bytes that are sealed, unused ones zero (protocol.md, chapter 3).
+    /// Writes the 16 bytes that are sealed; unused bytes are zero (protocol.md 3.12).
     pub fn encode(&self) -> [u8; PARAMS_LEN] {
         let mut bytes = [0; PARAMS_LEN];
         bytes[0..2].copy_from_slice(&self.version.to_be_bytes());
@@ -114,10 +112,9 @@ impl RelayParams {
         bytes
     }
 
-    /// Reads the 16 bytes.
+    /// Reads the relay's 16 bytes (protocol.md 3.12).
     ///
-    /// # Errors
-    /// [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
+    /// # Errors [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
     pub fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
         let [v0, v1, c0, c1, m0, m1, s0, s1, s2, s3, reserved @ ..] = *bytes;
         let params = Self {

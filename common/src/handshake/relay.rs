@@ -1,4 +1,4 @@
-//! The relay's side: one message in, one reply out, and the keys at once.
+//! The relay's side of the handshake: one message in, one reply and the keys out, in one step.
 
 use core::borrow::Borrow;
 
@@ -15,15 +15,13 @@ use crate::ids::{NetworkId, RelayId};
 use crate::onion::{HopKeys, Suite};
 use crate::secret::Secret;
 
-/// Answers a client: gives the suite and the keys of the new layer, what to
-/// send, and what the client said.
+/// Answers a client. Returns the suite and the keys of the new layer, the reply to send, and the client's parameters.
 ///
-/// `keys` are all onion keys that some valid consensus still lists. X·b and C1
-/// are checked before any other public-key work. ML-KEM's randomness is the
-/// cryptographic library's own; Y is drawn from `rng`.
+/// `keys` are all onion keys that some valid consensus still lists. X·b and C1 are checked before any other public-key
+/// work. ML-KEM's randomness comes from the cryptographic library; Y is drawn from `rng`.
 ///
-/// # Errors
-/// [`HandshakeError`]: the CREATE or EXTEND is to be refused; nothing else changed.
+/// # Errors [`HandshakeError`] if the message is not good; the caller then refuses the CREATE or EXTEND. Nothing else
+/// changed.
 pub fn respond(
     network: &NetworkId,
     relay: &RelayId,
@@ -36,7 +34,7 @@ pub fn respond(
     respond_with(network, relay, keys, message, reply, ephemeral, encapsulate)
 }
 
-/// ML-KEM-768's ciphertext and shared secret.
+/// A ciphertext of ML-KEM-768 and the shared secret that belongs to it.
 pub(super) type Encapsulated = ([u8; CT_LEN], Secret<32>);
 
 fn encapsulate(ek: &[u8; EK_LEN]) -> Result<Encapsulated, HandshakeError> {
@@ -52,7 +50,7 @@ fn encapsulate(ek: &[u8; EK_LEN]) -> Result<Encapsulated, HandshakeError> {
     Ok((ct, secret))
 }
 
-/// As [`respond`] with the ephemeral key and the encapsulation given.
+/// Answers a client like [`respond`], but with an ephemeral key and an encapsulation that the caller gives.
 pub(super) fn respond_with(
     network: &NetworkId,
     relay: &RelayId,
@@ -70,7 +68,7 @@ pub(super) fn respond_with(
         .find(|key| key.public().key == *b)
         .ok_or(HandshakeError::UnknownOnionKey)?;
 
-    // One multiplication, then the client's seal; the costly rest only behind both (S9).
+    // Only one multiplication comes before the check of the client's seal. The costly rest comes behind both (S9).
     let fixed = schedule::agree(onion.secret(), x)?;
     let t1 = schedule::client_transcript(network, relay, &onion.public(), x, ek);
     let params = schedule::open(&schedule::client_key(&fixed, &t1)?, &t1, c1)
@@ -98,7 +96,7 @@ pub(super) fn respond_with(
     Ok((onion.public().suite, schedule.into_keys(), bytes, params))
 }
 
-/// The parts of a client's message, where they are.
+/// The parts of a client's message (protocol.md 3.4), borrowed from it.
 struct Message<'a> {
     b: &'a [u8; POINT_LEN],
     x: &'a [u8; POINT_LEN],
@@ -107,7 +105,8 @@ struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Never `None`: the lengths add up to the array's.
+    /// Splits a message into its parts. The result is never `None`, because the lengths add up to the length of the
+    /// array.
     fn split(message: &'a [u8; CLIENT_MESSAGE_LEN]) -> Option<Self> {
         let (b, rest) = message.split_first_chunk()?;
         let (x, rest) = rest.split_first_chunk()?;

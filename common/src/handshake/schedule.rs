@@ -1,5 +1,5 @@
-//! Transcripts, labels and keys of the handshake: the one place that both sides
-//! share, and the one table of labels (docs/protocol.md, 3.4 to 3.10).
+//! Transcripts, labels and keys of the handshake (docs/protocol.md, 3.4 to 3.10). Both sides call this file, and it has
+//! the only table of labels.
 
 use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::inout::InOutBuf;
@@ -18,7 +18,7 @@ use crate::ids::{NetworkId, RelayId};
 use crate::onion::{DirectionKeys, HopKeys};
 use crate::secret::Secret;
 
-/// Name and version of the handshake: in the context, and the salt of both extractions.
+/// Name and version of the handshake. It stands in the context and is the salt of both extractions.
 const PROTOCOL: &[u8] = b"cepa-circ-1";
 
 const CLIENT: &[u8] = b"client";
@@ -27,12 +27,12 @@ const RELAY_AUTH: &[u8] = b"relay auth";
 const FORWARD: [&[u8]; 3] = [b"forward aead", b"forward header", b"forward chain"];
 const BACKWARD: [&[u8]; 3] = [b"backward aead", b"backward header", b"backward chain"];
 
-/// A transcript: SHA-256 of all that was said so far.
+/// A transcript: SHA-256 of everything that was said so far.
 pub(super) type Transcript = [u8; 32];
-/// One side's parameters under their seal.
+/// One side's parameters, sealed.
 pub(super) type Sealed = [u8; SEALED_LEN];
 
-/// T1 (protocol.md 3.5).
+/// Computes T1 (protocol.md 3.5).
 pub(super) fn client_transcript(
     network: &NetworkId,
     relay: &RelayId,
@@ -51,7 +51,7 @@ pub(super) fn client_transcript(
     hash.finalize().into()
 }
 
-/// T2 (protocol.md 3.7).
+/// Computes T2 (protocol.md 3.7).
 pub(super) fn full_transcript(
     t1: &Transcript,
     c1: &Sealed,
@@ -72,7 +72,7 @@ fn length(sealed: &Sealed) -> [u8; 2] {
     (sealed.len() as u16).to_be_bytes()
 }
 
-/// A Diffie-Hellman secret, refused if it is zero (protocol.md 3.3).
+/// Computes a Diffie-Hellman secret and refuses it if it is zero (protocol.md 3.3).
 pub(super) fn agree(
     secret: &StaticSecret,
     point: &[u8; POINT_LEN],
@@ -86,7 +86,7 @@ pub(super) fn agree(
     Ok(bytes)
 }
 
-/// k1, the key of the client's parameters (protocol.md 3.6).
+/// Computes k1, the key of the client's parameters (protocol.md 3.6).
 pub(super) fn client_key(
     static_secret: &Secret<32>,
     t1: &Transcript,
@@ -98,7 +98,7 @@ pub(super) fn client_key(
     )
 }
 
-/// All that follows from the full exchange (protocol.md 3.8 and 3.9).
+/// All secrets that follow from the full exchange (protocol.md 3.8 and 3.9).
 pub(super) struct Schedule {
     params: Secret<32>,
     auth: Secret<32>,
@@ -106,7 +106,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// From X·y, X·b and ML-KEM's secret, in this order.
+    /// Derives the secrets from X·y (`ephemeral`), X·b (`fixed`) and ML-KEM's secret, in this order.
     pub(super) fn new(
         ephemeral: &Secret<32>,
         fixed: &Secret<32>,
@@ -132,7 +132,7 @@ impl Schedule {
         })
     }
 
-    /// C2 and AUTH (protocol.md 3.8).
+    /// Computes C2 and AUTH (protocol.md 3.8).
     pub(super) fn seal_reply(
         &self,
         t2: &Transcript,
@@ -142,7 +142,7 @@ impl Schedule {
         Ok((c2, self.auth(t2, &c2)?))
     }
 
-    /// Checks AUTH, in constant time, and only then opens C2.
+    /// Checks AUTH in constant time, and opens C2 only if AUTH fits (protocol.md 3.14).
     pub(super) fn open_reply(
         &self,
         t2: &Transcript,
@@ -167,13 +167,13 @@ impl Schedule {
         Ok(mac.finalize().into_bytes().into())
     }
 
-    /// The keys of the layer; the rest is erased.
+    /// The keys of the layer. All other secrets are erased.
     pub(super) fn into_keys(self) -> HopKeys {
         self.keys
     }
 }
 
-/// HKDF-Expand(prk, label || transcript, 32).
+/// Computes HKDF-Expand(prk, label || transcript, 32 bytes).
 fn expand(
     prk: &Hkdf<Sha256>,
     label: &[u8],
@@ -197,7 +197,7 @@ fn direction(
     })
 }
 
-/// ChaCha20-Poly1305 with nonce 0, whatever the suite: each key seals once (protocol.md 3.10).
+/// Seals parameters by ChaCha20-Poly1305 with nonce 0, whatever the suite. Each key seals once (protocol.md 3.10).
 pub(super) fn seal(
     key: &Secret<32>,
     transcript: &Transcript,
@@ -213,7 +213,7 @@ pub(super) fn seal(
     Ok(sealed)
 }
 
-/// The parameters under a seal, if it fits.
+/// Opens sealed parameters; `None` if the seal does not fit.
 pub(super) fn open(
     key: &Secret<32>,
     transcript: &Transcript,

@@ -1,4 +1,4 @@
-//! Both sides against each other, and against everybody in between.
+//! Tests of the two sides of the handshake against each other, and against whoever changes messages in between.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use rand::SeedableRng;
@@ -153,7 +153,7 @@ fn every_changed_byte_of_a_reply_is_refused_before_the_parameters_are_read() {
 
 #[test]
 fn points_of_small_order_are_refused_by_both_sides() {
-    // Zero, one, and the two points of order eight (RFC 7748's curve), and p - 1.
+    // The points are zero, one, the two points of order eight (curve of RFC 7748), and p - 1.
     let order_8a = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
     let order_8b = "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157";
     let minus_one = "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f";
@@ -189,7 +189,7 @@ fn an_encapsulation_key_out_of_range_is_refused() {
     let ctx = context(&key);
     let kem = aws_lc_rs::kem::DecapsulationKey::generate(&aws_lc_rs::kem::ML_KEM_768).unwrap();
     let x = x25519_dalek::StaticSecret::from([3; 32]);
-    // Coefficients of 4,095 are over the modulus: not a key, though well sealed.
+    // Coefficients of 4,095 exceed the modulus: the bytes are not a key, though the client sealed its parameters well.
     let (_, message) =
         ClientHandshake::start_with(&ctx, ClientParams::default(), x, kem, &[0xff; EK_LEN])
             .unwrap();
@@ -209,7 +209,7 @@ fn sides_without_a_common_version_refuse() {
         Some(HandshakeError::NoCommonVersion)
     );
 
-    // A relay that answers with a version that was not offered.
+    // The relay answers with a version that the client did not offer.
     let reply = RelayParams {
         version: 2,
         ..REPLY

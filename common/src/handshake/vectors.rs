@@ -1,5 +1,5 @@
-//! Replays the vectors that the reference in `tests/reference` wrote: it plays
-//! each side in turn, and the code under test the other.
+//! Replays the vectors that the reference in `tests/reference` wrote. The reference plays each side in turn, and the
+//! code under test plays the other.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use aws_lc_rs::kem::{DecapsulationKey, ML_KEM_768};
@@ -97,7 +97,7 @@ fn each(test: impl Fn(Vector<'_>)) {
         .for_each(|value| test(Vector(value)));
 }
 
-/// The error's name, without what it holds.
+/// The name of the error's variant, without the fields.
 fn name<T>(result: Result<T, HandshakeError>) -> String {
     let error = format!("{:?}", result.err().unwrap());
     error.split('(').next().unwrap().to_owned()

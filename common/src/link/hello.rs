@@ -9,33 +9,32 @@ use crate::ids::NetworkId;
 
 /// Versions of the link protocol that this program speaks, ascending.
 pub const LINK_VERSIONS: &[u16] = &[1];
-/// Most versions that a HELLO may list.
+/// The most versions that a HELLO may list.
 const MAX_VERSIONS: usize = 8;
 
-/// What a side says first (protocol.md 2.6).
+/// What each side of a link says first (protocol.md 2.6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Versions spoken, ascending, 1 to 8 of them.
+    /// Versions of the link protocol that the sender speaks, ascending, 1 to 8 of them.
     pub versions: Vec<u16>,
     /// The network that the sender is in.
     pub network: NetworkId,
-    /// The address that the sender sees the other side at, or nothing.
+    /// The address at which the sender sees the other side, if it says one.
     pub seen: Option<SocketAddr>,
-    /// The sender's clock in seconds since 1970; a client sends zero, so that
-    /// its clock tells nothing about it.
+    /// The sender's clock in seconds since 1970. A client sends zero, so that its clock tells nothing about the client.
     pub time_unix_sec: u64,
 }
 
-/// Why a HELLO was refused. Each closes the link.
+/// Why a HELLO was refused. Each of these errors closes the link (protocol.md 2.9).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
-    /// The first cell is not a cell at all.
+    /// The first bytes are not a cell at all.
     #[error(transparent)]
     Cell(#[from] CellError),
-    /// The first cell is something else.
+    /// The first cell is not HELLO.
     #[error("the first cell of a link is not HELLO")]
     NotHello,
-    /// The body breaks its rules.
+    /// The body breaks the rules of protocol.md 2.6.
     #[error("malformed HELLO")]
     Malformed,
     /// The other side is in another network.
@@ -53,7 +52,7 @@ impl From<UnexpectedEnd> for HelloError {
 }
 
 impl Hello {
-    /// A HELLO of this program's own versions.
+    /// A HELLO with the versions that this program speaks.
     pub fn ours(network: NetworkId, seen: Option<SocketAddr>, time_unix_sec: u64) -> Self {
         Self {
             versions: LINK_VERSIONS.to_vec(),
@@ -63,7 +62,7 @@ impl Hello {
         }
     }
 
-    /// Writes the cell. More than eight versions are cut to the newest eight.
+    /// Writes the cell. Of more than eight versions only the newest eight are written.
     pub fn encode(&self) -> Cell {
         let newest = self.versions.len().saturating_sub(MAX_VERSIONS);
         let versions = &self.versions[newest..];
@@ -93,6 +92,8 @@ impl Hello {
     }
 
     /// Reads the first cell of a link.
+    ///
+    /// # Errors [`HelloError`] says what is wrong with the cell; the network and the versions are not compared.
     pub fn decode(cell: &Cell) -> Result<Self, HelloError> {
         if codec::head(cell)? != Head::Link(LinkCommand::Hello) {
             return Err(HelloError::NotHello);
@@ -132,7 +133,7 @@ impl Hello {
     }
 }
 
-/// The highest version common to both sides, if both mean the same network (S6).
+/// The highest version that both sides speak, if both are in the same network (S6).
 pub fn negotiate(ours: &Hello, theirs: &Hello) -> Result<u16, HelloError> {
     if ours.network != theirs.network {
         return Err(HelloError::OtherNetwork);

@@ -1,8 +1,7 @@
 //! One direction of one layer: the suite's two algorithms, the counter and the ratchet.
 //!
-//! A cell is worked on in three steps, so that a client can open several layers
-//! before it moves any counter: `stream` and `seal` or `open` look at the
-//! present counter only; `advance` moves it.
+//! Work on a cell has three steps, so that a client can open several layers before it moves any counter: `stream` and
+//! `seal` or `open` use the present counter; `advance` moves it.
 
 use aes::Aes256Enc;
 use aes::cipher::{Block, BlockCipherEncrypt};
@@ -21,9 +20,9 @@ use super::suite::Suite;
 use crate::cell::{HEADER_LEN, SLOT_LEN};
 use crate::secret::Secret;
 
-/// Cells between two ratchets (docs/protocol.md, 4.5).
+/// Number of cells between two ratchets (docs/protocol.md, 4.5).
 pub(crate) const RATCHET_CELLS: u64 = 1 << 16;
-/// Info of the ratchet's HKDF-Expand.
+/// The `info` of the ratchet's HKDF-Expand.
 const RATCHET_LABEL: &[u8] = b"cepa ratchet";
 
 /// One slot: a tag or a marker.
@@ -31,7 +30,7 @@ pub(crate) type Slot = [u8; SLOT_LEN];
 /// The header stream of one cell (Z in docs/protocol.md).
 pub(crate) type Stream = [u8; HEADER_LEN];
 
-/// AEAD nonce, and nonce of the ChaCha header stream: four zero bytes and the counter.
+/// The nonce of the AEAD and of the ChaCha header stream: four zero bytes and the counter (protocol.md 4.3).
 fn nonce(counter: u64) -> [u8; 12] {
     let mut nonce = [0; 12];
     nonce[4..].copy_from_slice(&counter.to_be_bytes());
@@ -41,7 +40,8 @@ fn nonce(counter: u64) -> [u8; 12] {
 /// A suite's AEAD under one key.
 enum Aead {
     ChaCha(ChaCha20Poly1305),
-    // Boxed: its key schedule is large, and a circuit of the other suite should not carry the room.
+    // The AES key is boxed: its key schedule is large, and a circuit of the other suite should not take that much
+    // memory.
     Aes(Box<LessSafeKey>),
 }
 
@@ -112,7 +112,7 @@ impl HeaderStream {
         }
     }
 
-    /// protocol.md 4.4: the first 112 bytes of the stream of this cell.
+    /// The first 112 bytes of the header stream for the cell with this counter (protocol.md 4.4).
     fn stream(&self, counter: u64) -> Stream {
         let mut stream = [0; HEADER_LEN];
         match self {
@@ -121,9 +121,8 @@ impl HeaderStream {
                     .write_keystream(&mut stream);
             }
             Self::Aes(key) => {
-                // Counter mode by hand: the expanded key is kept, and eight blocks at
-                // once (one of them for nothing) go through the processor's pipeline
-                // together where seven would go one by one.
+                // Counter mode is written out here, so that the expanded key can be kept. Eight blocks go through the
+                // processor's pipeline together, where seven would go one by one; the eighth is not used.
                 let mut blocks = [Block::<Aes256Enc>::default(); 8];
                 for (number, block) in (0u64..).zip(&mut blocks) {
                     block[..8].copy_from_slice(&counter.to_be_bytes());
@@ -139,7 +138,7 @@ impl HeaderStream {
     }
 }
 
-/// HKDF-Expand(chain, "cepa ratchet"), cut into its secrets.
+/// Computes HKDF-Expand(chain, "cepa ratchet", 32 * N bytes) and cuts the result into `N` secrets (protocol.md 4.5).
 fn ratchet<const N: usize>(chain: &Secret<32>) -> Result<[Secret<32>; N], LayerBroken> {
     let mut wide = Secret::<96>::zeroed();
     let expander = Hkdf::<Sha256>::from_prk(chain.expose()).map_err(|_| LayerBroken)?;
@@ -153,7 +152,7 @@ fn ratchet<const N: usize>(chain: &Secret<32>) -> Result<[Secret<32>; N], LayerB
     Ok(parts)
 }
 
-/// One direction of one hop's layer. Neither `Clone` nor `Debug`; one task owns it.
+/// One direction of one hop's layer. The type is neither `Clone` nor `Debug`, and one task owns it.
 pub(crate) struct Direction {
     suite: Suite,
     aead: Aead,
@@ -163,12 +162,13 @@ pub(crate) struct Direction {
 }
 
 impl Direction {
-    /// A direction of which no cell has been seen.
+    /// A direction whose first cell is still to come.
     pub(crate) fn new(suite: Suite, keys: DirectionKeys) -> Result<Self, LayerBroken> {
         Self::starting_at(suite, keys, 0)
     }
 
-    /// As [`Direction::new`], with `keys` those of the ratchet period that `counter` is in.
+    /// A direction whose next cell has the number `counter`. `keys` are those of the ratchet period that `counter` is
+    /// in.
     pub(crate) fn starting_at(
         suite: Suite,
         keys: DirectionKeys,
@@ -193,7 +193,7 @@ impl Direction {
         self.aead.seal(self.counter, ad, payload)
     }
 
-    /// Opens the present cell's payload in place. After a failure the payload holds anything.
+    /// Opens the present cell's payload in place. After a failure the content of `payload` is undefined.
     pub(crate) fn open(
         &self,
         tag: &Slot,
@@ -203,7 +203,7 @@ impl Direction {
         self.aead.open(self.counter, tag, ad, payload)
     }
 
-    /// Counts the present cell, and ratchets after each 2^16 (protocol.md 4.5).
+    /// Counts the present cell, and replaces the keys after each 2^16 cells (protocol.md 4.5).
     pub(crate) fn advance(&mut self) -> Result<(), LayerBroken> {
         self.counter = self.counter.checked_add(1).ok_or(LayerBroken)?;
         if self.counter.is_multiple_of(RATCHET_CELLS) {
@@ -216,7 +216,7 @@ impl Direction {
     }
 }
 
-/// One direction between the ends of a splice: an AEAD, no header stream.
+/// One direction between the two ends of a splice. It has an AEAD and no header stream (protocol.md 4.18).
 pub(crate) struct EndDirection {
     suite: Suite,
     aead: Aead,
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(direction.advance(), Err(LayerBroken));
     }
 
-    /// The crate's AEAD against a second implementation, over every alignment of lengths.
+    /// Compares the AEAD that layers use with a second implementation, over every alignment of lengths.
     #[test]
     fn chacha20_poly1305_is_what_another_library_makes_of_it() {
         let DirectionKeys {
@@ -324,7 +324,7 @@ mod tests {
         }
     }
 
-    /// Counter mode by hand against the crate `ctr`.
+    /// Compares the counter mode that is written out here with that of the crate `ctr`.
     #[test]
     fn the_aes_header_stream_is_counter_mode() {
         for counter in [0, 1, 65_535, 1 << 40, u64::MAX - 1] {

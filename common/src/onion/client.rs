@@ -1,4 +1,4 @@
-//! A client's layers of one circuit: every hop's, both ways (docs/protocol.md, 4.10 to 4.17).
+//! A client's layers of one circuit: those of every hop, in both directions (docs/protocol.md, 4.10 to 4.17).
 
 use rand_core::CryptoRng;
 
@@ -11,7 +11,7 @@ use super::suite::Suite;
 use crate::cell::{Body, HEADER_LEN, MAX_HOPS, SLOT_LEN};
 use crate::ids::HopIndex;
 
-/// Who said a cell that a client opened on a joined circuit.
+/// Who sealed a cell that a client opened on a joined circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Speaker {
@@ -30,23 +30,22 @@ struct Hop {
 #[derive(Default)]
 pub struct ClientLayers {
     hops: Vec<Hop>,
-    /// A layer failed: the hops' secrets are gone and nothing works any more.
+    /// Has a layer failed? Then the hops' secrets are erased, and every call fails.
     broken: bool,
 }
 
-/// Header streams of the present cell at each hop.
+/// The header streams of the present cell, one for each hop.
 type Streams = [Stream; MAX_HOPS];
 
 impl ClientLayers {
-    /// A circuit without hops.
+    /// The layers of a circuit that has no hop yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds the hop behind the present last one, with the keys of its handshake.
+    /// Adds a hop behind the present last one, with the keys of its handshake.
     ///
-    /// # Errors
-    /// [`TooManyHops`] if the circuit has [`MAX_HOPS`] already; the keys are erased.
+    /// # Errors [`TooManyHops`] if the circuit has [`MAX_HOPS`] already; the keys are then erased.
     pub fn push(&mut self, suite: Suite, keys: HopKeys) -> Result<HopIndex, TooManyHops> {
         self.push_starting_at(suite, keys, 0)
     }
@@ -70,7 +69,7 @@ impl ClientLayers {
         Ok(index)
     }
 
-    /// Number of hops; zero once a layer broke.
+    /// Number of hops; zero after a layer broke.
     pub fn len(&self) -> usize {
         self.hops.len()
     }
@@ -80,11 +79,9 @@ impl ClientLayers {
         self.hops.is_empty()
     }
 
-    /// Seals `body` for `hop`, in place: the caller has put the messages behind
-    /// the header, which is overwritten.
+    /// Seals `body` for `hop`, in place. The caller has put the messages behind the header; the header is overwritten.
     ///
-    /// # Errors
-    /// [`SealError`]: no such hop, or a layer broke before.
+    /// # Errors [`SealError`] if there is no such hop, or if a layer broke before.
     pub fn seal(
         &mut self,
         hop: HopIndex,
@@ -94,10 +91,9 @@ impl ClientLayers {
         self.seal_for(hop, &[0; SLOT_LEN], body, rng)
     }
 
-    /// Seals `body` for the far end of the splice at this circuit's last hop.
+    /// Seals `body` for the far end of the splice at this circuit's last hop (protocol.md 4.19).
     ///
-    /// # Errors
-    /// [`SealError`]: the circuit has no hop, or a layer broke before.
+    /// # Errors [`SealError`] if the circuit has no hop, or if a layer broke before.
     pub fn seal_joined(
         &mut self,
         end: &mut EndToEnd,
@@ -121,13 +117,13 @@ impl ClientLayers {
             .map(HopIndex)
     }
 
-    /// Erases everything: nothing is sealed or opened after a failure.
+    /// Erases all secrets: nothing is sealed or opened after a failure (protocol.md 4.23).
     fn destroy(&mut self) {
         self.hops.clear();
         self.broken = true;
     }
 
-    /// protocol.md 4.11, where `marker` is sixteen zeros, or the far end's tag.
+    /// Seals as protocol.md 4.11 says, where `marker` is sixteen zeros or the far end's tag.
     fn seal_for(
         &mut self,
         hop: HopIndex,
@@ -149,12 +145,11 @@ impl ClientLayers {
         Ok(sealed?)
     }
 
-    /// Opens a cell that came towards the client, in place, and says which hop
-    /// spoke it. The messages are behind the header.
+    /// Opens a cell that came towards the client, in place, and returns the hop that spoke it. The messages are behind
+    /// the header.
     ///
-    /// # Errors
-    /// [`OpenFailed`]: the circuit is to be destroyed, and every layer is
-    /// unusable from then on.
+    /// # Errors [`OpenFailed`] if no hop spoke the cell. Every layer is unusable from then on, and the caller destroys
+    /// the circuit.
     pub fn open(&mut self, body: &mut Body) -> Result<HopIndex, OpenFailed> {
         let opened = self.open_any(None, body);
         match opened {
@@ -164,11 +159,10 @@ impl ClientLayers {
         }
     }
 
-    /// As [`ClientLayers::open`] on a circuit that is joined to another: the
-    /// cell may be the far end's too.
+    /// Opens a cell like [`ClientLayers::open`], on a circuit that is joined to another one: the far end of the splice
+    /// may have sealed the cell too (protocol.md 4.21).
     ///
-    /// # Errors
-    /// As [`ClientLayers::open`].
+    /// # Errors [`OpenFailed`] if neither a hop nor the far end spoke the cell. Every layer is unusable from then on.
     pub fn open_joined(
         &mut self,
         end: &mut EndToEnd,
@@ -193,7 +187,7 @@ impl ClientLayers {
     }
 }
 
-/// Seals for the last of `hops`, and moves their counters.
+/// Seals for the last of `hops` and moves the counters of all of them.
 fn seal_through(
     hops: &mut [Hop],
     marker: &Slot,
@@ -206,7 +200,7 @@ fn seal_through(
     }
     let streams = &streams[..hops.len()];
     body[..SLOT_LEN].copy_from_slice(marker);
-    // Random, not zero: zeros would tell the last hop its number (protocol.md 4.11).
+    // These slots are random: zeros would tell the last hop its number (protocol.md 4.11).
     rng.fill_bytes(&mut body[SLOT_LEN..HEADER_LEN - SLOT_LEN * hops.len()]);
     fill(streams, &mut body[..HEADER_LEN]);
     for (hop, z) in hops.iter().zip(streams).rev() {
@@ -218,10 +212,10 @@ fn seal_through(
     hops.iter_mut().try_for_each(|hop| hop.forward.advance())
 }
 
-/// protocol.md 4.10: the filler F_n, at the end of `header`.
+/// Writes the filler F(n) of protocol.md 4.10 at the end of `header`.
 ///
-/// It is what the hops' streams will have made of the zeros that each of them
-/// shifts in, so that every seal on the way already covers it.
+/// The filler is what the hops' streams will have made of the zeros that each of the hops shifts in. So every seal on
+/// the way covers it already.
 fn fill(streams: &[Stream], header: &mut [u8]) {
     for (before, z) in streams.iter().enumerate() {
         let old = HEADER_LEN - SLOT_LEN * before;
@@ -232,7 +226,8 @@ fn fill(streams: &[Stream], header: &mut [u8]) {
     }
 }
 
-/// protocol.md 4.13 to 4.16: finds who spoke, opens every layer up to there, then moves their counters.
+/// Finds who spoke, opens every layer up to there, and then moves the counters of those layers (protocol.md 4.13 to
+/// 4.16).
 fn open_through(
     hops: &mut [Hop],
     end: Option<&mut EndToEnd>,
@@ -246,7 +241,7 @@ fn open_through(
     let taken = match (spoke, &end) {
         (Some(spoke), _) => spoke,
         (None, Some(_)) => hops.len() - 1,
-        // Nobody spoke: the cell is lost, and all that is left is to say where.
+        // Nobody spoke. The cell is lost; the error only says where.
         (None, None) => return Err(blame(hops, body, &streams)),
     };
     let (marker, clean) = open_up_to(hops, taken, body, &streams).map_err(changed)?;
@@ -267,11 +262,10 @@ fn open_through(
     Ok(speaker)
 }
 
-/// protocol.md 4.14: the first hop whose own first slot is the marker.
+/// Finds the first hop whose own first slot is the marker (protocol.md 4.14).
 ///
-/// The header alone tells: a hop's first slot never is among those that fell
-/// off. Nothing is believed yet; every seal up to that hop must still fit.
-/// Leaves the streams of all hops up to it in `streams`.
+/// The header alone tells, because a hop's first slot is never among those that fell off. Nothing is believed yet:
+/// every seal up to that hop must still fit. Leaves the streams of all hops up to that hop in `streams`.
 fn find_marker(hops: &[Hop], body: &Body, streams: &mut Streams) -> Option<usize> {
     let mut header = [0; HEADER_LEN];
     header.copy_from_slice(&body[..HEADER_LEN]);
@@ -286,23 +280,23 @@ fn find_marker(hops: &[Hop], body: &Body, streams: &mut Streams) -> Option<usize
     None
 }
 
-/// protocol.md 4.15: each hop's rest, correct in the slots that fell off on the
-/// way if hop number `spoke` (from 0) spoke the cell.
+/// Computes each hop's rest, which is correct in the slots that fell off on the way if hop number `spoke` (from 0)
+/// spoke the cell (protocol.md 4.15).
 fn lost_slots(streams: &Streams, spoke: usize) -> [Rest; MAX_HOPS] {
     let mut rests = [[0; REST_LEN]; MAX_HOPS];
     let mut x = [0; HEADER_LEN];
     for (rest, z) in rests.iter_mut().zip(streams).take(spoke + 1).rev() {
         *rest = shorten(&x, z);
-        // Where a tag would be, zeros do: tags never reach the slots that fall off.
+        // Zeros stand where a tag would be, because tags never reach the slots that fall off.
         x[SLOT_LEN..].copy_from_slice(rest);
     }
     rests
 }
 
-/// Opens the layers of the hops up to number `spoke` (from 0), moving no counter.
+/// Opens the layers of the hops up to number `spoke` (from 0) and moves no counter.
 ///
-/// Gives the last hop's first slot and whether all behind it is zero; or the
-/// number of the first hop whose seal does not fit.
+/// Returns the last hop's first slot, and whether everything behind the slot is zero. The error is the number of the
+/// first hop whose seal does not fit.
 fn open_up_to(
     hops: &[Hop],
     spoke: usize,
@@ -327,8 +321,8 @@ fn open_up_to(
     Ok((tag, is_zero(&rest[..REST_LEN - SLOT_LEN])))
 }
 
-/// Where a cell that nobody spoke went wrong: the farthest hop that any guess
-/// of the speaker leads to, the last hop first.
+/// Says where a cell that nobody spoke went wrong: at the farthest hop that any guess of the speaker leads to. The last
+/// hop is guessed first.
 fn blame(hops: &[Hop], body: &Body, streams: &Streams) -> OpenFailed {
     let mut farthest = 0;
     for spoke in (0..hops.len()).rev() {
@@ -348,7 +342,7 @@ fn changed(number: usize) -> OpenFailed {
     }
 }
 
-/// A hop's number as an index. There are at most [`MAX_HOPS`].
+/// The hop with number `number` (from 0). There are at most [`MAX_HOPS`].
 fn index(number: usize) -> HopIndex {
     HopIndex(u8::try_from(number).unwrap_or(u8::MAX))
 }

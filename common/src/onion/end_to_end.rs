@@ -1,7 +1,7 @@
 //! The layer between the two clients of a splice (docs/protocol.md, 4.18 to 4.21).
 //!
-//! Both circuits end at the rendezvous point, which reads neither. The tag of
-//! this layer stands where the marker would be.
+//! The circuits of both clients end at the rendezvous point, which can read neither. The tag of this layer stands where
+//! the marker would be.
 
 use super::cipher::{EndDirection, Slot};
 use super::error::LayerBroken;
@@ -9,14 +9,14 @@ use super::header::is_zero;
 use super::keys::EndKeys;
 use super::suite::Suite;
 
-/// Seals for, and opens from, the client at the far end of a splice.
+/// Seals for the client at the far end of a splice, and opens what that client sealed.
 pub struct EndToEnd {
-    /// What this end says, and what it hears. `None` once anything failed.
+    /// The direction that this end seals and the direction that it opens. `None` after any failure.
     state: Option<(EndDirection, EndDirection)>,
 }
 
 impl EndToEnd {
-    /// A layer of which no cell has been seen. The far end has `says` and `hears` the other way round.
+    /// A layer before its first cell. The far end has `says` and `hears` exchanged.
     pub fn new(suite: Suite, says: EndKeys, hears: EndKeys) -> Self {
         Self::starting_at(suite, says, hears, 0)
     }
@@ -32,11 +32,12 @@ impl EndToEnd {
         self.state.is_some()
     }
 
-    /// Seals a payload in place; the tag goes in the marker's place.
+    /// Seals a payload in place. The caller puts the tag where the marker would be.
     pub(crate) fn seal(&mut self, payload: &mut [u8]) -> Result<Slot, LayerBroken> {
         let (says, _) = self.state.as_mut().ok_or(LayerBroken)?;
         let tag = says.seal(payload).and_then(|tag| {
-            // One in 2^128. The rendezvous point would take the cell for its own.
+            // A tag is zero once in 2^128. The rendezvous point would then take the cell for its own (protocol.md
+            // 4.19).
             if is_zero(&tag) {
                 Err(LayerBroken)
             } else {

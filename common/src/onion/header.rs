@@ -1,14 +1,14 @@
-//! Arithmetic on headers: exclusive or, the zero slot, a cell's three parts.
+//! Arithmetic on headers: exclusive or, the zero slot, the three parts of a cell's body.
 
 use super::cipher::{Slot, Stream};
 use crate::cell::{Body, HEADER_LEN, SLOT_LEN};
 
-/// Length of a header without its first slot (`rest`): the associated data.
+/// Length of a header without its first slot (`rest`), in bytes. `rest` is the associated data of a seal.
 pub(crate) const REST_LEN: usize = HEADER_LEN - SLOT_LEN;
 /// A header without its first slot.
 pub(crate) type Rest = [u8; REST_LEN];
 
-/// `into ^= with`, over the length of the shorter.
+/// Computes `into ^= with` over the length of the shorter one.
 pub(crate) fn xor(into: &mut [u8], with: &[u8]) {
     for (into, with) in into.iter_mut().zip(with) {
         *into ^= with;
@@ -20,7 +20,7 @@ pub(crate) fn is_zero(slot: &[u8]) -> bool {
     slot.iter().fold(0, |all, byte| all | byte) == 0
 }
 
-/// A body's tag, rest and payload.
+/// Splits a body into tag, rest and payload.
 pub(crate) fn parts(body: &mut Body) -> (&mut [u8], &mut [u8], &mut [u8]) {
     let (header, payload) = body.split_at_mut(HEADER_LEN);
     let (tag, rest) = header.split_at_mut(SLOT_LEN);
@@ -34,7 +34,7 @@ pub(crate) fn first_slot(header: &[u8]) -> Slot {
     slot
 }
 
-/// `(x ^ z)[0..96]`: what is left of a header when its last slot has fallen off.
+/// Computes `(x ^ z)[0..96]`: what is left of a header after its last slot has fallen off.
 pub(crate) fn shorten(x: &[u8], z: &Stream) -> Rest {
     let mut rest = [0; REST_LEN];
     rest.copy_from_slice(&x[..REST_LEN]);

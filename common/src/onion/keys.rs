@@ -1,7 +1,7 @@
 //! The secrets that a handshake yields for a hop (docs/protocol.md, 3.9).
 //!
-//! Three independent secrets to a direction: no key is ever used by two
-//! algorithms. None of these types can be shown, cloned or compared (S36).
+//! Each direction has three independent secrets, so that no key is ever used by two algorithms. None of these types can
+//! be shown, cloned or compared (S36).
 
 use crate::secret::Secret;
 
@@ -11,15 +11,15 @@ pub struct DirectionKeys {
     pub aead: Secret<32>,
     /// Key of the suite's header stream.
     pub header: Secret<32>,
-    /// Secret that the ratchet draws the next three from.
+    /// Secret from which the ratchet derives the next three secrets.
     pub chain: Secret<32>,
 }
 
 /// The secrets of one hop.
 pub struct HopKeys {
-    /// Of cells that go away from the client.
+    /// Secrets for cells that go away from the client.
     pub forward: DirectionKeys,
-    /// Of cells that come towards the client.
+    /// Secrets for cells that come towards the client.
     pub backward: DirectionKeys,
 }
 
@@ -27,6 +27,6 @@ pub struct HopKeys {
 pub struct EndKeys {
     /// Key of the suite's AEAD.
     pub aead: Secret<32>,
-    /// Secret that the ratchet draws the next two from.
+    /// Secret from which the ratchet derives the next two secrets.
     pub chain: Secret<32>,
 }

@@ -1,13 +1,11 @@
-//! Onion layers: a stack of standard AEADs under a Sphinx-style header
-//! (docs/protocol.md, chapter 4).
+//! Onion layers: a stack of standard AEADs under a header in the manner of Sphinx (docs/protocol.md, chapter 4).
 //!
-//! Called by the switch of a relay ([`RelayForward`], [`RelayBackward`]) and by
-//! the circuits of a client ([`ClientLayers`], [`EndToEnd`]). Cells are worked
-//! on where they are: nothing here allocates or copies for a cell. No messages
-//! are known here and no circuit ids.
+//! A relay's table of circuits calls [`RelayForward`] and [`RelayBackward`]; the circuits of a client call
+//! [`ClientLayers`] and [`EndToEnd`]. Cells are changed in place: nothing in this room allocates or copies for a cell.
+//! The room knows no messages and no circuit ids.
 //!
-//! A layer is neither `Clone` nor `Debug`. The counter moves inside the call;
-//! after anything failed, the secrets are gone and every further call fails.
+//! A layer is neither `Clone` nor `Debug`. Its counter moves inside the call. After any failure the secrets are erased
+//! and every further call fails.
 
 mod cipher;
 mod client;

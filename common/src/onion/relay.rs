@@ -1,9 +1,8 @@
-//! A relay's two layers of a circuit: it opens what goes away from the client
-//! and seals what goes towards it (docs/protocol.md, 4.6 to 4.9).
+//! A relay's two layers of a circuit: it opens what goes away from the client and seals what goes towards the client
+//! (docs/protocol.md, 4.6 to 4.9).
 //!
-//! The forward layer belongs to the task that reads the link the client is
-//! behind; the backward layer to whoever writes towards the client. Nothing is
-//! shared between them.
+//! The forward layer belongs to the task that reads the link on the client's side. The backward layer belongs to
+//! whoever writes towards the client. The two layers share nothing.
 
 use super::cipher::Direction;
 use super::error::LayerBroken;
@@ -12,24 +11,24 @@ use super::keys::DirectionKeys;
 use super::suite::Suite;
 use crate::cell::{Body, HEADER_LEN, SLOT_LEN};
 
-/// Whose an opened cell is.
+/// Whom an opened cell is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Opened {
-    /// This hop's: the payload, behind the header, is messages.
+    /// The cell is for this hop: the payload behind the header is messages.
     Ours,
-    /// A later hop's, or the far end's of a splice: the body is ready to be sent on.
+    /// The cell is for a later hop, or for the far end of a splice: the body is ready to be sent on.
     Onward,
 }
 
 /// Opens the cells of one circuit that go away from the client.
 pub struct RelayForward {
-    /// `None` once anything failed: a layer is not used after that.
+    /// `None` after any failure: a layer that failed is not used again.
     state: Option<Direction>,
 }
 
 impl RelayForward {
-    /// The layer of a circuit just made.
+    /// The forward layer of a circuit that was just made.
     pub fn new(suite: Suite, keys: DirectionKeys) -> Self {
         Self {
             state: Direction::new(suite, keys).ok(),
@@ -45,10 +44,9 @@ impl RelayForward {
 
     /// Takes this hop's layer off `body`, in place.
     ///
-    /// # Errors
-    /// [`LayerBroken`] if the cell is not the next one that the client sealed,
-    /// bit for bit; the layer is unusable from then on, and the circuit is to be
-    /// destroyed both ways. `body` then holds anything.
+    /// # Errors [`LayerBroken`] if the cell is not, bit for bit, the next one that the client sealed. The layer is
+    /// unusable from then on, and the caller destroys the circuit in both directions. The content of `body` is then
+    /// undefined.
     pub fn open(&mut self, body: &mut Body) -> Result<Opened, LayerBroken> {
         let direction = self.state.as_mut().ok_or(LayerBroken)?;
         let opened = peel(direction, body);
@@ -59,7 +57,7 @@ impl RelayForward {
     }
 }
 
-/// protocol.md 4.6.
+/// Opens as protocol.md 4.6 says.
 fn peel(direction: &mut Direction, body: &mut Body) -> Result<Opened, LayerBroken> {
     let (tag, rest, payload) = parts(body);
     direction.open(&first_slot(tag), rest, payload)?;
@@ -77,12 +75,12 @@ fn peel(direction: &mut Direction, body: &mut Body) -> Result<Opened, LayerBroke
 
 /// Seals the cells of one circuit that go towards the client.
 pub struct RelayBackward {
-    /// `None` once anything failed: a layer is not used after that.
+    /// `None` after any failure: a layer that failed is not used again.
     state: Option<Direction>,
 }
 
 impl RelayBackward {
-    /// The layer of a circuit just made.
+    /// The backward layer of a circuit that was just made.
     pub fn new(suite: Suite, keys: DirectionKeys) -> Self {
         Self {
             state: Direction::new(suite, keys).ok(),
@@ -96,23 +94,21 @@ impl RelayBackward {
         }
     }
 
-    /// Seals a cell that this hop itself says. The caller has put the messages
-    /// behind the header; the header is overwritten.
+    /// Seals a cell that this hop itself speaks. The caller has put the messages behind the header; the header is
+    /// overwritten.
     ///
-    /// # Errors
-    /// [`LayerBroken`] if the layer is unusable.
+    /// # Errors [`LayerBroken`] if the layer is unusable.
     pub fn speak(&mut self, body: &mut Body) -> Result<(), LayerBroken> {
-        // protocol.md 4.8: the marker is a zero slot, and zeros behind it.
+        // The marker is a zero slot, with zeros behind it (protocol.md 4.8).
         body[..HEADER_LEN].fill(0);
         self.seal(body)
     }
 
-    /// Seals a cell that the next hop sent, to be passed towards the client.
+    /// Seals a cell that the next hop sent and that is passed towards the client.
     ///
-    /// # Errors
-    /// [`LayerBroken`] if the layer is unusable, or if the cell's first slot is
-    /// zero: only a hop's own marker is, and with it the next hop would speak in
-    /// this hop's name (protocol.md 4.9). The circuit is to be destroyed.
+    /// # Errors [`LayerBroken`] if the layer is unusable, or if the cell's first slot is zero. Only a hop's own marker
+    /// may be zero: with a zero slot the next hop would speak in this hop's name (protocol.md 4.9). The caller then
+    /// destroys the circuit.
     pub fn wrap(&mut self, body: &mut Body) -> Result<(), LayerBroken> {
         if is_zero(&body[..SLOT_LEN]) {
             self.state = None;
@@ -121,19 +117,17 @@ impl RelayBackward {
         self.seal(body)
     }
 
-    /// Seals, at a rendezvous point, a cell that came out of the joined
-    /// circuit's [`RelayForward::open`] as [`Opened::Onward`]: its first slot is
-    /// the far end's tag and stays where the marker would be; the slots behind
-    /// it are replaced by zeros (protocol.md 4.20).
+    /// Seals, at a rendezvous point, a cell that came out of [`RelayForward::open`] of the joined circuit as
+    /// [`Opened::Onward`]. The first slot of such a cell is the far end's tag and stays where the marker would be. The
+    /// slots behind it are replaced by zeros (protocol.md 4.20).
     ///
-    /// # Errors
-    /// As [`RelayBackward::wrap`].
+    /// # Errors [`LayerBroken`] if the layer is unusable, or if the cell's first slot is zero.
     pub fn speak_joined(&mut self, body: &mut Body) -> Result<(), LayerBroken> {
         body[SLOT_LEN..HEADER_LEN].fill(0);
         self.wrap(body)
     }
 
-    /// protocol.md 4.7, where the header in `body` is X.
+    /// Seals as protocol.md 4.7 says, where the header in `body` is X.
     fn seal(&mut self, body: &mut Body) -> Result<(), LayerBroken> {
         let direction = self.state.as_mut().ok_or(LayerBroken)?;
         let sealed = cover(direction, body);

@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// An AEAD and a header stream; a property of a relay's onion key, followed by
-/// every client, so that it tells nothing about a client (protocol.md 4.1).
+/// An AEAD and a stream cipher for headers (protocol.md 4.1). The suite is a property of a relay's onion key. Every
+/// client follows the key, so that the suite tells nothing about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Suite {
-    /// ChaCha20-Poly1305 and ChaCha20; every peer has it. Number 1 on the wire.
+    /// ChaCha20-Poly1305 and ChaCha20. Every peer has this suite. Its number on the wire is 1.
     ChaCha20Poly1305,
-    /// AES-256-GCM and AES-256-CTR, for processors with AES instructions. Number 2 on the wire.
+    /// AES-256-GCM and AES-256-CTR, for processors with AES instructions. Its number on the wire is 2.
     Aes256Gcm,
 }
 

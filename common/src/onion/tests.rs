@@ -1,4 +1,4 @@
-//! A circuit in memory, and everything that somebody between two hops can do to it.
+//! Tests of a circuit in memory, and of everything that somebody between two hops can do to it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use core::convert::Infallible;
@@ -20,7 +20,7 @@ pub(super) fn hop_index(number: usize) -> HopIndex {
     HopIndex(u8::try_from(number).unwrap())
 }
 
-/// "Randomness" that is read from a vector.
+/// "Randomness" that is read from a test vector.
 pub(super) struct Scripted(pub(super) Vec<u8>);
 
 impl TryRng for Scripted {
@@ -99,14 +99,14 @@ impl Circuit {
         body
     }
 
-    /// What arrives at relay `to`, having gone through those before it.
+    /// Carries a cell from the client through the relays before relay `to`.
     fn carry(&mut self, to: usize, body: &mut Body) {
         for relay in &mut self.relays[..to] {
             assert_eq!(relay.0.open(body), Ok(Opened::Onward));
         }
     }
 
-    /// What relay `from` speaks.
+    /// The cell that relay `from` speaks with this body.
     fn speak(&mut self, from: usize, body: &Body) -> Body {
         let mut body = *body;
         self.relays[from].1.speak(&mut body).unwrap();
@@ -164,7 +164,7 @@ fn there_is_no_seventh_hop_and_no_speaking_to_nobody() {
     let nobody = hop_index(MAX_HOPS);
     let refused = circuit.client.seal(nobody, &mut said(1), &mut rng);
     assert_eq!(refused, Err(SealError::NoSuchHop(nobody)));
-    // The caller's mistake breaks nothing.
+    // The caller's mistake breaks no layer.
     assert!(
         circuit
             .client
@@ -177,8 +177,8 @@ fn there_is_no_seventh_hop_and_no_speaking_to_nobody() {
     );
 }
 
-/// Flips one bit of every byte of a cell, on the way to each relay, and asks
-/// that very relay. (S3, S12)
+/// Flips one bit of every byte of a cell on the way to each relay, and expects that very relay to refuse the cell (S3,
+/// S12).
 #[test]
 fn a_changed_bit_ends_the_circuit_at_the_next_hop_outwards() {
     for suite in SUITES {
@@ -201,14 +201,14 @@ fn a_changed_bit_ends_the_circuit_at_the_next_hop_outwards() {
     }
 }
 
-/// As above towards the client, who names the two hops. `link` counts the
-/// relay whose cell it is; its own slot that falls off next matters to nobody.
+/// Flips one bit of every byte of a cell on the way towards the client, and expects the client to name the two hops.
+/// `link` is the number of the relay that sent the cell. Nobody needs that relay's own slot, which falls off next.
 #[test]
 fn a_changed_bit_ends_the_circuit_at_the_client_inwards() {
     for suite in SUITES {
         for length in [1, 3, 6] {
             for link in 0..length {
-                // Every byte on three hops; a sample of the payload on six.
+                // On three hops every byte is tried; on six, a sample of the payload.
                 let step = if length == 6 { 13 } else { 1 };
                 for at in (0..HEADER_LEN).chain((HEADER_LEN..BODY_LEN).step_by(step)) {
                     tamper_inwards(suite, length, link, at);
@@ -239,9 +239,9 @@ fn tamper_inwards(suite: Suite, length: usize, link: usize, at: usize) {
         same_payload(&body, &said(1));
         return;
     }
-    // protocol.md 4.17: slot j moves one on at each relay. Where it stands among
-    // those that the client cannot see, it does so at every nearer relay too, and
-    // the nearest seal that covers it, from slot 6, is the one that fails.
+    // Slot j moves to slot j + 1 at each relay (protocol.md 4.17). A slot that the client cannot see when the cell
+    // leaves this relay is one that the client cannot see at any nearer relay either. The nearest seal that covers it,
+    // from slot 6 on, is the one that fails.
     let lost = at < HEADER_LEN && link > 0 && slot > 6 - link;
     let far = if lost { link + slot - 6 } else { link };
     let between = (far.checked_sub(1).map(hop_index), hop_index(far));
@@ -254,7 +254,7 @@ fn tamper_inwards(suite: Suite, length: usize, link: usize, at: usize) {
     assert!(circuit.client.is_empty(), "the secrets are gone: {what}");
 }
 
-/// The attack on tor1: mark a cell before an honest hop, unmark it behind.
+/// The tagging attack on Tor's layers (tor1): mark a cell before an honest hop, and take the mark off behind the hop.
 #[test]
 fn a_tag_before_an_honest_hop_cannot_be_taken_off_behind_it() {
     for suite in SUITES {
@@ -265,14 +265,14 @@ fn a_tag_before_an_honest_hop_cannot_be_taken_off_behind_it() {
             body[at] ^= 0x10;
             let mut after = body;
             assert_eq!(circuit.relays[1].0.open(&mut after), Err(LayerBroken));
-            // Whatever is left in the buffer, put the bit back and send it on.
+            // Whatever is left in the buffer, the attacker flips the bit back and sends the cell on.
             for at in [at, at.saturating_sub(SLOT_LEN)] {
                 let mut again = Circuit::uniform(suite, 3);
                 let mut untagged = after;
                 untagged[at] ^= 0x10;
                 assert_eq!(again.relays[2].0.open(&mut untagged), Err(LayerBroken));
             }
-            // Towards the client: relay 2 tags what it says, relay 0 takes it off what it gets.
+            // Towards the client, relay 2 marks what it speaks, and relay 0 takes the mark off what it gets.
             let mut body = circuit.speak(2, &said(2));
             if (96..HEADER_LEN).contains(&at) {
                 continue;
@@ -340,8 +340,8 @@ fn repeated_lost_and_swapped_cells_are_noticed_inwards() {
                         failed = failed.or(Some(error));
                     }
                 }
-                // The slots that fell off hold the stream of another cell (4.17), so
-                // the hop before the changed link may be the one whose seal fails.
+                // The slots that fell off hold the stream of another cell (4.17), so it may be the seal of the hop
+                // before the changed link that fails.
                 let Some(OpenFailed::Changed { between: (_, far) }) = failed else {
                     panic!("link {link}, order {order:?}: {failed:?}")
                 };
@@ -374,7 +374,7 @@ fn no_byte_of_a_cell_is_alike_on_two_links_beyond_chance() {
                     .zip(other)
                     .filter(|(one, other)| one == other)
                     .count();
-                // 2,040 bytes, one in 256: eight on average.
+                // Of 2,040 bytes, one in 256 is alike by chance: eight on average.
                 assert!(alike < 40, "{alike} bytes alike");
                 let slots = |body: &Body| -> Vec<[u8; SLOT_LEN]> {
                     body[..HEADER_LEN].as_chunks().0.to_vec()
@@ -456,7 +456,7 @@ fn on_a_joined_circuit_the_meeting_point_and_the_far_end_are_told_apart() {
         );
         same_payload(&body, &said(2));
 
-        // What the meeting point itself changes, the far end's seal shows.
+        // The far end's seal shows a change that the rendezvous point itself makes.
         let mut body = said(3);
         let tag = there.seal(&mut body[HEADER_LEN..]).unwrap();
         body[..SLOT_LEN].copy_from_slice(&tag);
@@ -496,7 +496,7 @@ fn suites() -> impl Strategy<Value = Vec<Suite>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Any traffic on any circuit arrives, whole, in order, and at the right hop.
+    /// Any traffic on any circuit arrives whole, in order, and at the right hop.
     #[test]
     fn any_traffic_arrives(
         suites in suites(),
@@ -519,7 +519,7 @@ proptest! {
         }
     }
 
-    /// No bytes that anybody can send open, panic or leave a layer usable.
+    /// Whatever bytes somebody sends, they do not open, cause no panic, and leave no layer usable.
     #[test]
     fn rubbish_never_opens(suites in suites(), seed in any::<u64>(), zeros in 0..HEADER_LEN) {
         let mut circuit = Circuit::new(&suites);

@@ -106,7 +106,7 @@ fn payload(name: &str) -> [u8; PAYLOAD_LEN] {
         .unwrap()
 }
 
-/// A body with this payload and rubbish where the header will be.
+/// A body with this payload, and other bytes where the header will be.
 fn body_of(payload: &[u8; PAYLOAD_LEN]) -> Body {
     let mut body = [0xee; BODY_LEN];
     body[HEADER_LEN..].copy_from_slice(payload);
@@ -228,7 +228,7 @@ fn every_splice_of_the_reference_gives_the_same_bytes() {
     }
 }
 
-/// Base64, for the few bodies that stand in the vectors whole.
+/// Decodes Base64, in which the vectors hold a few whole bodies.
 fn base64(text: &str) -> Vec<u8> {
     let digit = |byte: u8| match byte {
         b'A'..=b'Z' => byte - b'A',
