@@ -1,4 +1,4 @@
-//! What the choice of a path costs, by the number of relays: paths a second, and the tables of one consensus.
+//! Benchmarks of the choice of a path, by the number of relays: paths a second, and the tables of one consensus.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ fn main() {
     divan::main();
 }
 
-/// A consensus holds 20,000 relays at most.
+/// Numbers of relays. A consensus holds 20,000 relays at most.
 const RELAYS: [u32; 3] = [1_000, 10_000, 20_000];
 
 fn consensus(relays: u32) -> Arc<Consensus> {

@@ -1,8 +1,9 @@
-//! How the directory grows: synthetic consensuses of several sizes, and what they cost (docs/scale.md has the figures).
+//! Benchmarks of how the directory grows: synthetic consensuses of several sizes, and what they cost (docs/scale.md has
+//! the figures).
 //!
 //! `cargo bench -p cepa-client --bench scale` prints a table in Markdown; sizes may be given as arguments. Times are
-//! processor time of this process, medians of some rounds: other work on the machine moves them little. Each size
-//! runs in a process of its own, so that the memory is its own.
+//! processor time of this process and medians of several rounds, so that other work on the machine changes them little.
+//! Each size runs in a process of its own, so that its memory can be told from that of the others.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
@@ -28,7 +29,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const AUTHORITIES: u8 = 9;
-/// Relays that leave, and as many that come, in an hour; of a hundred.
+/// Of a hundred relays, so many leave in an hour, and as many come.
 const CHURN_PERCENT: usize = 1;
 
 fn main() {
@@ -72,7 +73,8 @@ fn measure_apart(size: usize, what: &str) {
     assert!(status.unwrap().success(), "{size} relays");
 }
 
-/// What an authority sends to each other one, and what it costs that one: with descriptors never seen, and seen before.
+/// Measures the vote that an authority sends to each other authority, and what it costs the receiver: with descriptors
+/// that the receiver has never seen, and with descriptors that it has seen before.
 fn measure_vote(relays: usize) {
     let network = network();
     let mut rng = StdRng::seed_from_u64(7);
@@ -124,7 +126,7 @@ fn measure(relays: usize) {
     let mut rng = StdRng::seed_from_u64(7);
     let relays_now = entries(&mut rng, relays);
     let bytes = sign(&network, NOON, relays_now.clone());
-    // The first parse brings the code and the allocator's arenas in; memory is counted from there.
+    // The first parse loads the code and fills the allocator's arenas. Memory is counted from then on.
     let small = sign(&network, NOON, entries(&mut rng, 10));
     drop(SignedConsensus::parse_and_verify(&small, &network).unwrap());
     let before = resident_bytes();
@@ -183,7 +185,7 @@ fn paths_per_second(consensus: &Arc<Consensus>, rng: &mut StdRng) -> f64 {
     f64::from(PATHS) / taken.as_secs_f64()
 }
 
-/// Processor time of a call: the median of some.
+/// The processor time of a call: the median of `rounds` rounds.
 fn cpu_median(rounds: usize, mut call: impl FnMut()) -> Duration {
     let mut times: Vec<Duration> = (0..rounds)
         .map(|_| {
@@ -233,7 +235,7 @@ fn network() -> NetworkFile {
     draft.finish().unwrap()
 }
 
-/// When the first consensus is made.
+/// Valid-after of the first consensus, in seconds since 1970.
 const NOON: u64 = 1_800_000_000;
 
 fn entries(rng: &mut StdRng, relays: usize) -> Vec<Entry> {
@@ -251,7 +253,7 @@ fn lifetime(valid_after: u64) -> Lifetime {
     }
 }
 
-/// A consensus that all authorities signed.
+/// Makes a consensus that all authorities have signed.
 fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8> {
     let body = ConsensusBody {
         lifetime: lifetime(valid_after),
@@ -265,7 +267,7 @@ fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8>
     signed.to_bytes().unwrap()
 }
 
-/// Exit policies as they are, the first of those who are no exits.
+/// Exit policies as they occur in networks. The first is that of relays that are no exits.
 fn policies() -> Vec<PolicySummary> {
     const EXITS: [&str; 4] = [
         "accept *:*",
@@ -283,7 +285,7 @@ fn policies() -> Vec<PolicySummary> {
         .collect()
 }
 
-/// A relay as they are: a third are exits of a few kinds, half have IPv6.
+/// A descriptor as they occur in networks: a third of the relays are exits of a few kinds, and half have IPv6.
 fn descriptor(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> RelayDescriptor {
     let policy = match n % 3 {
         0 => &policies[rng.random_range(0..policies.len())],
@@ -321,7 +323,7 @@ fn descriptor(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> RelayDe
     }
 }
 
-/// The same in a consensus: weights are far apart.
+/// A relay's entry in a consensus. Weights are far apart.
 fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
     let descriptor = descriptor(n, policies, rng);
     let exit = if descriptor.policy.is_reject_all() {
@@ -339,8 +341,8 @@ fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
     Entry::new(&descriptor, flags, weight)
 }
 
-/// What an hour changes: some relays leave, as many come, a tenth of the weights move, and the onion keys that are a
-/// week old are replaced.
+/// What an hour changes: some relays leave, as many come, a tenth of the weights move, and onion keys that are a week
+/// old are replaced.
 fn an_hour_later(entries: &[Entry], rng: &mut StdRng) -> Vec<Entry> {
     let moved = entries.len() * CHURN_PERCENT / 100;
     let policies = policies();

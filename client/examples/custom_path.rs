@@ -1,9 +1,10 @@
-//! A circuit through relays that the program chooses, and a fetch over it.
+//! Makes a circuit through relays that the program chooses, and fetches a page over it.
 //!
 //!     cargo run -p cepa-client --example custom_path -- network.toml http://example.com/ [RELAY]...
 //!
-//! Relays are named by identity or nickname as in `cepa consensus`, first hop first; without any, three relays are chosen here. Such a circuit
-//! keeps none of the rules that protect you (guards, families, networks): it is for tests and measurements.
+//! Relays are named by identity or nickname as in `cepa consensus`, first hop first. Without names, this program
+//! chooses three relays. Such a circuit keeps none of the rules that protect you (guards, families, networks): use it
+//! for tests and measurements only.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -42,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("{hop}");
     }
     let mut stream = circuit.open(target).ok_or("the circuit is gone")?;
-    // Written before the stream is open, it travels with the request to open it: a round trip less.
+    // What is written before the stream is open travels with the request to open the stream. That saves a round trip.
     let request = format!("GET /{page} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     stream.opened().await?;
@@ -54,7 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The relays of these identities or nicknames.
+/// The relays that have these identities or nicknames.
 fn find(client: &Client, named: &[String]) -> Result<Vec<RelayId>, Box<dyn Error>> {
     let consensus = client.consensus().ok_or("the consensus has expired")?;
     let mut path = Vec::new();
@@ -67,7 +68,7 @@ fn find(client: &Client, named: &[String]) -> Result<Vec<RelayId>, Box<dyn Error
     Ok(path)
 }
 
-/// Three different relays, the last of which lets streams to this port out.
+/// Three different relays, of which the last lets streams to this port out.
 fn choose(client: &Client, port: u16) -> Result<Vec<RelayId>, Box<dyn Error>> {
     let consensus = client.consensus().ok_or("the consensus has expired")?;
     let entries = consensus.entries();

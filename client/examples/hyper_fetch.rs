@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let host = url.host().ok_or("the URL names no host")?;
     let port = url.port_u16().unwrap_or(80);
 
-    // The client works in the background from here on; what it tells is shown while it starts.
+    // The client works in the background from here on. Its events are shown while it starts.
     let network = NetworkFile::parse(&std::fs::read_to_string(network)?)?;
     let (client, mut events) = Client::start(ClientOptions::new(network)).await;
     tokio::spawn(async move {
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     });
 
-    // The stream is opened as soon as there is a circuit, and hyper uses it like any other.
+    // The stream is opened as soon as there is a circuit. Hyper uses it like any other stream.
     let stream = client.connect(&format!("{host}:{port}")).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     out.flush()?;
-    // A stream that broke is an error here, never an end.
+    // A stream that broke is an error here, never a normal end.
     connection.await??;
     client.shutdown().await;
     Ok(())

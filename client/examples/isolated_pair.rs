@@ -1,4 +1,4 @@
-//! Two clients that share a network and no circuit: what one does is not for any exit to connect with the other.
+//! Two clients that share a network and no circuit, so that no exit can connect what one does with what the other does.
 //!
 //!     cargo run -p cepa-client --example isolated_pair -- network.toml http://example.com/
 #![allow(clippy::print_stdout)]
@@ -17,17 +17,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let network = NetworkFile::parse(&std::fs::read_to_string(network)?)?;
     let anna = Client::bootstrap(ClientOptions::new(network)).await?;
-    // Guards, consensus and links are shared; circuits are not.
+    // The two share guards, consensus and links, but no circuits.
     let bert = anna.isolated();
 
     let (first, second) = tokio::try_join!(fetch(&anna, &url), fetch(&bert, &url))?;
     println!("anna got {first} bytes, bert {second}");
-    // A second fetch of Anna's goes on Anna's circuit.
+    // Anna's second fetch uses Anna's circuit again.
     fetch(&anna, &url).await?;
     let counts = anna.circuits().counts();
     println!("{} circuits in use", counts.ready - counts.clean);
 
-    // From here on Anna is somebody else, and Bert too: a new identity is the whole client's.
+    // From here on Anna has a new identity, and Bert too: a new identity is that of the whole client.
     println!("{} circuits retired", anna.new_identity());
     fetch(&anna, &url).await?;
     let counts = anna.circuits().counts();

@@ -1,4 +1,4 @@
-//! What a cell costs beside its cryptography: its head, and the messages in its payload.
+//! Benchmarks of what a cell costs besides cryptography: its head, and the messages in its payload.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ fn pack(payload: &mut Payload) -> bool {
     packer.finish()
 }
 
-/// Cells a second.
+/// Counts cells a second.
 fn count<'a, 'b>(bencher: Bencher<'a, 'b>) -> Bencher<'a, 'b> {
     bencher.counter(ItemsCount::new(1u32))
 }

@@ -1,7 +1,7 @@
-//! What a circuit's end does with bytes and cells: streams into payloads and out of them, and congestion control.
+//! Benchmarks of a circuit's end: streams into payloads and out of them, and congestion control.
 //!
-//! Two ends of a circuit stand joined by nothing: no layer, no link, no task. A figure is of the one step that its
-//! bench is named for; what leads there is done before the clock starts.
+//! The two ends of a circuit are joined directly: there is no layer, no link and no task. Each figure is of the one
+//! step that its benchmark is named for. What has to be done before that step is done before the clock starts.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -25,9 +25,9 @@ fn main() {
     divan::main();
 }
 
-/// Streams on the circuit.
+/// Numbers of streams on the circuit.
 const STREAMS: [usize; 2] = [1, 64];
-/// Bytes that are written, carried and read in one go: more than sixty cells, less than a stream's buffer.
+/// Bytes that are written, carried and read at once: more than sixty cells, less than a stream's buffer.
 const BATCH: usize = 120_000;
 
 fn mux(side: Side) -> Mux {
@@ -40,7 +40,7 @@ fn mux(side: Side) -> Mux {
     })
 }
 
-/// Both ends of a circuit with open streams; the relay's end sends, as in a download.
+/// Both ends of a circuit with open streams. The relay's end sends, as in a download.
 struct Pair {
     client: Mux,
     relay: Mux,
@@ -79,7 +79,7 @@ impl Pair {
         [0; PAYLOAD_LEN]
     }
 
-    /// What the client has to say goes to the relay.
+    /// Carries everything that the client has to send to the relay.
     fn outward(&mut self) -> Vec<Request> {
         let (mut payload, mut requests) = (Self::payload(), Vec::new());
         while self
@@ -95,7 +95,7 @@ impl Pair {
         requests
     }
 
-    /// What the relay has to say goes to the client.
+    /// Carries everything that the relay has to send to the client.
     fn inward(&mut self) {
         let payloads = self.fill();
         self.receive(&payloads);
@@ -144,7 +144,7 @@ impl Pair {
         }
     }
 
-    /// Reads what has come, and lets both acknowledge and grant all.
+    /// Reads what has arrived, and lets both ends acknowledge and grant everything.
     fn settle(&mut self) {
         self.now += Duration::from_millis(10);
         self.inward();
@@ -153,7 +153,7 @@ impl Pair {
     }
 }
 
-/// Runs `step` of one pair again and again, `before` ahead of it and off the clock.
+/// Runs `step` on one pair again and again. `before` runs ahead of each step, while the clock is stopped.
 fn run<I>(
     bencher: Bencher<'_, '_>,
     streams: usize,
@@ -167,7 +167,7 @@ fn run<I>(
         .bench_local_refs(|input| step(&mut pair.borrow_mut(), input));
 }
 
-// A sample is one call: the next one finds the pair as the step before it left it, and everything warm.
+// A sample is one call. The next call finds the pair as the step before left it, and all memory warm.
 
 #[divan::bench(args = STREAMS, sample_size = 1, sample_count = 1_000)]
 fn mux_write(bencher: Bencher<'_, '_>, streams: usize) {
@@ -176,7 +176,7 @@ fn mux_write(bencher: Bencher<'_, '_>, streams: usize) {
 
 #[divan::bench(args = STREAMS, sample_size = 1, sample_count = 1_000)]
 fn mux_fill(bencher: Bencher<'_, '_>, streams: usize) {
-    // The payloads go into memory that is there already: what is left is the machine.
+    // The payloads go into memory that is allocated already, so that only the machine is measured.
     let payloads = RefCell::new(vec![Pair::payload(); 80]);
     let before = |pair: &mut Pair| {
         pair.settle();
@@ -228,7 +228,7 @@ fn mux_read(bencher: Bencher<'_, '_>, streams: usize) {
     run(bencher, streams, before, |pair, ()| pair.read());
 }
 
-/// The other direction: what a client writes, as the relay's end takes it.
+/// The direction away from the client: the relay's end takes what a client wrote.
 #[divan::bench(sample_size = 1, sample_count = 1_000)]
 fn mux_on_outward(bencher: Bencher<'_, '_>) {
     let before = |pair: &mut Pair| {
@@ -263,7 +263,7 @@ fn mux_on_outward(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// One decision of the window's size: round trips between 20 and 30 ms, an ACK every millisecond.
+/// One decision about the window's size, with round trips between 20 and 30 ms and an ACK every millisecond.
 #[divan::bench]
 fn vegas_on_ack(bencher: Bencher<'_, '_>) {
     let mut vegas = Vegas::new(VegasParams::default());
@@ -281,7 +281,7 @@ fn vegas_on_ack(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The window's work for 32 cells, with the mark in the last of them and its ACK; counted in cells.
+/// The window's work for 32 cells, with the mark in the last of them and its ACK; the count is in cells.
 #[divan::bench]
 fn window_of_32_cells(bencher: Bencher<'_, '_>) {
     let mut window = SendWindow::new(Box::new(Vegas::new(VegasParams::default())), 32);

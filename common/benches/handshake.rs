@@ -1,4 +1,4 @@
-//! What the public-key work of one hop costs each side.
+//! Benchmarks of what the public-key work of one hop costs each side.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -54,7 +54,7 @@ impl Pair {
     }
 }
 
-/// Handshakes a second.
+/// Counts handshakes a second.
 fn count<'a, 'b>(bencher: Bencher<'a, 'b>) -> Bencher<'a, 'b> {
     bencher.counter(ItemsCount::new(1u32))
 }
@@ -72,7 +72,7 @@ fn relay_respond(bencher: Bencher<'_, '_>) {
     count(bencher).bench_local(|| pair.respond(&message));
 }
 
-/// What a message that does not fit costs the relay: X·b and one failed open.
+/// What a message that does not fit costs the relay: X·b and one failed opening of a seal.
 #[divan::bench]
 fn relay_refuse(bencher: Bencher<'_, '_>) {
     let mut pair = Pair::new();

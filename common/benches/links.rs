@@ -1,7 +1,9 @@
-//! What a link does with cells: TLS records, the walk of its table, and the queues between links and circuits.
+//! Benchmarks of a link: TLS records, the walk through cells by the link's table, and the queues between links and
+//! circuits.
 //!
-//! Throughput is in bytes of whole cells (2,048 each). A sample is one batch: it is made off the clock and comes back
-//! to where it began, so that memory is warm and queues are empty, as on a link that is never idle.
+//! Throughput is in bytes of whole cells (2,048 each). A sample is one batch. The batch is made while the clock is
+//! stopped, and its memory comes back to where it began, so that memory is warm and queues are empty, as on a link that
+//! is never idle.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -34,9 +36,9 @@ fn main() {
     divan::main();
 }
 
-/// Cells of a batch.
+/// Numbers of cells in a batch.
 const CELLS: [usize; 3] = [1, 8, 64];
-/// Circuits, and cells of a batch: all of one circuit, or of each circuit in turn.
+/// Numbers of circuits and of cells in a batch. The cells are all of one circuit, or of each circuit in turn.
 const MIXES: [(usize, usize); 4] = [(1, 1), (1, 8), (1, 64), (64, 64)];
 const SUITE: Suite = Suite::Aes256Gcm;
 const BOUND_CELLS: usize = 1_024;
@@ -65,7 +67,7 @@ fn queue() -> Arc<Queue> {
     Arc::new(Queue::new(BOUND_CELLS, &Budget::unlimited()))
 }
 
-/// Takes every CREATE; the bench answers.
+/// Takes every CREATE and leaves the answer to the benchmark.
 struct AcceptAll;
 
 impl AcceptCircuits for AcceptAll {
@@ -74,7 +76,7 @@ impl AcceptCircuits for AcceptAll {
     }
 }
 
-/// Cells with no body, in turn of each of so many circuits.
+/// Adds `count` RELAY cells with a body of no meaning, of each of `circuits` circuits in turn.
 fn add_cells(cells: &mut Vec<u8>, (circuits, count): (usize, usize)) {
     for n in 0..count {
         let mut cell = [7; CELL_LEN];
@@ -83,7 +85,7 @@ fn add_cells(cells: &mut Vec<u8>, (circuits, count): (usize, usize)) {
     }
 }
 
-/// A read of cells on the client's side of a middle relay: each is opened and goes to the next link.
+/// A read of cells on the client's side of a middle relay. Each cell is opened and goes to the next link.
 #[divan::bench(args = MIXES, sample_size = 1, sample_count = 1_000)]
 fn table_passes_outward(bencher: Bencher<'_, '_>, mix: (usize, usize)) {
     let (next, now, mut rng) = (queue(), Instant::now(), StdRng::seed_from_u64(1));
@@ -129,7 +131,7 @@ fn table_passes_outward(bencher: Bencher<'_, '_>, mix: (usize, usize)) {
     assert!(!next.is_empty());
 }
 
-/// The same on the exit's side: each is wrapped and goes back to the client.
+/// A read of cells on the exit's side of a middle relay. Each cell is wrapped and goes back towards the client.
 #[divan::bench(args = MIXES, sample_size = 1, sample_count = 1_000)]
 fn table_passes_inward(bencher: Bencher<'_, '_>, mix: (usize, usize)) {
     let (prev, now) = (queue(), Instant::now());
@@ -162,7 +164,7 @@ fn table_passes_inward(bencher: Bencher<'_, '_>, mix: (usize, usize)) {
     assert!(!prev.is_empty());
 }
 
-/// Into a link's queue, a move for each circuit, and out of it in turns.
+/// Cells go into a link's queue, all those of one circuit by one move, and are taken out of the queue in turns.
 #[divan::bench(args = MIXES, sample_size = 1, sample_count = 1_000)]
 fn queue_push_take(bencher: Bencher<'_, '_>, (circuits, cells): (usize, usize)) {
     let (queue, out) = (queue(), RefCell::new(buffers::take()));
@@ -182,7 +184,7 @@ fn queue_push_take(bencher: Bencher<'_, '_>, (circuits, cells): (usize, usize)) 
     assert!(queue.is_empty());
 }
 
-/// Into the inbox of a circuit that ends here, and out of it.
+/// Cells go into the inbox of a circuit that ends here, and are taken out of the inbox.
 #[divan::bench(args = CELLS, sample_size = 1, sample_count = 1_000)]
 fn inbox_push_take(bencher: Bencher<'_, '_>, cells: usize) {
     let inbox = Inbox::new(BOUND_CELLS, &Budget::unlimited());
@@ -218,7 +220,7 @@ fn tls_pair(runtime: &Runtime) -> (TlsIo, TlsIo) {
     })
 }
 
-/// A batch into TLS records, through the kernel's loopback, and out again: both ends on one core.
+/// A batch goes into TLS records, through the kernel's loopback, and out again, with both ends on one core.
 #[divan::bench(args = CELLS, sample_size = 1, sample_count = 1_000)]
 fn tls_write_read(bencher: Bencher<'_, '_>, cells: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread();

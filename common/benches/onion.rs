@@ -1,7 +1,6 @@
-//! What one cell costs at a relay and at a client, for each suite.
+//! Benchmarks of what one cell costs at a relay and at a client, for each suite.
 //!
-//! Cells are made ahead of the clock and worked on in their order: every
-//! figure is of one call on 2,040 bytes.
+//! Cells are made before the clock starts and worked on in their order. Every figure is of one call on 2,040 bytes.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 

@@ -1,8 +1,9 @@
-//! As `steps`, what links and streams do with cells: `link_steps STEP TIMES`. In a program of its own: a step more in
-//! one program can change what the compiler makes of the others.
+//! Does one step of a link or of streams a number of times: `link_steps STEP TIMES`. `.ci/counts` counts its
+//! instructions, as it does for the example `steps`. The two are separate programs, because one more step in a program
+//! can change what the compiler makes of the other steps.
 //!
-//! Everything is seeded and nothing waits: two runs execute nearly the same instructions. Nearly, since maps are seeded
-//! by chance, and streams and queues ask for the time.
+//! Everything is seeded and nothing waits, so that two runs execute nearly the same instructions. Small differences
+//! remain, because hash maps are seeded at random, and streams and queues read the time.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
@@ -29,7 +30,7 @@ use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, Target};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// A step by its name.
+/// A step with its name.
 type Step = (&'static str, fn(u32));
 
 const STEPS: [Step; 6] = [
@@ -65,7 +66,7 @@ fn circ(n: u32) -> CircId {
     CircId::new(CircId::DIALLER_BIT | (n + 1)).unwrap()
 }
 
-/// A table with so many circuits that pass cells back to `prev`.
+/// A table with `circuits` circuits that pass cells back to `prev`.
 fn table(circuits: u32, prev: &Arc<Queue>) -> Table<AcceptNone> {
     let own = Arc::new(Queue::new(1_024, &Budget::unlimited()));
     let mut table = Table::new(own, true, AcceptNone);
@@ -87,7 +88,7 @@ fn table(circuits: u32, prev: &Arc<Queue>) -> Table<AcceptNone> {
     table
 }
 
-/// A read of so many cells, of each circuit in turn: wrapped, queued, and taken from the queue.
+/// Reads `cells` cells, of each of `circuits` circuits in turn. They are wrapped, queued, and taken from the queue.
 fn table_read(times: u32, cells: u32, circuits: u32) {
     let prev = Arc::new(Queue::new(1_024, &Budget::unlimited()));
     let (mut table, now) = (table(circuits, &prev), Instant::now());
@@ -142,7 +143,8 @@ fn mux(side: Side) -> Mux {
     })
 }
 
-/// 60,000 bytes of one stream: written at the relay's end, packed, unpacked, read, acknowledged and granted anew.
+/// Moves 60,000 bytes of one stream: they are written at the relay's end, packed, unpacked, read, acknowledged, and
+/// their credit is granted again.
 fn mux_stream(times: u32) {
     let (mut client, mut relay) = (mux(Side::Client), mux(Side::Relay));
     let mut rng = StdRng::seed_from_u64(1);
@@ -173,7 +175,7 @@ fn mux_stream(times: u32) {
     }
 }
 
-/// 32 cells sent with a mark, and its acknowledgement.
+/// Sends 32 cells with a mark, and takes the acknowledgement.
 fn window(times: u32) {
     let mut window = SendWindow::new(Box::new(Vegas::new(VegasParams::default())), 32);
     let mut now = Instant::now();

@@ -1,6 +1,6 @@
 //! Does one step of the cell path a number of times: `steps STEP TIMES`. `.ci/counts` counts its instructions.
 //!
-//! Everything is seeded, nothing waits and no clock is read: two runs execute the same instructions.
+//! Everything is seeded, nothing waits and no clock is read, so that two runs execute the same instructions.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
@@ -22,7 +22,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 const SUITE: Suite = Suite::Aes256Gcm;
-/// A step by its name.
+/// A step with its name.
 type Step = (&'static str, fn(u32));
 
 const STEPS: [Step; 8] = [
@@ -95,7 +95,7 @@ fn pack_unpack(times: u32) {
 }
 
 fn relay_open(times: u32) {
-    // The client's part is in the count too: cells that open must be made in their order.
+    // The count includes the client's part, because cells that open must be made in their order.
     let (mut client, mut rng) = (client(), rng());
     let mut relay = RelayForward::new(SUITE, keys(0).forward);
     for _ in 0..times {
@@ -124,7 +124,7 @@ fn client_seal(times: u32) {
 }
 
 fn client_open(times: u32) {
-    // The relays' part is in the count too.
+    // The count includes the relays' part.
     let mut client = client();
     let mut relays: Vec<_> = (0..3)
         .map(|hop| RelayBackward::new(SUITE, keys(hop).backward))
@@ -176,6 +176,6 @@ fn handshake_relay(times: u32) {
 }
 
 fn handshake_client(times: u32) {
-    // Both sides: the client's is the difference to the relay's.
+    // The count is of both sides. The client's part is the difference to the count of the relay.
     shake(times, true);
 }

@@ -1,4 +1,4 @@
-//! What a relay in the middle sees of a circuit: neither end, nor where it stands (S13).
+//! A relay in the middle of a circuit sees neither end of the circuit, nor its own position (S13).
 #![allow(clippy::unwrap_used)]
 
 use cepa_common::cell::codec::{self, Cell};
@@ -20,11 +20,11 @@ const SECRET: &[u8] = b"what the application sends";
 struct Relay {
     forward: RelayForward,
     backward: RelayBackward,
-    /// The CREATE cell that made it part of the circuit.
+    /// The CREATE cell by which the relay became part of the circuit.
     create: Cell,
 }
 
-/// A circuit as handshakes make it.
+/// Makes a circuit of `hops` relays by handshakes.
 fn circuit(suite: Suite, hops: u8, rng: &mut StdRng) -> (ClientLayers, Vec<Relay>) {
     let mut client = ClientLayers::new();
     let network = NetworkId([1; 32]);
@@ -75,7 +75,7 @@ fn assert_blind(view: &[u8], whose: &str) {
         (&DESTINATION, "the destination's address"),
         (&CLIENT, "the client's address"),
         (SECRET, "what is sent"),
-        // Zeros would tell where the messages end, or how many hops there are.
+        // Zeros would tell where the messages end, or how many hops the circuit has.
         (&[0; 6], "zeros"),
     ] {
         assert!(!holds(view, what), "{whose} sees {name}");
@@ -91,7 +91,7 @@ fn a_middle_relay_sees_neither_end_nor_its_position() {
             let (last, stream) = (HopIndex(hops - 1), StreamId::new(7).unwrap());
             let before_last = usize::from(hops) - 1;
 
-            // Away from the client: before and after each layer is opened.
+            // Away from the client: `links` has the body before and after each layer is opened.
             let mut body = [0; BODY_LEN];
             let data = [&CLIENT[..], &DESTINATION, SECRET].concat();
             pack(&mut body, |p| {
@@ -112,7 +112,7 @@ fn a_middle_relay_sees_neither_end_nor_its_position() {
             );
             assert!(holds(&body, NAME.as_bytes()), "the exit does know");
 
-            // Towards it.
+            // Towards the client.
             let mut body = [0; BODY_LEN];
             pack(&mut body, |p| {
                 p.stream(stream, StreamMessage::Data(SECRET)).unwrap()
@@ -135,7 +135,7 @@ fn a_middle_relay_sees_neither_end_nor_its_position() {
                 }
             }
 
-            // Each is asked in the same form, whether it is first, middle or last.
+            // Every relay gets a CREATE of the same form, whether it is first, middle or last.
             for relay in &relays {
                 assert_eq!(relay.create[4..9], relays[0].create[4..9]);
                 assert!(

@@ -1,49 +1,49 @@
 //! Path bias: does a guard let only some circuits be built (docs/protocol.md, 6.21.13)?
 //!
-//! A hostile guard gains most by failing every circuit that does not go on to its friends. It cannot do that without
-//! most circuits failing behind it, so those are counted. The thresholds are the defaults of Tor's path specification
-//! ("Detecting route manipulation by Guard nodes", pb_mincircs and its kin). Unlike Tor's default, a guard that is
-//! beyond the last of them is dropped, but no more than two: three that look the same say that it is not they.
+//! A hostile guard gains most if it fails every circuit that does not go on to its friends. Most circuits through it
+//! then fail, so this file counts them. The thresholds are the defaults of Tor's path specification ("Detecting route
+//! manipulation by Guard nodes", pb_mincircs and the parameters beside it). Unlike in Tor's defaults, a guard beyond
+//! the last threshold is dropped, but at most two guards are: if three look the same, the fault is not theirs.
 //!
-//! Pure: what happened goes in, what to think of it comes out.
+//! This file is pure: results of circuits go in, and what they say about the guard comes out.
 
 use std::collections::BTreeMap;
 
 use cepa_common::ids::RelayId;
 use serde::{Deserialize, Serialize};
 
-/// Circuits before the share of those that were built says anything (pb_mincircs).
+/// Number of circuits before the share of those that were built says anything (pb_mincircs).
 const ENOUGH: u32 = 150;
-/// Below this share (percent) it is worth a line in the log (pb_noticepct).
+/// Below this share of built circuits (percent), the log says so (pb_noticepct).
 const NOTICE_PERCENT: u32 = 70;
-/// Below this it is worth a warning (pb_warnpct).
+/// Below this share of built circuits (percent), the owner is warned (pb_warnpct).
 const WARN_PERCENT: u32 = 50;
-/// Below this the guard is dropped (pb_extremepct, with pb_dropguards).
+/// Below this share of built circuits (percent), the guard is dropped (pb_extremepct, with pb_dropguards).
 const EXTREME_PERCENT: u32 = 30;
 /// Beyond so many circuits both counts are halved, so that the past fades (pb_scalecircs, pb_scalefactor).
 const SCALE_AT: u32 = 300;
-/// Guards dropped at a time: more than these that look hostile are a network in trouble.
+/// The most guards dropped at a time. If more of them look hostile, the network is in trouble.
 const MOST_DROPPED: usize = 2;
-/// Guards remembered; more than a sample holds.
+/// The most guards remembered. A sample never holds more.
 const MOST_GUARDS: usize = 200;
-/// Longest state (bytes).
+/// Length of the longest state on disk, in bytes.
 pub(super) const MAX_STATE_BYTES: usize = 16 * 1024;
 const VERSION: u8 = 1;
 
-/// What the share of circuits built says of a guard.
+/// What the share of built circuits says about a guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Suspicion {
-    /// Nothing: most are built, or too few were tried.
+    /// Nothing: most circuits are built, or too few were tried.
     None,
-    /// Fewer than 70 % are built.
+    /// Fewer than 70 % of the circuits are built.
     Notice,
-    /// Fewer than half are built.
+    /// Fewer than half of the circuits are built.
     Warn,
-    /// Fewer than 30 % are built: the guard is dropped.
+    /// Fewer than 30 % of the circuits are built: the guard is dropped.
     Extreme,
 }
 
-/// Circuits through one guard: only those that the guard itself has answered.
+/// Counts of circuits through one guard. Only circuits that the guard itself answered count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     begun: u32,
@@ -63,7 +63,7 @@ impl Counts {
     }
 }
 
-/// What circuits have shown of each guard.
+/// What circuits have shown about each guard.
 ///
 /// ```
 /// use cepa_client::guard::{BiasLedger, Suspicion};
@@ -85,8 +85,8 @@ struct Stored {
 }
 
 impl BiasLedger {
-    /// A circuit that this guard had answered came to its end: was it built? Returns what that makes of the guard, if
-    /// it is worse than before.
+    /// Counts the end of a circuit that this guard had answered: was it built? Returns the suspicion of the guard if
+    /// that is worse than before.
     pub fn on_circuit(&mut self, guard: &RelayId, is_built: bool) -> Option<Suspicion> {
         if self.guards.len() >= MOST_GUARDS && !self.guards.contains_key(guard) {
             return None;
@@ -97,39 +97,40 @@ impl BiasLedger {
         counts.built += u32::from(is_built);
         let after = counts.suspicion();
         if counts.begun > SCALE_AT {
-            // Rounded in the guard's favour: what is halved again and again must not make it worse.
+            // The counts are rounded in the guard's favour: halving them again and again must not make the guard look
+            // worse.
             counts.begun = counts.begun.div_euclid(2);
             counts.built = counts.built.div_ceil(2).min(counts.begun);
         }
         (after > before).then_some(after)
     }
 
-    /// What is thought of this guard now.
+    /// The suspicion of this guard now.
     pub fn suspicion(&self, guard: &RelayId) -> Suspicion {
         self.guards
             .get(guard)
             .map_or(Suspicion::None, |counts| counts.suspicion())
     }
 
-    /// Is this guard not to be used while there are others?
+    /// Must this guard not be used while there are others?
     pub fn is_dropped(&self, guard: &RelayId) -> bool {
         let extreme = |counts: &&Counts| counts.suspicion() == Suspicion::Extreme;
         self.suspicion(guard) == Suspicion::Extreme
             && self.guards.values().filter(extreme).count() <= MOST_DROPPED
     }
 
-    /// Circuits counted for this guard, and how many of them were built.
+    /// The number of circuits counted for this guard, and the number of those that were built.
     pub fn counts(&self, guard: &RelayId) -> (u32, u32) {
         let counts = self.guards.get(guard).copied().unwrap_or_default();
         (counts.begun, counts.built)
     }
 
-    /// Forgets all guards but these: those that have left the sample.
+    /// Forgets the guards for which `stays` is false: those that have left the sample.
     pub fn keep(&mut self, mut stays: impl FnMut(&RelayId) -> bool) {
         self.guards.retain(|guard, _| stays(guard));
     }
 
-    /// What is kept on disk.
+    /// Writes the state that is kept on disk.
     pub fn to_state(&self) -> Vec<u8> {
         let guards = self.guards.iter();
         let stored = Stored {
@@ -138,11 +139,11 @@ impl BiasLedger {
                 .map(|(id, counts)| (*id, counts.begun, counts.built))
                 .collect(),
         };
-        // Numbers always encode.
+        // Encoding numbers cannot fail.
         postcard::to_allocvec(&stored).unwrap_or_default()
     }
 
-    /// The ledger from what was kept; `None` when that is damaged.
+    /// Reads the ledger from a state on disk; `None` if the state is damaged.
     pub fn from_state(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_STATE_BYTES {
             return None;
@@ -172,10 +173,12 @@ mod tests {
         RelayId([n; 32])
     }
 
-    /// `begun` circuits of which the first of each hundred, `percent` of them, are built; what was raised, and when.
+    /// Counts `begun` circuits, of which `percent` of a hundred are built. Returns which suspicions were raised, and at
+    /// which circuit.
     fn run(ledger: &mut BiasLedger, n: u8, begun: u32, percent: u32) -> Vec<(u32, Suspicion)> {
         let raised = (1..=begun).filter_map(|count| {
-            // Spread evenly, so that no prefix is worse than the whole by more than one.
+            // Those built are spread evenly, so that no first part of the run is worse than the whole by more than one
+            // circuit.
             let is_built = (count * percent) / 100 > ((count - 1) * percent) / 100;
             Some((count, ledger.on_circuit(&guard(n), is_built)?))
         });
@@ -184,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_guard_that_lets_only_its_friends_through_is_found_by_150_circuits_and_dropped() {
-        // Its friends are a tenth of the network.
+        // The guard's friends are a tenth of the network.
         let mut ledger = BiasLedger::default();
         let raised = run(&mut ledger, 1, 150, 10);
         assert_eq!(raised, [(150, Suspicion::Extreme)]);
@@ -209,7 +212,7 @@ mod tests {
             let early = run(&mut ledger, 1, ENOUGH - 1, percent);
             assert!(early.is_empty(), "too early: {early:?}");
             assert_eq!(ledger.suspicion(&guard(1)), Suspicion::None);
-            // 200 circuits: a number of which every percentage is whole.
+            // Every percentage of 200 circuits is a whole number.
             let mut ledger = BiasLedger::default();
             run(&mut ledger, 1, 200, percent);
             assert_eq!(ledger.suspicion(&guard(1)), worst, "{percent} %");
@@ -230,10 +233,10 @@ mod tests {
         let mut ledger = BiasLedger::default();
         run(&mut ledger, 1, 300, 0);
         assert!(ledger.is_dropped(&guard(1)));
-        // In use all the same, as there was nobody else.
+        // The guard is still used, because there is no other.
         run(&mut ledger, 1, 600, 100);
         assert_eq!(ledger.suspicion(&guard(1)), Suspicion::None);
-        // And told of again when it falls again.
+        // The suspicion is reported again when the guard gets worse again.
         assert!(!run(&mut ledger, 1, 300, 0).is_empty());
     }
 

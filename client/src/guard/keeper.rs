@@ -1,4 +1,5 @@
-//! The one owner of a client's guard machine: gives it time and consensuses, and keeps it on disk.
+//! The only owner of a client's guard machine. The keeper gives the machine time and consensuses, and keeps the
+//! machine's state on disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,45 +19,45 @@ use super::persist::MAX_STATE_BYTES;
 use super::schedule::Now;
 use crate::path::{PeerRules, Position};
 
-/// The kind of the record on disk.
+/// Kind of the record on disk that holds the guards.
 const RECORD: &str = "guards";
-/// The kind of the record of what circuits have shown of guards.
+/// Kind of the record on disk that holds what circuits have shown about guards.
 const BIAS_RECORD: &str = "guard circuits";
-/// Circuits counted before they are written to disk: a crash forgets no more.
+/// Number of circuits counted before the counts are written to disk. A crash loses no more than so many.
 const BIAS_WRITE_AFTER: u32 = 16;
 
-/// How a guard does.
+/// Whether a guard works, for people to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardHealth {
-    /// Not tried since the start, or since the network changed.
+    /// The guard was not tried since the start, or since the network changed.
     Untried,
-    /// It answers.
+    /// The guard answers.
     Answers,
-    /// It does not answer.
+    /// The guard does not answer.
     Failing,
-    /// It answers and lets too few circuits be built: another is used instead.
+    /// The guard answers and lets too few circuits be built. Another guard is used instead.
     Dropped,
 }
 
 /// A primary guard, for people to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardReport {
-    /// Who it is.
+    /// Identity of the guard.
     pub identity: RelayId,
-    /// How it does.
+    /// Whether the guard works.
     pub health: GuardHealth,
 }
 
 struct Kept {
     set: GuardSet,
     bias: BiasLedger,
-    /// Circuits counted and not yet on disk.
+    /// Number of circuits that are counted and not yet on disk.
     unwritten: u32,
-    /// What the set was last brought up to date with.
+    /// The consensus that the set was last updated with.
     consensus: Option<Arc<Consensus>>,
 }
 
-/// Holds the guards for the circuit pool. The lock is held for short pure steps only.
+/// The guards, for the circuit pool. The lock is held for short pure steps only.
 pub struct Keeper {
     kept: Mutex<Kept>,
     clock: Clock,
@@ -68,8 +69,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// The guards of `network` as `directory` has them; none yet where it has nothing that can be used. Blocks on
-    /// the disk.
+    /// Reads the guards of `network` from the state in `directory`. The set is empty if there is no state that can be
+    /// used. This call blocks on the disk.
     pub fn load(network: NetworkId, directory: Option<&Path>, clock: Clock) -> Self {
         let path = directory.map(|directory| directory.join(format!("guards-{network}")));
         let set = path.as_deref().and_then(|path| read(path, network));
@@ -91,7 +92,7 @@ impl Keeper {
         }
     }
 
-    /// The same guards under the owner's rules.
+    /// Puts the guards under the owner's rules.
     pub fn with_rules(mut self, rules: Arc<PeerRules>) -> Self {
         let kept = get_mut(&mut self.kept);
         kept.set.set_in_use(rules.guards.map(usize::from));
@@ -110,7 +111,7 @@ impl Keeper {
         }
     }
 
-    /// Runs a step of the machine, then wakes the writer if there is something to keep.
+    /// Runs a step of the machine, then wakes the writer if there is something to write.
     fn step<T>(&self, step: impl FnOnce(&mut Kept, Now) -> T) -> T {
         let now = self.now();
         let mut kept = self.kept();
@@ -122,7 +123,7 @@ impl Keeper {
         result
     }
 
-    /// Brings the set up to date with a consensus, once for each.
+    /// Updates the set with a consensus, once for each consensus.
     pub fn update(&self, consensus: &Arc<Consensus>) {
         self.step(|kept, now| {
             let held = kept.consensus.as_ref();
@@ -140,7 +141,7 @@ impl Keeper {
         });
     }
 
-    /// The guard for a circuit; `allowed` says which fit its exit.
+    /// The guard for a circuit. `allowed` says which guards fit the circuit's exit.
     pub fn pick(
         &self,
         purpose: Purpose,
@@ -148,7 +149,7 @@ impl Keeper {
     ) -> Option<GuardChoice> {
         self.step(|kept, now| {
             let Kept { set, bias, .. } = kept;
-            // One that lets too few circuits be built is passed over while there is another.
+            // A guard that lets too few circuits be built is used only if there is no other.
             let careful = |guard: &RelayId| !bias.is_dropped(guard) && allowed(guard);
             let rng = &mut random::rng();
             set.pick(purpose, &careful, now, rng)
@@ -156,7 +157,7 @@ impl Keeper {
         })
     }
 
-    /// A circuit that `guard` had answered was built, or came to nothing. Returns what that makes of the guard, if it
+    /// Notes that a circuit which `guard` had answered was built or failed. Returns the suspicion of the guard if that
     /// is worse than before.
     pub fn on_circuit(&self, guard: &RelayId, is_built: bool) -> Option<Suspicion> {
         self.step(|kept, _| {
@@ -168,12 +169,12 @@ impl Keeper {
         })
     }
 
-    /// The guard answered, for something that is no circuit to be used.
+    /// Notes that the guard answered something that is not a circuit to be used.
     pub fn on_answered(&self, guard: &RelayId) {
         self.step(|kept, now| kept.set.on_answered(guard, now));
     }
 
-    /// The primary guards, the best first.
+    /// The primary guards, best first.
     pub fn report(&self) -> Vec<GuardReport> {
         let kept = self.kept();
         let report = |guard: &RelayId| GuardReport {
@@ -188,42 +189,42 @@ impl Keeper {
         kept.set.primaries().iter().map(report).collect()
     }
 
-    /// Circuits counted for this guard, and how many of them were built.
+    /// The number of circuits counted for this guard, and the number of those that were built.
     pub fn circuits(&self, guard: &RelayId) -> (u32, u32) {
         self.kept().bias.counts(guard)
     }
 
-    /// Is there anything in the counts against this guard?
+    /// Do the counts say anything against this guard?
     pub fn is_suspected(&self, guard: &RelayId) -> bool {
         self.kept().bias.suspicion(guard) > Suspicion::None
     }
 
-    /// Does the network look down: guards fail, and nothing is heard?
+    /// Does the network look down, because guards fail and nothing is heard?
     pub fn is_network_down(&self) -> bool {
         self.step(|kept, now| kept.set.is_network_down(now))
     }
 
-    /// A circuit is begun at `guard`.
+    /// Notes that a circuit is begun at `guard`.
     pub fn on_attempt(&self, guard: &RelayId) {
         self.step(|kept, now| kept.set.on_attempt(guard, now, &mut random::rng()));
     }
 
-    /// The guard itself failed.
+    /// Notes that the guard itself failed.
     pub fn on_failure(&self, guard: &RelayId) {
         self.step(|kept, now| kept.set.on_failure(guard, now, &mut random::rng()));
     }
 
-    /// A circuit came to nothing for which the guard is not to blame.
+    /// Notes that a circuit failed and that the guard is not to blame.
     pub fn on_abandoned(&self, guard: &RelayId) {
         self.step(|kept, _| kept.set.on_abandoned(guard));
     }
 
-    /// A circuit is built: may it be used?
+    /// Notes that a circuit through `guard` is built. Returns whether the circuit may be used.
     pub fn on_success(&self, guard: &RelayId) -> Verdict {
         self.step(|kept, now| kept.set.on_success(guard, now, &mut random::rng()))
     }
 
-    /// The machine has another network.
+    /// Notes that the machine is connected to another network.
     pub fn on_network_change(&self) {
         self.step(|kept, _| kept.set.on_network_change());
     }
@@ -233,7 +234,7 @@ impl Keeper {
         self.kept().set.primaries().contains(relay)
     }
 
-    /// Writes each change to disk, for as long as the client runs.
+    /// Writes each change to disk for as long as the client runs.
     pub(crate) async fn write_changes(self: Arc<Self>) {
         loop {
             self.changed.notified().await;
@@ -241,7 +242,7 @@ impl Keeper {
         }
     }
 
-    /// Writes the state now, off the threads that carry traffic.
+    /// Writes the state now, on a thread that carries no traffic.
     pub(crate) async fn save(&self) {
         let (Some(path), Some(bias_path)) = (self.path.clone(), self.bias_path.clone()) else {
             return;
@@ -263,7 +264,8 @@ impl Keeper {
     }
 }
 
-/// What is on disk. Guards that cannot be read are drawn anew: a client without a first hop is of no use (S44).
+/// Reads the guards on disk. If they cannot be read, new guards are drawn: a client without a first hop is of no use
+/// (S44).
 fn read(path: &Path, network: NetworkId) -> Option<GuardSet> {
     let (bytes, generation) = record::load(path, RECORD, MAX_STATE_BYTES)
         .inspect_err(
@@ -278,7 +280,7 @@ fn read(path: &Path, network: NetworkId) -> Option<GuardSet> {
         .ok()
 }
 
-/// What was counted before; from nothing where that cannot be read.
+/// Reads the counts on disk. If they cannot be read, counting begins anew.
 fn read_bias(path: &Path) -> Option<BiasLedger> {
     let (bytes, _) = record::load(path, BIAS_RECORD, bias::MAX_STATE_BYTES)
         .inspect_err(|error| tracing::warn!(%error, "the counts of guards' circuits are lost"))

@@ -1,4 +1,4 @@
-//! The guard machine: consensuses and results in, the guard of the next circuit out.
+//! The guard machine: consensuses and results of circuits go in, the guard of the next circuit comes out.
 
 use std::time::Duration;
 
@@ -10,31 +10,31 @@ use super::sample::{Guard, Reach, View, primaries};
 use super::schedule::{Limits, Now, blurred};
 use crate::path::PositionWeights;
 
-/// Which relays the owner lets be guards.
+/// A function that says which relays the owner allows or prefers as guards.
 pub type Filter<'a> = &'a dyn Fn(&Entry) -> bool;
 
 /// What a circuit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Anything.
+    /// Streams of applications, and everything else.
     Data,
-    /// Fetches from the directory only.
+    /// Fetches from the directory, and nothing else.
     Directory,
 }
 
 /// When a circuit through a guard may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usability {
-    /// As soon as it is built: the guard is primary.
+    /// As soon as the circuit is built, because the guard is primary.
     Now,
-    /// When no better guard turns out to answer.
+    /// Once it is known that no better guard answers.
     IfNoneBetter,
 }
 
 /// The guard for a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardChoice {
-    /// Who it is.
+    /// Identity of the guard.
     pub identity: RelayId,
     /// When the circuit may be used.
     pub usability: Usability,
@@ -43,37 +43,37 @@ pub struct GuardChoice {
 /// What to do with a circuit that was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Use it.
+    /// The circuit may be used.
     Use,
     /// A better guard is being tried: ask again by [`GuardSet::on_success`] in a moment.
     Wait,
-    /// The network was down, not the better guards: let it go and try those.
+    /// The network was down and not the better guards: drop the circuit and try those guards.
     TryBetter,
 }
 
-/// A client's guards. Every wait is on [`Now::mono`], every date on [`Now::wall`].
+/// A client's guards. Every wait is measured by [`Now::mono`], and every date is by [`Now::wall`].
 #[derive(Clone, Debug)]
 pub struct GuardSet {
     pub(super) network: NetworkId,
-    /// What the owner has instead of the network's number of guards in use.
+    /// The owner's number of guards in use, if it replaces the network's.
     own_in_use: Option<usize>,
-    /// In the order in which they were drawn.
+    /// The sample, in the order in which its guards were drawn.
     pub(super) sample: Vec<Guard>,
-    /// Those that were used, the first first.
+    /// The guards that were used, in the order of their first use.
     pub(super) confirmed: Vec<RelayId>,
     primary: Vec<RelayId>,
     limits: Limits,
     subnet_rule: bool,
-    /// The last success of any guard, or the start.
+    /// When any guard last succeeded, or the start.
     heard: Option<Duration>,
     seen: Option<Now>,
-    /// What the consensus and the wall clock together say the date is.
+    /// The date, as the consensus and the wall clock together say it.
     date: u64,
     changed: bool,
 }
 
 impl GuardSet {
-    /// An empty set for a network; the first [`GuardSet::update`] fills it.
+    /// An empty set for a network. The first [`GuardSet::update`] fills it.
     pub fn new(network: NetworkId) -> Self {
         Self {
             network,
@@ -90,7 +90,8 @@ impl GuardSet {
         }
     }
 
-    /// Uses so many guards at a time, whatever the network says; counts from the next [`GuardSet::update`].
+    /// Sets how many guards are used at a time, in place of the network's number. The number counts from the next
+    /// [`GuardSet::update`] on.
     pub fn set_in_use(&mut self, in_use: Option<usize>) {
         self.own_in_use = in_use;
     }
@@ -106,7 +107,8 @@ impl GuardSet {
         self.update_preferring(consensus, filter, &|_| false, now, rng);
     }
 
-    /// The same; `prefer` says which guards the owner would rather have when new ones are drawn (6.16.11).
+    /// Takes in a consensus and the owner's filter like [`GuardSet::update`]. `prefer` says which guards the owner
+    /// would rather have when new ones are drawn (6.16.11).
     pub fn update_preferring(
         &mut self,
         consensus: &Consensus,
@@ -118,7 +120,7 @@ impl GuardSet {
         self.observe(now);
         self.limits = Limits::from(consensus.params()).with_in_use(self.own_in_use);
         self.subnet_rule = consensus.params().subnet_rule != 0;
-        // 6.21.5: a clock that is wrong by months ends no guard's life, as no usable consensus is that old.
+        // A clock that is wrong by months ends no guard's life, because no usable consensus is that old (6.21.5).
         let lifetime = consensus.lifetime();
         let grace = u64::from(consensus.params().consensus_grace_seconds);
         let latest = lifetime.valid_until.saturating_add(grace);
@@ -134,7 +136,7 @@ impl GuardSet {
         let refreshed = view.refresh(&mut self.sample, rng);
         let extended = view.extend(&mut self.sample, rng);
         self.changed |= refreshed || extended;
-        // One that left and was drawn again in the same step is a new guard: it was never used.
+        // A guard that left and was drawn again in the same step is a new guard: it was never used.
         let sample = &self.sample;
         let is_used = |relay: &RelayId| {
             sample
@@ -160,7 +162,8 @@ impl GuardSet {
             .find(|guard| guard.identity == *relay)
     }
 
-    /// Confirmed guards, then those that are primary already, then the sample. A guard may come more than once.
+    /// The confirmed guards, then those that are primary already, then the whole sample. A guard may come more than
+    /// once.
     fn in_order(&self) -> impl Iterator<Item = &Guard> {
         let named = self.confirmed.iter().chain(&self.primary);
         named
@@ -168,7 +171,7 @@ impl GuardSet {
             .chain(&self.sample)
     }
 
-    /// Usable guards, the best first: primary, confirmed, sampled. A guard may come more than once.
+    /// The usable guards, best first: primary ones, confirmed ones, the whole sample. A guard may come more than once.
     fn by_rank(&self) -> impl Iterator<Item = &Guard> {
         let named = self.primary.iter().filter_map(|relay| self.find(relay));
         named
@@ -180,8 +183,8 @@ impl GuardSet {
         self.primary.contains(relay)
     }
 
-    /// The guard for a circuit; `allowed` says which fit its exit (family, network, not the exit itself).
-    /// `None` when the sample has none that is usable and allowed.
+    /// The guard for a circuit. `allowed` says which guards fit the circuit's exit: not of its family, not in its
+    /// network, and not the exit itself. `None` if the sample has no guard that is usable and allowed.
     pub fn pick(
         &self,
         purpose: Purpose,
@@ -196,7 +199,8 @@ impl GuardSet {
         };
         let due = |guard: &&Guard| is_due(guard, now);
         let primary = || self.primary.iter().filter_map(|relay| self.find(relay));
-        // One that may not be in this path makes way for another in use before it brings in one that is not (S6).
+        // If a guard in use may not be in this path, another guard in use takes its place before one that is not in use
+        // (S6).
         let usable = |guard: &&Guard| guard.now.usable;
         let of_use = primary().filter(usable).filter(due).take(in_use);
         let ready: Vec<&Guard> = of_use.filter(fits).collect();
@@ -210,7 +214,8 @@ impl GuardSet {
         if let Some(guard) = self.by_rank().filter(fits).find(due) {
             return Some(self.choice(guard));
         }
-        // All have failed lately: the one that has rested longest, so that every guard has its turn again (6.21.8).
+        // All guards have failed lately. The one that has rested longest is tried, so that every guard has its turn
+        // (6.21.8).
         let last = |guard: &&Guard| match guard.reach {
             Reach::Failing { last, .. } => last.max(guard.tried.unwrap_or_default()),
             _ => Duration::ZERO,
@@ -230,7 +235,8 @@ impl GuardSet {
         }
     }
 
-    /// A circuit is begun at a guard. One that has been failing is tried by one circuit, not by all at once.
+    /// Notes that a circuit is begun at a guard. A guard that has been failing is tried by one circuit, not by all at
+    /// once.
     pub fn on_attempt(&mut self, relay: &RelayId, now: Now, rng: &mut impl CryptoRng) {
         let (limits, primary) = (self.limits, self.is_primary(relay));
         let Some(guard) = self.find_mut(relay) else {
@@ -246,7 +252,7 @@ impl GuardSet {
         }
     }
 
-    /// The guard itself did not answer, or not as itself.
+    /// Notes that the guard did not answer, or could not prove that it is this guard.
     pub fn on_failure(&mut self, relay: &RelayId, now: Now, rng: &mut impl CryptoRng) {
         let (limits, primary) = (self.limits, self.is_primary(relay));
         let Some(guard) = self.find_mut(relay) else {
@@ -265,7 +271,8 @@ impl GuardSet {
         };
     }
 
-    /// The guard answered, for something that is no circuit to be used: it is there, and no more is said.
+    /// Notes that the guard answered something that is not a circuit to be used. The answer shows only that the guard
+    /// is there.
     pub fn on_answered(&mut self, relay: &RelayId, now: Now) {
         if let Some(guard) = self.find_mut(relay) {
             guard.tried = None;
@@ -274,7 +281,7 @@ impl GuardSet {
         }
     }
 
-    /// Does the guard answer? `None` while it has not been tried.
+    /// Does the guard answer? `None` if it has not been tried.
     pub fn answers(&self, relay: &RelayId) -> Option<bool> {
         match self.find(relay)?.reach {
             Reach::Unknown => None,
@@ -283,19 +290,19 @@ impl GuardSet {
         }
     }
 
-    /// The circuit failed behind the guard, or was given up: that says nothing about the guard.
+    /// Notes that a circuit failed behind the guard, or was given up. That says nothing about the guard.
     pub fn on_abandoned(&mut self, relay: &RelayId) {
         if let Some(guard) = self.find_mut(relay) {
             guard.tried = None;
         }
     }
 
-    /// A circuit through the guard is built: may it be used (6.21.10)?
+    /// Notes that a circuit through the guard is built. Returns whether the circuit may be used (6.21.10).
     pub fn on_success(&mut self, relay: &RelayId, now: Now, rng: &mut impl CryptoRng) -> Verdict {
         let failed_meanwhile = self.suspects_network(now);
         let heard = self.heard;
         let Some(guard) = self.find_mut(relay) else {
-            // It left the sample meanwhile.
+            // The guard has left the sample meanwhile.
             return Verdict::TryBetter;
         };
         guard.tried = None;
@@ -332,14 +339,14 @@ impl GuardSet {
         if guard.confirmed.is_some() {
             return;
         }
-        // Blurred by a fifth: a guard in use lives 48 to 60 days.
+        // The date is blurred by a fifth of the guard's life: a guard in use lives 48 to 60 days.
         guard.confirmed = Some(blurred(date, life, 5, rng));
         self.confirmed.push(*relay);
         self.changed = true;
         self.choose_primaries();
     }
 
-    /// Guards that have failed since anything was heard.
+    /// Number of guards that have failed since the last success of any guard.
     fn failed_since_heard(&self) -> usize {
         let heard = self.heard.unwrap_or_default();
         let failed = |guard: &&Guard| match guard.reach {
@@ -349,7 +356,7 @@ impl GuardSet {
         self.sample.iter().filter(failed).count()
     }
 
-    /// Is it more likely that nothing could be reached than that the guards which failed are down (6.21.10)?
+    /// Is it more likely that the client could reach nothing than that the failed guards are down (6.21.10)?
     fn suspects_network(&self, now: Now) -> bool {
         let failed = self.failed_since_heard();
         failed > self.primary.len() || (failed > 0 && self.is_silent(now))
@@ -359,7 +366,7 @@ impl GuardSet {
         now.mono.saturating_sub(self.heard.unwrap_or_default()) >= self.limits.network_down
     }
 
-    /// Forgets the failures of primary guards that nothing was heard after. Was there one?
+    /// Forgets the failures of primary guards that no success came after. Returns whether there was one.
     fn forgive_primaries(&mut self, heard: Option<Duration>) -> bool {
         let (heard, primary) = (heard.unwrap_or_default(), self.primary.clone());
         let mut forgiven = false;
@@ -376,12 +383,12 @@ impl GuardSet {
         forgiven
     }
 
-    /// Does the network look down: guards fail and nothing is heard (6.21.10)?
+    /// Does the network look down, because guards fail and nothing is heard (6.21.10)?
     pub fn is_network_down(&self, now: Now) -> bool {
         self.suspects_network(now)
     }
 
-    /// Notices a machine that slept or a clock that was set.
+    /// Notices that the machine slept or that its clock was set.
     pub fn observe(&mut self, now: Now) {
         if self.seen.is_some_and(|seen| now.has_stepped_since(seen)) {
             self.on_network_change();
@@ -392,7 +399,7 @@ impl GuardSet {
         self.seen = Some(now);
     }
 
-    /// The machine has another network, or woke up: failures of before say nothing.
+    /// Notes that the machine has another network or woke up. Earlier failures then say nothing.
     pub fn on_network_change(&mut self) {
         for guard in &mut self.sample {
             if matches!(guard.reach, Reach::Failing { .. }) {
@@ -401,7 +408,8 @@ impl GuardSet {
         }
     }
 
-    /// When the next primary guard that failed is to be tried again (by [`Now::mono`]); `None` when none has failed.
+    /// The time (by [`Now::mono`]) at which the next primary guard that failed is to be tried again; `None` if none has
+    /// failed.
     pub fn next_retry(&self) -> Option<Duration> {
         let primary = self.primary.iter().filter_map(|relay| self.find(relay));
         let due = primary.filter_map(|guard| match guard.reach {
@@ -411,12 +419,12 @@ impl GuardSet {
         due.min()
     }
 
-    /// The primary guards, the best first.
+    /// The primary guards, best first.
     pub fn primaries(&self) -> &[RelayId] {
         &self.primary
     }
 
-    /// The guards that have been used, the first first.
+    /// The guards that have been used, in the order of their first use.
     pub fn confirmed(&self) -> &[RelayId] {
         &self.confirmed
     }
@@ -426,13 +434,13 @@ impl GuardSet {
         self.sample.iter().map(|guard| &guard.identity)
     }
 
-    /// Has anything changed that is kept on disk? The answer is given once.
+    /// Has anything changed that is kept on disk? Each change is reported once.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 }
 
-/// May it be tried, or is another to be tried first?
+/// May this guard be tried now? If it may not, others are tried first.
 fn is_due(guard: &Guard, now: Now) -> bool {
     match guard.reach {
         Reach::Unknown | Reach::Reached => true,

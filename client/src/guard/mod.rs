@@ -1,10 +1,10 @@
-//! Which relays a client begins its circuits at, for months (docs/protocol.md, 6.21).
+//! Guards: the relays that a client begins its circuits at, for months (docs/protocol.md, 6.21).
 //!
-//! A client that chose its first relay anew for every circuit would sooner or later begin at a hostile one. So it draws a
-//! bounded sample once, tries few of them, and stays with those that have worked. [`GuardSet`] is that memory and its
-//! rules: pure, on given time and randomness. [`Keeper`] owns one for the circuit pool: it feeds consensuses and results
-//! in and writes the state to disk. [`BiasLedger`] notices guards that let only some circuits be built.
-//! Absent on purpose: guards for onion services' inner hops.
+//! A client that chose its first relay anew for every circuit would sooner or later begin at a hostile one. So a client
+//! draws a bounded sample once, tries few relays of the sample, and stays with those that have worked. [`GuardSet`] is
+//! that memory with its rules; it is pure and takes time and randomness as arguments. [`Keeper`] owns one set for the
+//! circuit pool: it feeds consensuses and results in and writes the state to disk. [`BiasLedger`] notices guards that
+//! let only some circuits be built. Guards for the inner hops of onion services are absent on purpose.
 
 mod bias;
 mod keeper;

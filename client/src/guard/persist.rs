@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 use super::machine::GuardSet;
 use super::sample::Guard;
 
-/// Longest state (bytes): a sample of 200 guards at 64 bytes.
+/// Length of the longest state, in bytes: a sample of 200 guards at 64 bytes each, and room to spare.
 pub const MAX_STATE_BYTES: usize = 16 * 1024;
-/// Guards in a state; the most that the parameter of the sample's size can be.
+/// The most guards in a state, which is the most that the network's parameter for the size of the sample can be.
 const MAX_GUARDS: usize = 200;
 const VERSION: u8 = 1;
 
 /// Why a state was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuardStateError {
-    /// Not what was written.
+    /// The bytes are not those that were written.
     #[error("the state of the guards is damaged: {0}")]
     Damaged(&'static str),
-    /// A newer program wrote it.
+    /// A newer program wrote the state.
     #[error("the state of the guards has version {0}, which this program does not know")]
     Version(u8),
-    /// It is of another network, whose guards mean nothing here.
+    /// The state is of another network, whose guards mean nothing in this one.
     #[error("the state of the guards is of another network")]
     OtherNetwork,
 }
@@ -38,13 +38,14 @@ struct Stored {
 struct StoredGuard {
     identity: RelayId,
     added: UnixSecs,
-    /// Its place among those that were used, and when that was.
+    /// The guard's place among those that were used, and when it was first used.
     confirmed: Option<(u16, UnixSecs)>,
     unlisted: Option<UnixSecs>,
 }
 
 impl GuardSet {
-    /// What is kept between runs: the sample with its dates, and the order of those that were used.
+    /// Writes the state that is kept between runs: the sample with its dates, and the order of the guards that were
+    /// used.
     pub fn to_state(&self) -> Vec<u8> {
         let rank = |guard: &Guard| {
             let at = self.confirmed.iter().position(|r| *r == guard.identity)?;
@@ -63,14 +64,13 @@ impl GuardSet {
                 })
                 .collect(),
         };
-        // Numbers and options always encode.
+        // Encoding numbers and options cannot fail.
         postcard::to_allocvec(&stored).unwrap_or_default()
     }
 
-    /// The set from what was kept for this network.
+    /// Reads the set from a state that was kept for this network.
     ///
-    /// # Errors
-    /// [`GuardStateError`]; the caller begins with an empty set then.
+    /// # Errors [`GuardStateError`] if the state cannot be used; the caller then begins with an empty set.
     pub fn from_state(bytes: &[u8], network: NetworkId) -> Result<Self, GuardStateError> {
         if bytes.len() > MAX_STATE_BYTES {
             return Err(GuardStateError::Damaged("it is too long"));

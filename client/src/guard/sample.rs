@@ -1,4 +1,4 @@
-//! The sample: who is in it, who leaves, who is drawn (docs/protocol.md, 6.21.2 to 6.21.5).
+//! The sample of guards: which guards are in it, which leave, which are drawn (docs/protocol.md, 6.21.2 to 6.21.5).
 
 use std::time::Duration;
 
@@ -14,24 +14,24 @@ use crate::path::{PREFERENCE, Position, PositionWeights, nets};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Guard {
     pub(super) identity: RelayId,
-    /// When it came in, blurred.
+    /// When the guard was drawn, blurred.
     pub(super) added: UnixSecs,
-    /// When it was first used, blurred.
+    /// When the guard was first used, blurred.
     pub(super) confirmed: Option<UnixSecs>,
-    /// Since when no consensus lists it, blurred.
+    /// Since when no consensus lists the guard, blurred.
     pub(super) unlisted: Option<UnixSecs>,
-    /// What the consensus says of it; not kept on disk.
+    /// What the consensus says about the guard. This is not kept on disk.
     pub(super) now: Listing,
-    /// What this run has met with it; not kept on disk.
+    /// What this run of the program has found out about the guard. This is not kept on disk.
     pub(super) reach: Reach,
-    /// When a circuit was last begun at it that has come to no result yet.
+    /// When a circuit was last begun at the guard, if that circuit has no result yet.
     pub(super) tried: Option<Duration>,
 }
 
 /// A guard as the newest consensus has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Listing {
-    /// Listed as fit for a first hop, and the owner's filter lets it be.
+    /// Is the guard listed as fit for a first hop, and does the owner's filter allow it?
     pub(super) usable: bool,
     weight: u64,
     family: Option<[u8; 32]>,
@@ -45,21 +45,21 @@ impl Listing {
     }
 }
 
-/// Does it answer?
+/// Whether a guard answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// Not tried since something changed.
+    /// The guard was not tried since the start, or since the network or the consensus changed.
     #[default]
     Unknown,
-    /// The last circuit through it was built.
+    /// The last try of the guard succeeded.
     Reached,
-    /// The last try failed.
+    /// The last try of the guard failed.
     Failing {
-        /// First failure of the run of failures.
+        /// First failure of the present run of failures.
         since: Duration,
         /// Last failure.
         last: Duration,
-        /// Not tried before, while another is left.
+        /// The guard is not tried before this time, unless no other guard is left.
         retry_at: Duration,
     },
 }
@@ -90,12 +90,12 @@ impl Guard {
     }
 }
 
-/// What a sample is held against: the newest consensus with what follows from it, and a date.
+/// What a sample is compared with: the newest consensus, what follows from the consensus, and a date.
 pub(super) struct View<'a> {
     pub(super) consensus: &'a Consensus,
     pub(super) weights: PositionWeights,
     pub(super) filter: Filter<'a>,
-    /// Those that the owner would rather have: they are drawn as if they carried [`PREFERENCE`] times as much.
+    /// Which guards the owner would rather have. They are drawn as if their weight were [`PREFERENCE`] times as large.
     pub(super) prefer: Filter<'a>,
     pub(super) limits: Limits,
     pub(super) wall: UnixSecs,
@@ -112,19 +112,19 @@ impl View<'_> {
         u64::from(entry.weight) * self.weights.share(Position::Entry, entry.flags)
     }
 
-    /// Brings every guard up to date with the consensus, and lets go of those whose time is over.
-    /// Returns whether anything changed that is kept on disk.
+    /// Brings every guard up to date with the consensus, and drops those whose time is over. Returns whether anything
+    /// changed that is kept on disk.
     pub(super) fn refresh(&self, sample: &mut Vec<Guard>, rng: &mut impl CryptoRng) -> bool {
         let before: Vec<_> = sample.iter().map(dates).collect();
         for guard in sample.iter_mut() {
-            // A date ahead is of a clock that has been set back since.
+            // A date in the future comes from a clock that has been set back since.
             guard.added = guard.added.min(self.wall);
             guard.confirmed = guard.confirmed.map(|date| date.min(self.wall));
             guard.unlisted = guard.unlisted.map(|date| date.min(self.wall));
             match self.entry(guard) {
                 Some(entry) => {
                     if guard.unlisted.take().is_some() {
-                        // It is back: what failed before says nothing now.
+                        // The guard is listed again. Its earlier failures say nothing now.
                         guard.reach = Reach::Unknown;
                     }
                     guard.now = Listing {
@@ -162,7 +162,7 @@ impl View<'_> {
             let held: u64 = sample.iter().map(|guard| guard.now.weight).sum();
             let full = sample.len() >= self.limits.sample_max
                 || (sample.len() >= self.limits.sample_min && held >= limit);
-            // With none usable a bound that keeps hostile relays out would keep the owner out as well.
+            // If no guard is usable, a bound that keeps hostile relays out would keep the owner out as well.
             if usable >= self.limits.sample_min || (full && usable > 0) {
                 break;
             }
@@ -172,7 +172,7 @@ impl View<'_> {
             if sample.len() >= self.limits.sample_max && !make_room(sample) {
                 break;
             }
-            // Blurred by a tenth of its life.
+            // The date is blurred by a tenth of the life of a guard that is not used.
             let added = blurred(self.wall, self.limits.unconfirmed_secs, 10, rng);
             let mut guard = Guard::new(entry.identity, added);
             guard.now = Listing {
@@ -186,14 +186,15 @@ impl View<'_> {
         sample.len() != before
     }
 
-    /// Takes one candidate by weight; by plain weight where the split of positions leaves none.
+    /// Draws one candidate by its weight at the position; by its plain weight if no candidate has weight at the
+    /// position.
     fn draw<'e>(
         &self,
         candidates: &mut Vec<&'e Entry>,
         rng: &mut impl CryptoRng,
     ) -> Option<&'e Entry> {
         let factor = |entry: &Entry| if (self.prefer)(entry) { PREFERENCE } else { 1 };
-        // Capped so that 20,000 of them can be added up.
+        // Each weight is capped, so that the sum of 20,000 weights does not overflow.
         let counted = |weight: u64, entry: &Entry| (weight * factor(entry)).min(1 << 48);
         let split = draw_by(candidates, |entry| counted(self.weight(entry), entry), rng);
         let plain = |entry: &Entry| counted(u64::from(entry.weight), entry);
@@ -224,14 +225,15 @@ fn draw_by(
     })
 }
 
-/// Lets go of the oldest guard that is neither usable nor ever was used.
+/// Drops the oldest guard that is not usable and never was used. Returns whether there was one.
 fn make_room(sample: &mut Vec<Guard>) -> bool {
     let idle = |guard: &Guard| !guard.now.usable && guard.confirmed.is_none();
     let oldest = sample.iter().position(idle);
     oldest.map(|at| sample.remove(at)).is_some()
 }
 
-/// The primary guards among usable ones in order of preference: apart from each other where enough are.
+/// Chooses the primary guards among usable ones, which come in order of preference. The chosen ones share no family and
+/// no network if there are enough guards for that.
 pub(super) fn primaries<'a>(
     ordered: impl Iterator<Item = &'a Guard>,
     count: usize,

@@ -1,24 +1,25 @@
-//! Times of the guard machine: both clocks, lifetimes and when a guard that failed is tried again.
+//! Times of the guard machine: both clocks, lifetimes, and when a guard that failed is tried again.
 
 use std::time::Duration;
 
 use cepa_common::dir::{Params, UnixSecs};
 use rand::{CryptoRng, RngExt};
 
-/// A moment by both clocks. Dates on disk are of the wall clock, which may be set; waits are of the other.
+/// A moment by both clocks. Dates on disk are by the wall clock, which may be set. Waits are by the monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// Seconds since the Unix epoch.
     pub wall: UnixSecs,
-    /// Since the program started; never goes back.
+    /// Time since the program started. This clock never goes back.
     pub mono: Duration,
 }
 
-/// Wall and monotonic clock disagree by more: the machine slept, or its clock was set (seconds).
+/// If the wall clock and the monotonic clock disagree by more than so many seconds, the machine slept or its clock was
+/// set.
 const CLOCK_STEP_SECS: u64 = 60;
 
 impl Now {
-    /// Have the clocks moved unequally since `earlier`? Then the network may be another one.
+    /// Have the two clocks moved unequally since `earlier`? Then the network may be another one.
     pub(super) fn has_stepped_since(self, earlier: Self) -> bool {
         let ticked = self.mono.saturating_sub(earlier.mono).as_secs();
         let expected = earlier.wall.saturating_add(ticked);
@@ -29,17 +30,17 @@ impl Now {
 /// The network's parameters for guards (docs/protocol.md, 6.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Guards in the sample at most.
+    /// The most guards in the sample.
     pub sample_max: usize,
-    /// Usable guards that it should hold.
+    /// The number of usable guards that the sample should hold.
     pub sample_min: usize,
-    /// Part of all guards' weight that it may have beyond its least (percent).
+    /// The part of all guards' weight that the sample may have once it holds `sample_min` guards (percent).
     pub sample_percent: u64,
-    /// Primary guards.
+    /// Number of primary guards.
     pub primaries: usize,
-    /// Primary guards that circuits for data begin at.
+    /// Number of primary guards that circuits for data begin at.
     pub in_use: usize,
-    /// The same for circuits that only fetch from the directory.
+    /// Number of primary guards that circuits begin at which only fetch from the directory.
     pub directory_in_use: usize,
     /// Life of a guard that was never used (seconds).
     pub unconfirmed_secs: u64,
@@ -47,16 +48,17 @@ pub struct Limits {
     pub confirmed_secs: u64,
     /// A guard that no consensus lists is kept for so long (seconds).
     pub unlisted_secs: u64,
-    /// First interval of retries.
+    /// The first interval between tries of a guard that failed.
     pub retry: Duration,
-    /// How long a better guard that is being tried is waited for.
+    /// How long a circuit waits for a better guard that is being tried.
     pub wait: Duration,
-    /// With nothing heard for so long the network is taken to be down.
+    /// The network is taken to be down when nothing was heard for so long.
     pub network_down: Duration,
 }
 
 impl Limits {
-    /// With the owner's number of guards in use, whatever for; there are at least as many primary ones.
+    /// Replaces the numbers of guards in use, for every purpose, by the owner's. There are at least as many primary
+    /// guards.
     pub(super) fn with_in_use(mut self, own: Option<usize>) -> Self {
         if let Some(own) = own {
             self.in_use = own;
@@ -94,16 +96,17 @@ impl Default for Limits {
     }
 }
 
-/// By how long a guard has been failing, in intervals of 10 minutes by default: up to 6 hours, 4 days, 7 days, longer.
+/// The phases of retries, by how long a guard has been failing: up to 6 hours, up to 4 days, up to 7 days, longer. The
+/// unit is the interval of retries, 10 minutes by default.
 const PHASES: [u32; 3] = [36, 576, 1_008];
-/// Intervals between tries of a primary guard in each phase: 10 minutes, 90 minutes, 4 hours, 9 hours.
+/// Time between tries of a primary guard in each phase, in the same unit: 10 minutes, 90 minutes, 4 hours, 9 hours.
 const PRIMARY: [u32; 4] = [1, 9, 24, 54];
-/// And of any other: 1 hour, 4 hours, 18 hours, 36 hours.
+/// Time between tries of any other guard in each phase, in the same unit: 1 hour, 4 hours, 18 hours, 36 hours.
 const OTHER: [u32; 4] = [6, 24, 108, 216];
 
 impl Limits {
-    /// The time until a guard that has been failing for `failing` is tried again (6.21.9), within a tenth at random so
-    /// that clients do not return together (S22).
+    /// The time until a guard that has been failing for `failing` is tried again (6.21.9). It varies by a tenth at
+    /// random, so that clients do not come back all at once (S22).
     pub(super) fn retry_after(
         &self,
         failing: Duration,
@@ -120,7 +123,8 @@ impl Limits {
     }
 }
 
-/// A date up to `1 / part` of `life` before `date`, so that what is on disk does not tell when somebody was on line.
+/// Moves `date` back by up to `1 / part` of `life` at random, so that what is on disk does not tell when somebody was
+/// on line.
 pub(super) fn blurred(date: UnixSecs, life: u64, part: u64, rng: &mut impl CryptoRng) -> UnixSecs {
     date.saturating_sub(rng.random_range(0..=life / part))
 }

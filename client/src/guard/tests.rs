@@ -1,4 +1,4 @@
-//! The machine's rules, one by one, on virtual time.
+//! Tests of the guard machine's rules, one by one, on virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, HashSet};
@@ -16,14 +16,14 @@ use crate::dir::testing::{consensus_of, descriptor, network_with};
 use crate::path::{PeerRules, PositionRules};
 
 pub(super) const DAY: u64 = 86_400;
-/// The tests' first day.
+/// The first day of the tests (seconds since 1970).
 pub(super) const START: u64 = 1_700_000_000;
 
 pub(super) fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// A network whose consensuses are dated as the tests wish.
+/// A network whose consensuses have the dates that the tests wish.
 pub(super) struct World {
     pub(super) network: NetworkFile,
     template: RelayDescriptor,
@@ -48,7 +48,7 @@ impl World {
         let mut descriptor = self.template.clone();
         let [high, low] = n.to_be_bytes();
         descriptor.identity = relay(n);
-        // Each in a /16 of its own.
+        // Each relay is in a /16 of its own.
         descriptor.addresses = vec![([20 + high, low, 1, 1], 9_000).into()];
         let flags = Flags::VALID | Flags::RUNNING | Flags::GUARD;
         Entry::new(&descriptor, flags, weight)
@@ -94,7 +94,7 @@ fn one_primary_is_in_use_whatever_is_asked() {
     let set = World::new(&[]).set(200);
     assert_eq!(set.primaries().len(), 3);
     let used: HashSet<_> = (0..1_000).map(|n| pick(&set, n).identity).collect();
-    // S6: at most one primary in use.
+    // At most one primary guard is in use (S6).
     assert_eq!(used, HashSet::from([set.primaries()[0]]));
     let choose = |n| set.pick(Purpose::Directory, &|_| true, at(n), &mut rng(n));
     let used: HashSet<_> = (0..100).map(|n| choose(n).unwrap().identity).collect();
@@ -107,12 +107,12 @@ fn the_sample_is_bounded_by_number_and_weight() {
     let world = World::new(&[]);
     assert_eq!(world.set(200).sampled().len(), 20);
     assert_eq!(world.set(8).sampled().len(), 8);
-    // A filter that only rare relays pass: the sample of those is small, and draws no others.
+    // With a filter that few relays pass, the sample of those relays is small, and no others are drawn.
     let consensus = world.consensus(START, 0..200);
     let mut set = GuardSet::new(world.id());
     set.update(&consensus, &|e| e.identity.0[1] < 4, at(0), &mut rng(1));
     assert_eq!(set.sampled().len(), 4);
-    // A filter that changes every time collects no more than its part: 20 % of 200 relays.
+    // With a filter that changes every time, the sample collects no more than its part: 20 % of 200 relays.
     let mut set = GuardSet::new(world.id());
     for turn in 0..20 {
         let filter = |entry: &Entry| u64::from(entry.identity.0[1]) % 20 == turn;
@@ -135,7 +135,7 @@ fn guards_are_drawn_by_weight() {
         set.update(&consensus, &|_| true, at(0), &mut rng(seed));
         heavy += u32::from(set.sampled().next().unwrap().0[1] < 4);
     }
-    // The four have half of the weight; five standard deviations are 79.
+    // The four relays have half of the weight. Five standard deviations are 79.
     assert!(heavy.abs_diff(500) < 79, "{heavy}");
 }
 
@@ -152,18 +152,18 @@ fn a_dead_primary_fails_over_at_once_and_is_tried_again_later() {
     set.on_failure(&three, at(2), &mut rng(1));
     let other = pick(&set, 2);
     assert_eq!(other.usability, Usability::IfNoneBetter);
-    // Three dead guards are not a dead network: the fourth is used.
+    // Three dead guards do not make the network look dead: the fourth guard is used.
     assert_eq!(
         set.on_success(&other.identity, at(3), &mut rng(1)),
         Verdict::Use
     );
-    // 6.21.9: ten minutes, less or more a tenth.
+    // The time until the next try is ten minutes, plus or minus a tenth (6.21.9).
     let retry = set.next_retry().unwrap().as_secs();
     assert!((541..=662).contains(&retry), "{retry}");
     assert_ne!(pick(&set, 500).identity, one);
     let again = pick(&set, 700).identity;
     assert_eq!(again, one);
-    // One circuit tries it; the others do not wait for what that finds.
+    // One circuit tries the guard. The other circuits do not wait for its result.
     set.on_attempt(&one, at(700), &mut rng(1));
     assert_ne!(pick(&set, 700).identity, one);
     set.on_success(&one, at(701), &mut rng(1));
@@ -198,14 +198,14 @@ fn a_network_that_was_down_costs_no_guard() {
     let first = set.primaries()[0];
     set.on_success(&first, at(1), &mut rng(1));
     let before = set.primaries().to_vec();
-    // A day in which everything fails, tried every minute.
+    // For a day everything fails, and a guard is tried every minute.
     for secs in (60..DAY).step_by(60) {
         let choice = pick(&set, secs);
         set.on_attempt(&choice.identity, at(secs), &mut rng(secs));
         set.on_failure(&choice.identity, at(secs), &mut rng(secs));
     }
     assert!(set.is_network_down(at(DAY)));
-    // It is back, and whoever is tried answers. What circuits are used through?
+    // The network is back, and every guard that is tried answers. The loop finds out which guard circuits use.
     let mut secs = DAY;
     loop {
         let choice = pick(&set, secs);
@@ -268,7 +268,7 @@ fn primaries_are_apart_where_that_can_be_had() {
         let nears = set.primaries().iter().filter(|id| id.0[1] < 17).count();
         assert_eq!((set.primaries().len(), nears), (3, 1));
     }
-    // Where all are near, they serve.
+    // If all relays are near each other, they still serve as guards.
     let consensus = consensus_of(&world.network, START, (0..10).map(near).collect());
     let mut set = GuardSet::new(world.id());
     set.update(&consensus, &|_| true, at(0), &mut rng(1));
@@ -291,7 +291,7 @@ fn guards_leave_when_their_time_is_over() {
         (now.contains(&used), kept == unused.len(), kept)
     };
     assert_eq!(kept_at(&set, 47), (true, true, 19));
-    // A drawn guard may come back by the draw, so the used one's absence is asked of the first dates only.
+    // A guard that left may be drawn again, so the test asks whether the used guard is gone only for the first dates.
     assert!(!set.clone().confirmed().is_empty());
     let mut later = set.clone();
     let consensus = world.consensus(START + 61 * DAY, 0..100);
@@ -403,7 +403,7 @@ fn the_owner_s_number_of_guards_holds_for_all_circuits() {
     let in_use = HashSet::from([primary[0], primary[1]]);
     assert_eq!(picks(Purpose::Data, &[]), in_use);
     assert_eq!(picks(Purpose::Directory, &[]), in_use);
-    // One that may not be in the path does not bring in a third.
+    // If a guard in use may not be in the path, no third guard comes into use.
     for purpose in [Purpose::Data, Purpose::Directory] {
         assert_eq!(picks(purpose, &primary[..1]), HashSet::from([primary[1]]));
         assert_eq!(picks(purpose, &primary[..2]), HashSet::from([primary[2]]));
@@ -435,7 +435,7 @@ fn the_owner_s_rules_hold_for_guards() {
     let usual = keeper(PeerRules::default()).len();
     let limits = Limits::default();
     assert_eq!(usual, limits.in_use);
-    // Five are in use though the network has fewer primary ones, and preferred ones are drawn first.
+    // Five guards are in use though the network has fewer primary ones, and preferred relays are drawn first.
     let entry = PositionRules {
         prefer: vec!["20.0.0.0/12".parse().unwrap()],
         ..Default::default()
@@ -455,7 +455,7 @@ fn the_owner_s_rules_hold_for_guards() {
             .count();
     }
     assert_eq!(all, 300);
-    // 16 of weight 8 among 84 of weight 1: three of five.
+    // 16 relays count eight times among 84 that count once: they are drawn three times in five.
     assert!((150..210).contains(&near), "{near}");
 }
 
@@ -478,7 +478,7 @@ fn a_damaged_file_gives_the_state_before() {
     save();
     let path = dir.path().join(format!("guards-{}", world.id()));
     let good = std::fs::read(&path).unwrap();
-    // S44: whichever byte is wrong, the guard in use is not lost.
+    // Whichever byte is wrong, the guard in use is not lost (S44).
     for at in (0..good.len())
         .step_by(7)
         .filter(|at| *at != "cepa record".len())
@@ -536,7 +536,7 @@ proptest! {
                     }
                 },
             }
-            // The order of those that stay never changes; new ones come last.
+            // The order of those that stay never changes; new guards come last.
             let kept: Vec<_> = order.iter().filter(|id| set.confirmed().contains(id)).collect();
             prop_assert!(set.confirmed().iter().zip(&kept).all(|(now, before)| now == *before));
             let sample: HashSet<_> = set.sampled().copied().collect();

@@ -1,4 +1,5 @@
-//! A client's year, on virtual time: relays come and go, the laptop sleeps, networks fail, the program restarts.
+//! A test of a client's year on virtual time: relays come and go, the laptop sleeps, networks fail, the program
+//! restarts.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, HashSet};
@@ -13,9 +14,9 @@ use super::*;
 
 const HOUR: u64 = 3_600;
 
-/// Who is there and who answers, hour by hour.
+/// Which relays exist and which of them answer, hour by hour.
 struct Relays {
-    /// Number, and the hour until which it is down; a number that left is not in it.
+    /// The hour until which each relay is down, by the relay's number. A relay that has left is not in the map.
     alive: BTreeMap<u16, u64>,
     next: u16,
 }
@@ -24,7 +25,7 @@ impl Relays {
     fn step(&mut self, hour: u64, rng: &mut StdRng) {
         let numbers: Vec<_> = self.alive.keys().copied().collect();
         for n in numbers {
-            // A relay lives 200 days and is down twice a month for some hours, on average.
+            // On average a relay lives 200 days and is down twice a month for some hours.
             if rng.random_ratio(1, 200 * 24) {
                 self.alive.remove(&n);
                 self.alive.insert(self.next, 0);
@@ -46,7 +47,7 @@ struct Year {
     relays: Relays,
     set: GuardSet,
     rng: StdRng,
-    /// Guards that circuits were used through, by month, with the number of hours.
+    /// The guards that circuits were used through, with the number of hours, for each month.
     used: Vec<BTreeMap<RelayId, u32>>,
     slept: u64,
     next_fetch: u64,
@@ -78,7 +79,8 @@ impl Year {
         }
     }
 
-    /// A new consensus lists relays that answer; one that is down for an hour is noticed an hour late.
+    /// Takes in a new consensus, which lists the relays that answer. A relay that has been down for an hour is noticed
+    /// an hour late.
     fn hear_consensus(&mut self, hour: u64) {
         let listed: Vec<_> = (0..self.relays.next)
             .filter(|n| self.relays.answers(&relay(*n), hour.saturating_sub(1)))
@@ -89,7 +91,7 @@ impl Year {
         self.set.update(&consensus, &|_| true, now, &mut self.rng);
     }
 
-    /// Builds circuits as the pool does, until one may be used; what it was begun at.
+    /// Builds circuits as the pool does until one may be used. Returns the guard of that circuit.
     fn use_network(&mut self, hour: u64, up: bool) -> Option<RelayId> {
         for secs in 0..12 {
             let now = self.now(hour, secs);
@@ -112,19 +114,19 @@ impl Year {
         let state = self.set.to_state();
         assert!(state.len() <= MAX_STATE_BYTES);
         self.set = GuardSet::from_state(&state, self.world.id()).unwrap();
-        // Which of them are usable is the consensus's to say.
+        // The next consensus says which of the guards are usable.
         self.next_fetch = 0;
     }
 
     fn hour(&mut self, hour: u64) {
         self.relays.step(hour, &mut self.rng);
         let (day, of_day) = (hour / 24, hour % 24);
-        // It sleeps at night: the monotonic clock stands still.
+        // The laptop sleeps at night: the monotonic clock stands still.
         if of_day < 7 {
             self.slept += HOUR;
             return;
         }
-        // Every 40th day there is no network at all, and every morning there is none for a while.
+        // Every 40th day there is no network at all, and every third morning there is none for a while.
         let up = day % 40 != 39 && !(of_day == 7 && day.is_multiple_of(3));
         if up && (hour >= self.next_fetch || self.fetched_day != day) {
             self.hear_consensus(hour);
@@ -155,16 +157,18 @@ fn a_year_of_few_guards() {
             monthly.push(month.len());
             main_share.push(f64::from(*month.values().max().unwrap()) / f64::from(hours));
         }
-        // A life of 48 to 60 days makes seven or so, each with a stand-in for when it is down.
+        // With a life of 48 to 60 days a year has about seven guards, and each has others that stand in when it is
+        // down.
         let all: HashSet<_> = year.used.iter().flat_map(BTreeMap::keys).collect();
         assert!(all.len() <= 20, "{} guards in a year", all.len());
     }
     monthly.sort_unstable();
     main_share.sort_by(f64::total_cmp);
-    // All that were used in a month, if for a single hour: the guard, its stand-in, and a change of guards.
+    // This counts all guards used in a month, even for a single hour: the guard, one that stands in for it, and a
+    // change of guards.
     assert!(monthly[monthly.len() / 2] <= 3, "{monthly:?}");
     assert!(monthly[monthly.len() - 1] <= 4, "{monthly:?}");
-    // And most hours go through one.
+    // In most hours circuits go through one guard.
     assert!(main_share[main_share.len() / 2] > 0.7, "{main_share:?}");
 }
 
@@ -184,13 +188,14 @@ fn a_day_without_network_changes_no_primary() {
     assert_eq!(year.set.confirmed(), confirmed);
 }
 
-/// S14: with a tenth of all relays hostile, guards expose few clients in 90 days; a choice for each circuit exposes all.
+/// With a tenth of all relays hostile, guards expose few clients in 90 days, where a choice for each circuit would
+/// expose all (S14).
 #[test]
 fn few_clients_meet_a_hostile_guard() {
     let world = World::new(&[]);
     let hostile = |id: &RelayId| u16::from_be_bytes([id.0[0], id.0[1]]).is_multiple_of(10);
     let clients = 1_000;
-    // The network stands; what is looked at is the life of guards alone.
+    // The network does not change, because only the life of guards is tested.
     let days = (0..90).step_by(15);
     let consensuses: Vec<_> = days
         .map(|day| (day, world.consensus(START + day * DAY, 0..100)))
@@ -212,6 +217,7 @@ fn few_clients_meet_a_hostile_guard() {
         }
         met += u32::from(exposed);
     }
-    // One guard, or two after 48 days: 10 to 19 %; by circuit it would be all.
+    // A client has one guard, or two after 48 days: 10 to 19 % meet a hostile one. With a choice for each circuit all
+    // would.
     assert!((60..=230).contains(&met), "{met} of {clients}");
 }
