@@ -1,4 +1,4 @@
-//! The head of an HTTP request: CONNECT, or somebody who needs an explanation.
+//! The head of an HTTP request. It is a CONNECT, or the request of somebody who needs an explanation.
 
 use data_encoding::BASE64;
 
@@ -6,14 +6,14 @@ use super::parse::{FrontError, Refusal};
 use super::reply;
 use super::target::{Credentials, Host};
 
-/// Most header fields of a request. Real ones have about five.
+/// The most header fields of a request. Real requests have about five.
 const MAX_HEADERS: usize = 64;
 
-/// What a head amounts to.
+/// What the head of a request asks for.
 pub(super) enum Head {
-    /// CONNECT.
+    /// The head is a CONNECT.
     Connect(Connect),
-    /// Another verb: the page to send.
+    /// The head has another verb. This is the page to send.
     Page(Vec<u8>),
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Connect {
     pub(super) credentials: Option<Credentials>,
 }
 
-/// A refusal in HTTP's words.
+/// Puts a refusal into the words of HTTP.
 pub(super) fn refuse(refusal: Refusal) -> FrontError {
     let (status, advice) = match refusal {
         Refusal::TooLong => (
@@ -53,7 +53,7 @@ pub(super) fn refuse(refusal: Refusal) -> FrontError {
     FrontError::new(refusal, reply::http_text(status, advice))
 }
 
-/// Where the head at the front of `bytes` ends: behind its first empty line.
+/// Length of the head at the front of `bytes`, with its first empty line; `None` if the head is not complete.
 pub(super) fn head_len(bytes: &[u8]) -> Option<usize> {
     let ends = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n');
     ends.map(|(at, _)| at + 1)
@@ -64,7 +64,7 @@ pub(super) fn head_len(bytes: &[u8]) -> Option<usize> {
         })
 }
 
-/// Reads a request's head, which is all of `bytes`.
+/// Reads a request's head, which fills all of `bytes`.
 pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -97,7 +97,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
     }
 }
 
-/// `host:port` or `[address]:port`.
+/// Reads `host:port` or `[address]:port`.
 fn authority(text: &str) -> Result<(Host, u16), Refusal> {
     let (host, port) = text.rsplit_once(':').ok_or(Refusal::Port)?;
     let host = match host.strip_prefix('[') {
@@ -110,15 +110,15 @@ fn authority(text: &str) -> Result<(Host, u16), Refusal> {
         None if host.contains(':') => return Err(Refusal::Host),
         None => Host::parse(host.as_bytes())?,
     };
-    // `parse` alone would take "+80".
+    // `parse` alone would accept "+80".
     if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Refusal::Port);
     }
     Ok((host, port.parse().map_err(|_| Refusal::Port)?))
 }
 
-/// The user and password of `Proxy-Authorization: Basic`. What is not understood is
-/// refused: who sends it wants to be kept apart, and must not be left to believe it.
+/// Reads the user and password of `Proxy-Authorization: Basic`. A field that is not understood is refused: whoever
+/// sends it wants streams to be kept apart, and must not be left to believe that they are.
 fn credentials(headers: &[httparse::Header<'_>]) -> Result<Option<Credentials>, Refusal> {
     let mut fields = headers
         .iter()

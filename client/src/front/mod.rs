@@ -1,16 +1,16 @@
 //! The proxy front end: one port for SOCKS4, 4a, 5 and HTTP CONNECT.
 //!
-//! Applications call in here; a [`Connector`] takes their streams out. The
-//! files, in the order in which a connection meets them:
+//! Applications connect to it, and a [`Connector`] opens their streams. The files, in the order in which a connection
+//! meets them:
 //!
-//! * `serve`: accepts, and runs one task for each connection;
-//! * [`FrontParser`] (`parse`, with `socks` and `http_connect` under it): bytes
-//!   in, one [`StreamRequest`] out, no I/O;
-//! * `target`: what a destination may look like;
-//! * `reply`: what the application is told.
+//! * `serve` accepts connections and runs one task for each;
+//! * [`FrontParser`] (`parse`, with `socks` and `http_connect` under it) takes bytes and yields one [`StreamRequest`],
+//!   without I/O;
+//! * `target` says what a destination may look like;
+//! * `reply` says what the application is told.
 //!
-//! Absent on purpose: any lookup of a name (S30: names go to the exit as they
-//! are), the choice of a circuit, and UDP.
+//! Three things are absent on purpose: any lookup of a name (names go to the exit as they are, S30), the choice of a
+//! circuit, and UDP.
 
 mod http_connect;
 mod parse;

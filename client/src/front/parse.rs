@@ -1,4 +1,4 @@
-//! The incremental parser of the front end: bytes in, one request out.
+//! The incremental parser of the front end: bytes go in, one request comes out.
 
 use core::fmt;
 use core::time::Duration;
@@ -7,23 +7,23 @@ use super::reply::{self, REJECT_SOCKS4};
 use super::target::{Credentials, Protocol, Target};
 use super::{http_connect, serve, socks};
 
-/// Longest SOCKS message, in bytes (S28).
+/// Length of the longest SOCKS message, in bytes (S28).
 pub const SOCKS_LIMIT: usize = 512;
-/// Longest HTTP head, in bytes, its final empty line included (S28).
+/// Length of the longest HTTP head with its final empty line, in bytes (S28).
 pub const HTTP_HEAD_LIMIT: usize = 8192;
 
 /// What the owner decides about the front end.
 #[derive(Clone, Copy, Debug)]
 pub struct FrontOptions {
-    /// Pass private, loopback and link-local destinations on. For networks on
-    /// one machine only (S30).
+    /// Pass private, loopback and link-local destinations on. This is meant for networks on one machine only (S30).
     pub allow_private: bool,
-    /// Say that a stream is open before it is: the application's first bytes then travel with the request, which saves
-    /// a round trip. What fails afterwards is seen as a reset, without its reason.
+    /// Tell the application that its stream is open before it is. The application's first bytes then travel with the
+    /// request, which saves a round trip. If the stream fails afterwards, the application sees a reset without a
+    /// reason.
     pub answer_early: bool,
-    /// Connections served at once; more wait in the kernel's queue.
+    /// Number of connections served at once. Further connections wait in the kernel's queue.
     pub max_connections: usize,
-    /// From accept to the complete request, else the connection is closed (S28).
+    /// Time from accepting a connection to its complete request. After this time the connection is closed (S28).
     pub head_timeout: Duration,
 }
 
@@ -38,29 +38,29 @@ impl Default for FrontOptions {
     }
 }
 
-/// What to do after some bytes.
+/// What the caller does after the parser has taken some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FrontStep {
     /// Read more from the application.
     NeedMore,
-    /// Send these bytes, then call [`FrontParser::on_bytes`] again, with nothing
-    /// if nothing has come: the next message may already be here.
+    /// Send these bytes, then call [`FrontParser::on_bytes`] again, with an empty slice if nothing has come: the next
+    /// message may be here already.
     Reply(Vec<u8>),
     /// The request is complete.
     Request(StreamRequest),
-    /// Somebody took this for a web server or an HTTP proxy: send these bytes, which
-    /// explain what the port is, and close. Nothing else happens (S28).
+    /// Somebody took this port for a web server or an HTTP proxy. Send these bytes, which explain what the port is, and
+    /// close. Nothing else happens (S28).
     Page(Vec<u8>),
 }
 
-/// A stream that an application asks for. Debug output hides what is the user's.
+/// A stream that an application asks for. Debug output hides what belongs to the user.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StreamRequest {
-    /// Where to.
+    /// Where the stream should go.
     pub target: Target,
-    /// What keeps this stream apart from others, if the application said so.
+    /// The credentials that keep this stream apart from others, if the application sent any.
     pub isolation: Option<Credentials>,
-    /// How to answer it.
+    /// The protocol in which the application expects the answer.
     pub protocol: Protocol,
     /// Bytes that came behind the request: the first of the stream (S28).
     pub leftover: Vec<u8>,
@@ -77,47 +77,47 @@ impl fmt::Debug for StreamRequest {
     }
 }
 
-/// Why a request is refused.
+/// Why a request of an application is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The first byte belongs to no protocol that is spoken here.
+    /// The first byte belongs to no protocol that the front end speaks.
     #[error("neither SOCKS nor HTTP")]
     UnknownProtocol,
-    /// Longer than [`SOCKS_LIMIT`] or [`HTTP_HEAD_LIMIT`].
+    /// The request is longer than [`SOCKS_LIMIT`] or [`HTTP_HEAD_LIMIT`].
     #[error("the request is too long")]
     TooLong,
-    /// Not well-formed.
+    /// The request is not well-formed.
     #[error("the request is malformed")]
     Malformed,
-    /// SOCKS5: no way to authenticate that is known here.
+    /// SOCKS5: the application offers no method of authentication that the front end knows.
     #[error("no authentication method in common")]
     Method,
-    /// SOCKS: BIND, UDP ASSOCIATE or unknown (S30).
+    /// SOCKS: the command is BIND, UDP ASSOCIATE or unknown (S30).
     #[error("only CONNECT is supported")]
     Command,
-    /// SOCKS5: neither IPv4, IPv6 nor a name.
+    /// SOCKS5: the address is neither IPv4, nor IPv6, nor a name.
     #[error("unknown address type")]
     AddressType,
-    /// Neither an address nor a host name.
+    /// The host is neither an address nor a host name.
     #[error("not an address or a host name")]
     Host,
-    /// Port zero, or none.
+    /// The port is zero or missing.
     #[error("not a port")]
     Port,
-    /// A private or loopback destination (S30).
+    /// The destination is private or loopback (S30).
     #[error("private destinations are refused")]
     Private,
-    /// The parser has given its answer already: an error of the caller.
+    /// The parser has given its answer already. This is an error of the caller.
     #[error("the request was complete already")]
     Finished,
 }
 
-/// A refusal, with the bytes that tell the application of it.
+/// A refusal, with the bytes that tell the application about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrontError {
-    /// Why.
+    /// Why the request is refused.
     pub refusal: Refusal,
-    /// To be sent before closing; may be empty.
+    /// Bytes to send before closing; there may be none.
     pub reply: Vec<u8>,
 }
 
@@ -138,7 +138,7 @@ impl fmt::Display for FrontError {
 
 impl core::error::Error for FrontError {}
 
-/// Where the conversation stands.
+/// The message that the parser expects next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Start,
@@ -150,7 +150,7 @@ enum State {
     Finished,
 }
 
-/// One connection's parser. It holds at most one message and what came with it.
+/// The parser of one connection. It holds at most one message and what came with the message.
 pub struct FrontParser {
     options: FrontOptions,
     state: State,
@@ -167,7 +167,7 @@ impl fmt::Debug for FrontParser {
 }
 
 impl FrontParser {
-    /// A parser for a fresh connection.
+    /// A parser for a new connection.
     pub fn new(options: FrontOptions) -> Self {
         Self {
             options,
@@ -177,12 +177,10 @@ impl FrontParser {
         }
     }
 
-    /// Takes what the application sent, which may be nothing, and says what to do.
-    /// After a request, a page or an error it is finished.
+    /// Takes what the application sent, which may be nothing, and says what to do. After a request, a page or an error
+    /// the parser is finished.
     ///
-    /// # Errors
-    ///
-    /// [`FrontError`]: send its reply and close.
+    /// # Errors [`FrontError`]: the caller sends its reply and closes.
     pub fn on_bytes(&mut self, bytes: &[u8]) -> Result<FrontStep, FrontError> {
         self.buffer.extend_from_slice(bytes);
         let step = self.step(bytes);
@@ -215,7 +213,7 @@ impl FrontParser {
         }
     }
 
-    /// "Need more", or "too long" if the message at the front is past its limit already.
+    /// Asks for more bytes, or refuses a message that has passed its limit already.
     fn socks_more(&self, reply: &[u8]) -> Result<FrontStep, FrontError> {
         if self.buffer.len() >= SOCKS_LIMIT {
             Err(FrontError::new(Refusal::TooLong, reply))
@@ -284,14 +282,13 @@ impl FrontParser {
     }
 
     fn http(&mut self, fresh: &[u8]) -> Result<FrontStep, FrontError> {
-        // A head ends with a line end: without one in the fresh bytes nothing can
-        // have changed, and a head that comes byte by byte is not searched for each.
+        // A head ends with the end of a line. If the new bytes have none, nothing can have changed; so a head that
+        // comes byte by byte is not searched again for each byte.
         if self.buffer.len() < HTTP_HEAD_LIMIT && !fresh.contains(&b'\n') {
             return Ok(FrontStep::NeedMore);
         }
         let window = &self.buffer[..self.buffer.len().min(HTTP_HEAD_LIMIT)];
-        // Judged when it is whole and not before, so that it does not matter in which
-        // pieces it came.
+        // The head is judged when it is whole and not before, so that it does not matter in which pieces it came.
         let Some(len) = http_connect::head_len(window) else {
             return if window.len() < HTTP_HEAD_LIMIT {
                 Ok(FrontStep::NeedMore)
@@ -311,7 +308,7 @@ impl FrontParser {
         }
     }
 
-    /// The request, and behind its `len` bytes the first of the stream.
+    /// The request, with the bytes behind its `len` bytes as the first of the stream.
     fn finish(&mut self, target: Target, protocol: Protocol, len: usize) -> FrontStep {
         FrontStep::Request(StreamRequest {
             target,

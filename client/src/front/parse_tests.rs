@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-//! Every protocol variant, whole and byte by byte, cut at every byte, and at random.
+//! Tests of every variant of the protocols: whole, byte by byte, cut at every byte, and at random.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -7,10 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a whole conversation comes to.
+/// The outcome of a whole conversation.
 #[derive(Debug, PartialEq, Eq)]
 struct Talk {
-    /// Replies sent, one after the other.
+    /// The replies sent, one after the other.
     replies: Vec<u8>,
     end: End,
 }
@@ -23,7 +23,7 @@ enum End {
     Refused(Refusal, Vec<u8>),
 }
 
-/// Feeds `bytes` in pieces. What the parser did not get to see comes behind the request.
+/// Feeds the pieces to a parser. Bytes that the parser did not take are added behind the request.
 fn feed<'a>(options: FrontOptions, pieces: impl Iterator<Item = &'a [u8]>) -> Talk {
     let mut parser = FrontParser::new(options);
     let mut replies = Vec::new();
@@ -52,7 +52,7 @@ fn feed<'a>(options: FrontOptions, pieces: impl Iterator<Item = &'a [u8]>) -> Ta
     Talk { replies, end }
 }
 
-/// The one result of feeding `bytes` at once, and byte by byte.
+/// The result of feeding `bytes` at once, byte by byte, and in pieces of seven, which is the same.
 fn talk(bytes: &[u8]) -> Talk {
     let options = FrontOptions::default();
     let whole = feed(options, core::iter::once(bytes));
@@ -87,7 +87,7 @@ fn connect(authority: &str) -> Vec<u8> {
     format!("CONNECT {authority} HTTP/1.1\r\nHost: whatever\r\n\r\n").into_bytes()
 }
 
-/// Bytes, replies on the way, host, port, credentials, protocol.
+/// The bytes of a request, replies on the way, host, port, credentials, protocol.
 type Accepted = (
     Vec<u8>,
     &'static [u8],
@@ -539,7 +539,7 @@ fn private_destinations_pass_where_the_owner_allows_them() {
     assert!(passes(&[1, 127, 0, 0, 1]));
     assert!(passes(&counted(b"localhost")));
     assert!(passes(&counted(b"::ffff:127.0.0.1")));
-    // These are nobody's, anywhere.
+    // No machine anywhere has these addresses.
     assert!(!passes(&[1, 0, 0, 0, 0]));
     assert!(!passes(&[1, 224, 0, 0, 1]));
 }
@@ -565,13 +565,13 @@ fn destinations_and_passwords_stay_out_of_debug_output() {
     let bytes = b"\x05\x01\x02\x01\x06secret\x06hidden\x05\x01\x00\x03\x06target\x00\x50secret";
     let shown = format!("{:?}", talk(bytes));
     assert!(shown.contains("6 bytes"), "{shown}");
-    // Text, and the beginning of "secret" as a list of bytes.
+    // The words are text, and the beginning of "secret" as a list of bytes.
     for word in ["secret", "hidden", "target\"", "115, 101"] {
         assert!(!shown.contains(word), "{shown}");
     }
 }
 
-/// Bytes near enough to a request to get past the first checks.
+/// Bytes that are near enough to a request to pass the first checks.
 fn almost() -> impl Strategy<Value = Vec<u8>> {
     let samples = accepted().into_iter().map(|a| a.0).collect::<Vec<_>>();
     (

@@ -13,28 +13,28 @@ pub enum Failure {
     /// The exit found no way to the host.
     #[error("the host cannot be reached from the exit")]
     HostUnreachable,
-    /// There is no circuit: the overlay itself cannot be reached.
+    /// There is no circuit: the overlay network itself cannot be reached.
     #[error("the network cannot be reached")]
     NetworkUnreachable,
-    /// No consensus may be used: it has expired, or the clock is off.
+    /// There is no consensus that may be used: it has expired, or this computer's clock is wrong.
     #[error("the network's consensus has expired, or this computer's clock is wrong")]
     NoConsensus,
-    /// A policy forbids it: the exit's, or the owner's.
+    /// The exit's policy or the owner's rules forbid the destination.
     #[error("the destination is not allowed")]
     NotAllowed,
     /// The name has no address.
     #[error("the name has no address")]
     Unresolvable,
-    /// No answer in time.
+    /// There was no answer in time.
     #[error("no answer in time")]
     TimedOut,
-    /// Anything else.
+    /// Any other failure.
     #[error("the stream failed")]
     GeneralFailure,
 }
 
 impl Failure {
-    /// All of them.
+    /// All failures.
     pub const ALL: [Self; 8] = [
         Self::Refused,
         Self::HostUnreachable,
@@ -46,7 +46,7 @@ impl Failure {
         Self::GeneralFailure,
     ];
 
-    /// Reply code of SOCKS5 (RFC 1928, section 6).
+    /// The reply code of SOCKS5 (RFC 1928, section 6).
     pub fn socks5_code(self) -> u8 {
         match self {
             Self::GeneralFailure => 1,
@@ -58,7 +58,7 @@ impl Failure {
         }
     }
 
-    /// Status line of HTTP, without the version.
+    /// The status line of HTTP, without the version.
     pub fn http_status(self) -> &'static str {
         match self {
             Self::NotAllowed => "403 Forbidden",
@@ -112,10 +112,10 @@ impl From<EndReason> for Failure {
 }
 
 const GRANT_SOCKS4: [u8; 8] = [0, 90, 0, 0, 0, 0, 0, 0];
-/// SOCKS4 has one code for every failure.
+/// The SOCKS4 reply to every failure: SOCKS4 has only one code.
 pub(super) const REJECT_SOCKS4: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
-/// A SOCKS5 reply. The bound address is all zero: the exit's is nobody's business here.
+/// A SOCKS5 reply. The bound address is all zero, because the application need not know the exit's.
 pub(super) fn socks5(code: u8) -> [u8; 10] {
     [5, code, 0, 1, 0, 0, 0, 0, 0, 0]
 }
@@ -138,13 +138,13 @@ pub fn failed(protocol: Protocol, failure: Failure) -> Vec<u8> {
     }
 }
 
-/// A whole HTTP response of plain text.
+/// A complete HTTP response of plain text.
 pub(super) fn http_text(status: &str, text: &str) -> Vec<u8> {
     http(status, "text/plain", &format!("{text}\n"), true)
 }
 
-/// The page that explains what this port is. `proxied` for a request in the form
-/// that goes to HTTP proxies; `body` is false for HEAD.
+/// The page that explains what this port is. `proxied` is true for a request in the form that goes to HTTP proxies;
+/// `body` is false for HEAD.
 pub(super) fn page(proxied: bool, body: bool) -> Vec<u8> {
     let hint = if proxied {
         "<p>Your application asked for a page through this port as through a plain HTTP proxy. \
@@ -180,7 +180,7 @@ fn http(status: &str, kind: &str, text: &str, body: bool) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// The table of docs/front.md.
+    /// The reply codes are those of the table in docs/front.md.
     #[test]
     fn the_table_of_reply_codes() {
         let page = include_str!("../../../docs/front.md");

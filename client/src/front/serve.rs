@@ -1,7 +1,7 @@
 //! Accepts connections and runs one task for each: request, stream, bytes.
 //!
-//! A connection that ends in any way but by both sides' own end of file is handed
-//! to the application as a reset, never as an end (protocol.md 5.6).
+//! The application sees an orderly end of its connection only if both sides ended their own direction. In every other
+//! case it sees a reset (protocol.md 5.6).
 
 use core::fmt;
 use core::future::Future;
@@ -25,40 +25,39 @@ use super::parse::{FrontOptions, FrontParser, FrontStep, StreamRequest};
 use super::reply::{self, Failure};
 use super::target::{Credentials, Protocol, Target};
 
-/// Connections served at once, unless the owner says otherwise: at most 128 MiB of buffers.
+/// Number of connections served at once, unless the owner says otherwise: at most 128 MiB of buffers.
 pub const MAX_CONNECTIONS: usize = 1024;
-/// Buffer of one direction of one connection, in bytes.
+/// Size of the buffer for one direction of one connection, in bytes.
 const COPY_BUFFER: usize = 64 * 1024;
-/// Bytes of one read while the request comes in.
+/// Size of one read while the request comes in, in bytes.
 const HEAD_READ: usize = 4096;
-/// Bytes that an application may send ahead while its stream is being opened.
+/// The most bytes that an application may send while its stream is being opened.
 const AHEAD: usize = 64 * 1024;
-/// A refused application may take this long to read why.
+/// The time that a refused application has to read why.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What keeps streams apart: two streams may share a circuit only if their keys are
-/// equal. The destination is in the request; whether it counts too is the connector's
-/// choice.
+/// What keeps streams apart: two streams may share a circuit only if their keys are equal. The destination is in the
+/// request; the connector decides whether it counts too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IsolationKey {
     /// User and password of the request.
     pub credentials: Option<Credentials>,
-    /// The protocol spoken.
+    /// Protocol that the application spoke.
     pub protocol: Protocol,
-    /// The application's address, without its port.
+    /// Address of the application, without its port.
     pub client: IpAddr,
-    /// The listener that it came through.
+    /// Address of the listener that the connection came through.
     pub listener: SocketAddr,
 }
 
-/// A stream to be opened. Debug output hides what is the user's.
+/// A stream to be opened. Debug output hides what belongs to the user.
 pub struct ConnectRequest {
-    /// Where to.
+    /// Where the stream should go.
     pub target: Target,
-    /// What it may share a circuit with.
+    /// What decides which streams it may share a circuit with.
     pub isolation: IsolationKey,
-    /// The application's first bytes, which the connector must send before all others:
-    /// with BEGIN in one cell, they save a round trip.
+    /// The application's first bytes, which the connector must send before all others. Together with BEGIN in one cell
+    /// they save a round trip.
     pub early: Vec<u8>,
 }
 
@@ -72,15 +71,13 @@ impl fmt::Debug for ConnectRequest {
     }
 }
 
-/// Opens streams; what stands behind the front end.
+/// Opens streams for the front end.
 pub trait Connector: Send + Sync + 'static {
-    /// A stream. `shutdown` ends our direction; a read of zero bytes means that the
-    /// other side ended its own, and every other end is an error. Dropped before
-    /// both ends: the stream is reset.
+    /// The type of streams. `shutdown` ends our direction. A read of zero bytes means that the other side ended its
+    /// direction; every other end is an error. A stream that is dropped before both directions ended is reset.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// Opens a stream, to the point where success or failure is known. Dropping the
-    /// future gives the stream up.
+    /// Opens a stream, up to the point where success or failure is known. Dropping the future gives the stream up.
     fn connect(
         &self,
         request: ConnectRequest,
@@ -95,12 +92,10 @@ pub trait Connector: Send + Sync + 'static {
 )]
 pub struct BindRefused(pub SocketAddr);
 
-/// May the front end listen on `addr`? `allow_others` is the owner's explicit word
-/// that other machines may use it.
+/// Checks that the front end may listen on `addr`. `allow_others` is the owner's explicit word that other machines may
+/// use the front end.
 ///
-/// # Errors
-///
-/// [`BindRefused`] for an address that is not loopback, without that word (S29).
+/// # Errors [`BindRefused`] for an address that is not loopback, if the owner has not said that word (S29).
 pub fn check_bind(addr: SocketAddr, allow_others: bool) -> Result<(), BindRefused> {
     if addr.ip().to_canonical().is_loopback() {
         return Ok(());
@@ -112,7 +107,7 @@ pub fn check_bind(addr: SocketAddr, allow_others: bool) -> Result<(), BindRefuse
     Ok(())
 }
 
-/// Serves `listener` until `shutdown` completes; connections still open then are reset.
+/// Serves `listener` until `shutdown` completes. Connections that are still open then are reset.
 pub async fn serve<C: Connector>(
     listener: TcpListener,
     connector: Arc<C>,
@@ -120,12 +115,12 @@ pub async fn serve<C: Connector>(
     shutdown: impl Future<Output = ()>,
 ) {
     let permits = Arc::new(Semaphore::new(options.max_connections));
-    // Dropped on return, which aborts every task in it.
+    // The set is dropped on return, which aborts every task in it.
     let mut tasks = JoinSet::new();
     let accept = async {
         loop {
             while tasks.try_join_next().is_some() {}
-            // A permit first: what cannot be served waits in the kernel's queue.
+            // The permit is taken first, so that a connection which cannot be served waits in the kernel's queue.
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
                 return;
             };
@@ -168,8 +163,8 @@ async fn pause(error: &io::Error) {
     }
 }
 
-/// How long to wait after a failed accept (S39): not at all where only that one
-/// connection is lost, else long enough not to spin.
+/// The time to wait after a failed accept (S39): `None` if only that one connection is lost, otherwise long enough not
+/// to spin.
 fn backoff(error: &io::Error) -> Option<Duration> {
     use io::ErrorKind as Kind;
     match error.kind() {
@@ -182,23 +177,23 @@ fn backoff(error: &io::Error) -> Option<Duration> {
     }
 }
 
-/// How long the first bytes of an application are waited for that has its answer already: it sends them at once, unless it
-/// waits for the destination to speak first.
+/// The time to wait for the first bytes of an application that has its answer already. An application sends them at
+/// once, unless it waits for the destination to speak first.
 const FIRST_WORDS: Duration = Duration::from_millis(20);
 
-/// An accepted connection. Dropped before its orderly end, it resets: an
-/// application must never take a broken stream for a complete one.
+/// An accepted connection. If it is dropped before its orderly end, the connection is reset: an application must never
+/// take a broken stream for a complete one.
 struct Connection {
     stream: TcpStream,
     orderly: bool,
-    /// The application has been told that its stream is open.
+    /// Has the application been told that its stream is open?
     answered: bool,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         if !self.orderly {
-            // It fails only on a socket that is gone already.
+            // The call fails only on a socket that is gone already.
             let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }
@@ -244,7 +239,8 @@ impl Connection {
         };
         match self.connect(connector, request).await {
             None => {}
-            // It was told otherwise: a reset, which it gets when this is dropped, is all that can be said.
+            // The application was told that the stream is open. All that can be said now is a reset, which follows when
+            // the connection is dropped.
             Some(Err(failure)) if self.answered => {
                 tracing::debug!(?failure, "a stream that was answered early was not opened");
             }
@@ -257,7 +253,7 @@ impl Connection {
         }
     }
 
-    /// Says that the stream is open, and collects what the application then says first.
+    /// Tells the application that the stream is open, and collects the first bytes that the application then sends.
     async fn answer_early(&mut self, protocol: Protocol, early: &mut Vec<u8>) -> io::Result<()> {
         self.stream.write_all(&reply::connected(protocol)).await?;
         self.answered = true;
@@ -272,7 +268,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Talks until the request is complete; `None` if there is none to serve.
+    /// Talks with the application until its request is complete; `None` if there is no stream to serve.
     async fn request(&mut self, options: FrontOptions) -> io::Result<Option<StreamRequest>> {
         let mut parser = FrontParser::new(options);
         let mut buffer = [0; HEAD_READ];
@@ -304,9 +300,9 @@ impl Connection {
         }
     }
 
-    /// The stream, and what the application sent while it was being opened; `None` if
-    /// the application went away, which gives the stream up. So does its end of file:
-    /// nobody can tell one that is gone from one that has only stopped speaking.
+    /// Opens the stream. Returns the stream and what the application sent while it was being opened; `None` if the
+    /// application went away, which gives the stream up. An end of file counts as going away too: nobody can tell an
+    /// application that is gone from one that has only stopped speaking.
     async fn connect<C: Connector>(
         &mut self,
         connector: &C,
@@ -320,7 +316,7 @@ impl Connection {
         Some(result.map(|stream| (stream, ahead)))
     }
 
-    /// Says that the stream is open, then copies until both directions have ended.
+    /// Tells the application that the stream is open, then copies until both directions have ended.
     async fn carry(
         &mut self,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -339,8 +335,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends last words and waits a little for the application to have read them: to
-    /// close over unread bytes would reset, and a reset erases words on their way.
+    /// Sends last words and waits a little until the application has read them. Closing a connection with unread bytes
+    /// would reset it, and a reset erases words that are on their way.
     async fn farewell(&mut self, words: &[u8]) {
         self.orderly = true;
         let _ = timeout(FAREWELL, async {
@@ -354,9 +350,8 @@ impl Connection {
     }
 }
 
-/// Completes when the application has gone; collects what it sends until then. Once
-/// [`AHEAD`] bytes wait it reads no more and never completes: the connector's own
-/// deadline ends the wait.
+/// Completes when the application has gone, and collects what it sends until then. Once [`AHEAD`] bytes wait, the
+/// function reads no more and never completes: the connector's own deadline ends the wait.
 async fn gone(stream: &mut TcpStream, ahead: &mut Vec<u8>) {
     let mut buffer = [0; HEAD_READ];
     while ahead.len() < AHEAD {

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-//! The front end over real loopback sockets, with a connector that the test answers for.
+//! Tests of the front end over real loopback sockets, with a connector whose answers the test gives.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -23,7 +23,7 @@ const REQUEST: &[u8] = b"\x04\x01\x00\x50\x08\x08\x08\x08\x00";
 const GRANTED: &[u8] = &[0, 90, 0, 0, 0, 0, 0, 0];
 const REJECTED: &[u8] = &[0, 91, 0, 0, 0, 0, 0, 0];
 
-/// A stream that breaks when told to.
+/// A stream that breaks when the test says so.
 struct Breakable {
     inner: DuplexStream,
     broken: Option<oneshot::Receiver<()>>,
@@ -65,7 +65,7 @@ impl AsyncWrite for Breakable {
 
 type Answer = oneshot::Sender<Result<Breakable, Failure>>;
 
-/// Hands every request to the test, with the means to answer it.
+/// A connector that hands every request to the test, with the means to answer it.
 struct Asked(mpsc::Sender<(ConnectRequest, Answer)>);
 
 impl Connector for Asked {
@@ -106,7 +106,7 @@ async fn front(options: FrontOptions) -> Front {
     }
 }
 
-/// The application's side, the far side, and what breaks the stream between.
+/// The application's side of a stream, the far side, and what breaks the stream between them.
 struct Open {
     app: TcpStream,
     far: DuplexStream,
@@ -141,7 +141,7 @@ fn grant(answer: Answer) -> (DuplexStream, oneshot::Sender<()>) {
     (far, breaker)
 }
 
-/// No test hangs: what takes ten seconds has failed.
+/// Fails the test after ten seconds, so that no test hangs.
 async fn within<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(10), future)
         .await
@@ -188,7 +188,7 @@ async fn who_is_answered_early_sends_his_first_words_with_the_request() {
     expect(&mut app, GRANTED).await;
     app.write_all(b"question").await.unwrap();
     let (request, answer) = front.next().await;
-    // A machine that dawdles may take the question for one that comes later.
+    // On a slow machine the question may arrive after the answer to the request.
     let later = if request.early.is_empty() {
         &b"question"[..]
     } else {
@@ -200,7 +200,7 @@ async fn who_is_answered_early_sends_his_first_words_with_the_request() {
     far.write_all(b"answer").await.unwrap();
     expect(&mut app, b"answer").await;
 
-    // Who waits for the other side to begin is not waited for.
+    // An application that waits for the other side to begin is not kept waiting.
     let mut app = front.app(REQUEST).await;
     expect(&mut app, GRANTED).await;
     let (request, answer) = front.next().await;
@@ -209,7 +209,7 @@ async fn who_is_answered_early_sends_his_first_words_with_the_request() {
     far.write_all(b"hello").await.unwrap();
     expect(&mut app, b"hello").await;
 
-    // A failure is a reset, and never an end of file.
+    // The application sees a failure as a reset, never as an end of file.
     let mut app = front.app(&[REQUEST, b"question"].concat()).await;
     expect(&mut app, GRANTED).await;
     let (_, answer) = front.next().await;
@@ -289,7 +289,7 @@ async fn an_application_that_resets_drops_the_stream() {
         .unwrap();
     drop(app);
     assert_eq!(rest(&mut far).await.unwrap(), b"");
-    // The whole stream is gone, not one direction.
+    // The whole stream is gone, not only one direction.
     assert!(far.write_all(b"x").await.is_err());
 }
 
@@ -368,7 +368,7 @@ async fn connections_over_the_limit_wait() {
     .await;
     let first = front.open().await;
     let mut second = front.app(REQUEST).await;
-    // The one permit is taken, so the second cannot have been asked for.
+    // The only permit is taken, so the connector cannot have been asked for the second stream.
     assert!(front.requests.try_recv().is_err());
     drop(first);
     let (_, answer) = front.next().await;

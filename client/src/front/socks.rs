@@ -1,6 +1,6 @@
 //! The messages of SOCKS4, SOCKS4a and SOCKS5, read from the front of a slice.
 //!
-//! Each function gives `None` while its message is incomplete.
+//! Each function returns `None` while its message is incomplete.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,11 +15,11 @@ pub(super) struct Socks4 {
     pub(super) port: u16,
     pub(super) user: Vec<u8>,
     pub(super) protocol: Protocol,
-    /// Bytes that it takes.
+    /// Length of the request in bytes.
     pub(super) len: usize,
 }
 
-/// `4, command, port, address, user, 0`, and for 4a `name, 0`.
+/// Reads `4, command, port, address, user, 0`, and for 4a `name, 0` behind it.
 pub(super) fn socks4(bytes: &[u8]) -> Result<Option<Socks4>, Refusal> {
     let Some((&[_, command, p0, p1, a, b, c, d], rest)) = bytes.split_first_chunk::<8>() else {
         return Ok(None);
@@ -29,7 +29,7 @@ pub(super) fn socks4(bytes: &[u8]) -> Result<Option<Socks4>, Refusal> {
     };
     let mut len = 8 + user.len() + 1;
     let (host, protocol) = match (a, b, c, d) {
-        // 4a: an address that no machine has says that a name follows.
+        // SOCKS 4a: an address that no machine has says that a name follows.
         (0, 0, 0, 1..) => {
             let Some(name) = until_nul(&rest[user.len() + 1..]) else {
                 return Ok(None);
@@ -56,16 +56,16 @@ fn until_nul(bytes: &[u8]) -> Option<&[u8]> {
     Some(&bytes[..end])
 }
 
-/// How a SOCKS5 client presents itself.
+/// How a SOCKS5 client authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     None,
     Password,
 }
 
-/// `5, count, methods`: the method chosen, if there is one, and the length.
+/// Reads `5, count, methods`. Returns the chosen method, if there is one, and the length of the message.
 ///
-/// A password is preferred where it is offered: who has one wants to be kept apart by it.
+/// A password is preferred if it is offered: an application that has one wants to be kept apart by it.
 pub(super) fn methods(bytes: &[u8]) -> Option<(Option<Method>, usize)> {
     let &[_, count, ref rest @ ..] = bytes else {
         return None;
@@ -81,7 +81,7 @@ pub(super) fn methods(bytes: &[u8]) -> Option<(Option<Method>, usize)> {
     Some((method, 2 + offered.len()))
 }
 
-/// `1, length, user, length, password` (RFC 1929).
+/// Reads `1, length, user, length, password` (RFC 1929). Returns the credentials and the length of the message.
 pub(super) fn password(bytes: &[u8]) -> Result<Option<(Credentials, usize)>, Refusal> {
     match bytes.first() {
         None => return Ok(None),
@@ -101,7 +101,7 @@ pub(super) fn password(bytes: &[u8]) -> Result<Option<(Credentials, usize)>, Ref
     Ok(read())
 }
 
-/// One length byte and as many bytes; and the rest.
+/// Splits off one length byte with as many bytes. Returns those bytes and the rest.
 fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&len, rest) = bytes.split_first()?;
     rest.split_at_checked(usize::from(len))
@@ -111,11 +111,11 @@ fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 pub(super) struct Socks5 {
     pub(super) host: Host,
     pub(super) port: u16,
-    /// Bytes that it takes.
+    /// Length of the request in bytes.
     pub(super) len: usize,
 }
 
-/// `5, command, 0, address type, address, port`.
+/// Reads `5, command, 0, address type, address, port`.
 pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, Refusal> {
     let Some((&[version, command, reserved, kind], rest)) = bytes.split_first_chunk::<4>() else {
         return Ok(None);
@@ -140,7 +140,7 @@ pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, Refusal> {
     }))
 }
 
-/// The host (or why it is none) and what follows it.
+/// The host, or why there is none, and the bytes behind the host.
 type Address<'a> = (Result<Host, Refusal>, &'a [u8]);
 
 fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Address<'_>>, Refusal> {
@@ -160,7 +160,7 @@ fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Address<'_>>, Refusal
 pub(super) fn refusal_code(refusal: Refusal) -> u8 {
     match refusal {
         Refusal::Private => 2,
-        // What can't be a name has no address.
+        // A text that cannot be a name has no address.
         Refusal::Host => 4,
         Refusal::Command => 7,
         Refusal::AddressType => 8,

@@ -1,4 +1,4 @@
-//! Destinations: how an application may name one, and which are refused here.
+//! Destinations: how an application may name one, and which are refused.
 
 use core::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,12 +8,12 @@ use cepa_common::dir::{AddressClass, classify};
 
 use super::parse::Refusal;
 
-/// Which protocol an application spoke.
+/// The protocol that an application spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
-    /// SOCKS 4: an address only.
+    /// SOCKS 4, which carries an address only.
     Socks4,
-    /// SOCKS 4a: a name, for the other end to resolve.
+    /// SOCKS 4a, which may carry a name for the other end to resolve.
     Socks4a,
     /// SOCKS 5 (RFC 1928).
     Socks5,
@@ -21,10 +21,10 @@ pub enum Protocol {
     HttpConnect,
 }
 
-/// Where a stream should go. Debug output hides it: logs never hold destinations.
+/// The host that a stream should go to. Debug output hides it, because logs never hold destinations.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Host {
-    /// An IPv4 address; an IPv6 address that only wraps one is stored as this.
+    /// An IPv4 address. An IPv6 address that only wraps an IPv4 address is stored as IPv4.
     Ip4(Ipv4Addr),
     /// An IPv6 address.
     Ip6(Ipv6Addr),
@@ -47,13 +47,12 @@ impl Host {
         if !is_name(name) || ends_in_number(name) {
             return Err(Refusal::Host);
         }
-        // One spelling for all, so that an application's habits do not reach the exit.
+        // All names have one spelling, so that an application's habits do not reach the exit.
         Ok(Self::Name(name.to_ascii_lowercase()))
     }
 
-    /// May a stream go there, given whether private destinations may be reached? What
-    /// a name stands for is for the exit to judge; addresses that no one may dial are
-    /// refused always.
+    /// May a stream go to this host, if `allow_private` says whether private destinations may be reached? The exit
+    /// judges the addresses of a name. Addresses that nobody may dial are always refused.
     fn is_allowed(&self, allow_private: bool) -> bool {
         let class = match self {
             Self::Ip4(ip) => classify((*ip).into()),
@@ -80,7 +79,7 @@ impl From<IpAddr> for Host {
     }
 }
 
-/// The host as text, without brackets. For the wire and for the owner, not for logs.
+/// Writes the host as text, without brackets. The text is for the wire and for the owner, not for logs.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -101,10 +100,10 @@ impl fmt::Debug for Host {
     }
 }
 
-/// A host and a port that is not zero.
+/// A destination: a host and a port that is not zero.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// The machine.
+    /// The host.
     pub host: Host,
     /// The TCP port, 1 to 65535.
     pub port: u16,
@@ -129,8 +128,8 @@ impl Target {
     }
 }
 
-/// User name and password of a proxy request. They open nothing: they only keep
-/// streams apart. Debug output hides them.
+/// User name and password of a proxy request. They give no access; they only keep streams apart. Debug output hides
+/// them.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Credentials {
     /// User name of SOCKS5 or HTTP, or the user id of SOCKS4.
@@ -145,8 +144,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Does a name end in a label that old resolvers read as a number (`127.1`,
-/// `0x7f000001`)? Such a name is an address in disguise (S31), never a host name.
+/// Does a name end in a label that old resolvers read as a number (`127.1`, `0x7f000001`)? Such a name is an address in
+/// disguise (S31), never a host name.
 fn ends_in_number(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));

@@ -1,14 +1,14 @@
-//! Which relays may not be in one path: those of one family, and of one /16 (IPv4) or /32 (IPv6).
+//! Which relays may not be together in one path: relays of one family, and relays in one /16 (IPv4) or /32 (IPv6).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use cepa_common::dir::{Consensus, Entry};
 
-/// Families and networks of a consensus's relays as small numbers, so that a comparison is a few instructions.
+/// The families and networks of a consensus's relays as small numbers, so that a comparison takes a few instructions.
 #[derive(Debug)]
 pub(super) struct Apart {
-    /// By relay: its family (0: none) and where its networks end in `nets`.
+    /// For each relay: its family (0 for none), and where its networks end in `nets`.
     relays: Vec<(u32, u32)>,
     nets: Vec<u64>,
     subnet_rule: bool,
@@ -53,7 +53,7 @@ impl Apart {
     }
 }
 
-/// The networks of a relay's addresses: IP version and the leading 16 or 32 bits.
+/// The networks of a relay's addresses, each as a number: IP version and the leading 16 bits (IPv4) or 32 bits (IPv6).
 pub(crate) fn nets(entry: &Entry) -> impl Iterator<Item = u64> {
     entry.addresses.iter().map(|address| match address.ip() {
         IpAddr::V4(ip) => 4 << 32 | u64::from(ip.to_bits() >> 16),

@@ -1,4 +1,4 @@
-//! Countries of addresses, by a file in MaxMind's format that the owner has.
+//! Countries of addresses, from a file in MaxMind's format that the owner provides.
 
 use core::fmt;
 use std::io;
@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use maxminddb::{MaxMindDbError, PathElement, Reader};
 
-/// Largest file that is read (bytes); one with every city of the world is a fifth of it.
+/// Size of the largest file that is read, in bytes. A file with every city of the world is a fifth of that.
 const MAX_FILE_BYTES: u64 = 512 << 20;
 
-/// A country: its two letters of ISO 3166-1, in small letters.
+/// A country: its two letters of ISO 3166-1, in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Country([u8; 2]);
 
 impl Country {
-    /// The country of a code, in letters of either size.
+    /// The country with this code, in lower or upper case; `None` if the text is no code.
     pub fn parse(code: &str) -> Option<Self> {
         let letters: [u8; 2] = code.to_ascii_lowercase().into_bytes().try_into().ok()?;
         letters
@@ -33,44 +33,44 @@ impl fmt::Display for Country {
     }
 }
 
-/// A GeoIP file cannot be used.
+/// Why a GeoIP file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GeoIpError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the GeoIP file {}: {source}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is too large to be one.
+    /// The file is too large to be a GeoIP file.
     #[error("{} has {bytes} bytes; a GeoIP file has at most 512 MiB", path.display())]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its size.
+        /// Size of the file in bytes.
         bytes: u64,
     },
-    /// It is of another format, or damaged.
+    /// The file has another format, or is damaged.
     #[error("{} is no GeoIP file in MaxMind's format: {reason}", path.display())]
     Format {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the content.
         reason: MaxMindDbError,
     },
-    /// It knows no countries.
+    /// The file says nothing about countries.
     #[error("{} does not say in which country an address is; it is a database of the type {kind:?}", path.display())]
     NoCountries {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it calls itself.
+        /// The type of database that the file says it is.
         kind: String,
     },
 }
 
-/// The owner's GeoIP file, in memory; clones share it.
+/// The owner's GeoIP file in memory. Clones share the memory.
 #[derive(Clone)]
 pub struct GeoIp(Arc<Reader<Vec<u8>>>);
 
@@ -83,10 +83,9 @@ impl fmt::Debug for GeoIp {
 }
 
 impl GeoIp {
-    /// Reads the file at `path` whole. Blocks on the disk.
+    /// Reads the whole file at `path`. This call blocks on the disk.
     ///
-    /// # Errors
-    /// [`GeoIpError`] names the file and what is wrong with it.
+    /// # Errors [`GeoIpError`] names the file and says what is wrong with it.
     pub fn open(path: &Path) -> Result<Self, GeoIpError> {
         let unreadable = |source| GeoIpError::Unreadable {
             path: path.to_owned(),
@@ -102,17 +101,16 @@ impl GeoIp {
         Self::from_bytes(std::fs::read(path).map_err(unreadable)?, path)
     }
 
-    /// Takes what a file holds; errors call it `path`.
+    /// Takes the content of a file. Errors name the file by `path`.
     ///
-    /// # Errors
-    /// [`GeoIpError`], if it cannot be used.
+    /// # Errors [`GeoIpError`] if the content cannot be used.
     pub fn from_bytes(content: Vec<u8>, path: &Path) -> Result<Self, GeoIpError> {
         let reader = Reader::from_source(content).map_err(|reason| GeoIpError::Format {
             path: path.to_owned(),
             reason,
         })?;
         let kind = &reader.metadata().database_type;
-        // A file of networks or of owners would put every relay into no country, silently.
+        // A file about networks or their owners would put every relay into no country, without a word.
         if ["ASN", "ISP", "Domain", "Connection", "Anonymous"]
             .iter()
             .any(|other| kind.contains(other))
@@ -125,7 +123,7 @@ impl GeoIp {
         Ok(Self(Arc::new(reader)))
     }
 
-    /// Where the address is, as far as the file knows.
+    /// The country of the address; `None` if the file does not know it.
     pub fn country(&self, address: IpAddr) -> Option<Country> {
         let found = self.0.lookup(address.to_canonical()).ok()?;
         let path = [PathElement::Key("country"), PathElement::Key("iso_code")];
@@ -141,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// Written by tests/reference/mmdb.py.
+    /// A GeoIP file that tests/reference/mmdb.py wrote.
     fn countries() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/countries.mmdb")
     }

@@ -1,8 +1,8 @@
 //! Which relays a circuit goes through (docs/protocol.md, 6.16).
 //!
-//! Pure: a consensus, a request and randomness in, a [`Path`] or the rule that left no relay out. The circuit pool
-//! calls it, with a new [`PathSelector`] for each consensus, and names the guard by [`PathRequest::guard`].
-//! [`PositionWeights`] says how much a relay counts at which position.
+//! This room is pure: a consensus, a request and randomness go in; a [`Path`], or the rule that left no relay, comes
+//! out. The circuit pool calls it, with a new [`PathSelector`] for each consensus, and names the guard by
+//! [`PathRequest::guard`]. [`PositionWeights`] says how much a relay counts at which position.
 
 mod apart;
 mod geoip;

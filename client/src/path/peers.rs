@@ -1,4 +1,4 @@
-//! What the owner may say of peers: sets of relays and of destinations, in words of one line each (docs/peers.md).
+//! Sets of relays and of destinations, in the words that the owner's lists may use (docs/peers.md).
 
 use core::fmt;
 use core::str::FromStr;
@@ -10,27 +10,27 @@ use cepa_common::stream::TargetHost;
 
 use super::geoip::Country;
 
-/// What a word of the owner's lists should have been.
+/// A word of the owner's lists cannot be read. The error says what the word should have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerSyntax {
-    /// Not a set of peers.
+    /// The text is not a set of peers.
     #[error(
         "{0:?} is no set of peers: write an identity (64 hexadecimal digits), an address, a range such as \
          192.0.2.0/24, family:KEY or country:xx"
     )]
     Peer(String),
-    /// Not a destination.
+    /// The text is not a destination.
     #[error(
         "{0:?} is no destination: write a name, .SUFFIX, an address, a range or *, and :PORT or :FROM-TO behind it \
          (IPv6 then in brackets)"
     )]
     Destination(String),
-    /// A rule for destinations that does not say what to do.
+    /// A rule for destinations does not say what to do.
     #[error("{0:?}: write DESTINATION only|prefer|avoid PEER ...")]
     Rule(String),
 }
 
-/// A range of addresses: all that share the leading bits.
+/// A range of addresses: all those that share the leading bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressRange {
     first: IpAddr,
@@ -38,7 +38,7 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
-    /// Is the address in it? An IPv4 address that is written as an IPv6 one counts as what it is.
+    /// Is the address in the range? An IPv4 address that is written as an IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let left = |width: u8| u32::from(width - self.bits);
         match (self.first, address.to_canonical()) {
@@ -62,7 +62,7 @@ impl AddressRange {
         let first: IpAddr = unbracketed(address).parse().ok()?;
         let width = if first.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
-            // "+8" and "08" are nobody's way of writing a length.
+            // Only digits are taken for a length: "+8" is refused, though `parse` would take it.
             Some(bits) if !bits.bytes().all(|b| b.is_ascii_digit()) => return None,
             Some(bits) => bits.parse().ok().filter(|bits| *bits <= width)?,
             None => width,
@@ -88,21 +88,21 @@ impl fmt::Display for AddressRange {
     }
 }
 
-/// Relays that have something in common.
+/// A set of relays that have something in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerSet {
-    /// The one with this identity.
+    /// The relay with this identity.
     Identity(RelayId),
-    /// Those with an address in the range.
+    /// The relays with an address in the range.
     Range(AddressRange),
-    /// Those of the family with this key.
+    /// The relays of the family with this key.
     Family([u8; 32]),
-    /// Those with an address that the owner's GeoIP file puts into this country.
+    /// The relays with an address that the owner's GeoIP file puts into this country.
     Country(Country),
 }
 
 impl PeerSet {
-    /// Is the relay one of them? `countries` are those of its addresses.
+    /// Is the relay in the set? `countries` are the countries of the relay's addresses.
     pub fn contains(&self, relay: &Entry, countries: &[Country]) -> bool {
         match self {
             Self::Identity(identity) => relay.identity == *identity,
@@ -151,7 +151,7 @@ enum Hosts {
     Range(AddressRange),
 }
 
-/// Hosts and ports that streams may be meant for.
+/// A set of hosts and ports that streams may be meant for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DestinationSet {
     hosts: Hosts,
@@ -161,7 +161,7 @@ pub struct DestinationSet {
 }
 
 impl DestinationSet {
-    /// Is this one of them? A name is compared as the application wrote it, whatever address it has.
+    /// Is this destination in the set? A name is compared as the application wrote it, whatever address it has.
     pub fn contains(&self, host: &TargetHost, port: u16) -> bool {
         let hosts = match (&self.hosts, host) {
             (Hosts::Any, _) => true,
@@ -178,14 +178,14 @@ impl DestinationSet {
     }
 }
 
-/// A name as names are compared: in small letters, without the dot at its end.
+/// A name in the form in which names are compared: in lower case, without the dot at its end.
 fn plain(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
 fn is_name(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    // What looks like an address and is none is a mistake, not a name.
+    // A text that looks like an address and is none is a mistake, not a name.
     let numeric = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     !text.is_empty() && text.len() <= 253 && !numeric && text.bytes().all(allowed)
 }
@@ -196,7 +196,7 @@ impl FromStr for DestinationSet {
     fn from_str(text: &str) -> Result<Self, PeerSyntax> {
         let parse = || {
             let bare_v6 = !text.starts_with('[') && text.matches(':').count() > 1;
-            // In brackets the colons are the address's.
+            // Colons within brackets belong to the address.
             let ports_at = text
                 .rfind(':')
                 .filter(|at| !bare_v6 && text.rfind(']').is_none_or(|end| end < *at));

@@ -1,4 +1,4 @@
-//! What the owner decides of paths: lists for each position and for destinations, hops, guards (docs/protocol.md,
+//! What the owner decides about paths: lists for each position and for destinations, hops, guards (docs/protocol.md,
 //! 6.16.9 to 6.16.13). [`Marks`] says once for each consensus which relay may stand where.
 
 use core::str::FromStr;
@@ -10,23 +10,23 @@ use super::geoip::{Country, GeoIp};
 use super::peers::{DestinationSet, PeerSet, PeerSyntax};
 use super::select::{DEFAULT_HOPS, Position, Target};
 
-/// By how much a preferred relay's weight counts more (6.16.11).
+/// Factor by which a preferred relay's weight counts more (6.16.11).
 pub const PREFERENCE: u64 = 8;
-/// Most hops that an owner may ask for.
+/// The most hops that an owner may ask for.
 pub const MOST_HOPS: u8 = 5;
-/// Most guards in use that an owner may ask for.
+/// The most guards in use that an owner may ask for.
 pub const MOST_GUARDS: u8 = 10;
-/// Rules for destinations: each has tables of its own.
+/// The most rules for destinations. They are few because each has tables of its own.
 pub const MOST_DESTINATIONS: usize = 32;
 
 /// Which relays may stand at a position. A relay that `avoid` names may not, whatever `only` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PositionRules {
-    /// If there are any: only these.
+    /// If this list is not empty, only these relays may stand there.
     pub only: Vec<PeerSet>,
-    /// These count [`PREFERENCE`] times as much.
+    /// The weights of these relays count [`PREFERENCE`] times as much.
     pub prefer: Vec<PeerSet>,
-    /// Not these.
+    /// These relays may not stand there.
     pub avoid: Vec<PeerSet>,
 }
 
@@ -52,15 +52,15 @@ fn holds(sets: &[PeerSet], relay: &Entry, countries: &[Country]) -> bool {
     sets.iter().any(|set| set.contains(relay, countries))
 }
 
-/// Which exits serve some destinations; the lists for exits hold besides.
+/// Which exits serve some destinations. The owner's lists for all exits hold besides.
 ///
-/// Written `DESTINATION[,DESTINATION...] only|prefer|avoid PEER ...`, as in
-/// `.example.com:443 only country:de country:ch avoid 192.0.2.0/24`.
+/// A rule is written `DESTINATION[,DESTINATION...] only|prefer|avoid PEER ...`, as in `.example.com:443 only country:de
+/// country:ch avoid 192.0.2.0/24`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DestinationRule {
-    /// For which; the first rule with a fitting one counts.
+    /// The destinations that the rule is for. The first rule with a destination that fits counts.
     pub destinations: Vec<DestinationSet>,
-    /// Which exits.
+    /// The exits that may serve the destinations.
     pub exits: PositionRules,
 }
 
@@ -92,22 +92,22 @@ impl FromStr for DestinationRule {
     }
 }
 
-/// What the owner decides of paths.
+/// What the owner decides about paths.
 #[derive(Clone, Debug)]
 pub struct PeerRules {
-    /// For first hops, guards among them.
+    /// Lists for first hops, guards included.
     pub entry: PositionRules,
-    /// For what stands between first and last, and for the last hop of a path to no destination.
+    /// Lists for relays between the first and the last hop, and for the last hop of a path to no destination.
     pub middle: PositionRules,
-    /// For exits.
+    /// Lists for exits.
     pub exit: PositionRules,
-    /// For exits to some destinations, at most [`MOST_DESTINATIONS`].
+    /// Rules for exits to some destinations, at most [`MOST_DESTINATIONS`].
     pub destinations: Vec<DestinationRule>,
-    /// Relays in a path, 1 to [`MOST_HOPS`].
+    /// Number of relays in a path, 1 to [`MOST_HOPS`].
     pub hops: u8,
-    /// Guards in use at a time, 1 to [`MOST_GUARDS`]; the network's number if `None`.
+    /// Number of guards in use at a time, 1 to [`MOST_GUARDS`]; `None` for the network's number.
     pub guards: Option<u8>,
-    /// Where addresses are; needed by rules that name countries.
+    /// The countries of addresses. Rules that name countries need it.
     pub geoip: Option<GeoIp>,
 }
 
@@ -126,22 +126,22 @@ impl Default for PeerRules {
     }
 }
 
-/// The owner's rules cannot be kept.
+/// Why the owner's rules cannot be kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
-    /// A list leaves none.
+    /// A list leaves no relay.
     #[error("{key} = [{list}] leaves none of the {before} {of}")]
     Empty {
         /// The configuration's name of the list.
         key: String,
-        /// What stands in it.
+        /// The first words of the list.
         list: String,
-        /// How many there were without it.
+        /// How many relays there were before the list was applied.
         before: usize,
-        /// Of what: "exits for port 443".
+        /// What the relays were, such as "exits for port 443".
         of: String,
     },
-    /// A country is named, and nothing says where addresses are.
+    /// A list names a country, and there is no file that says where addresses are.
     #[error("{key} names country:{country}, and there is no client.geoip to say where relays are")]
     NoGeoIp {
         /// The configuration's name of the list.
@@ -149,22 +149,21 @@ pub enum RuleError {
         /// The country.
         country: Country,
     },
-    /// So many hops are not built.
+    /// The owner asks for a number of hops that is not offered.
     #[error("client.hops is 1 to {MOST_HOPS}, not {0}")]
     Hops(u8),
-    /// So many guards are not kept.
+    /// The owner asks for a number of guards that is not offered.
     #[error("client.guards is 1 to {MOST_GUARDS}, not {0}")]
     Guards(u8),
-    /// Too many rules for destinations.
+    /// The owner has too many rules for destinations.
     #[error("client.destinations has at most {MOST_DESTINATIONS} rules, not {0}")]
     Destinations(usize),
 }
 
 impl PeerRules {
-    /// Do the rules make sense, whatever the network?
+    /// Checks that the rules make sense, whatever relays the network has.
     ///
-    /// # Errors
-    /// [`RuleError`] names the key.
+    /// # Errors [`RuleError`] names the configuration's key.
     pub fn check(&self) -> Result<(), RuleError> {
         if !(1..=MOST_HOPS).contains(&self.hops) {
             return Err(RuleError::Hops(self.hops));
@@ -201,7 +200,7 @@ impl PeerRules {
         }
     }
 
-    /// The first rule for this destination.
+    /// The number of the first rule that has this destination, if one has.
     pub fn rule_for(&self, target: &StreamTarget) -> Option<usize> {
         let StreamTarget::Host(host, port) = target else {
             return None;
@@ -220,20 +219,21 @@ impl PeerRules {
         addresses.filter_map(|at| geoip.country(at.ip())).collect()
     }
 
-    /// May the relay stand there, on the way to what `rule` is for?
+    /// May the relay stand at `position` of a path to the destinations of `rule`?
     pub fn permits(&self, position: Position, rule: Option<usize>, relay: &Entry) -> bool {
         let countries = self.countries(relay);
         self.lists(position, rule)
             .all(|(_, rules)| rules.permits(relay, &countries))
     }
 
-    /// Is the relay preferred there? `None` where no relay is.
+    /// Is the relay preferred at `position`? `None` if the owner prefers no relay there.
     pub fn prefers(&self, position: Position, rule: Option<usize>, relay: &Entry) -> Option<bool> {
         let prefer = self.preferred(position, rule);
         (!prefer.is_empty()).then(|| holds(prefer, relay, &self.countries(relay)))
     }
 
-    /// The list of preferred relays that counts: a destination's before that of all exits.
+    /// The list of preferred relays that counts: that of the destination's rule if there is one, otherwise that of the
+    /// position.
     fn preferred(&self, position: Position, rule: Option<usize>) -> &[PeerSet] {
         let special = self.special(position, rule).map(|rule| &rule.exits.prefer);
         special
@@ -247,7 +247,7 @@ impl PeerRules {
             .filter(|_| position == Position::Exit)
     }
 
-    /// The lists that hold at a position, with their keys.
+    /// The lists that hold at a position, with their names in the configuration.
     fn lists(
         &self,
         position: Position,
@@ -260,7 +260,7 @@ impl PeerRules {
             .chain(special)
     }
 
-    /// Which list leaves none of `relays`, if one does: `only` is applied before `avoid`.
+    /// Finds the list that leaves none of `relays`, if there is one. `only` is applied before `avoid`.
     pub(super) fn blame<'a>(
         &self,
         position: Position,
@@ -279,7 +279,7 @@ impl PeerRules {
                 let before = left.len();
                 left.retain(|(relay, countries)| holds(sets, relay, countries) == wanted);
                 if left.is_empty() && before > 0 {
-                    // A destination's rule is one string of a list, the others are keys of their own.
+                    // A destination's rule is one string in a list; the other lists are keys of their own.
                     let key = if key.ends_with(']') {
                         format!("{key} {list}")
                     } else {
@@ -311,7 +311,7 @@ fn key_of_destination(n: usize) -> String {
     format!("client.destinations[{n}]")
 }
 
-/// The first of them, and how many more.
+/// The first of the sets as text, and how many more there are.
 fn shown(sets: &[PeerSet]) -> String {
     const MOST: usize = 4;
     let first: Vec<String> = sets.iter().take(MOST).map(ToString::to_string).collect();
@@ -333,12 +333,13 @@ fn what(position: Position, target: Target) -> String {
     }
 }
 
-/// What the rules say of each relay of a consensus.
+/// What the rules say about each relay of a consensus.
 #[derive(Debug)]
 pub(super) struct Marks {
-    /// By relay, for entry, middle and exit: may stand there (1, 2, 4), is preferred there (16, 32, 64).
+    /// For each relay, bits for entry, middle and exit: the relay may stand there (1, 2, 4), it is preferred there (16,
+    /// 32, 64).
     relays: Vec<u8>,
-    /// By rule and relay, for the exit, as above.
+    /// For each rule and relay, the same bits, for the exit.
     destinations: Vec<Vec<u8>>,
 }
 
@@ -395,7 +396,7 @@ impl Marks {
         self.of(position, rule, n) & bit(position) != 0
     }
 
-    /// A relay's weight with what the owner prefers counted in.
+    /// A relay's weight at a position, with the owner's preference counted in.
     pub(super) fn weighted(
         &self,
         position: Position,
@@ -403,7 +404,8 @@ impl Marks {
         n: usize,
         weight: u64,
     ) -> u64 {
-        // A table adds up to 20,000 weights, so that none may pass 2^48. Of a preferred one that takes 512 GiB a second.
+        // No weight may exceed 2^48, because a table adds up to 20,000 of them. A preferred relay would need a
+        // bandwidth of 512 GiB a second for that.
         const MOST: u64 = 1 << 48;
         if self.of(position, rule, n) & (bit(position) << PREFERRED) != 0 {
             weight.saturating_mul(PREFERENCE).min(MOST)

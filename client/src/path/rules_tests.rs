@@ -9,7 +9,7 @@ use super::*;
 use crate::dir::testing::{consensus_of, descriptor, identity, network_with};
 use crate::path::{PathError, PathRequest, PathSelector};
 
-/// Relays 1 to `count` at 20.n.0.1, all of them fit for every position.
+/// A consensus of relays 1 to `count` at 20.n.0.1, all of them fit for every position.
 fn consensus(count: u8) -> Arc<Consensus> {
     let entries = (1..=count).map(|n| {
         let mut relay = descriptor(n);
@@ -47,7 +47,7 @@ fn web() -> PathRequest<'static> {
     PathRequest::new(Target::V4(443))
 }
 
-/// Which relays a path goes through, by their numbers.
+/// The numbers of the relays that a path goes through.
 fn path(selector: &PathSelector, request: &PathRequest<'_>) -> Result<Vec<u8>, PathError> {
     let path = selector.choose(&mut rand::rng(), request)?;
     let number = |entry: &Entry| (1..=255).find(|n| identity(*n) == entry.identity).unwrap();
@@ -80,7 +80,7 @@ fn a_list_that_leaves_none_is_named_with_what_it_emptied() {
     let text = "client.middle_avoid = [20.1.0.0/16, 20.2.0.0/16, 20.3.0.0/16, 20.4.0.0/16] \
                 leaves none of the 4 relays fit for the middle";
     assert_eq!(chosen(rules, &web()), (true, text.to_owned()));
-    // `only` leaves one, and `avoid` takes it.
+    // `only` leaves one relay, and `avoid` takes that one away.
     let entry = PositionRules {
         avoid: sets(&[2]),
         ..only(&[2])
@@ -91,7 +91,7 @@ fn a_list_that_leaves_none_is_named_with_what_it_emptied() {
     };
     let text = "client.entry_avoid = [20.2.0.0/16] leaves none of the 1 relays fit for a first hop";
     assert_eq!(chosen(rules.clone(), &web()), (true, text.to_owned()));
-    // The same when the guards are kept elsewhere, and for the only hop.
+    // The error is the same when somebody else keeps the guards, and for a path of one hop.
     let guard = |_: &Entry| None;
     let kept = PathRequest {
         guard: Some(&guard),
@@ -213,7 +213,7 @@ fn preferred_relays_are_chosen_eight_times_as_often() {
         let request = PathRequest { rule, ..web() };
         let exits = (0..4_000).map(|_| path(&selector, &request).unwrap()[2]);
         let count = exits.filter(|exit| *exit == preferred).count();
-        // One of weight 8 among eight of weight 1: half of all.
+        // One relay counts eight times among eight that count once, so it is chosen half of the time.
         assert!((1_850..2_150).contains(&count), "{preferred}: {count}");
     }
 }
@@ -234,7 +234,7 @@ fn countries_are_those_of_the_file() {
         ..Default::default()
     };
     rules.check().unwrap();
-    // 20.2.0.0/16 and 20.3.0.0/16 are in France, by the file.
+    // The file says that 20.2.0.0/16 and 20.3.0.0/16 are in France.
     let selector = selector(6, rules);
     let exits: std::collections::BTreeSet<u8> = (0..200)
         .map(|_| path(&selector, &web()).unwrap()[2])

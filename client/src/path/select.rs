@@ -13,21 +13,21 @@ use super::rules::{Marks, PeerRules, RuleError};
 use super::table::Table;
 use super::weights::{PositionWeights, runs};
 
-/// Hops of a circuit when nobody says otherwise.
+/// Number of hops of a circuit when the owner does not say otherwise.
 pub const DEFAULT_HOPS: usize = 3;
-/// An onion header has slots for six relays.
+/// The most hops, because an onion header has slots for six relays.
 const MAX_HOPS: usize = 6;
-/// Draws before all candidates are gone through; on a large network the first draw or two fit.
+/// Number of draws before all candidates are looked at. On a large network one of the first two draws fits.
 const DRAWS: usize = 16;
-/// Exits tried before a path is given up: the first may stand in the way of every entry.
+/// Number of exits tried before a path is given up. The first exit may exclude every entry.
 const EXITS_TRIED: usize = 8;
 
-/// Ports of connections that last for hours; paths to them prefer relays that stay up (6.16.8).
+/// Ports of connections that last for hours. Paths to these ports prefer relays that stay up (6.16.8).
 pub const LONG_LIVED_PORTS: [u16; 12] = [
     21, 22, 706, 1863, 5050, 5190, 5222, 5223, 6523, 6667, 6697, 8300,
 ];
 
-/// What the exit must let out to.
+/// What the exit must let streams out to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A name, which the exit resolves, and a port.
@@ -36,7 +36,7 @@ pub enum Target {
     V4(u16),
     /// An IPv6 address and this port.
     V6(u16),
-    /// Nothing: the last hop need not be an exit.
+    /// No destination: the last hop need not be an exit.
     Any,
 }
 
@@ -50,7 +50,7 @@ impl From<SocketAddr> for Target {
 }
 
 impl Target {
-    /// Does the exit policy of `entry` let out to it?
+    /// Does the exit policy of `entry` allow this target?
     pub fn is_allowed_by(self, entry: &Entry) -> bool {
         match self {
             Self::Name(port) => entry.policy.allows_port(port),
@@ -60,7 +60,7 @@ impl Target {
         }
     }
 
-    /// Is it a port whose connections last?
+    /// Is this a port whose connections last for hours?
     pub fn is_long_lived(self) -> bool {
         match self {
             Self::Name(port) | Self::V4(port) | Self::V6(port) => LONG_LIVED_PORTS.contains(&port),
@@ -69,32 +69,33 @@ impl Target {
     }
 }
 
-/// Names the guard for a path that ends at a relay.
+/// A function that names the guard for a path that ends at a relay.
 pub type GuardFor<'a> = dyn Fn(&Entry) -> Option<RelayId> + 'a;
 
-/// What a path is for.
+/// What a path is for, and what it must keep to.
 #[derive(Clone, Copy)]
 pub struct PathRequest<'a> {
-    /// What its last hop must let out to.
+    /// What the last hop must let streams out to.
     pub target: Target,
-    /// The owner's rule for its destination ([`PeerRules::rule_for`]).
+    /// The owner's rule for the destination ([`PeerRules::rule_for`]).
     pub rule: Option<usize>,
-    /// How many relays, 1 to 6.
+    /// Number of relays, 1 to 6.
     pub hops: usize,
-    /// The first relay, when the caller keeps one.
+    /// The first relay, if the caller has chosen it.
     pub first: Option<RelayId>,
-    /// The last relay, when it is settled.
+    /// The last relay, if it is settled.
     pub last: Option<RelayId>,
-    /// Names the guard for a path that ends at this relay, unless `first` does; `exclude` is not asked about it.
+    /// Names the guard for a path that ends at a given relay, unless `first` is set. `exclude` is not asked about the
+    /// guard.
     pub guard: Option<&'a GuardFor<'a>>,
-    /// Prefer relays that stay up, behind the first hop; true for [`LONG_LIVED_PORTS`].
+    /// Behind the first hop, prefer relays that stay up. This is true for [`LONG_LIVED_PORTS`].
     pub stable: bool,
-    /// Relays that must not be in it.
+    /// Says which relays must not be in the path.
     pub exclude: &'a dyn Fn(&RelayId) -> bool,
 }
 
 impl PathRequest<'_> {
-    /// A path of three relays to `target`, nobody excluded.
+    /// A request for a path of three relays to `target` that excludes no relay.
     pub fn new(target: Target) -> Self {
         Self {
             target,
@@ -117,12 +118,12 @@ impl fmt::Debug for PathRequest<'_> {
     }
 }
 
-/// A place in a path.
+/// A position in a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
     /// The first hop.
     Entry,
-    /// Between first and last.
+    /// Any hop between the first and the last.
     Middle,
     /// The last hop.
     Exit,
@@ -138,28 +139,28 @@ impl fmt::Display for Position {
     }
 }
 
-/// A rule that a relay in a path must keep, in the order in which they are applied.
+/// A rule that a relay in a path must keep. The rules are applied in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// It is running and has the flags of its position.
+    /// The relay is running and has the flags of its position.
     Flags,
-    /// Its exit policy lets out to the target.
+    /// The relay's exit policy allows the target.
     Policy,
-    /// The owner's lists let it stand there.
+    /// The owner's lists allow the relay at the position.
     Owner,
-    /// The caller does not exclude it.
+    /// The caller does not exclude the relay.
     Excluded,
-    /// It is not in the path yet.
+    /// The relay is not in the path yet.
     Repeat,
-    /// No other relay of its family is in the path.
+    /// No other relay of the same family is in the path.
     Family,
-    /// No other relay of its /16 or /32 is in the path.
+    /// No other relay of the same /16 (IPv4) or /32 (IPv6) is in the path.
     Subnet,
-    /// Its weight is not zero.
+    /// The relay's weight is not zero.
     Weight,
 }
 
-/// The rules in order.
+/// All rules in the order in which they are applied.
 const RULES: [Rule; 8] = [
     Rule::Flags,
     Rule::Policy,
@@ -186,15 +187,15 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Why there is no path.
+/// Why no path could be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// After this rule no relay was left for this position.
+    /// After this rule no relay was left for the position.
     #[error("no relay for the {position}: {rule}")]
     NoRelay {
-        /// The position.
+        /// The position that stays empty.
         position: Position,
-        /// The rule that left none.
+        /// The rule that left no relay.
         rule: Rule,
     },
     /// A list of the owner leaves no relay.
@@ -206,12 +207,12 @@ pub enum PathError {
     /// No guard may be used with any exit that was tried.
     #[error("no guard may be used with the exits that fit")]
     NoGuard,
-    /// Not 1 to 6 hops.
+    /// The number of hops is not 1 to 6.
     #[error("a path has 1 to 6 hops, not {0}")]
     Hops(usize),
 }
 
-/// Relays of a circuit in order, of one consensus.
+/// The relays of a circuit in order, all of them from one consensus.
 #[derive(Clone, Debug)]
 pub struct Path {
     consensus: Arc<Consensus>,
@@ -219,18 +220,18 @@ pub struct Path {
 }
 
 impl Path {
-    /// The relays, the first hop first.
+    /// The relays, first hop first.
     pub fn hops(&self) -> impl DoubleEndedIterator<Item = &Entry> + ExactSizeIterator {
         self.hops.iter().map(|n| &self.consensus.entries()[*n])
     }
 
-    /// The consensus that the path is of.
+    /// The consensus that the path was chosen from.
     pub fn consensus(&self) -> &Arc<Consensus> {
         &self.consensus
     }
 }
 
-/// Chooses paths from one consensus; made once for it, used for many.
+/// Chooses paths from one consensus. A selector is made once for a consensus and used for many paths.
 #[derive(Debug)]
 pub struct PathSelector {
     consensus: Arc<Consensus>,
@@ -238,14 +239,14 @@ pub struct PathSelector {
     apart: Apart,
     rules: Arc<PeerRules>,
     marks: Marks,
-    /// By position (entry, middle, exit) and class (any relay, Stable only).
+    /// The tables for each position (entry, middle, exit) and class of relays (all, only those with Stable).
     tables: [[Table; 2]; 3],
-    /// The same of exits, by the owner's rule for destinations.
+    /// The tables of exits for each of the owner's rules for destinations, by class of relays.
     special: Vec<[Table; 2]>,
 }
 
 impl PathSelector {
-    /// Prepares the tables of a consensus, for an owner who leaves all as it is.
+    /// Prepares the tables of a consensus for an owner without rules.
     pub fn new(consensus: Arc<Consensus>) -> Self {
         Self::with_rules(consensus, Arc::default())
     }
@@ -283,12 +284,12 @@ impl PathSelector {
         }
     }
 
-    /// Do the owner's lists leave a relay for every position, and an exit for every rule?
+    /// Checks that the owner's lists leave a relay for every position, and an exit for every rule.
     ///
-    /// # Errors
-    /// The list that leaves none.
+    /// # Errors [`RuleError`] names the list that leaves no relay.
     pub fn check(&self) -> Result<(), RuleError> {
-        // Directory fetches end at what serves as a middle, however few hops; the only hop need not be fit for a guard.
+        // However few hops the owner asks for, directory fetches end at a relay that may be in the middle. A path of
+        // one hop needs no relay that is fit to be a guard.
         let positions: &[Position] = match self.rules.hops {
             1 => &[Position::Middle, Position::Exit],
             _ => &[Position::Entry, Position::Middle, Position::Exit],
@@ -304,7 +305,7 @@ impl PathSelector {
         Ok(())
     }
 
-    /// Relays with the flags of a position, whatever the owner says.
+    /// The relays with the flags of a position, whatever the owner's lists say.
     fn fit(&self, position: Position, stable: bool) -> impl Iterator<Item = usize> {
         let needed = if stable { Flags::STABLE } else { Flags::NONE };
         let entries = self.consensus.entries().iter().enumerate();
@@ -324,7 +325,7 @@ impl PathSelector {
         &self.weights
     }
 
-    /// May both be in one path (6.16.1)? A relay that the consensus does not list may be in none.
+    /// May both relays be in one path (6.16.1)? A relay that the consensus does not list may be in none.
     pub fn may_share_path(&self, one: &RelayId, other: &RelayId) -> bool {
         let (Some(one), Some(other)) = (self.index(one), self.index(other)) else {
             return false;
@@ -353,10 +354,9 @@ impl PathSelector {
         &of_position[usize::from(stable)]
     }
 
-    /// Chooses a path: the exit first, as fewest fit, then the entry, then what is between.
+    /// Chooses a path: the exit first, because fewest relays fit there, then the entry, then the relays between.
     ///
-    /// # Errors
-    /// [`PathError`] says which rule left no relay.
+    /// # Errors [`PathError`] says which rule left no relay.
     pub fn choose(
         &self,
         rng: &mut impl CryptoRng,
@@ -370,7 +370,7 @@ impl PathSelector {
         {
             return Ok(path);
         }
-        // 6.16.8: a path that may not last is better than none.
+        // A path that may not last is better than none (6.16.8).
         self.choose_of(rng, request, false)
     }
 
@@ -436,7 +436,7 @@ impl PathSelector {
     }
 }
 
-/// Has a relay the flags that a position asks for?
+/// Does a relay have the flags that a position asks for?
 fn has_flags(weights: &PositionWeights, position: Position, entry: &Entry) -> bool {
     match position {
         Position::Entry => weights.is_entry(entry),
@@ -478,7 +478,8 @@ impl Choice<'_> {
         Ok(n)
     }
 
-    /// The guard that the caller keeps for this exit. Its owner's lists are the caller's matter, these rules are ours.
+    /// The guard that the caller keeps for this exit. The caller applies the owner's lists for guards; the rules of
+    /// paths are applied here.
     fn guard(&mut self, guard: &GuardFor<'_>, exit: usize) -> Result<usize, PathError> {
         let apart = [Rule::Owner, Rule::Repeat, Rule::Family, Rule::Subnet];
         let n = guard(self.entry(exit))
@@ -494,7 +495,7 @@ impl Choice<'_> {
         Ok(n)
     }
 
-    /// Why there is no guard: a list of the owner's, or what the exits are.
+    /// Says why there is no guard: a list of the owner leaves none, or no exit that was tried fits one.
     fn no_guard(&self) -> PathError {
         let fit: Vec<usize> = self.selector.fit(Position::Entry, false).collect();
         self.blame(Position::Entry, &fit)
@@ -507,7 +508,7 @@ impl Choice<'_> {
         rules.blame(position, request.rule, request.target, relays)
     }
 
-    /// Relays fit to be guards, and any other only when none of them fits.
+    /// Takes a relay that is fit to be a guard, and any other relay only if none of those fits.
     fn take_entry(&mut self, rng: &mut impl CryptoRng) -> Result<usize, PathError> {
         self.take(rng, Position::Entry).or_else(|error| {
             if matches!(error, PathError::Rule(_)) {
@@ -519,7 +520,7 @@ impl Choice<'_> {
         })
     }
 
-    /// Whose lists hold: those of middles for a last hop that lets nothing out.
+    /// The position whose lists hold. A last hop that lets nothing out keeps to the lists for middle relays.
     fn listed(&self, position: Position) -> Position {
         match position {
             Position::Exit if self.request.target == Target::Any => Position::Middle,
@@ -528,12 +529,12 @@ impl Choice<'_> {
     }
 
     fn take(&mut self, rng: &mut impl CryptoRng, position: Position) -> Result<usize, PathError> {
-        // A last hop that lets nothing out is chosen like a middle one.
+        // A last hop that lets nothing out is chosen like a middle relay.
         let flags = self.listed(position);
-        // 6.16.8: Stable is not asked of first hops; those are few and long-lived anyway.
+        // First hops need not have Stable: they are few and long-lived anyway (6.16.8).
         let stable = self.stable && position != Position::Entry;
         let table = self.selector.table(flags, self.request.rule, stable);
-        // Drawing again until one fits is the same distribution as drawing among those that fit.
+        // Drawing again until a relay fits gives the same distribution as drawing among those that fit.
         let draw = (0..DRAWS)
             .filter_map(|_| table.draw(rng))
             .find(|n| RULES.iter().all(|rule| self.keeps(*rule, *n, position)));
@@ -571,7 +572,7 @@ impl Choice<'_> {
         let plain_weight = |n: &usize| u64::from(self.entry(*n).weight);
         let weighted = |n: &usize| preferring(n, plain_weight(n) * share(self.entry(*n)));
         let plain = |n: &usize| preferring(n, plain_weight(n));
-        // 6.16.6: where only those are left that the split keeps for another position, they serve here too.
+        // If only relays are left whose weight is kept for another position, they serve here too (6.16.6).
         Table::new(left.iter().map(weighted))
             .draw(rng)
             .or_else(|| Table::new(left.iter().map(plain)).draw(rng))
@@ -586,12 +587,12 @@ impl Choice<'_> {
         let apart = &self.selector.apart;
         let mut taken = self.taken.iter();
         match rule {
-            // The table saw to it.
+            // The table holds only relays with the flags.
             Rule::Flags => true,
             Rule::Policy => position != Position::Exit || self.request.target.is_allowed_by(entry),
             Rule::Owner => {
                 let marks = &self.selector.marks;
-                // The only hop is first hop as well.
+                // The only hop of a path is its first hop as well.
                 marks.permits(self.listed(position), self.request.rule, n)
                     && (self.request.hops > 1 || marks.permits(Position::Entry, None, n))
             }
@@ -604,7 +605,7 @@ impl Choice<'_> {
     }
 }
 
-/// Has one relay an address in a /16 (IPv4) or /32 (IPv6) of the other's?
+/// Does one relay have an address in a /16 (IPv4) or /32 (IPv6) of the other relay?
 #[cfg(test)]
 fn share_subnet(one: &Entry, other: &Entry) -> bool {
     super::nets(one).any(|net| super::nets(other).any(|near| near == net))

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use super::*;
 use crate::dir::testing::{consensus_of, descriptor, identity, network_with};
 
-/// A relay of the table: number, weight, extra flags and what else to change.
+/// A relay of the table with its number, weight and extra flags. The caller may change the rest.
 fn relay(n: u8, weight: u32, flags: Flags) -> Relay {
     let mut descriptor = descriptor(n);
     descriptor.addresses = vec![([20, n, 0, 1], 9_000).into()];
@@ -167,7 +167,7 @@ fn guards_come_first_when_there_are_any() {
         let path = choose(&selector, &web()).unwrap();
         assert!([identity(2), identity(3), identity(4)].contains(&path[0]));
     }
-    // Without a guard that fits, another relay is better than no path.
+    // If no guard fits, another relay is better than no path.
     let guards = [identity(2), identity(3), identity(4)];
     let exclude = |id: &RelayId| guards.contains(id);
     assert!(
@@ -236,7 +236,7 @@ fn frequencies_follow_weights() {
 
 #[test]
 fn rare_fits_are_found_with_their_own_weights() {
-    // One relay has nearly all the weight and is excluded: the draws miss, the scan decides.
+    // One relay has nearly all the weight and is excluded. The draws miss, and the look at all candidates decides.
     let mut relays = exits(3);
     relays[0].weight = u32::MAX;
     let selector = selector(&relays, &[]);
@@ -262,7 +262,7 @@ fn a_caller_s_guard_keeps_the_rules() {
         ..web()
     };
     for _ in 0..100 {
-        // An exit that is the guard itself is given up for another.
+        // An exit that is the guard itself is given up for another exit.
         let path = choose(&selector, &request).unwrap();
         assert!(path[0] == two && path[2] != two);
     }
@@ -303,7 +303,7 @@ fn long_lived_ports_get_stable_relays_where_there_are_enough() {
     assert!(!PathRequest::new(Target::Any).stable);
 }
 
-/// A network with all classes of relays, families and crowded networks; weights from 1 to 1,000.
+/// A network with all classes of relays, with families and crowded networks, and with weights from 1 to 1,000.
 fn mixed_network(relays: u32) -> PathSelector {
     let network = network_with(1, BTreeMap::new());
     let families: Vec<_> = (1..4u8)
@@ -314,7 +314,7 @@ fn mixed_network(relays: u32) -> PathSelector {
         let mut descriptor = template.clone();
         let [.., high, low] = n.to_be_bytes();
         descriptor.identity = RelayId([[high, low], [7, 7]].concat().repeat(8).try_into().unwrap());
-        // Four relays to a /16.
+        // Each /16 has four relays.
         descriptor.addresses = vec![([20 + high, low / 4, low, 1], 9_000).into()];
         if n.is_multiple_of(17) {
             let family = &families[(n / 17 % 3) as usize];
@@ -332,7 +332,7 @@ fn mixed_network(relays: u32) -> PathSelector {
     PathSelector::new(consensus_of(&network, 1_000, entries))
 }
 
-/// S6: a million paths keep every rule, and positions follow their weights.
+/// A million paths keep every rule, and positions follow their weights (S6).
 #[test]
 fn a_million_paths() {
     let selector = mixed_network(600);
@@ -358,7 +358,7 @@ fn a_million_paths() {
             counts[n][position] += 1;
         }
     }
-    // The exit is drawn first, so its frequencies are its weights exactly: chi-square over all exits.
+    // The exit is drawn first, so its frequencies follow its weights exactly. The test is chi-square over all exits.
     let share = |position, n: usize| {
         u64::from(entries[n].weight) * selector.weights().share(position, entries[n].flags)
     };
@@ -371,13 +371,14 @@ fn a_million_paths() {
             (f64::from(counts[n][2]) - expected).powi(2) / expected
         })
         .sum();
-    // As many degrees of freedom as exits less one; four standard deviations above.
+    // There is one degree of freedom less than there are exits. The bound is four standard deviations above.
     let freedom = exits().count() as f64 - 1.0;
     assert!(
         chi < freedom + 4.0 * (2.0 * freedom).sqrt(),
         "{chi} of {freedom}"
     );
-    // The others are drawn among those that the exit leaves: a few hundredths from their weights.
+    // The other relays are drawn among those that the exit leaves, so they differ from their weights by a few
+    // hundredths.
     for (position, column) in [(Position::Entry, 0), (Position::Middle, 1)] {
         let total: u64 = (0..entries.len())
             .map(|n| {

@@ -1,17 +1,18 @@
-//! Relays of one position and class with running sums of their weights: a draw is one binary search.
+//! The relays of one position and class with running sums of their weights, so that a draw is one binary search.
 
 use rand::{CryptoRng, RngExt};
 
-/// Candidates by index into the consensus.
+/// The candidates, by their index into the consensus.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     candidates: Vec<u32>,
-    /// Sum of the weights up to and with the candidate at the same place; apart, so that a search touches few lines.
+    /// The sum of the weights up to and including the candidate at the same place. The sums are apart from the
+    /// candidates, so that a search touches few cache lines.
     sums: Vec<u64>,
 }
 
 impl Table {
-    /// From candidates and their weights (each at most 2^48, at most 20,000 of them).
+    /// A table of candidates with their weights: at most 20,000 of them, each weight at most 2^48.
     pub(super) fn new(weighted: impl Iterator<Item = (usize, u64)>) -> Self {
         let mut table = Self::default();
         let mut sum = 0u64;
@@ -23,7 +24,7 @@ impl Table {
         table
     }
 
-    /// One of them, with a chance proportional to its weight; `None` when all weights are zero.
+    /// Draws one candidate with a chance proportional to its weight; `None` if all weights are zero.
     pub(super) fn draw(&self, rng: &mut impl CryptoRng) -> Option<usize> {
         let total = *self.sums.last().filter(|total| **total > 0)?;
         let point = rng.random_range(0..total);

@@ -1,24 +1,24 @@
 //! How much of a relay's weight counts at each position of a path (docs/protocol.md, 6.16.3 to 6.16.6).
 //!
 //! Relays with Guard or Exit are scarce, so they are kept for the ends of paths as far as they are needed there. Tor's
-//! directory specification has a table of cases for this; here one closed form gives the largest traffic that all three
-//! positions can carry at once, and the split that reaches it. It depends on the consensus alone, so that all clients
-//! choose alike.
+//! directory specification has a table of cases for this. Here one closed form gives the largest traffic that all three
+//! positions can carry at once, and the split that reaches it. The split depends on the consensus alone, so that all
+//! clients choose alike.
 
 use cepa_common::dir::{Consensus, Entry, Flags};
 
 use super::select::Position;
 
-/// A share of one: the relay's whole weight counts, relative to the position's other relays.
+/// The share one: the relay's whole weight counts, relative to the other relays of the position.
 pub const ONE: u64 = 1 << 16;
-/// With fewer relays that have Guard, every relay may be a first hop.
+/// If fewer relays than this have Guard, every relay may be a first hop.
 const FEWEST_GUARDS: usize = 3;
 
-/// Classes of relays by their place in the tables: neither flag, Guard, Exit, both.
+/// The classes of relays have these places in the tables: 0 for neither flag, 1 for Guard, 2 for Exit, 3 for both.
 const GUARD: usize = 1;
 const EXIT: usize = 2;
 
-/// The shares of one consensus by position and class of relay.
+/// The shares that follow from one consensus, for each position and class of relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PositionWeights {
     entry: [u64; 4],
@@ -27,7 +27,7 @@ pub struct PositionWeights {
     open_entry: bool,
 }
 
-/// May it be in a path at all?
+/// May the relay be in a path at all?
 pub(crate) fn runs(entry: &Entry) -> bool {
     entry.flags.contains(Flags::VALID | Flags::RUNNING)
 }
@@ -51,10 +51,11 @@ impl PositionWeights {
     }
 
     fn of_totals(totals: [u64; 4], open_entry: bool) -> Self {
-        // Sixfold, so that thirds and halves are whole; at most 6 * 20,000 * 2^32 < 2^50.
+        // The totals are taken six times, so that thirds and halves are whole numbers; they are at most 6 * 20,000 *
+        // 2^32 < 2^50.
         let [m, g, e, d] = totals.map(|total| u128::from(total) * 6);
         let third = (m + g + e + d) / 3;
-        // 6.16.4: what each position can carry at once.
+        // `carried` is what each position can carry at once (6.16.4).
         let needs_exit = e + d > 0;
         let mut carried = third.min(g + d);
         if needs_exit {
@@ -66,7 +67,7 @@ impl PositionWeights {
         } else {
             0
         };
-        // 6.16.5: a third of those with both flags at each end, unless an end lacks more.
+        // A third of the relays with both flags goes to each end, unless an end lacks more (6.16.5).
         let both_exit = lack_exit.max((d / 3).min(d.saturating_sub(lack_entry)));
         let both_entry = lack_entry.max((d / 3).min(d.saturating_sub(both_exit)));
         let entry = [0, carried.saturating_sub(both_entry), 0, both_entry];
@@ -85,7 +86,8 @@ impl PositionWeights {
         }
     }
 
-    /// Which share of its weight a relay counts with at `position`, of [`ONE`]; only shares of one position compare.
+    /// The share of its weight that a relay counts with at `position`, in units of [`ONE`]. Only shares of one position
+    /// can be compared.
     pub fn share(&self, position: Position, flags: Flags) -> u64 {
         let class = class(flags, self.open_entry);
         match position {
@@ -95,21 +97,21 @@ impl PositionWeights {
         }
     }
 
-    /// May the relay be a first hop, by its flags (6.16.3)?
+    /// Do the relay's flags allow it to be a first hop (6.16.3)?
     pub fn is_entry(&self, entry: &Entry) -> bool {
         runs(entry) && (self.open_entry || entry.flags.contains(Flags::GUARD))
     }
 }
 
-/// Parts of the totals as shares, the largest being [`ONE`].
+/// Turns parts of the totals into shares, of which the largest is [`ONE`].
 fn shares(parts: [u128; 4], totals: [u128; 4]) -> [u64; 4] {
-    // Below 2^50 shifted by 64 is below 2^114, and no ratio exceeds 2^64.
+    // A number below 2^50 shifted by 64 is below 2^114, and no ratio exceeds 2^64.
     let ratio = |n: usize| (parts[n] << 64).checked_div(totals[n]).unwrap_or(0);
     let ratios: [u128; 4] = std::array::from_fn(ratio);
     let largest = ratios.iter().copied().max().unwrap_or(0).max(1);
     ratios.map(|ratio| {
         let share = (ratio * u128::from(ONE) + largest / 2) / largest;
-        // What is allowed keeps a chance, however small.
+        // A class that may serve keeps a chance, however small.
         u64::try_from(share.max(u128::from(ratio > 0))).unwrap_or(ONE)
     })
 }
@@ -126,7 +128,8 @@ mod tests {
     #[test]
     fn nothing_scarce_gives_each_end_a_third_of_both() {
         let weights = PositionWeights::of_totals([300, 400, 400, 300], false);
-        // A third of 1,400 at each end: 100 of those with both flags, 366.7 of the 400.
+        // Each end carries a third of 1,400: 100 of the relays with both flags, and 366.7 of the 400 that have only its
+        // own flag.
         let near = |share: u64, expected: f64| (share as f64 / ONE as f64 - expected).abs() < 1e-3;
         assert_eq!(weights.entry[GUARD], ONE);
         assert!(near(weights.entry[BOTH], (1. / 3.) / (366.666 / 400.)));
@@ -156,15 +159,15 @@ mod tests {
         fn no_position_can_carry_more(totals in proptest::array::uniform4(0u64..1_000_000)) {
             let [m, g, e, d] = totals.map(|total| total as f64);
             prop_assume!(g + d > 0.0 && e + d > 0.0);
-            // The best that any split can do, by the cuts of the flow.
+            // The best that any split can reach, by the minimal cuts of the flow.
             let best = ((m + g + e + d) / 3.0).min(g + d).min(e + d).min((g + e + d) / 2.0);
             let weights = PositionWeights::of_totals(totals, false);
             for shares in [weights.entry, weights.exit, weights.middle] {
                 let sum: f64 = (0..4).map(|n| totals[n] as f64 * shares[n] as f64 / ONE as f64).sum();
-                // A position's shares are scaled up together, never down.
+                // All shares of a position are scaled up by one factor, never down.
                 prop_assert!(sum * 1.001 + 50.0 >= best, "{sum} {best} {weights:?}");
             }
-            // Nobody serves where its flags do not let it.
+            // No relay serves where its flags do not allow it.
             prop_assert_eq!((weights.entry[MIDDLE], weights.entry[EXIT]), (0, 0));
             prop_assert_eq!((weights.exit[MIDDLE], weights.exit[GUARD]), (0, 0));
         }
