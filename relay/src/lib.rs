@@ -1,25 +1,22 @@
 //! The relay half of Cepa: links in, circuit switching, exits, directory cache, directory authority.
 //!
-//! The rooms, in the order in which a cell meets them: `listen` accepts a
-//! connection; `links` keeps the links to other relays; `handshake_pool`
-//! answers CREATE with the onion keys that [`keys`] looks after; [`switch`] holds the circuits that end here; [`exit`]
-//! connects streams; [`directory`] and [`authority`] serve and make the
-//! consensus. A cell that only passes never leaves the tables of the two links
+//! The rooms, in the order in which a cell meets them: `admission` says how much this relay takes on; `link` accepts
+//! connections and keeps the links to other relays; `circuit` answers CREATE with the onion keys that [`keys`] looks
+//! after, and holds the circuits that end here; [`exit`] connects streams; [`directory`] and [`authority`] serve and
+//! make the consensus. A cell that only passes never leaves the tables of the two links
 //! that it passes between (`cepa_common::net::switch`).
 //!
 //! [`Relay::start`] starts all rooms and [`RelayHandle::shutdown`] stops them,
 //! sources of work first.
 
+mod admission;
 pub mod authority;
+mod circuit;
 pub mod directory;
 pub mod exit;
-mod handshake_pool;
 pub mod keys;
-mod links;
-mod listen;
-mod memory;
+mod link;
 mod start;
-pub mod switch;
 
 pub use start::{
     AuthorityOptions, ExitOptions, Limits, Relay, RelayError, RelayHandle, RelayOptions,

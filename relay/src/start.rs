@@ -21,20 +21,18 @@ use cepa_common::world::random;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::admission::{Memory, keep_within_budget};
 use crate::authority::{
     self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, KnowledgeOptions,
     MeasureOptions, OperatorRules, VotingKeyFile, authority_queue, follow_voting_key,
 };
+use crate::circuit::{HandshakePool, Sets};
 use crate::directory::{ConsensusFiles, DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::exit::{ExitConnector, Outside, ResolverError};
-use crate::handshake_pool::HandshakePool;
 use crate::keys::RelayIdentity;
 use crate::keys::ring::{OnionKeyOptions, OnionKeys, OnionRing};
 use crate::keys::watch::{KeyWatch, watch as watch_keys};
-use crate::links::Links;
-use crate::listen::{Admission, listen};
-use crate::memory::{Memory, keep_within_budget};
-use crate::switch::Sets;
+use crate::link::{Admission, Links, listen};
 
 /// Everything that a relay is started with.
 pub struct RelayOptions {

@@ -6,7 +6,6 @@
 //! from BEGIN_DIR streams, and end in [`serve_connection`]. [`refresh`] and [`publish`] run beside it for the life of
 //! the relay. Requests are counted by address, of which streams have none; differences are made once.
 
-mod admission;
 mod consensus;
 mod differences;
 mod disk;

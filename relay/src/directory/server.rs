@@ -9,9 +9,9 @@ use cepa_common::dir::{
 use cepa_common::world::Clock;
 use tokio::sync::watch;
 
-use super::admission::Admission;
 use super::differences::Differences;
 use super::padding::Places;
+use crate::admission::Admission;
 use crate::authority::AuthorityHandle;
 
 /// The consensuses that a relay holds and serves, and the authority that takes uploads, if it is one.

@@ -15,9 +15,9 @@ use cepa_common::sync::{self, lock};
 use cepa_common::world::{random, steady};
 use tokio::runtime::Handle;
 
-use crate::links::WeakCore;
+use super::end_hop::EndHop;
+use crate::link::WeakCore;
 use crate::start::Core;
-use crate::switch::EndHop;
 
 /// Whose CREATEs stand in one queue.
 type LinkSerial = usize;

@@ -13,8 +13,8 @@ use cepa_common::net::tls::Tls;
 use cepa_common::sync::lock;
 use tokio::sync::Semaphore;
 
+use crate::circuit::Acceptor;
 use crate::directory::DirectoryServer;
-use crate::handshake_pool::Acceptor;
 use crate::start::Core;
 
 /// EXTENDs that wait at once for a consensus that lists their target.

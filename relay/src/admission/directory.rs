@@ -38,13 +38,13 @@ struct State {
 
 /// Counts connections and requests.
 #[derive(Debug, Default)]
-pub(super) struct Admission {
+pub(crate) struct Admission {
     state: Mutex<State>,
 }
 
 /// A connection's place; gives it back when dropped.
 #[derive(Debug)]
-pub(super) struct Place<'a>(&'a Admission);
+pub(crate) struct Place<'a>(&'a Admission);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
@@ -59,7 +59,7 @@ impl Admission {
     }
 
     /// A place for a connection, and whether it is one that may be served documents; none at twice the bound.
-    pub(super) fn connect(&self, params: &Params) -> Option<(Place<'_>, bool)> {
+    pub(crate) fn connect(&self, params: &Params) -> Option<(Place<'_>, bool)> {
         let mut state = self.state();
         let bound = params.directory_connections;
         if state.connections >= bound.saturating_mul(2) {
@@ -70,7 +70,7 @@ impl Admission {
     }
 
     /// May this address ask once more?
-    pub(super) fn may_ask(&self, address: IpAddr, params: &Params, now_ms: u64) -> bool {
+    pub(crate) fn may_ask(&self, address: IpAddr, params: &Params, now_ms: u64) -> bool {
         let cost = MINUTE_MS
             .div_ceil(u64::from(params.directory_requests_per_minute))
             .max(1);

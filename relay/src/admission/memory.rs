@@ -20,7 +20,7 @@ use cepa_common::world::steady;
 
 use tokio::time::sleep;
 
-use crate::links::WeakCore;
+use crate::link::WeakCore;
 
 /// From one look for victims to the next: their memory comes back meanwhile.
 const SETTLE: Duration = Duration::from_millis(50);

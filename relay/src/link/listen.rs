@@ -10,8 +10,8 @@ use cepa_common::sync::lock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::WeakCore;
 use crate::directory::serve_connection_from;
-use crate::links::WeakCore;
 use crate::start::Core;
 
 /// Connections held, in all and from each address (S23).

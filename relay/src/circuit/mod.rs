@@ -8,7 +8,8 @@
 
 mod end_hop;
 mod extend;
+mod handshakes;
 mod sets;
 
-pub(crate) use end_hop::EndHop;
+pub(crate) use handshakes::{Acceptor, HandshakePool};
 pub(crate) use sets::Sets;
