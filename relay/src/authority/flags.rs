@@ -1,30 +1,31 @@
-//! Which flags an authority votes for (docs/protocol.md, 6.17): pure, from what it knows of all relays that run.
+//! Which flags an authority votes for (docs/protocol.md, 6.17). This file is pure: the flags follow from what the
+//! authority knows about all relays that run.
 
 use cepa_common::dir::{Flags, Params};
 
 use super::history::Standing;
 
-/// One relay that runs.
+/// What the authority knows about one relay that runs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Running {
-    /// What it is willing to be.
+    /// Flags that the relay is willing to have.
     pub(super) offers: Flags,
-    /// Does its policy let anything out?
+    /// Does the relay's exit policy allow any destination?
     pub(super) exits: bool,
     /// Is it the relay of an authority?
     pub(super) is_authority: bool,
-    /// Does the operator want it in the middle of paths only?
+    /// Does the authority's operator allow the relay in the middle of paths only?
     pub(super) middle_only: bool,
-    /// What it carries (KiB a second).
+    /// What the relay carries (KiB a second).
     pub(super) weight: u32,
-    /// How long and how well it has been up.
+    /// How long and how reliably the relay has been up.
     pub(super) standing: Standing,
 }
 
-/// From where on a relay is stable, fast and so on, in the network as it is.
+/// The bars that a relay must reach to be stable, fast and so on, in the network as it is now.
 ///
-/// Each is the lower of a figure that is enough in any network and of what a part of the relays reach: so a network
-/// has stable and fast relays and guards from its first day on.
+/// Each bar is the lower of two figures: one that is enough in any network, and one that a part of the relays reach. So
+/// a network has stable relays, fast relays and guards from its first day on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bars {
     stable_mtbf_secs: u64,
@@ -45,7 +46,7 @@ fn reached_but_by<T: Ord + Copy + Default>(values: impl Iterator<Item = T>, part
 }
 
 impl Bars {
-    /// The bars among these.
+    /// The bars for a network of these relays.
     pub(super) fn among(running: &[Running], params: &Params) -> Self {
         let standing = |of: fn(&Standing) -> u64, part| {
             reached_but_by(running.iter().map(|relay| of(&relay.standing)), part)
@@ -63,7 +64,7 @@ impl Bars {
         }
     }
 
-    /// The flags of one relay among them.
+    /// The flags of one of these relays.
     pub(super) fn flags(&self, relay: &Running, params: &Params) -> Flags {
         let standing = &relay.standing;
         let is_fast = relay.weight >= self.fast_weight;
@@ -153,7 +154,7 @@ mod tests {
             assert!(!is_guard(&running), "edit {n}");
             running[0] = good;
         }
-        // What is enough in any network is enough although the others have more.
+        // A figure that is enough in any network is enough even if the other relays have more.
         running[0] = relay(2_000, 8 * day);
         running[0].standing.uptime_permille = 980;
         assert!(is_guard(&running));

@@ -1,62 +1,63 @@
-//! How long and how well relays have been up (docs/protocol.md, 6.17).
+//! How long and how reliably relays have been up (docs/protocol.md, 6.17).
 //!
-//! Everything is told in observed time: a clock that runs only while this authority looks. Its own outages, and clocks
-//! that step, thus count for nobody. What is old weighs less: all sums lose a twentieth every twelve hours.
+//! All times are of *observed time*: a clock that runs only while this authority looks. So the authority's own outages,
+//! and clocks that step, count against no relay. What is old counts less: all sums lose a twentieth every twelve hours.
 
 use std::collections::BTreeMap;
 
 use cepa_common::ids::RelayId;
 use serde::{Deserialize, Serialize};
 
-/// Sums are discounted this often (milliseconds of observed time).
+/// Time between two discounts of the sums (milliseconds of observed time).
 const DECAY_EVERY_MS: u64 = 12 * 3_600_000;
 /// How much one run counts in the number of runs, before any discount.
 const ONE_RUN: u64 = 1_000_000;
-/// A longer pause than this between two looks was an outage of ours, or a step of the clock (milliseconds).
+/// A pause between two looks that is longer than this was an outage of this authority, or a step of its clock
+/// (milliseconds).
 const MAX_GAP_MS: u64 = 10 * 60_000;
-/// A relay that was down for so long is forgotten (milliseconds of observed time).
+/// A relay that has been down for this time is forgotten (milliseconds of observed time).
 const FORGET_AFTER_MS: u64 = 30 * 86_400_000;
-/// Relays remembered at most: twice what a network lists.
+/// The most relays remembered: twice as many as a network lists.
 pub(super) const MAX_RECORDS: usize = 40_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Up,
     Down,
-    /// It was up when this authority stopped; not looked at since.
+    /// The relay was up when this authority stopped, and has not been looked at since.
     Unsure,
 }
 
-/// One relay; times are milliseconds of observed time.
+/// The history of one relay. Times are milliseconds of observed time.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Record {
     state: State,
-    /// When it was first up; the only sum that is never discounted.
+    /// When the relay was first up. This is never discounted.
     first: u64,
-    /// Up to here all sums are complete.
+    /// The time up to which all sums are complete.
     settled: u64,
-    /// Discounted time since it is known, and the part of it that it was up.
+    /// Discounted time since the relay has been known, and the part of it in which the relay was up.
     known: u64,
     up: u64,
-    /// Of the run that goes on, or ended last.
+    /// Length of the present run, not discounted; zero if the relay is down.
     run: u64,
-    /// Discounted sum of the runs that have ended, and their number in millionths.
+    /// Discounted sum of the runs that have ended, and the number of those runs in millionths.
     runs: u64,
     ended: u64,
-    /// Since it was last up.
+    /// Time since the relay was last up.
     down: u64,
 }
 
-/// What flags are given for.
+/// How a relay stands, which decides about its flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// Time since it was first found up (milliseconds).
+    /// Time since the relay was first found up (milliseconds).
     pub(super) age_ms: u64,
-    /// The run that goes on; zero when it is down (seconds).
+    /// Length of the present run (seconds); zero if the relay is down.
     pub(super) uptime_secs: u64,
-    /// Discounted mean of its runs (seconds).
+    /// Discounted mean length of the relay's runs (seconds).
     pub(super) mtbf_secs: u64,
-    /// Discounted part of the time that it was up (thousandths).
+    /// Discounted part of the time in which the relay was up (thousandths).
     pub(super) uptime_permille: u64,
 }
 
@@ -85,7 +86,7 @@ impl Record {
             &mut self.runs,
             &mut self.ended,
         ] {
-            // Rounded the same way for all, so that a relay that was always up stays at one whole.
+            // All sums are rounded in the same way, so that a relay that was always up stays at one whole.
             *sum -= *sum / 20;
         }
     }
@@ -126,17 +127,17 @@ impl Record {
 /// The histories of all relays that were ever up.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct History {
-    /// Time that this authority has looked, over all its runs (milliseconds).
+    /// Time for which this authority has looked, over all its runs (milliseconds).
     observed: u64,
     decayed: u64,
     records: BTreeMap<RelayId, Record>,
-    /// The wall clock at the last look; none since the last restart.
+    /// The wall clock at the last look; `None` before the first look since the restart.
     #[serde(skip)]
     last_ms: Option<u64>,
 }
 
 impl History {
-    /// Lets observed time pass; to be called at least every minute.
+    /// Lets observed time pass. The caller calls this at least every minute.
     pub(super) fn advance(&mut self, now_ms: u64) {
         let passed = self.last_ms.map_or(0, |last| now_ms.saturating_sub(last));
         self.last_ms = Some(now_ms);
@@ -156,7 +157,7 @@ impl History {
             record.settle(at);
             record.decay();
             if record.state == State::Unsure {
-                // Not seen again in half a day: it went while we did.
+                // The relay was not seen again in half a day, so it went down while this authority was down.
                 record.end_run();
             }
             record.state != State::Down || record.down < FORGET_AFTER_MS
@@ -168,7 +169,8 @@ impl History {
         self.observed
     }
 
-    /// What was found out about a relay; a relay is known from the first time that it is up. `true` when that is news.
+    /// Notes whether a relay is up. A relay is known from the first time that it is up. Returns whether the state is
+    /// news.
     pub(super) fn set_up(&mut self, relay: RelayId, is_up: bool, now_ms: u64) -> bool {
         self.advance(now_ms);
         let observed = self.observed;
@@ -199,7 +201,7 @@ impl History {
         true
     }
 
-    /// Room for one more: of those that are down, the one that was up least goes.
+    /// Makes room for one more relay: of the relays that are down, the one that was up least is forgotten.
     fn make_room(&mut self) -> bool {
         if self.records.len() < MAX_RECORDS {
             return true;
@@ -212,14 +214,14 @@ impl History {
         least.is_some_and(|id| self.records.remove(&id).is_some())
     }
 
-    /// How a relay stands; all zero for one that was never up.
+    /// How a relay stands. All figures are zero for a relay that was never up.
     pub(super) fn standing(&self, relay: &RelayId) -> Standing {
         self.records
             .get(relay)
             .map_or_else(Standing::default, |record| record.standing(self.observed))
     }
 
-    /// As it is after a restart at a time when all that was up has yet to be looked at again.
+    /// The history after a restart, when every relay that was up has yet to be looked at again.
     pub(super) fn after_restart(mut self) -> Self {
         self.last_ms = None;
         self.decayed = self.decayed.min(self.observed);
@@ -312,7 +314,8 @@ mod tests {
         now += 30 * DAY;
         history.advance(now);
         assert_eq!(history.standing(&RELAY), before);
-        // Who answers again never went; who does not has ended its run when we left.
+        // A relay that answers again never went down. A relay that does not has ended its run when this authority
+        // stopped.
         history.set_up(RELAY, true, now);
         history.set_up(gone, false, now);
         pass(&mut history, &mut now, DAY);
@@ -363,7 +366,7 @@ mod tests {
         for n in 0..MAX_RECORDS {
             history.set_up(id(n), true, 1_000);
         }
-        // All are up: nobody is pushed out.
+        // All relays are up, so none is pushed out.
         assert!(!history.set_up(id(MAX_RECORDS), true, 1_000));
         history.set_up(id(7), false, 2_000);
         assert!(history.set_up(id(MAX_RECORDS), true, 2_000));

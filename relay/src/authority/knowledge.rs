@@ -1,5 +1,5 @@
-//! What an authority learns of relays beside their descriptors, joined to the driver: measuring, and keeping what was
-//! learnt on disk (docs/protocol.md, 6.17 and 6.18).
+//! What an authority learns about relays besides their descriptors, joined to the driver: this file makes measurements,
+//! and keeps what was learnt on disk (docs/protocol.md, 6.17 and 6.18).
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -14,40 +14,41 @@ use tokio::task::JoinSet;
 use super::measure::{Carried, Job, Measure, MeasureError};
 use super::{Authority, OperatorRules};
 
-/// Longest file taken from disk: 40,000 relays, each with history and measurements (bytes).
+/// Length of the longest file that is read from disk, in bytes: 40,000 relays, each with its history and measurements.
 const MAX_KEPT_BYTES: usize = 16 << 20;
-/// The kind of that file.
+/// The kind of record that the file is.
 const KEPT_KIND: &str = "relay knowledge";
-/// Beyond a download's own deadline: its circuit has to be built (seconds).
+/// A download may take this time beyond its own deadline, because its circuit has to be built.
 const BUILD_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How an authority learns of relays.
+/// How an authority learns about relays.
 #[derive(Clone, Default)]
 pub struct KnowledgeOptions {
-    /// The file in which it keeps what it learnt; without one a restart forgets it.
+    /// The file in which the authority keeps what it learnt. Without a file, a restart forgets it.
     pub file: Option<PathBuf>,
-    /// What its operator says of relays.
+    /// What the authority's operator says about relays.
     pub rules: OperatorRules,
-    /// How it measures; without it, it does not.
+    /// How the authority measures; `None` if it does not measure.
     pub measure: Option<MeasureOptions>,
 }
 
 /// How an authority measures.
 #[derive(Clone)]
 pub struct MeasureOptions {
-    /// Makes the downloads.
+    /// What makes the downloads.
     pub with: Arc<dyn Measure>,
-    /// What may be downloaded, MiB an hour.
+    /// How much may be downloaded (MiB an hour).
     pub mib_per_hour: u32,
 }
 
 impl Authority {
-    /// The next downloads that measure relays, if some are due; report them by [`Authority::on_measured`].
+    /// The next downloads that measure relays, if some are due. The caller reports their results by
+    /// [`Authority::on_measured`].
     pub fn next_measurement(&mut self, now_ms: u64, rng: &mut impl rand::Rng) -> Option<Job> {
         self.relays.next_job(&self.params, now_ms, rng)
     }
 
-    /// Takes the results of downloads, in their order.
+    /// Takes the results of downloads, in the order of the downloads.
     pub fn on_measured(
         &mut self,
         job: &Job,
@@ -59,18 +60,19 @@ impl Authority {
         relays.on_measured(job, results, params, now_ms, rng);
     }
 
-    /// Takes the operator's word and what may be downloaded to measure (MiB an hour, zero: nothing).
+    /// Sets the operator's rules, and how much may be downloaded to measure (MiB an hour; nothing is measured with
+    /// zero).
     pub fn set_knowledge(&mut self, rules: OperatorRules, mib_per_hour: u32) {
         self.relays.set_rules(rules);
         self.relays.set_budget(mib_per_hour);
     }
 
-    /// Takes up what an earlier run kept by [`Authority::knowledge`]; `false` if it is nothing of this version.
+    /// Restores what an earlier run kept by [`Authority::knowledge`]. Returns `false` if this version did not write it.
     pub fn restore(&mut self, bytes: &[u8]) -> bool {
         self.relays.restore(bytes)
     }
 
-    /// What is worth keeping of what was learnt.
+    /// The part of what was learnt that is kept on disk.
     pub fn knowledge(&self) -> Vec<u8> {
         self.relays.to_keep()
     }
@@ -78,7 +80,7 @@ impl Authority {
 
 type Measured = (Job, Vec<Result<Carried, MeasureError>>);
 
-/// An authority whose knowledge is on disk when it is dropped: a stop ends its driver anywhere.
+/// An authority that writes its knowledge to disk when it is dropped, because a stop may end its driver at any point.
 pub(super) struct Learning {
     authority: Authority,
     file: Option<PathBuf>,
@@ -101,7 +103,8 @@ impl DerefMut for Learning {
 }
 
 impl Learning {
-    /// Takes up what was kept. A damaged file falls back to the one before, and to nothing, and says so.
+    /// Begins with what an earlier run kept. If the file is damaged, the one before it is read; if that is damaged too,
+    /// the authority begins with nothing, and says so.
     pub(super) async fn begin(mut authority: Authority, options: &KnowledgeOptions) -> Self {
         let mut file = options.file.clone();
         if let Some(path) = file.clone() {
@@ -133,7 +136,7 @@ impl Learning {
         }
     }
 
-    /// Starts downloads that are due and saves what is worth it.
+    /// Starts the downloads that are due, and saves what was learnt when it is time.
     pub(super) async fn work(&mut self, now_ms: u64) {
         if let Some(measure) = self.measure.clone() {
             while let Some(job) = self.next_measurement(now_ms, &mut random::rng()) {
@@ -149,12 +152,12 @@ impl Learning {
         }
     }
 
-    /// When [`Learning::work`] has something to do, from now (milliseconds).
+    /// Time until [`Learning::work`] has something to do (milliseconds).
     pub(super) fn next_work_in_ms(&self) -> Option<u64> {
         self.authority.relays.next_job_in_ms()
     }
 
-    /// Waits for the next result; never, when nothing is being measured.
+    /// Waits for the next result. If nothing is being measured, the future never completes.
     pub(super) async fn measured(&mut self) -> Measured {
         loop {
             match self.jobs.join_next().await {
@@ -187,7 +190,7 @@ fn start(measure: &Arc<dyn Measure>, job: Job, jobs: &mut JoinSet<Measured>) {
         })
         .collect();
     jobs.spawn(async move {
-        // Each in its own task, so that they run at the same time.
+        // Each download has a task of its own, so that all run at the same time.
         let tasks: Vec<_> = downloads.into_iter().map(AbortOnDrop::spawn).collect();
         let mut results = Vec::with_capacity(tasks.len());
         for mut task in tasks {
@@ -201,7 +204,7 @@ fn start(measure: &Arc<dyn Measure>, job: Job, jobs: &mut JoinSet<Measured>) {
     });
 }
 
-/// A task that ends with whoever waits for it.
+/// A task that is aborted when its owner is dropped.
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 
 impl<T: Send + 'static> AbortOnDrop<T> {
@@ -243,7 +246,7 @@ mod tests {
     const START_MS: u64 = 2_000_000_000;
     const HOUR_MS: u64 = 3_600_000;
 
-    /// An authority without a prober, so that whoever brings a descriptor is up.
+    /// An authority without a prober, so that a relay is up as soon as it brings a descriptor.
     async fn begin(file: &Path, now_ms: u64) -> Learning {
         let config = AuthorityConfig {
             network: Arc::new(network(1)),
@@ -299,16 +302,16 @@ mod tests {
         upload(&mut authority, 10, now_ms);
         assert!(!file.exists());
         pass(&mut authority, &mut now_ms, 2 * HOUR_MS).await;
-        // Saved while it runs: a crash loses an hour at most.
+        // The knowledge is saved while the authority runs, so that a crash loses an hour at most.
         assert!(file.exists());
-        // Saved when it stops.
+        // The knowledge is saved when the authority stops.
         drop(authority);
         now_ms += 24 * HOUR_MS;
         let mut authority = begin(&file, now_ms).await;
         upload(&mut authority, 10, now_ms);
         assert!(is_old(&mut authority, now_ms));
         drop(authority);
-        // The newest damaged: the one before. Both damaged: nothing, and it starts all the same.
+        // If the newest file is damaged, the one before it is read. If both are, the authority starts with nothing.
         std::fs::write(&file, "soup").unwrap();
         let mut authority = begin(&file, now_ms).await;
         upload(&mut authority, 10, now_ms);

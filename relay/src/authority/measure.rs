@@ -1,7 +1,7 @@
-//! What relays carry, found out by downloads (docs/protocol.md, 6.18).
+//! Measures by downloads what relays carry (docs/protocol.md, 6.18).
 //!
-//! [`Scheduler`] is pure: it says which downloads to make and learns from their results. The downloads are made by
-//! somebody who can build circuits ([`Measure`]); a relay cannot. Times are of the history's observed time.
+//! [`Scheduler`] is pure: it says which downloads to make and learns from their results. Somebody who can build
+//! circuits makes the downloads ([`Measure`]), because a relay cannot. Times are of the history's observed time.
 
 use core::pin::Pin;
 use core::time::Duration;
@@ -14,61 +14,62 @@ use serde::{Deserialize, Serialize};
 
 use super::history::MAX_RECORDS;
 
-/// Downloads at once.
+/// The most downloads at once.
 const MAX_AT_ONCE: usize = 4;
-/// The first download through a relay (bytes).
+/// Size of the first download through a relay (bytes).
 const FIRST_BYTES: u32 = 64 << 10;
-/// The largest (bytes); what a directory server gives at most.
+/// Size of the largest download (bytes), which is the most that a directory server sends.
 const MAX_BYTES: u32 = 16 << 20;
-/// Downloads of each relay that the budget must allow while a sample lives; they are smaller where it would not.
+/// Number of downloads of each relay that the budget must allow while a sample lives. If it would not, downloads are
+/// smaller.
 const SAMPLES_TO_AFFORD: u64 = 6;
-/// A download that takes as long says something; shorter ones are repeated with four times the bytes.
+/// A download that takes this time says something. A shorter one is repeated with four times the bytes.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
-/// One that takes longer is needlessly large.
+/// A download that takes longer than this is needlessly large.
 const TOO_LONG: Duration = Duration::from_secs(8);
 /// A download is cut off after this time, and what came until then counts.
 const DOWNLOAD_DEADLINE: Duration = Duration::from_secs(30);
-/// A download whose result never came is given up after this time (milliseconds).
+/// A download whose result has not come after this time is given up (milliseconds).
 const LOST_AFTER_MS: u64 = 180_000;
-/// Samples of one relay that are kept.
+/// Number of samples that are kept of one relay.
 const MAX_SAMPLES: usize = 9;
-/// Samples that an estimate needs: several partners.
+/// Number of samples that an estimate needs, so that several partners count.
 const MIN_SAMPLES: usize = 3;
-/// Samples are forgotten after so many intervals.
+/// A sample is forgotten after so many intervals.
 const SAMPLE_LIFE_INTERVALS: u64 = 8;
-/// After so many failures in a row, and no sample, a relay is taken to carry nothing.
+/// After so many failures in a row without any sample, a relay is taken to carry nothing.
 const FAILURES_TO_ZERO: u32 = 4;
-/// Wait after the first failure; it doubles with each (milliseconds).
+/// The wait after the first failure (milliseconds). It doubles with each further failure.
 const FIRST_RETRY_MS: u64 = 5_000;
-/// What one that carries nothing is said to carry (KiB a second): zero is for those that must not be used.
+/// The estimate for a relay that carries nothing (KiB a second). Zero would mean that the relay must not be used.
 const NEXT_TO_NOTHING: u32 = 1;
-/// Pause before the relays are looked through again when none was due (milliseconds).
+/// The pause before relays are looked through again if none was due (milliseconds).
 const LOOK_AGAIN_MS: u64 = 1_000;
 
 /// A download through a circuit of two relays, from the directory server of the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Download {
-    /// First and second hop.
+    /// The first and the second hop.
     pub path: [RelayId; 2],
-    /// How much to ask for.
+    /// Number of bytes to ask for.
     pub bytes: u32,
-    /// What has come this long after the first byte counts; then the download is to be ended.
+    /// The download ends this long after its first byte, and what has come until then counts.
     pub deadline: Duration,
 }
 
-/// What a download brought.
+/// The result of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carried {
-    /// Bytes of content.
+    /// Number of bytes of content.
     pub bytes: u64,
-    /// From asking to the last of them.
+    /// The time from the request to the last byte.
     pub took: Duration,
 }
 
-/// Why a download brought nothing.
+/// Why a download has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MeasureError {
-    /// It was not tried: this side is not ready. Says nothing of the relays.
+    /// The download was not tried, because this side is not ready. That says nothing about the relays.
     NotReady,
     /// One of the two relays did not do its part.
     Failed,
@@ -77,20 +78,22 @@ pub enum MeasureError {
 /// A download that is under way.
 pub type MeasureFuture = Pin<Box<dyn Future<Output = Result<Carried, MeasureError>> + Send>>;
 
-/// Makes downloads through circuits of two relays. A relay can build none: this is the client library's work.
+/// Makes downloads through circuits of two relays. A relay can build no circuits: this is the work of the client
+/// library.
 pub trait Measure: Send + Sync {
     /// Makes one download.
     fn measure(&self, download: &Download) -> MeasureFuture;
 }
 
-/// Downloads to be made at the same time: relays that share an address share what it carries.
+/// Downloads that are made at the same time: relays that share an address share what the address carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// The relays that are measured, one by each download.
     targets: Vec<RelayId>,
-    /// What is to be downloaded, in the order of the targets.
+    /// The downloads, in the order of the targets.
     pub downloads: Vec<Download>,
-    /// Relays at that address; more than the targets when they are too many at once.
+    /// Number of relays at that address. It is larger than the number of targets if there are too many to measure at
+    /// once.
     sharing: usize,
 }
 
@@ -99,12 +102,13 @@ pub struct Job {
 pub(super) struct Candidate {
     pub(super) identity: RelayId,
     pub(super) ips: Vec<IpAddr>,
-    /// Its claim, capped (KiB a second).
+    /// What the relay claims to carry, capped (KiB a second).
     pub(super) claim: u32,
 }
 
 impl Candidate {
-    /// Loopback is one's own machine, where a whole network has one address.
+    /// Do the two relays share an address? Loopback does not count: a whole network on one machine has the same
+    /// address.
     fn shares_address(&self, other: &Self) -> bool {
         self.ips
             .iter()
@@ -121,12 +125,12 @@ struct Sample {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Subject {
     samples: VecDeque<Sample>,
-    /// Size of the next download; zero before the first.
+    /// Size of the next download in bytes; zero before the first.
     bytes: u32,
     failures: u32,
-    /// Not before this time.
+    /// The next download is made at this time or later.
     next: u64,
-    /// Under way until this time at the latest.
+    /// A download is under way until this time at the latest.
     #[serde(skip)]
     busy_until: u64,
 }
@@ -139,48 +143,48 @@ impl Subject {
         }
         let mut rates: Vec<u32> = self.samples.iter().map(|s| s.kib_per_sec).collect();
         rates.sort_unstable();
-        // A slow partner, or another authority at the same moment, only makes a download slower, and no relay carries
-        // more than it can: so the upper quartile, but not the one best.
+        // A slow partner, or another authority that measures at the same moment, only makes a download slower, and no
+        // relay carries more than it can. So the estimate is the upper quartile, and not the single best sample.
         rates.get(rates.len() * 3 / 4).copied()
     }
 }
 
-/// Which relay is measured next, through whom, and what has come out so far.
+/// Decides which relay is measured next and through which partner, and holds the results so far.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Scheduler {
     subjects: BTreeMap<RelayId, Subject>,
-    /// Bytes an hour; zero: nothing is measured.
+    /// Budget in bytes an hour; nothing is measured with zero.
     #[serde(skip)]
     hourly: u64,
-    /// Bytes that may be asked for now; below zero when the last job was larger.
+    /// Bytes that may be asked for now. The number is below zero when the last job was larger than the budget.
     #[serde(skip)]
     allowance: i64,
     #[serde(skip)]
     refilled: u64,
     #[serde(skip)]
     next_look: u64,
-    /// The largest download at present (bytes).
+    /// Size of the largest download at present (bytes).
     #[serde(skip)]
     largest: u32,
 }
 
 impl Scheduler {
-    /// Sets what may be downloaded, MiB an hour.
+    /// Sets how much may be downloaded (MiB an hour).
     pub(super) fn set_budget(&mut self, mib_per_hour: u32, now: u64) {
         self.hourly = u64::from(mib_per_hour) << 20;
         (self.allowance, self.refilled) = (self.most_saved(), now);
     }
 
-    /// What the relay carries (KiB a second), once that is known.
+    /// What the relay carries (KiB a second), as soon as that is known.
     pub(super) fn estimate(&self, relay: &RelayId) -> Option<u32> {
-        // Who measures no more says nothing either.
+        // An authority that measures no more says nothing about relays either.
         self.subjects
             .get(relay)
             .filter(|_| self.hourly > 0)?
             .estimate()
     }
 
-    /// The largest download that the budget allows for so many relays.
+    /// Size of the largest download that the budget allows for so many relays (bytes).
     fn affordable(&self, relays: usize, life_ms: u64) -> u32 {
         let in_life = u128::from(self.hourly) * u128::from(life_ms) / 3_600_000;
         let part = in_life / (relays.max(1) as u128 * u128::from(SAMPLES_TO_AFFORD));
@@ -194,7 +198,7 @@ impl Scheduler {
         busy.count()
     }
 
-    /// A minute's worth may be saved up.
+    /// The most bytes that may be saved up: the budget of a minute.
     fn most_saved(&self) -> i64 {
         i64::try_from(self.hourly / 60).unwrap_or(i64::MAX)
     }
@@ -209,7 +213,7 @@ impl Scheduler {
             .min(self.most_saved());
     }
 
-    /// When to ask for a job next; `None` when nothing is measured.
+    /// When to ask for a job next; `None` if nothing is measured.
     pub(super) fn next_look(&self) -> Option<u64> {
         (self.hourly > 0).then_some(self.next_look)
     }
@@ -284,7 +288,8 @@ impl Scheduler {
             .is_some_and(|subject| subject.busy_until > now)
     }
 
-    /// Relays with the fewest samples first, then those that have waited longest; of equals any.
+    /// The relay that most needs a measurement: one with the fewest samples; of those, one that has waited longest; of
+    /// equals, any.
     fn most_wanting<'a>(
         &self,
         candidates: &'a [Candidate],
@@ -319,7 +324,7 @@ impl Scheduler {
         if partners.is_empty() {
             return None;
         }
-        // All the same size, so that one that is served first gains nothing.
+        // All downloads have the same size, so that a relay that is served first gains nothing.
         let sizes = group.iter().map(|target| {
             let subject = self.subjects.get(&target.identity);
             subject.map_or(0, |subject| subject.bytes)
@@ -334,14 +339,14 @@ impl Scheduler {
             sharing,
         };
         for target in group {
-            // Partners differ as long as there are enough.
+            // Each target gets another partner as long as there are enough.
             let index = rng.random_range(0..partners.len());
             let partner = if partners.len() > 1 {
                 partners.swap_remove(index)
             } else {
                 *partners.get(index)?
             };
-            // Both roles: what a relay forwards, and what it sends of its own.
+            // A relay is measured in both roles, because forwarding and sending may differ.
             let path = if rng.random() {
                 [target.identity, partner]
             } else {
@@ -357,7 +362,7 @@ impl Scheduler {
         Some(job)
     }
 
-    /// Relays that are fast enough not to be what slows the download: as fast as the target, or of the top quarter.
+    /// Relays that are fast enough not to slow the download down: as fast as the target, or in the fastest quarter.
     fn partners(
         &self,
         candidates: &[Candidate],
@@ -389,7 +394,7 @@ impl Scheduler {
         others.into_iter().take(take).map(|(_, id)| id).collect()
     }
 
-    /// Learns from the results of a job, in the order of its downloads.
+    /// Learns from the results of a job, which are in the order of its downloads.
     pub(super) fn on_result(
         &mut self,
         job: &Job,
@@ -413,8 +418,8 @@ impl Scheduler {
             .iter()
             .filter_map(|result| result.ok().filter(|carried| carried.bytes > 0))
             .collect();
-        // Those that share an address are timed by the last of them: who fails or dawdles while the others run at
-        // full speed would make them all look as fast as the address.
+        // Relays that share an address are timed by the last of them. If one failed or was slow while the others ran at
+        // full speed, all of them would look as fast as the address.
         let took = carried.iter().map(|carried| carried.took).max();
         match took.filter(|_| carried.len() == job.targets.len()) {
             Some(took) => self.on_carried(job, &carried, took, interval, now, rng),
@@ -457,7 +462,8 @@ impl Scheduler {
                 kib_per_sec: u32::try_from(rate).unwrap_or(u32::MAX).max(NEXT_TO_NOTHING),
                 at: now,
             });
-            // The first few come soon, the others at their interval; never all authorities at once.
+            // The first few samples of a relay follow soon, later ones at the interval. The waits are spread, so that
+            // not all authorities measure a relay at once.
             let wait = if subject.samples.len() < MIN_SAMPLES {
                 interval / 64
             } else {
@@ -477,7 +483,7 @@ impl Scheduler {
         }
     }
 
-    /// As it is after a restart: of what was under way nothing will come.
+    /// The scheduler after a restart, when no result will come of what was under way.
     pub(super) fn after_restart(mut self) -> Self {
         while self.subjects.len() > MAX_RECORDS {
             self.subjects.pop_last();
@@ -489,7 +495,7 @@ impl Scheduler {
     }
 }
 
-/// Three quarters to five quarters of a wait.
+/// A random time between three quarters and five quarters of `wait`.
 fn jittered(wait: u64, rng: &mut impl Rng) -> u64 {
     wait - wait / 4 + rng.random_range(0..=wait / 2)
 }

@@ -25,14 +25,14 @@ struct Flow {
 
 type UnderWay = (Job, Vec<Flow>);
 
-/// Relays that carry what their address carries, and share it among all that goes through them at a time.
+/// A world of relays. Each address carries so much, and whatever goes through the relays at that address shares it.
 struct World {
     network: NetworkFile,
     params: Params,
-    /// KiB a second.
+    /// What each address carries (KiB a second).
     carries: HashMap<IpAddr, f64>,
     on: HashMap<RelayId, IpAddr>,
-    /// Refuse to do their part when they are measured, as first or second hop.
+    /// Relays that refuse to do their part when they are measured, as first or as second hop.
     refuse: Vec<RelayId>,
     authorities: Vec<(Relays, Vec<UnderWay>)>,
     rng: StdRng,
@@ -68,7 +68,7 @@ impl World {
         }
     }
 
-    /// Relay n on the address 10.0.0.`host`, which carries so much, claims so much.
+    /// Adds relay n on the address 10.0.0.`host`. The address carries `carries`, and the relay claims `claims`.
     fn relay(&mut self, n: u8, host: u8, carries: f64, claims: u32) {
         let ip = IpAddr::from([10, 0, 0, host]);
         self.carries.insert(ip, carries);
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// Weights of the consensus that these authorities make.
+    /// The weights of the consensus that these authorities make.
     fn weights(&mut self) -> HashMap<RelayId, u32> {
         let lifetime = Lifetime {
             valid_after: self.now_ms / 1_000,
@@ -244,11 +244,11 @@ fn one_that_refuses_to_be_measured_gets_next_to_nothing() {
     world.refuse.push(identity(30));
     world.run(600);
     assert_eq!(world.weights()[&identity(30)], NEXT_TO_NOTHING);
-    // It thinks better of it.
+    // The relay stops refusing.
     world.refuse.clear();
     world.run(600);
     assert!(world.weights()[&identity(30)] > 500);
-    // And again: what was measured ages out.
+    // The relay refuses again, and its samples grow too old.
     world.refuse.push(identity(30));
     world.run(60 * (SAMPLE_LIFE_INTERVALS + 2));
     assert_eq!(world.weights()[&identity(30)], NEXT_TO_NOTHING);
@@ -281,7 +281,7 @@ fn two_that_fail_by_turns_gain_nothing_by_it() {
         scheduler.on_result(&job, &results, 60, turn as u64, &mut rng);
     }
     assert_eq!(scheduler.estimate(&ids[0]), Some(NEXT_TO_NOTHING));
-    // One that dawdles slows both: the sum is what the address carried in that time.
+    // A slow relay makes both look slow: their sum is what the address carried in that time.
     for turn in 0..4 {
         let slow = Ok(Carried {
             bytes: u64::from(MAX_BYTES),
@@ -300,14 +300,14 @@ fn the_budget_and_the_number_at_once_hold() {
     world.honest(10..=25);
     world.run(3_600);
     let mib = world.asked_bytes >> 20;
-    // An hour's worth, the minute's that is there at the start, and one job's debt.
+    // The budget of an hour, that of the minute that is there at the start, and the debt of one job.
     assert!((340..=360 + 6 + 2).contains(&mib), "{mib}");
     assert!(
         (2..=MAX_AT_ONCE).contains(&world.at_once),
         "{}",
         world.at_once
     );
-    // Without a budget nothing is measured, and what was is not said any more.
+    // Without a budget nothing is measured, and earlier measurements are no longer reported.
     let (relays, _) = &mut world.authorities[0];
     relays.set_budget(0);
     assert!(

@@ -1,11 +1,12 @@
-//! A directory authority: learns of relays, dials them, votes, and signs what more than half agree on
-//! (docs/protocol.md, 6.7, 6.8 and 6.13).
+//! A directory authority: it learns of relays, dials them, votes, and signs what more than half of the authorities
+//! agree on (docs/protocol.md, 6.7, 6.8 and 6.13).
 //!
-//! [`Authority`] is the machine of the voting period and `relays` what it knows of relays; both are given the time
-//! and return [`Action`]s. [`run`] drives them: it owns the machine, so that the directory server and the network
-//! reach it by the bounded queue of an [`AuthorityHandle`] alone; a snapshot (`view`) spares it what is surely in
-//! vain. Which votes count is agreed on in [`cepa_common::dir::Agreement`]. `history`, `flags` and `measure` say what
-//! becomes of a relay that answers; `knowledge` joins them to the driver and keeps what was learnt on disk.
+//! [`Authority`] is the machine of the voting period, and `relays` is what it knows about relays. Both are given the
+//! time and return [`Action`]s. [`run`] drives them and owns the machine: the directory server and the network reach
+//! the machine only by the bounded queue of an [`AuthorityHandle`]. A snapshot (`view`) lets them drop what the machine
+//! would surely refuse. [`cepa_common::dir::Agreement`] decides which votes count. `history`, `flags` and `measure` say
+//! which flags and weight a relay gets that answers. `knowledge` joins those three to the driver and keeps what was
+//! learnt on disk.
 
 mod error;
 mod flags;

@@ -1,11 +1,12 @@
-//! The operator's word over relays: whom an authority does not take, and whom only as a middle (docs/config.md).
+//! The operator's rules about relays: which an authority does not take, and which it lists for the middle of paths only
+//! (docs/config.md).
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use cepa_common::dir::RelayDescriptor;
 use cepa_common::ids::RelayId;
 
-/// An item that is no identity and no range of addresses.
+/// An item of a list is neither an identity nor a range of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is neither an identity (64 hex digits) nor an address or range (192.0.2.0/24, 2001:db8::/32)"
@@ -15,7 +16,7 @@ pub struct OperatorListError(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
     Relay(RelayId),
-    /// Address as IPv6 (IPv4 is mapped) and how many bits of it count.
+    /// An address as IPv6 (IPv4 is mapped), and how many bits of it count.
     Range(u128, u32),
 }
 
@@ -31,7 +32,7 @@ fn as_v6(ip: IpAddr) -> u128 {
     u128::from(v6)
 }
 
-/// The highest `bits` bits set.
+/// A number with the highest `bits` bits set.
 fn mask(bits: u32) -> u128 {
     u128::MAX
         .checked_shl(Ipv6Addr::BITS - bits)
@@ -49,16 +50,15 @@ fn parse(text: &str) -> Option<Item> {
     let ip: IpAddr = address.parse().ok()?;
     let (most, before) = if ip.is_ipv4() { (32, 96) } else { (128, 0) };
     let bits = bits.unwrap_or(most);
-    // Bits of the address beyond the range would be a mistyped range.
+    // Bits of the address beyond the range would mean that the range is mistyped.
     let bits = (bits <= most).then_some(bits + before)?;
     (as_v6(ip) & !mask(bits) == 0 || bits == Ipv6Addr::BITS).then_some(Item::Range(as_v6(ip), bits))
 }
 
 impl OperatorList {
-    /// A list of identities (64 hex digits), addresses and ranges.
+    /// Reads a list of identities (64 hex digits), addresses and ranges.
     ///
-    /// # Errors
-    /// [`OperatorListError`] names the first item that is none.
+    /// # Errors [`OperatorListError`] names the first item that is none of these.
     pub fn parse<'a>(items: impl IntoIterator<Item = &'a str>) -> Result<Self, OperatorListError> {
         let items = items
             .into_iter()
@@ -78,12 +78,12 @@ impl OperatorList {
     }
 }
 
-/// What the operator says of relays.
+/// The operator's rules about relays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperatorRules {
-    /// Their descriptors are refused.
+    /// Relays whose descriptors are refused.
     pub reject: OperatorList,
-    /// They get none of the flags Guard, Exit and HSDir.
+    /// Relays that get none of the flags Guard, Exit and HSDir.
     pub middle_only: OperatorList,
 }
 
@@ -120,7 +120,7 @@ mod tests {
         ] {
             assert!(!has(miss), "{miss}");
         }
-        // An IPv4 range says nothing of IPv6.
+        // An IPv4 range does not hold for IPv6 addresses.
         relay.addresses.remove(0);
         assert!(!OperatorList::parse(["0.0.0.0/0"]).unwrap().has(&relay));
         assert!(!OperatorList::default().has(&relay));

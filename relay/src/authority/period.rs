@@ -1,9 +1,9 @@
 //! The voting period of one authority (docs/protocol.md, 6.13).
 //!
-//! A consensus is made for every multiple T of the interval I. From T - I/2 on authorities send their votes and agree
-//! by rounds of endorsements which ones there are (6.22); at the end of the last round, T - I/4, each counts them and
-//! sends its signature; from T on the consensus that more than half signed is published. An authority that says
-//! nothing delays nobody, and one that says different things to different others is found out.
+//! A consensus is made for every multiple T of the interval I. From T - I/2 on, authorities send their votes and agree
+//! by rounds of endorsements which votes there are (6.22). At the end of the last round, T - I/4, each authority counts
+//! the votes and sends its signature. From T on, the consensus that more than half signed is published. An authority
+//! that says nothing delays nobody, and one that says different things to different others is found out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,68 +20,68 @@ use super::record::Signed;
 use super::relays::{Probe, Relays};
 use super::schedule::{lifetime_at, lifetime_of};
 
-/// Valid-afters of which proofs are kept.
+/// Number of valid-afters whose proofs are kept.
 const MAX_PROOF_PERIODS: usize = 32;
 
-/// What an authority is made of.
+/// What an [`Authority`] is made of.
 #[derive(Debug)]
 pub struct AuthorityConfig {
-    /// The network; its parameters alone set the schedule, so that no two authorities can disagree on it.
+    /// The network. Its parameters alone set the schedule, so that no two authorities can disagree about it.
     pub network: Arc<NetworkFile>,
-    /// Who it is.
+    /// Identity of the authority.
     pub identity: RelayId,
-    /// Signs its votes and consensuses.
+    /// Key that signs its votes and consensuses.
     pub signing_key: Signer,
-    /// Parameters that it votes for, over those of `network.toml`.
+    /// Parameters that the authority votes for, in place of those of `network.toml`.
     pub params: BTreeMap<String, u32>,
-    /// Valid-after of the last consensus that it signed, from disk.
+    /// Valid-after of the last consensus that the authority signed, from disk.
     pub last_signed: Option<UnixSecs>,
     /// Are relays dialled before they are listed?
     pub probes: bool,
 }
 
-/// What the driver has to do; in order.
+/// What the driver has to do, in this order.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Dial a relay and report by [`Authority::on_probe`].
+    /// Dial a relay and report the result by [`Authority::on_probe`].
     Probe(Probe),
-    /// Send this endorsement, and the vote to whom wants it, before a time.
+    /// Send this endorsement, and the vote to whoever wants it, before a time.
     Endorse {
-        /// Endorsement, vote and those who may not have it.
+        /// The endorsement, the vote, and the authorities that may not have them.
         forward: Forward,
-        /// Later it would be for nothing (milliseconds since the Unix epoch).
+        /// After this time the message would be useless (milliseconds since the Unix epoch).
         until_ms: u64,
     },
-    /// Have this on disk before anything that follows is done; when that fails, call
-    /// [`Authority::withdraw_signature`] and drop the rest.
+    /// Write this to disk before anything that follows is done. If that fails, call [`Authority::withdraw_signature`]
+    /// and drop the other actions.
     RecordSigned {
-        /// Valid-after of the vote or consensus signed.
+        /// Valid-after of the vote or consensus that is signed.
         valid_after: UnixSecs,
-        /// Which of both it is.
+        /// Whether a vote or a consensus is signed.
         what: Signed,
-        /// Its digest.
+        /// Digest of what is signed.
         digest: Digest,
     },
     /// Send this signature to every other authority.
     SendSignature(Vec<u8>),
-    /// Serve this consensus; it may come again with more signatures.
+    /// Serve this consensus. It may come again with more signatures.
     Publish(Arc<Consensus>),
 }
 
-/// What belongs to one valid-after.
+/// The state that belongs to one valid-after.
 #[derive(Debug)]
 struct Period {
     agreement: Agreement,
     has_voted: bool,
-    /// What the votes came to, once they are counted.
+    /// The result of the votes, once they are counted.
     outcome: Option<Outcome>,
     consensus: Option<SignedConsensus>,
-    /// Signatures that came before our own count, one to an authority.
+    /// Signatures that came before this authority had counted, one for each authority.
     early_signatures: BTreeMap<[u8; 32], ConsensusSignature>,
     published_signatures: usize,
-    /// Until when this authority followed the rounds; `None` when it missed part of them (milliseconds).
+    /// The time until which this authority followed the rounds (milliseconds); `None` if it missed part of them.
     attended_ms: Option<u64>,
-    /// Proofs already told of.
+    /// Number of proofs that were already reported.
     proofs: usize,
 }
 
@@ -104,7 +104,8 @@ impl Period {
         self.agreement.lifetime()
     }
 
-    /// One that slept through more than a round may have missed what the others know: it cannot vouch for a count.
+    /// Notes that this authority follows the rounds. An authority that slept through more than a round may have missed
+    /// what the others know, so it cannot vouch for a count.
     fn attend(&mut self, now_ms: u64) {
         let Some(before_ms) = self.attended_ms else {
             return;
@@ -118,32 +119,33 @@ impl Period {
     }
 }
 
-/// The machine; times are milliseconds since the Unix epoch.
+/// The machine of the voting period. Times are milliseconds since the Unix epoch.
 #[derive(Debug)]
 pub struct Authority {
     config: AuthorityConfig,
     pub(super) params: Params,
     pub(super) relays: Relays,
     period: Period,
-    /// The revisions of the network; which one counts is looked up for each period (6.3.10).
+    /// The revisions of the network. For each period the machine looks up which revision counts (6.3.10).
     revisions: Arc<Revisions>,
-    /// The agreement of the period after this one, as far as clocks a little ahead have begun it.
+    /// The agreement of the next period, which authorities whose clocks are a little ahead may have begun.
     next: Agreement,
-    /// Proofs that authorities voted twice, by valid-after; the newest.
+    /// The newest proofs that authorities voted twice, by valid-after.
     proofs: BTreeMap<UnixSecs, Vec<EquivocationProof>>,
-    /// Descriptors that verified before.
+    /// Descriptors that have been verified before.
     cache: Arc<DescriptorCache>,
-    /// No vote and no signature before this valid-after: an earlier run may have sent other ones.
+    /// The authority neither votes nor signs before this valid-after, because an earlier run may have sent something
+    /// else.
     first: UnixSecs,
 }
 
 impl Authority {
-    /// An authority that starts now.
+    /// An authority that starts at `now_ms`.
     pub fn new(config: AuthorityConfig, now_ms: u64) -> Self {
         let params = config.network.params();
         let relays = Relays::new(config.probes);
         let lifetime = lifetime_at(&params, now_ms);
-        // One that never signed has no earlier run and need not wait.
+        // An authority that never signed has no earlier run and need not wait.
         let interval = u64::from(params.vote_interval_seconds);
         let first = match config.last_signed {
             None => lifetime.valid_after,
@@ -165,14 +167,14 @@ impl Authority {
         }
     }
 
-    /// Shares descriptors that verified before with whoever receives votes.
+    /// Shares the descriptors that have been verified before with whoever receives votes.
     pub fn with_cache(mut self, cache: Arc<DescriptorCache>) -> Self {
         self.cache = cache;
         self
     }
 
-    /// Takes the revisions of the network that are held now. What has come or been sent for a period was of the revision
-    /// known then (6.3.10), so a period's changes now only if nothing has.
+    /// Takes the revisions of the network that are held now. What was received or sent for a period was of the revision
+    /// known then (6.3.10), so the revision of a period changes only if nothing was.
     pub fn set_revisions(&mut self, revisions: Arc<Revisions>, now_ms: u64) {
         self.revisions = revisions;
         let (lifetime, next) = (self.period.lifetime(), self.next.lifetime());
@@ -190,12 +192,12 @@ impl Authority {
         }
     }
 
-    /// Signs with this key from now on.
+    /// Makes the authority sign with this key from now on.
     pub fn set_signing_key(&mut self, signer: Signer) {
         self.config.signing_key = signer;
     }
 
-    /// Is it an authority of the revision that counts now, with the key that it has?
+    /// Is this an authority of the revision that counts now, with the key that it has?
     fn is_member(&self) -> bool {
         let network = &self.config.network;
         let ours = network.authority_by_signing_key(&self.config.signing_key.authority());
@@ -215,10 +217,9 @@ impl Authority {
         self.relays.insert(Arc::new(signed), &self.params, now_ms)
     }
 
-    /// Takes an endorsement, its author's or of any others; the answer says whether the vote is to follow.
+    /// Takes an endorsement by the vote's author or by any others. The answer says whether the vote is to follow.
     ///
-    /// # Errors
-    /// [`AuthorityError`] says why it is refused.
+    /// # Errors [`AuthorityError`] says why the endorsement is refused.
     pub fn on_endorsement(
         &mut self,
         endorsement: Endorsement,
@@ -238,7 +239,8 @@ impl Authority {
         let signed = Arc::new(signed);
         let agreement = self.agreement_of(signed.vote().lifetime.valid_after)?;
         agreement.on_vote(Arc::clone(&signed), now_ms)?;
-        // Descriptors that the relay could not bring to us itself; the next vote has them if they are reachable.
+        // These descriptors may be of relays that could not reach this authority. The next vote has them if the relays
+        // answer.
         for (_, descriptor) in signed.entries() {
             let _ = self
                 .relays
@@ -249,7 +251,7 @@ impl Authority {
 
     fn agreement_of(&mut self, valid_after: UnixSecs) -> Result<&mut Agreement, AuthorityError> {
         if valid_after < self.first {
-            // It may have signed other things in an earlier run, and does not know what it accepted.
+            // This authority may have signed something else in an earlier run, and does not know what it accepted.
             return Err(AuthorityError::Recovering);
         }
         [&mut self.period.agreement, &mut self.next]
@@ -258,12 +260,12 @@ impl Authority {
             .ok_or(AuthorityError::WrongPeriod)
     }
 
-    /// The valid-afters that are being voted on, now and next.
+    /// The valid-afters that are being voted on: that of the present period and that of the next.
     pub fn voted_on(&self) -> [UnixSecs; 2] {
         [self.period.lifetime(), self.next.lifetime()].map(|lifetime| lifetime.valid_after)
     }
 
-    /// The votes that are endorsed so far, and which of them are wanted.
+    /// The votes that have been endorsed so far, and which of them are wanted.
     pub fn candidacies(&self, now_ms: u64) -> impl Iterator<Item = Candidacy> {
         let all = [&self.period.agreement, &self.next];
         all.into_iter()
@@ -312,7 +314,8 @@ impl Authority {
         self.relays.on_probe(probe, reached, &self.params, now_ms);
     }
 
-    /// What was to be recorded could not be: it was never signed, and nothing is in this period.
+    /// Takes back a signature that could not be recorded. It counts as never made, and nothing is signed in this
+    /// period.
     pub fn withdraw_signature(&mut self) {
         self.period.consensus = None;
         if self.period.outcome.is_none() {
@@ -321,7 +324,7 @@ impl Authority {
         self.period.attended_ms = None;
     }
 
-    /// Does what is due. To be called after every event, and at [`Authority::next_wake_ms`].
+    /// Returns what is due. The caller calls this after every event, and at [`Authority::next_wake_ms`].
     pub fn poll(&mut self, now_ms: u64) -> Vec<Action> {
         self.roll(now_ms);
         let mut actions: Vec<_> = self
@@ -332,7 +335,8 @@ impl Authority {
             .collect();
         if self.period.lifetime().valid_after >= self.first && self.is_member() {
             self.period.attend(now_ms);
-            // What others said first: if our own vote cannot be recorded, the driver drops what follows it.
+            // What the others said comes first: if this authority's own vote cannot be recorded, the driver drops what
+            // follows it.
             self.agree(now_ms, &mut actions);
             self.vote(now_ms, &mut actions);
             self.count(now_ms, &mut actions);
@@ -341,7 +345,7 @@ impl Authority {
         actions
     }
 
-    /// When to call [`Authority::poll`] next, if nothing happens before.
+    /// When to call [`Authority::poll`] next, if nothing happens before (milliseconds).
     pub fn next_wake_ms(&self, now_ms: u64) -> u64 {
         let valid_after_ms = self.valid_after_ms();
         let steps = [
@@ -364,7 +368,7 @@ impl Authority {
         self.period.lifetime().valid_after.saturating_mul(1_000)
     }
 
-    /// Moves to the period that this time belongs to; never back.
+    /// Moves to the period that this time belongs to, and never back.
     fn roll(&mut self, now_ms: u64) {
         let lifetime = lifetime_at(&self.params, now_ms);
         if lifetime.valid_after <= self.period.lifetime().valid_after {
@@ -377,14 +381,14 @@ impl Authority {
         let after = Agreement::new(after_network, after);
         let mut agreement = std::mem::replace(&mut self.next, after);
         if agreement.lifetime() != lifetime || agreement.is_untouched() {
-            // The clock jumped, or a later revision counts from here on and nobody has said anything yet.
+            // Either the clock jumped, or a later revision counts from here on and nobody has said anything yet.
             agreement = Agreement::new(network, lifetime);
         }
         self.config.network = Arc::clone(agreement.network());
         self.period = Period::new(agreement, now_ms);
     }
 
-    /// Votes once, as soon as there is a relay to vote for, while there is time for it to arrive in the first round.
+    /// Votes once, as soon as there is a relay to vote for, as long as the vote can arrive in the first round.
     fn vote(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         let rounds = self.period.agreement.rounds();
         let is_time = (rounds.start_ms()..=rounds.propose_until_ms()).contains(&now_ms);
@@ -400,7 +404,8 @@ impl Authority {
             return;
         }
         let mut params = self.config.params.clone();
-        // What is held, whether it counts yet or not: others have to learn of it before it does (6.3.11).
+        // The vote names the newest revision that is held, whether that counts already or not: other authorities have
+        // to learn of it before it counts (6.3.11).
         params.extend(self.revisions.newest().revision_param());
         let vote = Vote {
             authority: self.config.identity,
@@ -414,7 +419,8 @@ impl Authority {
         let proposed = signed.and_then(|vote| self.period.agreement.propose(vote, key));
         match proposed {
             Ok(forward) => {
-                // On disk before it leaves: after a crash it could be another, and two convict (6.13.6).
+                // The vote is on disk before it leaves. After a crash the authority might make another vote, and two
+                // votes convict (6.13.6).
                 actions.push(Action::RecordSigned {
                     valid_after: lifetime.valid_after,
                     what: Signed::Vote,
@@ -429,7 +435,7 @@ impl Authority {
         }
     }
 
-    /// Accepts what can be accepted in this round, and tells of authorities that voted twice.
+    /// Accepts the votes that can be accepted in this round, and reports authorities that voted twice.
     fn agree(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         let agreement = &mut self.period.agreement;
         let until_ms = agreement.rounds().end_ms();
@@ -458,14 +464,15 @@ impl Authority {
         }
     }
 
-    /// An authority's name, as network.toml has it.
+    /// An authority's name in network.toml.
     fn name(&self, identity: &RelayId) -> &str {
         let authorities = self.config.network.authorities().iter();
         let mut named = authorities.filter(|authority| authority.identity == *identity);
         named.next().map_or("?", |authority| &authority.name)
     }
 
-    /// Counts once, when the last round is over: before that a second vote of an author may still come to be known.
+    /// Counts the votes once, when the last round is over. Before that, a second vote of an author may still become
+    /// known.
     fn count(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         let is_over = now_ms >= self.period.agreement.rounds().end_ms();
         if self.period.outcome.is_some() || !is_over {
@@ -503,7 +510,7 @@ impl Authority {
         let mut consensus = SignedConsensus::unsigned(&body, &id)?;
         let signature = consensus.sign(&id, &self.config.signing_key)?;
         for early in std::mem::take(&mut self.period.early_signatures).values() {
-            // One that does not verify is its signer's loss.
+            // A signature that does not verify is not counted, which is its signer's loss.
             let _ = consensus.add(&id, early);
         }
         let valid_after = lifetime.valid_after;
@@ -519,7 +526,8 @@ impl Authority {
         ])
     }
 
-    /// Publishes from valid-after on what more than half signed, and again when more signed.
+    /// Publishes, from valid-after on, the consensus that more than half signed, and publishes it again when more have
+    /// signed.
     fn publish(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         let network = &self.config.network;
         let Some(consensus) = &self.period.consensus else {
@@ -542,7 +550,7 @@ impl Authority {
         }
     }
 
-    /// Says who took part in what is published.
+    /// Logs which authorities took part in what is published.
     fn report(&self, signatures: usize) {
         let (Some(outcome), Some(consensus)) = (&self.period.outcome, &self.period.consensus)
         else {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::directory::testing::{descriptor, identity, link_key, network, signing_key};
 
-/// A valid-after in milliseconds; the interval of the test network is two seconds, the rounds of three authorities are
+/// A valid-after in milliseconds. The interval of the test network is two seconds; the rounds of three authorities take
 /// a quarter of a second each.
 const T_MS: u64 = 2_000_000;
 const T: UnixSecs = T_MS / 1_000;
@@ -34,7 +34,7 @@ fn upload(authority: &mut Authority, relay: u8, now_ms: u64) {
     authority.on_descriptor(signed, now_ms).unwrap();
 }
 
-/// Two authorities of three, with a relay each, before the first round.
+/// Two authorities of three, each with a relay, before the first round.
 fn pair() -> (Authority, Authority) {
     let network = Arc::new(network(3));
     let member = |n| {
@@ -45,7 +45,7 @@ fn pair() -> (Authority, Authority) {
     (member(1), member(2))
 }
 
-/// Our own vote, as it leaves.
+/// The vote that this authority sends.
 fn vote_of(authority: &mut Authority, now_ms: u64) -> Forward {
     let mut actions = authority.poll(now_ms).into_iter();
     assert!(matches!(actions.next(), Some(Action::RecordSigned { .. })));
@@ -87,7 +87,7 @@ fn votes_are_counted_when_the_rounds_are_over_and_published_at_valid_after() {
     let (own, theirs) = (vote_of(&mut ours, START_MS), vote_of(&mut other, START_MS));
     give(&mut ours, &theirs, START_MS + 50).unwrap();
     give(&mut other, &own, START_MS + 50).unwrap();
-    // The third has not signed it: it is told, and nobody else.
+    // The third authority has not signed the endorsement, so it is told, and no other is.
     let told = ours.poll(START_MS + 50);
     other.poll(START_MS + 50);
     match &told[..] {
@@ -152,7 +152,7 @@ fn one_signature_for_a_valid_after_across_restarts() {
             }
         }
     }
-    // A clock that went back does not make it sign again either.
+    // An authority whose clock went back does not sign again either.
     let mut behind = authority(&network, 1, Some(T), T_MS - 60_000);
     upload(&mut behind, 10, T_MS - 60_000);
     for now_ms in (T_MS - 60_000..T_MS).step_by(125) {
@@ -162,7 +162,7 @@ fn one_signature_for_a_valid_after_across_restarts() {
 
 #[test]
 fn what_is_not_on_disk_was_never_signed() {
-    // The vote: it is not counted, and nothing is signed in this period.
+    // The vote could not be recorded, so it is not counted, and nothing is signed in this period.
     let (mut ours, mut other) = pair();
     let theirs = vote_of(&mut other, START_MS);
     vote_of(&mut ours, START_MS);
@@ -172,7 +172,7 @@ fn what_is_not_on_disk_was_never_signed() {
     ours.poll(START_MS + 20);
     assert_eq!(ours.period_accepted().len(), 1);
     assert_eq!(signature_of(&mut ours, END_MS), None);
-    // The consensus: signatures of others make none of it.
+    // The consensus could not be recorded, so signatures of others do not complete it.
     let (mut ours, mut other) = pair();
     let (own, theirs) = (vote_of(&mut ours, START_MS), vote_of(&mut other, START_MS));
     give(&mut ours, &theirs, START_MS + 10).unwrap();
@@ -193,7 +193,8 @@ fn every_refusal() {
     let vote = || SignedVote::clone(theirs.vote.as_ref().unwrap());
     let late = AuthorityError::Agreement(cepa_common::dir::AgreementError::Late);
     let unwanted = AuthorityError::Agreement(cepa_common::dir::AgreementError::NotWanted);
-    // No vote that nobody endorsed, nor one of another period; no endorsement that comes too late for its signatures.
+    // Refused are a vote that nobody endorsed, a vote of another period, and an endorsement that comes too late for the
+    // number of its signatures.
     assert_eq!(ours.on_vote(vote(), START_MS), Err(unwanted.clone()));
     let endorse =
         |to: &mut Authority, now_ms| to.on_endorsement(theirs.endorsement.clone(), now_ms);
@@ -204,7 +205,7 @@ fn every_refusal() {
         endorse(&mut third, T_MS + 2_000),
         Err(AuthorityError::WrongPeriod)
     );
-    // From a clock a little ahead: held until its time, and the vote with it.
+    // An endorsement from an authority whose clock is a little ahead is held until its time, and so is the vote.
     assert_eq!(endorse(&mut ours, START_MS - 10), Ok(Heard::WantVote));
     assert_eq!(ours.on_vote(vote(), START_MS - 10), Ok(()));
     assert_eq!(ours.on_vote(vote(), START_MS - 10), Ok(()));
@@ -212,11 +213,11 @@ fn every_refusal() {
     ours.poll(START_MS);
     assert_eq!(ours.period_accepted().len(), 2);
     assert_eq!(endorse(&mut ours, END_MS + 10), Ok(Heard::Held));
-    // The vote that comes too late for the round in which its endorsement came.
+    // The vote comes too late for the round in which its endorsement came.
     let mut fourth = pair().0;
     assert_eq!(endorse(&mut fourth, START_MS + 200), Ok(Heard::WantVote));
     assert_eq!(fourth.on_vote(vote(), START_MS + 250), Err(unwanted));
-    // After a restart an authority knows not what it accepted before.
+    // After a restart an authority does not know what it accepted before.
     let network = Arc::clone(&ours.config.network);
     let mut restarted = authority(&network, 1, Some(T), START_MS + 10);
     assert_eq!(
@@ -248,7 +249,7 @@ fn the_next_wake_is_ahead_but_not_far() {
         let wake = member.next_wake_ms(now_ms);
         assert!(now_ms < wake && wake <= now_ms + 2_000, "{now_ms} {wake}");
     }
-    // An absurd clock is no reason to panic (S37).
+    // A clock that makes no sense causes no panic (S37).
     authority(&network, 1, None, u64::MAX).poll(u64::MAX);
     authority(&network, 1, None, 0).poll(0);
 }

@@ -1,4 +1,5 @@
-//! What an authority signed, on disk before it says so: it signs one vote and one consensus for a valid-after, ever.
+//! What an authority signed, written to disk before the signature leaves: an authority signs only one vote and one
+//! consensus for a valid-after, ever.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +8,7 @@ use std::sync::Mutex;
 use cepa_common::dir::{Digest, UnixSecs};
 use cepa_common::state::record::{self, Generation};
 
-/// What is signed once for a valid-after.
+/// What an authority signs once for a valid-after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signed {
     /// A vote.
@@ -16,7 +17,7 @@ pub enum Signed {
     Consensus,
 }
 
-/// What was signed for one valid-after.
+/// The digests that were signed for one valid-after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Last {
     valid_after: UnixSecs,
@@ -33,7 +34,7 @@ impl Last {
         }
     }
 
-    /// Adds one; `false` when another of its kind is there.
+    /// Adds a digest. Returns `false` if another digest of the same kind is there.
     fn add(&mut self, what: Signed, digest: Digest) -> bool {
         let held = match what {
             Signed::Vote => &mut self.vote,
@@ -68,37 +69,36 @@ impl Last {
     }
 }
 
-/// Remembers what was signed last, across restarts. Calls may block on the disk.
+/// Remembers across restarts what was signed last. Calls may block on the disk.
 pub trait SigningRecord: Send + Sync {
-    /// Valid-after of the last one; `None` when there was none ever.
+    /// Valid-after of the last signature; `None` if nothing was ever signed.
     ///
-    /// # Errors
-    /// When it cannot be known: the authority must not start then.
+    /// # Errors An error if that cannot be known. The authority must not start then.
     fn last(&self) -> io::Result<Option<UnixSecs>>;
 
     /// Makes the record durable.
     ///
-    /// # Errors
-    /// When it is not durable: the signature must not leave.
+    /// # Errors An error if the record is not durable. The signature must not leave then.
     fn record(&self, valid_after: UnixSecs, what: Signed, digest: Digest) -> io::Result<()>;
 }
 
-/// A record in a file, with a checksum: valid-after (`u64`, big-endian), which digests there are (bit 0 the vote's, bit 1
-/// the consensus'), and the two digests.
+/// A record in a file with a checksum: valid-after (`u64`, big-endian), one byte that says which digests there are (bit
+/// 0 for the vote's, bit 1 for the consensus'), and the two digests.
 ///
-/// The generation before is of no use here: it does not say what was signed since. A file that is damaged, or gone
-/// while its predecessor is there, is therefore an error that says what its owner can do (docs/protocol.md, 6.13.6).
+/// The generation before is of no use here, because it does not say what was signed since. So a file that is damaged,
+/// or that is gone while its predecessor is there, is an error that says what its owner can do (docs/protocol.md,
+/// 6.13.6).
 #[derive(Debug)]
 pub struct FileSigningRecord {
     path: PathBuf,
 }
 
-/// What the file says that it is.
+/// The kind of record that the file says it is.
 const KIND: &str = "signing record";
 const BODY_LEN: usize = 8 + 1 + 32 + 32;
 
 impl FileSigningRecord {
-    /// A record in this file, which need not exist yet; its directory must.
+    /// A record in this file. The file need not exist yet; its directory must.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
@@ -138,7 +138,7 @@ impl SigningRecord for FileSigningRecord {
         let mut next = held
             .filter(|held| held.valid_after == valid_after)
             .unwrap_or_else(|| Last::new(valid_after));
-        // The machine does not ask for this; were it wrong, the signature must not leave.
+        // The machine never asks for this. If it were wrong, the signature must not leave.
         if held.is_some_and(|held| valid_after < held.valid_after) || !next.add(what, digest) {
             return Err(io::Error::other(
                 "for this time or a later one something else was signed before",
@@ -148,7 +148,7 @@ impl SigningRecord for FileSigningRecord {
     }
 }
 
-/// A record that is gone with the process, for networks that are too.
+/// A record in memory, for networks that end together with the process.
 #[derive(Debug, Default)]
 pub struct MemorySigningRecord {
     last: Mutex<Option<UnixSecs>>,
@@ -185,11 +185,11 @@ mod tests {
         assert_eq!(record.last().unwrap(), None);
         record.record(1_234, Signed::Vote, Digest([5; 32])).unwrap();
         assert_eq!(FileSigningRecord::new(&path).last().unwrap(), Some(1_234));
-        // Never lower, never another for the same time.
+        // A lower valid-after, and another digest for the same valid-after, are refused.
         assert!(record.record(1_233, Signed::Vote, Digest([5; 32])).is_err());
         assert!(record.record(1_234, Signed::Vote, Digest([6; 32])).is_err());
         record.record(1_234, Signed::Vote, Digest([5; 32])).unwrap();
-        // The consensus of the same time is another matter, and one too.
+        // The consensus of the same time is recorded apart from the vote, and only one of it.
         record
             .record(1_234, Signed::Consensus, Digest([6; 32]))
             .unwrap();
@@ -201,7 +201,7 @@ mod tests {
         assert!(record.record(1_234, Signed::Vote, Digest([6; 32])).is_err());
         record.record(1_235, Signed::Vote, Digest([7; 32])).unwrap();
         let good = std::fs::read(&path).unwrap();
-        // The generation before is there, and not taken: it does not know of 1,235.
+        // The generation before is there and is not used, because it does not know of 1,235.
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);

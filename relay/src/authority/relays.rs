@@ -1,4 +1,4 @@
-//! What an authority knows of relays: their newest descriptors and whether they answer (docs/protocol.md, 6.13).
+//! What an authority knows about relays: their newest descriptors, and whether they answer (docs/protocol.md, 6.13).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -18,36 +18,36 @@ use super::history::History;
 use super::measure::{Candidate, Carried, Job, MeasureError, Scheduler};
 use super::operator::OperatorRules;
 
-/// Failed probes in a row after which a relay is no longer listed: one lost packet is no outage.
+/// Number of failed probes in a row after which a relay is no longer listed. One lost packet is no outage.
 const FAILURES_TO_UNLIST: u32 = 2;
-/// First wait after a failed probe (milliseconds); doubled each time up to the usual interval.
+/// The wait after the first failed probe (milliseconds). It doubles each time, up to the usual interval.
 const PROBE_RETRY_MS: u64 = 1_000;
 
-/// A dial that the authority wants: does the relay prove its link key at every address?
+/// A dial that the authority asks for. It succeeds if the relay proves its link key at every address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Whom to dial.
+    /// Identity of the relay to dial.
     pub identity: RelayId,
-    /// The descriptor that says so; goes back with the result.
+    /// Digest of the descriptor that names the addresses. It goes back with the result.
     pub digest: Digest,
-    /// Every one of these must answer.
+    /// The addresses, all of which must answer.
     pub addresses: Vec<SocketAddr>,
-    /// The key to be proved.
+    /// The key that the relay must prove.
     pub link_key: [u8; 32],
 }
 
-/// Dials at once; relays that were never dialled go first.
+/// The most dials at once. Relays that were never dialled go first.
 const MAX_PROBES: usize = 64;
-/// What is worth keeping is saved this often (milliseconds of observed time), and when that is news after this pause.
+/// Knowledge is saved this often (milliseconds of observed time); if there is news, after the second, shorter time.
 const SAVE_EVERY_MS: u64 = 3_600_000;
 const SAVE_NEWS_AFTER_MS: u64 = 300_000;
 
-/// One relay.
+/// What is known about one relay.
 #[derive(Debug)]
 struct Known {
     signed: Arc<SignedDescriptor>,
     first_seen_ms: u64,
-    /// Did it answer when it was last asked, but for one failure that is forgiven?
+    /// Did the relay answer when it was last dialled? One failure is forgiven.
     is_reachable: bool,
     failures: u32,
     next_probe_ms: u64,
@@ -59,7 +59,7 @@ impl Known {
         self.signed.descriptor()
     }
 
-    /// Was it dialled in vain? Such ones make room for others first.
+    /// Was the relay dialled and did not answer? Such relays are the first to make room for others.
     fn has_failed(&self) -> bool {
         !self.is_reachable && self.failures > 0
     }
@@ -77,21 +77,21 @@ fn ips(descriptor: &RelayDescriptor) -> HashSet<IpAddr> {
 #[derive(Debug)]
 pub(super) struct Relays {
     known: BTreeMap<RelayId, Known>,
-    /// Whose each link key is.
+    /// The relay that each link key belongs to.
     by_key: HashMap<[u8; 32], RelayId>,
-    /// How many have each address.
+    /// The number of relays that have each address.
     on_ip: HashMap<IpAddr, u32>,
-    /// Without a prober every relay counts as reachable.
+    /// Are relays dialled? If not, every relay counts as reachable.
     probes: bool,
     rules: OperatorRules,
     history: History,
     scheduler: Scheduler,
-    /// Observed time when what is worth keeping was saved, and whether something happened since.
+    /// The observed time when knowledge was last saved, and whether there was news since.
     saved_ms: u64,
     is_news: bool,
 }
 
-/// What an authority keeps on disk of the relays.
+/// What an authority keeps on disk about relays.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     version: u8,
@@ -116,18 +116,18 @@ impl Relays {
         }
     }
 
-    /// Takes the operator's word; to be called before any descriptor comes.
+    /// Sets the operator's rules. The caller does so before any descriptor comes.
     pub(super) fn set_rules(&mut self, rules: OperatorRules) {
         self.rules = rules;
     }
 
-    /// Sets what may be downloaded to measure, MiB an hour; zero: nothing is measured.
+    /// Sets how much may be downloaded to measure (MiB an hour). With zero, nothing is measured.
     pub(super) fn set_budget(&mut self, mib_per_hour: u32) {
         self.scheduler
             .set_budget(mib_per_hour, self.history.observed_ms());
     }
 
-    /// Takes up what an earlier run kept; `false` when it is nothing that this version wrote.
+    /// Restores what an earlier run kept. Returns `false` if this version did not write it.
     pub(super) fn restore(&mut self, bytes: &[u8]) -> bool {
         let Ok(kept) = postcard::from_bytes::<Kept>(bytes) else {
             return false;
@@ -141,7 +141,7 @@ impl Relays {
         true
     }
 
-    /// What is worth keeping across a restart.
+    /// The knowledge that is kept across a restart.
     pub(super) fn to_keep(&self) -> Vec<u8> {
         let kept = Kept {
             version: KEPT_VERSION,
@@ -151,7 +151,7 @@ impl Relays {
         postcard::to_allocvec(&kept).unwrap_or_default()
     }
 
-    /// Is it time to save [`Relays::to_keep`]? Says so once.
+    /// Is it time to save [`Relays::to_keep`]? The function says so once.
     pub(super) fn is_save_due(&mut self) -> bool {
         let observed = self.history.observed_ms();
         let since = observed.saturating_sub(self.saved_ms);
@@ -162,7 +162,7 @@ impl Relays {
         is_due
     }
 
-    /// Takes a descriptor that is newer than the one held; the same one again is no error.
+    /// Takes a descriptor that is newer than the one held. The same descriptor again is no error.
     pub(super) fn insert(
         &mut self,
         signed: Arc<SignedDescriptor>,
@@ -203,7 +203,7 @@ impl Relays {
         Ok(())
     }
 
-    /// A link key belongs to one relay (S26).
+    /// Checks that the link key belongs to no other relay (S26).
     fn check_key(&self, descriptor: &RelayDescriptor) -> Result<(), AuthorityError> {
         let holder = self.by_key.get(&descriptor.link_key());
         if holder.is_some_and(|holder| *holder != descriptor.identity) {
@@ -213,8 +213,9 @@ impl Relays {
         }
     }
 
-    /// An address has as many descriptors as relays may be listed on it, reached or not (S26). What is expired or was
-    /// dialled in vain makes room.
+    /// Makes room on the addresses of a descriptor. An address may have as many descriptors as relays may be listed on
+    /// it, whether they were reached or not (S26). Descriptors that have expired, or whose relay was dialled in vain,
+    /// make room.
     fn make_room_on_addresses(
         &mut self,
         descriptor: &RelayDescriptor,
@@ -244,8 +245,9 @@ impl Relays {
         Ok(())
     }
 
-    /// Expired relays make room, then the one that was dialled in vain longest ago; never one that waits for its
-    /// first dial, or a flood of them would keep all new relays out.
+    /// Makes room for one more relay. Relays with expired descriptors go first, then the one that was dialled in vain
+    /// longest ago. A relay that waits for its first dial never goes; otherwise a flood of such relays would keep all
+    /// new ones out.
     fn make_room(&mut self, params: &Params, now: UnixSecs) -> Result<(), AuthorityError> {
         let most = usize::try_from(params.max_relays).unwrap_or(usize::MAX);
         if self.known.len() < most {
@@ -310,7 +312,7 @@ impl Relays {
         let held = self.known.entry(identity).or_insert_with(fresh);
         let old = held.signed.descriptor();
         if self.probes && (old.addresses != new.addresses || old.link_key() != new.link_key()) {
-            // What was reached says nothing of a new address or key.
+            // A dial to the old address or key says nothing about the new one.
             held.is_reachable = false;
             held.failures = 0;
         }
@@ -322,7 +324,7 @@ impl Relays {
         }
     }
 
-    /// The dials that are due, as many as may be under way; those of relays that were never dialled first.
+    /// The dials that are due, as many as may be under way. Relays that were never dialled come first.
     pub(super) fn due_probes(&mut self, now_ms: u64) -> Vec<Probe> {
         self.history.advance(now_ms);
         let room = self.probe_room();
@@ -360,7 +362,7 @@ impl Relays {
         MAX_PROBES.saturating_sub(probing.count())
     }
 
-    /// When the next dial is due; `None` when none is, or as many as may be are under way.
+    /// When the next dial is due (milliseconds); `None` if none is, or if as many as may be are under way.
     pub(super) fn next_probe_ms(&self) -> Option<u64> {
         if self.probe_room() == 0 {
             return None;
@@ -369,7 +371,7 @@ impl Relays {
         waiting.map(|held| held.next_probe_ms).min()
     }
 
-    /// The result of a dial; one of an older descriptor says nothing.
+    /// Takes the result of a dial. The result of a dial for an older descriptor is ignored.
     pub(super) fn on_probe(&mut self, probe: &Probe, reached: bool, params: &Params, now_ms: u64) {
         let Some(held) = self.known.get_mut(&probe.identity) else {
             return;
@@ -396,7 +398,8 @@ impl Relays {
         self.is_news |= self.history.set_up(probe.identity, is_up, now_ms);
     }
 
-    /// The relays to vote for, by identity: current until `until`, reachable, not too many to an address.
+    /// The relays to vote for, by identity: their descriptors are current until `until`, they answer, and no address
+    /// has too many of them.
     pub(super) fn vote_entries(
         &mut self,
         network: &NetworkFile,
@@ -431,7 +434,7 @@ impl Relays {
             .filter(|(_, held)| held.signed.is_current(now_ms / 1_000, max_age, until))
             .map(|(id, held)| (self.history.standing(id).age_ms, held))
             .collect();
-        // Who was there first keeps its place: nobody pushes a relay out by crowding its address.
+        // The relay that was first at an address keeps its place: nobody pushes a relay out by crowding its address.
         listed.sort_by_key(|(age_ms, held)| (u64::MAX - age_ms, held.descriptor().identity));
         let mut on_address: HashMap<IpAddr, u32> = HashMap::new();
         listed.retain(|(_, held)| {
@@ -488,13 +491,13 @@ impl Relays {
             .next_job(candidates, params.measure_interval_seconds, observed, rng)
     }
 
-    /// How long until downloads may be due (milliseconds); `None` when nothing is measured.
+    /// Time until downloads may be due (milliseconds); `None` if nothing is measured.
     pub(super) fn next_job_in_ms(&self) -> Option<u64> {
         let next = self.scheduler.next_look()?;
         Some(next.saturating_sub(self.history.observed_ms()))
     }
 
-    /// Learns from downloads.
+    /// Learns from the results of downloads.
     pub(super) fn on_measured(
         &mut self,
         job: &Job,
@@ -511,7 +514,8 @@ impl Relays {
     }
 }
 
-/// Seven to nine eighths of an interval, so that relays which came together are not dialled together for ever.
+/// A time between seven and nine eighths of the interval, so that relays which came together are not dialled together
+/// for ever.
 fn spread(interval_ms: u64, relay: &RelayId, now_ms: u64) -> u64 {
     let salt = u64::from(relay.0[0]).wrapping_add(now_ms) % 256;
     interval_ms - interval_ms / 8 + interval_ms * salt / 1_024

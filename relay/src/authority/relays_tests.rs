@@ -38,14 +38,14 @@ fn only_the_reachable_are_listed() {
     relays.on_probe(&probe, false, &params, NOW_MS);
     assert_eq!(listed(&mut relays, &params, NOW_MS), 0);
     relays.on_probe(&probe, true, &params, NOW_MS);
-    // A new address must be reached anew; the late result of the old one does not count.
+    // A relay with a new address must be reached again. The late result for the old address does not count.
     let moved = signed(1, |d| {
         (d.published, d.addresses[0]) = (d.published + 1, ([127, 0, 0, 1], 9).into())
     });
     relays.insert(moved, &params, NOW_MS).unwrap();
     relays.on_probe(&probe, true, &params, NOW_MS);
     assert_eq!(listed(&mut relays, &params, NOW_MS), 0);
-    // A new onion key alone costs nothing.
+    // A relay with only a new onion key stays listed.
     let probe = relays.due_probes(NOW_MS).pop().unwrap();
     relays.on_probe(&probe, true, &params, NOW_MS);
     let rekeyed = signed(1, |d| {
@@ -104,7 +104,7 @@ fn refusals() {
     assert_eq!(insert(signed(2, |_| ()), &small), Err(AuthorityError::Full));
 }
 
-/// Relay n on an address of its own.
+/// Relay n on the address with this last byte.
 fn on_address(n: u8, host: u8) -> Arc<SignedDescriptor> {
     signed(n, |d| {
         d.addresses = vec![([127, 0, 0, host], 5_000 + u16::from(n)).into()];
@@ -132,7 +132,7 @@ fn those_dialled_in_vain_make_room_and_those_that_wait_do_not() {
     assert_eq!(insert(3, &mut relays), Ok(()));
     assert_eq!(insert(4, &mut relays), Ok(()));
     assert!(!relays.known.contains_key(&identity(2)));
-    // Now one is reached and two wait for their first dial: a flood pushes none of them out (S26).
+    // Now one relay is reached and two wait for their first dial: a flood pushes none of them out (S26).
     for n in 5..=20 {
         assert_eq!(insert(n, &mut relays), Err(AuthorityError::Full));
     }
@@ -161,14 +161,14 @@ fn one_address_cannot_fill_the_table() {
         assert_eq!(insert(n, 1, &mut relays), Err(AuthorityError::Crowded));
     }
     assert_eq!(insert(3, 3, &mut relays), Ok(()));
-    // One that is known elsewhere cannot move there either, and stays where it was.
+    // A relay that is known elsewhere cannot move there either, and stays where it was.
     let moved = signed(3, |d| {
         (d.published, d.addresses[0]) = (d.published + 1, ([127, 0, 0, 1], 9).into())
     });
     let crowded = relays.insert(moved.clone(), &params, NOW_MS);
     assert_eq!(crowded, Err(AuthorityError::Crowded));
     assert!(relays.known.contains_key(&identity(3)));
-    // What was dialled in vain gives its place up; what was reached does not.
+    // A relay that was dialled in vain gives its place up; a relay that was reached does not.
     probe_all(&mut relays, &params, NOW_MS, |id| id == identity(1));
     assert_eq!(relays.insert(moved, &params, NOW_MS), Ok(()));
     assert!(!relays.known.contains_key(&identity(2)));
@@ -197,7 +197,7 @@ fn a_known_relay_cannot_take_the_link_key_of_another() {
     let now = NOW_MS / 1_000;
     let taken = relays.insert(with_key(1, now + 1), &params, NOW_MS);
     assert_eq!(taken, Err(AuthorityError::KeyInUse));
-    // A key of its own is fine, and the old one is free then.
+    // A key that no other relay has is accepted, and the relay's old key is then free.
     let own = relays.insert(with_key(9, now + 2), &params, NOW_MS);
     assert_eq!(own, Ok(()));
     assert_eq!(relays.by_key.len(), 2);
@@ -214,19 +214,19 @@ fn dials_are_bounded_and_new_relays_go_first() {
     let first = relays.due_probes(NOW_MS);
     assert_eq!(first.len(), MAX_PROBES);
     assert!(relays.due_probes(NOW_MS).is_empty());
-    // While none may start, nothing is due: the driver must not spin.
+    // While no dial may start, none is due: otherwise the driver would spin.
     assert_eq!(relays.next_probe_ms(), None);
     for probe in &first {
         relays.on_probe(probe, true, &params, NOW_MS);
     }
-    // Much later all are due; those never dialled come before those that are.
+    // Much later all relays are due. Those that were never dialled come first.
     let later = NOW_MS + 100_000;
     let second = relays.due_probes(later);
     let old: Vec<_> = first.iter().map(|probe| probe.identity).collect();
     let is_new = |probe: &Probe| !old.contains(&probe.identity);
     assert_eq!(second.iter().filter(|probe| is_new(probe)).count(), 36);
     assert!(second[..36].iter().all(is_new));
-    // Those dialled at one moment are not due at one moment again.
+    // Relays that were dialled at one moment are not all due at one moment again.
     let mut due: Vec<_> = old.iter().map(|id| spread(1_200_000, id, NOW_MS)).collect();
     due.sort_unstable();
     assert!(due[0] >= 1_050_000 && due[63] < 1_350_000);

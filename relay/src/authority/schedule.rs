@@ -2,10 +2,10 @@
 
 use cepa_common::dir::{Lifetime, Params, UnixSecs};
 
-/// Consensus validity in intervals, at least: the loss of a period or two must not stop a network.
+/// The least validity of a consensus, in intervals. The loss of a period or two must not stop a network.
 const MIN_VALID_INTERVALS: u64 = 3;
 
-/// The period that a time belongs to: that of the nearest multiple of the interval.
+/// The lifetime of the consensus whose period a time belongs to: that of the nearest multiple of the interval.
 pub(super) fn lifetime_at(params: &Params, now_ms: u64) -> Lifetime {
     let interval = u64::from(params.vote_interval_seconds);
     let interval_ms = interval * 1_000;
@@ -13,7 +13,7 @@ pub(super) fn lifetime_at(params: &Params, now_ms: u64) -> Lifetime {
     lifetime_of(params, nearest * interval)
 }
 
-/// The life of the consensus of a time.
+/// The lifetime of the consensus with this valid-after.
 pub(super) fn lifetime_of(params: &Params, valid_after: UnixSecs) -> Lifetime {
     let interval = u64::from(params.vote_interval_seconds);
     let valid = u64::from(params.consensus_valid_seconds).max(MIN_VALID_INTERVALS * interval);

@@ -1,4 +1,5 @@
-//! Places for votes that are being received: a vote is large, and what comes in its place need not be one (S20).
+//! Places for votes that are being received. A vote is large, and what comes in a vote's place need not be a vote
+//! (S20).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,23 +9,23 @@ use cepa_common::ids::RelayId;
 use cepa_common::sync::lock;
 use tokio::sync::Notify;
 
-/// Uploads at once of one author's votes: several others pass each vote on.
+/// Number of uploads of one author's votes at once: several other authorities pass each vote on.
 const SLOTS_PER_AUTHOR: usize = 4;
 
-/// One upload.
+/// One upload of a vote.
 #[derive(Debug, Default)]
 struct Upload {
     received: AtomicUsize,
     evicted: Notify,
 }
 
-/// The uploads of each author's votes. Over the limit the one that brought least makes room: who holds places by
-/// sending slowly cannot keep out who sends the vote.
+/// The uploads of each author's votes. Over the limit, the upload that brought least makes room: somebody who holds
+/// places by sending slowly cannot keep out whoever sends the vote.
 #[derive(Debug, Default)]
 pub(crate) struct VoteSlots(Mutex<HashMap<RelayId, Vec<Arc<Upload>>>>);
 
 impl VoteSlots {
-    /// A place for a vote of this author.
+    /// Takes a place for a vote of this author.
     pub(crate) fn take(self: &Arc<Self>, author: RelayId) -> Slot {
         let upload = Arc::new(Upload::default());
         let mut all = lock(&self.0);
@@ -45,7 +46,7 @@ impl VoteSlots {
     }
 }
 
-/// A place that is held until this is dropped, or until somebody else brings more.
+/// A place for one upload. It is held until this value is dropped, or until another upload takes the place.
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Arc<VoteSlots>,
@@ -54,12 +55,12 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// That many bytes have come.
+    /// Notes that so many more bytes have come.
     pub(crate) fn received(&self, bytes: usize) {
         self.upload.received.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Waits until the place is given to another.
+    /// Waits until another upload takes the place.
     pub(crate) async fn evicted(&self) {
         self.upload.evicted.notified().await;
     }
@@ -101,7 +102,7 @@ mod tests {
         }
         let next = slots.take(one);
         assert!(is_evicted(&held[2]));
-        // Of those that brought nothing the oldest goes, and that is the newcomer here.
+        // Of the uploads that brought nothing the oldest goes, and that is the newcomer here.
         let last = slots.take(one);
         assert!(is_evicted(&next));
         last.received(5);

@@ -1,4 +1,4 @@
-//! The driver of an authority: owns the machine, dials, sends, and hands consensuses to the directory server.
+//! The driver of an authority: it owns the machine, dials, sends, and hands consensuses to the directory server.
 
 use core::pin::Pin;
 use core::time::Duration;
@@ -25,28 +25,28 @@ use super::{
 };
 use crate::directory::DirectoryServer;
 
-/// Descriptors waiting for the machine; the next uploader is told to come again.
+/// Number of descriptors that may wait for the machine. The next uploader is told to come again.
 const DESCRIPTOR_QUEUE: usize = 64;
-/// Endorsements, votes and signatures waiting for the machine: only authorities' own get here, so that no flood of
-/// descriptors can keep a vote out. A vote is up to 16 MiB.
+/// Number of endorsements, votes and signatures that may wait for the machine. Only those of authorities get into this
+/// queue, so that no flood of descriptors can keep a vote out. A vote has up to 16 MiB.
 const AUTHORITY_QUEUE: usize = 64;
-/// Dials to relays at once.
+/// The most dials to relays at once.
 const MAX_PROBES: usize = 64;
-/// Longest dial to one relay.
+/// The longest time that a dial to one relay may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
-/// Wait before a vote or signature is sent again.
+/// The wait before a vote or signature is sent again.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
 
-/// A dial that is under way; `true` when the relay proved its key at every address.
+/// A dial that is under way. It yields `true` if the relay proved its key at every address.
 pub type ProbeFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
 
-/// Finds out whether a relay answers, with its link key, at every address.
+/// Finds out whether a relay answers with its link key at every address.
 pub trait ReachabilityProbe: Send + Sync {
     /// Dials the relay. The caller sets a deadline.
     fn probe(&self, probe: &Probe) -> ProbeFuture;
 }
 
-/// A [`Dial`] probes address by address.
+/// A [`Dial`] probes a relay address by address.
 impl<D: Dial + ?Sized> ReachabilityProbe for Arc<D> {
     fn probe(&self, probe: &Probe) -> ProbeFuture {
         let dials: Vec<_> = probe
@@ -65,13 +65,13 @@ impl<D: Dial + ?Sized> ReachabilityProbe for Arc<D> {
     }
 }
 
-/// Why an upload came to nothing.
+/// Why an upload failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     /// The authority refused it.
     #[error(transparent)]
     Refused(#[from] AuthorityError),
-    /// The authority has more to do than it can hold; try later.
+    /// The authority has as much to do as it can hold. The uploader may try again later.
     #[error("authority is busy")]
     Busy,
     /// The authority has stopped.
@@ -79,7 +79,7 @@ pub enum SubmitError {
     Stopped,
 }
 
-/// What is submitted, its signatures verified: that is the connection's work and not the machine's.
+/// A document for the machine. Its signatures are verified: that is the work of the connection, not of the machine.
 #[derive(Debug)]
 pub(crate) enum Submission {
     Descriptor(Box<SignedDescriptor>),
@@ -109,7 +109,7 @@ pub struct AuthorityQueue {
     cache: Arc<DescriptorCache>,
 }
 
-/// A handle and its queue.
+/// Makes a handle and its queue.
 pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
     let (descriptors, descriptors_out) = mpsc::channel(DESCRIPTOR_QUEUE);
     let (authorities, authorities_out) = mpsc::channel(AUTHORITY_QUEUE);
@@ -134,10 +134,9 @@ pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
 }
 
 impl AuthorityHandle {
-    /// Publishes a descriptor at this authority without a connection: for the relay in the same process.
+    /// Publishes a descriptor at this authority without a connection. This is for the relay in the same process.
     ///
-    /// # Errors
-    /// [`SubmitError`].
+    /// # Errors [`SubmitError`] if the authority does not take the descriptor.
     pub async fn submit_descriptor(&self, signed: SignedDescriptor) -> Result<(), SubmitError> {
         self.submit(Submission::Descriptor(Box::new(signed))).await
     }
@@ -161,24 +160,24 @@ impl AuthorityHandle {
 }
 
 impl AuthorityHandle {
-    /// The vote as it stands.
+    /// The present state of the vote.
     pub(crate) fn view(&self) -> Arc<VotingView> {
         Arc::clone(&self.view.borrow())
     }
 
-    /// Descriptors that verified before.
+    /// Descriptors that have been verified before.
     pub(crate) fn descriptor_cache(&self) -> Arc<DescriptorCache> {
         Arc::clone(&self.cache)
     }
 
-    /// A place to receive a vote of this author in.
+    /// Takes a place in which a vote of this author is received.
     pub(crate) fn vote_slot(&self, author: RelayId) -> Slot {
         self.slots.take(author)
     }
 }
 
 impl AuthorityQueue {
-    /// Shows the connections how the vote stands. To be done before an answer that they act on.
+    /// Shows the connections the present state of the vote. This is done before an answer that they act on.
     fn show(&self, authority: &Authority, now_ms: u64) {
         self.view
             .send_replace(Arc::new(VotingView::new(authority, now_ms)));
@@ -189,32 +188,31 @@ impl AuthorityQueue {
     }
 }
 
-/// All that [`run`] needs.
+/// Everything that [`run`] needs.
 pub struct AuthorityTask {
-    /// Who this authority is.
+    /// Identity of the authority.
     pub identity: RelayId,
-    /// Signs its votes and consensuses.
+    /// Key that signs its votes and consensuses.
     pub signing_key: Signer,
-    /// Gives the key that takes its place, when there is one (a certified key is renewed).
+    /// Yields the key that replaces the signing key, when there is one (a certified key is renewed).
     pub renewals: Option<watch::Receiver<Signer>>,
-    /// Parameters that it votes for, over those of `network.toml`.
+    /// Parameters that the authority votes for, in place of those of `network.toml`.
     pub params: BTreeMap<String, u32>,
     /// Opens connections to the other authorities.
     pub dial: Arc<dyn Dial>,
-    /// Dials relays before they are listed; without it every relay is.
+    /// Dials relays before they are listed. Without it, every relay is listed.
     pub probe: Option<Arc<dyn ReachabilityProbe>>,
-    /// Where consensuses are served; made with the handle of the queue given to [`run`].
+    /// The server that serves consensuses. It was made with the handle of the queue that is given to [`run`].
     pub directory: Arc<DirectoryServer>,
-    /// What was signed, on disk.
+    /// The record of what was signed, on disk.
     pub record: Arc<dyn SigningRecord>,
-    /// How it learns of relays.
+    /// How the authority learns about relays.
     pub knowledge: KnowledgeOptions,
 }
 
-/// Runs an authority until its handles are gone. Dropping the future stops all that it started.
+/// Runs an authority until its handles are gone. Dropping the future stops everything that it started.
 ///
-/// # Errors
-/// When the record cannot be read: without it the authority might sign twice for one time.
+/// # Errors An error if the record cannot be read: without the record the authority might sign twice for one time.
 pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<()> {
     let record = Arc::clone(&task.record);
     let last = blocking::run(move || record.last()).await;
@@ -252,7 +250,7 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
             .next_wake_ms(now_ms)
             .saturating_sub(now_ms)
             .min(authority.next_work_in_ms().unwrap_or(u64::MAX))
-            // Histories want to be looked at every minute.
+            // Histories must be advanced every minute.
             .clamp(1, 60_000);
         tokio::select! {
             submitted = queue.authorities.recv() => {
@@ -277,7 +275,7 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
 }
 
 impl AuthorityTask {
-    /// Gives the machine what may have changed: the network's file and the signing key.
+    /// Tells the machine what may have changed: the network's file and the signing key.
     fn renew(&self, authority: &mut Authority) {
         let now_ms = self.clock().now_ms();
         authority.set_revisions(self.directory.networks().revisions(), now_ms);
@@ -331,7 +329,8 @@ impl AuthorityTask {
                     let write = move || record.record(valid_after, what, digest);
                     let written = blocking::run(write).await;
                     if !matches!(written, Ok(Ok(()))) {
-                        // Not on disk, so after a crash it could be signed otherwise: it must not leave.
+                        // The signature is not on disk, so after a crash something else could be signed. It must not
+                        // leave.
                         tracing::error!("signing record not written; this consensus goes unsigned");
                         authority.withdraw_signature();
                         return;
@@ -359,13 +358,13 @@ impl AuthorityTask {
         });
     }
 
-    /// Sends a document to every other authority, each in its own task: a dead one holds up none.
+    /// Sends a document to every other authority, each in a task of its own, so that a dead authority delays no other.
     fn send(&self, sends: &mut JoinSet<()>, request: DirRequest) {
         let network = self.directory.network();
         // What takes longer than half an interval comes too late anyhow.
         let seconds = u64::from(network.params().vote_interval_seconds);
         let deadline = Duration::from_millis((seconds * 500).clamp(500, 60_000));
-        // Those of a revision that is about to count too; they refuse what is not for them.
+        // The authorities of a revision that is about to count get the document too. They refuse what is not for them.
         let now = self.clock().now_secs();
         let peers = self.directory.networks().revisions().authorities(now);
         for peer in peers.iter().filter(|a| a.identity != self.identity) {
@@ -377,7 +376,7 @@ impl AuthorityTask {
         }
     }
 
-    /// Sends an endorsement, and the vote where it is wanted, to those who may not have it.
+    /// Sends an endorsement to the authorities that may not have it, and the vote to those that want it.
     fn endorse(&self, sends: &mut JoinSet<()>, forward: &Forward, until_ms: u64) {
         let endorsement = match forward.endorsement.to_bytes() {
             Ok(bytes) => Bytes::from(bytes),
@@ -436,7 +435,7 @@ async fn send_until_answered(
         };
         match attempt.await {
             Ok(()) => return,
-            // An answer is an answer, but for "busy".
+            // Every answer ends the attempts, except "busy".
             Err(FetchError::Refused { status, text, .. }) if !matches!(status, 429 | 503) => {
                 tracing::debug!(status, text, "authority refused a document");
                 return;

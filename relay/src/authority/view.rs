@@ -1,4 +1,5 @@
-//! What the connections know of the vote without asking the machine: is this news, is this vote wanted?
+//! What the connections know about the vote without asking the machine: whether an endorsement is news, and whether a
+//! vote is wanted.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +9,8 @@ use cepa_common::ids::RelayId;
 
 use super::Authority;
 
-/// A snapshot of the vote. It may be a moment old: the machine decides, this only spares it what is surely in vain.
+/// A snapshot of the vote. It may be a little old. The machine decides; the snapshot only keeps from it what it would
+/// surely refuse.
 #[derive(Debug, Default)]
 pub(crate) struct VotingView {
     periods: [UnixSecs; 2],
@@ -42,7 +44,7 @@ impl VotingView {
         view
     }
 
-    /// Is this of the machine's present period?
+    /// Is the snapshot of the machine's present period?
     pub(super) fn is_of(&self, authority: &Authority) -> bool {
         self.periods == authority.voted_on()
     }
@@ -61,7 +63,7 @@ impl VotingView {
         })
     }
 
-    /// Whose vote the one with this digest is, if it is wanted.
+    /// The author of the vote with this digest, if the vote is wanted.
     pub(crate) fn wanted(&self, digest: &Digest) -> Option<RelayId> {
         self.wanted.get(digest).copied()
     }

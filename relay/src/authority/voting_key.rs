@@ -1,8 +1,9 @@
-//! The key that an authority signs with, on disk: its long-term key, or a certified one while that stays off line.
+//! The key that an authority signs with, on disk: its long-term key, or a certified key while the long-term key stays
+//! off line.
 //!
-//! `keys/NAME-cert` names a certified key, whose secret is `keys/NAME-<first 16 digits of the key>`. Where there is no
-//! certificate, `keys/NAME` is the long-term key itself. The certificate is written last and whole, so that whoever
-//! renews the key never leaves half of a pair.
+//! `keys/NAME-cert` names a certified key, whose secret is in `keys/NAME-<first 16 digits of the key>`. If there is no
+//! certificate, `keys/NAME` is the long-term key itself. Whoever renews the key writes the certificate last and whole,
+//! so that there is never half of a pair.
 
 use core::time::Duration;
 use std::io::ErrorKind;
@@ -16,26 +17,26 @@ use cepa_common::world::blocking;
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
-/// Wait between two looks at the files.
+/// The wait between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A key that ends sooner than this is warned of, once a day (seconds).
+/// The log warns once a day about a key that ends sooner than this (seconds).
 const WARN_BEFORE_SECS: u64 = 14 * 86_400;
 const WARN_EVERY_SECS: u64 = 86_400;
 
-/// Where an authority's signing key is.
+/// The files in which an authority's signing key is.
 #[derive(Clone, Debug)]
 pub struct VotingKeyFile {
     /// The directory of keys.
     pub dir: PathBuf,
-    /// Name of the long-term key's file there.
+    /// Name of the long-term key's file in that directory.
     pub name: String,
-    /// Whether the rights on key files are looked at.
+    /// Whether the permissions of key files are checked.
     pub trust: Trust,
-    /// The network that certificates must be of.
+    /// The network that certificates must be for.
     pub network: NetworkId,
 }
 
-/// Why there is no signing key.
+/// Why no signing key could be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum VotingKeyError {
     /// A key cannot be read.
@@ -44,36 +45,36 @@ pub enum VotingKeyError {
     /// The certificate cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The certificate does not hold.
+    /// The certificate is not valid.
     #[error("{} is no certificate of this network: {source}", path.display())]
     Cert {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the certificate.
         source: CertFileError,
     },
 }
 
 impl VotingKeyFile {
-    /// The certificate's file.
+    /// Path of the certificate's file.
     pub fn cert_path(&self) -> PathBuf {
         self.dir.join(AuthorityCert::file_name(&self.name))
     }
 
-    /// The file of the secret of this certified key.
+    /// Name of the file that holds the secret of this certified key.
     pub fn key_name(&self, key: &[u8; 32]) -> String {
         AuthorityCert::key_file_name(&self.name, key)
     }
 
-    /// The key to sign with. Blocks on the disk.
+    /// Loads the key to sign with. This call blocks on the disk.
     ///
-    /// # Errors
-    /// [`VotingKeyError`]. A certificate that does not hold is an error, and never falls back to the long-term key.
+    /// # Errors [`VotingKeyError`] if a file cannot be read or the certificate is not valid. A certificate that is not
+    /// valid is always an error: the function never falls back to the long-term key.
     pub fn load(&self) -> Result<Signer, VotingKeyError> {
         let path = self.cert_path();
         let text = match std::fs::read_to_string(&path) {
@@ -101,7 +102,7 @@ impl VotingKeyFile {
     }
 }
 
-/// Looks at the files for as long as somebody listens: a renewed key is used without a restart.
+/// Looks at the files for as long as somebody listens, so that a renewed key is used without a restart.
 pub async fn follow_voting_key(file: VotingKeyFile, clock: Clock, current: watch::Sender<Signer>) {
     let mut last_error = String::new();
     let mut warned_at = 0;
@@ -177,7 +178,7 @@ mod tests {
         SigningKey::from_bytes(secret.unwrap().expose())
     }
 
-    /// A new certified key beside the long-term one.
+    /// Makes a new certified key beside the long-term one.
     fn certify(file: &VotingKeyFile, long_term: &SigningKey, not_after: u64) -> [u8; 32] {
         let voting = key(&file.dir, "new");
         let public = voting.verifying_key().to_bytes();
@@ -212,7 +213,7 @@ mod tests {
             (public, Some(9_000))
         );
         assert_eq!(certified.authority(), plain.authority());
-        // It never falls back by itself, and is of one network.
+        // Loading never falls back to the long-term key, and a certificate is for one network only.
         let other = VotingKeyFile {
             network: NetworkId([8; 32]),
             ..file.clone()

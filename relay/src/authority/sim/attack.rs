@@ -4,7 +4,7 @@ use cepa_common::dir::{Lifetime, Rounds, Vote};
 
 use super::*;
 
-/// Different votes of one author for one time.
+/// Makes different votes of one author for one time.
 pub(super) fn votes(world: &World, author: usize, valid_after: UnixSecs) -> Vec<Arc<SignedVote>> {
     let number = world.number(author);
     let interval = u64::from(world.network.params().vote_interval_seconds);
@@ -26,7 +26,7 @@ pub(super) fn votes(world: &World, author: usize, valid_after: UnixSecs) -> Vec<
     variants.map(sign).collect()
 }
 
-/// An endorsement by the author and these others, whose keys the adversary has.
+/// Makes an endorsement by the author and these other signers, whose keys the adversary has.
 pub(super) fn chain(world: &World, vote: &SignedVote, signers: &[usize]) -> Endorsement {
     let author = world.number(world.index(&vote.vote().authority));
     let key = signing_key(author);
@@ -38,7 +38,7 @@ pub(super) fn chain(world: &World, vote: &SignedVote, signers: &[usize]) -> Endo
     chain
 }
 
-/// The global time at which the end of a round is `before_ms` away by a member's clock.
+/// The global time at which a round has `before_ms` left by a member's clock (milliseconds).
 pub(super) fn just_before_end(
     world: &World,
     n: usize,
@@ -50,8 +50,9 @@ pub(super) fn just_before_end(
     local_ms.saturating_add_signed(-world.members[n].lead_ms)
 }
 
-/// Everything that two can do: different votes to different peers in the first round; chains of both held back until
-/// the last moment of a later round, to one peer alone, with the vote or without; and chance on top.
+/// Plans everything that two hostile authorities can do: they send different votes to different peers in the first
+/// round; they hold chains of endorsements of both back until the last moment of a later round and send them to one
+/// peer only, with the vote or without; and they do more by chance.
 pub(super) fn plan(world: &mut World, hostile: &[usize], valid_after: UnixSecs) {
     let interval = u64::from(world.network.params().vote_interval_seconds);
     let rounds = Rounds::new(world.members.len(), interval, valid_after);
@@ -95,8 +96,9 @@ fn pick(world: &mut World, among: usize) -> usize {
     usize::try_from(world.chance.below(among)).unwrap()
 }
 
-/// The last moment of every round but the last, told to one honest authority alone, in every way: with one signature
-/// too few it does not count, with enough the one that heard has a round to tell the others.
+/// A chain is told to one honest authority only, at the last moment of every round but the last, in every way. With one
+/// signature too few the vote does not count. With enough signatures, the authority that heard it has a round to tell
+/// the others.
 #[test]
 fn a_vote_held_back_until_the_last_moment_counts_with_all_or_none() {
     const T: UnixSecs = 7_200_000;
@@ -123,7 +125,7 @@ fn a_vote_held_back_until_the_last_moment_counts_with_all_or_none() {
                     let of = |n: usize| world.members[n].machine.period_accepted();
                     assert_eq!(of(2), of(3));
                     assert_eq!(of(3), of(4));
-                    // At the very end of a round (early by nothing) the next one's number of signatures is asked for.
+                    // At the very end of a round (early by nothing), the next round's number of signatures is required.
                     let need = round + u64::from(early_ms == 0);
                     let have = if signers.contains(&1) { 2 } else { 1 };
                     let counts = have >= need && (early_ms == 1 || round < 3);
@@ -151,7 +153,7 @@ fn a_vote_held_back_until_the_last_moment_counts_with_all_or_none() {
 #[test]
 fn different_votes_to_different_peers_cost_the_author_its_vote() {
     const T: UnixSecs = 2_000_000;
-    // Three authorities, rounds of 250 ms.
+    // There are three authorities, with rounds of 250 ms.
     let mut world = World::new(3, 2, (T - 2) * 1_000 + 500, 5);
     world.delay_ms = 30;
     world.members[0].conduct = Conduct::Hostile;
@@ -171,7 +173,7 @@ fn different_votes_to_different_peers_cost_the_author_its_vote() {
         let again = cepa_common::dir::EquivocationProof::parse_and_verify(&bytes, &world.network);
         assert_eq!(&again.unwrap(), proofs);
     }
-    // It behaves again, and its vote counts again.
+    // The authority behaves again, and its vote counts again.
     world.members[0].conduct = Conduct::Honest;
     world.restart(0);
     world.upload(40, 0, T - 2);

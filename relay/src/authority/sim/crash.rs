@@ -1,4 +1,4 @@
-//! Restarts at every step, late starts, and clocks.
+//! Tests of restarts at every step, of late starts, and of clocks.
 
 use super::*;
 
@@ -11,8 +11,8 @@ fn world(seed: u64) -> World {
     world
 }
 
-/// Actions are performed one by one; a crash comes before each of them in turn, and what was on disk by then is there
-/// after the restart.
+/// Actions are performed one by one. A crash comes before each of them in turn. After the restart, what was on disk
+/// before the crash is there.
 #[test]
 fn a_restart_at_any_step_signs_nothing_twice_and_stops_nobody() {
     let steps = {
@@ -31,7 +31,7 @@ fn a_restart_at_any_step_signs_nothing_twice_and_stops_nobody() {
                 world.run_until(valid_after * 1_000 - 1_200);
                 (0..3).for_each(|n| world.upload(40, n, T - 10));
                 world.run_until(valid_after * 1_000 + 700);
-                // Whoever did not crash has a consensus each time.
+                // An authority that did not crash has a consensus each time.
                 let steady: Vec<_> = (0..3).filter(|n| *n != victim).collect();
                 world.agreed(valid_after, &steady);
             }
@@ -49,7 +49,7 @@ fn a_restart_at_any_step_signs_nothing_twice_and_stops_nobody() {
 
 #[test]
 fn one_that_starts_or_sleeps_within_the_rounds_signs_nothing_in_that_period() {
-    // Rounds from T - 1 s to T - 0.5 s.
+    // The rounds last from T - 1 s to T - 0.5 s.
     for from_ms in [T * 1_000 - 870, T * 1_000 - 700, T * 1_000 - 510] {
         let mut world = world(2);
         world.members[0].conduct = Conduct::Dead;
@@ -63,7 +63,7 @@ fn one_that_starts_or_sleeps_within_the_rounds_signs_nothing_in_that_period() {
         world.run_until((T + 2) * 1_000 + 100);
         world.agreed(T + 2, &[0, 1, 2]);
     }
-    // The process stands still for a round and a half, and hears all that came meanwhile at once.
+    // The process stands still for a round and a half, and then receives at once everything that came meanwhile.
     let mut world = world(2);
     world.run_until(T * 1_000 - 900);
     world.members[0].conduct = Conduct::Dead;

@@ -1,5 +1,5 @@
-//! Authorities on virtual time with a network between them that delays, loses and lies: what the machine of the voting
-//! period promises is tested here, whole periods at a time. Everything is drawn from one seed.
+//! Authorities on virtual time, with a network between them that delays, loses and lies. The tests check what the
+//! machine of the voting period promises, whole periods at a time. All chance comes from one seed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod attack;
@@ -18,7 +18,7 @@ use cepa_common::dir::{
 use super::{Action, Authority, AuthorityConfig, AuthorityError};
 use crate::directory::testing::{descriptor, identity, link_key, network, signing_key};
 
-/// Reproducible chance (xorshift64*).
+/// Random numbers that are the same for the same seed (xorshift64*).
 pub(super) struct Chance(u64);
 
 impl Chance {
@@ -39,17 +39,17 @@ impl Chance {
     }
 }
 
-/// How a member behaves.
+/// How a member of the simulation behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Conduct {
     Honest,
-    /// Nothing goes in or out.
+    /// The member neither sends nor receives anything.
     Dead,
-    /// Does as it should, but all that it sends and hears takes longer than a round.
+    /// The member follows the rules, but everything that it sends and receives takes longer than a round.
     Slow,
-    /// The same, each message by another time of up to two rounds.
+    /// The member follows the rules, but each message takes a random time of up to two rounds.
     Erratic,
-    /// Its key is in the hands of `attack`.
+    /// The adversary (`attack`) has the member's key.
     Hostile,
 }
 
@@ -68,27 +68,27 @@ enum Event {
 pub(super) struct Member {
     pub(super) machine: Authority,
     pub(super) conduct: Conduct,
-    /// Its clock's lead (milliseconds).
+    /// How far the member's clock is ahead (milliseconds).
     pub(super) lead_ms: i64,
     wake_ms: u64,
-    /// What is on its disk.
+    /// The signing record on the member's disk.
     pub(super) record: Option<UnixSecs>,
-    /// Every consensus that it published, the newest form of each digest.
+    /// Every consensus that the member published, in the newest form of each digest.
     pub(super) published: BTreeMap<UnixSecs, BTreeMap<Digest, Arc<Consensus>>>,
-    /// All that it ever signed: its own votes and its consensuses, by valid-after.
+    /// Everything that the member ever signed: its own votes and its consensuses, by valid-after.
     pub(super) voted: BTreeMap<UnixSecs, BTreeSet<Digest>>,
     pub(super) signed: BTreeMap<UnixSecs, BTreeSet<Digest>>,
 }
 
-/// The members, what is on its way between them, and the time.
+/// The members, the messages between them, and the time.
 pub(super) struct World {
     pub(super) network: Arc<NetworkFile>,
     pub(super) members: Vec<Member>,
     pub(super) now_ms: u64,
     pub(super) chance: Chance,
-    /// Of a message between honest members: at most (milliseconds).
+    /// The longest delay of a message between honest members (milliseconds).
     pub(super) delay_ms: u64,
-    /// A crash before the action of this number: of that member.
+    /// The number of the action before which a member crashes, and that member.
     pub(super) crash_at: Option<(u64, usize)>,
     pub(super) actions: u64,
     events: BinaryHeap<Reverse<(u64, u64)>>,
@@ -149,7 +149,7 @@ impl World {
     }
 
     fn machine(&self, n: usize, record: Option<UnixSecs>, local_ms: u64) -> Authority {
-        // Members stand in the order of the authorities in the file.
+        // Members are in the order of the authorities in the file.
         let number = self.number(n);
         let config = AuthorityConfig {
             network: Arc::clone(&self.network),
@@ -162,7 +162,7 @@ impl World {
         Authority::new(config, local_ms).with_cache(Arc::clone(&self.cache))
     }
 
-    /// The number that keys of a member are made of.
+    /// The number that a member's keys are made from.
     pub(super) fn number(&self, n: usize) -> u8 {
         let wanted = self.network.authorities()[n].identity;
         (1..=31).find(|number| identity(*number) == wanted).unwrap()
@@ -177,14 +177,14 @@ impl World {
         self.now_ms.saturating_add_signed(self.members[n].lead_ms)
     }
 
-    /// A new process on the old disk.
+    /// Starts a new process on the member's old disk.
     pub(super) fn restart(&mut self, n: usize) {
         let machine = self.machine(n, self.members[n].record, self.local_ms(n));
         self.members[n].machine = machine;
         self.wake_at(n, self.now_ms);
     }
 
-    /// Gives a relay's descriptor, published now, to a member.
+    /// Gives a member a relay's descriptor with this date.
     pub(super) fn upload(&mut self, relay: u8, n: usize, published: UnixSecs) {
         let signed = descriptor(relay, published)
             .sign(&self.network.network_id(), &link_key(relay))
@@ -208,7 +208,7 @@ impl World {
         self.schedule(at_ms, Event::Wake(n));
     }
 
-    /// How long a message takes between two members.
+    /// The time that a message takes between two members (milliseconds).
     fn delay(&mut self, from: usize, to: usize) -> u64 {
         let round_ms = self.members[0].machine.period_rounds().length_ms();
         let is = |conduct| {
@@ -223,7 +223,7 @@ impl World {
         } else if erratic {
             self.chance.below(2 * round_ms)
         } else if self.chance.one_in(10) {
-            // Lost, and sent again.
+            // The message is lost and sent again.
             usual + self.chance.below(self.delay_ms)
         } else {
             usual
@@ -235,12 +235,12 @@ impl World {
         self.send_at(at_ms, from, to, message);
     }
 
-    /// A message that arrives at exactly this time.
+    /// Sends a message that arrives at exactly this time.
     pub(super) fn send_at(&mut self, at_ms: u64, from: usize, to: usize, message: Message) {
         self.schedule(at_ms, Event::Deliver(from, to, message));
     }
 
-    /// Lets everything happen up to a time.
+    /// Runs the simulation up to this time.
     pub(super) fn run_until(&mut self, until_ms: u64) {
         while let Some(Reverse((at_ms, sequence))) = self.events.peek().copied() {
             if at_ms > until_ms {
@@ -275,7 +275,7 @@ impl World {
             Message::Endorsement(endorsement, vote) => {
                 let answer = machine.on_endorsement(endorsement, local_ms);
                 if let (Ok(Heard::WantVote), Some(vote)) = (answer, vote) {
-                    // The answer goes back and the vote comes, from who is not dead by then.
+                    // The answer goes back and the vote comes, from a member that is not dead by then.
                     let hostile = self.members[from].conduct == Conduct::Hostile;
                     let back = if hostile { 0 } else { self.delay(from, to) };
                     let there = if hostile { 0 } else { self.delay(from, to) };
@@ -301,7 +301,8 @@ impl World {
             self.actions += 1;
             if self.crash_at == Some((self.actions, n)) {
                 self.restart(n);
-                // What it hears now is not what it heard before: were it to vote again, the vote would be another.
+                // After the restart the member hears something else than before. If it voted again, its vote would be
+                // another one.
                 return self.upload(41, n, self.now_ms / 1_000 - 10);
             }
             self.perform(n, action);
@@ -348,7 +349,7 @@ impl World {
         }
     }
 
-    /// The one digest that all of these published for a valid-after; panics when there is none or another.
+    /// The digest that all of these members published for a valid-after. Panics if one published none or another.
     pub(super) fn agreed(&self, valid_after: UnixSecs, members: &[usize]) -> Digest {
         let published = members.iter().map(|n| {
             let of_time = self.members[*n].published.get(&valid_after);
@@ -365,7 +366,7 @@ impl World {
         all[0].digest()
     }
 
-    /// Nobody signed two votes or two consensuses for one time.
+    /// Checks that nobody signed two votes or two consensuses for one time.
     pub(super) fn assert_signed_once(&self, members: &[usize]) {
         for member in members.iter().map(|n| &self.members[*n]) {
             let all = member.voted.values().chain(member.signed.values());

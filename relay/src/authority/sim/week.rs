@@ -1,18 +1,19 @@
-//! Five authorities for a week, always two of them faulty: each pair with each combination of faults.
+//! Five authorities for a week, of which two are always faulty: each pair with each combination of faults.
 
 use super::*;
 
 const HOUR: u64 = 3_600;
-/// A multiple of the hour.
+/// A time that is a multiple of an hour.
 const START: UnixSecs = 500_000 * HOUR;
 
-/// All pairs of five.
+/// All pairs of five members.
 fn pairs() -> Vec<[usize; 2]> {
     let all = (0..5).flat_map(|a| (a + 1..5).map(move |b| [a, b]));
     all.collect()
 }
 
-/// The faults of a pair in the period of this number: all nine combinations for all ten pairs in ninety periods.
+/// The faulty pair and its faults in the period with this number. Ninety periods have all nine combinations for all ten
+/// pairs.
 fn faults(period: u64) -> ([usize; 2], [Conduct; 2]) {
     let slow = if period.is_multiple_of(2) {
         Conduct::Slow
@@ -49,7 +50,7 @@ fn the_faults_cover_every_pair_and_combination() {
 fn a_week_with_two_of_five_faulty_yields_one_consensus_each_hour() {
     let mut world = World::new(5, 3_600, (START - HOUR + 1_000) * 1_000, 7);
     world.delay_ms = 20_000;
-    // Seconds apart.
+    // The clocks are seconds apart.
     for (n, lead_ms) in [-4_000, -700, 0, 1_500, 5_000].into_iter().enumerate() {
         world.members[n].lead_ms = lead_ms;
         world.restart(n);
@@ -73,7 +74,7 @@ fn a_week_with_two_of_five_faulty_yields_one_consensus_each_hour() {
             .filter(|n| world.members[*n].conduct == Conduct::Hostile)
             .collect();
         attack::plan(&mut world, &hostile, valid_after);
-        // Those who were late get the time until just before the next vote begins.
+        // Members that were late have until just before the next vote begins.
         world.run_until((valid_after + HOUR / 2) * 1_000 - 60_000);
         let honest: Vec<_> = (0..5).filter(|n| !pair.contains(n)).collect();
         world.agreed(valid_after, &honest);
