@@ -18,11 +18,11 @@ use std::time::{Duration, SystemTime};
 
 use cepa_common::net::emulate::Conditions;
 
-use crate::app::AppError;
-use crate::cli::output::{Meter, note, say};
 use crate::cli::{CliError, NETWORK};
 use crate::config::{self, Config, MultipathKind, keys};
-use crate::stop::{Cause, Stop};
+use crate::node::AppError;
+use crate::terminal::output::{Meter, note, say};
+use crate::terminal::stop::{Cause, Stop};
 use crate::testnet::{Local, Shape};
 use report::{Machine, Report, Row, Setting};
 use rows::{Field, ROWS};

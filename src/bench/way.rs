@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::server::{CHUNK, Wish};
-use crate::stop::Stop;
+use crate::terminal::stop::Stop;
 
 /// A stream that is not open by then has failed.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
@@ -196,7 +196,7 @@ impl PlainChain {
 /// Forwards to `target` what comes in on a free port, until standard input ends.
 pub(super) async fn plain_hop(target: SocketAddr, mut stop: Stop) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    crate::cli::output::say(&format!("ready {}", listener.local_addr()?));
+    crate::terminal::output::say(&format!("ready {}", listener.local_addr()?));
     let forward = async {
         loop {
             if let Ok((near, _)) = listener.accept().await {

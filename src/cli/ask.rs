@@ -7,11 +7,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 use serde_json::Value;
 
-use super::output::say;
 use super::proxy::state_dir;
 use super::{CliError, NETWORK};
 use crate::config::Config;
 use crate::control::{self, Answer, AskError, Command, NewIdentity, Status};
+use crate::terminal::output::say;
 
 /// Which client is meant.
 #[derive(Debug, Args)]

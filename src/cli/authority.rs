@@ -9,11 +9,12 @@ use cepa_common::dir::{AddressClass, classify, local_network_params};
 use cepa_common::state::{KeyKind, Trust, load_key, write_whole};
 use clap::{Args, Subcommand};
 
-use super::output::{note, say};
 use super::{CliError, USAGE, now};
-use crate::app::{AppError, SigningKey, read_network};
 use crate::config::{self, Config, keys};
-use crate::found::{certify, new_authority, sign_network};
+use crate::node::found::{certify, new_authority, sign_network};
+use crate::node::{AppError, read_network};
+use crate::terminal::output::{note, say};
+use ed25519_dalek::SigningKey;
 
 /// Start a network of one's own, or look after an authority of one.
 #[derive(Debug, Subcommand)]
@@ -257,7 +258,7 @@ impl Certify {
         say(&format!(
             "{} is good until {}",
             cert.display(),
-            crate::view::time(until)
+            super::consensus_view::time(until)
         ));
         Ok(ExitCode::SUCCESS)
     }

@@ -8,10 +8,10 @@ use cepa_common::state::write_whole;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::output::{self, note, say};
+use super::consensus_view::{ConsensusView, Order, Verdict, is_flag};
 use super::{CliError, Context, FAILED, NetworkArg, block_on, now};
-use crate::app::{AppError, Visitor, read_network};
-use crate::view::{ConsensusView, Order, Verdict, is_flag};
+use crate::node::{AppError, Visitor, read_network};
+use crate::terminal::output::{self, note, say};
 
 /// Fetch the network's consensus, verify it and show it.
 #[derive(Debug, Args)]

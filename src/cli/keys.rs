@@ -17,11 +17,11 @@ use cepa_common::world::random;
 use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
 
-use super::output::say;
 use super::proxy::state_dir;
 use super::{CliError, NetworkArg};
-use crate::app::{AppError, IDENTITY_KEY, read_network};
-use crate::identity::{CERTIFICATE, FAMILY, LINK_KEY, key_file};
+use crate::node::identity::{CERTIFICATE, FAMILY, LINK_KEY, key_file};
+use crate::node::{AppError, IDENTITY_KEY, read_network};
+use crate::terminal::output::say;
 
 mod show;
 
@@ -191,7 +191,7 @@ fn new_key(path: &Path, kind: KeyKind) -> Result<(), CliError> {
     free(path)?;
     let secret = create_key(path, kind, &mut random::rng()).map_err(state_error)?;
     say(&format!("{}", public(&secret)));
-    super::output::note(&format!(
+    crate::terminal::output::note(&format!(
         "the {} is in {}: keep it off line, and a copy",
         kind.name(),
         path.display()

@@ -4,10 +4,10 @@ mod ask;
 mod authority;
 mod bench;
 mod consensus;
+mod consensus_view;
 mod keys;
 pub(crate) mod links;
 mod network;
-pub(crate) mod output;
 mod proxy;
 mod relay;
 mod run;
@@ -20,9 +20,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime;
 
-use crate::app::AppError;
 use crate::config::{Config, ConfigError};
-use crate::logging::{self, LogError, Sink};
+use crate::node::AppError;
+use crate::terminal::logging::{self, LogError, Sink};
 
 /// An anonymizing onion-routing overlay: client, relay, exit, directory and a whole network on one machine.
 #[derive(Debug, Parser)]
@@ -95,7 +95,7 @@ impl Cli {
             Command::Bench(command) => command.main(&context),
         };
         done.unwrap_or_else(|error| {
-            output::complain(&error);
+            crate::terminal::output::complain(&error);
             ExitCode::from(error.code)
         })
     }

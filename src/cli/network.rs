@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use super::authority::{load_signing_key, parse_param};
 use super::consensus::{parse_time, say_json};
-use super::output::{note, say};
+use super::consensus_view::time;
 use super::{CliError, FAILED, now};
-use crate::app::{AppError, read_network};
-use crate::view::time;
+use crate::node::{AppError, read_network};
+use crate::terminal::output::{note, say};
 
 /// Look after a network's file: draft it, sign it, revise it.
 ///

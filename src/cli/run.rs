@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{self, say};
 use super::{CliError, Context, block_on};
-use crate::app::Node;
 use crate::config::{Config, keys};
-use crate::stop::{Cause, Stop};
+use crate::node::Node;
+use crate::terminal::output::{self, say};
+use crate::terminal::stop::{Cause, Stop};
 
 /// Run a node with the roles that a configuration file names.
 ///

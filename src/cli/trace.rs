@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{self, say};
 use super::{CliError, Context, NetworkArg, block_on};
-use crate::app::{Hop, Visitor};
+use crate::node::{Hop, Visitor};
+use crate::terminal::output::{self, say};
 
 /// Build a circuit and show each hop: whether it is the guard, identity, address, suite, handshake time and round trip.
 ///

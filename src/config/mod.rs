@@ -405,7 +405,7 @@ impl Config {
         self.relay.as_ref().map_or(Ok(()), Relay::check)?;
         self.exit.as_ref().map_or(Ok(()), Exit::check)?;
         self.authority.as_ref().map_or(Ok(()), Authority::check)?;
-        crate::logging::parse_filter(&self.log.level)
+        crate::terminal::logging::parse_filter(&self.log.level)
             .map_err(|error| ConfigError::rule("log.level", error.to_string()))?;
         if self.limits.memory_mib < MIN_MEMORY_MIB {
             return Err(ConfigError::rule(
@@ -517,7 +517,7 @@ const MAX_NICKNAME_LEN: usize = 19;
 
 impl Exit {
     fn check(&self) -> Result<(), ConfigError> {
-        crate::app::ExitPolicy::from_rules(&self.policy)
+        cepa_common::dir::ExitPolicy::from_rules(&self.policy)
             .map(|_| ())
             .map_err(|error| ConfigError::rule("exit.policy", error.to_string()))
     }
@@ -531,7 +531,7 @@ impl Authority {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if plain {
-            crate::measure::operator_rules(self)
+            crate::node::measure::operator_rules(self)
                 .map(|_| ())
                 .map_err(|error| ConfigError::rule("authority.reject", error.to_string()))
         } else {

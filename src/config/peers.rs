@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::{Client, ConfigError};
-use crate::app::{
+use cepa_client::path::{
     DestinationRule, GeoIp, PeerRules, PeerSet, PeerSyntax, PositionRules, RuleError,
 };
 

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::cli::CliError;
-use crate::stop::Stop;
+use crate::terminal::stop::Stop;
 
 /// Variables that tell programs to use a proxy; curl reads the small letters, others the capitals.
 const PROXY_VARIABLES: [&str; 6] = [

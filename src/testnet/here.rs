@@ -7,9 +7,9 @@ use tokio::task::JoinSet;
 
 use super::layout::Layout;
 use super::plan::Role;
-use crate::app::{AppError, Node, Progress};
 use crate::cli::CliError;
-use crate::cli::output::{Meter, note};
+use crate::node::{AppError, Node, Progress};
+use crate::terminal::output::{Meter, note};
 
 /// A node that takes longer to stop is left to the end of the process.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);

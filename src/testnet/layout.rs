@@ -10,10 +10,11 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::plan::{Plan, PlannedNode, Role};
-use crate::app::{AppError, local_network_params, new_relay};
 use crate::cli::CliError;
 use crate::config::keys;
-use crate::found::{new_authority, sign_network};
+use crate::node::found::{new_authority, sign_network};
+use crate::node::{AppError, new_relay};
+use cepa_common::dir::local_network_params;
 
 /// A plan whose files are there.
 pub(crate) struct Layout {
@@ -153,8 +154,8 @@ fn write_text(path: &Path, text: &str) -> Result<(), CliError> {
 mod tests {
     use super::super::plan::{Ports, Shape};
     use super::*;
-    use crate::app::read_network;
     use crate::config::Config;
+    use crate::node::read_network;
 
     #[test]
     fn everything_that_the_nodes_need_is_written() {

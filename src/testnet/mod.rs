@@ -2,16 +2,17 @@
 //!
 //! [`plan`] says who there is, and is pure; [`layout`] puts keys and files on
 //! disk; [`here`] starts the nodes in this process, [`spawn`] starts a
-//! process each; [`target`] and [`probe`] check that a stream goes through; this
+//! process each; [`echo`] and [`probe`] check that a stream goes through; this
 //! file puts them in order and takes everything down again.
 
 mod command;
+mod echo;
 mod here;
 mod layout;
 mod plan;
 mod probe;
 mod spawn;
-mod target;
+
 mod workdir;
 
 use std::ffi::OsString;
@@ -25,9 +26,9 @@ use cepa_common::world::steady;
 pub(crate) use plan::Shape;
 pub(crate) use workdir::Workdir;
 
-use crate::cli::output::{Meter, note, say};
 use crate::cli::{CliError, NETWORK};
-use crate::stop::{Cause, Stop};
+use crate::terminal::output::{Meter, note, say};
+use crate::terminal::stop::{Cause, Stop};
 use here::Here;
 use layout::Layout;
 use plan::Plan;

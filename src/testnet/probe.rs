@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::target::Target;
+use super::echo::EchoServer;
 use crate::cli::CliError;
 
 /// A stream that takes longer has failed.
@@ -24,14 +24,14 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The caller sets the deadline. Every attempt has credentials of its own, so
 /// that it gets a circuit of its own.
 pub(super) async fn until_through(socks: SocketAddr) -> Result<(), CliError> {
-    let target = Target::start().await.map_err(|error| {
+    let echo = EchoServer::start().await.map_err(|error| {
         CliError::failed(
             format!("cannot listen on loopback: {error}"),
             "check the machine's network",
         )
     })?;
     loop {
-        match timeout(ATTEMPT_DEADLINE, attempt(socks, target.address)).await {
+        match timeout(ATTEMPT_DEADLINE, attempt(socks, echo.address)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => tracing::info!(%error, "a first stream did not go through yet"),
             Err(_) => tracing::info!("a first stream took too long"),
@@ -111,9 +111,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     #[tokio::test]
-    async fn the_target_sends_back_and_ends() {
-        let target = Target::start().await.unwrap();
-        let mut stream = TcpStream::connect(target.address).await.unwrap();
+    async fn the_echo_sends_back_and_ends() {
+        let echo = EchoServer::start().await.unwrap();
+        let mut stream = TcpStream::connect(echo.address).await.unwrap();
         stream.write_all(b"hello").await.unwrap();
         stream.shutdown().await.unwrap();
         let mut back = Vec::new();

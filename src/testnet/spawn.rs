@@ -19,7 +19,7 @@ use super::here::percent;
 use super::layout::Layout;
 use super::plan::{PlannedNode, Role};
 use crate::cli::CliError;
-use crate::cli::output::{Meter, note};
+use crate::terminal::output::{Meter, note};
 
 /// A node that takes longer to stop is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -171,7 +171,7 @@ impl Fleet {
             )
         };
         // What a node says beside its log, such as why it could not start, goes to the log too.
-        let log = crate::logging::open(&layout.plan.log_file(node))?;
+        let log = crate::terminal::logging::open(&layout.plan.log_file(node))?;
         let mut child = Command::new(&self.program)
             .arg("run")
             .arg("--exit-with-stdin")

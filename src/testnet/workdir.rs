@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use cepa_common::state::StateLock;
 use tempfile::TempDir;
 
-use crate::app::AppError;
 use crate::cli::CliError;
-use crate::cli::output::note;
+use crate::node::AppError;
+use crate::terminal::output::note;
 
 /// The directory, while the network runs.
 pub(crate) struct Workdir {

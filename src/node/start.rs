@@ -17,20 +17,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::clients;
+use super::client as clients;
+use super::measure::{self, Measurer};
 use crate::config::{self, Config, SuiteChoice};
 use crate::control::Control;
-use crate::measure::{self, Measurer};
 
+use cepa_common::dir::ExitPolicy;
 use cepa_common::dir::{Consensus, NetworkFile, NetworkHandle, RevisionStore};
-pub(crate) use cepa_common::dir::{ExitPolicy, local_network_params};
 use cepa_common::world::{blocking, random};
-pub(crate) use ed25519_dalek::SigningKey;
+use ed25519_dalek::SigningKey;
 use {cepa_client as client, cepa_relay as relay};
 
-pub(crate) use client::path::{
-    DestinationRule, GeoIp, PeerRules, PeerSet, PeerSyntax, PositionRules, RuleError,
-};
+use client::path::{GeoIp, PeerRules};
 
 /// A node could not be started or asked.
 #[derive(Debug, thiserror::Error)]
@@ -344,7 +342,7 @@ fn relay_options(
         return Ok(None);
     };
     let mut rng = random::rng();
-    let identity = crate::identity::of_relay(settings, &network.newest(), state, &mut rng)?;
+    let identity = crate::node::identity::of_relay(settings, &network.newest(), state, &mut rng)?;
     // A suite is a property of an onion key: another suite is another key (docs/protocol.md, 3.2).
     let onion_keys = relay::keys::ring::OnionKeyOptions {
         dir: state.room("keys")?,

@@ -7,13 +7,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// Listens on loopback until it is dropped.
-pub(super) struct Target {
+pub(super) struct EchoServer {
     /// Where.
     pub(super) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-impl Target {
+impl EchoServer {
     /// Starts to listen.
     pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -30,7 +30,7 @@ impl Target {
     }
 }
 
-impl Drop for Target {
+impl Drop for EchoServer {
     fn drop(&mut self) {
         self.task.abort();
     }

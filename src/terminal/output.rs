@@ -6,8 +6,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
-use super::CliError;
-use crate::app::Progress;
+use crate::cli::CliError;
+use crate::node::Progress;
 
 /// Writes a line of result to standard output.
 ///
@@ -23,7 +23,7 @@ pub(crate) fn note(line: &str) {
 }
 
 /// Says what failed and what to try.
-pub(super) fn complain(error: &CliError) {
+pub(crate) fn complain(error: &CliError) {
     note(&format!("cepa: {}", error.what));
     if !error.hint.is_empty() {
         note(&format!("hint: {}", error.hint));
