@@ -18,11 +18,11 @@ use std::time::{Duration, SystemTime};
 
 use cepa_common::net::emulate::Conditions;
 
-use crate::cli::{CliError, NETWORK};
 use crate::config::{self, Config, MultipathKind, keys};
 use crate::node::AppError;
 use crate::terminal::output::{Meter, note, say};
 use crate::terminal::stop::{Cause, Stop};
+use crate::terminal::{CliError, NETWORK};
 use crate::testnet::{Local, Shape};
 use report::{Machine, Report, Row, Setting};
 use rows::{Field, ROWS};

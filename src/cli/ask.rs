@@ -7,11 +7,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 use serde_json::Value;
 
-use super::proxy::state_dir;
-use super::{CliError, NETWORK};
+use super::context::state_dir;
 use crate::config::Config;
 use crate::control::{self, Answer, AskError, Command, NewIdentity, Status};
 use crate::terminal::output::say;
+use crate::terminal::{CliError, NETWORK};
 
 /// Which client is meant.
 #[derive(Debug, Args)]

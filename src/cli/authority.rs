@@ -9,11 +9,12 @@ use cepa_common::dir::{AddressClass, classify, local_network_params};
 use cepa_common::state::{KeyKind, Trust, load_key, write_whole};
 use clap::{Args, Subcommand};
 
-use super::{CliError, USAGE, now};
+use super::context::now;
 use crate::config::{self, Config, keys};
 use crate::node::found::{certify, new_authority, sign_network};
 use crate::node::{AppError, read_network};
 use crate::terminal::output::{note, say};
+use crate::terminal::{CliError, USAGE};
 use ed25519_dalek::SigningKey;
 
 /// Start a network of one's own, or look after an authority of one.

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::context::{Context, block_on};
 use super::links::LinkArgs;
-use super::{CliError, Context, block_on};
 use crate::bench::{self, Options};
 use crate::config::MultipathKind;
+use crate::terminal::CliError;
 use crate::testnet::{Shape, Workdir};
 
 /// Measure what a network carries on this machine: throughput, first bytes, circuits, ping, processor time, memory.

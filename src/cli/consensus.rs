@@ -9,9 +9,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::consensus_view::{ConsensusView, Order, Verdict, is_flag};
-use super::{CliError, Context, FAILED, NetworkArg, block_on, now};
+use super::context::{Context, NetworkArg, block_on, now};
 use crate::node::{AppError, Visitor, read_network};
 use crate::terminal::output::{self, note, say};
+use crate::terminal::{CliError, FAILED};
 
 /// Fetch the network's consensus, verify it and show it.
 #[derive(Debug, Args)]

@@ -17,10 +17,11 @@ use cepa_common::world::random;
 use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
 
-use super::proxy::state_dir;
-use super::{CliError, NetworkArg};
+use super::context::NetworkArg;
+use super::context::state_dir;
 use crate::node::identity::{CERTIFICATE, FAMILY, LINK_KEY, key_file};
 use crate::node::{AppError, IDENTITY_KEY, read_network};
+use crate::terminal::CliError;
 use crate::terminal::output::say;
 
 mod show;

@@ -5,6 +5,7 @@ mod authority;
 mod bench;
 mod consensus;
 mod consensus_view;
+mod context;
 mod keys;
 pub(crate) mod links;
 mod network;
@@ -14,15 +15,12 @@ mod run;
 mod testnet;
 mod trace;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use tokio::runtime;
+use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigError};
-use crate::node::AppError;
-use crate::terminal::logging::{self, LogError, Sink};
+use crate::terminal::output;
+use context::Context;
 
 /// An anonymizing onion-routing overlay: client, relay, exit, directory and a whole network on one machine.
 #[derive(Debug, Parser)]
@@ -70,16 +68,10 @@ enum Command {
     Bench(bench::Bench),
 }
 
-/// What every command may need.
-pub(crate) struct Context {
-    /// `--log`.
-    log: Option<String>,
-}
-
 impl Cli {
     /// Runs the command; its end is the program's end.
     pub(crate) fn main(self) -> ExitCode {
-        let context = Context { log: self.log };
+        let context = Context::new(self.log);
         let done = match self.command {
             Command::Testnet(command) => command.main(&context),
             Command::Run(command) => command.main(&context),
@@ -95,146 +87,10 @@ impl Cli {
             Command::Bench(command) => command.main(&context),
         };
         done.unwrap_or_else(|error| {
-            crate::terminal::output::complain(&error);
+            output::complain(&error);
             ExitCode::from(error.code)
         })
     }
-}
-
-/// A command failed: what, and what to try.
-#[derive(Debug)]
-pub(crate) struct CliError {
-    /// What failed, in a sentence without its full stop.
-    pub(crate) what: String,
-    /// What to try.
-    pub(crate) hint: String,
-    /// The program's exit code.
-    pub(crate) code: u8,
-}
-
-/// Exit code: something failed at work.
-pub(crate) const FAILED: u8 = 1;
-/// Exit code: wrong arguments or configuration; the same that clap uses.
-pub(crate) const USAGE: u8 = 2;
-/// Exit code: the network could not be reached.
-pub(crate) const NETWORK: u8 = 3;
-
-impl CliError {
-    /// A failure at work.
-    pub(crate) fn failed(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            hint: hint.into(),
-            code: FAILED,
-        }
-    }
-
-    /// Arguments that cannot be meant.
-    pub(crate) fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            hint: hint.into(),
-            code: USAGE,
-        }
-    }
-}
-
-impl From<AppError> for CliError {
-    fn from(error: AppError) -> Self {
-        let code = if error.is_network() { NETWORK } else { FAILED };
-        Self {
-            what: error.to_string(),
-            hint: error.hint().to_owned(),
-            code,
-        }
-    }
-}
-
-impl From<ConfigError> for CliError {
-    fn from(error: ConfigError) -> Self {
-        Self::usage(error.to_string(), error.hint())
-    }
-}
-
-impl From<LogError> for CliError {
-    fn from(error: LogError) -> Self {
-        let hint = match error {
-            LogError::Filter { .. } => "try --log info, or --log info,cepa_relay=debug",
-            LogError::File { .. } => "check that the directory exists and is writable",
-            LogError::Twice => "report this: it is a bug",
-        };
-        Self::usage(error.to_string(), hint)
-    }
-}
-
-/// The time, in seconds since 1970.
-pub(crate) fn now() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs())
-}
-
-/// Which network a command asks.
-#[derive(Debug, Args)]
-pub(crate) struct NetworkArg {
-    /// The network's file. `cepa testnet` prints the path of its own.
-    #[arg(long, value_name = "FILE", default_value = "network.toml")]
-    network: PathBuf,
-}
-
-impl Context {
-    /// Logs to standard error, `quiet` unless `--log` or RUST_LOG asks for more.
-    pub(crate) fn log_to_stderr(&self, level: &str) -> Result<(), CliError> {
-        Ok(logging::init(self.log.as_deref(), level, &Sink::Stderr)?)
-    }
-
-    /// Logs as `config` says.
-    pub(crate) fn log_as_configured(&self, config: &Config) -> Result<(), CliError> {
-        let sink = config.log.file.clone().map_or(Sink::Stderr, Sink::File);
-        Ok(logging::init(
-            self.log.as_deref(),
-            &config.log.level,
-            &sink,
-        )?)
-    }
-
-    /// Logs to the end of the file at `path`.
-    pub(crate) fn log_to_file(&self, path: PathBuf, level: &str) -> Result<(), CliError> {
-        Ok(logging::init(
-            self.log.as_deref(),
-            level,
-            &Sink::File(path),
-        )?)
-    }
-
-    /// `--log`, to be handed to other processes.
-    pub(crate) fn filter(&self) -> Option<&str> {
-        self.log.as_deref()
-    }
-}
-
-/// Runs `future` to its end on as many threads as `threads` says, zero for one to a processor.
-pub(crate) fn block_on<T>(
-    threads: usize,
-    future: impl Future<Output = Result<T, CliError>>,
-) -> Result<T, CliError> {
-    // One thread needs no work stealing, which costs a tenth of the processor.
-    let mut builder = match threads {
-        1 => runtime::Builder::new_current_thread(),
-        _ => runtime::Builder::new_multi_thread(),
-    };
-    if threads > 1 {
-        builder.worker_threads(threads);
-    }
-    let runtime = builder.enable_all().build().map_err(|error| {
-        CliError::failed(
-            format!("cannot start threads: {error}"),
-            "check the limits of this account",
-        )
-    })?;
-    let done = runtime.block_on(future);
-    // What is left by now has been stopped or holds nothing that matters.
-    runtime.shutdown_background();
-    done
 }
 
 #[cfg(test)]

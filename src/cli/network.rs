@@ -16,9 +16,10 @@ use serde::Serialize;
 use super::authority::{load_signing_key, parse_param};
 use super::consensus::{parse_time, say_json};
 use super::consensus_view::time;
-use super::{CliError, FAILED, now};
+use super::context::now;
 use crate::node::{AppError, read_network};
 use crate::terminal::output::{note, say};
+use crate::terminal::{CliError, FAILED};
 
 /// Look after a network's file: draft it, sign it, revise it.
 ///

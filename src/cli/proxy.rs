@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{CliError, Context, NetworkArg, run};
+use super::context::{Context, NetworkArg, state_dir};
+use super::run;
 use crate::config::{self, Config, DEFAULT_SOCKS, IsolateKind, MultipathKind};
+use crate::terminal::CliError;
 
 /// Run a client: applications connect to its port, their traffic goes through three relays.
 ///
@@ -80,22 +82,4 @@ impl Proxy {
         };
         run::start(config, context, self.print_config, false)
     }
-}
-
-/// `given`, or the user's directory for state.
-pub(super) fn state_dir(given: Option<PathBuf>, role: &str) -> Result<PathBuf, CliError> {
-    let var = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    given
-        .or_else(|| var("XDG_STATE_HOME").map(|dir| dir.join("cepa").join(role)))
-        .or_else(|| var("HOME").map(|dir| dir.join(".local/state/cepa").join(role)))
-        .ok_or_else(|| {
-            CliError::usage(
-                "there is no home directory for the state",
-                "name one with --state DIR",
-            )
-        })
 }

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::proxy::state_dir;
-use super::{CliError, Context, NetworkArg, run};
+use super::context::state_dir;
+use super::context::{Context, NetworkArg};
+use super::run;
 use crate::config::{self, Config, SuiteChoice};
+use crate::terminal::CliError;
 
 /// Run a relay, which carries circuits of others; with --exit also to their destinations.
 ///

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{CliError, Context, block_on};
+use super::context::{Context, block_on};
 use crate::config::{Config, keys};
 use crate::node::Node;
+use crate::terminal::CliError;
 use crate::terminal::output::{self, say};
 use crate::terminal::stop::{Cause, Stop};
 

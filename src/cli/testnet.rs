@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::context::{Context, block_on};
 use super::links::LinkArgs;
-use super::{CliError, Context, block_on};
 use crate::config::DEFAULT_SOCKS;
 use crate::config::MultipathKind;
+use crate::terminal::CliError;
 use crate::testnet::{self, Shape, Workdir};
 
 /// Start a whole network on this machine: authorities, relays, exits and a client.

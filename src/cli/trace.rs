@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{CliError, Context, NetworkArg, block_on};
+use super::context::{Context, NetworkArg, block_on};
 use crate::node::{Hop, Visitor};
+use crate::terminal::CliError;
 use crate::terminal::output::{self, say};
 
 /// Build a circuit and show each hop: whether it is the guard, identity, address, suite, handshake time and round trip.

@@ -17,7 +17,11 @@ mod tests;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use cepa_common::dir::ExitPolicy;
+use cepa_relay::authority::{OperatorList, OperatorListError, OperatorRules};
 use serde::{Deserialize, Serialize};
+
+use crate::terminal::logging;
 
 pub(crate) use read::ConfigError;
 
@@ -405,7 +409,7 @@ impl Config {
         self.relay.as_ref().map_or(Ok(()), Relay::check)?;
         self.exit.as_ref().map_or(Ok(()), Exit::check)?;
         self.authority.as_ref().map_or(Ok(()), Authority::check)?;
-        crate::terminal::logging::parse_filter(&self.log.level)
+        logging::parse_filter(&self.log.level)
             .map_err(|error| ConfigError::rule("log.level", error.to_string()))?;
         if self.limits.memory_mib < MIN_MEMORY_MIB {
             return Err(ConfigError::rule(
@@ -517,7 +521,7 @@ const MAX_NICKNAME_LEN: usize = 19;
 
 impl Exit {
     fn check(&self) -> Result<(), ConfigError> {
-        cepa_common::dir::ExitPolicy::from_rules(&self.policy)
+        ExitPolicy::from_rules(&self.policy)
             .map(|_| ())
             .map_err(|error| ConfigError::rule("exit.policy", error.to_string()))
     }
@@ -531,7 +535,7 @@ impl Authority {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if plain {
-            crate::node::measure::operator_rules(self)
+            self.operator_rules()
                 .map(|_| ())
                 .map_err(|error| ConfigError::rule("authority.reject", error.to_string()))
         } else {
@@ -540,5 +544,17 @@ impl Authority {
                 "it is a file's name, not a path",
             ))
         }
+    }
+
+    /// What this authority's operator says of relays.
+    ///
+    /// # Errors
+    /// The item of a list that names no relay.
+    pub(crate) fn operator_rules(&self) -> Result<OperatorRules, OperatorListError> {
+        let list = |items: &[String]| OperatorList::parse(items.iter().map(String::as_str));
+        Ok(OperatorRules {
+            reject: list(&self.reject)?,
+            middle_only: list(&self.middle_only)?,
+        })
     }
 }

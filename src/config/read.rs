@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::{Config, keys};
+use crate::terminal::CliError;
 
 /// A configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,12 @@ impl ConfigError {
                 "docs/config.md and `cepa run --print-config` explain every key"
             }
         }
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error.to_string(), error.hint())
     }
 }
 

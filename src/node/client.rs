@@ -11,9 +11,10 @@ use cepa_client::guard::GuardHealth;
 use cepa_client::{BootstrapEvent, BootstrapEvents, Client, ClientError, ClientOptions, Warning};
 use tokio::sync::watch;
 
+use super::error::{AppError, PEERS_HINT};
 use crate::config::{IsolateKind, MultipathKind};
 use crate::control::{Answer, Command, GuardStatus, IdentityLimit, NewIdentity, Status};
-use crate::node::{AppError, PEERS_HINT, Progress};
+use crate::terminal::Progress;
 
 /// Warnings of one start that are kept for whoever follows it.
 const MOST_WARNINGS: usize = 32;

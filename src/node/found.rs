@@ -14,8 +14,9 @@ use cepa_common::world::random;
 use ed25519_dalek::SigningKey;
 use rand::Rng;
 
+use super::error::AppError;
+use super::files::new_relay;
 use crate::config;
-use crate::node::{AppError, new_relay};
 
 /// Makes the keys of a new authority in the state directory `state`, and its entry in a network's file. The long-term
 /// signing key goes to the directory `offline`, under the authority's name, if there is one.

@@ -8,8 +8,9 @@ use cepa_common::state::{KeyKind, StateDir};
 use cepa_relay::keys::{RelayIdentity, RelayIdentityError};
 use ed25519_dalek::SigningKey;
 
+use super::error::AppError;
+use super::files::IDENTITY_KEY;
 use crate::config;
-use crate::node::{AppError, IDENTITY_KEY};
 
 /// The name of a link key among the keys of a state directory.
 pub(crate) const LINK_KEY: &str = "link";

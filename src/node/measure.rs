@@ -1,5 +1,5 @@
 //! How a node's authority learns of relays: downloads that measure them, the client library's work behind the relay's
-//! trait, and the operator's word.
+//! trait.
 //!
 //! The client is one of its own. It joins the network at the first download that is wanted, as an authority is asked
 //! for its first consensus before there is any, and says "not ready" until it has.
@@ -13,8 +13,7 @@ use cepa_common::dir::{NetworkFile, fetch_padding};
 use cepa_common::stream::Target;
 use cepa_common::sync::lock;
 use cepa_relay::authority::{
-    Carried, Download, Measure, MeasureError, MeasureFuture, MeasureOptions, OperatorList,
-    OperatorListError, OperatorRules,
+    Carried, Download, Measure, MeasureError, MeasureFuture, MeasureOptions,
 };
 
 use crate::config;
@@ -154,15 +153,4 @@ impl Drop for Closed {
     fn drop(&mut self) {
         self.0.close();
     }
-}
-
-/// What an authority's operator says of relays.
-pub(crate) fn operator_rules(
-    settings: &config::Authority,
-) -> Result<OperatorRules, OperatorListError> {
-    let list = |items: &[String]| OperatorList::parse(items.iter().map(String::as_str));
-    Ok(OperatorRules {
-        reject: list(&settings.reject)?,
-        middle_only: list(&settings.middle_only)?,
-    })
 }

@@ -1,15 +1,21 @@
 //! A node: its rooms in order, and what of it lies on disk.
 //!
-//! [`start`] starts and stops a node and is the only file that knows both halves of the network. [`client`] follows the
-//! client half of one, [`measure`] lends an authority a client to measure with, [`identity`] finds out who a relay is by
-//! its state directory, and [`found`] makes the keys of authorities and the network's file that they sign.
+//! [`start`] starts the rooms of a node and stops them. [`relay`] and [`client`] are its two halves, of which [`start`]
+//! alone knows both: what the configuration means in each library's words. [`measure`] lends an authority a client to
+//! measure with, [`visitor`] is a client for one question. [`files`] and [`identity`] know what lies in a state
+//! directory, [`found`] makes the keys of authorities and the network's file that they sign.
 
 pub(crate) mod client;
+mod error;
+mod files;
 pub(crate) mod found;
 pub(crate) mod identity;
-pub(crate) mod measure;
+mod measure;
+mod relay;
 mod start;
+mod visitor;
 
-pub(crate) use start::{
-    AppError, Hop, IDENTITY_KEY, Node, PEERS_HINT, Progress, Visitor, new_relay, read_network,
-};
+pub(crate) use error::AppError;
+pub(crate) use files::{IDENTITY_KEY, new_relay, read_network};
+pub(crate) use start::Node;
+pub(crate) use visitor::{Hop, Visitor};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
-use crate::cli::CliError;
-use crate::node::Progress;
+use super::error::CliError;
+use super::progress::Progress;
 
 /// Writes a line of result to standard output.
 ///

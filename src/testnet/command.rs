@@ -9,7 +9,7 @@ use std::process::{ExitCode, ExitStatus};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use crate::cli::CliError;
+use crate::terminal::CliError;
 use crate::terminal::stop::Stop;
 
 /// Variables that tell programs to use a proxy; curl reads the small letters, others the capitals.

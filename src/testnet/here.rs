@@ -7,8 +7,9 @@ use tokio::task::JoinSet;
 
 use super::layout::Layout;
 use super::plan::Role;
-use crate::cli::CliError;
-use crate::node::{AppError, Node, Progress};
+use crate::node::{AppError, Node};
+use crate::terminal::CliError;
+use crate::terminal::Progress;
 use crate::terminal::output::{Meter, note};
 
 /// A node that takes longer to stop is left to the end of the process.

@@ -10,10 +10,10 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::plan::{Plan, PlannedNode, Role};
-use crate::cli::CliError;
 use crate::config::keys;
 use crate::node::found::{new_authority, sign_network};
 use crate::node::{AppError, new_relay};
+use crate::terminal::CliError;
 use cepa_common::dir::local_network_params;
 
 /// A plan whose files are there.

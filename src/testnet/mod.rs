@@ -26,9 +26,9 @@ use cepa_common::world::steady;
 pub(crate) use plan::Shape;
 pub(crate) use workdir::Workdir;
 
-use crate::cli::{CliError, NETWORK};
 use crate::terminal::output::{Meter, note, say};
 use crate::terminal::stop::{Cause, Stop};
+use crate::terminal::{CliError, NETWORK};
 use here::Here;
 use layout::Layout;
 use plan::Plan;

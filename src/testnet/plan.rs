@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use cepa_common::net::emulate::Conditions;
 
-use crate::cli::CliError;
 use crate::config::{self, Config, MultipathKind};
+use crate::terminal::CliError;
 
 /// What the user asks for.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::echo::EchoServer;
-use crate::cli::CliError;
+use crate::terminal::CliError;
 
 /// A stream that takes longer has failed.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(10);

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::here::percent;
 use super::layout::Layout;
 use super::plan::{PlannedNode, Role};
-use crate::cli::CliError;
+use crate::terminal::CliError;
 use crate::terminal::output::{Meter, note};
 
 /// A node that takes longer to stop is killed.

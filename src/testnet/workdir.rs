@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use cepa_common::state::StateLock;
 use tempfile::TempDir;
 
-use crate::cli::CliError;
 use crate::node::AppError;
+use crate::terminal::CliError;
 use crate::terminal::output::note;
 
 /// The directory, while the network runs.

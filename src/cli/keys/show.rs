@@ -10,10 +10,11 @@ use cepa_relay::keys::ring::{OnionKeyOptions, OnionRing};
 use cepa_relay::keys::schedule::Timing;
 use clap::Args;
 
-use super::{CliError, bad_file, certificate, date, public, read, state_dir, state_error};
-use crate::cli::NetworkArg;
+use super::{bad_file, certificate, date, public, read, state_dir, state_error};
+use crate::cli::context::NetworkArg;
 use crate::node::identity::{CERTIFICATE, FAMILY, LINK_KEY, key_file};
 use crate::node::{IDENTITY_KEY, read_network};
+use crate::terminal::CliError;
 use crate::terminal::output::say;
 
 /// Show which keys a relay's state directory has and when they expire. No secret is printed.

@@ -1,0 +1,101 @@
+//! Why a node could not be started or asked, and what its owner could try.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use cepa_common::state::StateError;
+
+use crate::terminal::{CliError, FAILED, NETWORK};
+
+/// A node could not be started or asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    /// The network's file cannot be read.
+    #[error("cannot read the network file {}: {source}", path.display())]
+    NetworkUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The network's file says nothing that can be believed.
+    #[error("{} is no valid network file: {reason}", path.display())]
+    NetworkInvalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A key or a document on disk cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A port cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The port.
+        address: SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The configuration cannot be meant for this network.
+    #[error("{what}")]
+    Mismatch {
+        /// What does not fit.
+        what: String,
+        /// What to try.
+        hint: &'static str,
+    },
+    /// The relay did not start.
+    #[error("the relay did not start: {0}")]
+    Relay(String),
+    /// The client did not reach the network.
+    #[error("the client did not reach the network: {0}")]
+    Client(String),
+    /// The circuit was not built.
+    #[error("the circuit was not built: {0}")]
+    Circuit(String),
+}
+
+impl AppError {
+    /// What its reader could try.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::NetworkUnreadable { .. } => {
+                "name the network with --network FILE; `cepa testnet` and `cepa authority init` make one"
+            }
+            Self::NetworkInvalid { .. } => {
+                "get the file anew from somebody who runs an authority of the network"
+            }
+            Self::State(error) => error.hint(),
+            Self::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                "another program listens there; stop it or choose another port"
+            }
+            Self::Listen { .. } => "choose an address of this machine and a port above 1023",
+            Self::Mismatch { hint, .. } => hint,
+            Self::Relay(_) => "look at the log; `--log debug` says more",
+            Self::Client(_) => {
+                "check that the network's authorities run and can be reached; `--log debug` says more"
+            }
+            Self::Circuit(_) => "`cepa consensus` shows which relays the network has",
+        }
+    }
+
+    /// Is the network the cause, rather than this machine or its settings?
+    pub(crate) fn is_network(&self) -> bool {
+        matches!(self, Self::Client(_) | Self::Circuit(_))
+    }
+}
+
+impl From<AppError> for CliError {
+    fn from(error: AppError) -> Self {
+        let code = if error.is_network() { NETWORK } else { FAILED };
+        Self {
+            what: error.to_string(),
+            hint: error.hint().to_owned(),
+            code,
+        }
+    }
+}
+
+/// Where the lists of peers are explained.
+pub(crate) const PEERS_HINT: &str = "docs/peers.md explains the lists of [client] and client.geoip";

@@ -1,0 +1,41 @@
+//! What of a node lies on disk: the network's file, and the names of keys and rooms in its state directory.
+
+use std::path::Path;
+
+use cepa_common::dir::NetworkFile;
+use cepa_common::ids::RelayId;
+use cepa_common::state::{KeyKind, StateDir, Trust};
+use cepa_common::world::random;
+use ed25519_dalek::SigningKey;
+
+use super::error::AppError;
+
+/// Where a relay keeps directory documents, in its state directory.
+pub(super) const DIRECTORY_ROOM: &str = "directory";
+/// Where a client keeps what it learnt.
+pub(super) const CLIENT_ROOM: &str = "client";
+/// The name of a relay's identity among the keys of its state directory.
+pub(crate) const IDENTITY_KEY: &str = "identity";
+
+/// The network that the file at `path` describes.
+pub(crate) fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
+    let text = std::fs::read_to_string(path).map_err(|source| AppError::NetworkUnreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    NetworkFile::parse(&text).map_err(|error| AppError::NetworkInvalid {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Makes the identity of a new relay in the state directory `state`.
+pub(crate) fn new_relay(state: &Path, trust: Trust) -> Result<RelayId, AppError> {
+    let state = StateDir::open(state, trust)?;
+    let secret = state.load_or_create_key(IDENTITY_KEY, KeyKind::Identity, &mut random::rng())?;
+    Ok(RelayId(
+        SigningKey::from_bytes(secret.expose())
+            .verifying_key()
+            .to_bytes(),
+    ))
+}

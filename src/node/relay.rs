@@ -1,0 +1,168 @@
+//! The relay half of a node: what its configuration and its state directory mean in the relay library's words.
+
+use cepa_common::dir::{ExitPolicy, NetworkHandle};
+use cepa_common::onion::Suite;
+use cepa_common::state::StateDir;
+use cepa_common::world::random;
+use cepa_relay as relay;
+
+use super::error::AppError;
+use super::files::DIRECTORY_ROOM;
+use super::measure::Measurer;
+use crate::config::{self, Config, SuiteChoice};
+
+/// What the relay of `config` is started with; `None` if the node is none.
+pub(super) fn relay_options(
+    config: &Config,
+    network: &NetworkHandle,
+    state: &StateDir,
+    measurer: Option<&Measurer>,
+) -> Result<Option<relay::RelayOptions>, AppError> {
+    let Some(settings) = &config.relay else {
+        return Ok(None);
+    };
+    let mut rng = random::rng();
+    let identity = crate::node::identity::of_relay(settings, &network.newest(), state, &mut rng)?;
+    // A suite is a property of an onion key: another suite is another key (docs/protocol.md, 3.2).
+    let onion_keys = relay::keys::ring::OnionKeyOptions {
+        dir: state.room("keys")?,
+        trust: state.trust(),
+        suite: suite(settings.suite),
+    };
+    let authority = match &config.authority {
+        Some(settings) => Some(authority_options(
+            settings, network, state, &identity, measurer,
+        )?),
+        None => None,
+    };
+    let exit = match &config.exit {
+        Some(settings) => Some(exit_options(settings)?),
+        None => None,
+    };
+    Ok(Some(relay::RelayOptions {
+        network: network.clone(),
+        network_file: Some(config.network.file.clone()),
+        identity,
+        onion_keys,
+        listen: settings.listen,
+        advertised: settings.advertised(),
+        nickname: settings.nickname.clone(),
+        publish: settings.publish,
+        claim_kib: (settings.claim_kib > 0).then_some(settings.claim_kib),
+        exit,
+        authority,
+        threads: threads(config.limits.threads),
+        cache_dir: state.room(DIRECTORY_ROOM)?,
+        limits: relay::Limits {
+            memory_bytes: u64::from(config.limits.memory_mib) << 20,
+            connections: config.limits.connections,
+            bandwidth_kib: config.limits.bandwidth_kib,
+        },
+    }))
+}
+
+/// An authority's options, once its keys are found to be those that the network names.
+fn authority_options(
+    settings: &config::Authority,
+    network: &NetworkHandle,
+    state: &StateDir,
+    identity: &relay::keys::RelayIdentity,
+    measurer: Option<&Measurer>,
+) -> Result<relay::AuthorityOptions, AppError> {
+    let file = relay::authority::VotingKeyFile {
+        dir: state.room("keys")?,
+        name: settings.signing_key.clone(),
+        trust: state.trust(),
+        network: network.network_id(),
+    };
+    let signing_key = file.load().map_err(|error| AppError::Mismatch {
+        what: error.to_string(),
+        hint: "`cepa authority certify` makes a key and its certificate; copy both into the directory of keys",
+    })?;
+    let mismatch = |what: &str| AppError::Mismatch {
+        what: what.to_owned(),
+        hint: "use the state directory that was made for this authority; `cepa network show` lists the keys that the network names",
+    };
+    // Newcomers pin this key on links, so an authority's identity is its link key (docs/operator.md).
+    if identity.certificate().is_some() {
+        return Err(AppError::Mismatch {
+            what: "an authority cannot keep the identity of its links off line".to_owned(),
+            hint: "run the authority with the identity that `cepa authority init` made; what it can keep off line is its voting key",
+        });
+    }
+    let identity = identity.identity();
+    let revisions = network.revisions();
+    // An authority that joins or leaves is in some of them only.
+    let known: Vec<_> = revisions
+        .iter()
+        .filter_map(|file| file.authority(&identity))
+        .collect();
+    let long_term = signing_key.authority();
+    if known.is_empty() {
+        return Err(mismatch(
+            "the network does not know this authority's identity",
+        ));
+    }
+    if known.iter().all(|ours| ours.signing_key != long_term) {
+        return Err(mismatch(
+            "the network does not know this authority's signing key",
+        ));
+    }
+    Ok(relay::AuthorityOptions {
+        signing_key,
+        signing_key_file: Some(file),
+        state_dir: state.room("authority")?,
+        rules: settings
+            .operator_rules()
+            .map_err(|error| AppError::Mismatch {
+                what: error.to_string(),
+                hint: "docs/config.md describes authority.reject and authority.middle_only",
+            })?,
+        measure: measurer.map(|measurer| measurer.options(settings.measure_mib_per_hour)),
+    })
+}
+
+fn exit_options(settings: &config::Exit) -> Result<relay::ExitOptions, AppError> {
+    let policy = ExitPolicy::from_rules(&settings.policy).map_err(|error| AppError::Mismatch {
+        what: error.to_string(),
+        hint: "docs/config.md describes the rules of exit.policy",
+    })?;
+    let policy = if settings.allow_private {
+        policy.allow_private()
+    } else {
+        policy
+    };
+    Ok(relay::ExitOptions {
+        policy,
+        resolver: settings.resolver,
+    })
+}
+
+/// The suite that `choice` means on this machine.
+pub(crate) fn suite(choice: SuiteChoice) -> Suite {
+    match choice {
+        SuiteChoice::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
+        SuiteChoice::Aes256Gcm => Suite::Aes256Gcm,
+        SuiteChoice::Auto if has_aes() => Suite::Aes256Gcm,
+        SuiteChoice::Auto => Suite::ChaCha20Poly1305,
+    }
+}
+
+/// Has the processor instructions for AES? Without them AES is slow and leaks by its timing.
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes")
+        && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
+/// The number of threads that `setting` means on this machine.
+fn threads(setting: usize) -> usize {
+    match setting {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        some => some,
+    }
+}

@@ -1,0 +1,127 @@
+//! A client that joins a network for one question.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cepa_client as client;
+use cepa_client::path::PeerRules;
+use cepa_common::dir::{Consensus, NetworkFile, RevisionStore};
+use cepa_common::ids::RelayId;
+use cepa_common::onion::Suite;
+use cepa_common::state::StateError;
+use tokio::sync::watch;
+
+use super::client as clients;
+use super::error::AppError;
+use super::files::read_network;
+use crate::terminal::Progress;
+
+/// A client that is used for one question and serves nobody.
+pub(crate) struct Visitor {
+    client: client::Client,
+    /// Removed with all its content when the visit ends.
+    _state: tempfile::TempDir,
+}
+
+/// A hop of a circuit, as its client measured it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    /// Who it is.
+    pub(crate) identity: RelayId,
+    /// Is it the guard, that the client's circuits begin at?
+    pub(crate) is_guard: bool,
+    /// Its name for people.
+    pub(crate) nickname: String,
+    /// Where it was reached, as the consensus has it.
+    pub(crate) address: SocketAddr,
+    /// The suite of its layer.
+    pub(crate) suite: Suite,
+    /// From sending CREATE or EXTEND to the keys.
+    pub(crate) handshake: Duration,
+    /// From the client to this hop and back.
+    pub(crate) round_trip: Duration,
+}
+
+impl Visitor {
+    /// Joins the network of the file at `path` with nothing but that file.
+    pub(crate) async fn join(
+        path: &Path,
+        progress: watch::Sender<Progress>,
+    ) -> Result<Self, AppError> {
+        let network = read_network(path)?;
+        let state = tempfile::Builder::new()
+            .prefix("cepa-")
+            .tempdir()
+            .map_err(|source| StateError::Io {
+                action: "create a directory in",
+                path: std::env::temp_dir(),
+                source,
+            })?;
+        let options = client::ClientOptions {
+            network: RevisionStore::open(None, network),
+            network_file: None,
+            peers: PeerRules::default(),
+            state_dir: Some(state.path().to_owned()),
+            isolate_by: Default::default(),
+            multipath: Default::default(),
+        };
+        let mut started = clients::start(options).await;
+        started.ready(progress).await?;
+        Ok(Self {
+            client: started.client,
+            _state: state,
+        })
+    }
+
+    /// Builds a circuit that could carry a stream to `target`, or any, and measures its hops.
+    pub(crate) async fn trace(&self, target: Option<&str>) -> Result<Vec<Hop>, AppError> {
+        let hops = self.client.trace(target).await;
+        Ok(of_reports(
+            hops.map_err(|e| AppError::Circuit(e.to_string()))?,
+        ))
+    }
+
+    /// Builds a circuit through exactly the relays that are called so, and measures its hops.
+    pub(crate) async fn trace_path(&self, names: &[String]) -> Result<Vec<Hop>, AppError> {
+        let relays = self.client.relays(names);
+        let relays = relays.map_err(|error| AppError::Mismatch {
+            what: error.to_string(),
+            hint: "`cepa consensus` shows nicknames and identities",
+        })?;
+        let hops = self.client.trace_path(&relays).await;
+        Ok(of_reports(
+            hops.map_err(|e| AppError::Circuit(e.to_string()))?,
+        ))
+    }
+
+    /// The consensus that the client believes, and the revision of the network's file that it was judged by.
+    pub(crate) fn consensus(&self) -> Result<(Arc<NetworkFile>, Arc<Consensus>), AppError> {
+        let consensus = self
+            .client
+            .consensus()
+            .ok_or_else(|| AppError::Client("the consensus that it held has expired".to_owned()))?;
+        let network = self.client.networks().at(consensus.lifetime().valid_after);
+        Ok((network, consensus))
+    }
+
+    /// Leaves the network.
+    pub(crate) async fn leave(self) {
+        self.client.shutdown().await;
+    }
+}
+
+fn of_reports(hops: Vec<client::HopReport>) -> Vec<Hop> {
+    hops.into_iter()
+        .map(|hop| Hop {
+            identity: hop.identity,
+            is_guard: hop.is_guard,
+            nickname: hop.nickname,
+            address: hop.address,
+            suite: hop.suite,
+            handshake: hop.handshake,
+            round_trip: hop.rtt,
+        })
+        .collect()
+}

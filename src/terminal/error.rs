@@ -1,0 +1,52 @@
+//! A command's failure, with what to try and the program's exit code.
+
+use super::logging::LogError;
+
+/// A command failed: what, and what to try.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    /// What failed, in a sentence without its full stop.
+    pub(crate) what: String,
+    /// What to try.
+    pub(crate) hint: String,
+    /// The program's exit code.
+    pub(crate) code: u8,
+}
+
+/// Exit code: something failed at work.
+pub(crate) const FAILED: u8 = 1;
+/// Exit code: wrong arguments or configuration; the same that clap uses.
+pub(crate) const USAGE: u8 = 2;
+/// Exit code: the network could not be reached.
+pub(crate) const NETWORK: u8 = 3;
+
+impl CliError {
+    /// A failure at work.
+    pub(crate) fn failed(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            hint: hint.into(),
+            code: FAILED,
+        }
+    }
+
+    /// Arguments that cannot be meant.
+    pub(crate) fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            hint: hint.into(),
+            code: USAGE,
+        }
+    }
+}
+
+impl From<LogError> for CliError {
+    fn from(error: LogError) -> Self {
+        let hint = match error {
+            LogError::Filter { .. } => "try --log info, or --log info,cepa_relay=debug",
+            LogError::File { .. } => "check that the directory exists and is writable",
+            LogError::Twice => "report this: it is a bug",
+        };
+        Self::usage(error.to_string(), hint)
+    }
+}
