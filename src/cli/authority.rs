@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use cepa_common::dir::{AddressClass, classify, local_network_params};
 use cepa_common::state::{KeyKind, Trust, load_key, write_whole};
 use clap::{Args, Subcommand};
+use ed25519_dalek::SigningKey;
 
 use super::context::now;
 use crate::config::{self, Config, keys};
@@ -15,7 +16,6 @@ use crate::node::found::{certify, new_authority, sign_network};
 use crate::node::{AppError, read_network};
 use crate::terminal::output::{note, say};
 use crate::terminal::{CliError, USAGE};
-use ed25519_dalek::SigningKey;
 
 /// Start a network of one's own, or look after an authority of one.
 #[derive(Debug, Subcommand)]

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::context::state_dir;
-use super::context::{Context, NetworkArg};
+use super::context::{Context, NetworkArg, state_dir};
 use super::run;
 use crate::config::{self, Config, SuiteChoice};
 use crate::terminal::CliError;

@@ -9,8 +9,7 @@ use clap::Args;
 
 use super::context::{Context, block_on};
 use super::links::LinkArgs;
-use crate::config::DEFAULT_SOCKS;
-use crate::config::MultipathKind;
+use crate::config::{DEFAULT_SOCKS, MultipathKind};
 use crate::terminal::CliError;
 use crate::testnet::{self, Shape, Workdir};
 
