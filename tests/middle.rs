@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cepa_common::cell::codec::{self, CREATE_LEN, Cell, CircuitCommand, DestroyReason, Head};
+use cepa_common::cell::codec::{payload, payload_mut};
 use cepa_common::cell::message::{
     Host, Inward, Outward, Packer, StreamMessage, Telescope, messages,
 };
@@ -25,7 +26,6 @@ use cepa_common::handshake::{
 };
 use cepa_common::ids::{CircId, HopIndex, NetworkId, StreamId};
 use cepa_common::net::establish::{self, Accepted, NewLink, unix_now};
-use cepa_common::net::switch::{payload, payload_mut};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
 use cepa_common::onion::{ClientLayers, Opened, RelayBackward, RelayForward};

@@ -17,7 +17,8 @@ use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, CircuitCommand};
 use cepa_common::ids::{CircId, HopIndex};
 use cepa_common::net::buffers;
 use cepa_common::net::inbox::Inbox;
-use cepa_common::net::switch::{AcceptCircuits, AcceptNone, Command, Queue, Refusal, Table};
+use cepa_common::net::queue::{LinkQueue, TableCommand};
+use cepa_common::net::switch::{AcceptCircuits, AcceptNone, CreateRefusal, Table};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
 use cepa_common::onion::{
@@ -63,15 +64,15 @@ fn circ(n: usize) -> CircId {
     CircId::new(CircId::DIALLER_BIT | (n as u32 + 1)).unwrap()
 }
 
-fn queue() -> Arc<Queue> {
-    Arc::new(Queue::new(BOUND_CELLS, &Budget::unlimited()))
+fn queue() -> Arc<LinkQueue> {
+    Arc::new(LinkQueue::new(BOUND_CELLS, &Budget::unlimited()))
 }
 
 /// Takes every CREATE and leaves the answer to the benchmark.
 struct AcceptAll;
 
 impl AcceptCircuits for AcceptAll {
-    fn on_create(&mut self, _: CircId, _: &[u8; CREATE_LEN]) -> Result<(), Refusal> {
+    fn on_create(&mut self, _: CircId, _: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal> {
         Ok(())
     }
 }
@@ -94,12 +95,12 @@ fn table_passes_outward(bencher: Bencher<'_, '_>, mix: (usize, usize)) {
         .map(|n| {
             let mut create = codec::create(circ(n), &[0; CREATE_LEN]).to_vec();
             table.on_cells(now, &mut create).unwrap();
-            table.on_command(Command::Accept {
+            table.on_command(TableCommand::Accept {
                 circ: circ(n),
                 inbox: Arc::new(Inbox::new(BOUND_CELLS, &Budget::unlimited())),
                 reply: Box::new([0; CREATED_LEN]),
             });
-            table.on_command(Command::PassOutward {
+            table.on_command(TableCommand::PassOutward {
                 circ: circ(n),
                 layer: Box::new(RelayForward::new(SUITE, keys(0).forward)),
                 next: next.clone(),
@@ -137,13 +138,13 @@ fn table_passes_inward(bencher: Bencher<'_, '_>, mix: (usize, usize)) {
     let (prev, now) = (queue(), Instant::now());
     let mut table = Table::new(queue(), true, AcceptNone);
     for n in 0..mix.0 {
-        table.on_command(Command::Open {
+        table.on_command(TableCommand::Open {
             inbox: Arc::new(Inbox::new(BOUND_CELLS, &Budget::unlimited())),
             message: Box::new([0; CREATE_LEN]),
         });
         let mut created = codec::created(circ(n), &[0; CREATED_LEN]).to_vec();
         table.on_cells(now, &mut created).unwrap();
-        table.on_command(Command::PassInward {
+        table.on_command(TableCommand::PassInward {
             circ: circ(n),
             layer: Box::new(RelayBackward::new(SUITE, keys(0).backward)),
             prev: prev.clone(),

@@ -23,7 +23,8 @@ use cepa_common::flow::vegas::{Vegas, VegasParams};
 use cepa_common::flow::window::SendWindow;
 use cepa_common::ids::CircId;
 use cepa_common::net::inbox::Inbox;
-use cepa_common::net::switch::{AcceptNone, Command, Queue, Table};
+use cepa_common::net::queue::{LinkQueue, TableCommand};
+use cepa_common::net::switch::{AcceptNone, Table};
 use cepa_common::onion::{DirectionKeys, RelayBackward, Suite};
 use cepa_common::secret::Secret;
 use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, Target};
@@ -67,17 +68,17 @@ fn circ(n: u32) -> CircId {
 }
 
 /// A table with `circuits` circuits that pass cells back to `prev`.
-fn table(circuits: u32, prev: &Arc<Queue>) -> Table<AcceptNone> {
-    let own = Arc::new(Queue::new(1_024, &Budget::unlimited()));
+fn table(circuits: u32, prev: &Arc<LinkQueue>) -> Table<AcceptNone> {
+    let own = Arc::new(LinkQueue::new(1_024, &Budget::unlimited()));
     let mut table = Table::new(own, true, AcceptNone);
     for n in 0..circuits {
-        table.on_command(Command::Open {
+        table.on_command(TableCommand::Open {
             inbox: Arc::new(Inbox::new(64, &Budget::unlimited())),
             message: Box::new([0; CREATE_LEN]),
         });
         let mut created = created(circ(n), &[0; CREATED_LEN]).to_vec();
         table.on_cells(Instant::now(), &mut created).unwrap();
-        table.on_command(Command::PassInward {
+        table.on_command(TableCommand::PassInward {
             circ: circ(n),
             layer: Box::new(layer()),
             prev: prev.clone(),
@@ -90,7 +91,7 @@ fn table(circuits: u32, prev: &Arc<Queue>) -> Table<AcceptNone> {
 
 /// Reads `cells` cells, of each of `circuits` circuits in turn. They are wrapped, queued, and taken from the queue.
 fn table_read(times: u32, cells: u32, circuits: u32) {
-    let prev = Arc::new(Queue::new(1_024, &Budget::unlimited()));
+    let prev = Arc::new(LinkQueue::new(1_024, &Budget::unlimited()));
     let (mut table, now) = (table(circuits, &prev), Instant::now());
     let (mut read, mut out) = (Vec::new(), Vec::new());
     prev.take_cells(Instant::now(), 1_024, &mut out);
@@ -114,7 +115,7 @@ fn table_of_many(times: u32) {
 }
 
 fn queue_of_many(times: u32) {
-    let queue = Queue::new(1_024, &Budget::unlimited());
+    let queue = LinkQueue::new(1_024, &Budget::unlimited());
     let (cell, mut out) = ([7; CELL_LEN], Vec::new());
     for _ in 0..times {
         for n in 0..64 {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cepa_common::budget::Budget;
-use cepa_common::cell::codec::{self, CREATED_LEN, Cell, CircuitCommand, DestroyReason};
+use cepa_common::cell::codec::{
+    self, CREATED_LEN, Cell, CircuitCommand, DestroyReason, payload, payload_mut,
+};
 use cepa_common::cell::message::{MessageError, Packer, Telescope, messages};
 use cepa_common::cell::{CELL_LEN, Payload};
 use cepa_common::dir::{Entry, Params};
@@ -15,7 +17,7 @@ use cepa_common::handshake::{
 use cepa_common::ids::{CircId, HopIndex, NetworkId};
 use cepa_common::net::establish::EstablishError;
 use cepa_common::net::inbox::{Arrived, Inbox};
-use cepa_common::net::switch::{Command, Queue, payload, payload_mut};
+use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::onion::{ClientLayers, OpenFailed, SealError, TooManyHops};
 use cepa_common::stream::{LegId, Mux, MuxConfig, Side, Target, Violation};
 use cepa_common::world::{random, steady};
@@ -104,7 +106,7 @@ impl BuildError {
 
 /// A circuit that is being built.
 pub struct Builder {
-    pub(super) link: Arc<Queue>,
+    pub(super) link: Arc<LinkQueue>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) circ: Option<CircId>,
     pub(super) layers: ClientLayers,
@@ -144,7 +146,7 @@ impl Builder {
             handed_over: false,
         };
         let (handshake, message) = builder.start_handshake(first)?;
-        let open = Command::Open {
+        let open = TableCommand::Open {
             inbox: builder.inbox.clone(),
             message: Box::new(message),
         };
@@ -226,7 +228,9 @@ impl Builder {
     }
 
     /// Lets go without closing anything: the circuit is its task's now.
-    pub(super) fn hand_over(mut self) -> (Arc<Queue>, Arc<Inbox>, Option<CircId>, ClientLayers) {
+    pub(super) fn hand_over(
+        mut self,
+    ) -> (Arc<LinkQueue>, Arc<Inbox>, Option<CircId>, ClientLayers) {
         self.handed_over = true;
         let layers = core::mem::take(&mut self.layers);
         (self.link.clone(), self.inbox.clone(), self.circ, layers)
@@ -374,7 +378,7 @@ impl Drop for Builder {
             return;
         }
         if let Some(circ) = self.inbox.abandon().or(self.circ) {
-            Command::Close {
+            TableCommand::Close {
                 circ,
                 reason: DestroyReason::Finished,
             }

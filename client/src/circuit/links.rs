@@ -9,7 +9,8 @@ use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::limits::QUEUE_SLACK_CELLS;
 use cepa_common::net::establish::{self, EstablishError, unix_now};
 use cepa_common::net::link_task;
-use cepa_common::net::switch::{AcceptNone, Queue};
+use cepa_common::net::queue::LinkQueue;
+use cepa_common::net::switch::AcceptNone;
 use cepa_common::net::tasks::Tasks;
 use cepa_common::net::tls::Tls;
 use cepa_common::sync::lock;
@@ -18,7 +19,7 @@ use crate::skew::ClockSkew;
 
 #[derive(Default)]
 struct Held {
-    links: HashMap<RelayId, Arc<Queue>>,
+    links: HashMap<RelayId, Arc<LinkQueue>>,
     /// One dial to a relay at a time; whoever waits finds the link that it made.
     dialling: HashMap<RelayId, Arc<tokio::sync::Mutex<()>>>,
 }
@@ -60,7 +61,7 @@ impl Links {
         lock(&self.held)
     }
 
-    fn find(&self, relay: RelayId) -> Option<Arc<Queue>> {
+    fn find(&self, relay: RelayId) -> Option<Arc<LinkQueue>> {
         let mut held = self.held();
         held.links.retain(|_, queue| !queue.is_closed());
         held.links.get(&relay).cloned()
@@ -71,7 +72,7 @@ impl Links {
         &self,
         relay: &Entry,
         window_cells: usize,
-    ) -> Result<Arc<Queue>, EstablishError> {
+    ) -> Result<Arc<LinkQueue>, EstablishError> {
         if let Some(queue) = self.find(relay.identity) {
             return Ok(queue);
         }
@@ -92,7 +93,10 @@ impl Links {
         let link = link?;
         self.skew
             .observe(relay.identity, unix_now(), link.hello.time_unix_sec);
-        let queue = Arc::new(Queue::new(window_cells + QUEUE_SLACK_CELLS, &self.budget));
+        let queue = Arc::new(LinkQueue::new(
+            window_cells + QUEUE_SLACK_CELLS,
+            &self.budget,
+        ));
         self.held().links.insert(relay.identity, queue.clone());
         let own = queue.clone();
         self.tasks.spawn(async move {

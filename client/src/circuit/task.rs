@@ -13,7 +13,7 @@ use cepa_common::net::buffers;
 use cepa_common::net::circuit_io::{Streams, for_each_body};
 use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::PushError;
-use cepa_common::net::switch::{Command, Queue, payload};
+use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::onion::{ClientLayers, OpenFailed};
 use cepa_common::stream::{LegId, Mux, StreamKey, Target, Violation};
 use cepa_common::world::{random, steady};
@@ -49,7 +49,7 @@ pub(crate) enum CircuitEnd {
 }
 
 pub(crate) struct CircuitTask {
-    pub(crate) link: Arc<Queue>,
+    pub(crate) link: Arc<LinkQueue>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) circ: CircId,
     pub(crate) layers: ClientLayers,
@@ -85,7 +85,7 @@ impl CircuitTask {
 impl Drop for CircuitTask {
     fn drop(&mut self) {
         self.streams.lose_leg(self.leg);
-        Command::Close {
+        TableCommand::Close {
             circ: self.circ,
             reason: DestroyReason::Finished,
         }
@@ -222,14 +222,14 @@ impl Running {
             let body = codec::body_mut(cell);
             match task.layers.open(body) {
                 Ok(hop) if hop == last => opened += 1,
-                Ok(hop) => break Some(ended_by(hop, payload(body))),
+                Ok(hop) => break Some(ended_by(hop, codec::payload(body))),
                 Err(error) => break Some(error.into()),
             }
         };
         let mut mux = task.streams.mux();
         for cell in &mut cells[..opened] {
             if mux
-                .on_inward(task.leg, now, payload(codec::body_mut(cell)))?
+                .on_inward(task.leg, now, codec::payload(codec::body_mut(cell)))?
                 .is_some()
             {
                 return Err(CircuitEnd::Truncated(last));

@@ -2,7 +2,7 @@
 //! body of a RELAY cell belongs to [`crate::onion`], the body of a HELLO cell to [`crate::link`].
 
 use super::wire::{Reader, UnexpectedEnd, all_zero};
-use super::{BODY_LEN, Body, CELL_LEN, CLEAR_LEN};
+use super::{BODY_LEN, Body, CELL_LEN, CLEAR_LEN, HEADER_LEN, Payload};
 use crate::ids::CircId;
 
 /// One cell as it travels inside TLS.
@@ -176,6 +176,22 @@ pub fn body_mut(cell: &mut Cell) -> &mut Body {
     match cell.last_chunk_mut() {
         Some(body) => body,
         None => unreachable!("a body is shorter than its cell, see the assertion above"),
+    }
+}
+
+/// The payload of a RELAY body, to be changed: what follows the onion header.
+pub fn payload_mut(body: &mut Body) -> &mut Payload {
+    match body[HEADER_LEN..].as_mut_array() {
+        Some(payload) => payload,
+        None => unreachable!("a body is a header and a payload"),
+    }
+}
+
+/// The payload of a RELAY body: what follows the onion header.
+pub fn payload(body: &Body) -> &Payload {
+    match body[HEADER_LEN..].as_array() {
+        Some(payload) => payload,
+        None => unreachable!("a body is a header and a payload"),
     }
 }
 

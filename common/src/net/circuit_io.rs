@@ -11,7 +11,6 @@ use rand_core::CryptoRng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, watch};
 
-use super::switch::payload_mut;
 use crate::cell::codec::{self, Cell, CircuitCommand};
 use crate::cell::message::EndReason;
 use crate::cell::{Body, CELL_LEN};
@@ -161,7 +160,7 @@ fn fill(
             return false;
         };
         codec::write_circuit_head(cell, circ, CircuitCommand::Relay);
-        if !mux.fill(leg, now, rng, payload_mut(codec::body_mut(cell))) {
+        if !mux.fill(leg, now, rng, codec::payload_mut(codec::body_mut(cell))) {
             cells.truncate(at);
             return false;
         }

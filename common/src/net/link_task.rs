@@ -12,7 +12,8 @@ use tokio::time::Sleep;
 use super::buffers;
 use super::establish::NewLink;
 use super::limit::{RateLimit, Way};
-use super::switch::{AcceptCircuits, LinkError, Queue, Table};
+use super::queue::LinkQueue;
+use super::switch::{AcceptCircuits, LinkError, Table};
 use super::tls_io::TlsIo;
 use crate::cell::CELL_LEN;
 use crate::limits::{LINK_REST_ACCEPTED, LINK_REST_DIALLED, LINK_REST_SPREAD, WRITE_BATCH_CELLS};
@@ -87,14 +88,14 @@ thread_local! {
 
 /// Drives a link until it ends, and tells everyone who has a circuit on it.
 /// Dropping the future ends the link too.
-pub async fn run<A: AcceptCircuits>(link: NewLink, queue: Arc<Queue>, accept: A) -> LinkEnd {
+pub async fn run<A: AcceptCircuits>(link: NewLink, queue: Arc<LinkQueue>, accept: A) -> LinkEnd {
     run_limited(link, queue, accept, None).await
 }
 
 /// As [`run`], moving no more than `limit`, which other links share.
 pub async fn run_limited<A: AcceptCircuits>(
     link: NewLink,
-    queue: Arc<Queue>,
+    queue: Arc<LinkQueue>,
     accept: A,
     limit: Option<Arc<RateLimit>>,
 ) -> LinkEnd {
@@ -115,7 +116,7 @@ pub async fn run_limited<A: AcceptCircuits>(
 
 struct Driver<A: AcceptCircuits> {
     io: TlsIo,
-    queue: Arc<Queue>,
+    queue: Arc<LinkQueue>,
     table: Table<A>,
     /// The beginning of a cell whose rest has not come yet.
     partial: Vec<u8>,
@@ -252,7 +253,8 @@ mod tests {
     use crate::ids::{CircId, NetworkId};
     use crate::net::establish::{self, Accepted};
     use crate::net::inbox::Inbox;
-    use crate::net::switch::{AcceptNone, Command, Refusal};
+    use crate::net::queue::TableCommand;
+    use crate::net::switch::{AcceptNone, CreateRefusal};
     use crate::net::tls::Tls;
 
     const NETWORK: NetworkId = NetworkId([7; 32]);
@@ -261,7 +263,7 @@ mod tests {
     struct Tell(Sender<CircId>);
 
     impl AcceptCircuits for Tell {
-        fn on_create(&mut self, circ: CircId, _: &[u8; CREATE_LEN]) -> Result<(), Refusal> {
+        fn on_create(&mut self, circ: CircId, _: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal> {
             self.0.try_send(circ).unwrap();
             Ok(())
         }
@@ -289,13 +291,13 @@ mod tests {
     async fn a_link_is_closed_when_no_circuit_has_needed_it_for_long() {
         let (near, far) = pair().await;
         let budget = Budget::unlimited();
-        let [own, other] = [(); 2].map(|()| Arc::new(Queue::new(64, &budget)));
+        let [own, other] = [(); 2].map(|()| Arc::new(LinkQueue::new(64, &budget)));
         let (tell, mut told) = channel(1);
         let far = tokio::spawn(run(far, other, Tell(tell)));
         let near = tokio::spawn(run(near, own.clone(), AcceptNone));
         let inbox = Arc::new(Inbox::new(64, &budget));
         let message = Box::new([0; CREATE_LEN]);
-        Command::Open { inbox, message }.send(&own);
+        TableCommand::Open { inbox, message }.send(&own);
         let circ = told.recv().await.unwrap();
 
         tokio::time::pause();
@@ -305,7 +307,7 @@ mod tests {
             "a circuit is there"
         );
         let reason = DestroyReason::Finished;
-        Command::Close { circ, reason }.send(&own);
+        TableCommand::Close { circ, reason }.send(&own);
         let began = tokio::time::Instant::now();
         assert!(matches!(near.await.unwrap(), LinkEnd::Idle));
         assert!(began.elapsed() >= LINK_REST_DIALLED);

@@ -1,8 +1,8 @@
 //! What stands between two links.
 //!
-//! A [`LinkQueue`] holds the cells that wait to be written to one link, in a
-//! queue for each circuit, and the commands for the link's table. It is
-//! bounded; a circuit that overruns its bound is destroyed by whoever pushed.
+//! A [`LinkQueue`] holds the cells that wait to be written to one link, in a queue for each circuit, and the
+//! [`TableCommand`]s for the link's table. The cells of each circuit are bounded; a circuit that overruns its bound is
+//! destroyed by whoever pushed.
 
 use core::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,11 +12,14 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::cell_run::CellRun;
+use super::inbox::Inbox;
 use crate::budget::{Budget, Charge};
 use crate::cell::CELL_LEN;
-use crate::cell::codec::Cell;
+use crate::cell::codec::{self, CREATE_LEN, CREATED_LEN, Cell, CircuitCommand, DestroyReason};
+use crate::cell::message::Packer;
 use crate::ids::CircId;
 use crate::limits::{RECENT_HALF_LIFE, TURN_CELLS};
+use crate::onion::{RelayBackward, RelayForward};
 use crate::sync::lock;
 use crate::world::steady;
 
@@ -62,7 +65,7 @@ impl PartialEq for Turn {
 
 impl Eq for Turn {}
 
-struct Waiting<C> {
+struct Waiting {
     /// Those with cells waiting, and those that have sent enough of late for it to count.
     circuits: HashMap<CircId, CellRun>,
     /// Circuits with cells waiting: the one that has sent fewest of late goes first, so that a circuit with little to say
@@ -73,13 +76,13 @@ struct Waiting<C> {
     epoch: Instant,
     /// Quiet circuits are forgotten when there are so many of all.
     forget_at: usize,
-    commands: Vec<C>,
+    commands: Vec<TableCommand>,
     charge: Charge,
     queued_bytes: usize,
     closed: bool,
 }
 
-impl<C> Waiting<C> {
+impl Waiting {
     /// `bytes` more are queued, or fewer.
     fn account(&mut self, added: usize, taken: usize) {
         self.queued_bytes = self.queued_bytes + added - taken;
@@ -141,14 +144,14 @@ impl<C> Waiting<C> {
 }
 
 /// Cells and commands for one link; shared by all who send to it.
-pub struct LinkQueue<C> {
-    waiting: Mutex<Waiting<C>>,
+pub struct LinkQueue {
+    waiting: Mutex<Waiting>,
     notify: Notify,
     gone: tokio::sync::watch::Sender<bool>,
     bound_bytes: usize,
 }
 
-impl<C> LinkQueue<C> {
+impl LinkQueue {
     /// A queue in which one circuit may have `bound_cells` waiting, charged to `budget`.
     pub fn new(bound_cells: usize, budget: &Arc<Budget>) -> Self {
         Self {
@@ -233,18 +236,20 @@ impl<C> LinkQueue<C> {
         }
     }
 
-    /// The circuits whose cells wait, and since when none of them has moved.
+    /// The circuits whose cells wait, in the order of their ids, and since when none of their cells has moved.
     pub fn waiting(&self) -> Vec<(CircId, Instant)> {
         let waiting = lock(&self.waiting);
         let runs = waiting.circuits.iter().filter(|(_, run)| run.len > 0);
-        runs.filter_map(|(circ, run)| Some((*circ, run.moved?)))
-            .collect()
+        let since = runs.filter_map(|(circ, run)| Some((*circ, run.moved?)));
+        let mut since: Vec<_> = since.collect();
+        since.sort_unstable_by_key(|(circ, _)| *circ);
+        since
     }
 
     /// Adds a command for the link's table. Commands are taken before cells,
     /// so what a command installs is there before a peer can answer any cell
     /// that was pushed after it. Returns the command if the link is gone.
-    pub fn command(&self, command: C) -> Result<(), C> {
+    pub fn command(&self, command: TableCommand) -> Result<(), TableCommand> {
         let mut waiting = lock(&self.waiting);
         if waiting.closed {
             return Err(command);
@@ -256,7 +261,7 @@ impl<C> LinkQueue<C> {
     }
 
     /// Moves all commands to `commands`.
-    pub fn take_commands(&self, commands: &mut Vec<C>) {
+    pub fn take_commands(&self, commands: &mut Vec<TableCommand>) {
         commands.append(&mut lock(&self.waiting).commands);
     }
 
@@ -308,7 +313,7 @@ impl<C> LinkQueue<C> {
     }
 
     /// Takes nothing more. Returns the commands that nobody will carry out.
-    pub fn close(&self) -> Vec<C> {
+    pub fn close(&self) -> Vec<TableCommand> {
         let mut waiting = lock(&self.waiting);
         waiting.closed = true;
         waiting.circuits.clear();
@@ -333,6 +338,116 @@ impl<C> LinkQueue<C> {
     pub async fn wait(&self) {
         self.notify.notified().await;
     }
+}
+
+/// What others ask of the table of a link's circuits ([`super::switch::Table`]).
+pub enum TableCommand {
+    /// Open a circuit to the peer. The inbox learns its id, then CREATED, then cells.
+    Open {
+        /// Receives what comes in on the circuit.
+        inbox: Arc<Inbox>,
+        /// The client's half of the handshake.
+        message: Box<[u8; CREATE_LEN]>,
+    },
+    /// Answer the peer's CREATE: the circuit ends here, at `inbox`.
+    Accept {
+        /// The peer's circuit.
+        circ: CircId,
+        /// Receives what comes in on the circuit.
+        inbox: Arc<Inbox>,
+        /// Our half of the handshake.
+        reply: Box<[u8; CREATED_LEN]>,
+    },
+    /// From now on open the peer's cells and pass them to another link.
+    PassOutward {
+        /// The peer's circuit, which ended here so far.
+        circ: CircId,
+        /// Opens what comes from the peer.
+        layer: Box<RelayForward>,
+        /// Where opened cells go.
+        next: Arc<LinkQueue>,
+        /// The circuit's id there.
+        next_circ: CircId,
+    },
+    /// From now on wrap the peer's cells and pass them back to the link they were asked from.
+    PassInward {
+        /// Our circuit to the peer, which ended here so far.
+        circ: CircId,
+        /// Wraps what comes from the peer.
+        layer: Box<RelayBackward>,
+        /// Where wrapped cells go.
+        prev: Arc<LinkQueue>,
+        /// The circuit's id there.
+        prev_circ: CircId,
+        /// The sealed EXTENDED, which goes back before anything that comes from the peer.
+        extended: Box<Cell>,
+    },
+    /// End a circuit at once, both ways: what is queued for it is dropped.
+    Destroy {
+        /// The circuit.
+        circ: CircId,
+        /// What the peer is told.
+        reason: DestroyReason,
+    },
+    /// End a circuit on this link, after what is queued for it.
+    Close {
+        /// The circuit.
+        circ: CircId,
+        /// What the peer is told.
+        reason: DestroyReason,
+    },
+}
+
+impl TableCommand {
+    /// Sends it to the table behind `queue`. If that link is gone, everyone
+    /// who depends on it is told.
+    pub fn send(self, queue: &LinkQueue) {
+        if let Err(command) = queue.command(self) {
+            command.abandon();
+        }
+    }
+
+    /// Tells those who depend on the command that its link is gone.
+    pub fn abandon(self) {
+        match self {
+            Self::Open { inbox, .. } | Self::Accept { inbox, .. } => {
+                inbox.update(|a| a.destroyed = Some(DestroyReason::Unreachable));
+            }
+            Self::PassOutward {
+                next, next_circ, ..
+            } => {
+                close(&next, next_circ, DestroyReason::Finished);
+            }
+            Self::PassInward {
+                mut layer,
+                prev,
+                prev_circ,
+                ..
+            } => {
+                truncate(&mut layer, &prev, prev_circ);
+            }
+            Self::Close { .. } | Self::Destroy { .. } => {}
+        }
+    }
+}
+
+/// Asks a link's table to end a circuit, after what is queued for it.
+pub(super) fn close(queue: &LinkQueue, circ: CircId, reason: DestroyReason) {
+    // A link that is gone has closed all its circuits already.
+    let _ = queue.command(TableCommand::Close { circ, reason });
+}
+
+/// Tells the client that the circuit is lost behind this hop, then ends it.
+pub(super) fn truncate(layer: &mut RelayBackward, prev: &LinkQueue, prev_circ: CircId) {
+    let mut cell = [0; CELL_LEN];
+    codec::write_circuit_head(&mut cell, prev_circ, CircuitCommand::Relay);
+    let body = codec::body_mut(&mut cell);
+    let mut packer = Packer::new(codec::payload_mut(body));
+    let packed = packer.truncated(DestroyReason::Unreachable).is_ok() && packer.finish();
+    if packed && layer.speak(body).is_ok() {
+        let _ = prev.push(prev_circ, &cell);
+    }
+    close(prev, prev_circ, DestroyReason::Unreachable);
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ fn marks(out: &[u8]) -> Vec<u8> {
 
 #[test]
 fn circuits_take_turns() {
-    let queue = LinkQueue::<()>::new(100, &Budget::unlimited());
+    let queue = LinkQueue::new(100, &Budget::unlimited());
     queue.push(circ(1), &cells(1, 40)).unwrap();
     queue.push(circ(2), &cells(2, 1)).unwrap();
     queue.push(circ(3), &cells(3, 20)).unwrap();
@@ -36,7 +36,7 @@ fn circuits_take_turns() {
 
 #[test]
 fn a_circuit_over_its_bound_is_refused_and_others_are_not() {
-    let queue = LinkQueue::<()>::new(4, &Budget::unlimited());
+    let queue = LinkQueue::new(4, &Budget::unlimited());
     queue.push(circ(1), &cells(1, 4)).unwrap();
     assert_eq!(queue.push(circ(1), &cells(1, 1)), Err(PushError::Overrun));
     queue.push(circ(2), &cells(2, 4)).unwrap();
@@ -49,7 +49,7 @@ fn a_circuit_over_its_bound_is_refused_and_others_are_not() {
 #[test]
 fn what_is_queued_is_charged_and_given_back() {
     let budget = Budget::new(usize::MAX);
-    let queue = LinkQueue::<()>::new(8, &budget);
+    let queue = LinkQueue::new(8, &budget);
     queue.push(circ(1), &cells(1, 4)).unwrap();
     queue.push(circ(2), &cells(2, 4)).unwrap();
     queue.push_last(circ(1), &[0; CELL_LEN]);
@@ -69,7 +69,7 @@ fn what_is_queued_is_charged_and_given_back() {
 #[test]
 fn memory_is_charged_and_not_what_is_in_it() {
     let budget = Budget::new(usize::MAX);
-    let queue = LinkQueue::<()>::new(64, &budget);
+    let queue = LinkQueue::new(64, &budget);
     let mut buffer = buffers::take();
     let capacity = buffer.capacity();
     buffer.extend_from_slice(&cells(1, 16));
@@ -89,15 +89,21 @@ fn memory_is_charged_and_not_what_is_in_it() {
 #[test]
 fn a_closed_queue_hands_commands_back() {
     let queue = LinkQueue::new(4, &Budget::unlimited());
-    queue.command("first").unwrap();
-    assert_eq!(queue.close(), ["first"]);
-    assert_eq!(queue.command("late"), Err("late"));
+    let close = |n| TableCommand::Close {
+        circ: circ(n),
+        reason: DestroyReason::Finished,
+    };
+    let is = |command: &TableCommand, n| matches!(command, TableCommand::Close { circ: of, .. } if *of == circ(n));
+    assert!(queue.command(close(1)).is_ok());
+    let left = queue.close();
+    assert!(left.len() == 1 && is(&left[0], 1));
+    assert!(queue.command(close(2)).is_err_and(|late| is(&late, 2)));
     assert_eq!(queue.push(circ(1), &cells(1, 1)), Err(PushError::Closed));
 }
 
 #[test]
 fn a_purged_circuit_leaves_no_turn() {
-    let queue = LinkQueue::<()>::new(4, &Budget::unlimited());
+    let queue = LinkQueue::new(4, &Budget::unlimited());
     queue.push(circ(1), &cells(1, 4)).unwrap();
     queue.push(circ(2), &cells(2, 1)).unwrap();
     queue.purge(circ(1));
@@ -108,7 +114,7 @@ fn a_purged_circuit_leaves_no_turn() {
 }
 
 /// What the next `n` cells are, a millisecond after the last.
-fn next(queue: &LinkQueue<()>, now: &mut Instant, n: usize) -> Vec<u8> {
+fn next(queue: &LinkQueue, now: &mut Instant, n: usize) -> Vec<u8> {
     *now += Duration::from_millis(1);
     let mut out = Vec::new();
     queue.take_cells(*now, n, &mut out);
@@ -117,10 +123,7 @@ fn next(queue: &LinkQueue<()>, now: &mut Instant, n: usize) -> Vec<u8> {
 
 #[test]
 fn who_has_little_to_say_waits_for_no_bulk() {
-    let (queue, mut now) = (
-        LinkQueue::<()>::new(4_000, &Budget::unlimited()),
-        Instant::now(),
-    );
+    let (queue, mut now) = (LinkQueue::new(4_000, &Budget::unlimited()), Instant::now());
     for bulk in 1..=10 {
         queue.push(circ(bulk), &cells(bulk as u8, 1_000)).unwrap();
     }
@@ -149,10 +152,7 @@ fn who_has_little_to_say_waits_for_no_bulk() {
 
 #[test]
 fn bulk_that_pauses_comes_back_as_bulk_and_is_forgiven_in_time() {
-    let (queue, mut now) = (
-        LinkQueue::<()>::new(4_000, &Budget::unlimited()),
-        Instant::now(),
-    );
+    let (queue, mut now) = (LinkQueue::new(4_000, &Budget::unlimited()), Instant::now());
     queue.push(circ(1), &cells(1, 500)).unwrap();
     queue.push(circ(2), &cells(2, 100)).unwrap();
     assert_eq!(next(&queue, &mut now, 1_000).len(), 600);
@@ -172,10 +172,7 @@ fn bulk_that_pauses_comes_back_as_bulk_and_is_forgiven_in_time() {
 
 #[test]
 fn nobody_starves() {
-    let (queue, mut now) = (
-        LinkQueue::<()>::new(40_000, &Budget::unlimited()),
-        Instant::now(),
-    );
+    let (queue, mut now) = (LinkQueue::new(40_000, &Budget::unlimited()), Instant::now());
     queue.push(circ(1), &cells(1, 30_000)).unwrap();
     next(&queue, &mut now, 3_000);
     // Eight others have more to say than the link carries, and had sent nothing before.
@@ -199,10 +196,7 @@ fn nobody_starves() {
 
 #[test]
 fn years_pass_and_counts_stay_numbers() {
-    let (queue, mut now) = (
-        LinkQueue::<()>::new(400, &Budget::unlimited()),
-        Instant::now(),
-    );
+    let (queue, mut now) = (LinkQueue::new(400, &Budget::unlimited()), Instant::now());
     for _ in 0..300 {
         now += RECENT_HALF_LIFE * 100;
         queue.push(circ(1), &cells(1, 100)).unwrap();
@@ -216,7 +210,7 @@ fn years_pass_and_counts_stay_numbers() {
 
 #[test]
 fn circuits_that_are_over_or_long_quiet_take_no_memory() {
-    let queue = LinkQueue::<()>::new(400, &Budget::unlimited());
+    let queue = LinkQueue::new(400, &Budget::unlimited());
     for n in 1..10_000 {
         queue.push(circ(n), &cells(1, 1)).unwrap();
         if n % 2 == 0 {
@@ -242,7 +236,7 @@ proptest! {
         steps in prop::collection::vec((1..6u32, 1..40usize, 0..60usize, any::<bool>()), 1..60)
     ) {
         let budget = Budget::unlimited();
-        let queue = LinkQueue::<()>::new(100_000, &budget);
+        let queue = LinkQueue::new(100_000, &budget);
         let mut now = Instant::now();
         let mut sent: HashMap<u8, u32> = HashMap::new();
         let mut got: HashMap<u8, u32> = HashMap::new();

@@ -4,155 +4,26 @@
 //! wraps what comes in on the link: the forward layer of a circuit that the
 //! peer created, the backward layer of one that this side created. A cell is
 //! changed in place and goes to the queue of the next link, or to the inbox of
-//! the circuit's end. Tables never touch each other; they send [`Command`]s.
+//! the circuit's end. Tables never touch each other; they send [`TableCommand`]s.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::inbox::Inbox;
-use super::queue::{LinkQueue, PushError};
+use super::queue::{LinkQueue, PushError, TableCommand, close, truncate};
 use crate::cell::codec::{
     self, CREATE_LEN, CREATED_LEN, Cell, CellError, CircuitCommand, DestroyReason, Head,
     LinkCommand,
 };
-use crate::cell::message::Packer;
-use crate::cell::{Body, CELL_LEN, CLEAR_LEN, HEADER_LEN, Payload};
+use crate::cell::{CELL_LEN, CLEAR_LEN};
 use crate::ids::CircId;
 use crate::limits::{CIRCUITS_PER_LINK, UNKNOWN_CIRCUIT_CELLS_PER_SECOND};
 use crate::onion::{Opened, RelayBackward, RelayForward};
 
-/// The queue of a link, with the commands that its table takes.
-pub type Queue = LinkQueue<Command>;
-
-/// What others ask of a link's table.
-pub enum Command {
-    /// Open a circuit to the peer. The inbox learns its id, then CREATED, then cells.
-    Open {
-        /// Receives what comes in on the circuit.
-        inbox: Arc<Inbox>,
-        /// The client's half of the handshake.
-        message: Box<[u8; CREATE_LEN]>,
-    },
-    /// Answer the peer's CREATE: the circuit ends here, at `inbox`.
-    Accept {
-        /// The peer's circuit.
-        circ: CircId,
-        /// Receives what comes in on the circuit.
-        inbox: Arc<Inbox>,
-        /// Our half of the handshake.
-        reply: Box<[u8; CREATED_LEN]>,
-    },
-    /// From now on open the peer's cells and pass them to another link.
-    PassOutward {
-        /// The peer's circuit, which ended here so far.
-        circ: CircId,
-        /// Opens what comes from the peer.
-        layer: Box<RelayForward>,
-        /// Where opened cells go.
-        next: Arc<Queue>,
-        /// The circuit's id there.
-        next_circ: CircId,
-    },
-    /// From now on wrap the peer's cells and pass them back to the link they were asked from.
-    PassInward {
-        /// Our circuit to the peer, which ended here so far.
-        circ: CircId,
-        /// Wraps what comes from the peer.
-        layer: Box<RelayBackward>,
-        /// Where wrapped cells go.
-        prev: Arc<Queue>,
-        /// The circuit's id there.
-        prev_circ: CircId,
-        /// The sealed EXTENDED, which goes back before anything that comes from the peer.
-        extended: Box<Cell>,
-    },
-    /// End a circuit at once, both ways: what is queued for it is dropped.
-    Destroy {
-        /// The circuit.
-        circ: CircId,
-        /// What the peer is told.
-        reason: DestroyReason,
-    },
-    /// End a circuit on this link, after what is queued for it.
-    Close {
-        /// The circuit.
-        circ: CircId,
-        /// What the peer is told.
-        reason: DestroyReason,
-    },
-}
-
-impl Command {
-    /// Sends it to the table behind `queue`. If that link is gone, everyone
-    /// who depends on it is told.
-    pub fn send(self, queue: &Queue) {
-        if let Err(command) = queue.command(self) {
-            command.abandon();
-        }
-    }
-
-    /// Tells those who depend on the command that its link is gone.
-    pub fn abandon(self) {
-        match self {
-            Self::Open { inbox, .. } | Self::Accept { inbox, .. } => {
-                inbox.update(|a| a.destroyed = Some(DestroyReason::Unreachable));
-            }
-            Self::PassOutward {
-                next, next_circ, ..
-            } => {
-                close(&next, next_circ, DestroyReason::Finished);
-            }
-            Self::PassInward {
-                mut layer,
-                prev,
-                prev_circ,
-                ..
-            } => {
-                truncate(&mut layer, &prev, prev_circ);
-            }
-            Self::Close { .. } | Self::Destroy { .. } => {}
-        }
-    }
-}
-
-fn close(queue: &Queue, circ: CircId, reason: DestroyReason) {
-    // A link that is gone has closed all its circuits already.
-    let _ = queue.command(Command::Close { circ, reason });
-}
-
-/// Tells the client that the circuit is lost behind this hop, then ends it.
-fn truncate(layer: &mut RelayBackward, prev: &Queue, prev_circ: CircId) {
-    let mut cell = [0; CELL_LEN];
-    codec::write_circuit_head(&mut cell, prev_circ, CircuitCommand::Relay);
-    let body = codec::body_mut(&mut cell);
-    let mut packer = Packer::new(payload_mut(body));
-    let packed = packer.truncated(DestroyReason::Unreachable).is_ok() && packer.finish();
-    if packed && layer.speak(body).is_ok() {
-        let _ = prev.push(prev_circ, &cell);
-    }
-    close(prev, prev_circ, DestroyReason::Unreachable);
-}
-
-/// The payload of a relay body.
-pub fn payload_mut(body: &mut Body) -> &mut Payload {
-    match body[HEADER_LEN..].as_mut_array() {
-        Some(payload) => payload,
-        None => unreachable!("a body is a header and a payload"),
-    }
-}
-
-/// The payload of a relay body.
-pub fn payload(body: &Body) -> &Payload {
-    match body[HEADER_LEN..].as_array() {
-        Some(payload) => payload,
-        None => unreachable!("a body is a header and a payload"),
-    }
-}
-
 /// Why a CREATE is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum CreateRefusal {
     /// The circuit is refused; the link goes on.
     Destroy(DestroyReason),
     /// This peer accepts no circuits: the link closes.
@@ -161,16 +32,16 @@ pub enum Refusal {
 
 /// Takes the peer's CREATEs: at a relay, the pool of handshake workers.
 pub trait AcceptCircuits: Send {
-    /// A CREATE has come; [`Command::Accept`] or [`Command::Close`] is to follow.
-    fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), Refusal>;
+    /// A CREATE has come; [`TableCommand::Accept`] or [`TableCommand::Close`] is to follow.
+    fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal>;
 }
 
 /// Accepts no circuits: a client's side of its links.
 pub struct AcceptNone;
 
 impl AcceptCircuits for AcceptNone {
-    fn on_create(&mut self, _: CircId, _: &[u8; CREATE_LEN]) -> Result<(), Refusal> {
-        Err(Refusal::NotARelay)
+    fn on_create(&mut self, _: CircId, _: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal> {
+        Err(CreateRefusal::NotARelay)
     }
 }
 
@@ -210,13 +81,13 @@ enum Entry {
     /// The peer's; its cells are opened and passed on.
     Outward {
         layer: Box<RelayForward>,
-        next: Arc<Queue>,
+        next: Arc<LinkQueue>,
         next_circ: CircId,
     },
     /// Ours; its cells are wrapped and passed back.
     Inward {
         layer: Box<RelayBackward>,
-        prev: Arc<Queue>,
+        prev: Arc<LinkQueue>,
         prev_circ: CircId,
     },
     /// DESTROY was sent; the id is free when the peer's has come.
@@ -245,7 +116,7 @@ fn same_heads(cells: &[u8]) -> usize {
 /// The circuits of one link.
 pub struct Table<A> {
     entries: HashMap<CircId, Entry>,
-    own: Arc<Queue>,
+    own: Arc<LinkQueue>,
     dialled: bool,
     next_id: u32,
     /// Circuits that there have been.
@@ -258,7 +129,7 @@ pub struct Table<A> {
 impl<A: AcceptCircuits> Table<A> {
     /// An empty table. `own` is the queue of this very link; `dialled` says
     /// which half of the ids is ours.
-    pub fn new(own: Arc<Queue>, dialled: bool, accept: A) -> Self {
+    pub fn new(own: Arc<LinkQueue>, dialled: bool, accept: A) -> Self {
         let entries = HashMap::new();
         Self {
             entries,
@@ -417,7 +288,7 @@ impl<A: AcceptCircuits> Table<A> {
         }
         self.ever += 1;
         let answer = if self.entries.len() >= CIRCUITS_PER_LINK {
-            Err(Refusal::Destroy(DestroyReason::Resource))
+            Err(CreateRefusal::Destroy(DestroyReason::Resource))
         } else {
             self.accept.on_create(circ, message)
         };
@@ -426,12 +297,12 @@ impl<A: AcceptCircuits> Table<A> {
                 self.entries.insert(circ, Entry::Answering);
                 Ok(())
             }
-            Err(Refusal::Destroy(reason)) => {
+            Err(CreateRefusal::Destroy(reason)) => {
                 self.entries.insert(circ, Entry::Closing);
                 self.own.push_last(circ, &codec::destroy(circ, reason));
                 Ok(())
             }
-            Err(Refusal::NotARelay) => Err(LinkError::NotARelay),
+            Err(CreateRefusal::NotARelay) => Err(LinkError::NotARelay),
         }
     }
 
@@ -493,20 +364,20 @@ impl<A: AcceptCircuits> Table<A> {
     }
 
     /// Carries a command out.
-    pub fn on_command(&mut self, command: Command) {
+    pub fn on_command(&mut self, command: TableCommand) {
         match command {
-            Command::Open { inbox, message } => self.open(inbox, &message),
-            Command::Accept { circ, inbox, reply } => {
+            TableCommand::Open { inbox, message } => self.open(inbox, &message),
+            TableCommand::Accept { circ, inbox, reply } => {
                 match self.entries.get_mut(&circ) {
                     Some(entry @ Entry::Answering) => {
                         *entry = Entry::End(inbox);
                         let _ = self.own.push(circ, &codec::created(circ, &reply));
                     }
                     // The peer has changed its mind meanwhile.
-                    _ => Command::Accept { circ, inbox, reply }.abandon(),
+                    _ => TableCommand::Accept { circ, inbox, reply }.abandon(),
                 }
             }
-            Command::PassOutward {
+            TableCommand::PassOutward {
                 circ,
                 layer,
                 next,
@@ -523,7 +394,7 @@ impl<A: AcceptCircuits> Table<A> {
                             self.destroy(circ, DestroyReason::Protocol);
                         }
                     }
-                    _ => Command::PassOutward {
+                    _ => TableCommand::PassOutward {
                         circ,
                         layer,
                         next,
@@ -532,7 +403,7 @@ impl<A: AcceptCircuits> Table<A> {
                     .abandon(),
                 }
             }
-            Command::PassInward {
+            TableCommand::PassInward {
                 circ,
                 layer,
                 prev,
@@ -554,7 +425,7 @@ impl<A: AcceptCircuits> Table<A> {
                     }
                     _ => {
                         let _ = prev.push(prev_circ, &extended[..]);
-                        Command::PassInward {
+                        TableCommand::PassInward {
                             circ,
                             layer,
                             prev,
@@ -565,12 +436,12 @@ impl<A: AcceptCircuits> Table<A> {
                     }
                 }
             }
-            Command::Destroy { circ, reason } => {
+            TableCommand::Destroy { circ, reason } => {
                 if !matches!(self.entries.get(&circ), None | Some(Entry::Closing)) {
                     self.destroy(circ, reason);
                 }
             }
-            Command::Close { circ, reason } => {
+            TableCommand::Close { circ, reason } => {
                 if let Some(entry) = self.entries.get_mut(&circ)
                     && !matches!(entry, Entry::Closing)
                 {
@@ -602,10 +473,13 @@ impl<A: AcceptCircuits> Table<A> {
 
     /// The link is gone: tells everyone who has a circuit on it.
     pub fn on_link_lost(&mut self) {
-        for (_, entry) in self.entries.drain() {
+        // In the order of their ids, so that a run can be repeated.
+        let mut entries: Vec<_> = self.entries.drain().collect();
+        entries.sort_unstable_by_key(|(circ, _)| *circ);
+        for (_, entry) in entries {
             tell(entry, DestroyReason::Unreachable);
         }
-        self.own.close().into_iter().for_each(Command::abandon);
+        self.own.close().into_iter().for_each(TableCommand::abandon);
     }
 }
 

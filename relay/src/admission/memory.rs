@@ -14,7 +14,7 @@ use cepa_common::budget::Budget;
 use cepa_common::cell::codec::DestroyReason;
 use cepa_common::ids::CircId;
 use cepa_common::net::circuit_io::Streams;
-use cepa_common::net::switch::{Command, Queue};
+use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 
@@ -29,14 +29,14 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A circuit that ends here: its streams' buffers hold bytes.
 struct EndingHere {
-    link: Weak<Queue>,
+    link: Weak<LinkQueue>,
     circ: CircId,
     streams: Weak<Streams>,
 }
 
 #[derive(Default)]
 struct Holders {
-    links: Vec<Weak<Queue>>,
+    links: Vec<Weak<LinkQueue>>,
     circuits: Vec<EndingHere>,
     /// Lists are cleaned when they have doubled since the last time.
     clean_at: usize,
@@ -48,7 +48,7 @@ pub(crate) struct Memory(Mutex<Holders>);
 
 /// A circuit that could be destroyed.
 struct Victim {
-    link: Arc<Queue>,
+    link: Arc<LinkQueue>,
     circ: CircId,
     since: Instant,
 }
@@ -58,13 +58,13 @@ impl Memory {
         lock(&self.0)
     }
 
-    pub(crate) fn add_link(&self, link: &Arc<Queue>) {
+    pub(crate) fn add_link(&self, link: &Arc<LinkQueue>) {
         let mut holders = self.lock();
         holders.links.push(Arc::downgrade(link));
         holders.clean();
     }
 
-    pub(crate) fn add_circuit(&self, link: &Arc<Queue>, circ: CircId, streams: &Arc<Streams>) {
+    pub(crate) fn add_circuit(&self, link: &Arc<LinkQueue>, circ: CircId, streams: &Arc<Streams>) {
         let mut holders = self.lock();
         let (link, streams) = (Arc::downgrade(link), Arc::downgrade(streams));
         holders.circuits.push(EndingHere {
@@ -79,7 +79,7 @@ impl Memory {
     fn victims(&self) -> Vec<Victim> {
         let holders = self.lock();
         let mut oldest: HashMap<(usize, CircId), Victim> = HashMap::new();
-        let mut add = |link: Arc<Queue>, circ, since| {
+        let mut add = |link: Arc<LinkQueue>, circ, since| {
             let victim = Victim { link, circ, since };
             let place = oldest.entry((Arc::as_ptr(&victim.link).addr(), circ));
             place
@@ -147,7 +147,7 @@ impl Memory {
             // Its link gives the memory back when it carries this out; what
             // waits for the link itself is dropped here and now.
             link.purge(circ);
-            Command::Destroy {
+            TableCommand::Destroy {
                 circ,
                 reason: DestroyReason::Resource,
             }
@@ -156,7 +156,7 @@ impl Memory {
         }
     }
 
-    fn discard_streams(&self, link: &Arc<Queue>, circ: CircId) {
+    fn discard_streams(&self, link: &Arc<LinkQueue>, circ: CircId) {
         let holders = self.lock();
         let streams = holders.circuits.iter().find(|circuit| {
             circuit.circ == circ && core::ptr::eq(circuit.link.as_ptr(), Arc::as_ptr(link))
@@ -191,7 +191,7 @@ mod tests {
         }))
     }
 
-    fn waits(link: &Queue) -> Vec<u32> {
+    fn waits(link: &LinkQueue) -> Vec<u32> {
         link.waiting().iter().map(|(circ, _)| circ.get()).collect()
     }
 
@@ -199,7 +199,7 @@ mod tests {
     fn the_longest_wait_ends_first_and_no_more_than_needed() {
         let budget = Budget::new(10 * CELL_LEN);
         let memory = Memory::default();
-        let links = [(); 2].map(|()| Arc::new(Queue::new(100, &budget)));
+        let links = [(); 2].map(|()| Arc::new(LinkQueue::new(100, &budget)));
         links.iter().for_each(|link| memory.add_link(link));
         for (link, n) in [(0, 1), (1, 2), (0, 3)] {
             links[link].push(circ(n), &[0; 4 * CELL_LEN]).unwrap();
@@ -216,7 +216,7 @@ mod tests {
     async fn what_streams_hold_counts_and_is_given_back() {
         let budget = Budget::new(64 * 1024);
         let memory = Memory::default();
-        let link = Arc::new(Queue::new(100, &budget));
+        let link = Arc::new(LinkQueue::new(100, &budget));
         let stalled = streams(&budget);
         memory.add_circuit(&link, circ(1), &stalled);
         let mut stream = stalled.open(Target::Directory).unwrap();

@@ -13,7 +13,7 @@ use cepa_common::net::buffers;
 use cepa_common::net::circuit_io::{Streams, for_each_body};
 use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::PushError;
-use cepa_common::net::switch::{Command, Queue, payload};
+use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::onion::{HopKeys, Opened, RelayBackward, RelayForward, Suite};
 use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, Target};
 use cepa_common::world::{random, steady};
@@ -54,7 +54,7 @@ enum Asked {
 pub(crate) struct EndHop {
     pub(super) core: Arc<Core>,
     /// The link to the client's side.
-    pub(super) link: Arc<Queue>,
+    pub(super) link: Arc<LinkQueue>,
     /// The relay at its far side, if it is one.
     pub(super) peer: Option<RelayId>,
     pub(super) circ: CircId,
@@ -71,7 +71,7 @@ pub(crate) struct EndHop {
 impl EndHop {
     pub(crate) fn new(
         core: Arc<Core>,
-        link: Arc<Queue>,
+        link: Arc<LinkQueue>,
         peer: Option<RelayId>,
         circ: CircId,
         inbox: Arc<Inbox>,
@@ -119,7 +119,7 @@ impl EndHop {
         };
         streams.lose_leg(leg);
         if let End::Here(reason) = end {
-            Command::Close { circ, reason }.send(&link);
+            TableCommand::Close { circ, reason }.send(&link);
         }
     }
 
@@ -193,7 +193,7 @@ impl EndHop {
         let mut mux = self.streams.mux();
         for cell in cells {
             read += 1;
-            let requests = mux.on_outward(self.leg, now, payload(codec::body_mut(cell)));
+            let requests = mux.on_outward(self.leg, now, codec::payload(codec::body_mut(cell)));
             let requests = requests.map_err(|violation| {
                 tracing::debug!(%violation, "a client broke the protocol");
                 PROTOCOL

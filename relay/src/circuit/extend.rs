@@ -10,14 +10,14 @@ use cepa_common::cell::message::{NoRoom, Packer};
 use cepa_common::cell::{CELL_LEN, HEADER_LEN};
 use cepa_common::ids::{CircId, RelayId};
 use cepa_common::net::inbox::Inbox;
-use cepa_common::net::switch::{Command, Queue, payload_mut};
+use cepa_common::net::queue::{LinkQueue, TableCommand};
 use tokio::time::timeout;
 
 use super::end_hop::{End, EndHop, Extend};
 
 /// The next relay's answer, and where it came from.
 struct Leg {
-    link: Arc<Queue>,
+    link: Arc<LinkQueue>,
     circ: CircId,
     reply: Box<[u8; CREATED_LEN]>,
 }
@@ -48,14 +48,14 @@ impl EndHop {
             backward,
             ..
         } = self;
-        Command::PassOutward {
+        TableCommand::PassOutward {
             circ,
             layer: forward,
             next: leg.link.clone(),
             next_circ: leg.circ,
         }
         .send(&link);
-        Command::PassInward {
+        TableCommand::PassInward {
             circ: leg.circ,
             layer: backward,
             prev: link,
@@ -84,7 +84,7 @@ impl EndHop {
             circ: None,
             inbox,
         };
-        Command::Open {
+        TableCommand::Open {
             inbox: leg.inbox.clone(),
             message,
         }
@@ -102,7 +102,7 @@ impl EndHop {
         codec::write_circuit_head(&mut cell, self.circ, CircuitCommand::Relay);
         let body = codec::body_mut(&mut cell);
         body[..HEADER_LEN].fill(0);
-        let mut packer = Packer::new(payload_mut(body));
+        let mut packer = Packer::new(codec::payload_mut(body));
         pack(&mut packer)?;
         packer.finish();
         self.backward.speak(body).map_err(|_| NoRoom)?;
@@ -120,7 +120,7 @@ impl EndHop {
 
 /// A circuit opened to the next relay; closed again if it comes to nothing.
 struct OpenLeg {
-    link: Arc<Queue>,
+    link: Arc<LinkQueue>,
     circ: Option<CircId>,
     inbox: Arc<Inbox>,
 }
@@ -146,7 +146,7 @@ impl Drop for OpenLeg {
     fn drop(&mut self) {
         let opened = self.inbox.abandon().or(self.circ);
         if let Some(circ) = opened {
-            Command::Close {
+            TableCommand::Close {
                 circ,
                 reason: DestroyReason::Finished,
             }

@@ -10,7 +10,8 @@ use cepa_common::handshake;
 use cepa_common::ids::{CircId, RelayId};
 use cepa_common::limits::CREATES_WAITING;
 use cepa_common::net::inbox::Inbox;
-use cepa_common::net::switch::{AcceptCircuits, Command, Queue, Refusal};
+use cepa_common::net::queue::{LinkQueue, TableCommand};
+use cepa_common::net::switch::{AcceptCircuits, CreateRefusal};
 use cepa_common::sync::{self, lock};
 use cepa_common::world::{random, steady};
 use tokio::runtime::Handle;
@@ -24,7 +25,7 @@ type LinkSerial = usize;
 
 struct Job {
     core: Arc<Core>,
-    queue: Arc<Queue>,
+    queue: Arc<LinkQueue>,
     peer: Option<RelayId>,
     circ: CircId,
     message: Box<[u8; CREATE_LEN]>,
@@ -139,7 +140,7 @@ impl Job {
         let circ = self.circ;
         let longest = Duration::from_millis(self.core.params().handshake_max_wait_ms.into());
         if self.since.elapsed() > longest {
-            Command::Close {
+            TableCommand::Close {
                 circ,
                 reason: DestroyReason::Resource,
             }
@@ -162,7 +163,7 @@ impl Job {
             Err(error) => {
                 // One reason for the peer, whatever it was (S12).
                 tracing::debug!(%error, "a CREATE was refused");
-                Command::Close {
+                TableCommand::Close {
                     circ,
                     reason: DestroyReason::Protocol,
                 }
@@ -179,7 +180,7 @@ impl Job {
             inbox.clone(),
             (suite, keys, params),
         );
-        let accept = Command::Accept {
+        let accept = TableCommand::Accept {
             circ,
             inbox,
             reply: Box::new(reply),
@@ -195,22 +196,22 @@ impl Job {
 /// Hands one link's CREATEs to the pool.
 pub(crate) struct Acceptor {
     core: WeakCore,
-    queue: Arc<Queue>,
+    queue: Arc<LinkQueue>,
     peer: Option<RelayId>,
 }
 
 impl Acceptor {
-    pub(crate) fn new(core: WeakCore, queue: Arc<Queue>, peer: Option<RelayId>) -> Self {
+    pub(crate) fn new(core: WeakCore, queue: Arc<LinkQueue>, peer: Option<RelayId>) -> Self {
         Self { core, queue, peer }
     }
 }
 
 impl AcceptCircuits for Acceptor {
-    fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), Refusal> {
+    fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal> {
         let core = self
             .core
             .upgrade()
-            .ok_or(Refusal::Destroy(DestroyReason::Shutdown))?;
+            .ok_or(CreateRefusal::Destroy(DestroyReason::Shutdown))?;
         let pool = core.clone();
         let job = Job {
             core,
@@ -220,6 +221,6 @@ impl AcceptCircuits for Acceptor {
             message: Box::new(*message),
             since: steady::now(),
         };
-        pool.pool.submit(job).map_err(Refusal::Destroy)
+        pool.pool.submit(job).map_err(CreateRefusal::Destroy)
     }
 }

@@ -8,7 +8,7 @@ use cepa_common::dir::{Consensus, ConsensusStatus, ConsensusStore};
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::net::establish::{self, EstablishError, NewLink};
 use cepa_common::net::link_task;
-use cepa_common::net::switch::Queue;
+use cepa_common::net::queue::LinkQueue;
 use cepa_common::net::tls::Tls;
 use cepa_common::sync::lock;
 use tokio::sync::Semaphore;
@@ -35,7 +35,7 @@ pub(crate) enum LinkToError {
 }
 
 struct Held {
-    queue: Arc<Queue>,
+    queue: Arc<LinkQueue>,
     dialled: bool,
 }
 
@@ -79,7 +79,7 @@ impl Links {
     }
 
     /// A link whose far side has proven to be `relay` (S18).
-    fn find(&self, relay: RelayId) -> Option<Arc<Queue>> {
+    fn find(&self, relay: RelayId) -> Option<Arc<LinkQueue>> {
         let mut peers = self.peers();
         let held = peers.held.get_mut(&relay)?;
         held.retain(|link| !link.queue.is_closed());
@@ -125,7 +125,7 @@ impl Links {
         &self,
         core: &Arc<Core>,
         relay: RelayId,
-    ) -> Result<Arc<Queue>, LinkToError> {
+    ) -> Result<Arc<LinkQueue>, LinkToError> {
         if let Some(queue) = self.find(relay) {
             return Ok(queue);
         }
@@ -149,7 +149,7 @@ impl Links {
         self.directory.snapshot().identity_of_link_key(key, now)
     }
 
-    fn register(&self, relay: RelayId, queue: Arc<Queue>, dialled: bool) {
+    fn register(&self, relay: RelayId, queue: Arc<LinkQueue>, dialled: bool) {
         self.peers()
             .held
             .entry(relay)
@@ -164,8 +164,8 @@ impl Core {
         self: &Arc<Self>,
         link: NewLink,
         peer: Option<RelayId>,
-    ) -> Option<Arc<Queue>> {
-        let queue = Arc::new(Queue::new(self.queue_bound_cells(), &self.budget));
+    ) -> Option<Arc<LinkQueue>> {
+        let queue = Arc::new(LinkQueue::new(self.queue_bound_cells(), &self.budget));
         if let Some(peer) = peer {
             self.links.register(peer, queue.clone(), link.dialled);
         }
