@@ -10,8 +10,8 @@ use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::{
     Backoff, Consensus, ConsensusStatus, Dial, DirRequest, DirResponse, DocError, Entry,
-    FetchError, Flags, NetworkFile, NetworkFileError, NetworkHandle, RevisionStore, fetch, network,
-    random_below, revisions::MAX_REVISIONS,
+    FetchError, Flags, MAX_FILE_BYTES, MAX_REVISIONS, NetworkFile, NetworkFileError, NetworkHandle,
+    RevisionStore, fetch, random_below,
 };
 use crate::world::{Clock, blocking, random};
 
@@ -190,7 +190,7 @@ impl Reviser {
         let exchange = async {
             let io = dial.await?;
             let request = DirRequest::network(revision);
-            fetch(io, request, network::MAX_FILE_BYTES, FETCH_DEADLINE).await
+            fetch(io, request, MAX_FILE_BYTES, FETCH_DEADLINE).await
         };
         let answer = tokio::time::timeout(FETCH_DEADLINE, Box::pin(exchange))
             .await

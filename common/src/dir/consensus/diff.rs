@@ -12,13 +12,13 @@ use std::sync::Arc;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::consensus::{self, MAX_ENTRIES};
-use super::document::{self, Envelope, Kind};
-use super::params::MAX_PARAMS;
-use super::{
-    Consensus, ConsensusBody, Digest, DocError, Entry, Flags, KnownNetwork, Lifetime,
-    MAX_CONSENSUS_BYTES, PolicySummary, SignedConsensus,
+use super::signed as consensus;
+use super::signed::{
+    Consensus, ConsensusBody, Entry, Lifetime, MAX_CONSENSUS_BYTES, MAX_ENTRIES, SignedConsensus,
 };
+use crate::dir::network::{KnownNetwork, MAX_PARAMS};
+use crate::dir::relay::{Flags, PolicySummary};
+use crate::dir::signed::{Digest, DocError, Envelope, Kind, envelope as document};
 use crate::onion::Suite;
 
 /// Largest difference (bytes); one that came to more would be no saving.
@@ -80,20 +80,20 @@ struct Change {
 mod optional_suite {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use super::super::descriptor::suite_code;
+    use crate::dir::relay::descriptor::suite_code;
     use crate::onion::Suite;
 
     #[derive(Serialize, Deserialize)]
     struct Coded(#[serde(with = "suite_code")] Suite);
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(in crate::dir) fn serialize<S: Serializer>(
         suite: &Option<Suite>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         suite.map(Coded).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::dir) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Suite>, D::Error> {
         Ok(Option::<Coded>::deserialize(deserializer)?.map(|coded| coded.0))

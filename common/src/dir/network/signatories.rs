@@ -1,7 +1,7 @@
 //! Who has signed a `network.toml`, and whether that is enough (docs/protocol.md, 6.3.5, 6.3.7 and 6.3.8).
 
-use super::document::{Kind, Signature, majority};
-use super::{Authority, DocError, NetworkFileError};
+use super::file::Authority;
+use crate::dir::signed::{DocError, Kind, NetworkFileError, Signature, majority};
 use crate::ids::NetworkId;
 
 /// Who of some authorities has signed.
@@ -22,7 +22,7 @@ impl Signatories {
     }
 
     /// Who of `authorities` signed `part`.
-    pub(super) fn of(
+    pub(in crate::dir) fn of(
         authorities: &[Authority],
         signatures: &[([u8; 32], Signature)],
         id: &NetworkId,
@@ -44,7 +44,7 @@ impl Signatories {
         }
     }
 
-    pub(super) fn require(&self) -> Result<(), NetworkFileError> {
+    pub(in crate::dir) fn require(&self) -> Result<(), NetworkFileError> {
         if self.is_enough() {
             return Ok(());
         }

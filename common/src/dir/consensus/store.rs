@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Consensus, ConsensusStatus, Digest, Entry, UnixSecs};
+use super::signed::{Consensus, ConsensusStatus, Entry};
+use crate::dir::signed::{Digest, UnixSecs};
 use crate::ids::RelayId;
 
 /// Consensuses held at once; beyond it the oldest go, valid or not. A local network makes one in two seconds.

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
 
-use super::consensus::MAX_ENTRIES;
-use super::{DocError, SignedDescriptor};
+use super::descriptor::SignedDescriptor;
+use crate::dir::consensus::MAX_ENTRIES;
+use crate::dir::signed::DocError;
 use crate::ids::NetworkId;
 use crate::sync::lock;
 

@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DocError, FamilyMembership, KeyCert, Signature, UnixSecs};
+use super::descriptor::{FamilyMembership, KeyCert};
+use crate::dir::signed::{DocError, Signature, UnixSecs};
 use crate::ids::{NetworkId, RelayId};
 
 /// Largest file (bytes).

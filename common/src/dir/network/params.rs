@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use crate::flow::vegas::VegasParams;
 
 /// What the authorities vote for by themselves: the revision of `network.toml` that they hold (6.3.11).
-pub(super) const NETWORK_REVISION: &str = "network_revision";
+pub(in crate::dir) const NETWORK_REVISION: &str = "network_revision";
 /// Longest name of a parameter (bytes).
-pub(super) const MAX_NAME_BYTES: usize = 48;
+pub(in crate::dir) const MAX_NAME_BYTES: usize = 48;
 /// Parameters in one document.
-pub(super) const MAX_PARAMS: usize = 256;
+pub(in crate::dir) const MAX_PARAMS: usize = 256;
 
 macro_rules! params {
     ($($(#[$doc:meta])* $name:ident: $default:expr, $min:expr, $max:expr;)*) => {
@@ -178,7 +178,7 @@ impl Params {
 }
 
 /// Is this a name that a parameter can have?
-pub(super) fn is_name(name: &str) -> bool {
+pub(in crate::dir) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name
             .bytes()

@@ -243,7 +243,7 @@ fn any_body() -> impl Strategy<Value = (ConsensusBody, ConsensusBody)> {
 
 #[test]
 fn vectors_of_the_reference() {
-    let text = include_str!("../../testdata/difference.json");
+    let text = include_str!("../../../testdata/difference.json");
     let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
     let vectors = vectors["differences"].as_array().unwrap();
     assert_eq!(vectors.len(), 6);

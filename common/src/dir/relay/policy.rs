@@ -4,7 +4,8 @@ use core::fmt;
 use core::str::FromStr;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{AddressClass, PolicySummary, PortRange, classify};
+use super::address::{AddressClass, classify};
+use super::summary::{PolicySummary, PortRange};
 
 /// Rules in one policy.
 const MAX_RULES: usize = 1_024;

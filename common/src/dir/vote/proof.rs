@@ -1,6 +1,8 @@
 //! Proof that an authority voted twice: two endorsements, its own signature under both (docs/protocol.md, 6.22.7).
 
-use super::{Digest, DocError, Endorsement, NetworkFile, UnixSecs};
+use super::endorsement::Endorsement;
+use crate::dir::network::NetworkFile;
+use crate::dir::signed::{Digest, DocError, UnixSecs};
 use crate::ids::RelayId;
 
 /// Longest list of proofs (bytes): two endorsements with one signature each, of 31 authorities.

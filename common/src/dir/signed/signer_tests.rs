@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dir::document::{self, Envelope, assemble};
+use crate::dir::signed::envelope::{self as document, Envelope, assemble};
 use crate::dir::testing::{self, consensus_body, network, signing_key};
 use crate::dir::{ConsensusSignature, SignedConsensus, SignedVote};
 

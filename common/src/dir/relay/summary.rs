@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::DocError;
+use crate::dir::signed::DocError;
 
 /// Ranges in one summary and IP version; a policy of more pieces loses the last.
-pub(super) const MAX_RANGES: usize = 64;
+pub(in crate::dir) const MAX_RANGES: usize = 64;
 
 /// Ports `low` to `high`, both included; `1 <= low <= high`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ impl PolicySummary {
     }
 
     /// Refuses ranges that are inverted, out of order, touching, of port 0, or too many (6.4).
-    pub(super) fn validate(&self) -> Result<(), DocError> {
+    pub(in crate::dir) fn validate(&self) -> Result<(), DocError> {
         for ranges in [&self.v4, &self.v6] {
             let valid = ranges
                 .iter()

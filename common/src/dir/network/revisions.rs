@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::document::Kind;
-use super::{Authority, NetworkFile, NetworkFileError, UnixSecs};
+use super::file::{Authority, NetworkFile};
+use crate::dir::signed::{Kind, NetworkFileError, UnixSecs};
 use crate::ids::NetworkId;
 
 /// Revisions held at once; the oldest makes room.

@@ -7,12 +7,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use super::signer::ALGORITHM_ED25519;
-use super::{AsSigner, AuthoritySignature, DocError, UnixSecs};
+use super::error::DocError;
+use super::signer::{ALGORITHM_ED25519, AsSigner, AuthoritySignature};
+use super::time::UnixSecs;
 use crate::ids::NetworkId;
 
 /// The version byte of every kind so far.
-pub(super) const VERSION: u8 = 1;
+pub(in crate::dir) const VERSION: u8 = 1;
 /// Kind, version and the length of the body.
 const HEADER_BYTES: usize = 6;
 /// Signatures that a document can carry; twice as many as authorities, so that each can sign with two algorithms.
@@ -73,7 +74,7 @@ impl fmt::Debug for Digest {
 
 /// An Ed25519 signature where it stands inside a body: algorithm byte 1 and 64 bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Signature(pub(super) [u8; 64]);
+pub struct Signature(pub(in crate::dir) [u8; 64]);
 
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,7 +101,7 @@ impl<'de> Deserialize<'de> for Signature {
 
 /// Half a signature: serde knows arrays of up to 32 elements.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Half([u8; 32]);
+pub(in crate::dir) struct Half([u8; 32]);
 
 impl Half {
     fn of(slice: &[u8]) -> Self {
@@ -111,7 +112,7 @@ impl Half {
 }
 
 impl Signature {
-    pub(super) fn of(low: &Half, high: &Half) -> Self {
+    pub(in crate::dir) fn of(low: &Half, high: &Half) -> Self {
         let mut bytes = [0; 64];
         bytes[..32].copy_from_slice(&low.0);
         bytes[32..].copy_from_slice(&high.0);
@@ -155,7 +156,7 @@ fn signed_bytes(kind: Kind, network: &NetworkId, body: &[u8]) -> Vec<u8> {
 }
 
 /// The digest of a document of `kind` with this body (6.2). Signatures are no part of it.
-pub(super) fn digest(kind: Kind, network: &NetworkId, body: &[u8]) -> Digest {
+pub(in crate::dir) fn digest(kind: Kind, network: &NetworkId, body: &[u8]) -> Digest {
     Digest(Sha256::digest(signed_bytes(kind, network, body)).into())
 }
 
@@ -163,12 +164,12 @@ pub(super) fn digest(kind: Kind, network: &NetworkId, body: &[u8]) -> Digest {
 ///
 /// # Errors
 /// [`DocError::Malformed`]: no value of our types is known to cause it.
-pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, DocError> {
+pub(in crate::dir) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, DocError> {
     postcard::to_allocvec(value).map_err(|_| DocError::Malformed)
 }
 
 /// Decodes a body and insists on its one canonical encoding (S2; postcard itself takes overlong numbers).
-pub(super) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, DocError> {
+pub(in crate::dir) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, DocError> {
     let (value, rest) = postcard::take_from_bytes::<T>(bytes).map_err(|_| DocError::Malformed)?;
     if !rest.is_empty() {
         return Err(DocError::Trailing);
@@ -181,15 +182,15 @@ pub(super) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T,
 
 /// A document taken apart, nothing verified and the body not yet decoded.
 #[derive(Debug)]
-pub(super) struct Envelope<'a> {
+pub(in crate::dir) struct Envelope<'a> {
     kind: Kind,
-    pub(super) body: &'a [u8],
-    pub(super) signatures: Vec<([u8; 32], AuthoritySignature)>,
+    pub(in crate::dir) body: &'a [u8],
+    pub(in crate::dir) signatures: Vec<([u8; 32], AuthoritySignature)>,
 }
 
 impl<'a> Envelope<'a> {
     /// Takes a document of `kind` and at most `cap` bytes apart (6.1).
-    pub(super) fn parse(bytes: &'a [u8], kind: Kind, cap: usize) -> Result<Self, DocError> {
+    pub(in crate::dir) fn parse(bytes: &'a [u8], kind: Kind, cap: usize) -> Result<Self, DocError> {
         if bytes.len() > cap {
             return Err(DocError::TooLarge {
                 size: bytes.len(),
@@ -221,7 +222,7 @@ impl<'a> Envelope<'a> {
     }
 
     /// Checks that exactly one key signed, and returns it.
-    pub(super) fn verify_single(&self, network: &NetworkId) -> Result<[u8; 32], DocError> {
+    pub(in crate::dir) fn verify_single(&self, network: &NetworkId) -> Result<[u8; 32], DocError> {
         let [(signer, signature)] = self.signatures.as_slice() else {
             return Err(DocError::TooFewSignatures {
                 have: self.signatures.len(),
@@ -233,7 +234,7 @@ impl<'a> Envelope<'a> {
     }
 
     /// Checks that every key that signed was good at this valid-after, which the body holds.
-    pub(super) fn require_good_at(&self, valid_after: UnixSecs) -> Result<(), DocError> {
+    pub(in crate::dir) fn require_good_at(&self, valid_after: UnixSecs) -> Result<(), DocError> {
         let is_good =
             |(_, signature): &([u8; 32], AuthoritySignature)| signature.is_good_at(valid_after);
         if self.signatures.iter().all(is_good) {
@@ -245,7 +246,7 @@ impl<'a> Envelope<'a> {
 
     /// Checks that more than half of `keys` signed; the others of the list are not looked at (6.9.4). The result says
     /// who signed, for [`good_at`] once the body's time is known.
-    pub(super) fn verify_majority(
+    pub(in crate::dir) fn verify_majority(
         &self,
         network: &NetworkId,
         keys: &[[u8; 32]],
@@ -261,13 +262,13 @@ impl<'a> Envelope<'a> {
     }
 
     /// Digest of the document.
-    pub(super) fn digest(&self, network: &NetworkId) -> Digest {
+    pub(in crate::dir) fn digest(&self, network: &NetworkId) -> Digest {
         digest(self.kind, network, self.body)
     }
 }
 
 /// How many are more than half of `n`.
-pub(super) fn majority(n: usize) -> usize {
+pub(in crate::dir) fn majority(n: usize) -> usize {
     n / 2 + 1
 }
 
@@ -288,7 +289,7 @@ fn require_majority(signers: &[[u8; 32]], authorities: usize) -> Result<(), DocE
 
 /// Who of those that signed did so with a key that was good at `valid_after`; more than half of the authorities must
 /// have. An expired key's signature neither counts nor harms (6.1.10).
-pub(super) fn good_at(
+pub(in crate::dir) fn good_at(
     verified: &[([u8; 32], AuthoritySignature)],
     valid_after: UnixSecs,
     authorities: usize,
@@ -336,7 +337,7 @@ fn parse_signatures(
 }
 
 /// Puts a document together; `signatures` come in any order, one to a signer.
-pub(super) fn assemble<S: Into<AuthoritySignature> + Copy>(
+pub(in crate::dir) fn assemble<S: Into<AuthoritySignature> + Copy>(
     kind: Kind,
     body: &[u8],
     signatures: &[([u8; 32], S)],
@@ -367,7 +368,7 @@ pub(super) fn assemble<S: Into<AuthoritySignature> + Copy>(
 }
 
 /// The list of signatures of a well-formed document, as it stands there.
-pub(super) fn tail(bytes: &[u8]) -> Result<&[u8], DocError> {
+pub(in crate::dir) fn tail(bytes: &[u8]) -> Result<&[u8], DocError> {
     let mut rest = bytes;
     let header = take(&mut rest, HEADER_BYTES)?;
     let length = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
@@ -376,7 +377,7 @@ pub(super) fn tail(bytes: &[u8]) -> Result<&[u8], DocError> {
 }
 
 /// Puts a document together of a body and a list of signatures that stood in another.
-pub(super) fn wrap(kind: Kind, body: &[u8], tail: &[u8]) -> Result<Vec<u8>, DocError> {
+pub(in crate::dir) fn wrap(kind: Kind, body: &[u8], tail: &[u8]) -> Result<Vec<u8>, DocError> {
     let mut bytes = assemble::<AuthoritySignature>(kind, body, &[])?;
     // The empty list of signatures.
     bytes.pop();
@@ -385,7 +386,7 @@ pub(super) fn wrap(kind: Kind, body: &[u8], tail: &[u8]) -> Result<Vec<u8>, DocE
 }
 
 /// Puts a document with one signature together.
-pub(super) fn sign_single(
+pub(in crate::dir) fn sign_single(
     kind: Kind,
     network: &NetworkId,
     body: &[u8],

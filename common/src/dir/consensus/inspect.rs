@@ -1,8 +1,8 @@
 //! A consensus looked at signature by signature, for people who check a document (docs/protocol.md, 6.9.4).
 
-use super::consensus::ConsensusBody;
-use super::document::{self, Envelope, Kind};
-use super::{Digest, DocError, Lifetime, MAX_CONSENSUS_BYTES, NetworkFile, UnixSecs};
+use super::signed::{ConsensusBody, Lifetime, MAX_CONSENSUS_BYTES};
+use crate::dir::network::NetworkFile;
+use crate::dir::signed::{Digest, DocError, Envelope, Kind, UnixSecs, envelope as document};
 
 /// What one signature is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub fn inspect_consensus(bytes: &[u8], network: &NetworkFile) -> Result<Inspecti
     let id = network.network_id();
     let envelope = Envelope::parse(bytes, Kind::Consensus, MAX_CONSENSUS_BYTES)?;
     let body: ConsensusBody = document::decode(envelope.body)?;
-    let report = |(signer, signature): &([u8; 32], super::AuthoritySignature)| {
+    let report = |(signer, signature): &([u8; 32], crate::dir::signed::AuthoritySignature)| {
         let authority = network.authority_by_signing_key(signer);
         let verified = signature.verify(signer, Kind::Consensus, &id, envelope.body);
         let verdict = match (authority, verified) {

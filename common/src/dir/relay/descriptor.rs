@@ -5,8 +5,12 @@ use std::net::SocketAddr;
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, Envelope, Kind, Signature};
-use super::{CLOCK_SKEW_SECS, Digest, DocError, Flags, PolicySummary, UnixSecs, is_dialable};
+use super::address::is_dialable;
+use super::flags::Flags;
+use super::summary::PolicySummary;
+use crate::dir::signed::{
+    CLOCK_SKEW_SECS, Digest, DocError, Envelope, Kind, Signature, UnixSecs, envelope as document,
+};
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::Suite;
 
@@ -52,7 +56,11 @@ impl KeyCert {
     }
 
     /// A certificate from what a file of it holds; [`KeyCert::verify`] says whether it is one.
-    pub(super) fn from_parts(key: [u8; 32], not_after: UnixSecs, signature: Signature) -> Self {
+    pub(in crate::dir) fn from_parts(
+        key: [u8; 32],
+        not_after: UnixSecs,
+        signature: Signature,
+    ) -> Self {
         Self {
             key,
             not_after,
@@ -61,7 +69,7 @@ impl KeyCert {
     }
 
     /// The identity's signature.
-    pub(super) fn signature(&self) -> &Signature {
+    pub(in crate::dir) fn signature(&self) -> &Signature {
         &self.signature
     }
 
@@ -100,12 +108,12 @@ impl FamilyMembership {
     }
 
     /// A membership from what a file of it holds; [`FamilyMembership::verify`] says whether it is one.
-    pub(super) fn from_parts(key: [u8; 32], signature: Signature) -> Self {
+    pub(in crate::dir) fn from_parts(key: [u8; 32], signature: Signature) -> Self {
         Self { key, signature }
     }
 
     /// The family key's signature.
-    pub(super) fn signature(&self) -> &Signature {
+    pub(in crate::dir) fn signature(&self) -> &Signature {
         &self.signature
     }
 
@@ -199,7 +207,7 @@ impl RelayDescriptor {
 }
 
 /// Addresses of a relay: 1 to 8, no repeats, none that can never be dialled (6.6.4).
-pub(super) fn validate_addresses(addresses: &[SocketAddr]) -> Result<(), DocError> {
+pub(in crate::dir) fn validate_addresses(addresses: &[SocketAddr]) -> Result<(), DocError> {
     let count = (1..=MAX_ADDRESSES).contains(&addresses.len());
     // Whether private ones are welcome is for the network's parameter to say, not for the format.
     let dialable = addresses.iter().all(|address| is_dialable(*address, true));
@@ -212,7 +220,7 @@ pub(super) fn validate_addresses(addresses: &[SocketAddr]) -> Result<(), DocErro
 }
 
 /// Nickname and version of a relay (6.6.7).
-pub(super) fn validate_names(nickname: &str, version: &str) -> Result<(), DocError> {
+pub(in crate::dir) fn validate_names(nickname: &str, version: &str) -> Result<(), DocError> {
     let fits = |text: &str, most: usize, extra: &[u8]| {
         (1..=most).contains(&text.len())
             && text
@@ -227,7 +235,7 @@ pub(super) fn validate_names(nickname: &str, version: &str) -> Result<(), DocErr
 }
 
 /// A suite as its number on the wire.
-pub(super) mod suite_code {
+pub(in crate::dir) mod suite_code {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::onion::Suite;

@@ -7,13 +7,18 @@ use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::document::{self, Kind, Signature, majority};
-use super::network_text::FileText;
-use super::{DocError, NetworkFileError, Params, Signatories, UnixSecs, is_dialable, params};
+use super::params;
+use super::params::Params;
+use super::signatories::Signatories;
+use super::text::FileText;
+use crate::dir::relay::is_dialable;
+use crate::dir::signed::{
+    DocError, Kind, NetworkFileError, Signature, UnixSecs, envelope as document, majority,
+};
 use crate::ids::{NetworkId, RelayId};
 
 /// Largest `network.toml` (bytes).
-pub(super) const MAX_FILE_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_FILE_BYTES: usize = 64 * 1024;
 /// Authorities of a network.
 const MAX_AUTHORITIES: usize = 31;
 /// Fallback caches of a network.
@@ -49,19 +54,19 @@ pub struct Fallback {
 
 /// The part that is hashed and signed of a founding file, in the order of its encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Body {
-    pub(super) name: String,
-    pub(super) authorities: Vec<Authority>,
-    pub(super) fallbacks: Vec<Fallback>,
-    pub(super) params: BTreeMap<String, u32>,
+pub(in crate::dir) struct Body {
+    pub(in crate::dir) name: String,
+    pub(in crate::dir) authorities: Vec<Authority>,
+    pub(in crate::dir) fallbacks: Vec<Fallback>,
+    pub(in crate::dir) params: BTreeMap<String, u32>,
 }
 
 /// What follows it in the signed part of a later revision (6.3.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Succession {
-    pub(super) id: NetworkId,
-    pub(super) revision: u32,
-    pub(super) effective_after: UnixSecs,
+pub(in crate::dir) struct Succession {
+    pub(in crate::dir) id: NetworkId,
+    pub(in crate::dir) revision: u32,
+    pub(in crate::dir) effective_after: UnixSecs,
 }
 
 /// The signed part (6.3.3, 6.3.6).
@@ -81,9 +86,9 @@ fn id_of(part: &[u8], succession: Option<Succession>) -> NetworkId {
 /// A network, or a later revision of one, that is being set up: not yet signed by enough of its authorities.
 #[derive(Clone, Debug)]
 pub struct NetworkDraft {
-    pub(super) body: Body,
-    pub(super) succession: Option<Succession>,
-    pub(super) signatures: Vec<([u8; 32], Signature)>,
+    pub(in crate::dir) body: Body,
+    pub(in crate::dir) succession: Option<Succession>,
+    pub(in crate::dir) signatures: Vec<([u8; 32], Signature)>,
 }
 
 /// A network: more than half of its authorities signed what it holds.
@@ -449,7 +454,7 @@ impl NetworkFile {
     }
 
     /// The authorities' signing keys.
-    pub(super) fn signing_keys(&self) -> Vec<[u8; 32]> {
+    pub(in crate::dir) fn signing_keys(&self) -> Vec<[u8; 32]> {
         self.body
             .authorities
             .iter()
@@ -549,5 +554,5 @@ impl Body {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-#[path = "network_tests.rs"]
+#[path = "file_tests.rs"]
 mod tests;

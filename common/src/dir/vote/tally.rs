@@ -5,11 +5,11 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::document::majority;
-use super::{
-    ConsensusBody, Digest, Entry, Flags, Lifetime, NetworkFile, Params, SignedDescriptor,
-    SignedVote, VoteEntry,
-};
+use super::document::{SignedVote, VoteEntry};
+use crate::dir::consensus::{ConsensusBody, Entry, Lifetime};
+use crate::dir::network::{NetworkFile, Params};
+use crate::dir::relay::{Flags, SignedDescriptor};
+use crate::dir::signed::{Digest, majority};
 use crate::ids::RelayId;
 
 /// Measurements that a weight needs; with fewer the relay's own capped claim stands.
@@ -100,7 +100,7 @@ fn tally_params(votes: &BTreeMap<RelayId, &SignedVote>, need: usize) -> BTreeMap
         .into_iter()
         .filter(|(_, values)| values.len() >= need)
         .filter_map(|(name, values)| Some((name.to_owned(), low_median(values)?)))
-        .take(super::params::MAX_PARAMS)
+        .take(crate::dir::network::MAX_PARAMS)
         .collect()
 }
 

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, Envelope, Kind};
-use super::{AsSigner, AuthoritySignature, Digest, DocError, NetworkFile, SignedVote, UnixSecs};
+use super::document::SignedVote;
+use crate::dir::network::NetworkFile;
+use crate::dir::signed::{
+    AsSigner, AuthoritySignature, Digest, DocError, Envelope, Kind, UnixSecs, envelope as document,
+};
 use crate::ids::{NetworkId, RelayId};
 
 /// Largest endorsement (bytes): as many signatures as a document can have, each of up to 200 bytes.

@@ -1,6 +1,8 @@
 //! Two consensuses for one time: the authorities signed twice, and everyone should hear whose hand it was.
 
-use super::{Consensus, Digest, NetworkFile, UnixSecs};
+use super::signed::Consensus;
+use crate::dir::network::NetworkFile;
+use crate::dir::signed::{Digest, UnixSecs};
 
 /// The alarm of 6.10.2 (S25): two consensuses that verify, for one time, and differ. The one held stays.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AuthorityCert, DocError, UnixSecs};
+use super::error::DocError;
+use super::signer::AuthorityCert;
+use super::time::UnixSecs;
 use crate::ids::NetworkId;
 
 /// Why a certificate's file is refused.

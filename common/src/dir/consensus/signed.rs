@@ -7,10 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, Envelope, Kind};
-use super::{
-    AsSigner, AuthoritySignature, CLOCK_SKEW_SECS, Digest, DocError, Flags, NetworkFile, Params,
-    PolicySummary, RelayDescriptor, UnixSecs, descriptor, params,
+use crate::dir::network::{NetworkFile, Params, params};
+use crate::dir::relay::{Flags, PolicySummary, RelayDescriptor, descriptor};
+use crate::dir::signed::{
+    AsSigner, AuthoritySignature, CLOCK_SKEW_SECS, Digest, DocError, Envelope, Kind, UnixSecs,
+    envelope as document,
 };
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::Suite;
@@ -18,7 +19,7 @@ use crate::onion::Suite;
 /// Largest consensus (bytes): 100,000 entries of 330 bytes.
 pub const MAX_CONSENSUS_BYTES: usize = 32 * 1024 * 1024;
 /// Entries in one consensus.
-pub(super) const MAX_ENTRIES: usize = 131_072;
+pub(in crate::dir) const MAX_ENTRIES: usize = 131_072;
 /// Largest signature document (bytes).
 const MAX_SIGNATURE_DOCUMENT_BYTES: usize = 512;
 /// Longest validity: onion keys live no longer (seconds).
@@ -51,7 +52,7 @@ impl Lifetime {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<(), DocError> {
+    pub(in crate::dir) fn validate(&self) -> Result<(), DocError> {
         let longest = self.valid_after.saturating_add(MAX_VALIDITY_SECS);
         let ordered = self.valid_after < self.fresh_until && self.fresh_until <= self.valid_until;
         if ordered && self.valid_until <= longest {
@@ -129,11 +130,11 @@ impl Entry {
     }
 
     /// The link key as encoded: none when it is the identity.
-    pub(super) fn explicit_link_key(&self) -> Option<[u8; 32]> {
+    pub(in crate::dir) fn explicit_link_key(&self) -> Option<[u8; 32]> {
         self.link_key
     }
 
-    pub(super) fn set_explicit_link_key(&mut self, key: Option<[u8; 32]>) {
+    pub(in crate::dir) fn set_explicit_link_key(&mut self, key: Option<[u8; 32]>) {
         self.link_key = key;
     }
 
@@ -177,7 +178,7 @@ impl ConsensusBody {
 }
 
 /// Names and number of parameters (6.5); the order is the encoding's.
-pub(super) fn validate_params(pairs: &BTreeMap<String, u32>) -> Result<(), DocError> {
+pub(in crate::dir) fn validate_params(pairs: &BTreeMap<String, u32>) -> Result<(), DocError> {
     if pairs.len() <= params::MAX_PARAMS && pairs.keys().all(|name| params::is_name(name)) {
         Ok(())
     } else {
@@ -267,7 +268,7 @@ impl Consensus {
         named.copied().unwrap_or(0)
     }
 
-    pub(super) fn body(&self) -> &ConsensusBody {
+    pub(in crate::dir) fn body(&self) -> &ConsensusBody {
         &self.body
     }
 
@@ -529,5 +530,5 @@ impl ConsensusSignature {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-#[path = "consensus_tests.rs"]
+#[path = "signed_tests.rs"]
 mod tests;

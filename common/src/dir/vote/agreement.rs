@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{
-    AsSigner, Digest, DocError, Endorsement, EquivocationProof, Lifetime, NetworkFile, SignedVote,
-    UnixSecs,
-};
+use super::document::SignedVote;
+use super::endorsement::Endorsement;
+use super::proof::EquivocationProof;
+use crate::dir::consensus::Lifetime;
+use crate::dir::network::NetworkFile;
+use crate::dir::signed::{AsSigner, Digest, DocError, UnixSecs};
 use crate::ids::RelayId;
 
 /// Digests of one author that are remembered: two convict it, and nothing that it signs after that matters.

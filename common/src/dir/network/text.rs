@@ -5,15 +5,14 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, Signature};
-use super::network::{Authority, Body, Fallback, NetworkDraft, Succession};
-use super::{NetworkFileError, UnixSecs};
+use super::file::{Authority, Body, Fallback, NetworkDraft, Succession};
+use crate::dir::signed::{NetworkFileError, Signature, UnixSecs, envelope as document};
 use crate::ids::{NetworkId, RelayId};
 
 /// The file as text: strict, so that a mistyped key is an error and not a silent default.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct FileText {
+pub(in crate::dir) struct FileText {
     format: u8,
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,7 +110,7 @@ fn unhex<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], Netw
 }
 
 impl FileText {
-    pub(super) fn from_parts(
+    pub(in crate::dir) fn from_parts(
         body: &Body,
         succession: Option<Succession>,
         signatures: &[([u8; 32], Signature)],
@@ -139,7 +138,7 @@ impl FileText {
         }
     }
 
-    pub(super) fn into_draft(self) -> Result<NetworkDraft, NetworkFileError> {
+    pub(in crate::dir) fn into_draft(self) -> Result<NetworkDraft, NetworkFileError> {
         if self.format != document::VERSION {
             return Err(NetworkFileError::Rule("the format is not 1"));
         }

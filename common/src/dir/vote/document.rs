@@ -6,11 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::consensus::{MAX_ENTRIES, validate_params};
-use super::document::{self, Envelope, Kind};
-use super::{
-    AsSigner, DescriptorCache, Digest, DocError, Flags, Lifetime, NetworkFile, SignedDescriptor,
-};
+use crate::dir::consensus::{Lifetime, MAX_ENTRIES, validate_params};
+use crate::dir::network::NetworkFile;
+use crate::dir::relay::{DescriptorCache, Flags, SignedDescriptor};
+use crate::dir::signed::{AsSigner, Digest, DocError, Envelope, Kind, envelope as document};
 use crate::ids::RelayId;
 
 /// Largest vote (bytes).

@@ -1,0 +1,14 @@
+//! `network.toml`: who the authorities are, and the figures that they may change (docs/protocol.md, 6.3 and 6.5).
+
+mod file;
+pub(super) mod params;
+mod revisions;
+mod signatories;
+mod text;
+
+pub(crate) use file::MAX_FILE_BYTES;
+pub use file::{Authority, Fallback, NetworkDraft, NetworkFile};
+pub(super) use params::MAX_PARAMS;
+pub use params::{Params, local_network_params};
+pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};
+pub use signatories::Signatories;
