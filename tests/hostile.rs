@@ -11,12 +11,13 @@ use cepa_common::cell::codec::{self, Cell, CircuitCommand, DestroyReason, Head};
 use cepa_common::cell::codec::{payload, payload_mut};
 use cepa_common::cell::message::{Inward, Packer, StreamMessage, Telescope, messages};
 use cepa_common::cell::{CELL_LEN, CLEAR_LEN};
-use cepa_common::dir::{Entry, NetworkFile, fetch_consensus};
+use cepa_common::dir::{Entry, NetworkFile};
 use cepa_common::handshake::{
     ClientHandshake, ClientParams, HandshakeContext, HandshakeError, OnionPublicKey,
 };
 use cepa_common::ids::{CircId, NetworkId, RelayId};
 use cepa_common::link::Hello;
+use cepa_common::net::directory::fetch_consensus;
 use cepa_common::net::establish::{self, EstablishError, NewLink};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;

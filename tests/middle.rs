@@ -19,12 +19,13 @@ use cepa_common::cell::message::{
     Host, Inward, Outward, Packer, StreamMessage, Telescope, messages,
 };
 use cepa_common::cell::{CELL_LEN, HEADER_LEN, SLOT_LEN};
-use cepa_common::dir::{Entry, NetworkFile, fetch_consensus};
+use cepa_common::dir::{Entry, NetworkFile};
 use cepa_common::handshake::{
     CIRCUIT_VERSION, ClientHandshake, ClientParams, HandshakeContext, OnionKeypair, OnionPublicKey,
     RelayParams, respond,
 };
 use cepa_common::ids::{CircId, HopIndex, NetworkId, StreamId};
+use cepa_common::net::directory::fetch_consensus;
 use cepa_common::net::establish::{self, Accepted, NewLink, unix_now};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;

@@ -9,9 +9,10 @@ use std::task::Context;
 use std::time::Duration;
 
 use cepa_common::cell::message::EndReason;
-use cepa_common::dir::{Consensus, ConsensusConflict, NetworkFile, NetworkHandle};
+use cepa_common::dir::{Consensus, ConsensusConflict, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::StreamIo;
+use cepa_common::net::directory::NetworkHandle;
 use cepa_common::net::tasks::Stopper;
 use cepa_common::onion::Suite;
 use cepa_common::stream::{StreamError, Target as StreamTarget, TargetHost};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use cepa_common::dir::{Dial, NetworkHandle, Reviser, RevisionStore, revise};
+use cepa_common::net::directory::{Dial, NetworkHandle, Reviser, RevisionStore, revise};
 use cepa_common::net::establish;
 use cepa_common::net::tasks::tasks;
 use cepa_common::net::tls::Tls;

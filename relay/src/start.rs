@@ -5,12 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use cepa_common::budget::Budget;
-use cepa_common::dir::{
-    Dial, ExitPolicy, Flags, NetworkHandle, Params, RelayDescriptor, Reviser, RevisionStore,
-    Signer, revise,
-};
+use cepa_common::dir::{ExitPolicy, Flags, Params, RelayDescriptor, Signer};
 use cepa_common::handshake::{CIRCUIT_VERSION, RelayParams};
 use cepa_common::ids::{NetworkId, RelayId};
+use cepa_common::net::directory::{Dial, NetworkHandle, Reviser, RevisionStore, revise};
 use cepa_common::net::limit::RateLimit;
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use cepa_client::circuit::legs::Multipath;
 use cepa_client::{ByHandError, Client, ClientOptions};
-use cepa_common::dir::{NetworkFile, fetch_padding};
+use cepa_common::dir::NetworkFile;
+use cepa_common::net::directory::fetch_padding;
 use cepa_common::stream::Target;
 use cepa_common::sync::lock;
 use cepa_relay::authority::{

@@ -1,6 +1,7 @@
 //! The relay half of a node: what its configuration and its state directory mean in the relay library's words.
 
-use cepa_common::dir::{ExitPolicy, NetworkHandle};
+use cepa_common::dir::ExitPolicy;
+use cepa_common::net::directory::NetworkHandle;
 use cepa_common::onion::Suite;
 use cepa_common::state::StateDir;
 use cepa_common::world::random;

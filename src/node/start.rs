@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 
 use cepa_client as client;
 use cepa_client::path::{GeoIp, PeerRules};
-use cepa_common::dir::{NetworkHandle, RevisionStore};
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::{NetworkHandle, RevisionStore};
 use cepa_common::state::{StateDir, Trust};
 use cepa_common::world::blocking;
 use cepa_relay as relay;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use cepa_client as client;
 use cepa_client::path::PeerRules;
-use cepa_common::dir::{Consensus, NetworkFile, RevisionStore};
+use cepa_common::dir::{Consensus, NetworkFile};
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::RevisionStore;
 use cepa_common::onion::Suite;
 use cepa_common::state::StateError;
 use tokio::sync::watch;

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use cepa_common::dir::{Consensus, Entry, NetworkFile, fetch_consensus};
+use cepa_common::dir::{Consensus, Entry, NetworkFile};
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::fetch_consensus;
 use cepa_common::net::establish;
 use cepa_common::net::tls::Tls;
 

@@ -39,7 +39,7 @@ impl DirStreams for PoolStreams {
                 stream: opened.ok_or(io::ErrorKind::NotConnected)?,
                 circuit,
             };
-            Ok((who, Box::new(stream) as cepa_common::dir::Stream))
+            Ok((who, Box::new(stream) as cepa_common::net::directory::Stream))
         })
     }
 }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Consensus, Digest, KnownNetwork, MAX_CONSENSUS_BYTES, NetworkFile, NetworkHandle,
-    SignedConsensus, UnixSecs,
+    Consensus, Digest, KnownNetwork, MAX_CONSENSUS_BYTES, NetworkFile, SignedConsensus, UnixSecs,
 };
+use cepa_common::net::directory::NetworkHandle;
 use cepa_common::state::{StateError, record};
 use cepa_common::world::blocking;
 

@@ -4,7 +4,8 @@
 use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
-use cepa_common::dir::{Backoff, Consensus, Entry, Flags, Lifetime, diff};
+use cepa_common::dir::{Consensus, Entry, Flags, Lifetime, diff};
+use cepa_common::net::directory::Backoff;
 
 use super::task::until_next;
 use super::testing::*;

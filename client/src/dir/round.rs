@@ -3,11 +3,9 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use cepa_common::dir::{
-    Consensus, ConsensusConflict, ConsensusStatus, Dial, FetchError, NetworkHandle, Received,
-    UnixSecs, fetch_newer_watched,
-};
+use cepa_common::dir::{Consensus, ConsensusConflict, ConsensusStatus, UnixSecs};
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::{Dial, FetchError, NetworkHandle, Received, fetch_newer_watched};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};

@@ -5,8 +5,9 @@ use core::time::Duration;
 use std::io;
 use std::net::SocketAddr;
 
-use cepa_common::dir::{Consensus, Flags, NetworkFile, Stream, random_below};
+use cepa_common::dir::{Consensus, Flags, NetworkFile};
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::{Stream, random_below};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::time::Instant;

@@ -4,9 +4,8 @@ use core::time::Duration;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use cepa_common::dir::{
-    Backoff, Consensus, ConsensusConflict, Dial, Lifetime, NetworkHandle, UnixSecs, random_below,
-};
+use cepa_common::dir::{Consensus, ConsensusConflict, Lifetime, UnixSecs};
+use cepa_common::net::directory::{Backoff, Dial, NetworkHandle, random_below};
 use cepa_common::world::Clock;
 use cepa_common::world::random;
 use rand::Rng;

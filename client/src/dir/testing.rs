@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use cepa_common::dir::{
-    Authority, Consensus, ConsensusBody, Dial, DialFuture, Entry, ExitPolicy, Flags, Lifetime,
-    NetworkDraft, NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, Stream, UnixSecs,
-    diff,
+    Authority, Consensus, ConsensusBody, Entry, ExitPolicy, Flags, Lifetime, NetworkDraft,
+    NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, UnixSecs, diff,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::{Dial, DialFuture, Stream};
 use cepa_common::onion::Suite;
 use cepa_common::world::Clock;
 use ed25519_dalek::SigningKey;

@@ -6,26 +6,12 @@
 //! [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are; the [`Revisions`] of it that are
 //! held say who they are at which time.
 //!
-//! Callers are the authority and the directory cache of a relay, and the directory client. Everything is pure but
-//! `dial`, `fetch`, `offer`, `handle` and `revise` (feature `net`), which carry documents over a connection that the caller
-//! opens, share what is known of the network and keep it on disk.
+//! Callers are the authority and the directory cache of a relay, and the directory client. Everything here is pure: what
+//! carries documents over connections, shares what is known of the network and keeps it on disk is in `net::directory`.
 
-mod backoff;
 mod consensus;
-#[cfg(feature = "net")]
-mod dial;
-#[cfg(feature = "net")]
-mod fetch;
-#[cfg(feature = "net")]
-mod handle;
 mod network;
-#[cfg(feature = "net")]
-mod offer;
-#[cfg(feature = "net")]
-mod padding;
 mod relay;
-#[cfg(feature = "net")]
-mod revise;
 mod signed;
 mod vote;
 
@@ -34,39 +20,21 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod vectors;
 
-pub use backoff::{Backoff, random_below};
 pub use consensus::{
     Consensus, ConsensusBody, ConsensusConflict, ConsensusSignature, ConsensusStatus,
     ConsensusStore, DiffError, Entry, Inserted, Inspection, Lifetime, MAX_CONSENSUS_BYTES,
     MAX_DIFFERENCE_BYTES, SignatureReport, SignatureVerdict, SignedConsensus, StoreError, apply,
     diff, inspect_consensus,
 };
-#[cfg(feature = "net")]
-pub use dial::{AsyncReadWrite, Dial, DialFuture, Stream};
-#[cfg(feature = "net")]
-pub use fetch::{
-    A_IM, DELTA_BASE, DIFFERENCE_CODING, DirRequest, DirResponse, FetchError, IM, Received, fetch,
-    fetch_consensus, fetch_newer, fetch_newer_watched, upload,
-};
-#[cfg(feature = "net")]
-pub use handle::{NetworkHandle, RevisionStore};
-#[cfg(feature = "net")]
-use network::MAX_FILE_BYTES;
 pub use network::{
-    Authority, Fallback, KnownNetwork, MAX_REVISIONS, NetworkDraft, NetworkFile, Params, Revisions,
-    Signatories, local_network_params,
+    Authority, Fallback, KnownNetwork, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkDraft,
+    NetworkFile, Params, Revisions, Signatories, local_network_params,
 };
-#[cfg(feature = "net")]
-pub use offer::offer_vote;
-#[cfg(feature = "net")]
-pub use padding::fetch_padding;
 pub use relay::{
     AddressClass, DescriptorCache, ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert,
     KeyFileError, LinkCertificate, MAX_DESCRIPTOR_BYTES, MAX_KEY_FILE_BYTES, PolicyError,
     PolicySummary, PortRange, RelayDescriptor, Rule, SignedDescriptor, classify, is_dialable,
 };
-#[cfg(feature = "net")]
-pub use revise::{MayAsk, NewestConsensus, Reviser, revise};
 pub use signed::{
     AsSigner, AuthorityCert, AuthoritySignature, CLOCK_SKEW_SECS, CertFileError, Digest, DocError,
     Kind, NetworkFileError, Signature, Signer, UnixSecs,

@@ -10,10 +10,10 @@ use tokio::time::timeout;
 use super::tls::Tls;
 use super::tls_io::TlsIo;
 use crate::cell::CELL_LEN;
-use crate::dir::{Dial, DialFuture, Stream};
 use crate::ids::NetworkId;
 use crate::limits::LINK_HANDSHAKE_TIMEOUT;
 use crate::link::{Hello, HelloError, negotiate};
+use crate::net::directory::{Dial, DialFuture, Stream};
 
 /// Why there is no link. Nothing of it is told to the peer (S5).
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,7 @@
 pub mod buffers;
 mod cell_run;
 pub mod circuit_io;
+pub mod directory;
 pub mod emulate;
 pub mod establish;
 pub mod inbox;

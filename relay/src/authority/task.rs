@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cepa_common::dir::{
-    ConsensusSignature, DescriptorCache, Dial, DirRequest, Endorsement, FetchError, Forward,
-    SignedDescriptor, SignedVote, Signer, Stream, offer_vote, upload,
+    ConsensusSignature, DescriptorCache, Endorsement, Forward, SignedDescriptor, SignedVote, Signer,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::{Dial, DirRequest, FetchError, Stream, offer_vote, upload};
 use cepa_common::world::Clock;
 use cepa_common::world::{blocking, random};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -1,7 +1,8 @@
 //! `GET /cepa/1/consensus`: the newest, nothing new, or a difference (docs/protocol.md, 6.12 and 6.19).
 
 use bytes::Bytes;
-use cepa_common::dir::{A_IM, DELTA_BASE, DIFFERENCE_CODING, Digest, IM};
+use cepa_common::dir::Digest;
+use cepa_common::net::directory::{A_IM, DELTA_BASE, DIFFERENCE_CODING, IM};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH};

@@ -4,10 +4,10 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, Backoff, CLOCK_SKEW_SECS, ConsensusStore, Dial, DirRequest, FetchError,
-    NetworkHandle, RelayDescriptor, SignedDescriptor, UnixSecs, upload,
+    Authority, CLOCK_SKEW_SECS, ConsensusStore, RelayDescriptor, SignedDescriptor, UnixSecs,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::{Backoff, Dial, DirRequest, FetchError, NetworkHandle, upload};
 use cepa_common::world::Clock;
 use cepa_common::world::random;
 use ed25519_dalek::SigningKey;

@@ -4,11 +4,11 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use cepa_common::dir::{
-    Backoff, Consensus, Dial, FetchError, Flags, Inserted, fetch_consensus, fetch_newer,
-    random_below,
-};
+use cepa_common::dir::{Consensus, Flags, Inserted};
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::{
+    Backoff, Dial, FetchError, fetch_consensus, fetch_newer, random_below,
+};
 use cepa_common::world::random;
 use rand::seq::{IndexedRandom, SliceRandom};
 

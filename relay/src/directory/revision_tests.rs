@@ -5,9 +5,9 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cepa_common::dir::{
-    Authority, Consensus, Dial, DirRequest, DirResponse, FetchError, NetworkDraft, NetworkFile,
-    Reviser, fetch, revise,
+use cepa_common::dir::{Authority, Consensus, NetworkDraft, NetworkFile};
+use cepa_common::net::directory::{
+    Dial, DirRequest, DirResponse, FetchError, Reviser, fetch, revise,
 };
 use cepa_common::world::Clock;
 use tokio::sync::watch;

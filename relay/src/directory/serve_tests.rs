@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Consensus, ConsensusBody, DirRequest, DirResponse, Entry, FetchError, Flags, Inserted,
-    Lifetime, SignedConsensus, apply, fetch, fetch_newer,
+    Consensus, ConsensusBody, Entry, Flags, Inserted, Lifetime, SignedConsensus, apply,
 };
+use cepa_common::net::directory::{DirRequest, DirResponse, FetchError, fetch, fetch_newer};
 
 use super::testing::*;
 use super::{DirectoryServer, serve_connection_from};

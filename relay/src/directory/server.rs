@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, NetworkHandle, Params,
-    StoreError,
+    Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, Params, StoreError,
 };
+use cepa_common::net::directory::NetworkHandle;
 use cepa_common::world::Clock;
 use tokio::sync::watch;
 

@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use cepa_common::dir::{
-    Authority, Dial, DialFuture, ExitPolicy, Flags, NetworkDraft, NetworkFile, RelayDescriptor,
-    Stream, UnixSecs, local_network_params,
+    Authority, ExitPolicy, Flags, NetworkDraft, NetworkFile, RelayDescriptor, UnixSecs,
+    local_network_params,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::net::directory::{Dial, DialFuture, Stream};
 use cepa_common::onion::Suite;
 use cepa_common::world::Clock;
 use ed25519_dalek::SigningKey;

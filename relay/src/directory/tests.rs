@@ -4,10 +4,8 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cepa_common::dir::{
-    Consensus, Dial, DirRequest, FetchError, KeyCert, MAX_DESCRIPTOR_BYTES, NetworkFile,
-    RelayDescriptor, fetch, fetch_consensus, upload,
-};
+use cepa_common::dir::{Consensus, KeyCert, MAX_DESCRIPTOR_BYTES, NetworkFile, RelayDescriptor};
+use cepa_common::net::directory::{Dial, DirRequest, FetchError, fetch, fetch_consensus, upload};
 use cepa_common::world::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -295,7 +293,7 @@ async fn padding_is_as_long_as_asked_for() {
     world.authority(1);
     let fetch = |bytes: u64| {
         let dial = world.dial().dial(&[address(1)], identity(1).0);
-        async move { cepa_common::dir::fetch_padding(dial.await.unwrap(), bytes, SOON).await }
+        async move { cepa_common::net::directory::fetch_padding(dial.await.unwrap(), bytes, SOON).await }
     };
     assert_eq!(fetch(0).await.unwrap().0, 0);
     assert_eq!(fetch(3_000_000).await.unwrap().0, 3_000_000);

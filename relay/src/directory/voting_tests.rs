@@ -1,7 +1,7 @@
 use cepa_common::dir::{
-    DirResponse, Endorsement, EquivocationProof, Lifetime, MAX_CONSENSUS_BYTES, SignedVote, Vote,
-    offer_vote,
+    Endorsement, EquivocationProof, Lifetime, MAX_CONSENSUS_BYTES, SignedVote, Vote,
 };
+use cepa_common::net::directory::{DirResponse, offer_vote};
 
 use super::*;
 

@@ -18,7 +18,7 @@ use crate::dir::signed::{
 use crate::ids::{NetworkId, RelayId};
 
 /// Largest `network.toml` (bytes).
-pub(crate) const MAX_FILE_BYTES: usize = 64 * 1024;
+pub const MAX_NETWORK_FILE_BYTES: usize = 64 * 1024;
 /// Authorities of a network.
 const MAX_AUTHORITIES: usize = 31;
 /// Fallback caches of a network.
@@ -162,7 +162,7 @@ impl NetworkDraft {
     /// # Errors
     /// [`NetworkFileError`] for what does not parse and for a broken rule of 6.3.
     pub fn parse(text: &str) -> Result<Self, NetworkFileError> {
-        if text.len() > MAX_FILE_BYTES {
+        if text.len() > MAX_NETWORK_FILE_BYTES {
             return Err(NetworkFileError::Rule("the file is over 64 KiB"));
         }
         let file: FileText =

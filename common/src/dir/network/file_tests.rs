@@ -68,7 +68,7 @@ fn every_refusal_of_the_text() {
             "{from} {to}"
         );
     }
-    assert!(NetworkFile::parse(&"#".repeat(MAX_FILE_BYTES + 1)).is_err());
+    assert!(NetworkFile::parse(&"#".repeat(MAX_NETWORK_FILE_BYTES + 1)).is_err());
     assert!(NetworkFile::parse("").is_err());
 }
 

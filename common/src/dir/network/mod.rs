@@ -6,8 +6,7 @@ mod revisions;
 mod signatories;
 mod text;
 
-pub(crate) use file::MAX_FILE_BYTES;
-pub use file::{Authority, Fallback, NetworkDraft, NetworkFile};
+pub use file::{Authority, Fallback, MAX_NETWORK_FILE_BYTES, NetworkDraft, NetworkFile};
 pub(super) use params::MAX_PARAMS;
 pub use params::{Params, local_network_params};
 pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};

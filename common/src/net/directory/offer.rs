@@ -10,7 +10,8 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Digest, FetchError};
+use super::fetch::FetchError;
+use crate::dir::Digest;
 
 /// Longest text of an answer (bytes).
 const MAX_TEXT_BYTES: usize = 1_024;

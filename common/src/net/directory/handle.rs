@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{
-    KnownNetwork, MAX_FILE_BYTES, MAX_REVISIONS, NetworkFile, NetworkFileError, Revisions, UnixSecs,
+use crate::dir::{
+    KnownNetwork, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkFile, NetworkFileError, Revisions,
+    UnixSecs,
 };
 use crate::ids::NetworkId;
 use crate::state::{StateError, record};
@@ -129,7 +130,7 @@ impl RevisionStore {
     /// # Errors
     /// [`StateError`].
     pub fn load(&self) -> Result<Vec<NetworkFile>, StateError> {
-        let cap = MAX_REVISIONS * (MAX_FILE_BYTES + 8) + 8;
+        let cap = MAX_REVISIONS * (MAX_NETWORK_FILE_BYTES + 8) + 8;
         let Some((body, _)) = record::load(&self.path, RECORD, cap)? else {
             return Ok(Vec::new());
         };

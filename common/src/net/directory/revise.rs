@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use rand::seq::{IndexedRandom, SliceRandom};
 
-use super::{
-    Backoff, Consensus, ConsensusStatus, Dial, DirRequest, DirResponse, DocError, Entry,
-    FetchError, Flags, MAX_FILE_BYTES, MAX_REVISIONS, NetworkFile, NetworkFileError, NetworkHandle,
-    RevisionStore, fetch, random_below,
+use super::backoff::{Backoff, random_below};
+use super::dial::Dial;
+use super::fetch::{DirRequest, DirResponse, FetchError, fetch};
+use super::handle::{NetworkHandle, RevisionStore};
+use crate::dir::{
+    Consensus, ConsensusStatus, DocError, Entry, Flags, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS,
+    NetworkFile, NetworkFileError,
 };
 use crate::world::{Clock, blocking, random};
 
@@ -190,7 +193,7 @@ impl Reviser {
         let exchange = async {
             let io = dial.await?;
             let request = DirRequest::network(revision);
-            fetch(io, request, MAX_FILE_BYTES, FETCH_DEADLINE).await
+            fetch(io, request, MAX_NETWORK_FILE_BYTES, FETCH_DEADLINE).await
         };
         let answer = tokio::time::timeout(FETCH_DEADLINE, Box::pin(exchange))
             .await

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::{
+use crate::dir::{
     Consensus, DiffError, Digest, DocError, KnownNetwork, MAX_CONSENSUS_BYTES, SignedConsensus,
     apply,
 };

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
-use super::FetchError;
+use super::fetch::FetchError;
 
 /// Asks a directory server for so many bytes that mean nothing, and throws them away as they come.
 ///
