@@ -200,7 +200,7 @@ impl GuardSet {
         let due = |guard: &&Guard| is_due(guard, now);
         let primary = || self.primary.iter().filter_map(|relay| self.find(relay));
         // If a guard in use may not be in this path, another guard in use takes its place before one that is not in use
-        // (S6).
+        // (S41).
         let usable = |guard: &&Guard| guard.now.usable;
         let of_use = primary().filter(usable).filter(due).take(in_use);
         let ready: Vec<&Guard> = of_use.filter(fits).collect();

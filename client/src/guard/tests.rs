@@ -94,7 +94,7 @@ fn one_primary_is_in_use_whatever_is_asked() {
     let set = World::new(&[]).set(200);
     assert_eq!(set.primaries().len(), 3);
     let used: HashSet<_> = (0..1_000).map(|n| pick(&set, n).identity).collect();
-    // At most one primary guard is in use (S6).
+    // At most one primary guard is in use (S41).
     assert_eq!(used, HashSet::from([set.primaries()[0]]));
     let choose = |n| set.pick(Purpose::Directory, &|_| true, at(n), &mut rng(n));
     let used: HashSet<_> = (0..100).map(|n| choose(n).unwrap().identity).collect();

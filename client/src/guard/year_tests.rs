@@ -189,7 +189,7 @@ fn a_day_without_network_changes_no_primary() {
 }
 
 /// With a tenth of all relays hostile, guards expose few clients in 90 days, where a choice for each circuit would
-/// expose all (S14).
+/// expose all (S42).
 #[test]
 fn few_clients_meet_a_hostile_guard() {
     let world = World::new(&[]);

@@ -332,7 +332,7 @@ fn mixed_network(relays: u32) -> PathSelector {
     PathSelector::new(consensus_of(&network, 1_000, entries))
 }
 
-/// A million paths keep every rule, and positions follow their weights (S6).
+/// A million paths keep every rule, and positions follow their weights (S41).
 #[test]
 fn a_million_paths() {
     let selector = mixed_network(600);
