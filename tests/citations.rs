@@ -400,6 +400,37 @@ fn every_test_that_is_named_exists() {
     fail_with(&objections);
 }
 
+/// The first lines of docs/requirements.md list what is open; so they say the same as the entries.
+#[test]
+fn what_is_open_is_listed() {
+    let text = read("docs/requirements.md");
+    let (top, entries) = text.split_once("\n## ").unwrap();
+    let top = top.split_whitespace().collect::<Vec<_>>().join(" ");
+    let listed = |lead: &str| -> BTreeSet<String> {
+        let (_, list) = top.split_once(lead).unwrap();
+        let list = list.split('.').next().unwrap();
+        requirements_cited(list)
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    };
+    let (mut wholly, mut partly) = (BTreeSet::new(), BTreeSet::new());
+    let mut current = ("", false);
+    for line in entries.lines() {
+        let first = line.split(' ').next().unwrap_or_default();
+        if is_requirement(first) {
+            current = (first, false);
+        } else if line.starts_with("- Fulfilled:") {
+            current.1 = true;
+        } else if line.starts_with("- Open:") {
+            let open = if current.1 { &mut partly } else { &mut wholly };
+            open.insert(current.0.to_owned());
+        }
+    }
+    assert_eq!(listed("Wholly open are "), wholly);
+    assert_eq!(listed("Partly open are "), partly);
+}
+
 #[test]
 fn documents_are_wrapped() {
     let mut objections = Vec::new();
