@@ -6,6 +6,7 @@
 
 use core::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{self, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -149,7 +150,11 @@ pub struct LinkQueue {
     notify: Notify,
     gone: tokio::sync::watch::Sender<bool>,
     bound_bytes: usize,
+    serial: u64,
 }
+
+/// The serial number of the queue that is made next.
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl LinkQueue {
     /// A queue in which one circuit may have `bound_cells` waiting, charged to `budget`.
@@ -169,7 +174,13 @@ impl LinkQueue {
             notify: Notify::new(),
             gone: tokio::sync::watch::Sender::new(false),
             bound_bytes: bound_cells * CELL_LEN,
+            serial: NEXT_SERIAL.fetch_add(1, atomic::Ordering::Relaxed),
         }
+    }
+
+    /// A number that no other queue of this process has; of two queues the one made first has the lower.
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// Adds whole cells of one circuit, heads included, behind those that wait.
