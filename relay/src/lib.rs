@@ -12,12 +12,15 @@
 mod admission;
 pub mod authority;
 mod circuit;
+mod descriptor;
 pub mod directory;
 pub mod exit;
 pub mod keys;
 mod link;
+mod options;
+mod params;
 mod start;
 
-pub use start::{
-    AuthorityOptions, ExitOptions, Limits, Relay, RelayError, RelayHandle, RelayOptions,
-};
+pub use admission::Limits;
+pub use options::{AuthorityOptions, ExitOptions, RelayOptions};
+pub use start::{Relay, RelayError, RelayHandle};

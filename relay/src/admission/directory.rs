@@ -1,4 +1,4 @@
-//! How many directory connections are answered at once, and how often one address may ask (S23).
+//! How many directory connections this relay answers at once, and how often one address may ask (S23).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,16 +7,19 @@ use std::sync::Mutex;
 use cepa_common::dir::Params;
 use cepa_common::sync::lock;
 
-/// Addresses remembered; beyond it the strangers share one bucket.
+/// Addresses that have a bucket of their own; further ones share a single bucket.
 const MAX_ADDRESSES: usize = 16_384;
 /// A minute, in the unit of the buckets.
 const MINUTE_MS: u64 = 60_000;
 
-/// Whose requests are counted together: an IPv4 address, an IPv6 /64, or all who are too many.
+/// A group of askers whose requests are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Asker {
+    /// One IPv4 address.
     V4(u32),
+    /// One network of IPv6, which is a /64.
     V6(u64),
+    /// All for whom the table has no room.
     Rest,
 }
 
@@ -32,19 +35,19 @@ impl Asker {
 #[derive(Debug, Default)]
 struct State {
     connections: u32,
-    /// The time at which each one's bucket is full again (ms): of a bucket of a minute's requests.
+    /// When the bucket of each asker is full again (milliseconds since 1970). A bucket holds the requests of one minute.
     full_at: HashMap<Asker, u64>,
 }
 
-/// Counts connections and requests.
+/// Counts directory connections, and the requests of each address.
 #[derive(Debug, Default)]
-pub(crate) struct Admission {
+pub(crate) struct DirectoryAdmission {
     state: Mutex<State>,
 }
 
-/// A connection's place; gives it back when dropped.
+/// The place of one directory connection; gives the place back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place<'a>(&'a Admission);
+pub(crate) struct Place<'a>(&'a DirectoryAdmission);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
@@ -53,12 +56,14 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Admission {
+impl DirectoryAdmission {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    /// A place for a connection, and whether it is one that may be served documents; none at twice the bound.
+    /// Takes a place for a connection, and says whether that connection is served documents.
+    ///
+    /// Beyond the bound connections are told to come again later; at twice the bound there is no place.
     pub(crate) fn connect(&self, params: &Params) -> Option<(Place<'_>, bool)> {
         let mut state = self.state();
         let bound = params.directory_connections;
@@ -69,7 +74,7 @@ impl Admission {
         Some((Place(self), state.connections <= bound))
     }
 
-    /// May this address ask once more?
+    /// Whether this address may ask once more, now; counts the request if it may.
     pub(crate) fn may_ask(&self, address: IpAddr, params: &Params, now_ms: u64) -> bool {
         let cost = MINUTE_MS
             .div_ceil(u64::from(params.directory_requests_per_minute))
@@ -118,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_bucket_empties_and_fills() {
-        let (admission, params) = (Admission::default(), params(1, 6));
+        let (admission, params) = (DirectoryAdmission::default(), params(1, 6));
         let ask = |who: u32, now_ms| admission.may_ask(address(who), &params, now_ms);
         assert_eq!((0..10).filter(|_| ask(1, 1_000)).count(), 6);
         assert!(ask(2, 1_000));
@@ -131,7 +136,7 @@ mod tests {
 
     #[test]
     fn both_ends_of_the_range() {
-        let admission = Admission::default();
+        let admission = DirectoryAdmission::default();
         let ask = |requests, now_ms| admission.may_ask(address(1), &params(1, requests), now_ms);
         assert!(ask(1, 0) && !ask(1, 59_999) && ask(1, 60_000));
         assert!((0..1_000_000).all(|_| ask(1 << 20, 60_000)));
@@ -139,7 +144,7 @@ mod tests {
 
     #[test]
     fn one_network_of_ipv6_is_one_asker_and_the_table_is_bounded() {
-        let (admission, params) = (Admission::default(), params(1, 1));
+        let (admission, params) = (DirectoryAdmission::default(), params(1, 1));
         let ask = |text: &str| admission.may_ask(text.parse().unwrap(), &params, 0);
         assert!(ask("2001:db8::1") && !ask("2001:db8::2") && ask("2001:db8:0:1::1"));
         for n in 0..40_000 {
@@ -151,7 +156,7 @@ mod tests {
 
     #[test]
     fn places_come_back() {
-        let (admission, params) = (Admission::default(), params(1, 1));
+        let (admission, params) = (DirectoryAdmission::default(), params(1, 1));
         let (first, served) = admission.connect(&params).unwrap();
         let (second, busy) = admission.connect(&params).unwrap();
         assert!(served && !busy && admission.connect(&params).is_none());

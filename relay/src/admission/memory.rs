@@ -1,11 +1,9 @@
 //! Keeps what all queues hold within the relay's memory limit (protocol.md 7.11, S20).
 //!
-//! When more is queued than may be, the circuit whose bytes have waited
-//! longest is destroyed, and the next, until there is room again. Bytes that
-//! move are never the oldest: the victims are circuits that somebody has
-//! stopped reading.
+//! When more is queued than may be, the circuit whose bytes have waited longest is destroyed, and the next, until there
+//! is room again. Bytes that move are never the oldest: the victims are circuits that somebody has stopped reading.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -17,17 +15,14 @@ use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
-
 use tokio::time::sleep;
-
-use crate::link::WeakCore;
 
 /// From one look for victims to the next: their memory comes back meanwhile.
 const SETTLE: Duration = Duration::from_millis(50);
 /// The log has one line of it in this time (S34).
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// A circuit that ends here: its streams' buffers hold bytes.
+/// A circuit that ends at this relay: its streams' buffers hold bytes.
 struct EndingHere {
     link: Weak<LinkQueue>,
     circ: CircId,
@@ -42,9 +37,11 @@ struct Holders {
     clean_at: usize,
 }
 
-/// Who may hold queued bytes.
-#[derive(Default)]
-pub(crate) struct Memory(Mutex<Holders>);
+/// The memory that queues and buffers may take, and who holds it, so that victims can be chosen.
+pub(crate) struct Memory {
+    budget: Arc<Budget>,
+    holders: Mutex<Holders>,
+}
 
 /// A circuit that could be destroyed.
 struct Victim {
@@ -54,18 +51,33 @@ struct Victim {
 }
 
 impl Memory {
-    fn lock(&self) -> MutexGuard<'_, Holders> {
-        lock(&self.0)
+    /// A memory of `bytes`, all free.
+    pub(crate) fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            budget: Budget::new(bytes),
+            holders: Mutex::default(),
+        })
     }
 
+    /// What queues and buffers charge the bytes that they hold to.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    fn holders(&self) -> MutexGuard<'_, Holders> {
+        lock(&self.holders)
+    }
+
+    /// From now on the circuits whose cells wait for this link can be victims.
     pub(crate) fn add_link(&self, link: &Arc<LinkQueue>) {
-        let mut holders = self.lock();
+        let mut holders = self.holders();
         holders.links.push(Arc::downgrade(link));
         holders.clean();
     }
 
+    /// From now on this circuit, which ends here, can be a victim for what its streams hold.
     pub(crate) fn add_circuit(&self, link: &Arc<LinkQueue>, circ: CircId, streams: &Arc<Streams>) {
-        let mut holders = self.lock();
+        let mut holders = self.holders();
         let (link, streams) = (Arc::downgrade(link), Arc::downgrade(streams));
         holders.circuits.push(EndingHere {
             link,
@@ -75,13 +87,14 @@ impl Memory {
         holders.clean();
     }
 
-    /// Every circuit with bytes that wait, the longest wait first.
+    /// Every circuit with bytes that wait, the longest wait first; of two that have waited as long, the one whose link
+    /// is older.
     fn victims(&self) -> Vec<Victim> {
-        let holders = self.lock();
-        let mut oldest: HashMap<(usize, CircId), Victim> = HashMap::new();
+        let holders = self.holders();
+        let mut oldest: BTreeMap<(u64, CircId), Victim> = BTreeMap::new();
         let mut add = |link: Arc<LinkQueue>, circ, since| {
             let victim = Victim { link, circ, since };
-            let place = oldest.entry((Arc::as_ptr(&victim.link).addr(), circ));
+            let place = oldest.entry((victim.link.serial(), circ));
             place
                 .and_modify(|held| held.since = held.since.min(since))
                 .or_insert(victim);
@@ -100,48 +113,15 @@ impl Memory {
             }
         }
         let mut victims: Vec<_> = oldest.into_values().collect();
+        // Stable: the order of the map decides between equals.
         victims.sort_by_key(|victim| victim.since);
         victims
     }
-}
 
-impl Holders {
-    fn clean(&mut self) {
-        if self.links.len() + self.circuits.len() <= self.clean_at {
-            return;
-        }
-        self.links.retain(|link| link.strong_count() > 0);
-        self.circuits
-            .retain(|circuit| circuit.streams.strong_count() > 0);
-        self.clean_at = 2 * (self.links.len() + self.circuits.len()) + 64;
-    }
-}
-
-/// Watches the budget for as long as the relay runs.
-pub(crate) async fn keep_within_budget(core: WeakCore, budget: Arc<Budget>) {
-    let mut logged = None;
-    loop {
-        poll_fn(|cx| budget.poll_exceeded(cx)).await;
-        let Some(core) = core.upgrade() else { return };
-        if logged.is_none_or(|at: Instant| at.elapsed() > LOG_EVERY) {
-            logged = Some(steady::now());
-            tracing::warn!(
-                used = budget.used(),
-                "more is queued than the memory limit allows; circuits that nobody reads are ended"
-            );
-        }
-        core.memory.relieve(&budget);
-        drop(core);
-        // The links need a turn to give the memory back.
-        sleep(SETTLE).await;
-    }
-}
-
-impl Memory {
     /// Ends circuits, the longest wait first, until there is room again.
-    fn relieve(&self, budget: &Budget) {
+    fn relieve(&self) {
         for Victim { link, circ, .. } in self.victims() {
-            if !budget.is_above_low_water() {
+            if !self.budget.is_above_low_water() {
                 return;
             }
             // Its link gives the memory back when it carries this out; what
@@ -157,13 +137,44 @@ impl Memory {
     }
 
     fn discard_streams(&self, link: &Arc<LinkQueue>, circ: CircId) {
-        let holders = self.lock();
+        let holders = self.holders();
         let streams = holders.circuits.iter().find(|circuit| {
             circuit.circ == circ && core::ptr::eq(circuit.link.as_ptr(), Arc::as_ptr(link))
         });
         if let Some(streams) = streams.and_then(|circuit| circuit.streams.upgrade()) {
             streams.discard();
         }
+    }
+}
+
+impl Holders {
+    fn clean(&mut self) {
+        if self.links.len() + self.circuits.len() <= self.clean_at {
+            return;
+        }
+        self.links.retain(|link| link.strong_count() > 0);
+        self.circuits
+            .retain(|circuit| circuit.streams.strong_count() > 0);
+        self.clean_at = 2 * (self.links.len() + self.circuits.len()) + 64;
+    }
+}
+
+/// Watches the memory for as long as the relay runs, and ends circuits when more is held than may be.
+pub(crate) async fn keep_within_budget(memory: Arc<Memory>) {
+    let mut logged = None;
+    loop {
+        poll_fn(|cx| memory.budget.poll_exceeded(cx)).await;
+        let now = steady::now();
+        if logged.is_none_or(|at| now.saturating_duration_since(at) > LOG_EVERY) {
+            logged = Some(now);
+            tracing::warn!(
+                used = memory.budget.used(),
+                "more is queued than the memory limit allows; circuits that nobody reads are ended"
+            );
+        }
+        memory.relieve();
+        // The links need a turn to give the memory back.
+        sleep(SETTLE).await;
     }
 }
 
@@ -197,32 +208,54 @@ mod tests {
 
     #[test]
     fn the_longest_wait_ends_first_and_no_more_than_needed() {
-        let budget = Budget::new(10 * CELL_LEN);
-        let memory = Memory::default();
-        let links = [(); 2].map(|()| Arc::new(LinkQueue::new(100, &budget)));
+        let memory = Memory::new(10 * CELL_LEN);
+        let budget = memory.budget();
+        let links = [(); 2].map(|()| Arc::new(LinkQueue::new(100, budget)));
         links.iter().for_each(|link| memory.add_link(link));
         for (link, n) in [(0, 1), (1, 2), (0, 3)] {
             links[link].push(circ(n), &[0; 4 * CELL_LEN]).unwrap();
         }
         assert!(budget.is_exceeded());
-        memory.relieve(&budget);
+        memory.relieve();
         // Twelve cells were queued; the low water is at seven and a half.
         assert_eq!((waits(&links[0]), waits(&links[1])), (vec![3], vec![]));
-        memory.relieve(&budget);
+        memory.relieve();
         assert_eq!(waits(&links[0]), [3], "enough is enough");
     }
 
     #[tokio::test]
+    async fn of_equal_waits_the_older_link_and_the_lower_circuit_go_first() {
+        let memory = Memory::new(1 << 20);
+        let budget = memory.budget();
+        let links = [(); 8].map(|()| Arc::new(LinkQueue::new(100, budget)));
+        // All wait since the same moment. Whoever is added first is not what decides.
+        let stalled = streams(budget);
+        let mut stream = stalled.open(Target::Directory).unwrap();
+        stream.write_all(b"nobody reads this").await.unwrap();
+        for n in [3, 1, 2] {
+            for link in links.iter().rev() {
+                memory.add_circuit(link, circ(n), &stalled);
+            }
+        }
+        let victims = memory.victims();
+        let order = victims
+            .iter()
+            .map(|victim| (victim.link.serial(), victim.circ));
+        let circuits = |link: &Arc<LinkQueue>| [1, 2, 3].map(|n| (link.serial(), circ(n)));
+        assert!(order.eq(links.iter().flat_map(circuits)));
+    }
+
+    #[tokio::test]
     async fn what_streams_hold_counts_and_is_given_back() {
-        let budget = Budget::new(64 * 1024);
-        let memory = Memory::default();
-        let link = Arc::new(LinkQueue::new(100, &budget));
-        let stalled = streams(&budget);
+        let memory = Memory::new(64 * 1024);
+        let budget = memory.budget();
+        let link = Arc::new(LinkQueue::new(100, budget));
+        let stalled = streams(budget);
         memory.add_circuit(&link, circ(1), &stalled);
         let mut stream = stalled.open(Target::Directory).unwrap();
         stream.write_all(&[1; 100 * 1024]).await.unwrap();
         assert!(budget.is_exceeded());
-        memory.relieve(&budget);
+        memory.relieve();
         assert_eq!(budget.used(), 0);
         assert!(stalled.mux().is_lost());
         assert!(

@@ -1,7 +1,56 @@
-//! What this relay takes on, and what it gives up when that was too much.
+//! How much this relay takes on, and what it gives up when that was too much.
+//!
+//! Every bound on what strangers can have of a relay stands here: connections ([`LinkAdmission`]), directory requests
+//! ([`DirectoryAdmission`]), CREATEs that wait ([`JobQueue`]), bytes that links move in a second, and bytes that queues
+//! hold ([`Memory`]). Other rooms ask before they begin something; this room knows none of them.
 
+mod creates;
 mod directory;
+mod links;
 mod memory;
 
-pub(crate) use directory::Admission;
+use std::sync::Arc;
+
+use cepa_common::net::limit::RateLimit;
+use tokio::time::Instant;
+
+pub(crate) use creates::{Job, JobQueue};
+pub(crate) use directory::DirectoryAdmission;
+pub(crate) use links::{LinkAdmission, LinkPlace};
 pub(crate) use memory::{Memory, keep_within_budget};
+
+/// How much of the machine a relay may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of memory for queues.
+    pub memory_bytes: u64,
+    /// Connections that it accepts at once.
+    pub connections: u32,
+    /// What its links may move in each direction, KiB a second; zero: as much as they can.
+    pub bandwidth_kib: u32,
+}
+
+/// The bounds of one relay, made from its owner's [`Limits`] when it starts.
+pub(crate) struct Admission {
+    /// Bounds connections.
+    pub(crate) links: LinkAdmission,
+    /// Bounds the CREATEs that wait.
+    pub(crate) creates: Arc<JobQueue>,
+    /// Bounds what queues and buffers hold.
+    pub(crate) memory: Arc<Memory>,
+    /// Bounds what all links together move, if there is a limit.
+    pub(crate) bandwidth: Option<Arc<RateLimit>>,
+}
+
+impl Admission {
+    /// The bounds that follow from `limits`; the bandwidth counts from `now` on.
+    pub(crate) fn new(limits: Limits, now: Instant) -> Self {
+        let memory_bytes = usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX);
+        Self {
+            links: LinkAdmission::new(limits.connections),
+            creates: Arc::default(),
+            memory: Memory::new(memory_bytes),
+            bandwidth: RateLimit::new(limits.bandwidth_kib, now).map(Arc::new),
+        }
+    }
+}

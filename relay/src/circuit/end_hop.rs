@@ -19,10 +19,10 @@ use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, Target};
 use cepa_common::world::{random, steady};
 use tokio::time::{Instant as Deadline, sleep_until};
 
+use super::EndContext;
 use super::sets::Entered;
 use crate::directory::serve_connection;
 use crate::exit;
-use crate::start::Core;
 
 /// What a client wants its circuit extended to.
 pub(super) struct Extend {
@@ -52,7 +52,7 @@ enum Asked {
 
 /// A circuit that ends at this relay.
 pub(crate) struct EndHop {
-    pub(super) core: Arc<Core>,
+    pub(super) context: Arc<EndContext>,
     /// The link to the client's side.
     pub(super) link: Arc<LinkQueue>,
     /// The relay at its far side, if it is one.
@@ -70,7 +70,7 @@ pub(crate) struct EndHop {
 
 impl EndHop {
     pub(crate) fn new(
-        core: Arc<Core>,
+        context: Arc<EndContext>,
         link: Arc<LinkQueue>,
         peer: Option<RelayId>,
         circ: CircId,
@@ -80,15 +80,17 @@ impl EndHop {
         let mux = Mux::new(MuxConfig {
             side: Side::Relay,
             control: Box::new(Vegas::new(
-                core.params()
+                context
+                    .params
+                    .get()
                     .congestion_control(params.circuit_window_cells),
             )),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
-            budget: core.budget.clone(),
+            budget: context.memory.budget().clone(),
         });
         Self {
-            core,
+            context,
             link,
             peer,
             circ,
@@ -104,8 +106,8 @@ impl EndHop {
     /// Runs the circuit until it has ended here.
     pub(crate) async fn run(mut self) {
         let (circ, link) = (self.circ, self.link.clone());
-        self.core.memory.add_circuit(&link, circ, &self.streams);
-        let half_open = Duration::from_secs(self.core.params().half_open_seconds.into());
+        self.context.memory.add_circuit(&link, circ, &self.streams);
+        let half_open = Duration::from_secs(self.context.params.get().half_open_seconds.into());
         let expires = Deadline::now() + half_open;
         let (end, streams, leg) = loop {
             match self.turn(expires).await {
@@ -220,11 +222,11 @@ impl EndHop {
 
     /// The client makes the circuit a leg of a set.
     fn link(&mut self, secret: &[u8; SECRET_LEN], leg: LegId) -> Result<(), End> {
-        match self.core.sets.enter(secret, leg, &self.streams) {
+        match self.context.sets.enter(secret, leg, &self.streams) {
             None => Err(PROTOCOL),
             Some(Entered::First) => Ok(()),
             Some(Entered::Joined(set, leg)) => {
-                self.core.memory.add_circuit(&self.link, self.circ, &set);
+                self.context.memory.add_circuit(&self.link, self.circ, &set);
                 (self.streams, self.leg) = (set, leg);
                 Ok(())
             }
@@ -232,17 +234,20 @@ impl EndHop {
     }
 
     fn begin(&self, key: cepa_common::stream::StreamKey, target: Target) {
-        let Some(tasks) = self.core.tasks() else {
-            return;
-        };
+        let EndContext {
+            directory,
+            exit,
+            tasks,
+            ..
+        } = &*self.context;
         let stream = self.streams.hold(key);
         match target {
             Target::Directory => {
                 stream.accept();
-                tasks.spawn(serve_connection(stream, self.core.directory.clone()));
+                tasks.spawn(serve_connection(stream, directory.clone()));
             }
             Target::Host(host, port) => {
-                tasks.spawn(exit::serve(self.core.clone(), stream, host, port));
+                tasks.spawn(exit::serve(exit.clone(), stream, host, port));
             }
         }
     }

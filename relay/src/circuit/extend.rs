@@ -28,7 +28,7 @@ impl EndHop {
     pub(super) async fn extend(mut self, extend: Extend) -> End {
         let Extend { relay, message } = extend;
         // To oneself or straight back is a loop that nobody needs (S17).
-        if relay == self.core.identity || Some(relay) == self.peer {
+        if relay == self.context.identity || Some(relay) == self.peer {
             return End::Here(DestroyReason::Protocol);
         }
         let leg = match self.while_quiet(self.reach(relay, message)).await {
@@ -68,8 +68,8 @@ impl EndHop {
 
     /// Dials, and hands the client's half of the handshake on.
     async fn reach(&self, relay: RelayId, message: Box<[u8; CREATE_LEN]>) -> Option<Leg> {
-        let patience = Duration::from_secs(self.core.params().extend_dial_seconds.into());
-        let dial = self.core.links.link_to(&self.core, relay);
+        let patience = Duration::from_secs(self.context.params.get().extend_dial_seconds.into());
+        let dial = self.context.links.link_to(relay);
         let link = match timeout(patience, dial).await {
             Ok(Ok(link)) => link,
             Ok(Err(error)) => {
@@ -78,7 +78,8 @@ impl EndHop {
             }
             Err(_) => return None,
         };
-        let inbox = Arc::new(Inbox::new(self.core.queue_bound_cells(), &self.core.budget));
+        let bound_cells = self.context.params.queue_bound_cells();
+        let inbox = Arc::new(Inbox::new(bound_cells, self.context.memory.budget()));
         let mut leg = OpenLeg {
             link,
             circ: None,

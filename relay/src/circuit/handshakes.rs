@@ -1,161 +1,94 @@
-//! The threads that answer CREATE: a bounded pool with a queue for each link,
-//! served in turns (protocol.md 7.2, S9, S10).
+//! The threads that answer CREATE, so that public-key work keeps no cell waiting (protocol.md 7.2, S9, S10).
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use cepa_common::cell::codec::{CREATE_LEN, DestroyReason};
+use cepa_common::cell::codec::DestroyReason;
 use cepa_common::handshake;
-use cepa_common::ids::{CircId, RelayId};
-use cepa_common::limits::CREATES_WAITING;
+use cepa_common::ids::NetworkId;
 use cepa_common::net::inbox::Inbox;
-use cepa_common::net::queue::{LinkQueue, TableCommand};
-use cepa_common::net::switch::{AcceptCircuits, CreateRefusal};
-use cepa_common::sync::{self, lock};
+use cepa_common::net::queue::TableCommand;
 use cepa_common::world::{random, steady};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
+use super::EndContext;
 use super::end_hop::EndHop;
-use crate::link::WeakCore;
-use crate::start::Core;
+use crate::admission::{Job, JobQueue};
+use crate::keys::ring::OnionKeys;
 
-/// Whose CREATEs stand in one queue.
-type LinkSerial = usize;
-
-struct Job {
-    core: Arc<Core>,
-    queue: Arc<LinkQueue>,
-    peer: Option<RelayId>,
-    circ: CircId,
-    message: Box<[u8; CREATE_LEN]>,
-    since: Instant,
+/// Answers CREATEs with this relay's onion keys.
+#[derive(Clone)]
+pub(crate) struct Responder {
+    /// The network, which handshakes are bound to.
+    pub(crate) network: NetworkId,
+    /// The onion keys accepted now. Reading takes a lock that is held only to copy or to swap a pointer.
+    pub(crate) onion_keys: watch::Receiver<OnionKeys>,
+    /// What the circuits get that begin.
+    pub(crate) ends: Arc<EndContext>,
 }
 
-#[derive(Default)]
-struct Waiting {
-    jobs: HashMap<LinkSerial, VecDeque<Job>>,
-    /// Links with jobs waiting, in the order of their turns.
-    turns: VecDeque<LinkSerial>,
-    total: usize,
-    stopped: bool,
-}
-
-#[derive(Default)]
-struct Shared {
-    waiting: Mutex<Waiting>,
-    some: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        lock(&self.waiting)
-    }
-
-    /// The next job in turn; `None` when the pool has stopped.
-    fn next(&self) -> Option<Job> {
-        let mut waiting = self.lock();
-        loop {
-            if waiting.stopped {
-                return None;
-            }
-            if let Some(link) = waiting.turns.pop_front() {
-                let jobs = waiting.jobs.get_mut(&link);
-                let (job, more) =
-                    jobs.map_or((None, false), |jobs| (jobs.pop_front(), !jobs.is_empty()));
-                if more {
-                    waiting.turns.push_back(link);
-                } else {
-                    waiting.jobs.remove(&link);
-                }
-                if let Some(job) = job {
-                    waiting.total -= 1;
-                    return Some(job);
-                }
-                continue;
-            }
-            waiting = sync::wait(&self.some, waiting);
-        }
-    }
-}
-
-/// The pool. Dropping it stops its threads.
-pub(crate) struct HandshakePool(Arc<Shared>);
+/// The threads. Dropping it stops them and the queue that they serve.
+pub(crate) struct HandshakePool(Arc<JobQueue>);
 
 impl HandshakePool {
     /// Starts `threads` threads, at least one. Circuits run on the runtime of the caller.
-    pub(crate) fn start(threads: usize) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let pool = Self(shared.clone());
+    ///
+    /// # Errors
+    /// The system gave no thread.
+    pub(crate) fn start(
+        threads: usize,
+        jobs: Arc<JobQueue>,
+        responder: &Responder,
+    ) -> std::io::Result<Self> {
+        let pool = Self(jobs.clone());
         let runtime = Handle::current();
         for _ in 0..threads.max(1) {
-            let (shared, runtime) = (shared.clone(), runtime.clone());
+            let (jobs, responder, runtime) = (jobs.clone(), responder.clone(), runtime.clone());
             std::thread::Builder::new()
                 .name("cepa-handshake".into())
                 .spawn(move || {
-                    while let Some(job) = shared.next() {
-                        job.run(&runtime);
+                    let _in_runtime = runtime.enter();
+                    while let Some(job) = jobs.next() {
+                        responder.answer(job);
                     }
                 })?;
         }
         Ok(pool)
     }
-
-    /// Takes a job, unless its link or all links have too many waiting: that
-    /// refusal costs no public-key work.
-    fn submit(&self, job: Job) -> Result<(), DestroyReason> {
-        let link = Arc::as_ptr(&job.queue).addr();
-        let share = job.core.params().handshake_queue_per_link as usize;
-        let mut guard = self.0.lock();
-        let waiting = &mut *guard;
-        let ahead = waiting.jobs.get(&link).map_or(0, VecDeque::len);
-        if ahead >= share || waiting.total >= CREATES_WAITING {
-            return Err(DestroyReason::Resource);
-        }
-        let jobs = waiting.jobs.entry(link).or_default();
-        if jobs.is_empty() {
-            waiting.turns.push_back(link);
-        }
-        jobs.push_back(job);
-        waiting.total += 1;
-        drop(guard);
-        self.0.some.notify_one();
-        Ok(())
-    }
 }
 
 impl Drop for HandshakePool {
     fn drop(&mut self) {
-        let mut waiting = self.0.lock();
-        waiting.stopped = true;
-        waiting.jobs.clear();
-        waiting.turns.clear();
-        drop(waiting);
-        self.0.some.notify_all();
+        self.0.stop();
     }
 }
 
-impl Job {
-    fn run(self, runtime: &Handle) {
-        let circ = self.circ;
-        let longest = Duration::from_millis(self.core.params().handshake_max_wait_ms.into());
-        if self.since.elapsed() > longest {
-            TableCommand::Close {
-                circ,
-                reason: DestroyReason::Resource,
-            }
-            .send(&self.queue);
-            return;
+impl Responder {
+    /// Answers one CREATE, and starts the circuit that it makes.
+    fn answer(&self, job: Job) {
+        let Job {
+            link,
+            peer,
+            circ,
+            message,
+            since,
+        } = job;
+        let params = &self.ends.params;
+        let longest = Duration::from_millis(params.get().handshake_max_wait_ms.into());
+        if steady::now().saturating_duration_since(since) > longest {
+            let reason = DestroyReason::Resource;
+            return TableCommand::Close { circ, reason }.send(&link);
         }
-        let params = self.core.relay_params();
+        let for_clients = params.for_clients();
         // A snapshot: a rotation meanwhile takes nothing away from this handshake.
-        let keys = self.core.onion_keys.borrow().clone();
+        let keys = self.onion_keys.borrow().clone();
         let answer = handshake::respond(
-            &self.core.network,
-            &self.core.identity,
+            &self.network,
+            &self.ends.identity,
             &keys,
-            &self.message,
-            params,
+            &message,
+            for_clients,
             &mut random::rng(),
         );
         let (suite, keys, reply, _) = match answer {
@@ -163,64 +96,22 @@ impl Job {
             Err(error) => {
                 // One reason for the peer, whatever it was (S12).
                 tracing::debug!(%error, "a CREATE was refused");
-                TableCommand::Close {
-                    circ,
-                    reason: DestroyReason::Protocol,
-                }
-                .send(&self.queue);
-                return;
+                let reason = DestroyReason::Protocol;
+                return TableCommand::Close { circ, reason }.send(&link);
             }
         };
-        let inbox = Arc::new(Inbox::new(self.core.queue_bound_cells(), &self.core.budget));
+        let bound_cells = params.queue_bound_cells();
+        let inbox = Arc::new(Inbox::new(bound_cells, self.ends.memory.budget()));
         let end = EndHop::new(
-            self.core.clone(),
-            self.queue.clone(),
-            self.peer,
+            self.ends.clone(),
+            link.clone(),
+            peer,
             circ,
             inbox.clone(),
-            (suite, keys, params),
+            (suite, keys, for_clients),
         );
-        let accept = TableCommand::Accept {
-            circ,
-            inbox,
-            reply: Box::new(reply),
-        };
-        if let Some(tasks) = self.core.tasks() {
-            accept.send(&self.queue);
-            let _in_runtime = runtime.enter();
-            tasks.spawn(end.run());
-        }
-    }
-}
-
-/// Hands one link's CREATEs to the pool.
-pub(crate) struct Acceptor {
-    core: WeakCore,
-    queue: Arc<LinkQueue>,
-    peer: Option<RelayId>,
-}
-
-impl Acceptor {
-    pub(crate) fn new(core: WeakCore, queue: Arc<LinkQueue>, peer: Option<RelayId>) -> Self {
-        Self { core, queue, peer }
-    }
-}
-
-impl AcceptCircuits for Acceptor {
-    fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal> {
-        let core = self
-            .core
-            .upgrade()
-            .ok_or(CreateRefusal::Destroy(DestroyReason::Shutdown))?;
-        let pool = core.clone();
-        let job = Job {
-            core,
-            queue: self.queue.clone(),
-            peer: self.peer,
-            circ,
-            message: Box::new(*message),
-            since: steady::now(),
-        };
-        pool.pool.submit(job).map_err(CreateRefusal::Destroy)
+        let reply = Box::new(reply);
+        TableCommand::Accept { circ, inbox, reply }.send(&link);
+        self.ends.tasks.spawn(end.run());
     }
 }

@@ -6,10 +6,12 @@
 //! and is gone: from then on the circuit's cells pass between these tables
 //! without a task of their own.
 
+mod context;
 mod end_hop;
 mod extend;
 mod handshakes;
 mod sets;
 
-pub(crate) use handshakes::{Acceptor, HandshakePool};
+pub(crate) use context::EndContext;
+pub(crate) use handshakes::{HandshakePool, Responder};
 pub(crate) use sets::Sets;

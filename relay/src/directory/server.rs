@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::differences::Differences;
 use super::padding::Places;
-use crate::admission::Admission;
+use crate::admission::DirectoryAdmission;
 use crate::authority::AuthorityHandle;
 
 /// The consensuses that a relay holds and serves, and the authority that takes uploads, if it is one.
@@ -23,7 +23,7 @@ pub struct DirectoryServer {
     authority: Option<AuthorityHandle>,
     padding: Places,
     pub(super) differences: Differences,
-    pub(super) admission: Admission,
+    pub(super) admission: DirectoryAdmission,
 }
 
 impl DirectoryServer {
@@ -41,7 +41,7 @@ impl DirectoryServer {
             authority,
             padding: Places::default(),
             differences: Differences::new(),
-            admission: Admission::default(),
+            admission: DirectoryAdmission::default(),
         })
     }
 
@@ -90,7 +90,7 @@ impl DirectoryServer {
     }
 
     /// The parameters in force: of the newest consensus, else of the network.
-    pub(super) fn params(&self) -> Params {
+    pub(crate) fn params(&self) -> Params {
         let store = self.snapshot();
         let newest = store.newest().map(|newest| newest.params().clone());
         newest.unwrap_or_else(|| self.network.newest().params())

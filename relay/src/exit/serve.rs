@@ -8,23 +8,27 @@ use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::stream::TargetHost;
 use tokio::io::copy_bidirectional_with_sizes;
 
-use crate::start::Core;
-
-use super::ConnectError;
+use super::{ConnectError, ExitConnector};
 
 /// Bytes copied at once in each direction: more measured no better.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// Connects a stream that a client has begun and copies until both sides are done.
-pub(crate) async fn serve(core: Arc<Core>, mut stream: StreamIo, host: TargetHost, port: u16) {
-    let connected = match &core.exit {
+/// Connects a stream that a client has begun and copies until both sides are done. A relay that is no exit has no
+/// `exit`, and refuses.
+pub(crate) async fn serve(
+    exit: Option<Arc<ExitConnector>>,
+    mut stream: StreamIo,
+    host: TargetHost,
+    port: u16,
+) {
+    let connected = match &exit {
         Some(exit) => exit
             .connect(&host, port)
             .await
             .map_err(ConnectError::end_reason),
         None => Err(EndReason::Policy),
     };
-    drop(core);
+    drop(exit);
     let mut tcp = match connected {
         Ok(tcp) => tcp,
         Err(reason) => return stream.abort(reason),

@@ -2,20 +2,19 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cepa_common::dir::{Consensus, ConsensusStatus, ConsensusStore};
 use cepa_common::ids::{NetworkId, RelayId};
-use cepa_common::net::establish::{self, EstablishError, NewLink};
-use cepa_common::net::link_task;
+use cepa_common::net::establish::{self, Accepted, EstablishError, NewLink};
 use cepa_common::net::queue::LinkQueue;
 use cepa_common::net::tls::Tls;
 use cepa_common::sync::lock;
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::circuit::Acceptor;
+use super::LinkContext;
 use crate::directory::DirectoryServer;
-use crate::start::Core;
 
 /// EXTENDs that wait at once for a consensus that lists their target.
 const MAX_WAITING: usize = 64;
@@ -29,9 +28,6 @@ pub(crate) enum LinkToError {
     /// It could not be dialled.
     #[error(transparent)]
     Dial(#[from] EstablishError),
-    /// This relay is stopping.
-    #[error("this relay is stopping")]
-    Stopping,
 }
 
 struct Held {
@@ -47,28 +43,31 @@ struct Peers {
 }
 
 /// The links to other relays.
-pub(crate) struct Links {
+pub(crate) struct PeerLinks {
     own: RelayId,
     network: NetworkId,
     tls: Tls,
     directory: Arc<DirectoryServer>,
+    context: LinkContext,
     peers: Mutex<Peers>,
     /// Those who wait for a consensus that lists their target.
     waiting: Semaphore,
 }
 
-impl Links {
+impl PeerLinks {
+    /// No links yet of the relay `own`. `directory` knows the addresses of others; links run with `context`.
     pub(crate) fn new(
         own: RelayId,
-        network: NetworkId,
         tls: Tls,
         directory: Arc<DirectoryServer>,
+        context: LinkContext,
     ) -> Self {
         Self {
             own,
-            network,
+            network: directory.network().network_id(),
             tls,
             directory,
+            context,
             peers: Mutex::default(),
             waiting: Semaphore::new(MAX_WAITING),
         }
@@ -121,11 +120,10 @@ impl Links {
     }
 
     /// Finds or dials a link to `relay`, whose address the consensus names.
-    pub(crate) async fn link_to(
-        &self,
-        core: &Arc<Core>,
-        relay: RelayId,
-    ) -> Result<Arc<LinkQueue>, LinkToError> {
+    ///
+    /// # Errors
+    /// [`LinkToError`].
+    pub(crate) async fn link_to(&self, relay: RelayId) -> Result<Arc<LinkQueue>, LinkToError> {
         if let Some(queue) = self.find(relay) {
             return Ok(queue);
         }
@@ -138,12 +136,32 @@ impl Links {
         }
         let link = establish::dial_link(&addresses, key, &self.tls, self.network, now).await;
         self.peers().dialling.remove(&relay);
-        core.start_link(link?, Some(relay))
-            .ok_or(LinkToError::Stopping)
+        Ok(self.start(link?, Some(relay)))
+    }
+
+    /// Finds out what a connection that came in is.
+    pub(super) async fn accept(&self, tcp: TcpStream) -> Result<Accepted, EstablishError> {
+        establish::accept(tcp, &self.tls, self.network).await
+    }
+
+    /// Starts a link that came in.
+    pub(super) fn take(&self, link: NewLink) -> Arc<LinkQueue> {
+        let peer = self.identity_of(&link);
+        self.start(link, peer)
+    }
+
+    /// Starts the task of a new link, and keeps the link for reuse if its far side has proven to be the relay `peer`.
+    fn start(&self, link: NewLink, peer: Option<RelayId>) -> Arc<LinkQueue> {
+        let queue = self.context.queue();
+        if let Some(peer) = peer {
+            self.register(peer, queue.clone(), link.dialled);
+        }
+        self.context.start(link, queue.clone(), peer);
+        queue
     }
 
     /// Who the far side of an accepted link is, if its key is a relay's (protocol.md 1.3).
-    pub(crate) fn identity_of(&self, link: &NewLink) -> Option<RelayId> {
+    fn identity_of(&self, link: &NewLink) -> Option<RelayId> {
         let now = self.directory.clock().now_secs();
         let key = link.peer_key.as_ref()?;
         self.directory.snapshot().identity_of_link_key(key, now)
@@ -157,29 +175,3 @@ impl Links {
             .push(Held { queue, dialled });
     }
 }
-
-impl Core {
-    /// Starts the task of a new link. `peer` is who its far side has proven to be.
-    pub(crate) fn start_link(
-        self: &Arc<Self>,
-        link: NewLink,
-        peer: Option<RelayId>,
-    ) -> Option<Arc<LinkQueue>> {
-        let queue = Arc::new(LinkQueue::new(self.queue_bound_cells(), &self.budget));
-        if let Some(peer) = peer {
-            self.links.register(peer, queue.clone(), link.dialled);
-        }
-        self.memory.add_link(&queue);
-        let acceptor = Acceptor::new(Arc::downgrade(self), queue.clone(), peer);
-        let (own, limit) = (queue.clone(), self.limit.clone());
-        let tasks = self.tasks()?;
-        tasks.spawn(async move {
-            let end = link_task::run_limited(link, own, acceptor, limit).await;
-            tracing::debug!(%end, "a link has ended");
-        });
-        Some(queue)
-    }
-}
-
-/// A core that may have stopped.
-pub(crate) type WeakCore = Weak<Core>;

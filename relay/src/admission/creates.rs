@@ -1,0 +1,181 @@
+//! The CREATEs that wait for an answer: a bounded queue for each link, served in turns (protocol.md 7.2, S9, S10).
+//!
+//! The queue is also where a recursion ends: a CREATE makes a circuit, whose EXTEND makes a link, on which CREATEs come.
+//! Links only fill the queue and circuits only empty it, so neither room has to know the other's way back.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Instant;
+
+use cepa_common::cell::codec::{CREATE_LEN, DestroyReason};
+use cepa_common::ids::{CircId, RelayId};
+use cepa_common::limits::CREATES_WAITING;
+use cepa_common::net::queue::LinkQueue;
+use cepa_common::sync::{self, lock};
+
+/// A CREATE that waits for an answer.
+pub(crate) struct Job {
+    /// The link that it came in on, where its answer goes.
+    pub(crate) link: Arc<LinkQueue>,
+    /// The relay at the link's far side, if it is one.
+    pub(crate) peer: Option<RelayId>,
+    /// The peer's circuit.
+    pub(crate) circ: CircId,
+    /// The client's half of the handshake.
+    pub(crate) message: Box<[u8; CREATE_LEN]>,
+    /// When the CREATE came.
+    pub(crate) since: Instant,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Jobs by the serial number of their link.
+    jobs: HashMap<u64, VecDeque<Job>>,
+    /// Links with jobs waiting, in the order of their turns.
+    turns: VecDeque<u64>,
+    total: usize,
+    is_stopped: bool,
+}
+
+impl Waiting {
+    /// Takes a job of the link whose turn it is.
+    fn take(&mut self) -> Option<Job> {
+        let link = self.turns.pop_front()?;
+        let jobs = self.jobs.get_mut(&link)?;
+        let job = jobs.pop_front();
+        if jobs.is_empty() {
+            self.jobs.remove(&link);
+        } else {
+            self.turns.push_back(link);
+        }
+        self.total -= usize::from(job.is_some());
+        job
+    }
+}
+
+/// The CREATEs that wait for an answer. Links fill the queue; those who answer take from it.
+#[derive(Default)]
+pub(crate) struct JobQueue {
+    waiting: Mutex<Waiting>,
+    some: Condvar,
+}
+
+impl JobQueue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        lock(&self.waiting)
+    }
+
+    /// Takes a job. `share` is how many jobs of one link may wait.
+    ///
+    /// # Errors
+    /// The link, or all links together, have too many waiting: the reason for the peer. The refusal costs no public-key
+    /// work. After [`JobQueue::stop`] every job is refused.
+    pub(crate) fn submit(&self, job: Job, share: usize) -> Result<(), DestroyReason> {
+        let link = job.link.serial();
+        let mut guard = self.lock();
+        let waiting = &mut *guard;
+        if waiting.is_stopped {
+            return Err(DestroyReason::Shutdown);
+        }
+        let ahead = waiting.jobs.get(&link).map_or(0, VecDeque::len);
+        if ahead >= share || waiting.total >= CREATES_WAITING {
+            return Err(DestroyReason::Resource);
+        }
+        let jobs = waiting.jobs.entry(link).or_default();
+        if jobs.is_empty() {
+            waiting.turns.push_back(link);
+        }
+        jobs.push_back(job);
+        waiting.total += 1;
+        drop(guard);
+        self.some.notify_one();
+        Ok(())
+    }
+
+    /// Waits, blocking the thread, for the job whose turn it is. `None` when the queue has stopped.
+    pub(crate) fn next(&self) -> Option<Job> {
+        let mut waiting = self.lock();
+        while !waiting.is_stopped {
+            if let Some(job) = waiting.take() {
+                return Some(job);
+            }
+            waiting = sync::wait(&self.some, waiting);
+        }
+        None
+    }
+
+    /// Drops what waits, takes nothing more, and sends home those who wait for jobs.
+    pub(crate) fn stop(&self) {
+        let mut waiting = self.lock();
+        *waiting = Waiting {
+            is_stopped: true,
+            ..Waiting::default()
+        };
+        drop(waiting);
+        self.some.notify_all();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cepa_common::budget::Budget;
+    use cepa_common::world::steady;
+
+    use super::*;
+
+    fn link() -> Arc<LinkQueue> {
+        Arc::new(LinkQueue::new(8, &Budget::unlimited()))
+    }
+
+    fn job(link: &Arc<LinkQueue>, circ: u32) -> Job {
+        Job {
+            link: link.clone(),
+            peer: None,
+            circ: CircId::new(circ).unwrap(),
+            message: Box::new([0; CREATE_LEN]),
+            since: steady::now(),
+        }
+    }
+
+    #[test]
+    fn links_take_turns_however_many_creates_one_sends() {
+        let (jobs, flood, quiet) = (JobQueue::default(), link(), link());
+        for circ in 1..=3 {
+            jobs.submit(job(&flood, circ), 8).unwrap();
+        }
+        jobs.submit(job(&quiet, 9), 8).unwrap();
+        let order: Vec<_> = (0..4).map(|_| jobs.next().unwrap().circ.get()).collect();
+        assert_eq!(order, [1, 9, 2, 3]);
+    }
+
+    #[test]
+    fn each_link_and_all_links_are_bounded() {
+        let (jobs, first) = (JobQueue::default(), link());
+        for circ in 1..=4 {
+            jobs.submit(job(&first, circ), 4).unwrap();
+        }
+        let refused = Err(DestroyReason::Resource);
+        assert_eq!(jobs.submit(job(&first, 5), 4), refused);
+        let mut held = 4;
+        while held < CREATES_WAITING {
+            jobs.submit(job(&link(), 1), 4).unwrap();
+            held += 1;
+        }
+        assert_eq!(jobs.submit(job(&link(), 1), 4), refused);
+        jobs.next().unwrap();
+        assert_eq!(jobs.submit(job(&link(), 1), 4), Ok(()));
+    }
+
+    #[test]
+    fn a_stop_ends_every_wait_and_takes_nothing_more() {
+        let jobs = Arc::new(JobQueue::default());
+        let waiting = jobs.clone();
+        let thread = std::thread::spawn(move || waiting.next().is_none());
+        jobs.stop();
+        assert!(thread.join().unwrap());
+        let refused = Err(DestroyReason::Shutdown);
+        assert_eq!(jobs.submit(job(&link(), 1), 4), refused);
+        assert!(jobs.next().is_none());
+    }
+}

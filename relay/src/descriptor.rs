@@ -1,0 +1,91 @@
+//! What a relay says of itself when it starts (docs/protocol.md, 6.6).
+
+use std::net::SocketAddr;
+
+use cepa_common::dir::{ExitPolicy, Flags, RelayDescriptor, UnixSecs};
+use cepa_common::handshake::OnionPublicKey;
+use cepa_common::ids::NetworkId;
+
+use crate::options::RelayOptions;
+
+/// What a relay says that it can carry until its bandwidth is measured (KiB a second).
+const DEFAULT_BANDWIDTH_KIB: u32 = 10_000;
+
+/// The descriptor that a relay starts with. `onion` is its newest onion key, and `listening` the address that it listens
+/// on.
+pub(crate) fn own_descriptor(
+    options: &RelayOptions,
+    network: &NetworkId,
+    onion: OnionPublicKey,
+    listening: SocketAddr,
+    published: UnixSecs,
+) -> RelayDescriptor {
+    let identity = &options.identity;
+    let family = identity.family(network).unwrap_or_else(|error| {
+        tracing::warn!(%error, "this relay is in no family");
+        None
+    });
+    let reject_all = ExitPolicy::reject_all();
+    let policy = options
+        .exit
+        .as_ref()
+        .map_or(&reject_all, |exit| &exit.policy);
+    RelayDescriptor {
+        identity: identity.identity(),
+        key_cert: identity.key_cert(),
+        onion_key: onion.key,
+        suite: onion.suite,
+        addresses: addresses(&options.advertised, listening),
+        published,
+        bandwidth: claim_kib(options.claim_kib, options.limits.bandwidth_kib),
+        offers: Flags::GUARD | Flags::HSDIR,
+        policy: policy.summary(),
+        family,
+        nickname: options.nickname.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Where others reach a relay that listens at `listening`: there, or where its owner says. Port 0 stands for the port
+/// that it listens on.
+fn addresses(advertised: &[SocketAddr], listening: SocketAddr) -> Vec<SocketAddr> {
+    let listed = |address: &SocketAddr| match address.port() {
+        0 => SocketAddr::new(address.ip(), listening.port()),
+        _ => *address,
+    };
+    match advertised {
+        [] => vec![listening],
+        some => some.iter().map(listed).collect(),
+    }
+}
+
+/// What a relay says that it carries (KiB a second): what its owner says, else what is usual, or its limit if that is
+/// lower. A limit of zero is none.
+fn claim_kib(claim: Option<u32>, limit: u32) -> u32 {
+    let usual = match limit {
+        0 => DEFAULT_BANDWIDTH_KIB,
+        limit => limit.min(DEFAULT_BANDWIDTH_KIB),
+    };
+    claim.unwrap_or(usual)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_says_where_it_listens_unless_its_owner_knows_better() {
+        let at = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let listening = SocketAddr::from(([127, 0, 0, 1], 9001));
+        assert_eq!(addresses(&[], listening), [listening]);
+        assert_eq!(addresses(&[at(0), at(443)], listening), [at(9001), at(443)]);
+    }
+
+    #[test]
+    fn a_claim_is_the_owners_else_the_usual_within_the_limit() {
+        assert_eq!(claim_kib(None, 0), DEFAULT_BANDWIDTH_KIB);
+        assert_eq!(claim_kib(None, 500), 500);
+        assert_eq!(claim_kib(None, 50_000), DEFAULT_BANDWIDTH_KIB);
+        assert_eq!(claim_kib(Some(70_000), 500), 70_000);
+    }
+}

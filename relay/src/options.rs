@@ -1,0 +1,66 @@
+//! What a relay is started with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use cepa_common::dir::{ExitPolicy, Signer};
+use cepa_common::net::directory::NetworkHandle;
+
+use crate::admission::Limits;
+use crate::authority::{MeasureOptions, OperatorRules, VotingKeyFile};
+use crate::keys::RelayIdentity;
+use crate::keys::ring::OnionKeyOptions;
+
+/// Everything that a relay is started with.
+pub struct RelayOptions {
+    /// The network that it is part of, as it is known now.
+    pub network: NetworkHandle,
+    /// The file that the network was read from, to notice when its owner puts a later revision there.
+    pub network_file: Option<PathBuf>,
+    /// Who it is, and the key of its links.
+    pub identity: RelayIdentity,
+    /// Its onion keys.
+    pub onion_keys: OnionKeyOptions,
+    /// Where it listens for links and directory requests.
+    pub listen: SocketAddr,
+    /// Where others reach it; port 0 means the one that it listens on.
+    pub advertised: Vec<SocketAddr>,
+    /// Its name for people.
+    pub nickname: String,
+    /// Whether it publishes a descriptor.
+    pub publish: bool,
+    /// What it says that it carries, KiB a second; without it what is usual, or its limit if that is lower.
+    pub claim_kib: Option<u32>,
+    /// Present if it connects streams to the outside.
+    pub exit: Option<ExitOptions>,
+    /// Present if it is a directory authority.
+    pub authority: Option<AuthorityOptions>,
+    /// Threads for circuit handshakes.
+    pub threads: usize,
+    /// Where it keeps directory documents.
+    pub cache_dir: PathBuf,
+    /// How much of the machine it may take.
+    pub limits: Limits,
+}
+
+/// How a relay connects streams to the outside.
+pub struct ExitOptions {
+    /// Which addresses and ports.
+    pub policy: ExitPolicy,
+    /// The DNS server that it asks; the system's if there is none here.
+    pub resolver: Option<SocketAddr>,
+}
+
+/// How a relay is a directory authority.
+pub struct AuthorityOptions {
+    /// Signs its votes and consensuses.
+    pub signing_key: Signer,
+    /// Where that key came from, to notice when it is renewed.
+    pub signing_key_file: Option<VotingKeyFile>,
+    /// Where it records what it has signed.
+    pub state_dir: PathBuf,
+    /// What its operator says of relays.
+    pub rules: OperatorRules,
+    /// How it measures relays, if it does.
+    pub measure: Option<MeasureOptions>,
+}
