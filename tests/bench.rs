@@ -1,4 +1,4 @@
-//! `cepa bench` from outside: rows, ratios, the page.
+//! Tests of `cepa bench` from outside: its rows, its ratios, its page.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,4 +1,4 @@
-//! Relays that are killed and stopped at random under load: requests go on, and nothing is cut off silently.
+//! Relays are killed and stopped at random under load: requests go on, and nothing is cut off silently.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -15,25 +15,26 @@ use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 use support::*;
 
-/// Bytes of a page.
+/// Size of a page in bytes.
 const PAGE: usize = 30_000;
-/// Requests at a time.
+/// Number of requests at a time.
 const WORKERS: u64 = 6;
 const RELAYS: usize = 12;
 
-/// When a relay was harmed: not before, and not after. Requests are so short that the time of a kill counts.
+/// The times just before and just after a relay was harmed. Requests are so short that the time that a kill takes
+/// counts.
 type Fault = (Instant, Instant);
 
-/// What became of one request.
+/// The result of one request.
 struct Outcome {
     began: Instant,
     ended: Instant,
-    /// From the request to the first byte of the answer.
+    /// Time from the request to the first byte of the answer.
     first_byte: Option<Duration>,
     result: Result<(), String>,
 }
 
-/// One page through the network, on a connection of its own.
+/// Fetches one page through the network, on a connection of its own.
 fn fetch(proxy: SocketAddr, server: SocketAddr, seed: u64) -> Outcome {
     let began = Instant::now();
     let mut first_byte = None;
@@ -52,7 +53,7 @@ fn fetch(proxy: SocketAddr, server: SocketAddr, seed: u64) -> Outcome {
         stream.read_to_end(&mut got).map_err(text)?;
         let body = got.windows(4).position(|four| four == b"\r\n\r\n");
         let body = body.map_or(&[][..], |at| &got[at + 4..]);
-        // An end of file before the end is what must never be.
+        // An end of file before the end of the page must never happen.
         assert!(
             body == content(seed, PAGE),
             "cut off silently after {} bytes",
@@ -69,7 +70,7 @@ fn fetch(proxy: SocketAddr, server: SocketAddr, seed: u64) -> Outcome {
     }
 }
 
-/// A relay that the test may harm, and starts again itself.
+/// A relay that the test may harm, and that the test itself starts again.
 struct Victim {
     name: String,
     pid: u32,
@@ -90,7 +91,7 @@ impl Victim {
     }
 
     fn start_again(&mut self) {
-        // A killed process lets go of its lock and its port when the kernel has cleared it away.
+        // A killed process releases its lock and its port only when the kernel has cleared it away.
         let child = cepa()
             .args(["run", "--exit-with-stdin", "--config"])
             .arg(&self.config)
@@ -127,7 +128,8 @@ fn victims(net: &Testnet) -> Vec<Victim> {
     relays.collect()
 }
 
-/// Harms relays `kills` and `stops` times while requests go on; a fault every `pace`, healed after `heal`.
+/// Kills relays `kills` times and stops them `stops` times while requests go on. There is a fault every `pace`, which
+/// is healed after `heal`.
 fn chaos(kills: usize, stops: usize, pace: Duration, heal: Duration) -> (Vec<Outcome>, Vec<Fault>) {
     let net = Testnet::start(&[
         "--processes",
@@ -208,10 +210,10 @@ fn chaos(kills: usize, stops: usize, pace: Duration, heal: Duration) -> (Vec<Out
     (outcomes, times)
 }
 
-/// Prints what there is to see; gives the number of requests that nobody answered, and the waits of the others.
+/// Prints the results. Returns the number of requests that nobody answered, and the waits of the others.
 ///
-/// A request that was on its way when a relay died may be broken off, by an error: nobody knows how much of it had
-/// an effect, so it is not the proxy's to repeat. One that began after the fault must be answered.
+/// A request that was on its way when a relay died may break off with an error: nobody knows how much of it had an
+/// effect, so the proxy must not repeat it. A request that began after the fault must be answered.
 fn report(outcomes: &[Outcome], faults: &[Fault]) -> (usize, Vec<Duration>) {
     let (broken, unanswered): (Vec<_>, Vec<_>) = outcomes
         .iter()
@@ -260,7 +262,8 @@ fn report(outcomes: &[Outcome], faults: &[Fault]) -> (usize, Vec<Duration>) {
     (unanswered.len(), waits)
 }
 
-/// The whole measure: 50 kills and 20 stops. By hand: `cargo test --release --test chaos -- --ignored --nocapture`.
+/// The whole measurement, with 50 kills and 20 stops. Run it by hand: `cargo test --release --test chaos -- --ignored
+/// --nocapture`.
 #[test]
 #[ignore = "minutes of faults, and times that a busy machine spoils"]
 fn fifty_kills_and_twenty_stops() {

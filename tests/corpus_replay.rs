@@ -1,4 +1,4 @@
-//! Every sample that a fuzzer started from or found, through its target again.
+//! Runs every sample that a fuzzer started from or found through its target again.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
@@ -18,7 +18,7 @@ fn every_sample_passes_its_target() {
         let mut samples = 0;
         for file in fs::read_dir(corpus().join(target)).expect(target) {
             let path = file.unwrap().path();
-            // Seen only if the target panics: the last one did it.
+            // The output is seen only if the target panics; the last line then names the sample.
             eprintln!("{}", path.display());
             assert!(run(target, &fs::read(&path).unwrap()).is_some());
             samples += 1;
@@ -36,8 +36,8 @@ fn every_corpus_has_a_target() {
     }
 }
 
-/// Samples called good must be, or the fuzzers knock at closed doors. After a change of a
-/// format: `cargo run -p cepa-fuzz-targets --example seeds`.
+/// Checks that the samples whose names begin with "good" are accepted; otherwise fuzzers would not get past the first
+/// checks. After a change of a format, run `cargo run -p cepa-fuzz-targets --example seeds`.
 #[test]
 fn good_samples_are_good() {
     for (target, name, bytes) in seeds::all() {

@@ -1,4 +1,4 @@
-//! The client inside another program: its examples, two networks at once, and nothing left behind.
+//! Tests of the client inside another program: its examples, two networks at once, and nothing left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -13,7 +13,7 @@ use cepa_client::{BootstrapEvent, Client, ClientOptions, NetworkFile};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// An example of the client library, built beside the program if it is not there yet.
+/// The path of an example of the client library. The example is built beside the program if it is not there yet.
 fn example(name: &str) -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_cepa"));
     let profile = program.parent().unwrap();
@@ -84,7 +84,7 @@ async fn fetch(client: &Client, server: SocketAddr, seed: u64) {
     assert!(page.ends_with(&content(seed, 70_000)));
 }
 
-/// Sockets of this process.
+/// Number of open sockets of this process.
 fn sockets() -> usize {
     let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
     let targets = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
@@ -121,7 +121,7 @@ fn clients_of_two_networks_live_in_one_thread_and_leave_nothing_behind() {
             second.network().network_id(),
             "two networks"
         );
-        // Who subscribed at the start hears all of it; who comes late where it is.
+        // Whoever subscribed at the start hears all events; whoever comes late hears the present state.
         let mut heard = Vec::new();
         while heard.last() != Some(&BootstrapEvent::Ready) {
             heard.push(events.next().await.unwrap());
@@ -131,14 +131,14 @@ fn clients_of_two_networks_live_in_one_thread_and_leave_nothing_behind() {
         assert_eq!(late.next().await, Some(BootstrapEvent::Ready));
 
         tokio::join!(fetch(&first, server, 1), fetch(&second, server, 2));
-        // What one does, the other does not see.
+        // Each client is unaffected by what the other does.
         assert!(first.new_identity() > 0);
         let circuits = second.circuits().counts().ready;
         assert!(circuits > 0);
         fetch(&second, server, 3).await;
         fetch(&first, server, 4).await;
 
-        // A clone keeps a client alive; the last one takes everything with it, without a word.
+        // A clone keeps a client alive. When the last clone is dropped, everything ends without a word.
         assert!(tasks() > 0 && sockets() > before);
         let clone = first.clone();
         drop(first);
@@ -162,7 +162,7 @@ fn clients_of_two_networks_live_in_one_thread_and_leave_nothing_behind() {
     assert!(one.stop().success() && two.stop().success());
 }
 
-/// `cepa` asks the client of `net` something.
+/// Runs `cepa` to ask the client of `net` something.
 fn ask(net: &Testnet, arguments: &[&str]) -> Output {
     let config = net.node("client")["config"].as_str().unwrap();
     let mut command = cepa();
@@ -179,7 +179,7 @@ fn a_running_client_can_be_asked() {
         assert!(got.status.success());
         serde_json::from_slice(&got.stdout).unwrap()
     };
-    // A stream that is open when everything changes.
+    // This stream is open while everything else changes.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (near, code) = socks5(net.socks(), &LOOPBACK, port, None);
@@ -187,7 +187,7 @@ fn a_running_client_can_be_asked() {
     let (far, _) = listener.accept().unwrap();
     let now = status();
     assert_eq!((&now["percent"], &now["streams"]), (&100.into(), &1.into()));
-    // A path's worth at least: the first consensus need not have all eight yet.
+    // There are at least enough relays for a path. The first consensus need not list all eight yet.
     let relays = now["relays"].as_u64().unwrap();
     assert!((3..=8).contains(&relays), "{relays}");
     assert_eq!(now["guards"][0]["health"], "answers");
@@ -196,7 +196,7 @@ fn a_running_client_can_be_asked() {
     assert!(first.status.success());
     let said = String::from_utf8(first.stdout).unwrap();
     assert!(said.contains("retired") && !said.starts_with('0'), "{said}");
-    // Too soon for another, and it says for how long.
+    // A second new identity is refused so soon, and the answer says how long to wait.
     let second = ask(&net, &["new-identity"]);
     let said = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1));
@@ -213,7 +213,7 @@ fn a_running_client_can_be_asked() {
     let got = net.curl("socks5h", &[&format!("http://{server}/8/1000")]);
     assert!(got.stdout == content(8, 1000));
 
-    // The socket is its owner's alone.
+    // Only the owner has access to the socket.
     let config = Path::new(net.node("client")["config"].as_str().unwrap());
     let config = std::fs::read_to_string(config).unwrap();
     let config: toml::Table = config.parse().unwrap();
@@ -221,7 +221,7 @@ fn a_running_client_can_be_asked() {
     let socket = dir.join("control.sock");
     let mode = std::os::unix::fs::PermissionsExt::mode(&socket.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    // Where none runs, that is said.
+    // If no client runs, the command says so.
     let kept = tempfile::tempdir().unwrap();
     let nobody = cepa()
         .args(["status", "--state"])
@@ -269,7 +269,7 @@ fn troubles_are_said_where_people_look_and_not_in_the_log_alone() {
     let server = http_server();
     let lines = BufReader::new(proxy.stderr.take().unwrap()).lines();
     let mut said = lines.map(|line| line.unwrap());
-    // The steps of the start come first, then the trouble, once a circuit meets it.
+    // The steps of the start come first, then the trouble, as soon as a circuit meets it.
     assert!(said.any(|line| line == "100 % ready"));
     let fetching = std::thread::spawn(move || {
         for user in 0..20 {

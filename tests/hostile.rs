@@ -1,5 +1,5 @@
-//! Peers that break the rules, and what exactly that does: their own circuit
-//! or link ends, and nobody else notices.
+//! Tests of peers that break the rules, and of what exactly that does: their own circuit or link ends, and nobody else
+//! notices.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
 
 mod support;
@@ -25,13 +25,13 @@ use cepa_common::onion::ClientLayers;
 use support::Testnet;
 use tokio::net::TcpStream;
 
-/// A peer that completes TLS and HELLO with real keys and then says what it likes.
+/// A peer that completes TLS and HELLO with real keys and then says what the test wants.
 struct Peer {
     io: TlsIo,
     plain: Vec<u8>,
 }
 
-/// What a circuit's CREATE came to.
+/// The result of a CREATE: the circuit's id and its layers.
 type Keys = (CircId, ClientLayers);
 
 struct Net {
@@ -80,7 +80,7 @@ impl Net {
         ClientHandshake::start(&context, ClientParams::default(), &mut rand::rng()).unwrap()
     }
 
-    /// CREATE and CREATED as the rules want them.
+    /// Makes a circuit by CREATE and CREATED as the rules want them.
     async fn circuit(&self, peer: &mut Peer, relay: &Entry, circ: u32) -> Keys {
         let circ = ours(circ);
         let (handshake, message) = self.handshake(relay);
@@ -98,7 +98,7 @@ impl Net {
         (circ, layers)
     }
 
-    /// Does the relay still serve an honest circuit, on a link of its own and on this one?
+    /// Checks that the relay still serves an honest circuit, on a link of its own and on this one.
     async fn still_serves(&self, relay: &Entry, same_link: Option<&mut Peer>) {
         let mut other = self.peer(relay).await;
         let peer = match same_link {
@@ -132,7 +132,7 @@ fn ours(n: u32) -> CircId {
 impl Peer {
     async fn send(&mut self, bytes: &[u8]) {
         self.io.flush().await.unwrap();
-        // The relay may have closed meanwhile; the next read will tell.
+        // The relay may have closed the link meanwhile; the next read will show that.
         let _ = self.io.write(bytes);
         let _ = self.io.flush().await;
     }
@@ -147,7 +147,7 @@ impl Peer {
         self.send(&cell).await;
     }
 
-    /// The next cell; `None` when the link is closed.
+    /// The next cell; `None` if the link is closed.
     async fn next(&mut self) -> Option<Cell> {
         let read = async {
             while self.plain.len() < CELL_LEN {
@@ -176,7 +176,7 @@ impl Peer {
         }
     }
 
-    /// The reason of the DESTROY that comes for a circuit, after whatever comes before it.
+    /// The reason in the DESTROY for a circuit. Other cells may come before it.
     async fn reason_of(&mut self, circ: CircId) -> Option<DestroyReason> {
         loop {
             let cell = self.next_of(circ).await?;
@@ -237,7 +237,7 @@ async fn peers_that_break_the_rules_end_what_is_theirs() {
         .unwrap();
 }
 
-/// A dial to the wrong identity, another network, another protocol.
+/// Tries dials to the wrong identity, in another network, and in another protocol.
 async fn identities(net: &Net, relay: &Entry, other: &Entry) {
     let tls = Tls::client();
     let wrong = establish::dial_link(&relay.addresses, other.link_key(), &tls, net.id(), 0).await;
@@ -260,7 +260,7 @@ async fn identities(net: &Net, relay: &Entry, other: &Entry) {
         peer.send(first).await;
         assert!(peer.is_closed().await, "{first:?}");
     }
-    // Neither TLS 1.3 nor TLS at all.
+    // These are tries without TLS 1.3, and without TLS at all.
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut tcp = TcpStream::connect(address).await.unwrap();
     tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -270,7 +270,7 @@ async fn identities(net: &Net, relay: &Entry, other: &Entry) {
     net.still_serves(relay, None).await;
 }
 
-/// Cells that close the link that they come on (protocol.md 2.9).
+/// Sends cells that close the link that they come on (protocol.md 2.9).
 async fn links(net: &Net, relay: &Entry) {
     let hello = Hello::ours(net.id(), None, 0).encode();
     let (_, message) = net.handshake(relay);
@@ -310,7 +310,7 @@ async fn links(net: &Net, relay: &Entry) {
         peer.send(bytes).await;
         assert!(peer.is_closed().await, "{what}");
     }
-    // Half a cell, and gone.
+    // The peer sends half a cell and leaves.
     let mut peer = net.peer(relay).await;
     peer.send(&hello[..1000]).await;
     drop(peer);
@@ -319,7 +319,8 @@ async fn links(net: &Net, relay: &Entry) {
 
 async fn handshakes(net: &Net, relay: &Entry, other: &Entry) {
     let mut peer = net.peer(relay).await;
-    // An onion key that the relay does not hold, a changed message: one reason for both.
+    // The first message is for an onion key that the relay does not hold; the second was changed. Both get the same
+    // reason.
     let (_, elsewhere) = net.handshake(other);
     let (_, mut changed) = net.handshake(relay);
     changed[700] ^= 1;
@@ -329,7 +330,7 @@ async fn handshakes(net: &Net, relay: &Entry, other: &Entry) {
         peer.send(&codec::destroy(ours(n), DestroyReason::Finished))
             .await;
     }
-    // A CREATED that answers another CREATE.
+    // A CREATED answers another CREATE than its own.
     let (first, message) = net.handshake(relay);
     peer.send(&codec::create(ours(3), &message)).await;
     let (second, message) = net.handshake(relay);
@@ -348,14 +349,14 @@ async fn handshakes(net: &Net, relay: &Entry, other: &Entry) {
     net.still_serves(relay, Some(&mut peer)).await;
 }
 
-/// Cells that end their own circuit, and not the one beside it.
+/// Sends cells that end their own circuit and not the one beside it.
 async fn circuits(net: &Net, relay: &Entry) {
     let mut peer = net.peer(relay).await;
     let (neighbour, mut kept) = net.circuit(&mut peer, relay, 1).await;
     let mut number = 10;
     let protocol = Some(DestroyReason::Protocol);
 
-    // Every kind of change to a cell.
+    // The loop tries every kind of change to a cell.
     for what in [
         "flip",
         "repeat",
@@ -398,14 +399,14 @@ async fn circuits(net: &Net, relay: &Entry) {
 async fn extending(net: &Net, relay: &Entry, other: &Entry) {
     let mut peer = net.peer(relay).await;
     let (_, message) = net.handshake(other);
-    // To itself.
+    // The relay is asked to extend to itself.
     let (circ, mut layers) = net.circuit(&mut peer, relay, 1).await;
     peer.say(circ, &mut layers, |p| {
         p.extend(&relay.identity, &message).unwrap()
     })
     .await;
     assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Protocol));
-    // To a relay that nobody lists.
+    // The relay is asked to extend to a relay that no consensus lists.
     let (circ, mut layers) = net.circuit(&mut peer, relay, 2).await;
     peer.say(circ, &mut layers, |p| {
         p.extend(&RelayId([5; 32]), &message).unwrap()
@@ -418,7 +419,7 @@ async fn extending(net: &Net, relay: &Entry, other: &Entry) {
         .unwrap();
     assert_eq!(said, Ok(Telescope::Truncated(DestroyReason::Unreachable)));
     assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Unreachable));
-    // Twice at once, which leaves a message for nobody.
+    // A second message comes right behind EXTEND, while the circuit is being extended.
     let (circ, mut layers) = net.circuit(&mut peer, relay, 3).await;
     let extend = |p: &mut Packer<'_>| p.extend(&other.identity, &message).unwrap();
     let both = [
@@ -428,17 +429,17 @@ async fn extending(net: &Net, relay: &Entry, other: &Entry) {
     .concat();
     peer.send(&both).await;
     assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Protocol));
-    // As the rules want it; then a cell for the hop that has passed the circuit on.
+    // The circuit is extended as the rules want it. Then a cell comes for the hop that has passed the circuit on.
     let (circ, mut layers) = extended(net, &mut peer, relay, other).await;
     peer.say(circ, &mut layers, begin_dir).await;
     assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Protocol));
     net.still_serves(relay, Some(&mut peer)).await;
 }
 
-/// A circuit through `relay` that has been extended to `other`; the layers are the first hop's.
+/// A circuit through `relay` that has been extended to `other`. The layers are those of the first hop.
 ///
-/// A relay that has just started may not hold the consensus yet that lists
-/// the other, and says so: then another circuit is tried.
+/// A relay that has just started may not hold the consensus yet that lists the other relay, and says so. Then another
+/// circuit is tried.
 async fn extended(net: &Net, peer: &mut Peer, relay: &Entry, other: &Entry) -> Keys {
     let give_up = std::time::Instant::now() + Duration::from_secs(30);
     for number in 4.. {

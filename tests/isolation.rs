@@ -1,5 +1,5 @@
-//! What keeps streams on different circuits, from the configuration file to the circuits in use: each kind separates
-//! what it names, and nothing else.
+//! Tests of what keeps streams on different circuits, from the configuration file to the circuits in use: each kind of
+//! isolation separates what it names, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use support::*;
 
-/// The kinds, and for each a stream that differs in it alone.
+/// The kinds of isolation. For each there is a stream that differs in that kind only.
 const KINDS: [&str; 7] = [
     "credentials",
     "listener",
@@ -64,7 +64,7 @@ impl Client {
         Self { child, dir, ports }
     }
 
-    /// Circuits that carry streams.
+    /// Number of circuits that carry streams.
     fn in_use(&self) -> u64 {
         let got = cepa()
             .args(["status", "--json", "--state"])
@@ -76,7 +76,7 @@ impl Client {
         count("circuits") - count("clean")
     }
 
-    /// A stream that differs from the plain one in `kind` alone.
+    /// Opens a stream that differs from the plain one in `kind` only.
     fn open(&self, kind: &str, servers: [u16; 2]) -> TcpStream {
         let user = (kind == "credentials").then_some("anna");
         let proxy = self.ports[usize::from(kind == "listener")];
@@ -100,7 +100,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // It goes with its standard input.
+        // The client ends when its standard input is closed.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
@@ -116,7 +116,7 @@ fn socks4(proxy: SocketAddr, host: Ipv4Addr, port: u16) -> TcpStream {
     stream
 }
 
-/// SOCKS 5 from another address of this machine.
+/// Opens a stream by SOCKS 5 from another address of this machine.
 fn from_elsewhere(proxy: SocketAddr, host: Ipv4Addr, port: u16) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -146,7 +146,7 @@ fn from_elsewhere(proxy: SocketAddr, host: Ipv4Addr, port: u16) -> TcpStream {
     stream
 }
 
-/// A port that takes connections at every address of this machine and keeps them open.
+/// Starts a server that accepts connections at every address of this machine and keeps them open. Returns its port.
 fn server() -> u16 {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = listener.local_addr().unwrap().port();

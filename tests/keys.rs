@@ -1,4 +1,4 @@
-//! Keys of relays as their owners handle them: replaced in time, kept off line, put into families.
+//! Tests of relays' keys as their owners handle them: replaced in time, kept off line, put into families.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
 
 mod support;
@@ -20,7 +20,7 @@ use support::*;
 
 const NETWORK: &str = "net/network.toml";
 
-/// A fetch through the proxy at `socks`: are the bytes those of the server?
+/// Fetches through the proxy at `socks`. Returns whether the bytes are those of the server.
 fn fetches(socks: SocketAddr, server: SocketAddr, seed: u64) -> bool {
     let (mut stream, code) = socks5(socks, &LOOPBACK, server.port(), None);
     let mut got = Vec::new();
@@ -30,11 +30,11 @@ fn fetches(socks: SocketAddr, server: SocketAddr, seed: u64) -> bool {
         && got.ends_with(&content(seed, 200_000))
 }
 
-/// The identities of the hops of a fresh circuit; `None` if it was not built.
+/// The identities of the hops of a new circuit; `None` if it was not built.
 fn trace(own: &OwnNetwork) -> Option<Vec<String>> {
     let done = own.cepa(&["trace", "--network", NETWORK]);
     let text = String::from_utf8(done.stdout).unwrap();
-    // A head, then a line for each hop, the identity in it.
+    // The output is a head, then a line for each hop with the identity in it.
     let hops = text.lines().skip(1);
     let identity = |word: &&str| word.len() == 64;
     let hops = hops.map(|line| line.split_whitespace().find(identity).map(str::to_owned));
@@ -51,7 +51,7 @@ fn an_identity_stays_off_line_and_its_relay_carries_traffic() {
 
 async fn off_line() {
     let mut own = OwnNetwork::start(&[]);
-    // Off line: an identity, a family, and what they sign.
+    // An identity, a family, and what they sign are made off line.
     let identity = own.says(&["keys", "identity", "--out", "willow.identity"]);
     let link = own.says(&["keys", "link", "--state", "willow"]);
     let certify = [
@@ -73,7 +73,7 @@ async fn off_line() {
     own.says(&[&install[..], &["1.certificate"]].concat());
     std::fs::rename(own.path("willow.identity"), own.path("away")).unwrap();
 
-    // Three relays: every circuit goes through each.
+    // There are three relays, so every circuit goes through each of them.
     own.relay("willow", &[]);
     own.relay(
         "elm",
@@ -100,7 +100,7 @@ async fn off_line() {
         "a circuit of all three relays has it"
     );
 
-    // A renewed certificate is taken without a restart, and traffic goes on.
+    // A renewed certificate is used without a restart, and traffic goes on.
     std::fs::rename(own.path("away"), own.path("willow.identity")).unwrap();
     own.says(
         &[
@@ -129,7 +129,7 @@ async fn off_line() {
     families(&mut own, willow, &install).await;
 }
 
-/// Two relays that join a family while they run are never in one circuit.
+/// Checks that two relays that join a family while they run are never in one circuit.
 async fn families(own: &mut OwnNetwork, willow: RelayId, install: &[&str]) {
     own.relay(
         "ash",
@@ -161,7 +161,7 @@ async fn families(own: &mut OwnNetwork, willow: RelayId, install: &[&str]) {
         ];
         own.says(&state);
     }
-    // A membership of another relay is not put in.
+    // A membership for another relay is not installed.
     assert!(
         !own.cepa(&[install, &["ash.family"]].concat())
             .status
@@ -184,7 +184,7 @@ async fn families(own: &mut OwnNetwork, willow: RelayId, install: &[&str]) {
     assert!(seen.len() >= 3);
 }
 
-/// A circuit of one hop, made by hand with the onion key of `entry`.
+/// Makes a circuit of one hop by hand, with the onion key of `entry`.
 async fn circuit(own: &OwnNetwork, entry: &Entry) -> Result<(), String> {
     let network = own.file.network_id();
     let context = HandshakeContext {
@@ -230,7 +230,7 @@ fn no_circuit_fails_while_onion_keys_are_replaced() {
 }
 
 async fn rotation() {
-    // Valid for ten minutes: what the first consensus lists is accepted for all of the test.
+    // Consensuses are valid for ten minutes, so what the first one lists is accepted for the whole test.
     let mut own = OwnNetwork::start(&[
         "onion_key_rotation_seconds=10",
         "consensus_valid_seconds=600",
@@ -251,7 +251,7 @@ async fn rotation() {
     let (mut circuits, mut traces) = (0_usize, 0_usize);
     let mut was_restarted = false;
     let started = Instant::now();
-    // Four keys of this relay and, halfway, a restart that must lose none.
+    // The test sees four keys of this relay and, halfway, a restart that must lose none of them.
     while seen.len() < 4 {
         assert!(
             started.elapsed() < Duration::from_secs(120),
@@ -273,8 +273,8 @@ async fn rotation() {
             made.unwrap_or_else(|error| panic!("{error} with a listed key"));
             circuits += 1;
         }
-        // A client takes seconds to start and to leave: one for each key. A relay that has just been
-        // restarted knows its key at once and its neighbours with its first consensus only.
+        // A client takes seconds to start and to stop, so there is one for each key. A relay that has just been
+        // restarted knows its own keys at once, and its neighbours only with its first consensus.
         if traces < seen.len() {
             let patience = Duration::from_secs(if restarting { 30 } else { 0 });
             until_ok("a circuit", patience, || trace(&own).is_some());

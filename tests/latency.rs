@@ -1,4 +1,4 @@
-//! What a request costs in round trips, on links that are 30 ms long each way.
+//! Tests of what a request costs in round trips, on links that take 30 ms each way.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use support::*;
 
-/// The three links of a circuit, there: what `--delay 30ms` makes of them.
+/// The way through the three links of a circuit in one direction, with `--delay 30ms`.
 const ONE_WAY: Duration = Duration::from_millis(90);
-/// Tries; the quickest counts, so that a busy machine does no harm.
+/// Number of tries. The quickest counts, so that a busy machine does no harm.
 const TRIES: usize = 8;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// A server that answers once it holds the whole request, and tells when that was.
+/// Starts a server that answers as soon as it holds the whole request, and tells when that was.
 fn prompt_server() -> (SocketAddr, Receiver<Instant>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -41,7 +41,8 @@ fn prompt_server() -> (SocketAddr, Receiver<Instant>) {
     (address, told)
 }
 
-/// SOCKS and the request in one write; returns how long the answer's first byte took, and the request itself.
+/// Sends SOCKS and the request in one write. Returns how long the first byte of the answer took, and how long the
+/// request took to arrive.
 fn pipelined(
     socks: SocketAddr,
     server: SocketAddr,
@@ -69,7 +70,7 @@ fn pipelined(
     (took, arrived - begun)
 }
 
-/// The time that curl sees from its start to the first byte of the answer.
+/// The time that curl measures from its start to the first byte of the answer.
 fn by_curl(proxy: SocketAddr, server: SocketAddr) -> Duration {
     let url = format!("http://{server}/");
     let got = curl_by(
@@ -91,7 +92,7 @@ fn by_curl(proxy: SocketAddr, server: SocketAddr) -> Duration {
     Duration::from_secs_f64(String::from_utf8(got.stdout).unwrap().parse().unwrap())
 }
 
-/// A client of its own.
+/// A client that the test starts beside the network's.
 struct Proxy {
     child: Child,
     socks: SocketAddr,
@@ -149,7 +150,7 @@ fn a_request_on_a_ready_circuit_takes_one_round_trip() {
         "--delay",
         "30ms",
     ]);
-    // The first one makes the circuit ready.
+    // The first request makes the circuit ready.
     pipelined(net.socks(), server, &told);
     let tries: Vec<_> = (0..TRIES)
         .map(|_| pipelined(net.socks(), server, &told))
@@ -160,24 +161,25 @@ fn a_request_on_a_ready_circuit_takes_one_round_trip() {
         tries.iter().all(|t| t.0 >= 2 * ONE_WAY),
         "the links are shorter than said: {tries:?}"
     );
-    // Halfway to the second round trip there is room for a slow machine, and none for a second one.
+    // The bound is halfway to the second round trip: that is enough for a slow machine, and too little for a second
+    // one.
     assert!(
         answered < 3 * ONE_WAY,
         "{answered:?} is more than one round trip: {tries:?}"
     );
-    // The request was in the first flight: behind CONNECTED it would come at three ways.
+    // The request was in the first flight. Behind CONNECTED it would arrive after three ways.
     assert!(
         arrived >= ONE_WAY && arrived < 2 * ONE_WAY,
         "{arrived:?}: {tries:?}"
     );
 
-    // curl sends its request when SOCKS has told it that the destination answered: one more.
+    // curl sends its request after SOCKS has told it that the destination answered, which takes one round trip more.
     told.try_iter().for_each(drop);
     let by = |proxy| (0..TRIES).map(|_| by_curl(proxy, server)).min().unwrap();
     let curl = by(net.socks());
     assert!(curl >= 4 * ONE_WAY && curl < 5 * ONE_WAY, "{curl:?}");
 
-    // Told at once, it sends at once.
+    // If curl is answered at once, it sends its request at once.
     let early = Proxy::start(&net, &["--answer-early"]);
     let curl = by(early.socks);
     assert!(curl >= 2 * ONE_WAY && curl < 3 * ONE_WAY, "{curl:?}");

@@ -1,4 +1,4 @@
-//! Authorities measure what relays carry, whatever these claim.
+//! Tests that authorities measure what relays carry, whatever the relays claim.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use support::*;
 
-/// What the relay may move (KiB a second), and what it says.
+/// What the relay may carry, and what it claims (KiB a second).
 const LIMIT_KIB: u64 = 1_000;
 const CLAIM_KIB: u64 = 20_000;
 
-/// A relay of the network in a process of its own; it ends with its standard input.
+/// A relay of the network in a process of its own. It ends when its standard input is closed.
 struct Boaster(Child);
 
 impl Boaster {
@@ -71,11 +71,12 @@ fn a_relay_that_boasts_comes_down_to_what_it_carries() {
     until_ok("it is listed with its claim", 2 * minute, || {
         weight(&net, "boaster") == Some(CLAIM_KIB)
     });
-    // What a relay of the test network claims if nobody says otherwise.
+    // A relay of the test network claims 10,000 if nothing else is set.
     until_ok("the others are measured", 4 * minute, || {
         weight(&net, "exit1").is_some_and(|weight| weight != 10_000)
     });
-    // While all take it for fast and lead their downloads through it, each sees but a part of what it carries.
+    // While all authorities take the relay for fast and lead their downloads through it, each of them sees only a part
+    // of what the relay carries.
     until_ok("the boaster is measured", 4 * minute, || {
         let about = LIMIT_KIB / 5..=LIMIT_KIB * 12 / 10;
         weight(&net, "boaster").is_some_and(|weight| about.contains(&weight))

@@ -1,9 +1,8 @@
-//! What a relay in the middle of a circuit sees, and what a tapped wire shows.
+//! Tests of what a relay in the middle of a circuit sees, and of what a tapped wire shows.
 //!
-//! The test takes a relay's place: it kills the relay's process, listens at its
-//! address with its keys, carries a circuit as the rules want it, and keeps
-//! every byte that it comes to see. Client and destination have addresses of
-//! their own (127.0.0.77 and 127.0.0.88), so that either can be searched for.
+//! The test takes a relay's place: it kills the relay's process, listens at the relay's address with the relay's keys,
+//! carries a circuit as the rules want it, and keeps every byte that it sees. Client and destination have addresses of
+//! their own (127.0.0.77 and 127.0.0.88), so that the test can search for either.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
 
 mod support;
@@ -41,37 +40,37 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
 const DESTINATION: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 88);
 const QUESTION: &[u8] = b"a question that is nobody's business";
 const ANSWER: &[u8] = b"an answer that is nobody's business";
-/// Zeros that follow either: equal plaintexts, the hardest to tell apart.
+/// Number of zeros that follow question and answer. Equal plaintexts are the hardest to tell apart.
 const ZEROS: usize = 12_000;
-/// What the middle answers about pacing: it ends no circuit, so it does not matter.
+/// The parameters that the middle relay answers with. They do not matter, because no circuit ends there.
 const PACE: RelayParams = RelayParams {
     version: CIRCUIT_VERSION,
     circuit_window_cells: 512,
     mark_interval_cells: 32,
     stream_window_bytes: 1 << 20,
 };
-/// A network on a busy machine builds the circuit within this time.
+/// The time within which a network on a busy machine builds the circuit.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What was said on a connection by who dialled, and by who was dialled.
+/// What the two sides of a connection said: first the side that dialled, then the side that was dialled.
 type Said = [Vec<u8>; 2];
 
-/// A wire with a tap: passes connections on and keeps what goes by.
+/// A wire with a tap: it passes connections on and keeps what goes by.
 struct Tap {
     address: SocketAddr,
-    /// For each connection.
+    /// What was said on each connection.
     said: Arc<Mutex<Vec<Said>>>,
     task: JoinHandle<()>,
 }
 
 impl Tap {
-    /// Passes what comes in at `listener` on to `to`, from the address `from`.
+    /// Passes connections to `listener` on to `to`, from the address `from`.
     fn start(listener: TcpListener, to: SocketAddr, from: Ipv4Addr) -> Self {
         let address = listener.local_addr().unwrap();
         let said: Arc<Mutex<Vec<Said>>> = Arc::default();
         let kept = said.clone();
         let task = tokio::spawn(async move {
-            // Ends with this task, and closes what it passed on.
+            // The set ends with this task, and closes the connections that it passed on.
             let mut passing = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
                 let socket = TcpSocket::new_v4().unwrap();
@@ -119,7 +118,7 @@ async fn any_port() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-/// A link by hand, a cell at a time.
+/// A link by hand, which reads and writes one cell at a time.
 struct Cells<I, O>(I, O);
 
 type Link = Cells<ReadHalf<TlsIo>, WriteHalf<TlsIo>>;
@@ -137,31 +136,31 @@ async fn read(input: &mut ReadHalf<TlsIo>) -> Option<Cell> {
     Some(cell)
 }
 
-/// Sends a cell; if the link is gone, reading from it will tell.
+/// Sends a cell. If the link is gone, reading from it will show that.
 async fn write(output: &mut WriteHalf<TlsIo>, cell: &Cell) {
     if output.write_all(cell).await.is_ok() {
         let _ = output.flush().await;
     }
 }
 
-/// The shape of a cell at the middle: what it is, and which slots of its opened header are zero.
+/// The shape of a cell at the middle relay: what it is, and which slots of its opened header are zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shape {
-    /// A CREATE, with what the client says of itself.
+    /// A CREATE with the client's parameters.
     Create(ClientParams),
     /// A cell for this relay.
     Ours([bool; HEADER_LEN / SLOT_LEN]),
-    /// A cell for a later one.
+    /// A cell for a later relay.
     Onward([bool; HEADER_LEN / SLOT_LEN]),
 }
 
-/// Everything that the middle comes to see of one circuit.
+/// Everything that the middle relay sees of one circuit.
 #[derive(Default)]
 struct View {
     shapes: Vec<Shape>,
-    /// Cells, opened bodies, HELLOs, addresses: whatever can be searched.
+    /// Cells, opened bodies, HELLOs and addresses: everything that can be searched.
     bytes: Vec<Vec<u8>>,
-    /// RELAY cells as they are on its links: in and out towards the exit, in and out towards the client.
+    /// The RELAY cells on the relay's links: in and out towards the exit, in and out towards the client.
     relayed: [Vec<Cell>; 4],
 }
 
@@ -190,9 +189,9 @@ struct Middle {
     entry: Entry,
     tls: Tls,
     onion: OnionKeypair,
-    /// Who comes next on the circuit, at the end of a tapped wire.
+    /// Address and link key of the next relay on the circuit, at the end of a tapped wire.
     next: (SocketAddr, [u8; 32]),
-    /// The CREATE of the circuit that is watched; all others are refused.
+    /// The CREATE of the circuit that is watched. All others are refused.
     expected: Mutex<Option<[u8; CREATE_LEN]>>,
     view: Mutex<View>,
 }
@@ -204,7 +203,7 @@ impl Middle {
         while let Ok((tcp, _)) = listener.accept().await {
             let middle = self.clone();
             links.spawn(async move {
-                // Authorities that look whether the relay is there dial and leave.
+                // Authorities dial to find out whether the relay is there, and leave.
                 let accepted = establish::accept(tcp, &middle.tls, middle.network).await;
                 if let Ok(Accepted::Link(link)) = accepted {
                     middle.serve(link).await;
@@ -219,7 +218,7 @@ impl Middle {
 
     async fn serve(&self, link: NewLink) -> Option<()> {
         let hello = link.hello.encode();
-        // Relays stand on one address here; what it says of a client matters.
+        // All relays are at one address here. What matters is what an address says about a client.
         let address = format!("{} {:?}", link.peer_address, link.hello);
         let mut link = Link::new(link);
         let (circ, message) = loop {
@@ -312,7 +311,7 @@ impl Middle {
         Some(())
     }
 
-    /// Opens a cell that came from the client's side, and looks at it before and after.
+    /// Opens a cell that came from the client's side, and records it before and after.
     fn open(&self, layer: &mut RelayForward, cell: &mut Cell) -> Opened {
         let mut view = self.view.lock().unwrap();
         view.see_cell(0, cell);
@@ -327,7 +326,7 @@ impl Middle {
     }
 }
 
-/// The next RELAY cell of a circuit; `None` when the circuit or its link has ended.
+/// The next RELAY cell of a circuit; `None` if the circuit or its link has ended.
 async fn relay_cell(input: &mut ReadHalf<TlsIo>, circ: CircId) -> Option<Cell> {
     loop {
         let cell = read(input).await?;
@@ -366,7 +365,7 @@ fn begin_handshake(network: NetworkId, relay: &Entry) -> (ClientHandshake, Box<[
 }
 
 impl Circuit {
-    /// Builds a circuit along `path`, at whose first relay `address` leads. `None` if a relay can't go on.
+    /// Builds a circuit along `path`. `address` leads to its first relay. `None` if a relay cannot extend the circuit.
     async fn build(address: SocketAddr, path: &[&Entry], middle: &Middle) -> Option<Self> {
         let network = middle.network;
         let key = path[0].link_key();
@@ -427,7 +426,7 @@ impl Circuit {
         Some(cell)
     }
 
-    /// Asks the destination and reads its answer to the end.
+    /// Asks the destination a question and reads its answer to the end.
     async fn converse(&mut self, destination: SocketAddr) {
         let stream = StreamId::new(1).unwrap();
         let question = [QUESTION, &[0; ZEROS]].concat();
@@ -458,11 +457,11 @@ impl Circuit {
     }
 }
 
-/// What came of one circuit.
+/// The result of one circuit.
 struct Outcome {
     view: View,
     circuit: Circuit,
-    /// What went over the wires before the first relay, before the middle, and behind it.
+    /// What went over the wires before the first relay, before the middle relay, and behind it.
     wires: [Vec<Said>; 3],
 }
 
@@ -498,7 +497,7 @@ impl Stage {
         relays.find(|relay| relay.nickname == name).unwrap()
     }
 
-    /// Sends a conversation through relays of these names, where `relay1` is the test itself.
+    /// Holds a conversation through the relays with these names, where `relay1` is the test itself.
     async fn act(&self, path: &[&str]) -> Outcome {
         let path: Vec<&Entry> = path.iter().map(|name| self.relay(name)).collect();
         let entry = self.relay("relay1");
@@ -513,7 +512,7 @@ impl Stage {
         let load = |name: &str, kind| load_key(&keys.join(name), kind, Trust::Everyone).unwrap();
         let identity = load("identity", KeyKind::Identity);
         let identity = SigningKey::from_bytes(identity.expose());
-        // Onion keys are renewed: the one that the consensus lists is asked for (docs/protocol.md, 6.20).
+        // Onion keys are replaced, so the test uses the one that the consensus lists (docs/protocol.md, 6.20).
         let named = std::fs::read_dir(&keys)
             .unwrap()
             .map(|file| file.unwrap().file_name());
@@ -537,7 +536,7 @@ impl Stage {
         });
         let listening = tokio::spawn(middle.clone().listen(inside));
         let started = Instant::now();
-        // A relay may hold a link to the process that was killed, until it notices.
+        // A relay may still hold a link to the killed process until it notices.
         let mut circuit = loop {
             *middle.view.lock().unwrap() = View::default();
             if let Some(circuit) = Circuit::build(first.address, &path, &middle).await {
@@ -556,7 +555,7 @@ impl Stage {
         }
     }
 
-    /// Listens where `relay` did, once its process is gone.
+    /// Listens at the address of `relay` as soon as its process is gone.
     async fn take_place(&self, relay: &Entry, to: SocketAddr) -> Tap {
         let started = Instant::now();
         loop {
@@ -569,7 +568,7 @@ impl Stage {
     }
 }
 
-/// Reads a question, answers it.
+/// Starts a destination that reads a question and answers it.
 async fn destination() -> SocketAddr {
     let listener = TcpListener::bind((DESTINATION, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -580,7 +579,7 @@ async fn destination() -> SocketAddr {
             assert!(question.starts_with(QUESTION));
             let answer = [ANSWER, &[0; ZEROS]].concat();
             stream.write_all(&answer).await.unwrap();
-            // The exit's end is its own to close.
+            // The exit closes its direction itself.
             let _ = stream.read(&mut [0]).await;
         }
     });
@@ -601,9 +600,9 @@ async fn a_middle_relay_knows_neither_end_nor_its_place() {
     let second_of_four = stage.act(&["relay2", "relay1", "relay3", "exit1"]).await;
     knows_neither_end(&second_of_four);
 
-    // How many relays come before is not to be seen at all.
+    // Nothing shows how many relays come before the middle relay.
     assert_eq!(second_of_three.view.shapes, third_of_four.view.shapes);
-    // Of relays behind, only that one cell more goes by while they are added.
+    // Of the relays behind it, the only sign is that one cell more goes by while each of them is added.
     let (three, four) = (&second_of_three.view.shapes, &second_of_four.view.shapes);
     assert_eq!(four.len(), three.len() + 1);
     assert_eq!(four[..3], three[..3]);
@@ -617,7 +616,7 @@ async fn a_middle_relay_knows_neither_end_nor_its_place() {
 
 fn knows_neither_end(outcome: &Outcome) {
     let Outcome { view, circuit, .. } = outcome;
-    // The first relay does see the client: what is searched for is really there.
+    // The first relay does see the client, so what the test searches for is really there.
     assert_eq!(circuit.seen_at.unwrap().ip(), IpAddr::V4(CLIENT));
     assert!(view.bytes.len() > 20, "it has carried the conversation");
     for address in [CLIENT, DESTINATION] {
@@ -627,9 +626,9 @@ fn knows_neither_end(outcome: &Outcome) {
     for text in [QUESTION, ANSWER] {
         assert!(!view.holds(text));
     }
-    // What the client says of itself is what every client says.
+    // The client's parameters are those of every client.
     assert_eq!(view.shapes[0], Shape::Create(ClientParams::default()));
-    // One cell is for this relay, and shows it by its first slot alone; no slot tells of other hops.
+    // One cell is for this relay, and only its first slot shows that. No slot says anything about other hops.
     let mut only_first = [false; HEADER_LEN / SLOT_LEN];
     only_first[0] = true;
     assert_eq!(view.shapes[1], Shape::Ours(only_first));
@@ -638,7 +637,7 @@ fn knows_neither_end(outcome: &Outcome) {
     }
 }
 
-/// On every link of the circuit, in both directions, every cell is made of other bytes.
+/// Checks that on every link of the circuit, in both directions, every cell has different bytes.
 fn no_bytes_are_alike(outcome: &Outcome) {
     let [into, out, back_in, back_out] = &outcome.view.relayed;
     let wires = [
@@ -654,18 +653,19 @@ fn no_bytes_are_alike(outcome: &Outcome) {
         assert!(cells.len() > 6, "wire {wire}");
         for cell in cells {
             for block in codec::body(cell).chunks_exact(16) {
-                // Sixteen random bytes do not come twice.
+                // The same sixteen random bytes do not come twice.
                 assert!(blocks.insert(block.to_vec()), "wire {wire}: {block:?}");
             }
         }
     }
 }
 
-/// Whoever taps a wire sees records of TLS 1.3, and in them nothing that can be read.
+/// Checks that whoever taps a wire sees records of TLS 1.3, and nothing readable in them.
 fn wires_show_tls_alone(outcome: &Outcome, network: NetworkId) {
     for said in &outcome.wires {
         for connection in said {
-            // Supported versions (RFC 8446, 4.2.1): TLS 1.3 is the only one offered, and the one chosen.
+            // This is the extension of supported versions (RFC 8446, 4.2.1): TLS 1.3 is the only one offered, and the
+            // one chosen.
             only_records(&connection[0], 1, &[0, 43, 0, 3, 2, 3, 4]);
             if !connection[1].is_empty() {
                 only_records(&connection[1], 2, &[0, 43, 0, 2, 3, 4]);
@@ -681,10 +681,10 @@ fn wires_show_tls_alone(outcome: &Outcome, network: NetworkId) {
     }
 }
 
-/// One hello of the handshake type `kind` that holds `versions`, and then nothing in the clear.
+/// Checks that there is one hello of the handshake type `kind` with `versions`, and then nothing in the clear.
 fn only_records(mut bytes: &[u8], kind: u8, versions: &[u8]) {
     let mut first = true;
-    // The last record may be cut: the connection is still open.
+    // The last record may be cut, because the connection is still open.
     while let [record, 3, 1 | 3, high, low, rest @ ..] = bytes {
         let len = usize::from(u16::from_be_bytes([*high, *low]));
         let Some((content, rest)) = rest.split_at_checked(len) else {
@@ -694,7 +694,7 @@ fn only_records(mut bytes: &[u8], kind: u8, versions: &[u8]) {
             assert_eq!((*record, content[0]), (22, kind));
             assert!(contains(content, versions));
         } else {
-            // 23 is encrypted; 20 is the one byte that middleboxes expect.
+            // Type 23 is encrypted; type 20 is the one byte that middleboxes expect.
             assert!(
                 *record == 23 || (*record == 20 && content == [1]),
                 "{record}"
@@ -705,7 +705,7 @@ fn only_records(mut bytes: &[u8], kind: u8, versions: &[u8]) {
     assert!(bytes.len() < 5, "no record: {:?}", &bytes[..5]);
 }
 
-/// A tap must see what goes by, or all of the above would prove nothing.
+/// A tap must see what goes by; otherwise the tests above would prove nothing.
 #[tokio::test]
 async fn a_tap_sees_what_is_not_encrypted() {
     let to = destination().await;

@@ -1,4 +1,4 @@
-//! Two circuits to one exit that carry the same streams; one is lost, and nothing with it.
+//! Tests of two circuits to one exit that carry the same streams: one is lost, and no byte with it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -16,11 +16,11 @@ use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// Long enough for whatever must happen.
+/// The longest time that anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of a download: longer than it takes until another leg is tried, on links of 2 MB a second.
+/// Size of a download in bytes. On links of 2 MB a second it takes longer than the time until another leg is tried.
 const PAGE: usize = 30_000_000;
-/// Bytes that both legs carry together first.
+/// Number of bytes that both legs carry together first.
 const TOGETHER: usize = 1_500_000;
 
 struct Download {
@@ -42,7 +42,7 @@ impl Download {
         }
     }
 
-    /// Reads on; `false` at the end.
+    /// Reads more bytes. Returns `false` at the end.
     async fn read(&mut self) -> bool {
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.got)).await;
         read.expect("it goes on").expect("nothing is lost") > 0
@@ -111,7 +111,7 @@ async fn a_leg_that_is_killed_or_hangs_costs_no_byte() {
         let victim = circuit.hops()[usize::from(end == Signal::STOP)];
         signal(&net, &victim, end);
         download.read_until(|_| circuit.legs() == 1).await;
-        // The second leg is the only one now, and gets another beside it.
+        // The second leg is the only one now, and gets another leg beside it.
         download.read_until(|_| circuit.legs() == 2).await;
         assert!(!circuit.passes(&[victim]));
         download.finish().await;

@@ -1,4 +1,4 @@
-//! A whole network in one process, used by curl and by hand.
+//! Tests of a whole network in one process, used by curl and by hand.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -14,7 +14,7 @@ fn a_network_carries_what_programs_send() {
     let server = http_server();
     let url = |path: &str| format!("http://{server}/{path}");
 
-    // Every protocol of the one port.
+    // The loop uses every protocol that the port speaks.
     for scheme in ["socks5h", "socks5", "socks4", "socks4a", "http"] {
         let args: &[&str] = if scheme == "http" {
             &["--proxytunnel"]
@@ -44,7 +44,7 @@ fn a_network_carries_what_programs_send() {
         sha256(&content(3, 20_000_000))
     );
 
-    // A hundred files at once.
+    // This fetches a hundred files at once.
     let files = net.dir.path().join("files");
     std::fs::create_dir(&files).unwrap();
     let out = files.join("#1");
@@ -70,7 +70,7 @@ fn a_network_carries_what_programs_send() {
     assert!(net.stop().success());
 }
 
-/// Either side may end its direction and still receive.
+/// Checks that either side may end its direction and still receive.
 fn half_close(net: &Testnet) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -105,17 +105,17 @@ fn half_close(net: &Testnet) {
 }
 
 fn replies(net: &Testnet) {
-    // A port that nobody listens on.
+    // Nobody listens on this port.
     let free = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
         .port();
     assert_eq!(socks5(net.socks(), &LOOPBACK, free, None).1, 5, "refused");
-    // A name that no server has.
+    // No server knows this name.
     let reply = socks5(net.socks(), &name("no-such-host.invalid"), 80, None).1;
     assert_eq!(reply, 4, "unresolvable");
-    // A relay's own port: exits do not dial relays.
+    // This is a relay's own port: exits do not dial relays.
     let relay = net.node("relay1")["address"].as_str().unwrap().to_owned();
     let port = relay.rsplit(':').next().unwrap().parse().unwrap();
     assert_eq!(
@@ -123,7 +123,7 @@ fn replies(net: &Testnet) {
         2,
         "not allowed"
     );
-    // Credentials keep streams apart, and work.
+    // Credentials keep streams apart, and streams with credentials work.
     let server = http_server();
     for user in ["alice", "bob"] {
         let (mut stream, code) = socks5(net.socks(), &LOOPBACK, server.port(), Some(user));

@@ -1,5 +1,5 @@
-//! A network of one's own, from its founding through all changes of its authorities: the steps of
-//! docs/own-network.md, as its readers type them, while a client that holds the first file goes on.
+//! A test of a network of one's own, from its founding through all changes of its authorities. It takes the steps of
+//! docs/own-network.md as its readers type them, while a client that holds the first file goes on.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -13,10 +13,10 @@ use std::time::Duration;
 use serde_json::Value;
 use support::*;
 
-/// How long a change may take to be seen; intervals are two seconds.
+/// The longest time until a change is seen. Intervals are two seconds.
 const SOON: Duration = Duration::from_secs(90);
 
-/// What makes intervals short and loopback welcome.
+/// Parameters that make intervals short and allow loopback addresses.
 const PARAMS: [&str; 9] = [
     "vote_interval_seconds=2",
     "subnet_rule=0",
@@ -29,7 +29,7 @@ const PARAMS: [&str; 9] = [
     "guard_min_age_seconds=0",
 ];
 
-/// A port of this machine that nobody uses.
+/// A port of this machine that is free.
 fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -37,7 +37,7 @@ fn free_port() -> SocketAddr {
         .unwrap()
 }
 
-/// A process that ends with its value.
+/// A process that ends when this value is dropped.
 struct Process(Child);
 
 impl Process {
@@ -59,7 +59,7 @@ impl Drop for Process {
     }
 }
 
-/// A directory with all that the operators have.
+/// A directory with everything that the operators have.
 struct World {
     dir: tempfile::TempDir,
 }
@@ -69,7 +69,7 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// Runs a command line, words apart; those that begin with `@` are files of this directory.
+    /// Runs a command line, split into words. Words that begin with `@` are files of this directory.
     fn run(&self, line: &str) -> Output {
         let words = line
             .split_whitespace()
@@ -114,7 +114,7 @@ impl World {
 
     fn install(&self, file: &str, authorities: &[&str]) {
         for name in authorities {
-            // As a careful operator: whole or not at all.
+            // The file is replaced whole or not at all, as a careful operator does it.
             let new = self.path(name).join("new");
             std::fs::copy(self.path(file), &new).unwrap();
             std::fs::rename(new, self.path(name).join("network.toml")).unwrap();
@@ -155,7 +155,7 @@ fn authorities_come_and_go_and_a_client_goes_on() {
         dir: tempfile::tempdir().unwrap(),
     };
 
-    // Three authorities, their long-term keys off line.
+    // There are three authorities, whose long-term keys are off line.
     let mut init = "authority init --dir @. --name mynet --offline-keys @offline".to_owned();
     for name in ["oak", "elm", "ash"] {
         init += &format!(" --authority {name}={}", free_port());
@@ -170,7 +170,7 @@ fn authorities_come_and_go_and_a_client_goes_on() {
         consensus["signatures"] == 3 && consensus["relays"].as_array().unwrap().len() == 5
     });
 
-    // A client that will never be given another file.
+    // This client is never given another file.
     let (socks, server) = (free_port(), http_server());
     std::fs::copy(world.path("network.toml"), world.path("first.toml")).unwrap();
     let mut proxy = cepa();
@@ -187,7 +187,7 @@ fn authorities_come_and_go_and_a_client_goes_on() {
     };
     until_ok("a first fetch", SOON, fetch);
 
-    // A fourth authority. Two of three and two of four are too few.
+    // A fourth authority is added. Signatures of two of three and two of four are too few.
     world.ok(&format!(
         "authority key --dir @. --name fir --address {}",
         free_port()
@@ -220,7 +220,7 @@ fn authorities_come_and_go_and_a_client_goes_on() {
         "the client goes on with four authorities"
     );
 
-    // One whose keys are lost is removed: the other three of four sign.
+    // An authority whose keys are lost is removed: the other three of four sign.
     nodes[2].take();
     world.ok(
         "network draft --from @network-1.toml --remove ash --effective-in 8s --out @draft-2.toml",
@@ -242,7 +242,7 @@ fn authorities_come_and_go_and_a_client_goes_on() {
     signed.sort_unstable();
     assert_eq!(signed, ["elm", "fir", "oak"]);
 
-    // The signing key of one is rotated while it runs.
+    // The signing key of one authority is rotated while it runs.
     let certified = || {
         let out = world.run("consensus verify @consensus --network @network-2.toml --json");
         let verdict: Value = serde_json::from_slice(&out.stdout).unwrap();
@@ -262,7 +262,7 @@ fn authorities_come_and_go_and_a_client_goes_on() {
         certified() != before
     });
 
-    // The document that was saved holds off line, for this network only, and at its time only.
+    // The saved document verifies off line, for this network only, and at its time only.
     let verify = "consensus verify @consensus --network";
     assert!(
         world
@@ -274,7 +274,7 @@ fn authorities_come_and_go_and_a_client_goes_on() {
     ));
     assert_eq!(late.status.code(), Some(1));
 
-    // The client with the first file has found its way to the last, by itself.
+    // The client with the first file has found its way to the last one by itself.
     until_ok("the client holds revision 2", SOON, || {
         let log = std::fs::read_to_string(world.path("client.log")).unwrap();
         log.contains("revision=2")
@@ -283,7 +283,7 @@ fn authorities_come_and_go_and_a_client_goes_on() {
         fetch() || fetch(),
         "the client goes on with the newest authorities"
     );
-    // And keeps it across a restart.
+    // The client keeps that revision across a restart.
     drop(client);
     let _client = Process::start(&mut proxy, &world.path("again.log"));
     until_ok("the restarted client begins with revision 2", SOON, || {
@@ -337,14 +337,14 @@ fn three_operators_found_a_network_together() {
     assert_eq!(shown["revision"], 0);
     assert_eq!(names(&shown["signed"]["missing"]), ["ash"]);
     world.ok("network verify @network.toml");
-    // An edited file is not the network any more.
+    // An edited file is not the network's any more.
     let text = std::fs::read_to_string(world.path("network.toml")).unwrap();
     std::fs::write(world.path("edited.toml"), text.replace("mynet", "yournet")).unwrap();
     assert_eq!(
         world.run("network verify @edited.toml").status.code(),
         Some(1)
     );
-    // A stranger's key signs nothing.
+    // A stranger's key cannot sign.
     world.ok("authority key --dir @. --name fir --address 127.0.0.1:9");
     world.refused("network sign @draft.toml --key @fir/state/keys/authority");
 }

@@ -1,4 +1,4 @@
-//! The owner's choice of peers, on a whole network in one process.
+//! Tests of the owner's choice of peers, on a whole network in one process.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -26,7 +26,8 @@ async fn refused(net: &Testnet, peers: PeerRules) -> String {
     }
 }
 
-/// A trace is one try at one path: it fails where a relay does not know the newest relays yet. Another try may do.
+/// Traces a path. A trace tries one path once and fails if a relay does not know the newest relays yet, so this
+/// function tries again.
 async fn traced(client: &Client, target: Option<&str>) -> Vec<RelayId> {
     let mut tried = client.trace(target).await;
     for _ in 0..8 {
@@ -39,7 +40,7 @@ async fn traced(client: &Client, target: Option<&str>) -> Vec<RelayId> {
     hops.into_iter().map(|hop| hop.identity).collect()
 }
 
-/// Downloads through the network.
+/// Downloads `len` bytes through the network.
 async fn fetch(client: &Client, target: &str, seed: u64, len: usize) -> Vec<u8> {
     let mut stream = client.connect(target).await.unwrap();
     let request = format!("GET /{seed}/{len} HTTP/1.1\r\nConnection: close\r\n\r\n");
@@ -72,7 +73,7 @@ async fn the_owner_s_lists_hold() {
     let exit = *traced(&plain, Some(&server)).await.last().unwrap();
     plain.shutdown().await;
 
-    // Kept out of every place.
+    // These rules keep the exit out of every position.
     let out = || avoid(PeerSet::Identity(exit));
     let rules = PeerRules {
         entry: out(),
@@ -87,7 +88,8 @@ async fn the_owner_s_lists_hold() {
     }
     without.shutdown().await;
 
-    // One destination by one exit, others as ever, guards by another list.
+    // These rules send one destination through one exit, leave the others as they are, and choose guards by another
+    // list.
     let rule = format!("{server} only {exit}");
     let rules = PeerRules {
         entry: out(),
@@ -104,7 +106,7 @@ async fn the_owner_s_lists_hold() {
     assert_eq!(fetch(&special, &server, 4, 1_000).await, content(4, 1_000));
     special.shutdown().await;
 
-    // Lists that leave nothing say so.
+    // Lists that leave no relay are reported.
     let set: PeerSet = "192.0.2.1".parse().unwrap();
     let rules = PeerRules {
         exit: only(set),
@@ -128,7 +130,7 @@ async fn the_owner_s_lists_hold() {
         "{text}"
     );
 
-    // As many hops as the owner wants.
+    // Paths have as many hops as the owner wants.
     for hops in [1, 2, 5] {
         let rules = PeerRules {
             hops,
@@ -167,7 +169,7 @@ fn paths_by_hand(net: &Testnet) {
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     let relays = json["relays"].as_array().unwrap();
     let text = |n: usize, key: &str| relays[n][key].as_str().unwrap().to_owned();
-    // By nickname, by the first digits, and in the order that was asked for.
+    // Relays are named by nickname or by the first digits, and used in the order that was asked for.
     let asked = [
         text(3, "nickname"),
         text(0, "identity").chars().take(16).collect(),

@@ -1,4 +1,4 @@
-//! A network of processes, some of which are killed.
+//! Tests of a network of processes, some of which are killed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -17,7 +17,7 @@ fn the_rest_goes_on_when_nodes_are_killed() {
             "socks5h",
             &["--max-time", "15", &format!("http://{server}/7/100000")],
         );
-        // Whatever is broken off must be an error.
+        // A download that is broken off must be an error.
         assert!(!got.status.success() || got.stdout == content(7, 100_000));
         got.status.success()
     };
@@ -26,7 +26,7 @@ fn the_rest_goes_on_when_nodes_are_killed() {
         net.kill(victim);
         until_ok(victim, Duration::from_secs(60), fetch);
     }
-    // The authorities that are left go on: a newer consensus than any before the kill.
+    // The authorities that are left go on: they make a newer consensus than any before the kill.
     let consensus = || {
         let file = net.network_file();
         let out = cepa()

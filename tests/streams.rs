@@ -1,5 +1,5 @@
-//! What a stream promises at its edges: who resolves names, how it
-//! ends, and that many of them do not mix.
+//! Tests of what a stream promises at its edges: who resolves names, how a stream ends, and that many of them do not
+//! mix.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -25,7 +25,8 @@ fn streams_keep_their_promises() {
     assert!(net.stop().success());
 }
 
-/// The name is known to the exits' server alone: whoever resolved it here would fail.
+/// Checks that names are resolved at the exit: only the exits' server knows the name, so whoever resolved it here would
+/// fail.
 fn names_are_resolved_at_the_exit(net: &Testnet) {
     let server = http_server();
     let url = |name: &str| format!("http://{name}:{}/1/5000", server.port());
@@ -41,7 +42,7 @@ fn names_are_resolved_at_the_exit(net: &Testnet) {
         assert!(got.status.success(), "{scheme}: {said}");
         assert!(got.stdout == content(1, 5000), "{scheme}");
     }
-    // A refusal behind a name is a refusal, and a name without an address is not one.
+    // A refusal by a named host is reported as a refusal; a name without an address is reported otherwise.
     let closed = closed_port();
     let refused = socks5(net.socks(), &name(KNOWN), closed, None).1;
     assert_eq!(refused, 5, "refused, by name");
@@ -63,14 +64,14 @@ fn what_the_port_does_not_do_is_refused(net: &Testnet) {
     }
 }
 
-/// A reset at the destination is an error here: half a file must not pass for a whole one.
+/// Checks that a reset at the destination is an error here: half a file must not pass for a whole one.
 fn a_broken_stream_does_not_look_finished(net: &Testnet) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(b"part").unwrap();
-        // Closing while bytes wait unread is what makes the kernel send a reset.
+        // The kernel sends a reset because the socket is closed while bytes wait unread.
         stream.peek(&mut [0]).unwrap();
     });
     let (mut stream, code) = socks5(net.socks(), &LOOPBACK, port, None);
@@ -84,7 +85,7 @@ fn a_broken_stream_does_not_look_finished(net: &Testnet) {
     assert!(end.is_err(), "it looks finished: {end:?}");
 }
 
-/// A hundred streams, each with bytes of its own in both directions at once.
+/// Runs a hundred streams, each with bytes of its own in both directions at once.
 fn many_streams_do_not_mix(net: &Testnet) {
     let (proxy, echo) = (net.socks(), echo_server());
     let streams: Vec<_> = (0..100)
@@ -111,7 +112,7 @@ fn many_streams_do_not_mix(net: &Testnet) {
     }
 }
 
-/// Whatever is no request is answered by little or nothing, and by an end.
+/// Checks that bytes which are no request get little or no answer, and then the connection's end.
 fn garbage_harms_nobody(net: &Testnet) {
     let rows: [&[u8]; 5] = [
         b"\x16\x03\x01\x02\x00\x01",
@@ -122,7 +123,7 @@ fn garbage_harms_nobody(net: &Testnet) {
     ];
     for garbage in rows {
         let mut stream = TcpStream::connect(net.socks()).unwrap();
-        // It may be refused before all of it is taken.
+        // The garbage may be refused before all of it is read.
         let _ = stream.write_all(garbage);
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = Vec::new();
@@ -134,7 +135,7 @@ fn garbage_harms_nobody(net: &Testnet) {
     assert!(got.stdout == content(1, 10));
 }
 
-/// A network without a directory of its own name leaves no file and no process behind.
+/// Checks that a network without a directory of its own leaves no file and no process behind.
 #[test]
 fn nothing_is_left_of_a_network() {
     let _alone = alone();
@@ -145,7 +146,7 @@ fn nothing_is_left_of_a_network() {
         if processes {
             command.arg("--processes");
         }
-        // The command sees the network's files, and tells the processes.
+        // The command sees the network's files, and names its processes.
         let script = "cat \"$TMPDIR\"/*/testnet.json; exit 3";
         let output = command
             .args(["--", "sh", "-c", script])
@@ -169,7 +170,7 @@ fn nothing_is_left_of_a_network() {
     }
 }
 
-/// Is `pid` a process of the program? The system uses the numbers of ended ones again.
+/// Is `pid` a process of the program? The system uses the numbers of ended processes again.
 fn is_cepa(pid: u64) -> bool {
     let program = std::fs::read_link(format!("/proc/{pid}/exe"));
     program.is_ok_and(|program| program == Path::new(env!("CARGO_BIN_EXE_cepa")))
@@ -181,7 +182,7 @@ fn closed_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// Sends back what it gets, until there is no more.
+/// Starts a server that sends back what it gets until there is no more.
 fn echo_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

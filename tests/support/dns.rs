@@ -1,9 +1,9 @@
-//! A DNS server that knows one name, so that a test sees who asks: no resolver of this machine knows it.
+//! A DNS server that knows one name, so that a test sees who asks: no resolver of this machine knows that name.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::net::{SocketAddr, UdpSocket};
 
-/// The one name that has an address, which is 127.0.0.1.
+/// The only name that has an address, which is 127.0.0.1.
 pub(crate) const KNOWN: &str = "site.cepa-test";
 /// A name that the server says does not exist.
 pub(crate) const UNKNOWN: &str = "nobody.cepa-test";
@@ -23,7 +23,7 @@ pub(crate) fn dns_server() -> SocketAddr {
     address
 }
 
-/// The answer to a query (RFC 1035, section 4): an address, no data, or no such name.
+/// Answers a query (RFC 1035, section 4): with an address, with no data, or with "no such name".
 fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let mut at = 12;
     let mut labels = Vec::new();
@@ -40,12 +40,12 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let known = labels.join(".") == KNOWN;
     let has_answer = known && query.get(at..at + 2)? == [0, 1];
     let mut answer = query.get(..2)?.to_vec();
-    // A response to a recursive query; code 3 is "no such name".
+    // The answer is a response to a recursive query. Code 3 is "no such name".
     answer.extend([0x81, if known { 0x80 } else { 0x83 }]);
     answer.extend([0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
     answer.extend(question);
     if has_answer {
-        // The question's name, type A, class IN, a minute to live.
+        // The record has the question's name by pointer, type A, class IN, and a minute to live.
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
     }
     Some(answer)

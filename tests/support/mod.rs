@@ -1,4 +1,4 @@
-//! A network of the shipped program, servers to reach through it, and SOCKS by hand.
+//! A network of the shipped program, servers to reach through it, and SOCKS written by hand.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod dns;
@@ -20,7 +20,7 @@ pub(crate) fn cepa() -> Command {
     Command::new(env!("CARGO_BIN_EXE_cepa"))
 }
 
-/// `cepa testnet`, from its line `ready` to SIGTERM.
+/// A running `cepa testnet`, from its line `ready` to SIGTERM.
 pub(crate) struct Testnet {
     child: Child,
     pub(crate) dir: tempfile::TempDir,
@@ -41,7 +41,7 @@ impl Testnet {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = lines.next().expect("a first line").unwrap();
         assert!(ready.starts_with("ready"), "{ready}");
-        // The rest must not block the program.
+        // The rest of the output is read too, so that the program never blocks on it.
         std::thread::spawn(move || lines.for_each(drop));
         let json = std::fs::read(dir.path().join("testnet.json")).unwrap();
         Self {
@@ -79,7 +79,7 @@ impl Testnet {
             .collect()
     }
 
-    /// curl through the network.
+    /// Runs curl through the network.
     pub(crate) fn curl(&self, scheme: &str, args: &[&str]) -> Output {
         curl_by(self.socks(), scheme, args)
     }
@@ -91,7 +91,7 @@ impl Testnet {
     }
 }
 
-/// curl by a proxy.
+/// Runs curl through a proxy.
 pub(crate) fn curl_by(proxy: SocketAddr, scheme: &str, args: &[&str]) -> Output {
     Command::new("curl")
         .args([
@@ -121,7 +121,7 @@ fn send(pid: u32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal);
 }
 
-/// Bytes that are the same each time and do not repeat.
+/// Makes `len` bytes that are the same for the same seed and do not repeat.
 pub(crate) fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut step = || {
@@ -139,8 +139,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// An HTTP server on loopback: `GET /SEED/LEN` gives [`content`], `PUT /` gives the
-/// SHA-256 of what it got.
+/// Starts an HTTP server on loopback. `GET /SEED/LEN` returns [`content`]; `PUT /` returns the SHA-256 of what it got.
 pub(crate) fn http_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -190,7 +189,7 @@ fn answer(mut stream: TcpStream) -> Option<()> {
     stream.write_all(&body).ok()
 }
 
-/// Asks the port for `address` by SOCKS 5; gives the connection and the reply code.
+/// Asks the proxy for a connection to `host` by SOCKS 5. Returns the connection and the reply code.
 pub(crate) fn socks5(
     proxy: SocketAddr,
     host: &[u8],
@@ -200,7 +199,7 @@ pub(crate) fn socks5(
     socks5_command(proxy, 1, host, port, user)
 }
 
-/// Asks the port for a command of SOCKS 5: 1 is CONNECT, 2 BIND, 3 UDP ASSOCIATE.
+/// Sends a command of SOCKS 5 to the proxy: 1 is CONNECT, 2 BIND, 3 UDP ASSOCIATE.
 pub(crate) fn socks5_command(
     proxy: SocketAddr,
     command: u8,
@@ -238,7 +237,7 @@ pub(crate) fn socks5_command(
     (stream, reply[1])
 }
 
-/// 127.0.0.1 as SOCKS 5 writes it.
+/// The address 127.0.0.1 as SOCKS 5 writes it.
 pub(crate) const LOOPBACK: [u8; 5] = [1, 127, 0, 0, 1];
 
 /// A name as SOCKS 5 writes it.
@@ -246,7 +245,7 @@ pub(crate) fn name(name: &str) -> Vec<u8> {
     [&[3, name.len() as u8], name.as_bytes()].concat()
 }
 
-/// Tries until it works, as a user would who presses reload.
+/// Tries until it works, as a user does who presses reload. Fails the test if nothing worked `within` this time.
 pub(crate) fn until_ok(what: &str, within: Duration, mut attempt: impl FnMut() -> bool) {
     let started = Instant::now();
     while !attempt() {
@@ -254,7 +253,7 @@ pub(crate) fn until_ok(what: &str, within: Duration, mut attempt: impl FnMut() -
     }
 }
 
-/// One network at a time in a test program: two that start at once may choose the same ports.
+/// Lets a test program run one network at a time: two that start at once may choose the same ports.
 pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     lock(&ALONE)

@@ -1,4 +1,4 @@
-//! A network that is made by hand, as its owner would: an authority and relays, a process each.
+//! A network that is made by hand, as its owner would make it: an authority and relays, each of them a process.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -15,14 +15,14 @@ use cepa_common::net::tls::Tls;
 
 use super::{cepa, send};
 
-/// An authority, which is a relay too, and whatever else is started.
+/// An authority, which is a relay too, and the other nodes that were started.
 pub(crate) struct OwnNetwork {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) file: NetworkFile,
     children: Vec<(String, Child)>,
 }
 
-/// What every such network is: on one machine, with a consensus every two seconds.
+/// Parameters of every such network: it is on one machine and has a consensus every two seconds.
 const PARAMS: [&str; 7] = [
     "subnet_rule=0",
     "allow_private_addresses=1",
@@ -87,7 +87,7 @@ impl OwnNetwork {
             .unwrap()
     }
 
-    /// As [`OwnNetwork::cepa`], and it must succeed; gives the first word that it says.
+    /// Runs the program like [`OwnNetwork::cepa`] and expects success. Returns the first word of the output.
     pub(crate) fn says(&self, args: &[&str]) -> String {
         let done = self.cepa(args);
         assert!(
@@ -130,7 +130,7 @@ impl OwnNetwork {
         address.parse().unwrap()
     }
 
-    /// Starts a client; applications connect to the address.
+    /// Starts a client. Returns the address that applications connect to.
     pub(crate) fn proxy(&mut self) -> SocketAddr {
         let address = format!("127.0.0.1:{}", free_port());
         let args = [
@@ -156,7 +156,7 @@ impl OwnNetwork {
         self.dir.path().join(format!("{name}.log"))
     }
 
-    /// Starts a node and waits until it is of use.
+    /// Starts a node and waits until it says that it is ready.
     fn spawn(&mut self, name: &str, args: &[&str]) {
         let log = File::options()
             .create(true)
@@ -171,7 +171,7 @@ impl OwnNetwork {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        // A node that fails ends instead.
+        // A node that fails ends without saying so.
         let ready = lines
             .next()
             .is_some_and(|line| line.unwrap().starts_with("ready"));

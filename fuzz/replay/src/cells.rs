@@ -1,4 +1,4 @@
-//! Cells, messages and HELLOs: what peers send.
+//! Targets for what peers send: cells, messages and HELLOs.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use cepa_common::stream::{JoinAs, LegId, Mux, MuxConfig, Request, Side};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// `data` at the front of a cell or payload, zeros behind: as senders write them.
+/// Puts `data` at the front of a cell or payload, with zeros behind it, as senders write them.
 fn padded<const N: usize>(data: &[u8]) -> [u8; N] {
     let mut all = [0; N];
     let len = data.len().min(N);
@@ -20,8 +20,7 @@ fn padded<const N: usize>(data: &[u8]) -> [u8; N] {
     all
 }
 
-/// A cell's head, and the bodies that are not encrypted. What is read and written
-/// again is the same.
+/// Reads a cell's head and the bodies that are not encrypted. What was read is written, and must give the same bytes.
 pub(crate) fn cell(data: &[u8]) -> bool {
     let cell = padded::<CELL_LEN>(data);
     let body = codec::body(&cell);
@@ -47,7 +46,7 @@ pub(crate) fn cell(data: &[u8]) -> bool {
     true
 }
 
-/// An opened payload, read as each party reads it.
+/// Reads an opened payload as each party would.
 pub(crate) fn message(data: &[u8]) -> bool {
     let payload = padded::<PAYLOAD_LEN>(data);
     let outward = messages::<Outward<'_>>(&payload).all(|m| m.is_ok());
@@ -56,7 +55,7 @@ pub(crate) fn message(data: &[u8]) -> bool {
     outward || inward || telescope
 }
 
-/// The first cell of a link.
+/// Reads the first cell of a link.
 pub(crate) fn hello(data: &[u8]) -> bool {
     let Ok(hello) = Hello::decode(&padded::<CELL_LEN>(data)) else {
         return false;
@@ -65,7 +64,7 @@ pub(crate) fn hello(data: &[u8]) -> bool {
     true
 }
 
-/// The sealed parameters of a circuit handshake.
+/// Reads the sealed parameters of a circuit handshake.
 pub(crate) fn params(data: &[u8]) -> bool {
     let client = ClientParams::decode(&padded(data));
     let relay = RelayParams::decode(&padded(data));
@@ -90,7 +89,7 @@ fn end(side: Side) -> Mux {
     })
 }
 
-/// Gives `mux` a second leg, which the other end is taken to have accepted or asked for.
+/// Gives `mux` a second leg, as if the other end had accepted it or asked for it.
 fn join(mux: &mut Mux, side: Side) -> Option<LegId> {
     let leg = end(side).take_leg()?;
     mux.join(
@@ -102,8 +101,9 @@ fn join(mux: &mut Mux, side: Side) -> Option<LegId> {
     )
 }
 
-/// A conversation with either end of a circuit: the first byte says which, and whether there are to be two legs; then come
-/// payloads, each a length of two bytes and what it begins with. The length's highest bit says the leg.
+/// Holds a conversation with either end of a circuit. The first byte says which end, and whether there are two legs.
+/// Then come payloads, each of them a length of two bytes and the first bytes of the payload. The length's highest bit
+/// says the leg.
 pub(crate) fn mux(data: &[u8]) -> bool {
     let Some((&first, mut rest)) = data.split_first() else {
         return false;
@@ -139,7 +139,7 @@ pub(crate) fn mux(data: &[u8]) -> bool {
             Side::Relay => mux.on_outward(leg, now, &payload),
         };
         let Ok(requests) = result else {
-            // The circuit ends with its first violation.
+            // The circuit ends with the first violation.
             mux.lose();
             return false;
         };
@@ -158,7 +158,7 @@ pub(crate) fn mux(data: &[u8]) -> bool {
     true
 }
 
-/// Takes what the end has to say; the other end must understand it.
+/// Takes what the end has to send. The other end must understand it.
 fn speak(mux: &mut Mux, second: Option<LegId>, side: Side, now: Instant, rng: &mut StdRng) {
     let mut out = [0; PAYLOAD_LEN];
     for leg in [Some(LegId::FIRST), second].into_iter().flatten() {

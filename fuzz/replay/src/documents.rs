@@ -1,5 +1,5 @@
-//! Directory documents. A signature would keep a fuzzer out of everything behind it,
-//! so the bodies are signed here, with keys that the network below knows.
+//! Targets for directory documents. A signature would keep a fuzzer away from everything behind it, so the bodies are
+//! signed here, with keys that the network below knows.
 
 use std::sync::OnceLock;
 
@@ -17,10 +17,10 @@ pub(crate) fn the_network() -> &'static NetworkFile {
     NETWORK.get_or_init(seeds::network)
 }
 
-/// `body` as a document of `kind`, with the one signature of `key`.
+/// Makes a document of `kind` from `body`, with one signature by `key`.
 fn signed(kind: Kind, body: &[u8], key: &SigningKey) -> Vec<u8> {
     let signature = Signature::sign(key, kind, &the_network().network_id(), body);
-    // The algorithm's byte, then the signature.
+    // A signature is the algorithm's byte, then the signature's bytes.
     let signature = postcard::to_allocvec(&signature).unwrap_or_default();
     let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
     let mut document = vec![kind as u8, 1];
@@ -33,7 +33,7 @@ fn signed(kind: Kind, body: &[u8], key: &SigningKey) -> Vec<u8> {
     document
 }
 
-/// A whole document, as each kind; what passes holds the bytes that came.
+/// Reads a whole document as each kind. A document that is accepted must hold the bytes that came.
 pub(crate) fn envelope(data: &[u8]) -> bool {
     let network = the_network();
     let id = network.network_id();
@@ -45,7 +45,7 @@ pub(crate) fn envelope(data: &[u8]) -> bool {
     descriptor.is_ok() || vote.is_ok() || consensus.is_ok() || signature.is_ok()
 }
 
-/// A descriptor's body; what passes is usable.
+/// Reads a descriptor's body. A descriptor that is accepted must be usable.
 pub(crate) fn descriptor(data: &[u8]) -> bool {
     let document = signed(Kind::Descriptor, data, &seeds::relay_key());
     let id = the_network().network_id();
@@ -58,14 +58,14 @@ pub(crate) fn descriptor(data: &[u8]) -> bool {
     true
 }
 
-/// A vote's body.
+/// Reads a vote's body.
 pub(crate) fn vote(data: &[u8]) -> bool {
     let document = signed(Kind::Vote, data, &seeds::authority_key());
     let document = SignedVote::parse_and_verify(&document, the_network());
     document.is_ok_and(|document| document.entries().count() == document.vote().entries.len())
 }
 
-/// A consensus's body; what passes is searched.
+/// Reads a consensus's body. A consensus that is accepted is searched.
 pub(crate) fn consensus(data: &[u8]) -> bool {
     let document = signed(Kind::Consensus, data, &seeds::authority_key());
     let Ok(consensus) = SignedConsensus::parse_and_verify(&document, the_network()) else {
@@ -78,13 +78,13 @@ pub(crate) fn consensus(data: &[u8]) -> bool {
     true
 }
 
-/// The body of an authority's lone signature of a consensus.
+/// Reads the body of a single signature of a consensus by an authority.
 pub(crate) fn consensus_signature(data: &[u8]) -> bool {
     let document = signed(Kind::ConsensusSignature, data, &seeds::authority_key());
     ConsensusSignature::parse_and_verify(&document, the_network()).is_ok()
 }
 
-/// An endorsement's body.
+/// Reads an endorsement's body.
 pub(crate) fn endorsement(data: &[u8]) -> bool {
     let document = signed(Kind::Endorsement, data, &seeds::authority_key());
     let Ok(endorsement) = Endorsement::parse_and_verify(&document, the_network()) else {
@@ -94,7 +94,8 @@ pub(crate) fn endorsement(data: &[u8]) -> bool {
     true
 }
 
-/// A list of proofs that authorities voted twice. What passes says the same when it is written again.
+/// Reads a list of proofs that authorities voted twice. A list that is accepted must be the same when it is written
+/// again.
 pub(crate) fn proof(data: &[u8]) -> bool {
     let Ok(proofs) = EquivocationProof::parse_and_verify(data, the_network()) else {
         return false;
@@ -103,7 +104,7 @@ pub(crate) fn proof(data: &[u8]) -> bool {
     !proofs.is_empty()
 }
 
-/// The text of a `network.toml`. What passes says the same when it is written again.
+/// Reads the text of a `network.toml`. A text that is accepted must mean the same when it is written again.
 pub(crate) fn network(data: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(data) else {
         return false;
@@ -117,7 +118,7 @@ pub(crate) fn network(data: &[u8]) -> bool {
     true
 }
 
-/// The rules of an exit policy. What passes says the same when it is written again.
+/// Reads the rules of an exit policy. Rules that are accepted must mean the same when they are written again.
 pub(crate) fn policy(data: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(data) else {
         return false;
@@ -129,7 +130,8 @@ pub(crate) fn policy(data: &[u8]) -> bool {
     true
 }
 
-/// A file that is carried to a relay: a certificate or a membership. What passes says the same when it is written again.
+/// Reads a file that is carried to a relay: a certificate or a membership. A file that is accepted must mean the same
+/// when it is written again.
 pub(crate) fn key_file(data: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(data) else {
         return false;
@@ -151,7 +153,7 @@ pub(crate) fn key_file(data: &[u8]) -> bool {
     certificate.is_ok() || family.is_ok()
 }
 
-/// A difference from a consensus held; what passes is a consensus of the network.
+/// Applies a difference to a consensus held. What is accepted must be a consensus of the network.
 pub(crate) fn difference(data: &[u8]) -> bool {
     use std::sync::Arc;
     static HELD: OnceLock<Option<Arc<Consensus>>> = OnceLock::new();

@@ -1,8 +1,8 @@
-//! The proxy port's parser.
+//! The target for the parser of the proxy port.
 
 use cepa_client::front::{FrontError, FrontOptions, FrontParser, FrontStep};
 
-/// What a conversation comes to: the replies, how it ends, and what was left over.
+/// The outcome of a conversation: the replies, and how it ends. A request at the end holds what was left over.
 type Talk = (Vec<u8>, Result<FrontStep, FrontError>);
 
 fn feed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Talk {
@@ -26,7 +26,7 @@ fn feed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Talk {
     (replies, last)
 }
 
-/// The first byte says how long the pieces are; in one piece the result is the same.
+/// Feeds the parser in pieces, whose length the first byte says. The result must be the same as in one piece.
 pub(crate) fn front(data: &[u8]) -> bool {
     let Some((&size, data)) = data.split_first() else {
         return false;

@@ -1,8 +1,8 @@
-//! One function for each parser that reads what a stranger or another program wrote. None may panic,
-//! whatever the bytes; most check more than that.
+//! One function for each parser that reads what a stranger or another program wrote. No function may panic, whatever
+//! the bytes; most of them check more than that.
 //!
-//! `fuzz/fuzz_targets` gives them to libFuzzer; `tests/corpus_replay.rs` runs
-//! them over `fuzz/corpus` with every `cargo test`.
+//! `fuzz/fuzz_targets` gives the functions to libFuzzer. `tests/corpus_replay.rs` runs them over `fuzz/corpus` with
+//! every `cargo test`.
 
 mod cells;
 /// The program is no library: its parser is taken as it is.
@@ -13,11 +13,11 @@ mod front;
 mod owner;
 pub mod seeds;
 
-/// A target: its name, which is also its corpus's folder, and its function, which says
-/// whether the parser took the bytes for good.
+/// A target: its name, which is also the name of its corpus's folder, and its function, which returns whether the
+/// parser accepted the bytes.
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 23] = [
     ("front", front::front),
     ("cell", cells::cell),
@@ -44,8 +44,8 @@ pub const TARGETS: [Target; 23] = [
     ("geoip", owner::geoip),
 ];
 
-/// Runs the target of that name over `data`: did it take them for good? `None` if there
-/// is no such target.
+/// Runs the target with this name over `data`. Returns whether the parser accepted the bytes; `None` if there is no
+/// such target.
 pub fn run(target: &str, data: &[u8]) -> Option<bool> {
     let (_, function) = TARGETS.iter().find(|(name, _)| *name == target)?;
     Some(function(data))

@@ -1,4 +1,5 @@
-//! What a client's owner and the disk hand it: requests, its own state, lists and files from elsewhere.
+//! Targets for what a client's owner and the disk hand over: requests, the client's own state, lists and files from
+//! elsewhere.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::documents::the_network;
 /// The network of the guards in the samples.
 pub(crate) const GUARDS_OF: NetworkId = NetworkId([7; 32]);
 
-/// A request on the control socket. What passes says the same when it is written again.
+/// Reads a request on the control socket. A request that is accepted must mean the same when it is written again.
 pub(crate) fn control(data: &[u8]) -> bool {
     let Ok(command) = control_request::parse(data) else {
         return false;
@@ -26,7 +27,7 @@ pub(crate) fn control(data: &[u8]) -> bool {
     true
 }
 
-/// The guards' state. What passes is written and read again without a change.
+/// Reads the guards' state. A state that is accepted is written and read again without a change.
 pub(crate) fn guards(data: &[u8]) -> bool {
     let Ok(set) = GuardSet::from_state(data, GUARDS_OF) else {
         return false;
@@ -37,7 +38,7 @@ pub(crate) fn guards(data: &[u8]) -> bool {
     true
 }
 
-/// What is counted of each guard's circuits. What passes is written and read again without a change.
+/// Reads the counts of each guard's circuits. Counts that are accepted are written and read again without a change.
 pub(crate) fn bias(data: &[u8]) -> bool {
     let Some(ledger) = BiasLedger::from_state(data) else {
         return false;
@@ -48,8 +49,8 @@ pub(crate) fn bias(data: &[u8]) -> bool {
     true
 }
 
-/// An item of the owner's lists: of relays, of destinations, or a rule. What passes says the same when it is written
-/// again.
+/// Reads an item of the owner's lists: of relays, of destinations, or a rule. An item that is accepted must mean the
+/// same when it is written again.
 pub(crate) fn peers(data: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(data) else {
         return false;
@@ -77,7 +78,7 @@ pub(crate) fn peers(data: &[u8]) -> bool {
     peer.is_ok() || destination.is_ok() || rule.is_ok()
 }
 
-/// The certificate of an authority's voting key, carried from where the long-term key lies.
+/// Reads the certificate of an authority's voting key, which is carried from where the long-term key is kept.
 pub(crate) fn authority_cert(data: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(data) else {
         return false;
@@ -90,7 +91,7 @@ pub(crate) fn authority_cert(data: &[u8]) -> bool {
     true
 }
 
-/// A GeoIP file; what passes is asked for addresses of every kind.
+/// Reads a GeoIP file. A file that is accepted is asked for addresses of every kind.
 pub(crate) fn geoip(data: &[u8]) -> bool {
     let Ok(geoip) = GeoIp::from_bytes(data.to_vec(), Path::new("fuzz")) else {
         return false;

@@ -1,5 +1,5 @@
-//! Where the corpora start from: good samples of each parser, and broken ones.
-//! `cargo run -p cepa-fuzz-targets --example seeds` writes them.
+//! The samples that the corpora start from: good ones for each parser, and broken ones. `cargo run -p cepa-fuzz-targets
+//! --example seeds` writes them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,12 +25,12 @@ use ed25519_dalek::SigningKey;
 /// One sample: its target, its name, its bytes.
 pub type Seed = (&'static str, &'static str, Vec<u8>);
 
-/// Signs votes and consensuses of [`network`].
+/// The key that signs votes and consensuses of [`network`].
 pub fn authority_key() -> SigningKey {
     SigningKey::from_bytes(&[101; 32])
 }
 
-/// Key and identity of the one relay, which is the authority's relay too.
+/// The key of the only relay, whose public half is its identity. The relay is the authority's too.
 pub fn relay_key() -> SigningKey {
     SigningKey::from_bytes(&[1; 32])
 }
@@ -39,11 +39,9 @@ fn relay_id() -> RelayId {
     RelayId(relay_key().verifying_key().to_bytes())
 }
 
-/// The network that the documents belong to: one authority.
+/// The network that the documents belong to. It has one authority.
 ///
-/// # Panics
-///
-/// When the rules for networks have changed, so that this must too.
+/// # Panics If the rules for networks have changed, so that this network is no longer valid.
 #[allow(clippy::expect_used)]
 pub fn network() -> NetworkFile {
     let authority = Authority {
@@ -158,7 +156,7 @@ fn front() -> Vec<Seed> {
         .into()
 }
 
-/// Without the zeros at the end, which the targets add.
+/// Removes the zeros at the end, which the targets add.
 fn trimmed(bytes: &[u8]) -> Vec<u8> {
     let len = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
     bytes[..len].to_vec()
@@ -217,7 +215,7 @@ fn cells() -> Vec<Seed> {
     seeds
 }
 
-/// A payload of what `write` packs, without its padding.
+/// The payload that `write` packs, without its padding.
 fn payload(write: impl FnOnce(&mut Packer<'_>) -> Option<()>) -> Vec<u8> {
     let mut bytes = [0; PAYLOAD_LEN];
     let mut packer = Packer::new(&mut bytes);
@@ -276,7 +274,7 @@ fn payloads() -> Vec<Seed> {
     );
     let (ask, unlink) = (leg(LegMessage::Ask), leg(LegMessage::Unlink(1)));
     let (linked, seen) = (leg(LegMessage::Linked), leg(LegMessage::Seen(0)));
-    // The second payload of the second leg comes before the first of the first.
+    // Payload 1, by the second leg, comes before payload 0, by the first leg.
     let legs = [(0, &link), (1, &early), (0, &late), (1, &ask), (0, &unlink)];
     let legs_relay = by_legs(2, &legs);
     let answer = numbered(0, &|p| p.connected(id?).ok());
@@ -289,7 +287,7 @@ fn payloads() -> Vec<Seed> {
     ];
     let legs_client = by_legs(3, &legs);
     let far = numbered(1 << 60, &more);
-    // A mark may come with the eighth cell, not before.
+    // A mark may come with the eighth cell and not before.
     let relay = [&[&begin][..], &[&data; 6], &[&end]].concat();
     let relay = conversation(0, &relay);
     let client = conversation(1, &[&connected, &data]);
@@ -331,7 +329,7 @@ fn conversation(side: u8, payloads: &[&Vec<u8>]) -> Vec<u8> {
     by_legs(side, &payloads)
 }
 
-/// The same, each payload by the first leg or the second.
+/// A conversation in which each payload goes by the first leg or by the second.
 fn by_legs(side: u8, payloads: &[(u16, &Vec<u8>)]) -> Vec<u8> {
     let mut bytes = vec![side];
     for (leg, payload) in payloads {
@@ -349,7 +347,7 @@ fn revision() -> String {
     signed.and_then(|()| draft.to_toml()).unwrap_or_default()
 }
 
-/// The authority, signing with a key that it certified.
+/// The authority's signer with a key that the authority certified.
 fn certified() -> Signer {
     let key = SigningKey::from_bytes(&[3; 32]);
     let public = key.verifying_key().to_bytes();
@@ -359,7 +357,7 @@ fn certified() -> Signer {
     signer.unwrap_or_else(|_| authority_key().into())
 }
 
-/// A signed consensus of so many relays, `later` seconds after the first.
+/// A signed consensus of `relays` relays, `later` seconds after the first.
 pub fn consensus_of(network: &NetworkFile, later: u64, relays: u8) -> Option<Arc<Consensus>> {
     let first = lifetime();
     let entry = |n: u8| {
@@ -399,7 +397,7 @@ fn endorsements(network: &NetworkFile, vote: &Vote) -> Vec<Seed> {
         return Vec::new();
     };
     let bytes = one.to_bytes().unwrap_or_default();
-    // Behind the header of six bytes, before the one signature of 100.
+    // The body stands behind the header of six bytes and before the only signature of 100 bytes.
     let end = bytes.len().saturating_sub(100);
     let body = bytes.get(6..end).unwrap_or_default().to_vec();
     let proof = EquivocationProof::new(&one, &other);
@@ -473,7 +471,7 @@ fn documents() -> Vec<Seed> {
     if let Ok(mut consensus) = SignedConsensus::unsigned(&consensus, &network.network_id()) {
         if let Ok(signature) = consensus.sign(&network.network_id(), &authority_key()) {
             let bytes = signature.bytes().to_vec();
-            // Behind the header of six bytes, before the one signature of 100.
+            // The body stands behind the header of six bytes and before the only signature of 100 bytes.
             let end = bytes.len().saturating_sub(100);
             let inner = bytes.get(6..end).unwrap_or_default().to_vec();
             seeds.push(("consensus_signature", "good", inner));
@@ -484,7 +482,7 @@ fn documents() -> Vec<Seed> {
         }
         if let Ok(signature) = consensus.sign(&network.network_id(), &certified()) {
             let bytes = signature.bytes().to_vec();
-            // Behind the header of six bytes, before the one signature of 204.
+            // The body stands behind the header of six bytes and before the only signature of 204 bytes.
             let end = bytes.len().saturating_sub(204);
             let inner = bytes.get(6..end).unwrap_or_default().to_vec();
             seeds.push(("consensus_signature", "good_certified", inner));
@@ -496,7 +494,7 @@ fn documents() -> Vec<Seed> {
         for (name, newer) in [("good_more", next), ("good_less", less)] {
             let bytes = diff(&old, &newer).unwrap_or_default();
             let mut wrong = bytes.clone();
-            // A digit of the lifetime: it decodes, and nobody signed it.
+            // A bit of the lifetime is changed: the result decodes, and nobody signed it.
             if let Some(byte) = wrong.get_mut(38) {
                 *byte ^= 1;
             }
@@ -549,7 +547,7 @@ fn key_files() -> Vec<Seed> {
     ]
 }
 
-/// What the owner and the disk hand over.
+/// Samples of what the owner and the disk hand over.
 fn owner() -> Vec<Seed> {
     let id = network().network_id();
     let key = SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes();
@@ -558,7 +556,7 @@ fn owner() -> Vec<Seed> {
     let text = |name: &'static str, text: &str| ("peers", name, text.as_bytes().to_vec());
     let control = |name: &'static str, text: &str| ("control", name, text.as_bytes().to_vec());
     let countries = include_bytes!("../../../tests/reference/countries.mmdb");
-    // As `StoredGuard` is written: identity, when added, rank and date, when unlisted.
+    // The fields of `StoredGuard`: identity, when it was added, rank and date of its first use, when it was unlisted.
     let guard = |n: u8, rank: Option<(u16, u64)>| ([n; 32], 1_800_000_000u64, rank, None::<u64>);
     let guards =
         |guards: &[_]| postcard::to_allocvec(&(1u8, [7u8; 32], guards)).unwrap_or_default();

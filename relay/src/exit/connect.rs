@@ -1,4 +1,4 @@
-//! Dials a stream's destination.
+//! Dials the destination of a stream.
 
 use core::future::Future;
 use core::time::Duration;
@@ -17,17 +17,16 @@ use crate::directory::DirectoryServer;
 
 use super::resolve::{LookupError, Names, ResolverError};
 
-/// Addresses of one name that are tried.
+/// Number of addresses of one name that are tried.
 const MAX_ATTEMPTS: usize = 4;
-/// Patience with one address.
+/// The longest time that one address may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Patience with one stream, the lookup of its name included.
+/// The longest time that one stream may take, with the lookup of its name.
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Says which addresses this exit connects to.
 pub trait AddressPolicy: Send + Sync + 'static {
-    /// May the exit connect to `address`? It is asked about the very address that is
-    /// dialled, each time (S31).
+    /// May the exit connect to `address`? The policy is asked about the very address that is dialled, each time (S31).
     fn allows(&self, address: SocketAddr) -> bool;
 }
 
@@ -43,12 +42,12 @@ impl<F: Fn(SocketAddr) -> bool + Send + Sync + 'static> AddressPolicy for F {
     }
 }
 
-/// The rules of an exit's owner; and no relay, whatever they say: nobody makes circuits
-/// that run in a circle through exits (protocol.md 6.10.3).
+/// The rules of an exit's owner, and one more that always holds: the exit connects to no relay, so that nobody makes
+/// circuits that run in a circle through exits (protocol.md 6.10.3).
 pub(crate) struct Outside {
     /// The owner's rules.
     pub(crate) rules: ExitPolicy,
-    /// Knows who is a relay.
+    /// The directory, which knows the addresses of relays.
     pub(crate) directory: Arc<DirectoryServer>,
 }
 
@@ -59,34 +58,34 @@ impl AddressPolicy for Outside {
     }
 }
 
-/// Why there is no connection.
+/// Why an exit could not connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
     /// The policy allows none of the addresses.
     #[error("the policy does not allow it")]
     Policy,
-    /// The destination refused.
+    /// The destination refused the connection.
     #[error("the destination refused")]
     Refused,
-    /// No route to it.
+    /// There is no route to the destination.
     #[error("no route to the destination")]
     Unreachable,
     /// The name has no address.
     #[error("the name has no address")]
     ResolveFailed,
-    /// No answer in time, of the name server or the destination.
+    /// The name server or the destination did not answer in time.
     #[error("no answer in time")]
     TimedOut,
-    /// This machine is out of sockets, ports or memory.
+    /// This machine has no sockets, ports or memory left.
     #[error("out of resources")]
     Resource,
-    /// Anything else.
+    /// Any other failure.
     #[error("the connection failed")]
     Internal,
 }
 
 impl ConnectError {
-    /// What the client is told.
+    /// The reason that the client is told.
     pub fn end_reason(self) -> EndReason {
         match self {
             Self::Policy => EndReason::Policy,
@@ -94,7 +93,7 @@ impl ConnectError {
             Self::Unreachable => EndReason::Unreachable,
             Self::ResolveFailed => EndReason::Unresolvable,
             Self::TimedOut => EndReason::Timeout,
-            // What is wrong with this machine is not the client's to know.
+            // The client must not learn what is wrong with this machine.
             Self::Resource | Self::Internal => EndReason::Resource,
         }
     }
@@ -116,14 +115,14 @@ impl From<io::Error> for ConnectError {
             Kind::ConnectionRefused | Kind::ConnectionReset | Kind::ConnectionAborted => {
                 Self::Refused
             }
-            // Permission: a packet filter of this machine stands in the way.
+            // `PermissionDenied` means that a packet filter of this machine is in the way.
             Kind::HostUnreachable
             | Kind::NetworkUnreachable
             | Kind::NetworkDown
             | Kind::PermissionDenied => Self::Unreachable,
             Kind::TimedOut => Self::TimedOut,
             Kind::AddrNotAvailable | Kind::OutOfMemory => Self::Resource,
-            // EMFILE, ENFILE and ENOBUFS have no kind.
+            // EMFILE, ENFILE and ENOBUFS have no `ErrorKind`, so they are told by their numbers.
             _ if matches!(error.raw_os_error(), Some(23 | 24 | 105)) => Self::Resource,
             _ => Self::Internal,
         }
@@ -137,12 +136,10 @@ pub struct ExitConnector {
 }
 
 impl ExitConnector {
-    /// A connector that goes where `policy` lets it and asks the DNS server at `resolver`,
-    /// or the system's if absent. To be called inside a tokio runtime.
+    /// A connector that connects to what `policy` allows, and asks the DNS server at `resolver`, or the system's
+    /// servers if there is none. It must be called inside a tokio runtime.
     ///
-    /// # Errors
-    ///
-    /// [`ResolverError`] if the system's resolver configuration cannot be read.
+    /// # Errors [`ResolverError`] if the system's resolver configuration cannot be read.
     pub fn new(
         policy: Arc<dyn AddressPolicy>,
         resolver: Option<SocketAddr>,
@@ -151,11 +148,9 @@ impl ExitConnector {
         Ok(Self { names, policy })
     }
 
-    /// Connects to `host` and `port`, within 15 s. Dropping the future gives it up.
+    /// Connects to `host` and `port` within 15 s. Dropping the future gives the attempt up.
     ///
-    /// # Errors
-    ///
-    /// [`ConnectError`]; [`ConnectError::end_reason`] is what the client is told.
+    /// # Errors [`ConnectError`]; the client is told its [`ConnectError::end_reason`].
     pub async fn connect(&self, host: &TargetHost, port: u16) -> Result<TcpStream, ConnectError> {
         let deadline = Instant::now() + DEADLINE;
         let addresses = match host {
@@ -167,8 +162,8 @@ impl ExitConnector {
     }
 }
 
-/// The first connection that comes about. The error is the first address's that was
-/// dialled; without any, none was allowed.
+/// The first connection that succeeds. The error is that of the first address that was dialled; if none was dialled,
+/// the policy allowed none.
 async fn first_of<C: Future<Output = io::Result<TcpStream>>>(
     addresses: impl Iterator<Item = SocketAddr>,
     policy: &dyn AddressPolicy,
@@ -176,14 +171,14 @@ async fn first_of<C: Future<Output = io::Result<TcpStream>>>(
     dial: impl Fn(SocketAddr) -> C,
 ) -> Result<TcpStream, ConnectError> {
     let mut first_error = None;
-    // After resolution and for each stream anew, cached answer or not: this is what
-    // stands between a rebinding name and the exit's own network (S31).
+    // The policy is asked after resolution, and for each stream again, whether the answer was cached or not. This keeps
+    // a name whose addresses change away from the exit's own network (S31).
     let allowed = addresses.filter(|address| address.port() != 0 && policy.allows(*address));
     for address in allowed.take(MAX_ATTEMPTS) {
         let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
         let error = match timeout_at(until, dial(address)).await {
             Ok(Ok(stream)) => {
-                // It fails only on a connection that is gone already; reading will tell.
+                // The call fails only on a connection that is gone already; reading will show that.
                 let _ = tune(&stream);
                 return Ok(stream);
             }

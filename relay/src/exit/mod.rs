@@ -1,11 +1,10 @@
 //! The exit: where a stream leaves the overlay for a TCP connection.
 //!
-//! A circuit's end hands a stream that a client has begun to `serve`, which has
-//! [`ExitConnector::connect`] resolve its name (`resolve`), ask the policy and dial
-//! (`connect`), and then copies.
+//! A circuit's end hands a stream that a client has begun to `serve`. That calls [`ExitConnector::connect`], which
+//! resolves the name (`resolve`), asks the policy and dials (`connect`). Then `serve` copies the bytes.
 //!
-//! Absent on purpose: search domains, the hosts file, and any answer that did
-//! not come from a name server.
+//! Three things are absent on purpose: search domains, the hosts file, and any answer that did not come from a name
+//! server.
 
 mod connect;
 mod resolve;

@@ -1,8 +1,7 @@
-//! Names to addresses, at the exit (S32).
+//! Resolves names to addresses at the exit (S32).
 //!
-//! hickory checks id, question, source and compression of an answer and bounds its
-//! chain of CNAMEs; here stands what it leaves open: which names may be asked for, how
-//! long it may take, and how much is remembered.
+//! hickory checks the id, question, source and compression of an answer, and bounds its chain of CNAMEs. This file adds
+//! what hickory leaves open: which names may be asked for, how long a lookup may take, and how much is remembered.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -18,20 +17,20 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::system_conf::read_system_conf;
 use tokio::time::timeout;
 
-/// A name costs at most this long (S32).
+/// The longest time that a lookup may take (S32).
 pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
-/// Patience with one query. Two of them fit into the deadline.
+/// The longest time that one query may take. Two queries fit into the deadline.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(1400);
-/// Repetitions of a query that had no answer.
+/// Number of times that a query without an answer is repeated.
 const REPEATS: usize = 1;
-/// Answers remembered: a few hundred bytes each.
+/// Number of answers that are remembered, a few hundred bytes each.
 const CACHE_ANSWERS: u64 = 4096;
-/// Answers are remembered for no less than this: a name server must not learn the
-/// moment of every single stream from a time to live of zero.
+/// Answers are remembered for at least this time: a time to live of zero must not tell a name server the moment of
+/// every single stream.
 const TTL_MIN: Duration = Duration::from_secs(60);
-/// Answers are remembered for no more than this.
+/// Answers are remembered for at most this time.
 const TTL_MAX: Duration = Duration::from_secs(30 * 60);
-/// That a name has no address is remembered for no more than this.
+/// An answer that a name has no address is remembered for at most this time.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// The resolver could not be set up.
@@ -42,9 +41,9 @@ pub struct ResolverError(#[from] NetError);
 /// Why a name gave no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LookupError {
-    /// It has none, or no server said so.
+    /// The name has no address, or no server gave one.
     Failed,
-    /// No answer in time.
+    /// No server answered in time.
     TimedOut,
 }
 
@@ -52,11 +51,11 @@ pub(super) enum LookupError {
 pub(super) struct Names(TokioResolver);
 
 impl Names {
-    /// Asks `server`, or else the servers of the system's configuration.
+    /// A resolver that asks `server`, or the servers of the system's configuration if there is none.
     pub(super) fn new(server: Option<SocketAddr>) -> Result<Self, ResolverError> {
         let servers = match server {
             Some(server) => vec![name_server(server)],
-            // The servers alone: the system's search domains are not the client's.
+            // Only the servers are taken from it. The system's search domains are not for clients.
             None => read_system_conf()?.0.into_parts().2,
         };
         let config = ResolverConfig::from_name_servers(servers);
@@ -98,7 +97,7 @@ fn options() -> ResolverOpts {
     options.timeout = QUERY_TIMEOUT;
     options.attempts = REPEATS;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    // The machine's own names are no client's to learn.
+    // Clients must not learn the names that only this machine knows.
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = CACHE_ANSWERS;
     options.positive_min_ttl = Some(TTL_MIN);
@@ -107,9 +106,9 @@ fn options() -> ResolverOpts {
     options
 }
 
-/// Is `name` one for the DNS? Not `localhost`, which hickory answers without asking, not
-/// the names of onion services, and nothing that looks like an address: a resolver
-/// that takes `127.1` for one would be asked around the policy (S31).
+/// Is `name` a name for the DNS? It must be neither `localhost`, which hickory answers without asking, nor the name of
+/// an onion service, nor anything that looks like an address: a resolver that takes `127.1` for an address would be a
+/// way around the policy (S31).
 fn may_be_asked(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     let hex = last.strip_prefix("0x").unwrap_or(last);
@@ -121,8 +120,8 @@ fn is_hex(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// The two families alternating, IPv4 first, so that one that leads nowhere from here
-/// costs one attempt.
+/// The addresses of both families in turn, IPv4 first, so that a family which leads nowhere from here costs one
+/// attempt.
 fn in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let (v4, v6): (Vec<_>, Vec<_>) = addresses.partition(IpAddr::is_ipv4);
     let mut all = Vec::with_capacity(v4.len() + v6.len());

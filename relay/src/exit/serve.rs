@@ -1,4 +1,4 @@
-//! One stream: connect, answer, copy.
+//! Serves one stream: connects, answers, copies.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::io::copy_bidirectional_with_sizes;
 
 use super::{ConnectError, ExitConnector};
 
-/// Bytes copied at once in each direction: more measured no better.
+/// Size of the buffer in each direction, in bytes. A larger one measured no better.
 const COPY_BYTES: usize = 64 * 1024;
 
 /// Connects a stream that a client has begun and copies until both sides are done. A relay that is no exit has no
@@ -39,11 +39,11 @@ pub(crate) async fn serve(
         copied = copy_bidirectional_with_sizes(&mut stream, &mut tcp, COPY_BYTES, COPY_BYTES) => {
             copied.is_ok()
         }
-        // A destination that reads nothing must not hold what was given up.
+        // A destination that reads nothing must not hold a stream that was given up.
         () = circuit.discarded() => false,
     };
     if !copied {
-        // The destination must not take what it got for all there was.
+        // The destination must not take what it got for the whole.
         let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
     }
 }

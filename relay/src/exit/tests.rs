@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-//! The exit against a small DNS server and real sockets.
+//! Tests of the exit with a small DNS server and real sockets.
 
 use core::time::Duration;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// What the server says to a question.
+/// What the DNS server answers.
 enum Say {
     Address([u8; 4]),
     Alias(&'static str),
@@ -34,7 +34,7 @@ fn say(name: &str) -> Say {
     }
 }
 
-/// A DNS server of a few names; it notes what it is asked for.
+/// A DNS server that knows a few names and notes what it is asked for.
 struct Dns {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -64,7 +64,7 @@ impl Dns {
     }
 }
 
-/// The name asked for, and where the question ends.
+/// The name that a query asks for, and where the question ends.
 fn question(query: &[u8]) -> (String, usize) {
     let mut labels = Vec::new();
     let mut at = 12;
@@ -93,7 +93,7 @@ fn answer(query: &[u8], name: &str) -> Option<Vec<u8>> {
     .concat();
     out.extend(&query[12..]);
     if kind != 0 {
-        // The owner is the question's name, by pointer; time to live 0.
+        // The owner of the record is the question's name, by pointer. The time to live is 0.
         out.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, data.len() as u8]);
         out.extend(data);
     }
@@ -176,7 +176,7 @@ async fn names_are_asked_for_as_they_are_and_special_ones_never() {
 async fn a_name_that_leads_inside_is_refused_each_time() {
     let dns = Dns::start().await;
     let exit = dns.exit(ExitPolicy::from_rules(["accept *:*"]).unwrap());
-    // Twice: the second answer comes from the cache.
+    // Names are asked for twice, because the second answer comes from the cache.
     for host in [
         "good.example",
         "rebind.example",

@@ -1,4 +1,4 @@
-//! Who a relay is: an identity whose key is here, or one that certified the link key that is here.
+//! Who a relay is: an identity whose key is on this machine, or one that certified the link key on this machine.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use cepa_common::dir::{
 use cepa_common::ids::{NetworkId, RelayId};
 use ed25519_dalek::SigningKey;
 
-/// A relay's identity, the key that it proves on links, and where what certifies them is reread from.
+/// A relay's identity, the key that it proves on links, and the files that certify them and are read again.
 pub struct RelayIdentity {
     identity: RelayId,
     link_key: SigningKey,
@@ -21,38 +21,38 @@ pub struct RelayIdentity {
 /// A file that says who a relay is cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayIdentityError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It is not what it should be.
+    /// The content is not what it should be.
     #[error("{}: {error}", path.display())]
     Invalid {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the content.
         error: KeyFileError,
     },
-    /// It speaks of another relay or another key than this one.
+    /// The file is for another relay or another key than this one.
     #[error("{} is for {what} {found}, and this relay's is {own}", path.display())]
     NotOurs {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Identity or link key.
+        /// What differs: identity or link key.
         what: &'static str,
         /// What the file says.
         found: String,
         /// What this relay has.
         own: String,
     },
-    /// The certificate's time is over.
+    /// The certificate has expired.
     #[error("the certificate {} has expired", path.display())]
     Expired {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
 }
@@ -68,10 +68,10 @@ impl RelayIdentity {
         }
     }
 
-    /// A relay whose identity is kept elsewhere: it has a link key and, in the file at `path`, its certificate.
+    /// A relay whose identity is kept elsewhere. It has a link key, and the certificate of that key in the file at
+    /// `path`.
     ///
-    /// # Errors
-    /// [`RelayIdentityError`], also when the certificate has expired at `now`.
+    /// # Errors [`RelayIdentityError`] if the certificate cannot be used; also if it has expired at `now`.
     pub fn off_line(
         link_key: SigningKey,
         path: PathBuf,
@@ -90,23 +90,23 @@ impl RelayIdentity {
         })
     }
 
-    /// The same relay, as a member of the family that the file at `path` says, as long as there is such a file.
+    /// Makes the relay a member of the family that the file at `path` names, as long as there is such a file.
     pub fn with_family_file(mut self, path: PathBuf) -> Self {
         self.family_file = Some(path);
         self
     }
 
-    /// Who the relay is.
+    /// The relay's identity.
     pub fn identity(&self) -> RelayId {
         self.identity
     }
 
-    /// The key that it proves on links and signs descriptors with.
+    /// The key that the relay proves on links and signs descriptors with.
     pub fn link_key(&self) -> &SigningKey {
         &self.link_key
     }
 
-    /// The certificate of the link key; `None` where that is the identity.
+    /// The certificate of the link key; `None` if the link key is the identity.
     pub fn certificate(&self) -> Option<&LinkCertificate> {
         self.certificate
             .as_ref()
@@ -119,10 +119,9 @@ impl RelayIdentity {
             .map(|certificate| certificate.cert.clone())
     }
 
-    /// Takes the certificate in the file if it lives longer than the one held; says whether it did.
+    /// Takes the certificate in the file if it is valid for longer than the one held. Returns whether it was.
     ///
-    /// # Errors
-    /// [`RelayIdentityError`]; the one held stays.
+    /// # Errors [`RelayIdentityError`] if the file cannot be used; the certificate held stays.
     pub(crate) fn renew(&mut self, network: &NetworkId) -> Result<bool, RelayIdentityError> {
         let own = self.link_key.verifying_key().to_bytes();
         let Some((path, held)) = &mut self.certificate else {
@@ -144,10 +143,9 @@ impl RelayIdentity {
         Ok(is_longer)
     }
 
-    /// The family that the relay's file names now; `None` where there is no such file.
+    /// The family that the relay's file names now; `None` if there is no such file.
     ///
-    /// # Errors
-    /// [`RelayIdentityError`].
+    /// # Errors [`RelayIdentityError`] if the file cannot be used.
     pub(crate) fn family(
         &self,
         network: &NetworkId,
@@ -181,7 +179,7 @@ fn read_certificate(
     Ok(found)
 }
 
-/// The text of a file, up to more than any good one has.
+/// Reads the text of a file, up to one byte more than any good file has.
 fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let limit = MAX_KEY_FILE_BYTES as u64 + 1;
@@ -253,7 +251,7 @@ mod tests {
         assert!(!held.renew(&NETWORK).unwrap());
         write(&path, 2, 1, 2_000);
         assert!(held.renew(&NETWORK).unwrap());
-        // An older one, another identity's, or garbage changes nothing.
+        // An older certificate, one of another identity, and garbage change nothing.
         write(&path, 2, 1, 1_500);
         assert!(!held.renew(&NETWORK).unwrap());
         write(&path, 4, 1, 9_000);

@@ -1,9 +1,10 @@
 //! A relay's keys while it runs: onion keys that are replaced in time, the certificate of a link key whose identity is
 //! kept off line, and the family that the relay belongs to (docs/protocol.md, 6.20).
 //!
-//! [`schedule`] is pure and says when a key is made and when it is erased; [`ring`] does it on disk and hands out
-//! snapshots to those who answer handshakes; `watch` runs both, rereads what the owner renews, and changes the
-//! descriptor. Absent on purpose: any secret of an identity. A relay needs it only where its owner chose to keep it there.
+//! [`schedule`] is pure and says when a key is made and when it is erased. [`ring`] makes and erases keys on disk, and
+//! hands out snapshots to those who answer handshakes. `watch` runs both, rereads the files that the owner renews, and
+//! changes the descriptor. Secrets of identities are absent on purpose: a relay needs one only if its owner chose to
+//! keep it there.
 
 mod identity;
 pub mod ring;

@@ -1,8 +1,9 @@
 //! The onion keys of a relay, on disk and in memory (docs/protocol.md, 6.20).
 //!
-//! Each key is a file `onion-GENERATION-SUITE` of the directory of keys; the record `onion-times` beside them says what
-//! [`Schedule`] knows of each. The files are the truth: a key whose times are lost is as old as its file, and counts as
-//! replaced now if there is a newer one, so no crash and no damaged record costs a key that somebody may still use.
+//! Each key is a file `onion-GENERATION-SUITE` in the directory of keys. The record `onion-times` beside them has what
+//! [`Schedule`] knows about each key. The files are the truth: a key whose times are lost is taken to be as old as its
+//! file, and counts as replaced now if there is a newer one. So no crash and no damaged record costs a key that
+//! somebody may still use.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,22 +24,23 @@ use super::schedule::{KeyTimes, Listing, MAX_KEYS, Schedule, Timing};
 pub struct OnionKeyOptions {
     /// The directory of keys.
     pub dir: PathBuf,
-    /// How closed their files must be.
+    /// Whether the permissions of key files are checked.
     pub trust: Trust,
-    /// The suite of new keys; a key of another suite is replaced.
+    /// The suite of new keys. A key of another suite is replaced.
     pub suite: Suite,
 }
 
-/// The keys that are accepted now, the current one last. A snapshot: who holds one goes on with it.
+/// The keys that are accepted now, the current one last. The value is a snapshot: whoever holds it goes on with these
+/// keys.
 pub type OnionKeys = Arc<[Arc<OnionKeypair>]>;
 
-/// A record is far below this (bytes): 64 keys with four numbers each.
+/// The largest record (bytes): 64 keys with four numbers each are far below it.
 const MAX_RECORD_BYTES: usize = MAX_KEYS * 64;
 const RECORD: &str = "onion-times";
 const RECORD_KIND: &str = "onion key times";
 const PREFIX: &str = "onion-";
 
-/// What the record says of one key.
+/// What the record says about one key.
 #[derive(Serialize, Deserialize)]
 struct Times {
     generation: u64,
@@ -47,11 +49,11 @@ struct Times {
     listed_until: UnixSecs,
 }
 
-/// The record: valid-after of the newest consensus that was seen, and every key's times.
+/// The record: valid-after of the newest consensus that was seen, and the times of every key.
 #[derive(Default, Serialize, Deserialize)]
 struct Record(UnixSecs, Vec<Times>);
 
-/// Keys and schedule, kept alike on disk and in memory.
+/// The keys and their schedule. Disk and memory hold the same.
 pub struct OnionRing {
     options: OnionKeyOptions,
     schedule: Schedule,
@@ -59,10 +61,10 @@ pub struct OnionRing {
 }
 
 impl OnionRing {
-    /// Loads the keys that are there.
+    /// Loads the keys in the directory.
     ///
-    /// # Errors
-    /// [`StateError`] when a key's file cannot be used. A damaged record is none: its times are taken from the files.
+    /// # Errors [`StateError`] if a key's file cannot be used. A damaged record is no error: its times are then taken
+    /// from the files.
     pub fn load(options: OnionKeyOptions, now: UnixSecs) -> Result<Self, StateError> {
         let Record(observed, known) = read_record(&options.dir.join(RECORD))?;
         let known = known.into_iter().map(|key| (key.generation, key));
@@ -93,15 +95,14 @@ impl OnionRing {
         self.keys.values().map(|(_, key)| key.clone()).collect()
     }
 
-    /// What is known of each.
+    /// What is known about each key.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// Takes in what consensuses say, the oldest first.
+    /// Takes in what consensuses say, oldest first.
     ///
-    /// # Errors
-    /// [`StateError`]: it is known until a restart only.
+    /// # Errors [`StateError`] if the disk cannot be written; what was taken in is then lost with a restart.
     pub fn observe(&mut self, listings: &[Listing], params: &Params) -> Result<(), StateError> {
         let timing = Timing::new(params);
         let mut is_news = false;
@@ -111,12 +112,12 @@ impl OnionRing {
         if is_news { self.save() } else { Ok(()) }
     }
 
-    /// Makes the key that is due and erases those whose time is over. Says whether the keys changed.
+    /// Makes the key that is due and erases those whose time is over. Returns whether the keys changed.
     ///
-    /// A key is on disk before this returns, so before anybody can publish it.
+    /// A new key is on disk before this returns, so before anybody can publish it.
     ///
-    /// # Errors
-    /// [`StateError`]; the keys are as they were, or some that were to go are gone.
+    /// # Errors [`StateError`] if the disk cannot be written. The keys are as they were, or some that were to be erased
+    /// are gone.
     pub fn turn(
         &mut self,
         now: UnixSecs,
@@ -154,7 +155,7 @@ impl OnionRing {
         if let Some((path, _)) = self.keys.get(&generation) {
             erase_key(path)?;
         }
-        // In memory it is erased when the last handshake that holds a snapshot has ended (S36).
+        // In memory the key is erased when the last handshake that holds a snapshot has ended (S36).
         self.keys.remove(&generation);
         self.schedule.remove(generation);
         Ok(())
@@ -163,7 +164,7 @@ impl OnionRing {
     fn save(&self) -> Result<(), StateError> {
         let times = self.schedule.keys().iter().map(Times::of).collect();
         let times = Record(self.schedule.observed(), times);
-        // Four numbers a key: it cannot fail.
+        // Encoding cannot fail: there are only four numbers for each key.
         let body = postcard::to_allocvec(&times).unwrap_or_default();
         record::save(&self.options.dir.join(RECORD), RECORD_KIND, &body)
     }
@@ -188,7 +189,7 @@ fn read_record(path: &Path) -> Result<Record, StateError> {
             body
         }
         Ok(None) => return Ok(Record::default()),
-        // What a newer program decided must not be undone (S38).
+        // A newer program wrote the record, and what it decided must not be undone (S38).
         Err(newer @ StateError::Newer { .. }) => return Err(newer),
         Err(error) => {
             tracing::warn!(%error, "the times of the onion keys are lost; each is taken to be as old as its file");
@@ -220,7 +221,8 @@ fn name(generation: u64, suite: Suite) -> String {
     format!("{PREFIX}{generation}-{}", suite.name())
 }
 
-/// Generation and suite by a file's name. One without a generation is of before keys had one: its suite's number.
+/// The generation and suite that a file's name says. A name without a generation is from before keys had one; its
+/// generation is the number of its suite.
 fn parse_name(name: &str) -> Option<(u64, Suite)> {
     let rest = name.strip_prefix(PREFIX)?;
     let suites = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm];
@@ -232,7 +234,7 @@ fn parse_name(name: &str) -> Option<(u64, Suite)> {
     Some((generation.parse().ok()?, suite_of(suite)?))
 }
 
-/// When a key was made, by its file.
+/// When a key was made, by the time of its file.
 fn born(path: &Path, now: UnixSecs) -> UnixSecs {
     let modified = std::fs::metadata(path)
         .and_then(|file| file.modified())
@@ -247,7 +249,7 @@ mod tests {
     use super::*;
 
     const DAY: u64 = 86_400;
-    /// Later than any file that a test writes.
+    /// A time that is later than that of any file that a test writes.
     const NOW: u64 = 5_000_000_000;
 
     fn options(dir: &Path, suite: Suite) -> OnionKeyOptions {
@@ -374,7 +376,7 @@ mod tests {
         let mut ring = ring(dir.path(), Suite::ChaCha20Poly1305, NOW);
         assert_eq!(ring.snapshot().len(), 1);
         assert_eq!(ring.schedule().next_generation(), 2);
-        // It is older than any key may be.
+        // The key is older than any key may be.
         assert!(turn(&mut ring, NOW));
         assert_eq!(ring.snapshot().len(), 1);
         assert!(!path.exists());

@@ -1,20 +1,22 @@
-//! When onion keys are made and erased (docs/protocol.md, 6.20). Pure: the clock, and what consensuses say, are arguments.
+//! When onion keys are made and erased (docs/protocol.md, 6.20). This file is pure: the clock, and what consensuses
+//! say, are arguments.
 //!
-//! A key is *current* until a newer one is made, then *replaced*. From then on no new descriptor names it, so the age that
-//! a descriptor may have, and the time for which a consensus may be used, bound for how long anybody can aim at it. A
-//! consensus that is seen to list it counts as well: a network whose figures have changed may be more patient than that.
+//! A key is *current* until a newer one is made; then it is *replaced*. From then on no new descriptor names the key.
+//! So the age that a descriptor may have, and the time for which a consensus may be used, bound the time for which
+//! anybody can make handshakes to it. A consensus that is seen to list the key counts as well, because a network whose
+//! parameters have changed may use consensuses for longer.
 //!
-//! Clocks go wrong. Nothing is dated before the newest consensus that was seen, and nothing ends, but by its age, before
-//! that consensus is out of date: so a clock that steps ahead erases nothing that is still listed.
+//! Clocks go wrong. No time is set before the newest consensus that was seen. Before that consensus is out of date, no
+//! key ends except by its age. So a clock that steps ahead erases no key that is still listed.
 
 use cepa_common::dir::{CLOCK_SKEW_SECS, Params, UnixSecs};
 use cepa_common::onion::Suite;
 
-/// No onion key is kept longer than this from its birth on, whoever lists it (seconds).
+/// No onion key is kept for longer than this after it was made, whatever lists it (seconds).
 pub const MAX_LIFE_SECS: u64 = 14 * 86_400;
-/// Onion keys held at once; while there are as many, no other is made.
+/// The most onion keys held at once. While there are so many, no other is made.
 pub const MAX_KEYS: usize = 64;
-/// What lies further ahead than this of a clock that the network agrees with was dated by a clock that was wrong (seconds).
+/// A time that is this far ahead of a clock which the network agrees with was set by a wrong clock (seconds).
 const MISDATED_SECS: u64 = 3_600;
 
 /// The network's figures that the schedule depends on (all in seconds).
@@ -22,20 +24,21 @@ const MISDATED_SECS: u64 = 3_600;
 pub struct Timing {
     /// Age at which a key is replaced.
     rotation: u64,
-    /// From the replacement of a key to the end of use of the last consensus that can list it.
+    /// Time from the replacement of a key to the end of use of the last consensus that can list it.
     overlap: u64,
-    /// From a consensus's valid-until to the end of its use.
+    /// Time from a consensus's valid-until to the end of its use.
     grace: u64,
 }
 
 impl Timing {
-    /// What the network's parameters come to.
+    /// The figures that follow from the network's parameters.
     pub fn new(params: &Params) -> Self {
         let interval = u64::from(params.vote_interval_seconds);
         let valid = u64::from(params.consensus_valid_seconds).max(3 * interval);
         let grace = u64::from(params.consensus_grace_seconds);
         let age = u64::from(params.descriptor_max_age_seconds);
-        // One interval more: a vote is made before its consensus. Clocks of clients and authorities may be behind.
+        // One interval is added because a vote is made before its consensus, and the skew because clocks of clients and
+        // authorities may be behind.
         let overlap = age + interval + valid + grace + 2 * CLOCK_SKEW_SECS;
         // The overlap must fit into a key's life.
         let longest = MAX_LIFE_SECS.saturating_sub(overlap).max(MAX_LIFE_SECS / 7);
@@ -55,17 +58,17 @@ impl Timing {
 /// One onion key, without its secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyTimes {
-    /// Its number; a later key has a higher one.
+    /// Number of the key. A later key has a higher number.
     pub generation: u64,
-    /// Suite of the layers made with it.
+    /// Suite of the layers whose keys come from handshakes to this key.
     pub suite: Suite,
-    /// Its public half, which is its id.
+    /// Public half of the key, which is its id.
     pub public: [u8; 32],
-    /// When it was made.
+    /// When the key was made.
     pub born: UnixSecs,
     /// When a newer key took its place; `None` for the current one.
     pub replaced: Option<UnixSecs>,
-    /// End of use of the last consensus that was seen to list it; 0 for none.
+    /// End of use of the last consensus that was seen to list the key; 0 if none was.
     pub listed_until: UnixSecs,
 }
 
@@ -82,7 +85,7 @@ impl KeyTimes {
         }
     }
 
-    /// From when on nobody can hold a usable consensus that lists it; `None` while it is current.
+    /// The time from which nobody can hold a usable consensus that lists the key; `None` while the key is current.
     pub fn end(&self, timing: &Timing) -> Option<UnixSecs> {
         let listed = self.listed_until.saturating_add(CLOCK_SKEW_SECS);
         let end = self.replaced?.saturating_add(timing.overlap).max(listed);
@@ -95,50 +98,50 @@ impl KeyTimes {
     }
 }
 
-/// What one consensus says of the relay.
+/// What one consensus says about the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listing {
-    /// When the consensus begins.
+    /// When the consensus becomes valid.
     pub valid_after: UnixSecs,
     /// When there should be a newer one.
     pub fresh_until: UnixSecs,
-    /// When it ends to be valid.
+    /// When the consensus stops being valid.
     pub valid_until: UnixSecs,
-    /// The onion key that it lists the relay with; `None` where it does not list it.
+    /// The onion key that the consensus lists for the relay; `None` if it does not list the relay.
     pub onion_key: Option<[u8; 32]>,
 }
 
-/// The onion keys of a relay, the newest last.
+/// The onion keys of a relay, newest last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     keys: Vec<KeyTimes>,
-    /// valid-after and fresh-until of the newest consensus that was taken in.
+    /// Valid-after and fresh-until of the newest consensus that was taken in.
     observed: (UnixSecs, UnixSecs),
 }
 
 impl Schedule {
-    /// A schedule of these keys, and of the valid-after of the newest consensus that was seen before. All but the newest
-    /// key count as replaced, at `now` where nothing is known.
+    /// A schedule of these keys. `observed` is the valid-after of the newest consensus that was seen before. All keys
+    /// but the newest count as replaced, at `now` if nothing else is known.
     pub fn new(mut keys: Vec<KeyTimes>, observed: UnixSecs, now: UnixSecs) -> Self {
         keys.sort_by_key(|key| key.generation);
         if let Some((current, old)) = keys.split_last_mut() {
-            // The key after it may have been lost: then this one serves again.
+            // A newer key may have been lost. Then this key is current again.
             current.replaced = None;
             for key in old {
                 key.replaced.get_or_insert(now.max(observed));
             }
         }
-        // Until a consensus is seen again, nothing says that the clock is not ahead.
+        // Until a consensus is seen again, nothing shows that the clock is not ahead.
         let observed = (observed, observed);
         Self { keys, observed }
     }
 
-    /// All keys, the newest last.
+    /// All keys, newest last.
     pub fn keys(&self) -> &[KeyTimes] {
         &self.keys
     }
 
-    /// valid-after of the newest consensus that was taken in; 0 before the first.
+    /// Valid-after of the newest consensus that was taken in; 0 before the first.
     pub fn observed(&self) -> UnixSecs {
         self.observed.0
     }
@@ -154,7 +157,7 @@ impl Schedule {
             .map_or(1, |key| key.generation.saturating_add(1))
     }
 
-    /// Takes a new key in, made at `now`: it is current from then on.
+    /// Adds a new key that was made at `now`. It is current from then on.
     pub fn add(&mut self, generation: u64, suite: Suite, public: [u8; 32], now: UnixSecs) {
         let born = now.max(self.observed.0);
         if let Some(old) = self.keys.last_mut() {
@@ -164,12 +167,12 @@ impl Schedule {
             .push(KeyTimes::new(generation, suite, public, born));
     }
 
-    /// Lets go of a key.
+    /// Removes a key.
     pub fn remove(&mut self, generation: u64) {
         self.keys.retain(|key| key.generation != generation);
     }
 
-    /// Takes in what a consensus says. Says whether something changed that must outlive a restart.
+    /// Takes in what a consensus says. Returns whether something changed that must outlive a restart.
     pub fn observe(&mut self, listing: &Listing, timing: &Timing) -> bool {
         let end = listing.valid_until.saturating_add(timing.grace);
         self.observed = self
@@ -179,23 +182,23 @@ impl Schedule {
         for key in &mut self.keys {
             if listing.onion_key == Some(key.public) && key.listed_until < end {
                 key.listed_until = end;
-                // Of the current key all that counts is known again once it is replaced.
+                // For the current key nothing need be kept: the time is learnt again once the key is replaced.
                 is_news |= key.replaced.is_some();
             }
         }
         is_news
     }
 
-    /// Is a new key to be made at `now`, `suite` being the owner's choice?
+    /// Is a new key due at `now`, if the owner chose `suite`?
     pub fn is_due(&self, now: UnixSecs, suite: Suite, timing: &Timing) -> bool {
         let is_due = self.current().is_none_or(|key| {
             key.suite != suite || key.born.saturating_add(timing.rotation) <= now
         });
-        // A key that is waited for is worth more than a new one.
+        // An old key that somebody may still use is worth more than a new one.
         is_due && self.keys.len() < MAX_KEYS
     }
 
-    /// The generations whose time is over at `now`; never the current one's.
+    /// The generations of keys whose time is over at `now`, never that of the current key.
     pub fn over(&self, now: UnixSecs, timing: &Timing) -> Vec<u64> {
         let by_network = now.min(self.observed.1);
         let is_over = |key: &&KeyTimes| {
@@ -206,7 +209,7 @@ impl Schedule {
         over.map(|key| key.generation).collect()
     }
 
-    /// Puts right what was dated by a clock that was ahead, once the clock and the newest consensus agree.
+    /// Corrects times that a clock set while it was ahead, once the clock and the newest consensus agree.
     pub fn redate(&mut self, now: UnixSecs) {
         let (valid_after, fresh_until) = self.observed;
         let interval = fresh_until.saturating_sub(valid_after);
@@ -261,7 +264,7 @@ mod tests {
         let due = 1_000 + 7 * DAY;
         assert!(!schedule.is_due(due - 1, SUITE, &timing()));
         assert!(schedule.is_due(due, SUITE, &timing()));
-        // A clock that is behind changes nothing.
+        // A clock that is behind makes no key due.
         assert!(!schedule.is_due(0, SUITE, &timing()));
         assert!(schedule.is_due(1_001, Suite::Aes256Gcm, &timing()));
         assert_eq!(schedule.next_generation(), 2);
@@ -271,23 +274,23 @@ mod tests {
     fn a_replaced_key_ends_when_nobody_can_list_it() {
         let timing = timing();
         let mut schedule = Schedule::new(vec![key(1, 1_000), key(2, 500_000)], 0, 500_000);
-        // Age of a descriptor, an interval, valid, grace, and clocks.
+        // The sum is the age of a descriptor, an interval, the validity, the grace, and the skew of clocks.
         let end = 500_000 + 64_800 + 3_600 + DAY + DAY + 600;
         assert_eq!(schedule.keys()[0].end(&timing), Some(end));
         assert_eq!(schedule.keys()[1].end(&timing), None);
-        // No consensus has said that it is so late.
+        // No consensus has shown that it is so late.
         assert!(schedule.over(end, &timing).is_empty());
         assert!(!schedule.observe(&listing(end - 10, Some(2)), &timing));
         assert!(schedule.over(end - 1, &timing).is_empty());
         assert_eq!(schedule.over(end, &timing), [1]);
-        // Listed longer than it should be: as long as that can be used.
+        // The key is listed for longer than it should be, so it lives as long as that consensus can be used.
         assert!(schedule.observe(&listing(end - 100, Some(1)), &timing));
         assert!(!schedule.observe(&listing(end - 200, Some(1)), &timing));
         assert_eq!(
             schedule.keys()[0].end(&timing),
             Some(end - 100 + 2 * DAY + 300)
         );
-        // Whatever is said and seen: no longer than its age allows.
+        // Whatever consensuses say, a key lives no longer than its age allows.
         assert!(schedule.observe(&listing(1_000 + 13 * DAY, Some(1)), &timing));
         let oldest = 1_000 + MAX_LIFE_SECS;
         assert!(schedule.over(oldest - 1, &timing).is_empty());
@@ -317,13 +320,13 @@ mod tests {
             "nobody says that it is {DAY}"
         );
         schedule.observe(&listing(2 * DAY - 60, Some(2)), &timing());
-        // A clock that is behind is not believed, one that agrees is.
+        // A clock that is behind is not believed; a clock that agrees is.
         schedule.redate(DAY);
         assert_eq!(schedule.keys()[1].born, 900 * DAY);
         schedule.redate(2 * DAY);
         assert_eq!(schedule.keys()[0].replaced, Some(2 * DAY));
         assert!(schedule.is_due(9 * DAY, SUITE, &timing()));
-        // Nothing is dated before what has been seen.
+        // No time is set before that of the newest consensus seen.
         schedule.add(3, SUITE, [3; 32], 10);
         assert_eq!(schedule.keys()[1].replaced, Some(2 * DAY - 60));
         assert_eq!(Schedule::new(ahead, 50, 10).keys()[0].replaced, Some(50));

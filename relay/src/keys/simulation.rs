@@ -1,4 +1,5 @@
-//! Weeks of rotation against a stream of consensuses: whoever holds one that may still be used can make a circuit.
+//! A simulation of weeks of rotation with a stream of consensuses: whoever holds a consensus that may still be used can
+//! make a circuit.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -23,20 +24,20 @@ const START: UnixSecs = 5_000_000_000;
 const NETWORK: NetworkId = NetworkId([7; 32]);
 const RELAY: RelayId = RelayId([8; 32]);
 
-/// What may go wrong.
+/// What goes wrong in the simulation.
 #[derive(Clone, Copy, Default)]
 struct Trouble {
-    /// Restarts, one in so many hours.
+    /// The relay restarts once in so many hours.
     restarts: Option<u32>,
-    /// The record of times is lost at each restart.
+    /// Is the record of times lost at each restart?
     loses_record: bool,
-    /// Consensuses that the relay does not see, one in so many.
+    /// The relay does not see one consensus in so many.
     unseen: Option<u32>,
-    /// Hours for which authorities go on to list an older descriptor, at most.
+    /// Authorities list an older descriptor for at most so many hours.
     stale_hours: u64,
-    /// The relay's clock goes wrong by up to so many seconds, either way, for some hours.
+    /// The relay's clock is wrong for some hours, by up to so many seconds either way.
     clock_secs: u64,
-    /// The owner changes the suite now and then.
+    /// Does the owner change the suite now and then?
     changes_suite: bool,
 }
 
@@ -45,7 +46,7 @@ struct World {
     trouble: Trouble,
     ring: OnionRing,
     suite: Suite,
-    /// Uploaded keys with their time: authorities list one of the last.
+    /// The uploaded keys with their times. Authorities list one of the last.
     uploaded: Vec<(UnixSecs, OnionPublicKey)>,
     consensuses: Vec<(Listing, OnionPublicKey)>,
     clock_offset: i64,
@@ -81,14 +82,14 @@ impl World {
         n.is_some_and(|n| self.rng.random_range(0..n) == 0)
     }
 
-    /// One hour of the network's life.
+    /// Runs one hour of the network.
     fn hour(&mut self, dir: &Path, now: UnixSecs) {
         let params = Params::default();
         self.trouble_of_the_hour(dir, now);
         let relays_now = now.saturating_add_signed(self.clock_offset);
         let last = self.consensuses.last().copied();
         let missed = self.one_in(self.trouble.unseen);
-        // A relay takes no consensus that is early or expired by its own clock.
+        // A relay takes no consensus that is early or has expired by the relay's own clock.
         let takes = |listing: &Listing| {
             listing.valid_after <= relays_now + 300 && relays_now < listing.valid_until
         };
@@ -138,7 +139,7 @@ impl World {
         }
     }
 
-    /// A consensus lists the newest key, or one whose replacement is not long ago.
+    /// Makes a consensus that lists the newest key, or one that was replaced not long ago.
     fn vote(&mut self, now: UnixSecs) {
         let mut choice = self.uploaded.len() - 1;
         let stale = self.trouble.stale_hours * HOUR;
@@ -155,7 +156,7 @@ impl World {
         self.consensuses.push((listing, key));
     }
 
-    /// Clients with any consensus that may be used, grace included, in a key's own suite.
+    /// Makes a circuit with every consensus that may be used, grace included, in the key's own suite.
     fn everybody_connects(&mut self, now: UnixSecs) {
         self.consensuses
             .retain(|(listing, _)| listing.valid_until + DAY > now);
@@ -195,7 +196,7 @@ impl World {
 
 fn weeks(seed: u64, weeks: u64, trouble: Trouble) -> World {
     let dir = tempfile::tempdir().unwrap();
-    // Where times are taken from files, these are of today.
+    // If times are taken from files, they are of today.
     let start = if trouble.loses_record {
         unix_now()
     } else {
@@ -251,14 +252,14 @@ fn a_record_that_is_lost_costs_no_handshake() {
         ..Trouble::default()
     };
     for seed in 20..24 {
-        // Files of a test are all of today, so every key is as old as may be: this ends before their lives do.
+        // A test's files are all of today, so every key is as young as it can be. This test ends before their lives do.
         weeks(seed, 1, trouble);
     }
 }
 
 #[test]
 fn clock_steps_cost_no_handshake() {
-    // Up to four days either way: further ahead, a key's own age ends it (6.20.6).
+    // The steps are up to four days either way. With larger steps ahead, a key's own age ends it (6.20.6).
     for (seed, days) in [(30, 1), (31, 2), (32, 3), (33, 4), (34, 4)] {
         let trouble = Trouble {
             restarts: Some(15),

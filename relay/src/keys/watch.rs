@@ -13,12 +13,13 @@ use super::RelayIdentity;
 use super::ring::{OnionKeys, OnionRing};
 use super::schedule::Listing;
 
-/// How often the clock and the owner's files are looked at.
+/// The time between two looks at the clock and at the owner's files.
 const TICK: Duration = Duration::from_secs(5);
-/// How often the owner is told of the same (seconds); on the last day of a certificate four times as often.
+/// The time after which the owner is told the same again (seconds); on the last day of a certificate it is a quarter of
+/// that.
 const TELL_AGAIN_SECS: u64 = 86_400;
 
-/// All that [`watch`] needs.
+/// Everything that [`watch`] needs.
 pub(crate) struct KeyWatch {
     pub(crate) network: NetworkId,
     pub(crate) clock: Clock,
@@ -26,14 +27,14 @@ pub(crate) struct KeyWatch {
     pub(crate) ring: OnionRing,
     pub(crate) keys: watch::Sender<OnionKeys>,
     pub(crate) consensus: watch::Receiver<Arc<ConsensusStore>>,
-    /// The parameters where there is no consensus.
+    /// The parameters that hold if there is no consensus.
     pub(crate) params: Params,
-    /// Present if the relay publishes.
+    /// The descriptor, if the relay publishes one.
     pub(crate) descriptor: Option<watch::Sender<RelayDescriptor>>,
     pub(crate) told: Told,
 }
 
-/// What the owner has been told, so that the log is not full of it.
+/// What the owner has been told, so that the log does not repeat it.
 #[derive(Default)]
 pub(crate) struct Told {
     expiry: UnixSecs,
@@ -54,7 +55,7 @@ pub(crate) async fn watch(mut keys: KeyWatch) {
             }
         }
         let store = keys.consensus.borrow_and_update().clone();
-        // Key files are synced to the disk, which takes its time.
+        // Key files are synced to the disk, which takes time.
         let round = blocking::run(move || {
             keys.round(&store);
             keys
@@ -66,7 +67,7 @@ pub(crate) async fn watch(mut keys: KeyWatch) {
     }
 }
 
-/// What the consensuses held say of the relay, the oldest first.
+/// What the consensuses held say about the relay, oldest first.
 fn listings(store: &ConsensusStore, identity: &RelayIdentity, now: UnixSecs) -> Vec<Listing> {
     let mut listings: Vec<Listing> = store
         .valid(now)
@@ -84,7 +85,7 @@ fn listings(store: &ConsensusStore, identity: &RelayIdentity, now: UnixSecs) -> 
 }
 
 impl KeyWatch {
-    /// One look at everything.
+    /// Looks once at everything.
     fn round(&mut self, store: &ConsensusStore) {
         let now = self.clock.now_secs();
         self.turn_onion_keys(store, now);
@@ -102,7 +103,8 @@ impl KeyWatch {
         if let Err(error) = observed.and(turned.map(drop)) {
             tracing::error!(%error, hint = error.hint(), "onion keys cannot be kept in order; trying again");
         }
-        // Accepted before it is published; the pointer is swapped, nobody who answers a handshake waits for this task.
+        // A new key is accepted before it is published. Only a pointer is swapped, so nobody who answers a handshake
+        // waits for this task.
         let held = self.ring.snapshot();
         self.keys.send_if_modified(|keys| {
             let is_other = !keys
@@ -158,7 +160,8 @@ impl KeyWatch {
         let family = match self.identity.family(&self.network) {
             Ok(family) => family,
             Err(error) => {
-                // What was published stays: a file being replaced is no wish to leave.
+                // What was published stays: a file that is being replaced does not mean that the relay wants to leave
+                // its family.
                 self.told.file(error.to_string());
                 sender.borrow().family.clone()
             }
@@ -192,7 +195,7 @@ impl Told {
         now.abs_diff(self.expiry) >= again
     }
 
-    /// Says once what is wrong with a file.
+    /// Logs once what is wrong with a file.
     fn file(&mut self, what: String) {
         if self.file.as_ref() != Some(&what) {
             tracing::warn!("{what}; going on with what was there before");
