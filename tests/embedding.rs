@@ -144,18 +144,13 @@ fn clients_of_two_networks_live_in_one_thread_and_leave_nothing_behind() {
         drop(first);
         fetch(&clone.isolated(), server, 5).await;
         drop((clone, second));
-        let gone = async {
-            while tasks() > 0 || sockets() > before {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        until("nothing left", Duration::from_secs(10), async || {
+            match (tasks(), sockets().saturating_sub(before)) {
+                (0, 0) => Ok(()),
+                (tasks, sockets) => Err(format!("{tasks} tasks and {sockets} sockets are left")),
             }
-        };
-        let within = tokio::time::timeout(Duration::from_secs(10), gone).await;
-        assert!(
-            within.is_ok(),
-            "{} tasks and {} sockets are left",
-            tasks(),
-            sockets() - before
-        );
+        })
+        .await;
         assert_eq!(late.next().await, None);
         while events.next().await.is_some() {}
     });

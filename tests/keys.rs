@@ -117,13 +117,12 @@ async fn off_line() {
         .concat(),
     );
     own.says(&[&install[..], &["2.certificate"]].concat());
-    let renewed = async {
-        while !own.log("willow").contains("a renewed certificate") {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let in_time = tokio::time::timeout(Duration::from_secs(30), renewed).await;
-    in_time.expect("the renewed certificate");
+    until("the certificate", Duration::from_secs(30), async || {
+        let log = own.log("willow");
+        let is_renewed = log.contains("a renewed certificate");
+        is_renewed.then_some(()).ok_or(log)
+    })
+    .await;
     assert!(fetches(socks, server, 2));
 
     families(&mut own, willow, &install).await;
@@ -251,6 +250,8 @@ async fn rotation() {
     let (mut circuits, mut traces) = (0_usize, 0_usize);
     let mut was_restarted = false;
     let started = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The test sees four keys of this relay and, halfway, a restart that must lose none of them.
     while seen.len() < 4 {
         assert!(
@@ -280,7 +281,8 @@ async fn rotation() {
             until_ok("a circuit", patience, || trace(&own).is_some());
             traces += 1;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The load is ten rounds of handshakes a second at most.
+        pace.tick().await;
     }
     assert!(circuits >= 10, "{circuits} handshakes");
 }

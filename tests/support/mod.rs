@@ -253,6 +253,29 @@ pub(crate) fn until_ok(what: &str, within: Duration, mut attempt: impl FnMut() -
     }
 }
 
+/// Looks every 100 ms until `look` finds what the test waits for. This is for what nobody can tell the test: the state of
+/// another process, or of the kernel. Fails the test with what `look` saw last if it found nothing `within` this time.
+pub(crate) async fn until<T>(
+    what: &str,
+    within: Duration,
+    mut look: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut seen = String::new();
+    let looking = async {
+        loop {
+            pace.tick().await;
+            match look().await {
+                Ok(found) => return found,
+                Err(instead) => seen = instead,
+            }
+        }
+    };
+    let found = tokio::time::timeout(within, looking).await;
+    found.unwrap_or_else(|_| panic!("{what}: not within {within:?}: {seen}"))
+}
+
 /// Lets a test program run one network at a time: two that start at once may choose the same ports.
 pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cepa_common::dir::{Consensus, Entry, NetworkFile};
 use cepa_common::ids::RelayId;
@@ -13,7 +13,7 @@ use cepa_common::net::directory::fetch_consensus;
 use cepa_common::net::establish;
 use cepa_common::net::tls::Tls;
 
-use super::{cepa, send};
+use super::{cepa, send, until};
 
 /// An authority, which is a relay too, and the other nodes that were started.
 pub(crate) struct OwnNetwork {
@@ -21,6 +21,9 @@ pub(crate) struct OwnNetwork {
     pub(crate) file: NetworkFile,
     children: Vec<(String, Child)>,
 }
+
+/// The longest time until a change is in the consensus.
+const LISTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Parameters of every such network: it is on one machine and has a consensus every two seconds.
 const PARAMS: [&str; 7] = [
@@ -204,39 +207,27 @@ impl OwnNetwork {
 
     /// Waits for a consensus with a relay of this nickname; gives its identity.
     pub(crate) async fn listed_as(&self, nickname: &str) -> RelayId {
-        let started = Instant::now();
-        loop {
-            let consensus = self.consensus().await;
-            let entries = consensus.iter().flat_map(|consensus| consensus.entries());
-            let entry = entries.into_iter().find(|entry| entry.nickname == nickname);
-            if let Some(entry) = entry {
-                return entry.identity;
-            }
-            assert!(
-                started.elapsed() < Duration::from_secs(60),
-                "{nickname} is not listed"
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        let what = format!("{nickname} in the consensus");
+        until(&what, LISTED_WITHIN, async || {
+            let consensus = self.consensus().await.ok_or("no consensus")?;
+            let mut entries = consensus.entries().iter();
+            let entry = entries.find(|entry| entry.nickname == nickname);
+            entry
+                .map(|entry| entry.identity)
+                .ok_or_else(|| format!("{} relays", consensus.entries().len()))
+        })
+        .await
     }
 
     /// Waits for a consensus whose entry of `relay` is as wanted.
     pub(crate) async fn listed(&self, relay: RelayId, is_wanted: impl Fn(&Entry) -> bool) -> Entry {
-        let started = Instant::now();
-        loop {
-            let consensus = self.consensus().await;
-            let entry = consensus
-                .as_ref()
-                .and_then(|consensus| consensus.relay(&relay));
-            if let Some(entry) = entry.filter(|entry| is_wanted(entry)) {
-                return entry.clone();
-            }
-            assert!(
-                started.elapsed() < Duration::from_secs(60),
-                "not listed so: {entry:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        until("the entry as wanted", LISTED_WITHIN, async || {
+            let consensus = self.consensus().await.ok_or("no consensus")?;
+            let entry = consensus.relay(&relay);
+            let wanted = entry.filter(|entry| is_wanted(entry)).cloned();
+            wanted.ok_or_else(|| format!("{entry:?}"))
+        })
+        .await
     }
 }
 
