@@ -180,7 +180,8 @@ impl FrontParser {
     /// Takes what the application sent, which may be nothing, and says what to do. After a request, a page or an error
     /// the parser is finished.
     ///
-    /// # Errors [`FrontError`]: the caller sends its reply and closes.
+    /// # Errors
+    /// [`FrontError`]: the caller sends its reply and closes.
     pub fn on_bytes(&mut self, bytes: &[u8]) -> Result<FrontStep, FrontError> {
         self.buffer.extend_from_slice(bytes);
         let step = self.step(bytes);

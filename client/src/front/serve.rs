@@ -95,7 +95,8 @@ pub struct BindRefused(pub SocketAddr);
 /// Checks that the front end may listen on `addr`. `allow_others` is the owner's explicit word that other machines may
 /// use the front end.
 ///
-/// # Errors [`BindRefused`] for an address that is not loopback, if the owner has not said that word (S29).
+/// # Errors
+/// [`BindRefused`] for an address that is not loopback, if the owner has not said that word (S29).
 pub fn check_bind(addr: SocketAddr, allow_others: bool) -> Result<(), BindRefused> {
     if addr.ip().to_canonical().is_loopback() {
         return Ok(());

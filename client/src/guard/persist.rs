@@ -70,7 +70,8 @@ impl GuardSet {
 
     /// Reads the set from a state that was kept for this network.
     ///
-    /// # Errors [`GuardStateError`] if the state cannot be used; the caller then begins with an empty set.
+    /// # Errors
+    /// [`GuardStateError`] if the state cannot be used; the caller then begins with an empty set.
     pub fn from_state(bytes: &[u8], network: NetworkId) -> Result<Self, GuardStateError> {
         if bytes.len() > MAX_STATE_BYTES {
             return Err(GuardStateError::Damaged("it is too long"));

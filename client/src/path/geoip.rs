@@ -85,7 +85,8 @@ impl fmt::Debug for GeoIp {
 impl GeoIp {
     /// Reads the whole file at `path`. This call blocks on the disk.
     ///
-    /// # Errors [`GeoIpError`] names the file and says what is wrong with it.
+    /// # Errors
+    /// [`GeoIpError`] names the file and says what is wrong with it.
     pub fn open(path: &Path) -> Result<Self, GeoIpError> {
         let unreadable = |source| GeoIpError::Unreadable {
             path: path.to_owned(),
@@ -103,7 +104,8 @@ impl GeoIp {
 
     /// Takes the content of a file. Errors name the file by `path`.
     ///
-    /// # Errors [`GeoIpError`] if the content cannot be used.
+    /// # Errors
+    /// [`GeoIpError`] if the content cannot be used.
     pub fn from_bytes(content: Vec<u8>, path: &Path) -> Result<Self, GeoIpError> {
         let reader = Reader::from_source(content).map_err(|reason| GeoIpError::Format {
             path: path.to_owned(),

@@ -163,7 +163,8 @@ pub enum RuleError {
 impl PeerRules {
     /// Checks that the rules make sense, whatever relays the network has.
     ///
-    /// # Errors [`RuleError`] names the configuration's key.
+    /// # Errors
+    /// [`RuleError`] names the configuration's key.
     pub fn check(&self) -> Result<(), RuleError> {
         if !(1..=MOST_HOPS).contains(&self.hops) {
             return Err(RuleError::Hops(self.hops));

@@ -286,7 +286,8 @@ impl PathSelector {
 
     /// Checks that the owner's lists leave a relay for every position, and an exit for every rule.
     ///
-    /// # Errors [`RuleError`] names the list that leaves no relay.
+    /// # Errors
+    /// [`RuleError`] names the list that leaves no relay.
     pub fn check(&self) -> Result<(), RuleError> {
         // However few hops the owner asks for, directory fetches end at a relay that may be in the middle. A path of
         // one hop needs no relay that is fit to be a guard.
@@ -356,7 +357,8 @@ impl PathSelector {
 
     /// Chooses a path: the exit first, because fewest relays fit there, then the entry, then the relays between.
     ///
-    /// # Errors [`PathError`] says which rule left no relay.
+    /// # Errors
+    /// [`PathError`] says which rule left no relay.
     pub fn choose(
         &self,
         rng: &mut impl CryptoRng,

@@ -41,8 +41,9 @@ impl ClientHandshake {
     /// ML-KEM's key comes from the cryptographic library's own generator, because the library takes no other. All else
     /// is drawn from `rng`.
     ///
-    /// # Errors [`HandshakeError::BadPoint`] for an onion key of small order, [`HandshakeError::BadParams`] for an
-    /// empty range of versions, [`HandshakeError::Library`] if the cryptographic library fails.
+    /// # Errors
+    /// [`HandshakeError::BadPoint`] for an onion key of small order, [`HandshakeError::BadParams`] for an empty range
+    /// of versions, [`HandshakeError::Library`] if the cryptographic library fails.
     pub fn start(
         ctx: &HandshakeContext,
         params: ClientParams,
@@ -94,7 +95,8 @@ impl ClientHandshake {
 
     /// Takes the relay's reply and returns the keys of the relay's layer and its parameters.
     ///
-    /// # Errors [`HandshakeError`] if the reply is not good; the caller then destroys the circuit (protocol.md 3.14).
+    /// # Errors
+    /// [`HandshakeError`] if the reply is not good; the caller then destroys the circuit (protocol.md 3.14).
     pub fn finish(self, reply: &[u8; REPLY_LEN]) -> Result<(HopKeys, RelayParams), HandshakeError> {
         let Reply { y, ct, c2, auth } = Reply::split(reply).ok_or(HandshakeError::Library)?;
         let ephemeral = schedule::agree(&self.x, y)?;

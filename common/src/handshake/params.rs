@@ -46,7 +46,8 @@ impl ClientParams {
 
     /// Reads the client's 16 bytes (protocol.md 3.11).
     ///
-    /// # Errors [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
+    /// # Errors
+    /// [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
     pub fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
         let [l0, l1, h0, h1, reserved @ ..] = *bytes;
         let params = Self {
@@ -84,7 +85,8 @@ pub struct RelayParams {
 impl RelayParams {
     /// Checks that the values are within the bounds of protocol.md 3.12.
     ///
-    /// # Errors [`ParamsError`] names the first value that is not.
+    /// # Errors
+    /// [`ParamsError`] names the first value that is not.
     pub fn check(&self) -> Result<(), ParamsError> {
         if self.version == 0 {
             return Err(ParamsError::Versions);
@@ -114,7 +116,8 @@ impl RelayParams {
 
     /// Reads the relay's 16 bytes (protocol.md 3.12).
     ///
-    /// # Errors [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
+    /// # Errors
+    /// [`ParamsError`] when a value is out of bounds or an unused byte is not zero.
     pub fn decode(bytes: &[u8; PARAMS_LEN]) -> Result<Self, ParamsError> {
         let [v0, v1, c0, c1, m0, m1, s0, s1, s2, s3, reserved @ ..] = *bytes;
         let params = Self {

@@ -20,8 +20,8 @@ use crate::secret::Secret;
 /// `keys` are all onion keys that some valid consensus still lists. X·b and C1 are checked before any other public-key
 /// work. ML-KEM's randomness comes from the cryptographic library; Y is drawn from `rng`.
 ///
-/// # Errors [`HandshakeError`] if the message is not good; the caller then refuses the CREATE or EXTEND. Nothing else
-/// changed.
+/// # Errors
+/// [`HandshakeError`] if the message is not good; the caller then refuses the CREATE or EXTEND. Nothing else changed.
 pub fn respond(
     network: &NetworkId,
     relay: &RelayId,

@@ -93,7 +93,8 @@ impl Hello {
 
     /// Reads the first cell of a link.
     ///
-    /// # Errors [`HelloError`] says what is wrong with the cell; the network and the versions are not compared.
+    /// # Errors
+    /// [`HelloError`] says what is wrong with the cell; the network and the versions are not compared.
     pub fn decode(cell: &Cell) -> Result<Self, HelloError> {
         if codec::head(cell)? != Head::Link(LinkCommand::Hello) {
             return Err(HelloError::NotHello);

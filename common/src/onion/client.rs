@@ -45,7 +45,8 @@ impl ClientLayers {
 
     /// Adds a hop behind the present last one, with the keys of its handshake.
     ///
-    /// # Errors [`TooManyHops`] if the circuit has [`MAX_HOPS`] already; the keys are then erased.
+    /// # Errors
+    /// [`TooManyHops`] if the circuit has [`MAX_HOPS`] already; the keys are then erased.
     pub fn push(&mut self, suite: Suite, keys: HopKeys) -> Result<HopIndex, TooManyHops> {
         self.push_starting_at(suite, keys, 0)
     }
@@ -81,7 +82,8 @@ impl ClientLayers {
 
     /// Seals `body` for `hop`, in place. The caller has put the messages behind the header; the header is overwritten.
     ///
-    /// # Errors [`SealError`] if there is no such hop, or if a layer broke before.
+    /// # Errors
+    /// [`SealError`] if there is no such hop, or if a layer broke before.
     pub fn seal(
         &mut self,
         hop: HopIndex,
@@ -93,7 +95,8 @@ impl ClientLayers {
 
     /// Seals `body` for the far end of the splice at this circuit's last hop (protocol.md 4.19).
     ///
-    /// # Errors [`SealError`] if the circuit has no hop, or if a layer broke before.
+    /// # Errors
+    /// [`SealError`] if the circuit has no hop, or if a layer broke before.
     pub fn seal_joined(
         &mut self,
         end: &mut EndToEnd,
@@ -148,8 +151,9 @@ impl ClientLayers {
     /// Opens a cell that came towards the client, in place, and returns the hop that spoke it. The messages are behind
     /// the header.
     ///
-    /// # Errors [`OpenFailed`] if no hop spoke the cell. Every layer is unusable from then on, and the caller destroys
-    /// the circuit.
+    /// # Errors
+    /// [`OpenFailed`] if no hop spoke the cell. Every layer is unusable from then on, and the caller destroys the
+    /// circuit.
     pub fn open(&mut self, body: &mut Body) -> Result<HopIndex, OpenFailed> {
         let opened = self.open_any(None, body);
         match opened {
@@ -162,7 +166,8 @@ impl ClientLayers {
     /// Opens a cell like [`ClientLayers::open`], on a circuit that is joined to another one: the far end of the splice
     /// may have sealed the cell too (protocol.md 4.21).
     ///
-    /// # Errors [`OpenFailed`] if neither a hop nor the far end spoke the cell. Every layer is unusable from then on.
+    /// # Errors
+    /// [`OpenFailed`] if neither a hop nor the far end spoke the cell. Every layer is unusable from then on.
     pub fn open_joined(
         &mut self,
         end: &mut EndToEnd,

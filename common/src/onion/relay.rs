@@ -44,9 +44,9 @@ impl RelayForward {
 
     /// Takes this hop's layer off `body`, in place.
     ///
-    /// # Errors [`LayerBroken`] if the cell is not, bit for bit, the next one that the client sealed. The layer is
-    /// unusable from then on, and the caller destroys the circuit in both directions. The content of `body` is then
-    /// undefined.
+    /// # Errors
+    /// [`LayerBroken`] if the cell is not, bit for bit, the next one that the client sealed. The layer is unusable from
+    /// then on, and the caller destroys the circuit in both directions. The content of `body` is then undefined.
     pub fn open(&mut self, body: &mut Body) -> Result<Opened, LayerBroken> {
         let direction = self.state.as_mut().ok_or(LayerBroken)?;
         let opened = peel(direction, body);
@@ -97,7 +97,8 @@ impl RelayBackward {
     /// Seals a cell that this hop itself speaks. The caller has put the messages behind the header; the header is
     /// overwritten.
     ///
-    /// # Errors [`LayerBroken`] if the layer is unusable.
+    /// # Errors
+    /// [`LayerBroken`] if the layer is unusable.
     pub fn speak(&mut self, body: &mut Body) -> Result<(), LayerBroken> {
         // The marker is a zero slot, with zeros behind it (protocol.md 4.8).
         body[..HEADER_LEN].fill(0);
@@ -106,9 +107,10 @@ impl RelayBackward {
 
     /// Seals a cell that the next hop sent and that is passed towards the client.
     ///
-    /// # Errors [`LayerBroken`] if the layer is unusable, or if the cell's first slot is zero. Only a hop's own marker
-    /// may be zero: with a zero slot the next hop would speak in this hop's name (protocol.md 4.9). The caller then
-    /// destroys the circuit.
+    /// # Errors
+    /// [`LayerBroken`] if the layer is unusable, or if the cell's first slot is zero. Only a hop's own marker may be
+    /// zero: with a zero slot the next hop would speak in this hop's name (protocol.md 4.9). The caller then destroys
+    /// the circuit.
     pub fn wrap(&mut self, body: &mut Body) -> Result<(), LayerBroken> {
         if is_zero(&body[..SLOT_LEN]) {
             self.state = None;
@@ -121,7 +123,8 @@ impl RelayBackward {
     /// [`Opened::Onward`]. The first slot of such a cell is the far end's tag and stays where the marker would be. The
     /// slots behind it are replaced by zeros (protocol.md 4.20).
     ///
-    /// # Errors [`LayerBroken`] if the layer is unusable, or if the cell's first slot is zero.
+    /// # Errors
+    /// [`LayerBroken`] if the layer is unusable, or if the cell's first slot is zero.
     pub fn speak_joined(&mut self, body: &mut Body) -> Result<(), LayerBroken> {
         body[SLOT_LEN..HEADER_LEN].fill(0);
         self.wrap(body)

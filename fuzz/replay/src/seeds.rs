@@ -41,7 +41,8 @@ fn relay_id() -> RelayId {
 
 /// The network that the documents belong to. It has one authority.
 ///
-/// # Panics If the rules for networks have changed, so that this network is no longer valid.
+/// # Panics
+/// If the rules for networks have changed, so that this network is no longer valid.
 #[allow(clippy::expect_used)]
 pub fn network() -> NetworkFile {
     let authority = Authority {

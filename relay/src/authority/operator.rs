@@ -58,7 +58,8 @@ fn parse(text: &str) -> Option<Item> {
 impl OperatorList {
     /// Reads a list of identities (64 hex digits), addresses and ranges.
     ///
-    /// # Errors [`OperatorListError`] names the first item that is none of these.
+    /// # Errors
+    /// [`OperatorListError`] names the first item that is none of these.
     pub fn parse<'a>(items: impl IntoIterator<Item = &'a str>) -> Result<Self, OperatorListError> {
         let items = items
             .into_iter()

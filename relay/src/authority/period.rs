@@ -219,7 +219,8 @@ impl Authority {
 
     /// Takes an endorsement by the vote's author or by any others. The answer says whether the vote is to follow.
     ///
-    /// # Errors [`AuthorityError`] says why the endorsement is refused.
+    /// # Errors
+    /// [`AuthorityError`] says why the endorsement is refused.
     pub fn on_endorsement(
         &mut self,
         endorsement: Endorsement,

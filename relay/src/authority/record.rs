@@ -73,12 +73,14 @@ impl Last {
 pub trait SigningRecord: Send + Sync {
     /// Valid-after of the last signature; `None` if nothing was ever signed.
     ///
-    /// # Errors An error if that cannot be known. The authority must not start then.
+    /// # Errors
+    /// An error if that cannot be known. The authority must not start then.
     fn last(&self) -> io::Result<Option<UnixSecs>>;
 
     /// Makes the record durable.
     ///
-    /// # Errors An error if the record is not durable. The signature must not leave then.
+    /// # Errors
+    /// An error if the record is not durable. The signature must not leave then.
     fn record(&self, valid_after: UnixSecs, what: Signed, digest: Digest) -> io::Result<()>;
 }
 

@@ -136,7 +136,8 @@ pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
 impl AuthorityHandle {
     /// Publishes a descriptor at this authority without a connection. This is for the relay in the same process.
     ///
-    /// # Errors [`SubmitError`] if the authority does not take the descriptor.
+    /// # Errors
+    /// [`SubmitError`] if the authority does not take the descriptor.
     pub async fn submit_descriptor(&self, signed: SignedDescriptor) -> Result<(), SubmitError> {
         self.submit(Submission::Descriptor(Box::new(signed))).await
     }
@@ -212,7 +213,8 @@ pub struct AuthorityTask {
 
 /// Runs an authority until its handles are gone. Dropping the future stops everything that it started.
 ///
-/// # Errors An error if the record cannot be read: without the record the authority might sign twice for one time.
+/// # Errors
+/// An error if the record cannot be read: without the record the authority might sign twice for one time.
 pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<()> {
     let record = Arc::clone(&task.record);
     let last = blocking::run(move || record.last()).await;

@@ -73,8 +73,9 @@ impl VotingKeyFile {
 
     /// Loads the key to sign with. This call blocks on the disk.
     ///
-    /// # Errors [`VotingKeyError`] if a file cannot be read or the certificate is not valid. A certificate that is not
-    /// valid is always an error: the function never falls back to the long-term key.
+    /// # Errors
+    /// [`VotingKeyError`] if a file cannot be read or the certificate is not valid. A certificate that is not valid is
+    /// always an error: the function never falls back to the long-term key.
     pub fn load(&self) -> Result<Signer, VotingKeyError> {
         let path = self.cert_path();
         let text = match std::fs::read_to_string(&path) {

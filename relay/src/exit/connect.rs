@@ -139,7 +139,8 @@ impl ExitConnector {
     /// A connector that connects to what `policy` allows, and asks the DNS server at `resolver`, or the system's
     /// servers if there is none. It must be called inside a tokio runtime.
     ///
-    /// # Errors [`ResolverError`] if the system's resolver configuration cannot be read.
+    /// # Errors
+    /// [`ResolverError`] if the system's resolver configuration cannot be read.
     pub fn new(
         policy: Arc<dyn AddressPolicy>,
         resolver: Option<SocketAddr>,
@@ -150,7 +151,8 @@ impl ExitConnector {
 
     /// Connects to `host` and `port` within 15 s. Dropping the future gives the attempt up.
     ///
-    /// # Errors [`ConnectError`]; the client is told its [`ConnectError::end_reason`].
+    /// # Errors
+    /// [`ConnectError`]; the client is told its [`ConnectError::end_reason`].
     pub async fn connect(&self, host: &TargetHost, port: u16) -> Result<TcpStream, ConnectError> {
         let deadline = Instant::now() + DEADLINE;
         let addresses = match host {

@@ -71,7 +71,8 @@ impl RelayIdentity {
     /// A relay whose identity is kept elsewhere. It has a link key, and the certificate of that key in the file at
     /// `path`.
     ///
-    /// # Errors [`RelayIdentityError`] if the certificate cannot be used; also if it has expired at `now`.
+    /// # Errors
+    /// [`RelayIdentityError`] if the certificate cannot be used; also if it has expired at `now`.
     pub fn off_line(
         link_key: SigningKey,
         path: PathBuf,
@@ -121,7 +122,8 @@ impl RelayIdentity {
 
     /// Takes the certificate in the file if it is valid for longer than the one held. Returns whether it was.
     ///
-    /// # Errors [`RelayIdentityError`] if the file cannot be used; the certificate held stays.
+    /// # Errors
+    /// [`RelayIdentityError`] if the file cannot be used; the certificate held stays.
     pub(crate) fn renew(&mut self, network: &NetworkId) -> Result<bool, RelayIdentityError> {
         let own = self.link_key.verifying_key().to_bytes();
         let Some((path, held)) = &mut self.certificate else {
@@ -145,7 +147,8 @@ impl RelayIdentity {
 
     /// The family that the relay's file names now; `None` if there is no such file.
     ///
-    /// # Errors [`RelayIdentityError`] if the file cannot be used.
+    /// # Errors
+    /// [`RelayIdentityError`] if the file cannot be used.
     pub(crate) fn family(
         &self,
         network: &NetworkId,

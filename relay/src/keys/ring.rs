@@ -63,8 +63,9 @@ pub struct OnionRing {
 impl OnionRing {
     /// Loads the keys in the directory.
     ///
-    /// # Errors [`StateError`] if a key's file cannot be used. A damaged record is no error: its times are then taken
-    /// from the files.
+    /// # Errors
+    /// [`StateError`] if a key's file cannot be used. A damaged record is no error: its times are then taken from the
+    /// files.
     pub fn load(options: OnionKeyOptions, now: UnixSecs) -> Result<Self, StateError> {
         let Record(observed, known) = read_record(&options.dir.join(RECORD))?;
         let known = known.into_iter().map(|key| (key.generation, key));
@@ -102,7 +103,8 @@ impl OnionRing {
 
     /// Takes in what consensuses say, oldest first.
     ///
-    /// # Errors [`StateError`] if the disk cannot be written; what was taken in is then lost with a restart.
+    /// # Errors
+    /// [`StateError`] if the disk cannot be written; what was taken in is then lost with a restart.
     pub fn observe(&mut self, listings: &[Listing], params: &Params) -> Result<(), StateError> {
         let timing = Timing::new(params);
         let mut is_news = false;
@@ -116,8 +118,9 @@ impl OnionRing {
     ///
     /// A new key is on disk before this returns, so before anybody can publish it.
     ///
-    /// # Errors [`StateError`] if the disk cannot be written. The keys are as they were, or some that were to be erased
-    /// are gone.
+    /// # Errors
+    /// [`StateError`] if the disk cannot be written. The keys are as they were, or some that were to be erased are
+    /// gone.
     pub fn turn(
         &mut self,
         now: UnixSecs,
