@@ -1,7 +1,6 @@
 //! What an authority learns about relays besides their descriptors, joined to the driver: this file makes measurements,
 //! and keeps what was learnt on disk (docs/protocol.md, 6.17 and 6.18).
 
-use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,24 +81,11 @@ type Measured = (Job, Vec<Result<Carried, MeasureError>>);
 
 /// An authority that writes its knowledge to disk when it is dropped, because a stop may end its driver at any point.
 pub(super) struct Learning {
-    authority: Authority,
+    /// The machine. Whoever drives it goes through this field.
+    pub(super) authority: Authority,
     file: Option<PathBuf>,
     measure: Option<Arc<dyn Measure>>,
     jobs: JoinSet<Measured>,
-}
-
-impl Deref for Learning {
-    type Target = Authority;
-
-    fn deref(&self) -> &Authority {
-        &self.authority
-    }
-}
-
-impl DerefMut for Learning {
-    fn deref_mut(&mut self) -> &mut Authority {
-        &mut self.authority
-    }
 }
 
 impl Learning {
@@ -139,14 +125,14 @@ impl Learning {
     /// Starts the downloads that are due, and saves what was learnt when it is time.
     pub(super) async fn work(&mut self, now_ms: u64) {
         if let Some(measure) = self.measure.clone() {
-            while let Some(job) = self.next_measurement(now_ms, &mut random::rng()) {
+            while let Some(job) = self.authority.next_measurement(now_ms, &mut random::rng()) {
                 start(&measure, job, &mut self.jobs);
             }
         }
         if self.authority.relays.is_save_due()
             && let Some(path) = self.file.clone()
         {
-            let bytes = self.knowledge();
+            let bytes = self.authority.knowledge();
             let written = blocking::run(move || save(&path, &bytes)).await;
             debug_assert!(written.is_ok());
         }
@@ -175,7 +161,7 @@ impl Learning {
 impl Drop for Learning {
     fn drop(&mut self) {
         if let Some(path) = &self.file {
-            save(path, &self.knowledge());
+            save(path, &self.authority.knowledge());
         }
     }
 }
@@ -263,32 +249,33 @@ mod tests {
         Learning::begin(Authority::new(config, now_ms), &options).await
     }
 
-    fn upload(authority: &mut Learning, relay: u8, now_ms: u64) {
+    fn upload(learning: &mut Learning, relay: u8, now_ms: u64) {
         let id = network(1).network_id();
         let mut descriptor = descriptor(relay, now_ms / 1_000);
         descriptor.offers = Flags::HSDIR;
         let signed = descriptor.sign(&id, &link_key(relay)).unwrap();
         let signed = SignedDescriptor::parse_and_verify(signed.bytes(), &id).unwrap();
-        authority.on_descriptor(signed, now_ms).unwrap();
+        learning.authority.on_descriptor(signed, now_ms).unwrap();
     }
 
     /// Is relay 10 known to have been up for an hour?
-    fn is_old(authority: &mut Learning, now_ms: u64) -> bool {
+    fn is_old(learning: &mut Learning, now_ms: u64) -> bool {
         let params = cepa_common::dir::Params {
             hsdir_min_uptime_seconds: 3_600,
             ..network(1).params()
         };
-        let entries = authority
+        let entries = learning
+            .authority
             .relays
             .vote_entries(&network(1), &params, now_ms, 0);
         entries[0].flags.contains(Flags::HSDIR)
     }
 
-    async fn pass(authority: &mut Learning, now_ms: &mut u64, ms: u64) {
+    async fn pass(learning: &mut Learning, now_ms: &mut u64, ms: u64) {
         for _ in 0..ms / 60_000 {
             *now_ms += 60_000;
-            authority.poll(*now_ms);
-            authority.work(*now_ms).await;
+            learning.authority.poll(*now_ms);
+            learning.work(*now_ms).await;
         }
     }
 
@@ -298,31 +285,31 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let file = dir.join("relays");
         let mut now_ms = START_MS;
-        let mut authority = begin(&file, now_ms).await;
-        upload(&mut authority, 10, now_ms);
+        let mut learning = begin(&file, now_ms).await;
+        upload(&mut learning, 10, now_ms);
         assert!(!file.exists());
-        pass(&mut authority, &mut now_ms, 2 * HOUR_MS).await;
+        pass(&mut learning, &mut now_ms, 2 * HOUR_MS).await;
         // The knowledge is saved while the authority runs, so that a crash loses an hour at most.
         assert!(file.exists());
         // The knowledge is saved when the authority stops.
-        drop(authority);
+        drop(learning);
         now_ms += 24 * HOUR_MS;
-        let mut authority = begin(&file, now_ms).await;
-        upload(&mut authority, 10, now_ms);
-        assert!(is_old(&mut authority, now_ms));
-        drop(authority);
+        let mut learning = begin(&file, now_ms).await;
+        upload(&mut learning, 10, now_ms);
+        assert!(is_old(&mut learning, now_ms));
+        drop(learning);
         // If the newest file is damaged, the one before it is read. If both are, the authority starts with nothing.
         std::fs::write(&file, "soup").unwrap();
-        let mut authority = begin(&file, now_ms).await;
-        upload(&mut authority, 10, now_ms);
-        assert!(is_old(&mut authority, now_ms));
-        authority.file = None;
-        drop(authority);
+        let mut learning = begin(&file, now_ms).await;
+        upload(&mut learning, 10, now_ms);
+        assert!(is_old(&mut learning, now_ms));
+        learning.file = None;
+        drop(learning);
         std::fs::write(dir.join("relays.old"), "soup").unwrap();
-        let mut authority = begin(&file, now_ms).await;
-        upload(&mut authority, 10, now_ms + 60_000);
-        assert!(!is_old(&mut authority, now_ms));
-        drop(authority);
+        let mut learning = begin(&file, now_ms).await;
+        upload(&mut learning, 10, now_ms + 60_000);
+        assert!(!is_old(&mut learning, now_ms));
+        drop(learning);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -228,47 +228,48 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
     };
     let authority = Authority::new(config, task.clock().now_ms());
     let authority = authority.with_cache(Arc::clone(&queue.cache));
-    let mut authority = Learning::begin(authority, &task.knowledge).await;
+    let mut learning = Learning::begin(authority, &task.knowledge).await;
     let mut probes: JoinSet<(Probe, bool)> = JoinSet::new();
     let mut sends: JoinSet<()> = JoinSet::new();
     let mut waiting: Vec<Probe> = Vec::new();
     loop {
-        task.renew(&mut authority);
+        task.renew(&mut learning.authority);
         let now_ms = task.clock().now_ms();
-        let actions = authority.poll(now_ms);
-        if !actions.is_empty() || !queue.is_shown(&authority) {
-            queue.show(&authority, now_ms);
+        let actions = learning.authority.poll(now_ms);
+        if !actions.is_empty() || !queue.is_shown(&learning.authority) {
+            queue.show(&learning.authority, now_ms);
         }
-        task.perform(actions, &mut authority, &mut sends, &mut waiting)
+        task.perform(actions, &mut learning.authority, &mut sends, &mut waiting)
             .await;
         while probes.len() < MAX_PROBES
             && let Some(probe) = waiting.pop()
         {
             task.start_probe(probe, &mut probes);
         }
-        authority.work(task.clock().now_ms()).await;
+        learning.work(task.clock().now_ms()).await;
         let now_ms = task.clock().now_ms();
-        let wait = authority
+        let wait = learning
+            .authority
             .next_wake_ms(now_ms)
             .saturating_sub(now_ms)
-            .min(authority.next_work_in_ms().unwrap_or(u64::MAX))
+            .min(learning.next_work_in_ms().unwrap_or(u64::MAX))
             // Histories must be advanced every minute.
             .clamp(1, 60_000);
         tokio::select! {
             submitted = queue.authorities.recv() => {
                 let Some((submission, reply)) = submitted else { return Ok(()) };
-                let answer = task.take(&mut authority, submission);
-                queue.show(&authority, task.clock().now_ms());
+                let answer = task.take(&mut learning.authority, submission);
+                queue.show(&learning.authority, task.clock().now_ms());
                 let _ = reply.send(answer);
             }
             Some((submission, reply)) = queue.descriptors.recv() => {
-                let _ = reply.send(task.take(&mut authority, submission));
+                let _ = reply.send(task.take(&mut learning.authority, submission));
             }
             Some(Ok((probe, reached))) = probes.join_next() => {
-                authority.on_probe(&probe, reached, task.clock().now_ms());
+                learning.authority.on_probe(&probe, reached, task.clock().now_ms());
             }
-            (job, results) = authority.measured() => {
-                authority.on_measured(&job, &results, task.clock().now_ms(), &mut random::rng());
+            (job, results) = learning.measured() => {
+                learning.authority.on_measured(&job, &results, task.clock().now_ms(), &mut random::rng());
             }
             Some(_) = sends.join_next() => {}
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
