@@ -28,7 +28,7 @@ pub use consensus::{
 };
 pub use network::{
     Authority, Fallback, KnownNetwork, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkDraft,
-    NetworkFile, Params, Revisions, Signatories, local_network_params,
+    NetworkFile, NetworkFileError, Params, Revisions, Signatories, local_network_params,
 };
 pub use relay::{
     AddressClass, DescriptorCache, ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert,
@@ -37,7 +37,7 @@ pub use relay::{
 };
 pub use signed::{
     AsSigner, AuthorityCert, AuthoritySignature, CLOCK_SKEW_SECS, CertFileError, Digest, DocError,
-    Kind, NetworkFileError, Signature, Signer, UnixSecs,
+    Kind, Signature, Signer, UnixSecs,
 };
 pub use vote::{
     Agreement, AgreementError, Candidacy, Endorsement, EquivocationProof, Forward, Heard,

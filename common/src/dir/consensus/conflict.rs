@@ -1,6 +1,6 @@
 //! Two consensuses for one time: the authorities signed twice, and everyone should hear whose hand it was.
 
-use super::signed::Consensus;
+use super::verified::Consensus;
 use crate::dir::network::NetworkFile;
 use crate::dir::signed::{Digest, UnixSecs};
 

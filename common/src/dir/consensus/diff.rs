@@ -12,13 +12,12 @@ use std::sync::Arc;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::signed as consensus;
-use super::signed::{
-    Consensus, ConsensusBody, Entry, Lifetime, MAX_CONSENSUS_BYTES, MAX_ENTRIES, SignedConsensus,
-};
-use crate::dir::network::{KnownNetwork, MAX_PARAMS};
-use crate::dir::relay::{Flags, PolicySummary};
-use crate::dir::signed::{Digest, DocError, Envelope, Kind, envelope as document};
+use super::body::{ConsensusBody, Entry, Lifetime};
+use super::signing::{MAX_CONSENSUS_BYTES, SignedConsensus};
+use super::verified::Consensus;
+use crate::dir::network::{KnownNetwork, MAX_PARAMS, params};
+use crate::dir::relay::{Flags, MAX_ENTRIES, PolicySummary};
+use crate::dir::signed::{self, Digest, DocError, Envelope, Kind};
 use crate::onion::Suite;
 
 /// Largest difference (bytes); one that came to more would be no saving.
@@ -106,8 +105,8 @@ mod optional_suite {
 /// [`DocError`]; none is known to arise from verified consensuses.
 pub fn diff(older: &Consensus, newer: &Consensus) -> Result<Vec<u8>, DocError> {
     let body = Body::between(older.digest(), older.body(), newer.body());
-    let encoded = document::encode(&body)?;
-    document::wrap(Kind::Difference, &encoded, document::tail(newer.bytes())?)
+    let encoded = signed::encode(&body)?;
+    signed::wrap(Kind::Difference, &encoded, signed::tail(newer.bytes())?)
 }
 
 /// The last position used, by list.
@@ -239,13 +238,13 @@ pub fn apply(
     network: &impl KnownNetwork,
 ) -> Result<Arc<Consensus>, DiffError> {
     let envelope = Envelope::parse(bytes, Kind::Difference, MAX_DIFFERENCE_BYTES)?;
-    let body: Body = document::decode(envelope.body)?;
+    let body: Body = signed::decode(envelope.body)?;
     if body.from != held.digest() {
         return Err(DiffError::OtherBase);
     }
     let made = body.make(held.body())?;
-    let made = document::encode(&made)?;
-    let whole = document::wrap(Kind::Consensus, &made, document::tail(bytes)?)?;
+    let made = signed::encode(&made)?;
+    let whole = signed::wrap(Kind::Consensus, &made, signed::tail(bytes)?)?;
     Ok(SignedConsensus::parse_and_verify(
         &whole,
         &network.for_document(&whole),
@@ -350,7 +349,7 @@ impl Body {
             }
         }
         params.append(&mut self.params_set);
-        consensus::validate_params(&params)?;
+        params::validate(&params)?;
         Ok(params)
     }
 }

@@ -71,9 +71,9 @@ fn parameters_and_emptiness() {
 }
 
 fn refusal(held: &Consensus, body: &Body) -> DiffError {
-    let encoded = document::encode(body).unwrap();
-    let tail = document::tail(held.bytes()).unwrap();
-    let bytes = document::wrap(Kind::Difference, &encoded, tail).unwrap();
+    let encoded = signed::encode(body).unwrap();
+    let tail = signed::tail(held.bytes()).unwrap();
+    let bytes = signed::wrap(Kind::Difference, &encoded, tail).unwrap();
     apply(held, &bytes, network_of_three()).unwrap_err()
 }
 
@@ -249,20 +249,20 @@ fn vectors_of_the_reference() {
     assert_eq!(vectors.len(), 6);
     for vector in vectors {
         let bytes = |field: &str| hex::decode(vector[field].as_str().unwrap()).unwrap();
-        let old: ConsensusBody = document::decode(&bytes("old")).unwrap();
-        let new: ConsensusBody = document::decode(&bytes("new")).unwrap();
+        let old: ConsensusBody = signed::decode(&bytes("old")).unwrap();
+        let new: ConsensusBody = signed::decode(&bytes("new")).unwrap();
         let id = crate::ids::NetworkId(bytes("network").try_into().unwrap());
-        let from = document::digest(Kind::Consensus, &id, &bytes("old"));
-        let difference: Body = document::decode(&bytes("difference")).unwrap();
+        let from = signed::digest(Kind::Consensus, &id, &bytes("old"));
+        let difference: Body = signed::decode(&bytes("difference")).unwrap();
         assert_eq!(difference.from, from);
         // The reference's makes ours, and ours is the reference's.
         assert_eq!(
-            document::encode(&difference.make(&old).unwrap()).unwrap(),
+            signed::encode(&difference.make(&old).unwrap()).unwrap(),
             bytes("new")
         );
         let ours = Body::between(from, &old, &new);
         assert_eq!(
-            document::encode(&ours).unwrap(),
+            signed::encode(&ours).unwrap(),
             bytes("difference"),
             "{}",
             vector["name"]
@@ -293,9 +293,9 @@ proptest! {
     fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let held = made(&consensus_body(1_000, &[1, 2, 3]));
         let _ = apply(&held, &bytes, network_of_three());
-        let tail = document::tail(held.bytes()).unwrap();
+        let tail = signed::tail(held.bytes()).unwrap();
         let framed = [&held.digest().0[..], &bytes].concat();
-        let framed = document::wrap(Kind::Difference, &framed, tail).unwrap();
+        let framed = signed::wrap(Kind::Difference, &framed, tail).unwrap();
         let _ = apply(&held, &framed, network_of_three());
     }
 }

@@ -1,8 +1,9 @@
 //! A consensus looked at signature by signature, for people who check a document (docs/protocol.md, 6.9.4).
 
-use super::signed::{ConsensusBody, Lifetime, MAX_CONSENSUS_BYTES};
+use super::body::{ConsensusBody, Lifetime};
+use super::signing::MAX_CONSENSUS_BYTES;
 use crate::dir::network::NetworkFile;
-use crate::dir::signed::{Digest, DocError, Envelope, Kind, UnixSecs, envelope as document};
+use crate::dir::signed::{self, AuthoritySignature, Digest, DocError, Envelope, Kind, UnixSecs};
 
 /// What one signature is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +57,8 @@ pub struct Inspection {
 pub fn inspect_consensus(bytes: &[u8], network: &NetworkFile) -> Result<Inspection, DocError> {
     let id = network.network_id();
     let envelope = Envelope::parse(bytes, Kind::Consensus, MAX_CONSENSUS_BYTES)?;
-    let body: ConsensusBody = document::decode(envelope.body)?;
-    let report = |(signer, signature): &([u8; 32], crate::dir::signed::AuthoritySignature)| {
+    let body: ConsensusBody = signed::decode(envelope.body)?;
+    let report = |(signer, signature): &([u8; 32], AuthoritySignature)| {
         let authority = network.authority_by_signing_key(signer);
         let verified = signature.verify(signer, Kind::Consensus, &id, envelope.body);
         let verdict = match (authority, verified) {
@@ -131,7 +132,7 @@ mod tests {
         let public = key.verifying_key().to_bytes();
         let cert = AuthorityCert::issue(&signing_key(3), &id, public, 1_000).unwrap();
         let late = Signer::certified(key, cert).unwrap();
-        let encoded = document::encode(&body).unwrap();
+        let encoded = signed::encode(&body).unwrap();
         let by = |signer: Signer, text: &[u8]| {
             (signer.authority(), signer.sign(Kind::Consensus, &id, text))
         };
@@ -140,7 +141,7 @@ mod tests {
             by(signing_key(2).into(), b"other"),
             by(late, &encoded),
         ];
-        let bytes = document::assemble(Kind::Consensus, &encoded, &list).unwrap();
+        let bytes = signed::assemble(Kind::Consensus, &encoded, &list).unwrap();
         let bad = inspect_consensus(&bytes, &network).unwrap();
         let expected = [
             fine,

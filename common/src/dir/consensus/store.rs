@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::signed::{Consensus, ConsensusStatus, Entry};
+use super::body::{ConsensusStatus, Entry};
+use super::verified::Consensus;
 use crate::dir::signed::{Digest, UnixSecs};
 use crate::ids::RelayId;
 

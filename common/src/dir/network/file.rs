@@ -1,94 +1,27 @@
 //! `network.toml`: the file that says which network this is (docs/protocol.md, 6.3).
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use ed25519_dalek::SigningKey;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use super::params;
-use super::params::Params;
+use super::body::{Authority, Body, Fallback, Succession, id_of, signed_part};
+use super::error::NetworkFileError;
+use super::params::{self, Params};
 use super::signatories::Signatories;
-use super::text::FileText;
-use crate::dir::relay::is_dialable;
-use crate::dir::signed::{
-    DocError, Kind, NetworkFileError, Signature, UnixSecs, envelope as document, majority,
-};
+use super::text::{FileParts, FileText};
+use crate::dir::signed::{DocError, Kind, Signature, UnixSecs, majority};
 use crate::ids::{NetworkId, RelayId};
 
 /// Largest `network.toml` (bytes).
 pub const MAX_NETWORK_FILE_BYTES: usize = 64 * 1024;
-/// Authorities of a network.
-const MAX_AUTHORITIES: usize = 31;
-/// Fallback caches of a network.
-const MAX_FALLBACKS: usize = 256;
 /// Signatures that a file carries: those of its authorities and of former ones.
 const MAX_SIGNATURES: usize = 64;
-/// Addresses of one authority or cache.
-const MAX_ADDRESSES: usize = 8;
-/// Longest name of a network or an authority (bytes).
-const MAX_NAME_BYTES: usize = 40;
-
-/// One directory authority, as `network.toml` has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Authority {
-    /// Its name, for people.
-    pub name: String,
-    /// The key that it proves on links; its identity as a relay too.
-    pub identity: RelayId,
-    /// The key that signs its votes and consensuses; not its link key.
-    pub signing_key: [u8; 32],
-    /// Where to reach it.
-    pub addresses: Vec<SocketAddr>,
-}
-
-/// A relay that serves the consensus to those who have none yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fallback {
-    /// The key that it proves on links.
-    pub identity: RelayId,
-    /// Where to reach it.
-    pub addresses: Vec<SocketAddr>,
-}
-
-/// The part that is hashed and signed of a founding file, in the order of its encoding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::dir) struct Body {
-    pub(in crate::dir) name: String,
-    pub(in crate::dir) authorities: Vec<Authority>,
-    pub(in crate::dir) fallbacks: Vec<Fallback>,
-    pub(in crate::dir) params: BTreeMap<String, u32>,
-}
-
-/// What follows it in the signed part of a later revision (6.3.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::dir) struct Succession {
-    pub(in crate::dir) id: NetworkId,
-    pub(in crate::dir) revision: u32,
-    pub(in crate::dir) effective_after: UnixSecs,
-}
-
-/// The signed part (6.3.3, 6.3.6).
-fn signed_part(body: &Body, succession: Option<Succession>) -> Result<Vec<u8>, DocError> {
-    let mut bytes = document::encode(body)?;
-    if let Some(succession) = succession {
-        bytes.extend(document::encode(&succession)?);
-    }
-    Ok(bytes)
-}
-
-/// The id that signatures of this signed part are bound to.
-fn id_of(part: &[u8], succession: Option<Succession>) -> NetworkId {
-    succession.map_or_else(|| founding_id(part), |succession| succession.id)
-}
-
 /// A network, or a later revision of one, that is being set up: not yet signed by enough of its authorities.
 #[derive(Clone, Debug)]
 pub struct NetworkDraft {
-    pub(in crate::dir) body: Body,
-    pub(in crate::dir) succession: Option<Succession>,
-    pub(in crate::dir) signatures: Vec<([u8; 32], Signature)>,
+    body: Body,
+    succession: Option<Succession>,
+    signatures: Vec<([u8; 32], Signature)>,
 }
 
 /// A network: more than half of its authorities signed what it holds.
@@ -167,7 +100,16 @@ impl NetworkDraft {
         }
         let file: FileText =
             toml::from_str(text).map_err(|error| NetworkFileError::Syntax(error.to_string()))?;
-        let draft = file.into_draft()?;
+        let FileParts {
+            body,
+            succession,
+            signatures,
+        } = file.into_parts()?;
+        let draft = Self {
+            body,
+            succession,
+            signatures,
+        };
         draft.validate()?;
         Ok(draft)
     }
@@ -460,95 +402,6 @@ impl NetworkFile {
             .iter()
             .map(|authority| authority.signing_key)
             .collect()
-    }
-}
-
-/// The id is a digest under a prefix of its own, as the id itself cannot be in what it hashes.
-fn founding_id(body: &[u8]) -> NetworkId {
-    let hash = Sha256::new_with_prefix(b"cepa network").chain_update([Kind::Network as u8]);
-    NetworkId(
-        hash.chain_update([document::VERSION])
-            .chain_update(body)
-            .finalize()
-            .into(),
-    )
-}
-
-fn is_display_name(name: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_. ".contains(&b))
-}
-
-fn are_addresses(addresses: &[SocketAddr], at_least: usize) -> bool {
-    (at_least..=MAX_ADDRESSES).contains(&addresses.len())
-        && addresses.iter().all(|address| is_dialable(*address, true))
-}
-
-impl Body {
-    fn authority_of(&self, signing_key: &[u8; 32]) -> Option<&Authority> {
-        self.authorities
-            .iter()
-            .find(|authority| authority.signing_key == *signing_key)
-    }
-
-    fn validate(&self) -> Result<(), NetworkFileError> {
-        let rule = |holds: bool, text: &'static str| {
-            if holds {
-                Ok(())
-            } else {
-                Err(NetworkFileError::Rule(text))
-            }
-        };
-        rule(
-            is_display_name(&self.name),
-            "the name has 1 to 40 letters, digits, - _ . or spaces",
-        )?;
-        rule(
-            (1..=MAX_AUTHORITIES).contains(&self.authorities.len()),
-            "1 to 31 authorities",
-        )?;
-        rule(
-            self.fallbacks.len() <= MAX_FALLBACKS,
-            "at most 256 fallback caches",
-        )?;
-        let increasing = self
-            .authorities
-            .windows(2)
-            .all(|pair| pair[0].identity < pair[1].identity);
-        rule(
-            increasing,
-            "authorities stand by strictly increasing identity",
-        )?;
-        let mut keys: Vec<_> = self.authorities.iter().map(|a| a.signing_key).collect();
-        keys.extend(self.authorities.iter().map(|a| a.identity.0));
-        keys.sort_unstable();
-        rule(
-            keys.windows(2).all(|pair| pair[0] != pair[1]),
-            "each key has one use",
-        )?;
-        for authority in &self.authorities {
-            rule(
-                is_display_name(&authority.name),
-                "an authority's name is not valid",
-            )?;
-            rule(
-                are_addresses(&authority.addresses, 1),
-                "an authority's addresses are not valid",
-            )?;
-        }
-        for fallback in &self.fallbacks {
-            rule(
-                are_addresses(&fallback.addresses, 1),
-                "a cache's addresses are not valid",
-            )?;
-        }
-        let names = self.params.keys().all(|name| params::is_name(name));
-        rule(
-            names && self.params.len() <= params::MAX_PARAMS,
-            "a parameter's name is not valid",
-        )
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::dir::signed::DocError;
 use crate::flow::vegas::VegasParams;
 
 /// What the authorities vote for by themselves: the revision of `network.toml` that they hold (6.3.11).
@@ -183,6 +184,18 @@ pub(in crate::dir) fn is_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// Checks the names and the number of parameters (6.5); the order is the encoding's.
+///
+/// # Errors
+/// [`DocError::Content`] for a name that no parameter can have, or too many.
+pub(in crate::dir) fn validate(pairs: &BTreeMap<String, u32>) -> Result<(), DocError> {
+    if pairs.len() <= MAX_PARAMS && pairs.keys().all(|name| is_name(name)) {
+        Ok(())
+    } else {
+        Err(DocError::Content("parameters are not valid"))
+    }
 }
 
 /// Parameters of a network on one machine: loopback addresses, a consensus every two seconds, no waiting for age.

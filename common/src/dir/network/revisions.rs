@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::file::{Authority, NetworkFile};
-use crate::dir::signed::{Kind, NetworkFileError, UnixSecs};
+use super::body::Authority;
+use super::error::NetworkFileError;
+use super::file::NetworkFile;
+use crate::dir::signed::{Kind, UnixSecs};
 use crate::ids::NetworkId;
 
 /// Revisions held at once; the oldest makes room.

@@ -1,7 +1,8 @@
 //! Who has signed a `network.toml`, and whether that is enough (docs/protocol.md, 6.3.5, 6.3.7 and 6.3.8).
 
-use super::file::Authority;
-use crate::dir::signed::{DocError, Kind, NetworkFileError, Signature, majority};
+use super::body::Authority;
+use super::error::NetworkFileError;
+use crate::dir::signed::{DocError, Kind, Signature, majority};
 use crate::ids::NetworkId;
 
 /// Who of some authorities has signed.
@@ -22,7 +23,7 @@ impl Signatories {
     }
 
     /// Who of `authorities` signed `part`.
-    pub(in crate::dir) fn of(
+    pub(super) fn of(
         authorities: &[Authority],
         signatures: &[([u8; 32], Signature)],
         id: &NetworkId,
@@ -44,7 +45,7 @@ impl Signatories {
         }
     }
 
-    pub(in crate::dir) fn require(&self) -> Result<(), NetworkFileError> {
+    pub(super) fn require(&self) -> Result<(), NetworkFileError> {
         if self.is_enough() {
             return Ok(());
         }

@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Authority, Body, Fallback, NetworkDraft, Succession};
-use crate::dir::signed::{NetworkFileError, Signature, UnixSecs, envelope as document};
+use super::body::{Authority, Body, Fallback, Succession};
+use super::error::NetworkFileError;
+use crate::dir::signed::{self, Signature, UnixSecs};
 use crate::ids::{NetworkId, RelayId};
 
 /// The file as text: strict, so that a mistyped key is an error and not a silent default.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::dir) struct FileText {
+pub(super) struct FileText {
     format: u8,
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,6 +29,14 @@ pub(in crate::dir) struct FileText {
     fallback: Vec<FallbackText>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     signature: Vec<SignatureText>,
+}
+
+/// What a file's text holds: parsed, by no rule checked and by no key verified.
+pub(super) struct FileParts {
+    pub(super) body: Body,
+    pub(super) succession: Option<Succession>,
+    /// Who signed, in increasing order, and the signatures.
+    pub(super) signatures: Vec<([u8; 32], Signature)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,7 +119,7 @@ fn unhex<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], Netw
 }
 
 impl FileText {
-    pub(in crate::dir) fn from_parts(
+    pub(super) fn from_parts(
         body: &Body,
         succession: Option<Succession>,
         signatures: &[([u8; 32], Signature)],
@@ -126,7 +135,7 @@ impl FileText {
             signature: hex::encode(signature.0),
         });
         Self {
-            format: document::VERSION,
+            format: signed::VERSION,
             name: body.name.clone(),
             id: succession.map(|s| s.id.to_string()),
             revision: succession.map(|s| s.revision),
@@ -138,8 +147,8 @@ impl FileText {
         }
     }
 
-    pub(in crate::dir) fn into_draft(self) -> Result<NetworkDraft, NetworkFileError> {
-        if self.format != document::VERSION {
+    pub(super) fn into_parts(self) -> Result<FileParts, NetworkFileError> {
+        if self.format != signed::VERSION {
             return Err(NetworkFileError::Rule("the format is not 1"));
         }
         let succession = self.succession()?;
@@ -177,7 +186,7 @@ impl FileText {
             fallbacks,
             params: self.params,
         };
-        Ok(NetworkDraft {
+        Ok(FileParts {
             body,
             succession,
             signatures,

@@ -9,11 +9,13 @@ use super::address::is_dialable;
 use super::flags::Flags;
 use super::summary::PolicySummary;
 use crate::dir::signed::{
-    CLOCK_SKEW_SECS, Digest, DocError, Envelope, Kind, Signature, UnixSecs, envelope as document,
+    self, CLOCK_SKEW_SECS, Digest, DocError, Envelope, Kind, Signature, UnixSecs,
 };
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::Suite;
 
+/// Relays that one vote or consensus lists, at most.
+pub(in crate::dir) const MAX_ENTRIES: usize = 131_072;
 /// Largest descriptor (bytes).
 pub const MAX_DESCRIPTOR_BYTES: usize = 4 * 1024;
 /// Addresses of one relay.
@@ -174,8 +176,8 @@ impl RelayDescriptor {
         network: &NetworkId,
         key: &SigningKey,
     ) -> Result<SignedDescriptor, DocError> {
-        let body = document::encode(self)?;
-        let bytes = document::sign_single(Kind::Descriptor, network, &body, key)?;
+        let body = signed::encode(self)?;
+        let bytes = signed::sign_single(Kind::Descriptor, network, &body, key)?;
         SignedDescriptor::parse_and_verify(&bytes, network)
     }
 
@@ -271,7 +273,7 @@ impl SignedDescriptor {
     pub fn parse_and_verify(bytes: &[u8], network: &NetworkId) -> Result<Self, DocError> {
         let envelope = Envelope::parse(bytes, Kind::Descriptor, MAX_DESCRIPTOR_BYTES)?;
         let signer = envelope.verify_single(network)?;
-        let descriptor: RelayDescriptor = document::decode(envelope.body)?;
+        let descriptor: RelayDescriptor = signed::decode(envelope.body)?;
         if descriptor.link_key() != signer {
             return Err(DocError::UnknownSigner);
         }
@@ -432,15 +434,15 @@ mod tests {
             edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..4),
         ) {
             // A hostile relay signs what it likes: the decoder behind the signature must stand too.
-            let mut body = document::encode(&testing::descriptor(1)).unwrap();
+            let mut body = signed::encode(&testing::descriptor(1)).unwrap();
             for (at, byte) in edits {
                 let at = at % body.len();
                 body[at] = byte;
             }
             let bytes =
-                document::sign_single(Kind::Descriptor, &NETWORK, &body, &link_key(1)).unwrap();
+                signed::sign_single(Kind::Descriptor, &NETWORK, &body, &link_key(1)).unwrap();
             if let Ok(signed) = SignedDescriptor::parse_and_verify(&bytes, &NETWORK) {
-                prop_assert_eq!(document::encode(signed.descriptor()).unwrap(), body);
+                prop_assert_eq!(signed::encode(signed.descriptor()).unwrap(), body);
             }
         }
     }

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
 
-use super::descriptor::SignedDescriptor;
-use crate::dir::consensus::MAX_ENTRIES;
+use super::descriptor::{MAX_ENTRIES, SignedDescriptor};
 use crate::dir::signed::DocError;
 use crate::ids::NetworkId;
 use crate::sync::lock;

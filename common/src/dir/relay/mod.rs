@@ -9,6 +9,7 @@ mod policy;
 mod summary;
 
 pub use address::{AddressClass, classify, is_dialable};
+pub(super) use descriptor::MAX_ENTRIES;
 pub use descriptor::{
     FamilyMembership, KeyCert, MAX_DESCRIPTOR_BYTES, RelayDescriptor, SignedDescriptor,
 };

@@ -1,4 +1,4 @@
-//! Why a directory document or a `network.toml` is refused, sorted by blame.
+//! Why a signed document is refused.
 
 /// Why a signed document is refused. The source of the bytes is to blame for all of these.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,26 +57,4 @@ pub enum DocError {
     /// A field breaks a rule of chapter 6.
     #[error("{0}")]
     Content(&'static str),
-}
-
-/// Why a `network.toml` is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NetworkFileError {
-    /// Not the TOML that is expected; the text names the line and the key.
-    #[error("{0}")]
-    Syntax(String),
-    /// A key, signature or address does not parse.
-    #[error("{what} is not valid: {value}")]
-    Value {
-        /// Which field.
-        what: &'static str,
-        /// What it holds.
-        value: String,
-    },
-    /// A rule of chapter 6 is broken.
-    #[error("{0}")]
-    Rule(&'static str),
-    /// A signature is missing or wrong.
-    #[error("signatures of the authorities: {0}")]
-    Signature(#[from] DocError),
 }

@@ -10,15 +10,14 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::envelope::{Half, Kind, Signature};
+use super::digest::Kind;
 use super::error::DocError;
+use super::signature::{ALGORITHM_ED25519, Half, Signature};
 use super::time::UnixSecs;
 use crate::ids::NetworkId;
 
-/// The algorithm byte of an Ed25519 signature.
-pub(in crate::dir) const ALGORITHM_ED25519: u8 = 1;
 /// The algorithm byte of an Ed25519 signature by a certified key.
-pub(in crate::dir) const ALGORITHM_CERTIFIED: u8 = 2;
+pub(super) const ALGORITHM_CERTIFIED: u8 = 2;
 /// Key, not-after, certificate and signature.
 const CERTIFIED_BYTES: usize = 32 + 8 + 64 + 64;
 
@@ -265,7 +264,7 @@ impl AuthoritySignature {
     }
 
     /// The algorithm byte and the bytes of the signature, as the envelope has them (6.1.9).
-    pub(in crate::dir) fn to_blob(self) -> (u8, Vec<u8>) {
+    pub(super) fn to_blob(self) -> (u8, Vec<u8>) {
         match self {
             Self::Plain(signature) => (ALGORITHM_ED25519, signature.0.to_vec()),
             Self::Certified {
@@ -282,7 +281,7 @@ impl AuthoritySignature {
     }
 
     /// The signature in a blob of the envelope; `None` for one of an algorithm that `kind` does not have.
-    pub(in crate::dir) fn from_blob(
+    pub(super) fn from_blob(
         kind: Kind,
         algorithm: u8,
         blob: &[u8],

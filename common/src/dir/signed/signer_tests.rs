@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dir::signed::envelope::{self as document, Envelope, assemble};
+use crate::dir::signed::{self, Envelope, assemble};
 use crate::dir::testing::{self, consensus_body, network, signing_key};
 use crate::dir::{ConsensusSignature, SignedConsensus, SignedVote};
 
@@ -22,7 +22,7 @@ fn certified(n: u8, network: &NetworkId, not_after: UnixSecs) -> Signer {
 #[test]
 fn layout_is_exact() {
     let signer = certified(1, &NETWORK, 0x0102);
-    let bytes = document::sign_single(Kind::Vote, &NETWORK, b"body", &signer).unwrap();
+    let bytes = signed::sign_single(Kind::Vote, &NETWORK, b"body", &signer).unwrap();
     let long_term = signing_key(1).verifying_key().to_bytes();
     assert_eq!(&bytes[11..43], &long_term);
     assert_eq!(&bytes[43..46], &[2, 0, 168]);
@@ -39,7 +39,7 @@ fn layout_is_exact() {
     long.push(0);
     let refused = Envelope::parse(&long, Kind::Vote, 1_000).map(drop);
     assert_eq!(refused, Err(DocError::SignatureList));
-    let descriptor = document::sign_single(Kind::Descriptor, &NETWORK, b"b", &signer).unwrap();
+    let descriptor = signed::sign_single(Kind::Descriptor, &NETWORK, b"b", &signer).unwrap();
     let envelope = Envelope::parse(&descriptor, Kind::Descriptor, 1_000).unwrap();
     let none = DocError::TooFewSignatures { have: 0, need: 1 };
     assert_eq!(envelope.verify_single(&NETWORK), Err(none));
@@ -99,7 +99,7 @@ fn votes_and_signatures_by_certified_keys() {
 fn an_expired_key_does_not_count_and_one_signer_counts_once() {
     let network = network(3);
     let id = network.network_id();
-    let body = document::encode(&consensus_body(1_000, &[1])).unwrap();
+    let body = signed::encode(&consensus_body(1_000, &[1])).unwrap();
     let by = |signer: Signer| {
         let signature = signer.sign(Kind::Consensus, &id, &body);
         (signer.authority(), signature)
@@ -129,7 +129,7 @@ proptest! {
     #[test]
     fn any_change_is_noticed(at in 0usize..214, bit in 0u8..8) {
         let signer = certified(1, &NETWORK, 1_000);
-        let mut bytes = document::sign_single(Kind::Vote, &NETWORK, b"body", &signer).unwrap();
+        let mut bytes = signed::sign_single(Kind::Vote, &NETWORK, b"body", &signer).unwrap();
         bytes[at] ^= 1 << bit;
         let verified = Envelope::parse(&bytes, Kind::Vote, 1_000)
             .and_then(|envelope| envelope.verify_single(&NETWORK));
@@ -140,8 +140,8 @@ proptest! {
     fn in_a_body_it_survives_a_round_trip(not_after: u64, plain: bool) {
         let signer = if plain { signing_key(1).into() } else { certified(1, &NETWORK, not_after) };
         let signature = signer.sign(Kind::Consensus, &NETWORK, b"x");
-        let bytes = document::encode(&signature).unwrap();
-        prop_assert_eq!(document::decode::<AuthoritySignature>(&bytes), Ok(signature));
+        let bytes = signed::encode(&signature).unwrap();
+        prop_assert_eq!(signed::decode::<AuthoritySignature>(&bytes), Ok(signature));
         prop_assert_eq!(bytes.len(), if plain { 65 } else { 169 });
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::dir::consensus::{Lifetime, MAX_ENTRIES, validate_params};
-use crate::dir::network::NetworkFile;
-use crate::dir::relay::{DescriptorCache, Flags, SignedDescriptor};
-use crate::dir::signed::{AsSigner, Digest, DocError, Envelope, Kind, envelope as document};
+use crate::dir::consensus::Lifetime;
+use crate::dir::network::{NetworkFile, params};
+use crate::dir::relay::{DescriptorCache, Flags, MAX_ENTRIES, SignedDescriptor};
+use crate::dir::signed::{self, AsSigner, Digest, DocError, Envelope, Kind};
 use crate::ids::RelayId;
 
 /// Largest vote (bytes).
@@ -49,8 +49,8 @@ impl Vote {
         network: &NetworkFile,
         signer: &impl AsSigner,
     ) -> Result<SignedVote, DocError> {
-        let body = document::encode(self)?;
-        let bytes = document::sign_single(Kind::Vote, &network.network_id(), &body, signer)?;
+        let body = signed::encode(self)?;
+        let bytes = signed::sign_single(Kind::Vote, &network.network_id(), &body, signer)?;
         SignedVote::parse_and_verify(&bytes, network)
     }
 
@@ -64,8 +64,8 @@ impl Vote {
         signer: &impl AsSigner,
         cache: &DescriptorCache,
     ) -> Result<SignedVote, DocError> {
-        let body = document::encode(self)?;
-        let bytes = document::sign_single(Kind::Vote, &network.network_id(), &body, signer)?;
+        let body = signed::encode(self)?;
+        let bytes = signed::sign_single(Kind::Vote, &network.network_id(), &body, signer)?;
         SignedVote::parse_and_verify_cached(&bytes, network, cache)
     }
 }
@@ -112,13 +112,13 @@ impl SignedVote {
         let author = network
             .authority_by_signing_key(&signer)
             .ok_or(DocError::UnknownSigner)?;
-        let vote: Vote = document::decode(envelope.body)?;
+        let vote: Vote = signed::decode(envelope.body)?;
         if vote.authority != author.identity {
             return Err(DocError::UnknownSigner);
         }
         envelope.require_good_at(vote.lifetime.valid_after)?;
         vote.lifetime.validate()?;
-        validate_params(&vote.params)?;
+        params::validate(&vote.params)?;
         if vote.entries.len() > MAX_ENTRIES {
             return Err(DocError::Content("too many entries"));
         }

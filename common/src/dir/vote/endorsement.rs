@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::document::SignedVote;
 use crate::dir::network::NetworkFile;
 use crate::dir::signed::{
-    AsSigner, AuthoritySignature, Digest, DocError, Envelope, Kind, UnixSecs, envelope as document,
+    self, AsSigner, AuthoritySignature, Digest, DocError, Envelope, Kind, UnixSecs,
 };
 use crate::ids::{NetworkId, RelayId};
 
@@ -33,7 +33,7 @@ impl UnverifiedEndorsement {
     /// [`DocError`], for anything that 6.1 and 6.22.1 do not allow.
     pub fn parse(bytes: &[u8], network: &NetworkFile) -> Result<Self, DocError> {
         let envelope = Envelope::parse(bytes, Kind::Endorsement, MAX_ENDORSEMENT_BYTES)?;
-        let claim: Claim = document::decode(envelope.body)?;
+        let claim: Claim = signed::decode(envelope.body)?;
         envelope.require_good_at(claim.valid_after)?;
         let author_key = author_key(network, &claim.author)?;
         let mut signatures = BTreeMap::new();
@@ -107,7 +107,7 @@ impl Endorsement {
         };
         let mut endorsement = Self {
             claim,
-            body: document::encode(&claim)?,
+            body: signed::encode(&claim)?,
             author_key: author_key(network, &claim.author)?,
             signatures: BTreeMap::new(),
         };
@@ -187,7 +187,7 @@ impl Endorsement {
     /// [`DocError`]; none is known to arise.
     pub fn to_bytes(&self) -> Result<Vec<u8>, DocError> {
         let signatures: Vec<_> = self.signatures.iter().map(|(k, s)| (*k, *s)).collect();
-        document::assemble(Kind::Endorsement, &self.body, &signatures)
+        signed::assemble(Kind::Endorsement, &self.body, &signatures)
     }
 }
 
@@ -271,13 +271,13 @@ mod tests {
             author: identity(9),
             digest: Digest([0; 32]),
         };
-        let body = document::encode(&claim).unwrap();
+        let body = signed::encode(&claim).unwrap();
         let id = network.network_id();
-        let bytes = document::sign_single(Kind::Endorsement, &id, &body, &signing_key(9)).unwrap();
+        let bytes = signed::sign_single(Kind::Endorsement, &id, &body, &signing_key(9)).unwrap();
         assert_eq!(parse(&bytes), Err(DocError::UnknownSigner));
         // Nobody signed; too large; trailing bytes.
         let bytes =
-            document::assemble::<AuthoritySignature>(Kind::Endorsement, &by(1, &[]).body, &[])
+            signed::assemble::<AuthoritySignature>(Kind::Endorsement, &by(1, &[]).body, &[])
                 .unwrap();
         assert!(parse(&bytes).is_err());
         let huge = vec![8; MAX_ENDORSEMENT_BYTES + 1];

@@ -1,7 +1,13 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
+use super::body::MAX_VALIDITY_SECS;
 use super::*;
-use crate::dir::Signature;
+use crate::dir::network::NetworkFile;
+use crate::dir::signed::{self, CLOCK_SKEW_SECS, DocError, Kind, Signature};
 use crate::dir::testing::{self, network, signing_key};
 
 fn body() -> ConsensusBody {
@@ -10,7 +16,7 @@ fn body() -> ConsensusBody {
 
 fn signed(body: &ConsensusBody, network: &NetworkFile, signers: &[u8]) -> Vec<u8> {
     let id = network.network_id();
-    let bytes = document::encode(body).unwrap();
+    let bytes = signed::encode(body).unwrap();
     let signatures: Vec<_> = signers
         .iter()
         .map(|n| {
@@ -19,7 +25,7 @@ fn signed(body: &ConsensusBody, network: &NetworkFile, signers: &[u8]) -> Vec<u8
             (key.verifying_key().to_bytes(), signature)
         })
         .collect();
-    document::assemble(Kind::Consensus, &bytes, &signatures).unwrap()
+    signed::assemble(Kind::Consensus, &bytes, &signatures).unwrap()
 }
 
 fn verify(body: &ConsensusBody, signers: &[u8]) -> Result<Arc<Consensus>, DocError> {
@@ -47,7 +53,7 @@ fn lookups() {
 
 #[test]
 fn an_entry_is_small() {
-    let bytes = document::encode(&body()).unwrap();
+    let bytes = signed::encode(&body()).unwrap();
     assert!(bytes.len() / 3 < 150, "{}", bytes.len() / 3);
 }
 
@@ -60,7 +66,7 @@ fn signatures_decide_before_content() {
     assert_eq!(verify(&body(), &[1, 8, 9]).map(drop), Err(few));
     assert_eq!(verify(&body(), &[1, 2, 9]).unwrap().signature_count(), 2);
     let network = network(3);
-    let junk = document::assemble::<Signature>(Kind::Consensus, &[255; 50], &[]).unwrap();
+    let junk = signed::assemble::<Signature>(Kind::Consensus, &[255; 50], &[]).unwrap();
     let few = DocError::TooFewSignatures { have: 0, need: 2 };
     assert_eq!(
         SignedConsensus::parse_and_verify(&junk, &network).map(drop),
@@ -96,11 +102,14 @@ fn every_refusal_of_a_field() {
     refused(|b| b.params.extend([("BAD".to_owned(), 1)]));
     refused(|b| b.entries.swap(0, 1));
     refused(|b| b.entries[1] = b.entries[0].clone());
-    refused(|b| b.entries[0].link_key = Some(b.entries[0].identity.0));
+    refused(|b| {
+        let identity = b.entries[0].identity.0;
+        b.entries[0].set_explicit_link_key(Some(identity));
+    });
     refused(|b| b.entries[0].addresses.clear());
     refused(|b| b.entries[0].nickname.clear());
     refused(|b| b.entries[0].version = "é".to_owned());
-    let mut unordered = document::encode(&body()).unwrap();
+    let mut unordered = signed::encode(&body()).unwrap();
     unordered.push(0);
     let network = network(3);
     let id = network.network_id();
@@ -108,7 +117,7 @@ fn every_refusal_of_a_field() {
         let signature = Signature::sign(&signing_key(n), Kind::Consensus, &id, &unordered);
         (signing_key(n).verifying_key().to_bytes(), signature)
     });
-    let bytes = document::assemble(Kind::Consensus, &unordered, &signatures).unwrap();
+    let bytes = signed::assemble(Kind::Consensus, &unordered, &signatures).unwrap();
     let refused = SignedConsensus::parse_and_verify(&bytes, &network).map(drop);
     assert_eq!(refused, Err(DocError::Trailing));
 }
@@ -133,31 +142,6 @@ fn status_over_time() {
     assert!(consensus.is_usable(1_600) && !consensus.is_usable(0));
 }
 
-#[test]
-fn signatures_gather() {
-    let network = network(3);
-    let id = network.network_id();
-    let mut ours = SignedConsensus::unsigned(&body(), &id).unwrap();
-    let mut theirs = ours.clone();
-    ours.sign(&id, &signing_key(1)).unwrap();
-    let detached = theirs.sign(&id, &signing_key(2)).unwrap();
-    let detached = ConsensusSignature::parse_and_verify(detached.bytes(), &network).unwrap();
-    assert_eq!(detached.digest(), ours.digest());
-    assert_eq!(ours.add(&id, &detached), Ok(true));
-    assert_eq!(ours.add(&id, &detached), Ok(false));
-    assert_eq!(ours.signature_count(), 2);
-    assert!(SignedConsensus::parse_and_verify(&ours.to_bytes().unwrap(), &network).is_ok());
-    let mut other = SignedConsensus::unsigned(&testing::consensus_body(1_002, &[1]), &id).unwrap();
-    assert_eq!(other.add(&id, &detached), Ok(false));
-    let stranger = theirs.sign(&id, &signing_key(9)).unwrap();
-    let refused = ConsensusSignature::parse_and_verify(stranger.bytes(), &network);
-    assert_eq!(refused, Err(DocError::UnknownSigner));
-    // An authority that vouches for a signature which does not verify.
-    let mut lying = detached.clone();
-    lying.body.signature = Signature::sign(&signing_key(2), Kind::Vote, &id, b"").into();
-    assert_eq!(ours.add(&id, &lying), Err(DocError::BadSignature));
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
@@ -165,7 +149,7 @@ proptest! {
         edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
     ) {
         let network = network(1);
-        let mut bytes = document::encode(&body()).unwrap();
+        let mut bytes = signed::encode(&body()).unwrap();
         for (at, byte) in edits {
             let at = at % bytes.len();
             bytes[at] = byte;
@@ -173,9 +157,9 @@ proptest! {
         let key = signing_key(1);
         let signature = Signature::sign(&key, Kind::Consensus, &network.network_id(), &bytes);
         let signatures = [(key.verifying_key().to_bytes(), signature)];
-        let document = document::assemble(Kind::Consensus, &bytes, &signatures).unwrap();
+        let document = signed::assemble(Kind::Consensus, &bytes, &signatures).unwrap();
         if let Ok(consensus) = SignedConsensus::parse_and_verify(&document, &network) {
-            prop_assert_eq!(document::encode(&consensus.body).unwrap(), bytes);
+            prop_assert_eq!(signed::encode(&consensus.body()).unwrap(), bytes);
         }
     }
 }
