@@ -1,13 +1,23 @@
 //! Directory documents: who is in the network, and what the authorities say of them (docs/protocol.md, chapter 6).
 //!
-//! A relay signs a [`RelayDescriptor`]; an authority puts those that it could reach into a [`Vote`]; the authorities
-//! agree by [`Endorsement`]s which votes there are ([`Agreement`]); [`tally`] turns the same votes into the same
-//! [`ConsensusBody`] everywhere; more than half of the authorities sign it, and relays and clients hold the resulting
-//! [`Consensus`] in a [`ConsensusStore`]. A [`NetworkFile`] says who the authorities are; the [`Revisions`] of it that are
-//! held say who they are at which time.
+//! Five rooms, each of which uses those before it:
 //!
-//! Callers are the authority and the directory cache of a relay, and the directory client. Everything here is pure: what
-//! carries documents over connections, shares what is known of the network and keeps it on disk is in `net::directory`.
+//! * `signed`: kind, digest and signatures, which all documents share, and the keys that sign for an authority;
+//! * `relay`: the [`RelayDescriptor`] that a relay signs, with its addresses, flags, exit policy and key certificates;
+//! * `network`: the [`NetworkFile`] that names the authorities, its [`Revisions`], and the [`Params`] of the network;
+//! * `consensus`: the [`Consensus`] that relays and clients hold in a [`ConsensusStore`], and the difference of two;
+//! * `vote`: how the authorities come to one.
+//!
+//! The way of a relay through them: its descriptor goes to the authorities; each puts those that it could reach into a
+//! [`Vote`]; by [`Endorsement`]s the authorities agree which votes there are ([`Agreement`]); [`tally`] turns the same
+//! votes into the same [`ConsensusBody`] everywhere; more than half of the authorities sign it, and it is a consensus.
+//!
+//! Callers are the authority and the directory cache of a relay, the client's directory, and the commands that make keys
+//! and files. They name everything by this module, not by its rooms.
+//!
+//! Absent on purpose: sockets, clocks, randomness and files. Everything here is pure: bytes come in and verified values go
+//! out, and the time is an argument. What carries documents over a connection, shares what is known of the network and
+//! keeps it on disk is `net::directory`.
 
 mod consensus;
 mod network;

@@ -1,4 +1,13 @@
-//! What all signed documents have in common: kind, digest, signatures, and who may sign (docs/protocol.md, 6.1 and 6.2).
+//! What all signed documents have in common (docs/protocol.md, 6.1 and 6.2).
+//!
+//! Bytes become an `Envelope`: kind, version, body and signatures, taken apart with nothing verified. The room of the
+//! document asks it who signed (one key, or more than half of the authorities), and only then has the body decoded, by
+//! `decode`, which insists on the one canonical encoding. The other way, `encode` makes the body, `sign_single` or
+//! `assemble` the document. A [`Signature`] is bound to a [`Kind`] and to the network; a [`Digest`] names a document
+//! whoever signed it. A [`Signer`] is whoever signs as an authority: its long-term key, or a key that this certified.
+//!
+//! Callers are the rooms beside this one; of the program, those who sign. Absent: what any document says, and which
+//! keys are whose. Whoever verifies brings the keys.
 
 mod canonical;
 mod cert_file;
