@@ -8,8 +8,8 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 
-use super::DirectoryServer;
-use super::serve::text;
+use super::reply::text;
+use super::server::DirectoryServer;
 
 /// Digests looked at in one request.
 const MAX_TAGS: usize = 8;

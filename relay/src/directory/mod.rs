@@ -12,6 +12,7 @@ mod disk;
 mod padding;
 mod publish;
 mod refresh;
+mod reply;
 mod serve;
 mod server;
 mod voting;

@@ -10,14 +10,16 @@ use cepa_common::dir::{
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{DirectoryServer, consensus, padding, voting};
-use crate::authority::{AuthorityError, AuthorityHandle, Submission, SubmitError};
+use super::reply::{submit, text};
+use super::server::DirectoryServer;
+use super::{consensus, padding, voting};
+use crate::authority::Submission;
 
 /// A request's head must be complete by then.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -191,41 +193,4 @@ async fn accept(
         Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     submit(authority, submission).await
-}
-
-/// Gives a verified document to the authority.
-pub(super) async fn submit(
-    authority: &AuthorityHandle,
-    submission: Submission,
-) -> Response<Full<Bytes>> {
-    match authority.submit(submission).await {
-        Ok(()) => text(StatusCode::OK, "accepted"),
-        Err(SubmitError::Refused(error)) => text(status_of(&error), &error.to_string()),
-        Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
-    }
-}
-
-fn status_of(error: &AuthorityError) -> StatusCode {
-    match error {
-        AuthorityError::NotNewer
-        | AuthorityError::WrongPeriod
-        | AuthorityError::Agreement(_)
-        | AuthorityError::Recovering
-        | AuthorityError::KeyInUse => StatusCode::CONFLICT,
-        AuthorityError::Full | AuthorityError::Crowded => StatusCode::INSUFFICIENT_STORAGE,
-        AuthorityError::Rejected => StatusCode::FORBIDDEN,
-        AuthorityError::Document(_)
-        | AuthorityError::NotCurrent
-        | AuthorityError::PrivateAddress
-        | AuthorityError::Own
-        | AuthorityError::Tally(_) => StatusCode::BAD_REQUEST,
-    }
-}
-
-pub(super) fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
-    *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    response
 }

@@ -12,8 +12,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 
-use super::DirectoryServer;
-use super::serve::{submit, text};
+use super::reply::{submit, text};
+use super::server::DirectoryServer;
 use crate::authority::Submission;
 
 /// A body must be complete by then.
