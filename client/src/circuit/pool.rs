@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use cepa_common::dir::{Consensus, Entry, Params};
 use cepa_common::ids::{HopIndex, NetworkId, RelayId};
+use cepa_common::net::circuit_end::EndDriver;
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::tasks::Tasks;
 use cepa_common::stream::LegId;
@@ -22,7 +23,7 @@ use super::legs::{Grower, Multipath};
 use super::links::Links;
 use super::predict::Predictor;
 use super::race::MOST_BUILDS;
-use super::task::{CircuitEnd, CircuitTask};
+use super::task::{CircuitEnd, CircuitTask, LastHopLayers};
 use super::timeout::BuildTimes;
 use super::{Circuit, Shared};
 use crate::events::{BootstrapEvent, Reporter};
@@ -610,13 +611,16 @@ impl Pool {
         let (link, inbox, circ, layers) = raised.builder.hand_over();
         let hops = raised.hops.iter().map(|hop| hop.identity);
         shared.on_begun(leg, hops.collect());
-        let task = CircuitTask {
+        let end = EndDriver {
             link,
-            inbox,
             circ: circ?,
-            layers,
+            inbox,
             streams,
             leg,
+            layers: LastHopLayers::new(layers)?,
+        };
+        let task = CircuitTask {
+            end,
             rtt: raised.rtt,
             shared: shared.clone(),
         };

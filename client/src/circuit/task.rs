@@ -6,17 +6,16 @@ use std::time::{Duration, Instant};
 
 use cepa_common::cell::codec::{self, DestroyReason};
 use cepa_common::cell::message::{Inward, messages};
-use cepa_common::cell::{CELL_LEN, Payload};
+use cepa_common::cell::{Body, Payload};
 use cepa_common::flow::window::SendWindow;
-use cepa_common::ids::{CircId, HopIndex};
+use cepa_common::ids::HopIndex;
 use cepa_common::net::buffers;
-use cepa_common::net::circuit_io::{Streams, for_each_body};
-use cepa_common::net::inbox::Inbox;
-use cepa_common::net::queue::PushError;
-use cepa_common::net::queue::{LinkQueue, TableCommand};
+use cepa_common::net::circuit_end::{EndDriver, Layers};
+use cepa_common::net::queue::{PushError, TableCommand};
 use cepa_common::onion::{ClientLayers, OpenFailed};
 use cepa_common::stream::{LegId, Mux, StreamKey, Target, Violation};
-use cepa_common::world::{random, steady};
+use cepa_common::world::steady;
+use rand::CryptoRng;
 use tokio::time::Sleep;
 
 use super::Shared;
@@ -48,17 +47,55 @@ pub(crate) enum CircuitEnd {
     Silent,
 }
 
+impl From<PushError> for CircuitEnd {
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::Overrun => Self::Overrun,
+            PushError::Closed => Self::Destroyed(DestroyReason::Unreachable),
+        }
+    }
+}
+
+/// A client's layers of a built circuit, whose streams end at its last hop.
+pub(crate) struct LastHopLayers {
+    layers: ClientLayers,
+    last: HopIndex,
+}
+
+impl LastHopLayers {
+    /// The layers of a circuit to which no hop is added any more; `None` if it has no hop.
+    pub(crate) fn new(layers: ClientLayers) -> Option<Self> {
+        let last = u8::try_from(layers.len().checked_sub(1)?).ok()?;
+        Some(Self {
+            layers,
+            last: HopIndex(last),
+        })
+    }
+}
+
+impl Layers for LastHopLayers {
+    type End = CircuitEnd;
+
+    fn open(&mut self, body: &mut Body) -> Result<(), CircuitEnd> {
+        let hop = self.layers.open(body)?;
+        if hop == self.last {
+            return Ok(());
+        }
+        Err(ended_by(hop, codec::payload(body)))
+    }
+
+    fn seal(&mut self, body: &mut Body, rng: &mut impl CryptoRng) -> Result<(), CircuitEnd> {
+        let sealed = self.layers.seal(self.last, body, rng);
+        sealed.map_err(|_| CircuitEnd::Tampered(OpenFailed::Broken))
+    }
+}
+
+/// The task of one leg of a circuit.
 pub(crate) struct CircuitTask {
-    pub(crate) link: Arc<LinkQueue>,
-    pub(crate) inbox: Arc<Inbox>,
-    pub(crate) circ: CircId,
-    pub(crate) layers: ClientLayers,
-    pub(crate) streams: Arc<Streams>,
-    /// Which of the streams' legs it is.
-    pub(crate) leg: LegId,
-    /// The round trip to the last hop, when it was added.
+    pub(crate) end: EndDriver<LastHopLayers>,
+    /// The round trip to the last hop, when that hop was added.
     pub(crate) rtt: Duration,
-    /// What it shares with the circuit's other legs.
+    /// What this leg shares with the circuit's other legs.
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -84,12 +121,13 @@ impl CircuitTask {
 
 impl Drop for CircuitTask {
     fn drop(&mut self) {
-        self.streams.lose_leg(self.leg);
+        let end = &self.end;
+        end.streams.lose_leg(end.leg);
         TableCommand::Close {
-            circ: self.circ,
+            circ: end.circ,
             reason: DestroyReason::Finished,
         }
-        .send(&self.link);
+        .send(&end.link);
     }
 }
 
@@ -112,11 +150,10 @@ const WATCH: Duration = Duration::from_millis(500);
 impl Running {
     async fn turn(&mut self) -> Result<(), CircuitEnd> {
         tokio::select! {
-            () = self.task.inbox.wait() => {}
-            () = self.task.streams.wait(self.task.leg) => {}
+            () = self.task.end.wait() => {}
             () = self.alarm.as_mut() => {}
         }
-        let mut arrived = self.task.inbox.take();
+        let mut arrived = self.task.end.inbox.take();
         self.on_cells(&mut arrived.cells)?;
         if let Some(reason) = arrived.destroyed {
             return Err(CircuitEnd::Destroyed(reason));
@@ -126,12 +163,12 @@ impl Running {
             return Err(CircuitEnd::Finished);
         }
         self.watch()?;
-        self.send()
+        self.task.end.send()
     }
 
     /// Is the circuit of no use to anybody any more?
     fn is_over(&self) -> bool {
-        let streams = &self.task.streams;
+        let streams = &self.task.end.streams;
         let mut mux = streams.mux();
         // Each leg's task holds the streams once.
         if Arc::strong_count(streams) <= mux.leg_ids().count() {
@@ -140,18 +177,18 @@ impl Running {
             streams.notify();
             return true;
         }
-        mux.is_lost() || !mux.has_leg(self.task.leg)
+        mux.is_lost() || !mux.has_leg(self.task.end.leg)
     }
 
     /// Looks after the far end: asks it when it has been silent, and gives the circuit up when it does not answer.
     fn watch(&mut self) -> Result<(), CircuitEnd> {
-        let (shared, leg) = (&self.task.shared, self.task.leg);
+        let (shared, leg) = (&self.task.shared, self.task.end.leg);
         let doubted = shared.is_doubted(&mut self.doubts);
         if doubted {
             self.liveness.doubt();
         }
         let now = steady::now();
-        let mut mux = self.task.streams.mux();
+        let mut mux = self.task.end.streams.mux();
         let in_use = mux.open_streams() > 0;
         if !self.watching && in_use {
             self.watching = true;
@@ -171,8 +208,8 @@ impl Running {
             )
         {
             drop(mux);
-            grower.begin(leg, &self.task.streams, shared);
-            mux = self.task.streams.mux();
+            grower.begin(leg, &self.task.end.streams, shared);
+            mux = self.task.end.streams.mux();
         }
         let owed = mux.owes(leg);
         let until = loop {
@@ -196,8 +233,8 @@ impl Running {
 
     /// Something came: whatever was asked is answered.
     fn heard(&mut self, now: Instant) {
-        let mut mux = self.task.streams.mux();
-        let window = mux.send_window(self.task.leg);
+        let mut mux = self.task.end.streams.mux();
+        let window = mux.send_window(self.task.end.leg);
         let rtt = window.and_then(SendWindow::last_rtt);
         self.liveness.on_heard(now, rtt);
         if let Some(question) = self.question.take() {
@@ -210,58 +247,14 @@ impl Running {
         if !cells.is_empty() {
             self.heard(now);
         }
-        let task = &mut self.task;
-        let last = HopIndex((task.layers.len() - 1) as u8);
-        // All are opened before the streams' lock is held.
-        let cells = cells.as_chunks_mut::<CELL_LEN>().0;
-        let mut opened = 0;
-        let end = loop {
-            let Some(cell) = cells.get_mut(opened) else {
-                break None;
-            };
-            let body = codec::body_mut(cell);
-            match task.layers.open(body) {
-                Ok(hop) if hop == last => opened += 1,
-                Ok(hop) => break Some(ended_by(hop, codec::payload(body))),
-                Err(error) => break Some(error.into()),
-            }
-        };
-        let mut mux = task.streams.mux();
-        for cell in &mut cells[..opened] {
-            if mux
-                .on_inward(task.leg, now, codec::payload(codec::body_mut(cell)))?
-                .is_some()
-            {
-                return Err(CircuitEnd::Truncated(last));
-            }
+        let end = &mut self.task.end;
+        let mut opened = end.open(cells);
+        let leg = end.leg;
+        let truncated = end.read(&mut opened, |mux, payload| mux.on_inward(leg, now, payload))?;
+        if truncated.is_some() {
+            return Err(CircuitEnd::Truncated(end.layers.last));
         }
-        end.map_or(Ok(()), Err)
-    }
-
-    fn send(&mut self) -> Result<(), CircuitEnd> {
-        let task = &mut self.task;
-        let last = HopIndex((task.layers.len() - 1) as u8);
-        let mut rng = random::rng();
-        let mut batch = buffers::take();
-        loop {
-            let streams = &task.streams;
-            let more = streams.fill(task.leg, steady::now(), &mut rng, task.circ, &mut batch);
-            if !batch.is_empty() {
-                let layers = &mut task.layers;
-                for_each_body(&mut batch, |body| layers.seal(last, body, &mut rng))
-                    .map_err(|_| CircuitEnd::Tampered(OpenFailed::Broken))?;
-                let pushed = task.link.push_all(task.circ, &mut batch);
-                pushed.map_err(|error| match error {
-                    PushError::Overrun => CircuitEnd::Overrun,
-                    PushError::Closed => CircuitEnd::Destroyed(DestroyReason::Unreachable),
-                })?;
-            }
-            if !more {
-                buffers::give_back(batch);
-                return Ok(());
-            }
-            buffers::prepare(&mut batch);
-        }
+        opened.finish()
     }
 }
 

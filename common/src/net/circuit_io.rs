@@ -11,9 +11,9 @@ use rand_core::CryptoRng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, watch};
 
-use crate::cell::codec::{self, Cell, CircuitCommand};
+use crate::cell::CELL_LEN;
+use crate::cell::codec::{self, CircuitCommand};
 use crate::cell::message::EndReason;
-use crate::cell::{Body, CELL_LEN};
 use crate::ids::CircId;
 use crate::stream::{JoinAs, Leg, LegId, Mux, StreamError, StreamKey, Target};
 use crate::sync::lock;
@@ -188,18 +188,6 @@ impl Streams {
             key,
         }
     }
-}
-
-/// Applies `change` to the body of each of `cells`.
-pub fn for_each_body<E>(
-    cells: &mut [u8],
-    mut change: impl FnMut(&mut Body) -> Result<(), E>,
-) -> Result<(), E> {
-    for cell in cells.as_chunks_mut::<CELL_LEN>().0 {
-        let cell: &mut Cell = cell;
-        change(codec::body_mut(cell))?;
-    }
-    Ok(())
 }
 
 /// One stream, for whoever reads and writes it.

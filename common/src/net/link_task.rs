@@ -79,6 +79,36 @@ impl Rest {
     }
 }
 
+/// How fast a link may move bytes. Where nothing limits it, it never asks for the time.
+struct Pace(Option<Arc<RateLimit>>);
+
+impl Pace {
+    fn is_limited(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// When bytes may move that way again, if they may not now.
+    fn wait_for(&self, way: Way) -> Option<tokio::time::Instant> {
+        let limit = self.0.as_ref()?;
+        limit.wait_for(way, tokio::time::Instant::now())
+    }
+
+    /// So many bytes have moved that way.
+    fn moved(&self, way: Way, bytes: usize) {
+        if let Some(limit) = &self.0 {
+            limit.moved(way, bytes, tokio::time::Instant::now());
+        }
+    }
+}
+
+/// Waits until then; without a time, for ever.
+async fn sleep_until(until: Option<tokio::time::Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
 thread_local! {
     /// Decrypted cells of one read. No task holds it across an await.
     static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -106,7 +136,7 @@ pub async fn run_limited<A: AcceptCircuits>(
         queue,
         table,
         partial: Vec::new(),
-        limit,
+        pace: Pace(limit),
     };
     match driver.run().await {
         Ok(never) => match never {},
@@ -120,7 +150,7 @@ struct Driver<A: AcceptCircuits> {
     table: Table<A>,
     /// The beginning of a cell whose rest has not come yet.
     partial: Vec<u8>,
-    limit: Option<Arc<RateLimit>>,
+    pace: Pace,
     rest: Rest,
 }
 
@@ -138,46 +168,37 @@ impl<A: AcceptCircuits> Driver<A> {
             if self.rest.is_over(self.table.len(), self.table.ever()) {
                 return Err(LinkEnd::Idle);
             }
-            let Some(limit) = self.limit.clone() else {
-                self.write()?;
-                tokio::select! {
-                    ready = self.io.ready() => ready?,
-                    () = self.queue.wait() => {}
-                    () = self.rest.alarm.as_mut() => {}
-                }
-                self.read()?;
-                continue;
-            };
-            self.turn(&limit).await?;
+            self.turn().await?;
         }
     }
 
-    /// One turn of a link whose node may not move all that it could.
-    async fn turn(&mut self, limit: &RateLimit) -> Result<(), LinkEnd> {
-        let now = tokio::time::Instant::now();
-        let writes_at = limit.wait_for(Way::Write, now);
+    /// One turn: writes what may be written, waits for more to do, and reads what may be read. A link without a limit may
+    /// always do both.
+    async fn turn(&mut self) -> Result<(), LinkEnd> {
+        let writes_at = self.pace.wait_for(Way::Write);
         let written = if writes_at.is_none() {
             self.write()?
         } else {
             self.io.try_flush()?;
             0
         };
-        limit.moved(Way::Write, written, now);
-        let reads_at = limit.wait_for(Way::Read, now);
+        self.pace.moved(Way::Write, written);
+        // Where there is a limit, one batch was written; there may be more, of which the queue has told already.
+        let is_rest_queued = self.pace.is_limited() && written > 0;
+        let reads_at = self.pace.wait_for(Way::Read);
         // Whoever may not read must not ask whether it could: the answer would be yes at once.
         let until = [reads_at, writes_at].into_iter().flatten().min();
         tokio::select! {
-            // One batch was written; there may be more, of which the queue has told already.
-            () = std::future::ready(()), if written > 0 => {}
+            () = std::future::ready(()), if is_rest_queued => {}
             ready = self.io.ready(), if reads_at.is_none() => ready?,
             ready = self.io.writable(), if reads_at.is_some() && self.io.has_unsent() => ready?,
             () = self.queue.wait() => {}
-            () = tokio::time::sleep_until(until.unwrap_or(now)), if until.is_some() => {}
+            () = sleep_until(until), if until.is_some() => {}
             () = self.rest.alarm.as_mut() => {}
         }
         if reads_at.is_none() {
             let read = self.read()?;
-            limit.moved(Way::Read, read, tokio::time::Instant::now());
+            self.pace.moved(Way::Read, read);
         }
         Ok(())
     }
@@ -198,7 +219,7 @@ impl<A: AcceptCircuits> Driver<A> {
                 }
                 self.io.write(batch)?;
                 written += batch.len();
-                if self.limit.is_some() {
+                if self.pace.is_limited() {
                     break;
                 }
             }

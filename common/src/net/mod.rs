@@ -4,7 +4,8 @@
 //! and rustls in large steps; [`socket`] says how sockets are set; [`establish`] turns a connection into a link or
 //! a directory request; [`link_task`] reads and writes one link; [`switch`]
 //! decides what becomes of each cell; [`queue`] stands between two links and [`inbox`]
-//! between a link and a circuit's end, and [`buffers`] go round between them; [`circuit_io`] gives streams to applications.
+//! between a link and a circuit's end, and [`buffers`] go round between them; [`circuit_end`] drives a circuit's end, and
+//! [`circuit_io`] gives its streams to applications.
 //!
 //! Every link is one task that owns its socket, its TLS state and its circuits'
 //! table. Others reach it by its [`queue::LinkQueue`] alone, so nothing on the
@@ -12,6 +13,7 @@
 
 pub mod buffers;
 mod cell_run;
+pub mod circuit_end;
 pub mod circuit_io;
 pub mod directory;
 pub mod emulate;

@@ -9,6 +9,7 @@ use cepa_common::cell::codec::{
 use cepa_common::cell::message::{NoRoom, Packer};
 use cepa_common::cell::{CELL_LEN, HEADER_LEN};
 use cepa_common::ids::{CircId, RelayId};
+use cepa_common::net::circuit_end::EndDriver;
 use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::{LinkQueue, TableCommand};
 use tokio::time::timeout;
@@ -41,23 +42,19 @@ impl EndHop {
         let Ok(extended) = self.sealed(|packer| packer.extended(&leg.reply)) else {
             return End::Here(DestroyReason::Protocol);
         };
-        let Self {
-            link,
-            circ,
-            forward,
-            backward,
-            ..
-        } = self;
+        let EndDriver {
+            link, circ, layers, ..
+        } = self.end;
         TableCommand::PassOutward {
             circ,
-            layer: forward,
+            layer: layers.forward,
             next: leg.link.clone(),
             next_circ: leg.circ,
         }
         .send(&link);
         TableCommand::PassInward {
             circ: leg.circ,
-            layer: backward,
+            layer: layers.backward,
             prev: link,
             prev_circ: circ,
             extended: Box::new(extended),
@@ -100,20 +97,20 @@ impl EndHop {
         pack: impl FnOnce(&mut Packer<'_>) -> Result<(), NoRoom>,
     ) -> Result<Cell, NoRoom> {
         let mut cell = [0; CELL_LEN];
-        codec::write_circuit_head(&mut cell, self.circ, CircuitCommand::Relay);
+        codec::write_circuit_head(&mut cell, self.end.circ, CircuitCommand::Relay);
         let body = codec::body_mut(&mut cell);
         body[..HEADER_LEN].fill(0);
         let mut packer = Packer::new(codec::payload_mut(body));
         pack(&mut packer)?;
         packer.finish();
-        self.backward.speak(body).map_err(|_| NoRoom)?;
+        self.end.layers.backward.speak(body).map_err(|_| NoRoom)?;
         Ok(cell)
     }
 
     fn give_up(mut self) -> End {
         let reason = DestroyReason::Unreachable;
         if let Ok(truncated) = self.sealed(|packer| packer.truncated(reason)) {
-            let _ = self.link.push(self.circ, &truncated);
+            let _ = self.end.link.push(self.end.circ, &truncated);
         }
         End::Here(reason)
     }
