@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64;
 
-use super::parse::{FrontError, Refusal};
+use super::refusal::{FrontError, FrontRefusal};
 use super::reply;
 use super::target::{Credentials, Host};
 
@@ -25,23 +25,23 @@ pub(super) struct Connect {
 }
 
 /// Puts a refusal into the words of HTTP.
-pub(super) fn refuse(refusal: Refusal) -> FrontError {
+pub(super) fn refuse(refusal: FrontRefusal) -> FrontError {
     let (status, advice) = match refusal {
-        Refusal::TooLong => (
+        FrontRefusal::TooLong => (
             "431 Request Header Fields Too Large",
             "The request's head must fit into 8192 bytes.",
         ),
-        Refusal::Private => (
+        FrontRefusal::Private => (
             "403 Forbidden",
             "Private, loopback and link-local addresses are not reachable through Cepa. \
              Exempt them from the proxy in the application's settings.",
         ),
-        Refusal::Host => (
+        FrontRefusal::Host => (
             "400 Bad Request",
             "The destination is neither an IP address nor a host name. \
              Write CONNECT host:port, an IPv6 address in brackets.",
         ),
-        Refusal::Port => (
+        FrontRefusal::Port => (
             "400 Bad Request",
             "The destination has no valid port. Write CONNECT host:port.",
         ),
@@ -70,11 +70,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(len)) if len == bytes.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(refuse(Refusal::TooLong)),
-        Ok(_) | Err(_) => return Err(refuse(Refusal::Malformed)),
+        Err(httparse::Error::TooManyHeaders) => return Err(refuse(FrontRefusal::TooLong)),
+        Ok(_) | Err(_) => return Err(refuse(FrontRefusal::Malformed)),
     }
     let (Some(method), Some(target)) = (request.method, request.path) else {
-        return Err(refuse(Refusal::Malformed));
+        return Err(refuse(FrontRefusal::Malformed));
     };
     match method {
         "CONNECT" => {
@@ -98,28 +98,28 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
 }
 
 /// Reads `host:port` or `[address]:port`.
-fn authority(text: &str) -> Result<(Host, u16), Refusal> {
-    let (host, port) = text.rsplit_once(':').ok_or(Refusal::Port)?;
+fn authority(text: &str) -> Result<(Host, u16), FrontRefusal> {
+    let (host, port) = text.rsplit_once(':').ok_or(FrontRefusal::Port)?;
     let host = match host.strip_prefix('[') {
         Some(inner) => {
-            let ip = inner.strip_suffix(']').ok_or(Refusal::Host)?;
-            let ip: std::net::Ipv6Addr = ip.parse().map_err(|_| Refusal::Host)?;
+            let ip = inner.strip_suffix(']').ok_or(FrontRefusal::Host)?;
+            let ip: std::net::Ipv6Addr = ip.parse().map_err(|_| FrontRefusal::Host)?;
             std::net::IpAddr::from(ip).into()
         }
         // Without brackets nobody can say where an IPv6 address ends and the port begins.
-        None if host.contains(':') => return Err(Refusal::Host),
+        None if host.contains(':') => return Err(FrontRefusal::Host),
         None => Host::parse(host.as_bytes())?,
     };
     // `parse` alone would accept "+80".
     if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Refusal::Port);
+        return Err(FrontRefusal::Port);
     }
-    Ok((host, port.parse().map_err(|_| Refusal::Port)?))
+    Ok((host, port.parse().map_err(|_| FrontRefusal::Port)?))
 }
 
 /// Reads the user and password of `Proxy-Authorization: Basic`. A field that is not understood is refused: whoever
 /// sends it wants streams to be kept apart, and must not be left to believe that they are.
-fn credentials(headers: &[httparse::Header<'_>]) -> Result<Option<Credentials>, Refusal> {
+fn credentials(headers: &[httparse::Header<'_>]) -> Result<Option<Credentials>, FrontRefusal> {
     let mut fields = headers
         .iter()
         .filter(|h| h.name.eq_ignore_ascii_case("proxy-authorization"));
@@ -127,9 +127,9 @@ fn credentials(headers: &[httparse::Header<'_>]) -> Result<Option<Credentials>, 
         return Ok(None);
     };
     if fields.next().is_some() {
-        return Err(Refusal::Malformed);
+        return Err(FrontRefusal::Malformed);
     }
-    basic(field.value).map(Some).ok_or(Refusal::Malformed)
+    basic(field.value).map(Some).ok_or(FrontRefusal::Malformed)
 }
 
 fn basic(value: &[u8]) -> Option<Credentials> {

@@ -7,6 +7,7 @@
 //! * [`FrontParser`] (`parse`, with `socks` and `http_connect` under it) takes bytes and yields one [`StreamRequest`],
 //!   without I/O;
 //! * `target` says what a destination may look like;
+//! * `refusal` says why a request is refused, and which limits it must keep;
 //! * `reply` says what the application is told.
 //!
 //! Three things are absent on purpose: any lookup of a name (names go to the exit as they are, S30), the choice of a
@@ -14,6 +15,7 @@
 
 mod http_connect;
 mod parse;
+mod refusal;
 mod reply;
 mod serve;
 mod socks;
@@ -24,12 +26,8 @@ mod parse_tests;
 #[cfg(test)]
 mod serve_tests;
 
-pub use parse::{
-    FrontError, FrontOptions, FrontParser, FrontStep, HTTP_HEAD_LIMIT, Refusal, SOCKS_LIMIT,
-    StreamRequest,
-};
+pub use parse::{FrontOptions, FrontParser, FrontStep, MAX_CONNECTIONS, StreamRequest};
+pub use refusal::{FrontError, FrontRefusal, HTTP_HEAD_LIMIT, SOCKS_LIMIT};
 pub use reply::{Failure, connected, failed};
-pub use serve::{
-    BindRefused, ConnectRequest, Connector, IsolationKey, MAX_CONNECTIONS, check_bind, serve,
-};
-pub use target::{Credentials, Host, Protocol, Target};
+pub use serve::{BindRefused, ConnectRequest, Connector, IsolationKey, check_bind, serve};
+pub use target::{Credentials, FrontTarget, Host, Protocol};

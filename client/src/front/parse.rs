@@ -3,14 +3,13 @@
 use core::fmt;
 use core::time::Duration;
 
+use super::refusal::{FrontError, FrontRefusal, HTTP_HEAD_LIMIT, SOCKS_LIMIT};
 use super::reply::{self, REJECT_SOCKS4};
-use super::target::{Credentials, Protocol, Target};
-use super::{http_connect, serve, socks};
+use super::target::{Credentials, FrontTarget, Protocol};
+use super::{http_connect, socks};
 
-/// Length of the longest SOCKS message, in bytes (S28).
-pub const SOCKS_LIMIT: usize = 512;
-/// Length of the longest HTTP head with its final empty line, in bytes (S28).
-pub const HTTP_HEAD_LIMIT: usize = 8192;
+/// Number of connections served at once, unless the owner says otherwise: at most 128 MiB of buffers.
+pub const MAX_CONNECTIONS: usize = 1024;
 
 /// What the owner decides about the front end.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +31,7 @@ impl Default for FrontOptions {
         Self {
             allow_private: false,
             answer_early: false,
-            max_connections: serve::MAX_CONNECTIONS,
+            max_connections: MAX_CONNECTIONS,
             head_timeout: Duration::from_secs(30),
         }
     }
@@ -57,7 +56,7 @@ pub enum FrontStep {
 #[derive(Clone, PartialEq, Eq)]
 pub struct StreamRequest {
     /// Where the stream should go.
-    pub target: Target,
+    pub target: FrontTarget,
     /// The credentials that keep this stream apart from others, if the application sent any.
     pub isolation: Option<Credentials>,
     /// The protocol in which the application expects the answer.
@@ -76,67 +75,6 @@ impl fmt::Debug for StreamRequest {
             .finish()
     }
 }
-
-/// Why a request of an application is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The first byte belongs to no protocol that the front end speaks.
-    #[error("neither SOCKS nor HTTP")]
-    UnknownProtocol,
-    /// The request is longer than [`SOCKS_LIMIT`] or [`HTTP_HEAD_LIMIT`].
-    #[error("the request is too long")]
-    TooLong,
-    /// The request is not well-formed.
-    #[error("the request is malformed")]
-    Malformed,
-    /// SOCKS5: the application offers no method of authentication that the front end knows.
-    #[error("no authentication method in common")]
-    Method,
-    /// SOCKS: the command is BIND, UDP ASSOCIATE or unknown (S30).
-    #[error("only CONNECT is supported")]
-    Command,
-    /// SOCKS5: the address is neither IPv4, nor IPv6, nor a name.
-    #[error("unknown address type")]
-    AddressType,
-    /// The host is neither an address nor a host name.
-    #[error("not an address or a host name")]
-    Host,
-    /// The port is zero or missing.
-    #[error("not a port")]
-    Port,
-    /// The destination is private or loopback (S30).
-    #[error("private destinations are refused")]
-    Private,
-    /// The parser has given its answer already. This is an error of the caller.
-    #[error("the request was complete already")]
-    Finished,
-}
-
-/// A refusal, with the bytes that tell the application about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FrontError {
-    /// Why the request is refused.
-    pub refusal: Refusal,
-    /// Bytes to send before closing; there may be none.
-    pub reply: Vec<u8>,
-}
-
-impl FrontError {
-    pub(super) fn new(refusal: Refusal, reply: impl Into<Vec<u8>>) -> Self {
-        Self {
-            refusal,
-            reply: reply.into(),
-        }
-    }
-}
-
-impl fmt::Display for FrontError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.refusal.fmt(f)
-    }
-}
-
-impl core::error::Error for FrontError {}
 
 /// The message that the parser expects next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +139,7 @@ impl FrontParser {
                 4 => State::Socks4,
                 5 => State::Socks5Methods,
                 b'A'..=b'Z' => State::Http,
-                _ => return Err(FrontError::new(Refusal::UnknownProtocol, [])),
+                _ => return Err(FrontError::new(FrontRefusal::UnknownProtocol, [])),
             };
         }
         match self.state {
@@ -210,14 +148,14 @@ impl FrontParser {
             State::Socks5Password => self.socks5_password(),
             State::Socks5Request => self.socks5_request(),
             State::Http => self.http(fresh),
-            State::Start | State::Finished => Err(FrontError::new(Refusal::Finished, [])),
+            State::Start | State::Finished => Err(FrontError::new(FrontRefusal::Finished, [])),
         }
     }
 
     /// Asks for more bytes, or refuses a message that has passed its limit already.
     fn socks_more(&self, reply: &[u8]) -> Result<FrontStep, FrontError> {
         if self.buffer.len() >= SOCKS_LIMIT {
-            Err(FrontError::new(Refusal::TooLong, reply))
+            Err(FrontError::new(FrontRefusal::TooLong, reply))
         } else {
             Ok(FrontStep::NeedMore)
         }
@@ -233,8 +171,8 @@ impl FrontParser {
         let Some(request) = socks::socks4(self.socks_window()).map_err(refuse)? else {
             return self.socks_more(&REJECT_SOCKS4);
         };
-        let target =
-            Target::new(request.host, request.port, self.options.allow_private).map_err(refuse)?;
+        let target = FrontTarget::new(request.host, request.port, self.options.allow_private)
+            .map_err(refuse)?;
         if !request.user.is_empty() {
             self.isolation = Some(Credentials {
                 user: request.user,
@@ -251,7 +189,7 @@ impl FrontParser {
         self.state = match method {
             Some(socks::Method::Password) => State::Socks5Password,
             Some(socks::Method::None) => State::Socks5Request,
-            None => return Err(FrontError::new(Refusal::Method, [5, 0xff])),
+            None => return Err(FrontError::new(FrontRefusal::Method, [5, 0xff])),
         };
         self.buffer.drain(..len);
         Ok(FrontStep::Reply(match self.state {
@@ -277,8 +215,8 @@ impl FrontParser {
         let Some(request) = socks::socks5(self.socks_window()).map_err(refuse)? else {
             return self.socks_more(&reply::socks5(1));
         };
-        let target =
-            Target::new(request.host, request.port, self.options.allow_private).map_err(refuse)?;
+        let target = FrontTarget::new(request.host, request.port, self.options.allow_private)
+            .map_err(refuse)?;
         Ok(self.finish(target, Protocol::Socks5, request.len))
     }
 
@@ -294,15 +232,15 @@ impl FrontParser {
             return if window.len() < HTTP_HEAD_LIMIT {
                 Ok(FrontStep::NeedMore)
             } else {
-                Err(http_connect::refuse(Refusal::TooLong))
+                Err(http_connect::refuse(FrontRefusal::TooLong))
             };
         };
         match http_connect::parse(&window[..len])? {
             http_connect::Head::Page(page) => Ok(FrontStep::Page(page)),
             http_connect::Head::Connect(connect) => {
                 let allow = self.options.allow_private;
-                let target =
-                    Target::new(connect.host, connect.port, allow).map_err(http_connect::refuse)?;
+                let target = FrontTarget::new(connect.host, connect.port, allow)
+                    .map_err(http_connect::refuse)?;
                 self.isolation = connect.credentials;
                 Ok(self.finish(target, Protocol::HttpConnect, len))
             }
@@ -310,7 +248,7 @@ impl FrontParser {
     }
 
     /// The request, with the bytes behind its `len` bytes as the first of the stream.
-    fn finish(&mut self, target: Target, protocol: Protocol, len: usize) -> FrontStep {
+    fn finish(&mut self, target: FrontTarget, protocol: Protocol, len: usize) -> FrontStep {
         FrontStep::Request(StreamRequest {
             target,
             isolation: self.isolation.take(),

@@ -20,7 +20,7 @@ enum End {
     Open,
     Request(StreamRequest),
     Page(Vec<u8>),
-    Refused(Refusal, Vec<u8>),
+    Refused(FrontRefusal, Vec<u8>),
 }
 
 /// Feeds the pieces to a parser. Bytes that the parser did not take are added behind the request.
@@ -254,7 +254,7 @@ fn every_variant_is_accepted_with_its_early_data() {
     ] {
         for (bytes, replies, host, port, isolation, protocol) in accepted() {
             let request = StreamRequest {
-                target: Target { host, port },
+                target: FrontTarget { host, port },
                 isolation,
                 protocol,
                 leftover: early.to_vec(),
@@ -278,7 +278,7 @@ fn cut_anywhere_it_waits_for_more() {
     }
 }
 
-fn refused(bytes: &[u8]) -> (Refusal, Vec<u8>) {
+fn refused(bytes: &[u8]) -> (FrontRefusal, Vec<u8>) {
     match talk(bytes).end {
         End::Refused(refusal, reply) => (refusal, reply),
         other => panic!("{bytes:x?} gives {other:?}"),
@@ -292,7 +292,7 @@ fn unknown_first_bytes_are_closed_without_a_word() {
             let bytes = [first, 1, 2, 3];
             assert_eq!(
                 refused(&bytes),
-                (Refusal::UnknownProtocol, vec![]),
+                (FrontRefusal::UnknownProtocol, vec![]),
                 "{first}"
             );
         }
@@ -306,17 +306,26 @@ fn socks4_refusals() {
     for (bytes, refusal) in [
         (
             b"\x04\x02\x00\x50\x08\x08\x04\x04\x00".as_slice(),
-            Refusal::Command,
+            FrontRefusal::Command,
         ),
-        (b"\x04\x01\x00\x00\x08\x08\x04\x04\x00", Refusal::Port),
-        (b"\x04\x01\x00\x50\x7f\x00\x00\x01\x00", Refusal::Private),
-        (b"\x04\x01\x00\x50\x00\x00\x00\x00\x00", Refusal::Private),
-        (b"\x04\x01\x00\x50\x00\x00\x00\x01\x00\x00", Refusal::Host),
+        (b"\x04\x01\x00\x00\x08\x08\x04\x04\x00", FrontRefusal::Port),
+        (
+            b"\x04\x01\x00\x50\x7f\x00\x00\x01\x00",
+            FrontRefusal::Private,
+        ),
+        (
+            b"\x04\x01\x00\x50\x00\x00\x00\x00\x00",
+            FrontRefusal::Private,
+        ),
+        (
+            b"\x04\x01\x00\x50\x00\x00\x00\x01\x00\x00",
+            FrontRefusal::Host,
+        ),
         (
             b"\x04\x01\x00\x50\x00\x00\x00\x01\x00a b\x00",
-            Refusal::Host,
+            FrontRefusal::Host,
         ),
-        (&long, Refusal::TooLong),
+        (&long, FrontRefusal::TooLong),
     ] {
         assert_eq!(refused(bytes), (refusal, reject.clone()), "{bytes:x?}");
     }
@@ -330,51 +339,59 @@ fn socks5_refusals() {
     let label = [b'a'; 64];
     let name = [b"a.".repeat(127), b"a".to_vec()].concat();
     for (address, port, refusal, reply) in [
-        (vec![1, 8, 8, 8, 8], 0, Refusal::Port, 1),
-        (vec![1, 10, 0, 0, 1], 80, Refusal::Private, 2),
-        (vec![1, 255, 255, 255, 255], 80, Refusal::Private, 2),
-        ([&[4][..], &mapped].concat(), 80, Refusal::Private, 2),
-        ([&[4][..], &nat64].concat(), 80, Refusal::Private, 2),
-        (counted(b"127.0.0.1"), 80, Refusal::Private, 2),
-        (counted(b"::1"), 80, Refusal::Private, 2),
-        (counted(b"LocalHost."), 80, Refusal::Private, 2),
-        (counted(b"a.localhost"), 80, Refusal::Private, 2),
-        (counted(b"127.1"), 80, Refusal::Host, 4),
-        (counted(b"2130706433"), 80, Refusal::Host, 4),
-        (counted(b"0x7f000001"), 80, Refusal::Host, 4),
-        (counted(b"0177.0.0.01"), 80, Refusal::Host, 4),
-        (counted(b"[::1]"), 80, Refusal::Host, 4),
-        (counted(b""), 80, Refusal::Host, 4),
-        (counted(b"."), 80, Refusal::Host, 4),
-        (counted(b"a..b"), 80, Refusal::Host, 4),
-        (counted(b"a\0b"), 80, Refusal::Host, 4),
-        (counted("bücher.example".as_bytes()), 80, Refusal::Host, 4),
-        (counted(b"user@host"), 80, Refusal::Host, 4),
-        (counted(&label), 80, Refusal::Host, 4),
-        (counted(&name), 80, Refusal::Host, 4),
-        (vec![2, 1], 80, Refusal::AddressType, 8),
+        (vec![1, 8, 8, 8, 8], 0, FrontRefusal::Port, 1),
+        (vec![1, 10, 0, 0, 1], 80, FrontRefusal::Private, 2),
+        (vec![1, 255, 255, 255, 255], 80, FrontRefusal::Private, 2),
+        ([&[4][..], &mapped].concat(), 80, FrontRefusal::Private, 2),
+        ([&[4][..], &nat64].concat(), 80, FrontRefusal::Private, 2),
+        (counted(b"127.0.0.1"), 80, FrontRefusal::Private, 2),
+        (counted(b"::1"), 80, FrontRefusal::Private, 2),
+        (counted(b"LocalHost."), 80, FrontRefusal::Private, 2),
+        (counted(b"a.localhost"), 80, FrontRefusal::Private, 2),
+        (counted(b"127.1"), 80, FrontRefusal::Host, 4),
+        (counted(b"2130706433"), 80, FrontRefusal::Host, 4),
+        (counted(b"0x7f000001"), 80, FrontRefusal::Host, 4),
+        (counted(b"0177.0.0.01"), 80, FrontRefusal::Host, 4),
+        (counted(b"[::1]"), 80, FrontRefusal::Host, 4),
+        (counted(b""), 80, FrontRefusal::Host, 4),
+        (counted(b"."), 80, FrontRefusal::Host, 4),
+        (counted(b"a..b"), 80, FrontRefusal::Host, 4),
+        (counted(b"a\0b"), 80, FrontRefusal::Host, 4),
+        (
+            counted("bücher.example".as_bytes()),
+            80,
+            FrontRefusal::Host,
+            4,
+        ),
+        (counted(b"user@host"), 80, FrontRefusal::Host, 4),
+        (counted(&label), 80, FrontRefusal::Host, 4),
+        (counted(&name), 80, FrontRefusal::Host, 4),
+        (vec![2, 1], 80, FrontRefusal::AddressType, 8),
     ] {
         let bytes = socks5(&address, port);
         assert_eq!(refused(&bytes), (refusal, code(reply)), "{bytes:x?}");
     }
     for command in [0, 2, 3, 0xf0] {
         let bytes = [5, 1, 0, 5, command, 0, 1, 0, 0, 0, 0, 0, 0];
-        assert_eq!(refused(&bytes), (Refusal::Command, code(7)));
+        assert_eq!(refused(&bytes), (FrontRefusal::Command, code(7)));
     }
     assert_eq!(
         refused(&[5, 1, 0, 4, 1, 0, 1]),
-        (Refusal::Malformed, code(1))
+        (FrontRefusal::Malformed, code(1))
     );
     assert_eq!(
         refused(&[5, 1, 0, 5, 1, 9, 1]),
-        (Refusal::Malformed, code(1))
+        (FrontRefusal::Malformed, code(1))
     );
-    assert_eq!(refused(&[5, 1, 1]), (Refusal::Method, vec![5, 0xff]));
-    assert_eq!(refused(&[5, 0]), (Refusal::Method, vec![5, 0xff]));
-    assert_eq!(refused(&[5, 1, 2, 2]), (Refusal::Malformed, vec![1, 1]));
+    assert_eq!(refused(&[5, 1, 1]), (FrontRefusal::Method, vec![5, 0xff]));
+    assert_eq!(refused(&[5, 0]), (FrontRefusal::Method, vec![5, 0xff]));
+    assert_eq!(
+        refused(&[5, 1, 2, 2]),
+        (FrontRefusal::Malformed, vec![1, 1])
+    );
     // The longest credentials of RFC 1929 are one byte over the limit.
     let long = [&[5, 1, 2, 1, 255][..], &[b'u'; 255], &[255], &[b'p'; 255]].concat();
-    assert_eq!(refused(&long), (Refusal::TooLong, vec![1, 1]));
+    assert_eq!(refused(&long), (FrontRefusal::TooLong, vec![1, 1]));
 }
 
 fn status(reply: &[u8]) -> String {
@@ -392,93 +409,97 @@ fn http_refusals() {
     for (text, refusal, code) in [
         (
             "CONNECT a.example HTTP/1.1\r\n\r\n".to_owned(),
-            Refusal::Port,
+            FrontRefusal::Port,
             "400",
         ),
         (
             "CONNECT a.example: HTTP/1.1\r\n\r\n".into(),
-            Refusal::Port,
+            FrontRefusal::Port,
             "400",
         ),
         (
             "CONNECT a.example:+80 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Port,
+            FrontRefusal::Port,
             "400",
         ),
         (
             "CONNECT a.example:0 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Port,
+            FrontRefusal::Port,
             "400",
         ),
         (
             "CONNECT a.example:65536 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Port,
+            FrontRefusal::Port,
             "400",
         ),
-        ("CONNECT :80 HTTP/1.1\r\n\r\n".into(), Refusal::Host, "400"),
+        (
+            "CONNECT :80 HTTP/1.1\r\n\r\n".into(),
+            FrontRefusal::Host,
+            "400",
+        ),
         (
             "CONNECT 2600::1:80 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Host,
+            FrontRefusal::Host,
             "400",
         ),
         (
             "CONNECT [2600::1:80 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Host,
+            FrontRefusal::Host,
             "400",
         ),
         (
             "CONNECT [a.example]:80 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Host,
+            FrontRefusal::Host,
             "400",
         ),
         (
             "CONNECT u:p@a.example:80 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Host,
+            FrontRefusal::Host,
             "400",
         ),
         (
             "CONNECT http://a.example:80 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Host,
+            FrontRefusal::Host,
             "400",
         ),
         (
             "CONNECT [::1]:80 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Private,
+            FrontRefusal::Private,
             "403",
         ),
         (
             "CONNECT localhost:80 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Private,
+            FrontRefusal::Private,
             "403",
         ),
         (
             "CONNECT a.example:80 HTTP/3.0\r\n\r\n".into(),
-            Refusal::Malformed,
+            FrontRefusal::Malformed,
             "400",
         ),
         (
             "C\0NNECT a.example:80 HTTP/1.1\r\n\r\n".into(),
-            Refusal::Malformed,
+            FrontRefusal::Malformed,
             "400",
         ),
         (
             "CONNECT a.example:80 HTTP/1.1\r\nProxy-Authorization: Basic !\r\n\r\n".into(),
-            Refusal::Malformed,
+            FrontRefusal::Malformed,
             "400",
         ),
         (
             "CONNECT a.example:80 HTTP/1.1\r\nProxy-Authorization: Bearer Ym9i\r\n\r\n".into(),
-            Refusal::Malformed,
+            FrontRefusal::Malformed,
             "400",
         ),
         (
             format!("CONNECT a.example:80 HTTP/1.1\r\na: {field}\r\n\r\n"),
-            Refusal::TooLong,
+            FrontRefusal::TooLong,
             "431",
         ),
         (
             format!("CONNECT a.example:80 HTTP/1.1\r\n{many}\r\n"),
-            Refusal::TooLong,
+            FrontRefusal::TooLong,
             "431",
         ),
     ] {
@@ -500,7 +521,7 @@ fn an_http_head_may_have_its_limit_and_no_byte_more() {
     ));
     assert_eq!(
         refused(head(HTTP_HEAD_LIMIT + 1).as_bytes()).0,
-        Refusal::TooLong
+        FrontRefusal::TooLong
     );
 }
 
@@ -557,7 +578,7 @@ fn a_finished_parser_says_so() {
         Ok(FrontStep::Request(_))
     ));
     let again = parser.on_bytes(&bytes).unwrap_err();
-    assert_eq!(again.refusal, Refusal::Finished);
+    assert_eq!(again.refusal, FrontRefusal::Finished);
 }
 
 #[test]

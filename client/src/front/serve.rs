@@ -23,10 +23,8 @@ use tokio::time::timeout;
 
 use super::parse::{FrontOptions, FrontParser, FrontStep, StreamRequest};
 use super::reply::{self, Failure};
-use super::target::{Credentials, Protocol, Target};
+use super::target::{Credentials, FrontTarget, Protocol};
 
-/// Number of connections served at once, unless the owner says otherwise: at most 128 MiB of buffers.
-pub const MAX_CONNECTIONS: usize = 1024;
 /// Size of the buffer for one direction of one connection, in bytes.
 const COPY_BUFFER: usize = 64 * 1024;
 /// Size of one read while the request comes in, in bytes.
@@ -53,7 +51,7 @@ pub struct IsolationKey {
 /// A stream to be opened. Debug output hides what belongs to the user.
 pub struct ConnectRequest {
     /// Where the stream should go.
-    pub target: Target,
+    pub target: FrontTarget,
     /// What decides which streams it may share a circuit with.
     pub isolation: IsolationKey,
     /// The application's first bytes, which the connector must send before all others. Together with BEGIN in one cell

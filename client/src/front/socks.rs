@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::parse::Refusal;
+use super::refusal::FrontRefusal;
 use super::target::{Credentials, Host, Protocol};
 
 const CONNECT: u8 = 1;
@@ -20,7 +20,7 @@ pub(super) struct Socks4 {
 }
 
 /// Reads `4, command, port, address, user, 0`, and for 4a `name, 0` behind it.
-pub(super) fn socks4(bytes: &[u8]) -> Result<Option<Socks4>, Refusal> {
+pub(super) fn socks4(bytes: &[u8]) -> Result<Option<Socks4>, FrontRefusal> {
     let Some((&[_, command, p0, p1, a, b, c, d], rest)) = bytes.split_first_chunk::<8>() else {
         return Ok(None);
     };
@@ -40,7 +40,7 @@ pub(super) fn socks4(bytes: &[u8]) -> Result<Option<Socks4>, Refusal> {
         _ => (Ok(IpAddr::from([a, b, c, d]).into()), Protocol::Socks4),
     };
     if command != CONNECT {
-        return Err(Refusal::Command);
+        return Err(FrontRefusal::Command);
     }
     Ok(Some(Socks4 {
         host: host?,
@@ -82,11 +82,11 @@ pub(super) fn methods(bytes: &[u8]) -> Option<(Option<Method>, usize)> {
 }
 
 /// Reads `1, length, user, length, password` (RFC 1929). Returns the credentials and the length of the message.
-pub(super) fn password(bytes: &[u8]) -> Result<Option<(Credentials, usize)>, Refusal> {
+pub(super) fn password(bytes: &[u8]) -> Result<Option<(Credentials, usize)>, FrontRefusal> {
     match bytes.first() {
         None => return Ok(None),
         Some(1) => {}
-        Some(_) => return Err(Refusal::Malformed),
+        Some(_) => return Err(FrontRefusal::Malformed),
     }
     let read = || {
         let (user, rest) = counted(&bytes[1..])?;
@@ -116,12 +116,12 @@ pub(super) struct Socks5 {
 }
 
 /// Reads `5, command, 0, address type, address, port`.
-pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, Refusal> {
+pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, FrontRefusal> {
     let Some((&[version, command, reserved, kind], rest)) = bytes.split_first_chunk::<4>() else {
         return Ok(None);
     };
     if version != 5 || reserved != 0 {
-        return Err(Refusal::Malformed);
+        return Err(FrontRefusal::Malformed);
     }
     let Some((host, port)) = socks5_address(kind, rest)? else {
         return Ok(None);
@@ -131,7 +131,7 @@ pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, Refusal> {
         return Ok(None);
     };
     if command != CONNECT {
-        return Err(Refusal::Command);
+        return Err(FrontRefusal::Command);
     }
     Ok(Some(Socks5 {
         host: host?,
@@ -141,9 +141,9 @@ pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, Refusal> {
 }
 
 /// The host, or why there is none, and the bytes behind the host.
-type Address<'a> = (Result<Host, Refusal>, &'a [u8]);
+type Address<'a> = (Result<Host, FrontRefusal>, &'a [u8]);
 
-fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Address<'_>>, Refusal> {
+fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Address<'_>>, FrontRefusal> {
     Ok(match kind {
         1 => bytes
             .split_first_chunk::<4>()
@@ -152,18 +152,18 @@ fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Address<'_>>, Refusal
         4 => bytes
             .split_first_chunk::<16>()
             .map(|(ip, rest)| (Ok(IpAddr::from(Ipv6Addr::from(*ip)).into()), rest)),
-        _ => return Err(Refusal::AddressType),
+        _ => return Err(FrontRefusal::AddressType),
     })
 }
 
 /// The SOCKS5 reply code for a request that is refused before anything is tried.
-pub(super) fn refusal_code(refusal: Refusal) -> u8 {
+pub(super) fn refusal_code(refusal: FrontRefusal) -> u8 {
     match refusal {
-        Refusal::Private => 2,
+        FrontRefusal::Private => 2,
         // A text that cannot be a name has no address.
-        Refusal::Host => 4,
-        Refusal::Command => 7,
-        Refusal::AddressType => 8,
+        FrontRefusal::Host => 4,
+        FrontRefusal::Command => 7,
+        FrontRefusal::AddressType => 8,
         _ => 1,
     }
 }

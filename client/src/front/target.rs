@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use cepa_common::cell::message::is_name;
 use cepa_common::dir::{AddressClass, classify};
 
-use super::parse::Refusal;
+use super::refusal::FrontRefusal;
 
 /// The protocol that an application spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,15 +37,15 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Host`] if it is neither.
-    pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
-        let text = core::str::from_utf8(text).map_err(|_| Refusal::Host)?;
+    /// [`FrontRefusal::Host`] if it is neither.
+    pub fn parse(text: &[u8]) -> Result<Self, FrontRefusal> {
+        let text = core::str::from_utf8(text).map_err(|_| FrontRefusal::Host)?;
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(ip.into());
         }
         let name = text.strip_suffix('.').unwrap_or(text);
         if !is_name(name) || ends_in_number(name) {
-            return Err(Refusal::Host);
+            return Err(FrontRefusal::Host);
         }
         // All names have one spelling, so that an application's habits do not reach the exit.
         Ok(Self::Name(name.to_ascii_lowercase()))
@@ -102,28 +102,28 @@ impl fmt::Debug for Host {
 
 /// A destination: a host and a port that is not zero.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
+pub struct FrontTarget {
     /// The host.
     pub host: Host,
     /// The TCP port, 1 to 65535.
     pub port: u16,
 }
 
-impl Target {
+impl FrontTarget {
     /// Checks what an application asked for.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Port`] for port zero; [`Refusal::Private`] for a private
+    /// [`FrontRefusal::Port`] for port zero; [`FrontRefusal::Private`] for a private
     /// destination, unless `allow_private`, and for one that is none (S30).
-    pub fn new(host: Host, port: u16, allow_private: bool) -> Result<Self, Refusal> {
+    pub fn new(host: Host, port: u16, allow_private: bool) -> Result<Self, FrontRefusal> {
         if port == 0 {
-            return Err(Refusal::Port);
+            return Err(FrontRefusal::Port);
         }
         if host.is_allowed(allow_private) {
             Ok(Self { host, port })
         } else {
-            Err(Refusal::Private)
+            Err(FrontRefusal::Private)
         }
     }
 }

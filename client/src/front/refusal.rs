@@ -1,0 +1,69 @@
+//! Why the front end refuses a request, and the limits that a request must keep.
+
+use core::fmt;
+
+/// Length of the longest SOCKS message, in bytes (S28).
+pub const SOCKS_LIMIT: usize = 512;
+/// Length of the longest HTTP head with its final empty line, in bytes (S28).
+pub const HTTP_HEAD_LIMIT: usize = 8192;
+
+/// Why a request of an application is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrontRefusal {
+    /// The first byte belongs to no protocol that the front end speaks.
+    #[error("neither SOCKS nor HTTP")]
+    UnknownProtocol,
+    /// The request is longer than [`SOCKS_LIMIT`] or [`HTTP_HEAD_LIMIT`].
+    #[error("the request is too long")]
+    TooLong,
+    /// The request is not well-formed.
+    #[error("the request is malformed")]
+    Malformed,
+    /// SOCKS5: the application offers no method of authentication that the front end knows.
+    #[error("no authentication method in common")]
+    Method,
+    /// SOCKS: the command is BIND, UDP ASSOCIATE or unknown (S30).
+    #[error("only CONNECT is supported")]
+    Command,
+    /// SOCKS5: the address is neither IPv4, nor IPv6, nor a name.
+    #[error("unknown address type")]
+    AddressType,
+    /// The host is neither an address nor a host name.
+    #[error("not an address or a host name")]
+    Host,
+    /// The port is zero or missing.
+    #[error("not a port")]
+    Port,
+    /// The destination is private or loopback (S30).
+    #[error("private destinations are refused")]
+    Private,
+    /// The parser has given its answer already. This is an error of the caller.
+    #[error("the request was complete already")]
+    Finished,
+}
+
+/// A refusal, with the bytes that tell the application about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontError {
+    /// Why the request is refused.
+    pub refusal: FrontRefusal,
+    /// Bytes to send before closing; there may be none.
+    pub reply: Vec<u8>,
+}
+
+impl FrontError {
+    pub(super) fn new(refusal: FrontRefusal, reply: impl Into<Vec<u8>>) -> Self {
+        Self {
+            refusal,
+            reply: reply.into(),
+        }
+    }
+}
+
+impl fmt::Display for FrontError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.refusal.fmt(f)
+    }
+}
+
+impl core::error::Error for FrontError {}
