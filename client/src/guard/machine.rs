@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use cepa_common::dir::{Consensus, Entry};
+use cepa_common::dir::Consensus;
 use cepa_common::ids::{NetworkId, RelayId};
 use rand::{CryptoRng, RngExt};
 
-use super::sample::{Guard, Reach, View, primaries};
+use super::sample::{Filter, Guard, Reach, View, primaries};
 use super::schedule::{Limits, Now, blurred};
 use crate::path::PositionWeights;
-
-/// A function that says which relays the owner allows or prefers as guards.
-pub type Filter<'a> = &'a dyn Fn(&Entry) -> bool;
 
 /// What a circuit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

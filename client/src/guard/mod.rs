@@ -19,6 +19,7 @@ mod year_tests;
 
 pub use bias::{BiasLedger, Suspicion};
 pub use keeper::{GuardHealth, GuardReport, Keeper};
-pub use machine::{Filter, GuardChoice, GuardSet, Purpose, Usability, Verdict};
+pub use machine::{GuardChoice, GuardSet, Purpose, Usability, Verdict};
 pub use persist::{GuardStateError, MAX_STATE_BYTES};
+pub use sample::Filter;
 pub use schedule::{Limits, Now};

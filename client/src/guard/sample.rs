@@ -6,7 +6,6 @@ use cepa_common::dir::{Consensus, Entry, UnixSecs};
 use cepa_common::ids::RelayId;
 use rand::{CryptoRng, RngExt};
 
-use super::machine::Filter;
 use super::schedule::{Limits, blurred};
 use crate::path::{PREFERENCE, Position, PositionWeights, nets};
 
@@ -89,6 +88,9 @@ impl Guard {
         unlisted || aged
     }
 }
+
+/// A function that says which relays the owner allows or prefers as guards.
+pub type Filter<'a> = &'a dyn Fn(&Entry) -> bool;
 
 /// What a sample is compared with: the newest consensus, what follows from the consensus, and a date.
 pub(super) struct View<'a> {
