@@ -9,7 +9,7 @@ use std::time::Duration;
 use cepa_client::circuit::Circuit;
 use cepa_client::circuit::isolation::Isolation;
 use cepa_client::circuit::legs::Multipath;
-use cepa_client::path::Target;
+use cepa_client::path::ExitTarget;
 use cepa_client::{Client, ClientOptions, NetworkFile, RelayId, StreamIo, StreamTarget};
 use rustix::process::{Pid, Signal, kill_process};
 use support::*;
@@ -74,7 +74,7 @@ fn signal(net: &Testnet, relay: &RelayId, signal: Signal) {
 
 async fn circuit(client: &Client, server: SocketAddr, session: u64) -> std::sync::Arc<Circuit> {
     let isolation = Isolation::session(session);
-    let target = Target::from(server);
+    let target = ExitTarget::from(server);
     let circuit = client
         .circuits()
         .circuit_for(&isolation, target, &|_| false);

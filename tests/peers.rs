@@ -5,7 +5,7 @@ mod support;
 
 use std::process::Output;
 
-use cepa_client::path::{GeoIp, PeerRules, PeerSet, PositionRules};
+use cepa_client::path::{GeoIp, PeerLists, PeerRules, PeerSet};
 use cepa_client::{Client, ClientError, ClientOptions};
 use cepa_common::dir::NetworkFile;
 use cepa_common::ids::RelayId;
@@ -51,15 +51,15 @@ async fn fetch(client: &Client, target: &str, seed: u64, len: usize) -> Vec<u8> 
     got.split_off(head + 4)
 }
 
-fn only(set: PeerSet) -> PositionRules {
-    PositionRules {
+fn only(set: PeerSet) -> PeerLists {
+    PeerLists {
         only: vec![set],
         ..Default::default()
     }
 }
 
-fn avoid(set: PeerSet) -> PositionRules {
-    PositionRules {
+fn avoid(set: PeerSet) -> PeerLists {
+    PeerLists {
         avoid: vec![set],
         ..Default::default()
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cepa_client::path::{PathRequest, PathSelector, Target};
+use cepa_client::path::{ExitTarget, PathRequest, PathSelector};
 use cepa_common::dir::{
     Authority, Consensus, ConsensusBody, Entry, ExitPolicy, Flags, Lifetime, NetworkDraft,
     RelayDescriptor, SignedConsensus,
@@ -80,7 +80,7 @@ fn consensus(relays: u32) -> Arc<Consensus> {
 fn choose(bencher: Bencher<'_, '_>, relays: u32) {
     let selector = PathSelector::new(consensus(relays));
     let mut rng = StdRng::seed_from_u64(1);
-    let request = PathRequest::new(Target::V4(443));
+    let request = PathRequest::new(ExitTarget::V4(443));
     bencher
         .counter(ItemsCount::new(1u32))
         .bench_local(|| selector.choose(&mut rng, &request));

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cepa_client::path::{PathRequest, PathSelector, Target};
+use cepa_client::path::{ExitTarget, PathRequest, PathSelector};
 use cepa_common::dir::{
     Authority, Consensus, ConsensusBody, DescriptorCache, Entry, ExitPolicy, Flags, Lifetime,
     NetworkDraft, NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, SignedVote, Vote,
@@ -177,7 +177,7 @@ fn paths_per_second(consensus: &Arc<Consensus>, rng: &mut StdRng) -> f64 {
         for _ in 0..PATHS {
             black_box(
                 selector
-                    .choose(rng, &PathRequest::new(Target::V4(443)))
+                    .choose(rng, &PathRequest::new(ExitTarget::V4(443)))
                     .unwrap(),
             );
         }

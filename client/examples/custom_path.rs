@@ -9,7 +9,7 @@
 
 use std::error::Error;
 
-use cepa_client::path::Target;
+use cepa_client::path::ExitTarget;
 use cepa_client::{Client, ClientOptions, NetworkFile, RelayId, StreamTarget};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -74,7 +74,7 @@ fn choose(client: &Client, port: u16) -> Result<Vec<RelayId>, Box<dyn Error>> {
     let entries = consensus.entries();
     let exit = entries
         .iter()
-        .find(|relay| Target::Name(port).is_allowed_by(relay));
+        .find(|relay| ExitTarget::Name(port).is_allowed_by(relay));
     let exit = exit
         .ok_or("no exit lets streams to this port out")?
         .identity;

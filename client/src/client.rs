@@ -29,7 +29,7 @@ use crate::circuit::pool::{CircuitError, Pool, Wanted};
 use crate::dir::{Directory, NoConsensus};
 use crate::events::Reporter;
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
-use crate::path::{PathError, PeerRules, RuleError, Target};
+use crate::path::{ExitTarget, PathError, PeerRules, RuleError};
 use crate::skew::ClockSkew;
 
 /// A stream must be open within this time, over all tries.
@@ -328,7 +328,7 @@ impl Client {
                 let bad = || ConnectError::BadTarget(text.to_owned());
                 self.wanted(&parse_target(text).ok_or_else(bad)?)
             }
-            None => Target::Any.into(),
+            None => ExitTarget::Any.into(),
         };
         let path = self.shared.pool.choose(wanted, &|_| false)?;
         let hops: Vec<_> = path.hops().cloned().collect();
@@ -413,12 +413,12 @@ fn write_early<'a>(stream: &mut StreamIo, early: &'a [u8]) -> &'a [u8] {
     }
 }
 
-fn wanted(target: &StreamTarget) -> Target {
+fn wanted(target: &StreamTarget) -> ExitTarget {
     match target {
-        StreamTarget::Directory => Target::Any,
-        StreamTarget::Host(TargetHost::Name(_), port) => Target::Name(*port),
-        StreamTarget::Host(TargetHost::Ip(IpAddr::V4(_)), port) => Target::V4(*port),
-        StreamTarget::Host(TargetHost::Ip(IpAddr::V6(_)), port) => Target::V6(*port),
+        StreamTarget::Directory => ExitTarget::Any,
+        StreamTarget::Host(TargetHost::Name(_), port) => ExitTarget::Name(*port),
+        StreamTarget::Host(TargetHost::Ip(IpAddr::V4(_)), port) => ExitTarget::V4(*port),
+        StreamTarget::Host(TargetHost::Ip(IpAddr::V6(_)), port) => ExitTarget::V6(*port),
     }
 }
 

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use super::{Client, ConfigError};
 use cepa_client::path::{
-    DestinationRule, GeoIp, PeerRules, PeerSet, PeerSyntax, PositionRules, RuleError,
+    DestinationRule, GeoIp, PeerLists, PeerRules, PeerSet, PeerSyntax, RuleError,
 };
 
 impl Client {
@@ -15,7 +15,7 @@ impl Client {
     pub(crate) fn peer_rules(&self, geoip: Option<GeoIp>) -> Result<PeerRules, ConfigError> {
         let position = |name, [only, prefer, avoid]: [&[String]; 3]| {
             let list = |kind, words| parsed::<PeerSet>(&format!("client.{name}_{kind}"), words);
-            Ok::<_, ConfigError>(PositionRules {
+            Ok::<_, ConfigError>(PeerLists {
                 only: list("only", only)?,
                 prefer: list("prefer", prefer)?,
                 avoid: list("avoid", avoid)?,

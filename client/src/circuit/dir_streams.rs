@@ -14,7 +14,7 @@ use super::Circuit;
 use super::pool::Pool;
 use crate::dir::{DirStreamFuture, DirStreams};
 use crate::guard::Purpose;
-use crate::path::Target;
+use crate::path::ExitTarget;
 
 /// Opens directory streams over circuits that are built for one request each.
 pub(crate) struct PoolStreams(Weak<Pool>);
@@ -31,7 +31,9 @@ impl DirStreams for PoolStreams {
         Box::pin(async move {
             let pool = pool.ok_or(io::ErrorKind::NotConnected)?;
             let careful = |relay: &RelayId| avoid.contains(relay);
-            let built = pool.build(Purpose::Directory, Target::Any, &careful).await;
+            let built = pool
+                .build(Purpose::Directory, ExitTarget::Any, &careful)
+                .await;
             let circuit = built.map_err(io::Error::other)?;
             let who = circuit.exit().identity;
             let opened = circuit.open(StreamTarget::Directory);

@@ -20,7 +20,7 @@ use rand::RngExt;
 use super::Shared;
 use super::pool::{CircuitError, Pool, Raised, Wanted};
 use crate::guard::Purpose;
-use crate::path::Target;
+use crate::path::ExitTarget;
 
 /// Less in a second is no bulk (cells; 256 KiB).
 const BULK_CELLS: u64 = 128;
@@ -195,7 +195,7 @@ impl Pool {
             before.iter().any(clash)
         };
         let wanted = Wanted {
-            target: Target::Any,
+            target: ExitTarget::Any,
             rule,
             exit: Some(*exit),
         };

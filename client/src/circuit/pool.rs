@@ -29,7 +29,7 @@ use super::{Circuit, Shared};
 use crate::events::{BootstrapEvent, Reporter};
 use crate::guard::{Keeper, Purpose, Verdict};
 use crate::path::{
-    Path, PathError, PathRequest, PathSelector, PeerRules, Position, RuleError, Target,
+    ExitTarget, Path, PathError, PathRequest, PathSelector, PeerRules, Position, RuleError,
 };
 use crate::skew::ClockSkew;
 
@@ -61,15 +61,15 @@ pub enum CircuitError {
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     /// What its exit must let out to.
-    pub target: Target,
+    pub target: ExitTarget,
     /// The owner's rule for the destination ([`PeerRules::rule_for`]).
     pub rule: Option<usize>,
     /// The exit, where it is settled.
     pub exit: Option<RelayId>,
 }
 
-impl From<Target> for Wanted {
-    fn from(target: Target) -> Self {
+impl From<ExitTarget> for Wanted {
+    fn from(target: ExitTarget) -> Self {
         Self {
             target,
             rule: None,

@@ -21,9 +21,9 @@ use super::{Circuit, Shared};
 use crate::dir::testing::{consensus_of, descriptor, network_with};
 use crate::events::Warning;
 use crate::guard::{GuardHealth, Keeper, Purpose};
-use crate::path::Target;
+use crate::path::ExitTarget;
 
-const WEB: Target = Target::V4(80);
+const WEB: ExitTarget = ExitTarget::V4(80);
 
 fn pool() -> (Arc<Pool>, Stopper) {
     pool_with(None)
@@ -162,7 +162,7 @@ async fn who_asked_before_a_new_identity_shares_nothing_with_who_asks_after() {
 #[tokio::test]
 async fn what_was_asked_for_before_predicts_nothing_after() {
     let (pool, _stopper) = pool();
-    let ssh = Target::V4(22);
+    let ssh = ExitTarget::V4(22);
     let expects_ssh = || {
         let state = pool.state();
         let mut expected = state.predictor.expected(std::time::Instant::now());

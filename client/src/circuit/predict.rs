@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use crate::path::Target;
+use crate::path::ExitTarget;
 
 /// A port asked for is expected again for this time (Tor's path specification, section 2.1.1).
 const MEMORY: Duration = Duration::from_secs(3_600);
@@ -11,13 +11,13 @@ const MEMORY: Duration = Duration::from_secs(3_600);
 const MOST_PORTS: usize = 16;
 
 /// What a client that has just started is expected to ask for.
-const FIRST: Target = Target::Name(443);
+const FIRST: ExitTarget = ExitTarget::Name(443);
 
 /// The ports asked for lately.
 #[derive(Clone, Debug)]
 pub struct Predictor {
     /// The one asked for last stands last.
-    asked: Vec<(Target, Instant)>,
+    asked: Vec<(ExitTarget, Instant)>,
 }
 
 impl Predictor {
@@ -29,8 +29,8 @@ impl Predictor {
     }
 
     /// A stream to `target` was asked for.
-    pub fn on_asked(&mut self, target: Target, now: Instant) {
-        if target == Target::Any {
+    pub fn on_asked(&mut self, target: ExitTarget, now: Instant) {
+        if target == ExitTarget::Any {
             return;
         }
         self.asked.retain(|(held, _)| *held != target);
@@ -41,7 +41,7 @@ impl Predictor {
     }
 
     /// What to be ready for, the latest first; nothing for a client that has been idle for long: it leaves no trace.
-    pub fn expected(&self, now: Instant) -> impl Iterator<Item = Target> {
+    pub fn expected(&self, now: Instant) -> impl Iterator<Item = ExitTarget> {
         let lately = move |at: &Instant| now.saturating_duration_since(*at) < MEMORY;
         self.asked
             .iter()
@@ -55,7 +55,7 @@ impl Predictor {
 mod tests {
     use super::*;
 
-    fn expected(ports: &Predictor, now: Instant) -> Vec<Target> {
+    fn expected(ports: &Predictor, now: Instant) -> Vec<ExitTarget> {
         ports.expected(now).collect()
     }
 
@@ -64,23 +64,23 @@ mod tests {
         let start = Instant::now();
         let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
         let mut ports = Predictor::new(start);
-        ports.on_asked(Target::V4(22), at(30));
-        ports.on_asked(Target::Any, at(30));
-        assert_eq!(expected(&ports, at(59)), [Target::V4(22), FIRST]);
-        assert_eq!(expected(&ports, at(61)), [Target::V4(22)]);
+        ports.on_asked(ExitTarget::V4(22), at(30));
+        ports.on_asked(ExitTarget::Any, at(30));
+        assert_eq!(expected(&ports, at(59)), [ExitTarget::V4(22), FIRST]);
+        assert_eq!(expected(&ports, at(61)), [ExitTarget::V4(22)]);
         ports.on_asked(FIRST, at(62));
-        assert_eq!(expected(&ports, at(62)), [FIRST, Target::V4(22)]);
+        assert_eq!(expected(&ports, at(62)), [FIRST, ExitTarget::V4(22)]);
         assert!(expected(&ports, at(200)).is_empty());
         // Time that steps back is no reason to forget.
-        assert_eq!(expected(&ports, start), [FIRST, Target::V4(22)]);
+        assert_eq!(expected(&ports, start), [FIRST, ExitTarget::V4(22)]);
     }
 
     #[test]
     fn a_scan_of_ports_does_not_grow_it() {
         let now = Instant::now();
         let mut ports = Predictor::new(now);
-        (1..=9_999).for_each(|port| ports.on_asked(Target::Name(port), now));
+        (1..=9_999).for_each(|port| ports.on_asked(ExitTarget::Name(port), now));
         let held = expected(&ports, now);
-        assert_eq!((held.len(), held[0]), (MOST_PORTS, Target::Name(9_999)));
+        assert_eq!((held.len(), held[0]), (MOST_PORTS, ExitTarget::Name(9_999)));
     }
 }

@@ -9,7 +9,7 @@ use cepa_common::world::steady;
 use super::pool::Pool;
 use crate::events::BootstrapEvent;
 use crate::guard::Purpose;
-use crate::path::Target;
+use crate::path::ExitTarget;
 
 /// Clean circuits kept ready for each port that was asked for lately.
 const READY_EACH: usize = 2;
@@ -75,7 +75,7 @@ impl Pool {
     }
 
     /// A port that was asked for lately and for which too few clean circuits are ready.
-    fn missing(&self) -> Option<Target> {
+    fn missing(&self) -> Option<ExitTarget> {
         let state = self.state();
         let is_clean = |owner: bool, lost: bool| !owner && !lost;
         let clean: Vec<_> = state

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::dir::testing::{consensus_of, descriptor, network_with};
-use crate::path::{PeerRules, PositionRules};
+use crate::path::{PeerLists, PeerRules};
 
 pub(super) const DAY: u64 = 86_400;
 /// The first day of the tests (seconds since 1970).
@@ -421,7 +421,7 @@ fn the_owner_s_rules_hold_for_guards() {
         picks.map(|choice| choice.identity).collect::<HashSet<_>>()
     };
     let range = |n: u16| format!("20.{n}.0.0/16").parse().unwrap();
-    let entry = PositionRules {
+    let entry = PeerLists {
         only: vec![range(3), range(4), range(5), range(6)],
         avoid: vec![range(4)],
         ..Default::default()
@@ -436,7 +436,7 @@ fn the_owner_s_rules_hold_for_guards() {
     let limits = Limits::default();
     assert_eq!(usual, limits.in_use);
     // Five guards are in use though the network has fewer primary ones, and preferred relays are drawn first.
-    let entry = PositionRules {
+    let entry = PeerLists {
         prefer: vec!["20.0.0.0/12".parse().unwrap()],
         ..Default::default()
     };

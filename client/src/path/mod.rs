@@ -7,6 +7,7 @@
 mod apart;
 mod geoip;
 mod peers;
+mod request;
 mod rules;
 mod select;
 mod table;
@@ -15,12 +16,12 @@ mod weights;
 pub(crate) use apart::nets;
 pub use geoip::{Country, GeoIp, GeoIpError};
 pub use peers::{AddressRange, DestinationSet, PeerSet, PeerSyntax};
+pub use request::{
+    DEFAULT_HOPS, ExitTarget, GuardFor, LONG_LIVED_PORTS, PathRequest, Position, Rule,
+};
 pub use rules::{
-    DestinationRule, MOST_DESTINATIONS, MOST_GUARDS, MOST_HOPS, PREFERENCE, PeerRules,
-    PositionRules, RuleError,
+    DestinationRule, ListKind, MOST_DESTINATIONS, MOST_GUARDS, MOST_HOPS, PREFERENCE, PeerLists,
+    PeerRules, RuleError,
 };
-pub use select::{
-    DEFAULT_HOPS, GuardFor, LONG_LIVED_PORTS, Path, PathError, PathRequest, PathSelector, Position,
-    Rule, Target,
-};
+pub use select::{Path, PathError, PathSelector};
 pub use weights::{ONE, PositionWeights};

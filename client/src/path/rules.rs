@@ -8,7 +8,7 @@ use cepa_common::stream::Target as StreamTarget;
 
 use super::geoip::{Country, GeoIp};
 use super::peers::{DestinationSet, PeerSet, PeerSyntax};
-use super::select::{DEFAULT_HOPS, Position, Target};
+use super::request::{DEFAULT_HOPS, ExitTarget, Position};
 
 /// Factor by which a preferred relay's weight counts more (6.16.11).
 pub const PREFERENCE: u64 = 8;
@@ -21,7 +21,7 @@ pub const MOST_DESTINATIONS: usize = 32;
 
 /// Which relays may stand at a position. A relay that `avoid` names may not, whatever `only` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PositionRules {
+pub struct PeerLists {
     /// If this list is not empty, only these relays may stand there.
     pub only: Vec<PeerSet>,
     /// The weights of these relays count [`PREFERENCE`] times as much.
@@ -30,7 +30,50 @@ pub struct PositionRules {
     pub avoid: Vec<PeerSet>,
 }
 
-impl PositionRules {
+/// What being in one of the lists of [`PeerLists`] means for a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListKind {
+    /// If this list is not empty, only its relays may stand at the position.
+    Only,
+    /// The list's relays are chosen more often ([`PREFERENCE`]).
+    Prefer,
+    /// The list's relays may not stand at the position.
+    Avoid,
+}
+
+impl ListKind {
+    /// All kinds of lists.
+    pub const ALL: [Self; 3] = [Self::Only, Self::Prefer, Self::Avoid];
+
+    /// The word for the kind in names of settings and in rules for destinations: `only`, `prefer` or `avoid`.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Only => "only",
+            Self::Prefer => "prefer",
+            Self::Avoid => "avoid",
+        }
+    }
+}
+
+impl PeerLists {
+    /// The list of this kind.
+    pub fn list(&self, kind: ListKind) -> &[PeerSet] {
+        match kind {
+            ListKind::Only => &self.only,
+            ListKind::Prefer => &self.prefer,
+            ListKind::Avoid => &self.avoid,
+        }
+    }
+
+    /// The list of this kind, to add to it.
+    pub fn list_mut(&mut self, kind: ListKind) -> &mut Vec<PeerSet> {
+        match kind {
+            ListKind::Only => &mut self.only,
+            ListKind::Prefer => &mut self.prefer,
+            ListKind::Avoid => &mut self.avoid,
+        }
+    }
+
     fn in_only(&self, relay: &Entry, countries: &[Country]) -> bool {
         self.only.is_empty() || holds(&self.only, relay, countries)
     }
@@ -61,7 +104,7 @@ pub struct DestinationRule {
     /// The destinations that the rule is for. The first rule with a destination that fits counts.
     pub destinations: Vec<DestinationSet>,
     /// The exits that may serve the destinations.
-    pub exits: PositionRules,
+    pub exits: PeerLists,
 }
 
 impl FromStr for DestinationRule {
@@ -71,15 +114,16 @@ impl FromStr for DestinationRule {
         let mut words = text.split_whitespace();
         let destinations = words.next().unwrap_or_default().split(',');
         let destinations = destinations.map(str::parse).collect::<Result<_, _>>()?;
-        let mut exits = PositionRules::default();
+        let mut exits = PeerLists::default();
         let mut list: Option<&mut Vec<PeerSet>> = None;
         for word in words {
-            match (word, &mut list) {
-                ("only", _) => list = Some(&mut exits.only),
-                ("prefer", _) => list = Some(&mut exits.prefer),
-                ("avoid", _) => list = Some(&mut exits.avoid),
-                (peer, Some(list)) => list.push(peer.parse()?),
-                (_, None) => return Err(PeerSyntax::Rule(text.to_owned())),
+            if let Some(kind) = ListKind::ALL.into_iter().find(|kind| kind.key() == word) {
+                list = Some(exits.list_mut(kind));
+                continue;
+            }
+            match &mut list {
+                Some(list) => list.push(word.parse()?),
+                None => return Err(PeerSyntax::Rule(text.to_owned())),
             }
         }
         if exits.is_empty() {
@@ -96,11 +140,11 @@ impl FromStr for DestinationRule {
 #[derive(Clone, Debug)]
 pub struct PeerRules {
     /// Lists for first hops, guards included.
-    pub entry: PositionRules,
+    pub entry: PeerLists,
     /// Lists for relays between the first and the last hop, and for the last hop of a path to no destination.
-    pub middle: PositionRules,
+    pub middle: PeerLists,
     /// Lists for exits.
-    pub exit: PositionRules,
+    pub exit: PeerLists,
     /// Rules for exits to some destinations, at most [`MOST_DESTINATIONS`].
     pub destinations: Vec<DestinationRule>,
     /// Number of relays in a path, 1 to [`MOST_HOPS`].
@@ -113,7 +157,7 @@ pub struct PeerRules {
 
 impl Default for PeerRules {
     fn default() -> Self {
-        let none = PositionRules::default;
+        let none = PeerLists::default;
         Self {
             entry: none(),
             middle: none(),
@@ -175,8 +219,7 @@ impl PeerRules {
         if self.destinations.len() > MOST_DESTINATIONS {
             return Err(RuleError::Destinations(self.destinations.len()));
         }
-        let positions = [Position::Entry, Position::Middle, Position::Exit];
-        let lists = positions.map(|position| (key_of(position), self.at(position)));
+        let lists = Position::ALL.map(|position| (key_of(position), self.at(position)));
         let of_destinations = self.destinations.iter().enumerate();
         let of_destinations = of_destinations.map(|(n, rule)| (key_of_destination(n), &rule.exits));
         for (key, rules) in lists.into_iter().chain(of_destinations) {
@@ -193,11 +236,20 @@ impl PeerRules {
     }
 
     /// The lists of a position.
-    pub fn at(&self, position: Position) -> &PositionRules {
+    pub fn at(&self, position: Position) -> &PeerLists {
         match position {
             Position::Entry => &self.entry,
             Position::Middle => &self.middle,
             Position::Exit => &self.exit,
+        }
+    }
+
+    /// The lists of a position, to change them.
+    pub fn at_mut(&mut self, position: Position) -> &mut PeerLists {
+        match position {
+            Position::Entry => &mut self.entry,
+            Position::Middle => &mut self.middle,
+            Position::Exit => &mut self.exit,
         }
     }
 
@@ -253,7 +305,7 @@ impl PeerRules {
         &self,
         position: Position,
         rule: Option<usize>,
-    ) -> impl Iterator<Item = (String, &PositionRules)> {
+    ) -> impl Iterator<Item = (String, &PeerLists)> {
         let special = self.special(position, rule).zip(rule);
         let special = special.map(|(special, n)| (key_of_destination(n), &special.exits));
         [(key_of(position), self.at(position))]
@@ -266,14 +318,14 @@ impl PeerRules {
         &self,
         position: Position,
         rule: Option<usize>,
-        target: Target,
+        target: ExitTarget,
         relays: impl Iterator<Item = &'a Entry>,
     ) -> Option<RuleError> {
         let mut left: Vec<_> = relays.map(|r| (r, self.countries(r))).collect();
         for (key, rules) in self.lists(position, rule) {
-            for (list, sets, wanted) in
-                [("only", &rules.only, true), ("avoid", &rules.avoid, false)]
-            {
+            for kind in [ListKind::Only, ListKind::Avoid] {
+                let (list, sets) = (kind.key(), rules.list(kind));
+                let wanted = kind == ListKind::Only;
                 if sets.is_empty() {
                     continue;
                 }
@@ -300,12 +352,7 @@ impl PeerRules {
 }
 
 fn key_of(position: Position) -> String {
-    let name = match position {
-        Position::Entry => "entry",
-        Position::Middle => "middle",
-        Position::Exit => "exit",
-    };
-    format!("client.{name}")
+    format!("client.{}", position.key())
 }
 
 fn key_of_destination(n: usize) -> String {
@@ -323,14 +370,14 @@ fn shown(sets: &[PeerSet]) -> String {
     first.join(", ") + &more
 }
 
-fn what(position: Position, target: Target) -> String {
+fn what(position: Position, target: ExitTarget) -> String {
     match (position, target) {
         (Position::Entry, _) => "relays fit for a first hop".to_owned(),
         (Position::Middle, _) => "relays fit for the middle".to_owned(),
-        (Position::Exit, Target::Any) => "exits".to_owned(),
-        (Position::Exit, Target::Name(port)) => format!("exits for port {port}"),
-        (Position::Exit, Target::V4(port)) => format!("exits for port {port} of IPv4"),
-        (Position::Exit, Target::V6(port)) => format!("exits for port {port} of IPv6"),
+        (Position::Exit, ExitTarget::Any) => "exits".to_owned(),
+        (Position::Exit, ExitTarget::Name(port)) => format!("exits for port {port}"),
+        (Position::Exit, ExitTarget::V4(port)) => format!("exits for port {port} of IPv4"),
+        (Position::Exit, ExitTarget::V6(port)) => format!("exits for port {port} of IPv6"),
     }
 }
 

@@ -29,22 +29,22 @@ fn sets(relays: &[u8]) -> Vec<PeerSet> {
     relays.iter().map(range).collect()
 }
 
-fn only(relays: &[u8]) -> PositionRules {
-    PositionRules {
+fn only(relays: &[u8]) -> PeerLists {
+    PeerLists {
         only: sets(relays),
         ..Default::default()
     }
 }
 
-fn avoid(relays: &[u8]) -> PositionRules {
-    PositionRules {
+fn avoid(relays: &[u8]) -> PeerLists {
+    PeerLists {
         avoid: sets(relays),
         ..Default::default()
     }
 }
 
 fn web() -> PathRequest<'static> {
-    PathRequest::new(Target::V4(443))
+    PathRequest::new(ExitTarget::V4(443))
 }
 
 /// The numbers of the relays that a path goes through.
@@ -81,7 +81,7 @@ fn a_list_that_leaves_none_is_named_with_what_it_emptied() {
                 leaves none of the 4 relays fit for the middle";
     assert_eq!(chosen(rules, &web()), (true, text.to_owned()));
     // `only` leaves one relay, and `avoid` takes that one away.
-    let entry = PositionRules {
+    let entry = PeerLists {
         avoid: sets(&[2]),
         ..only(&[2])
     };
@@ -199,7 +199,7 @@ fn destinations_get_the_first_rule_that_fits() {
 
 #[test]
 fn preferred_relays_are_chosen_eight_times_as_often() {
-    let prefer = PositionRules {
+    let prefer = PeerLists {
         prefer: sets(&[1]),
         ..Default::default()
     };
@@ -224,7 +224,7 @@ fn countries_are_those_of_the_file() {
         env!("CARGO_MANIFEST_DIR"),
         "/../tests/reference/countries.mmdb"
     );
-    let exit = PositionRules {
+    let exit = PeerLists {
         only: vec!["country:fr".parse().unwrap()],
         ..Default::default()
     };
@@ -253,7 +253,7 @@ proptest! {
     ) {
         let [entry_only, entry_avoid, middle_only, middle_avoid, exit_only, exit_avoid, special_only, special_avoid] =
             lists.clone().map(|list| sets(&list));
-        let rules = |only, avoid| PositionRules { only, avoid, prefer: sets(&[5]) };
+        let rules = |only, avoid| PeerLists { only, avoid, prefer: sets(&[5]) };
         let special = DestinationRule {
             destinations: Vec::new(),
             exits: rules(special_only, special_avoid),
@@ -270,7 +270,7 @@ proptest! {
             let (only, avoid) = (&lists[at], &lists[at + 1]);
             (only.is_empty() || only.contains(&n)) && !avoid.contains(&n)
         };
-        let target = if any { Target::Any } else { Target::V4(443) };
+        let target = if any { ExitTarget::Any } else { ExitTarget::V4(443) };
         let request = PathRequest { hops, rule, ..PathRequest::new(target) };
         if let Ok(path) = path(&selector(11, rules), &request) {
             prop_assert_eq!(path.len(), hops);

@@ -5,6 +5,8 @@ use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 use rand::SeedableRng;
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::*;
 use crate::dir::testing::{consensus_of, descriptor, identity, network_with};
 
@@ -47,7 +49,7 @@ fn choose(selector: &PathSelector, request: &PathRequest<'_>) -> Result<Vec<Rela
 }
 
 fn web() -> PathRequest<'static> {
-    PathRequest::new(Target::V4(80))
+    PathRequest::new(ExitTarget::V4(80))
 }
 
 fn no_relay(position: Position, rule: Rule) -> PathError {
@@ -75,11 +77,11 @@ fn errors_name_the_rule_that_left_none() {
     let three = selector(&exits(3), &[]);
     let policy = no_relay(Position::Exit, Rule::Policy);
     assert_eq!(
-        choose(&three, &PathRequest::new(Target::V4(25))),
+        choose(&three, &PathRequest::new(ExitTarget::V4(25))),
         Err(policy.clone())
     );
     assert_eq!(
-        choose(&three, &PathRequest::new(Target::V6(80))),
+        choose(&three, &PathRequest::new(ExitTarget::V6(80))),
         Err(policy)
     );
     let excluded = PathRequest {
@@ -299,8 +301,8 @@ fn long_lived_ports_get_stable_relays_where_there_are_enough() {
         );
     }
     assert!(choose(&selector(&relays(1), &[]), &request).is_ok());
-    assert!(PathRequest::new(Target::V4(22)).stable && !web().stable);
-    assert!(!PathRequest::new(Target::Any).stable);
+    assert!(PathRequest::new(ExitTarget::V4(22)).stable && !web().stable);
+    assert!(!PathRequest::new(ExitTarget::Any).stable);
 }
 
 /// A network with all classes of relays, with families and crowded networks, and with weights from 1 to 1,000.

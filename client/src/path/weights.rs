@@ -7,7 +7,7 @@
 
 use cepa_common::dir::{Consensus, Entry, Flags};
 
-use super::select::Position;
+use super::request::Position;
 
 /// The share one: the relay's whole weight counts, relative to the other relays of the position.
 pub const ONE: u64 = 1 << 16;
