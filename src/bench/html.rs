@@ -1,4 +1,4 @@
-//! The report as one page with plots: no scripts, nothing loaded from elsewhere, light and dark.
+//! Shows the report as one page with plots: without scripts, with nothing loaded from elsewhere, in light and dark.
 
 use super::report::{Report, Row, Value, shown};
 
@@ -14,7 +14,7 @@ table{border-collapse:collapse;width:100%}td{padding:.3rem .6rem .3rem 0;border-
 @media(max-width:40rem){dl{grid-template-columns:1fr;gap:0}dt{text-align:left}dd{margin-bottom:.4rem}\
 td{display:block;padding:0}td+td{border:0;color:var(--soft);padding-bottom:.4rem}td:first-child{padding-top:.4rem}}";
 
-/// A plot: its title, the value of each row that it shows, and which rows those are.
+/// A plot: its title, the value that it shows of each row, and the unit.
 struct Plot {
     title: &'static str,
     value: &'static str,
@@ -49,7 +49,7 @@ const PLOTS: [Plot; 5] = [
     },
 ];
 
-/// The page.
+/// Makes the page.
 pub(super) fn page(report: &Report) -> String {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
@@ -73,7 +73,7 @@ pub(super) fn page(report: &Report) -> String {
     page
 }
 
-/// Where and how it was measured.
+/// Says where and how the report was measured.
 pub(super) fn setting(report: &Report) -> String {
     let (network, machine) = (&report.network, &report.machine);
     let what = match (&network.file, network.relays) {
@@ -135,7 +135,7 @@ fn plotted(report: &Report, plot: &Plot) -> String {
         } else {
             ""
         };
-        // Behind the longest bar there is room for its value.
+        // There is room for the value behind the longest bar.
         plot.push_str(&format!(
             "<dt>{title}<dd><i{class} style=\"width:calc((100% - 6rem)*{share:.3})\"></i>{number}",
             title = escaped(row.title),
@@ -166,7 +166,7 @@ mod tests {
         for outside in ["<script", "http:", "https:", "url(", "@import"] {
             assert!(!page.contains(outside), "{outside}");
         }
-        // The longest bar is the plain chain's, a quarter of it ours.
+        // The longest bar is that of the plain chain; the network's is a quarter of it.
         assert!(page.contains("6rem)*1.000)") && page.contains("6rem)*0.250)"));
     }
 }

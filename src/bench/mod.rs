@@ -1,8 +1,7 @@
-//! `cepa bench`: what a network carries on this machine, and what that costs.
+//! `cepa bench` measures what a network carries on this machine, and what that costs.
 //!
-//! [`rows`] says how each row is measured, through the ways of [`way`] to the
-//! destination of [`server`]; [`usage`] reads what the processes used;
-//! [`report`] and [`html`] show it. This file puts them in order.
+//! [`rows`] says how each row is measured, through the ways of [`way`] to the destination of [`server`]. [`usage`]
+//! reads what the processes used. [`report`] and [`html`] show the results. This file does all that in order.
 
 mod html;
 mod report;
@@ -30,28 +29,28 @@ use server::Server;
 use usage::Roles;
 use way::{Helper, PlainChain, Way, new_user};
 
-/// Between two rows.
+/// Pause between two rows.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// What is asked for.
+/// What the user asks for.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// The file of a network that runs, or the shape of a local one.
     pub(crate) network: Result<PathBuf, Shape>,
-    /// A process for each node of a local one?
+    /// Does each node of a local network have a process of its own?
     pub(crate) processes: bool,
-    /// What links are like.
+    /// Delay, bandwidth and loss of links.
     pub(crate) conditions: Conditions,
     pub(crate) multipath: MultipathKind,
-    /// Where the destination listens.
+    /// Address on which the destination listens.
     pub(crate) target: SocketAddr,
-    /// Rows; all if empty.
+    /// The rows to measure; all rows if this is empty.
     pub(crate) only: Vec<String>,
     /// How long each row is measured.
     pub(crate) duration: Duration,
-    /// Where JSON goes; `-` for standard output, in place of the table.
+    /// File for the JSON; `-` for standard output, in place of the table.
     pub(crate) json: Option<PathBuf>,
-    /// Where the page goes.
+    /// File for the page.
     pub(crate) html: Option<PathBuf>,
 }
 
@@ -111,7 +110,7 @@ impl Network {
                     roles.entry(name).or_default().push(pid);
                 }
                 if roles.is_empty() {
-                    // The load itself is in it: the sum of everything.
+                    // With one process, its figures include the load itself: they are the sum of everything.
                     roles.insert("process".to_owned(), vec![std::process::id()]);
                 }
             }
@@ -123,7 +122,7 @@ impl Network {
     }
 }
 
-/// A client of the network of `file`, in a process of its own that ends with us.
+/// Starts a client of the network of `file`, in a process of its own that ends with this one.
 async fn start_client(
     file: &Path,
     multipath: MultipathKind,
@@ -190,7 +189,7 @@ pub(crate) async fn run(options: Options, dir: &Path) -> Result<ExitCode, CliErr
             Ok(_) => local.stop(&mut stop).await,
         }
     }
-    // What was measured before an interrupt is worth as much as ever.
+    // Rows that were measured before an interrupt are still worth publishing.
     let published = publish(&options, &report);
     match ended {
         Err(cause) => Ok(code(cause)),
@@ -203,7 +202,7 @@ pub(crate) async fn run(options: Options, dir: &Path) -> Result<ExitCode, CliErr
     }
 }
 
-/// Forwards to `target` until standard input ends: a hop of the plain chain.
+/// Forwards connections to `target` until standard input ends: this is one hop of the plain chain.
 pub(crate) async fn plain_hop(target: SocketAddr) -> Result<ExitCode, CliError> {
     let stop = listen()?.with_stdin().map_err(io_failed)?;
     way::plain_hop(target, stop).await.map_err(io_failed)?;
@@ -275,7 +274,7 @@ async fn measure(
         plain_roles: Roles::from([("plain".to_owned(), chain.pids())]),
         sunk: server.sunk.clone(),
         duration: options.duration,
-        // Windows open by round trips.
+        // Windows open by round trips, so the time to warm up depends on the delay.
         warm_up: Duration::from_millis(500) + options.conditions.delay * 60,
     };
     let wanted: Vec<_> = ROWS
@@ -286,7 +285,7 @@ async fn measure(
     for (number, (id, title, kind)) in wanted.iter().enumerate() {
         let percent = u8::try_from(number * 100 / wanted.len()).unwrap_or(100);
         meter.show(percent, title);
-        // What the row before has left on its way is not this one's.
+        // Bytes that the row before has left on their way must not count for this row.
         tokio::time::sleep(SETTLE + options.conditions.delay * 10).await;
         let (values, error) = match field.measure(*kind).await {
             Ok(values) => (values, None),

@@ -1,30 +1,30 @@
-//! What was measured: for people as a table, for machines as JSON (docs/bench.md).
+//! The report of what was measured: for people as a table, for machines as JSON (docs/bench.md).
 
 use serde::Serialize;
 
-/// Raised when a field changes its meaning or goes away.
+/// Number of the format. It is raised when a field changes its meaning or goes away.
 pub(super) const FORMAT: u32 = 1;
 
 /// A run of the bench.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
-    /// [`FORMAT`].
+    /// The format: [`FORMAT`].
     pub(super) format: u32,
-    /// The program's version.
+    /// Version of the program.
     pub(super) version: &'static str,
-    /// When it began (RFC 3339).
+    /// When the run began (RFC 3339).
     pub(super) begun: String,
     /// Did every row that was asked for get its turn?
     pub(super) complete: bool,
-    /// The machine.
+    /// The machine that measured.
     pub(super) machine: Machine,
     /// The network and its links.
     pub(super) network: Setting,
-    /// What was measured, in that order.
+    /// The rows, in the order in which they were measured.
     pub(super) rows: Vec<Row>,
 }
 
-/// The machine.
+/// What is known about the machine.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Machine {
     /// Processors that this program may use.
@@ -33,37 +33,37 @@ pub(super) struct Machine {
     pub(super) arch: &'static str,
     /// Operating system.
     pub(super) os: &'static str,
-    /// Was the program built with optimisation? Figures of one that was not say little.
+    /// Was the program built with optimisation? The figures of a program that was not say little.
     pub(super) optimised: bool,
 }
 
 /// The network and its links.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Setting {
-    /// The network's file, of a network that was given.
+    /// Path of the network's file, if a network was given.
     pub(super) file: Option<String>,
-    /// Relays, exits among them, of a local network.
+    /// Number of relays of a local network, exits included.
     pub(super) relays: Option<usize>,
-    /// A process for each node?
+    /// Does each node have a process of its own?
     pub(super) processes: bool,
-    /// Of every link, each way (ms).
+    /// Delay of every link, each way (ms).
     pub(super) delay_ms: f64,
-    /// Of every link, each way (bytes a second).
+    /// Bandwidth of every link, each way (bytes a second).
     pub(super) bandwidth: Option<u64>,
     /// Share of segments lost on every link.
     pub(super) loss: f64,
-    /// Of every timed row (s).
+    /// Duration of every timed row (s).
     pub(super) duration_s: f64,
 }
 
 /// One row.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
-    /// Its name for `--only`.
+    /// Name of the row for `--only`.
     pub(super) id: &'static str,
-    /// Its name for people.
+    /// Name of the row for people.
     pub(super) title: &'static str,
-    /// Why there are no values.
+    /// Why the row has no values.
     pub(super) error: Option<String>,
     /// The values.
     pub(super) values: Vec<Value>,
@@ -72,15 +72,15 @@ pub(super) struct Row {
 /// One value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Value {
-    /// What it is of.
+    /// What the value is of.
     pub(super) name: String,
     /// The number.
     pub(super) value: f64,
-    /// Its unit.
+    /// Unit of the number.
     pub(super) unit: &'static str,
 }
 
-/// A value by its name.
+/// Makes a value.
 pub(super) fn value(name: impl Into<String>, value: f64, unit: &'static str) -> Value {
     Value {
         name: name.into(),
@@ -120,7 +120,7 @@ impl Report {
         row.values.extend(ratios);
     }
 
-    /// The table for people.
+    /// The report as a table for people.
     pub(super) fn table(&self) -> String {
         let width = self
             .rows
@@ -152,7 +152,7 @@ fn plain_of(id: &str) -> Option<&'static str> {
     }
 }
 
-/// A value for people: three digits are what a bench is good for.
+/// A value as text for people. A bench is good for three digits.
 pub(super) fn shown(value: &Value) -> String {
     let Value { name, value, unit } = value;
     let digits = match value.abs() {
@@ -166,7 +166,7 @@ pub(super) fn shown(value: &Value) -> String {
         .to_owned()
 }
 
-/// The `share` quantile of `sorted`, the nearest that was measured.
+/// The `share` quantile of `sorted`: the nearest value that was measured.
 pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     let at = (last as f64 * share).round() as usize;
@@ -219,7 +219,7 @@ pub(super) mod tests {
         let mut row = report.rows[1].clone();
         report.compare(&mut row);
         assert_eq!(row.values[1], value("rate.of_plain", 0.25, "x"));
-        // Rows without a like among the plain ones have none.
+        // A row that has no match among the plain rows gets no ratios.
         row.id = "circuits";
         row.values.truncate(1);
         report.compare(&mut row);

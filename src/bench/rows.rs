@@ -1,4 +1,4 @@
-//! The rows: how each is measured.
+//! The rows, and how each is measured.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::server::{CHUNK, Wish};
 use super::usage::{self, Roles};
 use super::way::Way;
 
-/// Every row: its name for `--only` and for people.
+/// Every row: its name for `--only`, its name for people, and what it measures.
 pub(super) const ROWS: [(&str, &str, Kind); 20] = [
     ("memory-idle", "memory before the load", Kind::Memory),
     (
@@ -101,48 +101,48 @@ pub(super) const ROWS: [(&str, &str, Kind); 20] = [
     ("memory-after", "memory after the load", Kind::Memory),
 ];
 
-/// Circuits that are asked for at once in the row `circuits`.
+/// Number of circuits that are asked for at once in the row `circuits`.
 const AT_ONCE: usize = 32;
-/// Circuits that are held for their memory.
+/// Number of circuits that are held to measure their memory.
 const HELD: usize = 64;
-/// Bulk streams beside which a ping runs.
+/// Number of bulk streams beside which a ping runs.
 const BESIDE: usize = 10;
-/// Between two pings.
+/// Pause between two pings.
 const PING_PAUSE: Duration = Duration::from_millis(20);
-/// Requests that one row of first bytes makes at most.
+/// The most requests that a row of first bytes makes.
 const MAX_REQUESTS: usize = 1000;
-/// An answer that takes longer is an error.
+/// An answer that takes longer than this is an error.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What is measured.
+/// What a row measures.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
-    /// Memory by role.
+    /// Memory of each role.
     Memory,
-    /// What a circuit adds to it.
+    /// Memory that one circuit adds.
     PerCircuit,
     /// Throughput.
     Bulk(Bulk),
-    /// Time from the first byte of a connection's request to that of its answer.
+    /// Time from the first byte of a connection's request to the first byte of its answer.
     FirstByte(Of),
     /// Circuits a second.
     Circuits,
-    /// A byte there and back on one stream, beside others.
+    /// Time of a byte there and back on one stream, beside others.
     Ping,
 }
 
-/// Which way a request goes.
+/// The way that a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Of {
-    /// The plain chain.
+    /// The way through the plain chain.
     Plain,
-    /// One user's circuit.
+    /// The circuit of one user, which is ready.
     Ready,
-    /// A new user each time.
+    /// A circuit of a new user each time.
     New,
 }
 
-/// A load.
+/// A load of bulk streams.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bulk {
     up: bool,
@@ -176,21 +176,21 @@ impl Bulk {
     }
 }
 
-/// What rows are measured on.
+/// What rows are measured with.
 pub(super) struct Field {
-    /// Through the network.
+    /// The way through the network.
     pub(super) network: Way,
-    /// Through the plain chain.
+    /// The way through the plain chain.
     pub(super) plain: Way,
     /// The network's processes.
     pub(super) roles: Roles,
-    /// The plain chain's.
+    /// The plain chain's processes.
     pub(super) plain_roles: Roles,
-    /// What the destination's sinks have read.
+    /// Number of bytes that the destination's sinks have read.
     pub(super) sunk: Arc<AtomicU64>,
     /// How long a row is measured.
     pub(super) duration: Duration,
-    /// How long a load runs before.
+    /// How long a load runs before it is measured.
     pub(super) warm_up: Duration,
 }
 
@@ -226,7 +226,7 @@ impl Field {
 
     async fn per_circuit(&self) -> io::Result<Vec<Value>> {
         let used = |pids: &Vec<u32>| usage::memory(pids).iter().map(|m| m.pss).sum::<f64>();
-        // What the first circuit needs, threads and caches, is not the circuits'.
+        // The first circuit also needs threads and caches, which must not be counted for the others.
         let _first = self.held(1).await?;
         let before: Vec<f64> = self.roles.values().map(used).collect();
         let _held = self.held(HELD).await?;
@@ -237,7 +237,7 @@ impl Field {
         Ok(each.collect())
     }
 
-    /// `count` streams that have carried a byte there and back, on own circuits.
+    /// Opens `count` streams on circuits of their own. Each has carried a byte there and back.
     async fn held(&self, count: usize) -> io::Result<Vec<TcpStream>> {
         let mut opening = JoinSet::new();
         let mut held = Vec::new();
@@ -248,7 +248,7 @@ impl Field {
                 echo(&mut stream).await?;
                 io::Result::Ok(stream)
             });
-            // A few at once: it is memory that is looked for, not speed.
+            // Only a few are opened at once, because this row measures memory and not speed.
             if opening.len() >= 8
                 && let Some(stream) = opening.join_next().await
             {
@@ -283,7 +283,7 @@ impl Field {
             all += used;
             values.push(value(format!("cpu.{role}"), used, "s/GB"));
         }
-        // One process holds the load too: that is not to be compared with the plain chain.
+        // With one process the figures include the load, so they cannot be compared with the plain chain.
         if values.len() > 1 && !roles.contains_key("process") {
             values.push(value("cpu.all", all, "s/GB"));
         }
@@ -366,7 +366,7 @@ impl Field {
     }
 }
 
-/// Milliseconds as their quantiles.
+/// The quantiles of times in milliseconds.
 fn times(mut took: Vec<f64>) -> Vec<Value> {
     took.sort_by(f64::total_cmp);
     vec![
@@ -376,7 +376,7 @@ fn times(mut took: Vec<f64>) -> Vec<Value> {
     ]
 }
 
-/// From the start of the connection to the first byte of the answer (ms).
+/// The time from the start of the connection to the first byte of the answer (ms).
 async fn first_byte(way: Way) -> io::Result<f64> {
     let begun = steady::now();
     let mut stream = way.open(Wish::Byte).await?;
@@ -390,7 +390,7 @@ async fn echo(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Streams that move bytes until this is dropped.
+/// Streams that move bytes until this value is dropped.
 struct Load {
     counter: Arc<AtomicU64>,
     _streams: JoinSet<io::Result<()>>,
@@ -399,7 +399,7 @@ struct Load {
 impl Load {
     async fn start(way: Way, bulk: Bulk, sunk: Arc<AtomicU64>) -> io::Result<Self> {
         let wish = if bulk.up { Wish::Sink } else { Wish::Source };
-        // Uploads are counted where they arrive: what waits on the way has not been carried.
+        // Uploads are counted where they arrive: bytes that wait on the way have not been carried.
         let counter = if bulk.up { sunk } else { Arc::default() };
         let mut streams = JoinSet::new();
         for _ in 0..bulk.streams {

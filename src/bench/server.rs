@@ -9,28 +9,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// The first byte of a stream says what it wants.
+/// What a stream wants, which its first byte says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Wish {
-    /// Bytes without end.
+    /// The server sends bytes without end.
     Source = b'D',
-    /// Everything is read and counted.
+    /// The server reads and counts everything.
     Sink = b'U',
-    /// Everything comes back.
+    /// The server sends everything back.
     Echo = b'E',
-    /// One byte, and the end.
+    /// The server sends one byte and ends the stream.
     Byte = b'B',
 }
 
-/// Read and written at once (bytes).
+/// Size of one read and of one write, in bytes.
 pub(super) const CHUNK: usize = 64 << 10;
 
-/// Listens until it is dropped.
+/// A server that listens until it is dropped.
 pub(super) struct Server {
-    /// Where.
+    /// Address of the server.
     pub(super) address: SocketAddr,
-    /// Bytes that sinks have read.
+    /// Number of bytes that sinks have read.
     pub(super) sunk: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }

@@ -1,11 +1,11 @@
-//! What processes have used, as Linux tells it in `/proc`; nothing elsewhere.
+//! What processes have used, as Linux says it in `/proc`. On other systems nothing is known.
 
 use std::collections::BTreeMap;
 
-/// Processes by role: `client`, `relay`, `authority`, `plain`, or `all` in one process.
+/// The process ids of each role: `client`, `relay`, `authority`, `plain`, or `all` if there is one process.
 pub(super) type Roles = BTreeMap<String, Vec<u32>>;
 
-/// Processor seconds of each role so far; roles that nothing is known of are left out.
+/// Processor seconds that each role has used so far. Roles about which nothing is known are left out.
 pub(super) fn processor_seconds(roles: &Roles) -> BTreeMap<String, f64> {
     let ticks = rustix::param::clock_ticks_per_second() as f64;
     let of = |pids: &Vec<u32>| {
@@ -22,7 +22,7 @@ fn processor_ticks(pid: u32) -> Option<u64> {
     ticks_in(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// utime and stime of `/proc/PID/stat`, fields 14 and 15; the name before them may hold anything.
+/// The sum of utime and stime in `/proc/PID/stat`, fields 14 and 15. The name before them may hold any character.
 fn ticks_in(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);
@@ -34,15 +34,15 @@ fn ticks_in(stat: &str) -> Option<u64> {
 /// Memory of a process (KiB).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Memory {
-    /// Resident, shared pages counted whole.
+    /// Resident memory, with shared pages counted whole.
     pub(super) rss: f64,
-    /// The most that was ever resident.
+    /// The most memory that was ever resident.
     pub(super) peak: f64,
-    /// Resident, shared pages counted by their share.
+    /// Resident memory, with each shared page divided among the processes that share it.
     pub(super) pss: f64,
 }
 
-/// The memory of each of `pids` that is known.
+/// The memory of each of `pids` about which it is known.
 pub(super) fn memory(pids: &[u32]) -> Vec<Memory> {
     pids.iter().filter_map(|pid| memory_of(*pid)).collect()
 }
@@ -54,7 +54,7 @@ fn memory_of(pid: u32) -> Option<Memory> {
     Some(Memory {
         rss,
         peak: field(&status, "VmHWM:")?,
-        // Not every kernel lets us read it.
+        // Not every kernel allows this to be read.
         pss: field(&rollup, "Pss:").unwrap_or(rss),
     })
 }

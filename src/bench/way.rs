@@ -15,37 +15,37 @@ use tokio::time::timeout;
 use super::server::{CHUNK, Wish};
 use crate::terminal::stop::Stop;
 
-/// A stream that is not open by then has failed.
+/// A stream that is not open after this time has failed.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
-/// A child that does not say `ready` by then has failed.
+/// A child that has not said `ready` after this time has failed.
 const READY_DEADLINE: Duration = Duration::from_secs(90);
-/// Forwarders of the plain chain, as many as a circuit has relays.
+/// Number of forwarders of the plain chain: as many as a circuit has relays.
 const PLAIN_HOPS: usize = 3;
 
 /// How a stream gets to the destination.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way {
-    /// Through the front at `socks`, on the circuit of `user`.
+    /// The way through the front at `socks`, on the circuit of `user`.
     Network {
-        /// The front.
+        /// Address of the front.
         socks: SocketAddr,
-        /// The destination.
+        /// Address of the destination.
         target: SocketAddr,
-        /// Streams of the same user share a circuit, others never do.
+        /// The user. Streams of one user share a circuit; streams of different users never do.
         user: u64,
     },
-    /// Through the plain chain that begins here.
+    /// The way through the plain chain that begins at this address.
     Plain(SocketAddr),
 }
 
-/// A user that no stream had before.
+/// A user that no stream has had before.
 pub(super) fn new_user() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Way {
-    /// Opens a stream and says `wish` in the same flight.
+    /// Opens a stream and sends `wish` in the same flight.
     pub(super) async fn open(self, wish: Wish) -> io::Result<TcpStream> {
         timeout(OPEN_DEADLINE, self.open_now(wish))
             .await
@@ -83,7 +83,7 @@ impl Way {
         }
     }
 
-    /// The same way for another user.
+    /// This way, for a new user.
     pub(super) fn with_new_user(self) -> Self {
         match self {
             Self::Network { socks, target, .. } => Self::Network {
@@ -96,7 +96,7 @@ impl Way {
     }
 }
 
-/// SOCKS 5 with credentials (RFC 1928, RFC 1929), and the stream's first byte behind it.
+/// The bytes of SOCKS 5 with credentials (RFC 1928, RFC 1929), and the stream's first byte behind them.
 fn flight(target: SocketAddr, user: u64, wish: Wish) -> Vec<u8> {
     let name = format!("bench{user}");
     let mut flight = vec![5, 1, 2, 1, u8::try_from(name.len()).unwrap_or(0)];
@@ -117,10 +117,10 @@ fn flight(target: SocketAddr, user: u64, wish: Wish) -> Vec<u8> {
     flight
 }
 
-/// A child of this program that ends with us: it holds a pipe of ours.
+/// A child of this program that ends with it, because it holds a pipe of this program.
 pub(super) struct Helper {
     child: Child,
-    /// What its line `ready` says behind that word.
+    /// What the child's line `ready` says behind that word.
     pub(super) said: String,
 }
 
@@ -147,22 +147,23 @@ impl Helper {
         })
     }
 
-    /// Its process.
+    /// Process id of the child.
     pub(super) fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 }
 
-/// As many forwarders as a circuit has relays, a process each, on links like the network's: what TCP alone costs here.
+/// A chain of as many forwarders as a circuit has relays, each in a process of its own, on links like the network's. It
+/// shows what TCP alone costs here.
 pub(super) struct PlainChain {
     hops: Vec<Helper>,
     _links: Vec<EmulatedLink>,
-    /// Where the chain begins.
+    /// Address at which the chain begins.
     pub(super) first: SocketAddr,
 }
 
 impl PlainChain {
-    /// A chain that ends at `target`.
+    /// Starts a chain that ends at `target`.
     pub(super) async fn start(target: SocketAddr, conditions: Conditions) -> io::Result<Self> {
         let (mut hops, mut links, mut next) = (Vec::new(), Vec::new(), target);
         for _ in 0..PLAIN_HOPS {
@@ -187,13 +188,13 @@ impl PlainChain {
         })
     }
 
-    /// The forwarders' processes.
+    /// Process ids of the forwarders.
     pub(super) fn pids(&self) -> Vec<u32> {
         self.hops.iter().filter_map(Helper::pid).collect()
     }
 }
 
-/// Forwards to `target` what comes in on a free port, until standard input ends.
+/// Forwards connections to a free port on to `target`, until standard input ends.
 pub(super) async fn plain_hop(target: SocketAddr, mut stop: Stop) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     crate::terminal::output::say(&format!("ready {}", listener.local_addr()?));

@@ -1,4 +1,4 @@
-//! A command that runs in the network.
+//! Runs a command in the network.
 
 use std::ffi::OsString;
 use std::io;
@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use crate::terminal::CliError;
 use crate::terminal::stop::Stop;
 
-/// Variables that tell programs to use a proxy; curl reads the small letters, others the capitals.
+/// Variables that tell programs to use a proxy. curl reads those in small letters, others those in capitals.
 const PROXY_VARIABLES: [&str; 6] = [
     "ALL_PROXY",
     "HTTP_PROXY",
@@ -22,9 +22,9 @@ const PROXY_VARIABLES: [&str; 6] = [
     "https_proxy",
 ];
 
-/// Runs `program` with the network at `socks` as its proxy; its exit code is the result.
+/// Runs `program` with the network at `socks` as its proxy. The result is the program's exit code.
 ///
-/// A signal to this process is passed on, the second one kills.
+/// A signal to this process is passed on to the program; a second signal kills it.
 pub(super) async fn run(
     program: &OsString,
     arguments: &[OsString],
@@ -35,7 +35,7 @@ pub(super) async fn run(
     let mut command = Command::new(program);
     command.args(arguments).kill_on_drop(true);
     command.envs(PROXY_VARIABLES.map(|name| (name, &proxy)));
-    // Whoever exempts loopback from proxies would measure nothing here.
+    // A user who exempts loopback from proxies would measure nothing here.
     command.env_remove("NO_PROXY").env_remove("no_proxy");
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -62,12 +62,12 @@ fn send(child: &Child, signal: Signal) {
         .and_then(|pid| i32::try_from(pid).ok())
         .and_then(Pid::from_raw);
     if let Some(pid) = pid {
-        // It may have ended in this moment; then there is nothing to pass on.
+        // The program may have ended at this moment; then there is nothing to pass on.
         let _ = kill_process(pid, signal);
     }
 }
 
-/// The exit code of a command, 128 and the signal's number if one ended it, as shells have it.
+/// The exit code of a command. If a signal ended it, the code is 128 plus the signal's number, as in shells.
 fn code_of(status: ExitStatus) -> u8 {
     let code = status
         .code()
@@ -75,7 +75,8 @@ fn code_of(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// Shells' codes: 127 for a command that is not there, 126 for one that cannot be run.
+/// The error for a command that did not run, with the codes of shells: 127 if it does not exist, 126 if it cannot be
+/// run.
 fn not_run(program: &OsString, error: &io::Error) -> CliError {
     let code = if error.kind() == io::ErrorKind::NotFound {
         127

@@ -1,4 +1,4 @@
-//! A destination for the network's first stream: it sends back what it gets.
+//! A destination for the network's first stream, which sends back what it gets.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,9 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// Listens on loopback until it is dropped.
+/// A server that listens on loopback until this value is dropped.
 pub(super) struct EchoServer {
-    /// Where.
+    /// Address of the server.
     pub(super) address: SocketAddr,
     task: JoinHandle<()>,
 }
@@ -19,10 +19,10 @@ impl EchoServer {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
-            // One connection at a time is all that a check needs.
+            // A check needs only one connection at a time.
             while let Ok((mut stream, _)) = listener.accept().await {
                 let (mut from, mut to) = stream.split();
-                // Whoever leaves early has its own error.
+                // A client that leaves early sees an error of its own.
                 let _ = tokio::io::copy(&mut from, &mut to).await;
             }
         });

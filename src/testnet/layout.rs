@@ -1,4 +1,4 @@
-//! A plan on disk: keys, `network.toml`, a configuration for each node, `testnet.json`.
+//! Writes a plan to disk: keys, `network.toml`, a configuration for each node, `testnet.json`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,21 +16,21 @@ use crate::node::{AppError, new_relay};
 use crate::terminal::CliError;
 use cepa_common::dir::local_network_params;
 
-/// A plan whose files are there.
+/// A plan whose files are written.
 pub(crate) struct Layout {
-    /// The plan.
+    /// The plan itself.
     pub(crate) plan: Plan,
-    /// The processes of nodes that have one of their own, by name.
+    /// The process ids of nodes that have a process of their own, by name.
     pub(crate) pids: BTreeMap<String, u32>,
     identities: BTreeMap<String, RelayId>,
-    /// The emulated links, gone with the layout.
+    /// The emulated links, which end when the layout is dropped.
     links: Vec<EmulatedLink>,
 }
 
-/// `testnet.json`.
+/// The content of `testnet.json`.
 #[derive(Serialize)]
 struct Summary {
-    /// Raised when a field changes its meaning.
+    /// Number of the format. It is raised when a field changes its meaning.
     format: u32,
     network_file: PathBuf,
     socks: String,
@@ -44,7 +44,7 @@ struct Summary {
 struct NodeSummary {
     name: String,
     roles: Vec<Role>,
-    /// Nothing for a client: it has no identity that anybody could know it by.
+    /// The identity of a relay. A client has none: nobody could know it by one.
     identity: Option<String>,
     address: String,
     pid: u32,
@@ -53,7 +53,7 @@ struct NodeSummary {
 }
 
 impl Layout {
-    /// Makes keys and files for `plan`.
+    /// Makes the keys and files for `plan`.
     pub(crate) fn write(plan: Plan) -> Result<Self, CliError> {
         let mut identities = BTreeMap::new();
         let mut authorities = Vec::new();
@@ -84,7 +84,7 @@ impl Layout {
         })
     }
 
-    /// Puts an emulated link before every node that accepts links, if links are to be other than they are.
+    /// Puts an emulated link before every node that accepts links, if the conditions ask for that.
     pub(crate) async fn emulate_links(&mut self) -> Result<(), CliError> {
         let nodes = &self.plan.nodes;
         for node in nodes.iter().filter(|n| n.reached_at != n.address) {
@@ -98,7 +98,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Where `testnet.json` is.
+    /// Path of `testnet.json`.
     pub(crate) fn summary(&self) -> PathBuf {
         self.plan.summary_file()
     }

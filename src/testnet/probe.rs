@@ -1,4 +1,4 @@
-//! A first stream through a fresh circuit: is the network of use?
+//! Sends a first stream through a new circuit, to see whether the network works.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -14,15 +14,14 @@ use tokio::time::{sleep, timeout};
 use super::echo::EchoServer;
 use crate::terminal::CliError;
 
-/// A stream that takes longer has failed.
+/// A stream that takes longer than this has failed.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(10);
-/// Between two attempts.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Tries until a stream has gone through the front at `socks`.
 ///
-/// The caller sets the deadline. Every attempt has credentials of its own, so
-/// that it gets a circuit of its own.
+/// The caller sets the deadline. Every attempt has credentials of its own, so that it gets a circuit of its own.
 pub(super) async fn until_through(socks: SocketAddr) -> Result<(), CliError> {
     let echo = EchoServer::start().await.map_err(|error| {
         CliError::failed(
@@ -40,7 +39,7 @@ pub(super) async fn until_through(socks: SocketAddr) -> Result<(), CliError> {
     }
 }
 
-/// One stream to the target: it must bring back what was sent and then end.
+/// Opens one stream to the target, which must bring back what was sent and then end.
 async fn attempt(socks: SocketAddr, target: SocketAddr) -> io::Result<()> {
     let (user, nonce): ([u8; 8], [u8; 32]) = {
         let mut rng = random::rng();
@@ -51,7 +50,7 @@ async fn attempt(socks: SocketAddr, target: SocketAddr) -> io::Result<()> {
     stream.write_all(&nonce).await?;
     stream.shutdown().await?;
     let mut back = Vec::new();
-    // One byte more than was sent would be as wrong as one less.
+    // One byte too many would be as wrong as one too few.
     (&mut stream).take(33).read_to_end(&mut back).await?;
     if back == nonce {
         Ok(())

@@ -1,9 +1,8 @@
-//! The nodes of a network as processes of their own.
+//! Runs each node of a network as a process of its own.
 //!
-//! Each is `cepa run --exit-with-stdin` with a pipe as its standard input. The
-//! system closes the pipe when this process ends, even by SIGKILL, and the node
-//! stops: no child outlives us, without a watchdog and without `unsafe`. A node
-//! writes a line that begins with `ready` when it is of use, so nothing is polled.
+//! Each process is `cepa run --exit-with-stdin` with a pipe as its standard input. The system closes the pipe when this
+//! process ends, even by SIGKILL, and the node stops. So no child outlives this process, without a watchdog and without
+//! `unsafe`. A node writes a line that begins with `ready` when it is ready, so nothing is polled.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,14 +20,14 @@ use super::plan::{PlannedNode, Role};
 use crate::terminal::CliError;
 use crate::terminal::output::{Meter, note};
 
-/// A node that takes longer to stop is killed.
+/// A node that takes longer than this to stop is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
-/// Deaths that wait to be told; more nodes than that are not planned.
+/// Number of deaths that may wait to be reported, which is more than there are nodes.
 const DEATHS_QUEUED: usize = 256;
-/// How much of a failed node's log is shown (lines).
+/// Number of lines of a failed node's log that are shown.
 const LOG_TAIL_LINES: usize = 5;
 
-/// What a node's supervisor is to do.
+/// What a node's supervisor has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Run,
@@ -36,7 +35,7 @@ enum Phase {
     Kill,
 }
 
-/// A node ended that nobody had asked to.
+/// The end of a node that nobody had asked to stop.
 struct Death {
     name: String,
     pid: u32,
@@ -61,7 +60,7 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// No nodes yet.
+    /// A fleet without nodes.
     pub(super) fn new() -> Result<Self, CliError> {
         let program = std::env::current_exe().map_err(|error| {
             CliError::failed(
@@ -78,7 +77,7 @@ impl Fleet {
         })
     }
 
-    /// Spawns every node and waits until each is ready; the client last, as it has nobody to ask before.
+    /// Spawns every node and waits until each is ready. The client is last, because it has nobody to ask before.
     pub(super) async fn start(&mut self, layout: &Layout, meter: &Meter) -> Result<(), CliError> {
         let plan = &layout.plan;
         let (clients, others): (Vec<_>, Vec<_>) = plan
@@ -105,7 +104,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// The process of each node, by name.
+    /// The process id of each node, by name.
     pub(super) fn pids(&self) -> BTreeMap<String, u32> {
         self.members
             .iter()
@@ -113,7 +112,7 @@ impl Fleet {
             .collect()
     }
 
-    /// Tells on standard error of nodes that end. Never returns.
+    /// Reports on standard error which nodes end. The future never completes.
     pub(super) async fn report_deaths(&mut self) {
         while let Some(death) = self.deaths.recv().await {
             note(&format!(
@@ -138,7 +137,7 @@ impl Fleet {
                 .iter_mut()
                 .filter(|member| member.is_client == client)
             {
-                // A supervisor cannot fail but by a bug, and then the pipe is closed all the same.
+                // A supervisor can fail only by a bug, and the pipe is closed even then.
                 let _ = (&mut member.supervisor).await;
             }
         }
@@ -170,7 +169,7 @@ impl Fleet {
                 "check the limits on processes and files, or start without --processes",
             )
         };
-        // What a node says beside its log, such as why it could not start, goes to the log too.
+        // What a node prints beside its log, such as why it could not start, goes to the log too.
         let log = crate::terminal::logging::open(&layout.plan.log_file(node))?;
         let mut child = Command::new(&self.program)
             .arg("run")
@@ -180,7 +179,8 @@ impl Fleet {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
-            // Ctrl-C goes to the whole group in front: the nodes are ours to stop, in order.
+            // Ctrl-C goes to the whole process group in front. This process stops the nodes itself, in order, so they
+            // have a group of their own.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -216,14 +216,14 @@ struct Supervisor {
     name: String,
     pid: u32,
     child: Child,
-    /// Held apart from the child, whose `wait` would close it.
+    /// The pipe is held apart from the child, whose `wait` would close it.
     stdin: ChildStdin,
     phases: watch::Receiver<Phase>,
     on_death: mpsc::Sender<Death>,
 }
 
 impl Supervisor {
-    /// Tells `on_ready` of the node's line, then waits for its end, asked for or not.
+    /// Reports the node's line by `on_ready`, then waits for the node's end, whether it was asked to stop or not.
     async fn run(mut self, stdout: ChildStdout, on_ready: oneshot::Sender<()>) {
         let ready = async {
             let mut lines = BufReader::new(stdout).lines();
@@ -237,13 +237,13 @@ impl Supervisor {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            // A request to stop comes first: what dies then was asked to.
+            // A request to stop is looked at first: a node that dies then was asked to.
             biased;
             _ = self.phases.wait_for(|phase| *phase != Phase::Run) => {}
             status = self.child.wait() => {
                 let status = status.map_or_else(|error| error.to_string(), describe);
                 let death = Death { name: self.name, pid: self.pid, status };
-                // Full only if nobody listens any more.
+                // The queue is full only if nobody listens any more.
                 let _ = self.on_death.try_send(death);
                 return;
             }
@@ -255,12 +255,12 @@ impl Supervisor {
             _ = self.phases.wait_for(|phase| *phase == Phase::Kill) => {}
             () = tokio::time::sleep(STOP_DEADLINE) => {}
         }
-        // It may have ended in this moment.
+        // The process may have ended at this moment.
         let _ = self.child.kill().await;
     }
 }
 
-/// Waits for `node` to be ready; if it ends before, shows what it said last.
+/// Waits until `node` is ready. If it ends before, the error shows the last lines of its log.
 async fn wait_ready(
     layout: &Layout,
     node: &PlannedNode,
@@ -285,7 +285,7 @@ fn tail(path: &Path) -> String {
         .fold(String::new(), |tail, line| tail + "\n  " + line)
 }
 
-/// How a process ended, in words.
+/// Says in words how a process ended.
 fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {

@@ -1,9 +1,9 @@
-//! How much the links of a node may move: one bucket for each direction, shared by all of them.
+//! A limit on how much the links of a node may move: one bucket for each direction, shared by all links.
 //!
-//! A link asks [`RateLimit::wait_for`] before it reads or writes and tells what it moved afterwards. Moving more than is
-//! left is no error: the bucket goes into debt, and whoever comes next waits until it is paid. So nobody has to know
-//! ahead how much a read will give, and the sum over time is right all the same. A link that waits does not read, and
-//! TCP tells the far side to wait too.
+//! A link asks [`RateLimit::wait_for`] before it reads or writes, and reports afterwards how much it moved. Moving more
+//! than is left is no error: the bucket goes into debt, and the next link waits until the debt is paid. So nobody has
+//! to know ahead how much a read will give, and the sum over time is right all the same. A link that waits does not
+//! read, and TCP makes the far side wait too.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use crate::sync::lock;
 
 use tokio::time::Instant;
 
-/// What may be saved up while little moves.
+/// How much may be saved up while little moves, as a time at the full rate.
 const BURST: Duration = Duration::from_millis(250);
 
-/// One direction.
+/// The bucket of one direction.
 #[derive(Debug)]
 struct Bucket {
-    /// Nanoseconds of the rate that are left; below zero in debt.
+    /// What is left, in nanoseconds at the full rate; below zero in debt.
     level_ns: i128,
     at: Instant,
 }
 
-/// A bound on what links move, the same for each direction.
+/// A limit on what links move, the same for each direction.
 #[derive(Debug)]
 pub struct RateLimit {
     bytes_per_sec: u64,
@@ -31,17 +31,17 @@ pub struct RateLimit {
     writes: Mutex<Bucket>,
 }
 
-/// Which way bytes go.
+/// The direction in which bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Into this node.
     Read,
-    /// Out of it.
+    /// Out of this node.
     Write,
 }
 
 impl RateLimit {
-    /// A limit in KiB a second, from now on; `None` for zero, which is no limit.
+    /// A limit in KiB a second that counts from `now` on; `None` for zero, which is no limit.
     pub fn new(kib_per_sec: u32, now: Instant) -> Option<Self> {
         let bucket = || {
             Mutex::new(Bucket {
@@ -69,7 +69,7 @@ impl RateLimit {
         work(&mut bucket)
     }
 
-    /// Since `now` so many bytes have moved.
+    /// Notes that `bytes` bytes have moved at `now`.
     pub fn moved(&self, way: Way, bytes: usize, now: Instant) {
         if bytes == 0 {
             return;
@@ -78,7 +78,7 @@ impl RateLimit {
         self.with(way, now, |bucket| bucket.level_ns -= cost.cast_signed());
     }
 
-    /// When bytes may move that way: `None` for now.
+    /// The time from which bytes may move in this direction; `None` if they may move now.
     pub fn wait_for(&self, way: Way, now: Instant) -> Option<Instant> {
         let level_ns = self.with(way, now, |bucket| bucket.level_ns);
         let debt = u64::try_from(-level_ns).ok().filter(|debt| *debt > 0)?;
@@ -91,7 +91,7 @@ impl RateLimit {
 mod tests {
     use super::*;
 
-    /// Many links that move `batch` bytes whenever they may; bytes that moved in `seconds`.
+    /// Runs many links that move `batch` bytes whenever they may. Returns the number of bytes that moved in `seconds`.
     fn run(kib: u32, batch: usize, seconds: u64) -> u64 {
         let start = Instant::now();
         let limit = RateLimit::new(kib, start).unwrap();
@@ -129,12 +129,12 @@ mod tests {
         assert!(limit.wait_for(Way::Write, now).is_none());
         let wait = limit.wait_for(Way::Read, now).unwrap() - now;
         assert_eq!(wait, Duration::from_millis(1_750));
-        // An hour later there is a quarter of a second's worth, and not an hour's.
+        // An hour later, a quarter of a second is saved up, and not an hour.
         let later = now + Duration::from_secs(3_600);
         limit.moved(Way::Read, 100 * 1024, later);
         let wait = limit.wait_for(Way::Read, later).unwrap() - later;
         assert_eq!(wait, Duration::from_millis(750));
-        // A time before the last one is no gain and no panic (S37).
+        // A time before the last one brings no gain and causes no panic (S37).
         assert!(limit.wait_for(Way::Read, now).unwrap() > now);
     }
 

@@ -11,7 +11,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Tasks {
     stop: watch::Receiver<bool>,
-    /// Whoever can spawn keeps nobody waiting: only what runs does.
+    /// A weak sender, because a stop must wait only for tasks that run and not for whoever could spawn more.
     running: mpsc::WeakSender<()>,
 }
 
@@ -22,7 +22,7 @@ pub struct Stopper {
     ended: mpsc::Receiver<()>,
 }
 
-/// A group of tasks, and its stopper.
+/// Makes a group of tasks and its stopper.
 pub fn tasks() -> (Tasks, Stopper) {
     let (stop, stopped) = watch::channel(false);
     let (running, ended) = mpsc::channel(1);
@@ -39,8 +39,8 @@ pub fn tasks() -> (Tasks, Stopper) {
 }
 
 impl Tasks {
-    /// Runs `work` until it ends or the group stops. What it owns is dropped
-    /// then, which ends links and circuits in good order. In a group that has stopped nothing begins.
+    /// Runs `work` until it ends or the group stops. What `work` owns is dropped then, which ends links and circuits in
+    /// good order. In a group that has stopped, no task begins.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let mut stop = self.stop.clone();
         let Some(running) = self.running.upgrade() else {
@@ -86,7 +86,7 @@ mod tests {
         });
         stopper.stop().await;
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        // Too late: dropped, and what it owns with it.
+        // The task comes too late: it is dropped with what it owns.
         let (owned, gone) = tokio::sync::oneshot::channel::<()>();
         tasks.spawn(async move {
             let _owned = owned;

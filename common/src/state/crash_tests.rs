@@ -1,4 +1,4 @@
-//! Every way to crash, and every way to fail, at every step of every kind of write.
+//! Tests of every way to crash and every way to fail, at every step of every kind of write.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;
@@ -18,11 +18,11 @@ const BODIES: [&[u8]; 3] = [
     b"the new one, longer than a single write takes at once",
 ];
 
-/// A kind of file: how it is written and read.
+/// A kind of file, with its way to be written and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum File {
     Whole,
-    /// A record; what it is called changes nothing, but that all are tried shows it.
+    /// A record with this kind's name. The name changes nothing, which the test shows by trying all of them.
     Record(&'static str),
     Key,
 }
@@ -41,7 +41,7 @@ fn path() -> &'static Path {
 }
 
 impl File {
-    /// Writes the content of this generation; a key is always a new one.
+    /// Writes the content of this generation. A key is always a new one.
     fn write(self, disk: &SimDisk, generation: usize) -> Result<(), StateError> {
         let body = BODIES[generation];
         match self {
@@ -51,7 +51,7 @@ impl File {
         }
     }
 
-    /// The generation that is read; `None` where there is no file.
+    /// The generation that is read; `None` if there is no file.
     fn read(self, disk: &SimDisk) -> Option<usize> {
         let body = match self {
             Self::Whole => disk.read(path(), 1000).ok()?,
@@ -109,7 +109,7 @@ fn at_every_step(
     }
 }
 
-/// Every disk that a crash now could leave.
+/// Every disk that a crash at this moment could leave.
 fn after_power_cut(disk: &SimDisk) -> impl Iterator<Item = SimDisk> {
     let pending = disk.pending();
     assert!(pending < 10, "{pending} changes");
@@ -132,7 +132,7 @@ fn a_crash_at_any_step_leaves_the_old_or_the_new() {
             for rebooted in after_power_cut(disk) {
                 let found = file.read(&rebooted);
                 assert!(found == old || found == Some(2), "{file:?}: {found:?}");
-                // What was said to be on disk is.
+                // If a write reported success, its content is on the disk.
                 assert!(result.is_err() || found == Some(2), "{file:?}: {found:?}");
                 seen[usize::from(found == Some(2))] += 1;
                 if file != File::Key {
@@ -160,7 +160,7 @@ fn an_error_at_any_step_is_told_leaves_nothing_behind_and_the_next_write_works()
                     Err(other) => panic!("{other}"),
                 }
                 let names = disk.names().into_iter();
-                // One that could not even be removed waits for the next start.
+                // A file that could not even be removed waits for the next start.
                 let left = names.filter(|name| is_temporary(name.file_name().unwrap()));
                 assert!(left.count() <= usize::from(old.is_some() || file == File::Key));
                 for rebooted in after_power_cut(disk) {

@@ -1,23 +1,24 @@
-//! The few operations by which state reaches the disk, so that tests can make each of them fail.
+//! The few operations by which state reaches the disk. They stand behind a trait, so that tests can make each of them
+//! fail.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// What a file system does for us. Every state file is written through this and nothing else.
+/// What this room asks of a file system. Every state file is written through this trait and nothing else.
 ///
-/// The order of calls is what makes a write crash-safe; the tests' implementation
-/// (`sim`) forgets whatever was not synced.
+/// The order of the calls makes a write safe against crashes. The tests' implementation (`sim`) forgets whatever was
+/// not synced.
 pub(super) trait Disk {
     /// An open file that is being filled.
     type File;
 
-    /// Creates a file that must not exist, with permission bits `mode`.
+    /// Creates a file with permission bits `mode`. A file with this name must not exist.
     fn create(&self, path: &Path, mode: u32) -> io::Result<Self::File>;
-    /// Appends the beginning of `bytes`; says how much of it.
+    /// Appends the beginning of `bytes` to `file`. Returns how many bytes were appended.
     fn write(&self, file: &mut Self::File, bytes: &[u8]) -> io::Result<usize>;
-    /// Makes the content of `file` last.
+    /// Makes the content of `file` durable.
     fn sync(&self, file: &Self::File) -> io::Result<()>;
     /// Moves `from` over `to` in one step.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -25,9 +26,9 @@ pub(super) trait Disk {
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a name.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes the names in `dir` last.
+    /// Makes the names in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// The first `limit` bytes of a file.
+    /// Reads the first `limit` bytes of a file.
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
 }
 

@@ -1,4 +1,4 @@
-//! What can go wrong with files, sorted by whose turn it is to act.
+//! What can go wrong with files, sorted by who has to act.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ pub enum StateError {
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried, as an infinitive.
+        /// What was tried, as an infinitive such as "open".
         action: &'static str,
-        /// With which file or directory.
+        /// The file or directory with which it was tried.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
     /// Others than the owner can read or change the path or a parent of it.
@@ -24,15 +24,15 @@ pub enum StateError {
         /// What is wrong, and with which part of the path.
         source: Box<fs_mistrust::Error>,
     },
-    /// Another process works in this directory.
+    /// Another process uses this state directory.
     #[error("{} is in use by another process{}", path.display(), named(*holder))]
     InUse {
         /// The state directory.
         path: PathBuf,
-        /// The other process, where it has said so.
+        /// Id of the other process, if it has written it down.
         holder: Option<u32>,
     },
-    /// The bytes are not what was written.
+    /// The bytes are not those that were written.
     #[error("{} is damaged: {what}", path.display())]
     Damaged {
         /// The file.
@@ -40,7 +40,7 @@ pub enum StateError {
         /// What does not fit.
         what: &'static str,
     },
-    /// A newer version of the program wrote the file; this one leaves it alone.
+    /// A newer version of the program wrote the file. This version leaves the file alone.
     #[error("{} has format {found}, newer than format {known} which this program knows", path.display())]
     Newer {
         /// The file.
@@ -55,9 +55,9 @@ pub enum StateError {
     WrongKind {
         /// The file.
         path: PathBuf,
-        /// What it holds.
+        /// The kind that the file holds.
         found: String,
-        /// What was asked for.
+        /// The kind that was asked for.
         wanted: &'static str,
     },
     /// The path rules could not be set up.
@@ -66,7 +66,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// The operating system's `source`, met while trying `action` on `path`.
+    /// The error `source` of the operating system, met while trying `action` on `path`.
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io {
             action,
@@ -75,7 +75,7 @@ impl StateError {
         }
     }
 
-    /// The complaint `source` about who can reach `path`.
+    /// The error `source` about who can reach `path`.
     pub(super) fn exposed(path: &Path, source: fs_mistrust::Error) -> Self {
         Self::Exposed {
             path: path.to_owned(),
@@ -83,7 +83,7 @@ impl StateError {
         }
     }
 
-    /// The file at `path` does not hold what was written, as `what` says.
+    /// The error that the file at `path` does not hold what was written; `what` says why.
     pub(super) fn damaged(path: &Path, what: &'static str) -> Self {
         Self::Damaged {
             path: path.to_owned(),
@@ -91,7 +91,7 @@ impl StateError {
         }
     }
 
-    /// What its owner could try.
+    /// What the owner of the file could try.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Io { .. } => "check that the path exists, is writable and has room",
@@ -113,12 +113,12 @@ impl StateError {
     }
 }
 
-/// " (process N)".
+/// The text " (process N)", or nothing if the process is not known.
 fn named(holder: Option<u32>) -> String {
     holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
 
-/// What is wrong with which part of the path, and the command that puts it right.
+/// Says what is wrong with which part of the path, and which command puts it right.
 fn remedy(source: &fs_mistrust::Error) -> String {
     match source {
         fs_mistrust::Error::BadPermission(path, mode, bad) => {

@@ -1,4 +1,4 @@
-//! Writing a file whole.
+//! Writes whole files.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -8,24 +8,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::StateError;
 use super::disk::{Disk, RealDisk};
 
-/// How the name of a file begins that is not finished yet.
+/// The beginning of the name of a file that is not finished yet.
 const TEMPORARY: &str = ".new-";
 
-/// Writes `bytes` to `path` so that a reader, also one after a power cut, finds
-/// the old content or the new one and nothing between (S38).
+/// Writes `bytes` to `path` so that a reader, also one after a power cut, finds the old content or the new one and
+/// nothing between (S38).
 ///
-/// A temporary file in the same directory, with permission bits `mode`, is
-/// filled and synced, then renamed over `path`; then the directory is synced,
-/// because until then the rename itself can be lost. This blocks on the disk:
-/// call it from a thread that may.
+/// A temporary file in the same directory, with permission bits `mode`, is filled and synced, then renamed over `path`.
+/// Then the directory is synced, because until then the rename itself can be lost. The call blocks on the disk: it
+/// belongs on a thread that may block.
 ///
-/// After an error the old content is still there, unless only the last step
-/// failed: then it is not known which of the two a power cut would leave.
+/// # Errors
+/// [`StateError::Io`]. The old content is then still there, unless only the last step failed: in that case it is not
+/// known which of the two a power cut would leave.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StateError> {
     write_whole_on(&RealDisk, path, bytes, mode)
 }
 
-/// [`write_whole`] on any disk.
+/// Does what [`write_whole`] does, on any disk.
 pub(super) fn write_whole_on<D: Disk>(
     disk: &D,
     path: &Path,
@@ -39,10 +39,10 @@ pub(super) fn write_whole_on<D: Disk>(
     sync_parent(disk, path)
 }
 
-/// Writes `bytes` to `path` whole, where there is nothing yet; never over a file that is there.
+/// Writes `bytes` to `path` whole if there is no such file, and never over a file that is there.
 ///
 /// # Errors
-/// [`StateError::Io`] with `AlreadyExists` among others.
+/// [`StateError::Io`], with `AlreadyExists` if the file is there.
 pub(super) fn write_new_on<D: Disk>(
     disk: &D,
     path: &Path,
@@ -50,14 +50,14 @@ pub(super) fn write_new_on<D: Disk>(
     mode: u32,
 ) -> Result<(), StateError> {
     let temporary = fill_temporary(disk, path, bytes, mode)?;
-    // A link refuses to replace; a rename would not.
+    // A link refuses to replace a file, which a rename would do.
     let linked = disk.link(temporary.path(), path);
     linked.map_err(|source| StateError::io("create", path, source))?;
     drop(temporary);
     sync_parent(disk, path)
 }
 
-/// A file that is removed when it is dropped: nothing half done stays after an error.
+/// A file that is removed when this value is dropped, so that nothing half done stays after an error.
 pub(super) struct Temporary<'a, D: Disk> {
     disk: &'a D,
     path: Option<PathBuf>,
@@ -74,7 +74,7 @@ impl<'a, D: Disk> Temporary<'a, D> {
         self.path.as_deref().unwrap_or(Path::new(""))
     }
 
-    /// It has been renamed, so there is nothing to remove.
+    /// Notes that the file has been renamed, so that there is nothing to remove.
     pub(super) fn gone(mut self) {
         self.path = None;
     }
@@ -83,13 +83,13 @@ impl<'a, D: Disk> Temporary<'a, D> {
 impl<D: Disk> Drop for Temporary<'_, D> {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            // What cannot be removed now is removed when the directory is opened next.
+            // A file that cannot be removed now is removed when the directory is opened next.
             let _ = self.disk.remove(path);
         }
     }
 }
 
-/// A synced temporary file beside `path` that holds `bytes`.
+/// Makes a synced temporary file beside `path` that holds `bytes`.
 pub(super) fn fill_temporary<'a, D: Disk>(
     disk: &'a D,
     path: &Path,
@@ -101,7 +101,7 @@ pub(super) fn fill_temporary<'a, D: Disk>(
         let name = temporary_name(path);
         match disk.create(&name, mode) {
             Ok(file) => break (file, Temporary::at(disk, name)),
-            // Left by a dead process that had our number; the next name is another.
+            // A dead process with the same process id left this file. The next name is another one.
             Err(taken) if taken.kind() == ErrorKind::AlreadyExists => {}
             Err(source) => return Err(StateError::io("create a file in", dir, source)),
         }
@@ -127,20 +127,20 @@ pub(super) fn temporary_name(path: &Path) -> PathBuf {
     parent(path).join(format!("{TEMPORARY}{}-{number}", std::process::id()))
 }
 
-/// Is this the name of a file that a write of ours has not finished?
+/// Is this the name of a file that a write of this program has not finished?
 pub(super) fn is_temporary(name: &OsStr) -> bool {
     name.to_str()
         .is_some_and(|name| name.starts_with(TEMPORARY))
 }
 
-/// Makes renames and removals beside `path` last.
+/// Makes renames and removals beside `path` durable.
 pub(super) fn sync_parent<D: Disk>(disk: &D, path: &Path) -> Result<(), StateError> {
     let dir = parent(path);
     disk.sync_dir(dir)
         .map_err(|source| StateError::io("sync the directory", dir, source))
 }
 
-/// The directory that holds `path`; the working directory for a bare name.
+/// The directory that holds `path`; the working directory if `path` is only a name.
 pub(super) fn parent(path: &Path) -> &Path {
     path.parent()
         .filter(|dir| !dir.as_os_str().is_empty())

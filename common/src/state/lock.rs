@@ -1,4 +1,4 @@
-//! One process at a time in a state directory.
+//! Lets one process at a time use a state directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -7,15 +7,15 @@ use std::path::Path;
 
 use super::StateError;
 
-/// Holds a state directory's lock until it is dropped or the process ends,
-/// however it ends: the system keeps the lock, not the file's existence.
+/// Holds a state directory's lock until this value is dropped or the process ends, however it ends. The system keeps
+/// the lock; whether the file exists does not matter.
 #[derive(Debug)]
 pub struct StateLock {
     _file: File,
 }
 
 impl StateLock {
-    /// Takes the lock of the directory `dir`, which must exist. Never waits.
+    /// Takes the lock of the directory `dir`, which must exist. The call never waits.
     pub fn acquire(dir: &Path) -> Result<Self, StateError> {
         let path = dir.join("lock");
         let mut file = OpenOptions::new()
@@ -28,7 +28,7 @@ impl StateLock {
             .map_err(|source| StateError::io("open the lock file", &path, source))?;
         match file.try_lock() {
             Ok(()) => {
-                // For people only; a full disk is no reason not to start.
+                // The process id is for people only: a full disk is no reason not to start.
                 let _ = file
                     .set_len(0)
                     .and_then(|()| writeln!(file, "{}", std::process::id()));
@@ -43,7 +43,7 @@ impl StateLock {
     }
 }
 
-/// The process that the lock file names; `None` when it names none that makes sense.
+/// The process that the lock file names; `None` if it names none.
 fn holder(file: &File) -> Option<u32> {
     let mut text = String::new();
     file.take(16).read_to_string(&mut text).ok()?;

@@ -1,13 +1,12 @@
 //! Documents on disk, with the generation before kept (S38).
 //!
-//! A record is `"cepa record"`, the format (1), the length of the kind's name
-//! and that name, the body, and SHA-256 over all before.
+//! A record is `"cepa record"`, the format (1), the length of the kind's name and that name, the body, and SHA-256 over
+//! everything before.
 //!
-//! Saving fills a temporary file first, gives the record that is there the
-//! second name `NAME.old`, and renames last: at every moment `NAME` is whole.
-//! Only a sound record becomes `NAME.old`, so that a damaged one cannot push out
-//! the last good one. Loading falls back to `NAME.old` when `NAME` is damaged,
-//! which the disk has to have done: no crash of ours does it.
+//! To save a record, a temporary file is filled first, then the record that is there gets the second name `NAME.old`,
+//! and then the temporary file is renamed: at every moment `NAME` is whole. Only a sound record becomes `NAME.old`, so
+//! that a damaged one cannot push out the last good one. Loading falls back to `NAME.old` if `NAME` is damaged. Only a
+//! failing disk can have damaged it: no crash of this program does.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -21,30 +20,31 @@ use super::file::{Temporary, fill_temporary, sync_parent, temporary_name};
 const MAGIC: &[u8] = b"cepa record";
 const FORMAT: u8 = 1;
 const SUM_LEN: usize = 32;
-/// Largest file that is looked at when its successor is saved (bytes); a larger one is not ours.
+/// Size of the largest file that is read when its successor is saved, in bytes. This program never writes a larger one.
 const MAX_FILE: u64 = 64 << 20;
 
 /// Which of the two files a record came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
-    /// The newest that was saved.
+    /// The newest record that was saved.
     Current,
-    /// The one before, because the newest is damaged or gone; worth a warning.
+    /// The record before, because the newest is damaged or gone. That is worth a warning.
     Previous,
 }
 
-/// Saves `body` at `path` as a record of `kind` (a short name, at most 255 bytes) and keeps the
-/// record that was there as `PATH.old`.
+/// Saves `body` at `path` as a record of `kind` (a short name of at most 255 bytes), and keeps the record that was
+/// there as `PATH.old`.
 ///
-/// When this returns, the record is on the disk, not only on its way there.
+/// When this returns, the record is on the disk and not only on its way there.
 ///
 /// # Errors
-/// The old record is then still there. [`StateError::Newer`] when a newer program wrote it.
+/// [`StateError`], with [`StateError::Newer`] if a newer program wrote the old record. The old record is then still
+/// there.
 pub fn save(path: &Path, kind: &'static str, body: &[u8]) -> Result<(), StateError> {
     save_on(&RealDisk, path, kind, body)
 }
 
-/// [`save`] on any disk.
+/// Does what [`save`] does, on any disk.
 pub(super) fn save_on<D: Disk>(
     disk: &D,
     path: &Path,
@@ -67,7 +67,7 @@ fn sound<D: Disk>(disk: &D, path: &Path) -> Result<Option<Vec<u8>>, StateError> 
     let bytes = match disk.read(path, MAX_FILE) {
         Ok(bytes) => bytes,
         Err(absent) if absent.kind() == ErrorKind::NotFound => return Ok(None),
-        // What cannot be read is not worth keeping, but worth replacing.
+        // A file that cannot be read is not worth keeping, but it is worth replacing.
         Err(_) => return Ok(None),
     };
     match parts(path, &bytes) {
@@ -82,19 +82,19 @@ fn keep<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> Result<(), StateError> 
     let second = temporary_name(path);
     let second = match disk.link(path, &second) {
         Ok(()) => Temporary::at(disk, second),
-        // Not every file system has links; a copy does as well, but costs a write.
+        // Not every file system has links. A copy serves as well, but costs a write.
         Err(_) => fill_temporary(disk, path, bytes, 0o600)?,
     };
-    // Where both are one file already, as after a save that failed late, this does
-    // nothing and leaves the second name, which is removed when it is dropped.
+    // If both names are one file already, as after a save that failed late, this does nothing and leaves the second
+    // name, which is removed when it is dropped.
     disk.rename(second.path(), &old(path))
         .map_err(|source| StateError::io("keep the previous", path, source))
 }
 
-/// The record of `kind` at `path`, at most `max_len` bytes of body; `None` where there is none yet.
+/// Loads the record of `kind` at `path`, with a body of at most `max_len` bytes; `None` if there is none yet.
 ///
-/// A damaged file falls back to the generation before, with a warning. A file of
-/// a newer format does not: what a newer program decided must not be undone.
+/// If the file is damaged, the generation before is loaded, with a warning. If the file has a newer format, it is not:
+/// what a newer program decided must not be undone.
 pub fn load(
     path: &Path,
     kind: &'static str,
@@ -103,7 +103,7 @@ pub fn load(
     load_on(&RealDisk, path, kind, max_len)
 }
 
-/// [`load`] on any disk.
+/// Does what [`load`] does, on any disk.
 pub(super) fn load_on<D: Disk>(
     disk: &D,
     path: &Path,
@@ -134,7 +134,7 @@ pub(super) fn load_on<D: Disk>(
     }
 }
 
-/// `PATH.old`.
+/// The path `PATH.old`.
 fn old(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".old");
@@ -162,7 +162,7 @@ fn read<D: Disk>(
     max_len: usize,
 ) -> Result<Option<Vec<u8>>, StateError> {
     let limit = (MAGIC.len() + 2 + kind.len() + SUM_LEN).saturating_add(max_len);
-    // One byte more than is allowed tells "too long" from "just fits".
+    // One byte more than the limit is read, to tell "too long" from "just fits".
     let up_to = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let bytes = match disk.read(path, up_to) {
         Ok(bytes) => bytes,
@@ -187,7 +187,7 @@ fn decode<'a>(path: &Path, kind: &'static str, bytes: &'a [u8]) -> Result<&'a [u
     Ok(body)
 }
 
-/// Kind and body of a sound record.
+/// The kind and the body of a sound record.
 fn parts<'a>(path: &Path, bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), StateError> {
     let short = || StateError::damaged(path, "it is too short");
     let rest = bytes
@@ -198,7 +198,7 @@ fn parts<'a>(path: &Path, bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), State
         let digest = Sha256::new().chain_update(MAGIC).chain_update([FORMAT]);
         digest.chain_update(rest).finalize().as_slice() == *sum
     });
-    // Our own record with a flipped bit in the format is damaged and not newer.
+    // A record of this format with a flipped bit in the format's byte is damaged, not newer.
     if format > FORMAT && fits.is_none() {
         return Err(StateError::Newer {
             path: path.to_owned(),

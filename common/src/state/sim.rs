@@ -1,4 +1,4 @@
-//! A disk that crashes: it keeps apart what was written from what was synced.
+//! A simulated disk that crashes: it keeps what was written apart from what was synced.
 #![allow(clippy::unwrap_used)]
 
 use std::cell::RefCell;
@@ -17,7 +17,7 @@ pub(super) enum Fault {
     Error(i32),
 }
 
-/// What a file that was written and not synced holds after a crash.
+/// What a file holds after a crash if it was written and not synced.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Unsynced {
     Kept,
@@ -46,7 +46,7 @@ struct State {
     names: BTreeMap<PathBuf, usize>,
     /// Names as a crash leaves them.
     lasting: BTreeMap<PathBuf, usize>,
-    /// What lies between the two.
+    /// The changes between the two.
     pending: Vec<Change>,
     steps: usize,
     fault: Option<(usize, Fault)>,
@@ -80,19 +80,19 @@ impl SimDisk {
         state.fault = Some((at, fault));
     }
 
-    /// Nothing fails any more; says whether the fault was reached.
+    /// Ends the fault. Returns whether the fault was reached.
     pub(super) fn heal(&self) -> bool {
         let mut state = self.0.borrow_mut();
         let fault = state.fault.take();
         fault.is_some_and(|(at, _)| state.steps > at)
     }
 
-    /// Changes of names that a crash may or may not undo.
+    /// Number of changes of names that a crash may or may not undo.
     pub(super) fn pending(&self) -> usize {
         self.0.borrow().pending.len()
     }
 
-    /// The disk after a crash: of the pending changes those in the bits of `kept` have happened.
+    /// The disk after a crash. Of the pending changes, those whose bits are set in `kept` have happened.
     pub(super) fn reboot(&self, kept: usize, unsynced: Unsynced) -> Self {
         let mut state = self.0.borrow().clone();
         for (bit, change) in state.pending.iter().enumerate() {
@@ -122,7 +122,7 @@ impl SimDisk {
         self.0.borrow().names.keys().cloned().collect()
     }
 
-    /// Changes bytes behind everyone's back, as a failing disk does.
+    /// Changes bytes as a failing disk does, without any call.
     pub(super) fn damage(&self, path: &Path, bytes: &[u8]) {
         let mut state = self.0.borrow_mut();
         let inode = state.inodes.len();
@@ -182,7 +182,7 @@ impl Disk for SimDisk {
 
     fn write(&self, file: &mut usize, bytes: &[u8]) -> io::Result<usize> {
         self.step()?;
-        // Always short, so that there is a step between two parts of a file.
+        // A write is always short, so that there is a step between two parts of a file.
         let taken = bytes.len().min(20);
         let mut state = self.0.borrow_mut();
         let inode = &mut state.inodes[*file];
@@ -200,7 +200,7 @@ impl Disk for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step()?;
         let inode = self.find(from)?;
-        // Two names of one file: POSIX says that nothing happens.
+        // If both names are names of one file, nothing happens, as POSIX says.
         if self.find(to).ok() != Some(inode) {
             self.change(Change::Move(from.to_owned(), to.to_owned(), inode));
         }

@@ -33,7 +33,7 @@ fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {
 #[test]
 fn a_failed_write_keeps_the_old_file() {
     let dir = dir();
-    // A directory in the way makes the rename fail after the temporary file was written.
+    // A directory with the file's name makes the rename fail after the temporary file was written.
     let path = dir.path().join("taken");
     fs::create_dir(&path).unwrap();
     assert!(matches!(
@@ -120,7 +120,7 @@ fn every_changed_bit_and_every_length_of_a_key_file_is_noticed() {
         load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
         Err(StateError::Damaged { .. })
     ));
-    // A damaged key is never replaced by a fresh one.
+    // A damaged key is never replaced by a new one.
     let again = load_or_create_key(
         dir.path(),
         "k",
@@ -259,13 +259,13 @@ fn a_record_falls_back_one_generation_when_damaged() {
         fs::write(&path, &good[..len]).unwrap();
         is_previous();
     }
-    // What is damaged does not push out the last good one.
+    // A damaged record does not push out the last good one.
     save(&path, "consensus", b"three").unwrap();
     fs::write(&path, b"soup").unwrap();
     is_previous();
 }
 
-/// Length of the words that begin a record: the format's place.
+/// Length of the words that a record begins with, behind which the format stands.
 const MAGIC_LEN: usize = 11;
 
 #[test]

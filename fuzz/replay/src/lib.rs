@@ -15,10 +15,10 @@ pub mod seeds;
 
 /// A target: its name, which is also the name of its corpus's folder, and its function, which returns whether the
 /// parser accepted the bytes.
-pub type Target = (&'static str, fn(&[u8]) -> bool);
+pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [FuzzTarget; 23] = [
     ("front", front::front),
     ("cell", cells::cell),
     ("message", cells::message),

@@ -1,8 +1,7 @@
-//! Links with a delay, a bandwidth and losses, inside a process: for tests and benches.
+//! Links with a delay, a bandwidth and losses, inside a process, for tests and benches.
 //!
-//! An [`EmulatedLink`] stands before a listener as a port of its own: whoever
-//! dials it reaches the listener through two [`Wire`]s. Links that are not
-//! emulated pay nothing, as neither end knows of it.
+//! An [`EmulatedLink`] stands before a listener as a port of its own: whoever dials it reaches the listener through two
+//! [`Wire`]s. Links that are not emulated pay nothing, because neither end knows about emulation.
 
 mod wire;
 
@@ -21,12 +20,13 @@ use tokio::task::{JoinHandle, JoinSet};
 
 pub use wire::{Conditions, LEAST_STALL, SEGMENT_LEN, Wire};
 
-/// Read at once (bytes).
+/// Size of one read, in bytes.
 const CHUNK: usize = 64 << 10;
-/// Connections through one port at a time; more wait to be accepted.
+/// The most connections through one port at a time. Others wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// A port of loopback that leads to another one under [`Conditions`]; gone with all its connections when dropped.
+/// A port of loopback that leads to another port under [`Conditions`]. It ends, with all its connections, when it is
+/// dropped.
 #[derive(Debug)]
 pub struct EmulatedLink {
     address: SocketAddr,
@@ -34,19 +34,13 @@ pub struct EmulatedLink {
 }
 
 impl EmulatedLink {
-    /// Listens on a free port of loopback.
-    ///
-    /// # Errors
-    /// What the system says of the port.
+    /// The system's error for the port.
     pub async fn start(target: SocketAddr, conditions: Conditions) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         Self::on(listener, target, conditions)
     }
 
-    /// Takes what comes in on `listener` to `target`.
-    ///
-    /// # Errors
-    /// If the listener has no address.
+    /// Takes connections to `listener` on to `target`.
     pub fn on(
         listener: TcpListener,
         target: SocketAddr,
@@ -57,7 +51,7 @@ impl EmulatedLink {
         Ok(Self { address, task })
     }
 
-    /// Where to dial.
+    /// Address to dial.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -83,22 +77,22 @@ async fn accept(listener: TcpListener, target: SocketAddr, conditions: Condition
     }
 }
 
-/// Carries one connection; an error of either side ends both, as a reset would.
+/// Carries one connection. An error on either side ends both, as a reset would.
 async fn carry(near: TcpStream, target: SocketAddr, conditions: Conditions) {
     let Ok(far) = TcpStream::connect(target).await else {
         return;
     };
-    // What waits, waits in the wire.
+    // Bytes wait in the wire only, not in the kernel.
     if near.set_nodelay(true).and(far.set_nodelay(true)).is_err() {
         return;
     }
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
-    // The dialler was connected at once: the round trip of TCP's handshake is paid here.
+    // The dialler was connected at once, so the round trip of TCP's handshake is added here.
     let opens = steady::now() + conditions.round_trip();
     let there = pump(near_read, far_write, Wire::new(conditions, opens));
     let back = pump(far_read, near_write, Wire::new(conditions, opens));
-    // Ends are handed on each for itself; an error ends both.
+    // The end of each direction is passed on by itself; an error ends both.
     let _ = tokio::try_join!(there, back);
 }
 
@@ -163,7 +157,7 @@ mod tests {
             let mut back = Vec::new();
             stream.read_to_end(&mut back).await.unwrap();
             assert_eq!(back, sent);
-            // The handshake's round trip and the echo's.
+            // There are two round trips: the handshake's and the echo's.
             assert!(begun.elapsed() >= Duration::from_millis(20));
         };
         tokio::join!(serve, ask);

@@ -1,54 +1,53 @@
-//! One direction of an emulated link, pure: bytes in at a time, bytes out at a later one.
+//! One direction of an emulated link. It is pure: bytes go in at one time and come out at a later one.
 //!
 //! The model is what an application sees of a TCP stream over such a path:
 //!
-//! * bytes leave one after another at the bandwidth, and arrive one delay later;
-//! * order is kept and nothing is lost, as TCP sees to that. A segment that the
-//!   path loses arrives one round trip later, when it has been sent again, and all
-//!   that was sent behind it waits for it; then it comes at once. A round trip of
-//!   zero counts as [`LEAST_STALL`], what a kernel's timers cost at best;
-//! * what is under way and what waits to leave is bounded; a full wire takes no
-//!   bytes, which is back-pressure to the sender.
+//! * Bytes leave one after another at the bandwidth, and arrive one delay later.
+//! * Order is kept and nothing is lost, because TCP sees to that. A segment that the path loses arrives one round trip
+//!   later, when it has been sent again; everything that was sent behind it waits for it and then comes at once. A
+//!   round trip of zero counts as [`LEAST_STALL`], the least that a kernel's timers cost.
+//! * The bytes under way and the bytes that wait to leave are bounded. A full wire takes no bytes, so that the sender
+//!   must wait.
 //!
-//! Congestion control of the emulated TCP is not modelled: loss costs time, not window.
+//! Congestion control of the emulated TCP is not modelled: a loss costs time, not window.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
 
-/// Payload of a segment on Ethernet with time stamps (bytes): the unit that is lost.
+/// Payload of a segment on Ethernet with time stamps, in bytes. A loss takes one segment.
 pub const SEGMENT_LEN: usize = 1448;
-/// The least that a lost segment costs.
+/// The least time that a lost segment costs.
 pub const LEAST_STALL: Duration = Duration::from_millis(1);
-/// A wire without a bandwidth holds this much (bytes): 30 ms at 2 Gbit/s.
+/// Number of bytes that a wire without a bandwidth holds: 30 ms at 2 Gbit/s.
 const UNBOUNDED_CAPACITY: usize = 8 << 20;
-/// The queue before a slow wire holds at least this much (bytes): a few full TLS records.
+/// The least number of bytes that the queue before a slow wire holds: a few full TLS records.
 const LEAST_QUEUE: usize = 64 << 10;
 
-/// What a link is like, the same in both directions.
+/// Delay, bandwidth and loss of a link, the same in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Conditions {
-    /// From one end to the other.
+    /// Time from one end to the other.
     pub delay: Duration,
-    /// Bytes a second; nothing for as fast as the machine.
+    /// Bandwidth in bytes a second; `None` for as fast as the machine is.
     pub bandwidth: Option<u64>,
     /// The share of segments that are lost, from 0 to below 1.
     pub loss: f64,
 }
 
 impl Conditions {
-    /// Does a link under these conditions differ from one without any?
+    /// Is a link under these conditions like one without any?
     pub fn is_plain(&self) -> bool {
         self.delay.is_zero() && self.bandwidth.is_none() && self.loss <= 0.0
     }
 
-    /// Two delays.
+    /// The round trip: two delays.
     pub fn round_trip(&self) -> Duration {
         self.delay * 2
     }
 
-    /// How much a wire holds (bytes): what is under way at full speed, and a queue as long.
+    /// The number of bytes that a wire holds: what is under way at full speed, and a queue as long.
     pub fn capacity(&self) -> usize {
         let Some(rate) = self.bandwidth else {
             return UNBOUNDED_CAPACITY;
@@ -65,7 +64,7 @@ impl Conditions {
             return Duration::ZERO;
         };
         let nanos = u128::try_from(len).unwrap_or(0) * 1_000_000_000 / u128::from(rate.max(1));
-        // Rounded up: never faster than said.
+        // The time is rounded up, so that the wire is never faster than its bandwidth.
         Duration::from_nanos(u64::try_from(nanos + 1).unwrap_or(u64::MAX))
     }
 }
@@ -94,7 +93,7 @@ impl Wire {
         }
     }
 
-    /// How many bytes it takes now.
+    /// Number of bytes that the wire takes now.
     pub fn room(&self) -> usize {
         self.conditions.capacity().saturating_sub(self.held)
     }
@@ -104,13 +103,13 @@ impl Wire {
         self.under_way.is_empty()
     }
 
-    /// Takes as many of `bytes` as there is room for; returns how many.
+    /// Takes as many of `bytes` as there is room for. Returns how many.
     pub fn push(&mut self, now: Instant, bytes: &[u8], rng: &mut impl Rng) -> usize {
         let taken = bytes.len().min(self.room());
         let Some(bytes) = bytes.get(..taken) else {
             return 0;
         };
-        // Without loss and bandwidth all segments arrive together: one piece saves work.
+        // Without loss and bandwidth all segments arrive together, so one piece saves work.
         let piece = if self.conditions.loss > 0.0 || self.conditions.bandwidth.is_some() {
             SEGMENT_LEN
         } else {
@@ -126,7 +125,7 @@ impl Wire {
         let leaves = self.free_at.max(now) + self.conditions.sending(segment.len());
         self.free_at = leaves;
         let mut arrives = leaves + self.conditions.delay;
-        // The same segment may be lost again; a dozen times says that the link is dead.
+        // A segment may be lost again. After a dozen losses the link counts as dead.
         for _ in 0..12 {
             if self.conditions.loss <= 0.0 || rng.random::<f64>() >= self.conditions.loss {
                 break;
@@ -144,7 +143,7 @@ impl Wire {
         self.under_way.front().map(|(at, _)| *at)
     }
 
-    /// Appends to `out` what has arrived by `now`; returns how many bytes.
+    /// Appends to `out` what has arrived by `now`. Returns how many bytes.
     pub fn pull(&mut self, now: Instant, out: &mut Vec<u8>) -> usize {
         let before = out.len();
         while let Some((at, _)) = self.under_way.front()
@@ -168,7 +167,8 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
-    /// Pushes `sizes` each `gap_us` apart, as room allows; returns (time in, time out) of every byte in order.
+    /// Pushes pieces of `sizes`, `gap_us` apart, as there is room. Returns for every byte in order the time in, the
+    /// time out, and the byte.
     fn carry(
         conditions: Conditions,
         sizes: &[usize],
@@ -260,7 +260,7 @@ mod tests {
             bandwidth: None,
             loss: 0.5,
         };
-        // Among seeds there are both: a first segment that is lost and one that is not.
+        // Among the seeds there are both cases: the first segment is lost, and it is not.
         let arrivals: Vec<Vec<Duration>> = (0..20)
             .map(|seed| {
                 carry(conditions, &[SEGMENT_LEN * 2], 0, seed)
