@@ -5,12 +5,20 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use super::buffers;
-use super::queue::PushError;
 use crate::budget::{Budget, Charge};
 use crate::cell::CELL_LEN;
 use crate::cell::codec::{CREATED_LEN, DestroyReason};
 use crate::ids::CircId;
 use crate::sync::lock;
+
+/// A push that was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// The circuit has more waiting than its window can account for.
+    Overrun,
+    /// The link is gone.
+    Closed,
+}
 
 /// What has come for a circuit's end.
 #[derive(Default)]

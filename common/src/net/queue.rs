@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::cell_run::CellRun;
 use super::inbox::Inbox;
+pub use super::inbox::PushError;
 use crate::budget::{Budget, Charge};
 use crate::cell::CELL_LEN;
 use crate::cell::codec::{self, CREATE_LEN, CREATED_LEN, Cell, CircuitCommand, DestroyReason};
@@ -26,15 +27,6 @@ use crate::world::steady;
 
 /// Half-lives after which counts are put on a new scale; far from where a float loses anything.
 const MOST_HALF_LIVES: f64 = 256.0;
-
-/// A push that was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PushError {
-    /// The circuit has more waiting than its window can account for.
-    Overrun,
-    /// The link is gone.
-    Closed,
-}
 
 /// A circuit with cells waiting.
 struct Turn {

@@ -14,8 +14,9 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::disk::{Disk, RealDisk};
+use super::error::StateError;
 use super::file::{parent, write_new_on};
-use super::{StateError, Trust, mistrust};
+use super::trust::{Trust, mistrust};
 use crate::secret::Secret;
 
 const MAGIC: [u8; 8] = *b"cepa key";

@@ -24,29 +24,21 @@ pub mod record;
 mod sim;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use fs_mistrust::Mistrust;
-
 pub use error::StateError;
 pub use file::write_whole;
 pub use key::{KeyKind, create_key, erase_key, load_key, load_or_create_key, save_key};
+pub use lock::StateLock;
 use rand_core::CryptoRng;
+pub use trust::Trust;
+use trust::mistrust;
 
 use crate::secret::Secret;
-pub use lock::StateLock;
-
-/// Whether the rights on files and directories are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// Nobody but the owner and the system's administrator may reach them, parents included.
-    OwnerOnly,
-    /// Whoever can reach them may: for keys that are worth nothing, as those of a test network.
-    Everyone,
-}
 
 /// A state directory: reached by its owner alone, and by one process at a time.
 #[derive(Debug)]
@@ -149,16 +141,4 @@ pub fn make_private_dir(path: &Path, trust: Trust) -> Result<(), StateError> {
         .require_directory()
         .check(path)
         .map_err(|source| StateError::exposed(path, source))
-}
-
-/// The rules by which paths are trusted. Environment variables cannot switch
-/// them off: a service's environment is not its owner's word.
-fn mistrust(trust: Trust) -> Result<Mistrust, StateError> {
-    match trust {
-        Trust::OwnerOnly => Mistrust::builder()
-            .ignore_environment()
-            .build()
-            .map_err(|_| StateError::Rules),
-        Trust::Everyone => Ok(Mistrust::new_dangerously_trust_everyone()),
-    }
 }

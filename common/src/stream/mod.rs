@@ -20,6 +20,7 @@ mod leg;
 mod mux;
 mod pack;
 mod receive;
+mod recent;
 mod set;
 mod state;
 mod turns;

@@ -4,7 +4,7 @@ use core::task::Waker;
 use std::sync::Arc;
 
 use super::buffer::ByteQueue;
-use super::turns::Recent;
+use super::recent::Recent;
 use crate::budget::Budget;
 use crate::cell::message::{EndReason, Host, is_name};
 use crate::ids::StreamId;

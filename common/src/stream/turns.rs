@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use super::StreamKey;
+use super::recent::Recent;
 
 /// Payloads that a stream with much to say fills before the next has its turn.
 const TURN_CELLS: u32 = 16;
@@ -15,22 +16,6 @@ const TURN_CELLS: u32 = 16;
 const HALF_AFTER_BITS: u32 = 20;
 /// Whoever has said less than this of late (bytes) goes first: about one part in a hundred, too little to hold up the others.
 const LITTLE: u32 = 16 * 1024;
-
-/// What a stream has said of late.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Recent {
-    bytes: u32,
-    epoch: u64,
-}
-
-impl Recent {
-    fn at(&mut self, epoch: u64) -> &mut u32 {
-        let halvings = u32::try_from(epoch - self.epoch).unwrap_or(u32::MAX);
-        self.bytes = self.bytes.checked_shr(halvings).unwrap_or(0);
-        self.epoch = epoch;
-        &mut self.bytes
-    }
-}
 
 /// Streams with something to say, in the order of their turns.
 #[derive(Debug, Default)]
