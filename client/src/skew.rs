@@ -1,4 +1,4 @@
-//! How wrong this computer's clock may be, by what relays say of the time (docs/protocol.md, 2.1).
+//! How wrong this computer's clock may be, by what relays say about the time (docs/protocol.md, 2.6).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -10,9 +10,9 @@ use cepa_common::sync::lock;
 
 use crate::dir::About;
 
-/// Relays that have to agree before they are believed: one or two could lie.
+/// Number of relays that must agree before they are believed, because one or two could lie.
 const MIN_RELAYS: usize = 3;
-/// Relays remembered; the newest word of each.
+/// Number of relays whose newest word is remembered.
 const MAX_RELAYS: usize = 15;
 
 /// An estimate from what relays have said; it is right while fewer than half of them lie.
@@ -68,7 +68,7 @@ pub struct ClockSkew(Arc<Mutex<Watched>>);
 #[derive(Debug, Default)]
 struct Watched {
     estimate: SkewEstimate,
-    /// It was said that the clock is wrong, and it has not been right since.
+    /// Has a warning been given that the clock is wrong, and has the clock not been right since?
     is_warned: bool,
 }
 

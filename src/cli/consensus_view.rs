@@ -18,19 +18,19 @@ pub(crate) struct ConsensusView {
     pub(crate) network_id: String,
     /// The revision of the network's file that was used.
     pub(crate) revision: u32,
-    /// Its digest in hexadecimal digits.
+    /// Digest of the consensus in hexadecimal digits.
     pub(crate) digest: String,
-    /// When it begins to be valid (UTC, RFC 3339).
+    /// When the consensus becomes valid (UTC, RFC 3339).
     pub(crate) valid_after: String,
-    /// From when on there should be a newer one.
+    /// From when on there should be a newer consensus.
     pub(crate) fresh_until: String,
-    /// When it ends to be valid.
+    /// When the consensus stops being valid.
     pub(crate) valid_until: String,
-    /// How it stands now: early, fresh, valid, grace or expired.
+    /// Status of the consensus now: early, fresh, valid, grace or expired.
     pub(crate) status: &'static str,
-    /// The same in words.
+    /// The status in words.
     pub(crate) now: String,
-    /// How many authorities signed it.
+    /// How many authorities signed the consensus.
     pub(crate) signatures: usize,
     /// How many authorities the network has.
     pub(crate) authorities: usize,
@@ -38,7 +38,7 @@ pub(crate) struct ConsensusView {
     pub(crate) signed_by: Vec<String>,
     /// The authorities that did not.
     pub(crate) not_signed_by: Vec<String>,
-    /// Its relays.
+    /// Relays of the consensus.
     pub(crate) relays: Vec<RelayView>,
 }
 
@@ -57,11 +57,11 @@ pub(crate) struct RelayView {
     pub(crate) flags: Vec<String>,
     /// Suite of its onion key.
     pub(crate) suite: &'static str,
-    /// Ports to which it exits.
+    /// Ports to which the relay lets streams out.
     pub(crate) exit_ports: String,
-    /// The key of its family, in hexadecimal digits.
+    /// The key of the relay's family, in hexadecimal digits.
     pub(crate) family: Option<String>,
-    /// Its program's version.
+    /// Version of the relay's program.
     pub(crate) version: String,
 }
 
@@ -294,23 +294,23 @@ pub(crate) fn is_flag(name: &str) -> bool {
 pub(crate) struct Verdict {
     /// Is it signed by enough authorities, and valid at that time?
     pub(crate) ok: bool,
-    /// Why not.
+    /// Why the consensus does not verify.
     pub(crate) problem: Option<String>,
     /// The network's id.
     pub(crate) network_id: String,
-    /// Its digest.
+    /// Digest of the consensus.
     pub(crate) digest: String,
-    /// When it begins to be valid.
+    /// When the consensus becomes valid.
     pub(crate) valid_after: String,
-    /// From when on there should be a newer one.
+    /// From when on there should be a newer consensus.
     pub(crate) fresh_until: String,
-    /// When it ends to be valid.
+    /// When the consensus stops being valid.
     pub(crate) valid_until: String,
-    /// The time that it was judged for.
+    /// The time that the consensus was judged for.
     pub(crate) at: String,
-    /// How it stood then.
+    /// Status of the consensus at that time.
     pub(crate) status: &'static str,
-    /// Relays in it.
+    /// Number of relays in the consensus.
     pub(crate) relays: usize,
     /// Signatures needed.
     pub(crate) need: usize,

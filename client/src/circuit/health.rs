@@ -1,9 +1,9 @@
 //! Which relays have failed lately, and for how long that keeps them out of paths.
 //!
-//! A single failure says little: any of three relays may be to blame, or the network. So a relay is avoided for a
-//! short time at first and for longer with every failure in a row, and one that fails most of the circuits through it
-//! is avoided for as long as it does. Success forgives. Avoided is not forbidden: where nobody else is left, the path
-//! takes it all the same.
+//! A single failure says little: any of three relays may be to blame, or the network. So a relay is avoided for a short
+//! time at first and for longer after every failure in a row. A relay that fails most of the circuits through it is
+//! avoided for as long as it does. A success ends all that. An avoided relay is not forbidden: a path takes it if no
+//! other is left.
 
 use core::time::Duration;
 use std::collections::{HashMap, HashSet};
@@ -11,20 +11,20 @@ use std::time::Instant;
 
 use cepa_common::ids::RelayId;
 
-/// How long the first failure keeps a relay out of new paths; doubled with each in a row.
+/// How long the first failure keeps a relay out of new paths. The time doubles with each failure in a row.
 const FIRST_PENALTY: Duration = Duration::from_secs(30);
-/// Longest time that a relay is kept out.
+/// The longest time that a relay is kept out.
 const LONGEST_PENALTY: Duration = Duration::from_secs(1_800);
-/// Old results count half after this time.
+/// A result of this age counts half.
 const HALF_LIFE: Duration = Duration::from_secs(1_800);
-/// Circuits through a relay before its share of failures says anything.
+/// Number of circuits through a relay before its share of failures says anything.
 const ENOUGH: f64 = 5.0;
-/// A relay that builds less than this share of its circuits is avoided.
+/// A relay is avoided if less than this share of its circuits is built.
 const LEAST_SUCCESS: f64 = 0.5;
-/// Relays remembered; those that matter least are forgotten first.
+/// The most relays remembered. Those that matter least are forgotten first.
 const MOST_RELAYS: usize = 2_048;
 
-/// What circuits have shown of relays.
+/// What circuits have shown about relays.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     relays: HashMap<RelayId, Record>,
@@ -36,7 +36,7 @@ struct Record {
     failed: f64,
     failures_in_row: u32,
     avoid_until: Option<Instant>,
-    /// The counts are of this time.
+    /// The time that the counts are for.
     at: Instant,
 }
 
@@ -66,12 +66,12 @@ impl Record {
 }
 
 impl Health {
-    /// Nothing known.
+    /// A health of which nothing is known yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A circuit through these relays was built.
+    /// Notes that a circuit through these relays was built.
     pub fn on_built(&mut self, relays: &[RelayId], now: Instant) {
         for relay in relays {
             let record = self.record(*relay, now);
@@ -83,7 +83,7 @@ impl Health {
         }
     }
 
-    /// A circuit failed, and this relay is the one to suspect.
+    /// Notes that a circuit failed and that this relay is the one to suspect.
     pub fn on_failed(&mut self, relay: RelayId, now: Instant) {
         let record = self.record(relay, now);
         record.failed += 1.0;
@@ -98,7 +98,7 @@ impl Health {
         record.avoid_until = now.checked_add(penalty);
     }
 
-    /// Is the relay to be left out of new paths while others will do?
+    /// Should the relay be left out of new paths while there are others?
     pub fn is_avoided(&self, relay: &RelayId, now: Instant) -> bool {
         self.relays
             .get(relay)
@@ -106,7 +106,7 @@ impl Health {
             .is_some_and(|until| now < until)
     }
 
-    /// Those that are to be left out now.
+    /// The relays that should be left out now.
     pub fn avoided(&self, now: Instant) -> HashSet<RelayId> {
         self.relays
             .keys()
@@ -115,7 +115,7 @@ impl Health {
             .collect()
     }
 
-    /// All is forgiven: the network itself was away, or is another one now.
+    /// Forgets all failures, because the network itself was away or is another one now.
     pub fn forgive(&mut self) {
         self.relays.clear();
     }
@@ -129,7 +129,8 @@ impl Health {
         record
     }
 
-    /// Forgets those with nothing against them; where all have, the network is at fault and not they.
+    /// Makes room: forgets relays with nothing against them. If all have something, the network is at fault and not
+    /// they.
     fn make_room(&mut self, now: Instant) {
         self.relays
             .retain(|_, record| record.avoid_until.is_some_and(|until| now < until));
@@ -170,7 +171,7 @@ mod tests {
             health.on_built(&[A], now);
         }
         assert!(health.is_avoided(&A, now + LONGEST_PENALTY / 2));
-        // Later successes outweigh what is long ago.
+        // Later successes outweigh old failures.
         let later = now + HALF_LIFE * 6;
         (0..6).for_each(|_| health.on_built(&[A], later));
         assert!(!health.is_avoided(&A, later));

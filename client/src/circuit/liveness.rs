@@ -1,51 +1,51 @@
-//! Is the far end of a circuit still there? Found out by asking it, long before TCP would give up.
+//! Finds out whether the far end of a circuit is still there by asking it, long before TCP would give up.
 //!
-//! A relay that hangs keeps its links open: the kernel goes on acknowledging for it. So a circuit from which nothing
-//! has come for a while, though something is owed, is asked end to end: a stream to the last hop's own directory is
-//! opened, which every relay answers at once. If that is not answered either, the circuit is lost, and what was to be
-//! opened on it can move to another.
+//! A relay that hangs keeps its links open, because the kernel goes on acknowledging for it. So a circuit is asked end
+//! to end when nothing has come from it for a while though something is owed: a stream to the last hop's own directory
+//! is opened, which every relay answers at once. If there is no answer to that either, the circuit is lost, and streams
+//! that were to be opened on it can move to another.
 //!
-//! Pure: [`Liveness::next`] says what to do and when to ask again.
+//! This file is pure: [`Liveness::next`] says what to do and when to ask again.
 
 use core::time::Duration;
 use std::time::Instant;
 
 use cepa_common::stream::Owes;
 
-/// Silence of this and two round trips is suspicious while something is owed.
+/// While something is owed, silence of this time and two round trips is suspicious.
 const OWED_SILENCE: Duration = Duration::from_millis(1_000);
-/// Silence of a circuit with open streams of which none is owed anything: an application may wait for hours, but not
-/// on a circuit that is gone.
+/// On a circuit with open streams of which none is owed anything, silence of this time is suspicious. An application
+/// may wait for hours, but not on a circuit that is gone.
 const IDLE_SILENCE: Duration = Duration::from_secs(20);
-/// An answer to the question takes three round trips and this at most.
+/// An answer to the question takes at most three round trips and this time.
 const ANSWER: Duration = Duration::from_millis(1_500);
-/// No round trip is taken to be longer: a queue that long is as good as a loss.
+/// No round trip is taken to be longer than this: a queue that long is as bad as a loss.
 const LONGEST_RTT: Duration = Duration::from_secs(5);
 
 /// What to do about a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing before that time; asked to check at once, or hearing nothing, come back then.
+    /// Nothing is to be done before that time. Come back then, if nothing was heard until then.
     Wait(Instant),
     /// Ask the far end, then come back.
     Ask,
-    /// It has not answered: the circuit is gone.
+    /// The far end has not answered: the circuit is gone.
     Lost,
 }
 
-/// What is known of one circuit's far end.
+/// What is known about one circuit's far end.
 #[derive(Clone, Debug)]
 pub(crate) struct Liveness {
     heard: Instant,
     rtt: Duration,
-    /// Since when an answer is awaited.
+    /// Since when the client has waited for an answer.
     asked: Option<Instant>,
-    /// Somebody has reason to doubt: ask without waiting for silence.
+    /// Has somebody reason to doubt the circuit? Then it is asked without waiting for silence.
     doubted: bool,
 }
 
 impl Liveness {
-    /// A circuit that was built just now, its last hop having taken `rtt` to answer.
+    /// The state of a circuit that was built just now and whose last hop took `rtt` to answer.
     pub(crate) fn new(now: Instant, rtt: Duration) -> Self {
         Self {
             heard: now,
@@ -55,7 +55,7 @@ impl Liveness {
         }
     }
 
-    /// Something came from the far end. Returns whether an answer had been awaited.
+    /// Notes that something came from the far end. Returns whether an answer had been awaited.
     pub(crate) fn on_heard(&mut self, now: Instant, rtt: Option<Duration>) -> bool {
         self.heard = now;
         self.doubted = false;
@@ -65,7 +65,7 @@ impl Liveness {
         self.asked.take().is_some()
     }
 
-    /// Another circuit was lost, or the machine slept, or its network changed.
+    /// Notes that another circuit was lost, that the machine slept, or that its network changed.
     pub(crate) fn doubt(&mut self) {
         self.doubted = true;
     }
@@ -92,7 +92,7 @@ impl Liveness {
         }
         self.doubted = false;
         self.asked = Some(now);
-        // What is owed is a question already.
+        // If an acknowledgement is owed, the question has been asked already.
         match owed {
             Owes::Ack => Step::Wait(now + ANSWER + self.rtt * 3),
             _ => Step::Ask,
@@ -117,7 +117,7 @@ mod tests {
         let until = asks + ANSWER + RTT * 3;
         assert_eq!(far.next(asks, Owes::Answer), Step::Wait(until));
         assert!(far.on_heard(asks + RTT, None));
-        // The destination is slow: asked again after the same silence, and never given up for it.
+        // The destination is slow: the circuit is asked again after the same silence, and is never given up for that.
         let again = asks + RTT + OWED_SILENCE + RTT * 2;
         assert_eq!(
             far.next(until, Owes::Answer),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     impl Step {
-        /// At `now`, a wait until `at` or, if that is over, the question.
+        /// At `now`, the step is a wait until `at`, or the question if that time is over.
         fn max_ask(self, now: Instant, at: Instant) -> Self {
             if now < at { self } else { Self::Ask }
         }

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use crate::path::ExitTarget;
 
-/// A port asked for is expected again for this time (Tor's path specification, section 2.1.1).
+/// How long a port that was asked for is expected again (Tor's path specification, section 2.1.1).
 const MEMORY: Duration = Duration::from_secs(3_600);
-/// Ports remembered: each may cost two circuits.
+/// The most ports remembered, because each may cost two circuits.
 const MOST_PORTS: usize = 16;
 
 /// What a client that has just started is expected to ask for.
@@ -16,19 +16,19 @@ const FIRST: ExitTarget = ExitTarget::Name(443);
 /// The ports asked for lately.
 #[derive(Clone, Debug)]
 pub struct Predictor {
-    /// The one asked for last stands last.
+    /// The targets with the time when each was asked for. The last one asked for is at the end.
     asked: Vec<(ExitTarget, Instant)>,
 }
 
 impl Predictor {
-    /// Expects the web until something else is asked for.
+    /// A predictor that expects the web until something else is asked for.
     pub fn new(now: Instant) -> Self {
         Self {
             asked: vec![(FIRST, now)],
         }
     }
 
-    /// A stream to `target` was asked for.
+    /// Notes that a stream to `target` was asked for.
     pub fn on_asked(&mut self, target: ExitTarget, now: Instant) {
         if target == ExitTarget::Any {
             return;
@@ -40,7 +40,8 @@ impl Predictor {
         self.asked.push((target, now));
     }
 
-    /// What to be ready for, the latest first; nothing for a client that has been idle for long: it leaves no trace.
+    /// The targets to be ready for, the latest first. A client that has been idle for long expects nothing, so that it
+    /// leaves no trace.
     pub fn expected(&self, now: Instant) -> impl Iterator<Item = ExitTarget> {
         let lately = move |at: &Instant| now.saturating_duration_since(*at) < MEMORY;
         self.asked
@@ -71,7 +72,7 @@ mod tests {
         ports.on_asked(FIRST, at(62));
         assert_eq!(expected(&ports, at(62)), [FIRST, ExitTarget::V4(22)]);
         assert!(expected(&ports, at(200)).is_empty());
-        // Time that steps back is no reason to forget.
+        // Time that steps back does not make it forget.
         assert_eq!(expected(&ports, start), [FIRST, ExitTarget::V4(22)]);
     }
 

@@ -1,42 +1,43 @@
-//! How long the building of a circuit may take: learnt from how long it has taken.
+//! How long building a circuit may take, learnt from how long it has taken.
 //!
-//! The 80th percentile is read off the samples themselves; beyond it the tail is taken for that of a Pareto
-//! distribution, whose shape the samples above give (Hill's estimator; Weissman's extrapolation). At the 80th
-//! percentile it pays to begin another circuit beside the slow one, and past the 99th the slow one is given up.
+//! The 80th percentile is read from the samples themselves. Beyond it, the tail is taken to be that of a Pareto
+//! distribution, whose shape the samples above the percentile give (Hill's estimator; Weissman's extrapolation). After
+//! the 80th percentile it pays to begin another circuit beside the slow one; past the 99th the slow one is given up.
 //!
 //! Tor's path specification (section 2.4.1) fits a Pareto distribution to all samples, with the most frequent time as
-//! its scale. Times that are not Pareto's below the tail, as nearly all are, pull that fit away from the tail, which is
-//! all that matters here; `the_tail_is_met_better` has both on the same data. Nor is a slow circuit thrown away at the
-//! 80th percentile: it races the one begun beside it, and nothing is lost when the estimate is wrong.
+//! its scale. Times that do not follow a Pareto distribution below the tail, as nearly all do not, pull that fit away
+//! from the tail, which is all that matters here; `the_tail_is_met_better` compares both on the same data. A slow
+//! circuit is also not thrown away at the 80th percentile: it races the one begun beside it, and nothing is lost if the
+//! estimate is wrong.
 
 use core::time::Duration;
 use std::collections::VecDeque;
 
-/// Samples kept.
+/// Number of samples kept.
 const SAMPLES: usize = 1_000;
-/// Samples needed before anything is learnt.
+/// Number of samples needed before anything is learnt.
 const ENOUGH: usize = 30;
-/// Results looked back at for a change of the network.
+/// Number of results looked back at to notice a change of the network.
 const RECENT: usize = 20;
-/// So many timeouts among them, and what was learnt is forgotten (Tor's `cbtmaxtimeouts`).
+/// With so many timeouts among them, what was learnt is forgotten (Tor's `cbtmaxtimeouts`).
 const TOO_MANY_TIMEOUTS: usize = 18;
-/// Quantile at which another circuit is begun.
+/// The quantile at which another circuit is begun.
 const SLOW: f64 = 0.80;
-/// Quantile at which a circuit is given up.
+/// The quantile at which a circuit is given up.
 const LOST: f64 = 0.99;
-/// Bounds of the time at which another is begun, also what holds before anything is learnt: the least.
+/// The least and the most time after which another circuit is begun.
 const SLOW_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
 /// Bounds of the time at which a circuit is given up.
 const LOST_BOUNDS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// When a circuit is given up before anything is learnt.
+/// The time after which a circuit is given up, before anything is learnt.
 const LOST_UNLEARNT: Duration = Duration::from_secs(20);
-/// When another is begun before anything is learnt.
+/// The time after which another circuit is begun, before anything is learnt.
 const SLOW_UNLEARNT: Duration = Duration::from_millis(1_500);
 
-/// What is known of the times that circuits take to be built.
+/// What is known about the times that circuits take to be built.
 #[derive(Clone, Debug, Default)]
 pub struct BuildTimes {
-    /// Milliseconds, the oldest first; of those given up, the time at which they were.
+    /// The samples in milliseconds, oldest first. Of circuits that were given up, the time at which they were.
     samples: VecDeque<Sample>,
     /// Was each of the last circuits given up?
     recent: VecDeque<bool>,
@@ -46,11 +47,11 @@ pub struct BuildTimes {
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     millis: f64,
-    /// It would have taken longer: nobody knows how long.
+    /// Was the circuit given up? It would have taken longer, and nobody knows how long.
     is_cut_off: bool,
 }
 
-/// What was learnt.
+/// The percentiles that were learnt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Tail {
     /// The 80th percentile (milliseconds).
@@ -59,45 +60,45 @@ struct Tail {
     lost: f64,
 }
 
-/// A time in bounds; what is no time at all is the longest.
+/// A time within bounds. A number that is no time becomes the longest.
 fn bounded(millis: f64, (least, most): (Duration, Duration)) -> Duration {
     let time = Duration::try_from_secs_f64(millis / 1e3).unwrap_or(most);
     time.clamp(least, most)
 }
 
 impl BuildTimes {
-    /// Nothing learnt yet.
+    /// Times of which nothing is learnt yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A circuit was built in this time.
+    /// Notes that a circuit was built in this time.
     pub fn on_built(&mut self, took: Duration) {
         self.add(took, false);
     }
 
-    /// A circuit was given up after this time, for its slowness alone.
+    /// Notes that a circuit was given up after this time, for its slowness only.
     pub fn on_given_up(&mut self, after: Duration) {
         self.add(after, true);
         if self.recent.iter().filter(|given_up| **given_up).count() >= TOO_MANY_TIMEOUTS {
-            // Another network, or the same one in another state: what was learnt is of the past.
+            // This is another network, or the same one in another state, so what was learnt is out of date.
             *self = Self::default();
         }
     }
 
-    /// After this time another circuit is begun beside one that is being built.
+    /// The time after which another circuit is begun beside one that is being built.
     pub fn slow_after(&self) -> Duration {
         self.learnt
             .map_or(SLOW_UNLEARNT, |tail| bounded(tail.slow, SLOW_BOUNDS))
     }
 
-    /// After this time a circuit that is being built is given up.
+    /// The time after which a circuit that is being built is given up.
     pub fn lost_after(&self) -> Duration {
         self.learnt
             .map_or(LOST_UNLEARNT, |tail| bounded(tail.lost, LOST_BOUNDS))
     }
 
-    /// Samples held.
+    /// Number of samples held.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
@@ -123,7 +124,8 @@ impl BuildTimes {
         self.learnt = (self.samples.len() >= ENOUGH).then(|| self.tail());
     }
 
-    /// The percentiles; a circuit that was given up would have taken longer than it lasted, by an unknown time.
+    /// Computes the percentiles. A circuit that was given up would have taken longer than it lasted, by an unknown
+    /// time.
     fn tail(&self) -> Tail {
         let mut sorted: Vec<Sample> = self.samples.iter().copied().collect();
         sorted.sort_by(|a, b| a.millis.total_cmp(&b.millis));
@@ -132,7 +134,8 @@ impl BuildTimes {
         let above = || sorted.iter().skip(at + 1);
         let logs: f64 = above().map(|sample| (sample.millis / slow).ln()).sum();
         let built = above().filter(|sample| !sample.is_cut_off).count();
-        // All alike, or all given up: a tail that ends at once, or one that never does; bounds hold for both.
+        // If all samples are alike, the tail ends at once; if all were given up, it never does. The bounds hold for
+        // both.
         let shape = (built as f64 / logs.max(1e-9)).clamp(0.05, 100.0);
         Tail {
             slow,
@@ -164,7 +167,7 @@ mod tests {
         assert!(times.slow_after() > Duration::from_secs(2));
     }
 
-    /// What Tor's fit gives for the same quantile: the average of the ten most frequent 10 ms bins as the scale.
+    /// What Tor's fit gives for the same quantile, with the average of the ten most frequent 10 ms bins as the scale.
     fn reference_fit(samples: &[Duration], share: f64) -> Duration {
         let mut bins = std::collections::BTreeMap::<u64, u32>::new();
         let bin = |time: &Duration| (time.as_secs_f64() * 100.0) as u64;
@@ -187,7 +190,7 @@ mod tests {
         Duration::from_secs_f64(scale / (1.0 - share).powf(1.0 / shape))
     }
 
-    /// Three hops of a log-normal time each, one in ten of them slowed down: no Pareto distribution.
+    /// Three hops with a log-normal time each, one in ten of them slowed down. That is no Pareto distribution.
     fn three_hops(rng: &mut impl rand::Rng) -> Duration {
         let mut normal =
             || -> f64 { (0..12).map(|_| rng.random_range(0.0..1.0)).sum::<f64>() - 6.0 };
@@ -211,7 +214,7 @@ mod tests {
             let mut times = BuildTimes::new();
             samples.iter().for_each(|time| times.on_built(*time));
             let fresh: Vec<_> = (0..20_000).map(|_| draw(&mut rng)).collect();
-            // How far the share of circuits built in time is from what was wanted, in parts of ten thousand.
+            // How far the share of circuits built in time differs from the share wanted, in parts of ten thousand.
             let off = |limit: Duration, wanted: f64| {
                 let within = fresh.iter().filter(|time| **time <= limit).count();
                 ((within as f64 / fresh.len() as f64 - wanted) * 1e4).abs()
@@ -241,7 +244,7 @@ mod tests {
                 false => cut.on_built(took),
             }
         }
-        // What was cut off at six seconds is not taken for circuits of six seconds.
+        // A circuit that was cut off at six seconds does not count as one of six seconds.
         let (whole, censored) = (patient.lost_after(), cut.lost_after());
         assert!(
             censored.abs_diff(whole) < whole / 4,

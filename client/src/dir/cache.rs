@@ -10,12 +10,12 @@ use cepa_common::net::directory::NetworkHandle;
 use cepa_common::state::{StateError, record};
 use cepa_common::world::blocking;
 
-/// What the files say that they are.
+/// The kinds of records that the files say they are.
 const CONSENSUS: &str = "consensus";
 const MARK: &str = "newest consensus";
 const MARK_LEN: usize = 8 + 32;
 
-/// The newest consensus that was ever taken: nothing older is, nor another of its time (6.10.2).
+/// The newest consensus that was ever taken. No older one is taken, and no other one for its time (6.10.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) valid_after: UnixSecs,
@@ -43,10 +43,11 @@ impl Mark {
     }
 }
 
-/// Two records in a directory; their names hold the network's id, so that networks do not mix.
+/// Two records in a directory. Their names hold the network's id, so that networks do not mix.
 ///
-/// The mark is apart from the consensus so that one that is damaged, or put back by a backup of one file, does not
-/// take the memory of what was newer with it. A backup of the whole directory does: then the sources have to tell.
+/// The mark is apart from the consensus, so that the memory of what was newer survives if the consensus is damaged, or
+/// is put back from a backup of one file. A backup of the whole directory takes both back; then the sources have to
+/// tell.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     consensus: PathBuf,
@@ -62,7 +63,7 @@ impl Cache {
         }
     }
 
-    /// The consensus on disk, and the mark. What is damaged reads as none: it proves nothing (S38).
+    /// Loads the consensus on disk, and the mark. A damaged one counts as none, because it proves nothing (S38).
     pub(super) async fn load(
         &self,
         network: &NetworkHandle,
@@ -92,12 +93,12 @@ impl Cache {
                 (None, Some(mark))
             }
             Some(mark) if own.valid_after == mark.valid_after => (Some(held), Some(mark)),
-            // The consensus is written first, so a crash may leave the mark behind it.
+            // The consensus is written first, so a crash may leave an older mark.
             _ => (Some(held), Some(own)),
         }
     }
 
-    /// Writes a consensus that was verified (S24: never other bytes), and the mark after it.
+    /// Writes a consensus that was verified (never other bytes, S24), and then the mark.
     pub(super) async fn store(&self, consensus: &Arc<Consensus>) {
         let (cache, consensus) = (self.clone(), Arc::clone(consensus));
         let write = move || {

@@ -5,13 +5,13 @@ use core::time::Duration;
 
 use cepa_common::dir::{CLOCK_SKEW_SECS, Lifetime, UnixSecs};
 
-/// How far this computer's clock seems to be off.
+/// By how much this computer's clock seems to be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockSkew {
-    /// It is behind by about so long: several sources have a signed consensus of a later time.
+    /// The clock is behind by about so long: several sources have a signed consensus of a later time.
     Behind(Duration),
-    /// It is ahead by about so long: all that several sources have has expired by it. Authorities that have made none
-    /// since look the same.
+    /// The clock is ahead by about so long: by this clock, everything that several sources have has expired.
+    /// Authorities that have made no consensus since look the same.
     Ahead(Duration),
 }
 
@@ -70,9 +70,9 @@ impl fmt::Display for About {
 /// Why there is no consensus that may be used, and what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NoConsensus {
-    /// When the newest that could be had expired (its valid-until), if any was seen.
+    /// Valid-until of the newest consensus that could be had, if any was seen.
     pub expired_at: Option<UnixSecs>,
-    /// What signed documents say of this computer's clock.
+    /// What signed documents say about this computer's clock.
     pub skew: Option<ClockSkew>,
     /// What the last source said; empty before any was asked.
     pub reason: String,

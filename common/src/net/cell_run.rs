@@ -20,7 +20,7 @@ pub(super) struct CellRun {
     pub(super) moved: Option<Instant>,
     /// Cells sent of late, on the scale of the queue.
     pub(super) recent: f64,
-    /// Its last cell is among these.
+    /// The circuit's last cell is among these.
     pub(super) ended: bool,
 }
 
@@ -46,7 +46,8 @@ impl CellRun {
         self.chunks.push_back(chunk);
     }
 
-    /// As [`CellRun::add`], leaving nothing in `cells`: many of them are not copied.
+    /// Adds cells like [`CellRun::add`], and leaves `cells` empty. If there are many cells, they are moved and not
+    /// copied.
     pub(super) fn add_all(&mut self, cells: &mut Vec<u8>) {
         if !buffers::is_worth_moving(cells) {
             self.add(cells);

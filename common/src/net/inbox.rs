@@ -57,7 +57,8 @@ impl Inbox {
         self.push_with(cells.len(), |arrived| arrived.extend_from_slice(cells))
     }
 
-    /// As [`Inbox::push`]. Whatever comes of it, `cells` is empty then: its memory may have gone with the cells.
+    /// Adds whole cells like [`Inbox::push`]. `cells` is empty afterwards, also after an error: its memory may have
+    /// been moved with the cells.
     pub fn push_all(&self, cells: &mut Vec<u8>) -> Result<(), PushError> {
         let pushed = self.push_with(cells.len(), |arrived| {
             if arrived.is_empty() && buffers::is_worth_moving(cells) {

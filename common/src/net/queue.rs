@@ -180,7 +180,8 @@ impl LinkQueue {
         self.push_with(circ, cells.len(), |run| run.add(cells))
     }
 
-    /// As [`LinkQueue::push`]. Whatever comes of it, `cells` is empty then: its memory may have gone with the cells.
+    /// Adds whole cells like [`LinkQueue::push`]. `cells` is empty afterwards, also after an error: its memory may have
+    /// been moved with the cells.
     pub fn push_all(&self, circ: CircId, cells: &mut Vec<u8>) -> Result<(), PushError> {
         let pushed = self.push_with(circ, cells.len(), |run| run.add_all(cells));
         cells.clear();

@@ -1,9 +1,8 @@
 //! Secret keys on disk.
 //!
-//! A key file is 52 bytes: `"cepa key"`, the format (1), the kind, two zero
-//! bytes, 32 bytes of secret, and the first 8 bytes of SHA-256 over all before.
-//! The checksum finds a damaged disk, not an attacker: who can write the file
-//! can write the checksum too.
+//! A key file has 52 bytes: `"cepa key"`, the format (1), the kind, two zero bytes, 32 bytes of secret, and the first 8
+//! bytes of SHA-256 over everything before. The checksum finds a damaged disk. It does not find an attacker: whoever
+//! can write the file can write the checksum too.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -25,7 +24,7 @@ const SECRET_AT: usize = 12;
 const SUM_AT: usize = SECRET_AT + 32;
 pub(super) const FILE_LEN: usize = SUM_AT + 8;
 
-/// What a key is for. A file of one kind is never taken for another, however it is named.
+/// What a key is for. A file of one kind is never taken for a file of another kind, whatever its name is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
     /// Ed25519 seed of a peer's identity, the key of its links and descriptors.
@@ -81,11 +80,10 @@ impl KeyKind {
     }
 }
 
-/// The secret in `dir/name`; made with `rng` and written (mode 0600) where no such file exists.
+/// The secret in `dir/name`. If there is no such file, a secret is drawn from `rng` and written (mode 0600).
 ///
-/// `dir` should be one that [`super::make_private_dir`] has checked. A file that
-/// is there and cannot be used is an error, never replaced: a lost identity is
-/// its owner's decision.
+/// The caller should have checked `dir` by [`super::make_private_dir`]. A file that is there and cannot be used is an
+/// error and is never replaced: only its owner can decide that an identity is lost.
 pub fn load_or_create_key(
     dir: &Path,
     name: &str,
@@ -102,9 +100,9 @@ pub fn load_or_create_key(
     }
 }
 
-/// Writes a new secret, drawn from `rng`, to the file at `path` (mode 0600), which must not be there yet.
+/// Draws a new secret from `rng` and writes it to the file at `path` (mode 0600), which must not be there yet.
 ///
-/// The directory is the caller's: it may be a memory stick's.
+/// The caller chooses the directory; it may be on a memory stick.
 pub fn create_key(
     path: &Path,
     kind: KeyKind,
@@ -113,7 +111,7 @@ pub fn create_key(
     create_on(&RealDisk, path, kind, rng)
 }
 
-/// A new secret, on `disk` at `path` when this returns. Nothing is ever written over a key.
+/// Makes a new secret, which is on `disk` at `path` when this returns. Nothing is ever written over a key.
 pub(super) fn create_on<D: Disk>(
     disk: &D,
     path: &Path,
@@ -126,7 +124,7 @@ pub(super) fn create_on<D: Disk>(
     Ok(secret)
 }
 
-/// Erases the key file at `path`: its bytes as far as the disk lets us, then its name. No file is no error.
+/// Erases the key file at `path`: its bytes, as far as the disk allows that, then its name. A missing file is no error.
 pub fn erase_key(path: &Path) -> Result<(), StateError> {
     let overwritten = OpenOptions::new()
         .write(true)
@@ -149,7 +147,7 @@ pub fn erase_key(path: &Path) -> Result<(), StateError> {
 /// Writes `secret` (mode 0600) to `dir/name`, which must not be there.
 ///
 /// # Errors
-/// [`StateError`]; a key that is there is never replaced.
+/// [`StateError`] if the file cannot be written; a key that is there is never replaced.
 pub fn save_key(
     dir: &Path,
     name: &str,
@@ -160,7 +158,7 @@ pub fn save_key(
     write_new_on(&RealDisk, &path, encode(kind, secret).as_slice(), 0o600)
 }
 
-/// The secret in the file at `path`, which must be of `kind` and as closed to others as `trust` says.
+/// Reads the secret in the file at `path`. The file must be of `kind`, and as closed to others as `trust` says.
 pub fn load_key(path: &Path, kind: KeyKind, trust: Trust) -> Result<Secret<32>, StateError> {
     let mut file = File::open(path).map_err(|source| StateError::io("open", path, source))?;
     mistrust(trust)?
@@ -205,7 +203,7 @@ pub(super) fn decode(
             "it does not begin like a key file",
         ));
     }
-    // The format comes first: only a format that we know says where its checksum is.
+    // The format is read first: only a format that this program knows says where its checksum is.
     if bytes[8] > FORMAT {
         return Err(StateError::Newer {
             path: path.to_owned(),

@@ -1,16 +1,14 @@
-//! Files and keys on disk: the one place of this crate that touches a file system.
+//! Files and keys on disk. No other room of this crate touches a file system.
 //!
-//! Callers are the rooms of relay and client that must survive a restart: keys,
-//! the newest consensus, what an authority has already signed. Nothing here
-//! knows what the bytes mean.
+//! Callers are the rooms of relay and client that have something to keep across a restart: keys, the newest consensus,
+//! what an authority has already signed. Nothing here knows what the bytes mean.
 //!
-//! * [`StateDir`]: a directory that only its owner reaches, locked against a second process;
-//! * [`write_whole`]: a file is there in full or not at all, also after a power cut;
-//! * [`key`]: secret keys in a small file with a version and a checksum;
-//! * [`record`]: documents with a checksum, a version and the generation before.
+//! * [`StateDir`] is a directory that only its owner reaches, locked against a second process;
+//! * [`write_whole`] writes a file in full or not at all, also if the power fails;
+//! * [`key`] has secret keys in a small file with a version and a checksum;
+//! * [`record`] has documents with a checksum, a version and the generation before.
 //!
-//! Absent on purpose: caching, async, and any repair of a file that a newer
-//! version wrote.
+//! Three things are absent on purpose: caching, async, and any repair of a file that a newer version wrote.
 
 #[cfg(test)]
 mod crash_tests;
@@ -40,22 +38,21 @@ use trust::mistrust;
 
 use crate::secret::Secret;
 
-/// A state directory: reached by its owner alone, and by one process at a time.
+/// A state directory, which only its owner reaches, and only one process at a time.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
     trust: Trust,
-    /// Held for as long as the directory is in use; the system lets go of it when the process dies.
+    /// The lock is held for as long as the directory is in use. The system releases it when the process dies.
     _lock: StateLock,
 }
 
 impl StateDir {
-    /// Opens `path`, creates it (mode 0700) where it is missing, checks who can
-    /// reach it and takes its lock.
+    /// Opens `path`, creates it (mode 0700) if it is missing, checks who can reach it, and takes its lock.
     pub fn open(path: &Path, trust: Trust) -> Result<Self, StateError> {
         make_private_dir(path, trust)?;
         let lock = StateLock::acquire(path)?;
-        // Nobody else writes here now, so what is unfinished will stay so.
+        // Nobody else writes here now, so unfinished files will stay unfinished.
         remove_leftovers(path);
         Ok(Self {
             path: path.to_owned(),
@@ -64,17 +61,17 @@ impl StateDir {
         })
     }
 
-    /// Where the directory is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the rights on its files are looked at.
+    /// Whether the permissions of its files are checked.
     pub fn trust(&self) -> Trust {
         self.trust
     }
 
-    /// The secret `keys/NAME` of this directory, made with `rng` where there is none yet.
+    /// The secret `keys/NAME` of this directory. If there is none yet, it is drawn from `rng` and written.
     pub fn load_or_create_key(
         &self,
         name: &str,
@@ -89,7 +86,7 @@ impl StateDir {
         load_key(&self.room("keys")?.join(name), kind, self.trust)
     }
 
-    /// A directory of its own for the documents of one room, created where it is missing.
+    /// The path of a directory for the documents of one room. It is created if it is missing.
     pub fn room(&self, name: &str) -> Result<PathBuf, StateError> {
         let room = self.path.join(name);
         make_private_dir(&room, self.trust)?;
@@ -97,7 +94,7 @@ impl StateDir {
     }
 }
 
-/// Removes what writers that died have left unfinished in `dir` and its rooms.
+/// Removes the files that dead writers have left unfinished in `dir` and its rooms.
 fn remove_leftovers(dir: &Path) {
     let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries(dir) {
@@ -109,7 +106,7 @@ fn remove_leftovers(dir: &Path) {
 }
 
 fn remove_leftover(entry: &std::fs::DirEntry) {
-    // Not through links and no directories: those are not ours.
+    // Links are not followed and directories not removed, because this program did not make them.
     let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
     if is_file && file::is_temporary(&entry.file_name()) {
         let path = entry.path();
@@ -122,7 +119,7 @@ fn remove_leftover(entry: &std::fs::DirEntry) {
     }
 }
 
-/// Creates `path` with mode 0700 where it is missing, then checks it as `trust` says.
+/// Creates `path` with mode 0700 if it is missing, then checks it as `trust` says.
 pub fn make_private_dir(path: &Path, trust: Trust) -> Result<(), StateError> {
     let missing: Vec<_> = path.ancestors().take_while(|dir| !dir.exists()).collect();
     DirBuilder::new()
@@ -130,7 +127,7 @@ pub fn make_private_dir(path: &Path, trust: Trust) -> Result<(), StateError> {
         .mode(0o700)
         .create(path)
         .map_err(|source| StateError::io("create the directory", path, source))?;
-    // A file in a directory whose own name is lost in a power cut is lost too.
+    // A file is lost in a power cut if its directory's name is lost, so that name is synced too.
     for made in missing {
         if !made.as_os_str().is_empty() {
             file::sync_parent(&disk::RealDisk, made)?;

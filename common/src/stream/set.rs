@@ -24,11 +24,11 @@ struct Kept {
 /// What becomes of a numbered payload that has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// It is its turn.
+    /// The payload's turn has come.
     Now,
-    /// It waits for those before it.
+    /// The payload waits for those before it.
     Early,
-    /// It has been here.
+    /// The payload has arrived before.
     Known,
 }
 

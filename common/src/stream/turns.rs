@@ -20,9 +20,9 @@ const LITTLE: u32 = 16 * 1024;
 /// Streams with something to say, in the order of their turns.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    /// Whose turn it is, and goes on.
+    /// The stream whose turn it is, if the turn goes on.
     present: Option<StreamKey>,
-    /// Payloads that it has filled in this turn.
+    /// Number of payloads that this stream has filled in its turn.
     cells: u32,
     light: VecDeque<StreamKey>,
     heavy: VecDeque<StreamKey>,

@@ -1,4 +1,5 @@
-//! `GET /cepa/1/consensus`: the newest, nothing new, or a difference (docs/protocol.md, 6.12 and 6.19).
+//! Answers `GET /cepa/1/consensus`: with the newest consensus, with "nothing new", or with a difference
+//! (docs/protocol.md, 6.12 and 6.19).
 
 use bytes::Bytes;
 use cepa_common::dir::Digest;
@@ -11,7 +12,7 @@ use hyper::{HeaderMap, Request, Response, StatusCode};
 use super::reply::text;
 use super::server::DirectoryServer;
 
-/// Digests looked at in one request.
+/// The most digests that are looked at in one request.
 const MAX_TAGS: usize = 8;
 
 pub(super) async fn answer(
@@ -62,7 +63,7 @@ fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value: &str) {
     }
 }
 
-/// The digests that the client holds; what is none is passed over.
+/// The digests that the client says it holds. Values that are no digest are passed over.
 fn tags(headers: &HeaderMap) -> Vec<Digest> {
     let values = headers.get_all(IF_NONE_MATCH).iter();
     values

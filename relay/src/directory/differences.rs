@@ -1,4 +1,4 @@
-//! Differences to the newest consensus, each made once, a few at a time.
+//! Differences to the newest consensus. Each is made once, and only a few at a time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,16 +9,16 @@ use cepa_common::sync::lock;
 use cepa_common::world::blocking;
 use tokio::sync::{OnceCell, Semaphore};
 
-/// Differences held; a relay holds at most 320 consensuses, and clients come from a few of them.
+/// The most differences held. A relay holds at most 320 consensuses, and clients hold only a few of those.
 const MAX_DIFFERENCES: usize = 64;
-/// Differences made at once: each takes a core for some milliseconds.
+/// The most differences made at once: each takes a core for some milliseconds.
 const MAX_AT_ONCE: usize = 2;
-/// A consensus from this size on is compared on a thread of its own (bytes).
+/// A consensus of this size or larger is compared on a thread of its own (bytes).
 const LARGE_BYTES: usize = 64 * 1024;
 
 type Slot = Arc<OnceCell<Option<Bytes>>>;
 
-/// Differences by the consensus that they begin at; all end at the newest.
+/// The differences by the consensus that they begin at. All end at the newest.
 #[derive(Debug)]
 pub(super) struct Differences {
     slots: Mutex<(Option<Digest>, HashMap<Digest, Slot>)>,
@@ -33,7 +33,7 @@ impl Differences {
         }
     }
 
-    /// What makes `newest` of `older`; `None` when the whole serves as well, or there are too many to make.
+    /// The difference from `older` to `newest`; `None` if the whole serves as well, or if too many are being made.
     pub(super) async fn get(
         &self,
         older: &Arc<Consensus>,

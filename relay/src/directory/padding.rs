@@ -1,7 +1,8 @@
-//! `GET /cepa/1/padding/<bytes>`: bytes to measure a relay by (docs/protocol.md, 6.18).
+//! Answers `GET /cepa/1/padding/<bytes>` with bytes by which a relay is measured (docs/protocol.md, 6.18).
 //!
-//! The answer is made as it is sent, so that it costs no memory. It is bounded in size, in number at once and in time,
-//! and a connection gets so much of it in all (S23): whoever wants more bytes than that from a relay has to come again.
+//! The answer is made while it is sent, so that it costs no memory. It is bounded in size, in number at once and in
+//! time, and a connection gets only so much of it in all (S23). A client that wants more bytes from a relay has to
+//! connect again.
 
 use core::convert::Infallible;
 use core::pin::Pin;
@@ -19,18 +20,18 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::{Response, StatusCode};
 use tokio::time::Instant;
 
-/// The most that one request, and one connection in all, is given (bytes).
+/// The most bytes that one request, and one connection in all, gets.
 const MAX_PADDING_BYTES: u64 = 16 << 20;
-/// Answers being sent at once.
+/// The most answers being sent at once.
 const MAX_AT_ONCE: usize = 8;
-/// An answer that takes longer loses its place and is broken off : slow readers must not keep all places.
+/// An answer that takes longer loses its place and is broken off: slow readers must not keep all places.
 const MAX_TIME: Duration = Duration::from_secs(60);
-/// The path before the number.
+/// The path in front of the number.
 const PATH: &str = "/cepa/1/padding/";
 
 static CHUNK: [u8; 16 * 1024] = [0; 16 * 1024];
 
-/// Who is being answered, by number, and until when.
+/// The answers being sent, by number, and the time until which each may take.
 #[derive(Debug, Default)]
 struct Taken {
     last: u64,
@@ -63,7 +64,7 @@ impl Places {
     }
 }
 
-/// One answer's place; given back when dropped.
+/// The place of one answer, which is given back when it is dropped.
 struct Place {
     places: Places,
     number: u64,
@@ -76,7 +77,7 @@ impl Drop for Place {
     }
 }
 
-/// What a connection may still be given.
+/// The number of bytes that a connection may still get.
 pub(super) struct Allowance(AtomicU64);
 
 impl Default for Allowance {
@@ -91,7 +92,7 @@ pub(super) struct Padding {
     place: Place,
 }
 
-/// It took too long; the connection is closed.
+/// The peer took too long to read; the connection is closed.
 #[derive(Debug, thiserror::Error)]
 #[error("padding was read too slowly")]
 pub(super) struct TooSlow;
@@ -126,14 +127,14 @@ impl Body for Padding {
 /// An answer of this server.
 pub(super) type Answer = Response<Either<Full<Bytes>, Padding>>;
 
-/// The number of bytes that a request for padding asks for; `None` when it is none.
+/// The number of bytes that a request for padding asks for; `None` if it is no such request.
 pub(super) fn asked(path: &str) -> Option<u64> {
     let digits = path.strip_prefix(PATH)?;
     let is_plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     digits.parse().ok().filter(|_| is_plain)
 }
 
-/// Answers a request for so many bytes.
+/// Answers a request for `bytes` bytes.
 pub(super) fn answer(bytes: u64, places: &Places, allowance: &Allowance) -> Answer {
     let refuse = |status, text: &'static str| {
         let mut response = Response::new(Either::Left(Full::from(text)));
@@ -156,7 +157,7 @@ pub(super) fn answer(bytes: u64, places: &Places, allowance: &Allowance) -> Answ
     Response::new(Either::Right(Padding { left: bytes, place }))
 }
 
-/// An answer of any other kind.
+/// Makes an answer of any other kind.
 pub(super) fn other(response: Response<Full<Bytes>>) -> Result<Answer, Infallible> {
     Ok(response.map(Either::Left))
 }
@@ -195,13 +196,13 @@ mod tests {
         assert_eq!(length(whole).await as u64, MAX_PADDING_BYTES);
         let over = answer(MAX_PADDING_BYTES + 1, &places, &Allowance::default());
         assert_eq!(over.status(), StatusCode::PAYLOAD_TOO_LARGE);
-        // One connection: in all so much.
+        // One connection gets only so much in all.
         let one = Allowance::default();
         assert_eq!(length(answer(10 << 20, &places, &one)).await, 10 << 20);
         let more = answer(10 << 20, &places, &one);
         assert_eq!(more.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(length(answer(6 << 20, &places, &one)).await, 6 << 20);
-        // Many connections: so many at once.
+        // Many connections get only so many answers at once.
         let ask = || answer(1, &places, &Allowance::default());
         let held: Vec<_> = (0..MAX_AT_ONCE).map(|_| ask()).collect();
         assert!(held.iter().all(|answer| answer.status() == StatusCode::OK));
@@ -218,7 +219,7 @@ mod tests {
         assert!(slow[0].body_mut().frame().await.unwrap().is_ok());
         assert_eq!(ask().status(), StatusCode::SERVICE_UNAVAILABLE);
         tokio::time::advance(MAX_TIME).await;
-        // Also when nobody asks the body any more, as a full connection does not.
+        // The place is free even if nobody polls the body any more, as with a connection that is full.
         let next = ask();
         assert_eq!(next.status(), StatusCode::OK);
         assert!(slow[0].body_mut().frame().await.unwrap().is_err());

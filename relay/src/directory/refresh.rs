@@ -1,4 +1,5 @@
-//! Keeps a relay's consensus new: from the authorities, else from other relays, in the first tenth of each interval.
+//! Keeps a relay's consensus up to date: from the authorities, or else from other relays, in the first tenth of each
+//! interval.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -14,28 +15,28 @@ use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::DirectoryServer;
 
-/// Longest fetch from one authority.
+/// The longest time that a fetch from one authority may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
-/// Relays asked when no authority answers.
+/// Number of relays asked if no authority answers.
 const RELAYS: usize = 3;
 /// First wait after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait after failures.
 const RETRY_CAP: Duration = Duration::from_secs(60);
 
-/// All that [`refresh`] needs.
+/// Everything that [`refresh`] needs.
 pub struct Refresher {
-    /// Where consensuses go.
+    /// The server that takes the consensuses.
     pub server: Arc<DirectoryServer>,
     /// Opens connections to authorities.
     pub dial: Arc<dyn Dial>,
-    /// Who this relay is, so that an authority does not ask itself.
+    /// Identity of this relay, so that an authority does not ask itself.
     pub identity: RelayId,
 }
 
-/// Fetches for as long as it runs; begins at once.
+/// Fetches for as long as it runs, and begins at once.
 pub async fn refresh(refresher: Refresher) {
-    // A quarter of an interval at most: what an authority that was away makes next is not missed for long.
+    // The cap is a quarter of an interval, so that what an authority makes after an absence is not missed for long.
     let interval = refresher.server.network().params().vote_interval_seconds;
     let cap = RETRY_CAP.min(Duration::from_secs(u64::from(interval)) / 4);
     let mut backoff = Backoff::new(RETRY_FIRST, cap);
@@ -49,7 +50,8 @@ pub async fn refresh(refresher: Refresher) {
 }
 
 impl Refresher {
-    /// Asks the authorities in random order until one has something newer; when none answers at all, some relays.
+    /// Asks the authorities in random order until one has something newer. If none answers at all, some relays are
+    /// asked.
     async fn round(&self) -> bool {
         let now = self.server.clock().now_secs();
         let mut authorities = self.server.networks().revisions().authorities(now);
@@ -91,7 +93,8 @@ impl Refresher {
     async fn ask(&self, addresses: &[SocketAddr], link_key: [u8; 32]) -> Result<bool, FetchError> {
         let held = self.server.snapshot().newest().cloned();
         let fetched = match self.fetch(addresses, link_key, held.as_deref()).await {
-            // A wrong difference may be a fault of its maker: the whole once, then another is asked.
+            // A wrong difference may be the fault of its maker. The whole is asked for once; then another source is
+            // asked.
             Err(FetchError::Difference(error)) => {
                 tracing::warn!(%error, "a difference was wrong; asking for the whole");
                 self.fetch(addresses, link_key, None).await?
@@ -118,7 +121,7 @@ impl Refresher {
         }
     }
 
-    /// Until the first tenth after fresh-until; with none that is fresh, the backoff.
+    /// The time until the first tenth after fresh-until; if no consensus is fresh, the wait of the backoff.
     fn wait(&self, backoff: &mut Backoff) -> Duration {
         let mut rng = random::rng();
         let now_ms = self.server.clock().now_ms();

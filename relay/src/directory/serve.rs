@@ -21,20 +21,20 @@ use super::server::DirectoryServer;
 use super::{consensus, padding, voting};
 use crate::authority::Submission;
 
-/// A request's head must be complete by then.
+/// The head of a request must be complete after this time.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// A request's body must be complete by then.
+/// The body of a request must be complete after this time.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
-/// A whole connection: nobody reads a consensus more slowly than 8 MiB in this time.
+/// A whole connection may take this time: nobody reads a consensus more slowly than 8 MiB in it.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
-/// Bytes of request head buffered.
+/// The most bytes of a request's head that are buffered.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
-/// What a busy server asks for (seconds).
+/// The time after which a busy server asks a client to come again (seconds).
 const RETRY_AFTER_SECONDS: &str = "60";
-/// Largest signature document.
+/// Size of the largest signature document, in bytes.
 const MAX_SIGNATURE_BYTES: usize = 1_024;
 
-/// Serves directory requests on a connection until it ends; what goes wrong ends this connection only (S39).
+/// Serves directory requests on a connection until it ends. What goes wrong ends this connection only (S39).
 pub async fn serve_connection<S>(io: S, server: Arc<DirectoryServer>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -42,7 +42,8 @@ where
     serve_connection_from(io, server, None).await;
 }
 
-/// As [`serve_connection`], for a peer whose address is known: its requests are counted (S23).
+/// Serves a connection like [`serve_connection`], for a peer whose address may be known: requests from an address are
+/// counted (S23).
 pub async fn serve_connection_from<S>(io: S, server: Arc<DirectoryServer>, peer: Option<IpAddr>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -68,7 +69,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_buf_size(MAX_HEAD_BYTES)
-        // A Date header would tell the clock to the millisecond of its ticking; nobody needs it.
+        // A Date header would reveal the clock and the moment at which it ticks; nobody needs the header.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(io), service);
     match tokio::time::timeout(CONNECTION_DEADLINE, connection).await {
@@ -78,7 +79,7 @@ where
     }
 }
 
-/// Whose requests a connection carries.
+/// The peer whose requests a connection carries.
 #[derive(Clone, Copy)]
 struct Caller {
     peer: Option<IpAddr>,
@@ -86,7 +87,8 @@ struct Caller {
 }
 
 impl Caller {
-    /// Why this request is not answered now. Uploads have queues of their own: being busy does not delay a vote.
+    /// Why this request is not answered now. Uploads have queues of their own, so that being busy does not delay a
+    /// vote.
     fn refusal(
         self,
         request: &Request<Incoming>,
@@ -148,10 +150,10 @@ async fn answer(
     }
 }
 
-/// Where revisions of `network.toml` are.
+/// Path of the revisions of `network.toml`.
 const NETWORK_PATH: &str = "/cepa/1/network";
 
-/// The newest revision, or the one that the path names (6.12.1).
+/// Answers with the newest revision, or with the one that the path names (6.12.1).
 fn network(path: &str, server: &DirectoryServer) -> Response<Full<Bytes>> {
     let revisions = server.networks().revisions();
     let named = match path.strip_prefix(NETWORK_PATH) {
@@ -168,7 +170,7 @@ fn network(path: &str, server: &DirectoryServer) -> Response<Full<Bytes>> {
     }
 }
 
-/// Takes a document of at most `cap` bytes to the authority, once it is verified.
+/// Takes a document of at most `cap` bytes to the authority after verifying it.
 async fn accept(
     request: Request<Incoming>,
     server: &DirectoryServer,

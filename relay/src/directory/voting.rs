@@ -1,4 +1,4 @@
-//! Endorsements, votes and proofs over HTTP (docs/protocol.md, 6.12 and 6.22). Anyone may send them; what costs most
+//! Endorsements, votes and proofs over HTTP (docs/protocol.md, 6.12 and 6.22). Anybody may send them. What costs most
 //! is done last, so that a stranger's bytes cost least.
 
 use core::time::Duration;
@@ -16,12 +16,12 @@ use super::reply::{submit, text};
 use super::server::DirectoryServer;
 use crate::authority::Submission;
 
-/// A body must be complete by then.
+/// A body must be complete after this time.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 type Answer = Response<Full<Bytes>>;
 
-/// Takes an endorsement: 200 when nothing more is wanted, 202 when the vote is.
+/// Takes an endorsement. The answer is 200 if nothing more is wanted, and 202 if the vote is.
 pub(super) async fn endorsement(request: Request<Incoming>, server: &DirectoryServer) -> Answer {
     let Some(authority) = server.authority() else {
         return text(StatusCode::FORBIDDEN, "not a directory authority");
@@ -57,7 +57,7 @@ pub(super) async fn endorsement(request: Request<Incoming>, server: &DirectorySe
     }
 }
 
-/// Takes the vote with this digest (64 hexadecimal digits), if it was endorsed and is wanted.
+/// Takes the vote with this digest (64 hexadecimal digits), if the vote was endorsed and is wanted.
 pub(super) async fn vote(
     request: Request<Incoming>,
     server: &DirectoryServer,
@@ -90,11 +90,11 @@ pub(super) async fn vote(
         Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
     }
     if authority.view().wanted(&digest).is_none() {
-        // Somebody else brought it meanwhile.
+        // Somebody else has brought the vote meanwhile.
         return text(StatusCode::OK, "held");
     }
     let cache = authority.descriptor_cache();
-    // Up to twenty thousand signatures: not on a thread that others wait for.
+    // A vote may have twenty thousand signatures, so it is not verified on a thread that others wait for.
     let verify = move || SignedVote::parse_and_verify_cached(&body, &network, &cache);
     match blocking::run(verify).await {
         Ok(Ok(signed)) => submit(authority, Submission::Vote(Box::new(signed))).await,
@@ -103,7 +103,7 @@ pub(super) async fn vote(
     }
 }
 
-/// The proofs that authorities voted twice for this valid-after.
+/// Answers with the proofs that authorities voted twice for this valid-after.
 pub(super) fn proofs(server: &DirectoryServer, valid_after: &str) -> Answer {
     let view = server.authority().map(|authority| authority.view());
     let found = view.zip(valid_after.parse().ok());
@@ -113,7 +113,7 @@ pub(super) fn proofs(server: &DirectoryServer, valid_after: &str) -> Answer {
     }
 }
 
-/// Reads a body of at most `cap` bytes, and says how many have come.
+/// Reads a body of at most `cap` bytes, and reports how many have come.
 async fn read(
     request: Request<Incoming>,
     cap: usize,

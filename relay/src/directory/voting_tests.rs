@@ -41,7 +41,7 @@ async fn offer(
     .await
 }
 
-/// What a server answers to a request as it stands.
+/// The bytes that a server answers to a request as it stands.
 async fn raw(server: &Arc<DirectoryServer>, request: String) -> Vec<u8> {
     let (mut near, far) = tokio::io::duplex(16 * 1024);
     tokio::spawn(serve_connection(far, Arc::clone(server)));
@@ -63,7 +63,8 @@ async fn a_vote_is_taken_only_when_it_was_endorsed_and_is_the_one() {
         vote(&network, 2, valid_after, 600),
         vote(&network, 2, valid_after, 700),
     );
-    // Not endorsed; of no digest at all; soup; another period; another vote than was endorsed.
+    // These are refused: a vote that is not endorsed, one with no digest, garbage, one of another period, another vote
+    // than was endorsed.
     let head = "HTTP/1.1\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx";
     let unasked = raw(
         &authority,
@@ -78,7 +79,7 @@ async fn a_vote_is_taken_only_when_it_was_endorsed_and_is_the_one() {
     let old = vote(&network, 2, valid_after - 2, 600);
     assert_eq!(status(offer(&authority, &network, &old, &old).await), 409);
     assert_eq!(status(offer(&authority, &network, &one, &two).await), 400);
-    // The one that was, and again.
+    // The endorsed vote is accepted, and so is the same one again.
     assert_eq!(status(offer(&authority, &network, &one, &one).await), 200);
     assert_eq!(status(offer(&authority, &network, &one, &one).await), 200);
     let none = raw(
@@ -87,7 +88,7 @@ async fn a_vote_is_taken_only_when_it_was_endorsed_and_is_the_one() {
     )
     .await;
     assert!(none.starts_with(b"HTTP/1.1 404"));
-    // A second vote is proof.
+    // A second vote makes a proof.
     assert_eq!(status(offer(&authority, &network, &two, &two).await), 200);
     tokio::time::sleep(Duration::from_millis(10)).await;
     let proof = raw(
@@ -108,7 +109,7 @@ async fn a_vote_is_taken_only_when_it_was_endorsed_and_is_the_one() {
     let late = late.to_bytes().unwrap().into();
     let late = offer_vote(near, late, three.digest(), None, SOON).await;
     assert_eq!(status(late), 409);
-    // And who is no authority takes none.
+    // A relay that is no authority takes none.
     let cache = world.relay(20);
     assert_eq!(status(offer(&cache, &network, &one, &one).await), 403);
 }
@@ -123,7 +124,8 @@ async fn a_thousand_fetches_at_once_do_not_delay_a_vote() {
     follow.borrow_and_update();
     let mut newest = first.lifetime().valid_after;
     for _ in 0..3 {
-        // From before the first round on, and again as soon as it is answered, until the consensus is there.
+        // Relays fetch from before the first round on, and again as soon as they are answered, until the consensus is
+        // there.
         let mut fetches = JoinSet::new();
         let fetched = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         for n in 0..1_000u16 {
@@ -136,7 +138,7 @@ async fn a_thousand_fetches_at_once_do_not_delay_a_vote() {
                     let answer = fetch(near, request, MAX_CONSENSUS_BYTES, SOON).await;
                     match answer {
                         Ok(DirResponse::Ok(_)) => {}
-                        // Over what the server serves at once.
+                        // The request exceeds what the server serves at once.
                         Err(FetchError::Refused { status: 503, .. }) => {}
                         other => panic!("{n}: {other:?}"),
                     }
@@ -149,7 +151,7 @@ async fn a_thousand_fetches_at_once_do_not_delay_a_vote() {
         let held = follow.borrow_and_update().newest().cloned().unwrap();
         assert_eq!(held.lifetime().valid_after, newest + 2);
         newest += 2;
-        // In time: hardly later than valid-after, with the votes and signatures of all.
+        // The consensus is in time: hardly later than valid-after, with the votes and signatures of all.
         let late_ms = world.clock.now_ms() - newest * 1_000;
         assert!(late_ms < 100, "{late_ms}");
         assert_eq!(held.signature_count(), 3);

@@ -11,22 +11,22 @@ use crate::dir::signed::{CLOCK_SKEW_SECS, DocError, UnixSecs};
 use crate::ids::RelayId;
 use crate::onion::Suite;
 
-/// Longest validity: onion keys live no longer (seconds).
+/// The longest validity (seconds), because onion keys live no longer.
 pub(super) const MAX_VALIDITY_SECS: u64 = 14 * 86_400;
 
-/// When a consensus is good; `valid_after < fresh_until <= valid_until`.
+/// The times of a consensus, with `valid_after < fresh_until <= valid_until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lifetime {
-    /// Valid from then on.
+    /// The consensus is valid from this time on.
     pub valid_after: UnixSecs,
-    /// A newer one is expected from then on.
+    /// A newer consensus is expected from this time on.
     pub fresh_until: UnixSecs,
-    /// Not valid from then on.
+    /// The consensus is not valid from this time on.
     pub valid_until: UnixSecs,
 }
 
 impl Lifetime {
-    /// How a consensus of these times stands at `now`, with so many seconds of grace (6.10.1).
+    /// The status of a consensus with these times at `now`, with so many seconds of grace (6.10.1).
     pub fn status(&self, now: UnixSecs, grace: u64) -> ConsensusStatus {
         if self.valid_after > now.saturating_add(CLOCK_SKEW_SECS) {
             ConsensusStatus::Early
@@ -52,46 +52,46 @@ impl Lifetime {
     }
 }
 
-/// How a consensus stands at a time.
+/// The status of a consensus at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsensusStatus {
-    /// Valid-after is ahead by more than clocks may differ: not to be used.
+    /// Valid-after is ahead by more than clocks may differ. The consensus must not be used.
     Early,
-    /// The newest there should be.
+    /// The consensus is the newest that there should be.
     Fresh,
-    /// A newer one should exist.
+    /// The consensus is valid, and a newer one should exist.
     Valid,
-    /// Past its validity, within the grace: clients use it when there is no other.
+    /// The consensus is past its validity and within the grace. Clients use it if there is no other.
     Grace,
-    /// Not to be used.
+    /// The consensus is past its grace and must not be used.
     Expired,
 }
 
-/// All that a client needs of one relay; the fields stand in the order of their encoding.
+/// Everything that a client needs to know about one relay. The fields are in the order of their encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Who it is.
+    /// Identity of the relay.
     pub identity: RelayId,
-    /// Its link key when that is not the identity.
+    /// The relay's link key, if that is not the identity.
     link_key: Option<[u8; 32]>,
-    /// Its key for circuit handshakes (X25519).
+    /// The relay's key for circuit handshakes (X25519).
     pub onion_key: [u8; 32],
     /// The suite of layers made with that key.
     #[serde(with = "descriptor::suite_code")]
     pub suite: Suite,
-    /// Where to dial it, the preferred first.
+    /// Addresses to dial, the preferred one first.
     pub addresses: Vec<SocketAddr>,
-    /// How much of the traffic it should carry, relative to the others (KiB a second).
+    /// How much of the traffic the relay should carry, relative to the others (KiB a second).
     pub weight: u32,
-    /// What the authorities say of it.
+    /// Flags that the authorities agreed on.
     pub flags: Flags,
-    /// Where it lets traffic out.
+    /// Summary of the relay's exit policy.
     pub policy: PolicySummary,
-    /// Key of its family.
+    /// Key of the relay's family.
     pub family: Option<[u8; 32]>,
-    /// Its name, for people.
+    /// Name for people.
     pub nickname: String,
-    /// Version of its program.
+    /// Version of the relay's program.
     pub version: String,
 }
 
@@ -137,10 +137,10 @@ impl Entry {
     }
 }
 
-/// What is signed of a consensus.
+/// The part of a consensus that is signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsensusBody {
-    /// When it is good.
+    /// Times of the consensus.
     pub lifetime: Lifetime,
     /// Parameters that more than half of the authorities voted for, by name.
     pub params: BTreeMap<String, u32>,

@@ -1,7 +1,8 @@
-//! Differences between consensuses (docs/protocol.md, 6.19): the next one in a few bytes for each relay that changed.
+//! Differences between consensuses (docs/protocol.md, 6.19). A difference gives the next consensus in a few bytes for
+//! each relay that changed.
 //!
-//! A difference is not signed and not trusted. Applying one gives a document that is verified as if it had been
-//! fetched whole, so that a wrong difference costs its source its good name and nothing else.
+//! A difference is neither signed nor trusted. Applying it gives a document that is verified as if it had been fetched
+//! whole, so a wrong difference harms only the reputation of its source.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -20,28 +21,29 @@ use crate::dir::relay::{Flags, MAX_ENTRIES, PolicySummary};
 use crate::dir::signed::{self, Digest, DocError, Envelope, Kind};
 use crate::onion::Suite;
 
-/// Largest difference (bytes); one that came to more would be no saving.
+/// Size of the largest difference, in bytes. A larger one would save nothing.
 pub const MAX_DIFFERENCE_BYTES: usize = MAX_CONSENSUS_BYTES;
 
 /// Why a difference is refused. Its source is to blame for all of these.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiffError {
-    /// It is not a difference, or what comes of it is no consensus of the network.
+    /// The bytes are not a difference, or what it makes is no consensus of the network.
     #[error(transparent)]
     Document(#[from] DocError),
-    /// It begins at another consensus than the one given.
+    /// The difference begins at another consensus than the one given.
     #[error("the difference is from another consensus")]
     OtherBase,
-    /// It names an entry or parameter that is not there, or one twice, or changes nothing where it says so.
+    /// The difference names an entry or parameter that is not there, names one twice, or says that it changes something
+    /// and does not.
     #[error("the difference does not fit: {0}")]
     DoesNotFit(&'static str),
 }
 
-/// A thing said of the entry at a position in the older consensus; the position is coded as the distance to the one
-/// before it, less one.
+/// A value for the entry at a position in the older consensus. The position is coded as the distance to the one before
+/// it, less one.
 type At<T> = (u32, T);
 
-/// The body of a difference; the fields stand in the order of their encoding.
+/// The body of a difference. The fields are in the order of their encoding.
 #[derive(Debug, Serialize, Deserialize)]
 struct Body {
     from: Digest,
@@ -51,7 +53,7 @@ struct Body {
     params_set: BTreeMap<String, u32>,
     #[serde(deserialize_with = "at_most_entries")]
     removed: Vec<At<()>>,
-    /// New weight less the old one, modulo 2^32, as a signed number: small changes take one or two bytes.
+    /// The new weight less the old one, modulo 2^32, as a signed number: small changes take one or two bytes.
     #[serde(deserialize_with = "at_most_entries")]
     weights: Vec<At<i32>>,
     #[serde(deserialize_with = "at_most_entries")]
@@ -62,7 +64,7 @@ struct Body {
     added: Vec<Entry>,
 }
 
-/// New values of an entry's other fields; none where the old one stays.
+/// New values of an entry's other fields; `None` if the old value stays.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Change {
     link_key: Option<Option<[u8; 32]>>,
@@ -99,7 +101,7 @@ mod optional_suite {
     }
 }
 
-/// The difference that makes `newer` of `older`, both of one network.
+/// Makes the difference that turns `older` into `newer`, both of one network.
 ///
 /// # Errors
 /// [`DocError`]; none is known to arise from verified consensuses.
@@ -109,7 +111,7 @@ pub fn diff(older: &Consensus, newer: &Consensus) -> Result<Vec<u8>, DocError> {
     signed::wrap(Kind::Difference, &encoded, signed::tail(newer.bytes())?)
 }
 
-/// The last position used, by list.
+/// The last position used in each list.
 #[derive(Default)]
 struct Positions {
     removed: Gaps,
@@ -228,10 +230,11 @@ impl Change {
     }
 }
 
-/// Makes the newer consensus of the one held and verifies it: its signatures as for any other (S24).
+/// Makes the newer consensus from the one held, and verifies its signatures as those of any other (S24).
 ///
 /// # Errors
-/// [`DiffError`]. Times and age are for the caller to check, as after [`SignedConsensus::parse_and_verify`].
+/// [`DiffError`] if the difference is refused. The caller checks times and age, as after
+/// [`SignedConsensus::parse_and_verify`].
 pub fn apply(
     held: &Consensus,
     bytes: &[u8],
@@ -299,7 +302,7 @@ impl Body {
         let params = self.make_params(old)?;
         let left = old.entries.len().checked_sub(self.removed.len());
         let count = left.map_or(usize::MAX, |left| left.saturating_add(self.added.len()));
-        // Before anything of that size is made.
+        // The count is checked before anything of that size is allocated.
         if count > MAX_ENTRIES {
             return Err(DiffError::DoesNotFit("too many entries"));
         }
@@ -366,7 +369,7 @@ fn at_most_params<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer.deserialize_seq(AtMost(MAX_PARAMS, PhantomData))
 }
 
-/// Reads a list and stops where it has too many elements: an element in memory is far larger than on the wire.
+/// Reads a list and stops when it has too many elements: an element in memory is far larger than on the wire.
 struct AtMost<T>(usize, PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for AtMost<T> {

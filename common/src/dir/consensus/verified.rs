@@ -1,4 +1,4 @@
-//! A consensus that holds: verified, indexed, and shared by all who look relays up in it (docs/protocol.md, 6.9).
+//! A valid consensus: verified, indexed, and shared by all who look relays up in it (docs/protocol.md, 6.9).
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use crate::dir::network::{NetworkFile, Params, params};
 use crate::dir::signed::{Digest, UnixSecs};
 use crate::ids::{NetworkId, RelayId};
 
-/// A verified consensus, indexed; never changed, so everyone shares one.
+/// A verified and indexed consensus. It never changes, so everyone shares one.
 #[derive(Debug)]
 pub struct Consensus {
     body: ConsensusBody,
@@ -18,9 +18,10 @@ pub struct Consensus {
     digest: Digest,
     signers: Vec<[u8; 32]>,
     network: NetworkId,
-    /// Places of the entries whose link key is not their identity, by that key.
+    /// Places of the entries whose link key is not their identity, sorted by that key.
     by_link_key: Box<[u32]>,
-    /// Every address of every relay, sorted: half the size of a hash table, and made in a fraction of the time.
+    /// Every address of every relay, sorted. A sorted list has half the size of a hash table and is made in a fraction
+    /// of the time.
     addresses: Box<[SocketAddr]>,
 }
 
@@ -32,7 +33,7 @@ impl Consensus {
         signers: Vec<[u8; 32]>,
         network: &NetworkFile,
     ) -> Self {
-        // Voted values over those of network.toml over the defaults.
+        // Voted values replace those of network.toml, which replace the defaults.
         let pairs = network.param_pairs().iter().chain(&body.params);
         let params = Params::from_pairs(pairs.map(|(name, value)| (name.as_str(), *value)));
         let entries = &body.entries;
@@ -40,7 +41,7 @@ impl Consensus {
             .zip(entries)
             .filter_map(|(n, entry)| entry.explicit_link_key().map(|_| n))
             .collect();
-        // Stable, so that of two relays with one link key the lower identity stands first (6.9.3).
+        // The sort is stable, so that of two relays with one link key the lower identity stands first (6.9.3).
         by_link_key.sort_by_key(|n| entries[*n as usize].explicit_link_key());
         let mut addresses: Vec<SocketAddr> = entries
             .iter()
@@ -70,22 +71,23 @@ impl Consensus {
         self.bytes.clone()
     }
 
-    /// Its digest: the same whoever signed it.
+    /// Digest of the consensus, which is the same whoever signed it.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// How many authorities signed it; all that are counted have been verified.
+    /// Number of authorities that signed the consensus. All signatures that are counted have been verified.
     pub fn signature_count(&self) -> usize {
         self.signers.len()
     }
 
-    /// The long-term signing keys of the authorities that signed it, in increasing order; all have been verified.
+    /// The long-term signing keys of the authorities that signed the consensus, in increasing order. All signatures
+    /// have been verified.
     pub fn signers(&self) -> &[[u8; 32]] {
         &self.signers
     }
 
-    /// The newest revision of `network.toml` that the authorities hold (6.3.11); 0 when they name none.
+    /// The newest revision of `network.toml` that the authorities hold (6.3.11); 0 if they name none.
     pub fn network_revision(&self) -> u32 {
         let named = self.body.params.get(params::NETWORK_REVISION);
         named.copied().unwrap_or(0)
@@ -95,7 +97,7 @@ impl Consensus {
         &self.body
     }
 
-    /// The network that it is of.
+    /// The network that the consensus is for.
     pub fn network_id(&self) -> NetworkId {
         self.network
     }
@@ -148,13 +150,13 @@ impl Consensus {
         self.addresses.binary_search(&address).is_ok()
     }
 
-    /// How it stands at a time (6.10).
+    /// Status of the consensus at a time (6.10).
     pub fn status(&self, now: UnixSecs) -> ConsensusStatus {
         let grace = u64::from(self.params.consensus_grace_seconds);
         self.body.lifetime.status(now, grace)
     }
 
-    /// May a client build paths from it (fresh, valid or in grace)?
+    /// May a client build paths from the consensus, because it is fresh, valid or in grace?
     pub fn is_usable(&self, now: UnixSecs) -> bool {
         !matches!(
             self.status(now),

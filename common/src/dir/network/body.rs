@@ -1,4 +1,5 @@
-//! What the authorities sign of a `network.toml`: who they are, the caches, the parameters (docs/protocol.md, 6.3).
+//! The part of a `network.toml` that the authorities sign: who they are, the caches, the parameters (docs/protocol.md,
+//! 6.3).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,21 +13,21 @@ use crate::dir::relay::is_dialable;
 use crate::dir::signed::{self, DocError, Kind, UnixSecs};
 use crate::ids::{NetworkId, RelayId};
 
-/// Authorities of a network.
+/// The most authorities of a network.
 const MAX_AUTHORITIES: usize = 31;
-/// Fallback caches of a network.
+/// The most fallback caches of a network.
 const MAX_FALLBACKS: usize = 256;
-/// Addresses of one authority or cache.
+/// The most addresses of one authority or cache.
 const MAX_ADDRESSES: usize = 8;
-/// Longest name of a network or an authority (bytes).
+/// Length of the longest name of a network or an authority, in bytes.
 const MAX_NAME_BYTES: usize = 40;
 
 /// One directory authority, as `network.toml` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authority {
-    /// Its name, for people.
+    /// Name for people.
     pub name: String,
-    /// The key that it proves on links; its identity as a relay too.
+    /// The key that the authority proves on links. It is also the authority's identity as a relay.
     pub identity: RelayId,
     /// The key that signs its votes and consensuses; not its link key.
     pub signing_key: [u8; 32],
@@ -43,7 +44,7 @@ pub struct Fallback {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// The part that is hashed and signed of a founding file, in the order of its encoding.
+/// The part of a founding file that is hashed and signed. The fields are in the order of their encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Body {
     pub(super) name: String,
@@ -52,7 +53,7 @@ pub(super) struct Body {
     pub(super) params: BTreeMap<String, u32>,
 }
 
-/// What follows it in the signed part of a later revision (6.3.6).
+/// What follows the body in the signed part of a later revision (6.3.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Succession {
     pub(super) id: NetworkId,
@@ -60,7 +61,7 @@ pub(super) struct Succession {
     pub(super) effective_after: UnixSecs,
 }
 
-/// The signed part (6.3.3, 6.3.6).
+/// Encodes the signed part (6.3.3, 6.3.6).
 pub(super) fn signed_part(
     body: &Body,
     succession: Option<Succession>,
@@ -72,12 +73,12 @@ pub(super) fn signed_part(
     Ok(bytes)
 }
 
-/// The id that signatures of this signed part are bound to.
+/// The id to which signatures of this signed part are bound.
 pub(super) fn id_of(part: &[u8], succession: Option<Succession>) -> NetworkId {
     succession.map_or_else(|| founding_id(part), |succession| succession.id)
 }
 
-/// The id is a digest under a prefix of its own, as the id itself cannot be in what it hashes.
+/// Computes the id: a digest with a prefix of its own, because the id itself cannot be in what it hashes.
 fn founding_id(body: &[u8]) -> NetworkId {
     let hash = Sha256::new_with_prefix(b"cepa network").chain_update([Kind::Network as u8]);
     NetworkId(

@@ -5,15 +5,15 @@ use crate::dir::signed::DocError;
 /// Why a `network.toml` is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkFileError {
-    /// Not the TOML that is expected; the text names the line and the key.
+    /// The text is not the TOML that is expected. The error names the line and the key.
     #[error("{0}")]
     Syntax(String),
     /// A key, signature or address does not parse.
     #[error("{what} is not valid: {value}")]
     Value {
-        /// Which field.
+        /// Name of the field.
         what: &'static str,
-        /// What it holds.
+        /// Content of the field.
         value: String,
     },
     /// A rule of chapter 6 is broken.

@@ -12,11 +12,11 @@ use super::text::{FileParts, FileText};
 use crate::dir::signed::{DocError, Kind, Signature, UnixSecs, majority};
 use crate::ids::{NetworkId, RelayId};
 
-/// Largest `network.toml` (bytes).
+/// Size of the largest `network.toml`, in bytes.
 pub const MAX_NETWORK_FILE_BYTES: usize = 64 * 1024;
-/// Signatures that a file carries: those of its authorities and of former ones.
+/// The most signatures of a file: those of its authorities and of former ones.
 const MAX_SIGNATURES: usize = 64;
-/// A network, or a later revision of one, that is being set up: not yet signed by enough of its authorities.
+/// A network, or a later revision of one, that is being set up: too few of its authorities have signed it yet.
 #[derive(Clone, Debug)]
 pub struct NetworkDraft {
     body: Body,
@@ -24,7 +24,7 @@ pub struct NetworkDraft {
     signatures: Vec<([u8; 32], Signature)>,
 }
 
-/// A network: more than half of its authorities signed what it holds.
+/// A network, of which more than half of its authorities have signed what the file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkFile {
     body: Body,
@@ -34,7 +34,7 @@ pub struct NetworkFile {
 }
 
 impl NetworkDraft {
-    /// A network without fallback caches, nobody having signed it; the authorities come in any order.
+    /// A draft of a network without fallback caches that nobody has signed. The authorities come in any order.
     pub fn new(name: &str, mut authorities: Vec<Authority>, params: BTreeMap<String, u32>) -> Self {
         authorities.sort_by_key(|authority| authority.identity);
         let body = Body {
@@ -50,8 +50,8 @@ impl NetworkDraft {
         }
     }
 
-    /// The revision after `previous`, so far the same as that, nobody having signed it. It counts for consensuses of a
-    /// valid-after of `effective_after` or later.
+    /// A draft of the revision after `previous`, which has the same content so far and which nobody has signed. It
+    /// counts for consensuses with a valid-after of `effective_after` or later.
     pub fn revise(previous: &NetworkFile, effective_after: UnixSecs) -> Self {
         let succession = Succession {
             id: previous.id,
@@ -65,7 +65,7 @@ impl NetworkDraft {
         }
     }
 
-    /// The network with these fallback caches; signatures made before are void.
+    /// Sets these fallback caches. Signatures made before become void.
     #[must_use]
     pub fn with_fallbacks(mut self, fallbacks: Vec<Fallback>) -> Self {
         self.body.fallbacks = fallbacks;
@@ -73,7 +73,7 @@ impl NetworkDraft {
         self
     }
 
-    /// The network with these authorities, in any order; signatures made before are void.
+    /// Sets these authorities, which come in any order. Signatures made before become void.
     #[must_use]
     pub fn with_authorities(mut self, mut authorities: Vec<Authority>) -> Self {
         authorities.sort_by_key(|authority| authority.identity);
@@ -82,7 +82,7 @@ impl NetworkDraft {
         self
     }
 
-    /// The network with these parameters; signatures made before are void.
+    /// Sets these parameters. Signatures made before become void.
     #[must_use]
     pub fn with_params(mut self, params: BTreeMap<String, u32>) -> Self {
         self.body.params = params;
@@ -131,7 +131,7 @@ impl NetworkDraft {
     /// those of its own authorities, and by those of the revision before.
     ///
     /// # Errors
-    /// When the key is no authority's, or the network breaks a rule of 6.3.
+    /// [`NetworkFileError`] if the key is no authority's, or if the network breaks a rule of 6.3.
     pub fn sign(&mut self, key: &SigningKey) -> Result<(), NetworkFileError> {
         self.validate()?;
         let signer = key.verifying_key().to_bytes();
@@ -178,7 +178,7 @@ impl NetworkDraft {
         self.succession.map_or(0, |succession| succession.revision)
     }
 
-    /// The network's id: of a founding file that of the draft as it stands.
+    /// The network's id. For a founding file it is the id of the draft as it stands.
     ///
     /// # Errors
     /// [`NetworkFileError`]; no draft is known to cause it.
@@ -189,7 +189,7 @@ impl NetworkDraft {
         ))
     }
 
-    /// From which valid-after on it counts; 0 is at once.
+    /// The first valid-after of consensuses that this revision counts for; 0 for all.
     pub fn effective_after(&self) -> UnixSecs {
         self.succession
             .map_or(0, |succession| succession.effective_after)
@@ -205,12 +205,12 @@ impl NetworkDraft {
         &self.body.fallbacks
     }
 
-    /// The parameters that it sets.
+    /// The parameters that the draft sets.
     pub fn param_pairs(&self) -> &BTreeMap<String, u32> {
         &self.body.params
     }
 
-    /// Who of its own authorities has signed.
+    /// Which of the draft's own authorities have signed.
     ///
     /// # Errors
     /// [`NetworkFileError`]; no draft is known to cause it.
@@ -218,7 +218,7 @@ impl NetworkDraft {
         self.signatories_among(&self.body.authorities)
     }
 
-    /// Who of `authorities`, those of the revision before, has signed.
+    /// Which of `authorities`, those of the revision before, have signed.
     ///
     /// # Errors
     /// [`NetworkFileError`]; no draft is known to cause it.
@@ -231,11 +231,13 @@ impl NetworkDraft {
         Ok(Signatories::of(authorities, &self.signatures, &id, &part))
     }
 
-    /// The network, once more than half of the authorities signed. Signatures of keys that it does not name, those of
-    /// former authorities, are kept for those who know them, and allowed in a later revision only.
+    /// Makes the network, if more than half of the authorities have signed. Signatures by keys that the file does not
+    /// name are those of former authorities. They are kept for those who know these, and only a later revision may have
+    /// them.
     ///
     /// # Errors
-    /// [`NetworkFileError::Signature`] for a wrong signature, a stranger's or too few; a broken rule of 6.3.
+    /// [`NetworkFileError::Signature`] for a wrong signature, a stranger's, or too few of them;
+    /// [`NetworkFileError::Rule`] for a broken rule of 6.3.
     pub fn finish(self) -> Result<NetworkFile, NetworkFileError> {
         self.validate()?;
         let part = signed_part(&self.body, self.succession)?;
@@ -267,7 +269,7 @@ impl NetworkDraft {
 }
 
 impl NetworkFile {
-    /// Parses a `network.toml` and verifies its signatures: nobody can hand out a file that was quietly edited.
+    /// Parses a `network.toml` and verifies its signatures, so that nobody can hand out an edited file unnoticed.
     ///
     /// # Errors
     /// [`NetworkFileError`], as for [`NetworkDraft::parse`] and [`NetworkDraft::finish`].
@@ -300,7 +302,7 @@ impl NetworkFile {
         named.map(|succession| (params::NETWORK_REVISION.to_owned(), succession.revision))
     }
 
-    /// It counts for consensuses of this valid-after and later ones; 0 is at once.
+    /// The first valid-after of consensuses that this revision counts for; 0 for all.
     pub fn effective_after(&self) -> UnixSecs {
         self.succession
             .map_or(0, |succession| succession.effective_after)
@@ -380,7 +382,8 @@ impl NetworkFile {
         &self.body.params
     }
 
-    /// The parameters before any consensus speaks: those of the file over the defaults, clamped.
+    /// The parameters that hold before there is a consensus: those of the file in place of the defaults, within their
+    /// bounds.
     pub fn params(&self) -> Params {
         Params::from_pairs(
             self.body
@@ -390,7 +393,7 @@ impl NetworkFile {
         )
     }
 
-    /// How many signatures are more than half of the authorities.
+    /// The number of signatures that is more than half of the authorities.
     pub fn majority(&self) -> usize {
         majority(self.body.authorities.len())
     }

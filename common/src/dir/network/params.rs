@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use crate::dir::signed::DocError;
 use crate::flow::vegas::VegasParams;
 
-/// What the authorities vote for by themselves: the revision of `network.toml` that they hold (6.3.11).
+/// The parameter that authorities vote for by themselves: the revision of `network.toml` that they hold (6.3.11).
 pub(in crate::dir) const NETWORK_REVISION: &str = "network_revision";
-/// Longest name of a parameter (bytes).
+/// Length of the longest name of a parameter, in bytes.
 pub(in crate::dir) const MAX_NAME_BYTES: usize = 48;
-/// Parameters in one document.
+/// The most parameters in one document.
 pub(in crate::dir) const MAX_PARAMS: usize = 256;
 
 macro_rules! params {
     ($($(#[$doc:meta])* $name:ident: $default:expr, $min:expr, $max:expr;)*) => {
-        /// Every parameter with its effective value: voted, else set in `network.toml`, else the default; clamped.
+        /// Every parameter with its effective value: the voted one, else that of `network.toml`, else the default;
+        /// within its bounds.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Params {
             $($(#[$doc])* pub $name: u32,)*
@@ -31,7 +32,7 @@ macro_rules! params {
             pub const TABLE: &'static [(&'static str, u32, u32, u32)] =
                 &[$((stringify!($name), $default, $min, $max),)*];
 
-            /// Sets one parameter, clamped to its bounds; `false` for a name that this version does not know.
+            /// Sets one parameter, clamped to its bounds. Returns `false` for a name that this version does not know.
             pub fn set(&mut self, name: &str, value: u32) -> bool {
                 match name {
                     $(stringify!($name) => self.$name = value.clamp($min, $max),)*
@@ -54,17 +55,17 @@ macro_rules! params {
 params! {
     /// Cells in flight on a circuit and direction before acknowledgement, at most.
     circuit_window_cells: 2_048, 64, 16_384;
-    /// The same, at the start (5.16).
+    /// Cells in flight on a circuit and direction before acknowledgement, at the start (5.16).
     cc_window_initial: 64, 8, 16_384;
-    /// The same, at least.
+    /// Cells in flight on a circuit and direction before acknowledgement, at least.
     cc_window_min: 32, 8, 16_384;
     /// With fewer cells queued than this on the way, a window grows (5.17).
     cc_alpha: 32, 1, 4_096;
-    /// With more cells queued than this, it shrinks.
+    /// With more cells queued than this, a window shrinks.
     cc_beta: 64, 1, 4_096;
     /// With more cells queued than this, slow start ends (5.16).
     cc_gamma: 48, 1, 4_096;
-    /// What passes in this time is no queue (5.15; microseconds).
+    /// Cells that pass within this time do not count as queued (5.15; microseconds).
     cc_slack_us: 2_000, 0, 100_000;
     /// A sender puts MARK into every cell whose number is a multiple of it.
     mark_interval_cells: 32, 8, 1_024;
@@ -132,7 +133,7 @@ params! {
     guard_primaries: 3, 1, 10;
     /// Primary guards that a client's circuits begin at, of those that answer.
     guards_in_use: 1, 1, 5;
-    /// The same, for circuits that only fetch from the directory.
+    /// Primary guards that circuits begin at which only fetch from the directory, of those that answer.
     directory_guards_in_use: 3, 1, 10;
     /// A guard that was never used leaves the sample this long after it came in (seconds).
     guard_unconfirmed_seconds: 120 * 86_400, 86_400, 1_826 * 86_400;
@@ -153,7 +154,8 @@ params! {
 }
 
 impl Params {
-    /// The defaults with these values over them, later ones first to count; unknown names are passed over (6.5.3).
+    /// The defaults with these values in their place. Of several values for one name the last counts; unknown names are
+    /// passed over (6.5.3).
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, u32)>) -> Self {
         let mut params = Self::default();
         for (name, value) in pairs {
@@ -164,7 +166,7 @@ impl Params {
 }
 
 impl Params {
-    /// How the window of a circuit moves whose ends agreed on at most so many cells.
+    /// How the window of a circuit moves whose ends agreed on at most `most_cells` cells.
     pub fn congestion_control(&self, most_cells: u16) -> VegasParams {
         VegasParams {
             initial: self.cc_window_initial,
@@ -186,10 +188,10 @@ pub(in crate::dir) fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// Checks the names and the number of parameters (6.5); the order is the encoding's.
+/// Checks the names and the number of parameters (6.5). The encoding has their order.
 ///
 /// # Errors
-/// [`DocError::Content`] for a name that no parameter can have, or too many.
+/// [`DocError::Content`] for a name that no parameter can have, or too many parameters.
 pub(in crate::dir) fn validate(pairs: &BTreeMap<String, u32>) -> Result<(), DocError> {
     if pairs.len() <= MAX_PARAMS && pairs.keys().all(|name| is_name(name)) {
         Ok(())
@@ -234,7 +236,7 @@ mod tests {
         for (name, default, min, max) in Params::TABLE {
             assert!(min <= default && default <= max, "{name}");
             assert!(is_name(name));
-            // S23: both ends of what can be voted.
+            // Both ends of what can be voted are within the bounds (S23).
             assert_eq!(Params::from_pairs([(*name, 0)]).get(name), Some(*min));
             assert_eq!(
                 Params::from_pairs([(*name, u32::MAX)]).get(name),

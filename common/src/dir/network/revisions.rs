@@ -12,10 +12,10 @@ use super::file::NetworkFile;
 use crate::dir::signed::{Kind, UnixSecs};
 use crate::ids::NetworkId;
 
-/// Revisions held at once; the oldest makes room.
+/// The most revisions held at once. The oldest makes room.
 pub const MAX_REVISIONS: usize = 64;
 
-/// Revisions of one network, by increasing number; at least one.
+/// The revisions of one network that are held, at least one, by increasing number.
 #[derive(Clone, Debug)]
 pub struct Revisions {
     held: BTreeMap<u32, Arc<NetworkFile>>,
@@ -23,7 +23,7 @@ pub struct Revisions {
 }
 
 impl Revisions {
-    /// One file, trusted as it came.
+    /// The revisions that begin with one file, which is trusted as it came.
     pub fn new(file: impl Into<Arc<NetworkFile>>) -> Self {
         let newest: Arc<NetworkFile> = file.into();
         Self {
@@ -32,8 +32,7 @@ impl Revisions {
         }
     }
 
-    /// The file that a person gave, and what was `stored` by an earlier run: only what that file leads to by
-    /// signatures, and what leads to it.
+    /// The file that a person gave, with the revisions `stored` by an earlier run that signatures connect to it.
     pub fn restore(given: impl Into<Arc<NetworkFile>>, mut stored: Vec<NetworkFile>) -> Self {
         let mut revisions = Self::new(given);
         stored.sort_by_key(NetworkFile::revision);
@@ -65,23 +64,23 @@ impl Revisions {
         self.newest.network_id()
     }
 
-    /// The newest, whether it counts yet or not: whom to ask, and what to hand on.
+    /// The newest revision, whether it counts yet or not. It says whom to ask, and it is what is passed on.
     pub fn newest(&self) -> &Arc<NetworkFile> {
         &self.newest
     }
 
-    /// The revision of this number.
+    /// The revision with this number.
     pub fn get(&self, revision: u32) -> Option<&Arc<NetworkFile>> {
         self.held.get(&revision)
     }
 
-    /// All that are held, oldest first.
+    /// All revisions held, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<NetworkFile>> {
         self.held.values()
     }
 
-    /// The revision that counts for documents of this valid-after: the newest that is in effect then; where none is,
-    /// the oldest held.
+    /// The revision that counts for documents of this valid-after: the newest that is in effect then. If none is, the
+    /// oldest held.
     pub fn at(&self, valid_after: UnixSecs) -> &Arc<NetworkFile> {
         let in_effect = |file: &&Arc<NetworkFile>| file.effective_after() <= valid_after;
         self.held
@@ -92,13 +91,13 @@ impl Revisions {
             .unwrap_or(&self.newest)
     }
 
-    /// The revision whose authorities may have signed this vote, consensus or signature, by the valid-after in it; the
-    /// newest for anything else. Nothing is verified: whoever names a wrong time has to have it signed.
+    /// The revision whose authorities may have signed this vote, consensus or signature, by the valid-after in it; for
+    /// anything else, the newest. Nothing is verified: whoever names a wrong time needs signatures for that time.
     pub fn for_document(&self, bytes: &[u8]) -> &Arc<NetworkFile> {
         valid_after_of(bytes).map_or(&self.newest, |valid_after| self.at(valid_after))
     }
 
-    /// Who votes at `now` or is about to: for relays, which publish at all of them.
+    /// The authorities that vote at `now` or are about to. Relays publish at all of them.
     pub fn authorities(&self, now: UnixSecs) -> Vec<Authority> {
         let mut list = self.newest.authorities().to_vec();
         for authority in self.at(now).authorities() {
@@ -109,11 +108,12 @@ impl Revisions {
         list
     }
 
-    /// Takes a later revision that more than half of the newest one's authorities signed; `false` for what is held, or
-    /// older.
+    /// Takes a later revision that more than half of the newest one's authorities signed. Returns `false` for a
+    /// revision that is held, or older.
     ///
     /// # Errors
-    /// [`NetworkFileError`]; what was held stays. Two revisions of one number that differ are one of them.
+    /// [`NetworkFileError`] if the revision is refused, also if it differs from the one held with the same number. What
+    /// was held stays.
     pub fn insert(&mut self, next: impl Into<Arc<NetworkFile>>) -> Result<bool, NetworkFileError> {
         let next: Arc<NetworkFile> = next.into();
         if next.network_id() != self.network_id() {
@@ -140,7 +140,7 @@ impl Revisions {
     }
 }
 
-/// The valid-after in a vote, endorsement, consensus or signature of one; nothing else of it is looked at.
+/// The valid-after in a vote, endorsement, consensus or signature of one. Nothing else of the document is looked at.
 fn valid_after_of(bytes: &[u8]) -> Option<UnixSecs> {
     let body = bytes.get(6..)?;
     let times = match *bytes.first()? {
@@ -157,7 +157,7 @@ fn valid_after_of(bytes: &[u8]) -> Option<UnixSecs> {
     Some(valid_after)
 }
 
-/// Something that knows whose signatures a document needs.
+/// Knows whose signatures a document needs.
 pub trait KnownNetwork: Send + Sync {
     /// The revision of the network's file that decides about this vote, consensus or signature.
     fn for_document(&self, bytes: &[u8]) -> Arc<NetworkFile>;

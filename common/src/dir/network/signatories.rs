@@ -1,18 +1,19 @@
-//! Who has signed a `network.toml`, and whether that is enough (docs/protocol.md, 6.3.5, 6.3.7 and 6.3.8).
+//! Which authorities have signed a `network.toml`, and whether that is enough (docs/protocol.md, 6.3.5, 6.3.7 and
+//! 6.3.8).
 
 use super::body::Authority;
 use super::error::NetworkFileError;
 use crate::dir::signed::{DocError, Kind, Signature, majority};
 use crate::ids::NetworkId;
 
-/// Who of some authorities has signed.
+/// Which of some authorities have signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signatories {
-    /// Names of those that signed, and whose signatures verify.
+    /// Names of the authorities that signed and whose signatures verify.
     pub signed: Vec<String>,
-    /// Names of those that did not.
+    /// Names of the authorities that did not sign.
     pub missing: Vec<String>,
-    /// How many are more than half.
+    /// The number that is more than half.
     pub need: usize,
 }
 
@@ -22,7 +23,7 @@ impl Signatories {
         self.signed.len() >= self.need
     }
 
-    /// Who of `authorities` signed `part`.
+    /// Finds which of `authorities` signed `part`.
     pub(super) fn of(
         authorities: &[Authority],
         signatures: &[([u8; 32], Signature)],

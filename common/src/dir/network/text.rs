@@ -10,7 +10,7 @@ use super::error::NetworkFileError;
 use crate::dir::signed::{self, Signature, UnixSecs};
 use crate::ids::{NetworkId, RelayId};
 
-/// The file as text: strict, so that a mistyped key is an error and not a silent default.
+/// The file as text. Parsing is strict, so that a mistyped key is an error and not a silent default.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileText {
@@ -31,11 +31,11 @@ pub(super) struct FileText {
     signature: Vec<SignatureText>,
 }
 
-/// What a file's text holds: parsed, by no rule checked and by no key verified.
+/// The content of a file's text: parsed, with no rule checked and no signature verified.
 pub(super) struct FileParts {
     pub(super) body: Body,
     pub(super) succession: Option<Succession>,
-    /// Who signed, in increasing order, and the signatures.
+    /// The keys that signed, in increasing order, and their signatures.
     pub(super) signatures: Vec<([u8; 32], Signature)>,
 }
 
@@ -68,7 +68,7 @@ impl AuthorityText {
     }
 }
 
-/// An authority's entry alone, as its operator sends it to whoever drafts the network's file.
+/// An authority's entry by itself, as its operator sends it to whoever drafts the network's file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EntryText {

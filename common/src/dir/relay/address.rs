@@ -1,22 +1,24 @@
-//! What kind of address an IP address is, in every encoding that smuggles one inside another (S31).
+//! What kind of address an IP address is, in every encoding that hides one address inside another (S31).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Whether an address may be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressClass {
-    /// Reachable by anyone.
+    /// Anybody can reach the address.
     Public,
-    /// Private, loopback, link-local, shared or reserved: only where a local network allows it.
+    /// The address is private, loopback, link-local, shared or reserved. It may be dialled only if a local network
+    /// allows it.
     Private,
-    /// Unspecified, broadcast, multicast, or an IPv4 address inside an IPv6 one: never.
+    /// The address is unspecified, broadcast, multicast, or an IPv4 address inside an IPv6 one. It may never be
+    /// dialled.
     Never,
 }
 
 /// The class of an address.
 ///
-/// IPv6 addresses that hold an IPv4 one (mapped, compatible, NAT64, 6to4, Teredo) are refused whatever they hold: a
-/// rule that names the IPv4 address would not see them.
+/// IPv6 addresses that hold an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo) are refused whatever they hold: a
+/// rule that names the IPv4 address would not match them.
 pub fn classify(address: IpAddr) -> AddressClass {
     match address {
         IpAddr::V4(v4) => classify_v4(v4),
@@ -59,13 +61,14 @@ fn classify_v6(address: Ipv6Addr) -> AddressClass {
         // Unique local, link-local and site-local; discard; ORCHID; benchmarks; documentation.
         [0xfc00..=0xfdff | 0xfe80..=0xfeff, ..] | [0x100, 0, 0, 0, ..] => AddressClass::Private,
         [0x2001, 0x2 | 0x10..=0x2f | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => AddressClass::Private,
-        // Only 2000::/3 is given out.
+        // Public addresses are in 2000::/3 only.
         [0x2000..=0x3fff, ..] => AddressClass::Public,
         _ => AddressClass::Private,
     }
 }
 
-/// May `address` be dialled, given whether private ones may? Port 0 never (a past fault of others).
+/// May `address` be dialled, if `allow_private` says whether private addresses may? Port 0 may never be dialled, which
+/// other programs have got wrong.
 pub fn is_dialable(address: SocketAddr, allow_private: bool) -> bool {
     address.port() != 0
         && match classify(address.ip()) {

@@ -1,4 +1,4 @@
-//! What the authorities say of a relay, as a set of bits.
+//! What the authorities say about a relay, as a set of bits.
 
 use core::fmt;
 use core::ops::BitOr;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Flags(u16);
 
-/// Each flag with its name, for people.
+/// Each flag with its name for people.
 const NAMES: [(Flags, &str); 8] = [
     (Flags::VALID, "Valid"),
     (Flags::RUNNING, "Running"),
@@ -24,27 +24,27 @@ const NAMES: [(Flags, &str); 8] = [
 impl Flags {
     /// No flag.
     pub const NONE: Self = Self(0);
-    /// The authorities have nothing against it.
+    /// The authorities accept the relay.
     pub const VALID: Self = Self(1);
-    /// It answered when an authority last dialled it.
+    /// The relay answered when an authority last dialled it.
     pub const RUNNING: Self = Self(1 << 1);
-    /// It stays up long enough for long-lived streams.
+    /// The relay stays up long enough for long-lived streams.
     pub const STABLE: Self = Self(1 << 2);
-    /// It has bandwidth to spare.
+    /// The relay has bandwidth to spare.
     pub const FAST: Self = Self(1 << 3);
-    /// Fit to be a client's first hop.
+    /// The relay is fit to be a client's first hop.
     pub const GUARD: Self = Self(1 << 4);
-    /// Lets some traffic out.
+    /// The relay lets some traffic out of the network.
     pub const EXIT: Self = Self(1 << 5);
-    /// Stores onion service descriptors.
+    /// The relay stores descriptors of onion services.
     pub const HSDIR: Self = Self(1 << 6);
-    /// It is a directory authority.
+    /// The relay is a directory authority.
     pub const AUTHORITY: Self = Self(1 << 7);
 
     /// All flags that this version knows.
     pub const KNOWN: Self = Self(0xff);
 
-    /// Has it all flags of `other`?
+    /// Does the set have all flags of `other`?
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -59,7 +59,7 @@ impl Flags {
         NAMES.iter().map(|(flag, _)| *flag)
     }
 
-    /// This set with `other` in it when `condition` holds.
+    /// This set, with `other` added if `condition` holds.
     #[must_use]
     pub fn with_if(self, other: Self, condition: bool) -> Self {
         if condition { self | other } else { self }

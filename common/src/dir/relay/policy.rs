@@ -7,17 +7,17 @@ use std::net::{IpAddr, SocketAddr};
 use super::address::{AddressClass, classify};
 use super::summary::{PolicySummary, PortRange};
 
-/// Rules in one policy.
+/// The most rules of one policy.
 const MAX_RULES: usize = 1_024;
-/// A rejected IPv4 prefix at most this long counts against a port in the summary.
+/// A rejected IPv4 prefix of at most this length counts against a port in the summary.
 const BROAD_PREFIX_V4: u8 = 8;
-/// A rejected IPv6 prefix at most this long counts against a port in the summary.
+/// A rejected IPv6 prefix of at most this length counts against a port in the summary.
 const BROAD_PREFIX_V6: u8 = 16;
 
-/// Why a policy's text is refused; it is the owner's configuration that is to blame.
+/// Why a policy's text is refused. The owner's configuration is to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// Neither `accept` nor `reject` comes first.
+    /// The rule begins neither with `accept` nor with `reject`.
     #[error("rule must begin with \"accept \" or \"reject \": {0}")]
     Action(String),
     /// The address is no `*`, `*4`, `*6`, IPv4 or bracketed IPv6 address with or without a prefix length.
@@ -26,7 +26,7 @@ pub enum PolicyError {
     /// The ports are no `*`, port or range from low to high of 1 to 65535.
     #[error("not a port or range of ports: {0}")]
     Ports(String),
-    /// Over 1,024 rules.
+    /// The policy has more than 1,024 rules.
     #[error("a policy has at most 1024 rules")]
     TooManyRules,
 }
@@ -73,7 +73,7 @@ impl Rule {
         }
     }
 
-    /// A broad rule about addresses that are never dialled says nothing about the others.
+    /// Is the rule about addresses that can be dialled? A broad rule about other addresses says nothing about these.
     fn is_about_public(&self) -> bool {
         match self.addresses {
             Addresses::Prefix(ip, length) => length == 0 || classify(ip) == AddressClass::Public,
@@ -99,7 +99,8 @@ impl Addresses {
     }
 }
 
-/// Which addresses and ports an exit connects to: the first rule that matches decides, and none means no.
+/// Which addresses and ports an exit connects to. The first rule that matches decides. If none matches, the answer is
+/// no.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExitPolicy {
     rules: Vec<Rule>,
@@ -112,7 +113,7 @@ impl ExitPolicy {
         Self::default()
     }
 
-    /// A policy from rules, one to an item.
+    /// Makes a policy from rules, one for each item.
     ///
     /// # Errors
     /// [`PolicyError`] names the first rule that does not parse.
@@ -132,7 +133,7 @@ impl ExitPolicy {
         })
     }
 
-    /// The same rules, and private, loopback and link-local addresses are theirs to decide: for local networks alone.
+    /// Lets the rules decide about private, loopback and link-local addresses too. This is for local networks only.
     #[must_use]
     pub fn allow_private(mut self) -> Self {
         self.allow_private = true;
@@ -144,7 +145,7 @@ impl ExitPolicy {
         &self.rules
     }
 
-    /// May the exit connect to this address? To be asked of the very address that is dialled (S31).
+    /// May the exit connect to this address? The caller asks this about the very address that it dials (S31).
     pub fn allows(&self, address: SocketAddr) -> bool {
         super::is_dialable(address, self.allow_private)
             && self
@@ -154,7 +155,7 @@ impl ExitPolicy {
                 .is_some_and(|rule| rule.accept)
     }
 
-    /// The ports that the policy lets out to on most addresses, for the descriptor.
+    /// The summary for the descriptor: the ports that the policy allows on most addresses.
     pub fn summary(&self) -> PolicySummary {
         PolicySummary::new(self.open_ports(false), self.open_ports(true))
     }
@@ -185,7 +186,7 @@ impl ExitPolicy {
 impl FromStr for ExitPolicy {
     type Err = PolicyError;
 
-    /// Rules separated by commas or line ends.
+    /// Reads rules that are separated by commas or line ends.
     fn from_str(text: &str) -> Result<Self, PolicyError> {
         let rules = text
             .split([',', '\n'])
@@ -257,12 +258,12 @@ fn parse_ports(text: &str) -> Option<PortRange> {
     if text == "*" {
         return Some(ALL_PORTS);
     }
-    // 1-0 and the like match nothing and are surely a mistake: refused, not ignored.
+    // A range such as 1-0 matches nothing and is surely a mistake, so it is refused and not ignored.
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     PortRange::new(parse_number(low)?, parse_number(high)?)
 }
 
-/// Digits only: `u16::from_str` takes a plus sign.
+/// Reads a number of digits only, because `u16::from_str` would accept a plus sign.
 fn parse_number(text: &str) -> Option<u16> {
     text.bytes()
         .all(|b| b.is_ascii_digit())
@@ -404,7 +405,7 @@ mod tests {
         assert_eq!(summary.v6(), ranges(&[(443, 443)]));
         assert!(ExitPolicy::reject_all().summary().is_reject_all());
         assert_eq!(policy("accept *:*").summary().v6(), ranges(&[(1, 65535)]));
-        // An accepted prefix is not most addresses.
+        // An accepted prefix does not cover most addresses.
         assert!(policy("accept 8.0.0.0/8:*").summary().is_reject_all());
     }
 

@@ -1,10 +1,10 @@
-//! The part of an exit policy that a consensus entry holds: which ports it lets out to.
+//! The part of an exit policy that a consensus entry holds: the ports that the exit lets streams out to.
 
 use serde::{Deserialize, Serialize};
 
 use crate::dir::signed::DocError;
 
-/// Ranges in one summary and IP version; a policy of more pieces loses the last.
+/// The most ranges in one summary and IP version. A policy with more loses the last.
 pub(in crate::dir) const MAX_RANGES: usize = 64;
 
 /// Ports `low` to `high`, both included; `1 <= low <= high`.
@@ -17,18 +17,18 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// A range; `None` when it is empty or begins at 0.
+    /// The range from `low` to `high`; `None` if it is empty or begins at 0.
     pub fn new(low: u16, high: u16) -> Option<Self> {
         (low != 0 && low <= high).then_some(Self { low, high })
     }
 
-    /// Is `port` in it?
+    /// Is `port` in the range?
     pub fn contains(self, port: u16) -> bool {
         (self.low..=self.high).contains(&port)
     }
 }
 
-/// Ports that an exit lets out to on most public addresses, by IP version.
+/// The ports that an exit lets streams out to on most public addresses, by IP version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PolicySummary {
     v4: Vec<PortRange>,
@@ -36,7 +36,7 @@ pub struct PolicySummary {
 }
 
 impl PolicySummary {
-    /// A summary of ranges in any order; those that touch are joined.
+    /// A summary of ranges, which come in any order. Ranges that touch are joined.
     pub fn new(v4: Vec<PortRange>, v6: Vec<PortRange>) -> Self {
         Self {
             v4: normalise(v4),
@@ -44,37 +44,37 @@ impl PolicySummary {
         }
     }
 
-    /// The summary of a relay that lets nothing out.
+    /// The summary of a relay that lets no stream out.
     pub fn reject_all() -> Self {
         Self::default()
     }
 
-    /// Ranges let out to IPv4 addresses.
+    /// The ranges of ports for IPv4 addresses.
     pub fn v4(&self) -> &[PortRange] {
         &self.v4
     }
 
-    /// Ranges let out to IPv6 addresses.
+    /// The ranges of ports for IPv6 addresses.
     pub fn v6(&self) -> &[PortRange] {
         &self.v6
     }
 
-    /// Does it let out to `port` of most IPv4 addresses?
+    /// Does the exit let streams out to `port` of most IPv4 addresses?
     pub fn allows_v4(&self, port: u16) -> bool {
         covers(&self.v4, port)
     }
 
-    /// Does it let out to `port` of most IPv6 addresses?
+    /// Does the exit let streams out to `port` of most IPv6 addresses?
     pub fn allows_v6(&self, port: u16) -> bool {
         covers(&self.v6, port)
     }
 
-    /// Does it let out to `port` of some IP version? (For a name that the exit resolves.)
+    /// Does the exit let streams out to `port` of either IP version? This is asked for a name, which the exit resolves.
     pub fn allows_port(&self, port: u16) -> bool {
         self.allows_v4(port) || self.allows_v6(port)
     }
 
-    /// Does it let nothing out?
+    /// Does the relay let no stream out?
     pub fn is_reject_all(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
     }

@@ -10,7 +10,7 @@ use crate::ids::NetworkId;
 /// The version byte of every kind so far.
 pub(in crate::dir) const VERSION: u8 = 1;
 
-/// What a document, or a signature inside one, is; its first byte.
+/// The kind of a document, or of a signature inside a document. It is the document's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -26,9 +26,9 @@ pub enum Kind {
     ConsensusSignature = 5,
     /// A relay identity's certificate of its link key.
     KeyCert = 6,
-    /// A family key's word that a relay belongs to the family.
+    /// A family key's signature that a relay belongs to the family.
     Family = 7,
-    /// Authorities' word that they hold a vote.
+    /// Authorities' signatures that they hold a vote.
     Endorsement = 8,
     /// What makes a newer consensus of an older one.
     Difference = 9,
@@ -72,7 +72,7 @@ pub(super) fn signed_bytes(kind: Kind, network: &NetworkId, body: &[u8]) -> Vec<
     bytes
 }
 
-/// The digest of a document of `kind` with this body (6.2). Signatures are no part of it.
+/// The digest of a document of `kind` with this body (6.2). The digest does not cover the signatures.
 pub(in crate::dir) fn digest(kind: Kind, network: &NetworkId, body: &[u8]) -> Digest {
     Digest(Sha256::digest(signed_bytes(kind, network, body)).into())
 }

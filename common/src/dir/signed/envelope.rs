@@ -6,14 +6,15 @@ use super::signer::{AsSigner, AuthoritySignature};
 use super::time::UnixSecs;
 use crate::ids::NetworkId;
 
-/// Kind, version and the length of the body.
+/// Length of what stands before the body, in bytes: kind, version and the length of the body.
 const HEADER_BYTES: usize = 6;
-/// Signatures that a document can carry; twice as many as authorities, so that each can sign with two algorithms.
+/// The most signatures of a document: twice as many as there are authorities, so that each can sign with two
+/// algorithms.
 const MAX_SIGNATURES: usize = 64;
-/// Longest signature of any algorithm: room for those that resist quantum computers.
+/// Length of the longest signature of any algorithm, in bytes, with room for those that resist quantum computers.
 const MAX_SIGNATURE_BYTES: usize = 8 * 1024;
 
-/// A document taken apart, nothing verified and the body not yet decoded.
+/// A document that is taken apart. Nothing is verified, and the body is not decoded yet.
 #[derive(Debug)]
 pub(in crate::dir) struct Envelope<'a> {
     kind: Kind,
@@ -77,8 +78,8 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// Checks that more than half of `keys` signed; the others of the list are not looked at (6.9.4). The result says
-    /// who signed, for [`good_at`] once the body's time is known.
+    /// Checks that more than half of `keys` signed; other signatures are not looked at (6.9.4). Returns who signed, for
+    /// [`good_at`] once the body's time is known.
     pub(in crate::dir) fn verify_majority(
         &self,
         network: &NetworkId,
@@ -86,7 +87,7 @@ impl<'a> Envelope<'a> {
     ) -> Result<Vec<([u8; 32], AuthoritySignature)>, DocError> {
         let known = |(signer, _): &&([u8; 32], AuthoritySignature)| keys.contains(signer);
         let known: Vec<_> = self.signatures.iter().filter(known).copied().collect();
-        // Count first: signatures that cannot suffice are not worth the arithmetic.
+        // Signatures are counted first: too few of them are not worth the verification.
         require_majority(&signers(&known), keys.len())?;
         for (signer, signature) in &known {
             signature.verify(signer, self.kind, network, self.body)?;
@@ -100,12 +101,12 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// How many are more than half of `n`.
+/// The least number that is more than half of `n`.
 pub(in crate::dir) fn majority(n: usize) -> usize {
     n / 2 + 1
 }
 
-/// The distinct signers of a list that stands in order.
+/// The distinct signers of a list that is in order.
 fn signers(signatures: &[([u8; 32], AuthoritySignature)]) -> Vec<[u8; 32]> {
     let mut signers: Vec<_> = signatures.iter().map(|(signer, _)| *signer).collect();
     signers.dedup();
@@ -120,8 +121,8 @@ fn require_majority(signers: &[[u8; 32]], authorities: usize) -> Result<(), DocE
     Ok(())
 }
 
-/// Who of those that signed did so with a key that was good at `valid_after`; more than half of the authorities must
-/// have. An expired key's signature neither counts nor harms (6.1.10).
+/// The signers whose key was good at `valid_after`. They must be more than half of the authorities. An expired key's
+/// signature neither counts nor harms (6.1.10).
 pub(in crate::dir) fn good_at(
     verified: &[([u8; 32], AuthoritySignature)],
     valid_after: UnixSecs,
@@ -169,7 +170,7 @@ fn parse_signatures(
     Ok(known)
 }
 
-/// Puts a document together; `signatures` come in any order, one to a signer.
+/// Assembles a document. `signatures` come in any order, one for each signer.
 pub(in crate::dir) fn assemble<S: Into<AuthoritySignature> + Copy>(
     kind: Kind,
     body: &[u8],
@@ -200,7 +201,7 @@ pub(in crate::dir) fn assemble<S: Into<AuthoritySignature> + Copy>(
     Ok(bytes)
 }
 
-/// The list of signatures of a well-formed document, as it stands there.
+/// The list of signatures of a well-formed document, as the document has it.
 pub(in crate::dir) fn tail(bytes: &[u8]) -> Result<&[u8], DocError> {
     let mut rest = bytes;
     let header = take(&mut rest, HEADER_BYTES)?;
@@ -209,16 +210,16 @@ pub(in crate::dir) fn tail(bytes: &[u8]) -> Result<&[u8], DocError> {
     Ok(rest)
 }
 
-/// Puts a document together of a body and a list of signatures that stood in another.
+/// Assembles a document from a body and a list of signatures that stood in another document.
 pub(in crate::dir) fn wrap(kind: Kind, body: &[u8], tail: &[u8]) -> Result<Vec<u8>, DocError> {
     let mut bytes = assemble::<AuthoritySignature>(kind, body, &[])?;
-    // The empty list of signatures.
+    // This removes the empty list of signatures.
     bytes.pop();
     bytes.extend_from_slice(tail);
     Ok(bytes)
 }
 
-/// Puts a document with one signature together.
+/// Assembles a document with one signature.
 pub(in crate::dir) fn sign_single(
     kind: Kind,
     network: &NetworkId,

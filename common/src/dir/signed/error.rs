@@ -3,7 +3,7 @@
 /// Why a signed document is refused. The source of the bytes is to blame for all of these.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocError {
-    /// Over the size cap of its kind (S24).
+    /// The document is larger than the cap of its kind (S24).
     #[error("document of {size} bytes is over the cap of {cap}")]
     TooLarge {
         /// Bytes received.
@@ -17,7 +17,7 @@ pub enum DocError {
     /// Bytes follow the end of the document (S2).
     #[error("bytes follow the end of the document")]
     Trailing,
-    /// Another kind of document than was asked for.
+    /// The document is of another kind than was asked for.
     #[error("document of kind {found}, not {expected}")]
     WrongKind {
         /// The kind byte wanted.
@@ -25,7 +25,7 @@ pub enum DocError {
         /// The kind byte found.
         found: u8,
     },
-    /// A version that this program does not know.
+    /// The document has a version that this program does not know.
     #[error("document of unknown version {0}")]
     UnknownVersion(u8),
     /// The body does not decode.
@@ -37,16 +37,16 @@ pub enum DocError {
     /// The signatures are not in strictly increasing order, or one has a wrong length.
     #[error("signature list is malformed")]
     SignatureList,
-    /// A signer that the document may not have.
+    /// A key signed that may not sign this document.
     #[error("signed by an unknown key")]
     UnknownSigner,
-    /// A signature that does not verify.
+    /// A signature does not verify.
     #[error("signature does not verify")]
     BadSignature,
     /// A certified key signed what it may not sign any more.
     #[error("signed by a key that had expired")]
     KeyExpired,
-    /// Fewer good signatures than needed (S25).
+    /// There are fewer good signatures than are needed (S25).
     #[error("{have} signatures of {need} needed")]
     TooFewSignatures {
         /// Good signatures found.

@@ -12,7 +12,7 @@ use crate::ids::NetworkId;
 /// The algorithm byte of an Ed25519 signature.
 pub(super) const ALGORITHM_ED25519: u8 = 1;
 
-/// An Ed25519 signature where it stands inside a body: algorithm byte 1 and 64 bytes.
+/// An Ed25519 signature inside a body: the algorithm byte 1 and 64 bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(pub(in crate::dir) [u8; 64]);
 
@@ -39,7 +39,7 @@ impl<'de> Deserialize<'de> for Signature {
     }
 }
 
-/// Half a signature: serde knows arrays of up to 32 elements.
+/// Half a signature. Serde supports arrays of up to 32 elements only.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Half([u8; 32]);
 
@@ -78,7 +78,7 @@ impl Signature {
         let message = signed_bytes(kind, network, body);
         let key = VerifyingKey::from_bytes(signer).map_err(|_| DocError::BadSignature)?;
         let signature = ed25519_dalek::Signature::from_bytes(&self.0);
-        // Strict: a weak key would make one signature fit many documents.
+        // The check is strict, because a weak key would make one signature fit many documents.
         key.verify_strict(&message, &signature)
             .map_err(|_| DocError::BadSignature)
     }

@@ -1,7 +1,8 @@
-//! Who signs as an authority: its long-term key, or a key that this one certified for a time (docs/protocol.md, 6.1.9).
+//! Whoever signs as an authority: its long-term key, or a key that the long-term key certified for a time
+//! (docs/protocol.md, 6.1.9).
 //!
-//! The long-term key, the one that `network.toml` names, can then stay off line: a thief of the machine has a key that
-//! ends by itself.
+//! The long-term key, which `network.toml` names, can then stay off line: a thief of the machine gets only a key that
+//! expires.
 
 use core::fmt;
 
@@ -18,10 +19,10 @@ use crate::ids::NetworkId;
 
 /// The algorithm byte of an Ed25519 signature by a certified key.
 pub(super) const ALGORITHM_CERTIFIED: u8 = 2;
-/// Key, not-after, certificate and signature.
+/// Length of a certified signature in bytes: key, not-after, certificate and signature.
 const CERTIFIED_BYTES: usize = 32 + 8 + 64 + 64;
 
-/// An authority's word that a key signs for it until a time; signed by its long-term key.
+/// An authority's certificate that a key signs for it until a time. The long-term key signs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuthorityCert {
     authority: [u8; 32],
@@ -34,7 +35,7 @@ impl AuthorityCert {
     /// Certifies `key` for documents of `network` with a valid-after before `not_after`.
     ///
     /// # Errors
-    /// [`DocError::Content`] when it is the long-term key itself: each key has one use.
+    /// [`DocError::Content`] if `key` is the long-term key itself: each key has one use.
     pub fn issue(
         long_term: &SigningKey,
         network: &NetworkId,
@@ -54,10 +55,10 @@ impl AuthorityCert {
         Ok(cert)
     }
 
-    /// A certificate from its parts, verified.
+    /// Makes a certificate from its parts and verifies it.
     ///
     /// # Errors
-    /// [`DocError`] when it does not hold.
+    /// [`DocError`] if the certificate is not valid.
     pub fn from_parts(
         authority: [u8; 32],
         key: [u8; 32],
@@ -94,7 +95,7 @@ impl AuthorityCert {
         self.key
     }
 
-    /// It signs nothing of this valid-after, nor of a later one.
+    /// The time at which the key expires: it signs nothing with this valid-after or a later one.
     pub fn not_after(&self) -> UnixSecs {
         self.not_after
     }
@@ -145,7 +146,7 @@ impl Signer {
         self.key.verifying_key().to_bytes()
     }
 
-    /// When the certified key ends; `None` for the long-term key, which does not.
+    /// When the certified key expires; `None` for the long-term key, which does not expire.
     pub fn not_after(&self) -> Option<UnixSecs> {
         self.cert.map(|cert| cert.not_after)
     }
@@ -165,7 +166,7 @@ impl Signer {
     }
 }
 
-/// Never the secret.
+/// Debug output never shows the secret.
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authority = hex::encode(&self.authority()[..4]);
@@ -181,7 +182,7 @@ impl From<SigningKey> for Signer {
 
 /// What can sign as an authority: a [`Signer`], or a plain long-term key.
 pub trait AsSigner {
-    /// It, as a signer.
+    /// This key as a signer.
     fn as_signer(&self) -> Signer;
 }
 
@@ -197,16 +198,16 @@ impl AsSigner for SigningKey {
     }
 }
 
-/// A signature of an authority, by either kind of key. (A body has it as algorithm byte and blob.)
+/// A signature of an authority, by either kind of key. (A body holds it as an algorithm byte and a blob.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthoritySignature {
-    /// By the signer itself: algorithm 1.
+    /// A signature by the signer itself (algorithm 1).
     Plain(Signature),
-    /// By a key that the signer certified: algorithm 2.
+    /// A signature by a key that the signer certified (algorithm 2).
     Certified {
         /// The key that signed.
         key: [u8; 32],
-        /// It signs nothing of this valid-after, nor of a later one.
+        /// The time at which the key expires: it signs nothing with this valid-after or a later one.
         not_after: UnixSecs,
         /// The signer's signature of the certificate.
         cert: Signature,
@@ -222,11 +223,11 @@ impl From<Signature> for AuthoritySignature {
 }
 
 impl AuthoritySignature {
-    /// Checks the signature by the authority `signer` of `body` as a thing of `kind` in `network`, the certificate
-    /// included. Whether the key was still good, [`Self::is_good_at`] says.
+    /// Checks the signature by the authority `signer` of `body` as a thing of `kind` in `network`, and its certificate.
+    /// [`Self::is_good_at`] says whether the key was still good.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`].
+    /// [`DocError::BadSignature`] if either does not verify.
     pub fn verify(
         &self,
         signer: &[u8; 32],
@@ -255,7 +256,7 @@ impl AuthoritySignature {
             .is_none_or(|not_after| valid_after < not_after)
     }
 
-    /// When the certified key ends; `None` for the long-term key.
+    /// When the certified key expires; `None` for the long-term key.
     pub fn not_after(&self) -> Option<UnixSecs> {
         match self {
             Self::Plain(_) => None,
@@ -280,7 +281,7 @@ impl AuthoritySignature {
         }
     }
 
-    /// The signature in a blob of the envelope; `None` for one of an algorithm that `kind` does not have.
+    /// Reads the signature from a blob of the envelope; `None` if `kind` does not have this algorithm.
     pub(super) fn from_blob(
         kind: Kind,
         algorithm: u8,

@@ -1,8 +1,9 @@
-//! Which votes there are, agreed on by rounds of signatures after Dolev and Strong (docs/protocol.md, 6.22).
+//! How the authorities agree which votes there are: by rounds of signatures after Dolev and Strong (docs/protocol.md,
+//! 6.22).
 //!
-//! One [`Agreement`] is one valid-after. It takes endorsements and votes with the time that they came at, and says
-//! whom to tell what; it opens no connection and reads no clock. As long as no more than f of n authorities are faulty
-//! and messages between the others keep the times of 6.22.8, all the others count the same votes.
+//! One [`Agreement`] is for one valid-after. It takes endorsements and votes with the times of their arrival, and says
+//! what to tell whom. It opens no connection and reads no clock. As long as at most f of n authorities are faulty, and
+//! messages between the others keep the times of 6.22.8, all the others count the same votes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +16,11 @@ use crate::dir::network::NetworkFile;
 use crate::dir::signed::{AsSigner, Digest, DocError, UnixSecs};
 use crate::ids::RelayId;
 
-/// Digests of one author that are remembered: two convict it, and nothing that it signs after that matters.
+/// Number of digests of one author that are remembered. Two convict the author, and nothing that it signs after that
+/// matters.
 const MAX_CANDIDATES: usize = 2;
 
-/// When the rounds are, in milliseconds since the Unix epoch.
+/// The times of the rounds, in milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rounds {
     start_ms: u64,
@@ -27,8 +29,8 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// The rounds for a valid-after of `authorities` that vote every `interval_secs`: of equal length, from T - I/2 on
-    /// and over by T - I/4.
+    /// The rounds for a valid-after of `authorities` authorities that vote every `interval_secs`. They are of equal
+    /// length, begin at T - I/2 and end at T - I/4 at the latest.
     pub fn new(authorities: usize, interval_secs: u64, valid_after: UnixSecs) -> Self {
         let faulty = authorities.saturating_sub(1) / 2;
         let count = u32::try_from(faulty).unwrap_or(u32::MAX).saturating_add(1);
@@ -42,28 +44,28 @@ impl Rounds {
         }
     }
 
-    /// How many.
+    /// Number of rounds.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Of one round (milliseconds).
+    /// Length of one round (milliseconds).
     pub fn length_ms(&self) -> u64 {
         self.length_ms
     }
 
-    /// Start of the first.
+    /// Start of the first round.
     pub fn start_ms(&self) -> u64 {
         self.start_ms
     }
 
-    /// End of the last.
+    /// End of the last round.
     pub fn end_ms(&self) -> u64 {
         let span = self.length_ms.saturating_mul(u64::from(self.count));
         self.start_ms.saturating_add(span)
     }
 
-    /// An author's own vote leaves until then: half a round is left for it to arrive in the first.
+    /// Until this time an author may send its own vote: half a round is left for it to arrive in the first round.
     pub fn propose_until_ms(&self) -> u64 {
         self.start_ms.saturating_add(self.length_ms / 2)
     }
@@ -85,7 +87,7 @@ impl Rounds {
     }
 }
 
-/// What to answer to an endorsement.
+/// The answer to an endorsement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// Nothing more is wanted.
@@ -97,10 +99,10 @@ pub enum Heard {
 /// Why an endorsement or vote has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AgreementError {
-    /// Fewer signatures than the round asks for, or no round is left.
+    /// There are fewer signatures than the round asks for, or no round is left.
     #[error("too late, or with too few signatures for this round")]
     Late,
-    /// A vote that is not endorsed, is no longer wanted, or is for other times.
+    /// The vote is not endorsed, is no longer wanted, or is for other times.
     #[error("this vote is not wanted")]
     NotWanted,
 }
@@ -108,15 +110,15 @@ pub enum AgreementError {
 /// An endorsement to send to those who may not have it.
 #[derive(Clone, Debug)]
 pub struct Forward {
-    /// With our signature.
+    /// The endorsement, with this authority's signature.
     pub endorsement: Endorsement,
-    /// For who asks; absent where two digests convict the author and its votes are of no use.
+    /// The vote, for authorities that ask for it; `None` if two digests convict the author and its votes are of no use.
     pub vote: Option<Arc<SignedVote>>,
-    /// Whom to send it to.
+    /// Authorities to send it to.
     pub to: Vec<RelayId>,
 }
 
-/// What there is of one digest.
+/// What is known about the vote with one digest.
 #[derive(Clone, Debug)]
 pub struct Candidacy {
     /// The endorsement so far.
@@ -125,14 +127,14 @@ pub struct Candidacy {
     pub wants_vote: bool,
 }
 
-/// What was agreed on, once the last round is over.
+/// What the authorities agreed on, once the last round is over.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The votes that count.
     pub votes: Vec<Arc<SignedVote>>,
     /// Authorities of which no vote was accepted.
     pub silent: Vec<RelayId>,
-    /// Authorities of which two were.
+    /// Authorities of which two votes were accepted.
     pub convicted: Vec<RelayId>,
 }
 
@@ -144,7 +146,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Does it have a signature for each round so far (6.22.3)?
+    /// Does the candidate have a signature for each round so far (6.22.3)?
     fn is_live(&self, round: u32) -> bool {
         is_live(&self.endorsement, round)
     }
@@ -157,7 +159,7 @@ fn is_live(endorsement: &Endorsement, round: u32) -> bool {
 #[derive(Debug, Default)]
 struct Author {
     candidates: Vec<Candidate>,
-    /// The first endorsement ever seen: it takes part in a proof even if it came too late to count.
+    /// The first endorsement ever seen. It takes part in a proof even if it came too late to count.
     witness: Option<Endorsement>,
     proof: Option<EquivocationProof>,
 }
@@ -177,7 +179,7 @@ impl Author {
         }
     }
 
-    /// A place for one more digest: one that can no longer be accepted gives way.
+    /// Makes room for one more digest: a digest that can no longer be accepted gives way.
     fn make_room(&mut self, round: u32) -> bool {
         if self.candidates.len() >= MAX_CANDIDATES {
             let dead = |c: &Candidate| !c.is_accepted && !c.is_live(round);
@@ -188,7 +190,8 @@ impl Author {
         self.candidates.len() < MAX_CANDIDATES
     }
 
-    /// Are there two that are accepted or can be now? Then the author is convicted, and no vote of it is of use.
+    /// Are there two digests that are accepted or can be now? Then the author is convicted, and none of its votes is of
+    /// use.
     fn is_twofold(&self, round: u32) -> bool {
         let counts = |c: &&Candidate| c.is_accepted || c.is_live(round);
         self.candidates.iter().filter(counts).count() >= MAX_CANDIDATES
@@ -198,7 +201,7 @@ impl Author {
         candidate.vote.is_none() && candidate.is_live(round) && !self.is_twofold(round)
     }
 
-    /// The candidates that are to be accepted now (6.22.3): live, and held in full or one of two.
+    /// The candidates to accept now (6.22.3): live, and either held in full or one of two.
     fn acceptable(&self, round: u32) -> Vec<usize> {
         let is_twofold = self.is_twofold(round);
         let fits =
@@ -218,7 +221,7 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// One in which nobody has said anything.
+    /// An agreement in which nobody has said anything yet.
     pub fn new(network: Arc<NetworkFile>, lifetime: Lifetime) -> Self {
         let interval = lifetime.fresh_until.saturating_sub(lifetime.valid_after);
         let authorities = network.authorities();
@@ -255,10 +258,10 @@ impl Agreement {
         self.rounds
     }
 
-    /// Puts our own vote forward; to be done before [`Rounds::propose_until_ms`], and once.
+    /// Proposes this authority's own vote. The caller does so once, before [`Rounds::propose_until_ms`].
     ///
     /// # Errors
-    /// [`DocError`] when the key is not the author's.
+    /// [`DocError`] if the key is not the author's.
     pub fn propose(
         &mut self,
         vote: Arc<SignedVote>,
@@ -280,17 +283,17 @@ impl Agreement {
         })
     }
 
-    /// Takes our own vote back: it never left.
+    /// Takes this authority's own vote back, which must not have been sent.
     pub fn withdraw(&mut self, author: &RelayId) {
         if let Some(author) = self.authors.get_mut(author) {
             *author = Author::default();
         }
     }
 
-    /// Takes an endorsement of this valid-after. What it leads to, [`Agreement::settle`] says.
+    /// Takes an endorsement of this valid-after. [`Agreement::settle`] says what follows from it.
     ///
     /// # Errors
-    /// [`AgreementError::Late`]; it may still convict its author.
+    /// [`AgreementError::Late`] if it comes too late; it may still convict its author.
     pub fn on_endorsement(
         &mut self,
         endorsement: Endorsement,
@@ -334,10 +337,10 @@ impl Agreement {
         }
     }
 
-    /// Takes a vote that was asked for. What it leads to, [`Agreement::settle`] says.
+    /// Takes a vote that was asked for. [`Agreement::settle`] says what follows from it.
     ///
     /// # Errors
-    /// [`AgreementError::NotWanted`]. The same one again is no error.
+    /// [`AgreementError::NotWanted`] if the vote was not asked for. The same vote again is no error.
     pub fn on_vote(&mut self, vote: Arc<SignedVote>, now_ms: u64) -> Result<(), AgreementError> {
         if vote.vote().lifetime != self.lifetime {
             return Err(AgreementError::NotWanted);
@@ -362,10 +365,11 @@ impl Agreement {
         Ok(())
     }
 
-    /// Accepts what can be accepted now, with our signature. To be called after every event and when a round begins.
+    /// Accepts what can be accepted now, and adds this authority's signature. The caller calls this after every event
+    /// and when a round begins.
     pub fn settle(&mut self, key: &impl AsSigner, now_ms: u64) -> Vec<Forward> {
         let round = match self.rounds.at(now_ms) {
-            // From a clock ahead of ours; its time comes.
+            // The endorsement comes from a clock that is ahead; its time is still to come.
             None | Some(0) => return Vec::new(),
             Some(round) => round,
         };
@@ -389,7 +393,7 @@ impl Agreement {
             return Vec::new();
         }
         let forwards = accepted.into_iter().map(|(endorsement, vote)| Forward {
-            // Those who signed it hold it.
+            // Authorities that signed the endorsement hold it.
             to: self.others(&endorsement),
             endorsement,
             vote,
@@ -417,7 +421,7 @@ impl Agreement {
         })
     }
 
-    /// What is agreed on so far; final when the last round is over.
+    /// What is agreed on so far. It is final when the last round is over.
     pub fn outcome(&self) -> Outcome {
         let mut outcome = Outcome {
             votes: Vec::new(),
@@ -442,7 +446,7 @@ impl Agreement {
             .filter_map(|author| author.proof.as_ref())
     }
 
-    /// Digests that were accepted, by author; for logs and tests.
+    /// The digests that were accepted, by author, for logs and tests.
     pub fn accepted(&self) -> impl Iterator<Item = (RelayId, Digest)> {
         self.authors.iter().flat_map(|(identity, author)| {
             let accepted = author.candidates.iter().filter(|c| c.is_accepted);

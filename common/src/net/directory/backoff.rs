@@ -13,7 +13,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits from `first` to `cap`.
+    /// Waits that grow from `first` to `cap`.
     pub fn new(first: Duration, cap: Duration) -> Self {
         Self {
             first,
@@ -29,7 +29,7 @@ impl Backoff {
         step / 2 + random_below(rng, step / 2)
     }
 
-    /// Begins anew, after a success.
+    /// Begins with the first wait again, after a success.
     pub fn reset(&mut self) {
         self.next = self.first.min(self.cap);
     }
@@ -38,7 +38,7 @@ impl Backoff {
 /// A random duration below `limit`, to the microsecond.
 pub fn random_below(rng: &mut impl Rng, limit: Duration) -> Duration {
     let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
-    // The bias of a remainder is far below what a wait can show.
+    // The bias of a remainder is far smaller than what can be seen in a wait.
     Duration::from_micros(rng.next_u64().checked_rem(micros).unwrap_or(0))
 }
 

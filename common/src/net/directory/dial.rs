@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Both halves of a connection.
+/// A connection that can be read and written.
 pub trait AsyncReadWrite: AsyncRead + AsyncWrite {}
 
 impl<T: AsyncRead + AsyncWrite + ?Sized> AsyncReadWrite for T {}
@@ -21,6 +21,6 @@ pub type DialFuture = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
 pub trait Dial: Send + Sync {
     /// Opens a connection to one of `addresses`, tried in order, whose far side proves `link_key`.
     ///
-    /// The future has no deadline of its own beyond what the transport sets; callers set one.
+    /// The future has no deadline beyond that of the transport. Callers set one.
     fn dial(&self, addresses: &[SocketAddr], link_key: [u8; 32]) -> DialFuture;
 }

@@ -19,24 +19,24 @@ use crate::dir::{
     apply,
 };
 
-/// Header of a request that takes a difference, and of an answer that is one (RFC 3229).
+/// Name of the coding in the headers of a request that takes a difference, and of an answer that is one (RFC 3229).
 pub const DIFFERENCE_CODING: &str = "cepa-diff";
-/// What carries [`DIFFERENCE_CODING`] in a request.
+/// Header that carries [`DIFFERENCE_CODING`] in a request.
 pub const A_IM: &str = "a-im";
-/// What carries [`DIFFERENCE_CODING`] in an answer.
+/// Header that carries [`DIFFERENCE_CODING`] in an answer.
 pub const IM: &str = "im";
-/// Names the consensus that a difference begins at.
+/// Header that names the consensus that a difference begins at.
 pub const DELTA_BASE: &str = "delta-base";
-/// Longest pause of a server in the midst of an exchange.
+/// The longest pause that a server may make during an exchange.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Longest error text taken from a server (bytes).
+/// Length of the longest error text that is taken from a server, in bytes.
 const MAX_TEXT_BYTES: usize = 1_024;
 
-/// Why a directory request came to nothing.
+/// Why a directory request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// What the server sent does not verify.
+    /// The document that the server sent does not verify.
     #[error("document refused: {0}")]
     Document(#[from] DocError),
     /// The server does not speak HTTP as expected, or closed early.
@@ -45,7 +45,7 @@ pub enum FetchError {
     /// The server sent more than the cap.
     #[error("answer is over the cap of {0} bytes")]
     TooLarge(usize),
-    /// The server said no.
+    /// The server refused the request.
     #[error("refused with status {status}: {text}")]
     Refused {
         /// HTTP status.
@@ -58,10 +58,10 @@ pub enum FetchError {
     /// The connection could not be opened.
     #[error("connection failed: {0}")]
     Dial(#[from] io::Error),
-    /// Not done in time.
+    /// The deadline has passed.
     #[error("no answer in time")]
     Deadline,
-    /// The server sent nothing for a while in the midst of the exchange.
+    /// The server sent nothing for a while during the exchange.
     #[error("the answer stalled")]
     Stalled,
     /// The difference that the server sent is wrong.
@@ -76,7 +76,8 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Has the server done what an honest and working one does not? Being busy or out of reach is no lie.
+    /// Has the server done something that an honest and working one does not do? Being busy or out of reach is not
+    /// that.
     pub fn is_misbehaviour(&self) -> bool {
         match self {
             Self::Document(_)
@@ -106,13 +107,14 @@ impl FetchError {
 /// How much of an answer has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
-    /// Bytes of its body so far.
+    /// Number of bytes of the body so far.
     pub bytes: usize,
-    /// Bytes of the whole body, where the server has announced them.
+    /// Length of the whole body in bytes, if the server has announced it.
     pub announced: Option<usize>,
 }
 
-/// A `Retry-After` in seconds (RFC 9110, section 10.2.3); a date, which takes a clock to read, is none.
+/// Reads a `Retry-After` in seconds (RFC 9110, section 10.2.3). A date counts as none, because reading it takes a
+/// clock.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?;
     seconds.parse().ok().map(Duration::from_secs)
@@ -130,7 +132,7 @@ pub struct DirRequest {
 }
 
 impl DirRequest {
-    /// The newest consensus, unless it is the one held.
+    /// Asks for the newest consensus, unless it is the one held.
     pub fn consensus(held: Option<Digest>) -> Self {
         Self {
             method: Method::GET,
@@ -142,14 +144,14 @@ impl DirRequest {
         }
     }
 
-    /// Tells `received` how much of the answer has come.
+    /// Makes the request tell `received` how much of the answer has come.
     #[must_use]
     pub fn tell(mut self, received: watch::Sender<Received>) -> Self {
         self.received = received;
         self
     }
 
-    /// The newest consensus, unless it is the one held: whole, or what makes it of the one held.
+    /// Asks for the newest consensus, unless it is the one held: whole, or as a difference to the one held.
     pub fn newer(held: Digest) -> Self {
         Self {
             takes_difference: true,
@@ -167,7 +169,7 @@ impl DirRequest {
         Self::post("/cepa/1/signature", bytes.into())
     }
 
-    /// The newest revision of `network.toml`, or this one.
+    /// Asks for the newest revision of `network.toml`, or for this one.
     pub fn network(revision: Option<u32>) -> Self {
         let path = match revision {
             None => "/cepa/1/network".into(),
@@ -195,7 +197,7 @@ impl DirRequest {
     }
 
     fn build(self) -> Result<Request<Full<Bytes>>, FetchError> {
-        // No header says what program or version asks.
+        // No header says which program or version asks.
         let mut builder = Request::builder()
             .method(self.method)
             .uri(&*self.path)
@@ -218,18 +220,18 @@ impl DirRequest {
 /// A server's answer that is not a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirResponse {
-    /// Done, or here it is.
+    /// The request is done, or this is the document.
     Ok(Bytes),
-    /// What makes the newest of the document held.
+    /// The difference that makes the newest document from the one held.
     Difference(Bytes),
-    /// The document held is the newest there.
+    /// The document held is the newest that the server has.
     NotModified,
 }
 
 /// Sends one request over `io` and takes at most `cap` bytes of answer within `deadline` (S22).
 ///
 /// # Errors
-/// [`FetchError`]; the connection is closed in any case.
+/// [`FetchError`] if there is no good answer. The connection is closed in any case.
 pub async fn fetch<S>(
     io: S,
     request: DirRequest,
@@ -258,7 +260,7 @@ where
     let answer = async {
         let head = sender.send_request(request);
         let response = if is_upload {
-            // How long a body takes to send, the caller knows.
+            // The caller knows how long sending the body takes.
             head.await?
         } else {
             let head = tokio::time::timeout(PROGRESS_DEADLINE, head).await;
@@ -273,7 +275,7 @@ where
             StatusCode::OK => Ok(DirResponse::Ok(collect(body, cap, &received).await?)),
             StatusCode::IM_USED if takes_difference => {
                 let tag = held.map(|held| format!("\"{held}\"")).unwrap_or_default();
-                // From a base that was not offered: refused before it is read.
+                // The difference begins at a base that was not offered, so it is refused before it is read.
                 if base.is_none_or(|base| base != tag.as_str()) {
                     return Err(FetchError::Unasked);
                 }
@@ -306,7 +308,7 @@ where
     }
 }
 
-/// Reads a body of at most `cap` bytes; each piece must come in time (S22).
+/// Reads a body of at most `cap` bytes. Each piece must come in time (S22).
 async fn collect(
     mut body: Incoming,
     cap: usize,
@@ -337,10 +339,10 @@ async fn collect(
     }
 }
 
-/// Asks for the newest consensus and verifies it; `None` when it is the one held.
+/// Asks for the newest consensus and verifies it; `None` if it is the one held.
 ///
 /// # Errors
-/// [`FetchError`].
+/// [`FetchError`] if there is no good answer.
 pub async fn fetch_consensus<S, N>(
     io: S,
     network: &N,
@@ -374,11 +376,12 @@ where
     }
 }
 
-/// Asks for a newer consensus than the one held, as a difference where the server has it, and verifies it; `None` when
-/// the server has none that is newer. With nothing held it comes whole.
+/// Asks for a newer consensus than the one held, as a difference if the server has it, and verifies it; `None` if the
+/// server has none that is newer. If nothing is held, the consensus comes whole.
 ///
 /// # Errors
-/// [`FetchError`]. After [`FetchError::Difference`] ask elsewhere, with [`fetch_consensus`] and nothing held.
+/// [`FetchError`] if there is no good answer. After [`FetchError::Difference`] the caller asks another server, by
+/// [`fetch_consensus`] with nothing held.
 pub async fn fetch_newer<S>(
     io: S,
     network: &impl KnownNetwork,
@@ -391,10 +394,10 @@ where
     fetch_newer_watched(io, network, held, deadline, watch::Sender::default()).await
 }
 
-/// The same, and tells `received` how much has come.
+/// Does what [`fetch_newer`] does, and tells `received` how much has come.
 ///
 /// # Errors
-/// As [`fetch_newer`].
+/// As of [`fetch_newer`].
 pub async fn fetch_newer_watched<S>(
     io: S,
     network: &impl KnownNetwork,
@@ -420,10 +423,10 @@ where
     }
 }
 
-/// Sends a document; an answer of 200 is success.
+/// Sends a document. An answer of 200 is success.
 ///
 /// # Errors
-/// [`FetchError`].
+/// [`FetchError`] for any other answer.
 pub async fn upload<S>(io: S, request: DirRequest, deadline: Duration) -> Result<(), FetchError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

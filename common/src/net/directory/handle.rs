@@ -1,4 +1,4 @@
-//! The network as it is known now, shared by all rooms of a process, and on disk.
+//! The network as it is known now, shared by all rooms of a process, and kept on disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use crate::dir::{
 use crate::ids::NetworkId;
 use crate::state::{StateError, record};
 
-/// The revisions of the network that this process holds. Clones share them; the id never changes.
+/// The revisions of the network that this process holds. Clones share them. The network's id never changes.
 #[derive(Clone, Debug)]
 pub struct NetworkHandle(Arc<watch::Sender<Arc<Revisions>>>);
 
 impl NetworkHandle {
-    /// These revisions.
+    /// A handle on these revisions.
     pub fn new(revisions: Revisions) -> Self {
         Self(Arc::new(watch::Sender::new(Arc::new(revisions))))
     }
 
-    /// What is held now.
+    /// The revisions held now.
     pub fn revisions(&self) -> Arc<Revisions> {
         Arc::clone(&self.0.borrow())
     }
 
-    /// The newest revision: whom to ask, and what its parameters say.
+    /// The newest revision. It says whom to ask, and what the parameters are.
     pub fn newest(&self) -> Arc<NetworkFile> {
         Arc::clone(self.0.borrow().newest())
     }
@@ -47,10 +47,10 @@ impl NetworkHandle {
         self.0.subscribe()
     }
 
-    /// Takes a later revision for everyone at once; `false` for what is held, or older.
+    /// Takes a later revision for all who share the handle. Returns `false` for a revision that is held, or older.
     ///
     /// # Errors
-    /// [`NetworkFileError`], as [`Revisions::insert`].
+    /// [`NetworkFileError`], as for [`Revisions::insert`].
     pub fn offer(&self, next: NetworkFile) -> Result<bool, NetworkFileError> {
         let mut taken = Ok(false);
         self.0.send_if_modified(|held| {
@@ -84,10 +84,10 @@ impl KnownNetwork for NetworkHandle {
     }
 }
 
-/// The kind of the record on disk.
+/// Kind of the record on disk.
 const RECORD: &str = "network";
 
-/// The record of the revisions of one network in a directory of state.
+/// The record of the revisions of one network in a state directory.
 #[derive(Clone, Debug)]
 pub struct RevisionStore {
     path: PathBuf,
@@ -101,9 +101,10 @@ impl RevisionStore {
         }
     }
 
-    /// The file that a person gave, with all that an earlier run learnt. Blocks on the disk.
+    /// Makes a handle of the file that a person gave and of all that an earlier run learnt. The call blocks on the
+    /// disk.
     ///
-    /// What cannot be read is passed over with a warning: the given file is enough to begin with.
+    /// A record that cannot be read is passed over with a warning: the given file is enough to begin with.
     pub fn open(directory: Option<&Path>, given: NetworkFile) -> NetworkHandle {
         let stored = directory.map(|directory| Self::new(directory, &given.network_id()).load());
         let stored = match stored.transpose() {
@@ -125,10 +126,10 @@ impl RevisionStore {
         NetworkHandle::new(revisions)
     }
 
-    /// The revisions on disk, each verified by its own authorities.
+    /// Loads the revisions on disk, each of them verified by its own authorities.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// [`StateError`] if the disk cannot be read.
     pub fn load(&self) -> Result<Vec<NetworkFile>, StateError> {
         let cap = MAX_REVISIONS * (MAX_NETWORK_FILE_BYTES + 8) + 8;
         let Some((body, _)) = record::load(&self.path, RECORD, cap)? else {
@@ -141,10 +142,10 @@ impl RevisionStore {
         Ok(parsed.collect())
     }
 
-    /// Writes all that is held.
+    /// Writes all revisions that are held.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// [`StateError`] if the disk cannot be written.
     pub fn save(&self, revisions: &Revisions) -> Result<(), StateError> {
         let texts: Vec<String> = revisions
             .iter()

@@ -1,4 +1,4 @@
-//! Tells another authority of a vote: the endorsement first, the vote if it is asked for (docs/protocol.md, 6.22.5).
+//! Tells another authority about a vote: the endorsement first, the vote if it is asked for (docs/protocol.md, 6.22.5).
 
 use core::time::Duration;
 
@@ -13,13 +13,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::fetch::FetchError;
 use crate::dir::Digest;
 
-/// Longest text of an answer (bytes).
+/// Length of the longest text of an answer, in bytes.
 const MAX_TEXT_BYTES: usize = 1_024;
 
 /// Sends an endorsement, and over the same connection the vote with this digest if the other side wants it.
 ///
 /// # Errors
-/// [`FetchError`]; the connection is closed in any case.
+/// [`FetchError`] if the other side does not take them. The connection is closed in any case.
 pub async fn offer_vote<S>(
     io: S,
     endorsement: Bytes,

@@ -13,12 +13,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::fetch::FetchError;
 
-/// Asks a directory server for so many bytes that mean nothing, and throws them away as they come.
+/// Asks a directory server for `bytes` bytes that mean nothing, and drops them as they come.
 ///
-/// What has come at the deadline counts: the answer is how much came, and how long that took from asking on.
+/// Bytes that have come at the deadline count. Returns how many came, and how long that took from the request on.
 ///
 /// # Errors
-/// [`FetchError`] when nothing came, or the server refused or broke off.
+/// [`FetchError`] if nothing came, or if the server refused or broke off.
 pub async fn fetch_padding<S>(
     io: S,
     bytes: u64,
@@ -45,7 +45,7 @@ where
         let got = take(response, bytes, until).await?;
         Ok((got, started.elapsed()))
     };
-    // The connection may end before its last bytes are read: only the answer ends the download.
+    // The connection may end before its last bytes are read, so only the answer ends the download.
     let drive = async {
         let _ = connection.await;
         std::future::pending::<()>().await;

@@ -1,4 +1,5 @@
-//! Keeps the network's file new: from the file that its owner edits, and from directories (docs/protocol.md, 6.3.11).
+//! Keeps the network's file up to date: from the file that its owner edits, and from directories (docs/protocol.md,
+//! 6.3.11).
 
 use core::fmt;
 use core::time::Duration;
@@ -18,26 +19,26 @@ use crate::dir::{
 };
 use crate::world::{Clock, blocking, random};
 
-/// Longest dial and fetch of one revision.
+/// The longest time that the dial and fetch of one revision may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(20);
-/// Directories asked in one round.
+/// Number of directories asked in one round.
 const SOURCES: usize = 3;
-/// Longest wait between two looks at the consensus and the file.
+/// The longest wait between two looks at the consensus and at the file.
 const LOOK_CAP: Duration = Duration::from_secs(30);
-/// First wait between questions: also how long there may be no fresh consensus before its signers are thought to be new.
+/// The first wait between questions. If there has been no fresh consensus for this time, its signers may be new.
 const ASK_FIRST: Duration = Duration::from_secs(4);
-/// Longest wait between questions.
+/// The longest wait between questions.
 const ASK_CAP: Duration = Duration::from_secs(600);
 
-/// Gives the newest consensus held.
+/// A function that returns the newest consensus held.
 pub type NewestConsensus = Box<dyn Fn() -> Option<Arc<Consensus>> + Send + Sync>;
 
-/// Says whether a relay may be connected to.
+/// A function that says whether a relay may be connected to.
 pub type MayAsk = Box<dyn Fn(&Entry) -> bool + Send + Sync>;
 
-/// All that [`revise`] needs.
+/// Everything that [`revise`] needs.
 pub struct Reviser {
-    /// Where revisions go.
+    /// The handle that takes later revisions.
     pub network: NetworkHandle,
     /// Opens connections to directories.
     pub dial: Arc<dyn Dial>,
@@ -45,11 +46,11 @@ pub struct Reviser {
     pub clock: Clock,
     /// The newest consensus, which names the revision that the authorities hold.
     pub consensus: NewestConsensus,
-    /// Which relays may be asked.
+    /// Says which relays may be asked.
     pub may_ask: MayAsk,
-    /// Relays ask the authorities; clients ask relays while they know some.
+    /// Whether authorities are asked. Relays ask them; clients ask relays while they know some.
     pub asks_authorities: bool,
-    /// Where revisions are kept; nothing is kept without it.
+    /// The store of revisions on disk; nothing is stored without it.
     pub store: Option<RevisionStore>,
     /// The file that the network was read from: its owner may put a later revision there.
     pub file: Option<PathBuf>,
@@ -68,7 +69,7 @@ enum ReviseError {
     NoNews,
 }
 
-/// Where to ask.
+/// A directory to ask.
 struct Source {
     addresses: Vec<SocketAddr>,
     link_key: [u8; 32],
@@ -88,7 +89,7 @@ pub async fn revise(mut reviser: Reviser) {
     let first_ms = u64::try_from(ASK_FIRST.as_millis()).unwrap_or(u64::MAX);
     let mut ask_at_ms = reviser.clock.now_ms().saturating_add(first_ms);
     let (mut seen, mut asked_for) = (String::new(), 0);
-    // A founding file is on disk where its owner put it.
+    // A founding file is on disk already, where its owner put it.
     let mut saved = 0;
     loop {
         reviser.reread(&mut seen).await;
@@ -101,7 +102,8 @@ pub async fn revise(mut reviser: Reviser) {
         let held = reviser.network.newest().revision();
         let named = consensus.as_ref().map_or(0, |c| c.network_revision());
         if named > held && named != asked_for {
-            // At once, but not for ever at this pace: it may be one that nobody can take by himself.
+            // The question comes at once, but not for ever at this rate: it may be a revision that does not follow from
+            // the one held.
             asked_for = named;
             again.reset();
             ask_at_ms = now_ms;
@@ -120,14 +122,14 @@ pub async fn revise(mut reviser: Reviser) {
 }
 
 impl Reviser {
-    /// A tenth of an interval, and as much again by chance: not all ask at once.
+    /// The wait is a tenth of an interval and up to as much again at random, so that not all ask at once.
     fn wait(&self) -> Duration {
         let interval = u64::from(self.network.newest().params().vote_interval_seconds);
         let look = LOOK_CAP.min(Duration::from_secs(interval) / 10);
         look + random_below(&mut random::rng(), look)
     }
 
-    /// Takes what its owner put into the network's file, if it follows from what is held.
+    /// Takes the revision that the owner put into the network's file, if it follows from the one held.
     async fn reread(&mut self, seen: &mut String) {
         let Some(path) = self.file.clone() else {
             return;
@@ -148,7 +150,7 @@ impl Reviser {
         *seen = text;
     }
 
-    /// Asks a few directories until one has a later revision that holds.
+    /// Asks a few directories until one has a later revision that is valid.
     async fn round(&self, consensus: Option<&Consensus>) {
         for source in self.sources(consensus) {
             match self.ask(&source).await {
@@ -159,7 +161,8 @@ impl Reviser {
         }
     }
 
-    /// The newest of a directory; step by step where it does not follow from what is held.
+    /// Takes a directory's newest revision. If it does not follow from the one held, the revisions between are fetched
+    /// too.
     async fn ask(&self, source: &Source) -> Result<(), ReviseError> {
         let held = self.network.newest().revision();
         let newest = self.fetch(source, None).await?;
@@ -175,7 +178,7 @@ impl Reviser {
         let steps = u32::try_from(MAX_REVISIONS).unwrap_or(u32::MAX);
         for revision in held.saturating_add(1)..=last.min(held.saturating_add(steps)) {
             let step = self.fetch(source, Some(revision)).await?;
-            // Several may be jumped over: what matters is that one leads to the next.
+            // Some of the revisions may be skipped: what matters is that one leads to the next.
             let _ = self.network.offer(step);
         }
         if self.network.newest().revision() > held {
@@ -251,7 +254,7 @@ impl Reviser {
         );
     }
 
-    /// Has what is held on disk, whoever took it.
+    /// Writes the revisions held to disk, whoever took them.
     async fn keep(&self, saved: &mut u32) {
         let revisions = self.network.revisions();
         let newest = revisions.newest().revision();
