@@ -2,9 +2,8 @@
 
 use std::net::SocketAddr;
 
-use cepa_common::dir::{ExitPolicy, Flags, RelayDescriptor, UnixSecs};
+use cepa_common::dir::{ExitPolicy, FamilyMembership, Flags, RelayDescriptor, UnixSecs};
 use cepa_common::handshake::OnionPublicKey;
-use cepa_common::ids::NetworkId;
 
 use crate::options::RelayOptions;
 
@@ -15,16 +14,12 @@ const DEFAULT_BANDWIDTH_KIB: u32 = 10_000;
 /// on.
 pub(crate) fn own_descriptor(
     options: &RelayOptions,
-    network: &NetworkId,
     onion: OnionPublicKey,
     listening: SocketAddr,
     published: UnixSecs,
+    family: Option<FamilyMembership>,
 ) -> RelayDescriptor {
     let identity = &options.identity;
-    let family = identity.family(network).unwrap_or_else(|error| {
-        tracing::warn!(%error, "this relay is in no family");
-        None
-    });
     let reject_all = ExitPolicy::reject_all();
     let policy = options
         .exit

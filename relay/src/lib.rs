@@ -6,6 +6,8 @@
 //! make the consensus. A cell that only passes never leaves the tables of the two links
 //! that it passes between (`cepa_common::net::switch`).
 //!
+//! Rooms report what happens to a [`Reporter`]; [`RelayHandle::events`] follows it.
+//!
 //! [`Relay::start`] starts all rooms and [`RelayHandle::shutdown`] stops them,
 //! sources of work first.
 
@@ -14,6 +16,7 @@ pub mod authority;
 mod circuit;
 mod descriptor;
 pub mod directory;
+mod events;
 pub mod exit;
 pub mod keys;
 mod link;
@@ -22,5 +25,9 @@ mod params;
 mod start;
 
 pub use admission::Limits;
+pub use events::{
+    AuthorityEvent, AuthorityFailure, ConnectionBound, DescriptorAnswer, Listing, RelayEvent,
+    RelayEvents, Reporter,
+};
 pub use options::{AuthorityOptions, ExitOptions, RelayOptions};
 pub use start::{Relay, RelayError, RelayHandle};

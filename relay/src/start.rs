@@ -21,6 +21,7 @@ use crate::authority::{
 use crate::circuit::{EndContext, HandshakePool, Responder, Sets};
 use crate::descriptor::own_descriptor;
 use crate::directory::{ConsensusFiles, DirectoryServer, Publisher, Refresher, publish, refresh};
+use crate::events::{AuthorityFailure, RelayEvent, RelayEvents, Reporter, follow_consensus};
 use crate::exit::{ExitConnector, Outside, ResolverError};
 use crate::keys::ring::OnionRing;
 use crate::keys::watch::{KeyWatch, watch as watch_keys};
@@ -65,6 +66,7 @@ pub struct Relay;
 pub struct RelayHandle {
     identity: RelayId,
     local_addr: SocketAddr,
+    events: Reporter,
     /// What brings work in: the listener and all that speaks to authorities.
     sources: Stopper,
     /// The threads that make circuits.
@@ -96,12 +98,18 @@ impl Relay {
         let clock = Clock::system();
         let ring = load_ring(&options, &network, &clock)?;
         let (onion_keys_sender, onion_keys) = watch::channel(ring.snapshot());
+        let events = Reporter::default();
         let (sources, stop_sources) = tasks();
         let (work, stop_work) = tasks();
 
         let queue = options.authority.as_ref().map(|_| authority_queue());
         let (authority, authority_queue) = queue.unzip();
-        let directory = DirectoryServer::new(network.clone(), clock.clone(), authority.clone());
+        let directory = DirectoryServer::reporting(
+            network.clone(),
+            clock.clone(),
+            authority.clone(),
+            events.clone(),
+        );
         let files = ConsensusFiles::new(&options.cache_dir, &directory);
         files.load(&directory).await;
         let params = ParamsInForce::new(directory.clone());
@@ -137,7 +145,7 @@ impl Relay {
         };
         let handshakes = HandshakePool::start(options.threads, creates, &responder);
         let handshakes = handshakes.map_err(io("no thread"))?;
-        work.spawn(keep_within_budget(memory));
+        work.spawn(keep_within_budget(memory, events.clone()));
         work.spawn(files.follow(directory.clone()));
 
         let speakers = Speakers {
@@ -150,10 +158,24 @@ impl Relay {
             speakers.start_authority(options, queue);
         }
         speakers.start_refresher();
+        work.spawn(follow_consensus(
+            directory.subscribe(),
+            identity,
+            events.clone(),
+        ));
         let onion = onion_keys.borrow().last().map(|newest| newest.public());
         let descriptor = onion.filter(|_| options.publish).map(|onion| {
+            let family = options.identity.family(&network_id);
+            let family = family.unwrap_or_else(|error| {
+                let reason = error.to_string();
+                events.report(RelayEvent::OwnersFile { reason });
+                None
+            });
+            events.report(RelayEvent::Family {
+                is_member: family.is_some(),
+            });
             let now = clock.now_secs();
-            let descriptor = own_descriptor(&options, &network_id, onion, local_addr, now);
+            let descriptor = own_descriptor(&options, onion, local_addr, now, family);
             speakers.start_publisher(&options, descriptor, authority)
         });
         speakers.start_reviser(&options);
@@ -166,6 +188,7 @@ impl Relay {
             consensus: directory.subscribe(),
             params: network.newest().params(),
             descriptor,
+            events: events.clone(),
             told: Default::default(),
         }));
         sources.spawn(listen(Listener {
@@ -174,10 +197,13 @@ impl Relay {
             params,
             doors: Doors { links, directory },
             tasks: work,
+            events: events.clone(),
         }));
+        events.report(RelayEvent::Listening(local_addr));
         Ok(RelayHandle {
             identity,
             local_addr,
+            events,
             sources: stop_sources,
             handshakes,
             work: stop_work,
@@ -194,6 +220,11 @@ impl RelayHandle {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// What the relay tells of itself: how things stand first, then what happens.
+    pub fn events(&self) -> RelayEvents {
+        self.events.subscribe()
     }
 
     /// Stops accepting, ends all links and circuits, and waits until all tasks have ended.
@@ -245,7 +276,9 @@ impl Speakers {
         let renewals = options.signing_key_file.clone().map(|file| {
             let (sender, receiver) = watch::channel(options.signing_key.clone());
             let clock = self.directory.clock().clone();
-            self.tasks.spawn(follow_voting_key(file, clock, sender));
+            let events = self.directory.events().clone();
+            let follow = follow_voting_key(file, clock, sender, events);
+            self.tasks.spawn(follow);
             receiver
         });
         let task = AuthorityTask {
@@ -264,8 +297,9 @@ impl Speakers {
             },
         };
         self.tasks.spawn(async move {
+            let events = task.directory.events().clone();
             if let Err(error) = authority::run(task, queue).await {
-                tracing::error!(%error, "this authority votes no more: its record of what it signed can't be used");
+                events.report(AuthorityFailure::RecordLost.because(&error));
             }
         });
     }
@@ -295,6 +329,7 @@ impl Speakers {
             descriptor: receiver,
             consensus: self.directory.subscribe(),
             local: authority.map(|handle| (self.identity, handle)),
+            events: self.directory.events().clone(),
         }));
         sender
     }

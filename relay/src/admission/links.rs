@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use cepa_common::sync::lock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::events::ConnectionBound;
+
 /// Counts the connections that are open, in all and by address.
 #[derive(Clone)]
 pub(crate) struct LinkAdmission {
@@ -33,15 +35,6 @@ impl Drop for LinkPlace {
     }
 }
 
-/// Which bound keeps a connection out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Full {
-    /// The relay has as many connections as its owner allows.
-    All,
-    /// The address has as many connections as the network allows one address.
-    Address,
-}
-
 impl LinkAdmission {
     /// An admission of `connections` at once.
     pub(crate) fn new(connections: u32) -> Self {
@@ -55,15 +48,19 @@ impl LinkAdmission {
     /// Takes a place for a connection from `address`, of which `per_address` may be open at once.
     ///
     /// # Errors
-    /// [`Full`] says which bound has been reached.
-    pub(crate) fn admit(&self, address: IpAddr, per_address: u32) -> Result<LinkPlace, Full> {
+    /// The bound that has been reached.
+    pub(crate) fn admit(
+        &self,
+        address: IpAddr,
+        per_address: u32,
+    ) -> Result<LinkPlace, ConnectionBound> {
         let permit = self.all.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Full::All)?;
+        let permit = permit.map_err(|_| ConnectionBound::All)?;
         let mut counts = lock(&self.by_address);
         let held = counts.get(&address).copied().unwrap_or_default();
         // Loopback is one's own machine, where a whole network has one address.
         if held >= per_address && !address.is_loopback() {
-            return Err(Full::Address);
+            return Err(ConnectionBound::Address);
         }
         counts.insert(address, held + 1);
         Ok(LinkPlace {
@@ -88,9 +85,15 @@ mod tests {
         let admission = LinkAdmission::new(3);
         let first = admission.admit(address(1), 2).unwrap();
         let _second = admission.admit(address(1), 2).unwrap();
-        assert_eq!(admission.admit(address(1), 2).err(), Some(Full::Address));
+        assert_eq!(
+            admission.admit(address(1), 2).err(),
+            Some(ConnectionBound::Address)
+        );
         let _third = admission.admit(address(2), 2).unwrap();
-        assert_eq!(admission.admit(address(3), 2).err(), Some(Full::All));
+        assert_eq!(
+            admission.admit(address(3), 2).err(),
+            Some(ConnectionBound::All)
+        );
         drop(first);
         assert!(admission.admit(address(1), 2).is_ok());
     }
@@ -101,7 +104,10 @@ mod tests {
         for n in 0..100 {
             drop(admission.admit(address(n), 1).unwrap());
             // Who is kept out leaves nothing either.
-            assert_eq!(admission.admit(address(n), 0).err(), Some(Full::Address));
+            assert_eq!(
+                admission.admit(address(n), 0).err(),
+                Some(ConnectionBound::Address)
+            );
         }
         assert!(lock(&admission.by_address).is_empty());
         assert_eq!(admission.all.available_permits(), 8);
@@ -113,6 +119,9 @@ mod tests {
         let loopback: IpAddr = [127, 0, 0, 1].into();
         let places: Vec<_> = (0..3).map(|_| admission.admit(loopback, 1)).collect();
         assert!(places.iter().all(Result::is_ok));
-        assert_eq!(admission.admit(loopback, 1).err(), Some(Full::All));
+        assert_eq!(
+            admission.admit(loopback, 1).err(),
+            Some(ConnectionBound::All)
+        );
     }
 }

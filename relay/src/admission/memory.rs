@@ -17,10 +17,10 @@ use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use tokio::time::sleep;
 
+use crate::events::{Pace, RelayEvent, Reporter};
+
 /// From one look for victims to the next: their memory comes back meanwhile.
 const SETTLE: Duration = Duration::from_millis(50);
-/// The log has one line of it in this time (S34).
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A circuit that ends at this relay: its streams' buffers hold bytes.
 struct EndingHere {
@@ -118,12 +118,14 @@ impl Memory {
         victims
     }
 
-    /// Ends circuits, the longest wait first, until there is room again.
-    fn relieve(&self) {
+    /// Ends circuits, the longest wait first, until there is room again. Gives how many it has ended.
+    fn relieve(&self) -> u64 {
+        let mut ended = 0;
         for Victim { link, circ, .. } in self.victims() {
             if !self.budget.is_above_low_water() {
-                return;
+                return ended;
             }
+            ended += 1;
             // Its link gives the memory back when it carries this out; what
             // waits for the link itself is dropped here and now.
             link.purge(circ);
@@ -134,6 +136,7 @@ impl Memory {
             .send(&link);
             self.discard_streams(&link, circ);
         }
+        ended
     }
 
     fn discard_streams(&self, link: &Arc<LinkQueue>, circ: CircId) {
@@ -160,19 +163,14 @@ impl Holders {
 }
 
 /// Watches the memory for as long as the relay runs, and ends circuits when more is held than may be.
-pub(crate) async fn keep_within_budget(memory: Arc<Memory>) {
-    let mut logged = None;
+pub(crate) async fn keep_within_budget(memory: Arc<Memory>, events: Reporter) {
+    let mut pace = Pace::default();
     loop {
         poll_fn(|cx| memory.budget.poll_exceeded(cx)).await;
-        let now = steady::now();
-        if logged.is_none_or(|at| now.saturating_duration_since(at) > LOG_EVERY) {
-            logged = Some(now);
-            tracing::warn!(
-                used = memory.budget.used(),
-                "more is queued than the memory limit allows; circuits that nobody reads are ended"
-            );
+        let used = memory.budget.used();
+        if let Some(ended) = pace.count(memory.relieve(), steady::now()) {
+            events.report(RelayEvent::MemoryExceeded { used, ended });
         }
-        memory.relieve();
         // The links need a turn to give the memory back.
         sleep(SETTLE).await;
     }
@@ -216,11 +214,11 @@ mod tests {
             links[link].push(circ(n), &[0; 4 * CELL_LEN]).unwrap();
         }
         assert!(budget.is_exceeded());
-        memory.relieve();
+        assert_eq!(memory.relieve(), 2);
         // Twelve cells were queued; the low water is at seven and a half.
         assert_eq!((waits(&links[0]), waits(&links[1])), (vec![3], vec![]));
-        memory.relieve();
-        assert_eq!(waits(&links[0]), [3], "enough is enough");
+        assert_eq!(memory.relieve(), 0, "enough is enough");
+        assert_eq!(waits(&links[0]), [3]);
     }
 
     #[tokio::test]

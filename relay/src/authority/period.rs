@@ -19,6 +19,7 @@ use super::AuthorityError;
 use super::record::Signed;
 use super::relays::{Probe, Relays};
 use super::schedule::{lifetime_at, lifetime_of};
+use crate::events::{AuthorityEvent, AuthorityFailure};
 
 /// Number of valid-afters whose proofs are kept.
 const MAX_PROOF_PERIODS: usize = 32;
@@ -137,6 +138,8 @@ pub struct Authority {
     /// The authority neither votes nor signs before this valid-after, because an earlier run may have sent something
     /// else.
     first: UnixSecs,
+    /// What has happened at the last [`Authority::poll`].
+    news: Vec<AuthorityEvent>,
 }
 
 impl Authority {
@@ -164,6 +167,7 @@ impl Authority {
             proofs: BTreeMap::new(),
             cache: Arc::default(),
             first,
+            news: Vec::new(),
         }
     }
 
@@ -327,6 +331,7 @@ impl Authority {
 
     /// Returns what is due. The caller calls this after every event, and at [`Authority::next_wake_ms`].
     pub fn poll(&mut self, now_ms: u64) -> Vec<Action> {
+        self.news.clear();
         self.roll(now_ms);
         let mut actions: Vec<_> = self
             .relays
@@ -431,8 +436,10 @@ impl Authority {
                     forward,
                     until_ms: rounds.end_ms(),
                 });
+                let valid_after = lifetime.valid_after;
+                self.news.push(AuthorityEvent::VoteMade { valid_after });
             }
-            Err(error) => tracing::error!(%error, "own vote is not valid"),
+            Err(error) => self.news.push(AuthorityFailure::Vote.because(&error)),
         }
     }
 
@@ -455,9 +462,11 @@ impl Authority {
         let told = self.proofs.insert(valid_after, proofs.clone());
         for proof in proofs {
             if !told.iter().flatten().any(|old| *old == proof) {
-                let [first, second] = proof.digests();
-                let authority = self.name(&proof.author());
-                tracing::warn!(authority, valid_after, %first, %second, "authority signed two votes for one time");
+                self.news.push(AuthorityEvent::VotedTwice {
+                    authority: self.name(&proof.author()).to_owned(),
+                    valid_after,
+                    votes: proof.digests().map(|digest| digest.to_string()),
+                });
             }
         }
         while self.proofs.len() > MAX_PROOF_PERIODS {
@@ -481,21 +490,24 @@ impl Authority {
         }
         let network = Arc::clone(&self.config.network);
         let outcome = self.period.agreement.outcome();
-        let votes = outcome.votes.len();
+        let (votes, needed) = (outcome.votes.len(), network.majority());
         self.period.outcome = Some(outcome);
-        if votes < network.majority() {
-            tracing::debug!(votes, "too few votes to count");
-            return;
+        let valid_after = self.period.lifetime().valid_after;
+        if votes < needed {
+            return self.news.push(AuthorityEvent::NoQuorum {
+                valid_after,
+                votes,
+                needed,
+            });
         }
+        self.news
+            .push(AuthorityEvent::Agreed { valid_after, votes });
         if self.period.attended_ms.is_none() {
-            tracing::warn!(
-                "this authority was not there for all rounds of the vote; it signs nothing"
-            );
-            return;
+            return self.news.push(AuthorityEvent::Absent { valid_after });
         }
         match self.sign(&network) {
             Ok(signed) => actions.extend(signed),
-            Err(error) => tracing::error!(%error, "votes make no consensus"),
+            Err(error) => self.news.push(AuthorityFailure::Count.because(&error)),
         }
     }
 
@@ -503,8 +515,9 @@ impl Authority {
         let lifetime = self.period.lifetime();
         let votes = self.period.outcome.as_ref().map(|o| &o.votes[..]);
         let body = tally(network, lifetime, votes.unwrap_or_default())?;
-        if body.entries.is_empty() {
-            tracing::warn!("more than half of the authorities agree on no relay; nothing to sign");
+        let (valid_after, relays) = (lifetime.valid_after, body.entries.len());
+        if relays == 0 {
+            self.news.push(AuthorityEvent::NoRelays { valid_after });
             return Ok(Vec::new());
         }
         let id = network.network_id();
@@ -514,13 +527,16 @@ impl Authority {
             // A signature that does not verify is not counted, which is its signer's loss.
             let _ = consensus.add(&id, early);
         }
-        let valid_after = lifetime.valid_after;
         let record = Action::RecordSigned {
             valid_after,
             what: Signed::Consensus,
             digest: consensus.digest(),
         };
         self.period.consensus = Some(consensus);
+        self.news.push(AuthorityEvent::Signed {
+            valid_after,
+            relays,
+        });
         Ok(vec![
             record,
             Action::SendSignature(signature.bytes().to_vec()),
@@ -544,37 +560,41 @@ impl Authority {
         match bytes.and_then(|bytes| SignedConsensus::parse_and_verify(&bytes, network)) {
             Ok(verified) => {
                 self.period.published_signatures = count;
-                self.report(count);
+                self.news.extend(self.complete(count));
                 actions.push(Action::Publish(verified));
             }
-            Err(error) => tracing::error!(%error, "own consensus does not verify"),
+            Err(error) => self.news.push(AuthorityFailure::Consensus.because(&error)),
         }
     }
 
-    /// Logs which authorities took part in what is published.
-    fn report(&self, signatures: usize) {
-        let (Some(outcome), Some(consensus)) = (&self.period.outcome, &self.period.consensus)
-        else {
-            return;
-        };
+    /// Says which authorities took part in what is published.
+    fn complete(&self, signatures: usize) -> Option<AuthorityEvent> {
+        let outcome = self.period.outcome.as_ref()?;
+        let consensus = self.period.consensus.as_ref()?;
         let names = |list: &[RelayId]| {
-            let names: Vec<_> = list.iter().map(|identity| self.name(identity)).collect();
-            names.join(", ")
+            let names = list.iter().map(|identity| self.name(identity).to_owned());
+            names.collect()
         };
         let authorities = self.config.network.authorities().iter();
         let unsigned: Vec<_> = authorities
             .filter(|authority| !consensus.is_signed_by(&authority.signing_key))
             .map(|authority| authority.identity)
             .collect();
-        tracing::info!(
-            valid_after = self.period.lifetime().valid_after,
-            votes = outcome.votes.len(),
+        Some(AuthorityEvent::Complete {
+            valid_after: self.period.lifetime().valid_after,
+            votes: outcome.votes.len(),
             signatures,
-            no_vote = names(&outcome.silent),
-            voted_twice = names(&outcome.convicted),
-            not_signed = names(&unsigned),
-            "consensus complete"
-        );
+            silent: names(&outcome.silent),
+            convicted: names(&outcome.convicted),
+            unsigned: names(&unsigned),
+        })
+    }
+}
+
+impl Authority {
+    /// Takes what has happened at the last [`Authority::poll`], for whoever reports it.
+    pub fn take_news(&mut self) -> Vec<AuthorityEvent> {
+        core::mem::take(&mut self.news)
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
     Action, Authority, AuthorityConfig, AuthorityError, KnowledgeOptions, Probe, SigningRecord,
 };
 use crate::directory::DirectoryServer;
+use crate::events::{AuthorityEvent, AuthorityFailure, Reporter};
 
 /// Number of descriptors that may wait for the machine. The next uploader is told to come again.
 const DESCRIPTOR_QUEUE: usize = 64;
@@ -236,6 +237,9 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
         task.renew(&mut learning.authority);
         let now_ms = task.clock().now_ms();
         let actions = learning.authority.poll(now_ms);
+        for event in learning.authority.take_news() {
+            task.events().report(event);
+        }
         if !actions.is_empty() || !queue.is_shown(&learning.authority) {
             queue.show(&learning.authority, now_ms);
         }
@@ -287,6 +291,10 @@ impl AuthorityTask {
         }
     }
 
+    fn events(&self) -> &Reporter {
+        self.directory.events()
+    }
+
     fn clock(&self) -> &Clock {
         self.directory.clock()
     }
@@ -331,20 +339,29 @@ impl AuthorityTask {
                     let record = Arc::clone(&self.record);
                     let write = move || record.record(valid_after, what, digest);
                     let written = blocking::run(write).await;
-                    if !matches!(written, Ok(Ok(()))) {
+                    let failure = match written {
+                        Ok(Ok(())) => None,
+                        Ok(Err(error)) => Some(error.to_string()),
+                        Err(error) => Some(error.to_string()),
+                    };
+                    if let Some(reason) = failure {
                         // The signature is not on disk, so after a crash something else could be signed. It must not
                         // leave.
-                        tracing::error!("signing record not written; this consensus goes unsigned");
+                        let failed = AuthorityFailure::RecordNotWritten.because(&reason);
+                        self.events().report(failed);
                         authority.withdraw_signature();
                         return;
                     }
                 }
                 Action::Publish(consensus) => {
-                    let entries = consensus.entries().len();
-                    match self.directory.offer(consensus) {
-                        Ok(_) => tracing::info!(entries, "consensus published"),
-                        Err(error) => tracing::error!(%error, "own consensus refused"),
-                    }
+                    let published = AuthorityEvent::Published {
+                        valid_after: consensus.lifetime().valid_after,
+                        relays: consensus.entries().len(),
+                    };
+                    self.events().report(match self.directory.offer(consensus) {
+                        Ok(_) => published,
+                        Err(error) => AuthorityFailure::Consensus.because(&error),
+                    });
                 }
             }
         }
@@ -383,7 +400,10 @@ impl AuthorityTask {
     fn endorse(&self, sends: &mut JoinSet<()>, forward: &Forward, until_ms: u64) {
         let endorsement = match forward.endorsement.to_bytes() {
             Ok(bytes) => Bytes::from(bytes),
-            Err(error) => return tracing::error!(%error, "own endorsement is not valid"),
+            Err(error) => {
+                let failed = AuthorityFailure::Endorsement.because(&error);
+                return self.events().report(failed);
+            }
         };
         let digest = forward.endorsement.digest();
         let vote = forward.vote.as_ref().map(|vote| vote.shared_bytes());

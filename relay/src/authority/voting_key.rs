@@ -17,6 +17,8 @@ use cepa_common::world::blocking;
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
+use crate::events::{AuthorityEvent, Reporter};
+
 /// The wait between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The log warns once a day about a key that ends sooner than this (seconds).
@@ -104,7 +106,12 @@ impl VotingKeyFile {
 }
 
 /// Looks at the files for as long as somebody listens, so that a renewed key is used without a restart.
-pub async fn follow_voting_key(file: VotingKeyFile, clock: Clock, current: watch::Sender<Signer>) {
+pub async fn follow_voting_key(
+    file: VotingKeyFile,
+    clock: Clock,
+    current: watch::Sender<Signer>,
+    events: Reporter,
+) {
     let mut last_error = String::new();
     let mut warned_at = 0;
     while !current.is_closed() {
@@ -116,47 +123,41 @@ pub async fn follow_voting_key(file: VotingKeyFile, clock: Clock, current: watch
                 let held = current.borrow().clone();
                 if (held.key(), held.not_after()) != (found.key(), found.not_after()) {
                     let until = found.not_after();
-                    tracing::info!(until, "signing with a renewed key from now on");
+                    events.report(AuthorityEvent::KeyRenewed { until });
                     warned_at = 0;
                     current.send_replace(found);
                 }
             }
             Ok(Err(error)) => {
-                let error = error.to_string();
-                if error != last_error {
-                    tracing::error!(
-                        error,
-                        "the signing key on disk cannot be used; the one held stays"
-                    );
+                let reason = error.to_string();
+                if reason != last_error {
+                    last_error.clone_from(&reason);
+                    events.report(AuthorityEvent::KeyFile { reason });
                 }
-                last_error = error;
             }
             Err(_) => return,
         }
-        warn_of_end(&current.borrow(), clock.now_secs(), &mut warned_at);
+        let warning = warn_of_end(&current.borrow(), clock.now_secs(), &mut warned_at);
+        if let Some(warning) = warning {
+            events.report(warning);
+        }
     }
 }
 
-fn warn_of_end(signer: &Signer, now: u64, warned_at: &mut u64) {
-    let Some(not_after) = signer.not_after() else {
-        return;
-    };
+/// What is to be told of the end of the signing key, now.
+fn warn_of_end(signer: &Signer, now: u64, warned_at: &mut u64) -> Option<AuthorityEvent> {
+    let not_after = signer.not_after()?;
     let left = not_after.saturating_sub(now);
     if left > WARN_BEFORE_SECS || now < warned_at.saturating_add(WARN_EVERY_SECS) {
-        return;
+        return None;
     }
     *warned_at = now;
-    if left == 0 {
-        tracing::error!(
-            "the certified signing key has ended: this authority's votes count no more; `cepa authority certify` makes a new one"
-        );
-    } else {
-        let hours = left / 3_600;
-        tracing::warn!(
-            hours,
-            "the certified signing key ends soon; `cepa authority certify` makes a new one"
-        );
-    }
+    Some(match left {
+        0 => AuthorityEvent::KeyEnded,
+        left => AuthorityEvent::KeyEnding {
+            hours_left: left / 3_600,
+        },
+    })
 }
 
 #[cfg(test)]
@@ -165,6 +166,7 @@ mod tests {
     use cepa_common::state::load_or_create_key;
 
     use super::*;
+    use crate::events::RelayEvent;
 
     const NETWORK: NetworkId = NetworkId([7; 32]);
 
@@ -230,7 +232,9 @@ mod tests {
         certify(&file, &long_term, 1_000);
         let (sender, mut signer) = watch::channel(file.load().unwrap());
         let clock = Clock::from_fn(|| 0);
-        tokio::spawn(follow_voting_key(file.clone(), clock, sender));
+        let reporter = Reporter::default();
+        let mut events = reporter.subscribe();
+        tokio::spawn(follow_voting_key(file.clone(), clock, sender, reporter));
         let second = certify(&file, &long_term, 2_000);
         signer.changed().await.unwrap();
         assert_eq!(signer.borrow_and_update().key(), second);
@@ -238,6 +242,21 @@ mod tests {
         let change = tokio::time::timeout(Duration::from_secs(60), signer.changed());
         assert!(change.await.is_err());
         assert_eq!(signer.borrow().not_after(), Some(2_000));
+        // The owner hears of both, and only once of the broken one.
+        drop(signer);
+        let mut told = Vec::new();
+        while let Some(event) = events.next().await {
+            told.push(event);
+        }
+        let [renewed, broken] = &told[..] else {
+            panic!("{told:?}")
+        };
+        let until = Some(2_000);
+        assert_eq!(*renewed, AuthorityEvent::KeyRenewed { until }.into());
+        assert!(matches!(
+            broken,
+            RelayEvent::Authority(AuthorityEvent::KeyFile { .. })
+        ));
     }
 
     #[test]

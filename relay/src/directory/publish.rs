@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::authority::AuthorityHandle;
+use crate::events::{DescriptorAnswer, RelayEvent, Reporter};
 
 /// Longest upload to one authority.
 const UPLOAD_DEADLINE: Duration = Duration::from_secs(20);
@@ -41,6 +42,8 @@ pub struct Publisher {
     pub consensus: watch::Receiver<Arc<ConsensusStore>>,
     /// The authority in this very process, reached without a connection.
     pub local: Option<(RelayId, AuthorityHandle)>,
+    /// Hears what authorities answer.
+    pub events: Reporter,
 }
 
 /// Publishes until the descriptor's sender is gone.
@@ -102,6 +105,7 @@ impl Publisher {
                 dial: Arc::clone(&self.dial),
                 local: local.map(|(_, handle)| handle.clone()),
                 signed: signed.clone(),
+                events: self.events.clone(),
             };
             uploads.spawn(target.upload_until_answered());
         }
@@ -149,28 +153,32 @@ struct Target {
     dial: Arc<dyn Dial>,
     local: Option<AuthorityHandle>,
     signed: SignedDescriptor,
+    events: Reporter,
 }
 
 impl Target {
+    fn report(&self, answer: DescriptorAnswer) {
+        self.events.report(RelayEvent::Descriptor {
+            authority: self.authority.name.clone(),
+            answer,
+        });
+    }
+
     async fn upload_until_answered(self) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
         loop {
             let attempt = tokio::time::timeout(UPLOAD_DEADLINE, Box::pin(self.upload())).await;
             match attempt.unwrap_or(Err(FetchError::Deadline)) {
-                Ok(()) => return,
+                Ok(()) => return self.report(DescriptorAnswer::Taken),
                 // It will not change its mind about these bytes.
                 Err(FetchError::Refused {
                     status: status @ 400..=499,
-                    text,
+                    text: reason,
                     ..
-                }) => {
-                    let authority = &self.authority.name;
-                    tracing::warn!(authority, status, text, "authority refused the descriptor");
-                    return;
-                }
-                Err(error) => {
-                    tracing::debug!(authority = self.authority.name, %error, "descriptor not taken");
-                }
+                }) => return self.report(DescriptorAnswer::Refused { status, reason }),
+                Err(error) => self.report(DescriptorAnswer::Unreachable {
+                    reason: error.to_string(),
+                }),
             }
             let wait = backoff.next(&mut random::rng());
             tokio::time::sleep(wait).await;
@@ -221,6 +229,7 @@ mod tests {
             descriptor,
             consensus,
             local: None,
+            events: Reporter::default(),
         };
         assert_eq!(publisher.start(1_999).len(), 3);
         assert_eq!(publisher.start(2_000).len(), 0);

@@ -103,6 +103,7 @@ impl World {
             descriptor,
             consensus: server.subscribe(),
             local: None,
+            events: server.events().clone(),
         };
         self.tasks.spawn(async move {
             publish(publisher).await;

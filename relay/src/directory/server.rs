@@ -13,6 +13,7 @@ use super::differences::Differences;
 use super::padding::Places;
 use crate::admission::DirectoryAdmission;
 use crate::authority::AuthorityHandle;
+use crate::events::{RelayEvent, Reporter};
 
 /// The consensuses that a relay holds and serves, and the authority that takes uploads, if it is one.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct DirectoryServer {
     store: watch::Sender<Arc<ConsensusStore>>,
     authority: Option<AuthorityHandle>,
     padding: Places,
+    events: Reporter,
     pub(super) differences: Differences,
     pub(super) admission: DirectoryAdmission,
 }
@@ -33,6 +35,16 @@ impl DirectoryServer {
         clock: Clock,
         authority: Option<AuthorityHandle>,
     ) -> Arc<Self> {
+        Self::reporting(network, clock, authority, Reporter::default())
+    }
+
+    /// The same as [`DirectoryServer::new`], but for where the directory's rooms report to: here it is `events`.
+    pub fn reporting(
+        network: impl Into<NetworkHandle>,
+        clock: Clock,
+        authority: Option<AuthorityHandle>,
+        events: Reporter,
+    ) -> Arc<Self> {
         let store = watch::Sender::new(Arc::new(ConsensusStore::new()));
         Arc::new(Self {
             network: network.into(),
@@ -40,6 +52,7 @@ impl DirectoryServer {
             store,
             authority,
             padding: Places::default(),
+            events,
             differences: Differences::new(),
             admission: DirectoryAdmission::default(),
         })
@@ -70,11 +83,7 @@ impl DirectoryServer {
             result == Ok(Inserted::Newest)
         });
         if let Some(conflict) = conflict {
-            tracing::error!(
-                held = %conflict.held, offered = %conflict.offered, valid_after = conflict.valid_after,
-                signed_both = conflict.signed_both.join(", "),
-                "two consensuses for one time: the authorities that signed both are broken or hostile"
-            );
+            self.events.report(RelayEvent::TwoConsensuses(conflict));
         }
         result
     }
@@ -104,6 +113,11 @@ impl DirectoryServer {
     /// All revisions of the network's file that are held.
     pub fn networks(&self) -> &NetworkHandle {
         &self.network
+    }
+
+    /// Where the rooms around the directory report to.
+    pub(crate) fn events(&self) -> &Reporter {
+        &self.events
     }
 
     /// The time.

@@ -16,6 +16,8 @@ use super::{DirectoryServer, Publisher, Refresher, publish, refresh, serve_conne
 use crate::authority::{
     AuthorityTask, MemorySigningRecord, ReachabilityProbe, authority_queue, run,
 };
+use crate::events::follow_consensus;
+use crate::{AuthorityEvent, DescriptorAnswer, Listing, RelayEvent, RelayEvents};
 
 #[path = "voting_tests.rs"]
 mod voting;
@@ -96,6 +98,7 @@ impl World {
             descriptor,
             consensus: directory.subscribe(),
             local: None,
+            events: directory.events().clone(),
         };
         self.tasks.spawn(async move {
             publish(publisher).await;
@@ -133,6 +136,66 @@ async fn authorities_and_relays_reach_a_consensus_within_seconds() {
     }
     let took_ms = world.clock.now_ms() - START_MS;
     assert!(took_ms <= 4_000, "{took_ms} ms");
+}
+
+/// Waits for an event that fits, at most a minute of virtual time.
+async fn hear(events: &mut RelayEvents, fits: impl Fn(&RelayEvent) -> bool) {
+    let heard = async {
+        while let Some(event) = events.next().await {
+            if fits(&event) {
+                return true;
+            }
+        }
+        false
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(60), heard).await;
+    assert_eq!(heard, Ok(true), "no such event");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_authorities_answer_and_a_consensus_says_is_told() {
+    let mut world = World::new(3);
+    let first = world.authority(1);
+    let relay = world.relay(10);
+    let (of_first, of_relay) = (first.events(), relay.events());
+    let follow = follow_consensus(relay.subscribe(), identity(10), of_relay.clone());
+    world.tasks.spawn(follow);
+    let mut of_relay = of_relay.subscribe();
+    let answered = |answer: fn(&DescriptorAnswer) -> bool| move |event: &RelayEvent| matches!(event, RelayEvent::Descriptor { answer: a, .. } if answer(a));
+    let unreachable = answered(|answer| matches!(answer, DescriptorAnswer::Unreachable { .. }));
+    hear(&mut of_relay, unreachable).await;
+    // One authority alone gets nowhere.
+    let mut of_first = of_first.subscribe();
+    let votes_of = |event: &RelayEvent| match event {
+        RelayEvent::Authority(AuthorityEvent::NoQuorum { votes, needed, .. }) => {
+            Some((*votes, *needed))
+        }
+        _ => None,
+    };
+    hear(&mut of_first, |event| votes_of(event) == Some((1, 2))).await;
+    world.authority(2);
+    world.authority(3);
+    let stages: [fn(&AuthorityEvent) -> bool; 5] = [
+        |event| matches!(event, AuthorityEvent::VoteMade { .. }),
+        |event| matches!(event, AuthorityEvent::Agreed { votes, .. } if *votes >= 2),
+        |event| matches!(event, AuthorityEvent::Signed { relays: 1, .. }),
+        |event| matches!(event, AuthorityEvent::Complete { signatures, .. } if *signatures >= 2),
+        |event| matches!(event, AuthorityEvent::Published { relays: 1, .. }),
+    ];
+    for is_stage in stages {
+        let fits =
+            |event: &RelayEvent| matches!(event, RelayEvent::Authority(event) if is_stage(event));
+        hear(&mut of_first, fits).await;
+    }
+    hear(
+        &mut of_relay,
+        answered(|answer| *answer == DescriptorAnswer::Taken),
+    )
+    .await;
+    let consensus = |event: &RelayEvent| matches!(event, RelayEvent::Consensus { relays: 1, .. });
+    hear(&mut of_relay, consensus).await;
+    let reachable = |event: &RelayEvent| *event == RelayEvent::Listing(Listing::Reachable);
+    hear(&mut of_relay, reachable).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use cepa_common::dir::{ConsensusStore, Params, RelayDescriptor, UnixSecs};
+use cepa_common::handshake::OnionPublicKey;
 use cepa_common::ids::NetworkId;
 use cepa_common::world::Clock;
 use cepa_common::world::{blocking, random};
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use super::RelayIdentity;
 use super::ring::{OnionKeys, OnionRing};
 use super::schedule::Listing;
+use crate::events::{RelayEvent, Reporter};
 
 /// The time between two looks at the clock and at the owner's files.
 const TICK: Duration = Duration::from_secs(5);
@@ -31,6 +33,8 @@ pub(crate) struct KeyWatch {
     pub(crate) params: Params,
     /// The descriptor, if the relay publishes one.
     pub(crate) descriptor: Option<watch::Sender<RelayDescriptor>>,
+    /// Hears what becomes of the keys.
+    pub(crate) events: Reporter,
     pub(crate) told: Told,
 }
 
@@ -101,32 +105,40 @@ impl KeyWatch {
         let observed = self.ring.observe(&listings, params);
         let turned = self.ring.turn(now, params, &mut random::rng());
         if let Err(error) = observed.and(turned.map(drop)) {
-            tracing::error!(%error, hint = error.hint(), "onion keys cannot be kept in order; trying again");
+            self.events.report(RelayEvent::OnionKeysStuck {
+                reason: error.to_string(),
+                hint: error.hint().to_string(),
+            });
         }
         // A new key is accepted before it is published. Only a pointer is swapped, so nobody who answers a handshake
         // waits for this task.
         let held = self.ring.snapshot();
+        let has = |keys: &OnionKeys, key: &OnionPublicKey| keys.iter().any(|k| k.public() == *key);
+        let mut news = Vec::new();
         self.keys.send_if_modified(|keys| {
-            let is_other = !keys
-                .iter()
-                .map(|key| key.public())
-                .eq(held.iter().map(|key| key.public()));
+            let (made, retired) = (
+                held.iter().any(|key| !has(keys, &key.public())),
+                keys.iter().any(|key| !has(&held, &key.public())),
+            );
+            news.extend(made.then_some(RelayEvent::OnionKeyMade));
+            news.extend(retired.then_some(RelayEvent::OnionKeyRetired));
+            let is_other = made || retired;
             if is_other {
-                tracing::info!(keys = held.len(), "the onion keys have changed");
                 *keys = held;
             }
             is_other
         });
+        news.into_iter().for_each(|event| self.events.report(event));
     }
 
     fn renew_certificate(&mut self, now: UnixSecs) {
         match self.identity.renew(&self.network) {
             Ok(true) => {
-                tracing::info!("a renewed certificate of the link key is in use");
+                self.events.report(RelayEvent::CertificateRenewed);
                 self.told = Told::default();
             }
             Ok(false) => self.told.file = None,
-            Err(error) => self.told.file(error.to_string()),
+            Err(error) => self.told.file(error.to_string(), &self.events),
         }
         let Some(certificate) = self.identity.certificate() else {
             return;
@@ -136,19 +148,12 @@ impl KeyWatch {
         let life = not_after.saturating_sub(certificate.made);
         if left <= life / 3 && self.told.is_due(now, left) {
             self.told.expiry = now;
-            let hint = "make a new one with `cepa keys certify` where the identity is, and put it in with `cepa keys install`";
-            if left == 0 {
-                tracing::error!(
-                    hint,
-                    "the certificate of the link key has expired: this relay publishes nothing"
-                );
-            } else {
-                tracing::warn!(
-                    hint,
-                    hours_left = left / 3_600,
-                    "the certificate of the link key expires; the network lists a relay only while it is valid for longer than a consensus"
-                );
-            }
+            self.events.report(match left {
+                0 => RelayEvent::CertificateEnded,
+                left => RelayEvent::CertificateEnding {
+                    hours_left: left / 3_600,
+                },
+            });
         }
     }
 
@@ -162,7 +167,7 @@ impl KeyWatch {
             Err(error) => {
                 // What was published stays: a file that is being replaced does not mean that the relay wants to leave
                 // its family.
-                self.told.file(error.to_string());
+                self.told.file(error.to_string(), &self.events);
                 sender.borrow().family.clone()
             }
         };
@@ -170,7 +175,10 @@ impl KeyWatch {
             return;
         };
         let key_cert = self.identity.key_cert();
+        let is_member = family.is_some();
+        let mut has_family_changed = false;
         sender.send_if_modified(|descriptor| {
+            has_family_changed = family != descriptor.family;
             let next = RelayDescriptor {
                 onion_key: onion.key,
                 suite: onion.suite,
@@ -182,6 +190,9 @@ impl KeyWatch {
             *descriptor = next;
             is_other
         });
+        if has_family_changed {
+            self.events.report(RelayEvent::Family { is_member });
+        }
     }
 }
 
@@ -195,10 +206,11 @@ impl Told {
         now.abs_diff(self.expiry) >= again
     }
 
-    /// Logs once what is wrong with a file.
-    fn file(&mut self, what: String) {
+    /// Tells the owner once what is wrong with a file.
+    fn file(&mut self, what: String, events: &Reporter) {
         if self.file.as_ref() != Some(&what) {
-            tracing::warn!("{what}; going on with what was there before");
+            let reason = what.clone();
+            events.report(RelayEvent::OwnersFile { reason });
             self.file = Some(what);
         }
     }

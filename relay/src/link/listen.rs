@@ -6,11 +6,13 @@ use std::sync::Arc;
 use cepa_common::limits::ACCEPT_BACKOFF;
 use cepa_common::net::establish::Accepted;
 use cepa_common::net::tasks::Tasks;
+use cepa_common::world::steady;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::PeerLinks;
 use crate::admission::{LinkAdmission, LinkPlace};
 use crate::directory::{DirectoryServer, serve_connection_from};
+use crate::events::{ConnectionBound, Pace, RelayEvent, Reporter};
 use crate::params::ParamsInForce;
 
 /// Everything that accepting connections needs.
@@ -25,6 +27,8 @@ pub(crate) struct Listener {
     pub(crate) doors: Doors,
     /// Runs the connections.
     pub(crate) tasks: Tasks,
+    /// Hears of connections that are not accepted.
+    pub(crate) events: Reporter,
 }
 
 /// The rooms that a connection can lead to.
@@ -38,22 +42,35 @@ pub(crate) struct Doors {
 
 /// Accepts connections as long as the relay runs.
 pub(crate) async fn listen(listener: Listener) {
+    let (mut all, mut address) = (Pace::default(), Pace::default());
     loop {
         let (tcp, peer) = match listener.socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors or memory: others may go, we stay (S39).
-                tracing::warn!(%error, "can't accept a connection; trying again");
+                let reason = error.to_string();
+                listener.events.report(RelayEvent::AcceptFailed { reason });
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
         };
         let per_address = listener.params.get().max_links_per_address;
-        if let Ok(place) = listener.admission.admit(peer.ip(), per_address) {
-            let doors = listener.doors.clone();
-            listener
-                .tasks
-                .spawn(connection(tcp, peer.ip(), doors, place));
+        match listener.admission.admit(peer.ip(), per_address) {
+            Ok(place) => {
+                let doors = listener.doors.clone();
+                let connection = connection(tcp, peer.ip(), doors, place);
+                listener.tasks.spawn(connection);
+            }
+            Err(bound) => {
+                let pace = match bound {
+                    ConnectionBound::All => &mut all,
+                    ConnectionBound::Address => &mut address,
+                };
+                if let Some(refused) = pace.count(1, steady::now()) {
+                    let full = RelayEvent::ConnectionsFull { bound, refused };
+                    listener.events.report(full);
+                }
+            }
         }
     }
 }

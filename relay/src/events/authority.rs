@@ -1,0 +1,260 @@
+//! What a directory authority tells of its periods and its key.
+
+use core::fmt;
+
+use cepa_common::dir::UnixSecs;
+use tracing::Level;
+
+/// What an authority failed at, each a fault of its own or of its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AuthorityFailure {
+    /// Its own vote is not valid.
+    Vote,
+    /// Its own endorsement is not valid.
+    Endorsement,
+    /// The votes make no consensus.
+    Count,
+    /// Its own consensus does not verify, or is not taken by its own directory.
+    Consensus,
+    /// The record of what it signed was not written: this consensus goes unsigned.
+    RecordNotWritten,
+    /// The record of what it signed cannot be read: it votes no more.
+    RecordLost,
+}
+
+/// What has happened at an authority. `to_string` says it to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AuthorityEvent {
+    /// It has made its vote.
+    VoteMade {
+        /// The time that the vote is for.
+        valid_after: UnixSecs,
+    },
+    /// An authority has signed two votes for one time, which is proof against it.
+    VotedTwice {
+        /// Its name.
+        authority: String,
+        /// The time.
+        valid_after: UnixSecs,
+        /// The digests of the two votes.
+        votes: [String; 2],
+    },
+    /// Too few votes were agreed on to count them.
+    NoQuorum {
+        /// The time that the votes are for.
+        valid_after: UnixSecs,
+        /// How many there are.
+        votes: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// It was not there for all rounds of the vote, and signs nothing.
+    Absent {
+        /// The time that the vote is for.
+        valid_after: UnixSecs,
+    },
+    /// The authorities agree which votes there are.
+    Agreed {
+        /// The time that the votes are for.
+        valid_after: UnixSecs,
+        /// How many votes.
+        votes: usize,
+    },
+    /// More than half of the authorities agree on no relay: there is nothing to sign.
+    NoRelays {
+        /// The time that the votes are for.
+        valid_after: UnixSecs,
+    },
+    /// It has signed the consensus that follows from the votes.
+    Signed {
+        /// The time from which the consensus is valid.
+        valid_after: UnixSecs,
+        /// Relays in it.
+        relays: usize,
+    },
+    /// More than half of the authorities have signed a consensus, or some more than before.
+    Complete {
+        /// The time from which the consensus is valid.
+        valid_after: UnixSecs,
+        /// Votes that were counted.
+        votes: usize,
+        /// Signatures of it.
+        signatures: usize,
+        /// Names of the authorities without a vote.
+        silent: Vec<String>,
+        /// Names of those that voted twice.
+        convicted: Vec<String>,
+        /// Names of those that have not signed.
+        unsigned: Vec<String>,
+    },
+    /// It serves this consensus from now on.
+    Published {
+        /// The time from which the consensus is valid.
+        valid_after: UnixSecs,
+        /// Relays in it.
+        relays: usize,
+    },
+    /// A renewed key signs from now on.
+    KeyRenewed {
+        /// Until when it may; without an end where the key needs no certificate.
+        until: Option<UnixSecs>,
+    },
+    /// The certified signing key ends soon.
+    KeyEnding {
+        /// Whole hours until then.
+        hours_left: u64,
+    },
+    /// The certified signing key has ended: this authority's votes count no more.
+    KeyEnded,
+    /// The signing key on disk cannot be used; the one held stays.
+    KeyFile {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Something that should not fail has failed.
+    Failed {
+        /// What.
+        what: AuthorityFailure,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl AuthorityEvent {
+    /// How loudly the log says it.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::VoteMade { .. }
+            | Self::NoQuorum { .. }
+            | Self::Agreed { .. }
+            | Self::Signed { .. } => Level::DEBUG,
+            Self::Complete { .. } | Self::Published { .. } | Self::KeyRenewed { .. } => Level::INFO,
+            Self::VotedTwice { .. }
+            | Self::Absent { .. }
+            | Self::NoRelays { .. }
+            | Self::KeyEnding { .. } => Level::WARN,
+            Self::KeyEnded | Self::KeyFile { .. } | Self::Failed { .. } => Level::ERROR,
+        }
+    }
+}
+
+impl AuthorityFailure {
+    /// The event of this failure.
+    pub(crate) fn because(self, reason: &dyn fmt::Display) -> AuthorityEvent {
+        AuthorityEvent::Failed {
+            what: self,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for AuthorityFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vote => "own vote is not valid",
+            Self::Endorsement => "own endorsement is not valid",
+            Self::Count => "votes make no consensus",
+            Self::Consensus => "own consensus is not taken",
+            Self::RecordNotWritten => "signing record not written; this consensus goes unsigned",
+            Self::RecordLost => {
+                "this authority votes no more: its record of what it signed can't be used"
+            }
+        })
+    }
+}
+
+impl fmt::Display for AuthorityEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// How an owner renews the signing key.
+        const RENEW: &str = "`cepa authority certify` makes a new one";
+        match self {
+            Self::VoteMade { valid_after } => write!(f, "vote made for {valid_after}"),
+            Self::VotedTwice {
+                authority,
+                valid_after,
+                votes: [first, second],
+            } => write!(
+                f,
+                "authority {authority} signed two votes for one time ({valid_after}): {first} and {second}"
+            ),
+            Self::NoQuorum {
+                valid_after,
+                votes,
+                needed,
+            } => write!(
+                f,
+                "too few votes to count for {valid_after}: {votes} of {needed} that are needed"
+            ),
+            Self::Absent { valid_after } => write!(
+                f,
+                "this authority was not there for all rounds of the vote for {valid_after}; it signs nothing"
+            ),
+            Self::Agreed { valid_after, votes } => {
+                write!(f, "{votes} votes are agreed on for {valid_after}")
+            }
+            Self::NoRelays { valid_after } => write!(
+                f,
+                "more than half of the authorities agree on no relay for {valid_after}; nothing to sign"
+            ),
+            Self::Signed {
+                valid_after,
+                relays,
+            } => write!(
+                f,
+                "consensus of {relays} relays signed, valid from {valid_after}"
+            ),
+            Self::Complete {
+                valid_after,
+                votes,
+                signatures,
+                silent,
+                convicted,
+                unsigned,
+            } => {
+                write!(
+                    f,
+                    "consensus complete, valid from {valid_after}: {votes} votes, {signatures} signatures"
+                )?;
+                let lists = [
+                    ("no vote of", silent),
+                    ("voted twice", convicted),
+                    ("not signed by", unsigned),
+                ];
+                for (what, names) in lists {
+                    if !names.is_empty() {
+                        write!(f, "; {what} {}", names.join(", "))?;
+                    }
+                }
+                Ok(())
+            }
+            Self::Published {
+                valid_after,
+                relays,
+            } => write!(
+                f,
+                "consensus of {relays} relays published, valid from {valid_after}"
+            ),
+            Self::KeyRenewed { until: Some(until) } => {
+                write!(f, "signing with a renewed key from now on, until {until}")
+            }
+            Self::KeyRenewed { until: None } => {
+                f.write_str("signing with a renewed key from now on")
+            }
+            Self::KeyEnding { hours_left } => write!(
+                f,
+                "the certified signing key ends in {hours_left} hours; {RENEW}"
+            ),
+            Self::KeyEnded => write!(
+                f,
+                "the certified signing key has ended: this authority's votes count no more; {RENEW}"
+            ),
+            Self::KeyFile { reason } => write!(
+                f,
+                "the signing key on disk cannot be used; the one held stays: {reason}"
+            ),
+            Self::Failed { what, reason } => write!(f, "{what}: {reason}"),
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What a relay tells of itself while it runs: typed events, for a program to show and for the log.
+//!
+//! Rooms report to a [`Reporter`], which writes the line of the log that follows from the event and passes the event on.
+//! Whoever subscribes hears first how things stand and then what changes. No event names a client, an address of one, or
+//! what anybody does (S34).
+
+mod authority;
+mod pace;
+mod reporter;
+
+use core::fmt;
+use std::net::SocketAddr;
+
+use cepa_common::dir::{ConsensusConflict, UnixSecs};
+use tracing::Level;
+
+pub use authority::{AuthorityEvent, AuthorityFailure};
+pub(crate) use pace::Pace;
+pub(crate) use reporter::follow_consensus;
+pub use reporter::{RelayEvents, Reporter};
+
+/// What an authority has answered to this relay's descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DescriptorAnswer {
+    /// The authority has taken the descriptor.
+    Taken,
+    /// The authority does not take these bytes.
+    Refused {
+        /// The status of the answer.
+        status: u16,
+        /// What the authority said.
+        reason: String,
+    },
+    /// The authority could not be asked; it is asked again.
+    Unreachable {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// What the newest consensus says of this relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Listing {
+    /// It does not list the relay: most authorities have not heard of it, or have not reached it.
+    Absent,
+    /// It lists the relay, but as one that most authorities cannot reach now.
+    Unreachable,
+    /// It lists the relay, and most authorities have reached it.
+    Reachable,
+}
+
+/// A bound on the connections that a relay accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectionBound {
+    /// As many as the relay's owner allows at once.
+    All,
+    /// As many as the network allows one address at once.
+    Address,
+}
+
+/// What has happened at a relay, or how things stand there. `to_string` says it to people.
+///
+/// ```
+/// use cepa_relay::{DescriptorAnswer, RelayEvent};
+///
+/// let event = RelayEvent::Descriptor {
+///     authority: "oak".to_owned(),
+///     answer: DescriptorAnswer::Refused { status: 403, reason: "not wanted".to_owned() },
+/// };
+/// assert_eq!(event.to_string(), "authority oak refused the descriptor (403): not wanted");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RelayEvent {
+    /// The relay accepts connections at this address.
+    Listening(SocketAddr),
+    /// There is a new onion key.
+    OnionKeyMade,
+    /// The oldest onion key is erased.
+    OnionKeyRetired,
+    /// The onion keys could not be read, made or erased; it is tried again.
+    OnionKeysStuck {
+        /// What failed.
+        reason: String,
+        /// What the owner can do.
+        hint: String,
+    },
+    /// A renewed certificate of the link key is in use.
+    CertificateRenewed,
+    /// The certificate of the link key ends soon.
+    CertificateEnding {
+        /// Whole hours until then.
+        hours_left: u64,
+    },
+    /// The certificate of the link key has ended: the relay publishes nothing.
+    CertificateEnded,
+    /// The relay is in another family from now on, or in none.
+    Family {
+        /// Whether it is in one.
+        is_member: bool,
+    },
+    /// A file of the owner cannot be used; what was there before stays in use.
+    OwnersFile {
+        /// Which file, and what is wrong.
+        reason: String,
+    },
+    /// An authority has answered to the relay's descriptor, or could not be asked.
+    Descriptor {
+        /// The authority's name.
+        authority: String,
+        /// Its answer.
+        answer: DescriptorAnswer,
+    },
+    /// There is a newer consensus.
+    Consensus {
+        /// Relays in it.
+        relays: usize,
+        /// The time from which it is valid.
+        valid_after: UnixSecs,
+        /// The time until which it is valid.
+        valid_until: UnixSecs,
+    },
+    /// What the newest consensus says of this relay has changed.
+    Listing(Listing),
+    /// Two valid consensuses for one time (S25).
+    TwoConsensuses(ConsensusConflict),
+    /// More was queued than the memory limit allows, and circuits that nobody reads were ended.
+    MemoryExceeded {
+        /// Bytes that were held.
+        used: usize,
+        /// Circuits that were ended since this was last told.
+        ended: u64,
+    },
+    /// Connections were not accepted, as there are as many as may be.
+    ConnectionsFull {
+        /// Which bound was reached.
+        bound: ConnectionBound,
+        /// Connections turned away since this was last told.
+        refused: u64,
+    },
+    /// The system did not hand over a connection; accepting is tried again.
+    AcceptFailed {
+        /// What the system said.
+        reason: String,
+    },
+    /// What happened to the relay as a directory authority.
+    Authority(AuthorityEvent),
+}
+
+impl RelayEvent {
+    /// Whether the event says how things stand, so that it holds until another of the same matter comes.
+    pub fn is_state(&self) -> bool {
+        matches!(
+            self,
+            Self::Listening(_)
+                | Self::Descriptor { .. }
+                | Self::Consensus { .. }
+                | Self::Listing(_)
+                | Self::Family { .. }
+        )
+    }
+
+    /// Whether both say how the same thing stands, whatever they say of it.
+    fn is_same_matter(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Descriptor { authority, .. },
+                Self::Descriptor {
+                    authority: other, ..
+                },
+            ) => authority == other,
+            _ => core::mem::discriminant(self) == core::mem::discriminant(other),
+        }
+    }
+
+    /// How loudly the log says it.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Listening(_)
+            | Self::Consensus { .. }
+            | Self::Listing(_)
+            | Self::Family { .. } => Level::DEBUG,
+            Self::OnionKeyMade | Self::OnionKeyRetired | Self::CertificateRenewed => Level::INFO,
+            Self::Descriptor { answer, .. } => match answer {
+                DescriptorAnswer::Refused { .. } => Level::WARN,
+                DescriptorAnswer::Taken | DescriptorAnswer::Unreachable { .. } => Level::DEBUG,
+            },
+            Self::ConnectionsFull { bound, .. } => match bound {
+                ConnectionBound::All => Level::WARN,
+                ConnectionBound::Address => Level::DEBUG,
+            },
+            Self::CertificateEnding { .. }
+            | Self::OwnersFile { .. }
+            | Self::MemoryExceeded { .. }
+            | Self::AcceptFailed { .. } => Level::WARN,
+            Self::OnionKeysStuck { .. } | Self::CertificateEnded | Self::TwoConsensuses(_) => {
+                Level::ERROR
+            }
+            Self::Authority(event) => event.level(),
+        }
+    }
+}
+
+impl From<AuthorityEvent> for RelayEvent {
+    fn from(event: AuthorityEvent) -> Self {
+        Self::Authority(event)
+    }
+}
+
+impl fmt::Display for RelayEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// How an owner renews the certificate of the link key.
+        const RENEW: &str = "make a new one with `cepa keys certify` where the identity is, and put it in with `cepa \
+                             keys install`";
+        match self {
+            Self::Listening(address) => write!(f, "listening at {address}"),
+            Self::OnionKeyMade => f.write_str("a new onion key is in use"),
+            Self::OnionKeyRetired => f.write_str("the oldest onion key is erased"),
+            Self::OnionKeysStuck { reason, hint } => {
+                write!(
+                    f,
+                    "onion keys cannot be kept in order; trying again: {reason} ({hint})"
+                )
+            }
+            Self::CertificateRenewed => {
+                f.write_str("a renewed certificate of the link key is in use")
+            }
+            Self::CertificateEnding { hours_left } => write!(
+                f,
+                "the certificate of the link key ends in {hours_left} hours; the network lists a relay only while it is \
+                 valid for longer than a consensus: {RENEW}"
+            ),
+            Self::CertificateEnded => write!(
+                f,
+                "the certificate of the link key has ended, and this relay publishes nothing: {RENEW}"
+            ),
+            Self::Family { is_member: true } => f.write_str("this relay is in a family"),
+            Self::Family { is_member: false } => f.write_str("this relay is in no family"),
+            Self::OwnersFile { reason } => {
+                write!(f, "{reason}; going on with what was there before")
+            }
+            Self::Descriptor { authority, answer } => match answer {
+                DescriptorAnswer::Taken => {
+                    write!(f, "authority {authority} has taken the descriptor")
+                }
+                DescriptorAnswer::Refused { status, reason } => {
+                    write!(
+                        f,
+                        "authority {authority} refused the descriptor ({status}): {reason}"
+                    )
+                }
+                DescriptorAnswer::Unreachable { reason } => {
+                    write!(
+                        f,
+                        "the descriptor has not reached authority {authority}: {reason}"
+                    )
+                }
+            },
+            Self::Consensus {
+                relays,
+                valid_after,
+                valid_until,
+            } => write!(
+                f,
+                "consensus of {relays} relays, valid from {valid_after} until {valid_until}"
+            ),
+            Self::Listing(Listing::Absent) => {
+                f.write_str("the newest consensus does not list this relay")
+            }
+            Self::Listing(Listing::Unreachable) => f.write_str(
+                "the newest consensus lists this relay, but as one that most authorities cannot reach",
+            ),
+            Self::Listing(Listing::Reachable) => {
+                f.write_str("the newest consensus lists this relay, and authorities reach it")
+            }
+            Self::TwoConsensuses(conflict) => write!(
+                f,
+                "two consensuses for one time ({}), {} and {}: the authorities that signed both are broken or hostile: {}",
+                conflict.valid_after,
+                conflict.held,
+                conflict.offered,
+                conflict.signed_both.join(", ")
+            ),
+            Self::MemoryExceeded { used, ended } => write!(
+                f,
+                "more is queued than the memory limit allows ({used} bytes); {ended} circuits that nobody reads are \
+                 ended"
+            ),
+            Self::ConnectionsFull { bound, refused } => {
+                let whose = match bound {
+                    ConnectionBound::All => "this relay",
+                    ConnectionBound::Address => "one address",
+                };
+                write!(
+                    f,
+                    "{whose} has as many connections as may be; {refused} more were not accepted"
+                )
+            }
+            Self::AcceptFailed { reason } => {
+                write!(f, "can't accept a connection; trying again: {reason}")
+            }
+            Self::Authority(event) => event.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
