@@ -10,6 +10,7 @@
 
 mod error;
 mod flags;
+mod handle;
 mod history;
 mod knowledge;
 mod measure;
@@ -27,15 +28,13 @@ mod voting_key;
 mod sim;
 
 pub use error::AuthorityError;
+pub(crate) use handle::Submission;
+pub use handle::{AuthorityHandle, AuthorityQueue, SubmitError, authority_queue};
 pub use knowledge::{KnowledgeOptions, MeasureOptions};
 pub use measure::{Carried, Download, Job, Measure, MeasureError, MeasureFuture};
 pub use operator::{OperatorList, OperatorListError, OperatorRules};
 pub use period::{Action, Authority, AuthorityConfig};
 pub use record::{FileSigningRecord, MemorySigningRecord, Signed, SigningRecord};
 pub use relays::Probe;
-pub(crate) use task::Submission;
-pub use task::{
-    AuthorityHandle, AuthorityQueue, AuthorityTask, ProbeFuture, ReachabilityProbe, SubmitError,
-    authority_queue, run,
-};
+pub use task::{AuthorityTask, ProbeFuture, ReachabilityProbe, run};
 pub use voting_key::{VotingKeyError, VotingKeyFile, follow_voting_key};
