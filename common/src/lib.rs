@@ -9,12 +9,12 @@
 //! * [`link`]: the first words between two peers;
 //! * [`budget`]: the bound on what all queues hold together;
 //! * [`dir`]: the signed documents that say who is in the network;
-//! * `net` (feature): TLS, sockets and the driver of a link;
-//! * `state` (feature): files and keys on disk.
+//! * `world` (feature `net`): clocks, randomness and what else a machine has and a function does not;
+//! * `state` (feature `net`): files and keys on disk;
+//! * `net` (feature `net`): TLS, sockets, and the drivers of links, circuits' ends and directory requests.
 //!
-//! Everything outside `net` and `state` is pure: bytes or messages in, messages
-//! out; time and randomness are arguments. Nothing there opens a socket, reads
-//! a clock or spawns a task, and it builds without tokio.
+//! Everything outside `world`, `state` and `net` is pure: bytes or messages in, messages out; time and randomness are
+//! arguments. Nothing there opens a socket, reads a clock or spawns a task, and it builds without tokio.
 
 pub mod budget;
 pub mod cell;
