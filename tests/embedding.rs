@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use cepa_client::{BootstrapEvent, Client, ClientOptions, NetworkFile};
+use cepa_client::{Client, ClientEvent, ClientOptions, NetworkFile};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -123,12 +123,12 @@ fn clients_of_two_networks_live_in_one_thread_and_leave_nothing_behind() {
         );
         // Whoever subscribed at the start hears all events; whoever comes late hears the present state.
         let mut heard = Vec::new();
-        while heard.last() != Some(&BootstrapEvent::Ready) {
+        while heard.last() != Some(&ClientEvent::Ready) {
             heard.push(events.next().await.unwrap());
         }
-        assert_eq!(heard.first(), Some(&BootstrapEvent::Starting));
-        let mut late = second.bootstrap_events();
-        assert_eq!(late.next().await, Some(BootstrapEvent::Ready));
+        assert_eq!(heard.first(), Some(&ClientEvent::Starting));
+        let mut late = second.events();
+        assert_eq!(late.next().await, Some(ClientEvent::Ready));
 
         tokio::join!(fetch(&first, server, 1), fetch(&second, server, 2));
         // Each client is unaffected by what the other does.

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cepa_client::circuit::Circuit;
+use cepa_client::circuit::Multipath;
 use cepa_client::circuit::isolation::Isolation;
-use cepa_client::circuit::legs::Multipath;
 use cepa_client::path::ExitTarget;
 use cepa_client::{Client, ClientOptions, NetworkFile, RelayId, StreamIo, StreamTarget};
 use rustix::process::{Pid, Signal, kill_process};

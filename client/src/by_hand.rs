@@ -82,7 +82,7 @@ impl Client {
     /// [`ByHandError`].
     pub async fn circuit(&self, path: &[RelayId]) -> Result<Arc<Circuit>, ByHandError> {
         let hops = self.listed(path)?;
-        Ok(self.circuits().build_path(&hops).await?)
+        Ok(self.inner.pool.build_path(&hops).await?)
     }
 
     /// What the consensus says of the relays of a path.
@@ -128,18 +128,19 @@ impl Client {
         guarded: bool,
     ) -> Result<Vec<HopReport>, ConnectError> {
         let build = |error: BuildError| ConnectError::Circuit(error.into());
+        let maker = self.inner.pool.maker();
         let mut reports = Vec::new();
         let mut circuit = None;
         for hop in hops {
             let started = steady::now();
             let builder = match &mut circuit {
                 None if guarded => {
-                    let begun = self.circuits().begin_at_guard(hop).await;
+                    let begun = maker.begin_at_guard(hop).await;
                     circuit.insert(begun.map_err(build)?)
                 }
-                None => circuit.insert(self.circuits().begin(hop).await.map_err(build)?),
+                None => circuit.insert(maker.begin(hop).await.map_err(build)?),
                 Some(builder) => {
-                    self.circuits().go_on(builder, hop).await.map_err(build)?;
+                    maker.go_on(builder, hop).await.map_err(build)?;
                     builder
                 }
             };

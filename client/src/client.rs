@@ -24,8 +24,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::circuit::isolation::{IsolateBy, Isolation};
-use crate::circuit::legs::Multipath;
-use crate::circuit::pool::{CircuitError, Pool, Wanted};
+use crate::circuit::pool::Pool;
+use crate::circuit::{CircuitError, Circuits, Multipath, Wanted};
 use crate::dir::{Directory, NoConsensus};
 use crate::events::Reporter;
 use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
@@ -100,9 +100,12 @@ pub enum ConnectError {
     TimedOut,
 }
 
-pub(crate) struct Shared {
+/// What the clones of a client share.
+pub(crate) struct ClientInner {
     pub(crate) network: NetworkHandle,
     pub(crate) pool: Arc<Pool>,
+    /// The pool, as programs that embed the client may see it.
+    pub(crate) circuits: Circuits,
     pub(crate) directory: Directory,
     pub(crate) skew: ClockSkew,
     pub(crate) reporter: Reporter,
@@ -116,7 +119,7 @@ pub(crate) struct Shared {
 /// [`Client::isolated`] share none of them.
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) inner: Arc<ClientInner>,
     pub(crate) session: u64,
     pub(crate) stopper: Arc<std::sync::Mutex<Option<Stopper>>>,
 }
@@ -152,7 +155,7 @@ impl Client {
     /// # }
     /// ```
     pub fn isolated(&self) -> Self {
-        let session = self.shared.sessions.fetch_add(1, Ordering::Relaxed);
+        let session = self.inner.sessions.fetch_add(1, Ordering::Relaxed);
         Self {
             session,
             ..self.clone()
@@ -161,32 +164,32 @@ impl Client {
 
     /// The newest revision of the network's file.
     pub fn network(&self) -> Arc<NetworkFile> {
-        self.shared.network.newest()
+        self.inner.network.newest()
     }
 
     /// All revisions of the network's file that are held.
     pub fn networks(&self) -> &NetworkHandle {
-        &self.shared.network
+        &self.inner.network
     }
 
     /// The newest consensus, while it may be used.
     pub fn consensus(&self) -> Option<Arc<Consensus>> {
-        self.shared.pool.consensus()
+        self.inner.pool.consensus()
     }
 
     /// How wrong this computer's clock seems to be, by the relays that the client has links to.
     pub fn clock_skew(&self) -> &ClockSkew {
-        &self.shared.skew
+        &self.inner.skew
     }
 
     /// Follows the alarm: two valid consensuses for one time, and the authorities that signed both.
     pub fn alarm(&self) -> watch::Receiver<Option<ConsensusConflict>> {
-        self.shared.directory.alarm()
+        self.inner.directory.alarm()
     }
 
-    /// The circuits.
-    pub fn circuits(&self) -> &Arc<Pool> {
-        &self.shared.pool
+    /// The client's circuits, to count, to name, and to have one for streams of its own.
+    pub fn circuits(&self) -> &Circuits {
+        &self.inner.circuits
     }
 
     /// Opens a stream to `host:port`; the exit resolves the name. While the client starts it waits for that.
@@ -220,7 +223,7 @@ impl Client {
         isolation: Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
-        self.connect_by(self.shared.isolate_by, target, isolation, early)
+        self.connect_by(self.inner.isolate_by, target, isolation, early)
             .await
     }
 
@@ -232,15 +235,15 @@ impl Client {
         isolation: Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
-        let mut isolation = isolation.of_identity(self.shared.pool.identity());
+        let mut isolation = isolation.of_identity(self.inner.pool.identity());
         if let StreamTarget::Host(host, port) = &target {
-            let number = self.shared.streams.fetch_add(1, Ordering::Relaxed);
+            let number = self.inner.streams.fetch_add(1, Ordering::Relaxed);
             isolation = isolation.with_target(by, host, *port, number);
         }
         let all_tries = async {
-            if !self.shared.reporter.has_joined() {
+            if !self.inner.reporter.has_joined() {
                 // Still starting: that is worth a wait.
-                let _ = self.shared.directory.usable().await;
+                let _ = self.inner.directory.usable().await;
             }
             self.try_connect(&target, &isolation, early).await
         };
@@ -250,16 +253,16 @@ impl Client {
     }
 
     fn timed_out(&self) -> ConnectError {
-        match self.shared.reporter.has_joined() {
+        match self.inner.reporter.has_joined() {
             true => ConnectError::TimedOut,
-            false => self.shared.directory.why_none().into(),
+            false => self.inner.directory.why_none().into(),
         }
     }
 
     fn wanted(&self, target: &StreamTarget) -> Wanted {
         Wanted {
             target: wanted(target),
-            rule: self.shared.pool.rules().rule_for(target),
+            rule: self.inner.pool.rules().rule_for(target),
             exit: None,
         }
     }
@@ -275,11 +278,7 @@ impl Client {
         let mut last = ConnectError::TimedOut;
         for _ in 0..CONNECT_TRIES {
             let avoid = |relay: &RelayId| refused.contains(relay);
-            let circuit = self
-                .shared
-                .pool
-                .circuit_for(isolation, wanted, &avoid)
-                .await;
+            let circuit = self.inner.pool.circuit_for(isolation, wanted, &avoid).await;
             let circuit = match circuit {
                 Ok(circuit) => circuit,
                 // The owner's list, or its absence, is what there is to change.
@@ -287,7 +286,7 @@ impl Client {
                 // Where every exit has refused, the refusal says more.
                 Err(CircuitError::Path(_)) if !refused.is_empty() => return Err(last),
                 Err(CircuitError::NoConsensus) => {
-                    return Err(self.shared.directory.why_none().into());
+                    return Err(self.inner.directory.why_none().into());
                 }
                 Err(error) => return Err(error.into()),
             };
@@ -330,7 +329,7 @@ impl Client {
             }
             None => ExitTarget::Any.into(),
         };
-        let path = self.shared.pool.choose(wanted, &|_| false)?;
+        let path = self.inner.pool.maker().choose(wanted, &|_| false)?;
         let hops: Vec<_> = path.hops().cloned().collect();
         self.measure(&hops, hops.len() > 1).await
     }
@@ -347,7 +346,7 @@ impl Client {
     /// # }
     /// ```
     pub fn serve_front(&self, listener: TcpListener, options: FrontOptions) -> Front {
-        self.serve_front_by(self.shared.isolate_by, listener, options)
+        self.serve_front_by(self.inner.isolate_by, listener, options)
     }
 
     /// The same, where other things than the client's keep the streams of this listener apart.
@@ -373,13 +372,13 @@ impl Client {
     /// Returns how many circuits were retired. Each costs the network a new one: do not call it more often than
     /// somebody really becomes somebody else.
     pub fn new_identity(&self) -> usize {
-        self.shared.pool.new_identity()
+        self.inner.pool.new_identity()
     }
 
     /// Ends all circuits and links, and waits until they have ended.
     pub async fn shutdown(self) {
-        self.shared.pool.stop();
-        self.shared.pool.guards().save().await;
+        self.inner.pool.stop();
+        self.inner.pool.guards().save().await;
         let stopper = lock(&self.stopper).take();
         if let Some(stopper) = stopper {
             stopper.stop().await;

@@ -56,9 +56,9 @@ impl fmt::Display for DirectorySource {
 /// How far the client has come, and what troubles it. `to_string` says it to people.
 ///
 /// ```
-/// use cepa_client::{BootstrapEvent, DirectorySource, Warning};
+/// use cepa_client::{ClientEvent, DirectorySource, Warning};
 ///
-/// let event = BootstrapEvent::Receiving {
+/// let event = ClientEvent::Receiving {
 ///     from: DirectorySource::Authority("oak".to_owned()),
 ///     bytes: 40_960,
 ///     of: Some(81_920),
@@ -66,11 +66,11 @@ impl fmt::Display for DirectorySource {
 /// assert_eq!(event.to_string(), "consensus from authority oak: 40 of 80 KiB");
 /// assert_eq!(event.percent(), Some(35));
 /// // What is no stage of the start has no place on the way.
-/// assert_eq!(BootstrapEvent::Warning(Warning::NetworkDown).percent(), None);
+/// assert_eq!(ClientEvent::Warning(Warning::NetworkDown).percent(), None);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum BootstrapEvent {
+pub enum ClientEvent {
     /// Nothing done yet.
     Starting,
     /// Connecting to a source of the consensus.
@@ -122,8 +122,8 @@ pub enum BootstrapEvent {
     Over(Warning),
 }
 
-impl BootstrapEvent {
-    /// How much of the way to [`BootstrapEvent::Ready`] lies behind, in per cent; `None` for what is no stage of it.
+impl ClientEvent {
+    /// How much of the way to [`ClientEvent::Ready`] lies behind, in per cent; `None` for what is no stage of it.
     pub fn percent(&self) -> Option<u8> {
         let share = |part: usize, whole: usize, percent: usize| {
             u8::try_from(part.saturating_mul(percent) / whole.max(1)).unwrap_or(100)
@@ -143,7 +143,7 @@ impl BootstrapEvent {
     }
 }
 
-impl fmt::Display for BootstrapEvent {
+impl fmt::Display for ClientEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Starting => f.write_str("starting"),
@@ -336,7 +336,7 @@ fn date(at: UnixSecs) -> String {
 
 #[derive(Debug)]
 struct State {
-    stage: BootstrapEvent,
+    stage: ClientEvent,
     warnings: Vec<Warning>,
     has_joined: bool,
 }
@@ -344,7 +344,7 @@ struct State {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    events: broadcast::Sender<BootstrapEvent>,
+    events: broadcast::Sender<ClientEvent>,
 }
 
 /// Where the rooms of a client report to. Clones share it.
@@ -354,7 +354,7 @@ pub struct Reporter(Arc<Shared>);
 impl Default for Reporter {
     fn default() -> Self {
         let state = State {
-            stage: BootstrapEvent::Starting,
+            stage: ClientEvent::Starting,
             warnings: Vec::new(),
             has_joined: false,
         };
@@ -370,29 +370,29 @@ impl Shared {
         lock(&self.state)
     }
 
-    fn present(state: &State) -> VecDeque<BootstrapEvent> {
+    fn present(state: &State) -> VecDeque<ClientEvent> {
         let warnings = state.warnings.iter().cloned();
         let stage = core::iter::once(state.stage.clone());
-        stage.chain(warnings.map(BootstrapEvent::Warning)).collect()
+        stage.chain(warnings.map(ClientEvent::Warning)).collect()
     }
 }
 
 impl Reporter {
-    fn set(&self, state: &mut State, stage: BootstrapEvent) {
+    fn set(&self, state: &mut State, stage: ClientEvent) {
         state.stage = stage.clone();
         // Nobody listens: nothing is lost, whoever comes hears the stage.
         let _ = self.0.events.send(stage);
     }
 
     /// The client has come to this stage; before it is ready, and after it was cut off.
-    pub(crate) fn stage(&self, stage: BootstrapEvent) {
+    pub(crate) fn stage(&self, stage: ClientEvent) {
         let mut state = self.0.state();
         let is_news = match (&state.stage, &stage) {
-            (BootstrapEvent::Ready, BootstrapEvent::Lost(_)) => true,
-            (BootstrapEvent::Ready, _) => false,
+            (ClientEvent::Ready, ClientEvent::Lost(_)) => true,
+            (ClientEvent::Ready, _) => false,
             (held, new) => held != new,
         };
-        state.has_joined |= matches!(stage, BootstrapEvent::Consensus { .. });
+        state.has_joined |= matches!(stage, ClientEvent::Consensus { .. });
         if is_news {
             self.set(&mut state, stage);
         }
@@ -402,8 +402,8 @@ impl Reporter {
     pub(crate) fn receiving(&self, from: &DirectorySource, bytes: usize, of: Option<usize>) {
         let mut state = self.0.state();
         let is_news = match &state.stage {
-            BootstrapEvent::Ready => false,
-            BootstrapEvent::Receiving { bytes: before, .. } => {
+            ClientEvent::Ready => false,
+            ClientEvent::Receiving { bytes: before, .. } => {
                 bytes >= before.saturating_add(REPORT_EVERY)
                     || (Some(bytes) == of && bytes > *before)
             }
@@ -411,7 +411,7 @@ impl Reporter {
         };
         if is_news {
             let from = from.clone();
-            self.set(&mut state, BootstrapEvent::Receiving { from, bytes, of });
+            self.set(&mut state, ClientEvent::Receiving { from, bytes, of });
         }
     }
 
@@ -435,7 +435,7 @@ impl Reporter {
             None if warnings.len() >= MOST_WARNINGS => return,
             None => warnings.push(warning.clone()),
         }
-        let _ = self.0.events.send(BootstrapEvent::Warning(warning));
+        let _ = self.0.events.send(ClientEvent::Warning(warning));
     }
 
     /// What this describes is over.
@@ -443,13 +443,13 @@ impl Reporter {
         let mut state = self.0.state();
         let over = state.warnings.extract_if(.., |held| is_over(held));
         for warning in over.collect::<Vec<_>>() {
-            let _ = self.0.events.send(BootstrapEvent::Over(warning));
+            let _ = self.0.events.send(ClientEvent::Over(warning));
         }
     }
 
     /// Can streams be opened?
     pub fn is_ready(&self) -> bool {
-        self.0.state().stage == BootstrapEvent::Ready
+        self.0.state().stage == ClientEvent::Ready
     }
 
     /// Was there ever a consensus?
@@ -458,7 +458,7 @@ impl Reporter {
     }
 
     /// The present stage.
-    pub fn present(&self) -> BootstrapEvent {
+    pub fn present(&self) -> ClientEvent {
         self.0.state().stage.clone()
     }
 
@@ -468,9 +468,9 @@ impl Reporter {
     }
 
     /// What comes; the present state first.
-    pub fn subscribe(&self) -> BootstrapEvents {
+    pub fn subscribe(&self) -> ClientEvents {
         let state = self.0.state();
-        BootstrapEvents {
+        ClientEvents {
             present: Shared::present(&state),
             // Under the lock: nothing is missed between the state and this.
             events: self.0.events.subscribe(),
@@ -481,18 +481,18 @@ impl Reporter {
 
 /// A client's events, one after the other.
 #[derive(Debug)]
-pub struct BootstrapEvents {
-    present: VecDeque<BootstrapEvent>,
-    events: broadcast::Receiver<BootstrapEvent>,
+pub struct ClientEvents {
+    present: VecDeque<ClientEvent>,
+    events: broadcast::Receiver<ClientEvent>,
     shared: Weak<Shared>,
 }
 
-impl BootstrapEvents {
+impl ClientEvents {
     /// The next event: first the stage that the client is at and the warnings that hold, then what happens. `None`
     /// when the client is gone. Whoever is slow misses events, and hears the present state again instead.
     ///
     /// Nothing is lost when the future is dropped.
-    pub async fn next(&mut self) -> Option<BootstrapEvent> {
+    pub async fn next(&mut self) -> Option<ClientEvent> {
         loop {
             if let Some(event) = self.present.pop_front() {
                 return Some(event);

@@ -13,12 +13,12 @@ fn failing(n: u8) -> Warning {
 #[tokio::test]
 async fn late_listeners_hear_the_present_first() {
     let reporter = Reporter::default();
-    reporter.stage(BootstrapEvent::Circuit { hop: 1, hops: 3 });
+    reporter.stage(ClientEvent::Circuit { hop: 1, hops: 3 });
     reporter.warn(failing(1));
     reporter.warn(failing(2));
     reporter.over(|warning| *warning == failing(1));
     let mut events = reporter.subscribe();
-    reporter.stage(BootstrapEvent::Ready);
+    reporter.stage(ClientEvent::Ready);
     let mut heard = Vec::new();
     for _ in 0..3 {
         heard.push(events.next().await.unwrap());
@@ -26,9 +26,9 @@ async fn late_listeners_hear_the_present_first() {
     assert_eq!(
         heard,
         [
-            BootstrapEvent::Circuit { hop: 1, hops: 3 },
-            BootstrapEvent::Warning(failing(2)),
-            BootstrapEvent::Ready
+            ClientEvent::Circuit { hop: 1, hops: 3 },
+            ClientEvent::Warning(failing(2)),
+            ClientEvent::Ready
         ]
     );
     drop(reporter);
@@ -40,16 +40,16 @@ async fn one_who_sleeps_skips_ahead_to_the_present() {
     let reporter = Reporter::default();
     let mut events = reporter.subscribe();
     for hop in 0..10 * RING {
-        reporter.stage(BootstrapEvent::Circuit { hop, hops: 3 });
+        reporter.stage(ClientEvent::Circuit { hop, hops: 3 });
     }
-    let last = BootstrapEvent::Circuit {
+    let last = ClientEvent::Circuit {
         hop: 10 * RING - 1,
         hops: 3,
     };
-    assert_eq!(events.next().await, Some(BootstrapEvent::Starting));
+    assert_eq!(events.next().await, Some(ClientEvent::Starting));
     assert_eq!(events.next().await, Some(last));
-    reporter.stage(BootstrapEvent::Ready);
-    assert_eq!(events.next().await, Some(BootstrapEvent::Ready));
+    reporter.stage(ClientEvent::Ready);
+    assert_eq!(events.next().await, Some(ClientEvent::Ready));
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_download_is_told_in_pieces_and_never_goes_back() {
         reporter.receiving(&one, bytes, Some(1_000_000));
         reporter.receiving(&two, bytes / 2, Some(1_000_000));
     }
-    reporter.stage(BootstrapEvent::Ready);
+    reporter.stage(ClientEvent::Ready);
     reporter.receiving(&one, 2_000_000, None);
     let (mut told, mut percent) = (Vec::new(), 0);
     loop {
@@ -72,8 +72,8 @@ async fn a_download_is_told_in_pieces_and_never_goes_back() {
         assert!(event.percent() >= Some(percent), "{event}");
         percent = event.percent().unwrap();
         match event {
-            BootstrapEvent::Receiving { bytes, .. } => told.push(bytes),
-            BootstrapEvent::Ready => break,
+            ClientEvent::Receiving { bytes, .. } => told.push(bytes),
+            ClientEvent::Ready => break,
             _ => {}
         }
     }
@@ -106,14 +106,14 @@ fn warnings_are_told_once_and_bounded() {
 #[test]
 fn once_ready_only_a_loss_is_a_stage() {
     let reporter = Reporter::default();
-    let consensus = BootstrapEvent::Consensus {
+    let consensus = ClientEvent::Consensus {
         relays: 3,
         valid_until: 1_900_000_000,
     };
-    reporter.stage(BootstrapEvent::Ready);
+    reporter.stage(ClientEvent::Ready);
     reporter.stage(consensus.clone());
     assert!(reporter.is_ready());
-    reporter.stage(BootstrapEvent::Lost(NoConsensus::default()));
+    reporter.stage(ClientEvent::Lost(NoConsensus::default()));
     assert!(!reporter.is_ready());
     reporter.stage(consensus.clone());
     assert_eq!(reporter.present(), consensus);
@@ -129,11 +129,11 @@ fn everything_is_said_in_words() {
     };
     for (event, words) in [
         (
-            BootstrapEvent::Connecting(DirectorySource::Authority("oak".into())),
+            ClientEvent::Connecting(DirectorySource::Authority("oak".into())),
             "connecting to authority oak",
         ),
         (
-            BootstrapEvent::Receiving {
+            ClientEvent::Receiving {
                 from: DirectorySource::Circuit,
                 bytes: 2_048,
                 of: Some(4_000),
@@ -141,14 +141,14 @@ fn everything_is_said_in_words() {
             "2 of 4 KiB",
         ),
         (
-            BootstrapEvent::Warning(Warning::TwoConsensuses(conflict)),
+            ClientEvent::Warning(Warning::TwoConsensuses(conflict)),
             "signed both: oak",
         ),
         (
-            BootstrapEvent::Warning(Warning::ClockSkew { ahead_secs: -720 }),
+            ClientEvent::Warning(Warning::ClockSkew { ahead_secs: -720 }),
             "12 minutes behind",
         ),
-        (BootstrapEvent::Warning(Warning::NetworkDown), "network"),
+        (ClientEvent::Warning(Warning::NetworkDown), "network"),
     ] {
         assert!(event.to_string().contains(words), "{event}");
     }

@@ -44,4 +44,4 @@ pub use cepa_common::net::circuit_io::StreamIo;
 pub use cepa_common::stream::{StreamError, Target as StreamTarget};
 
 pub use client::{Client, ClientError, ClientOptions, ConnectError, Front, HopReport};
-pub use events::{BootstrapEvent, BootstrapEvents, DirectorySource, Warning};
+pub use events::{ClientEvent, ClientEvents, DirectorySource, Warning};

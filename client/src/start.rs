@@ -14,12 +14,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::circuit::dir_streams::PoolStreams;
-use crate::circuit::links::Links;
+use crate::circuit::Circuits;
+use crate::circuit::dir_streams::CircuitStreams;
+use crate::circuit::links::GuardLinks;
+use crate::circuit::maker::MakerConfig;
 use crate::circuit::pool::Pool;
-use crate::client::{Client, ClientError, ClientOptions, Shared};
+use crate::circuit::report::Announcer;
+use crate::client::{Client, ClientError, ClientInner, ClientOptions};
 use crate::dir::{BootstrapProgress, DirectoryConfig, directory};
-use crate::events::{BootstrapEvent, BootstrapEvents, Reporter, Warning};
+use crate::events::{ClientEvent, ClientEvents, Reporter, Warning};
 use crate::guard::Keeper;
 use crate::path::Position;
 use crate::skew::ClockSkew;
@@ -69,7 +72,7 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn start(options: ClientOptions) -> (Self, BootstrapEvents) {
+    pub async fn start(options: ClientOptions) -> (Self, ClientEvents) {
         let network = options.network;
         let rules = Arc::new(options.peers);
         if rules.hops == 1 {
@@ -115,7 +118,7 @@ impl Client {
         let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
         let guards = Arc::new(guards.with_rules(rules.clone()));
         tasks.spawn(guards.clone().write_changes());
-        let links = Links::new(network.network_id(), tls.clone(), tasks.clone());
+        let links = GuardLinks::new(network.network_id(), tls.clone(), tasks.clone());
         let skew = links.skew().clone();
         let times = TimeSources {
             network: network.clone(),
@@ -125,21 +128,28 @@ impl Client {
             reporter: reporter.clone(),
         };
         tasks.spawn(times.ask_while_failing(directory.progress()));
-        let pool = Pool::new(
-            network.network_id(),
+        let pool = Pool::new(MakerConfig {
+            network: network.network_id(),
             links,
-            tasks.clone(),
-            directory.consensus(),
+            tasks: tasks.clone(),
+            consensus: directory.consensus(),
+            announcer: Announcer {
+                consensus: directory.consensus(),
+                guards: guards.clone(),
+                reporter: reporter.clone(),
+                has_guards: rules.hops > 1,
+            },
             guards,
-            reporter.clone(),
-            (rules, options.multipath),
-        );
+            rules,
+            multipath: options.multipath,
+        });
         tasks.spawn(task.run());
         tasks.spawn(pool.clone().look_after());
-        directory.use_circuits(Arc::new(PoolStreams::new(&pool)));
+        directory.use_circuits(Arc::new(CircuitStreams::new(pool.maker())));
         let client = Self {
-            shared: Arc::new(Shared {
+            inner: Arc::new(ClientInner {
                 network,
+                circuits: Circuits::new(pool.clone()),
                 pool,
                 directory,
                 skew,
@@ -161,16 +171,16 @@ impl Client {
     /// [`ClientError::NoConsensus`] after 60 s without one, with what seems to be wrong. The client goes on to try.
     /// [`ClientError::Rules`] when the owner's rules cannot be kept, or leave nothing to choose in this network.
     pub async fn ready(&self) -> Result<(), ClientError> {
-        self.shared.pool.rules().check()?;
-        let mut events = self.bootstrap_events();
-        let usable = timeout(BOOTSTRAP_TIMEOUT, self.shared.directory.usable()).await;
+        self.inner.pool.rules().check()?;
+        let mut events = self.events();
+        let usable = timeout(BOOTSTRAP_TIMEOUT, self.inner.directory.usable()).await;
         if !matches!(usable, Ok(Ok(_))) {
             return Err(ClientError::NoConsensus(self.why_none()));
         }
-        self.shared.pool.check_rules()?;
+        self.inner.pool.check_rules()?;
         let first_circuit = async {
             while let Some(event) = events.next().await {
-                if matches!(event, BootstrapEvent::Ready | BootstrapEvent::NoCircuit(_)) {
+                if matches!(event, ClientEvent::Ready | ClientEvent::NoCircuit(_)) {
                     return;
                 }
             }
@@ -181,23 +191,23 @@ impl Client {
     }
 
     /// What the client tells of its start and of its troubles: the present state first, then what comes.
-    pub fn bootstrap_events(&self) -> BootstrapEvents {
-        self.shared.reporter.subscribe()
+    pub fn events(&self) -> ClientEvents {
+        self.inner.reporter.subscribe()
     }
 
     /// The stage that the client is at.
-    pub fn stage(&self) -> BootstrapEvent {
-        self.shared.reporter.present()
+    pub fn stage(&self) -> ClientEvent {
+        self.inner.reporter.present()
     }
 
     /// The warnings that hold.
     pub fn warnings(&self) -> Vec<Warning> {
-        self.shared.reporter.warnings()
+        self.inner.reporter.warnings()
     }
 
     fn why_none(&self) -> String {
-        let why = self.shared.directory.why_none().to_string();
-        match self.shared.skew.advice() {
+        let why = self.inner.directory.why_none().to_string();
+        match self.inner.skew.advice() {
             Some(advice) => format!("{why}; {advice}"),
             None => why,
         }

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 
+use cepa_client::circuit::Multipath;
 use cepa_client::circuit::isolation::IsolateBy;
-use cepa_client::circuit::legs::Multipath;
 use cepa_client::guard::GuardHealth;
-use cepa_client::{BootstrapEvent, BootstrapEvents, Client, ClientError, ClientOptions, Warning};
+use cepa_client::{Client, ClientError, ClientEvent, ClientEvents, ClientOptions, Warning};
 use tokio::sync::watch;
 
 use super::error::{AppError, PEERS_HINT};
@@ -23,7 +23,7 @@ const MOST_WARNINGS: usize = 32;
 pub(crate) struct Started {
     /// The client.
     pub(crate) client: Client,
-    events: BootstrapEvents,
+    events: ClientEvents,
     /// It was said that the client is cut off, and not yet that it is back.
     is_lost: bool,
 }
@@ -67,8 +67,8 @@ impl Started {
     pub(crate) async fn news(&mut self) -> String {
         while let Some(event) = self.events.next().await {
             match &event {
-                BootstrapEvent::Lost(_) => self.is_lost = true,
-                BootstrapEvent::Ready if std::mem::take(&mut self.is_lost) => {
+                ClientEvent::Lost(_) => self.is_lost = true,
+                ClientEvent::Ready if std::mem::take(&mut self.is_lost) => {
                     return "ready again: streams can be opened".to_owned();
                 }
                 _ => {}
@@ -81,19 +81,19 @@ impl Started {
     }
 }
 
-fn tell(progress: &watch::Sender<Progress>, event: &BootstrapEvent) {
+fn tell(progress: &watch::Sender<Progress>, event: &ClientEvent) {
     progress.send_modify(|progress| {
         if let Some(percent) = event.percent() {
             progress.percent = percent;
             progress.what = event.to_string();
             progress.is_detail = match event {
-                BootstrapEvent::Receiving { bytes, of, .. } => Some(*bytes) != *of,
+                ClientEvent::Receiving { bytes, of, .. } => Some(*bytes) != *of,
                 // Fewer and fewer: the same again is no news.
-                BootstrapEvent::Waiting { rounds, .. } => !rounds.is_power_of_two(),
-                BootstrapEvent::Connecting(_) => progress.has_waited,
+                ClientEvent::Waiting { rounds, .. } => !rounds.is_power_of_two(),
+                ClientEvent::Connecting(_) => progress.has_waited,
                 _ => false,
             };
-            progress.has_waited |= matches!(event, BootstrapEvent::Waiting { .. });
+            progress.has_waited |= matches!(event, ClientEvent::Waiting { .. });
         } else if let Some(line) = line(event)
             && progress.warnings.len() < MOST_WARNINGS
         {
@@ -103,11 +103,11 @@ fn tell(progress: &watch::Sender<Progress>, event: &BootstrapEvent) {
 }
 
 /// What an event of a running client says to its owner; `None` for what is no news.
-fn line(event: &BootstrapEvent) -> Option<String> {
+fn line(event: &ClientEvent) -> Option<String> {
     match event {
         // The consensus came from another: the start has gone on.
-        BootstrapEvent::Over(Warning::Unreachable { .. }) => None,
-        BootstrapEvent::Warning(_) | BootstrapEvent::Over(_) | BootstrapEvent::Lost(_) => {
+        ClientEvent::Over(Warning::Unreachable { .. }) => None,
+        ClientEvent::Warning(_) | ClientEvent::Over(_) | ClientEvent::Lost(_) => {
             Some(event.to_string())
         }
         _ => None,
@@ -161,7 +161,7 @@ fn status(client: &Client) -> Status {
     let stage = client.stage();
     let consensus = client.consensus();
     let counts = client.circuits().counts();
-    let guards = client.circuits().guards().report();
+    let guards = client.circuits().guards();
     let guards = guards.iter().map(|guard| GuardStatus {
         nickname: client.circuits().nickname(&guard.identity),
         identity: guard.identity.to_string(),
@@ -222,9 +222,9 @@ mod tests {
     #[test]
     fn news_is_told_and_stages_are_not() {
         let said = |event| line(&event).unwrap_or_default();
-        assert!(said(BootstrapEvent::Warning(Warning::NetworkDown)).starts_with("warning: "));
-        assert!(said(BootstrapEvent::Over(Warning::NetworkDown)).contains("again"));
-        assert_eq!(said(BootstrapEvent::Ready), "");
+        assert!(said(ClientEvent::Warning(Warning::NetworkDown)).starts_with("warning: "));
+        assert!(said(ClientEvent::Over(Warning::NetworkDown)).contains("again"));
+        assert_eq!(said(ClientEvent::Ready), "");
     }
     #[test]
     fn a_log_is_not_filled_by_a_network_that_is_away() {
@@ -233,11 +233,11 @@ mod tests {
         for rounds in 1..=1_000 {
             for name in ["one", "two", "three"] {
                 let source = DirectorySource::Authority(name.to_owned());
-                tell(&progress, &BootstrapEvent::Connecting(source));
+                tell(&progress, &ClientEvent::Connecting(source));
                 shown += usize::from(!progress.borrow().is_detail);
             }
             let why = Default::default();
-            tell(&progress, &BootstrapEvent::Waiting { rounds, why });
+            tell(&progress, &ClientEvent::Waiting { rounds, why });
             shown += usize::from(!progress.borrow().is_detail);
         }
         assert_eq!(shown, 3 + 10, "the first round, and 1, 2, 4 up to 512");

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cepa_client::circuit::legs::Multipath;
+use cepa_client::circuit::Multipath;
 use cepa_client::{ByHandError, Client, ClientOptions};
 use cepa_common::dir::NetworkFile;
 use cepa_common::net::directory::fetch_padding;

@@ -22,7 +22,7 @@ use cepa_common::onion::{ClientLayers, OpenFailed, SealError, TooManyHops};
 use cepa_common::stream::{LegId, Mux, MuxConfig, Side, Target, Violation};
 use cepa_common::world::{random, steady};
 
-use super::links::Links;
+use super::links::GuardLinks;
 
 /// Why a circuit was not built.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,7 @@ pub struct Builder {
 impl Builder {
     /// Starts a circuit at `first`.
     pub(crate) async fn first(
-        links: &Links,
+        links: &GuardLinks,
         network: NetworkId,
         first: &Entry,
         pacing: Params,

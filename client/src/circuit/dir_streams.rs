@@ -11,27 +11,27 @@ use cepa_common::stream::Target as StreamTarget;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Circuit;
-use super::pool::Pool;
+use super::maker::Maker;
 use crate::dir::{DirStreamFuture, DirStreams};
 use crate::guard::Purpose;
 use crate::path::ExitTarget;
 
 /// Opens directory streams over circuits that are built for one request each.
-pub(crate) struct PoolStreams(Weak<Pool>);
+pub(crate) struct CircuitStreams(Weak<Maker>);
 
-impl PoolStreams {
-    pub(crate) fn new(pool: &Arc<Pool>) -> Self {
-        Self(Arc::downgrade(pool))
+impl CircuitStreams {
+    pub(crate) fn new(maker: &Arc<Maker>) -> Self {
+        Self(Arc::downgrade(maker))
     }
 }
 
-impl DirStreams for PoolStreams {
+impl DirStreams for CircuitStreams {
     fn open(&self, avoid: &[RelayId]) -> DirStreamFuture {
-        let (pool, avoid) = (self.0.upgrade(), avoid.to_vec());
+        let (maker, avoid) = (self.0.upgrade(), avoid.to_vec());
         Box::pin(async move {
-            let pool = pool.ok_or(io::ErrorKind::NotConnected)?;
+            let maker = maker.ok_or(io::ErrorKind::NotConnected)?;
             let careful = |relay: &RelayId| avoid.contains(relay);
-            let built = pool
+            let built = maker
                 .build(Purpose::Directory, ExitTarget::Any, &careful)
                 .await;
             let circuit = built.map_err(io::Error::other)?;

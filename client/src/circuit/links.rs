@@ -24,7 +24,7 @@ struct Held {
     dialling: HashMap<RelayId, Arc<tokio::sync::Mutex<()>>>,
 }
 
-pub(crate) struct Links {
+pub(crate) struct GuardLinks {
     network: NetworkId,
     tls: Tls,
     tasks: Tasks,
@@ -35,7 +35,7 @@ pub(crate) struct Links {
     skew: ClockSkew,
 }
 
-impl Links {
+impl GuardLinks {
     pub(crate) fn new(network: NetworkId, tls: Tls, tasks: Tasks) -> Self {
         Self {
             network,

@@ -2,22 +2,32 @@
 //!
 //! A [`build::Builder`] telescopes a circuit hop by hop; when it is built, one
 //! task owns its layers and moves its streams' bytes, and a [`Circuit`] is
-//! how the rest of the client knows it. The [`pool::Pool`] chooses a circuit
-//! for each stream, builds what is missing, and keeps some ready.
+//! how the rest of the client knows it. The rooms, each of which calls those before it:
+//!
+//! * `shelf` says which circuits are held and whose each is; it is pure, and `stock` shares it between tasks;
+//! * `maker` chooses a path and builds along it; `legs` gives what is built its task, and streams a second leg;
+//! * `race` builds in time, by several attempts side by side;
+//! * `pool` gives each stream a circuit from the shelf or a new one; `upkeep` keeps some ready and retires old ones;
+//! * `circuits` is what a program that embeds a client sees of all this.
 
 pub mod build;
+mod circuits;
 pub(crate) mod dir_streams;
+mod growth;
 pub mod health;
 pub mod isolation;
-pub mod legs;
+mod legs;
 pub(crate) mod links;
 mod liveness;
-pub mod pool;
+pub(crate) mod maker;
+pub(crate) mod pool;
 #[cfg(test)]
 mod pool_tests;
 pub mod predict;
 mod race;
-mod report;
+pub(crate) mod report;
+mod shelf;
+mod stock;
 pub(crate) mod task;
 pub mod timeout;
 mod upkeep;
@@ -32,10 +42,14 @@ use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::stream::{LegId, Target};
 use cepa_common::sync::lock;
 
+pub use self::circuits::Circuits;
+pub use self::growth::Multipath;
 use self::legs::Grower;
+pub use self::maker::{CircuitError, Wanted};
+pub use self::shelf::Counts;
 
 /// What a circuit and the tasks of its legs share, beside its streams.
-pub(crate) struct Shared {
+pub(crate) struct CircuitInner {
     /// How often somebody has had reason to doubt that the far end is there. Each leg's task looks for itself.
     doubts: AtomicU32,
     /// The relays of each leg that there is.
@@ -44,7 +58,7 @@ pub(crate) struct Shared {
     grower: Option<Grower>,
 }
 
-impl Shared {
+impl CircuitInner {
     fn new(grower: Option<Grower>) -> Arc<Self> {
         Arc::new(Self {
             doubts: AtomicU32::new(0),
@@ -95,7 +109,7 @@ pub struct Circuit {
     built: Instant,
     /// The identity of the client's that it belongs to: those of an earlier one take no new stream.
     generation: u64,
-    shared: Arc<Shared>,
+    shared: Arc<CircuitInner>,
 }
 
 impl Circuit {

@@ -1,7 +1,9 @@
 //! Which circuits a pool gives to whom, and what a new identity does to them; without any network.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cepa_common::budget::Budget;
 use cepa_common::dir::{Consensus, Entry, Flags};
@@ -11,39 +13,48 @@ use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::net::tasks::{Stopper, tasks};
 use cepa_common::net::tls::Tls;
 use cepa_common::stream::{Mux, MuxConfig, Side, Target as StreamTarget};
-use cepa_common::world::Clock;
+use cepa_common::world::{Clock, steady};
 use tokio::sync::watch;
 
 use super::isolation::Isolation;
-use super::links::Links;
+use super::links::GuardLinks;
+use super::maker::{CircuitError, MOST_BUILDS, MakerConfig};
 use super::pool::Pool;
-use super::{Circuit, Shared};
+use super::report::Announcer;
+use super::shelf::Owner;
+use super::{Circuit, CircuitInner, Multipath};
 use crate::dir::testing::{consensus_of, descriptor, network_with};
 use crate::events::Warning;
 use crate::guard::{GuardHealth, Keeper, Purpose};
-use crate::path::ExitTarget;
+use crate::path::{ExitTarget, PeerRules};
 
 const WEB: ExitTarget = ExitTarget::V4(80);
 
 fn pool() -> (Arc<Pool>, Stopper) {
-    pool_with(None)
+    pool_of(None, PeerRules::default())
 }
 
-fn pool_with(consensus: Option<Arc<Consensus>>) -> (Arc<Pool>, Stopper) {
+fn pool_of(consensus: Option<Arc<Consensus>>, rules: PeerRules) -> (Arc<Pool>, Stopper) {
     let (tasks, stopper) = tasks();
     let network = NetworkId([7; 32]);
-    let links = Links::new(network, Tls::client(), tasks.clone());
+    let links = GuardLinks::new(network, Tls::client(), tasks.clone());
     let guards = Arc::new(Keeper::load(network, None, Clock::system()));
     let (_, consensus) = watch::channel(consensus);
-    let pool = Pool::new(
+    let pool = Pool::new(MakerConfig {
         network,
         links,
         tasks,
+        announcer: Announcer {
+            consensus: consensus.clone(),
+            guards: guards.clone(),
+            reporter: Default::default(),
+            has_guards: rules.hops > 1,
+        },
         consensus,
         guards,
-        Default::default(),
-        Default::default(),
-    );
+        rules: Arc::new(rules),
+        multipath: Multipath::default(),
+    });
     (pool, stopper)
 }
 
@@ -60,9 +71,9 @@ fn circuit(generation: u64) -> Arc<Circuit> {
         streams: Streams::new(mux),
         hops: vec![exit.identity],
         exit,
-        built: std::time::Instant::now(),
+        built: steady::now(),
         generation,
-        shared: Shared::new(None),
+        shared: CircuitInner::new(None),
     })
 }
 
@@ -72,11 +83,18 @@ fn counts(pool: &Pool) -> (usize, usize, usize) {
     (counts.ready, counts.clean, counts.streams)
 }
 
+fn owned_by(session: u64) -> Owner {
+    Owner {
+        isolation: Isolation::session(session),
+        since: steady::now(),
+    }
+}
+
 /// Puts a new circuit of the present identity in, owned or clean.
 fn held(pool: &Arc<Pool>, owner: Option<u64>) -> Arc<Circuit> {
-    let circuit = circuit(pool.state().generation);
-    let owner = owner.map(|n| (Isolation::session(n), std::time::Instant::now()));
-    pool.hold(circuit.clone(), owner);
+    let circuit = circuit(pool.identity());
+    let owner = owner.map(owned_by);
+    pool.stock.shelf().hold(circuit.clone(), owner);
     circuit
 }
 
@@ -132,11 +150,11 @@ async fn what_was_being_built_at_the_change_belongs_to_before() {
     let (pool, _stopper) = pool();
     let (late_clean, late_owned) = (circuit(0), circuit(0));
     assert_eq!(pool.new_identity(), 0);
-    pool.hold(late_clean.clone(), None);
+    pool.stock.shelf().hold(late_clean.clone(), None);
     assert!(late_clean.is_lost(), "nobody's, of an earlier identity");
     // The one who waits for it gets it, for that stream alone.
-    let owner = Some((Isolation::session(1), std::time::Instant::now()));
-    pool.hold(late_owned.clone(), owner);
+    let owner = Some(owned_by(1));
+    pool.stock.shelf().hold(late_owned.clone(), owner);
     let open = stream(&late_owned);
     assert!(find(&pool, 1).is_none());
     pool.retire();
@@ -164,13 +182,11 @@ async fn what_was_asked_for_before_predicts_nothing_after() {
     let (pool, _stopper) = pool();
     let ssh = ExitTarget::V4(22);
     let expects_ssh = || {
-        let state = pool.state();
-        let mut expected = state.predictor.expected(std::time::Instant::now());
+        let predictor = pool.predictor();
+        let mut expected = predictor.expected(steady::now());
         expected.any(|target| target == ssh)
     };
-    pool.state()
-        .predictor
-        .on_asked(ssh, std::time::Instant::now());
+    pool.predictor().on_asked(ssh, steady::now());
     assert!(expects_ssh());
     pool.new_identity();
     assert!(!expects_ssh());
@@ -189,15 +205,21 @@ async fn a_stop_ends_streams_too() {
 /// A pool with a consensus of one guard, at an address where nobody listens.
 async fn with_guard() -> (Arc<Pool>, Entry, Stopper) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut nobody = descriptor(5);
-    nobody.addresses = vec![listener.local_addr().unwrap()];
+    let address = listener.local_addr().unwrap();
     drop(listener);
-    let flags = Flags::RUNNING | Flags::VALID | Flags::GUARD;
+    with_relay(address, PeerRules::default())
+}
+
+/// A pool with a consensus of one relay, which may be guard and exit.
+fn with_relay(address: SocketAddr, rules: PeerRules) -> (Arc<Pool>, Entry, Stopper) {
+    let mut nobody = descriptor(5);
+    nobody.addresses = vec![address];
+    let flags = Flags::RUNNING | Flags::VALID | Flags::GUARD | Flags::EXIT;
     let guard = Entry::new(&nobody, flags, 10);
     let network = network_with(1, Default::default());
     let now = Clock::system().now_secs();
     let consensus = consensus_of(&network, now, vec![guard.clone()]);
-    let (pool, stopper) = pool_with(Some(consensus.clone()));
+    let (pool, stopper) = pool_of(Some(consensus.clone()), rules);
     pool.guards().update(&consensus);
     (pool, guard, stopper)
 }
@@ -206,27 +228,30 @@ async fn with_guard() -> (Arc<Pool>, Entry, Stopper) {
 async fn a_trace_tells_the_guards_what_it_saw() {
     let (pool, guard, _stopper) = with_guard().await;
     assert_eq!(pool.guards().report()[0].health, GuardHealth::Untried);
-    assert!(pool.begin_at_guard(&guard).await.is_err());
+    assert!(pool.maker.begin_at_guard(&guard).await.is_err());
     assert_eq!(pool.guards().report()[0].health, GuardHealth::Failing);
-    let [Warning::GuardFailing { nickname, .. }] = &pool.reporter.warnings()[..] else {
-        panic!("{:?}", pool.reporter.warnings());
+    let [Warning::GuardFailing { nickname, .. }] = &pool.maker.announcer().reporter.warnings()[..]
+    else {
+        panic!("{:?}", pool.maker.announcer().reporter.warnings());
     };
     assert_eq!(*nickname, guard.nickname);
     // It answers a circuit: nothing is wrong any more.
     pool.guards().on_answered(&guard.identity);
-    pool.guard_answers(&guard.identity);
+    pool.maker.announcer().guard_answers(&guard.identity);
     assert_eq!(pool.guards().report()[0].health, GuardHealth::Answers);
-    assert_eq!(pool.reporter.warnings(), []);
+    assert_eq!(pool.maker.announcer().reporter.warnings(), []);
 }
 
 #[tokio::test]
 async fn a_guard_that_fails_most_circuits_is_told_of() {
     let (pool, guard, _stopper) = with_guard().await;
     for n in 0..150 {
-        pool.count_circuit(&guard.identity, n % 10 == 0);
+        pool.maker
+            .announcer()
+            .count_circuit(&guard.identity, n % 10 == 0);
     }
     assert_eq!(pool.guards().report()[0].health, GuardHealth::Dropped);
-    let warnings = pool.reporter.warnings();
+    let warnings = pool.maker.announcer().reporter.warnings();
     assert!(warnings[0].is_alarm());
     let said = warnings[0].to_string();
     assert!(
@@ -236,4 +261,66 @@ async fn a_guard_that_fails_most_circuits_is_told_of() {
     // There is no other: it is used all the same.
     let picked = pool.guards().pick(Purpose::Data, &|_| true);
     assert_eq!(picked.map(|choice| choice.identity), Some(guard.identity));
+}
+
+#[tokio::test]
+async fn who_stops_waiting_for_a_circuit_leaves_nothing_behind() {
+    let (pool, _stopper) = pool();
+    // While no build may begin, everybody waits.
+    let all = pool
+        .maker
+        .builds
+        .clone()
+        .acquire_many_owned(MOST_BUILDS as u32);
+    let _all = all.await.unwrap();
+    let waiting: Vec<_> = (0..100)
+        .map(|session| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                // Two of each owner: one that builds, and one that waits for what the first gets.
+                let isolation = Isolation::session(session / 2);
+                pool.circuit_for(&isolation, WEB, &|_| false).await
+            })
+        })
+        .collect();
+    while pool.owners_waiting() < 50 {
+        tokio::task::yield_now().await;
+    }
+    for task in waiting {
+        task.abort();
+        assert!(task.await.is_err_and(|error| error.is_cancelled()));
+    }
+    assert_eq!(pool.owners_waiting(), 0);
+}
+
+#[tokio::test]
+async fn an_attempt_that_ends_is_heard_while_all_permits_are_taken() {
+    // A relay that takes the connection and says nothing, until it hangs up.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let rules = PeerRules {
+        hops: 1,
+        ..PeerRules::default()
+    };
+    let (pool, _, _stopper) = with_relay(listener.local_addr().unwrap(), rules);
+    let maker = pool.maker.clone();
+    let any = ExitTarget::Any;
+    let race = tokio::spawn(async move { maker.build(Purpose::Data, any, &|_| false).await });
+    let (connection, _) = listener.accept().await.unwrap();
+    // Others have all permits, and the one that the attempt gives back as well.
+    let rest = pool.maker.builds.clone();
+    let rest = rest.acquire_many_owned(MOST_BUILDS as u32 - 1);
+    let _rest = rest.await.unwrap();
+    let others = pool.maker.builds.clone();
+    let _others = tokio::spawn(async move {
+        let permit = others.acquire_owned().await;
+        permit.unwrap().forget();
+    });
+    tokio::task::yield_now().await;
+    // It is time for an attempt beside the slow one, for which there is no permit.
+    tokio::time::sleep(pool.maker.slow_after() * 2).await;
+    pool.stop();
+    drop((connection, listener));
+    let heard = tokio::time::timeout(Duration::from_secs(20), race).await;
+    let built = heard.expect("the race hears of the attempt").unwrap();
+    assert!(matches!(built, Err(CircuitError::Stopping)));
 }

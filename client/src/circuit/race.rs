@@ -1,20 +1,20 @@
 //! Building a circuit in time: a second attempt is begun beside a slow one, and the first to be done is taken.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::{HopIndex, RelayId};
 use cepa_common::world::steady;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
 
 use super::Circuit;
 use super::build::BuildError;
-use super::pool::{CircuitError, Pool, Wanted};
+use super::growth::Multipath;
+use super::legs::Growing;
+use super::maker::{CircuitError, Maker, Raised, Wanted};
 use crate::guard::Purpose;
 
-/// Circuits being built at once, by a whole client.
-pub(super) const MOST_BUILDS: usize = 32;
 /// Attempts side by side for one circuit.
 const SIDE_BY_SIDE: usize = 3;
 /// Attempts for one circuit in all.
@@ -35,7 +35,7 @@ fn pause_after(failures: u32) -> Duration {
 
 type Outcome = Result<Arc<Circuit>, BuildError>;
 
-impl Pool {
+impl Maker {
     /// A new circuit to `target`, in no pool: its streams are the caller's alone.
     pub(crate) async fn build(
         self: &Arc<Self>,
@@ -51,7 +51,7 @@ impl Pool {
         let mut entries: Vec<RelayId> = Vec::new();
         let mut next_at = steady::now();
         loop {
-            if self.state().stopped {
+            if self.stock.shelf().is_closed() {
                 return Err(CircuitError::Stopping);
             }
             let may_begin = begun < ATTEMPTS && running < SIDE_BY_SIDE;
@@ -71,8 +71,7 @@ impl Pool {
                         }
                     }
                 }
-                () = tokio::time::sleep_until(next_at.into()), if may_begin => {
-                    let permit = self.builds.clone().acquire_owned().await;
+                permit = self.permit_at(next_at), if may_begin => {
                     let permit = permit.map_err(|_| CircuitError::Stopping)?;
                     // Beside one that hangs, another way in: the first relay may be what hangs.
                     let beside = |relay: &RelayId| running > 0 && entries.contains(relay);
@@ -84,18 +83,25 @@ impl Pool {
                         Err(error) if running == 0 => return Err(error),
                         Err(_) => Vec::new(),
                     };
-                    next_at = steady::now() + self.state().times.slow_after();
+                    next_at = steady::now() + self.slow_after();
                     let Some(first) = hops.first() else { continue };
                     entries.push(first.identity);
                     (begun, running) = (begun + 1, running + 1);
-                    let (pool, outcomes) = (Arc::clone(self), outcomes.clone());
-                    self.tasks.spawn(async move { pool.attempt(hops, wanted.rule, permit, outcomes).await });
+                    let (maker, outcomes) = (Arc::clone(self), outcomes.clone());
+                    self.tasks.spawn(async move { maker.attempt(hops, wanted.rule, permit, outcomes).await });
                 }
             }
         }
     }
 
-    /// Builds along `hops`, learns from it, and gives the circuit to whoever waits, or else to the pool.
+    /// A permit to build, at this time or when one is free after it. While all are taken, the caller hears of attempts
+    /// that end.
+    async fn permit_at(&self, when: Instant) -> Result<OwnedSemaphorePermit, AcquireError> {
+        tokio::time::sleep_until(when.into()).await;
+        self.builds.clone().acquire_owned().await
+    }
+
+    /// Builds along `hops`, learns from it, and gives the circuit to whoever waits, or else to the stock.
     async fn attempt(
         self: Arc<Self>,
         hops: Vec<Entry>,
@@ -104,7 +110,7 @@ impl Pool {
         outcomes: mpsc::Sender<Outcome>,
     ) {
         let began = steady::now();
-        let limit = self.state().times.lost_after();
+        let limit = self.lost_after();
         let built = tokio::time::timeout(limit, self.build_at_guard(&hops, rule)).await;
         drop(permit);
         let outcome = match built {
@@ -116,28 +122,50 @@ impl Pool {
             }),
         };
         {
-            let (mut state, now) = (self.state(), steady::now());
+            let (mut memory, now) = (self.memory(), steady::now());
             match &outcome {
                 Ok(circuit) => {
-                    state.times.on_built(began.elapsed());
-                    state.health.on_built(circuit.hops(), now);
+                    memory.times.on_built(began.elapsed());
+                    memory.health.on_built(circuit.hops(), now);
                 }
                 Err(error) => {
                     if matches!(error, BuildError::TimedOut { .. }) {
-                        state.times.on_given_up(began.elapsed());
+                        memory.times.on_given_up(began.elapsed());
                     }
                     // When a guard is tried again is the guards' own matter.
                     let suspect = usize::from(error.suspect().0);
                     if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0 || hops.len() == 1)
                     {
-                        state.health.on_failed(hop.identity, now);
+                        memory.health.on_failed(hop.identity, now);
                     }
                 }
             }
         }
         if let Err(mpsc::error::TrySendError::Closed(Ok(late))) = outcomes.try_send(outcome) {
             // Another was there first; this one is clean, and somebody will want it.
-            self.hold(late, None);
+            self.stock.shelf().hold(late, None);
         }
+    }
+
+    /// Builds a circuit whose first hop is a guard, and gives it its task. `None` when the circuit is better let go, as
+    /// better guards have turned out to be worth a try.
+    async fn build_at_guard(
+        self: &Arc<Self>,
+        hops: &[Entry],
+        rule: Option<usize>,
+    ) -> Result<Option<Arc<Circuit>>, BuildError> {
+        let raised = self.raise_at_guard(hops).await?;
+        let finish = |raised: Raised| {
+            // A second leg has a guard of its own, which an owner who wants one alone does not want.
+            let may_grow = raised.hops.len() > 1
+                && self.multipath() != Multipath::Never
+                && self.rules().guards != Some(1);
+            let growing = match may_grow {
+                true => Growing::Allowed { rule },
+                false => Growing::Never,
+            };
+            self.finish(raised, growing)
+        };
+        raised.map(finish).transpose()
     }
 }

@@ -18,7 +18,7 @@ use cepa_common::world::steady;
 use rand::CryptoRng;
 use tokio::time::Sleep;
 
-use super::Shared;
+use super::CircuitInner;
 use super::liveness::{Liveness, Step};
 
 /// Why a circuit has ended.
@@ -96,7 +96,7 @@ pub(crate) struct CircuitTask {
     /// The round trip to the last hop, when that hop was added.
     pub(crate) rtt: Duration,
     /// What this leg shares with the circuit's other legs.
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<CircuitInner>,
 }
 
 impl CircuitTask {

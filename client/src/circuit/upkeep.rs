@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 use cepa_common::world::steady;
 
 use super::pool::Pool;
-use crate::events::BootstrapEvent;
 use crate::guard::Purpose;
 use crate::path::ExitTarget;
 
@@ -27,10 +26,13 @@ impl Pool {
     /// Keeps clean circuits ready and retires old ones, for as long as the client runs.
     pub(crate) async fn look_after(self: Arc<Self>) {
         let mut surroundings = Surroundings::now(self.some_relay());
-        let mut news = self.consensus_news();
+        let mut news = self.maker.consensus_news();
         loop {
             self.retire();
-            self.report();
+            let has_circuit = self.counts().ready > 0;
+            self.maker
+                .announcer()
+                .report(has_circuit, self.maker.skew());
             let now = Surroundings::now(self.some_relay());
             if surroundings.has_changed(&now) {
                 tracing::info!(
@@ -41,23 +43,22 @@ impl Pool {
             }
             surroundings = now;
             if let Some(target) = self.missing()
-                && self.builds.available_permits() >= FREE_BUILDS
+                && self.maker.builds.available_permits() >= FREE_BUILDS
                 && self.consensus().is_some()
             {
-                match self.build(Purpose::Data, target, &|_| false).await {
+                match self.maker.build(Purpose::Data, target, &|_| false).await {
                     Ok(circuit) => {
-                        self.hold(circuit, None);
+                        self.stock.shelf().hold(circuit, None);
                         continue;
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no circuit could be built ahead");
-                        self.reporter
-                            .stage(BootstrapEvent::NoCircuit(error.to_string()));
+                        self.maker.announcer().tell_of_no_circuit(error.to_string());
                     }
                 }
             }
             tokio::select! {
-                () = self.wake.notified() => {}
+                () = self.stock.rung() => {}
                 Ok(()) = news.changed() => {}
                 () = tokio::time::sleep(UPKEEP) => {}
             }
@@ -65,32 +66,24 @@ impl Pool {
     }
 
     /// Asks every circuit whether it is still there, and forgets what relays did: it was the network's doing.
-    pub fn doubt_all(&self) {
-        let mut state = self.state();
-        state.health.forgive();
-        state
-            .circuits
-            .iter()
-            .for_each(|pooled| pooled.circuit.doubt());
+    fn doubt_all(&self) {
+        self.maker.memory().health.forgive();
+        self.stock.shelf().doubt_all();
     }
 
     /// A port that was asked for lately and for which too few clean circuits are ready.
     fn missing(&self) -> Option<ExitTarget> {
-        let state = self.state();
-        let is_clean = |owner: bool, lost: bool| !owner && !lost;
-        let clean: Vec<_> = state
-            .circuits
-            .iter()
-            .filter(|p| is_clean(p.owner.is_some(), p.circuit.is_lost()))
-            .collect();
+        let shelf = self.stock.shelf();
+        let clean: Vec<_> = shelf.clean().collect();
         if clean.len() >= READY_MOST {
             return None;
         }
-        let mut expected = state.predictor.expected(steady::now());
+        let predictor = self.predictor();
+        let mut expected = predictor.expected(steady::now());
         expected.find(|target| {
             let ready = clean
                 .iter()
-                .filter(|pooled| target.is_allowed_by(pooled.circuit.exit()));
+                .filter(|circuit| target.is_allowed_by(circuit.exit()));
             ready.count() < READY_EACH
         })
     }
@@ -98,20 +91,7 @@ impl Pool {
     /// Lets go of circuits that are lost, or old and idle.
     pub(super) fn retire(&self) {
         let max_dirty = self.max_dirty();
-        let mut state = self.state();
-        let generation = state.generation;
-        state.circuits.retain(|pooled| {
-            let age = match &pooled.owner {
-                Some((_, since)) => since.elapsed(),
-                None => pooled.circuit.built().elapsed(),
-            };
-            let is_over = age > max_dirty || pooled.circuit.generation != generation;
-            let retired = is_over && pooled.circuit.open_streams() == 0;
-            if retired {
-                pooled.circuit.close();
-            }
-            !retired && !pooled.circuit.is_lost()
-        });
+        self.stock.shelf().retire(max_dirty, steady::now());
     }
 
     /// An address of the network, to see which way this machine would go to it.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::cache::Mark;
 use super::skew::ClockSkew;
 use super::sources::{DirStreams, Source};
-use crate::events::{BootstrapEvent, DirectorySource, Reporter, Warning};
+use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
 /// Longest dial and fetch from one source.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
@@ -140,7 +140,7 @@ impl Round {
         let (known, name, open) = self.open(source);
         let reporter = self.is_urgent.then(|| self.reporter.clone());
         if let Some(reporter) = &reporter {
-            reporter.stage(BootstrapEvent::Connecting(name.clone()));
+            reporter.stage(ClientEvent::Connecting(name.clone()));
         }
         async move {
             let (who, io) = match timeout(FETCH_DEADLINE, open).await {

@@ -15,7 +15,7 @@ use super::cache::{Cache, Mark};
 use super::round::{Outcome, Round, RoundError};
 use super::skew::NoConsensus;
 use super::sources::{Choice, DirStreams, Distrust};
-use crate::events::{BootstrapEvent, Reporter, Warning};
+use crate::events::{ClientEvent, Reporter, Warning};
 use crate::path::PeerRules;
 
 /// First wait after a failure.
@@ -278,7 +278,7 @@ impl DirectoryTask {
                 valid_after: usable.lifetime().valid_after,
             });
             let reporter = &self.config.reporter;
-            reporter.stage(BootstrapEvent::Consensus {
+            reporter.stage(ClientEvent::Consensus {
                 relays: usable.entries().len(),
                 valid_until: usable.lifetime().valid_until,
             });
@@ -296,7 +296,7 @@ impl DirectoryTask {
             if is_new && usable.is_none() {
                 let why = self.why.borrow().clone();
                 tracing::error!(%why, "the consensus may not be used any more");
-                self.config.reporter.stage(BootstrapEvent::Lost(why));
+                self.config.reporter.stage(ClientEvent::Lost(why));
             }
             *shown = usable;
             is_new
@@ -384,7 +384,7 @@ impl DirectoryTask {
         if self.consensus.borrow().is_none() {
             let why = self.why.borrow().clone();
             let reason = why.to_string();
-            let waiting = BootstrapEvent::Waiting {
+            let waiting = ClientEvent::Waiting {
                 rounds,
                 why: why.clone(),
             };

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::testing::*;
 use super::{BootstrapProgress, Directory, DirectoryConfig, directory};
-use crate::events::{BootstrapEvent, DirectorySource, Reporter, Warning};
+use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
 pub(super) const START: u64 = 1_900_000_000;
 
@@ -242,26 +242,26 @@ async fn the_start_is_told_step_by_step() {
     loop {
         let event = events.next().await.unwrap();
         match &event {
-            BootstrapEvent::Connecting(DirectorySource::Authority(_)) => told.push("connecting"),
-            BootstrapEvent::Waiting { .. } => {
+            ClientEvent::Connecting(DirectorySource::Authority(_)) => told.push("connecting"),
+            ClientEvent::Waiting { .. } => {
                 told.push("waiting");
                 shelves.put(3, whole.bytes());
             }
-            BootstrapEvent::Receiving { bytes, of, .. } => {
+            ClientEvent::Receiving { bytes, of, .. } => {
                 assert_eq!(*of, Some(whole.bytes().len()));
                 assert!((1..=whole.bytes().len()).contains(bytes));
                 told.push("receiving");
             }
-            BootstrapEvent::Consensus {
+            ClientEvent::Consensus {
                 relays,
                 valid_until,
             } => {
                 assert_eq!((*relays, *valid_until), (251, START + 60));
                 told.push("consensus");
             }
-            BootstrapEvent::Warning(Warning::Unreachable { .. }) => warnings += 1,
-            BootstrapEvent::Over(_) => warnings -= 1,
-            BootstrapEvent::Starting => told.push("starting"),
+            ClientEvent::Warning(Warning::Unreachable { .. }) => warnings += 1,
+            ClientEvent::Over(_) => warnings -= 1,
+            ClientEvent::Starting => told.push("starting"),
             other => panic!("{other}"),
         }
         if told.contains(&"consensus") && warnings == 0 {

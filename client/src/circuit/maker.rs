@@ -1,0 +1,430 @@
+//! The maker: chooses paths and builds circuits along them, at guards or through relays that are named.
+//!
+//! What it builds has no task yet ([`Raised`]); [`super::legs`] gives it one. What the maker learns of relays and of times
+//! counts for the circuits that come after.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use cepa_common::dir::{Consensus, Entry, Params};
+use cepa_common::ids::{HopIndex, NetworkId, RelayId};
+use cepa_common::net::tasks::Tasks;
+use cepa_common::sync::lock;
+use cepa_common::world::{random, steady};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use super::build::{BuildError, Builder};
+use super::growth::Multipath;
+use super::health::Health;
+use super::links::GuardLinks;
+use super::report::Announcer;
+use super::shelf::ExitFit;
+use super::stock::Stock;
+use super::timeout::BuildTimes;
+use crate::guard::{Keeper, Purpose, Verdict};
+use crate::path::{
+    ExitTarget, Path, PathError, PathRequest, PathSelector, PeerRules, Position, RuleError,
+};
+use crate::skew::ClockSkew;
+
+/// Circuits being built at once, by a whole client.
+pub(super) const MOST_BUILDS: usize = 32;
+/// One hop must answer within this time, when a circuit is built hop by hop for a user to see.
+pub(super) const HOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a circuit asks whether a better guard has turned out to answer.
+const BETTER_POLL: Duration = Duration::from_millis(100);
+
+/// Why there is no circuit.
+#[derive(Debug, thiserror::Error)]
+pub enum CircuitError {
+    /// The client holds no consensus that may be used.
+    #[error("the client has no usable consensus yet")]
+    NoConsensus,
+    /// No path fits the request.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Every path that was tried failed. This is the last failure.
+    #[error("no circuit could be built: {0}")]
+    Build(#[from] BuildError),
+    /// The client is stopping.
+    #[error("the client is stopping")]
+    Stopping,
+}
+
+/// What a circuit is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// What the circuit's exit must let out to.
+    pub target: ExitTarget,
+    /// The owner's rule for the destination ([`PeerRules::rule_for`]).
+    pub rule: Option<usize>,
+    /// The exit, if it is settled already.
+    pub exit: Option<RelayId>,
+}
+
+impl From<ExitTarget> for Wanted {
+    fn from(target: ExitTarget) -> Self {
+        Self {
+            target,
+            rule: None,
+            exit: None,
+        }
+    }
+}
+
+/// A circuit that is built and has no task yet.
+pub(super) struct Raised {
+    pub(super) builder: Builder,
+    pub(super) hops: Vec<Entry>,
+    /// The round trip to the last hop.
+    pub(super) rtt: Duration,
+    /// The identity of the client for which the circuit was asked.
+    pub(super) generation: u64,
+}
+
+/// What a maker works with.
+pub(crate) struct MakerConfig {
+    pub(crate) network: NetworkId,
+    pub(crate) links: GuardLinks,
+    pub(crate) tasks: Tasks,
+    /// The newest consensus, while it may be used.
+    pub(crate) consensus: watch::Receiver<Option<Arc<Consensus>>>,
+    pub(crate) guards: Arc<Keeper>,
+    pub(crate) announcer: Announcer,
+    /// What the owner decides about paths.
+    pub(crate) rules: Arc<PeerRules>,
+    /// When circuits get a second leg.
+    pub(crate) multipath: Multipath,
+}
+
+/// What a maker has learned.
+pub(super) struct Memory {
+    pub(super) health: Health,
+    pub(super) times: BuildTimes,
+    /// The selector of the newest consensus that a path was chosen from.
+    selector: Option<Arc<PathSelector>>,
+}
+
+/// Builds a client's circuits.
+pub(crate) struct Maker {
+    network: NetworkId,
+    links: GuardLinks,
+    pub(super) tasks: Tasks,
+    consensus: watch::Receiver<Option<Arc<Consensus>>>,
+    guards: Arc<Keeper>,
+    announcer: Announcer,
+    rules: Arc<PeerRules>,
+    multipath: Multipath,
+    memory: Mutex<Memory>,
+    /// Where built circuits that nobody waits for any more go, and where the client's present identity stands.
+    pub(super) stock: Arc<Stock>,
+    /// Circuits being built at once.
+    pub(super) builds: Arc<Semaphore>,
+}
+
+/// A guard being tried. The try ends when this is dropped: also when nobody waits for it any more.
+struct Attempt<'a> {
+    maker: &'a Maker,
+    guard: RelayId,
+    /// The guard has answered, and there is more to be built behind it.
+    entered: AtomicBool,
+    built: bool,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(maker: &'a Maker, guard: RelayId) -> Self {
+        maker.guards.on_attempt(&guard);
+        Self {
+            maker,
+            guard,
+            entered: AtomicBool::new(false),
+            built: false,
+        }
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.maker.guards.on_abandoned(&self.guard);
+        if self.entered.load(Ordering::Relaxed) {
+            let announcer = &self.maker.announcer;
+            announcer.count_circuit(&self.guard, self.built);
+        }
+    }
+}
+
+impl Maker {
+    pub(super) fn new(config: MakerConfig, stock: Arc<Stock>) -> Self {
+        Self {
+            network: config.network,
+            links: config.links,
+            tasks: config.tasks,
+            consensus: config.consensus,
+            guards: config.guards,
+            announcer: config.announcer,
+            rules: config.rules,
+            multipath: config.multipath,
+            memory: Mutex::new(Memory {
+                health: Health::new(),
+                times: BuildTimes::new(),
+                selector: None,
+            }),
+            stock,
+            builds: Arc::new(Semaphore::new(MOST_BUILDS)),
+        }
+    }
+
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        lock(&self.memory)
+    }
+
+    /// An attempt that has taken longer than this is slow: another may be begun beside it.
+    pub(super) fn slow_after(&self) -> Duration {
+        self.memory().times.slow_after()
+    }
+
+    /// An attempt that has taken longer than this is given up.
+    pub(super) fn lost_after(&self) -> Duration {
+        self.memory().times.lost_after()
+    }
+
+    /// Remembers that circuits have failed at these relays.
+    pub(super) fn on_failed(&self, relays: &[RelayId]) {
+        let (mut memory, now) = (self.memory(), steady::now());
+        for relay in relays {
+            memory.health.on_failed(*relay, now);
+        }
+    }
+
+    /// When circuits get a second leg.
+    pub(super) fn multipath(&self) -> Multipath {
+        self.multipath
+    }
+
+    /// The newest consensus, while it may be used.
+    pub(super) fn consensus(&self) -> Option<Arc<Consensus>> {
+        self.consensus.borrow().clone()
+    }
+
+    /// Wakes when there is another consensus, or none any more.
+    pub(super) fn consensus_news(&self) -> watch::Receiver<Option<Arc<Consensus>>> {
+        self.consensus.clone()
+    }
+
+    /// The owner's rules.
+    pub(super) fn rules(&self) -> &Arc<PeerRules> {
+        &self.rules
+    }
+
+    /// Do the owner's lists leave something to choose? Says nothing while no consensus is held.
+    pub(super) fn check_rules(&self) -> Result<(), RuleError> {
+        self.selector().map_or(Ok(()), |selector| selector.check())
+    }
+
+    /// How well an exit fits what is wanted, by its policy and by the owner's rules for the destination. A clean circuit
+    /// was built without regard to what the owner prefers for this destination.
+    pub(super) fn exit_fit(&self, wanted: Wanted, exit: &Entry) -> ExitFit {
+        if !wanted.target.is_allowed_by(exit) {
+            return ExitFit::Unfit;
+        }
+        if wanted.rule.is_none() {
+            return ExitFit::AsGood;
+        }
+        let rules = &self.rules;
+        if !rules.permits(Position::Exit, wanted.rule, exit) {
+            ExitFit::Unfit
+        } else if rules.prefers(Position::Exit, wanted.rule, exit) == Some(false) {
+            ExitFit::Serves
+        } else {
+            ExitFit::AsGood
+        }
+    }
+
+    pub(super) fn selector(&self) -> Result<Arc<PathSelector>, CircuitError> {
+        let consensus = self.consensus().ok_or(CircuitError::NoConsensus)?;
+        let mut memory = self.memory();
+        if let Some(selector) = &memory.selector
+            && Arc::ptr_eq(selector.consensus(), &consensus)
+        {
+            return Ok(selector.clone());
+        }
+        let selector = Arc::new(PathSelector::with_rules(consensus, self.rules.clone()));
+        memory.selector = Some(selector.clone());
+        Ok(selector)
+    }
+
+    /// What relays say of this computer's clock.
+    pub(super) fn skew(&self) -> &ClockSkew {
+        self.links.skew()
+    }
+
+    /// The guards that circuits begin at.
+    pub(super) fn guards(&self) -> &Arc<Keeper> {
+        &self.guards
+    }
+
+    /// What tells people of guards and circuits.
+    pub(super) fn announcer(&self) -> &Announcer {
+        &self.announcer
+    }
+
+    /// Chooses a path that begins at a guard; other relays that failed lately are avoided while there are others.
+    pub(crate) fn choose(
+        &self,
+        wanted: impl Into<Wanted>,
+        avoid: &dyn Fn(&RelayId) -> bool,
+    ) -> Result<Path, CircuitError> {
+        self.choose_beside(Purpose::Data, wanted.into(), avoid, &|_| false)
+    }
+
+    /// Chooses a path that begins at a guard, but not at one that `not_first` names.
+    pub(super) fn choose_beside(
+        &self,
+        purpose: Purpose,
+        wanted: Wanted,
+        avoid: &dyn Fn(&RelayId) -> bool,
+        not_first: &dyn Fn(&RelayId) -> bool,
+    ) -> Result<Path, CircuitError> {
+        let selector = self.selector()?;
+        self.guards.update(selector.consensus());
+        self.announcer.tell_guards();
+        let guard = |exit: &Entry| {
+            let fits = |guard: &RelayId| {
+                selector.may_share_path(guard, &exit.identity) && !not_first(guard)
+            };
+            let choice = self.guards.pick(purpose, &fits);
+            choice.map(|choice| choice.identity)
+        };
+        let avoided = self.memory().health.avoided(steady::now());
+        // The only hop is no guard, so that it is the first hop to avoid.
+        let alone = self.rules.hops == 1;
+        let avoid = |relay: &RelayId| avoid(relay) || (alone && not_first(relay));
+        let careful = |relay: &RelayId| avoid(relay) || avoided.contains(relay);
+        let mut request = PathRequest::new(wanted.target);
+        request.rule = wanted.rule;
+        request.last = wanted.exit;
+        request.hops = usize::from(self.rules.hops);
+        request.guard = Some(&guard);
+        request.exclude = &careful;
+        if let Ok(path) = selector.choose(&mut random::rng(), &request) {
+            return Ok(path);
+        }
+        request.exclude = &avoid;
+        Ok(selector.choose(&mut random::rng(), &request)?)
+    }
+
+    /// Builds a circuit whose first hop is a guard, and tells the guards how it went. The circuit has no task yet. `None`
+    /// when the circuit is better let go, as better guards have turned out to be worth a try.
+    pub(super) async fn raise_at_guard(
+        &self,
+        hops: &[Entry],
+    ) -> Result<Option<Raised>, BuildError> {
+        let guard = hops.first().ok_or(BuildError::Length)?.identity;
+        if hops.len() == 1 {
+            // 6.16.13: the only hop is the exit, drawn anew for each circuit; no guard is it.
+            return self.raise(hops, HOP_TIMEOUT, &|_| {}).await.map(Some);
+        }
+        let mut attempt = Attempt::new(self, guard);
+        let on_hop = |hop: usize| {
+            // A circuit of one hop has nothing behind its guard that this could fail.
+            attempt.entered.store(hops.len() > 1, Ordering::Relaxed);
+            self.announcer.guard_answers(&guard);
+            let hops = hops.len();
+            self.announcer.tell_hop(hop, hops);
+        };
+        // A guard that hangs must not cost every circuit the patience that a far hop deserves.
+        let first_hop = (self.slow_after() * 2).min(HOP_TIMEOUT);
+        let raised = self.raise(hops, first_hop, &on_hop).await;
+        attempt.built = raised.is_ok();
+        drop(attempt);
+        let raised = raised.inspect_err(|error| {
+            if error.suspect() == HopIndex(0) {
+                self.guards.on_failure(&guard);
+                self.announcer.tell_of_failure(&guard);
+            }
+        })?;
+        loop {
+            match self.guards.on_success(&guard) {
+                Verdict::Use => return Ok(Some(raised)),
+                Verdict::Wait => tokio::time::sleep(BETTER_POLL).await,
+                // It is closed with its builder.
+                Verdict::TryBetter => return Ok(None),
+            }
+        }
+    }
+
+    /// Starts a circuit at `first`.
+    pub(crate) async fn begin(&self, first: &Entry) -> Result<Builder, BuildError> {
+        let pacing = self
+            .consensus()
+            .map_or_else(Params::default, |c| c.params().clone());
+        timeout(
+            HOP_TIMEOUT,
+            Builder::first(&self.links, self.network, first, pacing),
+        )
+        .await
+        .unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))
+    }
+
+    /// Adds a hop to a circuit.
+    pub(crate) async fn go_on(
+        &self,
+        builder: &mut Builder,
+        next: &Entry,
+    ) -> Result<(), BuildError> {
+        let hop = HopIndex(builder.len() as u8);
+        timeout(HOP_TIMEOUT, builder.extend(next))
+            .await
+            .unwrap_or(Err(BuildError::TimedOut { hop }))
+    }
+
+    /// Starts a circuit at a guard that no stream will use: the guards hear whether it answers, and no more.
+    pub(crate) async fn begin_at_guard(&self, first: &Entry) -> Result<Builder, BuildError> {
+        let guard = first.identity;
+        let attempt = Attempt::new(self, guard);
+        let begun = self.begin(first).await;
+        drop(attempt);
+        match &begun {
+            Ok(_) => {
+                self.guards.on_answered(&guard);
+                self.announcer.guard_answers(&guard);
+            }
+            Err(error) if error.suspect() == HopIndex(0) => {
+                self.guards.on_failure(&guard);
+                self.announcer.tell_of_failure(&guard);
+            }
+            Err(_) => {}
+        }
+        begun
+    }
+
+    /// Builds along these relays, with so much time for the first; `on_hop` hears of each, from 1 on.
+    pub(super) async fn raise(
+        &self,
+        hops: &[Entry],
+        first_hop: Duration,
+        on_hop: &(dyn Fn(usize) + Sync),
+    ) -> Result<Raised, BuildError> {
+        // Whose circuit this is was decided when it was asked for, whatever happens while it is built.
+        let generation = self.stock.shelf().generation();
+        let first = hops.first().ok_or(BuildError::Length)?;
+        let begun = timeout(first_hop, self.begin(first)).await;
+        let mut builder = begun.unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))?;
+        on_hop(1);
+        let mut rtt = Duration::ZERO;
+        for (number, next) in (2..).zip(&hops[1..]) {
+            let asked = steady::now();
+            self.go_on(&mut builder, next).await?;
+            rtt = asked.elapsed();
+            on_hop(number);
+        }
+        Ok(Raised {
+            builder,
+            hops: hops.to_vec(),
+            rtt,
+            generation,
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! The shelf: which circuits a client holds, and whose each is.
+//!
+//! The shelf is pure. It reads no clock (the time comes in as `now`), takes no lock, waits for nothing and builds nothing.
+//! [`super::stock`] shares it between tasks, [`super::maker`] builds what it lacks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cepa_common::dir::Entry;
+use cepa_common::ids::RelayId;
+
+use super::Circuit;
+use super::isolation::Isolation;
+
+/// The most circuits held. Beyond them, one that carries no stream is closed for each that comes.
+pub(super) const MOST_CIRCUITS: usize = 512;
+
+/// How many circuits and streams a client has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Circuits that may take streams.
+    pub ready: usize,
+    /// The circuits among `ready` that have carried no stream yet.
+    pub clean: usize,
+    /// Circuits whose streams have a second leg, retired circuits among them.
+    pub paired: usize,
+    /// Open streams, those of retired circuits among them.
+    pub streams: usize,
+}
+
+/// Who may use a circuit.
+pub(super) struct Owner {
+    pub(super) isolation: Isolation,
+    /// When the circuit was given to this owner.
+    pub(super) since: Instant,
+}
+
+/// How well an exit fits what a stream wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExitFit {
+    /// The exit may not serve the stream.
+    Unfit,
+    /// The exit may serve the stream, but a new circuit would get one that the owner prefers.
+    Serves,
+    /// A new circuit would have no better exit.
+    AsGood,
+}
+
+/// A circuit that the shelf gives out.
+pub(super) struct Found {
+    pub(super) circuit: Arc<Circuit>,
+    /// The circuit was clean until now, so that there is one clean circuit fewer.
+    pub(super) was_clean: bool,
+}
+
+struct Held {
+    circuit: Arc<Circuit>,
+    /// `None` while the circuit is clean: then it is nobody's.
+    owner: Option<Owner>,
+}
+
+/// The circuits of a client.
+pub(super) struct Shelf {
+    circuits: Vec<Held>,
+    /// How many new identities there were. A circuit of an earlier one takes no new stream.
+    generation: u64,
+    closed: bool,
+}
+
+impl Shelf {
+    pub(super) fn new() -> Self {
+        Self {
+            circuits: Vec::new(),
+            generation: 0,
+            closed: false,
+        }
+    }
+
+    /// How many new identities there were.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Is the client stopping? Then the shelf takes no circuit.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Takes a built circuit in, for its owner or as a clean one. Closes it instead if the shelf is closed, or if it is
+    /// clean and of an earlier identity, as nobody could ever use it.
+    pub(super) fn hold(&mut self, circuit: Arc<Circuit>, owner: Option<Owner>) {
+        // One for a stream that is about to be opened is held, though it takes no other: it is looked after.
+        let is_stale = circuit.generation != self.generation && owner.is_none();
+        if self.closed || is_stale {
+            circuit.close();
+            return;
+        }
+        if self.circuits.len() >= MOST_CIRCUITS {
+            let idle = |held: &Held| held.circuit.open_streams() == 0;
+            if let Some(idle) = self.circuits.iter().position(idle) {
+                self.circuits.remove(idle).circuit.close();
+            }
+        }
+        self.circuits.push(Held { circuit, owner });
+    }
+
+    /// Finds a circuit for a stream of `isolation`: one that this owner has had for less than `max_dirty`, or else a
+    /// clean one, which is the owner's from now on. `fit` judges exits.
+    pub(super) fn find(
+        &mut self,
+        isolation: &Isolation,
+        max_dirty: Duration,
+        now: Instant,
+        fit: &dyn Fn(&Entry) -> ExitFit,
+    ) -> Option<Found> {
+        self.circuits.retain(|held| !held.circuit.is_lost());
+        let generation = self.generation;
+        let usable = |held: &Held| held.circuit.generation == generation && held.circuit.has_room();
+        let owned = self.circuits.iter().find(|held| {
+            let is_ours = held.owner.as_ref().is_some_and(|owner| {
+                let age = now.saturating_duration_since(owner.since);
+                owner.isolation == *isolation && age < max_dirty
+            });
+            is_ours && usable(held) && fit(held.circuit.exit()) != ExitFit::Unfit
+        });
+        if let Some(held) = owned {
+            return Some(Found {
+                circuit: held.circuit.clone(),
+                was_clean: false,
+            });
+        }
+        let clean = self.circuits.iter_mut().find(|held| {
+            let is_clean = held.owner.is_none();
+            is_clean && usable(held) && fit(held.circuit.exit()) == ExitFit::AsGood
+        })?;
+        clean.owner = Some(Owner {
+            isolation: isolation.clone(),
+            since: now,
+        });
+        Some(Found {
+            circuit: clean.circuit.clone(),
+            was_clean: true,
+        })
+    }
+
+    /// Lets go of circuits that are lost. Closes those that carry no stream and are of an earlier identity or older than
+    /// `max_dirty`: an owned circuit's age counts from when it got its owner, a clean one's from when it was built.
+    pub(super) fn retire(&mut self, max_dirty: Duration, now: Instant) {
+        let generation = self.generation;
+        self.circuits.retain(|held| {
+            let since = match &held.owner {
+                Some(owner) => owner.since,
+                None => held.circuit.built(),
+            };
+            let is_old = now.saturating_duration_since(since) > max_dirty;
+            let is_over = is_old || held.circuit.generation != generation;
+            let retired = is_over && held.circuit.open_streams() == 0;
+            if retired {
+                held.circuit.close();
+            }
+            !retired && !held.circuit.is_lost()
+        });
+    }
+
+    /// Begins a new identity. Closes all circuits that carry no stream; the others take no new one.
+    ///
+    /// Returns how many circuits of the identity before there were.
+    pub(super) fn new_identity(&mut self) -> usize {
+        let of_before = self.generation;
+        self.generation += 1;
+        let is_live =
+            |held: &&Held| !held.circuit.is_lost() && held.circuit.generation == of_before;
+        let retired = self.circuits.iter().filter(is_live).count();
+        self.circuits.retain(|held| {
+            let in_use = held.circuit.open_streams() > 0;
+            if !in_use {
+                held.circuit.close();
+            }
+            in_use
+        });
+        retired
+    }
+
+    /// Closes the shelf: ends all circuits, and every stream on them.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        for held in self.circuits.drain(..) {
+            held.circuit.close();
+        }
+    }
+
+    /// How many circuits and streams there are.
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for held in self.circuits.iter().filter(|held| !held.circuit.is_lost()) {
+            counts.streams += held.circuit.open_streams();
+            counts.paired += usize::from(held.circuit.legs() > 1);
+            if held.circuit.generation == self.generation {
+                counts.ready += 1;
+                counts.clean += usize::from(held.owner.is_none());
+            }
+        }
+        counts
+    }
+
+    /// The circuits that are nobody's yet.
+    pub(super) fn clean(&self) -> impl Iterator<Item = &Arc<Circuit>> {
+        let is_clean = |held: &&Held| held.owner.is_none() && !held.circuit.is_lost();
+        self.circuits
+            .iter()
+            .filter(is_clean)
+            .map(|held| &held.circuit)
+    }
+
+    /// Asks every circuit whether it is still there.
+    pub(super) fn doubt_all(&self) {
+        self.circuits.iter().for_each(|held| held.circuit.doubt());
+    }
+
+    /// Asks the circuits that pass one of these relays whether they are still there.
+    pub(super) fn doubt_through(&self, relays: &[RelayId]) {
+        let passing = self
+            .circuits
+            .iter()
+            .filter(|held| held.circuit.passes(relays));
+        passing.for_each(|held| held.circuit.doubt());
+    }
+}
+
+#[cfg(test)]
+#[path = "shelf_tests.rs"]
+mod tests;
