@@ -18,9 +18,7 @@ use cepa_common::onion::Suite;
 use cepa_common::stream::{StreamError, Target as StreamTarget, TargetHost};
 use cepa_common::sync::lock;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::circuit::isolation::{IsolateBy, Isolation};
@@ -28,7 +26,6 @@ use crate::circuit::pool::Pool;
 use crate::circuit::{CircuitError, Circuits, Multipath, Wanted};
 use crate::dir::{Directory, NoConsensus};
 use crate::events::Reporter;
-use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
 use crate::path::{ExitTarget, PathError, PeerRules, RuleError};
 use crate::skew::ClockSkew;
 
@@ -227,8 +224,8 @@ impl Client {
             .await
     }
 
-    /// The same, where other things than the client's keep streams apart.
-    async fn connect_by(
+    /// Opens a stream to `target` like [`Client::connect_with`], but with switches of the caller's own.
+    pub(crate) async fn connect_by(
         &self,
         by: IsolateBy,
         target: StreamTarget,
@@ -334,38 +331,6 @@ impl Client {
         self.measure(&hops, hops.len() > 1).await
     }
 
-    /// Lets programs in at `listener`, by SOCKS and HTTP CONNECT, until the front is shut down or dropped.
-    ///
-    /// ```no_run
-    /// # async fn example(client: cepa_client::Client) -> std::io::Result<()> {
-    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:9350").await?;
-    /// let front = client.serve_front(listener, Default::default());
-    /// // ...
-    /// front.shutdown().await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn serve_front(&self, listener: TcpListener, options: FrontOptions) -> Front {
-        self.serve_front_by(self.inner.isolate_by, listener, options)
-    }
-
-    /// The same, where other things than the client's keep the streams of this listener apart.
-    pub fn serve_front_by(
-        &self,
-        by: IsolateBy,
-        listener: TcpListener,
-        options: FrontOptions,
-    ) -> Front {
-        let client = self.clone();
-        let connector = Arc::new(ClientConnector { client, by });
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(front::serve(listener, connector, options, async move {
-            // Told to stop, or dropped: both mean the same.
-            let _ = stopped.await;
-        }));
-        Front { stop, task }
-    }
-
     /// Retires all circuits at once, those of [`Client::isolated`] clients too: no stream that is opened from now on
     /// shares one with those before. Streams that are open go on where they are. The guards stay.
     ///
@@ -383,20 +348,6 @@ impl Client {
         if let Some(stopper) = stopper {
             stopper.stop().await;
         }
-    }
-}
-
-/// A front end that runs.
-pub struct Front {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Front {
-    /// Stops accepting and ends what is open.
-    pub async fn shutdown(self) {
-        let _ = self.stop.send(());
-        let _ = self.task.await;
     }
 }
 
@@ -442,60 +393,5 @@ fn is_final(error: StreamError, refusals: usize) -> bool {
         ) => refusals > 0,
         // The destination itself has answered.
         StreamError::Ended(EndReason::Refused | EndReason::Done | EndReason::Reset) => true,
-    }
-}
-
-struct ClientConnector {
-    client: Client,
-    by: IsolateBy,
-}
-
-impl Connector for ClientConnector {
-    type Stream = StreamIo;
-
-    async fn connect(&self, request: ConnectRequest) -> Result<StreamIo, Failure> {
-        let port = request.target.port;
-        let target = match request.target.host {
-            Host::Ip4(ip) => StreamTarget::address(SocketAddr::from((ip, port))),
-            Host::Ip6(ip) => StreamTarget::address(SocketAddr::from((ip, port))),
-            Host::Name(name) => StreamTarget::name(&name, port),
-        };
-        let target = target.ok_or(Failure::GeneralFailure)?;
-        let isolation =
-            Isolation::session(self.client.session).with_front(self.by, request.isolation);
-        let opened = self
-            .client
-            .connect_by(self.by, target, isolation, &request.early)
-            .await;
-        opened.map_err(|error| {
-            if let ConnectError::NoConsensus(why) = &error {
-                // Every stream fails until someone acts: said where people look.
-                tracing::warn!(%why, "a stream was refused");
-            }
-            if let ConnectError::Circuit(CircuitError::Path(PathError::Rule(why))) = &error {
-                tracing::warn!(%why, "a stream was refused");
-            }
-            tracing::debug!(%error, "a stream was not opened");
-            failure(&error)
-        })
-    }
-}
-
-fn failure(error: &ConnectError) -> Failure {
-    match error {
-        ConnectError::BadTarget(_) => Failure::GeneralFailure,
-        ConnectError::NoConsensus(_) => Failure::NoConsensus,
-        ConnectError::Circuit(CircuitError::Path(_)) => Failure::NotAllowed,
-        ConnectError::Circuit(_) => Failure::NetworkUnreachable,
-        ConnectError::TimedOut => Failure::TimedOut,
-        ConnectError::Stream(StreamError::CircuitLost) => Failure::GeneralFailure,
-        ConnectError::Stream(StreamError::Ended(reason)) => match reason {
-            EndReason::Refused => Failure::Refused,
-            EndReason::Unreachable => Failure::HostUnreachable,
-            EndReason::Policy => Failure::NotAllowed,
-            EndReason::Unresolvable => Failure::Unresolvable,
-            EndReason::Timeout => Failure::TimedOut,
-            EndReason::Done | EndReason::Reset | EndReason::Resource => Failure::GeneralFailure,
-        },
     }
 }

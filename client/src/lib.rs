@@ -32,9 +32,11 @@ pub mod dir;
 pub mod events;
 pub mod front;
 pub mod guard;
+mod let_in;
 pub mod path;
 pub mod skew;
 mod start;
+mod time_sources;
 
 pub use by_hand::{ByHandError, TraceError};
 // What a program that embeds a client needs of the rest.
@@ -43,5 +45,6 @@ pub use cepa_common::ids::RelayId;
 pub use cepa_common::net::circuit_io::StreamIo;
 pub use cepa_common::stream::{StreamError, Target as StreamTarget};
 
-pub use client::{Client, ClientError, ClientOptions, ConnectError, Front, HopReport};
+pub use client::{Client, ClientError, ClientOptions, ConnectError, HopReport};
 pub use events::{ClientEvent, ClientEvents, DirectorySource, Warning};
+pub use let_in::Front;

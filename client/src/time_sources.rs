@@ -1,0 +1,128 @@
+//! Authorities as sources of the time, for a client that cannot get a consensus.
+
+use std::time::Duration;
+
+use cepa_common::net::directory::NetworkHandle;
+use cepa_common::net::establish;
+use cepa_common::net::tls::Tls;
+use cepa_common::world::Clock;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::dir::BootstrapProgress;
+use crate::events::{Reporter, Warning};
+use crate::skew::ClockSkew;
+
+/// Authorities that are asked for the time where no consensus can be had.
+const TIME_SOURCES: usize = 5;
+/// Longest time to ask one.
+const TIME_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often they are asked.
+const TIME_AGAIN: Duration = Duration::from_secs(60);
+
+/// Asks authorities for the time while no consensus can be had: a clock that is wrong is the one cause that the
+/// documents alone cannot tell from authorities that have been away.
+pub(crate) struct TimeSources {
+    pub(crate) network: NetworkHandle,
+    pub(crate) tls: Tls,
+    pub(crate) clock: Clock,
+    pub(crate) skew: ClockSkew,
+    pub(crate) reporter: Reporter,
+}
+
+impl TimeSources {
+    /// Asks for as long as the client fails to get a consensus.
+    pub(crate) async fn ask_while_failing(self, mut progress: watch::Receiver<BootstrapProgress>) {
+        let failed = |step: &BootstrapProgress| matches!(step, BootstrapProgress::Failed { .. });
+        while progress.wait_for(failed).await.is_ok() {
+            self.ask().await;
+            tokio::time::sleep(TIME_AGAIN).await;
+        }
+    }
+
+    /// Says HELLO to some authorities, each of which proves its key and says what time it is (2.1).
+    async fn ask(&self) {
+        let (newest, id) = (self.network.newest(), self.network.network_id());
+        let mut asked = JoinSet::new();
+        for authority in newest.authorities().iter().take(TIME_SOURCES) {
+            let (authority, tls) = (authority.clone(), self.tls.clone());
+            asked.spawn(timeout(TIME_TIMEOUT, async move {
+                let (addresses, key) = (&authority.addresses, authority.identity);
+                // A client's HELLO has no time in it.
+                let link = establish::dial_link(addresses, key.0, &tls, id, 0).await;
+                Some((key, link.ok()?.hello.time_unix_sec))
+            }));
+        }
+        while let Some(told) = asked.join_next().await {
+            if let Ok(Ok(Some((authority, time)))) = told {
+                self.skew.observe(authority, self.clock.now_secs(), time);
+            }
+        }
+        if let Some(ahead_secs) = self.skew.wrong_by() {
+            self.reporter.warn(Warning::ClockSkew { ahead_secs });
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cepa_common::dir::{Authority, NetworkDraft};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::dir::testing::{identity, link_key, signing_key};
+
+    /// An authority that says HELLO to whoever comes.
+    async fn authority(n: u8) -> (Authority, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = Authority {
+            name: format!("authority {n}"),
+            identity: identity(n),
+            signing_key: signing_key(n).verifying_key().to_bytes(),
+            addresses: vec![listener.local_addr().unwrap()],
+        };
+        (authority, listener)
+    }
+
+    #[tokio::test]
+    async fn authorities_say_what_time_it_is_where_no_consensus_can_be_had() {
+        let (mut authorities, mut listeners) = (Vec::new(), Vec::new());
+        for n in 1..=3 {
+            let (authority, listener) = authority(n).await;
+            authorities.push(authority);
+            listeners.push(listener);
+        }
+        let mut draft = NetworkDraft::new("test", authorities, Default::default());
+        (1..=3).for_each(|n| draft.sign(&signing_key(n)).unwrap());
+        let network = NetworkHandle::from(draft.finish().unwrap());
+        for (n, listener) in (1..).zip(listeners) {
+            let (tls, id) = (Tls::relay(&link_key(n)).unwrap(), network.network_id());
+            tokio::spawn(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    // A link, which nothing is done with.
+                    let _ = establish::accept(tcp, &tls, id).await;
+                }
+            });
+        }
+        let reporter = Reporter::default();
+        for (off, words) in [(0, None), (-7_200i64, Some("2 hours behind"))] {
+            let clock = Clock::system();
+            let wrong = move || clock.now_ms().saturating_add_signed(off * 1_000);
+            let sources = TimeSources {
+                network: network.clone(),
+                tls: Tls::client(),
+                clock: Clock::from_fn(wrong),
+                skew: ClockSkew::default(),
+                reporter: reporter.clone(),
+            };
+            sources.ask().await;
+            let said = reporter.warnings().first().map(ToString::to_string);
+            match words {
+                Some(words) => assert!(said.unwrap().contains(words)),
+                None => assert_eq!(said, None),
+            }
+        }
+    }
+}
