@@ -189,15 +189,15 @@ fn called(entries: &[Entry], name: &str) -> Result<RelayId, ByHandError> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use cepa_common::dir::Flags;
+    use cepa_common::testkit::{identity, web_descriptor};
 
     use super::*;
-    use crate::dir::testing::{descriptor, identity};
 
     #[test]
     fn a_relay_is_called_by_nickname_or_first_digits() {
         let entries: Vec<Entry> = (1..=40)
             .map(|n| {
-                let mut relay = descriptor(n);
+                let mut relay = web_descriptor(n);
                 relay.nickname = if n < 3 {
                     "twin".to_owned()
                 } else {

@@ -72,7 +72,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::dir::testing::{identity, link_key, signing_key};
+    use cepa_common::testkit::{identity, link_key, signing_key};
 
     /// An authority that says HELLO to whoever comes.
     async fn authority(n: u8) -> (Authority, TcpListener) {

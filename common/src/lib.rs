@@ -32,5 +32,7 @@ pub mod secret;
 pub mod state;
 pub mod stream;
 pub mod sync;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 #[cfg(feature = "net")]
 pub mod world;

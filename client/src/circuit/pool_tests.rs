@@ -13,6 +13,7 @@ use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::net::tasks::{Stopper, tasks};
 use cepa_common::net::tls::Tls;
 use cepa_common::stream::{Mux, MuxConfig, Side, Target as StreamTarget};
+use cepa_common::testkit::{consensus_of, network_with, web_descriptor};
 use cepa_common::world::{Clock, steady};
 use tokio::sync::watch;
 
@@ -23,7 +24,6 @@ use super::pool::Pool;
 use super::report::Announcer;
 use super::shelf::Owner;
 use super::{Circuit, CircuitInner, Multipath};
-use crate::dir::testing::{consensus_of, descriptor, network_with};
 use crate::events::Warning;
 use crate::guard::{GuardHealth, Keeper, Purpose};
 use crate::path::{ExitTarget, PeerRules};
@@ -66,7 +66,7 @@ fn circuit(generation: u64) -> Arc<Circuit> {
         stream_window_bytes: 1 << 16,
         budget: Budget::unlimited(),
     });
-    let exit = Entry::new(&descriptor(3), Flags::EXIT, 10);
+    let exit = Entry::new(&web_descriptor(3), Flags::EXIT, 10);
     Arc::new(Circuit {
         streams: Streams::new(mux),
         hops: vec![exit.identity],
@@ -212,7 +212,7 @@ async fn with_guard() -> (Arc<Pool>, Entry, Stopper) {
 
 /// A pool with a consensus of one relay, which may be guard and exit.
 fn with_relay(address: SocketAddr, rules: PeerRules) -> (Arc<Pool>, Entry, Stopper) {
-    let mut nobody = descriptor(5);
+    let mut nobody = web_descriptor(5);
     nobody.addresses = vec![address];
     let flags = Flags::RUNNING | Flags::VALID | Flags::GUARD | Flags::EXIT;
     let guard = Entry::new(&nobody, flags, 10);

@@ -9,7 +9,7 @@ use cepa_common::world::steady;
 
 use super::super::CircuitInner;
 use super::*;
-use crate::dir::testing::descriptor;
+use cepa_common::testkit::web_descriptor;
 
 const MAX_DIRTY: Duration = Duration::from_secs(600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ fn circuit(exit: u8, generation: u64, built: Instant) -> Arc<Circuit> {
         stream_window_bytes: 1 << 16,
         budget: Budget::unlimited(),
     });
-    let exit = Entry::new(&descriptor(exit), Flags::EXIT, 10);
+    let exit = Entry::new(&web_descriptor(exit), Flags::EXIT, 10);
     Arc::new(Circuit {
         streams: Streams::new(mux),
         hops: vec![exit.identity],

@@ -6,45 +6,45 @@ use std::sync::{Arc, Mutex};
 
 use cepa_common::dir::{Consensus, Entry, Flags, Lifetime, diff};
 use cepa_common::net::directory::Backoff;
+use cepa_common::testkit::*;
 
 use super::task::until_next;
-use super::testing::*;
-use super::tests::{START, consensus, network, start, start_reporting, until};
+use super::tests::{START, ScriptedCircuits, consensus, network, start, start_reporting, until};
 use super::{BootstrapProgress, ClockSkew, Directory};
 use crate::events::{Reporter, Warning};
 
 const RELAYS: [u8; 4] = [10, 11, 12, 13];
 
 /// A client that holds the consensus of START, got from authority 1, which then vanishes.
-async fn holding(shelves: &Shelves) -> (Directory, tokio::task::JoinHandle<()>) {
+async fn holding(sources: &Sources) -> (Directory, tokio::task::JoinHandle<()>) {
     let network = network();
-    shelves.put(1, consensus(&network, START, &RELAYS).bytes());
-    let (directory, task) = start(&network, shelves, START, None);
+    sources.put(1, consensus(&network, START, &RELAYS).bytes());
+    let (directory, task) = start(&network, sources, START, None);
     until(&directory, START).await;
-    shelves.remove(1);
-    shelves.dialled();
-    shelves.answered();
+    sources.remove(1);
+    sources.dialled();
+    sources.answered();
     (directory, task)
 }
 
 /// Three relays misbehave in one way; the fourth is honest. The client gets the next consensus, and those that it
 /// blames are not asked again.
 async fn survives(script: Script, is_blamed: bool) {
-    let (network, shelves) = (network(), Shelves::default());
-    let (directory, task) = holding(&shelves).await;
+    let (network, sources) = (network(), Sources::default());
+    let (directory, task) = holding(&sources).await;
     let old = consensus(&network, START, &RELAYS);
     let next = consensus(&network, START + 10, &RELAYS);
     for n in [10, 11, 12] {
-        shelves.play(n, script.clone());
+        sources.play(n, script.clone());
     }
-    shelves.play(13, Script::Cache(vec![next.clone(), old]));
+    sources.play(13, Script::Cache(vec![next.clone(), old]));
     let taken = until(&directory, START + 10).await;
     assert_eq!(taken.bytes(), next.bytes());
     let again = consensus(&network, START + 20, &RELAYS);
-    shelves.play(13, Script::Cache(vec![again, next]));
-    shelves.dialled();
+    sources.play(13, Script::Cache(vec![again, next]));
+    sources.dialled();
     until(&directory, START + 20).await;
-    let bad = shelves
+    let bad = sources
         .dialled()
         .iter()
         .filter(|a| (5_010..=5_012).contains(&a.port()))
@@ -137,15 +137,15 @@ async fn a_wrong_difference() {
 
 #[tokio::test(start_paused = true)]
 async fn busy_is_no_lie() {
-    let (network, shelves) = (network(), Shelves::default());
-    let (directory, _task) = holding(&shelves).await;
+    let (network, sources) = (network(), Sources::default());
+    let (directory, _task) = holding(&sources).await;
     for n in RELAYS {
-        shelves.play(n, Script::cut("503 Service Unavailable", 0, 0, false));
+        sources.play(n, Script::cut("503 Service Unavailable", 0, 0, false));
     }
-    shelves.until_dialled(6).await;
+    sources.until_dialled(6).await;
     let next = consensus(&network, START + 10, &RELAYS);
     for n in RELAYS {
-        shelves.play(n, Script::Cache(vec![next.clone()]));
+        sources.play(n, Script::Cache(vec![next.clone()]));
     }
     until(&directory, START + 10).await;
 }
@@ -158,15 +158,15 @@ fn busy() -> Script {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_busy_is_left_alone_for_as_long_as_it_asks_for() {
-    let (network, shelves) = (network(), Shelves::default());
-    (1..=3).for_each(|n| shelves.play(n, busy()));
+    let (network, sources) = (network(), Sources::default());
+    (1..=3).for_each(|n| sources.play(n, busy()));
     let began = tokio::time::Instant::now();
-    let (directory, _task) = start(&network, &shelves, START, None);
-    shelves.until_dialled(3).await;
+    let (directory, _task) = start(&network, &sources, START, None);
+    sources.until_dialled(3).await;
     tokio::time::sleep(Duration::from_secs(59)).await;
-    assert_eq!(shelves.dialled().len(), 3, "asked again too soon");
+    assert_eq!(sources.dialled().len(), 3, "asked again too soon");
     let newest = consensus(&network, START, &RELAYS);
-    (1..=3).for_each(|n| shelves.play(n, Script::Cache(vec![newest.clone()])));
+    (1..=3).for_each(|n| sources.play(n, Script::Cache(vec![newest.clone()])));
     until(&directory, START).await;
     let waited = began.elapsed();
     let (least, most) = (Duration::from_secs(60), Duration::from_secs(80));
@@ -175,72 +175,72 @@ async fn who_is_busy_is_left_alone_for_as_long_as_it_asks_for() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_busy_delays_nothing_where_others_answer() {
-    let (network, shelves) = (network(), Shelves::default());
-    let (directory, _task) = holding(&shelves).await;
+    let (network, sources) = (network(), Sources::default());
+    let (directory, _task) = holding(&sources).await;
     let next = consensus(&network, START + 10, &RELAYS);
     let cache = |held: &Arc<Consensus>| Script::Cache(vec![held.clone()]);
-    (10..=11).for_each(|n| shelves.play(n, busy()));
-    (12..=13).for_each(|n| shelves.play(n, cache(&next)));
+    (10..=11).for_each(|n| sources.play(n, busy()));
+    (12..=13).for_each(|n| sources.play(n, cache(&next)));
     until(&directory, START + 10).await;
     let again = consensus(&network, START + 20, &RELAYS);
-    (12..=13).for_each(|n| shelves.play(n, cache(&again)));
-    shelves.dialled();
+    (12..=13).for_each(|n| sources.play(n, cache(&again)));
+    sources.dialled();
     until(&directory, START + 20).await;
     let busy = |a: &&std::net::SocketAddr| (5_010..=5_011).contains(&a.port());
     // Of the two at most the one that was not among the three asked first.
-    assert!(shelves.dialled().iter().filter(busy).count() <= 1);
+    assert!(sources.dialled().iter().filter(busy).count() <= 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_new_then_a_difference_then_the_whole() {
-    let (network, shelves) = (network(), Shelves::default());
-    let (directory, _task) = holding(&shelves).await;
+    let (network, sources) = (network(), Sources::default());
+    let (directory, _task) = holding(&sources).await;
     let held: Vec<_> = [START, START + 10, START + 20]
         .map(|at| consensus(&network, at, &RELAYS))
         .into();
     let play = |caches: &[usize]| {
         let shelf: Vec<_> = caches.iter().map(|n| Arc::clone(&held[*n])).collect();
         for n in RELAYS {
-            shelves.play(n, Script::Cache(shelf.clone()));
+            sources.play(n, Script::Cache(shelf.clone()));
         }
     };
     play(&[0]);
-    shelves.until_dialled(6).await;
-    assert!(shelves.answered().iter().all(|status| *status == 304));
+    sources.until_dialled(6).await;
+    assert!(sources.answered().iter().all(|status| *status == 304));
     play(&[1, 0]);
     until(&directory, START + 10).await;
-    assert!(shelves.answered().contains(&226));
+    assert!(sources.answered().contains(&226));
     play(&[2]);
     let taken = until(&directory, START + 20).await;
-    assert!(shelves.answered().contains(&200));
+    assert!(sources.answered().contains(&200));
     assert_eq!(taken.bytes(), held[2].bytes());
 }
 
 #[tokio::test(start_paused = true)]
 async fn circuits_first_then_directly() {
-    let (network, shelves) = (network(), Shelves::default());
-    let (directory, _task) = holding(&shelves).await;
+    let (network, sources) = (network(), Sources::default());
+    let (directory, _task) = holding(&sources).await;
     let opened = Arc::new(Mutex::new(Vec::new()));
     directory.use_circuits(Arc::new(ScriptedCircuits {
-        shelves: shelves.clone(),
+        sources: sources.clone(),
         ends: vec![20, 21, 22, 23],
         opened: Arc::clone(&opened),
     }));
     let next = consensus(&network, START + 10, &RELAYS);
-    shelves.put(20, b"soup");
+    sources.put(20, b"soup");
     for n in [21, 22, 23] {
-        shelves.play(n, Script::Cache(vec![next.clone()]));
+        sources.play(n, Script::Cache(vec![next.clone()]));
     }
     until(&directory, START + 10).await;
     assert_eq!(opened.lock().unwrap().len(), 3);
-    assert!(shelves.dialled().iter().all(|a| a.port() >= 5_020));
+    assert!(sources.dialled().iter().all(|a| a.port() >= 5_020));
     // The one that lied is avoided; circuits that fail leave the direct way.
     for n in 20..=23 {
-        shelves.remove(n);
+        sources.remove(n);
     }
     let later = consensus(&network, START + 20, &RELAYS);
     for n in RELAYS {
-        shelves.play(n, Script::Cache(vec![later.clone()]));
+        sources.play(n, Script::Cache(vec![later.clone()]));
     }
     until(&directory, START + 20).await;
     let opened = opened.lock().unwrap();
@@ -250,19 +250,19 @@ async fn circuits_first_then_directly() {
 
 #[tokio::test(start_paused = true)]
 async fn a_conflict_names_those_who_signed_both() {
-    let (network, shelves, reporter) = (network(), Shelves::default(), Reporter::default());
-    shelves.put(1, consensus(&network, START, &RELAYS).bytes());
-    let (directory, _task) = start_reporting(&network, &shelves, START, None, reporter.clone());
+    let (network, sources, reporter) = (network(), Sources::default(), Reporter::default());
+    sources.put(1, consensus(&network, START, &RELAYS).bytes());
+    let (directory, _task) = start_reporting(&network, &sources, START, None, reporter.clone());
     let held = until(&directory, START).await;
-    shelves.remove(1);
+    sources.remove(1);
     let entries = vec![Entry::new(
-        &descriptor(11),
+        &web_descriptor(11),
         Flags::VALID | Flags::RUNNING,
         10,
     )];
     let other = consensus_signed(&network, START, entries, &[1, 3]);
     for n in RELAYS {
-        shelves.put(n, other.bytes());
+        sources.put(n, other.bytes());
     }
     let mut alarm = directory.alarm();
     let raised = tokio::time::timeout(Duration::from_secs(300), alarm.wait_for(Option::is_some));
@@ -296,14 +296,14 @@ async fn fails_with(directory: &Directory, fits: impl Fn(&super::NoConsensus) ->
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_behind_is_told_by_how_much() {
-    let (network, shelves) = (network(), Shelves::default());
+    let (network, sources) = (network(), Sources::default());
     let of_now = consensus(&network, START, &RELAYS);
-    shelves.put(1, of_now.bytes());
-    let (directory, task) = start(&network, &shelves, START - 3 * 86_400, None);
+    sources.put(1, of_now.bytes());
+    let (directory, task) = start(&network, &sources, START - 3 * 86_400, None);
     // One source may be wrong itself.
     fails_with(&directory, |why| !why.reason.is_empty()).await;
     assert_eq!(directory.why_none().skew, None);
-    shelves.put(2, of_now.bytes());
+    sources.put(2, of_now.bytes());
     let text = fails_with(&directory, |why| why.skew.is_some()).await;
     assert!(text.contains("behind by about 3 days"), "{text}");
     assert!(matches!(
@@ -315,11 +315,11 @@ async fn a_clock_that_is_behind_is_told_by_how_much() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_ahead_is_told_by_how_much() {
-    let (network, shelves) = (network(), Shelves::default());
+    let (network, sources) = (network(), Sources::default());
     let of_now = consensus(&network, START, &RELAYS);
-    shelves.put(1, of_now.bytes());
-    shelves.put(2, of_now.bytes());
-    let (directory, _task) = start(&network, &shelves, START + 3 * 86_400, None);
+    sources.put(1, of_now.bytes());
+    sources.put(2, of_now.bytes());
+    let (directory, _task) = start(&network, &sources, START + 3 * 86_400, None);
     let text = fails_with(&directory, |why| why.skew.is_some()).await;
     assert!(
         text.contains("expired at 2030-03-17T17:47:40Z; the authorities do not answer"),
@@ -330,10 +330,10 @@ async fn a_clock_that_is_ahead_is_told_by_how_much() {
 
 #[tokio::test(start_paused = true)]
 async fn grace_ends_to_the_second_and_says_why() {
-    let (network, shelves) = (network(), Shelves::default());
-    shelves.put(1, consensus(&network, START, &RELAYS).bytes());
+    let (network, sources) = (network(), Sources::default());
+    sources.put(1, consensus(&network, START, &RELAYS).bytes());
     let ends = START + 60 + 86_400;
-    let (directory, _task) = start(&network, &shelves, ends - 30, None);
+    let (directory, _task) = start(&network, &sources, ends - 30, None);
     until(&directory, START).await;
     let began = tokio::time::Instant::now();
     let mut follow = directory.consensus();
@@ -350,7 +350,7 @@ async fn grace_ends_to_the_second_and_says_why() {
             .starts_with("the newest consensus that could be had expired at 2030")
     );
     // The authorities come back.
-    shelves.put(1, consensus(&network, ends, &RELAYS).bytes());
+    sources.put(1, consensus(&network, ends, &RELAYS).bytes());
     until(&directory, ends).await;
 }
 

@@ -14,8 +14,6 @@ mod task;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 
 pub(crate) use skew::About;

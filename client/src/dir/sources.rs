@@ -229,7 +229,8 @@ impl Distrust {
 mod tests {
     use std::collections::{BTreeMap, HashSet};
 
-    use super::super::testing::{identity, network_with};
+    use cepa_common::testkit::{identity, network_with};
+
     use super::super::tests::consensus;
     use super::*;
     use crate::path::PeerSet;

@@ -2,17 +2,50 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cepa_common::dir::{Consensus, Entry, Flags, NetworkFile};
+use cepa_common::ids::RelayId;
+use cepa_common::net::directory::Dial;
+use cepa_common::testkit::*;
 use tokio::task::JoinHandle;
 
-use super::testing::*;
-use super::{BootstrapProgress, Directory, DirectoryConfig, directory};
+use super::{
+    BootstrapProgress, DirStreamFuture, DirStreams, Directory, DirectoryConfig, directory,
+};
 use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
 pub(super) const START: u64 = 1_900_000_000;
+
+/// Directory streams over circuits that end at these relays in turn; counts those opened.
+pub(super) struct ScriptedCircuits {
+    pub(super) sources: Sources,
+    pub(super) ends: Vec<u8>,
+    pub(super) opened: Arc<Mutex<Vec<RelayId>>>,
+}
+
+impl DirStreams for ScriptedCircuits {
+    fn open(&self, avoid: &[RelayId]) -> DirStreamFuture {
+        let mut opened = self.opened.lock().unwrap();
+        let ends: Vec<_> = self
+            .ends
+            .iter()
+            .filter(|n| !avoid.contains(&identity(**n)))
+            .collect();
+        let Some(n) = ends
+            .get(opened.len().checked_rem(ends.len()).unwrap_or(0))
+            .copied()
+        else {
+            return Box::pin(async { Err(io::ErrorKind::NotConnected.into()) });
+        };
+        opened.push(identity(*n));
+        let who = identity(*n);
+        let stream = self.sources.dial(&[address(*n)], who.0);
+        Box::pin(async move { Ok((who, stream.await?)) })
+    }
+}
 
 pub(super) fn network() -> Arc<NetworkFile> {
     Arc::new(network_with(
@@ -25,24 +58,24 @@ pub(super) fn consensus(network: &NetworkFile, valid_after: u64, relays: &[u8]) 
     let flags = Flags::VALID | Flags::RUNNING;
     let entries = relays
         .iter()
-        .map(|n| Entry::new(&descriptor(*n), flags, 10))
+        .map(|n| Entry::new(&web_descriptor(*n), flags, 10))
         .collect();
     consensus_of(network, valid_after, entries)
 }
 
 pub(super) fn start(
     network: &Arc<NetworkFile>,
-    shelves: &Shelves,
+    sources: &Sources,
     start: u64,
     cache: Option<PathBuf>,
 ) -> (Directory, JoinHandle<()>) {
-    start_reporting(network, shelves, start, cache, Reporter::default())
+    start_reporting(network, sources, start, cache, Reporter::default())
 }
 
 /// The same, where it is listened to.
 pub(super) fn start_reporting(
     network: &Arc<NetworkFile>,
-    shelves: &Shelves,
+    sources: &Sources,
     start: u64,
     cache: Option<PathBuf>,
     reporter: Reporter,
@@ -50,7 +83,7 @@ pub(super) fn start_reporting(
     let (task, directory) = directory(DirectoryConfig {
         rules: Default::default(),
         network: Arc::clone(network).into(),
-        dial: Arc::new(shelves.clone()),
+        dial: Arc::new(sources.clone()),
         clock: virtual_clock(start * 1_000),
         cache,
         reporter,
@@ -76,11 +109,11 @@ pub(super) async fn until(directory: &Directory, valid_after: u64) -> Arc<Consen
 
 #[tokio::test(start_paused = true)]
 async fn the_newest_of_three_sources_is_taken() {
-    let (network, shelves) = (network(), Shelves::default());
-    shelves.put(1, consensus(&network, START - 10, &[10]).bytes());
-    shelves.put(2, consensus(&network, START, &[10]).bytes());
-    shelves.put(3, b"soup");
-    let (directory, _task) = start(&network, &shelves, START, None);
+    let (network, sources) = (network(), Sources::default());
+    sources.put(1, consensus(&network, START - 10, &[10]).bytes());
+    sources.put(2, consensus(&network, START, &[10]).bytes());
+    sources.put(3, b"soup");
+    let (directory, _task) = start(&network, &sources, START, None);
     let taken = directory.usable().await.unwrap();
     assert_eq!(taken.lifetime().valid_after, START);
     let ready = BootstrapProgress::Ready {
@@ -92,26 +125,26 @@ async fn the_newest_of_three_sources_is_taken() {
 
 #[tokio::test(start_paused = true)]
 async fn one_source_is_enough_and_patience_pays() {
-    let (network, shelves) = (network(), Shelves::default());
-    let (directory, _task) = start(&network, &shelves, START, None);
+    let (network, sources) = (network(), Sources::default());
+    let (directory, _task) = start(&network, &sources, START, None);
     let mut progress = directory.progress();
     let failed = |p: &BootstrapProgress| matches!(p, BootstrapProgress::Failed { rounds: 3, .. });
     progress.wait_for(failed).await.unwrap();
     assert!(directory.consensus().borrow().is_none());
-    shelves.put(2, consensus(&network, START, &[10]).bytes());
+    sources.put(2, consensus(&network, START, &[10]).bytes());
     until(&directory, START).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn refreshes_come_from_relays_after_the_first_tenth() {
-    let (network, shelves) = (network(), Shelves::default());
-    shelves.put(1, consensus(&network, START, &[10, 11, 12, 13]).bytes());
-    let (directory, _task) = start(&network, &shelves, START, None);
+    let (network, sources) = (network(), Sources::default());
+    sources.put(1, consensus(&network, START, &[10, 11, 12, 13]).bytes());
+    let (directory, _task) = start(&network, &sources, START, None);
     until(&directory, START).await;
-    shelves.dialled();
+    sources.dialled();
     let began = tokio::time::Instant::now();
     for n in 10..=13 {
-        shelves.put(
+        sources.put(
             n,
             consensus(&network, START + 10, &[10, 11, 12, 13]).bytes(),
         );
@@ -122,7 +155,7 @@ async fn refreshes_come_from_relays_after_the_first_tenth() {
         Duration::from_secs(10) < after && after < Duration::from_secs(17),
         "{after:?}"
     );
-    let dialled = shelves.dialled();
+    let dialled = sources.dialled();
     assert_eq!(dialled.len(), 3);
     assert!(
         dialled.iter().all(|dialled| dialled.port() >= 5_010),
@@ -132,22 +165,22 @@ async fn refreshes_come_from_relays_after_the_first_tenth() {
 
 #[tokio::test(start_paused = true)]
 async fn silent_relays_send_the_client_back_to_the_authorities() {
-    let (network, shelves) = (network(), Shelves::default());
-    shelves.put(1, consensus(&network, START, &[10]).bytes());
-    let (directory, _task) = start(&network, &shelves, START, None);
+    let (network, sources) = (network(), Sources::default());
+    sources.put(1, consensus(&network, START, &[10]).bytes());
+    let (directory, _task) = start(&network, &sources, START, None);
     until(&directory, START).await;
-    shelves.put(1, consensus(&network, START + 10, &[10]).bytes());
+    sources.put(1, consensus(&network, START + 10, &[10]).bytes());
     until(&directory, START + 10).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn never_older_never_other_across_restarts() {
-    let (network, shelves) = (network(), Shelves::default());
+    let (network, sources) = (network(), Sources::default());
     let directory = tempfile::tempdir().unwrap();
     let disk = directory.path().to_owned();
     let held = consensus(&network, START + 10, &[10]);
-    shelves.put(1, held.bytes());
-    let (directory, task) = start(&network, &shelves, START + 10, Some(disk.clone()));
+    sources.put(1, held.bytes());
+    let (directory, task) = start(&network, &sources, START + 10, Some(disk.clone()));
     until(&directory, START + 10).await;
     let file = disk.join(format!("consensus-{}", network.network_id()));
     // The mark is written last.
@@ -160,8 +193,8 @@ async fn never_older_never_other_across_restarts() {
     task.abort();
 
     // A restart without any network begins with what is on disk.
-    shelves.remove(1);
-    let (directory, task) = start(&network, &shelves, START + 12, Some(disk.clone()));
+    sources.remove(1);
+    let (directory, task) = start(&network, &sources, START + 12, Some(disk.clone()));
     assert_eq!(directory.usable().await.unwrap().digest(), held.digest());
     task.abort();
 
@@ -170,14 +203,14 @@ async fn never_older_never_other_across_restarts() {
         consensus(&network, START, &[10]),
         consensus(&network, START + 10, &[11]),
     ] {
-        shelves.put(1, offered.bytes());
-        shelves.put(10, offered.bytes());
-        shelves.put(11, offered.bytes());
-        let (directory, task) = start(&network, &shelves, START + 25, Some(disk.clone()));
-        shelves.dialled();
+        sources.put(1, offered.bytes());
+        sources.put(10, offered.bytes());
+        sources.put(11, offered.bytes());
+        let (directory, task) = start(&network, &sources, START + 25, Some(disk.clone()));
+        sources.dialled();
         directory.usable().await.unwrap();
         // Until the task has asked again and again.
-        shelves.until_dialled(4).await;
+        sources.until_dialled(4).await;
         let shown = directory.consensus().borrow().clone().unwrap();
         assert_eq!(shown.digest(), held.digest());
         task.abort();
@@ -185,10 +218,10 @@ async fn never_older_never_other_across_restarts() {
 
     // A damaged file is as none, but what it held is not forgotten: an older one is still refused.
     std::fs::write(&file, b"soup").unwrap();
-    shelves.remove(10);
-    shelves.remove(11);
-    shelves.put(1, consensus(&network, START, &[10]).bytes());
-    let (directory, task) = start(&network, &shelves, START + 12, Some(disk.clone()));
+    sources.remove(10);
+    sources.remove(11);
+    sources.put(1, consensus(&network, START, &[10]).bytes());
+    let (directory, task) = start(&network, &sources, START + 12, Some(disk.clone()));
     let mut progress = directory.progress();
     let failed = |step: &BootstrapProgress| matches!(step, BootstrapProgress::Failed { .. });
     progress.wait_for(failed).await.unwrap();
@@ -197,8 +230,8 @@ async fn never_older_never_other_across_restarts() {
     assert!(format!("{reason:?}").contains("older"), "{reason:?}");
     task.abort();
     // The very one that was damaged is taken again, and written.
-    shelves.put(1, held.bytes());
-    let (directory, _task) = start(&network, &shelves, START + 12, Some(disk.clone()));
+    sources.put(1, held.bytes());
+    let (directory, _task) = start(&network, &sources, START + 12, Some(disk.clone()));
     until(&directory, START + 10).await;
     while std::fs::read(&file).unwrap() == b"soup" {
         tokio::task::yield_now().await;
@@ -207,9 +240,9 @@ async fn never_older_never_other_across_restarts() {
 
 #[tokio::test(start_paused = true)]
 async fn times_that_cannot_be_right_are_refused_and_grace_ends() {
-    let (network, shelves) = (network(), Shelves::default());
-    shelves.put(1, consensus(&network, START + 400, &[10]).bytes());
-    let (directory, task) = start(&network, &shelves, START, None);
+    let (network, sources) = (network(), Sources::default());
+    sources.put(1, consensus(&network, START + 400, &[10]).bytes());
+    let (directory, task) = start(&network, &sources, START, None);
     let mut progress = directory.progress();
     let early = |p: &BootstrapProgress| match p {
         BootstrapProgress::Failed { reason, .. } => reason.contains("clock"),
@@ -219,8 +252,8 @@ async fn times_that_cannot_be_right_are_refused_and_grace_ends() {
     task.abort();
 
     let day = 86_400;
-    shelves.put(1, consensus(&network, START, &[10]).bytes());
-    let (directory, _task) = start(&network, &shelves, START + 60 + day - 30, None);
+    sources.put(1, consensus(&network, START, &[10]).bytes());
+    let (directory, _task) = start(&network, &sources, START + 60 + day - 30, None);
     until(&directory, START).await;
     let mut follow = directory.consensus();
     let gone = tokio::time::timeout(Duration::from_secs(120), follow.wait_for(Option::is_none));
@@ -231,12 +264,12 @@ async fn times_that_cannot_be_right_are_refused_and_grace_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn the_start_is_told_step_by_step() {
-    let (network, shelves, reporter) = (network(), Shelves::default(), Reporter::default());
+    let (network, sources, reporter) = (network(), Sources::default(), Reporter::default());
     let mut events = reporter.subscribe();
     // Authorities 1 and 2 are not there, and 3 comes late.
-    let (_directory, _task) = start_reporting(&network, &shelves, START, None, reporter);
+    let (_directory, _task) = start_reporting(&network, &sources, START, None, reporter);
     let (mut told, mut warnings) = (Vec::new(), 0);
-    let entry = |n| Entry::new(&descriptor(n), Flags::RUNNING, 10);
+    let entry = |n| Entry::new(&web_descriptor(n), Flags::RUNNING, 10);
     // Large enough to come in pieces.
     let whole = consensus_of(&network, START, (0..=250).map(entry).collect());
     loop {
@@ -245,7 +278,7 @@ async fn the_start_is_told_step_by_step() {
             ClientEvent::Connecting(DirectorySource::Authority(_)) => told.push("connecting"),
             ClientEvent::Waiting { .. } => {
                 told.push("waiting");
-                shelves.put(3, whole.bytes());
+                sources.put(3, whole.bytes());
             }
             ClientEvent::Receiving { bytes, of, .. } => {
                 assert_eq!(*of, Some(whole.bytes().len()));

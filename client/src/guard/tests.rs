@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use cepa_common::dir::{Consensus, Entry, Flags, NetworkFile, RelayDescriptor};
 use cepa_common::ids::{NetworkId, RelayId};
+use cepa_common::testkit::{consensus_of, network_with, web_descriptor};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::dir::testing::{consensus_of, descriptor, network_with};
 use crate::path::{PeerLists, PeerRules};
 
 pub(super) const DAY: u64 = 86_400;
@@ -36,7 +36,7 @@ impl World {
             .map(|(name, value)| ((*name).to_owned(), *value));
         Self {
             network: network_with(1, params.collect::<BTreeMap<_, _>>()),
-            template: descriptor(1),
+            template: web_descriptor(1),
         }
     }
 

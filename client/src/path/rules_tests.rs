@@ -3,16 +3,16 @@ use std::sync::Arc;
 
 use cepa_common::dir::Flags;
 use cepa_common::stream::TargetHost;
+use cepa_common::testkit::{consensus_of, identity, network_with, web_descriptor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::dir::testing::{consensus_of, descriptor, identity, network_with};
 use crate::path::{PathError, PathRequest, PathSelector};
 
 /// A consensus of relays 1 to `count` at 20.n.0.1, all of them fit for every position.
 fn consensus(count: u8) -> Arc<Consensus> {
     let entries = (1..=count).map(|n| {
-        let mut relay = descriptor(n);
+        let mut relay = web_descriptor(n);
         relay.addresses = vec![([20, n, 0, 1], 9_000).into()];
         let flags = Flags::VALID | Flags::RUNNING | Flags::EXIT | Flags::GUARD | Flags::STABLE;
         Entry::new(&relay, flags, 10)
@@ -117,7 +117,7 @@ fn a_list_that_leaves_none_is_named_with_what_it_emptied() {
 #[test]
 fn the_only_hop_need_not_be_fit_for_a_guard() {
     let entries = (1..=6).map(|n| {
-        let mut relay = descriptor(n);
+        let mut relay = web_descriptor(n);
         relay.addresses = vec![([20, n, 0, 1], 9_000).into()];
         let flags = Flags::VALID | Flags::RUNNING | Flags::EXIT;
         Entry::new(&relay, flags.with_if(Flags::GUARD, n > 1), 10)

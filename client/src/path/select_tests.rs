@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use cepa_common::dir::{FamilyMembership, RelayDescriptor};
+use cepa_common::testkit::{consensus_of, identity, network_with, web_descriptor};
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -8,11 +9,10 @@ use rand::SeedableRng;
 use std::net::{IpAddr, SocketAddr};
 
 use super::*;
-use crate::dir::testing::{consensus_of, descriptor, identity, network_with};
 
 /// A relay of the table with its number, weight and extra flags. The caller may change the rest.
 fn relay(n: u8, weight: u32, flags: Flags) -> Relay {
-    let mut descriptor = descriptor(n);
+    let mut descriptor = web_descriptor(n);
     descriptor.addresses = vec![([20, n, 0, 1], 9_000).into()];
     Relay {
         descriptor,
@@ -311,7 +311,7 @@ fn mixed_network(relays: u32) -> PathSelector {
     let families: Vec<_> = (1..4u8)
         .map(|n| SigningKey::from_bytes(&[200 + n; 32]))
         .collect();
-    let template = descriptor(1);
+    let template = web_descriptor(1);
     let entries = (0..relays).map(|n| {
         let mut descriptor = template.clone();
         let [.., high, low] = n.to_be_bytes();

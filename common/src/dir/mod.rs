@@ -26,8 +26,6 @@ mod signed;
 mod vote;
 
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod vectors;
 
 pub use consensus::{

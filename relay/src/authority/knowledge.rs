@@ -226,8 +226,8 @@ fn save(path: &Path, bytes: &[u8]) {
 mod tests {
     use super::*;
     use crate::authority::AuthorityConfig;
-    use crate::directory::testing::{descriptor, identity, link_key, network, signing_key};
     use cepa_common::dir::{Flags, SignedDescriptor};
+    use cepa_common::testkit::{descriptor_at, identity, link_key, network, signing_key};
 
     const START_MS: u64 = 2_000_000_000;
     const HOUR_MS: u64 = 3_600_000;
@@ -251,7 +251,7 @@ mod tests {
 
     fn upload(learning: &mut Learning, relay: u8, now_ms: u64) {
         let id = network(1).network_id();
-        let mut descriptor = descriptor(relay, now_ms / 1_000);
+        let mut descriptor = descriptor_at(relay, now_ms / 1_000);
         descriptor.offers = Flags::HSDIR;
         let signed = descriptor.sign(&id, &link_key(relay)).unwrap();
         let signed = SignedDescriptor::parse_and_verify(signed.bytes(), &id).unwrap();

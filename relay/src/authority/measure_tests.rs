@@ -3,12 +3,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cepa_common::dir::{Lifetime, NetworkFile, Params, Vote, tally};
+use cepa_common::testkit::{descriptor_at, identity, link_key, network, signing_key};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::super::relays::Relays;
 use super::*;
-use crate::directory::testing::{descriptor, identity, link_key, network, signing_key};
 
 const START_MS: u64 = 2_000_000_000;
 const STEP_MS: u64 = 50;
@@ -73,7 +73,7 @@ impl World {
         let ip = IpAddr::from([10, 0, 0, host]);
         self.carries.insert(ip, carries);
         self.on.insert(identity(n), ip);
-        let mut descriptor = descriptor(n, self.now_ms / 1_000);
+        let mut descriptor = descriptor_at(n, self.now_ms / 1_000);
         descriptor.addresses = vec![SocketAddr::new(ip, 1_000 + u16::from(n))];
         descriptor.bandwidth = claims;
         let signed = descriptor

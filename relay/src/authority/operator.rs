@@ -91,12 +91,13 @@ pub struct OperatorRules {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use cepa_common::testkit::{descriptor_at, identity};
+
     use super::*;
-    use crate::directory::testing::{descriptor, identity};
 
     #[test]
     fn lists_match_identities_addresses_and_ranges() {
-        let mut relay = descriptor(1, 0);
+        let mut relay = descriptor_at(1, 0);
         relay.addresses = vec![
             ([192, 0, 2, 77], 9001).into(),
             "[2001:db8::7]:9001".parse().unwrap(),

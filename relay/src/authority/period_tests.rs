@@ -1,5 +1,6 @@
+use cepa_common::testkit::{descriptor_at, identity, link_key, network, signing_key};
+
 use super::*;
-use crate::directory::testing::{descriptor, identity, link_key, network, signing_key};
 
 /// A valid-after in milliseconds. The interval of the test network is two seconds; the rounds of three authorities take
 /// a quarter of a second each.
@@ -28,7 +29,7 @@ fn authority(network: &Arc<NetworkFile>, n: u8, last: Option<u64>, now_ms: u64) 
 }
 
 fn upload(authority: &mut Authority, relay: u8, now_ms: u64) {
-    let descriptor = descriptor(relay, now_ms / 1_000);
+    let descriptor = descriptor_at(relay, now_ms / 1_000);
     let id = authority.config.network.network_id();
     let signed = descriptor.sign(&id, &link_key(relay)).unwrap();
     authority.on_descriptor(signed, now_ms).unwrap();

@@ -1,10 +1,11 @@
+use cepa_common::testkit::{descriptor_at, identity, link_key, network};
+
 use super::*;
-use crate::directory::testing::{descriptor, identity, link_key, network};
 
 const NOW_MS: u64 = 2_000_000;
 
 fn signed(n: u8, edit: impl FnOnce(&mut RelayDescriptor)) -> Arc<SignedDescriptor> {
-    let mut descriptor = descriptor(n, NOW_MS / 1_000);
+    let mut descriptor = descriptor_at(n, NOW_MS / 1_000);
     edit(&mut descriptor);
     Arc::new(
         descriptor
@@ -87,7 +88,7 @@ fn refusals() {
         Err(AuthorityError::PrivateAddress)
     );
     let id = network(1).network_id();
-    let mut second = descriptor(3, NOW_MS / 1_000);
+    let mut second = descriptor_at(3, NOW_MS / 1_000);
     let key = link_key(1).verifying_key().to_bytes();
     second.key_cert = Some(cepa_common::dir::KeyCert::new(
         &link_key(3),
@@ -187,7 +188,7 @@ fn a_known_relay_cannot_take_the_link_key_of_another() {
     relays.insert(signed(1, |_| ()), &params, NOW_MS).unwrap();
     relays.insert(signed(3, |_| ()), &params, NOW_MS).unwrap();
     let with_key = |key: u8, published: u64| {
-        let mut taken = descriptor(3, published);
+        let mut taken = descriptor_at(3, published);
         taken.key_cert = (key != 3).then(|| {
             let bytes = link_key(key).verifying_key().to_bytes();
             cepa_common::dir::KeyCert::new(&link_key(3), &id, bytes, u64::MAX)

@@ -142,9 +142,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use cepa_common::dir::{ConsensusBody, Lifetime};
+    use cepa_common::testkit::{network, signing_key};
     use cepa_common::world::Clock;
 
-    use super::super::testing::{network, signing_key};
     use super::*;
 
     const NOW: UnixSecs = 1_000_000;

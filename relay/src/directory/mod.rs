@@ -22,8 +22,6 @@ mod revision_tests;
 #[cfg(test)]
 mod serve_tests;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 
 pub use disk::ConsensusFiles;

@@ -207,15 +207,15 @@ impl Target {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use cepa_common::dir::KeyCert;
+    use cepa_common::testkit::{Switchboard, descriptor_at, identity, link_key, network};
 
-    use super::super::testing::{Switchboard, descriptor, identity, link_key, network};
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn an_expired_certificate_is_never_published() {
         let network = Arc::new(network(3));
         let link = link_key(1).verifying_key().to_bytes();
-        let mut descriptor = descriptor(1, 0);
+        let mut descriptor = descriptor_at(1, 0);
         descriptor.identity = identity(2);
         let cert = KeyCert::new(&link_key(2), &network.network_id(), link, 2_000);
         descriptor.key_cert = Some(cert);

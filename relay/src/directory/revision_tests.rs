@@ -9,11 +9,12 @@ use cepa_common::dir::{Authority, Consensus, NetworkDraft, NetworkFile};
 use cepa_common::net::directory::{
     Dial, DirRequest, DirResponse, FetchError, Reviser, fetch, revise,
 };
+use cepa_common::testkit::*;
 use cepa_common::world::Clock;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::testing::*;
+use super::tests::served_by;
 use super::{DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::authority::{
     AuthorityTask, MemorySigningRecord, ReachabilityProbe, authority_queue, run,
@@ -57,7 +58,7 @@ impl World {
         let (handle, queue) = authority_queue();
         let handle = is_authority.then_some(handle);
         let server = DirectoryServer::new(file.clone(), self.clock.clone(), handle);
-        self.board.plug(n, &server);
+        self.board.plug(n, served_by(&server));
         if is_authority {
             let probe: Arc<dyn ReachabilityProbe> = Arc::new(Arc::new(self.board.clone()));
             let task = AuthorityTask {
@@ -94,7 +95,7 @@ impl World {
     }
 
     fn publish(&mut self, n: u8, server: &Arc<DirectoryServer>) {
-        let (keep, descriptor) = watch::channel(descriptor(n, 0));
+        let (keep, descriptor) = watch::channel(descriptor_at(n, 0));
         let publisher = Publisher {
             network: server.networks().clone(),
             clock: self.clock.clone(),
@@ -206,7 +207,7 @@ async fn one_who_was_away_finds_all_signers_new() {
     let four = world.start(4, &next, true);
     assert_eq!(four.networks().offer(last), Ok(true));
     // Where authority 1 was, whom the lost one knows, a directory answers still.
-    world.board.plug(1, &four);
+    world.board.plug(1, served_by(&four));
     let lost = world.start(11, &founding, false);
     let mut follow = lost.networks().subscribe();
     let found = tokio::time::timeout(Duration::from_secs(120), follow.changed()).await;

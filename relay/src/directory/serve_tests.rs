@@ -10,8 +10,8 @@ use cepa_common::dir::{
     Consensus, ConsensusBody, Entry, Flags, Inserted, Lifetime, SignedConsensus, apply,
 };
 use cepa_common::net::directory::{DirRequest, DirResponse, FetchError, fetch, fetch_newer};
+use cepa_common::testkit::*;
 
-use super::testing::*;
 use super::{DirectoryServer, serve_connection_from};
 
 const NOW: u64 = 1_900_000_000;
@@ -23,7 +23,7 @@ fn consensus(server: &DirectoryServer, valid_after: u64, relays: &[u8]) -> Arc<C
     let flags = Flags::VALID | Flags::RUNNING;
     let mut entries: Vec<_> = relays
         .iter()
-        .map(|n| Entry::new(&descriptor(*n, 1), flags, 10))
+        .map(|n| Entry::new(&descriptor_at(*n, 1), flags, 10))
         .collect();
     entries.sort_by_key(|entry| entry.identity);
     let lifetime = Lifetime {

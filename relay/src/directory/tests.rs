@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use cepa_common::dir::{Consensus, KeyCert, MAX_DESCRIPTOR_BYTES, NetworkFile, RelayDescriptor};
 use cepa_common::net::directory::{Dial, DirRequest, FetchError, fetch, fetch_consensus, upload};
+use cepa_common::testkit::*;
 use cepa_common::world::Clock;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::testing::*;
 use super::{DirectoryServer, Publisher, Refresher, publish, refresh, serve_connection};
 use crate::authority::{
     AuthorityTask, MemorySigningRecord, ReachabilityProbe, authority_queue, run,
@@ -24,6 +24,16 @@ mod voting;
 
 const START_MS: u64 = 1_900_000_000_300;
 const SOON: Duration = Duration::from_secs(5);
+
+/// What a switchboard has become of connections to this server.
+pub(super) fn served_by(
+    server: &Arc<DirectoryServer>,
+) -> impl Fn(DuplexStream) + Send + Sync + use<> {
+    let server = Arc::clone(server);
+    move |far| {
+        tokio::spawn(serve_connection(far, Arc::clone(&server)));
+    }
+}
 
 /// A whole network's directories in one process, on virtual time.
 struct World {
@@ -63,7 +73,7 @@ impl World {
             directory: Arc::clone(&directory),
             record: Arc::new(MemorySigningRecord::default()),
         };
-        self.board.plug(n, &directory);
+        self.board.plug(n, served_by(&directory));
         self.tasks
             .spawn(async move { run(task, queue).await.unwrap() });
         let server = Arc::clone(&directory);
@@ -76,13 +86,13 @@ impl World {
     }
 
     fn relay(&mut self, n: u8) -> Arc<DirectoryServer> {
-        self.relay_as(n, descriptor(n, 0))
+        self.relay_as(n, descriptor_at(n, 0))
     }
 
     /// A relay that is reached as number `n`, with that link key, and says `descriptor` of itself.
     fn relay_as(&mut self, n: u8, descriptor: RelayDescriptor) -> Arc<DirectoryServer> {
         let directory = DirectoryServer::new(Arc::clone(&self.network), self.clock.clone(), None);
-        self.board.plug(n, &directory);
+        self.board.plug(n, served_by(&directory));
         let server = Arc::clone(&directory);
         self.tasks.spawn(refresh(Refresher {
             server,
@@ -206,7 +216,7 @@ async fn a_relay_with_its_identity_off_line_is_listed_while_its_certificate_outl
     world.relay(10);
     let link = link_key(11).verifying_key().to_bytes();
     let not_after = START_MS / 1_000 + 660;
-    let mut off_line = descriptor(11, 0);
+    let mut off_line = descriptor_at(11, 0);
     off_line.identity = identity(40);
     let id = world.network.network_id();
     off_line.key_cert = Some(KeyCert::new(&link_key(40), &id, link, not_after));
@@ -280,7 +290,7 @@ async fn refusals_by_status() {
         413
     );
     let signed = |published: u64, bandwidth: u32| {
-        let mut descriptor = descriptor(10, published);
+        let mut descriptor = descriptor_at(10, published);
         descriptor.bandwidth = bandwidth;
         let signed = descriptor
             .sign(&world.network.network_id(), &link_key(10))

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::directory::testing::identity;
+use cepa_common::testkit::identity;
 
 fn descriptor(authority: &str, answer: DescriptorAnswer) -> RelayEvent {
     RelayEvent::Descriptor {

@@ -59,7 +59,7 @@ impl core::fmt::Display for ConsensusConflict {
 mod tests {
     use super::*;
     use crate::dir::SignedConsensus;
-    use crate::dir::testing::{consensus, consensus_body, network, signing_key};
+    use crate::testkit::{consensus, consensus_body, network, signing_key};
 
     #[test]
     fn names_those_who_signed_both() {

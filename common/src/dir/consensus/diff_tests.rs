@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dir::NetworkFile;
-use crate::dir::testing::{consensus, consensus_body, link_key, network};
+use crate::testkit::{consensus, consensus_body, link_key, network};
 
 fn network_of_three() -> &'static NetworkFile {
     use std::sync::OnceLock;

@@ -100,8 +100,8 @@ pub fn inspect_consensus(bytes: &[u8], network: &NetworkFile) -> Result<Inspecti
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::dir::testing::{consensus_body, network, signing_key};
     use crate::dir::{AuthorityCert, SignedConsensus, Signer};
+    use crate::testkit::{consensus_body, network, signing_key};
 
     #[test]
     fn every_verdict() {

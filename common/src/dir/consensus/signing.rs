@@ -211,14 +211,14 @@ impl ConsensusSignature {
 mod tests {
     use super::*;
     use crate::dir::signed::Signature;
-    use crate::dir::testing::{self, network, signing_key};
+    use crate::testkit::{self, network, signing_key};
 
     #[test]
     fn signatures_gather() {
         let network = network(3);
         let id = network.network_id();
         let mut ours =
-            SignedConsensus::unsigned(&testing::consensus_body(1_000, &[1, 2, 3]), &id).unwrap();
+            SignedConsensus::unsigned(&testkit::consensus_body(1_000, &[1, 2, 3]), &id).unwrap();
         let mut theirs = ours.clone();
         ours.sign(&id, &signing_key(1)).unwrap();
         let detached = theirs.sign(&id, &signing_key(2)).unwrap();
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(ours.signature_count(), 2);
         assert!(SignedConsensus::parse_and_verify(&ours.to_bytes().unwrap(), &network).is_ok());
         let mut other =
-            SignedConsensus::unsigned(&testing::consensus_body(1_002, &[1]), &id).unwrap();
+            SignedConsensus::unsigned(&testkit::consensus_body(1_002, &[1]), &id).unwrap();
         assert_eq!(other.add(&id, &detached), Ok(false));
         let stranger = theirs.sign(&id, &signing_key(9)).unwrap();
         let refused = ConsensusSignature::parse_and_verify(stranger.bytes(), &network);

@@ -178,7 +178,7 @@ impl ConsensusStore {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::dir::testing::{consensus, consensus_body, identity, network};
+    use crate::testkit::{consensus, consensus_body, identity, network};
 
     #[test]
     fn never_older_and_never_two_for_one_time() {

@@ -8,10 +8,10 @@ use super::body::MAX_VALIDITY_SECS;
 use super::*;
 use crate::dir::network::NetworkFile;
 use crate::dir::signed::{self, CLOCK_SKEW_SECS, DocError, Kind, Signature};
-use crate::dir::testing::{self, network, signing_key};
+use crate::testkit::{self, network, signing_key};
 
 fn body() -> ConsensusBody {
-    testing::consensus_body(1_000, &[1, 2, 3])
+    testkit::consensus_body(1_000, &[1, 2, 3])
 }
 
 fn signed(body: &ConsensusBody, network: &NetworkFile, signers: &[u8]) -> Vec<u8> {
@@ -37,12 +37,12 @@ fn verify(body: &ConsensusBody, signers: &[u8]) -> Result<Arc<Consensus>, DocErr
 fn lookups() {
     let consensus = verify(&body(), &[1, 3]).unwrap();
     assert_eq!(consensus.entries().len(), 3);
-    let id = testing::identity(2);
+    let id = testkit::identity(2);
     assert_eq!(consensus.relay(&id).unwrap().nickname, "relay2");
     assert_eq!(consensus.by_link_key(&id.0).unwrap().identity, id);
-    assert!(consensus.relay(&testing::identity(9)).is_none());
-    assert!(consensus.is_relay_address("127.0.0.1:6003".parse().unwrap()));
-    assert!(!consensus.is_relay_address("127.0.0.1:6004".parse().unwrap()));
+    assert!(consensus.relay(&testkit::identity(9)).is_none());
+    assert!(consensus.is_relay_address(testkit::address(3)));
+    assert!(!consensus.is_relay_address(testkit::address(4)));
     assert_eq!(consensus.params().subnet_rule, 0);
     assert_eq!(consensus.params().circuit_window_cells, 700);
     assert_eq!(

@@ -1,9 +1,9 @@
 use super::*;
-use crate::dir::testing::{self, signing_key};
+use crate::testkit::{self, signing_key};
 
 #[test]
 fn text_survives_a_round_trip() {
-    let network = testing::network(3);
+    let network = testkit::network(3);
     let text = network.to_toml().unwrap();
     let parsed = NetworkFile::parse(&text).unwrap();
     assert_eq!(parsed, network);
@@ -13,7 +13,7 @@ fn text_survives_a_round_trip() {
 
 #[test]
 fn an_edited_file_is_refused() {
-    let text = testing::network(3).to_toml().unwrap();
+    let text = testkit::network(3).to_toml().unwrap();
     for (from, to) in [
         ("vote_interval_seconds = 2", "vote_interval_seconds = 3"),
         ("127.0.0.1:5001", "127.0.0.1:5009"),
@@ -27,7 +27,7 @@ fn an_edited_file_is_refused() {
 
 #[test]
 fn signatures_of_more_than_half_are_needed() {
-    let mut draft = testing::draft(4);
+    let mut draft = testkit::draft(4);
     draft.sign(&signing_key(1)).unwrap();
     draft.sign(&signing_key(1)).unwrap();
     draft.sign(&signing_key(2)).unwrap();
@@ -36,13 +36,13 @@ fn signatures_of_more_than_half_are_needed() {
     let mut draft = NetworkDraft::parse(&draft.to_toml().unwrap()).unwrap();
     draft.sign(&signing_key(4)).unwrap();
     assert!(draft.finish().is_ok());
-    assert!(testing::draft(4).sign(&signing_key(9)).is_err());
-    assert!(testing::draft(4).sign(&testing::link_key(1)).is_err());
+    assert!(testkit::draft(4).sign(&signing_key(9)).is_err());
+    assert!(testkit::draft(4).sign(&testkit::link_key(1)).is_err());
 }
 
 #[test]
 fn every_refusal_of_the_text() {
-    let text = testing::network(3).to_toml().unwrap();
+    let text = testkit::network(3).to_toml().unwrap();
     let signature = text.split("[[signature]]").last().unwrap();
     let doubled = format!("{text}\n[[signature]]{signature}");
     assert!(matches!(
@@ -75,7 +75,7 @@ fn every_refusal_of_the_text() {
 #[test]
 fn broken_rules() {
     let check = |edit: fn(&mut Body)| {
-        let mut body = testing::draft(3).body;
+        let mut body = testkit::draft(3).body;
         edit(&mut body);
         body.validate()
     };
@@ -94,7 +94,7 @@ fn broken_rules() {
 
 #[test]
 fn an_entry_survives_alone() {
-    let network = testing::network(1);
+    let network = testkit::network(1);
     let entry = &network.authorities()[0];
     assert_eq!(Authority::parse(&entry.to_toml()).as_ref(), Ok(entry));
     assert!(Authority::parse("[authority]\nname = \"x\"").is_err());

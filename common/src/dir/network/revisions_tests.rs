@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dir::testing::{consensus_body, identity, network, signing_key, vote};
 use crate::dir::{DocError, NetworkDraft, SignedConsensus};
+use crate::testkit::{consensus_body, identity, network, signing_key, vote};
 
 /// Authorities by number, as `testing` names them.
 fn authorities(numbers: &[u8]) -> Vec<Authority> {

@@ -320,7 +320,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dir::testing::{self, link_key};
+    use crate::testkit::{self, link_key};
 
     const NETWORK: NetworkId = NetworkId([7; 32]);
 
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        let descriptor = testing::descriptor(1);
+        let descriptor = testkit::descriptor(1);
         let signed = sign(&descriptor).unwrap();
         assert_eq!(signed.descriptor(), &descriptor);
         let again = SignedDescriptor::parse_and_verify(signed.bytes(), &NETWORK).unwrap();
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn an_identity_can_stay_off_line() {
-        let mut descriptor = testing::descriptor(2);
+        let mut descriptor = testkit::descriptor(2);
         let key = link_key(1).verifying_key().to_bytes();
         descriptor.key_cert = Some(KeyCert::new(&link_key(2), &NETWORK, key, 2_000));
         descriptor.published = 1_000;
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(sign(&longer), Err(DocError::BadSignature));
         descriptor.key_cert = None;
         assert_eq!(sign(&descriptor), Err(DocError::UnknownSigner));
-        let mut itself = testing::descriptor(1);
+        let mut itself = testkit::descriptor(1);
         itself.key_cert = Some(KeyCert::new(&link_key(1), &NETWORK, key, 2_000));
         assert_eq!(
             sign(&itself),
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn families_must_agree() {
-        let mut descriptor = testing::descriptor(1);
+        let mut descriptor = testkit::descriptor(1);
         descriptor.family = Some(FamilyMembership::new(
             &link_key(9),
             &NETWORK,
@@ -378,7 +378,7 @@ mod tests {
         descriptor.family = Some(FamilyMembership::new(
             &link_key(9),
             &NETWORK,
-            &testing::identity(2),
+            &testkit::identity(2),
         ));
         assert_eq!(sign(&descriptor), Err(DocError::BadSignature));
     }
@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn every_refusal_of_a_field() {
         let refused = |edit: fn(&mut RelayDescriptor)| {
-            let mut descriptor = testing::descriptor(1);
+            let mut descriptor = testkit::descriptor(1);
             edit(&mut descriptor);
             assert!(matches!(sign(&descriptor), Err(DocError::Content(_))));
         };
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn times() {
-        let mut descriptor = testing::descriptor(1);
+        let mut descriptor = testkit::descriptor(1);
         descriptor.published = 10_000;
         let signed = sign(&descriptor).unwrap();
         assert!(signed.is_current(10_000, 50, u64::MAX));
@@ -434,7 +434,7 @@ mod tests {
             edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..4),
         ) {
             // A hostile relay signs what it likes: the decoder behind the signature must stand too.
-            let mut body = signed::encode(&testing::descriptor(1)).unwrap();
+            let mut body = signed::encode(&testkit::descriptor(1)).unwrap();
             for (at, byte) in edits {
                 let at = at % body.len();
                 body[at] = byte;

@@ -80,7 +80,7 @@ impl DescriptorCache {
 mod tests {
     use super::*;
     use crate::dir::SignedVote;
-    use crate::dir::testing::{self, network, signing_key};
+    use crate::testkit::{self, network, signing_key};
 
     #[test]
     fn the_same_descriptor_is_verified_once_and_another_signature_of_it_anew() {
@@ -88,12 +88,12 @@ mod tests {
         let id = network.network_id();
         let cache = DescriptorCache::default();
         for author in [1, 2, 3] {
-            let vote = testing::vote(&network, author, &[1, 2, 3]);
+            let vote = testkit::vote(&network, author, &[1, 2, 3]);
             let signed = vote.sign(&network, &signing_key(author)).unwrap();
             SignedVote::parse_and_verify_cached(signed.bytes(), &network, &cache).unwrap();
         }
         assert_eq!(cache.verified(), 3);
-        let mut forged = testing::descriptor_of(&network, 1).bytes().to_vec();
+        let mut forged = testkit::signed_descriptor(&network, 1).bytes().to_vec();
         *forged.last_mut().unwrap() ^= 1;
         assert!(cache.parse_and_verify(&forged, &id).is_err());
         assert_eq!(cache.verified(), 3);
@@ -104,7 +104,7 @@ mod tests {
         let network = network(3);
         let id = network.network_id();
         let cache = DescriptorCache::default();
-        let kept = testing::descriptor_of(&network, 1);
+        let kept = testkit::signed_descriptor(&network, 1);
         let held = cache.parse_and_verify(kept.bytes(), &id).unwrap();
         for n in 0..3 * MAX_ENTRIES {
             let mut key = [0; 32];

@@ -207,7 +207,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dir::testing::{identity, link_key};
+    use crate::testkit::{identity, link_key};
 
     const NETWORK: NetworkId = NetworkId([7; 32]);
 

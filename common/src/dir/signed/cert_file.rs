@@ -78,7 +78,7 @@ impl AuthorityCert {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::dir::testing::{link_key, signing_key};
+    use crate::testkit::{link_key, signing_key};
 
     #[test]
     fn text_survives_and_changes_do_not() {

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dir::signed::{self, Envelope, assemble};
-use crate::dir::testing::{self, consensus_body, network, signing_key};
 use crate::dir::{ConsensusSignature, SignedConsensus, SignedVote};
+use crate::testkit::{self, consensus_body, network, signing_key};
 
 const NETWORK: NetworkId = NetworkId([7; 32]);
 
@@ -73,7 +73,7 @@ fn a_certificate_is_bound_to_network_authority_key_and_time() {
 fn votes_and_signatures_by_certified_keys() {
     let network = network(3);
     let id = network.network_id();
-    let vote = testing::vote(&network, 1, &[1]);
+    let vote = testkit::vote(&network, 1, &[1]);
     let signed = vote.sign(&network, &certified(1, &id, 1_001)).unwrap();
     assert!(SignedVote::parse_and_verify(signed.bytes(), &network).is_ok());
     let late = vote.sign(&network, &certified(1, &id, 1_000)).map(drop);

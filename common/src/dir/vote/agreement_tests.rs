@@ -1,10 +1,10 @@
 use super::*;
-use crate::dir::testing::{self, identity, lifetime, network, signing_key};
+use crate::testkit::{self, identity, lifetime, network, signing_key};
 
 const T: UnixSecs = 1_000;
 
 fn sign(network: &NetworkFile, author: u8, relays: &[u8]) -> Arc<SignedVote> {
-    let vote = testing::vote(network, author, relays);
+    let vote = testkit::vote(network, author, relays);
     Arc::new(vote.sign(network, &signing_key(author)).unwrap())
 }
 
@@ -201,7 +201,7 @@ fn our_own_vote_leaves_once_and_can_be_taken_back() {
 fn what_is_for_other_times_is_refused() {
     let (network, mut agreement, rounds) = five();
     let now_ms = rounds.start_ms();
-    let mut vote = testing::vote(&network, 2, &[1]);
+    let mut vote = testkit::vote(&network, 2, &[1]);
     vote.lifetime.valid_until += 1;
     let vote = Arc::new(vote.sign(&network, &signing_key(2)).unwrap());
     let heard = agreement.on_endorsement(endorse(&network, &vote, 2, &[]), now_ms);
@@ -210,7 +210,7 @@ fn what_is_for_other_times_is_refused() {
         agreement.on_vote(vote, now_ms),
         Err(AgreementError::NotWanted)
     );
-    let mut vote = testing::vote(&network, 2, &[1]);
+    let mut vote = testkit::vote(&network, 2, &[1]);
     vote.lifetime = lifetime(T + 2);
     let vote = vote.sign(&network, &signing_key(2)).unwrap();
     let heard = agreement.on_endorsement(endorse(&network, &vote, 2, &[]), now_ms);

@@ -172,12 +172,12 @@ impl SignedVote {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::dir::testing::{self, network, signing_key};
+    use crate::testkit::{self, network, signing_key};
 
     #[test]
     fn round_trip_and_refusals() {
         let network = network(3);
-        let vote = testing::vote(&network, 1, &[1, 2, 3]);
+        let vote = testkit::vote(&network, 1, &[1, 2, 3]);
         let signed = vote.sign(&network, &signing_key(1)).unwrap();
         assert_eq!(signed.vote(), &vote);
         let again = SignedVote::parse_and_verify(signed.bytes(), &network).unwrap();

@@ -197,11 +197,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dir::testing::{self, identity, network, signing_key};
+    use crate::testkit::{self, identity, network, signing_key};
 
     fn by(author: u8, signers: &[u8]) -> Endorsement {
         let network = network(3);
-        let vote = testing::vote(&network, author, &[1]);
+        let vote = testkit::vote(&network, author, &[1]);
         let vote = vote.sign(&network, &signing_key(author)).unwrap();
         let mut made = Endorsement::of_vote(&vote, &network, &signing_key(author)).unwrap();
         for n in signers {
@@ -260,7 +260,7 @@ mod tests {
         }
         // An author that is no authority, and another author's key.
         let network = network(3);
-        let vote = testing::vote(&network, 1, &[1]);
+        let vote = testkit::vote(&network, 1, &[1]);
         let vote = vote.sign(&network, &signing_key(1)).unwrap();
         assert_eq!(
             Endorsement::of_vote(&vote, &network, &signing_key(2)),

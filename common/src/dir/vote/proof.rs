@@ -100,11 +100,11 @@ fn take_endorsement(rest: &mut &[u8], network: &NetworkFile) -> Result<Endorseme
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::dir::testing::{self, identity, network, signing_key};
+    use crate::testkit::{self, identity, network, signing_key};
 
     fn endorsement(author: u8, relays: &[u8]) -> Endorsement {
         let network = network(3);
-        let vote = testing::vote(&network, author, relays);
+        let vote = testkit::vote(&network, author, relays);
         let vote = vote.sign(&network, &signing_key(author)).unwrap();
         Endorsement::of_vote(&vote, &network, &signing_key(author)).unwrap()
     }

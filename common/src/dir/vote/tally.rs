@@ -148,17 +148,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dir::testing::{self, identity, lifetime, network, signing_key};
     use crate::dir::{SignedConsensus, Vote};
+    use crate::testkit::{self, identity, lifetime, network, signing_key};
 
     fn sign(network: &NetworkFile, author: u8, edit: impl FnOnce(&mut Vote)) -> SignedVote {
-        let mut vote = testing::vote(network, author, &[1, 2, 3]);
+        let mut vote = testkit::vote(network, author, &[1, 2, 3]);
         edit(&mut vote);
         vote.sign(network, &signing_key(author)).unwrap()
     }
 
     fn keep(vote: &mut Vote, network: &NetworkFile, relays: &[u8]) {
-        vote.entries = testing::vote(network, 1, relays).entries;
+        vote.entries = testkit::vote(network, 1, relays).entries;
     }
 
     fn entry(body: &ConsensusBody, n: u8) -> Option<&Entry> {
@@ -204,12 +204,12 @@ mod tests {
     fn the_descriptor_that_most_name_wins_then_the_newest_then_the_lowest() {
         let network = network(4);
         let with = |author: u8, published: u64, bandwidth: u32| {
-            let mut descriptor = testing::descriptor(1);
+            let mut descriptor = testkit::descriptor(1);
             (descriptor.published, descriptor.bandwidth) = (published, bandwidth);
             let signed = descriptor
-                .sign(&network.network_id(), &testing::link_key(1))
+                .sign(&network.network_id(), &testkit::link_key(1))
                 .unwrap();
-            let entry = testing::vote_entry(&signed);
+            let entry = testkit::vote_entry(&signed);
             (
                 signed.digest(),
                 sign(&network, author, |vote| vote.entries = vec![entry]),

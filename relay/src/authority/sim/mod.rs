@@ -14,9 +14,9 @@ use cepa_common::dir::{
     Consensus, ConsensusSignature, DescriptorCache, Digest, Endorsement, Forward, Heard,
     NetworkDraft, NetworkFile, SignedVote, UnixSecs,
 };
+use cepa_common::testkit::{descriptor_at, identity, link_key, network, signing_key};
 
 use super::{Action, Authority, AuthorityConfig, AuthorityError};
-use crate::directory::testing::{descriptor, identity, link_key, network, signing_key};
 
 /// Random numbers that are the same for the same seed (xorshift64*).
 pub(super) struct Chance(u64);
@@ -186,7 +186,7 @@ impl World {
 
     /// Gives a member a relay's descriptor with this date.
     pub(super) fn upload(&mut self, relay: u8, n: usize, published: UnixSecs) {
-        let signed = descriptor(relay, published)
+        let signed = descriptor_at(relay, published)
             .sign(&self.network.network_id(), &link_key(relay))
             .unwrap();
         let local_ms = self.local_ms(n);

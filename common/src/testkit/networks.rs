@@ -1,0 +1,50 @@
+//! Networks of a few authorities.
+
+use std::collections::BTreeMap;
+
+use super::keys::{address, identity, signing_key};
+use crate::dir::{Authority, NetworkDraft, NetworkFile, local_network_params};
+
+/// The entries of the authorities 1 to `count`.
+pub fn authorities(count: u8) -> Vec<Authority> {
+    let authority = |n| Authority {
+        name: format!("authority {n}"),
+        identity: identity(n),
+        signing_key: signing_key(n).verifying_key().to_bytes(),
+        addresses: vec![address(n)],
+    };
+    (1..=count).map(authority).collect()
+}
+
+/// The network "test" of the authorities 1 to `count` with the parameters of a local network, signed by nobody.
+pub fn draft(count: u8) -> NetworkDraft {
+    NetworkDraft::new("test", authorities(count), local_network_params())
+}
+
+/// The network "test" of the authorities 1 to `count` with the parameters of a local network.
+pub fn network(count: u8) -> NetworkFile {
+    sign_by_all(draft(count), count)
+}
+
+/// The network "test" of the authorities 1 to `count` with these parameters.
+pub fn network_with(count: u8, params: BTreeMap<String, u32>) -> NetworkFile {
+    network_named("test", authorities(count), params)
+}
+
+/// The network of this name and these authorities, whose signing keys are those of 1 to their number.
+pub fn network_named(
+    name: &str,
+    authorities: Vec<Authority>,
+    params: BTreeMap<String, u32>,
+) -> NetworkFile {
+    let count = u8::try_from(authorities.len()).unwrap();
+    sign_by_all(NetworkDraft::new(name, authorities, params), count)
+}
+
+/// The network of a draft, once the authorities 1 to `count` have signed it.
+pub fn sign_by_all(mut draft: NetworkDraft, count: u8) -> NetworkFile {
+    for n in 1..=count {
+        draft.sign(&signing_key(n)).unwrap();
+    }
+    draft.finish().unwrap()
+}
