@@ -109,7 +109,11 @@ impl Pair {
             .zip(&self.streams)
         {
             let (bytes, (_, there)) = bytes;
-            assert!(self.relay.poll_write(*there, &mut cx, bytes).is_ready());
+            assert!(
+                self.relay
+                    .poll_write(*there, &mut cx, self.now, bytes)
+                    .is_ready()
+            );
         }
     }
 
@@ -137,7 +141,9 @@ impl Pair {
     fn read(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         for (key, _) in &self.streams {
-            while let Poll::Ready(Ok(read)) = self.client.poll_read(*key, &mut cx, &mut self.bytes)
+            while let Poll::Ready(Ok(read)) =
+                self.client
+                    .poll_read(*key, &mut cx, self.now, &mut self.bytes)
             {
                 assert!(read > 0);
             }
@@ -234,12 +240,15 @@ fn mux_on_outward(bencher: Bencher<'_, '_>) {
     let before = |pair: &mut Pair| {
         let mut cx = Context::from_waker(Waker::noop());
         let (here, there) = pair.streams[0];
-        while let Poll::Ready(Ok(read)) = pair.relay.poll_read(there, &mut cx, &mut pair.bytes) {
+        while let Poll::Ready(Ok(read)) =
+            pair.relay
+                .poll_read(there, &mut cx, pair.now, &mut pair.bytes)
+        {
             assert!(read > 0);
         }
         pair.now += Duration::from_millis(10);
         pair.inward();
-        let written = pair.client.poll_write(here, &mut cx, &pair.bytes);
+        let written = pair.client.poll_write(here, &mut cx, pair.now, &pair.bytes);
         assert_eq!(written, Poll::Ready(Ok(BATCH)));
         let mut payloads = vec![Pair::payload()];
         while pair.client.fill(

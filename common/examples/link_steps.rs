@@ -163,13 +163,17 @@ fn mux_stream(times: u32) {
     for _ in 0..times {
         assert!(
             relay
-                .poll_write(there, &mut cx, black_box(&bytes))
+                .poll_write(there, &mut cx, Instant::now(), black_box(&bytes))
                 .is_ready()
         );
         while relay.fill(LegId::FIRST, now, &mut rng, black_box(&mut payload)) {
             client.on_inward(LegId::FIRST, now, &payload).unwrap();
         }
-        assert!(client.poll_read(here, &mut cx, &mut bytes).is_ready());
+        assert!(
+            client
+                .poll_read(here, &mut cx, Instant::now(), &mut bytes)
+                .is_ready()
+        );
         while client.fill(LegId::FIRST, now, &mut rng, black_box(&mut payload)) {
             relay.on_outward(LegId::FIRST, now, &payload).unwrap();
         }

@@ -17,6 +17,7 @@ use crate::cell::message::EndReason;
 use crate::ids::CircId;
 use crate::stream::{JoinAs, Leg, LegId, Mux, StreamError, StreamKey, Target};
 use crate::sync::lock;
+use crate::world::steady;
 
 /// Cells packed under one hold of the streams' lock.
 const FILL_CELLS: usize = 128;
@@ -238,7 +239,7 @@ impl AsyncRead for StreamIo {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut mux = self.streams.mux();
-        let read = ready!(mux.poll_read(self.key, cx, out.initialize_unfilled()))?;
+        let read = ready!(mux.poll_read(self.key, cx, steady::now(), out.initialize_unfilled()))?;
         let wake = mux.wants_fill();
         drop(mux);
         if wake {
@@ -255,7 +256,10 @@ impl AsyncWrite for StreamIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let wrote = self.streams.mux().poll_write(self.key, cx, bytes);
+        let wrote = self
+            .streams
+            .mux()
+            .poll_write(self.key, cx, steady::now(), bytes);
         self.streams.notify();
         wrote.map_err(Into::into)
     }

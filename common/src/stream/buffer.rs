@@ -68,9 +68,9 @@ impl ByteQueue {
         self.moved
     }
 
-    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+    pub(super) fn push(&mut self, now: Instant, mut bytes: &[u8]) {
         if self.is_empty() && !bytes.is_empty() {
-            self.moved = Some(Instant::now());
+            self.moved = Some(now);
         }
         let chunks = self.chunks.len();
         while !bytes.is_empty() {
@@ -82,9 +82,9 @@ impl ByteQueue {
                 return;
             };
             let room = &mut last[end % CHUNK..];
-            let (now, later) = bytes.split_at(room.len().min(bytes.len()));
-            room[..now.len()].copy_from_slice(now);
-            self.len += now.len();
+            let (fits, later) = bytes.split_at(room.len().min(bytes.len()));
+            room[..fits.len()].copy_from_slice(fits);
+            self.len += fits.len();
             bytes = later;
         }
         if self.chunks.len() != chunks {
@@ -93,7 +93,7 @@ impl ByteQueue {
     }
 
     /// Moves as many bytes as there are and `out` has room for.
-    pub(super) fn pop(&mut self, out: &mut [u8]) -> usize {
+    pub(super) fn pop(&mut self, now: Instant, out: &mut [u8]) -> usize {
         let wanted = self.len.min(out.len());
         let chunks = self.chunks.len();
         let mut popped = 0;
@@ -101,17 +101,17 @@ impl ByteQueue {
             && let Some(first) = self.chunks.front()
         {
             let there = &first[self.from..];
-            let now = there.len().min(wanted - popped);
-            out[popped..popped + now].copy_from_slice(&there[..now]);
-            popped += now;
-            self.from += now;
-            self.len -= now;
+            let taken = there.len().min(wanted - popped);
+            out[popped..popped + taken].copy_from_slice(&there[..taken]);
+            popped += taken;
+            self.from += taken;
+            self.len -= taken;
             if self.from == CHUNK || self.len == 0 {
                 self.from = 0;
                 self.chunks.pop_front().into_iter().for_each(give_back);
             }
         }
-        self.moved = (self.len > 0).then(Instant::now);
+        self.moved = (self.len > 0).then_some(now);
         if self.chunks.len() != chunks {
             self.charge();
         }
@@ -152,15 +152,15 @@ mod tests {
         ) {
             let budget = Budget::unlimited();
             let (mut queue, mut plain) = (ByteQueue::new(&budget), VecDeque::<u8>::new());
-            let mut next = 0u8;
+            let (mut next, now) = (0u8, Instant::now());
             for (push, size) in steps {
                 if push {
                     let bytes: Vec<u8> = (0..size).map(|_| { next = next.wrapping_add(1); next }).collect();
-                    queue.push(&bytes);
+                    queue.push(now, &bytes);
                     plain.extend(&bytes);
                 } else {
                     let mut out = vec![0; size];
-                    let popped = queue.pop(&mut out);
+                    let popped = queue.pop(now, &mut out);
                     let expected: Vec<u8> = plain.drain(..size.min(plain.len())).collect();
                     prop_assert_eq!(&out[..popped], &expected[..]);
                 }

@@ -189,12 +189,13 @@ impl World {
         while read[0].len() < bytes[0].len() || read[1].len() < bytes[1].len() {
             let ends = [(&mut self.client, here), (&mut self.relay, there)];
             for (side, (mux, key)) in ends.into_iter().enumerate() {
-                if let Poll::Ready(wrote) = mux.poll_write(key, &mut cx, &bytes[side][sent[side]..])
+                if let Poll::Ready(wrote) =
+                    mux.poll_write(key, &mut cx, Instant::now(), &bytes[side][sent[side]..])
                 {
                     sent[side] += wrote.unwrap();
                 }
                 let mut out = [0; 16 * 1024];
-                while let Poll::Ready(got) = mux.poll_read(key, &mut cx, &mut out) {
+                while let Poll::Ready(got) = mux.poll_read(key, &mut cx, Instant::now(), &mut out) {
                     read[1 - side].extend(&out[..got.unwrap()]);
                 }
             }
@@ -335,7 +336,9 @@ fn both_lost_is_all_lost() {
     assert!(world.client.is_lost());
     let mut cx = Context::from_waker(Waker::noop());
     assert_eq!(
-        world.client.poll_read(here, &mut cx, &mut [0; 9]),
+        world
+            .client
+            .poll_read(here, &mut cx, Instant::now(), &mut [0; 9]),
         Poll::Ready(Err(StreamError::CircuitLost))
     );
 }

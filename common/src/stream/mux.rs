@@ -438,13 +438,14 @@ impl Mux {
         &mut self,
         key: StreamKey,
         cx: &mut Context<'_>,
+        now: Instant,
         out: &mut [u8],
     ) -> Poll<Result<usize, StreamError>> {
         let Some(stream) = self.streams.get_mut(&key) else {
             return Poll::Ready(Err(StreamError::CircuitLost));
         };
         if !stream.rx.is_empty() {
-            let read = stream.rx.pop(out);
+            let read = stream.rx.pop(now, out);
             // A stream never holds more than its window, which is a u32.
             stream.rx_drained += read as u32;
             let is_awaited = stream.starved && stream.rx.is_empty();
@@ -470,6 +471,7 @@ impl Mux {
         &mut self,
         key: StreamKey,
         cx: &mut Context<'_>,
+        now: Instant,
         bytes: &[u8],
     ) -> Poll<Result<usize, StreamError>> {
         let send_buffer = self.send_buffer();
@@ -487,7 +489,7 @@ impl Mux {
             stream.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        stream.tx.push(&bytes[..room]);
+        stream.tx.push(now, &bytes[..room]);
         self.enqueue(key);
         Poll::Ready(Ok(room))
     }

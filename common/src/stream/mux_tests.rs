@@ -100,13 +100,23 @@ impl Pair {
 
 fn read(mux: &mut Mux, key: StreamKey) -> Poll<Result<usize, StreamError>> {
     let mut out = [0; 4096];
-    mux.poll_read(key, &mut Context::from_waker(Waker::noop()), &mut out)
+    mux.poll_read(
+        key,
+        &mut Context::from_waker(Waker::noop()),
+        Instant::now(),
+        &mut out,
+    )
 }
 
 fn read_all(mux: &mut Mux, key: StreamKey, into: &mut Vec<u8>) -> Poll<Result<usize, StreamError>> {
     let mut out = [0; 4096];
     loop {
-        match mux.poll_read(key, &mut Context::from_waker(Waker::noop()), &mut out) {
+        match mux.poll_read(
+            key,
+            &mut Context::from_waker(Waker::noop()),
+            Instant::now(),
+            &mut out,
+        ) {
             Poll::Ready(Ok(n)) if n > 0 => into.extend(&out[..n]),
             other => return other,
         }
@@ -114,7 +124,12 @@ fn read_all(mux: &mut Mux, key: StreamKey, into: &mut Vec<u8>) -> Poll<Result<us
 }
 
 fn write(mux: &mut Mux, key: StreamKey, bytes: &[u8]) -> Poll<Result<usize, StreamError>> {
-    mux.poll_write(key, &mut Context::from_waker(Waker::noop()), bytes)
+    mux.poll_write(
+        key,
+        &mut Context::from_waker(Waker::noop()),
+        Instant::now(),
+        bytes,
+    )
 }
 
 fn is_open(mux: &mut Mux, key: StreamKey) -> Poll<Result<(), StreamError>> {

@@ -103,7 +103,7 @@ impl Mux {
         self.drop_idle();
         if !self.ready.is_empty() && leg.send.is_open() {
             let mark = leg.send.is_mark_due().then(|| pack_mark(packer, rng));
-            self.pack_streams(packer, leg.send.sent() + 1);
+            self.pack_streams(packer, now, leg.send.sent() + 1);
             leg.send.on_sent(now, mark);
         }
     }
@@ -193,7 +193,7 @@ impl Mux {
         packer.leave(AGAIN_ROOM.saturating_sub(from));
         let position = self.position(leg);
         self.pack_windows(packer);
-        self.pack_streams(packer, position);
+        self.pack_streams(packer, now, position);
         if let Some(set) = &mut self.set {
             set.keep(now, leg.id, packer.packed_from(from));
         }
@@ -247,7 +247,7 @@ impl Mux {
     }
 
     /// Gives each stream its turn until the payload, which stands at `position`, is full.
-    fn pack_streams(&mut self, packer: &mut Packer<'_>, position: u64) {
+    fn pack_streams(&mut self, packer: &mut Packer<'_>, now: Instant, position: u64) {
         let send_buffer = self.send_buffer();
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.take() else {
@@ -258,7 +258,7 @@ impl Mux {
             };
             stream.queued = false;
             let before = packer.used();
-            let full = pack_stream(packer, stream);
+            let full = pack_stream(packer, now, stream);
             let said = packer.used() - before;
             self.ready.on_said(&mut stream.recent, said);
             if stream.sending == Sending::Ended {
@@ -303,7 +303,7 @@ fn pack_mark(packer: &mut Packer<'_>, rng: &mut impl CryptoRng) -> [u8; MARK_LEN
 }
 
 /// Packs what a stream has to say. Returns whether the payload is full.
-fn pack_stream(packer: &mut Packer<'_>, stream: &mut Stream) -> bool {
+fn pack_stream(packer: &mut Packer<'_>, now: Instant, stream: &mut Stream) -> bool {
     match stream.opening {
         Opening::Begin => {
             let packed = match &stream.target {
@@ -339,7 +339,7 @@ fn pack_stream(packer: &mut Packer<'_>, stream: &mut Stream) -> bool {
         if room < want.min(MIN_DATA_LEN) {
             return true;
         }
-        let wrote = packer.data_in_place(stream.id, want, |slot| stream.tx.pop(slot));
+        let wrote = packer.data_in_place(stream.id, want, |slot| stream.tx.pop(now, slot));
         stream.tx_credit -= wrote as u32;
     }
     if stream.is_blocked() {

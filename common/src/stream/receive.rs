@@ -141,7 +141,7 @@ impl Mux {
                 }
                 Inward::Stream(id, message) => {
                     others = true;
-                    counted |= self.on_stream(id, message)?;
+                    counted |= self.on_stream(now, id, message)?;
                 }
                 Inward::Flow(message) => marks += self.on_flow(leg, now, message)?,
                 Inward::Truncated(reason) => truncated = Some(reason),
@@ -194,7 +194,7 @@ impl Mux {
                     if link.is_some() {
                         return Err(Violation::Linking);
                     }
-                    counted |= self.on_stream(id, message)?;
+                    counted |= self.on_stream(now, id, message)?;
                 }
                 Outward::Flow(message) => marks += self.on_flow(leg, now, message)?,
                 Outward::Leg(LegMessage::Link { secret, leg }) => {
@@ -232,7 +232,7 @@ impl Mux {
         leg: LegId,
         now: Instant,
         payload: &'a Payload,
-        apply: fn(&mut Self, &Payload, &mut Vec<Request>) -> Result<(), Violation>,
+        apply: fn(&mut Self, Instant, &Payload, &mut Vec<Request>) -> Result<(), Violation>,
     ) -> Result<Aside, Violation> {
         let mut aside = Aside::default();
         for message in messages::<M>(payload) {
@@ -256,9 +256,9 @@ impl Mux {
         one.next_in = number.checked_add(1);
         let set = self.set.as_mut().ok_or(Violation::Linking)?;
         if set.on_arrival(number, payload)? == Arrival::Now {
-            apply(self, payload, &mut aside.requests)?;
+            apply(self, now, payload, &mut aside.requests)?;
             while let Some(early) = self.set.as_mut().and_then(|set| set.take_early()) {
-                apply(self, &early, &mut aside.requests)?;
+                apply(self, now, &early, &mut aside.requests)?;
             }
         }
         Ok(aside)
@@ -323,12 +323,17 @@ impl Mux {
         Ok(())
     }
 
-    fn apply_inward(&mut self, payload: &Payload, _: &mut Vec<Request>) -> Result<(), Violation> {
+    fn apply_inward(
+        &mut self,
+        now: Instant,
+        payload: &Payload,
+        _: &mut Vec<Request>,
+    ) -> Result<(), Violation> {
         for message in messages::<Inward<'_>>(payload) {
             match message? {
                 Inward::Connected(id) => self.on_connected(id)?,
                 Inward::Stream(id, message) => {
-                    self.on_stream(id, message)?;
+                    self.on_stream(now, id, message)?;
                 }
                 _ => {}
             }
@@ -338,6 +343,7 @@ impl Mux {
 
     fn apply_outward(
         &mut self,
+        now: Instant,
         payload: &Payload,
         requests: &mut Vec<Request>,
     ) -> Result<(), Violation> {
@@ -350,7 +356,7 @@ impl Mux {
                     requests.extend(self.on_begin(stream, Target::Directory)?);
                 }
                 Outward::Stream(id, message) => {
-                    self.on_stream(id, message)?;
+                    self.on_stream(now, id, message)?;
                 }
                 _ => {}
             }
@@ -395,7 +401,12 @@ impl Mux {
     }
 
     /// Returns whether the window counts the message.
-    fn on_stream(&mut self, id: StreamId, message: StreamMessage<'_>) -> Result<bool, Violation> {
+    fn on_stream(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        message: StreamMessage<'_>,
+    ) -> Result<bool, Violation> {
         if let Some(past) = self.lingering.get_mut(&id) {
             return on_lingering(past, message);
         }
@@ -417,7 +428,7 @@ impl Mux {
                 stream.rx_credit = stream.rx_credit.checked_sub(len).ok_or(Violation::Credit)?;
                 // What was on its way when this end gave up is dropped, and not granted again.
                 if !stream.released && !stream.sending.is_given_up() {
-                    stream.rx.push(data);
+                    stream.rx.push(now, data);
                 }
                 if let Some(waker) = stream.reader.take() {
                     waker.wake();
