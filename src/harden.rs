@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Switches core dumps off: a core file would hold every key in memory (S36).
-pub(crate) fn no_core_dumps() {
+pub fn no_core_dumps() {
     // A system that refuses leaves us no worse than before, and there is no log yet.
     let _ = setrlimit(
         Resource::Core,
@@ -16,7 +16,7 @@ pub(crate) fn no_core_dumps() {
 
 /// Raises the limit on open files as far as the system lets everybody: each
 /// link and each stream at an exit takes one (S39).
-pub(crate) fn raise_file_limit() {
+pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(
         Resource::Nofile,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::context::state_dir;
 use crate::config::Config;
-use crate::control::{self, Answer, AskError, Command, NewIdentity, Status};
+use crate::control::{self, Answer, AskError, ControlRequest, NewIdentity, Status};
 use crate::terminal::output::say;
 use crate::terminal::{CliError, NETWORK};
 
@@ -25,12 +25,12 @@ struct Which {
 }
 
 impl Which {
-    fn ask(self, command: Command) -> Result<Value, CliError> {
+    fn ask(self, request: ControlRequest) -> Result<Value, CliError> {
         let dir = match self.config {
             Some(file) => Config::load(&file)?.state.dir,
             None => state_dir(self.state, "client")?,
         };
-        match control::ask(&dir, command) {
+        match control::ask(&dir, request) {
             Ok(Answer::Ok(result)) => Ok(result),
             Ok(Answer::Error { what, hint }) => Err(CliError::failed(what, hint)),
             Err(error) => {
@@ -71,7 +71,7 @@ pub(super) struct StatusCommand {
 impl StatusCommand {
     pub(super) fn main(self) -> Result<ExitCode, CliError> {
         let json = self.json;
-        let answer = self.which.ask(Command::Status)?;
+        let answer = self.which.ask(ControlRequest::Status)?;
         let status: Status = serde_json::from_value(answer.clone()).map_err(|_| unreadable())?;
         if json {
             say(&answer.to_string());
@@ -135,7 +135,7 @@ pub(super) struct NewIdentityCommand {
 
 impl NewIdentityCommand {
     pub(super) fn main(self) -> Result<ExitCode, CliError> {
-        let answer = self.which.ask(Command::NewIdentity)?;
+        let answer = self.which.ask(ControlRequest::NewIdentity)?;
         let done: NewIdentity = serde_json::from_value(answer).map_err(|_| unreadable())?;
         let plural = if done.retired == 1 { "" } else { "s" };
         say(&format!("{} circuit{plural} retired", done.retired));

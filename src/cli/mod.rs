@@ -40,7 +40,7 @@ Try it, on this machine alone:
 Exit codes: 0 done; 1 failed; 2 wrong arguments or configuration; 3 the network could not be
 reached. `cepa testnet -- COMMAND` ends with the command's own."
 )]
-pub(crate) struct Cli {
+pub struct Cli {
     #[command(subcommand)]
     command: Command,
     /// What to log: a level (off, error, warn, info, debug, trace) or filters such as
@@ -70,7 +70,7 @@ enum Command {
 
 impl Cli {
     /// Runs the command; its end is the program's end.
-    pub(crate) fn main(self) -> ExitCode {
+    pub fn main(self) -> ExitCode {
         let context = Context::new(self.log);
         let done = match self.command {
             Command::Testnet(command) => command.main(&context),

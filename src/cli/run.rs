@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::context::{Context, block_on};
 use crate::config::{Config, keys};
+use crate::control;
 use crate::node::Node;
 use crate::terminal::CliError;
 use crate::terminal::output::{self, say};
@@ -67,7 +68,8 @@ pub(super) fn start(
 
 async fn serve(config: Config, exit_with_stdin: bool) -> Result<ExitCode, CliError> {
     let mut stop = listen(exit_with_stdin)?;
-    let starting = output::with_meter(async |progress| Node::start(&config, progress).await);
+    let starting =
+        output::with_meter(async |progress| Node::start(&config, progress, control::attend).await);
     let mut node = tokio::select! {
         // Asked to stop while it starts: dropping what there is stops it.
         cause = stop.requested() => {

@@ -5,23 +5,23 @@ use toml::{Table, Value};
 use super::{Authority, Client, Config, Exit, Relay};
 
 /// One section of the file.
-pub(crate) struct Section {
+pub struct Section {
     /// The name between the brackets.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// What it is for.
-    pub(crate) doc: &'static str,
+    pub doc: &'static str,
     /// Its keys.
-    pub(crate) keys: &'static [Key],
+    pub keys: &'static [Key],
 }
 
 /// One key of a section.
-pub(crate) struct Key {
+pub struct Key {
     /// The name before the equals sign.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// What it does.
-    pub(crate) doc: &'static str,
+    pub doc: &'static str,
     /// A value to show where none is set; TOML.
-    pub(crate) example: &'static str,
+    pub example: &'static str,
 }
 
 const fn key(name: &'static str, example: &'static str, doc: &'static str) -> Key {
@@ -29,7 +29,7 @@ const fn key(name: &'static str, example: &'static str, doc: &'static str) -> Ke
 }
 
 /// Every section and key, in the order in which they are printed.
-pub(crate) const SECTIONS: &[Section] = &[
+pub const SECTIONS: &[Section] = &[
     Section {
         name: "network",
         doc: "Which network this node belongs to.",
@@ -299,7 +299,7 @@ pub(crate) const SECTIONS: &[Section] = &[
 ];
 
 /// Every key with its section: `relay.listen`.
-pub(crate) fn paths() -> impl Iterator<Item = String> {
+pub fn paths() -> impl Iterator<Item = String> {
     SECTIONS.iter().flat_map(|section| {
         section
             .keys
@@ -309,7 +309,7 @@ pub(crate) fn paths() -> impl Iterator<Item = String> {
 }
 
 /// The known key or section that `unknown` most resembles, by its full name or by its last part.
-pub(crate) fn nearest(unknown: &str) -> String {
+pub fn nearest(unknown: &str) -> String {
     let leaf = unknown.rsplit('.').next().unwrap_or(unknown);
     let score = |known: &str| {
         let known_leaf = known.rsplit('.').next().unwrap_or(known);
@@ -330,7 +330,7 @@ pub(crate) fn nearest(unknown: &str) -> String {
 }
 
 /// `config` as a file with comments: what is in effect stands there, what is not is commented out.
-pub(crate) fn print(config: &Config) -> String {
+pub fn print(config: &Config) -> String {
     let effective = Table::try_from(config).unwrap_or_default();
     let defaults = Table::try_from(everything()).unwrap_or_default();
     let mut out = String::from("# Configuration of a Cepa node. docs/config.md explains more.\n");

@@ -8,7 +8,7 @@
 //! A section stands for a role: the file has `[client]`, `[relay]`, `[exit]` or
 //! `[authority]` if the node is to be one.
 
-pub(crate) mod keys;
+pub mod keys;
 mod peers;
 mod read;
 #[cfg(test)]
@@ -23,108 +23,108 @@ use serde::{Deserialize, Serialize};
 
 use crate::terminal::logging;
 
-pub(crate) use read::ConfigError;
+pub use read::ConfigError;
 
 /// Settings of a node, all roles together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Config {
+pub struct Config {
     /// Which network.
-    pub(crate) network: Network,
+    pub network: Network,
     /// Where the node keeps what must survive a restart.
-    pub(crate) state: State,
+    pub state: State,
     /// The client, if the node is one.
-    pub(crate) client: Option<Client>,
+    pub client: Option<Client>,
     /// The relay, if the node is one.
-    pub(crate) relay: Option<Relay>,
+    pub relay: Option<Relay>,
     /// The exit, if the relay is one.
-    pub(crate) exit: Option<Exit>,
+    pub exit: Option<Exit>,
     /// The directory authority, if the relay is one.
-    pub(crate) authority: Option<Authority>,
+    pub authority: Option<Authority>,
     /// What is logged, and where to.
-    pub(crate) log: Log,
+    pub log: Log,
     /// What the node may use of the machine.
-    pub(crate) limits: Limits,
+    pub limits: Limits,
 }
 
 /// `[network]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Network {
+pub struct Network {
     /// The network's file.
-    pub(crate) file: PathBuf,
+    pub file: PathBuf,
 }
 
 /// `[state]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct State {
+pub struct State {
     /// Directory of keys and documents; one process at a time.
-    pub(crate) dir: PathBuf,
+    pub dir: PathBuf,
     /// Refuse a directory that other users can reach.
-    pub(crate) check_permissions: bool,
+    pub check_permissions: bool,
 }
 
 /// `[client]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Client {
+pub struct Client {
     /// Where applications connect: SOCKS 4, 4a, 5 and HTTP CONNECT.
-    pub(crate) socks: SocketAddr,
+    pub socks: SocketAddr,
     /// Let other machines connect to `socks`.
-    pub(crate) allow_remote: bool,
+    pub allow_remote: bool,
     /// Pass private and loopback addresses on to exits.
-    pub(crate) allow_private: bool,
+    pub allow_private: bool,
     /// Tell applications that a stream is open before it is.
-    pub(crate) answer_early: bool,
+    pub answer_early: bool,
     /// When a circuit gets a second one to carry its streams with it.
-    pub(crate) multipath: MultipathKind,
+    pub multipath: MultipathKind,
     /// What keeps streams on different circuits.
-    pub(crate) isolate: Vec<IsolateKind>,
+    pub isolate: Vec<IsolateKind>,
     /// Further ports like `socks`.
-    pub(crate) listeners: Vec<Listener>,
+    pub listeners: Vec<Listener>,
     /// Relays in a circuit.
-    pub(crate) hops: u8,
+    pub hops: u8,
     /// Guards in use at a time; zero for the network's number.
-    pub(crate) guards: u8,
+    pub guards: u8,
     /// Use only these as first hops; all if the list is empty.
-    pub(crate) entry_only: Vec<String>,
+    pub entry_only: Vec<String>,
     /// Prefer these as first hops: each counts as if it carried eight times as much.
-    pub(crate) entry_prefer: Vec<String>,
+    pub entry_prefer: Vec<String>,
     /// Never use these as first hops, whatever the other lists say.
-    pub(crate) entry_avoid: Vec<String>,
+    pub entry_avoid: Vec<String>,
     /// Use only these as middle hops; all if the list is empty.
-    pub(crate) middle_only: Vec<String>,
+    pub middle_only: Vec<String>,
     /// Prefer these as middle hops: each counts as if it carried eight times as much.
-    pub(crate) middle_prefer: Vec<String>,
+    pub middle_prefer: Vec<String>,
     /// Never use these as middle hops, whatever the other lists say.
-    pub(crate) middle_avoid: Vec<String>,
+    pub middle_avoid: Vec<String>,
     /// Use only these as exits; all if the list is empty.
-    pub(crate) exit_only: Vec<String>,
+    pub exit_only: Vec<String>,
     /// Prefer these as exits: each counts as if it carried eight times as much.
-    pub(crate) exit_prefer: Vec<String>,
+    pub exit_prefer: Vec<String>,
     /// Never use these as exits, whatever the other lists say.
-    pub(crate) exit_avoid: Vec<String>,
+    pub exit_avoid: Vec<String>,
     /// Which exits serve some destinations.
-    pub(crate) destinations: Vec<String>,
+    pub destinations: Vec<String>,
     /// A file in MaxMind's format that says where addresses are.
-    pub(crate) geoip: Option<PathBuf>,
+    pub geoip: Option<PathBuf>,
 }
 
 /// One of `client.listeners`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Listener {
+pub struct Listener {
     /// Where applications connect.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     /// What keeps the streams of this port on different circuits; that of the client if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) isolate: Option<Vec<IsolateKind>>,
+    pub isolate: Option<Vec<IsolateKind>>,
 }
 
 /// When a circuit gets a second one to the same exit that carries its streams with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum MultipathKind {
+pub enum MultipathKind {
     /// Never.
     Never,
     /// When it carries bulk that links hold back.
@@ -137,7 +137,7 @@ pub(crate) enum MultipathKind {
 /// Something by which streams differ, and are then kept on different circuits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum IsolateKind {
+pub enum IsolateKind {
     /// User name and password given to the port.
     Credentials,
     /// The port that the application came to.
@@ -157,7 +157,7 @@ pub(crate) enum IsolateKind {
 impl IsolateKind {
     /// What tells different users and programs apart, and no more: isolation by where streams go to would cost many
     /// circuits, and tell apart what one program does anyway.
-    pub(crate) const DEFAULT: [Self; 4] = [
+    pub const DEFAULT: [Self; 4] = [
         Self::Credentials,
         Self::Listener,
         Self::Client,
@@ -168,78 +168,78 @@ impl IsolateKind {
 /// `[relay]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Relay {
+pub struct Relay {
     /// Where links are accepted.
-    pub(crate) listen: SocketAddr,
+    pub listen: SocketAddr,
     /// Addresses that the directory hands out; `listen` if there is none.
-    pub(crate) advertise: Vec<SocketAddr>,
+    pub advertise: Vec<SocketAddr>,
     /// Name for people; proves nothing.
-    pub(crate) nickname: String,
+    pub nickname: String,
     /// Suite of the onion key.
-    pub(crate) suite: SuiteChoice,
+    pub suite: SuiteChoice,
     /// Publish a descriptor, so that clients build circuits through this relay.
-    pub(crate) publish: bool,
+    pub publish: bool,
     /// The link key's certificate, where the identity is kept off line.
-    pub(crate) certificate: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
     /// The membership in a family.
-    pub(crate) family: Option<PathBuf>,
+    pub family: Option<PathBuf>,
     /// What it says that it carries (KiB a second); zero for the usual.
-    pub(crate) claim_kib: u32,
+    pub claim_kib: u32,
 }
 
 /// `[exit]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Exit {
+pub struct Exit {
     /// Rules, the first that matches counts.
-    pub(crate) policy: Vec<String>,
+    pub policy: Vec<String>,
     /// Let the rules speak about private and loopback addresses too.
-    pub(crate) allow_private: bool,
+    pub allow_private: bool,
     /// The DNS server to ask; the system's if there is none.
-    pub(crate) resolver: Option<SocketAddr>,
+    pub resolver: Option<SocketAddr>,
 }
 
 /// `[authority]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Authority {
+pub struct Authority {
     /// Name of the signing key's file among the keys of the state directory.
-    pub(crate) signing_key: String,
+    pub signing_key: String,
     /// Relays that it does not take.
-    pub(crate) reject: Vec<String>,
+    pub reject: Vec<String>,
     /// Relays that it lets be middles only.
-    pub(crate) middle_only: Vec<String>,
+    pub middle_only: Vec<String>,
     /// What it may download to measure relays (MiB an hour); zero for nothing.
-    pub(crate) measure_mib_per_hour: u32,
+    pub measure_mib_per_hour: u32,
 }
 
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Log {
+pub struct Log {
     /// A level or a list of filters.
-    pub(crate) level: String,
+    pub level: String,
     /// File to write to; standard error if there is none.
-    pub(crate) file: Option<PathBuf>,
+    pub file: Option<PathBuf>,
 }
 
 /// `[limits]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Threads; zero for one to a processor.
-    pub(crate) threads: usize,
+    pub threads: usize,
     /// Bound on what queues hold (MiB).
-    pub(crate) memory_mib: u32,
+    pub memory_mib: u32,
     /// Bound on accepted links.
-    pub(crate) connections: u32,
+    pub connections: u32,
     /// What all links together may move in each direction (KiB a second); zero for no limit.
-    pub(crate) bandwidth_kib: u32,
+    pub bandwidth_kib: u32,
 }
 
 /// A suite by name, or the one that suits the processor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-pub(crate) enum SuiteChoice {
+pub enum SuiteChoice {
     /// AES-256-GCM where the processor has AES instructions, ChaCha20-Poly1305 elsewhere.
     #[default]
     #[serde(rename = "auto")]
@@ -357,12 +357,12 @@ impl Default for Limits {
 }
 
 /// Where the front end listens if nobody says otherwise.
-pub(crate) const DEFAULT_SOCKS: SocketAddr =
+pub const DEFAULT_SOCKS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9350);
 
 impl Config {
     /// Reads the file at `path`, with relative paths in it taken from the file's directory, and checks it.
-    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
             path: path.to_owned(),
             source,
@@ -387,7 +387,7 @@ impl Config {
     }
 
     /// Checks what the types alone cannot say.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         if self.client.is_none() && self.relay.is_none() {
             return Err(ConfigError::rule(
                 "client",
@@ -507,7 +507,7 @@ impl Relay {
     }
 
     /// The addresses that the directory hands out.
-    pub(crate) fn advertised(&self) -> Vec<SocketAddr> {
+    pub fn advertised(&self) -> Vec<SocketAddr> {
         if self.advertise.is_empty() {
             vec![self.listen]
         } else {
@@ -550,7 +550,7 @@ impl Authority {
     ///
     /// # Errors
     /// The item of a list that names no relay.
-    pub(crate) fn operator_rules(&self) -> Result<OperatorRules, OperatorListError> {
+    pub fn operator_rules(&self) -> Result<OperatorRules, OperatorListError> {
         let list = |items: &[String]| OperatorList::parse(items.iter().map(String::as_str));
         Ok(OperatorRules {
             reject: list(&self.reject)?,

@@ -12,7 +12,7 @@ impl Client {
     ///
     /// # Errors
     /// The key and the word in it that cannot be meant.
-    pub(crate) fn peer_rules(&self, geoip: Option<GeoIp>) -> Result<PeerRules, ConfigError> {
+    pub fn peer_rules(&self, geoip: Option<GeoIp>) -> Result<PeerRules, ConfigError> {
         let position = |name, [only, prefer, avoid]: [&[String]; 3]| {
             let list = |kind, words| parsed::<PeerSet>(&format!("client.{name}_{kind}"), words);
             Ok::<_, ConfigError>(PeerLists {

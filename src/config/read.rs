@@ -14,7 +14,7 @@ use crate::terminal::CliError;
 
 /// A configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
+pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration file {}: {source}", path.display())]
     Unreadable {
@@ -44,13 +44,13 @@ pub(crate) enum ConfigError {
 
 /// One thing that is wrong, and where.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub struct Problem {
     /// The key, as in `relay.listen`; empty if none is to blame.
-    pub(crate) key: String,
+    pub key: String,
     /// The line, counted from 1, if it is known.
-    pub(crate) line: Option<usize>,
+    pub line: Option<usize>,
     /// What is wrong.
-    pub(crate) what: String,
+    pub what: String,
 }
 
 impl std::fmt::Display for Problem {
@@ -68,7 +68,7 @@ impl std::fmt::Display for Problem {
 
 impl ConfigError {
     /// The value of `key` breaks a rule.
-    pub(crate) fn rule(key: &str, what: impl Into<String>) -> Self {
+    pub fn rule(key: &str, what: impl Into<String>) -> Self {
         Self::Rule(Problem {
             key: key.to_owned(),
             line: None,
@@ -85,7 +85,7 @@ impl ConfigError {
     }
 
     /// What to try.
-    pub(crate) fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } => {
                 "check the path; `cepa run --print-config` writes a file to start from"

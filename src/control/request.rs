@@ -4,38 +4,42 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The one version that there is.
-pub(crate) const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 /// Longest request (bytes).
-pub(crate) const MAX_REQUEST_BYTES: usize = 4 * 1024;
+pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Command {
+pub enum ControlRequest {
     /// How the client does.
     Status,
     /// Retire all circuits.
     NewIdentity,
 }
 
+/// The line of a request.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Request {
+struct Line {
     version: u32,
-    command: Command,
+    command: ControlRequest,
 }
 
 /// The request as it is sent.
-pub(crate) fn line(command: Command) -> String {
-    let request = serde_json::json!(Request {
+pub fn line(request: ControlRequest) -> String {
+    let line = serde_json::json!(Line {
         version: VERSION,
-        command,
+        command: request,
     });
-    format!("{request}\n")
+    format!("{line}\n")
 }
 
-/// The command of a request, or what is wrong with it.
-pub(crate) fn parse(line: &[u8]) -> Result<Command, &'static str> {
+/// What the line asks for.
+///
+/// # Errors
+/// What is wrong with the line, in words for whoever sent it.
+pub fn parse(line: &[u8]) -> Result<ControlRequest, &'static str> {
     if line.len() > MAX_REQUEST_BYTES {
         return Err("the request is too long");
     }
@@ -47,7 +51,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Command, &'static str> {
     if value.get("version").and_then(Value::as_u64) != Some(u64::from(VERSION)) {
         return Err("this program speaks version 1");
     }
-    let request: Request = serde_json::from_value(value)
+    let line: Line = serde_json::from_value(value)
         .map_err(|_| "the request names no command that is known, or more than one")?;
-    Ok(request.command)
+    Ok(line.command)
 }

@@ -1,35 +1,28 @@
 //! The client half of a node: how it starts, what it shows of itself, and what its owner can ask of it.
 
-use std::sync::{Arc, Mutex};
-
-use cepa_common::sync::lock;
-use cepa_common::world::steady;
-
 use cepa_client::circuit::Multipath;
 use cepa_client::circuit::isolation::IsolateBy;
-use cepa_client::guard::GuardHealth;
 use cepa_client::{Client, ClientError, ClientEvent, ClientEvents, ClientOptions, Warning};
 use tokio::sync::watch;
 
 use super::error::{AppError, PEERS_HINT};
 use crate::config::{IsolateKind, MultipathKind};
-use crate::control::{Answer, Command, GuardStatus, IdentityLimit, NewIdentity, Status};
 use crate::terminal::Progress;
 
 /// Warnings of one start that are kept for whoever follows it.
 const MOST_WARNINGS: usize = 32;
 
 /// A client that works, and what it tells.
-pub(crate) struct Started {
+pub struct Started {
     /// The client.
-    pub(crate) client: Client,
+    pub client: Client,
     events: ClientEvents,
     /// It was said that the client is cut off, and not yet that it is back.
     is_lost: bool,
 }
 
 /// Begins to start a client.
-pub(crate) async fn start(options: ClientOptions) -> Started {
+pub async fn start(options: ClientOptions) -> Started {
     let (client, events) = Box::pin(Client::start(options)).await;
     Started {
         client,
@@ -40,10 +33,7 @@ pub(crate) async fn start(options: ClientOptions) -> Started {
 
 impl Started {
     /// Waits until the client is of use and tells `progress` how far it is.
-    pub(crate) async fn ready(
-        &mut self,
-        progress: watch::Sender<Progress>,
-    ) -> Result<(), AppError> {
+    pub async fn ready(&mut self, progress: watch::Sender<Progress>) -> Result<(), AppError> {
         let ready = self.client.ready();
         tokio::pin!(ready);
         loop {
@@ -64,7 +54,7 @@ impl Started {
     }
 
     /// What the client has to say to its owner next.
-    pub(crate) async fn news(&mut self) -> String {
+    pub async fn news(&mut self) -> String {
         while let Some(event) = self.events.next().await {
             match &event {
                 ClientEvent::Lost(_) => self.is_lost = true,
@@ -115,7 +105,7 @@ fn line(event: &ClientEvent) -> Option<String> {
 }
 
 /// When circuits get a second leg, in the library's words.
-pub(crate) fn multipath(kind: MultipathKind) -> Multipath {
+pub fn multipath(kind: MultipathKind) -> Multipath {
     match kind {
         MultipathKind::Never => Multipath::Never,
         MultipathKind::Bulk => Multipath::Bulk,
@@ -124,7 +114,7 @@ pub(crate) fn multipath(kind: MultipathKind) -> Multipath {
 }
 
 /// The client library's switches.
-pub(crate) fn isolate_by(kinds: &[IsolateKind]) -> IsolateBy {
+pub fn isolate_by(kinds: &[IsolateKind]) -> IsolateBy {
     let has = |kind| kinds.contains(&kind);
     IsolateBy {
         credentials: has(IsolateKind::Credentials),
@@ -134,62 +124,6 @@ pub(crate) fn isolate_by(kinds: &[IsolateKind]) -> IsolateBy {
         destination: has(IsolateKind::Destination),
         port: has(IsolateKind::Port),
         every_stream: has(IsolateKind::Stream),
-    }
-}
-
-/// Answers what is asked of `client` over the control socket.
-pub(crate) fn handler(client: Client) -> Arc<dyn Fn(Command) -> Answer + Send + Sync> {
-    let limit = Mutex::new(IdentityLimit::default());
-    Arc::new(move |command| match command {
-        Command::Status => Answer::ok(&status(&client)),
-        Command::NewIdentity => {
-            let mut limit = lock(&limit);
-            match limit.ask(steady::now()) {
-                Ok(()) => Answer::ok(&NewIdentity {
-                    retired: client.new_identity(),
-                }),
-                Err(left) => Answer::error(
-                    "a new identity was given just now",
-                    format!("ask again in {} s", left.as_millis().div_ceil(1_000)),
-                ),
-            }
-        }
-    })
-}
-
-fn status(client: &Client) -> Status {
-    let stage = client.stage();
-    let consensus = client.consensus();
-    let counts = client.circuits().counts();
-    let guards = client.circuits().guards();
-    let guards = guards.iter().map(|guard| GuardStatus {
-        nickname: client.circuits().nickname(&guard.identity),
-        identity: guard.identity.to_string(),
-        health: match guard.health {
-            GuardHealth::Untried => "untried",
-            GuardHealth::Answers => "answers",
-            GuardHealth::Failing => "failing",
-            GuardHealth::Dropped => "dropped",
-        }
-        .to_owned(),
-    });
-    let (alarms, warnings): (Vec<Warning>, _) = client
-        .warnings()
-        .into_iter()
-        .partition(|warning| warning.is_alarm());
-    let words = |warnings: Vec<Warning>| warnings.iter().map(ToString::to_string).collect();
-    Status {
-        percent: stage.percent().unwrap_or_default(),
-        stage: stage.to_string(),
-        relays: consensus.as_ref().map(|c| c.entries().len()),
-        valid_until: consensus.as_ref().map(|c| c.lifetime().valid_until),
-        guards: guards.collect(),
-        circuits: counts.ready,
-        clean: counts.clean,
-        paired: counts.paired,
-        streams: counts.streams,
-        alarms: words(alarms),
-        warnings: words(warnings),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::terminal::{CliError, FAILED, NETWORK};
 
 /// A node could not be started or asked.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AppError {
+pub enum AppError {
     /// The network's file cannot be read.
     #[error("cannot read the network file {}: {source}", path.display())]
     NetworkUnreadable {
@@ -58,7 +58,7 @@ pub(crate) enum AppError {
 
 impl AppError {
     /// What its reader could try.
-    pub(crate) fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         match self {
             Self::NetworkUnreadable { .. } => {
                 "name the network with --network FILE; `cepa testnet` and `cepa authority init` make one"
@@ -81,7 +81,7 @@ impl AppError {
     }
 
     /// Is the network the cause, rather than this machine or its settings?
-    pub(crate) fn is_network(&self) -> bool {
+    pub fn is_network(&self) -> bool {
         matches!(self, Self::Client(_) | Self::Circuit(_))
     }
 }
@@ -98,4 +98,4 @@ impl From<AppError> for CliError {
 }
 
 /// Where the lists of peers are explained.
-pub(crate) const PEERS_HINT: &str = "docs/peers.md explains the lists of [client] and client.geoip";
+pub(super) const PEERS_HINT: &str = "docs/peers.md explains the lists of [client] and client.geoip";

@@ -15,10 +15,10 @@ pub(super) const DIRECTORY_ROOM: &str = "directory";
 /// Where a client keeps what it learnt.
 pub(super) const CLIENT_ROOM: &str = "client";
 /// The name of a relay's identity among the keys of its state directory.
-pub(crate) const IDENTITY_KEY: &str = "identity";
+pub const IDENTITY_KEY: &str = "identity";
 
 /// The network that the file at `path` describes.
-pub(crate) fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
+pub fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
     let text = std::fs::read_to_string(path).map_err(|source| AppError::NetworkUnreadable {
         path: path.to_owned(),
         source,
@@ -30,7 +30,7 @@ pub(crate) fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
 }
 
 /// Makes the identity of a new relay in the state directory `state`.
-pub(crate) fn new_relay(state: &Path, trust: Trust) -> Result<RelayId, AppError> {
+pub fn new_relay(state: &Path, trust: Trust) -> Result<RelayId, AppError> {
     let state = StateDir::open(state, trust)?;
     let secret = state.load_or_create_key(IDENTITY_KEY, KeyKind::Identity, &mut random::rng())?;
     Ok(RelayId(

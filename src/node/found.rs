@@ -20,7 +20,7 @@ use crate::config;
 
 /// Makes the keys of a new authority in the state directory `state`, and its entry in a network's file. The long-term
 /// signing key goes to the directory `offline`, under the authority's name, if there is one.
-pub(crate) fn new_authority(
+pub fn new_authority(
     name: &str,
     address: SocketAddr,
     state: &Path,
@@ -51,7 +51,7 @@ pub(crate) fn new_authority(
 
 /// Makes a key in the directory of keys `dir` that signs for the authority `long_term` in `network` until `not_after`,
 /// and its certificate; gives the certificate's path.
-pub(crate) fn certify(
+pub fn certify(
     long_term: &SigningKey,
     network: NetworkId,
     not_after: UnixSecs,
@@ -83,7 +83,7 @@ pub(crate) fn certify(
 }
 
 /// The text of a network's file that all of `signers` signed.
-pub(crate) fn sign_network(
+pub fn sign_network(
     name: &str,
     authorities: Vec<Authority>,
     signers: &[SigningKey],

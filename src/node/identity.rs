@@ -13,19 +13,19 @@ use super::files::IDENTITY_KEY;
 use crate::config;
 
 /// The name of a link key among the keys of a state directory.
-pub(crate) const LINK_KEY: &str = "link";
+pub const LINK_KEY: &str = "link";
 /// The name of the link key's certificate in a state directory.
-pub(crate) const CERTIFICATE: &str = "certificate.toml";
+pub const CERTIFICATE: &str = "certificate.toml";
 /// The name of the family membership in a state directory.
-pub(crate) const FAMILY: &str = "family.toml";
+pub const FAMILY: &str = "family.toml";
 
 /// The file of the key `name` in the state directory `state`.
-pub(crate) fn key_file(state: &Path, name: &str) -> PathBuf {
+pub fn key_file(state: &Path, name: &str) -> PathBuf {
     state.join("keys").join(name)
 }
 
 /// The identity of the relay that runs with `settings` in `state`; made where there is none.
-pub(crate) fn of_relay(
+pub fn of_relay(
     settings: &config::Relay,
     network: &NetworkFile,
     state: &StateDir,
@@ -72,7 +72,7 @@ pub(crate) fn of_relay(
 }
 
 /// What the owner could try.
-pub(crate) fn hint(error: &RelayIdentityError) -> &'static str {
+pub fn hint(error: &RelayIdentityError) -> &'static str {
     match error {
         RelayIdentityError::Unreadable { .. } => {
             "make a certificate with `cepa keys certify` where the identity is, and put it in with `cepa keys install`"

@@ -43,7 +43,7 @@ enum Joined {
 
 /// Measures relays of one network.
 #[derive(Clone)]
-pub(crate) struct Measurer {
+pub(super) struct Measurer {
     network: Arc<NetworkFile>,
     joined: Arc<Mutex<Joined>>,
 }
@@ -58,13 +58,13 @@ impl Measurer {
     }
 
     /// What measures for the node of `config`, if that is an authority that measures.
-    pub(crate) fn of(config: &config::Config, network: &NetworkFile) -> Option<Self> {
+    pub(super) fn of(config: &config::Config, network: &NetworkFile) -> Option<Self> {
         let settings = config.authority.as_ref()?;
         (settings.measure_mib_per_hour > 0).then(|| Self::new(network.clone()))
     }
 
     /// As the relay wants it, with a budget of MiB an hour.
-    pub(crate) fn options(&self, mib_per_hour: u32) -> MeasureOptions {
+    pub(super) fn options(&self, mib_per_hour: u32) -> MeasureOptions {
         MeasureOptions {
             with: Arc::new(self.clone()),
             mib_per_hour,
@@ -105,7 +105,7 @@ impl Measurer {
     }
 
     /// Ends the client and all downloads.
-    pub(crate) async fn stop(&self) {
+    pub(super) async fn stop(&self) {
         match self.with(|joined| std::mem::replace(joined, Joined::Stopped)) {
             Joined::Yes(client) => client.shutdown().await,
             Joined::Trying(task) => task.abort(),

@@ -5,17 +5,17 @@
 //! measure with, [`visitor`] is a client for one question. [`files`] and [`identity`] know what lies in a state
 //! directory, [`found`] makes the keys of authorities and the network's file that they sign.
 
-pub(crate) mod client;
+pub mod client;
 mod error;
 mod files;
-pub(crate) mod found;
-pub(crate) mod identity;
+pub mod found;
+pub mod identity;
 mod measure;
 mod relay;
 mod start;
 mod visitor;
 
-pub(crate) use error::AppError;
-pub(crate) use files::{IDENTITY_KEY, new_relay, read_network};
-pub(crate) use start::Node;
-pub(crate) use visitor::{Hop, Visitor};
+pub use error::AppError;
+pub use files::{IDENTITY_KEY, new_relay, read_network};
+pub use start::{Attend, Node};
+pub use visitor::{Hop, Visitor};

@@ -140,7 +140,7 @@ fn exit_options(settings: &config::Exit) -> Result<relay::ExitOptions, AppError>
 }
 
 /// The suite that `choice` means on this machine.
-pub(crate) fn suite(choice: SuiteChoice) -> Suite {
+pub(super) fn suite(choice: SuiteChoice) -> Suite {
     match choice {
         SuiteChoice::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
         SuiteChoice::Aes256Gcm => Suite::Aes256Gcm,

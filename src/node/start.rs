@@ -4,6 +4,7 @@
 //! first, so that nothing is cut off that could still be finished.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use cepa_client as client;
 use cepa_client::path::{GeoIp, PeerRules};
@@ -22,23 +23,26 @@ use super::files::{CLIENT_ROOM, DIRECTORY_ROOM, read_network};
 use super::measure::Measurer;
 use super::relay::relay_options;
 use crate::config::{self, Config};
-use crate::control::Control;
 use crate::terminal::Progress;
 
+/// Lets the owner of a node speak with its client, from as soon as there is one: given the state directory, the client
+/// and what hears of its start. The tasks end when the node is stopped or dropped.
+pub type Attend = fn(&Path, &client::Client, &watch::Sender<Progress>) -> JoinSet<()>;
+
 /// A node that runs.
-pub(crate) struct Node {
+pub struct Node {
     client: Option<clients::Started>,
     fronts: Vec<client::Front>,
-    /// Answers over the control socket; ends when it is dropped.
-    control: JoinSet<()>,
+    /// Speak with the client's owner; end when they are dropped.
+    attendants: JoinSet<()>,
     relay: Option<relay::RelayHandle>,
     measurer: Option<Measurer>,
     /// Keeps the state directory locked until all else has stopped.
     state: StateDir,
     /// Where applications connect, if the node is a client.
-    pub(crate) socks: Vec<SocketAddr>,
+    pub socks: Vec<SocketAddr>,
     /// Who the node is to other relays, if it is a relay.
-    pub(crate) identity: Option<RelayId>,
+    pub identity: Option<RelayId>,
 }
 
 impl Node {
@@ -46,9 +50,10 @@ impl Node {
     ///
     /// A relay is of use when it listens. A client is when it holds a consensus
     /// that it believes and its front accepts connections.
-    pub(crate) async fn start(
+    pub async fn start(
         config: &Config,
         progress: watch::Sender<Progress>,
+        attend: Attend,
     ) -> Result<Self, AppError> {
         let given = read_network(&config.network.file)?;
         let trust = if config.state.check_permissions {
@@ -76,14 +81,14 @@ impl Node {
         let mut node = Self {
             client: None,
             fronts: Vec::new(),
-            control: JoinSet::new(),
+            attendants: JoinSet::new(),
             identity: relay.as_ref().map(relay::RelayHandle::identity),
             relay,
             measurer,
             state,
             socks: Vec::new(),
         };
-        if let Err(error) = node.start_client(config, network, progress).await {
+        if let Err(error) = node.start_client(config, network, progress, attend).await {
             node.stop().await;
             return Err(error);
         }
@@ -95,6 +100,7 @@ impl Node {
         config: &Config,
         network: NetworkHandle,
         progress: watch::Sender<Progress>,
+        attend: Attend,
     ) -> Result<(), AppError> {
         let Some(settings) = &config.client else {
             return Ok(());
@@ -105,7 +111,6 @@ impl Node {
             let isolate = more.isolate.as_ref().unwrap_or(&settings.isolate);
             listeners.push((bind(more.address).await?, isolate));
         }
-        let control = self.listen_to_owner(&progress);
         let peers = peer_rules(settings).await?;
         let options = client::ClientOptions {
             network,
@@ -117,10 +122,7 @@ impl Node {
         };
         let started = self.client.insert(clients::start(options).await);
         // From the beginning: whoever waits may ask what for.
-        if let Some(control) = control {
-            let handler = clients::handler(started.client.clone());
-            self.control.spawn(control.serve(handler));
-        }
+        self.attendants = attend(self.state.path(), &started.client, &progress);
         started.ready(progress).await?;
         let front = client::front::FrontOptions {
             allow_private: settings.allow_private,
@@ -135,22 +137,8 @@ impl Node {
         Ok(())
     }
 
-    /// The control socket. A client without one is of use as well: that there is none is said, and no more.
-    fn listen_to_owner(&self, progress: &watch::Sender<Progress>) -> Option<Control> {
-        let control = Control::listen(self.state.path());
-        control
-            .inspect_err(|error| {
-                let lost = "`cepa status` and `cepa new-identity` will not find this client";
-                tracing::warn!(%error, "{lost}");
-                progress.send_modify(|progress| {
-                    progress.warnings.push(format!("warning: {lost}: {error}"));
-                });
-            })
-            .ok()
-    }
-
     /// What the client has to say to its owner next. Never completes where there is no client.
-    pub(crate) async fn news(&mut self) -> String {
+    pub async fn news(&mut self) -> String {
         match &mut self.client {
             Some(started) => started.news().await,
             None => std::future::pending().await,
@@ -158,11 +146,11 @@ impl Node {
     }
 
     /// Stops every role, sources of work first.
-    pub(crate) async fn stop(mut self) {
+    pub async fn stop(mut self) {
         for front in self.fronts {
             front.shutdown().await;
         }
-        self.control.shutdown().await;
+        self.attendants.shutdown().await;
         if let Some(started) = self.client {
             started.client.shutdown().await;
         }

@@ -20,7 +20,7 @@ use super::files::read_network;
 use crate::terminal::Progress;
 
 /// A client that is used for one question and serves nobody.
-pub(crate) struct Visitor {
+pub struct Visitor {
     client: client::Client,
     /// Removed with all its content when the visit ends.
     _state: tempfile::TempDir,
@@ -28,29 +28,26 @@ pub(crate) struct Visitor {
 
 /// A hop of a circuit, as its client measured it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Hop {
+pub struct Hop {
     /// Who it is.
-    pub(crate) identity: RelayId,
+    pub identity: RelayId,
     /// Is it the guard, that the client's circuits begin at?
-    pub(crate) is_guard: bool,
+    pub is_guard: bool,
     /// Its name for people.
-    pub(crate) nickname: String,
+    pub nickname: String,
     /// Where it was reached, as the consensus has it.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     /// The suite of its layer.
-    pub(crate) suite: Suite,
+    pub suite: Suite,
     /// From sending CREATE or EXTEND to the keys.
-    pub(crate) handshake: Duration,
+    pub handshake: Duration,
     /// From the client to this hop and back.
-    pub(crate) round_trip: Duration,
+    pub round_trip: Duration,
 }
 
 impl Visitor {
     /// Joins the network of the file at `path` with nothing but that file.
-    pub(crate) async fn join(
-        path: &Path,
-        progress: watch::Sender<Progress>,
-    ) -> Result<Self, AppError> {
+    pub async fn join(path: &Path, progress: watch::Sender<Progress>) -> Result<Self, AppError> {
         let network = read_network(path)?;
         let state = tempfile::Builder::new()
             .prefix("cepa-")
@@ -77,7 +74,7 @@ impl Visitor {
     }
 
     /// Builds a circuit that could carry a stream to `target`, or any, and measures its hops.
-    pub(crate) async fn trace(&self, target: Option<&str>) -> Result<Vec<Hop>, AppError> {
+    pub async fn trace(&self, target: Option<&str>) -> Result<Vec<Hop>, AppError> {
         let hops = self.client.trace(target).await;
         Ok(of_reports(
             hops.map_err(|e| AppError::Circuit(e.to_string()))?,
@@ -85,7 +82,7 @@ impl Visitor {
     }
 
     /// Builds a circuit through exactly the relays that are called so, and measures its hops.
-    pub(crate) async fn trace_path(&self, names: &[String]) -> Result<Vec<Hop>, AppError> {
+    pub async fn trace_path(&self, names: &[String]) -> Result<Vec<Hop>, AppError> {
         let relays = self.client.relays(names);
         let relays = relays.map_err(|error| AppError::Mismatch {
             what: error.to_string(),
@@ -98,7 +95,7 @@ impl Visitor {
     }
 
     /// The consensus that the client believes, and the revision of the network's file that it was judged by.
-    pub(crate) fn consensus(&self) -> Result<(Arc<NetworkFile>, Arc<Consensus>), AppError> {
+    pub fn consensus(&self) -> Result<(Arc<NetworkFile>, Arc<Consensus>), AppError> {
         let consensus = self
             .client
             .consensus()
@@ -108,7 +105,7 @@ impl Visitor {
     }
 
     /// Leaves the network.
-    pub(crate) async fn leave(self) {
+    pub async fn leave(self) {
         self.client.shutdown().await;
     }
 }

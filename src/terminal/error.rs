@@ -4,25 +4,25 @@ use super::logging::LogError;
 
 /// A command failed: what, and what to try.
 #[derive(Debug)]
-pub(crate) struct CliError {
+pub struct CliError {
     /// What failed, in a sentence without its full stop.
-    pub(crate) what: String,
+    pub what: String,
     /// What to try.
-    pub(crate) hint: String,
+    pub hint: String,
     /// The program's exit code.
-    pub(crate) code: u8,
+    pub code: u8,
 }
 
 /// Exit code: something failed at work.
-pub(crate) const FAILED: u8 = 1;
+pub const FAILED: u8 = 1;
 /// Exit code: wrong arguments or configuration; the same that clap uses.
-pub(crate) const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 /// Exit code: the network could not be reached.
-pub(crate) const NETWORK: u8 = 3;
+pub const NETWORK: u8 = 3;
 
 impl CliError {
     /// A failure at work.
-    pub(crate) fn failed(what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub fn failed(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),
             hint: hint.into(),
@@ -31,7 +31,7 @@ impl CliError {
     }
 
     /// Arguments that cannot be meant.
-    pub(crate) fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),
             hint: hint.into(),

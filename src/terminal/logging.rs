@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::time::SystemTime;
 
 /// Where events go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Sink {
+pub enum Sink {
     /// Standard error, in colour if it is a terminal.
     Stderr,
     /// The end of a file, created with mode 0600.
@@ -23,7 +23,7 @@ pub(crate) enum Sink {
 
 /// The logs could not be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LogError {
+pub enum LogError {
     /// The filter is not one.
     #[error("cannot read the log filter `{filter}`: {reason}")]
     Filter {
@@ -50,11 +50,7 @@ pub(crate) enum LogError {
 /// `filter` is a level (`info`) or a list such as `info,cepa_relay::exit=debug`.
 /// The first of these that is there counts: the command line's, the environment
 /// variable `RUST_LOG`, the configuration's.
-pub(crate) fn init(
-    command_line: Option<&str>,
-    configured: &str,
-    sink: &Sink,
-) -> Result<(), LogError> {
+pub fn init(command_line: Option<&str>, configured: &str, sink: &Sink) -> Result<(), LogError> {
     let environment = std::env::var("RUST_LOG")
         .ok()
         .filter(|text| !text.is_empty());
@@ -82,7 +78,7 @@ pub(crate) fn init(
 }
 
 /// The filter that `text` describes.
-pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, LogError> {
+pub fn parse_filter(text: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(text).map_err(|error| LogError::Filter {
         filter: text.to_owned(),
         reason: error.to_string(),
@@ -90,7 +86,7 @@ pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, LogError> {
 }
 
 /// `path` opened for writing at its end; closed to other users.
-pub(crate) fn open(path: &Path) -> Result<std::fs::File, LogError> {
+pub fn open(path: &Path) -> Result<std::fs::File, LogError> {
     OpenOptions::new()
         .create(true)
         .append(true)

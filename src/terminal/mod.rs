@@ -4,10 +4,10 @@
 //! and [`stop`] hears requests to stop.
 
 mod error;
-pub(crate) mod logging;
+pub mod logging;
 pub(crate) mod output;
 mod progress;
-pub(crate) mod stop;
+pub mod stop;
 
-pub(crate) use error::{CliError, FAILED, NETWORK, USAGE};
-pub(crate) use progress::Progress;
+pub use error::{CliError, FAILED, NETWORK, USAGE};
+pub use progress::Progress;

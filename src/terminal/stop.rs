@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 /// Why the process is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub enum Cause {
     /// SIGINT, as from Ctrl-C.
     Interrupt,
     /// SIGTERM, as from a service manager.
@@ -20,12 +20,12 @@ pub(crate) enum Cause {
 
 impl Cause {
     /// The number of that signal.
-    pub(crate) fn number(self) -> u8 {
+    pub fn number(self) -> u8 {
         u8::try_from(self.signal().as_raw()).unwrap_or(0)
     }
 
     /// The signal to pass on to a command that runs for us.
-    pub(crate) fn signal(self) -> rustix::process::Signal {
+    pub fn signal(self) -> rustix::process::Signal {
         match self {
             Self::Interrupt => rustix::process::Signal::INT,
             Self::Terminate | Self::Parent => rustix::process::Signal::TERM,
@@ -35,7 +35,7 @@ impl Cause {
 }
 
 /// Listens for requests to stop, from its creation on.
-pub(crate) struct Stop {
+pub struct Stop {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -44,7 +44,7 @@ pub(crate) struct Stop {
 
 impl Stop {
     /// Starts to listen to signals, which from now on no longer end the process by themselves.
-    pub(crate) fn listen() -> io::Result<Self> {
+    pub fn listen() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -57,7 +57,7 @@ impl Stop {
     ///
     /// Whoever starts a node and holds the other end of its input takes it along
     /// whenever and however it ends, SIGKILL included: the system closes the pipe.
-    pub(crate) fn with_stdin(mut self) -> io::Result<Self> {
+    pub fn with_stdin(mut self) -> io::Result<Self> {
         let (gone, parent) = oneshot::channel();
         // A plain thread: tokio's own would hold the runtime's end up until the next byte.
         std::thread::Builder::new()
@@ -81,7 +81,7 @@ impl Stop {
     }
 
     /// Waits for the next request. May be called again, to notice an impatient second one.
-    pub(crate) async fn requested(&mut self) -> Cause {
+    pub async fn requested(&mut self) -> Cause {
         let parent = async {
             match &mut self.parent {
                 Some(parent) => {

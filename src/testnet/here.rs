@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::layout::Layout;
 use super::plan::Role;
+use crate::control;
 use crate::node::{AppError, Node};
 use crate::terminal::CliError;
 use crate::terminal::Progress;
@@ -35,7 +36,12 @@ impl Here {
         for node in others {
             let config = plan.config(node);
             starting.spawn(async move {
-                Box::pin(Node::start(&config, watch::Sender::default())).await
+                Box::pin(Node::start(
+                    &config,
+                    watch::Sender::default(),
+                    control::attend,
+                ))
+                .await
             });
         }
         while let Some(node) = starting.join_next().await {
@@ -50,7 +56,7 @@ impl Here {
         for client in clients {
             let (sender, mut receiver) = watch::channel(Progress::default());
             let config = plan.config(client);
-            let mut starting = Box::pin(Node::start(&config, sender));
+            let mut starting = Box::pin(Node::start(&config, sender, control::attend));
             self.client = loop {
                 tokio::select! {
                     node = &mut starting => break Some(node?),

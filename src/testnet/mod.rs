@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use cepa_common::world::steady;
 
-pub(crate) use plan::Shape;
-pub(crate) use workdir::Workdir;
+pub use plan::Shape;
+pub use workdir::Workdir;
 
 use crate::terminal::output::{Meter, note, say};
 use crate::terminal::stop::{Cause, Stop};
@@ -79,7 +79,7 @@ impl Network {
 }
 
 /// Runs a network of `shape` in `dir` until it is asked to stop or `command` ends.
-pub(crate) async fn run(
+pub async fn run(
     shape: Shape,
     processes: bool,
     command: &[OsString],
@@ -213,7 +213,7 @@ async fn take_down(network: &mut Network, stop: &mut Stop) {
 }
 
 /// A local network for whoever works in it from inside this program.
-pub(crate) struct Local {
+pub struct Local {
     network: Network,
     /// Holds the emulated links too.
     layout: Layout,
@@ -221,11 +221,7 @@ pub(crate) struct Local {
 
 impl Local {
     /// Starts a network of `shape` in `dir`, until it has carried a first stream.
-    pub(crate) async fn start(
-        shape: &Shape,
-        processes: bool,
-        dir: &Path,
-    ) -> Result<Self, CliError> {
+    pub async fn start(shape: &Shape, processes: bool, dir: &Path) -> Result<Self, CliError> {
         let mut network = if processes {
             Network::Apart(Fleet::new()?)
         } else {
@@ -236,12 +232,12 @@ impl Local {
     }
 
     /// Where applications connect.
-    pub(crate) fn socks(&self) -> SocketAddr {
+    pub fn socks(&self) -> SocketAddr {
         self.layout.plan.socks
     }
 
     /// The process of each node with its first role; nothing if all are in this one.
-    pub(crate) fn pids(&self) -> Vec<(plan::Role, u32)> {
+    pub fn pids(&self) -> Vec<(plan::Role, u32)> {
         let nodes = self.layout.plan.nodes.iter();
         nodes
             .filter_map(|node| Some((*node.roles.first()?, *self.layout.pids.get(&node.name)?)))
@@ -249,12 +245,12 @@ impl Local {
     }
 
     /// Stops every node in order; at once if somebody asks to stop.
-    pub(crate) async fn stop(mut self, stop: &mut Stop) {
+    pub async fn stop(mut self, stop: &mut Stop) {
         take_down(&mut self.network, stop).await;
     }
 
     /// Stops every node at once.
-    pub(crate) async fn kill(mut self) {
+    pub async fn kill(mut self) {
         self.network.kill().await;
     }
 }

@@ -12,25 +12,25 @@ use crate::terminal::CliError;
 
 /// What the user asks for.
 #[derive(Clone, Debug)]
-pub(crate) struct Shape {
+pub struct Shape {
     /// Directory authorities.
-    pub(crate) authorities: usize,
+    pub authorities: usize,
     /// Relays, exits among them.
-    pub(crate) relays: usize,
+    pub relays: usize,
     /// Exits.
-    pub(crate) exits: usize,
+    pub exits: usize,
     /// Where applications connect; port 0 for a free one.
-    pub(crate) socks: SocketAddr,
+    pub socks: SocketAddr,
     /// The DNS server of the exits.
-    pub(crate) resolver: Option<SocketAddr>,
+    pub resolver: Option<SocketAddr>,
     /// What every node logs.
-    pub(crate) log_level: String,
+    pub log_level: String,
     /// Do the authorities measure what relays carry?
-    pub(crate) measure: bool,
+    pub measure: bool,
     /// What every link is like.
-    pub(crate) conditions: Conditions,
+    pub conditions: Conditions,
     /// When the client's circuits get a second leg.
-    pub(crate) multipath: MultipathKind,
+    pub multipath: MultipathKind,
 }
 
 /// Hops of a circuit; with fewer relays there is none.
@@ -43,7 +43,7 @@ const MEASURE_MIB_PER_HOUR: u32 = 2048;
 
 impl Shape {
     /// Can such a network work?
-    pub(crate) fn check(&self) -> Result<(), CliError> {
+    pub fn check(&self) -> Result<(), CliError> {
         let problem = if self.authorities == 0 {
             "a network has at least one authority"
         } else if self.relays < HOPS {
@@ -81,7 +81,7 @@ impl Shape {
 /// What a node does in the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Role {
+pub enum Role {
     /// Votes on who is in the network.
     Authority,
     /// Carries circuits.
@@ -94,49 +94,49 @@ pub(crate) enum Role {
 
 /// A network that could be started.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(super) struct Plan {
     /// Where all its files are.
-    pub(crate) dir: PathBuf,
+    pub dir: PathBuf,
     /// Everybody; authorities first, the client last.
-    pub(crate) nodes: Vec<PlannedNode>,
+    pub nodes: Vec<PlannedNode>,
     /// Where applications connect.
-    pub(crate) socks: SocketAddr,
+    pub socks: SocketAddr,
     resolver: Option<SocketAddr>,
     log_level: String,
     measure: bool,
     /// What every link is like.
-    pub(crate) conditions: Conditions,
+    pub conditions: Conditions,
     /// When the client's circuits get a second leg.
-    pub(crate) multipath: MultipathKind,
+    pub multipath: MultipathKind,
 }
 
 /// One node of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PlannedNode {
+pub(super) struct PlannedNode {
     /// Unique; its nickname and the name of its directory.
-    pub(crate) name: String,
+    pub name: String,
     /// What it does.
-    pub(crate) roles: Vec<Role>,
+    pub roles: Vec<Role>,
     /// Where it accepts links; of a client, where it accepts applications.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     /// Where others dial it: the near end of an emulated link, or the same.
-    pub(crate) reached_at: SocketAddr,
+    pub reached_at: SocketAddr,
 }
 
 /// Ports for a network of some shape.
 #[derive(Clone, Debug)]
-pub(crate) struct Ports {
+pub(super) struct Ports {
     /// Where applications connect.
-    pub(crate) socks: SocketAddr,
+    pub socks: SocketAddr,
     /// One for each node that accepts links.
-    pub(crate) links: Vec<u16>,
+    pub links: Vec<u16>,
 }
 
 /// Chooses free ports on loopback: the system's own choice, all held until the last one is made.
 ///
 /// They are free again when this returns, as the nodes themselves must listen;
 /// in a moment so short it is our own dials that could take one.
-pub(crate) fn choose_ports(shape: &Shape) -> Result<Ports, CliError> {
+pub(super) fn choose_ports(shape: &Shape) -> Result<Ports, CliError> {
     let socks = bind(shape.socks)?;
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let held: Vec<TcpListener> = (0..shape.ports())
@@ -167,7 +167,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
 
 impl Plan {
     /// The network of `shape` in the directory `dir` on `ports`.
-    pub(crate) fn new(shape: &Shape, dir: &Path, ports: &Ports) -> Result<Self, CliError> {
+    pub(super) fn new(shape: &Shape, dir: &Path, ports: &Ports) -> Result<Self, CliError> {
         shape.check()?;
         if ports.links.len() < shape.ports() {
             return Err(CliError::failed(
@@ -212,44 +212,44 @@ impl Plan {
     }
 
     /// The network's file.
-    pub(crate) fn network_file(&self) -> PathBuf {
+    pub(super) fn network_file(&self) -> PathBuf {
         self.dir.join("network.toml")
     }
 
     /// The list of nodes for people and scripts.
-    pub(crate) fn summary_file(&self) -> PathBuf {
+    pub(super) fn summary_file(&self) -> PathBuf {
         self.dir.join("testnet.json")
     }
 
     /// The directory of `node`.
-    pub(crate) fn node_dir(&self, node: &PlannedNode) -> PathBuf {
+    pub(super) fn node_dir(&self, node: &PlannedNode) -> PathBuf {
         self.dir.join("nodes").join(&node.name)
     }
 
     /// The configuration file of `node`.
-    pub(crate) fn config_file(&self, node: &PlannedNode) -> PathBuf {
+    pub(super) fn config_file(&self, node: &PlannedNode) -> PathBuf {
         self.node_dir(node).join("node.toml")
     }
 
     /// The configuration file of the client; there is one.
-    pub(crate) fn client_config(&self) -> PathBuf {
+    pub(super) fn client_config(&self) -> PathBuf {
         let client = |node: &&PlannedNode| node.roles.contains(&Role::Client);
         let client = self.nodes.iter().find(client);
         client.map_or_else(PathBuf::new, |node| self.config_file(node))
     }
 
     /// The log of `node`, if it has a process of its own.
-    pub(crate) fn log_file(&self, node: &PlannedNode) -> PathBuf {
+    pub(super) fn log_file(&self, node: &PlannedNode) -> PathBuf {
         self.node_dir(node).join("log")
     }
 
     /// The state directory of `node`.
-    pub(crate) fn state_dir(&self, node: &PlannedNode) -> PathBuf {
+    pub(super) fn state_dir(&self, node: &PlannedNode) -> PathBuf {
         self.node_dir(node).join("state")
     }
 
     /// The configuration of `node`.
-    pub(crate) fn config(&self, node: &PlannedNode) -> Config {
+    pub(super) fn config(&self, node: &PlannedNode) -> Config {
         let has = |role| node.roles.contains(&role);
         let relay = (has(Role::Relay) || has(Role::Authority)).then(|| config::Relay {
             listen: node.address,

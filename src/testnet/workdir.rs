@@ -12,7 +12,7 @@ use crate::terminal::CliError;
 use crate::terminal::output::note;
 
 /// The directory, while the network runs.
-pub(crate) struct Workdir {
+pub struct Workdir {
     path: PathBuf,
     /// Removed with all its content when dropped.
     temporary: Option<TempDir>,
@@ -27,7 +27,7 @@ pub(super) fn log_in(dir: &Path) -> PathBuf {
 
 impl Workdir {
     /// `named`, made if it is missing and cleared of a network that ran there before; else a temporary one.
-    pub(crate) fn open(named: Option<PathBuf>) -> Result<Self, CliError> {
+    pub fn open(named: Option<PathBuf>) -> Result<Self, CliError> {
         let Some(named) = named else {
             return Self::temporary();
         };
@@ -77,17 +77,17 @@ impl Workdir {
     }
 
     /// Where it is, absolute.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The log of this process.
-    pub(crate) fn log(&self) -> PathBuf {
+    pub fn log(&self) -> PathBuf {
         log_in(&self.path)
     }
 
     /// Removes the directory if it is temporary.
-    pub(crate) fn close(self) {
+    pub fn close(self) {
         if let Some(temporary) = self.temporary
             && let Err(error) = temporary.close()
         {

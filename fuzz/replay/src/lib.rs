@@ -1,13 +1,10 @@
 //! One function for each parser that reads what a stranger or another program wrote. No function may panic, whatever
 //! the bytes; most of them check more than that.
 //!
-//! `fuzz/fuzz_targets` gives the functions to libFuzzer. `tests/corpus_replay.rs` runs them over `fuzz/corpus` with
+//! `fuzz/fuzz_targets` gives the functions to libFuzzer. `fuzz/replay/tests/corpus.rs` runs them over `fuzz/corpus` with
 //! every `cargo test`.
 
 mod cells;
-/// The program is no library: its parser is taken as it is.
-#[path = "../../../src/control/request.rs"]
-mod control_request;
 mod documents;
 mod front;
 mod owner;

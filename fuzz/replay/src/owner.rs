@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use cepa::control::request;
 use cepa_client::guard::{BiasLedger, GuardSet};
 use cepa_client::path::{DestinationRule, DestinationSet, GeoIp, PeerSet};
 use cepa_common::dir::AuthorityCert;
 use cepa_common::ids::NetworkId;
 use cepa_common::stream::TargetHost;
 
-use crate::control_request;
 use crate::documents::the_network;
 
 /// The network of the guards in the samples.
@@ -18,12 +18,12 @@ pub(crate) const GUARDS_OF: NetworkId = NetworkId([7; 32]);
 
 /// Reads a request on the control socket. A request that is accepted must mean the same when it is written again.
 pub(crate) fn control(data: &[u8]) -> bool {
-    let Ok(command) = control_request::parse(data) else {
+    let Ok(asked) = request::parse(data) else {
         return false;
     };
-    assert!(data.len() <= control_request::MAX_REQUEST_BYTES);
-    let again = control_request::line(command);
-    assert_eq!(control_request::parse(again.as_bytes()), Ok(command));
+    assert!(data.len() <= request::MAX_REQUEST_BYTES);
+    let again = request::line(asked);
+    assert_eq!(request::parse(again.as_bytes()), Ok(asked));
     true
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use cepa_fuzz_targets::{TARGETS, run, seeds};
 
 fn corpus() -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "fuzz", "corpus"]
+    [env!("CARGO_MANIFEST_DIR"), "..", "corpus"]
         .iter()
         .collect()
 }

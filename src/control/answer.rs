@@ -1,0 +1,96 @@
+//! What is answered on the control socket (docs/control.md): the text alone, without a socket.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::request::VERSION;
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// Done; what it brought.
+    Ok(Value),
+    /// Not done.
+    Error {
+        /// Why, in a sentence without its full stop.
+        what: String,
+        /// What to try.
+        hint: String,
+    },
+}
+
+impl Answer {
+    /// Not done.
+    pub fn error(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Error {
+            what: what.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// Done; what it brought.
+    pub fn ok(result: &impl Serialize) -> Self {
+        serde_json::to_value(result).map_or_else(
+            |error| Self::error(error.to_string(), "report this: it is a bug"),
+            Self::Ok,
+        )
+    }
+
+    /// The answer as it is sent.
+    pub(super) fn line(&self) -> String {
+        let mut line = serde_json::json!({ "version": VERSION });
+        if let (Some(line), Ok(Value::Object(body))) =
+            (line.as_object_mut(), serde_json::to_value(self))
+        {
+            line.extend(body);
+        }
+        format!("{line}\n")
+    }
+}
+
+/// What a new identity brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewIdentity {
+    /// Circuits that were retired.
+    pub retired: usize,
+}
+
+/// How a client does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The stage that it is at, in words.
+    pub stage: String,
+    /// How far it is, in per cent.
+    pub percent: u8,
+    /// Relays of the consensus that it holds; none without one.
+    pub relays: Option<usize>,
+    /// Until when that is valid (seconds since 1970).
+    pub valid_until: Option<u64>,
+    /// The primary guards, the best first.
+    pub guards: Vec<GuardStatus>,
+    /// Circuits that take streams.
+    pub circuits: usize,
+    /// How many of them have carried none yet.
+    pub clean: usize,
+    /// Circuits whose streams have a second leg.
+    #[serde(default)]
+    pub paired: usize,
+    /// Open streams, those of retired circuits among them.
+    pub streams: usize,
+    /// What asks for somebody's attention.
+    pub alarms: Vec<String>,
+    /// What else is wrong.
+    pub warnings: Vec<String>,
+}
+
+/// How a guard does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Its name for people.
+    pub nickname: String,
+    /// Who it is.
+    pub identity: String,
+    /// `untried`, `answers`, `failing` or `dropped`.
+    pub health: String,
+}
