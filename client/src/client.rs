@@ -11,16 +11,16 @@ use std::time::Duration;
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::{Consensus, ConsensusConflict, NetworkFile};
 use cepa_common::ids::RelayId;
-use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::net::tasks::Stopper;
 use cepa_common::onion::Suite;
-use cepa_common::stream::{StreamError, Target as StreamTarget, TargetHost};
+use cepa_common::stream::{StreamError, StreamHost, StreamTarget};
 use cepa_common::sync::lock;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::StreamIo;
 use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::circuit::pool::Pool;
 use crate::circuit::{CircuitError, Circuits, Multipath, Wanted};
@@ -366,9 +366,9 @@ fn write_early<'a>(stream: &mut StreamIo, early: &'a [u8]) -> &'a [u8] {
 fn wanted(target: &StreamTarget) -> ExitTarget {
     match target {
         StreamTarget::Directory => ExitTarget::Any,
-        StreamTarget::Host(TargetHost::Name(_), port) => ExitTarget::Name(*port),
-        StreamTarget::Host(TargetHost::Ip(IpAddr::V4(_)), port) => ExitTarget::V4(*port),
-        StreamTarget::Host(TargetHost::Ip(IpAddr::V6(_)), port) => ExitTarget::V6(*port),
+        StreamTarget::Host(StreamHost::Name(_), port) => ExitTarget::Name(*port),
+        StreamTarget::Host(StreamHost::Ip(IpAddr::V4(_)), port) => ExitTarget::V4(*port),
+        StreamTarget::Host(StreamHost::Ip(IpAddr::V6(_)), port) => ExitTarget::V6(*port),
     }
 }
 

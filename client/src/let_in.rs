@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::StreamIo;
 use cepa_common::cell::message::EndReason;
-use cepa_common::net::circuit_io::StreamIo;
-use cepa_common::stream::{StreamError, Target as StreamTarget};
+use cepa_common::stream::{StreamError, StreamTarget};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;

@@ -42,8 +42,10 @@ pub use by_hand::{ByHandError, TraceError};
 // What a program that embeds a client needs of the rest.
 pub use cepa_common::dir::NetworkFile;
 pub use cepa_common::ids::RelayId;
-pub use cepa_common::net::circuit_io::StreamIo;
-pub use cepa_common::stream::{StreamError, Target as StreamTarget};
+pub use cepa_common::stream::{StreamError, StreamTarget};
+
+/// A stream that a client has opened, for whoever reads and writes it.
+pub type StreamIo = cepa_common::net::circuit_io::StreamIo<cepa_common::stream::Opener>;
 
 pub use client::{Client, ClientError, ClientOptions, ConnectError, HopReport};
 pub use events::{ClientEvent, ClientEvents, DirectorySource, Warning};

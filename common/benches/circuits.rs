@@ -15,7 +15,9 @@ use cepa_common::cell::{PAYLOAD_LEN, Payload};
 use cepa_common::flow::vegas::{Vegas, VegasParams};
 use cepa_common::flow::window::SendWindow;
 use cepa_common::flow::{Ack, CongestionControl, FixedWindow};
-use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, StreamKey, Target};
+use cepa_common::stream::{
+    Acceptor, LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamKey, StreamTarget,
+};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use rand::SeedableRng;
@@ -30,9 +32,8 @@ const STREAMS: [usize; 2] = [1, 64];
 /// Bytes that are written, carried and read at once: more than sixty cells, less than a stream's buffer.
 const BATCH: usize = 120_000;
 
-fn mux(side: Side) -> Mux {
+fn mux<E: StreamEnd>() -> Mux<E> {
     Mux::new(MuxConfig {
-        side,
         control: Box::new(FixedWindow(4_096)),
         mark_interval_cells: 32,
         stream_window_bytes: 1 << 20,
@@ -42,8 +43,8 @@ fn mux(side: Side) -> Mux {
 
 /// Both ends of a circuit with open streams. The relay's end sends, as in a download.
 struct Pair {
-    client: Mux,
-    relay: Mux,
+    client: Mux<Opener>,
+    relay: Mux<Acceptor>,
     /// Each stream's key at the client and at the relay.
     streams: Vec<(StreamKey, StreamKey)>,
     rng: StdRng,
@@ -54,15 +55,15 @@ struct Pair {
 impl Pair {
     fn new(streams: usize) -> Self {
         let mut pair = Self {
-            client: mux(Side::Client),
-            relay: mux(Side::Relay),
+            client: mux(),
+            relay: mux(),
             streams: Vec::new(),
             rng: StdRng::seed_from_u64(1),
             now: Instant::now(),
             bytes: vec![7; BATCH],
         };
         for _ in 0..streams {
-            let target = Target::name("example.org", 80).unwrap();
+            let target = StreamTarget::name("example.org", 80).unwrap();
             let key = pair.client.open(target).unwrap();
             let mut begun = pair.outward();
             let Some(Request::Begin(there, _)) = begun.pop() else {

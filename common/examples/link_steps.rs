@@ -27,7 +27,9 @@ use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::net::switch::{AcceptNone, Table};
 use cepa_common::onion::{DirectionKeys, RelayBackward, Suite};
 use cepa_common::secret::Secret;
-use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, Target};
+use cepa_common::stream::{
+    Acceptor, LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamTarget,
+};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -134,9 +136,8 @@ fn inbox(times: u32) {
     }
 }
 
-fn mux(side: Side) -> Mux {
+fn mux<E: StreamEnd>() -> Mux<E> {
     Mux::new(MuxConfig {
-        side,
         control: Box::new(FixedWindow(1_024)),
         mark_interval_cells: 32,
         stream_window_bytes: 1 << 20,
@@ -147,11 +148,11 @@ fn mux(side: Side) -> Mux {
 /// Moves 60,000 bytes of one stream: they are written at the relay's end, packed, unpacked, read, acknowledged, and
 /// their credit is granted again.
 fn mux_stream(times: u32) {
-    let (mut client, mut relay) = (mux(Side::Client), mux(Side::Relay));
+    let (mut client, mut relay) = (mux::<Opener>(), mux::<Acceptor>());
     let mut rng = StdRng::seed_from_u64(1);
     let (now, mut payload) = (Instant::now(), [0; PAYLOAD_LEN]);
     let mut cx = Context::from_waker(Waker::noop());
-    let here = client.open(Target::name("example.org", 80).unwrap());
+    let here = client.open(StreamTarget::name("example.org", 80).unwrap());
     let here = here.unwrap();
     assert!(client.fill(LegId::FIRST, now, &mut rng, &mut payload));
     let begun = relay.on_outward(LegId::FIRST, now, &payload).unwrap().pop();

@@ -11,7 +11,7 @@ use cepa_client::circuit::Multipath;
 use cepa_client::{ByHandError, Client, ClientOptions};
 use cepa_common::dir::NetworkFile;
 use cepa_common::net::directory::fetch_padding;
-use cepa_common::stream::Target;
+use cepa_common::stream::StreamTarget;
 use cepa_common::sync::lock;
 use cepa_relay::authority::{
     Carried, Download, Measure, MeasureError, MeasureFuture, MeasureOptions,
@@ -133,7 +133,7 @@ async fn carried(client: &Client, download: &Download) -> Result<Carried, Measur
         }
         Err(error) => return Err(failed(&error)),
     };
-    let stream = circuit.0.open(Target::Directory);
+    let stream = circuit.0.open(StreamTarget::Directory);
     let stream = stream.ok_or(MeasureError::Failed)?;
     let fetched = fetch_padding(stream, u64::from(download.bytes), download.deadline).await;
     match fetched {

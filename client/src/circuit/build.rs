@@ -19,7 +19,7 @@ use cepa_common::net::establish::EstablishError;
 use cepa_common::net::inbox::{Arrived, Inbox};
 use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::onion::{ClientLayers, OpenFailed, SealError, TooManyHops};
-use cepa_common::stream::{LegId, Mux, MuxConfig, Side, Target, Violation};
+use cepa_common::stream::{LegId, Mux, MuxConfig, Opener, StreamTarget, Violation};
 use cepa_common::world::{random, steady};
 
 use super::links::GuardLinks;
@@ -184,7 +184,7 @@ impl Builder {
     /// to its directory is opened and given up.
     pub async fn round_trip(&mut self) -> Result<Duration, BuildError> {
         let mut mux = self.mux()?;
-        let Some(key) = mux.open(Target::Directory) else {
+        let Some(key) = mux.open(StreamTarget::Directory) else {
             return Err(BuildError::Length);
         };
         let started = steady::now();
@@ -210,10 +210,9 @@ impl Builder {
     }
 
     /// The streams' machine, as agreed with the last hop.
-    pub(super) fn mux(&self) -> Result<Mux, BuildError> {
+    pub(super) fn mux(&self) -> Result<Mux<Opener>, BuildError> {
         let params = self.params.ok_or(BuildError::Length)?;
         Ok(Mux::new(MuxConfig {
-            side: Side::Client,
             control: Box::new(Vegas::new(
                 self.pacing.congestion_control(params.circuit_window_cells),
             )),
@@ -303,7 +302,7 @@ impl Builder {
         self.send(cell)
     }
 
-    fn say_all(&mut self, mux: &mut Mux) -> Result<(), BuildError> {
+    fn say_all(&mut self, mux: &mut Mux<Opener>) -> Result<(), BuildError> {
         let mut cell = [0; CELL_LEN];
         while mux.fill(
             LegId::FIRST,
@@ -342,7 +341,7 @@ impl Builder {
         }
     }
 
-    async fn hear_into(&mut self, mux: &mut Mux) -> Result<(), BuildError> {
+    async fn hear_into(&mut self, mux: &mut Mux<Opener>) -> Result<(), BuildError> {
         let payload = self.hear().await?;
         match self.legal(mux.on_inward(LegId::FIRST, steady::now(), &payload))? {
             Some(reason) => Err(BuildError::Truncated {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::StreamIo;
-use cepa_common::stream::Target as StreamTarget;
+use cepa_common::stream::{Opener, StreamTarget};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Circuit;
@@ -48,7 +48,7 @@ impl DirStreams for CircuitStreams {
 
 /// A stream whose circuit ends with it.
 struct OwnCircuit {
-    stream: StreamIo,
+    stream: StreamIo<Opener>,
     circuit: Arc<Circuit>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cepa_common::stream::TargetHost;
+use cepa_common::stream::StreamHost;
 
 use crate::front::{IsolationKey, Protocol};
 
@@ -12,9 +12,9 @@ use crate::front::{IsolationKey, Protocol};
 ///
 /// ```
 /// use cepa_client::circuit::isolation::{IsolateBy, Isolation};
-/// use cepa_common::stream::TargetHost;
+/// use cepa_common::stream::StreamHost;
 ///
-/// let (one, two) = (TargetHost::Name("one.example".into()), TargetHost::Name("two.example".into()));
+/// let (one, two) = (StreamHost::Name("one.example".into()), StreamHost::Name("two.example".into()));
 /// let key = |by, host| Isolation::session(0).with_target(by, host, 443, 0);
 /// let by = IsolateBy::default();
 /// assert!(key(by, &one) == key(by, &two));
@@ -66,7 +66,7 @@ pub struct Isolation {
     listener: Option<SocketAddr>,
     client: Option<IpAddr>,
     protocol: Option<Protocol>,
-    destination: Option<TargetHost>,
+    destination: Option<StreamHost>,
     port: Option<u16>,
     /// The stream's own number, where every stream is alone.
     stream: Option<u64>,
@@ -119,7 +119,7 @@ impl Isolation {
 
     /// Where the stream goes to; `number` is the stream's own.
     #[must_use]
-    pub fn with_target(mut self, by: IsolateBy, host: &TargetHost, port: u16, number: u64) -> Self {
+    pub fn with_target(mut self, by: IsolateBy, host: &StreamHost, port: u16, number: u64) -> Self {
         self.destination = by.destination.then(|| host.clone());
         self.port = by.port.then_some(port);
         self.stream = by.every_stream.then_some(number);
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn each_switch_keeps_apart_what_it_names_and_nothing_else() {
-        let host = |name: &str| TargetHost::Name(name.to_owned());
+        let host = |name: &str| StreamHost::Name(name.to_owned());
         let make = |by: IsolateBy, n: usize| {
             let pick = |at: usize| usize::from(n == at);
             let key = key(

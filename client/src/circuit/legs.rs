@@ -13,7 +13,7 @@ use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_end::EndDriver;
 use cepa_common::net::circuit_io::Streams;
-use cepa_common::stream::{JoinAs, LegId};
+use cepa_common::stream::{LegId, Opener};
 use cepa_common::sync::lock;
 use cepa_common::world::{random, steady};
 use rand::RngExt;
@@ -68,7 +68,12 @@ impl Grower {
     }
 
     /// Begins to build another leg beside `only`; it comes when it comes. The far end is told of the set meanwhile.
-    pub(super) fn begin(&self, only: LegId, streams: &Arc<Streams>, shared: &Arc<CircuitInner>) {
+    pub(super) fn begin(
+        &self,
+        only: LegId,
+        streams: &Arc<Streams<Opener>>,
+        shared: &Arc<CircuitInner>,
+    ) {
         let Some(maker) = self.maker.upgrade() else {
             return;
         };
@@ -105,7 +110,7 @@ impl Grower {
 }
 
 /// Waits until the first leg's far end knows of the set.
-async fn linked(streams: &Weak<Streams>) -> Option<Arc<Streams>> {
+async fn linked(streams: &Weak<Streams<Opener>>) -> Option<Arc<Streams<Opener>>> {
     let until = steady::now() + LINK_PATIENCE;
     loop {
         let held = streams.upgrade()?;
@@ -147,12 +152,12 @@ impl Maker {
     fn join(
         self: &Arc<Self>,
         raised: Raised,
-        streams: &Arc<Streams>,
+        streams: &Arc<Streams<Opener>>,
         secret: [u8; SECRET_LEN],
         shared: Arc<CircuitInner>,
     ) {
         let leg = raised.builder.mux().ok().and_then(|mut mux| mux.take_leg());
-        let Some(leg) = leg.and_then(|leg| streams.join(leg, JoinAs::Client(secret))) else {
+        let Some(leg) = leg.and_then(|leg| streams.join(leg, secret)) else {
             return;
         };
         tracing::debug!("a circuit has a second leg");
@@ -190,7 +195,7 @@ impl Maker {
     fn run_leg(
         self: &Arc<Self>,
         raised: Raised,
-        streams: Arc<Streams>,
+        streams: Arc<Streams<Opener>>,
         leg: LegId,
         shared: Arc<CircuitInner>,
     ) -> Option<()> {

@@ -39,7 +39,7 @@ use std::time::Instant;
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_io::{StreamIo, Streams};
-use cepa_common::stream::{LegId, Target};
+use cepa_common::stream::{LegId, Opener, StreamTarget};
 use cepa_common::sync::lock;
 
 pub use self::circuits::Circuits;
@@ -103,7 +103,7 @@ impl CircuitInner {
 
 /// A built circuit.
 pub struct Circuit {
-    streams: Arc<Streams>,
+    streams: Arc<Streams<Opener>>,
     hops: Vec<RelayId>,
     exit: Entry,
     built: Instant,
@@ -115,7 +115,7 @@ pub struct Circuit {
 impl Circuit {
     /// Opens a stream; write to it at once and the first bytes travel with its
     /// BEGIN. `None` when the circuit is gone or full.
-    pub fn open(&self, target: Target) -> Option<StreamIo> {
+    pub fn open(&self, target: StreamTarget) -> Option<StreamIo<Opener>> {
         self.streams.open(target)
     }
 

@@ -12,7 +12,7 @@ use cepa_common::ids::NetworkId;
 use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::net::tasks::{Stopper, tasks};
 use cepa_common::net::tls::Tls;
-use cepa_common::stream::{Mux, MuxConfig, Side, Target as StreamTarget};
+use cepa_common::stream::{Mux, MuxConfig, Opener, StreamTarget};
 use cepa_common::testkit::{consensus_of, network_with, web_descriptor};
 use cepa_common::world::{Clock, steady};
 use tokio::sync::watch;
@@ -60,7 +60,6 @@ fn pool_of(consensus: Option<Arc<Consensus>>, rules: PeerRules) -> (Arc<Pool>, S
 
 fn circuit(generation: u64) -> Arc<Circuit> {
     let mux = Mux::new(MuxConfig {
-        side: Side::Client,
         control: Box::new(FixedWindow(512)),
         mark_interval_cells: 32,
         stream_window_bytes: 1 << 16,
@@ -102,7 +101,7 @@ fn find(pool: &Pool, session: u64) -> Option<Arc<Circuit>> {
     pool.find(&Isolation::session(session), WEB.into(), &|_| false)
 }
 
-fn stream(circuit: &Circuit) -> StreamIo {
+fn stream(circuit: &Circuit) -> StreamIo<Opener> {
     let web = StreamTarget::address("192.0.2.1:80".parse().unwrap());
     circuit.open(web.unwrap()).unwrap()
 }

@@ -4,7 +4,7 @@ use cepa_common::budget::Budget;
 use cepa_common::dir::Flags;
 use cepa_common::flow::FixedWindow;
 use cepa_common::net::circuit_io::{StreamIo, Streams};
-use cepa_common::stream::{Mux, MuxConfig, Side, Target as StreamTarget};
+use cepa_common::stream::{Mux, MuxConfig, Opener, StreamTarget};
 use cepa_common::world::steady;
 
 use super::super::CircuitInner;
@@ -16,7 +16,6 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn circuit(exit: u8, generation: u64, built: Instant) -> Arc<Circuit> {
     let mux = Mux::new(MuxConfig {
-        side: Side::Client,
         control: Box::new(FixedWindow(512)),
         mark_interval_cells: 32,
         stream_window_bytes: 1 << 16,
@@ -33,7 +32,7 @@ fn circuit(exit: u8, generation: u64, built: Instant) -> Arc<Circuit> {
     })
 }
 
-fn stream(circuit: &Circuit) -> StreamIo {
+fn stream(circuit: &Circuit) -> StreamIo<Opener> {
     let web = StreamTarget::address("192.0.2.1:80".parse().unwrap());
     circuit.open(web.unwrap()).unwrap()
 }
@@ -177,7 +176,7 @@ proptest::proptest! {
         let mut all: Vec<Arc<Circuit>> = Vec::new();
         // By circuit: the owner that it was given to, and when; and its streams.
         let mut given: Vec<Option<(u64, Instant)>> = Vec::new();
-        let mut open: Vec<(usize, StreamIo)> = Vec::new();
+        let mut open: Vec<(usize, StreamIo<Opener>)> = Vec::new();
         let mut lost = std::collections::HashSet::new();
         for event in events {
             match event {

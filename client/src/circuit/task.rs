@@ -13,7 +13,7 @@ use cepa_common::net::buffers;
 use cepa_common::net::circuit_end::{EndDriver, Layers};
 use cepa_common::net::queue::{PushError, TableCommand};
 use cepa_common::onion::{ClientLayers, OpenFailed};
-use cepa_common::stream::{LegId, Mux, StreamKey, Target, Violation};
+use cepa_common::stream::{LegId, Mux, Opener, StreamKey, StreamTarget, Violation};
 use cepa_common::world::steady;
 use rand::CryptoRng;
 use tokio::time::Sleep;
@@ -92,7 +92,7 @@ impl Layers for LastHopLayers {
 
 /// The task of one leg of a circuit.
 pub(crate) struct CircuitTask {
-    pub(crate) end: EndDriver<LastHopLayers>,
+    pub(crate) end: EndDriver<LastHopLayers, Opener>,
     /// The round trip to the last hop, when that hop was added.
     pub(crate) rtt: Duration,
     /// What this leg shares with the circuit's other legs.
@@ -216,7 +216,7 @@ impl Running {
             match self.liveness.next(now, owed) {
                 Step::Wait(until) => break until,
                 Step::Ask if mux.ask(leg) => {}
-                Step::Ask => self.question = mux.open(Target::Directory),
+                Step::Ask => self.question = mux.open(StreamTarget::Directory),
                 Step::Lost => return Err(CircuitEnd::Silent),
             }
         };
@@ -259,7 +259,7 @@ impl Running {
 }
 
 /// The shorter of the round trips that were measured on a leg when it was built and last.
-fn shortest(mux: &Mux, leg: LegId, built: Duration) -> Duration {
+fn shortest(mux: &Mux<Opener>, leg: LegId, built: Duration) -> Duration {
     let last = mux.send_window(leg).and_then(SendWindow::last_rtt);
     last.map_or(built, |last| last.min(built))
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
-use cepa_common::stream::TargetHost;
+use cepa_common::stream::StreamHost;
 
 use super::geoip::Country;
 
@@ -162,12 +162,12 @@ pub struct DestinationSet {
 
 impl DestinationSet {
     /// Is this destination in the set? A name is compared as the application wrote it, whatever address it has.
-    pub fn contains(&self, host: &TargetHost, port: u16) -> bool {
+    pub fn contains(&self, host: &StreamHost, port: u16) -> bool {
         let hosts = match (&self.hosts, host) {
             (Hosts::Any, _) => true,
-            (Hosts::Range(range), TargetHost::Ip(ip)) => range.contains(*ip),
-            (Hosts::Name(name), TargetHost::Name(other)) => *name == plain(other),
-            (Hosts::Suffix(name), TargetHost::Name(other)) => {
+            (Hosts::Range(range), StreamHost::Ip(ip)) => range.contains(*ip),
+            (Hosts::Name(name), StreamHost::Name(other)) => *name == plain(other),
+            (Hosts::Suffix(name), StreamHost::Name(other)) => {
                 let other = plain(other);
                 let above = other.strip_suffix(name.as_str());
                 above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
@@ -248,8 +248,8 @@ mod tests {
         fn no_text_makes_the_readers_panic(text in "[0-9a-f:./*\\[\\], -]{0,40}|\\PC{0,40}") {
             let _ = text.parse::<PeerSet>();
             if let Ok(set) = text.parse::<DestinationSet>() {
-                set.contains(&TargetHost::Name("example.com".to_owned()), 443);
-                set.contains(&TargetHost::Ip([192, 0, 2, 1].into()), 443);
+                set.contains(&StreamHost::Name("example.com".to_owned()), 443);
+                set.contains(&StreamHost::Ip([192, 0, 2, 1].into()), 443);
             }
             let _ = text.parse::<super::super::DestinationRule>();
         }
@@ -308,8 +308,8 @@ mod tests {
     fn destinations_are_hosts_and_ports() {
         let holds = |set: &str, host: &str, port| {
             let host = match host.parse() {
-                Ok(ip) => TargetHost::Ip(ip),
-                Err(_) => TargetHost::Name(host.to_owned()),
+                Ok(ip) => StreamHost::Ip(ip),
+                Err(_) => StreamHost::Name(host.to_owned()),
             };
             set.parse::<DestinationSet>().unwrap().contains(&host, port)
         };

@@ -4,7 +4,7 @@
 use core::str::FromStr;
 
 use cepa_common::dir::{Consensus, Entry};
-use cepa_common::stream::Target as StreamTarget;
+use cepa_common::stream::StreamTarget;
 
 use super::geoip::{Country, GeoIp};
 use super::peers::{DestinationSet, PeerSet, PeerSyntax};

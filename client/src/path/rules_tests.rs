@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cepa_common::dir::Flags;
-use cepa_common::stream::TargetHost;
+use cepa_common::stream::StreamHost;
 use cepa_common::testkit::{consensus_of, identity, network_with, web_descriptor};
 use proptest::prelude::*;
 
@@ -177,7 +177,7 @@ fn destinations_get_the_first_rule_that_fits() {
     assert_eq!(rules.destinations[0].destinations.len(), 2);
     assert_eq!(rules.destinations[0].exits.avoid, sets(&[3]));
     let rule_for = |name: &str, port| {
-        let host = TargetHost::Name(name.to_owned());
+        let host = StreamHost::Name(name.to_owned());
         rules.rule_for(&StreamTarget::Host(host, port))
     };
     assert_eq!(rule_for("a.example", 80), Some(0));

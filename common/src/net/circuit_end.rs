@@ -14,7 +14,7 @@ use super::queue::{LinkQueue, PushError};
 use crate::cell::codec::{self, Cell};
 use crate::cell::{Body, CELL_LEN, Payload};
 use crate::ids::CircId;
-use crate::stream::{LegId, Mux};
+use crate::stream::{LegId, Mux, StreamEnd};
 use crate::world::{random, steady};
 
 /// The layers of encryption of one circuit, at the end that speaks and listens on it.
@@ -37,7 +37,7 @@ pub trait Layers {
 }
 
 /// What one end of a circuit owns, and how it receives and sends. The circuit's task holds it.
-pub struct EndDriver<L> {
+pub struct EndDriver<L, E: StreamEnd> {
     /// The queue of the link that the circuit begins on.
     pub link: Arc<LinkQueue>,
     /// The circuit's id on that link.
@@ -45,7 +45,7 @@ pub struct EndDriver<L> {
     /// What the link has received for this end.
     pub inbox: Arc<Inbox>,
     /// The streams that the circuit carries.
-    pub streams: Arc<Streams>,
+    pub streams: Arc<Streams<E>>,
     /// Which leg of these streams the circuit is.
     pub leg: LegId,
     /// Opens and seals the circuit's cells.
@@ -75,7 +75,7 @@ impl<E> OpenedCells<'_, E> {
     }
 }
 
-impl<L: Layers> EndDriver<L> {
+impl<L: Layers, E: StreamEnd> EndDriver<L, E> {
     /// Waits until something has arrived or a stream may have something to send.
     pub async fn wait(&self) {
         tokio::select! {
@@ -108,11 +108,11 @@ impl<L: Layers> EndDriver<L> {
     ///
     /// # Errors
     /// Whatever `read` fails with.
-    pub fn read<T, E>(
+    pub fn read<T, V>(
         &self,
         opened: &mut OpenedCells<'_, L::End>,
-        mut read: impl FnMut(&mut Mux, &Payload) -> Result<Option<T>, E>,
-    ) -> Result<Option<T>, E> {
+        mut read: impl FnMut(&mut Mux<E>, &Payload) -> Result<Option<T>, V>,
+    ) -> Result<Option<T>, V> {
         let mut mux = self.streams.mux();
         while let Some((cell, rest)) = opened.cells.split_first() {
             opened.cells = rest;

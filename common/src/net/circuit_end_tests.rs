@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::cell::HEADER_LEN;
 use crate::flow::FixedWindow;
 use crate::net::circuit_io::StreamIo;
-use crate::stream::{MuxConfig, Request, Side, Target, Violation};
+use crate::stream::{Acceptor, MuxConfig, Opener, Request, StreamTarget, Violation};
 
 const WINDOW_CELLS: u32 = 1_000;
 
@@ -54,10 +54,9 @@ impl Layers for Numbered {
     }
 }
 
-fn end(side: Side, bound_cells: usize) -> EndDriver<Numbered> {
+fn end<E: StreamEnd>(bound_cells: usize) -> EndDriver<Numbered, E> {
     let budget = Budget::unlimited();
     let mux = Mux::new(MuxConfig {
-        side,
         control: Box::new(FixedWindow(WINDOW_CELLS)),
         mark_interval_cells: 100_000,
         stream_window_bytes: 1 << 20,
@@ -74,7 +73,7 @@ fn end(side: Side, bound_cells: usize) -> EndDriver<Numbered> {
 }
 
 /// What waits in an end's link queue, taken out.
-fn sent(end: &EndDriver<Numbered>) -> Vec<u8> {
+fn sent(end: &EndDriver<Numbered, Opener>) -> Vec<u8> {
     let mut cells = Vec::new();
     loop {
         let mut some = Vec::new();
@@ -86,7 +85,7 @@ fn sent(end: &EndDriver<Numbered>) -> Vec<u8> {
     }
 }
 
-fn write(stream: &mut StreamIo, bytes: &[u8]) -> usize {
+fn write(stream: &mut StreamIo<Opener>, bytes: &[u8]) -> usize {
     let mut cx = Context::from_waker(Waker::noop());
     match pin!(stream).poll_write(&mut cx, bytes) {
         Poll::Ready(wrote) => wrote.unwrap(),
@@ -95,7 +94,7 @@ fn write(stream: &mut StreamIo, bytes: &[u8]) -> usize {
 }
 
 /// All that can be read of a stream now.
-fn read(stream: &mut StreamIo) -> Vec<u8> {
+fn read(stream: &mut StreamIo<Acceptor>) -> Vec<u8> {
     let (mut cx, mut all) = (Context::from_waker(Waker::noop()), Vec::new());
     let mut bytes = [0; 4_096];
     loop {
@@ -109,10 +108,10 @@ fn read(stream: &mut StreamIo) -> Vec<u8> {
 
 #[test]
 fn what_one_end_sends_the_other_reads_in_order_and_in_parts() {
-    let (mut client, mut relay) = (end(Side::Client, 2_000), end(Side::Relay, 2_000));
+    let (mut client, mut relay) = (end::<Opener>(2_000), end::<Acceptor>(2_000));
     let text: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
     let streams = [(); 3].map(|()| {
-        let mut stream = client.streams.open(Target::Directory).unwrap();
+        let mut stream = client.streams.open(StreamTarget::Directory).unwrap();
         assert_eq!(write(&mut stream, &text), text.len());
         stream
     });
@@ -131,7 +130,7 @@ fn what_one_end_sends_the_other_reads_in_order_and_in_parts() {
             let mut asked = mux.on_outward(LegId::FIRST, Instant::now(), payload)?;
             Ok::<_, Violation>(asked.pop())
         });
-        if let Some(Request::Begin(key, Target::Directory)) = asked.unwrap() {
+        if let Some(Request::Begin(key, StreamTarget::Directory)) = asked.unwrap() {
             assert!(!opened.is_empty(), "the cells behind it wait");
             there.push((relay.streams.hold(key), Vec::new()));
         }
@@ -146,8 +145,8 @@ fn what_one_end_sends_the_other_reads_in_order_and_in_parts() {
 
 #[test]
 fn cells_before_one_that_does_not_open_are_read() {
-    let (mut client, mut relay) = (end(Side::Client, 2_000), end(Side::Relay, 2_000));
-    let mut stream = client.streams.open(Target::Directory).unwrap();
+    let (mut client, mut relay) = (end::<Opener>(2_000), end::<Acceptor>(2_000));
+    let mut stream = client.streams.open(StreamTarget::Directory).unwrap();
     write(&mut stream, &[1; 20_000]);
     client.send().unwrap();
     let mut cells = sent(&client);
@@ -165,8 +164,8 @@ fn cells_before_one_that_does_not_open_are_read() {
 
 #[test]
 fn an_end_hears_why_it_cannot_send() {
-    let mut client = end(Side::Client, 3);
-    let mut stream = client.streams.open(Target::Directory).unwrap();
+    let mut client = end::<Opener>(3);
+    let mut stream = client.streams.open(StreamTarget::Directory).unwrap();
     write(&mut stream, &[1; 20_000]);
     assert_eq!(client.send(), Err(Ended::Link(PushError::Overrun)));
     client.link.close();
@@ -176,8 +175,8 @@ fn an_end_hears_why_it_cannot_send() {
 
 #[tokio::test]
 async fn an_end_wakes_for_cells_and_for_streams() {
-    let mut client = end(Side::Client, 100);
-    let mut stream = client.streams.open(Target::Directory).unwrap();
+    let mut client = end::<Opener>(100);
+    let mut stream = client.streams.open(StreamTarget::Directory).unwrap();
     write(&mut stream, b"hello");
     client.wait().await;
     client.send().unwrap();

@@ -13,9 +13,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::cell::CELL_LEN;
 use crate::cell::codec::{self, CircuitCommand};
-use crate::cell::message::EndReason;
+use crate::cell::message::{EndReason, SECRET_LEN};
 use crate::ids::CircId;
-use crate::stream::{JoinAs, Leg, LegId, Mux, StreamError, StreamKey, Target};
+use crate::stream::{
+    Acceptor, Leg, LegId, Mux, Opener, StreamEnd, StreamError, StreamKey, StreamTarget,
+};
 use crate::sync::lock;
 use crate::world::steady;
 
@@ -24,8 +26,8 @@ const FILL_CELLS: usize = 128;
 
 /// The streams of one circuit, or of two that carry them together, shared between the circuits' tasks and those
 /// who read and write the streams.
-pub struct Streams {
-    mux: Mutex<Mux>,
+pub struct Streams<E: StreamEnd> {
+    mux: Mutex<Mux<E>>,
     /// One for each leg that lives, by its number; a leg is told apart from one before it by its id.
     notify: [Notify; 4],
     /// The legs' bits.
@@ -33,9 +35,9 @@ pub struct Streams {
     discarded: watch::Sender<bool>,
 }
 
-impl Streams {
+impl<E: StreamEnd> Streams<E> {
     /// Shares `mux`.
-    pub fn new(mux: Mux) -> Arc<Self> {
+    pub fn new(mux: Mux<E>) -> Arc<Self> {
         Arc::new(Self {
             mux: Mutex::new(mux),
             notify: core::array::from_fn(|_| Notify::new()),
@@ -46,7 +48,7 @@ impl Streams {
 
     /// The machine itself. Hold it briefly; call [`Streams::wake`] after a
     /// change that gives the circuit something to send.
-    pub fn mux(&self) -> MutexGuard<'_, Mux> {
+    pub fn mux(&self) -> MutexGuard<'_, Mux<E>> {
         lock(&self.mux)
     }
 
@@ -57,10 +59,9 @@ impl Streams {
         }
     }
 
-    /// Adds a second leg ([`Mux::join`]).
-    pub fn join(&self, leg: Box<Leg>, as_whom: JoinAs) -> Option<LegId> {
+    fn join_with(&self, join: impl FnOnce(&mut Mux<E>) -> Option<LegId>) -> Option<LegId> {
         let mut mux = self.mux();
-        let id = mux.join(leg, as_whom)?;
+        let id = join(&mut mux)?;
         self.set_legs(&mux);
         Some(id)
     }
@@ -75,7 +76,7 @@ impl Streams {
     }
 
     /// Notes which legs there are; gives the bits of those that there were.
-    fn set_legs(&self, mux: &Mux) -> u8 {
+    fn set_legs(&self, mux: &Mux<E>) -> u8 {
         let numbers = mux.leg_ids().map(|leg| leg.number() % self.notify.len());
         let bits = numbers.map(|number| 1u8 << number).sum();
         self.legs.swap(bits, Ordering::Relaxed)
@@ -146,8 +147,8 @@ impl Streams {
     }
 }
 
-fn fill(
-    mux: &mut Mux,
+fn fill<E: StreamEnd>(
+    mux: &mut Mux<E>,
     leg: LegId,
     now: Instant,
     rng: &mut impl CryptoRng,
@@ -169,10 +170,9 @@ fn fill(
     true
 }
 
-impl Streams {
-    /// Opens a stream (at a client). Write to it at once: the first bytes
-    /// travel with its BEGIN.
-    pub fn open(self: &Arc<Self>, target: Target) -> Option<StreamIo> {
+impl Streams<Opener> {
+    /// Opens a stream. Write to it at once: the first bytes travel with its BEGIN. `None` when the circuit is gone or full.
+    pub fn open(self: &Arc<Self>, target: StreamTarget) -> Option<StreamIo<Opener>> {
         let key = self.mux().open(target)?;
         // The circuit is woken by the first write, or by whoever waits for
         // the stream to open, so that early data shares the first cell.
@@ -182,12 +182,24 @@ impl Streams {
         })
     }
 
-    /// Takes hold of a stream that the client began (at a relay).
-    pub fn hold(self: &Arc<Self>, key: StreamKey) -> StreamIo {
+    /// Adds a second leg to the set with this secret; see [`Mux::join`].
+    pub fn join(&self, leg: Box<Leg<Opener>>, secret: [u8; SECRET_LEN]) -> Option<LegId> {
+        self.join_with(|mux| mux.join(leg, secret))
+    }
+}
+
+impl Streams<Acceptor> {
+    /// Takes hold of a stream that the opener has begun.
+    pub fn hold(self: &Arc<Self>, key: StreamKey) -> StreamIo<Acceptor> {
         StreamIo {
             streams: self.clone(),
             key,
         }
+    }
+
+    /// Adds a second leg, which the opener has given this name; see [`Mux::join`].
+    pub fn join(&self, leg: Box<Leg<Acceptor>>, id: LegId) -> Option<LegId> {
+        self.join_with(|mux| mux.join(leg, id))
     }
 }
 
@@ -196,26 +208,30 @@ impl Streams {
 /// Reading ends with `Ok(0)` only where the other end has completed its
 /// direction; every other end is an error. `shutdown` completes this
 /// direction. Dropping a stream that is not complete gives it up.
-pub struct StreamIo {
-    streams: Arc<Streams>,
+pub struct StreamIo<E: StreamEnd> {
+    streams: Arc<Streams<E>>,
     key: StreamKey,
 }
 
-impl StreamIo {
-    /// Waits until the exit has connected the stream.
+impl StreamIo<Opener> {
+    /// Waits until the far end has connected the stream.
     pub async fn opened(&self) -> Result<(), StreamError> {
         self.streams.notify();
         std::future::poll_fn(|cx| self.streams.mux().poll_open(self.key, cx)).await
     }
+}
 
-    /// Tells the client that the stream is connected (at a relay).
+impl StreamIo<Acceptor> {
+    /// Tells the opener that the stream is connected.
     pub fn accept(&self) {
         self.streams.mux().accept(self.key);
         self.streams.wake();
     }
+}
 
+impl<E: StreamEnd> StreamIo<E> {
     /// The streams of its circuit.
-    pub fn circuit(&self) -> &Arc<Streams> {
+    pub fn circuit(&self) -> &Arc<Streams<E>> {
         &self.streams
     }
 
@@ -225,14 +241,14 @@ impl StreamIo {
     }
 }
 
-impl Drop for StreamIo {
+impl<E: StreamEnd> Drop for StreamIo<E> {
     fn drop(&mut self) {
         self.streams.mux().release(self.key);
         self.streams.notify();
     }
 }
 
-impl AsyncRead for StreamIo {
+impl<E: StreamEnd> AsyncRead for StreamIo<E> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -250,7 +266,7 @@ impl AsyncRead for StreamIo {
     }
 }
 
-impl AsyncWrite for StreamIo {
+impl<E: StreamEnd> AsyncWrite for StreamIo<E> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -11,17 +11,17 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::cell::message::{LegMessage, Packer, StreamMessage};
+use crate::cell::codec::CREATE_LEN;
+use crate::cell::message::{LegMessage, Packer, SECRET_LEN, StreamMessage};
 use crate::cell::{PAYLOAD_LEN, Payload};
 use crate::flow::FixedWindow;
-use crate::ids::StreamId;
-use crate::stream::Violation;
+use crate::ids::{RelayId, StreamId};
+use crate::stream::{Acceptor, Opener, Owes, Request, StreamTarget, Violation};
 
 const SECRET: [u8; SECRET_LEN] = [5; SECRET_LEN];
 
-fn mux(side: Side, budget: &Arc<Budget>) -> Mux {
+fn mux<E: StreamEnd>(budget: &Arc<Budget>) -> Mux<E> {
     Mux::new(MuxConfig {
-        side,
         control: Box::new(FixedWindow(32)),
         mark_interval_cells: 8,
         stream_window_bytes: 1 << 20,
@@ -40,11 +40,29 @@ struct Way {
     dead: bool,
 }
 
+/// Writes what is left of `bytes`, as much as the stream takes, and reads all that has come.
+fn exchange(
+    mux: &mut Mux<impl StreamEnd>,
+    key: StreamKey,
+    bytes: &[u8],
+    sent: &mut usize,
+    read: &mut Vec<u8>,
+) {
+    let mut cx = Context::from_waker(Waker::noop());
+    if let Poll::Ready(wrote) = mux.poll_write(key, &mut cx, Instant::now(), &bytes[*sent..]) {
+        *sent += wrote.unwrap();
+    }
+    let mut out = [0; 16 * 1024];
+    while let Poll::Ready(got) = mux.poll_read(key, &mut cx, Instant::now(), &mut out) {
+        read.extend(&out[..got.unwrap()]);
+    }
+}
+
 struct World {
-    client: Mux,
-    relay: Mux,
+    client: Mux<Opener>,
+    relay: Mux<Acceptor>,
     /// The second circuit at the relay, until it joins.
-    alone: Option<(LegId, Mux)>,
+    alone: Option<(LegId, Mux<Acceptor>)>,
     ways: HashMap<LegId, Way>,
     begun: Vec<StreamKey>,
     rng: StdRng,
@@ -57,8 +75,8 @@ impl World {
     fn new(delay: u64) -> Self {
         let budget = Budget::unlimited();
         Self {
-            client: mux(Side::Client, &budget),
-            relay: mux(Side::Relay, &budget),
+            client: mux::<Opener>(&budget),
+            relay: mux::<Acceptor>(&budget),
             alone: None,
             ways: HashMap::from([(
                 LegId::FIRST,
@@ -78,7 +96,7 @@ impl World {
     /// Two legs with these delays, and a stream that is open.
     fn joined(delays: [u64; 2]) -> (Self, StreamKey, StreamKey, LegId) {
         let mut world = Self::new(delays[0]);
-        let key = world.client.open(Target::Directory).unwrap();
+        let key = world.client.open(StreamTarget::Directory).unwrap();
         world.run_until(|world| !world.begun.is_empty());
         let there = world.begun[0];
         world.relay.accept(there);
@@ -92,9 +110,9 @@ impl World {
     }
 
     fn join(&mut self, delay: u64) -> LegId {
-        let leg = mux(Side::Client, &self.budget).take_leg().unwrap();
-        let leg = self.client.join(leg, JoinAs::Client(SECRET)).unwrap();
-        self.alone = Some((leg, mux(Side::Relay, &self.budget)));
+        let leg = mux::<Opener>(&self.budget).take_leg().unwrap();
+        let leg = self.client.join(leg, SECRET).unwrap();
+        self.alone = Some((leg, mux::<Acceptor>(&self.budget)));
         let way = Way {
             delay,
             ..Way::default()
@@ -161,7 +179,7 @@ impl World {
                 Request::Link { leg, .. } => {
                     let (_, mut alone) = self.alone.take().unwrap();
                     let circuit = alone.take_leg().unwrap();
-                    assert_eq!(self.relay.join(circuit, JoinAs::Relay(leg)), Some(leg));
+                    assert_eq!(self.relay.join(circuit, leg), Some(leg));
                 }
                 other => panic!("{other:?}"),
             }
@@ -183,22 +201,11 @@ impl World {
         bytes: [&[u8]; 2],
         mut each: impl FnMut(&mut Self),
     ) -> [Vec<u8>; 2] {
-        let mut cx = Context::from_waker(Waker::noop());
         let (mut sent, mut read) = ([0, 0], [Vec::new(), Vec::new()]);
         let limit = self.ms + 60_000;
         while read[0].len() < bytes[0].len() || read[1].len() < bytes[1].len() {
-            let ends = [(&mut self.client, here), (&mut self.relay, there)];
-            for (side, (mux, key)) in ends.into_iter().enumerate() {
-                if let Poll::Ready(wrote) =
-                    mux.poll_write(key, &mut cx, Instant::now(), &bytes[side][sent[side]..])
-                {
-                    sent[side] += wrote.unwrap();
-                }
-                let mut out = [0; 16 * 1024];
-                while let Poll::Ready(got) = mux.poll_read(key, &mut cx, Instant::now(), &mut out) {
-                    read[1 - side].extend(&out[..got.unwrap()]);
-                }
-            }
+            exchange(&mut self.client, here, bytes[0], &mut sent[0], &mut read[1]);
+            exchange(&mut self.relay, there, bytes[1], &mut sent[1], &mut read[0]);
             each(self);
             self.step();
             assert!(self.ms < limit, "nothing moves: {sent:?}");
@@ -287,9 +294,8 @@ proptest! {
         prop_assert!(read == data);
         prop_assert!(!world.client.is_lost() && !world.relay.is_lost());
         // Nothing is kept for longer than it is needed.
-        for mux in [&mut world.client, &mut world.relay] {
-            mux.lose();
-        }
+        world.client.lose();
+        world.relay.lose();
         prop_assert_eq!(world.budget.used(), 0);
     }
 }
@@ -346,13 +352,13 @@ fn both_lost_is_all_lost() {
 #[test]
 fn a_circuit_with_a_past_joins_nothing_and_a_set_has_two_legs() {
     let (mut world, ..) = World::joined([2, 3]);
-    let mut used = mux(Side::Client, &world.budget);
-    used.open(Target::Directory).unwrap();
+    let mut used = mux::<Opener>(&world.budget);
+    used.open(StreamTarget::Directory).unwrap();
     assert!(used.take_leg().is_none());
-    let third = mux(Side::Client, &world.budget).take_leg().unwrap();
-    assert!(world.client.join(third, JoinAs::Client(SECRET)).is_none());
-    let third = mux(Side::Relay, &world.budget).take_leg().unwrap();
-    assert!(world.relay.join(third, JoinAs::Relay(LegId(9))).is_none());
+    let third = mux::<Opener>(&world.budget).take_leg().unwrap();
+    assert!(world.client.join(third, SECRET).is_none());
+    let third = mux::<Acceptor>(&world.budget).take_leg().unwrap();
+    assert!(world.relay.join(third, LegId(9)).is_none());
 }
 
 type Say = fn(&mut Packer<'_>);

@@ -15,19 +15,30 @@
 //! A second circuit to the same relay can carry the streams together with the first: each is a [`Leg`] with a window of
 //! its own, payloads have numbers then, and what a lost leg had not delivered goes by the other (5.20 to 5.28).
 
+mod acceptor;
 mod buffer;
+mod end;
 mod leg;
 mod mux;
+mod names;
+mod opener;
 mod pack;
 mod receive;
 mod recent;
+mod request;
 mod set;
 mod state;
+mod target;
 mod turns;
 
-pub use leg::{Leg, LegId, MOST_LEGS};
-pub use mux::{JoinAs, Mux, MuxConfig, Owes, Request, Side};
-pub use state::{StreamError, StreamKey, Target, TargetHost};
+pub use end::{Acceptor, Opener, StreamEnd};
+pub use leg::{Leg, MOST_LEGS};
+pub use mux::{Mux, MuxConfig};
+pub use names::{LegId, StreamKey};
+pub use opener::Owes;
+pub use request::Request;
+pub use state::StreamError;
+pub use target::{StreamHost, StreamTarget};
 
 /// A peer that breaks the rules of streams or windows; destroys the circuit (S14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,15 +8,17 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::cell::PAYLOAD_LEN;
+use crate::cell::codec::CREATE_LEN;
 use crate::cell::message::{Packer, StreamMessage};
 use crate::flow::FixedWindow;
-use crate::stream::Violation;
+use crate::ids::RelayId;
+use crate::stream::end::{BeginStep, Beginning};
+use crate::stream::{Acceptor, Opener, Request, StreamTarget, Violation};
 
 const WINDOW: u32 = 8 * 1024;
 
-fn mux(side: Side) -> Mux {
+fn mux<E: StreamEnd>() -> Mux<E> {
     Mux::new(MuxConfig {
-        side,
         control: Box::new(FixedWindow(32)),
         mark_interval_cells: 8,
         stream_window_bytes: WINDOW,
@@ -26,18 +28,18 @@ fn mux(side: Side) -> Mux {
 
 /// Both ends of a circuit, joined by nothing but payloads.
 struct Pair {
-    client: Mux,
-    relay: Mux,
+    client: Mux<Opener>,
+    relay: Mux<Acceptor>,
     rng: StdRng,
     now: Instant,
-    begun: Vec<(StreamKey, Target)>,
+    begun: Vec<(StreamKey, StreamTarget)>,
 }
 
 impl Pair {
     fn new() -> Self {
         Self {
-            client: mux(Side::Client),
-            relay: mux(Side::Relay),
+            client: mux(),
+            relay: mux(),
             rng: StdRng::seed_from_u64(7),
             now: Instant::now(),
             begun: Vec::new(),
@@ -88,7 +90,7 @@ impl Pair {
     fn open(&mut self) -> (StreamKey, StreamKey) {
         let key = self
             .client
-            .open(Target::name("example.org", 80).unwrap())
+            .open(StreamTarget::name("example.org", 80).unwrap())
             .unwrap();
         self.settle();
         let (there, _) = self.begun.pop().unwrap();
@@ -98,7 +100,7 @@ impl Pair {
     }
 }
 
-fn read(mux: &mut Mux, key: StreamKey) -> Poll<Result<usize, StreamError>> {
+fn read(mux: &mut Mux<impl StreamEnd>, key: StreamKey) -> Poll<Result<usize, StreamError>> {
     let mut out = [0; 4096];
     mux.poll_read(
         key,
@@ -108,7 +110,11 @@ fn read(mux: &mut Mux, key: StreamKey) -> Poll<Result<usize, StreamError>> {
     )
 }
 
-fn read_all(mux: &mut Mux, key: StreamKey, into: &mut Vec<u8>) -> Poll<Result<usize, StreamError>> {
+fn read_all(
+    mux: &mut Mux<impl StreamEnd>,
+    key: StreamKey,
+    into: &mut Vec<u8>,
+) -> Poll<Result<usize, StreamError>> {
     let mut out = [0; 4096];
     loop {
         match mux.poll_read(
@@ -123,7 +129,11 @@ fn read_all(mux: &mut Mux, key: StreamKey, into: &mut Vec<u8>) -> Poll<Result<us
     }
 }
 
-fn write(mux: &mut Mux, key: StreamKey, bytes: &[u8]) -> Poll<Result<usize, StreamError>> {
+fn write(
+    mux: &mut Mux<impl StreamEnd>,
+    key: StreamKey,
+    bytes: &[u8],
+) -> Poll<Result<usize, StreamError>> {
     mux.poll_write(
         key,
         &mut Context::from_waker(Waker::noop()),
@@ -132,7 +142,7 @@ fn write(mux: &mut Mux, key: StreamKey, bytes: &[u8]) -> Poll<Result<usize, Stre
     )
 }
 
-fn is_open(mux: &mut Mux, key: StreamKey) -> Poll<Result<(), StreamError>> {
+fn is_open(mux: &mut Mux<Opener>, key: StreamKey) -> Poll<Result<(), StreamError>> {
     mux.poll_open(key, &mut Context::from_waker(Waker::noop()))
 }
 
@@ -141,13 +151,13 @@ fn optimistic_data_travels_with_begin() {
     let mut pair = Pair::new();
     let key = pair
         .client
-        .open(Target::name("example.org", 80).unwrap())
+        .open(StreamTarget::name("example.org", 80).unwrap())
         .unwrap();
     assert_eq!(write(&mut pair.client, key, b"GET /"), Poll::Ready(Ok(5)));
     assert!(pair.outward());
     assert!(!pair.outward(), "one payload holds both");
     let (there, target) = pair.begun.pop().unwrap();
-    assert_eq!(target, Target::name("example.org", 80).unwrap());
+    assert_eq!(target, StreamTarget::name("example.org", 80).unwrap());
     let mut got = Vec::new();
     assert!(read_all(&mut pair.relay, there, &mut got).is_pending());
     assert_eq!(got, b"GET /");
@@ -184,7 +194,7 @@ fn a_refused_stream_fails_with_the_reason_and_frees_its_id() {
     let mut pair = Pair::new();
     let key = pair
         .client
-        .open(Target::name("example.org", 80).unwrap())
+        .open(StreamTarget::name("example.org", 80).unwrap())
         .unwrap();
     pair.settle();
     let (there, _) = pair.begun.pop().unwrap();
@@ -231,7 +241,7 @@ fn a_lost_circuit_fails_every_stream_after_what_was_received() {
         (end, &got[..]),
         (Poll::Ready(Err(StreamError::CircuitLost)), &b"so far"[..])
     );
-    assert!(pair.client.open(Target::Directory).is_none());
+    assert!(pair.client.open(StreamTarget::Directory).is_none());
     pair.client.release(here);
     assert!(pair.client.streams.is_empty());
 }
@@ -263,7 +273,7 @@ fn data_over_the_credit_is_a_violation() {
     let mut pair = Pair::new();
     let (_, there) = pair.open();
     // A cheat that grants itself credit.
-    pair.relay.streams.get_mut(&there).unwrap().tx_credit = u32::MAX;
+    pair.relay.streams.get_mut(&there).unwrap().send.credit = u32::MAX;
     let mut refused = None;
     for _ in 0..20 {
         let _ = write(&mut pair.relay, there, &[0; 4096]);
@@ -301,27 +311,27 @@ fn messages_are_legal_in_their_states_only() {
             p.stream(id, StreamMessage::Window(1)).unwrap()
         }),
     ];
-    type Set = fn(&mut Stream);
+    type Set = fn(&mut Stream<Beginning>);
     let states: [(&str, Set, [bool; 5]); 5] = [
         (
             "waiting",
-            |s| s.opening = Opening::Waiting,
+            |s| s.opening.step = BeginStep::Waiting,
             [true, false, false, true, true],
         ),
         ("open", |_| {}, [false, true, true, true, true]),
         (
             "complete",
-            |s| s.received = Received::Complete,
+            |s| s.receive.state = Received::Complete,
             [false, false, false, true, true],
         ),
         (
             "failed",
-            |s| s.received = Received::Failed(StreamError::CircuitLost),
+            |s| s.receive.state = Received::Failed(StreamError::CircuitLost),
             [false, false, false, false, false],
         ),
         (
             "ended",
-            |s| s.sending = Sending::Ended,
+            |s| s.send.state = Sending::Ended,
             [false, true, true, true, true],
         ),
     ];
@@ -330,7 +340,7 @@ fn messages_are_legal_in_their_states_only() {
             let mut pair = Pair::new();
             let (here, _) = pair.open();
             let stream = pair.client.streams.get_mut(&here).unwrap();
-            stream.tx_credit -= 1;
+            stream.send.credit -= 1;
             set(stream);
             let id = stream.id;
             let mut payload = [0; PAYLOAD_LEN];
@@ -400,7 +410,7 @@ fn extend_comes_alone_and_without_streams() {
 fn streams_are_bounded() {
     let mut pair = Pair::new();
     let mut opened = 0;
-    while pair.client.open(Target::Directory).is_some() {
+    while pair.client.open(StreamTarget::Directory).is_some() {
         opened += 1;
     }
     assert_eq!(opened, STREAMS_PER_CIRCUIT);
@@ -444,6 +454,33 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What an application at either end does.
+fn act(mux: &mut Mux<impl StreamEnd>, keys: &mut Vec<StreamKey>, step: &Step) {
+    match *step {
+        Step::Write { which, len, .. } => {
+            if let Some(&key) = keys.get(which) {
+                let _ = write(mux, key, &vec![1; len]);
+            }
+        }
+        Step::Read { which, .. } => {
+            if let Some(&key) = keys.get(which) {
+                let _ = read(mux, key);
+            }
+        }
+        Step::Shutdown { which, .. } => {
+            if let Some(&key) = keys.get(which) {
+                mux.shutdown(key);
+            }
+        }
+        Step::Release { which, .. } => {
+            if which < keys.len() {
+                mux.release(keys.remove(which));
+            }
+        }
+        Step::Open | Step::Outward | Step::Inward => {}
+    }
+}
+
 proptest! {
     /// Whatever applications do and however payloads interleave, two honest
     /// ends never find each other at fault, bytes arrive in order, and nothing
@@ -454,29 +491,15 @@ proptest! {
         let (mut here, mut there) = (Vec::new(), Vec::new());
         for step in steps {
             match step {
-                Step::Open => here.extend(pair.client.open(Target::Directory)),
-                Step::Write { client, which, len } => {
-                    let (mux, keys) = if client { (&mut pair.client, &here) } else { (&mut pair.relay, &there) };
-                    if let Some(&key) = keys.get(which) {
-                        let _ = write(mux, key, &vec![1; len]);
-                    }
-                }
-                Step::Read { client, which } => {
-                    let (mux, keys) = if client { (&mut pair.client, &here) } else { (&mut pair.relay, &there) };
-                    if let Some(&key) = keys.get(which) {
-                        let _ = read(mux, key);
-                    }
-                }
-                Step::Shutdown { client, which } => {
-                    let (mux, keys) = if client { (&mut pair.client, &here) } else { (&mut pair.relay, &there) };
-                    if let Some(&key) = keys.get(which) {
-                        mux.shutdown(key);
-                    }
-                }
-                Step::Release { client, which } => {
-                    let (mux, keys) = if client { (&mut pair.client, &mut here) } else { (&mut pair.relay, &mut there) };
-                    if which < keys.len() {
-                        mux.release(keys.remove(which));
+                Step::Open => here.extend(pair.client.open(StreamTarget::Directory)),
+                Step::Write { client, .. }
+                | Step::Read { client, .. }
+                | Step::Shutdown { client, .. }
+                | Step::Release { client, .. } => {
+                    if client {
+                        act(&mut pair.client, &mut here, &step);
+                    } else {
+                        act(&mut pair.relay, &mut there, &step);
                     }
                 }
                 Step::Outward => drop(pair.outward()),
@@ -526,12 +549,12 @@ proptest! {
 fn rounds(pair: &mut Pair, [here, there]: [StreamKey; 2], reads: bool) -> Vec<usize> {
     let chunk = vec![9; 1 << 20];
     let rounds = (0..8).map(|_| {
-        let before = pair.client.streams[&here].rx.len();
+        let before = pair.client.streams[&here].receive.buffer.len();
         // One way only, as long as there is credit: then the grants come.
         while write(&mut pair.relay, there, &chunk).is_ready() | pair.inward() {
             pair.outward();
         }
-        let came = pair.client.streams[&here].rx.len() - before;
+        let came = pair.client.streams[&here].receive.buffer.len() - before;
         if reads {
             assert!(read_all(&mut pair.client, here, &mut Vec::new()).is_pending());
         }
@@ -563,7 +586,7 @@ fn what_credits_grow_by_together_is_bounded_and_given_back() {
     for (here, there) in &streams {
         rounds(&mut pair, [*here, *there], true);
     }
-    let windows: u32 = pair.client.streams.values().map(|s| s.rx_window).sum();
+    let windows: u32 = pair.client.streams.values().map(|s| s.receive.window).sum();
     assert_eq!((windows, pair.client.extra), (13 * WINDOW, 0));
     for (here, there) in streams {
         pair.client.release(here);
@@ -589,7 +612,7 @@ fn who_is_blocked_says_so_once_to_a_grant() {
     );
     // Nothing was read and nothing is missing: the window has grown, and that is granted.
     assert!(pair.outward());
-    let granted = pair.relay.streams.values().map(|s| s.tx_credit).max();
+    let granted = pair.relay.streams.values().map(|s| s.send.credit).max();
     assert_eq!(granted, Some(2 * WINDOW));
     let now = pair.now;
     assert!(pair.client.on_inward(LegId::FIRST, now, &payload).is_ok());

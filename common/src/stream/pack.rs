@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use rand_core::CryptoRng;
 
-use super::Target;
-use super::leg::{Leg, LegId, Linking};
+use super::end::{LegWords, Opening, StreamEnd};
+use super::leg::Leg;
 use super::mux::Mux;
-use super::state::{Opening, Sending, Stream, TargetHost};
+use super::names::LegId;
+use super::state::{Sending, Stream};
 use crate::cell::Payload;
 use crate::cell::message::{
-    EndReason, FlowMessage, Host, LegMessage, MARK_LEN, MARK_MESSAGE_LEN, MESSAGE_HEAD_LEN,
+    EndReason, FlowMessage, LegMessage, MARK_LEN, MARK_MESSAGE_LEN, MESSAGE_HEAD_LEN,
     NUMBER_MESSAGE_LEN, Packer, StreamMessage,
 };
 use crate::limits::CREDIT_GROWTH;
@@ -24,7 +25,7 @@ const MIN_DATA_LEN: usize = 64;
 /// What SWITCH and MARK take: a payload with a number leaves it free, so that it can be sent again on another leg.
 const AGAIN_ROOM: usize = NUMBER_MESSAGE_LEN + MARK_MESSAGE_LEN;
 
-impl Mux {
+impl<E: StreamEnd> Mux<E> {
     /// Packs the next payload for a leg, if there is anything to say on it that may be said now.
     pub fn fill(
         &mut self,
@@ -46,7 +47,7 @@ impl Mux {
         };
         let mut packer = Packer::new(payload);
         pack_acks(&mut packer, &mut one);
-        if one.say.is_some() && one.send.is_open() {
+        if one.words.is_link_due() && one.send.is_open() {
             self.pack_linking(&mut packer, &mut one, now, rng);
         } else if self.set.as_ref().is_some_and(|set| set.numbers_out) {
             self.pack_numbered(&mut packer, &mut one, now, rng);
@@ -68,24 +69,24 @@ impl Mux {
         let Some(one) = self.leg(leg).filter(|_| !self.lost) else {
             return false;
         };
-        one.has_uncounted() || one.say.is_some() && one.send.is_open() || self.may_say(one)
+        one.has_uncounted() || one.words.is_link_due() && one.send.is_open() || self.may_say(one)
     }
 
     /// Is there a payload to be said, and is this leg the one to say it on?
-    fn may_say(&self, leg: &Leg) -> bool {
+    fn may_say(&self, leg: &Leg<E>) -> bool {
         let fresh = !(self.ready.is_empty() && self.windows_due.is_empty());
         let Some(set) = self.set.as_ref().filter(|set| set.numbers_out) else {
             return !self.windows_due.is_empty() || fresh && leg.send.is_open();
         };
         let any = set.first_again().is_some() || fresh && set.has_room();
-        let is_open = |leg: &Leg| leg.is_usable() && leg.send.is_open();
+        let is_open = |leg: &Leg<E>| leg.is_usable() && leg.send.is_open();
         let mut others = self.legs().filter(|other| other.id != leg.id);
         // The shorter way first, as long as its window lets (lowest round trip, as in Tor's proposal 329).
         any && is_open(leg) && !others.any(|other| is_open(other) && other.rtt() < leg.rtt())
     }
 
     /// Where in all that this end says a payload stands that goes on this leg next; see [`Mux::confirmed`].
-    fn position(&self, leg: &Leg) -> u64 {
+    fn position(&self, leg: &Leg<E>) -> u64 {
         match self.set.as_ref().filter(|set| set.numbers_out) {
             Some(set) => set.before + set.next_out() + 1,
             None => leg.send.sent() + 1,
@@ -95,7 +96,7 @@ impl Mux {
     fn pack_plain(
         &mut self,
         packer: &mut Packer<'_>,
-        leg: &mut Leg,
+        leg: &mut Leg<E>,
         now: Instant,
         rng: &mut impl CryptoRng,
     ) {
@@ -112,30 +113,19 @@ impl Mux {
     fn pack_linking(
         &mut self,
         packer: &mut Packer<'_>,
-        leg: &mut Leg,
+        leg: &mut Leg<E>,
         now: Instant,
         rng: &mut impl CryptoRng,
     ) {
-        let (Some(set), Some(say)) = (&mut self.set, leg.say.take()) else {
-            return;
-        };
-        let packed = match &say {
-            Linking::Link(secret) => packer.leg(&LegMessage::Link {
-                secret,
-                leg: leg.id.0,
-            }),
-            Linking::Linked => packer.leg(&LegMessage::Linked),
-        };
-        if packed.is_err() {
+        let Some(set) = &mut self.set else { return };
+        if leg.words.pack_link(leg.id, packer).is_err() {
             // Acknowledgements fill the payload: the next.
-            leg.say = Some(say);
             return;
         }
         // Measures the way; on the first leg others do.
         let mark = leg.send.may_mark().then(|| pack_mark(packer, rng));
         leg.send.on_sent(now, mark);
-        // A client's second leg is one when the relay says so.
-        leg.linked = !leg.joined || say == Linking::Linked;
+        leg.linked = !leg.joined || E::Words::LINKS_AT_ONCE;
         if !set.numbers_out {
             set.numbers_out = true;
             set.before = leg.send.sent();
@@ -145,7 +135,7 @@ impl Mux {
     fn pack_numbered(
         &mut self,
         packer: &mut Packer<'_>,
-        leg: &mut Leg,
+        leg: &mut Leg<E>,
         now: Instant,
         rng: &mut impl CryptoRng,
     ) {
@@ -154,16 +144,11 @@ impl Mux {
         let may_say = self.may_say(leg);
         let Some(set) = &mut self.set else { return };
         let (read, news) = set.read();
-        if core::mem::take(&mut leg.asked) || news && (may_say || !packer.is_empty()) {
+        if leg.words.take_asked() || news && (may_say || !packer.is_empty()) {
             let _ = packer.leg(&LegMessage::Seen(read));
             set.on_told();
         }
-        if let Some(lost) = leg.unlink.take() {
-            let _ = packer.leg(&LegMessage::Unlink(lost.0));
-        }
-        if core::mem::take(&mut leg.ask) {
-            let _ = packer.leg(&LegMessage::Ask);
-        }
+        leg.words.pack_others(packer);
         if !may_say {
             return;
         }
@@ -207,16 +192,16 @@ impl Mux {
             let Some(stream) = self.streams.get_mut(&key) else {
                 continue;
             };
-            stream.window_due = false;
+            stream.receive.is_window_due = false;
             if stream.may_grant() {
                 let most = self.stream_window.saturating_mul(CREDIT_GROWTH);
-                let grant = core::mem::take(&mut stream.rx_drained)
-                    + stream.grow_window(most, &mut self.extra);
+                let grant = core::mem::take(&mut stream.receive.drained)
+                    + stream.receive.grow_window(most, &mut self.extra);
                 if grant == 0 {
                     continue;
                 }
-                stream.rx_credit += grant;
-                stream.may_starve = stream.may_starve.saturating_add(1);
+                stream.receive.credit += grant;
+                stream.receive.may_starve = stream.receive.may_starve.saturating_add(1);
                 let _ = packer.stream(stream.id, StreamMessage::Window(grant));
             }
         }
@@ -227,7 +212,7 @@ impl Mux {
         while let Some(key) = self.windows_due.front() {
             match self.streams.get_mut(key) {
                 Some(stream) if stream.may_grant() => return,
-                Some(stream) => stream.window_due = false,
+                Some(stream) => stream.receive.is_window_due = false,
                 None => {}
             }
             self.windows_due.pop_front();
@@ -239,7 +224,7 @@ impl Mux {
         while let Some(key) = self.ready.front() {
             match self.streams.get_mut(&key) {
                 Some(stream) if !stream.closed && stream.has_work() => return,
-                Some(stream) => stream.queued = false,
+                Some(stream) => stream.send.is_queued = false,
                 None => {}
             }
             self.ready.take();
@@ -256,22 +241,22 @@ impl Mux {
             let Some(stream) = self.streams.get_mut(&key) else {
                 continue;
             };
-            stream.queued = false;
+            stream.send.is_queued = false;
             let before = packer.used();
             let full = pack_stream(packer, now, stream);
             let said = packer.used() - before;
-            self.ready.on_said(&mut stream.recent, said);
-            if stream.sending == Sending::Ended {
-                stream.end_cell = position;
+            self.ready.on_said(&mut stream.send.recent, said);
+            if stream.send.state == Sending::Ended {
+                stream.send.end_cell = position;
             }
-            if stream.tx.len() <= send_buffer / 2
-                && let Some(writer) = stream.writer.take()
+            if stream.send.buffer.len() <= send_buffer / 2
+                && let Some(writer) = stream.send.writer.take()
             {
                 writer.wake();
             }
             if full {
                 if stream.has_work() && !stream.closed {
-                    stream.queued = true;
+                    stream.send.is_queued = true;
                     self.ready.go_on(key);
                 }
                 // Its END may be what filled the payload.
@@ -285,7 +270,7 @@ impl Mux {
 }
 
 /// Packs the acknowledgements that a leg owes.
-fn pack_acks(packer: &mut Packer<'_>, leg: &mut Leg) {
+fn pack_acks<E: StreamEnd>(packer: &mut Packer<'_>, leg: &mut Leg<E>) {
     while let Some(bytes) = leg.acks.front()
         && packer.room().is_some_and(|room| room >= UNCOUNTED_ROOM)
         && packer.flow(&FlowMessage::Ack(*bytes)).is_ok()
@@ -303,60 +288,34 @@ fn pack_mark(packer: &mut Packer<'_>, rng: &mut impl CryptoRng) -> [u8; MARK_LEN
 }
 
 /// Packs what a stream has to say. Returns whether the payload is full.
-fn pack_stream(packer: &mut Packer<'_>, now: Instant, stream: &mut Stream) -> bool {
-    match stream.opening {
-        Opening::Begin => {
-            let packed = match &stream.target {
-                Target::Directory => packer.begin_dir(stream.id),
-                Target::Host(TargetHost::Name(name), port) => {
-                    packer.begin(stream.id, Host::Name(name), *port)
-                }
-                Target::Host(TargetHost::Ip(ip), port) => match ip {
-                    std::net::IpAddr::V4(ip) => {
-                        packer.begin(stream.id, Host::V4(ip.octets()), *port)
-                    }
-                    std::net::IpAddr::V6(ip) => {
-                        packer.begin(stream.id, Host::V6(ip.octets()), *port)
-                    }
-                },
-            };
-            if packed.is_err() {
-                return true;
-            }
-            stream.opening = Opening::Waiting;
-        }
-        Opening::Connected => {
-            if packer.connected(stream.id).is_err() {
-                return true;
-            }
-            stream.opening = Opening::Done;
-        }
-        Opening::Waiting | Opening::Done => {}
+fn pack_stream<O: Opening>(packer: &mut Packer<'_>, now: Instant, stream: &mut Stream<O>) -> bool {
+    if stream.opening.pack(stream.id, packer).is_err() {
+        return true;
     }
-    while !stream.tx.is_empty() && stream.tx_credit > 0 {
-        let want = stream.tx.len().min(stream.tx_credit as usize);
+    while !stream.send.buffer.is_empty() && stream.send.credit > 0 {
+        let want = stream.send.buffer.len().min(stream.send.credit as usize);
         let room = packer.room().unwrap_or(0);
         if room < want.min(MIN_DATA_LEN) {
             return true;
         }
-        let wrote = packer.data_in_place(stream.id, want, |slot| stream.tx.pop(now, slot));
-        stream.tx_credit -= wrote as u32;
+        let wrote = packer.data_in_place(stream.id, want, |slot| stream.send.buffer.pop(now, slot));
+        stream.send.credit -= wrote as u32;
     }
-    if stream.is_blocked() {
+    if stream.send.is_blocked() {
         if packer.stream(stream.id, StreamMessage::Blocked).is_err() {
             return true;
         }
-        stream.said_blocked = true;
+        stream.send.said_blocked = true;
     }
-    if let (Sending::Ending(reason), true) = (stream.sending, stream.tx.is_empty()) {
+    if let (Sending::Ending(reason), true) = (stream.send.state, stream.send.buffer.is_empty()) {
         if packer
             .stream(stream.id, StreamMessage::End(reason))
             .is_err()
         {
             return true;
         }
-        stream.sending = Sending::Ended;
-        stream.said_done = reason == EndReason::Done;
+        stream.send.state = Sending::Ended;
+        stream.send.said_done = reason == EndReason::Done;
     }
     packer.room().is_none_or(|room| room < MESSAGE_HEAD_LEN)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Violation;
-use super::leg::LegId;
+use super::names::LegId;
 use crate::budget::{Budget, Charge};
 use crate::cell::Payload;
 use crate::cell::message::NUMBER_MESSAGE_LEN;

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use cepa_common::cell::codec::{self, Head};
 use cepa_common::cell::message::{Inward, Outward, SECRET_LEN, Telescope, messages};
-use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN};
+use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN, Payload};
 use cepa_common::flow::FixedWindow;
 use cepa_common::handshake::{ClientParams, RelayParams};
 use cepa_common::link::Hello;
-use cepa_common::stream::{JoinAs, LegId, Mux, MuxConfig, Request, Side};
+use cepa_common::stream::{
+    Acceptor, LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamTarget, Violation,
+};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -79,9 +81,8 @@ pub(crate) fn params(data: &[u8]) -> bool {
     accepted
 }
 
-fn end(side: Side) -> Mux {
+fn end<E: StreamEnd>() -> Mux<E> {
     Mux::new(MuxConfig {
-        side,
         control: Box::new(FixedWindow(32)),
         mark_interval_cells: 8,
         stream_window_bytes: 64 * 1024,
@@ -89,44 +90,101 @@ fn end(side: Side) -> Mux {
     })
 }
 
-/// Gives `mux` a second leg, as if the other end had accepted it or asked for it.
-fn join(mux: &mut Mux, side: Side) -> Option<LegId> {
-    let leg = end(side).take_leg()?;
-    mux.join(
-        leg,
-        match side {
-            Side::Client => JoinAs::Client([6; SECRET_LEN]),
-            Side::Relay => JoinAs::Relay(LegId::from_wire(1)),
-        },
-    )
+/// What the conversation needs to know of either end.
+trait Talks: StreamEnd {
+    /// Begins, where this end begins.
+    fn begin(mux: &mut Mux<Self>, legs: bool);
+    /// Reads a payload, and does what it asks for.
+    fn hear(
+        mux: &mut Mux<Self>,
+        leg: LegId,
+        now: Instant,
+        payload: &Payload,
+    ) -> Result<(), Violation>;
+    /// Gives `mux` a second leg, as if the other end had accepted it or asked for it.
+    fn join(mux: &mut Mux<Self>) -> Option<LegId>;
+    /// Does the other end understand the payload?
+    fn is_understood(payload: &Payload) -> bool;
+}
+
+impl Talks for Opener {
+    fn begin(mux: &mut Mux<Self>, legs: bool) {
+        for port in 1..=3 {
+            let address = ([192, 0, 2, 1], port).into();
+            let _ = StreamTarget::address(address).map(|t| mux.open(t));
+        }
+        if legs {
+            mux.link([6; SECRET_LEN]);
+        }
+    }
+
+    fn hear(
+        mux: &mut Mux<Self>,
+        leg: LegId,
+        now: Instant,
+        payload: &Payload,
+    ) -> Result<(), Violation> {
+        mux.on_inward(leg, now, payload).map(|_| ())
+    }
+
+    fn join(mux: &mut Mux<Self>) -> Option<LegId> {
+        mux.join(end().take_leg()?, [6; SECRET_LEN])
+    }
+
+    fn is_understood(payload: &Payload) -> bool {
+        messages::<Outward<'_>>(payload).all(|m| m.is_ok())
+    }
+}
+
+impl Talks for Acceptor {
+    fn begin(_: &mut Mux<Self>, _: bool) {}
+
+    fn hear(
+        mux: &mut Mux<Self>,
+        leg: LegId,
+        now: Instant,
+        payload: &Payload,
+    ) -> Result<(), Violation> {
+        for request in mux.on_outward(leg, now, payload)? {
+            match request {
+                Request::Begin(key, _) => mux.accept(key),
+                Request::Link { .. } => mux.begin_set(),
+                Request::Extend { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn join(mux: &mut Mux<Self>) -> Option<LegId> {
+        mux.join(end().take_leg()?, LegId::from_wire(1))
+    }
+
+    fn is_understood(payload: &Payload) -> bool {
+        messages::<Inward<'_>>(payload).all(|m| m.is_ok())
+    }
 }
 
 /// Holds a conversation with either end of a circuit. The first byte says which end, and whether there are two legs.
 /// Then come payloads, each of them a length of two bytes and the first bytes of the payload. The length's highest bit
 /// says the leg.
 pub(crate) fn mux(data: &[u8]) -> bool {
-    let Some((&first, mut rest)) = data.split_first() else {
+    let Some((&first, rest)) = data.split_first() else {
         return false;
     };
-    let side = if first & 1 == 0 {
-        Side::Relay
-    } else {
-        Side::Client
-    };
     let legs = first & 2 != 0;
-    let (mut mux, mut second) = (end(side), None);
+    if first & 1 == 0 {
+        talk::<Acceptor>(legs, rest)
+    } else {
+        talk::<Opener>(legs, rest)
+    }
+}
+
+fn talk<E: Talks>(legs: bool, mut rest: &[u8]) -> bool {
+    let (mut mux, mut second) = (end::<E>(), None);
     let mut rng = StdRng::seed_from_u64(1);
     let mut now = Instant::now();
-    if side == Side::Client {
-        for port in 1..=3 {
-            let address = ([192, 0, 2, 1], port).into();
-            let _ = cepa_common::stream::Target::address(address).map(|t| mux.open(t));
-        }
-        if legs {
-            mux.link([6; SECRET_LEN]);
-        }
-    }
-    speak(&mut mux, None, side, now, &mut rng);
+    E::begin(&mut mux, legs);
+    speak(&mut mux, None, now, &mut rng);
     while let Some((len, more)) = rest.split_first_chunk::<2>() {
         let len = u16::from_be_bytes(*len);
         let leg = second.filter(|_| len >> 15 == 1).unwrap_or(LegId::FIRST);
@@ -134,40 +192,25 @@ pub(crate) fn mux(data: &[u8]) -> bool {
         let payload = padded::<PAYLOAD_LEN>(&more[..len]);
         rest = &more[len..];
         now += Duration::from_millis(10);
-        let result = match side {
-            Side::Client => mux.on_inward(leg, now, &payload).map(|_| Vec::new()),
-            Side::Relay => mux.on_outward(leg, now, &payload),
-        };
-        let Ok(requests) = result else {
+        if E::hear(&mut mux, leg, now, &payload).is_err() {
             // The circuit ends with the first violation.
             mux.lose();
             return false;
-        };
-        for request in requests {
-            match request {
-                Request::Begin(key, _) => mux.accept(key),
-                Request::Link { .. } => mux.begin_set(),
-                Request::Extend { .. } => {}
-            }
         }
         if legs && second.is_none() && mux.is_linked() {
-            second = join(&mut mux, side);
+            second = E::join(&mut mux);
         }
-        speak(&mut mux, second, side, now, &mut rng);
+        speak(&mut mux, second, now, &mut rng);
     }
     true
 }
 
 /// Takes what the end has to send. The other end must understand it.
-fn speak(mux: &mut Mux, second: Option<LegId>, side: Side, now: Instant, rng: &mut StdRng) {
+fn speak<E: Talks>(mux: &mut Mux<E>, second: Option<LegId>, now: Instant, rng: &mut StdRng) {
     let mut out = [0; PAYLOAD_LEN];
     for leg in [Some(LegId::FIRST), second].into_iter().flatten() {
         while mux.fill(leg, now, rng, &mut out) {
-            let understood = match side {
-                Side::Client => messages::<Outward<'_>>(&out).all(|m| m.is_ok()),
-                Side::Relay => messages::<Inward<'_>>(&out).all(|m| m.is_ok()),
-            };
-            assert!(understood);
+            assert!(E::is_understood(&out));
         }
     }
 }

@@ -9,7 +9,7 @@ use cepa_client::guard::{BiasLedger, GuardSet};
 use cepa_client::path::{DestinationRule, DestinationSet, GeoIp, PeerSet};
 use cepa_common::dir::AuthorityCert;
 use cepa_common::ids::NetworkId;
-use cepa_common::stream::TargetHost;
+use cepa_common::stream::StreamHost;
 
 use crate::documents::the_network;
 
@@ -63,9 +63,9 @@ pub(crate) fn peers(data: &[u8]) -> bool {
     if let Ok(set) = &destination {
         assert_eq!(set.to_string().parse().as_ref(), Ok(set));
         let hosts = [
-            TargetHost::Name("www.example.org".to_owned()),
-            TargetHost::Ip([192, 0, 2, 1].into()),
-            TargetHost::Ip(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])),
+            StreamHost::Name("www.example.org".to_owned()),
+            StreamHost::Ip([192, 0, 2, 1].into()),
+            StreamHost::Ip(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])),
         ];
         for host in hosts {
             let _ = set.contains(&host, 443);

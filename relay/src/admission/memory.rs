@@ -13,6 +13,7 @@ use cepa_common::cell::codec::DestroyReason;
 use cepa_common::ids::CircId;
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::queue::{LinkQueue, TableCommand};
+use cepa_common::stream::Acceptor;
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use tokio::time::sleep;
@@ -26,7 +27,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 struct EndingHere {
     link: Weak<LinkQueue>,
     circ: CircId,
-    streams: Weak<Streams>,
+    streams: Weak<Streams<Acceptor>>,
 }
 
 #[derive(Default)]
@@ -76,7 +77,12 @@ impl Memory {
     }
 
     /// From now on this circuit, which ends here, can be a victim for what its streams hold.
-    pub(crate) fn add_circuit(&self, link: &Arc<LinkQueue>, circ: CircId, streams: &Arc<Streams>) {
+    pub(crate) fn add_circuit(
+        &self,
+        link: &Arc<LinkQueue>,
+        circ: CircId,
+        streams: &Arc<Streams<Acceptor>>,
+    ) {
         let mut holders = self.holders();
         let (link, streams) = (Arc::downgrade(link), Arc::downgrade(streams));
         holders.circuits.push(EndingHere {
@@ -179,9 +185,10 @@ pub(crate) async fn keep_within_budget(memory: Arc<Memory>, events: Reporter) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cepa_common::cell::CELL_LEN;
+    use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN};
     use cepa_common::flow::FixedWindow;
-    use cepa_common::stream::{Mux, MuxConfig, Side, Target};
+    use cepa_common::net::circuit_io::StreamIo;
+    use cepa_common::stream::{LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamTarget};
     use tokio::io::AsyncWriteExt;
 
     use super::*;
@@ -190,14 +197,29 @@ mod tests {
         CircId::new(n).unwrap()
     }
 
-    fn streams(budget: &Arc<Budget>) -> Arc<Streams> {
-        Streams::new(Mux::new(MuxConfig {
-            side: Side::Client,
+    fn mux<E: StreamEnd>(budget: &Arc<Budget>) -> Mux<E> {
+        Mux::new(MuxConfig {
             control: Box::new(FixedWindow(64)),
             mark_interval_cells: 8,
             stream_window_bytes: 1 << 16,
             budget: budget.clone(),
-        }))
+        })
+    }
+
+    /// The streams of a circuit, and one of them that its client has begun.
+    fn begun(budget: &Arc<Budget>) -> (Arc<Streams<Acceptor>>, StreamIo<Acceptor>) {
+        let mut client = mux::<Opener>(&Budget::unlimited());
+        client.open(StreamTarget::Directory).unwrap();
+        let (mut payload, now) = ([0; PAYLOAD_LEN], Instant::now());
+        assert!(client.fill(LegId::FIRST, now, &mut rand::rng(), &mut payload));
+        let mut relay = mux::<Acceptor>(budget);
+        let asked = relay.on_outward(LegId::FIRST, now, &payload).unwrap().pop();
+        let Some(Request::Begin(key, _)) = asked else {
+            panic!("a stream is begun");
+        };
+        let streams = Streams::new(relay);
+        let stream = streams.hold(key);
+        (streams, stream)
     }
 
     fn waits(link: &LinkQueue) -> Vec<u32> {
@@ -227,8 +249,7 @@ mod tests {
         let budget = memory.budget();
         let links = [(); 8].map(|()| Arc::new(LinkQueue::new(100, budget)));
         // All wait since the same moment. Whoever is added first is not what decides.
-        let stalled = streams(budget);
-        let mut stream = stalled.open(Target::Directory).unwrap();
+        let (stalled, mut stream) = begun(budget);
         stream.write_all(b"nobody reads this").await.unwrap();
         for n in [3, 1, 2] {
             for link in links.iter().rev() {
@@ -248,9 +269,8 @@ mod tests {
         let memory = Memory::new(64 * 1024);
         let budget = memory.budget();
         let link = Arc::new(LinkQueue::new(100, budget));
-        let stalled = streams(budget);
+        let (stalled, mut stream) = begun(budget);
         memory.add_circuit(&link, circ(1), &stalled);
-        let mut stream = stalled.open(Target::Directory).unwrap();
         stream.write_all(&[1; 100 * 1024]).await.unwrap();
         assert!(budget.is_exceeded());
         memory.relieve();

@@ -15,7 +15,9 @@ use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::{LinkQueue, PushError, TableCommand};
 use cepa_common::onion::{HopKeys, Opened, RelayBackward, RelayForward, Suite};
-use cepa_common::stream::{LegId, Mux, MuxConfig, Request, Side, Target, Violation};
+use cepa_common::stream::{
+    Acceptor, LegId, Mux, MuxConfig, Request, StreamKey, StreamTarget, Violation,
+};
 use cepa_common::world::steady;
 use rand::CryptoRng;
 use tokio::time::{Instant as Deadline, sleep_until};
@@ -86,7 +88,7 @@ impl Layers for HopLayers {
 pub(crate) struct EndHop {
     pub(super) context: Arc<EndContext>,
     /// Receives and sends, by the link to the client's side.
-    pub(super) end: EndDriver<HopLayers>,
+    pub(super) end: EndDriver<HopLayers, Acceptor>,
     /// The relay at that link's far side, if it is one.
     pub(super) peer: Option<RelayId>,
     /// Has a cell opened? Until then the client has proven nothing.
@@ -103,7 +105,6 @@ impl EndHop {
         (suite, keys, params): (Suite, HopKeys, RelayParams),
     ) -> Self {
         let mux = Mux::new(MuxConfig {
-            side: Side::Relay,
             control: Box::new(Vegas::new(
                 context
                     .params
@@ -245,7 +246,7 @@ impl EndHop {
         }
     }
 
-    fn begin(&self, key: cepa_common::stream::StreamKey, target: Target) {
+    fn begin(&self, key: StreamKey, target: StreamTarget) {
         let EndContext {
             directory,
             exit,
@@ -254,11 +255,11 @@ impl EndHop {
         } = &*self.context;
         let stream = self.end.streams.hold(key);
         match target {
-            Target::Directory => {
+            StreamTarget::Directory => {
                 stream.accept();
                 tasks.spawn(serve_connection(stream, directory.clone()));
             }
-            Target::Host(host, port) => {
+            StreamTarget::Host(host, port) => {
                 tasks.spawn(exit::serve(exit.clone(), stream, host, port));
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use cepa_common::cell::message::SECRET_LEN;
 use cepa_common::net::circuit_io::Streams;
-use cepa_common::stream::{JoinAs, LegId};
+use cepa_common::stream::{Acceptor, LegId};
 use cepa_common::sync::lock;
 use sha2::{Digest, Sha256};
 
@@ -15,7 +15,7 @@ pub(crate) struct Sets(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    sets: HashMap<[u8; 32], Weak<Streams>>,
+    sets: HashMap<[u8; 32], Weak<Streams<Acceptor>>>,
     /// Those that are over are dropped when there are twice as many as the last time.
     clean_at: usize,
 }
@@ -25,7 +25,7 @@ pub(super) enum Entered {
     /// The first leg of a set.
     First,
     /// The second leg of these streams.
-    Joined(Arc<Streams>, LegId),
+    Joined(Arc<Streams<Acceptor>>, LegId),
 }
 
 impl Sets {
@@ -34,7 +34,7 @@ impl Sets {
         &self,
         secret: &[u8; SECRET_LEN],
         leg: LegId,
-        streams: &Arc<Streams>,
+        streams: &Arc<Streams<Acceptor>>,
     ) -> Option<Entered> {
         let name: [u8; 32] = Sha256::digest(secret).into();
         let mut table = lock(&self.0);
@@ -51,7 +51,7 @@ impl Sets {
             Some(set) => {
                 drop(table);
                 let circuit = streams.mux().take_leg()?;
-                let leg = set.join(circuit, JoinAs::Relay(leg))?;
+                let leg = set.join(circuit, leg)?;
                 Some(Entered::Joined(set, leg))
             }
         }
@@ -59,7 +59,7 @@ impl Sets {
 }
 
 impl Table {
-    fn add(&mut self, name: [u8; 32], streams: &Arc<Streams>) {
+    fn add(&mut self, name: [u8; 32], streams: &Arc<Streams<Acceptor>>) {
         if self.sets.len() >= self.clean_at {
             self.sets.retain(|_, set| set.strong_count() > 0);
             self.clean_at = 2 * self.sets.len() + 64;
@@ -73,13 +73,12 @@ impl Table {
 mod tests {
     use cepa_common::budget::Budget;
     use cepa_common::flow::FixedWindow;
-    use cepa_common::stream::{Mux, MuxConfig, Side};
+    use cepa_common::stream::{Mux, MuxConfig};
 
     use super::*;
 
-    fn circuit() -> Arc<Streams> {
+    fn circuit() -> Arc<Streams<Acceptor>> {
         Streams::new(Mux::new(MuxConfig {
-            side: Side::Relay,
             control: Box::new(FixedWindow(64)),
             mark_interval_cells: 8,
             stream_window_bytes: 1 << 16,
@@ -87,7 +86,12 @@ mod tests {
         }))
     }
 
-    fn second(sets: &Sets, secret: u8, leg: u32, circuit: &Arc<Streams>) -> Option<Arc<Streams>> {
+    fn second(
+        sets: &Sets,
+        secret: u8,
+        leg: u32,
+        circuit: &Arc<Streams<Acceptor>>,
+    ) -> Option<Arc<Streams<Acceptor>>> {
         match sets.enter(&[secret; SECRET_LEN], LegId::from_wire(leg), circuit)? {
             Entered::First => None,
             Entered::Joined(set, _) => Some(set),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
 use cepa_common::net::socket::tune;
-use cepa_common::stream::TargetHost;
+use cepa_common::stream::StreamHost;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -153,11 +153,11 @@ impl ExitConnector {
     ///
     /// # Errors
     /// [`ConnectError`]; the client is told its [`ConnectError::end_reason`].
-    pub async fn connect(&self, host: &TargetHost, port: u16) -> Result<TcpStream, ConnectError> {
+    pub async fn connect(&self, host: &StreamHost, port: u16) -> Result<TcpStream, ConnectError> {
         let deadline = Instant::now() + DEADLINE;
         let addresses = match host {
-            TargetHost::Ip(ip) => vec![*ip],
-            TargetHost::Name(name) => self.names.lookup(name).await?,
+            StreamHost::Ip(ip) => vec![*ip],
+            StreamHost::Name(name) => self.names.lookup(name).await?,
         };
         let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
         first_of(addresses, &*self.policy, deadline, TcpStream::connect).await

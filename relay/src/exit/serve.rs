@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cepa_common::cell::message::EndReason;
 use cepa_common::net::circuit_io::StreamIo;
-use cepa_common::stream::TargetHost;
+use cepa_common::stream::{Acceptor, StreamHost};
 use tokio::io::copy_bidirectional_with_sizes;
 
 use super::{ConnectError, ExitConnector};
@@ -17,8 +17,8 @@ const COPY_BYTES: usize = 64 * 1024;
 /// `exit`, and refuses.
 pub(crate) async fn serve(
     exit: Option<Arc<ExitConnector>>,
-    mut stream: StreamIo,
-    host: TargetHost,
+    mut stream: StreamIo<Acceptor>,
+    host: StreamHost,
     port: u16,
 ) {
     let connected = match &exit {

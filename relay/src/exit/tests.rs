@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
-use cepa_common::stream::TargetHost;
+use cepa_common::stream::StreamHost;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
 
@@ -110,8 +110,8 @@ fn encode(name: &str) -> Vec<u8> {
     out
 }
 
-fn name(name: &str) -> TargetHost {
-    TargetHost::Name(name.to_owned())
+fn name(name: &str) -> StreamHost {
+    StreamHost::Name(name.to_owned())
 }
 
 fn anywhere(_: SocketAddr) -> bool {
@@ -124,7 +124,7 @@ async fn names_and_addresses_are_reached() {
     let exit = dns.exit(anywhere);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let literal = TargetHost::Ip(Ipv4Addr::LOCALHOST.into());
+    let literal = StreamHost::Ip(Ipv4Addr::LOCALHOST.into());
     for host in [
         literal,
         name("good.example"),
@@ -187,7 +187,7 @@ async fn a_name_that_leads_inside_is_refused_each_time() {
         assert_eq!(error, ConnectError::Policy, "{host}");
     }
     for literal in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"] {
-        let host = TargetHost::Ip(literal.parse().unwrap());
+        let host = StreamHost::Ip(literal.parse().unwrap());
         let error = exit.connect(&host, 80).await.unwrap_err();
         assert_eq!(error, ConnectError::Policy, "{literal}");
     }

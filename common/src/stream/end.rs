@@ -1,0 +1,277 @@
+//! The two ends of a circuit as its streams see them: an [`Opener`] begins streams, an [`Acceptor`] answers them.
+//!
+//! A client opens and a relay accepts. A service would accept at the end of a circuit that it has built itself: which end
+//! of its streams a circuit's end is, and how its layers open and seal, have nothing to do with one another. What both
+//! ends do is written once, in [`super::Mux`] over either of them; what only one may do can be called on its `Mux` alone.
+
+use core::task::Waker;
+
+use super::names::LegId;
+use super::target::{StreamHost, StreamTarget};
+use crate::cell::message::{Host, LegMessage, NoRoom, Packer, SECRET_LEN};
+use crate::ids::StreamId;
+
+/// One of the two ends: [`Opener`] or [`Acceptor`], and no other.
+pub trait StreamEnd: Default + Send + Sized + 'static {
+    /// How far the opening of a stream has come, as this end sees it.
+    type Opening: Opening;
+    /// What this end has yet to say of a leg.
+    type Words: LegWords;
+}
+
+/// How far the opening of a stream has come.
+pub trait Opening: Send {
+    /// Is there something to say of the opening itself, before anything else of the stream?
+    fn is_due(&self) -> bool;
+
+    /// Says what is due, if there is room for it.
+    fn pack(&mut self, id: StreamId, packer: &mut Packer<'_>) -> Result<(), NoRoom>;
+
+    /// May the other end send data, or complete its direction, by now?
+    fn may_receive(&self) -> bool;
+
+    /// The stream is given up: what was due will not be said. `true` if the other end has never heard of the stream.
+    fn give_up(&mut self) -> bool;
+
+    /// Wakes whoever waits for the stream to be open.
+    fn wake(&mut self);
+}
+
+/// What an end has yet to say of a leg.
+pub trait LegWords: Default + Send {
+    /// What this end says of linking makes the leg one that may carry payloads, whether it is the first or another.
+    const LINKS_AT_ONCE: bool;
+
+    /// Is LINK or LINKED to be said, before anything else?
+    fn is_link_due(&self) -> bool;
+
+    /// Says LINK or LINKED, if there is room for it.
+    fn pack_link(&mut self, leg: LegId, packer: &mut Packer<'_>) -> Result<(), NoRoom>;
+
+    /// Is there anything else to say that no window counts?
+    fn has_uncounted(&self) -> bool;
+
+    /// Is SEEN to be said, whether it is news or not? Asked once.
+    fn take_asked(&mut self) -> bool;
+
+    /// Says what else there is.
+    fn pack_others(&mut self, packer: &mut Packer<'_>);
+
+    /// Another leg is lost.
+    fn on_other_lost(&mut self, lost: LegId);
+}
+
+/// The end that opens streams.
+#[derive(Debug)]
+pub struct Opener {
+    pub(super) next_id: u16,
+}
+
+impl Default for Opener {
+    fn default() -> Self {
+        Self { next_id: 1 }
+    }
+}
+
+/// The end that accepts streams.
+#[derive(Debug, Default)]
+pub struct Acceptor;
+
+impl StreamEnd for Opener {
+    type Opening = Beginning;
+    type Words = OpenerWords;
+}
+
+impl StreamEnd for Acceptor {
+    type Opening = Answering;
+    type Words = AcceptorWords;
+}
+
+/// How far a stream has come that this end begins.
+#[derive(Debug)]
+pub struct Beginning {
+    pub(super) step: BeginStep,
+    /// Whoever waits for the stream to be open.
+    pub(super) waiter: Option<Waker>,
+}
+
+#[derive(Debug)]
+pub(super) enum BeginStep {
+    /// BEGIN has yet to be sent, and says where the stream goes.
+    Begin(StreamTarget),
+    /// BEGIN has been sent, and CONNECTED has not come.
+    Waiting,
+    /// CONNECTED has come.
+    Open,
+}
+
+impl Beginning {
+    pub(super) fn new(target: StreamTarget) -> Self {
+        Self {
+            step: BeginStep::Begin(target),
+            waiter: None,
+        }
+    }
+}
+
+impl Opening for Beginning {
+    fn is_due(&self) -> bool {
+        matches!(self.step, BeginStep::Begin(_))
+    }
+
+    fn pack(&mut self, id: StreamId, packer: &mut Packer<'_>) -> Result<(), NoRoom> {
+        let BeginStep::Begin(target) = &self.step else {
+            return Ok(());
+        };
+        match target {
+            StreamTarget::Directory => packer.begin_dir(id)?,
+            StreamTarget::Host(StreamHost::Name(name), port) => {
+                packer.begin(id, Host::Name(name), *port)?;
+            }
+            StreamTarget::Host(StreamHost::Ip(std::net::IpAddr::V4(ip)), port) => {
+                packer.begin(id, Host::V4(ip.octets()), *port)?;
+            }
+            StreamTarget::Host(StreamHost::Ip(std::net::IpAddr::V6(ip)), port) => {
+                packer.begin(id, Host::V6(ip.octets()), *port)?;
+            }
+        }
+        self.step = BeginStep::Waiting;
+        Ok(())
+    }
+
+    fn may_receive(&self) -> bool {
+        matches!(self.step, BeginStep::Open)
+    }
+
+    fn give_up(&mut self) -> bool {
+        self.is_due()
+    }
+
+    fn wake(&mut self) {
+        self.waiter.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// How far a stream has come that the other end has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answering {
+    /// The destination has not answered.
+    Waiting,
+    /// CONNECTED has yet to be sent.
+    Connected,
+    /// CONNECTED has been sent.
+    Open,
+}
+
+impl Opening for Answering {
+    fn is_due(&self) -> bool {
+        *self == Self::Connected
+    }
+
+    fn pack(&mut self, id: StreamId, packer: &mut Packer<'_>) -> Result<(), NoRoom> {
+        if *self == Self::Connected {
+            packer.connected(id)?;
+            *self = Self::Open;
+        }
+        Ok(())
+    }
+
+    /// Data may come together with BEGIN.
+    fn may_receive(&self) -> bool {
+        true
+    }
+
+    fn give_up(&mut self) -> bool {
+        if *self == Self::Connected {
+            *self = Self::Waiting;
+        }
+        false
+    }
+
+    fn wake(&mut self) {}
+}
+
+/// What an opener has yet to say of a leg.
+#[derive(Default)]
+pub struct OpenerWords {
+    /// LINK, with the set's secret.
+    pub(super) link: Option<[u8; SECRET_LEN]>,
+    /// UNLINK: this other leg is lost.
+    pub(super) unlink: Option<LegId>,
+    /// ASK: what has the other end seen?
+    pub(super) ask: bool,
+}
+
+impl LegWords for OpenerWords {
+    /// A second leg may carry payloads when the acceptor says so.
+    const LINKS_AT_ONCE: bool = false;
+
+    fn is_link_due(&self) -> bool {
+        self.link.is_some()
+    }
+
+    fn pack_link(&mut self, leg: LegId, packer: &mut Packer<'_>) -> Result<(), NoRoom> {
+        if let Some(secret) = &self.link {
+            let leg = leg.0;
+            packer.leg(&LegMessage::Link { secret, leg })?;
+        }
+        self.link = None;
+        Ok(())
+    }
+
+    fn has_uncounted(&self) -> bool {
+        self.unlink.is_some() || self.ask
+    }
+
+    fn take_asked(&mut self) -> bool {
+        false
+    }
+
+    fn pack_others(&mut self, packer: &mut Packer<'_>) {
+        if let Some(lost) = self.unlink.take() {
+            let _ = packer.leg(&LegMessage::Unlink(lost.0));
+        }
+        if core::mem::take(&mut self.ask) {
+            let _ = packer.leg(&LegMessage::Ask);
+        }
+    }
+
+    fn on_other_lost(&mut self, lost: LegId) {
+        self.unlink = Some(lost);
+    }
+}
+
+/// What an acceptor has yet to say of a leg.
+#[derive(Default)]
+pub struct AcceptorWords {
+    /// LINKED.
+    pub(super) linked: bool,
+    /// SEEN, because the opener has asked.
+    pub(super) asked: bool,
+}
+
+impl LegWords for AcceptorWords {
+    const LINKS_AT_ONCE: bool = true;
+
+    fn is_link_due(&self) -> bool {
+        self.linked
+    }
+
+    fn pack_link(&mut self, _: LegId, packer: &mut Packer<'_>) -> Result<(), NoRoom> {
+        packer.leg(&LegMessage::Linked)?;
+        self.linked = false;
+        Ok(())
+    }
+
+    fn has_uncounted(&self) -> bool {
+        self.asked
+    }
+
+    fn take_asked(&mut self) -> bool {
+        core::mem::take(&mut self.asked)
+    }
+
+    fn pack_others(&mut self, _: &mut Packer<'_>) {}
+
+    fn on_other_lost(&mut self, _: LegId) {}
+}

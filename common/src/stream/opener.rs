@@ -1,0 +1,258 @@
+//! What only the end that opens streams does.
+
+use core::task::{Context, Poll};
+use std::time::Instant;
+
+use super::end::{BeginStep, Beginning, Opener, Opening};
+use super::leg::Leg;
+use super::mux::Mux;
+use super::names::LegId;
+use super::request::Request;
+use super::set::Set;
+use super::state::Received;
+use super::{StreamError, StreamKey, StreamTarget, Violation};
+use crate::cell::Payload;
+use crate::cell::codec::DestroyReason;
+use crate::cell::message::{Inward, LegMessage, SECRET_LEN, messages};
+use crate::ids::StreamId;
+
+/// What the far end of a leg owes the opener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owes {
+    /// No stream is open: nobody would miss it.
+    Nothing,
+    /// Streams are open, and everything sent has been acknowledged or seen.
+    Idle,
+    /// Word of a stream that is being opened, or of what was sent: the destination may be slow, the leg may be gone.
+    Answer,
+    /// An acknowledgement, which the far end sends at once whatever its application does.
+    Ack,
+}
+
+impl Mux<Opener> {
+    // ---- streams ----------------------------------------------------------------
+
+    /// Opens a stream. Data may be written at once: it travels
+    /// with the BEGIN. `None` when the circuit is gone or full.
+    pub fn open(&mut self, target: StreamTarget) -> Option<StreamKey> {
+        if !self.has_room() {
+            return None;
+        }
+        let id = self.free_id()?;
+        let key = self.insert(id, Beginning::new(target));
+        self.enqueue(key);
+        Some(key)
+    }
+
+    /// Waits until the stream is open at the exit.
+    pub fn poll_open(
+        &mut self,
+        key: StreamKey,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        let Some(stream) = self.streams.get_mut(&key) else {
+            return Poll::Ready(Err(StreamError::CircuitLost));
+        };
+        match (&stream.opening.step, stream.receive.state) {
+            (BeginStep::Open, _) => Poll::Ready(Ok(())),
+            (_, Received::Failed(error)) => Poll::Ready(Err(error)),
+            _ => {
+                stream.opening.waiter = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Is a stream being opened that the other end has not answered yet?
+    pub fn is_opening(&self) -> bool {
+        let mut streams = self.streams.values();
+        streams.any(|stream| !stream.closed && !stream.opening.may_receive())
+    }
+
+    // ---- legs -------------------------------------------------------------------
+
+    /// Makes the circuit the first leg of a set with this secret. `false` when it is one already, or gone.
+    pub fn link(&mut self, secret: [u8; SECRET_LEN]) -> bool {
+        let is_first = self.set.is_none() && !self.lost;
+        if is_first && let Some(leg) = self.leg_mut(LegId::FIRST) {
+            leg.words.link = Some(secret);
+            self.set = Some(Box::new(Set::new(&self.budget)));
+            return true;
+        }
+        false
+    }
+
+    /// Adds a second leg, and says LINK on it with the set's secret. `None` when there is no room for it.
+    pub fn join(&mut self, mut leg: Box<Leg<Opener>>, secret: [u8; SECRET_LEN]) -> Option<LegId> {
+        leg.id = LegId(self.next_leg);
+        leg.words.link = Some(secret);
+        self.place(leg)
+    }
+
+    /// Does a leg bring nothing though something is due on it?
+    pub fn owes(&self, id: LegId) -> Owes {
+        let Some(leg) = self.leg(id) else {
+            return Owes::Nothing;
+        };
+        let unseen = |set: &Set| set.has_gap() || set.is_unseen(id);
+        if leg.send.awaits_ack() {
+            Owes::Ack
+        } else if leg.words.link.is_some() || leg.joined && !leg.linked {
+            Owes::Answer
+        } else if let Some(set) = self.set.as_ref().filter(|set| set.numbers_out) {
+            match (unseen(set), self.open_streams()) {
+                (true, _) => Owes::Answer,
+                (false, 0) => Owes::Nothing,
+                (false, _) => Owes::Idle,
+            }
+        } else if self.is_opening() {
+            Owes::Answer
+        } else if self.open_streams() > 0 {
+            Owes::Idle
+        } else {
+            Owes::Nothing
+        }
+    }
+
+    /// Asks the far end of a leg whether it is there, if it is a leg of a set. `false`: open a stream
+    /// to its directory and see.
+    pub fn ask(&mut self, id: LegId) -> bool {
+        let is_set = self.set.as_ref().is_some_and(|set| set.numbers_out);
+        if let Some(leg) = self.leg_mut(id).filter(|leg| is_set && leg.linked) {
+            leg.words.ask = true;
+            return true;
+        }
+        false
+    }
+
+    // ---- what the other end says --------------------------------------------------
+
+    /// Reads a payload that the circuit's far end has said, by a leg. TRUNCATED is the caller's to act on.
+    ///
+    /// # Errors
+    /// The rule that the far end broke; no leg can be used any more.
+    pub fn on_inward(
+        &mut self,
+        leg: LegId,
+        now: Instant,
+        payload: &Payload,
+    ) -> Result<Option<DestroyReason>, Violation> {
+        if !self.has_leg(leg) {
+            // Given up, and not ended yet.
+            return Ok(None);
+        }
+        self.moved += 1;
+        let read = if self.numbers_in() {
+            let read = self.on_numbered::<Inward<'_>>(
+                leg,
+                now,
+                payload,
+                Self::apply_inward,
+                Self::on_leg_inward,
+            );
+            read.map(|aside| aside.truncated)
+        } else {
+            self.on_plain_inward(leg, now, payload)
+        };
+        self.end_on_violation(read)
+    }
+
+    fn on_plain_inward(
+        &mut self,
+        leg: LegId,
+        now: Instant,
+        payload: &Payload,
+    ) -> Result<Option<DestroyReason>, Violation> {
+        let (mut counted, mut marks, mut truncated) = (false, 0, None);
+        let (mut others, mut linked) = (false, false);
+        for message in messages::<Inward<'_>>(payload) {
+            match message? {
+                Inward::Connected(id) => {
+                    counted = true;
+                    self.on_connected(id)?;
+                }
+                Inward::Stream(id, message) => {
+                    others = true;
+                    counted |= self.on_stream(now, id, message)?;
+                }
+                Inward::Flow(message) => marks += self.on_flow(leg, now, message)?,
+                Inward::Truncated(reason) => truncated = Some(reason),
+                Inward::Leg(LegMessage::Linked) if !linked => {
+                    linked = true;
+                    self.on_linked(leg)?;
+                }
+                Inward::Leg(LegMessage::Seen(number)) => self.on_seen(now, number)?,
+                Inward::Leg(_) => return Err(Violation::Linking),
+            }
+        }
+        if linked && (counted || others) {
+            return Err(Violation::Linking);
+        }
+        self.received(leg, counted || linked, marks)?;
+        Ok(truncated)
+    }
+
+    fn on_leg_inward(&mut self, leg: LegId, message: LegMessage<'_>) -> Result<bool, Violation> {
+        match message {
+            LegMessage::Linked => self.on_linked(leg).map(|()| true),
+            _ => Err(Violation::Linking),
+        }
+    }
+
+    fn apply_inward(
+        &mut self,
+        now: Instant,
+        payload: &Payload,
+        _: &mut Vec<Request>,
+    ) -> Result<(), Violation> {
+        for message in messages::<Inward<'_>>(payload) {
+            match message? {
+                Inward::Connected(id) => self.on_connected(id)?,
+                Inward::Stream(id, message) => {
+                    self.on_stream(now, id, message)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn on_connected(&mut self, id: StreamId) -> Result<(), Violation> {
+        let (_, stream) = self.stream_mut(id)?;
+        if !matches!(stream.opening.step, BeginStep::Waiting)
+            || stream.receive.state != Received::Open
+        {
+            return Err(Violation::OutOfOrder);
+        }
+        stream.opening.step = BeginStep::Open;
+        stream.wake();
+        Ok(())
+    }
+
+    /// The other end has made the circuit a leg.
+    fn on_linked(&mut self, id: LegId) -> Result<(), Violation> {
+        let set = self.set.as_mut().filter(|set| set.numbers_out);
+        let set = set.ok_or(Violation::Linking)?;
+        let leg = self.legs.iter_mut().flatten().find(|leg| leg.id == id);
+        let leg = leg.ok_or(Violation::Linking)?;
+        // It answers a LINK, and one only.
+        let waits = match leg.joined {
+            true => leg.words.link.is_none() && !leg.linked,
+            false => leg.linked && !set.numbers_in,
+        };
+        if !waits {
+            return Err(Violation::Linking);
+        }
+        leg.linked = true;
+        set.numbers_in = true;
+        Ok(())
+    }
+
+    fn free_id(&mut self) -> Option<StreamId> {
+        (0..=u16::MAX).find_map(|_| {
+            let id = StreamId::new(self.end.next_id);
+            self.end.next_id = self.end.next_id.wrapping_add(1);
+            id.filter(|id| !self.ids.contains_key(id) && !self.lingering.contains_key(id))
+        })
+    }
+}

@@ -1,0 +1,51 @@
+//! Where a stream goes.
+
+use crate::cell::message::{Host, is_name};
+
+/// Where a stream goes, owned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StreamTarget {
+    /// A TCP address, the name resolved at the exit.
+    Host(StreamHost, u16),
+    /// The directory of the circuit's last relay.
+    Directory,
+}
+
+/// The host of a [`StreamTarget`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StreamHost {
+    /// A literal address.
+    Ip(std::net::IpAddr),
+    /// A name that satisfies [`is_name`].
+    Name(String),
+}
+
+impl StreamTarget {
+    /// A target from a host of the wire.
+    pub fn from_wire(host: Host<'_>, port: u16) -> Self {
+        let host = match host {
+            Host::V4(octets) => StreamHost::Ip(octets.into()),
+            Host::V6(octets) => StreamHost::Ip(octets.into()),
+            Host::Name(name) => StreamHost::Name(name.to_owned()),
+        };
+        Self::Host(host, port)
+    }
+
+    /// A name and port; `None` if the name can't stand in a BEGIN.
+    pub fn name(name: &str, port: u16) -> Option<Self> {
+        (is_name(name) && port != 0).then(|| Self::Host(StreamHost::Name(name.to_owned()), port))
+    }
+
+    /// An address and port; `None` for port 0.
+    pub fn address(address: std::net::SocketAddr) -> Option<Self> {
+        (address.port() != 0).then(|| Self::Host(StreamHost::Ip(address.ip()), address.port()))
+    }
+
+    /// The TCP port, if this is a TCP address.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Host(_, port) => Some(*port),
+            Self::Directory => None,
+        }
+    }
+}
