@@ -178,7 +178,7 @@ impl ConsensusStore {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::testkit::{consensus, consensus_body, identity, network};
+    use crate::testkit::{self, consensus, consensus_body, identity, network};
 
     #[test]
     fn never_older_and_never_two_for_one_time() {
@@ -223,12 +223,12 @@ mod tests {
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let (key, addresses) = store.extend_target(identity(2), 1_300).unwrap();
         assert_eq!(key, identity(2).0);
-        assert_eq!(addresses, [at(7_050), at(6_002)]);
+        assert_eq!(addresses, [at(7_050), testkit::address(2)]);
         assert!(store.extend_target(identity(1), 1_300).is_some());
         assert!(store.extend_target(identity(1), 1_600).is_none());
         assert!(store.extend_target(identity(9), 1_300).is_none());
-        assert!(store.is_relay_address(at(6_001), 1_300));
-        assert!(!store.is_relay_address(at(6_001), 1_600));
+        assert!(store.is_relay_address(testkit::address(1), 1_300));
+        assert!(!store.is_relay_address(testkit::address(1), 1_600));
         assert_eq!(
             store.identity_of_link_key(&identity(1).0, 1_300),
             Some(identity(1))
