@@ -19,10 +19,10 @@ use crate::path::MOST_HOPS;
 /// Why a path by hand was not traced.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// Its relays are not there.
+    /// The relays of the path are not there.
     #[error(transparent)]
     Path(#[from] ByHandError),
-    /// It was not built or did not answer.
+    /// The circuit was not built or did not answer.
     #[error(transparent)]
     Build(#[from] ConnectError),
 }
@@ -36,10 +36,10 @@ pub enum ByHandError {
     /// The consensus does not list a relay.
     #[error("the consensus does not list {0}")]
     Unlisted(RelayId),
-    /// Nobody is called this.
+    /// No relay has this name.
     #[error("no relay has the nickname {0:?} or an identity that begins so")]
     Unknown(String),
-    /// Several are.
+    /// Several relays have this name.
     #[error(
         "{count} relays have the nickname {name:?} or an identity that begins so; write more of the identity"
     )]
@@ -49,13 +49,13 @@ pub enum ByHandError {
         /// How many it fits.
         count: usize,
     },
-    /// So many relays make no path.
+    /// A path cannot have so many relays.
     #[error("a path by hand has 1 to {MOST_HOPS} relays, not {0}")]
     Hops(usize),
     /// No relay takes a link to itself.
     #[error("{0} stands next to itself in the path")]
     Doubled(RelayId),
-    /// It was not built.
+    /// The circuit was not built.
     #[error(transparent)]
     Build(#[from] BuildError),
 }
@@ -98,11 +98,10 @@ impl Client {
         path.iter().map(entry).collect()
     }
 
-    /// The relays that are called so: each by its nickname or the first digits of its identity, as the consensus has
-    /// them.
+    /// The relays with these names. Each name is a nickname or the first digits of an identity in the consensus.
     ///
     /// # Errors
-    /// [`ByHandError`] with the first name that is nobody's, or more than one relay's.
+    /// [`ByHandError`] with the first name that no relay has, or that more than one has.
     pub fn relays(&self, names: &[String]) -> Result<Vec<RelayId>, ByHandError> {
         if !(1..=usize::from(MOST_HOPS)).contains(&names.len()) {
             return Err(ByHandError::Hops(names.len()));
@@ -121,7 +120,7 @@ impl Client {
         Ok(self.measure(&hops, false).await?)
     }
 
-    /// Builds along `hops` and measures each; `guarded`: the first is the guard.
+    /// Builds a circuit along `hops` and measures each. `guarded` says whether the first hop is the guard.
     pub(crate) async fn measure(
         &self,
         hops: &[Entry],
@@ -167,7 +166,7 @@ impl Client {
     }
 }
 
-/// The one relay of that name.
+/// The only relay with this name.
 fn called(entries: &[Entry], name: &str) -> Result<RelayId, ByHandError> {
     let digits = name.to_ascii_lowercase();
     let mut fits: Vec<RelayId> = entries
@@ -219,7 +218,7 @@ mod tests {
         assert_eq!(called(&entries, "n9").unwrap(), identity(9));
         let said = |name: &str| called(&entries, name).unwrap_err().to_string();
         assert!(said("twin").starts_with("2 relays have the nickname \"twin\""));
-        // Forty identities and sixteen digits.
+        // Forty identities begin with sixteen different digits, so one digit fits several.
         assert!((0..16).any(|d| said(&format!("{d:x}")).contains("write more of the identity")));
         for nobody in ["", "N9", "zz"] {
             assert!(

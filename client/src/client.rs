@@ -29,31 +29,32 @@ use crate::events::Reporter;
 use crate::path::{ExitTarget, PathError, PeerRules, RuleError};
 use crate::skew::ClockSkew;
 
-/// A stream must be open within this time, over all tries.
+/// The time within which a stream must be open, over all tries.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
-/// One circuit has this time to open a stream before another is tried.
+/// The time that one circuit has to open a stream before another is tried.
 pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Circuits tried for one stream.
+/// Number of circuits that are tried for one stream.
 const CONNECT_TRIES: usize = 8;
 
 /// What a client is started with.
 pub struct ClientOptions {
     /// The network, as it is known now.
     pub network: NetworkHandle,
-    /// The file that the network was read from, to notice when its owner puts a later revision there.
+    /// The file that the network was read from. The client notices when its owner puts a later revision there.
     pub network_file: Option<PathBuf>,
-    /// Where the newest consensus and the guards are kept between runs; it must exist. `None` keeps nothing.
+    /// Directory that keeps the newest consensus and the guards between runs. It must exist. With `None` nothing is
+    /// kept.
     pub state_dir: Option<PathBuf>,
     /// What keeps streams on different circuits.
     pub isolate_by: IsolateBy,
-    /// What the owner decides of paths.
+    /// What the owner decides about paths.
     pub peers: PeerRules,
-    /// When a circuit gets a second one to carry its streams with it.
+    /// When a circuit gets a second one that carries its streams with it.
     pub multipath: Multipath,
 }
 
 impl ClientOptions {
-    /// A client of `network` that keeps nothing on disk.
+    /// The options of a client of `network` that keeps nothing on disk.
     pub fn new(network: impl Into<NetworkHandle>) -> Self {
         Self {
             network: network.into(),
@@ -69,7 +70,7 @@ impl ClientOptions {
 /// Why a client did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No authority or cache gave a consensus that holds.
+    /// No authority or cache gave a valid consensus.
     #[error("no consensus could be had from any authority or cache: {0}")]
     NoConsensus(String),
     /// The owner's rules for paths cannot be kept, or leave nothing to choose in this network.
@@ -83,7 +84,7 @@ pub enum ConnectError {
     /// The target is not `host:port`.
     #[error("{0:?} is not a host and a port")]
     BadTarget(String),
-    /// No consensus may be used: expired, or a clock that is off.
+    /// There is no consensus that may be used: it has expired, or the clock is wrong.
     #[error(transparent)]
     NoConsensus(#[from] NoConsensus),
     /// There is no circuit.
@@ -92,7 +93,7 @@ pub enum ConnectError {
     /// The exit, or the circuit, ended the stream.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// It took too long.
+    /// The deadline has passed.
     #[error("the stream was not open in time")]
     TimedOut,
 }
@@ -108,7 +109,7 @@ pub(crate) struct ClientInner {
     pub(crate) reporter: Reporter,
     pub(crate) isolate_by: IsolateBy,
     pub(crate) sessions: AtomicU64,
-    /// Numbers streams, where each is to be alone.
+    /// Numbers streams, if each is to be alone.
     pub(crate) streams: AtomicU64,
 }
 
@@ -124,19 +125,19 @@ pub struct Client {
 /// A hop of a circuit, as [`Client::trace`] measured it.
 #[derive(Clone, Debug)]
 pub struct HopReport {
-    /// Who it is.
+    /// Identity of the relay.
     pub identity: RelayId,
-    /// Is it the guard, that the client's circuits begin at?
+    /// Is this hop the guard at which the client's circuits begin?
     pub is_guard: bool,
-    /// Its name for people.
+    /// Nickname of the relay.
     pub nickname: String,
-    /// Where it is reached, by the consensus.
+    /// Address of the relay, by the consensus.
     pub address: SocketAddr,
-    /// The suite of its layer.
+    /// Suite of the hop's layer.
     pub suite: Suite,
-    /// From sending CREATE or EXTEND to the keys.
+    /// The time from sending CREATE or EXTEND until the keys are there.
     pub handshake: Duration,
-    /// From the client to this hop and back.
+    /// The round trip from the client to this hop.
     pub rtt: Duration,
 }
 
@@ -179,7 +180,7 @@ impl Client {
         &self.inner.skew
     }
 
-    /// Follows the alarm: two valid consensuses for one time, and the authorities that signed both.
+    /// Follows the alarm about two valid consensuses for one time, with the authorities that signed both.
     pub fn alarm(&self) -> watch::Receiver<Option<ConsensusConflict>> {
         self.inner.directory.alarm()
     }
@@ -239,7 +240,7 @@ impl Client {
         }
         let all_tries = async {
             if !self.inner.reporter.has_joined() {
-                // Still starting: that is worth a wait.
+                // The client is still starting, which is worth a wait.
                 let _ = self.inner.directory.usable().await;
             }
             self.try_connect(&target, &isolation, early).await
@@ -278,9 +279,9 @@ impl Client {
             let circuit = self.inner.pool.circuit_for(isolation, wanted, &avoid).await;
             let circuit = match circuit {
                 Ok(circuit) => circuit,
-                // The owner's list, or its absence, is what there is to change.
+                // Only the owner's list can be changed, so the error names it.
                 Err(error @ CircuitError::Path(PathError::Rule(_))) => return Err(error.into()),
-                // Where every exit has refused, the refusal says more.
+                // If every exit has refused, the refusal says more than the missing path.
                 Err(CircuitError::Path(_)) if !refused.is_empty() => return Err(last),
                 Err(CircuitError::NoConsensus) => {
                     return Err(self.inner.directory.why_none().into());
@@ -316,8 +317,7 @@ impl Client {
         Err(last)
     }
 
-    /// Builds a circuit that could carry a stream to `target`, or any, and
-    /// measures each hop as it is added.
+    /// Builds a circuit that could carry a stream to `target`, or to any target, and measures each hop as it is added.
     pub async fn trace(&self, target: Option<&str>) -> Result<Vec<HopReport>, ConnectError> {
         let wanted = match target {
             Some(text) => {
@@ -332,10 +332,10 @@ impl Client {
     }
 
     /// Retires all circuits at once, those of [`Client::isolated`] clients too: no stream that is opened from now on
-    /// shares one with those before. Streams that are open go on where they are. The guards stay.
+    /// shares a circuit with those before. Open streams go on where they are. The guards stay.
     ///
-    /// Returns how many circuits were retired. Each costs the network a new one: do not call it more often than
-    /// somebody really becomes somebody else.
+    /// Returns how many circuits were retired. Each costs the network a new one, so call this only if somebody really
+    /// becomes somebody else.
     pub fn new_identity(&self) -> usize {
         self.inner.pool.new_identity()
     }
@@ -351,7 +351,7 @@ impl Client {
     }
 }
 
-/// Writes what the stream's buffer takes at once; returns the rest.
+/// Writes as many bytes as the stream's buffer takes at once. Returns the rest.
 fn write_early<'a>(stream: &mut StreamIo, early: &'a [u8]) -> &'a [u8] {
     if early.is_empty() {
         return early;
@@ -380,14 +380,14 @@ fn parse_target(text: &str) -> Option<StreamTarget> {
     StreamTarget::name(host, port.parse().ok()?)
 }
 
-/// Would another exit, or the same on another circuit, say the same?
+/// Would another exit, or this exit on another circuit, give the same answer?
 fn is_final(error: StreamError, refusals: usize) -> bool {
     match error {
-        // The circuit died under it, or this exit will not: another may do.
+        // The circuit died, or this exit refuses: another one may succeed.
         StreamError::CircuitLost | StreamError::Ended(EndReason::Policy | EndReason::Resource) => {
             false
         }
-        // It may be this exit's resolver, or its way there. Two that agree are believed.
+        // The cause may be this exit's resolver or its way to the destination. Two exits that agree are believed.
         StreamError::Ended(
             EndReason::Timeout | EndReason::Unresolvable | EndReason::Unreachable,
         ) => refusals > 0,

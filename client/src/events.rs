@@ -1,8 +1,8 @@
-//! What a client tells of its start and of its troubles: typed events, for a program to show.
+//! Typed events about a client's start and its troubles, for a program to show.
 //!
-//! Rooms report to a [`Reporter`]; whoever subscribes hears the present state first and then what changes. Nothing of
-//! it grows: one stage, a bounded list of warnings that hold, and a ring of events in which a slow listener skips ahead
-//! to the present state.
+//! Rooms report to a [`Reporter`]. Whoever subscribes hears the present state first and then what changes. Nothing
+//! grows without bound: there are one stage, a bounded list of warnings, and a ring of events in which a slow listener
+//! skips ahead to the present state.
 
 use core::fmt;
 use std::collections::VecDeque;
@@ -17,23 +17,23 @@ use crate::dir::NoConsensus;
 use crate::guard::Suspicion;
 use crate::skew;
 
-/// Events that a listener may be behind by before it skips ahead.
+/// Number of events that a listener may be behind before it skips ahead.
 const RING: usize = 64;
-/// Warnings that hold at a time; further ones are not told until one is over.
+/// The most warnings at a time. Further ones are reported only after one is over.
 const MOST_WARNINGS: usize = 16;
-/// Bytes between two reports of a download.
+/// Number of bytes between two reports of a download.
 const REPORT_EVERY: usize = 64 * 1024;
-/// Longest reason in an event (characters); part of it may come from outside.
+/// Length of the longest reason in an event, in characters. Part of a reason may come from outside.
 const MAX_REASON_CHARS: usize = 200;
 
-/// Who is asked for a consensus.
+/// The source that is asked for a consensus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirectorySource {
     /// The authority of this name.
     Authority(String),
     /// A fallback cache of the network's file.
     Fallback(RelayId),
-    /// The relay of this name, directly.
+    /// The relay with this name, asked directly.
     Relay(String),
     /// The relay at the end of a circuit.
     Circuit,
@@ -71,22 +71,22 @@ impl fmt::Display for DirectorySource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientEvent {
-    /// Nothing done yet.
+    /// Nothing has been done yet.
     Starting,
-    /// Connecting to a source of the consensus.
+    /// The client connects to a source of the consensus.
     Connecting(DirectorySource),
     /// A consensus is coming in.
     Receiving {
-        /// From where.
+        /// The source.
         from: DirectorySource,
-        /// Bytes so far.
+        /// Number of bytes so far.
         bytes: usize,
-        /// Bytes in all, where the source has announced them.
+        /// Number of bytes in all, if the source has announced it.
         of: Option<usize>,
     },
-    /// No source had a consensus that may be used; asking again after a while.
+    /// No source had a consensus that may be used. The client asks again after a while.
     Waiting {
-        /// Rounds that failed in a row.
+        /// Number of rounds that failed in a row.
         rounds: u32,
         /// What is wrong and what to do.
         why: NoConsensus,
@@ -95,35 +95,36 @@ pub enum ClientEvent {
     Consensus {
         /// Relays in it.
         relays: usize,
-        /// Until when it is valid.
+        /// Until when the consensus is valid.
         valid_until: UnixSecs,
     },
     /// The first hops are chosen.
     Guards(
-        /// Names of the primary guards, the best first.
+        /// Names of the primary guards, best first.
         Vec<String>,
     ),
     /// This hop of the first circuit has answered.
     Circuit {
-        /// Which, from 1 on.
+        /// Number of the hop, from 1 on.
         hop: usize,
-        /// How many there are to be.
+        /// Number of hops that the circuit will have.
         hops: usize,
     },
-    /// No circuit could be built; the client goes on to try.
+    /// No circuit could be built. The client goes on trying.
     NoCircuit(String),
-    /// A circuit stands: streams can be opened.
+    /// A circuit is built: streams can be opened.
     Ready,
     /// The consensus may not be used any more, and there is no newer one: no stream is opened.
     Lost(NoConsensus),
     /// Something is wrong, from now on.
     Warning(Warning),
-    /// It is not wrong any more.
+    /// What the warning said is over.
     Over(Warning),
 }
 
 impl ClientEvent {
-    /// How much of the way to [`ClientEvent::Ready`] lies behind, in per cent; `None` for what is no stage of it.
+    /// How much of the way to [`BootstrapEvent::Ready`] is done, in per cent; `None` for an event that is no stage of
+    /// the way.
     pub fn percent(&self) -> Option<u8> {
         let share = |part: usize, whole: usize, percent: usize| {
             u8::try_from(part.saturating_mul(percent) / whole.max(1)).unwrap_or(100)
@@ -200,7 +201,7 @@ impl fmt::Display for ClientEvent {
     }
 }
 
-/// What its owner should know of. `to_string` says it to people, and what to do.
+/// A trouble that the client's owner should know about. `to_string` says it to people, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
@@ -208,34 +209,34 @@ pub enum Warning {
     Unreachable {
         /// Which.
         source: DirectorySource,
-        /// What the system said.
+        /// The system's error.
         reason: String,
     },
-    /// This computer's clock is off, as most relays say.
+    /// This computer's clock is wrong, as most relays say.
     ClockSkew {
-        /// By how many seconds it is ahead; negative where it is behind.
+        /// By how many seconds the clock is ahead; negative if it is behind.
         ahead_secs: i64,
     },
     /// A primary guard does not answer.
     GuardFailing {
-        /// Who it is.
+        /// Identity of the relay.
         identity: RelayId,
-        /// Its name for people.
+        /// Nickname of the relay.
         nickname: String,
     },
-    /// No guard answers: it is the network, most likely that of this computer.
+    /// No guard answers, so the network is at fault, most likely that of this computer.
     NetworkDown,
     /// A guard lets too few circuits be built.
     PathBias {
-        /// Who it is.
+        /// Identity of the relay.
         identity: RelayId,
-        /// Its name for people.
+        /// Nickname of the relay.
         nickname: String,
-        /// How much it says.
+        /// How strong the suspicion is.
         suspicion: Suspicion,
-        /// Circuits that it had answered.
+        /// Number of circuits that the guard had answered.
         begun: u32,
-        /// How many of them were built.
+        /// Number of those circuits that were built.
         built: u32,
     },
     /// Two valid consensuses for one time (S25).
@@ -243,7 +244,7 @@ pub enum Warning {
 }
 
 impl Warning {
-    /// Are both about the same thing, whatever they say of it?
+    /// Are both warnings about the same matter, whatever they say about it?
     pub fn is_same_matter(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unreachable { source, .. }, Self::Unreachable { source: theirs, .. }) => {
@@ -265,7 +266,7 @@ impl Warning {
         }
     }
 
-    /// Does it ask for somebody's attention, rather than mend itself?
+    /// Does the warning need somebody's attention, because it does not mend itself?
     pub fn is_alarm(&self) -> bool {
         match self {
             Self::TwoConsensuses(_) => true,
@@ -380,11 +381,12 @@ impl Shared {
 impl Reporter {
     fn set(&self, state: &mut State, stage: ClientEvent) {
         state.stage = stage.clone();
-        // Nobody listens: nothing is lost, whoever comes hears the stage.
+        // If nobody listens, nothing is lost: whoever comes hears the stage.
         let _ = self.0.events.send(stage);
     }
 
-    /// The client has come to this stage; before it is ready, and after it was cut off.
+    /// Reports the stage that the client has come to. It counts only before the client is ready, and after it was cut
+    /// off.
     pub(crate) fn stage(&self, stage: ClientEvent) {
         let mut state = self.0.state();
         let is_news = match (&state.stage, &stage) {
@@ -398,7 +400,8 @@ impl Reporter {
         }
     }
 
-    /// A consensus comes in: told when it has come on by a piece, of whichever source is ahead.
+    /// Reports that a consensus is coming in. The event is sent when another piece has come, from whichever source is
+    /// ahead.
     pub(crate) fn receiving(&self, from: &DirectorySource, bytes: usize, of: Option<usize>) {
         let mut state = self.0.state();
         let is_news = match &state.stage {
@@ -415,7 +418,7 @@ impl Reporter {
         }
     }
 
-    /// Something is wrong. Told once, and again only when it is said in other words.
+    /// Reports that something is wrong. The warning is sent once, and again only if its words change.
     pub(crate) fn warn(&self, warning: Warning) {
         let warning = match warning {
             Warning::Unreachable { source, reason } => Warning::Unreachable {
@@ -438,7 +441,7 @@ impl Reporter {
         let _ = self.0.events.send(ClientEvent::Warning(warning));
     }
 
-    /// What this describes is over.
+    /// Reports that the warnings which `is_over` names are over.
     pub(crate) fn over(&self, is_over: impl Fn(&Warning) -> bool) {
         let mut state = self.0.state();
         let over = state.warnings.extract_if(.., |held| is_over(held));
@@ -462,17 +465,17 @@ impl Reporter {
         self.0.state().stage.clone()
     }
 
-    /// The warnings that hold.
+    /// The warnings that are in force.
     pub fn warnings(&self) -> Vec<Warning> {
         self.0.state().warnings.clone()
     }
 
-    /// What comes; the present state first.
+    /// Subscribes to events. The present state comes first.
     pub fn subscribe(&self) -> ClientEvents {
         let state = self.0.state();
         ClientEvents {
             present: Shared::present(&state),
-            // Under the lock: nothing is missed between the state and this.
+            // This is done under the lock, so that nothing is missed between the state and the events.
             events: self.0.events.subscribe(),
             shared: Arc::downgrade(&self.0),
         }

@@ -1,4 +1,4 @@
-//! How a client begins: tasks first, then a consensus, then a first circuit.
+//! How a client starts: tasks first, then a consensus, then a first circuit.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -24,15 +24,15 @@ use crate::guard::Keeper;
 use crate::path::Position;
 use crate::time_sources::TimeSources;
 
-/// A consensus must be there within this time.
+/// The time within which a consensus must be there.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(60);
-/// A first circuit is waited for so long; without one streams are opened as well as can be.
+/// How long the start waits for a first circuit. Without one, streams are opened as well as possible.
 const FIRST_CIRCUIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Client {
-    /// Joins the network: done once a consensus is held that holds, and a first circuit stands or has been tried.
+    /// Joins the network. Completes when a valid consensus is held and a first circuit is built or has been tried.
     ///
-    /// Use [`Client::start`] to see how far it is.
+    /// [`Client::start`] shows how far the client is.
     ///
     /// # Errors
     /// [`ClientError::NoConsensus`] after 60 s without one, with what seems to be wrong. The client is gone then.
@@ -96,7 +96,7 @@ impl Client {
             consensus: Box::new(move || newest.borrow().clone()),
             may_ask: Box::new({
                 let rules = rules.clone();
-                // Whoever is connected to sees this client as a first hop does.
+                // A relay that the client connects to sees it as a first hop does.
                 move |relay| rules.permits(Position::Entry, None, relay)
             }),
             asks_authorities: false,
@@ -155,12 +155,12 @@ impl Client {
         (client, events)
     }
 
-    /// Waits until a consensus is held that may be used, and then for a first circuit, or the news that none can be
-    /// had for now: streams opened then say why. At once where that is so already.
+    /// Waits until a usable consensus is held, and then for a first circuit, or for the news that none can be built for
+    /// now: streams opened then say why. Completes at once if that is so already.
     ///
     /// # Errors
-    /// [`ClientError::NoConsensus`] after 60 s without one, with what seems to be wrong. The client goes on to try.
-    /// [`ClientError::Rules`] when the owner's rules cannot be kept, or leave nothing to choose in this network.
+    /// [`ClientError::NoConsensus`] after 60 s without one, with what seems to be wrong; the client goes on trying.
+    /// [`ClientError::Rules`] if the owner's rules cannot be kept, or leave nothing to choose in this network.
     pub async fn ready(&self) -> Result<(), ClientError> {
         self.inner.pool.rules().check()?;
         let mut events = self.events();
@@ -176,12 +176,12 @@ impl Client {
                 }
             }
         };
-        // Without one the client is of use as well: the first stream builds its own.
+        // The client works without a first circuit too: the first stream builds its own.
         let _ = timeout(FIRST_CIRCUIT_TIMEOUT, first_circuit).await;
         Ok(())
     }
 
-    /// What the client tells of its start and of its troubles: the present state first, then what comes.
+    /// The client's events about its start and its troubles: the present state first, then what changes.
     pub fn events(&self) -> ClientEvents {
         self.inner.reporter.subscribe()
     }

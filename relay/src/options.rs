@@ -17,17 +17,17 @@ pub struct RelayOptions {
     pub network: NetworkHandle,
     /// The file that the network was read from, to notice when its owner puts a later revision there.
     pub network_file: Option<PathBuf>,
-    /// Who it is, and the key of its links.
+    /// Identity of the relay, and the key of its links.
     pub identity: RelayIdentity,
-    /// Its onion keys.
+    /// Onion keys of the relay.
     pub onion_keys: OnionKeyOptions,
-    /// Where it listens for links and directory requests.
+    /// Address on which the relay listens for links and directory requests.
     pub listen: SocketAddr,
-    /// Where others reach it; port 0 means the one that it listens on.
+    /// Addresses at which others reach the relay. Port 0 stands for the port that it listens on.
     pub advertised: Vec<SocketAddr>,
-    /// Its name for people.
+    /// Nickname of the relay.
     pub nickname: String,
-    /// Whether it publishes a descriptor.
+    /// Whether the relay publishes a descriptor.
     pub publish: bool,
     /// What it says that it carries, KiB a second; without it what is usual, or its limit if that is lower.
     pub claim_kib: Option<u32>,
@@ -57,10 +57,10 @@ pub struct AuthorityOptions {
     pub signing_key: Signer,
     /// Where that key came from, to notice when it is renewed.
     pub signing_key_file: Option<VotingKeyFile>,
-    /// Where it records what it has signed.
+    /// Directory in which the authority records what it has signed.
     pub state_dir: PathBuf,
-    /// What its operator says of relays.
+    /// The operator's rules about relays.
     pub rules: OperatorRules,
-    /// How it measures relays, if it does.
+    /// How the authority measures relays; `None` if it does not.
     pub measure: Option<MeasureOptions>,
 }

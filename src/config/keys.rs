@@ -8,9 +8,9 @@ use super::{Authority, Client, Config, Exit, Relay};
 pub struct Section {
     /// The name between the brackets.
     pub name: &'static str,
-    /// What it is for.
+    /// What the section is for.
     pub doc: &'static str,
-    /// Its keys.
+    /// Keys of the section.
     pub keys: &'static [Key],
 }
 
@@ -18,7 +18,7 @@ pub struct Section {
 pub struct Key {
     /// The name before the equals sign.
     pub name: &'static str,
-    /// What it does.
+    /// What the key does.
     pub doc: &'static str,
     /// A value to show where none is set; TOML.
     pub example: &'static str,

@@ -76,7 +76,7 @@ impl ConfigError {
         })
     }
 
-    /// The same, in the file at `path`.
+    /// Adds to the error that it is in the file at `path`.
     pub(super) fn in_file(self, path: &Path) -> Self {
         Self::InFile {
             path: path.to_owned(),

@@ -84,12 +84,12 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
-/// How a guard does.
+/// Whether a guard works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardStatus {
-    /// Its name for people.
+    /// Nickname of the relay.
     pub nickname: String,
-    /// Who it is.
+    /// Identity of the relay.
     pub identity: String,
     /// `untried`, `answers`, `failing` or `dropped`.
     pub health: String,

@@ -17,7 +17,7 @@ pub struct Started {
     /// The client.
     pub client: Client,
     events: ClientEvents,
-    /// It was said that the client is cut off, and not yet that it is back.
+    /// Has the client's owner been told that it is cut off, and not yet that it is back?
     is_lost: bool,
 }
 

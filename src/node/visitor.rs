@@ -29,13 +29,13 @@ pub struct Visitor {
 /// A hop of a circuit, as its client measured it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hop {
-    /// Who it is.
+    /// Identity of the relay.
     pub identity: RelayId,
     /// Is it the guard, that the client's circuits begin at?
     pub is_guard: bool,
-    /// Its name for people.
+    /// Nickname of the relay.
     pub nickname: String,
-    /// Where it was reached, as the consensus has it.
+    /// Address at which the relay was reached, by the consensus.
     pub address: SocketAddr,
     /// The suite of its layer.
     pub suite: Suite,

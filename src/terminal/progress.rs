@@ -3,11 +3,11 @@
 /// How far a node is, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Per cent of the way to being of use.
+    /// Percentage of the way until the client works.
     pub percent: u8,
     /// What happens now.
     pub what: String,
-    /// It is a step within a step: nothing for a log.
+    /// Is this a step within a step, which does not belong into a log?
     pub is_detail: bool,
     /// A round of asking for a consensus has failed.
     pub has_waited: bool,

@@ -1,4 +1,4 @@
-//! The nodes of a network as tasks of this process.
+//! Runs the nodes of a network as tasks of this process.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::terminal::CliError;
 use crate::terminal::Progress;
 use crate::terminal::output::{Meter, note};
 
-/// A node that takes longer to stop is left to the end of the process.
+/// A node that takes longer than this to stop is left to the end of the process.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The nodes that run.
+/// The running nodes.
 #[derive(Default)]
 pub(super) struct Here {
     client: Option<Node>,
@@ -24,7 +24,7 @@ pub(super) struct Here {
 }
 
 impl Here {
-    /// Starts every node; the client last, as it has nobody to ask before.
+    /// Starts every node. The client is last, because it has nobody to ask before.
     pub(super) async fn start(&mut self, layout: &Layout, meter: &Meter) -> Result<(), CliError> {
         let plan = &layout.plan;
         let (clients, others): (Vec<_>, Vec<_>) = plan
@@ -47,7 +47,7 @@ impl Here {
         while let Some(node) = starting.join_next().await {
             self.others.push(joined(node)?);
             let done = self.others.len();
-            // The start of the relays is the first third of the way.
+            // The start of the relays is the first third of the progress.
             meter.show(
                 percent(done, count, 33),
                 &format!("{done} of {count} authorities and relays listen"),
@@ -90,7 +90,7 @@ impl Here {
         }
     }
 
-    /// Lets go of every node.
+    /// Drops every node at once.
     pub(super) fn abandon(&mut self) {
         self.client = None;
         self.others.clear();
@@ -107,7 +107,7 @@ fn joined(node: Result<Result<Node, AppError>, tokio::task::JoinError>) -> Resul
     }
 }
 
-/// `done` of `count`, as a share of `whole`.
+/// The percentage that `done` of `count` is, if all of `count` is `whole` percent.
 pub(super) fn percent(done: usize, count: usize, whole: usize) -> u8 {
     u8::try_from(done * whole / count.max(1))
         .unwrap_or(100)

@@ -1,9 +1,8 @@
-//! A network on one machine: the way to try Cepa, to see it and to break it.
+//! A network on one machine: the way to try Cepa, to see it work and to break it.
 //!
-//! [`plan`] says who there is, and is pure; [`layout`] puts keys and files on
-//! disk; [`here`] starts the nodes in this process, [`spawn`] starts a
-//! process each; [`echo`] and [`probe`] check that a stream goes through; this
-//! file puts them in order and takes everything down again.
+//! [`plan`] says which nodes there are, and is pure. [`layout`] puts keys and files on disk. [`here`] starts the nodes
+//! in this process; [`spawn`] starts a process for each. [`echo`] and [`probe`] check that a stream goes through. This
+//! file does all that in order, and takes everything down again.
 
 mod command;
 mod echo;
@@ -34,7 +33,7 @@ use layout::Layout;
 use plan::Plan;
 use spawn::Fleet;
 
-/// The network must carry a stream after this time.
+/// The network must carry a stream within this time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 
 /// The nodes, in this process or in processes of their own.
@@ -44,7 +43,7 @@ enum Network {
 }
 
 impl Network {
-    /// Starts every node; done when each says that it is of use.
+    /// Starts every node. Completes when each node says that it is ready.
     async fn start(&mut self, layout: &Layout, meter: &Meter) -> Result<(), CliError> {
         match self {
             Self::Here(here) => here.start(layout, meter).await,
@@ -52,7 +51,7 @@ impl Network {
         }
     }
 
-    /// Tells on standard error of nodes that end by themselves. Never returns.
+    /// Reports on standard error which nodes end by themselves. The future never completes.
     async fn watch(&mut self) {
         match self {
             // A node of this process ends when the process does.
@@ -113,7 +112,7 @@ pub async fn run(
     done
 }
 
-/// Starts the nodes and lets a first stream through.
+/// Starts the nodes and waits until a first stream has gone through.
 async fn start(
     network: &mut Network,
     shape: &Shape,
@@ -150,12 +149,12 @@ async fn start(
     Ok(layout)
 }
 
-/// Says that the network is ready, and how to use it.
+/// Prints that the network is ready, and how to use it.
 fn announce(layout: &Layout, took: Duration, for_command: bool) {
     let socks = layout.plan.socks;
     let ready = format!("ready after {:.1} s: socks5h://{socks}", took.as_secs_f64());
     if for_command {
-        // Standard output is the command's.
+        // Standard output belongs to the command.
         return note(&ready);
     }
     say(&ready);
@@ -176,7 +175,7 @@ fn announce(layout: &Layout, took: Duration, for_command: bool) {
     ));
 }
 
-/// Waits for the end of `command`, or for a request to stop if there is none.
+/// Waits until `command` ends, or until this process is asked to stop if there is no command.
 async fn work(
     network: &mut Network,
     command: &[OsString],
@@ -201,7 +200,7 @@ async fn work(
     }
 }
 
-/// Stops the network in order; at once if somebody asks again.
+/// Stops the network in order. If somebody asks again, kills it at once.
 async fn take_down(network: &mut Network, stop: &mut Stop) {
     let impatient = tokio::select! {
         () = network.stop() => false,
@@ -212,15 +211,15 @@ async fn take_down(network: &mut Network, stop: &mut Stop) {
     }
 }
 
-/// A local network for whoever works in it from inside this program.
+/// A local network for other parts of this program.
 pub struct Local {
     network: Network,
-    /// Holds the emulated links too.
+    /// The layout, which also holds the emulated links.
     layout: Layout,
 }
 
 impl Local {
-    /// Starts a network of `shape` in `dir`, until it has carried a first stream.
+    /// Starts a network of `shape` in `dir`. Completes when it has carried a first stream.
     pub async fn start(shape: &Shape, processes: bool, dir: &Path) -> Result<Self, CliError> {
         let mut network = if processes {
             Network::Apart(Fleet::new()?)
@@ -231,12 +230,12 @@ impl Local {
         Ok(Self { network, layout })
     }
 
-    /// Where applications connect.
+    /// Address that applications connect to.
     pub fn socks(&self) -> SocketAddr {
         self.layout.plan.socks
     }
 
-    /// The process of each node with its first role; nothing if all are in this one.
+    /// The process id of each node with its first role; empty if all nodes are in this process.
     pub fn pids(&self) -> Vec<(plan::Role, u32)> {
         let nodes = self.layout.plan.nodes.iter();
         nodes
@@ -244,7 +243,7 @@ impl Local {
             .collect()
     }
 
-    /// Stops every node in order; at once if somebody asks to stop.
+    /// Stops every node in order; if somebody asks to stop, at once.
     pub async fn stop(mut self, stop: &mut Stop) {
         take_down(&mut self.network, stop).await;
     }

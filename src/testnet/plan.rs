@@ -1,4 +1,4 @@
-//! Who there is in a local network: pure but for [`choose_ports`].
+//! The nodes of a local network. This file is pure, but for [`choose_ports`].
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -10,39 +10,39 @@ use cepa_common::net::emulate::Conditions;
 use crate::config::{self, Config, MultipathKind};
 use crate::terminal::CliError;
 
-/// What the user asks for.
+/// The network that the user asks for.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Directory authorities.
+    /// Number of directory authorities.
     pub authorities: usize,
-    /// Relays, exits among them.
+    /// Number of relays, exits included.
     pub relays: usize,
-    /// Exits.
+    /// Number of exits.
     pub exits: usize,
-    /// Where applications connect; port 0 for a free one.
+    /// Address that applications connect to. Port 0 stands for a free one.
     pub socks: SocketAddr,
     /// The DNS server of the exits.
     pub resolver: Option<SocketAddr>,
-    /// What every node logs.
+    /// Level of every node's log.
     pub log_level: String,
     /// Do the authorities measure what relays carry?
     pub measure: bool,
-    /// What every link is like.
+    /// Delay, bandwidth and loss of every link.
     pub conditions: Conditions,
     /// When the client's circuits get a second leg.
     pub multipath: MultipathKind,
 }
 
-/// Hops of a circuit; with fewer relays there is none.
+/// Number of hops of a circuit. With fewer relays there is no circuit.
 const HOPS: usize = 3;
-/// More nodes than this ask more of one machine than it has.
+/// The most nodes. More would need more than one machine has.
 const MAX_NODES: usize = 200;
 
-/// What each authority of a network that measures may download (MiB an hour): half a MiB a second loads no machine.
+/// How much each authority of a network that measures may download (MiB an hour). Half a MiB a second loads no machine.
 const MEASURE_MIB_PER_HOUR: u32 = 2048;
 
 impl Shape {
-    /// Can such a network work?
+    /// Checks that such a network can work.
     pub fn check(&self) -> Result<(), CliError> {
         let problem = if self.authorities == 0 {
             "a network has at least one authority"
@@ -55,7 +55,7 @@ impl Shape {
         } else if self.authorities + self.relays > MAX_NODES {
             "more than 200 nodes are too many for one machine"
         } else if !self.socks.ip().is_loopback() {
-            // S29, and nothing in a test network is worth an exception.
+            // A front listens on loopback only (S29). Nothing in a test network is worth an exception.
             "a local network listens on loopback only"
         } else {
             return Ok(());
@@ -66,12 +66,12 @@ impl Shape {
         ))
     }
 
-    /// Nodes that accept links.
+    /// Number of nodes that accept links.
     fn listeners(&self) -> usize {
         self.authorities + self.relays
     }
 
-    /// Ports that links take: two for each listener if an emulated link stands before it.
+    /// Number of ports that links need: two for each listener if an emulated link stands before it.
     fn ports(&self) -> usize {
         let each = if self.conditions.is_plain() { 1 } else { 2 };
         self.listeners() * each
@@ -92,12 +92,12 @@ pub enum Role {
     Client,
 }
 
-/// A network that could be started.
+/// A network that can be started.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// Where all its files are.
+    /// Directory of all its files.
     pub dir: PathBuf,
-    /// Everybody; authorities first, the client last.
+    /// All nodes: authorities first, the client last.
     pub nodes: Vec<PlannedNode>,
     /// Where applications connect.
     pub socks: SocketAddr,
@@ -113,13 +113,13 @@ pub(super) struct Plan {
 /// One node of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PlannedNode {
-    /// Unique; its nickname and the name of its directory.
+    /// Unique name of the node, which is its nickname and the name of its directory.
     pub name: String,
-    /// What it does.
+    /// Roles of the node.
     pub roles: Vec<Role>,
-    /// Where it accepts links; of a client, where it accepts applications.
+    /// Address at which the node accepts links; for a client, that at which it accepts applications.
     pub address: SocketAddr,
-    /// Where others dial it: the near end of an emulated link, or the same.
+    /// Address that others dial: the near end of an emulated link, or the same as `address`.
     pub reached_at: SocketAddr,
 }
 
@@ -128,14 +128,14 @@ pub(super) struct PlannedNode {
 pub(super) struct Ports {
     /// Where applications connect.
     pub socks: SocketAddr,
-    /// One for each node that accepts links.
+    /// The ports of nodes that accept links.
     pub links: Vec<u16>,
 }
 
-/// Chooses free ports on loopback: the system's own choice, all held until the last one is made.
+/// Chooses free ports on loopback. The system chooses each, and all are held until the last is chosen.
 ///
-/// They are free again when this returns, as the nodes themselves must listen;
-/// in a moment so short it is our own dials that could take one.
+/// The ports are free again when this returns, because the nodes themselves must listen. For a short moment one of this
+/// program's own dials could take one of them.
 pub(super) fn choose_ports(shape: &Shape) -> Result<Ports, CliError> {
     let socks = bind(shape.socks)?;
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -211,12 +211,12 @@ impl Plan {
         })
     }
 
-    /// The network's file.
+    /// Path of `network.toml`.
     pub(super) fn network_file(&self) -> PathBuf {
         self.dir.join("network.toml")
     }
 
-    /// The list of nodes for people and scripts.
+    /// Path of `testnet.json`, the list of nodes for people and scripts.
     pub(super) fn summary_file(&self) -> PathBuf {
         self.dir.join("testnet.json")
     }
@@ -231,7 +231,7 @@ impl Plan {
         self.node_dir(node).join("node.toml")
     }
 
-    /// The configuration file of the client; there is one.
+    /// The configuration file of the only client.
     pub(super) fn client_config(&self) -> PathBuf {
         let client = |node: &&PlannedNode| node.roles.contains(&Role::Client);
         let client = self.nodes.iter().find(client);
@@ -266,7 +266,7 @@ impl Plan {
             network: config::Network {
                 file: self.network_file(),
             },
-            // Keys of a network that lives for minutes: any directory will do.
+            // The keys of a network that lives for minutes may be in any directory.
             state: config::State {
                 dir: self.state_dir(node),
                 check_permissions: false,
@@ -281,7 +281,7 @@ impl Plan {
             relay,
             exit: has(Role::Exit).then(|| config::Exit {
                 policy: vec!["accept *:*".to_owned()],
-                // Loopback is where a local network's destinations live.
+                // A local network's destinations are on loopback.
                 allow_private: true,
                 resolver: self.resolver,
             }),
@@ -297,7 +297,7 @@ impl Plan {
                 level: self.log_level.clone(),
                 file: Some(self.log_file(node)),
             },
-            // One thread each: a dozen nodes share the machine.
+            // Each node has one thread, because a dozen nodes share the machine.
             limits: config::Limits {
                 threads: 1,
                 ..Default::default()

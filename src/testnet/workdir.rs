@@ -14,9 +14,9 @@ use crate::terminal::output::note;
 /// The directory, while the network runs.
 pub struct Workdir {
     path: PathBuf,
-    /// Removed with all its content when dropped.
+    /// The temporary directory, which is removed with all its content when it is dropped.
     temporary: Option<TempDir>,
-    /// Keeps a second network out of a named directory.
+    /// The lock that keeps a second network out of a named directory.
     _lock: Option<StateLock>,
 }
 
@@ -26,7 +26,8 @@ pub(super) fn log_in(dir: &Path) -> PathBuf {
 }
 
 impl Workdir {
-    /// `named`, made if it is missing and cleared of a network that ran there before; else a temporary one.
+    /// Opens the directory `named`, which is made if it is missing and cleared of a network that ran there before.
+    /// Without a name a temporary directory is made.
     pub fn open(named: Option<PathBuf>) -> Result<Self, CliError> {
         let Some(named) = named else {
             return Self::temporary();

@@ -1,4 +1,4 @@
-//! Telescoping: a circuit is built hop by hop, each through those before.
+//! Telescoping: builds a circuit hop by hop, each through those before it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub enum BuildError {
     /// There is no link to the first relay.
     #[error("no link to the first relay: {0}")]
     Link(#[from] EstablishError),
-    /// The relay's half of the handshake is wrong: it does not hold the key that the consensus says.
+    /// The relay's half of the handshake is wrong: the relay does not hold the key that the consensus lists.
     #[error("{hop} failed the handshake: {error}")]
     Handshake {
         /// Which.
@@ -44,9 +44,9 @@ pub enum BuildError {
     /// A relay could not extend the circuit, or lost it.
     #[error("{hop} could not go on: {reason:?}")]
     Truncated {
-        /// Who says so.
+        /// The hop that says so.
         hop: HopIndex,
-        /// What it says.
+        /// The reason that it gives.
         reason: DestroyReason,
     },
     /// A cell was changed on its way.
@@ -60,13 +60,14 @@ pub enum BuildError {
         /// What it did.
         error: Violation,
     },
-    /// It took too long.
+    /// The deadline has passed.
     #[error("{hop} did not answer in time")]
     TimedOut {
         /// The hop that was waited for.
         hop: HopIndex,
     },
-    /// It was built, at a guard that is not the one to use: better ones have turned out to be worth a try.
+    /// The circuit was built, but at a guard that is not the one to use: better guards have turned out to be worth a
+    /// try.
     #[error("better guards are to be tried again")]
     BetterGuard,
     /// The path has no relay, or more than six.
@@ -87,8 +88,7 @@ impl From<SealError> for BuildError {
 }
 
 impl BuildError {
-    /// The hop to be avoided for a while: the one that did not answer, or
-    /// could not be reached by the hop before it.
+    /// The hop to avoid for a while: the one that did not answer, or that could not be reached by the hop before it.
     pub fn suspect(&self) -> HopIndex {
         match self {
             Self::Link(_) | Self::Destroyed(_) | Self::Length | Self::BetterGuard => HopIndex(0),
@@ -112,13 +112,13 @@ pub struct Builder {
     pub(super) layers: ClientLayers,
     network: NetworkId,
     budget: Arc<Budget>,
-    /// The network's word on pacing.
+    /// The network's parameters for pacing.
     pacing: Params,
-    /// What the last hop said of pacing; there is a last hop once this is handed out.
+    /// The last hop's parameters for pacing. There is a last hop as soon as a builder is handed out.
     params: Option<RelayParams>,
     /// Cells received and not yet read.
     pending: Vec<u8>,
-    /// Handed over to a circuit's task: nothing is to be closed.
+    /// Has the circuit been handed over to its task? Then nothing is closed here.
     handed_over: bool,
 }
 
@@ -180,8 +180,8 @@ impl Builder {
         }
     }
 
-    /// The time that a message to the last hop and its answer take: a stream
-    /// to its directory is opened and given up.
+    /// Measures the time that a message to the last hop and its answer take. A stream to that hop's directory is opened
+    /// and given up.
     pub async fn round_trip(&mut self) -> Result<Duration, BuildError> {
         let mut mux = self.mux()?;
         let Some(key) = mux.open(StreamTarget::Directory) else {
@@ -199,7 +199,7 @@ impl Builder {
         Ok(round_trip)
     }
 
-    /// Hops so far.
+    /// Number of hops so far.
     pub fn len(&self) -> usize {
         self.layers.len()
     }
@@ -226,7 +226,7 @@ impl Builder {
         HopIndex(self.layers.len().saturating_sub(1) as u8)
     }
 
-    /// Lets go without closing anything: the circuit is its task's now.
+    /// Gives the parts up without closing anything: the circuit now belongs to its task.
     pub(super) fn hand_over(
         mut self,
     ) -> (Arc<LinkQueue>, Arc<Inbox>, Option<CircId>, ClientLayers) {
@@ -290,7 +290,7 @@ impl Builder {
         pushed.map_err(|_| BuildError::Destroyed(DestroyReason::Unreachable))
     }
 
-    /// Says one message to the last hop.
+    /// Sends one message to the last hop.
     fn say<E>(
         &mut self,
         pack: impl FnOnce(&mut Packer<'_>) -> Result<(), E>,
@@ -331,7 +331,7 @@ impl Builder {
         if hop == self.last_hop() {
             return Ok(*payload(body));
         }
-        // A hop that is not the last may say only that it has lost the rest.
+        // A hop that is not the last may only say that it has lost the rest.
         match messages::<Telescope<'_>>(payload(body)).next() {
             Some(Ok(Telescope::Truncated(reason))) => Err(BuildError::Truncated { hop, reason }),
             _ => Err(BuildError::Violation {
@@ -357,7 +357,7 @@ impl Builder {
         let arrived = self.inbox.take();
         self.circ = self.circ.or(arrived.opened);
         match arrived.destroyed {
-            // What was said before the end says more than the end.
+            // What came before the end says more than the end.
             Some(reason) if arrived.cells.is_empty() => {
                 self.circ = None;
                 Err(BuildError::Destroyed(reason))

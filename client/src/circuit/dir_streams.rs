@@ -1,4 +1,4 @@
-//! Directory streams over circuits of their own: no stream of a user shares one (docs/protocol.md, 6.15).
+//! Opens directory streams over circuits of their own: no stream of a user shares one (docs/protocol.md, 6.15).
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -46,7 +46,7 @@ impl DirStreams for CircuitStreams {
     }
 }
 
-/// A stream whose circuit ends with it.
+/// A stream whose circuit ends when it is dropped.
 struct OwnCircuit {
     stream: StreamIo<Opener>,
     circuit: Arc<Circuit>,

@@ -7,7 +7,8 @@ use std::time::Instant;
 const BULK_CELLS: u64 = 128;
 /// A circuit that moves more than this in a second is held back by processors rather than by links (cells; 24 MiB).
 const FAST_CELLS: u64 = 12_288;
-/// A shorter round trip than this through all hops is that of one machine or one room: processors hold it back too.
+/// A circuit whose round trip is shorter than this is within one machine or one room, where processors hold it back
+/// too.
 const NEAR: Duration = Duration::from_millis(10);
 /// A circuit carries bulk when it has moved as bulk does for this time.
 const BULK_TIME: Duration = Duration::from_millis(1_500);
@@ -28,7 +29,7 @@ pub enum Multipath {
     Always,
 }
 
-/// Watches one circuit, and says when it is time for another leg.
+/// Watches one circuit and says when it is time for another leg.
 #[derive(Debug)]
 pub(super) struct Growth {
     mode: Multipath,
@@ -48,13 +49,13 @@ impl Growth {
         }
     }
 
-    /// Is it time for another leg, `cells` having been moved in all and a round trip having taken `rtt`? Says so once in
-    /// [`AGAIN`] at most.
+    /// Is it time for another leg, if `cells` have been moved in all and a round trip took `rtt`? The function says so
+    /// at most once in [`AGAIN`].
     pub(super) fn is_due(&mut self, now: Instant, cells: u64, rtt: Duration, in_use: bool) -> bool {
         let (before, at_before) = self.looked.replace((now, cells)).unwrap_or((now, cells));
         let passed = now.saturating_duration_since(before);
         let rate = (cells - at_before) as f64 / passed.as_secs_f64().max(0.1);
-        // Over a longer time a burst after a rest looks like a trickle, or a slow circuit.
+        // Over a longer time a burst after a rest looks like little traffic or a slow circuit.
         let is_look = passed <= LOOK_MOST;
         let is_bulk = is_look && rate >= BULK_CELLS as f64 && rate <= FAST_CELLS as f64;
         if is_bulk {
@@ -85,7 +86,8 @@ mod tests {
 
     const FAR: Duration = Duration::from_millis(100);
 
-    /// Looks every half second for ten seconds, `rate` cells a second moving on a way of `rtt`; gives when a leg was due.
+    /// Looks every half second for ten seconds while `rate` cells a second move on a way of `rtt`. Returns when a leg
+    /// was due.
     fn looks(mode: Multipath, rate: u64, rtt: Duration) -> Vec<u128> {
         let (start, mut growth) = (Instant::now(), Growth::new(mode));
         let due = (0..20u32).filter(|n| {

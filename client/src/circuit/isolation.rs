@@ -1,4 +1,4 @@
-//! What may share a circuit: streams with equal keys.
+//! Which streams may share a circuit: those with equal keys.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -25,7 +25,7 @@ use crate::front::{IsolationKey, Protocol};
 pub struct IsolateBy {
     /// User name and password given to the proxy port: any text will do, none is checked.
     pub credentials: bool,
-    /// The proxy port that the application came to.
+    /// The proxy port that the application connected to.
     pub listener: bool,
     /// The address of the application's machine.
     pub client: bool,
@@ -53,14 +53,14 @@ impl Default for IsolateBy {
     }
 }
 
-/// The key of a stream: equal keys may share a circuit.
+/// The isolation key of a stream. Streams with equal keys may share a circuit.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Isolation {
     /// A number for each client made by `Client::isolated`, zero for the first.
     session: u64,
-    /// Which identity of the client's it was asked for under, counted from zero.
+    /// The number of the client's identity under which the stream was asked for, counted from zero.
     identity: u64,
-    /// Of a directory fetch; no user's stream shares its circuit.
+    /// Is this a directory fetch? No user's stream shares its circuit.
     directory: bool,
     credentials: Option<(Vec<u8>, Vec<u8>)>,
     listener: Option<SocketAddr>,
@@ -68,11 +68,11 @@ pub struct Isolation {
     protocol: Option<Protocol>,
     destination: Option<StreamHost>,
     port: Option<u16>,
-    /// The stream's own number, where every stream is alone.
+    /// The stream's own number, if every stream is alone.
     stream: Option<u64>,
 }
 
-/// Debug output hides who and where to.
+/// Debug output hides who asked and for what.
 impl core::fmt::Debug for Isolation {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Isolation").finish_non_exhaustive()
@@ -80,7 +80,7 @@ impl core::fmt::Debug for Isolation {
 }
 
 impl Isolation {
-    /// Of a session's streams that nothing else tells apart.
+    /// The key of a session's streams that nothing else tells apart.
     pub fn session(session: u64) -> Self {
         Self {
             session,
@@ -88,7 +88,7 @@ impl Isolation {
         }
     }
 
-    /// Of directory fetches.
+    /// The key of directory fetches.
     pub fn directory() -> Self {
         Self {
             directory: true,
@@ -96,15 +96,15 @@ impl Isolation {
         }
     }
 
-    /// Asked for under this identity of the client's: what one asks for before a new identity and what it asks for
-    /// after it share nothing, however long the former takes to be opened.
+    /// Sets the client's identity under which the stream was asked for. Streams asked for before a new identity and
+    /// those asked for after it share nothing, however long the former take to open.
     #[must_use]
     pub fn of_identity(mut self, identity: u64) -> Self {
         self.identity = identity;
         self
     }
 
-    /// What the proxy port knows of an application.
+    /// Adds what the proxy port knows about an application.
     #[must_use]
     pub fn with_front(mut self, by: IsolateBy, key: IsolationKey) -> Self {
         self.credentials = key
@@ -117,7 +117,7 @@ impl Isolation {
         self
     }
 
-    /// Where the stream goes to; `number` is the stream's own.
+    /// Adds the destination of the stream. `number` is the stream's own number.
     #[must_use]
     pub fn with_target(mut self, by: IsolateBy, host: &StreamHost, port: u16, number: u64) -> Self {
         self.destination = by.destination.then(|| host.clone());

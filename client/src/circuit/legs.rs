@@ -1,8 +1,8 @@
 //! A second circuit to the same exit that carries a circuit's streams with it (docs/protocol.md, 5.20 to 5.28).
 //!
-//! A circuit is as fast as the slowest of its links. One that carries bulk gets a second leg by other relays: both
-//! carry it then, each as much as it can, and what a lost one had not delivered goes by the other. [`Growth`] says when it
-//! is time for a second leg. This file gives built circuits their tasks, as first legs and as second ones.
+//! A circuit is as fast as the slowest of its links. A circuit that carries bulk gets a second leg by other relays.
+//! Both then carry the bulk, each as much as it can, and what a lost leg had not delivered goes by the other.
+//! [`Growth`], which is pure, says when it is time for a second leg; the pool builds it.
 
 use core::time::Duration;
 use std::sync::{Arc, Mutex, Weak};
@@ -26,9 +26,9 @@ use super::{Circuit, CircuitInner};
 use crate::guard::Purpose;
 use crate::path::ExitTarget;
 
-/// How long the first leg may take to hear that there is to be a set, once the second is built.
+/// How long the first leg may take to hear of the set after the second leg is built.
 const LINK_PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is asked.
+/// How often the first leg is asked whether it has heard.
 const LINK_POLL: Duration = Duration::from_millis(50);
 
 /// May a circuit get a second leg?
@@ -67,7 +67,7 @@ impl Grower {
         growth.is_due(now, cells, rtt, in_use)
     }
 
-    /// Begins to build another leg beside `only`; it comes when it comes. The far end is told of the set meanwhile.
+    /// Begins to build another leg beside `only` and does not wait for it. The far end is told of the set meanwhile.
     pub(super) fn begin(
         &self,
         only: LegId,
@@ -79,7 +79,7 @@ impl Grower {
         };
         let hops = shared.hops_of(only);
         let (secret, rule, generation) = (self.secret, self.rule, self.generation);
-        // It must not keep streams that nobody holds any more.
+        // The task must not keep streams that nobody holds any more.
         let (streams, shared) = (Arc::downgrade(streams), shared.clone());
         let tasks = maker.tasks.clone();
         tasks.spawn(async move {
@@ -126,8 +126,8 @@ async fn linked(streams: &Weak<Streams<Opener>>) -> Option<Arc<Streams<Opener>>>
 }
 
 impl Maker {
-    /// Relays for a second way to the exit of a circuit through `hops`: all of both may stand in one path, so that no
-    /// family sees both ends of either.
+    /// Chooses relays for a second way to the exit of a circuit through `hops`. All relays of both ways may be in one
+    /// path, so that no family sees both ends of either.
     fn path_beside(
         &self,
         hops: &[RelayId],
@@ -148,7 +148,7 @@ impl Maker {
         Ok(path.hops().cloned().collect())
     }
 
-    /// Makes a built circuit a leg of streams that there are.
+    /// Makes a built circuit a leg of existing streams.
     fn join(
         self: &Arc<Self>,
         raised: Raised,
@@ -191,7 +191,7 @@ impl Maker {
         }))
     }
 
-    /// Begins the task of a circuit, a leg of `streams`.
+    /// Starts the task of a circuit that is a leg of `streams`.
     fn run_leg(
         self: &Arc<Self>,
         raised: Raised,
@@ -227,21 +227,21 @@ impl Maker {
         Some(())
     }
 
-    /// A circuit has ended: what its end says of its relays, and of other circuits.
+    /// Notes that a circuit has ended, and what its end says about its relays and about other circuits.
     fn on_end(&self, hops: &[RelayId], end: &CircuitEnd) {
         let suspects: &[RelayId] = match end {
             CircuitEnd::Finished | CircuitEnd::Overrun => &[],
-            // The link to the first relay, or that relay.
+            // The suspect is the link to the first relay, or that relay.
             CircuitEnd::Destroyed(_) => &hops[..1],
             CircuitEnd::Truncated(hop) => hops
                 .get(usize::from(hop.0) + 1)
                 .map_or(&[], core::slice::from_ref),
-            // Any of them may have swallowed it.
+            // Any of the relays may have swallowed the cells.
             CircuitEnd::Silent | CircuitEnd::Tampered(_) | CircuitEnd::Violation(_) => hops,
         };
         self.on_failed(suspects);
         if !suspects.is_empty() {
-            // What took this one may have taken those that share a relay with it: they are asked at once, so that
+            // The cause may have taken other circuits that share a relay with this one. They are asked at once, so that
             // nobody has to find out by waiting.
             self.stock.shelf().doubt_through(hops);
         }

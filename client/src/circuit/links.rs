@@ -1,4 +1,4 @@
-//! A client's links: one to each relay that it begins circuits at.
+//! A client's links: one to each relay at which it begins circuits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,7 +20,7 @@ use crate::skew::ClockSkew;
 #[derive(Default)]
 struct Held {
     links: HashMap<RelayId, Arc<LinkQueue>>,
-    /// One dial to a relay at a time; whoever waits finds the link that it made.
+    /// The dials that are under way, at most one to a relay. Whoever waits for one finds the link that it made.
     dialling: HashMap<RelayId, Arc<tokio::sync::Mutex<()>>>,
 }
 
@@ -28,8 +28,8 @@ pub(crate) struct GuardLinks {
     network: NetworkId,
     tls: Tls,
     tasks: Tasks,
-    /// What the client's queues hold. It is watched by nobody: a client's
-    /// windows and its application's own reading bound it.
+    /// What the client's queues hold. Nobody watches this budget: a client's windows, and its application's own
+    /// reading, bound it.
     budget: Arc<Budget>,
     held: Mutex<Held>,
     skew: ClockSkew,
@@ -47,12 +47,12 @@ impl GuardLinks {
         }
     }
 
-    /// What the client's queues are charged to.
+    /// The budget that the client's queues are charged to.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
-    /// What the relays of all links so far have said of the time; the handle stays true when links are made.
+    /// What the relays of all links so far have said about the time. The handle stays current as links are made.
     pub(crate) fn skew(&self) -> &ClockSkew {
         &self.skew
     }
@@ -67,7 +67,7 @@ impl GuardLinks {
         held.links.get(&relay).cloned()
     }
 
-    /// Finds or dials a link to `relay`; `window_cells` is the largest window of a circuit.
+    /// Finds or dials a link to `relay`. `window_cells` is the largest window of a circuit.
     pub(crate) async fn link_to(
         &self,
         relay: &Entry,

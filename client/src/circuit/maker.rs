@@ -29,14 +29,14 @@ use crate::path::{
 };
 use crate::skew::ClockSkew;
 
-/// Circuits being built at once, by a whole client.
+/// The most circuits that a whole client builds at once.
 pub(super) const MOST_BUILDS: usize = 32;
-/// One hop must answer within this time, when a circuit is built hop by hop for a user to see.
+/// The time within which a hop must answer when a circuit is built hop by hop for a user to see.
 pub(super) const HOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a circuit asks whether a better guard has turned out to answer.
 const BETTER_POLL: Duration = Duration::from_millis(100);
 
-/// Why there is no circuit.
+/// Why no circuit could be had.
 #[derive(Debug, thiserror::Error)]
 pub enum CircuitError {
     /// The client holds no consensus that may be used.
@@ -53,7 +53,7 @@ pub enum CircuitError {
     Stopping,
 }
 
-/// What a circuit is asked for.
+/// What a circuit is wanted for.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     /// What the circuit's exit must let out to.
@@ -120,7 +120,7 @@ pub(crate) struct Maker {
     memory: Mutex<Memory>,
     /// Where built circuits that nobody waits for any more go, and where the client's present identity stands.
     pub(super) stock: Arc<Stock>,
-    /// Circuits being built at once.
+    /// Bounds the circuits that are built at once.
     pub(super) builds: Arc<Semaphore>,
 }
 
@@ -128,7 +128,7 @@ pub(crate) struct Maker {
 struct Attempt<'a> {
     maker: &'a Maker,
     guard: RelayId,
-    /// The guard has answered, and there is more to be built behind it.
+    /// Has the guard answered, and is there more to build behind it?
     entered: AtomicBool,
     built: bool,
 }
@@ -208,7 +208,7 @@ impl Maker {
         self.consensus.borrow().clone()
     }
 
-    /// Wakes when there is another consensus, or none any more.
+    /// Follows the consensus. The receiver wakes when there is another one, or none any more.
     pub(super) fn consensus_news(&self) -> watch::Receiver<Option<Arc<Consensus>>> {
         self.consensus.clone()
     }
@@ -255,7 +255,7 @@ impl Maker {
         Ok(selector)
     }
 
-    /// What relays say of this computer's clock.
+    /// What relays say about this computer's clock.
     pub(super) fn skew(&self) -> &ClockSkew {
         self.links.skew()
     }
@@ -298,7 +298,7 @@ impl Maker {
             choice.map(|choice| choice.identity)
         };
         let avoided = self.memory().health.avoided(steady::now());
-        // The only hop is no guard, so that it is the first hop to avoid.
+        // The only hop of a path is no guard, so the first hop to avoid is this one.
         let alone = self.rules.hops == 1;
         let avoid = |relay: &RelayId| avoid(relay) || (alone && not_first(relay));
         let careful = |relay: &RelayId| avoid(relay) || avoided.contains(relay);
@@ -323,18 +323,18 @@ impl Maker {
     ) -> Result<Option<Raised>, BuildError> {
         let guard = hops.first().ok_or(BuildError::Length)?.identity;
         if hops.len() == 1 {
-            // 6.16.13: the only hop is the exit, drawn anew for each circuit; no guard is it.
+            // The only hop is the exit, drawn anew for each circuit, and is no guard (6.16.13).
             return self.raise(hops, HOP_TIMEOUT, &|_| {}).await.map(Some);
         }
         let mut attempt = Attempt::new(self, guard);
         let on_hop = |hop: usize| {
-            // A circuit of one hop has nothing behind its guard that this could fail.
+            // A circuit of one hop has nothing behind its guard that could be failed.
             attempt.entered.store(hops.len() > 1, Ordering::Relaxed);
             self.announcer.guard_answers(&guard);
             let hops = hops.len();
             self.announcer.tell_hop(hop, hops);
         };
-        // A guard that hangs must not cost every circuit the patience that a far hop deserves.
+        // A guard that hangs must not cost every circuit the time that a far hop may take.
         let first_hop = (self.slow_after() * 2).min(HOP_TIMEOUT);
         let raised = self.raise(hops, first_hop, &on_hop).await;
         attempt.built = raised.is_ok();
@@ -349,7 +349,7 @@ impl Maker {
             match self.guards.on_success(&guard) {
                 Verdict::Use => return Ok(Some(raised)),
                 Verdict::Wait => tokio::time::sleep(BETTER_POLL).await,
-                // It is closed with its builder.
+                // The circuit is closed when its builder is dropped.
                 Verdict::TryBetter => return Ok(None),
             }
         }
@@ -380,7 +380,7 @@ impl Maker {
             .unwrap_or(Err(BuildError::TimedOut { hop }))
     }
 
-    /// Starts a circuit at a guard that no stream will use: the guards hear whether it answers, and no more.
+    /// Starts a circuit at a guard that no stream will use. The guards hear only whether it answers.
     pub(crate) async fn begin_at_guard(&self, first: &Entry) -> Result<Builder, BuildError> {
         let guard = first.identity;
         let attempt = Attempt::new(self, guard);
@@ -400,7 +400,7 @@ impl Maker {
         begun
     }
 
-    /// Builds along these relays, with so much time for the first; `on_hop` hears of each, from 1 on.
+    /// Builds a circuit along these relays. The first has `first_hop` to answer. `on_hop` hears of each hop, from 1 on.
     pub(super) async fn raise(
         &self,
         hops: &[Entry],

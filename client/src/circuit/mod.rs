@@ -1,14 +1,8 @@
-//! Circuits as a client has them.
+//! Circuits at a client.
 //!
-//! A [`build::Builder`] telescopes a circuit hop by hop; when it is built, one
-//! task owns its layers and moves its streams' bytes, and a [`Circuit`] is
-//! how the rest of the client knows it. The rooms, each of which calls those before it:
-//!
-//! * `shelf` says which circuits are held and whose each is; it is pure, and `stock` shares it between tasks;
-//! * `maker` chooses a path and builds along it; `legs` gives what is built its task, and streams a second leg;
-//! * `race` builds in time, by several attempts side by side;
-//! * `pool` gives each stream a circuit from the shelf or a new one; `upkeep` keeps some ready and retires old ones;
-//! * `circuits` is what a program that embeds a client sees of all this.
+//! A [`build::Builder`] telescopes a circuit hop by hop. When the circuit is built, one task owns its layers and moves
+//! the bytes of its streams; the rest of the client knows it as a [`Circuit`]. The [`pool::Pool`] chooses a circuit for
+//! each stream, builds circuits that are missing, and keeps some ready.
 
 pub mod build;
 mod circuits;
@@ -50,11 +44,12 @@ pub use self::shelf::Counts;
 
 /// What a circuit and the tasks of its legs share, beside its streams.
 pub(crate) struct CircuitInner {
-    /// How often somebody has had reason to doubt that the far end is there. Each leg's task looks for itself.
+    /// How often somebody has had reason to doubt that the far end is there. Each leg's task compares this number
+    /// itself.
     doubts: AtomicU32,
-    /// The relays of each leg that there is.
+    /// The relays of each leg.
     ways: Mutex<Vec<(LegId, Vec<RelayId>)>>,
-    /// Gets the streams another leg when it is time, if they may have one.
+    /// Builds another leg for the streams when it is time, if they may have one.
     grower: Option<Grower>,
 }
 
@@ -71,12 +66,12 @@ impl CircuitInner {
         lock(&self.ways)
     }
 
-    /// A leg has its task.
+    /// Notes that a leg has its task.
     fn on_begun(&self, leg: LegId, hops: Vec<RelayId>) {
         self.ways().push((leg, hops));
     }
 
-    /// A leg is gone. Gives its relays.
+    /// Notes that a leg is gone. Returns its relays.
     fn on_ended(&self, leg: LegId) -> Vec<RelayId> {
         let mut ways = self.ways();
         let place = ways.iter().position(|(id, _)| *id == leg);
@@ -94,7 +89,7 @@ impl CircuitInner {
         self.doubts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Has it been doubted since `last` was looked at?
+    /// Has the circuit been doubted since `last` was looked at?
     fn is_doubted(&self, last: &mut u32) -> bool {
         let now = self.doubts.load(Ordering::Relaxed);
         core::mem::replace(last, now) != now
@@ -107,56 +102,57 @@ pub struct Circuit {
     hops: Vec<RelayId>,
     exit: Entry,
     built: Instant,
-    /// The identity of the client's that it belongs to: those of an earlier one take no new stream.
+    /// The client's identity that the circuit belongs to. A circuit of an earlier identity takes no new stream.
     generation: u64,
     shared: Arc<CircuitInner>,
 }
 
 impl Circuit {
-    /// Opens a stream; write to it at once and the first bytes travel with its
-    /// BEGIN. `None` when the circuit is gone or full.
+    /// Opens a stream. If bytes are written at once, the first of them travel with its BEGIN. `None` if the circuit is
+    /// gone or full.
     pub fn open(&self, target: StreamTarget) -> Option<StreamIo<Opener>> {
         self.streams.open(target)
     }
 
-    /// The relays that it was built through, first to last.
+    /// The relays that the circuit was built through, first to last.
     pub fn hops(&self) -> &[RelayId] {
         &self.hops
     }
 
-    /// Does one of these carry its streams now, on any of its legs?
+    /// Does one of these relays carry the circuit's streams now, on any of its legs?
     pub fn passes(&self, relays: &[RelayId]) -> bool {
         let ways = self.shared.ways();
         let mut hops = ways.iter().flat_map(|(_, hops)| hops);
         hops.any(|hop| relays.contains(hop))
     }
 
-    /// Its last relay as the consensus has it.
+    /// The circuit's last relay, as the consensus lists it.
     pub fn exit(&self) -> &Entry {
         &self.exit
     }
 
-    /// When it was built.
+    /// When the circuit was built.
     pub fn built(&self) -> Instant {
         self.built
     }
 
-    /// Is it gone?
+    /// Is the circuit gone?
     pub fn is_lost(&self) -> bool {
         self.streams.mux().is_lost()
     }
 
-    /// Can it take one more stream?
+    /// Can the circuit take one more stream?
     pub fn has_room(&self) -> bool {
         self.streams.mux().has_room()
     }
 
-    /// Streams on it.
+    /// Number of streams on the circuit.
     pub fn open_streams(&self) -> usize {
         self.streams.mux().open_streams()
     }
 
-    /// Circuits that carry its streams: itself, and a second leg if it has one; none when it is gone.
+    /// Number of circuits that carry the streams: this one, and a second leg if there is one; none if the circuit is
+    /// gone.
     pub fn legs(&self) -> usize {
         let mux = self.streams.mux();
         if mux.is_lost() {
@@ -165,13 +161,13 @@ impl Circuit {
         mux.leg_ids().count()
     }
 
-    /// Asks the far end whether it is still there; the circuit is lost when no answer comes.
+    /// Asks the far end whether it is still there. The circuit is lost if no answer comes.
     pub fn doubt(&self) {
         self.shared.doubt();
         self.streams.notify();
     }
 
-    /// Ends it, and every stream on it.
+    /// Ends the circuit and every stream on it.
     pub fn close(&self) {
         self.streams.mux().lose();
         self.streams.notify();
@@ -180,7 +176,7 @@ impl Circuit {
 
 impl Drop for Circuit {
     fn drop(&mut self) {
-        // Streams that are still held keep the circuit; the task ends with the last.
+        // Streams that are still held keep the circuit alive; its task ends with the last of them.
         self.streams.notify();
     }
 }

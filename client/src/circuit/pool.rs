@@ -117,9 +117,10 @@ impl Pool {
         self.stock.shelf().generation()
     }
 
-    /// Retires all circuits at once: no stream that is opened from now on shares one with those before, not even one
-    /// that is being built. Streams that are open go on; a circuit ends with the last of them, or now if it has none.
-    /// Guards stay, as who changes them often meets a hostile one sooner; what was asked for lately is forgotten.
+    /// Retires all circuits at once: no stream that is opened from now on shares a circuit with those before, not even
+    /// one that is being built. Open streams go on; a circuit ends with its last stream, or now if it has none. The
+    /// guards stay, because a client that changes them often meets a hostile one sooner. What was asked for lately is
+    /// forgotten.
     ///
     /// Returns how many circuits were retired.
     pub(crate) fn new_identity(&self) -> usize {
@@ -192,7 +193,7 @@ impl Pool {
     /// Builds a circuit through exactly these relays, with ten seconds for each. No stream of the pool gets on it.
     pub(crate) async fn build_path(&self, hops: &[Entry]) -> Result<Arc<Circuit>, BuildError> {
         let raised = self.maker.raise(hops, HOP_TIMEOUT, &|_| {}).await?;
-        // These relays and no others.
+        // The circuit uses these relays and no others, so it gets no second leg.
         self.maker.finish(raised, Growing::Never)
     }
 

@@ -1,4 +1,4 @@
-//! Which circuits a pool gives to whom, and what a new identity does to them; without any network.
+//! Tests of which circuits a pool gives to whom, and of what a new identity does to them, without any network.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
@@ -76,7 +76,7 @@ fn circuit(generation: u64) -> Arc<Circuit> {
     })
 }
 
-/// Circuits that may take streams, unused ones among them, and open streams.
+/// The numbers of circuits that may take streams, of unused ones among them, and of open streams.
 fn counts(pool: &Pool) -> (usize, usize, usize) {
     let counts = pool.counts();
     (counts.ready, counts.clean, counts.streams)
@@ -89,7 +89,7 @@ fn owned_by(session: u64) -> Owner {
     }
 }
 
-/// Puts a new circuit of the present identity in, owned or clean.
+/// Adds a new circuit of the present identity, owned or clean.
 fn held(pool: &Arc<Pool>, owner: Option<u64>) -> Arc<Circuit> {
     let circuit = circuit(pool.identity());
     let owner = owner.map(owned_by);
@@ -112,7 +112,7 @@ async fn equal_keys_share_and_others_take_what_is_clean() {
     let (anna, clean) = (held(&pool, Some(1)), held(&pool, None));
     assert!(Arc::ptr_eq(&find(&pool, 1).unwrap(), &anna));
     assert!(Arc::ptr_eq(&find(&pool, 2).unwrap(), &clean));
-    // It is Bert's now; nothing is left for a third.
+    // The circuit is Bert's now, and none is left for a third.
     assert!(Arc::ptr_eq(&find(&pool, 2).unwrap(), &clean));
     assert!(find(&pool, 3).is_none());
     assert!(Arc::ptr_eq(&find(&pool, 1).unwrap(), &anna));
@@ -134,7 +134,7 @@ async fn a_new_identity_retires_all_and_lets_open_streams_end() {
     assert!((1..=3).all(|session| find(&pool, session).is_none()));
     pool.retire();
     assert!(!busy.is_lost(), "its stream goes on");
-    // What is retired is not retired again.
+    // A retired circuit is not retired again.
     let fresh = held(&pool, Some(1));
     assert_eq!(pool.new_identity(), 1);
     assert!(fresh.is_lost());
@@ -151,7 +151,7 @@ async fn what_was_being_built_at_the_change_belongs_to_before() {
     assert_eq!(pool.new_identity(), 0);
     pool.stock.shelf().hold(late_clean.clone(), None);
     assert!(late_clean.is_lost(), "nobody's, of an earlier identity");
-    // The one who waits for it gets it, for that stream alone.
+    // The stream that waits for the circuit gets it, and no other does.
     let owner = Some(owned_by(1));
     pool.stock.shelf().hold(late_owned.clone(), owner);
     let open = stream(&late_owned);
@@ -168,7 +168,7 @@ async fn who_asked_before_a_new_identity_shares_nothing_with_who_asks_after() {
     let key = || Isolation::session(1).of_identity(pool.identity());
     let before = key();
     pool.new_identity();
-    // It was slow: it takes a circuit that was built since.
+    // The stream was slow to open and takes a circuit that was built since.
     let clean = held(&pool, None);
     let taken = pool.find(&before, WEB.into(), &|_| false).unwrap();
     assert!(Arc::ptr_eq(&taken, &clean));
@@ -234,7 +234,7 @@ async fn a_trace_tells_the_guards_what_it_saw() {
         panic!("{:?}", pool.maker.announcer().reporter.warnings());
     };
     assert_eq!(*nickname, guard.nickname);
-    // It answers a circuit: nothing is wrong any more.
+    // The guard answers a circuit, so nothing is wrong any more.
     pool.guards().on_answered(&guard.identity);
     pool.maker.announcer().guard_answers(&guard.identity);
     assert_eq!(pool.guards().report()[0].health, GuardHealth::Answers);
@@ -257,7 +257,7 @@ async fn a_guard_that_fails_most_circuits_is_told_of() {
         said.contains("of 150 circuits") && said.contains("only 15"),
         "{said}"
     );
-    // There is no other: it is used all the same.
+    // There is no other guard, so it is used nevertheless.
     let picked = pool.guards().pick(Purpose::Data, &|_| true);
     assert_eq!(picked.map(|choice| choice.identity), Some(guard.identity));
 }

@@ -1,4 +1,4 @@
-//! Building a circuit in time: a second attempt is begun beside a slow one, and the first to be done is taken.
+//! Builds a circuit in time: a second attempt begins beside a slow one, and the first to be done is taken.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,14 +15,14 @@ use super::legs::Growing;
 use super::maker::{CircuitError, Maker, Raised, Wanted};
 use crate::guard::Purpose;
 
-/// Attempts side by side for one circuit.
+/// The most attempts side by side for one circuit.
 const SIDE_BY_SIDE: usize = 3;
-/// Attempts for one circuit in all.
+/// The most attempts for one circuit in all.
 const ATTEMPTS: u32 = 12;
-/// Pause after the first failure; it doubles with each. A relay that has just started, or a network that has just
-/// come back, is there a moment later.
+/// The pause after the first failure. It doubles with each further failure. A relay that has just started, or a network
+/// that has just come back, is there a moment later.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// Longest pause between attempts.
+/// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long to wait after so many failures in a row, with jitter (S22).
@@ -36,7 +36,7 @@ fn pause_after(failures: u32) -> Duration {
 type Outcome = Result<Arc<Circuit>, BuildError>;
 
 impl Maker {
-    /// A new circuit to `target`, in no pool: its streams are the caller's alone.
+    /// Builds a new circuit to `target` that is in no pool: its streams are the caller's only.
     pub(crate) async fn build(
         self: &Arc<Self>,
         purpose: Purpose,
@@ -44,7 +44,7 @@ impl Maker {
         avoid: &(dyn Fn(&RelayId) -> bool + Sync),
     ) -> Result<Arc<Circuit>, CircuitError> {
         let wanted = wanted.into();
-        // Room for every attempt's outcome: none waits to be heard.
+        // There is room for every attempt's outcome, so that none waits to be heard.
         let (outcomes, mut done) = mpsc::channel::<Outcome>(ATTEMPTS as usize);
         let (mut begun, mut running, mut failures) = (0, 0, 0);
         let mut last = CircuitError::NoConsensus;
@@ -73,7 +73,8 @@ impl Maker {
                 }
                 permit = self.permit_at(next_at), if may_begin => {
                     let permit = permit.map_err(|_| CircuitError::Stopping)?;
-                    // Beside one that hangs, another way in: the first relay may be what hangs.
+                    // Beside an attempt that hangs, another first relay is chosen, because the first relay may be what
+                    // hangs.
                     let beside = |relay: &RelayId| running > 0 && entries.contains(relay);
                     let path = self
                         .choose_beside(purpose, wanted, avoid, &beside)
@@ -101,7 +102,8 @@ impl Maker {
         self.builds.clone().acquire_owned().await
     }
 
-    /// Builds along `hops`, learns from it, and gives the circuit to whoever waits, or else to the stock.
+    /// Builds a circuit along `hops`, learns from the result, and gives the circuit to whoever waits, or else to the
+    /// pool.
     async fn attempt(
         self: Arc<Self>,
         hops: Vec<Entry>,
@@ -132,7 +134,7 @@ impl Maker {
                     if matches!(error, BuildError::TimedOut { .. }) {
                         memory.times.on_given_up(began.elapsed());
                     }
-                    // When a guard is tried again is the guards' own matter.
+                    // The guards decide themselves when a guard is tried again.
                     let suspect = usize::from(error.suspect().0);
                     if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0 || hops.len() == 1)
                     {
@@ -142,7 +144,7 @@ impl Maker {
             }
         }
         if let Err(mpsc::error::TrySendError::Closed(Ok(late))) = outcomes.try_send(outcome) {
-            // Another was there first; this one is clean, and somebody will want it.
+            // Another attempt was done first. This circuit is clean, and somebody will want it.
             self.stock.shelf().hold(late, None);
         }
     }
@@ -156,7 +158,7 @@ impl Maker {
     ) -> Result<Option<Arc<Circuit>>, BuildError> {
         let raised = self.raise_at_guard(hops).await?;
         let finish = |raised: Raised| {
-            // A second leg has a guard of its own, which an owner who wants one alone does not want.
+            // A second leg has a guard of its own, which an owner who wants only one guard does not want.
             let may_grow = raised.hops.len() > 1
                 && self.multipath() != Multipath::Never
                 && self.rules().guards != Some(1);

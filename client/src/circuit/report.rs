@@ -29,13 +29,13 @@ impl Announcer {
         }
     }
 
-    /// Tells once which guards were chosen, while the client starts.
+    /// Reports once which guards were chosen while the client starts.
     pub(super) fn tell_guards(&self) {
         if !matches!(self.reporter.present(), ClientEvent::Consensus { .. }) {
             return;
         }
         if !self.has_guards {
-            // The only hop is drawn anew for each circuit: there are no guards to tell of.
+            // The only hop is drawn anew for each circuit, so there are no guards to report.
             return;
         }
         let guards = self.guards.report();
@@ -43,7 +43,7 @@ impl Announcer {
         self.reporter.stage(ClientEvent::Guards(names.collect()));
     }
 
-    /// This guard answers: whatever was said of it, or of the network, is over.
+    /// Notes that this guard answers: warnings about it, or about the network, are over.
     pub(super) fn guard_answers(&self, guard: &RelayId) {
         self.reporter.over(|warning| match warning {
             Warning::NetworkDown => true,
@@ -52,7 +52,7 @@ impl Announcer {
         });
     }
 
-    /// A guard did not answer: says so in words, or that it is the network.
+    /// Reports that a guard did not answer, or that the network is at fault.
     pub(super) fn tell_of_failure(&self, guard: &RelayId) {
         if self.guards.is_network_down() {
             self.reporter.warn(Warning::NetworkDown);
@@ -64,7 +64,7 @@ impl Announcer {
         }
     }
 
-    /// A circuit that the guard had answered was built, or came to nothing (docs/protocol.md, 6.21.13).
+    /// Counts a circuit that the guard had answered, and that was built or failed (docs/protocol.md, 6.21.13).
     pub(super) fn count_circuit(&self, guard: &RelayId, is_built: bool) {
         let Some(suspicion) = self.guards.on_circuit(guard, is_built) else {
             return;
@@ -91,7 +91,7 @@ impl Announcer {
         self.reporter.stage(ClientEvent::NoCircuit(why));
     }
 
-    /// Says what has changed since the last look: whether a circuit may take streams, and what relays say of the clock.
+    /// Reports what has changed since the last look.
     pub(super) fn report(&self, has_circuit: bool, skew: &ClockSkew) {
         let has_consensus = self.consensus.borrow().is_some();
         if !self.reporter.is_ready() && has_consensus && has_circuit {
@@ -103,7 +103,7 @@ impl Announcer {
                 .reporter
                 .over(|warning| matches!(warning, Warning::ClockSkew { .. })),
         }
-        // What has left the sample, or does well again, is nothing to tell of any more.
+        // A guard that has left the sample, or works again, is no longer warned about.
         self.reporter.over(|warning| match warning {
             Warning::PathBias { identity, .. } => !self.guards.is_suspected(identity),
             Warning::GuardFailing { identity, .. } => !self.guards.is_primary(identity),

@@ -18,13 +18,13 @@ pub(super) const MOST_CIRCUITS: usize = 512;
 /// How many circuits and streams a client has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Circuits that may take streams.
+    /// Number of circuits that may take streams.
     pub ready: usize,
     /// The circuits among `ready` that have carried no stream yet.
     pub clean: usize,
-    /// Circuits whose streams have a second leg, retired circuits among them.
+    /// Number of circuits whose streams have a second leg, retired ones included.
     pub paired: usize,
-    /// Open streams, those of retired circuits among them.
+    /// Number of open streams, those of retired circuits included.
     pub streams: usize,
 }
 
@@ -89,7 +89,8 @@ impl Shelf {
     /// Takes a built circuit in, for its owner or as a clean one. Closes it instead if the shelf is closed, or if it is
     /// clean and of an earlier identity, as nobody could ever use it.
     pub(super) fn hold(&mut self, circuit: Arc<Circuit>, owner: Option<Owner>) {
-        // One for a stream that is about to be opened is held, though it takes no other: it is looked after.
+        // A circuit for a stream that is about to be opened is held even if it takes no other, because it must be
+        // looked after.
         let is_stale = circuit.generation != self.generation && owner.is_none();
         if self.closed || is_stale {
             circuit.close();

@@ -1,4 +1,4 @@
-//! The task of a built circuit: owns its layers, moves its streams' bytes.
+//! The task of a built circuit. It owns the circuit's layers and moves the bytes of its streams.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use super::liveness::{Liveness, Step};
 /// Why a circuit has ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CircuitEnd {
-    /// Nobody holds it any more, or it was closed.
+    /// Nobody holds the circuit any more, or it was closed.
     #[error("the circuit is no longer needed")]
     Finished,
-    /// The first relay or its link ended it.
+    /// The first relay or its link ended the circuit.
     #[error("the circuit was ended at its first hop: {0:?}")]
     Destroyed(DestroyReason),
-    /// A hop has lost the rest of it.
+    /// A hop has lost the rest of the circuit.
     #[error("{0} has lost the rest of the circuit")]
     Truncated(HopIndex),
     /// A cell was changed on its way.
@@ -42,7 +42,7 @@ pub(crate) enum CircuitEnd {
     /// More was queued than the circuit's window can account for.
     #[error("the circuit's queue overran")]
     Overrun,
-    /// Nothing comes from it any more.
+    /// Nothing comes from the far end any more.
     #[error("the circuit's far end does not answer any more")]
     Silent,
 }
@@ -136,15 +136,16 @@ struct Running {
     liveness: Liveness,
     /// The stream to the last hop's directory by which it is asked whether it is there.
     question: Option<StreamKey>,
-    /// When to look at the liveness again. It is not set anew with every cell: it rings, and finds that all is well.
+    /// When to look at the liveness again. The alarm is not set anew with every cell: it rings, and finds that all is
+    /// well.
     alarm: Pin<Box<Sleep>>,
-    /// Streams are open: the alarm rings every [`WATCH`].
+    /// Are streams open? Then the alarm rings every [`WATCH`].
     watching: bool,
-    /// Doubts that have been looked into.
+    /// Number of doubts that have been looked into.
     doubts: u32,
 }
 
-/// How often a circuit in use is looked at: what is owed changes faster than an alarm is worth setting.
+/// How often a circuit in use is looked at. What is owed changes too fast for an alarm of its own.
 const WATCH: Duration = Duration::from_millis(500);
 
 impl Running {
@@ -166,11 +167,11 @@ impl Running {
         self.task.end.send()
     }
 
-    /// Is the circuit of no use to anybody any more?
+    /// Is the circuit no longer of use to anybody?
     fn is_over(&self) -> bool {
         let streams = &self.task.end.streams;
         let mut mux = streams.mux();
-        // Each leg's task holds the streams once.
+        // The task of each leg holds the streams once.
         if Arc::strong_count(streams) <= mux.leg_ids().count() {
             mux.lose();
             drop(mux);
@@ -180,7 +181,7 @@ impl Running {
         mux.is_lost() || !mux.has_leg(self.task.end.leg)
     }
 
-    /// Looks after the far end: asks it when it has been silent, and gives the circuit up when it does not answer.
+    /// Watches the far end: asks it when it has been silent, and gives the circuit up if it does not answer.
     fn watch(&mut self) -> Result<(), CircuitEnd> {
         let (shared, leg) = (&self.task.shared, self.task.end.leg);
         let doubted = shared.is_doubted(&mut self.doubts);
@@ -197,7 +198,7 @@ impl Running {
         if !doubted && !self.alarm.is_elapsed() {
             return Ok(());
         }
-        // Whichever leg is the only one looks.
+        // The leg that is the only one looks for another.
         if let Some(grower) = &shared.grower
             && !mux.is_complete()
             && grower.is_due(
@@ -231,7 +232,7 @@ impl Running {
         Ok(())
     }
 
-    /// Something came: whatever was asked is answered.
+    /// Notes that something came, which answers whatever was asked.
     fn heard(&mut self, now: Instant) {
         let mut mux = self.task.end.streams.mux();
         let window = mux.send_window(self.task.end.leg);
@@ -258,13 +259,13 @@ impl Running {
     }
 }
 
-/// The shorter of the round trips that were measured on a leg when it was built and last.
+/// The shorter of two round trips: the one measured when the leg was built, and the last one.
 fn shortest(mux: &Mux<Opener>, leg: LegId, built: Duration) -> Duration {
     let last = mux.send_window(leg).and_then(SendWindow::last_rtt);
     last.map_or(built, |last| last.min(built))
 }
 
-/// What a hop that is not the last has said: it may say only that it has lost the rest.
+/// Why the circuit ends after a hop that is not the last has spoken. Such a hop may say only that it has lost the rest.
 fn ended_by(hop: HopIndex, payload: &Payload) -> CircuitEnd {
     match messages::<Inward<'_>>(payload).next() {
         Some(Ok(Inward::Truncated(_))) => CircuitEnd::Truncated(hop),

@@ -27,7 +27,7 @@ const SLOW: f64 = 0.80;
 const LOST: f64 = 0.99;
 /// The least and the most time after which another circuit is begun.
 const SLOW_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
-/// Bounds of the time at which a circuit is given up.
+/// The least and the most time after which a circuit is given up.
 const LOST_BOUNDS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// The time after which a circuit is given up, before anything is learnt.
 const LOST_UNLEARNT: Duration = Duration::from_secs(20);

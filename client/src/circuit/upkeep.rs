@@ -1,4 +1,5 @@
-//! What a pool does unasked: circuits ready ahead of need, old ones retired, a machine that slept noticed.
+//! What a pool does by itself: it keeps circuits ready ahead of need, retires old ones, and notices that the machine
+//! slept.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -10,16 +11,16 @@ use super::pool::Pool;
 use crate::guard::Purpose;
 use crate::path::ExitTarget;
 
-/// Clean circuits kept ready for each port that was asked for lately.
+/// Number of clean circuits kept ready for each port that was asked for lately.
 const READY_EACH: usize = 2;
-/// Clean circuits kept ready in all.
+/// Number of clean circuits kept ready in all.
 const READY_MOST: usize = 8;
-/// Builds that must be free before one is begun ahead of need: those who wait go first.
+/// Number of builds that must be free before one is begun ahead of need, because those who wait go first.
 const FREE_BUILDS: usize = 24;
-/// How often the pool looks after its circuits when nothing else wakes it.
+/// How often the pool looks after its circuits if nothing else wakes it.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// The wall clock being so much ahead of the steady one means that the machine slept, or that its clock was set:
-/// either way it costs a question to each circuit to find out.
+/// If the wall clock is ahead of the steady one by this time, the machine slept or its clock was set. Either way,
+/// finding out costs a question to each circuit.
 const SLEPT: Duration = Duration::from_secs(20);
 
 impl Pool {
@@ -94,18 +95,18 @@ impl Pool {
         self.stock.shelf().retire(max_dirty, steady::now());
     }
 
-    /// An address of the network, to see which way this machine would go to it.
+    /// An address of the network, which shows by which way this machine would reach it.
     fn some_relay(&self) -> Option<SocketAddr> {
         let consensus = self.consensus()?;
         consensus.entries().first()?.addresses.first().copied()
     }
 }
 
-/// Where and when this machine is.
+/// Where this machine is, and the time.
 struct Surroundings {
     steady: Instant,
     wall: SystemTime,
-    /// The address from which it would reach the network.
+    /// The address from which the machine would reach the network.
     address: Option<IpAddr>,
 }
 
@@ -118,7 +119,7 @@ impl Surroundings {
         }
     }
 
-    /// Is `later` after a sleep, or in another network?
+    /// Did the machine sleep before `later`, or is it in another network then?
     fn has_changed(&self, later: &Self) -> bool {
         let steady = later.steady.saturating_duration_since(self.steady);
         let wall = later.wall.duration_since(self.wall).unwrap_or_default();
@@ -130,7 +131,8 @@ impl Surroundings {
     }
 }
 
-/// The address that this machine would send from. Connecting a datagram socket asks the routing table; nothing is sent.
+/// The address that this machine would send from. Connecting a datagram socket asks the routing table and sends
+/// nothing.
 fn local_address(relay: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = match relay {
         SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
@@ -161,9 +163,9 @@ mod tests {
         assert!(!start.has_changed(&at(5, 0, home)));
         assert!(start.has_changed(&at(5, 3_600, home)));
         assert!(start.has_changed(&at(5, 0, away)));
-        // Away for a moment, and back in the same place: circuits tell themselves.
+        // The machine was away for a moment and is back in the same place: circuits notice that themselves.
         assert!(!start.has_changed(&at(5, 0, None)));
-        // A wall clock that is set back is no sleep.
+        // A wall clock that is set back does not mean that the machine slept.
         let later = Surroundings {
             wall: start.wall - Duration::from_secs(86_400),
             ..at(5, 0, home)

@@ -1,4 +1,4 @@
-//! One round: some sources asked at once, what they said judged together.
+//! One round: several sources are asked at once, and their answers are judged together.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -15,11 +15,12 @@ use super::skew::ClockSkew;
 use super::sources::{DirStreams, Source};
 use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
-/// Longest dial and fetch from one source.
+/// The longest time that the dial and fetch from one source may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
-/// Wait for the other sources once one has answered well: short while there is no consensus at all.
+/// Time to wait for the other sources after one has answered well, while there is no consensus at all: it is short.
 const OTHERS_AT_START: Duration = Duration::from_millis(500);
-/// The same while one is held and nobody waits: long enough to find out who stalls.
+/// Time to wait for the other sources while a consensus is held and nobody waits: long enough to find out which source
+/// stalls.
 const OTHERS_LATER: Duration = Duration::from_secs(12);
 
 /// Why one source's consensus is not taken.
@@ -39,48 +40,48 @@ pub(super) enum RoundError {
     NoNews,
 }
 
-/// What a round needs to know.
+/// Everything that a round needs to know.
 pub(super) struct Round {
     pub(super) network: NetworkHandle,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) circuits: Option<Arc<dyn DirStreams>>,
-    /// The newest held, usable or not.
+    /// The newest consensus held, usable or not.
     pub(super) held: Option<Arc<Consensus>>,
-    /// The newest ever taken, by the disk, where it is not held.
+    /// The mark on disk of the newest consensus ever taken, if that is not held.
     pub(super) mark: Option<Mark>,
     /// May differences be asked for?
     pub(super) takes_differences: bool,
-    /// Is there nothing that may be used?
+    /// Is there no consensus that may be used?
     pub(super) is_urgent: bool,
-    /// Who is not to be asked.
+    /// Relays that must not be asked.
     pub(super) avoid: Vec<RelayId>,
     pub(super) now: UnixSecs,
     pub(super) reporter: Reporter,
 }
 
-/// What came of a round.
+/// The result of a round.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// The newest that may be taken.
+    /// The newest consensus that may be taken.
     pub(super) newest: Option<Arc<Consensus>>,
-    /// Why not: the most telling of what the sources say.
+    /// The error that says most, if there is none.
     pub(super) error: Option<RoundError>,
-    /// Who misbehaved.
+    /// Relays that misbehaved.
     pub(super) blamed: Vec<RelayId>,
-    /// Who is busy, and how long it wants to be left alone.
+    /// Relays that are busy, and how long each wants to be left alone.
     pub(super) busy: Vec<(RelayId, Duration)>,
-    /// A difference was wrong: ask for the whole, elsewhere.
+    /// Was a difference wrong? Then the whole is asked for, from another source.
     pub(super) wrong_difference: bool,
     /// Two consensuses for one time.
     pub(super) conflict: Option<ConsensusConflict>,
-    /// What several sources agree about the clock.
+    /// What several sources agree on about the clock.
     pub(super) skew: Option<ClockSkew>,
-    /// Valid-until of the newest expired one that was seen.
+    /// Valid-until of the newest expired consensus that was seen.
     pub(super) expired_at: Option<UnixSecs>,
 }
 
 impl RoundError {
-    /// How much it says: who could not be asked says less than who answered.
+    /// How much the error says. An error of a source that could not be asked says less than that of one that answered.
     fn weight(&self) -> u8 {
         match self {
             Self::Fetch(FetchError::Dial(_)) => 0,
@@ -109,7 +110,7 @@ struct Answer {
 }
 
 impl Round {
-    /// Asks all at once: until all have answered, or the time that is left for the others is over.
+    /// Asks all sources at once, until all have answered or the time for the others is over.
     pub(super) async fn ask(&self, sources: Vec<Source>) -> Outcome {
         let mut asked = JoinSet::new();
         let count = sources.len();
@@ -145,7 +146,7 @@ impl Round {
         async move {
             let (who, io) = match timeout(FETCH_DEADLINE, open).await {
                 Ok(Ok((who, io))) => (Some(who), io),
-                // Not reached: that is no lie, and with circuits not its fault.
+                // A source that was not reached has not lied; with circuits it may not even be its fault.
                 Ok(Err(error)) => {
                     if let Some(reporter) = &reporter {
                         let (source, reason) = (name, error.to_string());
@@ -207,7 +208,7 @@ impl Round {
         }
     }
 
-    /// Is this one to be taken (S25)? Its signatures were verified.
+    /// Checks that this consensus may be taken (S25). Its signatures have been verified.
     fn check(&self, found: &Consensus) -> Result<(), RoundError> {
         let held = self.held.as_deref().map(Mark::of).or(self.mark);
         if let Some(held) = held {
@@ -216,7 +217,7 @@ impl Round {
             if theirs < held.valid_after {
                 return Err(RoundError::Older);
             }
-            // Known by its mark alone, it is news.
+            // A consensus of which only the mark is known counts as news.
             if is_same && self.held.is_some() {
                 return Err(RoundError::NoNews);
             }
@@ -240,7 +241,7 @@ impl Round {
                 Ok(Some(found)) => found,
                 Ok(None) => {
                     outcome.blame_on(RoundError::NoNews);
-                    // Nothing newer than what we hold: of the time of ours.
+                    // The source has nothing newer than the consensus held, so it has the time of that one.
                     wrong_time.extend(self.held.clone().filter(|held| !held.is_usable(self.now)));
                     continue;
                 }
@@ -268,7 +269,7 @@ impl Round {
                         RoundError::NoNews if !found.is_usable(self.now) => {
                             wrong_time.push(found);
                         }
-                        // A cache that has what we had before ours: behind the times, or rolled back.
+                        // The cache has an older consensus than the one held: it is behind, or was rolled back.
                         RoundError::Older => outcome.blamed.extend(who),
                         _ => {}
                     }
@@ -288,7 +289,7 @@ impl Round {
         };
         let newest = Arc::clone(newest);
         for (who, found) in &good {
-            // Caches may be one interval behind, and no more.
+            // A cache may be one interval behind, and no more.
             if found.lifetime().fresh_until < valid_after(&newest) {
                 outcome.blamed.extend(*who);
             }
@@ -301,7 +302,8 @@ impl Round {
         outcome.newest = Some(newest);
     }
 
-    /// Several sources with one consensus of another time: then it is our clock. One alone may be behind itself.
+    /// Judges the clock: if several sources have one consensus of another time, this computer's clock is wrong. A
+    /// single source may itself be behind.
     fn judge_times(&self, wrong_time: &[Arc<Consensus>], outcome: &mut Outcome) {
         let expired = wrong_time.iter().map(|found| found.lifetime().valid_until);
         outcome.expired_at = expired.filter(|until| *until <= self.now).max();
@@ -317,7 +319,7 @@ impl Round {
     }
 }
 
-/// Tells how much of a consensus has come, for as long as anything does.
+/// Reports how much of a consensus has come, for as long as anything comes.
 async fn tell(
     mut coming: watch::Receiver<Received>,
     from: DirectorySource,

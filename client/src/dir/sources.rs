@@ -1,4 +1,4 @@
-//! Whom to ask, and who is not asked for a while.
+//! Which sources to ask, and which are not asked for a while.
 
 use core::pin::Pin;
 use core::time::Duration;
@@ -15,42 +15,42 @@ use tokio::time::Instant;
 use crate::events::DirectorySource;
 use crate::path::{PeerRules, Position};
 
-/// Sources asked at once: one that keeps news back is outvoted by two.
+/// Number of sources asked at once: a source that holds news back is outvoted by two others.
 pub(super) const SOURCES: usize = 3;
-/// Sources remembered as bad; beyond it the one that is forgiven soonest goes.
+/// The most sources remembered as bad. Beyond it, the one that is forgiven soonest is forgotten.
 const MAX_DISTRUSTED: usize = 128;
-/// A source that misbehaved once is not asked for so long; twice as long each time after.
+/// How long a source that misbehaved once is not asked. The time doubles after each further time.
 const DISTRUST_FIRST: Duration = Duration::from_secs(600);
-/// Longest distrust.
+/// The longest time for which a source is not asked.
 const DISTRUST_CAP: Duration = Duration::from_secs(86_400);
-/// A source that says that it is busy is left alone for so long at most, whatever it says (S22).
+/// A source that says that it is busy is left alone for at most this time, whatever it says (S22).
 const BUSY_CAP: Duration = Duration::from_secs(600);
 
-/// A directory stream that is being opened, and whose it is.
+/// A directory stream that is being opened, with the relay that it leads to.
 pub type DirStreamFuture = Pin<Box<dyn Future<Output = io::Result<(RelayId, Stream)>> + Send>>;
 
 /// Opens directory streams over circuits that no other stream shares.
 pub trait DirStreams: Send + Sync {
-    /// A stream to the directory of a relay chosen by weight, none of `avoid`.
+    /// Opens a stream to the directory of a relay that is chosen by weight and is none of `avoid`.
     ///
-    /// The future has no deadline of its own beyond those of circuits; callers set one.
+    /// The future has no deadline beyond those of circuits. Callers set one.
     fn open(&self, avoid: &[RelayId]) -> DirStreamFuture;
 }
 
-/// Where to ask.
+/// A source of the consensus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Over a circuit, at its last relay.
+    /// The last relay of a circuit.
     Circuit,
-    /// Over a link of our own: it sees our address.
+    /// A relay that is dialled directly, which sees this computer's address.
     Direct {
-        /// Who it is.
+        /// Identity of the relay.
         identity: RelayId,
-        /// Who it is, for people.
+        /// Name of the source for people.
         name: DirectorySource,
-        /// Where it is.
+        /// Addresses of the source.
         addresses: Vec<SocketAddr>,
-        /// The key that it proves.
+        /// The key that the source proves.
         link_key: [u8; 32],
     },
 }
@@ -66,15 +66,16 @@ pub(super) struct Choice<'a> {
     pub(super) has_circuits: bool,
     /// Rounds that failed in a row.
     pub(super) failed_rounds: u32,
-    /// Whom the owner lets this client connect to.
+    /// The owner's rules about which relays this client may connect to.
     pub(super) rules: &'a PeerRules,
 }
 
 impl Choice<'_> {
-    /// With a usable consensus: circuits twice, then its relays directly, then authorities and fallbacks, and again.
-    /// Without: authorities and fallbacks, and every other time the relays of an old consensus.
+    /// The sources to ask. With a usable consensus: circuits twice, then its relays directly, then authorities and
+    /// fallbacks, and so on. Without one: authorities and fallbacks, and every other time the relays of an old
+    /// consensus.
     ///
-    /// Nobody is asked who is busy; empty when all are.
+    /// A source that is busy is not asked. The list is empty if all are.
     pub(super) fn sources(&self, distrust: &mut Distrust, rng: &mut impl Rng) -> Vec<Source> {
         let step = self.failed_rounds % 4;
         let mut found = match (self.is_usable, self.has_circuits) {

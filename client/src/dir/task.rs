@@ -1,4 +1,4 @@
-//! When to ask, what to keep, whom to tell.
+//! When to ask for a consensus, what to keep, and whom to tell.
 
 use core::time::Duration;
 use std::path::PathBuf;
@@ -18,11 +18,11 @@ use super::sources::{Choice, DirStreams, Distrust};
 use crate::events::{ClientEvent, Reporter, Warning};
 use crate::path::PeerRules;
 
-/// First wait after a failure.
+/// The first wait after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(300);
 /// Longest wait after failures while there is nothing to use.
 const RETRY_CAP: Duration = Duration::from_secs(60);
-/// Longest wait after failures while an older one serves.
+/// The longest wait after failures while an older consensus may be used.
 const RETRY_CAP_IDLE: Duration = Duration::from_secs(600);
 
 /// What the directory client needs.
@@ -35,9 +35,9 @@ pub struct DirectoryConfig {
     pub clock: Clock,
     /// Directory that keeps the newest consensus across restarts; it must exist.
     pub cache: Option<PathBuf>,
-    /// Hears how far it has come.
+    /// Hears how far the client has come.
     pub reporter: Reporter,
-    /// The owner's rules: a relay that is asked directly is a first hop.
+    /// The owner's rules. A relay that is asked directly is a first hop.
     pub rules: Arc<PeerRules>,
 }
 
@@ -46,25 +46,25 @@ pub struct DirectoryConfig {
 pub enum BootstrapProgress {
     /// Nothing done yet.
     Starting,
-    /// Asking so many sources for a consensus.
+    /// The client asks several sources for a consensus.
     Asking {
-        /// Sources asked at once.
+        /// Number of sources asked at once.
         sources: usize,
     },
-    /// No source had a usable one; asking again after a while.
+    /// No source had a usable consensus. The client asks again after a while.
     Failed {
         /// Rounds that failed in a row.
         rounds: u32,
         /// What is wrong and what to do.
         reason: String,
-        /// The same for programs: a clock that is off, a consensus that has expired.
+        /// What is wrong, for programs: a clock that is wrong, or a consensus that has expired.
         why: NoConsensus,
     },
     /// A usable consensus is there.
     Ready {
         /// Relays in it.
         relays: usize,
-        /// When it was made.
+        /// Valid-after of the consensus.
         valid_after: UnixSecs,
     },
 }
@@ -98,7 +98,7 @@ impl Directory {
         self.progress.clone()
     }
 
-    /// Why there is no consensus that may be used; means something only while there is none.
+    /// Why there is no consensus that may be used. The answer is valid only while there is none.
     pub fn why_none(&self) -> NoConsensus {
         self.why.borrow().clone()
     }
@@ -108,7 +108,7 @@ impl Directory {
         self.alarm.clone()
     }
 
-    /// From now on caches are asked over circuits; the first call counts.
+    /// Makes the task ask caches over circuits from now on. Only the first call counts.
     pub fn use_circuits(&self, circuits: Arc<dyn DirStreams>) {
         let _ = self.circuits.set(circuits);
     }
@@ -125,18 +125,18 @@ impl Directory {
     }
 }
 
-/// Fetches for as long as it runs.
+/// The task that fetches consensuses for as long as it runs.
 pub struct DirectoryTask {
     config: DirectoryConfig,
     cache: Option<Cache>,
-    /// The newest ever held, usable or not: nothing older is taken.
+    /// The newest consensus ever held, usable or not. No older one is taken.
     held: Option<Arc<Consensus>>,
-    /// The newest that was ever taken, by the disk: it outlives what is held.
+    /// The mark on disk of the newest consensus ever taken, which outlives the consensus held.
     mark: Option<Mark>,
     distrust: Distrust,
-    /// Whoever could be asked is busy for so long.
+    /// How long all sources that could be asked are busy.
     all_busy: Option<Duration>,
-    /// The last difference was wrong: the whole is asked for next.
+    /// Was the last difference wrong? Then the whole is asked for next.
     wants_whole: bool,
     circuits: Arc<OnceLock<Arc<dyn DirStreams>>>,
     consensus: watch::Sender<Option<Arc<Consensus>>>,
@@ -145,7 +145,7 @@ pub struct DirectoryTask {
     alarm: watch::Sender<Option<ConsensusConflict>>,
 }
 
-/// A task to run, and what reads its results.
+/// Makes a task to run and a handle that reads its results.
 pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
     let (consensus, consensus_out) = watch::channel(None);
     let (progress, progress_out) = watch::channel(BootstrapProgress::Starting);
@@ -182,10 +182,10 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
     )
 }
 
-/// How long a usable consensus needs no successor; `None` when it needs one now.
+/// How long a usable consensus needs no successor; `None` if it needs one now.
 ///
-/// Relays fetch in the first tenth after fresh-until; clients at a random time from there to the middle of the
-/// interval, and a tenth of an interval before the consensus ends at the latest: they do not all come at once, and
+/// Relays fetch in the first tenth after fresh-until. Clients fetch at a random time from there to the middle of the
+/// interval, and at the latest a tenth of an interval before the consensus ends. So they do not all come at once, and
 /// none is known by its hour.
 pub(super) fn until_next(lifetime: Lifetime, now_ms: u64, rng: &mut impl Rng) -> Option<Duration> {
     let fresh_until_ms = lifetime.fresh_until.saturating_mul(1_000);
@@ -201,7 +201,7 @@ pub(super) fn until_next(lifetime: Lifetime, now_ms: u64, rng: &mut impl Rng) ->
 }
 
 impl DirectoryTask {
-    /// Loads what is on disk, then fetches: at once when that is not fresh, and from time to time for ever.
+    /// Loads the consensus on disk, then fetches: at once if that one is not fresh, and from time to time for ever.
     pub async fn run(mut self) {
         if let Some(cache) = &self.cache {
             (self.held, self.mark) = cache.load(&self.config.network).await;
@@ -227,7 +227,7 @@ impl DirectoryTask {
                         &mut idle
                     };
                     let wait = backoff.next(&mut random::rng());
-                    // All who could be asked are busy, and have said for how long.
+                    // All sources that could be asked are busy and have said for how long.
                     wait.max(self.all_busy.take().unwrap_or_default())
                 }
             };
@@ -236,14 +236,14 @@ impl DirectoryTask {
         }
     }
 
-    /// A quarter of an interval at most: what is made next is not missed for long.
+    /// The cap is a quarter of an interval, so that the next consensus is not missed for long.
     fn backoff(&self, cap: Duration) -> Backoff {
         let interval = self.config.network.newest().params().vote_interval_seconds;
         let cap = cap.min(Duration::from_secs(u64::from(interval)) / 4);
         Backoff::new(RETRY_FIRST, cap.max(RETRY_FIRST * 2))
     }
 
-    /// Waits, and lets go of the consensus meanwhile when its grace ends.
+    /// Waits, and drops the consensus meanwhile if its grace ends.
     async fn sleep(&self, wait: Duration) {
         let now_ms = self.config.clock.now_ms();
         let mut wait = wait;
@@ -267,7 +267,7 @@ impl DirectoryTask {
         until_next(held.lifetime(), now_ms, &mut random::rng())
     }
 
-    /// Shows the consensus held while it may be used, and nothing else.
+    /// Shows the consensus held while it may be used, and nothing otherwise.
     fn show(&self) {
         let now = self.config.clock.now_secs();
         let usable = self.held.clone().filter(|held| held.is_usable(now));
@@ -303,7 +303,8 @@ impl DirectoryTask {
         });
     }
 
-    /// Asks some sources and takes the newest that is newer than what is held; `false` when there is none.
+    /// Asks some sources and takes the newest consensus that is newer than the one held. Returns `false` if there is
+    /// none.
     async fn round(&mut self, failed_rounds: u32) -> bool {
         let is_urgent = self.consensus.borrow().is_none();
         let choice = Choice {
@@ -380,7 +381,7 @@ impl DirectoryTask {
             why.skew = outcome.skew;
             why.expired_at = why.expired_at.max(outcome.expired_at);
         });
-        // While an older one still serves, a failure is no news for people.
+        // While an older consensus may still be used, a failure is no news for people.
         if self.consensus.borrow().is_none() {
             let why = self.why.borrow().clone();
             let reason = why.to_string();

@@ -72,7 +72,7 @@ pub(super) fn start(
     start_reporting(network, sources, start, cache, Reporter::default())
 }
 
-/// The same, where it is listened to.
+/// Starts a directory client whose reports somebody listens to.
 pub(super) fn start_reporting(
     network: &Arc<NetworkFile>,
     sources: &Sources,

@@ -1,4 +1,4 @@
-//! From a TCP connection to a link, or to a directory request (docs/protocol.md, chapters 1 and 2).
+//! Turns a TCP connection into a link or a directory request (docs/protocol.md, chapters 1 and 2).
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,18 +15,18 @@ use crate::limits::LINK_HANDSHAKE_TIMEOUT;
 use crate::link::{Hello, HelloError, negotiate};
 use crate::net::directory::{Dial, DialFuture, Stream};
 
-/// Why there is no link. Nothing of it is told to the peer (S5).
+/// Why no link was made. The peer is told nothing about it (S5).
 #[derive(Debug, thiserror::Error)]
 pub enum EstablishError {
     /// The TCP connection could not be made.
     #[error("can't connect to {address}: {source}")]
     Connect {
-        /// Where to.
+        /// Address that was dialled.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// TLS failed: among others, the peer does not hold the key that was dialled.
+    /// TLS failed. One reason is that the peer does not hold the key that was dialled.
     #[error("TLS failed: {0}")]
     Tls(#[source] io::Error),
     /// The connection broke.
@@ -38,32 +38,32 @@ pub enum EstablishError {
     /// The first bytes are neither a link's nor an HTTP request's.
     #[error("the peer speaks neither cells nor HTTP")]
     UnknownProtocol,
-    /// It took longer than [`LINK_HANDSHAKE_TIMEOUT`].
+    /// The peer took longer than [`LINK_HANDSHAKE_TIMEOUT`].
     #[error("the peer took too long to say hello")]
     TimedOut,
 }
 
-/// A connection on which both have said HELLO.
+/// A connection on which both sides have said HELLO.
 pub struct NewLink {
-    /// The connection.
+    /// The TLS connection.
     pub io: TlsIo,
     /// The key that the other side has proven, if it showed one.
     pub peer_key: Option<[u8; 32]>,
-    /// The other side's address.
+    /// Address of the other side.
     pub peer_address: SocketAddr,
     /// Did this side dial?
     pub dialled: bool,
-    /// The version that both speak.
+    /// Version of the link protocol that both sides use.
     pub version: u16,
-    /// What the other side said.
+    /// HELLO of the other side.
     pub hello: Hello,
 }
 
-/// What came in on the one port.
+/// What an accepted connection turned out to be.
 pub enum Accepted {
     /// A link.
     Link(NewLink),
-    /// A connection that speaks HTTP, nothing of which has been consumed.
+    /// A connection that speaks HTTP, of which no byte has been consumed, and the address of the peer.
     Http(TlsIo, SocketAddr),
 }
 
@@ -138,7 +138,7 @@ pub async fn dial_link(
     .await
 }
 
-/// Accepts what came in on `tcp`.
+/// Accepts the connection `tcp` and finds out what it is (protocol.md 1.5).
 pub async fn accept(
     tcp: TcpStream,
     tls: &Tls,
@@ -149,7 +149,7 @@ pub async fn accept(
         let mut plain = io.take_plain();
         read_at_least(&mut io, &mut plain, 5).await?;
         let first = &plain[..5];
-        // The link's first cell is on circuit 0 and a HELLO.
+        // A link's first cell is on circuit 0 and a HELLO.
         let is_link = first == [0, 0, 0, 0, 6];
         let is_http = first.starts_with(b"GET ") || first == b"POST ";
         io.put_plain_back(plain);

@@ -31,7 +31,7 @@ pub enum LinkEnd {
     /// The peer broke a rule.
     #[error("the peer misbehaved: {0}")]
     Misbehaved(#[from] LinkError),
-    /// It has carried no circuit for long.
+    /// The link has carried no circuit for a long time.
     #[error("no circuit needed the link any more")]
     Idle,
 }
@@ -122,7 +122,7 @@ pub async fn run<A: AcceptCircuits>(link: NewLink, queue: Arc<LinkQueue>, accept
     run_limited(link, queue, accept, None).await
 }
 
-/// As [`run`], moving no more than `limit`, which other links share.
+/// Runs a link like [`run`], and moves no more than `limit`, which other links share.
 pub async fn run_limited<A: AcceptCircuits>(
     link: NewLink,
     queue: Arc<LinkQueue>,

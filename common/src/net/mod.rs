@@ -1,15 +1,13 @@
 //! Sockets: TLS with pinned keys, the driver of a link, and the table of its circuits.
 //!
-//! [`tls`] says who may speak to whom; [`tls_io`] moves bytes between a socket
-//! and rustls in large steps; [`socket`] says how sockets are set; [`establish`] turns a connection into a link or
-//! a directory request; [`link_task`] reads and writes one link; [`switch`]
-//! decides what becomes of each cell; [`queue`] stands between two links and [`inbox`]
-//! between a link and a circuit's end, and [`buffers`] go round between them; [`circuit_end`] drives a circuit's end, and
-//! [`circuit_io`] gives its streams to applications.
+//! [`tls`] says which keys may speak to each other. [`tls_io`] moves bytes between a socket and rustls in large steps.
+//! [`socket`] has the settings of sockets. [`establish`] turns a connection into a link or a directory request.
+//! [`link_task`] reads and writes one link. [`switch`] decides what happens to each cell. [`queue`] stands between two
+//! links, [`inbox`] between a link and a circuit's end, and [`buffers`] circulate between them. [`circuit_io`] gives
+//! streams to applications.
 //!
-//! Every link is one task that owns its socket, its TLS state and its circuits'
-//! table. Others reach it by its [`queue::LinkQueue`] alone, so nothing on the
-//! path of a cell waits for a lock that cryptography is done under.
+//! Every link is one task that owns its socket, its TLS state and the table of its circuits. Others reach it only by
+//! its [`queue::LinkQueue`], so nothing on the path of a cell waits for a lock that is held during cryptography.
 
 pub mod buffers;
 mod cell_run;

@@ -1,33 +1,34 @@
-//! What every TCP connection that carries cells or streams is set to.
+//! Settings of every TCP connection that carries cells or streams.
 
 use std::io;
 
 use tokio::net::TcpStream;
 
-/// Sets a connection up for what is written in large batches and must not wait: no delay for filling segments (it costs
-/// 40 ms), and no more unsent in the kernel than a batch.
+/// Sets a connection up for data that is written in large batches and must not wait. Segments are sent without a delay
+/// for filling them (the delay costs 40 ms), and the kernel holds no more unsent than a batch.
 ///
 /// # Errors
-/// The system's; it refuses for connections that are gone already.
+/// The system's error; it refuses for connections that are gone already.
 pub fn tune(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     bound_unsent(tcp)
 }
 
-/// What the kernel has taken and not sent is beyond all fairness and all accounts: it may be megabytes, in which every
-/// circuit waits behind what was written first. What is sent and not acknowledged is not meant, so that long ways are filled.
+/// Bounds what the kernel has taken and not sent. Those bytes are beyond this program's fairness and accounting: there
+/// may be megabytes of them, in which every circuit waits behind what was written first. Bytes that are sent and not
+/// acknowledged are not bounded, so that long ways are filled.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bound_unsent(tcp: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES)
 }
 
-/// Elsewhere there is no such option, and the send buffer is the bound.
+/// Other systems have no such option; the send buffer is the bound there.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn bound_unsent(_: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A batch of cells. Measured beside none at all: 256 KiB costs nothing, 64 and 128 KiB up to a tenth of the processor in one run and
-/// nothing in another; on loopback none of them shortens a ping beside bulk.
+/// A batch of cells, in bytes. Compared with no bound, 256 KiB cost nothing; 64 and 128 KiB cost up to a tenth of the
+/// processor in one run and nothing in another. On loopback none of them shortens a ping beside bulk.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_BYTES: u32 = 256 * 1024;

@@ -1,9 +1,8 @@
-//! TLS 1.3 with raw Ed25519 keys (RFC 7250) and X25519MLKEM768, and nothing else
-//! (docs/protocol.md, chapter 1).
+//! TLS 1.3 with raw Ed25519 keys (RFC 7250) and X25519MLKEM768, and nothing else (docs/protocol.md, chapter 1).
 //!
-//! The dialling side knows which key it wants and accepts no other (S18). Both
-//! sides check the handshake's signature. There is no server name, no ticket,
-//! no stored session and no early data: each would link a client's visits.
+//! The dialling side knows which key it wants and accepts no other (S18). Both sides check the handshake's signature.
+//! There is no server name, no ticket, no stored session and no early data, because each of them would link a client's
+//! visits.
 
 use std::sync::Arc;
 
@@ -30,7 +29,7 @@ const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
-/// A TLS configuration could not be made: a fault of this program or its library.
+/// A TLS configuration could not be made. The fault is this program's or its library's.
 #[derive(Debug, thiserror::Error)]
 #[error("TLS could not be set up: {0}")]
 pub struct TlsSetupError(#[from] rustls::Error);
@@ -42,7 +41,7 @@ fn provider() -> CryptoProvider {
     }
 }
 
-/// The Ed25519 key in a raw-public-key certificate.
+/// The Ed25519 key in a raw-public-key certificate; `None` if there is another kind of key.
 pub(super) fn key_of(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
     certificate
         .as_ref()
@@ -63,7 +62,7 @@ fn certified(key: &SigningKey) -> Result<Arc<CertifiedKey>, TlsSetupError> {
     )))
 }
 
-/// Whom this peer is when it dials or accepts.
+/// Which keys this peer shows when it dials or accepts.
 #[derive(Clone)]
 pub struct Tls {
     provider: Arc<CryptoProvider>,
@@ -72,7 +71,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// A client: it shows no key, and accepts no connection.
+    /// The settings of a client, which shows no key and accepts no connection.
     pub fn client() -> Self {
         let provider = Arc::new(provider());
         Self {
@@ -82,7 +81,7 @@ impl Tls {
         }
     }
 
-    /// A relay: it shows `key` both when it dials and when it accepts.
+    /// The settings of a relay, which shows `key` both when it dials and when it accepts.
     pub fn relay(key: &SigningKey) -> Result<Self, TlsSetupError> {
         let provider = Arc::new(provider());
         let certified = certified(key)?;
@@ -102,7 +101,7 @@ impl Tls {
         })
     }
 
-    /// The configuration for connections that are accepted; `None` for a client.
+    /// The configuration for accepted connections; `None` for a client.
     pub(super) fn server(&self) -> Option<Arc<ServerConfig>> {
         self.server.clone()
     }
@@ -125,13 +124,13 @@ impl Tls {
     }
 }
 
-/// A name that rustls asks for and, without SNI, never sends.
+/// A name for rustls, which asks for one and, without SNI, never sends it.
 pub(super) fn no_name() -> ServerName<'static> {
     ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into())
 }
 
-/// Offers raw keys for the dialling side always, so that all ClientHellos are
-/// alike, and shows one only where there is one.
+/// Always offers raw keys for the dialling side, so that all ClientHellos are alike, and shows a key only if there is
+/// one.
 #[derive(Debug)]
 struct DiallerKey(Option<Arc<CertifiedKey>>);
 
@@ -167,7 +166,7 @@ fn tls12_refused() -> rustls::Error {
     rustls::PeerIncompatible::Tls12NotOffered.into()
 }
 
-/// Accepts the one key that was dialled.
+/// Accepts only the key that was dialled.
 #[derive(Debug)]
 struct PinnedKey {
     key: [u8; 32],
@@ -217,8 +216,7 @@ impl ServerCertVerifier for PinnedKey {
     }
 }
 
-/// Accepts any Ed25519 key, or none: who a key belongs to is for the consensus
-/// to say, afterwards.
+/// Accepts any Ed25519 key, or none. Afterwards the consensus says who a key belongs to.
 #[derive(Debug)]
 struct AnyRawKey(Arc<CryptoProvider>);
 
@@ -277,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_programs_own_tls_is_left_alone() {
-        // Whoever embeds a client may have chosen another provider for the process, or be about to.
+        // A program that embeds a client may have chosen another provider for the process, or may be about to.
         let _ = (
             Tls::client(),
             Tls::relay(&SigningKey::from_bytes(&[7; 32])).unwrap(),

@@ -1,9 +1,8 @@
-//! One TLS connection over one socket, moved in large steps.
+//! One TLS connection over one socket, which moves bytes in large steps.
 //!
-//! rustls' unbuffered interface lets a whole read of the kernel be decrypted
-//! from one buffer and many cells be encrypted for one write. The buffers are
-//! the thread's, not the connection's: a connection at rest keeps a partial
-//! record at most.
+//! With rustls' unbuffered interface, a whole read of the kernel is decrypted from one buffer, and many cells are
+//! encrypted for one write. The buffers belong to the thread, not to the connection: a connection at rest keeps at most
+//! a partial record.
 
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -21,9 +20,9 @@ use super::socket::tune;
 use super::tls::{self, Tls};
 use crate::limits::READ_BATCH_BYTES;
 
-/// A TLS record and its head; more than that is never incomplete.
+/// Length of the longest TLS record with its head, in bytes. So many bytes are never incomplete.
 const MAX_RECORD: usize = 5 + 16_384 + 256;
-/// Over this, the plaintext of [`TlsIo`] as a byte stream waits to be read before more is taken.
+/// When [`TlsIo`] is used as a byte stream and this many bytes of plaintext wait to be read, no more are taken.
 const STREAM_PLAIN_MAX: usize = 64 * 1024;
 
 thread_local! {
@@ -43,7 +42,7 @@ enum Progress {
     Handshaking,
     /// Application data may be written.
     Open,
-    /// The peer has said close_notify.
+    /// The peer has sent close_notify.
     PeerClosed,
 }
 
@@ -52,12 +51,12 @@ pub struct TlsIo {
     tcp: TcpStream,
     connection: Connection,
     progress: Progress,
-    /// The beginning of a record whose rest has not come yet.
+    /// The first part of a record whose rest has not come yet.
     partial: Vec<u8>,
     /// Encrypted bytes that the kernel has not taken yet.
     unsent: Vec<u8>,
     unsent_from: usize,
-    /// Decrypted bytes not yet read, when used as a byte stream.
+    /// Decrypted bytes that have not been read yet, when the connection is used as a byte stream.
     plain: Vec<u8>,
     plain_from: usize,
     said_close: bool,
@@ -76,7 +75,7 @@ impl TlsIo {
         Self::handshake(tcp, Connection::Dialled(connection)).await
     }
 
-    /// Accepts a connection that came in on `tcp` and completes the handshake.
+    /// Accepts the connection `tcp` and completes the handshake.
     pub async fn accept(tcp: TcpStream, tls: &Tls) -> io::Result<Self> {
         let config = tls
             .server()
@@ -121,7 +120,7 @@ impl TlsIo {
         certificates?.first().and_then(tls::key_of)
     }
 
-    /// The other side's address.
+    /// Address of the other side.
     pub fn peer_address(&self) -> io::Result<std::net::SocketAddr> {
         self.tcp.peer_addr()
     }
@@ -141,13 +140,13 @@ impl TlsIo {
         self.tcp.writable().await
     }
 
-    /// Is there anything that the kernel has not taken yet?
+    /// Are there encrypted bytes that the kernel has not taken yet?
     pub fn has_unsent(&self) -> bool {
         self.unsent_from < self.unsent.len()
     }
 
-    /// Reads once from the kernel and appends what it decrypts to `plain`.
-    /// `None`: nothing there now. `Some(0)`: the peer has closed its side.
+    /// Reads once from the kernel and appends what it decrypts to `plain`. Returns `None` if there is nothing now, and
+    /// `Some(0)` if the peer has closed its side.
     pub fn try_read(&mut self, plain: &mut Vec<u8>) -> io::Result<Option<usize>> {
         INCOMING.with_borrow_mut(|buffer| {
             let kept = self.partial.len();
@@ -172,7 +171,7 @@ impl TlsIo {
         })
     }
 
-    /// Lets TLS work on `incoming`; returns how much of it is done with.
+    /// Lets TLS work on `incoming`. Returns how many of its bytes are done with.
     fn step(&mut self, incoming: &mut [u8], plain: &mut Vec<u8>) -> io::Result<usize> {
         let mut used = 0;
         loop {
@@ -193,8 +192,8 @@ impl TlsIo {
         }
     }
 
-    /// Encrypts `plain` and gives the kernel what it takes. Call it only when
-    /// nothing is unsent; what the kernel does not take now is unsent then.
+    /// Encrypts `plain` and gives the kernel what it takes. The rest is then unsent. The caller calls this only if
+    /// nothing is unsent.
     pub fn write(&mut self, plain: &[u8]) -> io::Result<()> {
         OUTGOING.with_borrow_mut(|buffer| {
             let most = plain.len() + (plain.len() / 16_384 + 1) * 64;
@@ -221,7 +220,7 @@ impl TlsIo {
     }
 
     fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> io::Result<usize> {
-        // Anything that TLS itself has to say goes first.
+        // What TLS itself has to send goes first.
         self.step(&mut [], &mut Vec::new())?;
         macro_rules! encrypt {
             ($connection:expr) => {
@@ -243,7 +242,7 @@ impl TlsIo {
         }
     }
 
-    /// Gives the kernel what it takes now of what is unsent.
+    /// Gives the kernel as many unsent bytes as it takes now.
     pub fn try_flush(&mut self) -> io::Result<()> {
         while self.has_unsent() {
             match self.tcp.try_write(&self.unsent[self.unsent_from..]) {
@@ -255,7 +254,7 @@ impl TlsIo {
         }
         self.unsent_from = 0;
         self.unsent.clear();
-        // A link at rest keeps little.
+        // A link at rest keeps little memory.
         self.unsent.shrink_to(MAX_RECORD);
         Ok(())
     }
@@ -271,7 +270,7 @@ impl TlsIo {
         }
     }
 
-    /// Says close_notify, if the kernel takes it: a farewell, not a duty.
+    /// Sends close_notify if the kernel takes it. It is a courtesy, not a duty (protocol.md 1.7).
     pub fn say_close(&mut self) {
         if core::mem::replace(&mut self.said_close, true) {
             return;
@@ -295,8 +294,8 @@ impl TlsIo {
         let _ = self.try_flush();
     }
 
-    /// Decrypted bytes that came with the end of the handshake or were read
-    /// while the connection was a byte stream.
+    /// Takes the decrypted bytes that came with the end of the handshake, or that were read while the connection was
+    /// used as a byte stream.
     pub fn take_plain(&mut self) -> Vec<u8> {
         let mut plain = core::mem::take(&mut self.plain);
         plain.drain(..core::mem::take(&mut self.plain_from));
@@ -314,8 +313,8 @@ impl TlsIo {
     }
 }
 
-/// Reads once. What does not fill `buffer` was all there is: the socket counts as empty until the kernel says that more
-/// has come, without a second read to find that out. `None`: nothing there now.
+/// Reads once; `None` if there is nothing now. If the bytes do not fill `buffer`, they were all there is: the socket
+/// counts as empty until the kernel says that more has come, without a second read to find that out.
 fn receive(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let room = buffer.len();
     let mut got = None;
@@ -323,7 +322,7 @@ fn receive(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let read = (&*SockRef::from(tcp)).read(buffer)?;
         got = Some(read);
         if (1..room).contains(&read) {
-            // Clears the readiness of before the read, and no newer one.
+            // This clears the readiness from before the read, and no newer one.
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(())
@@ -413,7 +412,7 @@ impl AsyncRead for TlsIo {
             let read = this.try_read(&mut plain);
             this.plain = plain;
             if read? == Some(0) && this.plain_len() == 0 && this.progress != Progress::PeerClosed {
-                // TCP ended without close_notify: not a clean end.
+                // TCP ended without close_notify, which is not a clean end.
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }

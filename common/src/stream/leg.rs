@@ -20,9 +20,9 @@ pub struct Leg<E: StreamEnd> {
     pub(super) acks: VecDeque<[u8; MARK_LEN]>,
     /// What this end has yet to say of the leg.
     pub(super) words: E::Words,
-    /// It came to a set that there was: its way must have been measured before anything goes on it.
+    /// The leg joined a set that existed: its way must be measured before any payload goes on it.
     pub(super) joined: bool,
-    /// It may carry numbered payloads away from here.
+    /// The leg may carry numbered payloads away from this end.
     pub(super) linked: bool,
     /// The number that the next numbered payload on it has unless it says another, in each direction.
     pub(super) next_out: Option<u64>,

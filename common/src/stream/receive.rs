@@ -21,9 +21,9 @@ use crate::limits::CREDIT_GROWTH;
 #[derive(Default)]
 pub(super) struct Aside {
     marks: usize,
-    /// It makes the circuit a leg.
+    /// The payload makes the circuit a leg.
     pub(super) links: bool,
-    /// It holds a message of a stream.
+    /// The payload holds a message of a stream.
     streams: bool,
     number: Option<u64>,
     pub(super) requests: Vec<Request>,

@@ -188,9 +188,9 @@ pub(super) struct Stream<O> {
     pub(super) opening: O,
     pub(super) send: SendHalf,
     pub(super) receive: ReceiveHalf,
-    /// Its application has let go of it.
+    /// The application has dropped the stream.
     pub(super) released: bool,
-    /// Its id has been freed.
+    /// The stream's id has been freed.
     pub(super) closed: bool,
 }
 

@@ -37,11 +37,11 @@ pub(super) struct Extend {
 
 /// Why a circuit has ended here.
 pub(super) enum End {
-    /// This relay ends it, and tells the client's side why.
+    /// This relay ends the circuit, and tells the client's side why.
     Here(DestroyReason),
-    /// The client's side has ended it.
+    /// The client's side has ended the circuit.
     There,
-    /// It is extended, and belongs to the tables of the links now.
+    /// The circuit is extended, and belongs to the tables of the links now.
     Passed,
 }
 

@@ -1,6 +1,6 @@
-//! A relay's consensuses on disk: after a restart it serves and extends at once (docs/protocol.md, 6.14.4).
+//! A relay's consensuses on disk, so that after a restart it serves and extends at once (docs/protocol.md, 6.14.4).
 //!
-//! One record to a consensus, `consensus-<network id>-<valid_after>`. Nothing here is trusted when it is read: it is
+//! Each consensus is one record, `consensus-<network id>-<valid_after>`. Nothing that is read is trusted: it is
 //! verified as if a stranger had sent it. A file that is lost or damaged costs a fetch.
 
 use core::time::Duration;
@@ -16,16 +16,16 @@ use cepa_common::world::blocking;
 
 use super::DirectoryServer;
 
-/// What the files say that they are.
+/// The kind of record that the files say they are.
 const KIND: &str = "consensus";
-/// Files kept at most, and looked at; the store holds no more either.
+/// The most files that are kept and looked at. The store holds no more either.
 const MAX_FILES: usize = 320;
-/// Bytes kept at most.
+/// The most bytes that are kept.
 const MAX_BYTES: usize = 256 << 20;
-/// Least time between two writes: a network that votes every two seconds would wear the disk out.
+/// The least time between two writes: a network that votes every two seconds would wear the disk out.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 
-/// The directory that holds them.
+/// The files of the consensuses.
 #[derive(Clone, Debug)]
 pub struct ConsensusFiles {
     directory: PathBuf,
@@ -45,19 +45,19 @@ impl ConsensusFiles {
         self.directory.join(format!("{}{valid_after}", self.prefix))
     }
 
-    /// What is there, by time. Files of other networks and with other names are nobody's here.
+    /// The valid-afters of the files. Files of other networks and with other names are ignored.
     fn list(&self) -> BTreeSet<UnixSecs> {
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten();
         let times = entries.flatten().filter_map(|entry| {
             let name = entry.file_name();
             let time = name.to_str()?.strip_prefix(&self.prefix)?.parse().ok()?;
-            // "+5" parses too, and is no name that we gave.
+            // "+5" parses too, but this program gives no such name.
             (self.path(time).file_name() == Some(&name)).then_some(time)
         });
         times.collect()
     }
 
-    /// Gives `server` every consensus on disk that may still be used, the oldest first.
+    /// Gives `server` every consensus on disk that may still be used, oldest first.
     pub async fn load(&self, server: &Arc<DirectoryServer>) {
         let (files, server) = (self.clone(), Arc::clone(server));
         let load = move || files.load_blocking(&server);
@@ -80,14 +80,14 @@ impl ConsensusFiles {
                 }
             };
             match SignedConsensus::parse_and_verify(&body, &server.networks().for_document(&body)) {
-                // Refused when its time is over: the next write removes it.
+                // The server refuses a consensus whose time is over; the next write removes its file.
                 Ok(consensus) => drop(server.offer(consensus)),
                 Err(error) => tracing::warn!(%error, "a consensus on disk is not valid"),
             }
         }
     }
 
-    /// Writes what `store` holds and is not there, the newest first, and removes the rest.
+    /// Writes the consensuses of `store` that are not on disk, newest first, and removes the other files.
     fn sync(&self, store: &ConsensusStore, now: UnixSecs) {
         let mut wanted: Vec<&Arc<Consensus>> = store.valid(now).take(MAX_FILES).collect();
         let mut room = MAX_BYTES;
@@ -98,8 +98,8 @@ impl ConsensusFiles {
         });
         let there = self.list();
         let keep: BTreeSet<_> = wanted.iter().map(|c| c.lifetime().valid_after).collect();
-        // Removed first: on a full disk that makes the room. The newest stays until another is there,
-        // valid or not: a clock that is wrong for a moment must not cost it.
+        // Old files are removed first, which makes room on a full disk. The newest stays until another is there, valid
+        // or not: a clock that is wrong for a moment must not cost it.
         for time in there
             .difference(&keep)
             .filter(|time| Some(*time) != there.last())
@@ -120,7 +120,7 @@ impl ConsensusFiles {
         }
     }
 
-    /// Follows the consensuses of `server` on disk for as long as it runs.
+    /// Keeps the files up to date with the consensuses of `server` for as long as it runs.
     pub async fn follow(self, server: Arc<DirectoryServer>) {
         let mut stores = server.subscribe();
         stores.mark_changed();
@@ -180,14 +180,14 @@ mod tests {
         }
         std::fs::write(directory.path().join("something else"), "x").unwrap();
         assert_eq!(files.list().len(), 3);
-        // Damage to the newest costs the newest: nothing of it is believed.
+        // If the newest file is damaged, nothing of it is believed, and the others are not affected.
         std::fs::write(files.path(NOW - 10), "soup").unwrap();
         let after = server();
         files.load_blocking(&after);
         let store = after.snapshot();
         let times: Vec<_> = store.valid(NOW).map(|c| c.lifetime().valid_after).collect();
         assert_eq!(times, [NOW - 20, NOW - 30]);
-        // What has ended goes, but the newest stays for want of a better one.
+        // Consensuses that have expired are removed, but not the newest while there is no better one.
         files.sync(&ConsensusStore::new(), NOW + 200);
         assert_eq!(files.list().into_iter().collect::<Vec<_>>(), [NOW - 10]);
         assert!(directory.path().join("something else").exists());

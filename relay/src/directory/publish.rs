@@ -1,4 +1,5 @@
-//! Publishes a relay's descriptor at every authority: at start, on change, from time to time, and when it is missed.
+//! Publishes a relay's descriptor at every authority: at the start, after a change, from time to time, and when it is
+//! missing from a consensus.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use crate::authority::AuthorityHandle;
 use crate::events::{DescriptorAnswer, RelayEvent, Reporter};
 
-/// Longest upload to one authority.
+/// The longest time that the upload to one authority may take.
 const UPLOAD_DEADLINE: Duration = Duration::from_secs(20);
 /// First wait after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -26,7 +27,7 @@ const RETRY_CAP: Duration = Duration::from_secs(120);
 /// A relay that a consensus does not list publishes again, but not more often than this.
 const MISSED_AGAIN: Duration = Duration::from_secs(5);
 
-/// All that [`publish`] needs.
+/// Everything that [`publish`] needs.
 pub struct Publisher {
     /// The network, as it is known now.
     pub network: NetworkHandle,
@@ -36,11 +37,11 @@ pub struct Publisher {
     pub dial: Arc<dyn Dial>,
     /// The link key, which signs descriptors.
     pub key: SigningKey,
-    /// What to say; `published` is set at each signing. A change is published at once.
+    /// The descriptor to publish. `published` is set at each signing. A change is published at once.
     pub descriptor: watch::Receiver<RelayDescriptor>,
-    /// To notice that the relay is not listed.
+    /// The consensuses, which show whether the relay is listed.
     pub consensus: watch::Receiver<Arc<ConsensusStore>>,
-    /// The authority in this very process, reached without a connection.
+    /// The authority in this process, which is reached without a connection.
     pub local: Option<(RelayId, AuthorityHandle)>,
     /// Hears what authorities answer.
     pub events: Reporter,
@@ -50,20 +51,21 @@ pub struct Publisher {
 pub async fn publish(mut publisher: Publisher) {
     let mut last_published: UnixSecs = 0;
     loop {
-        // Two descriptors of one second would be taken for one: an authority keeps the first.
+        // Two descriptors of one second would count as one: an authority keeps the first.
         let published = next_published(publisher.clock.now_secs(), last_published);
         last_published = published;
         let uploads = publisher.start(published);
         if !publisher.until_due(published).await {
             return;
         }
-        // Those that still wait for an authority would bring it an old descriptor.
+        // Uploads that still wait for an authority would bring it an old descriptor.
         drop(uploads);
     }
 }
 
-/// The time to sign with: later than the last one, as a descriptor of the same second would not be newer. Unless the
-/// last one lies so far ahead that the clock was wrong then: no authority with a right one has taken it.
+/// The time to sign with. It is later than the last one, because a descriptor of the same second would not be newer;
+/// unless the last one is so far ahead that the clock was wrong then, in which case no authority with a right clock has
+/// taken it.
 fn next_published(now: UnixSecs, last: UnixSecs) -> UnixSecs {
     let next = last.saturating_add(1);
     if next > now.saturating_add(CLOCK_SKEW_SECS) {
@@ -73,7 +75,7 @@ fn next_published(now: UnixSecs, last: UnixSecs) -> UnixSecs {
 }
 
 impl Publisher {
-    /// Signs, and uploads to every authority side by side until each has answered.
+    /// Signs the descriptor and uploads it to every authority at the same time, until each has answered.
     fn start(&mut self, published: UnixSecs) -> JoinSet<()> {
         let mut uploads = JoinSet::new();
         let descriptor = RelayDescriptor {
@@ -83,7 +85,7 @@ impl Publisher {
         if let Some(cert) = &descriptor.key_cert
             && cert.not_after <= published
         {
-            // No authority would take it; whoever looks after the keys tells the owner.
+            // No authority would take the descriptor. The task that looks after the keys tells the owner.
             tracing::debug!("the link key's certificate has expired; not publishing");
             return uploads;
         }
@@ -94,7 +96,8 @@ impl Publisher {
                 return uploads;
             }
         };
-        // Those of a revision that is about to count too: they list whom they could reach by then.
+        // The authorities of a revision that is about to count get it too: they list relays that they could reach by
+        // then.
         for authority in self.network.revisions().authorities(published) {
             let local = self
                 .local
@@ -112,7 +115,7 @@ impl Publisher {
         uploads
     }
 
-    /// Waits for a reason to publish again; `false` when there will be none.
+    /// Waits for a reason to publish again. Returns `false` if there will be none.
     async fn until_due(&mut self, published: UnixSecs) -> bool {
         let network = self.network.newest();
         let mut revisions = self.network.subscribe();
@@ -135,7 +138,7 @@ impl Publisher {
         }
     }
 
-    /// Is the relay, as it is now, not in a consensus that could list it?
+    /// Is the relay's present descriptor missing from a consensus that could list it?
     fn is_missed(&mut self, published: UnixSecs) -> bool {
         let store = Arc::clone(&self.consensus.borrow_and_update());
         let descriptor = self.descriptor.borrow();
@@ -147,7 +150,7 @@ impl Publisher {
     }
 }
 
-/// One authority that is to get the descriptor.
+/// An authority that gets the descriptor.
 struct Target {
     authority: Authority,
     dial: Arc<dyn Dial>,
@@ -170,7 +173,7 @@ impl Target {
             let attempt = tokio::time::timeout(UPLOAD_DEADLINE, Box::pin(self.upload())).await;
             match attempt.unwrap_or(Err(FetchError::Deadline)) {
                 Ok(()) => return self.report(DescriptorAnswer::Taken),
-                // It will not change its mind about these bytes.
+                // The authority will not change its mind about these bytes.
                 Err(FetchError::Refused {
                     status: status @ 400..=499,
                     text: reason,
@@ -239,9 +242,9 @@ mod tests {
     fn times_of_descriptors_grow_but_not_after_a_clock_that_was_wrong() {
         assert_eq!(next_published(1_000, 0), 1_000);
         assert_eq!(next_published(1_000, 1_000), 1_001);
-        // A small step back.
+        // The clock has made a small step back.
         assert_eq!(next_published(990, 1_000), 1_001);
-        // A clock that was a day ahead, or at its end, and is right again.
+        // The clock was a day ahead, or at its end, and is right again.
         assert_eq!(next_published(1_000, 87_400), 1_000);
         assert_eq!(next_published(1_000, u64::MAX), 1_000);
         assert_eq!(next_published(u64::MAX, u64::MAX), u64::MAX);

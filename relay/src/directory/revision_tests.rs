@@ -1,4 +1,4 @@
-//! Authorities change under a network that goes on; virtual time.
+//! Tests of authorities that change while a network goes on, on virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use core::time::Duration;
@@ -21,10 +21,10 @@ use crate::authority::{
 };
 
 const START_MS: u64 = 1_900_000_000_300;
-/// The revision counts from then on.
+/// The valid-after from which the revision counts.
 const CHANGE: u64 = 1_900_000_012;
 
-/// Authority 1 leaves, authority 4 comes; all that are named have signed.
+/// The next revision: authority 1 leaves, authority 4 comes, and all authorities that it names have signed.
 fn next(founding: &NetworkFile) -> NetworkFile {
     let four = Authority {
         name: "authority 4".to_owned(),
@@ -154,7 +154,7 @@ async fn no_period_is_lost_when_authorities_change() {
     world.publish(10, &relay);
     let at = |valid_after: u64| move |c: &Consensus| c.lifetime().valid_after == valid_after;
     until(&relay, at(CHANGE - 8)).await;
-    // Two of three are given the revision; the others hear of it.
+    // Two of three authorities are given the revision; the others hear of it.
     for two in &authorities[1..] {
         assert_eq!(two.networks().offer(next.clone()), Ok(true));
     }
@@ -163,7 +163,7 @@ async fn no_period_is_lost_when_authorities_change() {
         let consensus = until(&relay, at(valid_after)).await;
         let leaver = consensus.signers().contains(&key(1));
         let comer = consensus.signers().contains(&key(4));
-        // Signatures that come after the fetch are not in it, but no wrong one ever is.
+        // Signatures that come after the fetch are missing, but no wrong one is ever there.
         assert!(!leaver || valid_after < CHANGE, "{valid_after}");
         assert!(!comer || valid_after >= CHANGE, "{valid_after}");
         assert!(consensus.signature_count() >= 2);
@@ -175,7 +175,7 @@ async fn no_period_is_lost_when_authorities_change() {
     let consensus = until(&authorities[1], all_three).await;
     assert!(consensus.signers().contains(&key(4)));
     assert_eq!(consensus.network_revision(), 1);
-    // Everybody serves what he holds.
+    // Every directory serves the revisions that it holds.
     assert_eq!(world.ask(10, None).await.unwrap().revision(), 1);
     assert_eq!(world.ask(10, Some(0)).await.unwrap(), founding);
     let refused = world.ask(10, Some(7)).await;
@@ -194,7 +194,7 @@ async fn one_who_was_away_finds_all_signers_new() {
     };
     let founding = network(3);
     let next = next(&founding);
-    // The last revision follows from the one between, and not from the first: one of three signed it.
+    // The last revision follows from the one between and not from the first: one of three signed it.
     let mut last = NetworkDraft::revise(&next, 0);
     let mut authorities = next.authorities().to_vec();
     authorities.retain(|authority| authority.identity == identity(4));
@@ -206,7 +206,7 @@ async fn one_who_was_away_finds_all_signers_new() {
     assert!(founding.verify_successor(&last).is_err());
     let four = world.start(4, &next, true);
     assert_eq!(four.networks().offer(last), Ok(true));
-    // Where authority 1 was, whom the lost one knows, a directory answers still.
+    // A directory still answers at the address of authority 1, which the lost one knows.
     world.board.plug(1, served_by(&four));
     let lost = world.start(11, &founding, false);
     let mut follow = lost.networks().subscribe();

@@ -1,4 +1,4 @@
-//! What a cache answers: nothing new, a difference, the whole, or that it is busy.
+//! Tests of what a cache answers: nothing new, a difference, the whole, or that it is busy.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use core::time::Duration;
@@ -82,13 +82,14 @@ async fn nothing_new_a_difference_or_the_whole() {
         assert!(bytes.len() < newest.bytes().len());
         let made = apply(base, &bytes, &server.network()).unwrap();
         assert_eq!(made.bytes(), newest.bytes());
-        // Twice asked, once made.
+        // The difference is asked for twice and made once.
         ask(&server, DirRequest::newer(base.digest())).await;
         let fetched = fetch_newer(open(&server, None), &server.network(), Some(base), SOON).await;
         assert_eq!(fetched.unwrap().unwrap().digest(), newest.digest());
     }
     assert_eq!(server.differences.count(), 2);
-    // Who does not say that it takes differences, or holds what the cache does not, gets the whole.
+    // A client that does not say that it takes differences gets the whole, and so does one that holds what the cache
+    // does not.
     let whole = DirResponse::Ok(newest.shared_bytes());
     assert_eq!(
         ask(&server, DirRequest::consensus(Some(held[0].digest()))).await,
@@ -96,7 +97,7 @@ async fn nothing_new_a_difference_or_the_whole() {
     );
     let unknown = consensus(&server, NOW - 50, &[10]).digest();
     assert_eq!(ask(&server, DirRequest::newer(unknown)).await, whole);
-    // A newer one makes the old differences worthless.
+    // A newer consensus makes the old differences worthless.
     server.offer(consensus(&server, NOW, &[10])).unwrap();
     let next = ask(&server, DirRequest::newer(newest.digest())).await;
     assert!(matches!(next, DirResponse::Difference(_)));
@@ -105,7 +106,7 @@ async fn nothing_new_a_difference_or_the_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn an_address_that_asks_too_often_is_told_to_come_later() {
-    // The bucket of the default parameters, as of a network that is not local.
+    // The bucket is that of the default parameters, as in a network that is not local.
     let mut draft = cepa_common::dir::NetworkDraft::new(
         "test",
         network(1).authorities().to_vec(),
@@ -127,11 +128,11 @@ async fn an_address_that_asks_too_often_is_told_to_come_later() {
     assert!(is(429, &ask(from(1)).await));
     assert!(ask(from(2)).await.is_ok());
     assert!(ask(None).await.is_ok());
-    // Eight connections that say nothing fill the places; at twice as many nobody is let in.
+    // Eight connections that say nothing fill the places. At twice as many, no connection is accepted.
     let mut idle: Vec<_> = (0..8).map(|_| open(&server, None)).collect();
     tokio::task::yield_now().await;
     assert!(is(503, &ask(None).await));
-    // An upload is still heard: it has a queue of its own.
+    // An upload is still taken, because it has a queue of its own.
     let vote = fetch(
         open(&server, None),
         DirRequest::send_signature("x"),
@@ -144,7 +145,7 @@ async fn an_address_that_asks_too_often_is_told_to_come_later() {
     tokio::task::yield_now().await;
     assert!(matches!(ask(None).await, Err(FetchError::Http(_))));
     drop(idle);
-    // Places come back, and buckets fill.
+    // Places become free, and buckets fill.
     tokio::time::advance(Duration::from_secs(20)).await;
     tokio::task::yield_now().await;
     assert!(ask(from(1)).await.is_ok());

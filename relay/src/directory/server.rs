@@ -1,4 +1,4 @@
-//! What every directory connection shares.
+//! The state that all directory connections share.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::admission::DirectoryAdmission;
 use crate::authority::AuthorityHandle;
 use crate::events::{RelayEvent, Reporter};
 
-/// The consensuses that a relay holds and serves, and the authority that takes uploads, if it is one.
+/// The consensuses that a relay holds and serves, and the authority that takes uploads, if the relay is one.
 #[derive(Debug)]
 pub struct DirectoryServer {
     network: NetworkHandle,
@@ -29,7 +29,7 @@ pub struct DirectoryServer {
 }
 
 impl DirectoryServer {
-    /// A server that holds no consensus yet. `authority` takes uploads.
+    /// A server that holds no consensus yet. `authority` takes uploads, if there is one.
     pub fn new(
         network: impl Into<NetworkHandle>,
         clock: Clock,
@@ -61,7 +61,7 @@ impl DirectoryServer {
     /// Takes a verified consensus into the store.
     ///
     /// # Errors
-    /// [`StoreError`]; what was held stays.
+    /// [`StoreError`] if it is not taken; what was held stays.
     pub fn offer(&self, consensus: Arc<Consensus>) -> Result<Inserted, StoreError> {
         let now = self.clock.now_secs();
         let mut result = Ok(Inserted::AlreadyHeld);
@@ -73,7 +73,7 @@ impl DirectoryServer {
             let mut next = ConsensusStore::clone(store);
             result = next.insert(Arc::clone(&consensus), now);
             if result == Ok(Inserted::AlreadyHeld) {
-                // The same with more signatures: clients that know other authorities need them.
+                // The consensus is held and now has more signatures. Clients that know other authorities need them.
                 next.refresh_signatures(consensus);
             }
             let is_taken = result.is_ok();
@@ -93,12 +93,12 @@ impl DirectoryServer {
         Arc::clone(&self.store.borrow())
     }
 
-    /// Follows the consensuses held; wakes when there is a newer one.
+    /// Follows the consensuses held. The receiver wakes when there is a newer one.
     pub fn subscribe(&self) -> watch::Receiver<Arc<ConsensusStore>> {
         self.store.subscribe()
     }
 
-    /// The parameters in force: of the newest consensus, else of the network.
+    /// The parameters in force: those of the newest consensus, or else those of the network's file.
     pub(crate) fn params(&self) -> Params {
         let store = self.snapshot();
         let newest = store.newest().map(|newest| newest.params().clone());

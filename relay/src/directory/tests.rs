@@ -35,7 +35,7 @@ pub(super) fn served_by(
     }
 }
 
-/// A whole network's directories in one process, on virtual time.
+/// The directories of a whole network in one process, on virtual time.
 struct World {
     network: Arc<NetworkFile>,
     clock: Clock,
@@ -89,7 +89,7 @@ impl World {
         self.relay_as(n, descriptor_at(n, 0))
     }
 
-    /// A relay that is reached as number `n`, with that link key, and says `descriptor` of itself.
+    /// A relay that is reached as number `n`, with that link key, and that says `descriptor` about itself.
     fn relay_as(&mut self, n: u8, descriptor: RelayDescriptor) -> Arc<DirectoryServer> {
         let directory = DirectoryServer::new(Arc::clone(&self.network), self.clock.clone(), None);
         self.board.plug(n, served_by(&directory));
@@ -118,7 +118,7 @@ impl World {
     }
 }
 
-/// Waits for a consensus that fits, at most a minute of virtual time.
+/// Waits for a consensus that fits, for at most a minute of virtual time.
 async fn until(directory: &DirectoryServer, fits: impl Fn(&Consensus) -> bool) -> Arc<Consensus> {
     let mut follow = directory.subscribe();
     let wait = async {
@@ -225,7 +225,8 @@ async fn a_relay_with_its_identity_off_line_is_listed_while_its_certificate_outl
     assert_eq!(consensus.relay(&identity(40)).unwrap().link_key(), link);
     assert_eq!(consensus.by_link_key(&link).unwrap().identity, identity(40));
     assert!(consensus.relay(&identity(11)).is_none());
-    // A consensus is valid for ten minutes here: a minute later it would outlive the certificate.
+    // A consensus is valid for ten minutes here. One that is made a minute later would be valid for longer than the
+    // certificate.
     tokio::time::sleep(Duration::from_secs(30)).await;
     let consensus = until(&authority, |consensus| consensus.entries().len() == 1).await;
     assert!(consensus.lifetime().valid_until + 10 > not_after);
@@ -243,7 +244,7 @@ async fn one_dead_authority_stops_nothing_and_a_dead_relay_is_dropped() {
     world.board.unplug(11);
     let later = until(&first, |consensus| consensus.entries().len() == 1).await;
     assert!(later.lifetime().valid_after > both.lifetime().valid_after);
-    // The authority that was dead comes up, learns the relays, and takes part.
+    // The authority that was dead starts, learns the relays, and takes part.
     let second = world.authority(2);
     let caught_up = until(&second, |consensus| consensus.entries().len() == 1).await;
     until(&second, |consensus| {
@@ -330,13 +331,13 @@ async fn a_held_consensus_is_not_sent_again() {
 async fn slow_and_hostile_peers_are_cut_off() {
     let world = World::new(1);
     let server = DirectoryServer::new(Arc::clone(&world.network), world.clock.clone(), None);
-    // A head that never ends.
+    // The head of this request never ends.
     let (mut near, far) = tokio::io::duplex(1_024);
     tokio::spawn(serve_connection(far, Arc::clone(&server)));
     near.write_all(b"GET /cepa/1/consensus HT").await.unwrap();
     let mut rest = Vec::new();
     near.read_to_end(&mut rest).await.unwrap();
-    // A head that is too long, and one that is no HTTP.
+    // One head is too long, and one is not HTTP.
     for bytes in [vec![b'a'; 20_000], b"\x16\x03\x01\0\0\r\n\r\n".to_vec()] {
         let (mut near, far) = tokio::io::duplex(64 * 1_024);
         tokio::spawn(serve_connection(far, Arc::clone(&server)));
@@ -345,7 +346,7 @@ async fn slow_and_hostile_peers_are_cut_off() {
         near.read_to_end(&mut rest).await.unwrap();
         assert!(!rest.starts_with(b"HTTP/1.1 200"));
     }
-    // An unknown path, a method that is not served.
+    // The method is not served.
     let (mut near, far) = tokio::io::duplex(1_024);
     tokio::spawn(serve_connection(far, Arc::clone(&server)));
     near.write_all(b"DELETE /cepa/1/consensus HTTP/1.1\r\nconnection: close\r\n\r\n")
@@ -354,7 +355,7 @@ async fn slow_and_hostile_peers_are_cut_off() {
     let mut rest = String::new();
     near.read_to_string(&mut rest).await.unwrap();
     assert!(rest.starts_with("HTTP/1.1 404"), "{rest}");
-    // A server that never answers.
+    // This server never answers.
     let (near, _far) = tokio::io::duplex(1_024);
     let silent = fetch(near, DirRequest::consensus(None), 10, SOON).await;
     assert!(matches!(silent, Err(FetchError::Deadline)));

@@ -22,10 +22,10 @@ const MAX_WAITING: usize = 64;
 /// Why there is no link to a relay.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkToError {
-    /// No valid consensus lists it.
+    /// No valid consensus lists the relay.
     #[error("no valid consensus lists the relay")]
     Unknown,
-    /// It could not be dialled.
+    /// The relay could not be dialled.
     #[error(transparent)]
     Dial(#[from] EstablishError),
 }

@@ -1,24 +1,24 @@
-//! Two consensuses for one time: the authorities signed twice, and everyone should hear whose hand it was.
+//! Two consensuses for one time: authorities signed twice, and everyone should hear which ones did.
 
 use super::verified::Consensus;
 use crate::dir::network::NetworkFile;
 use crate::dir::signed::{Digest, UnixSecs};
 
-/// The alarm of 6.10.2 (S25): two consensuses that verify, for one time, and differ. The one held stays.
+/// The alarm of 6.10.2 (S25): two consensuses verify, are for one time, and differ. The one held stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsensusConflict {
-    /// The time for which both are.
+    /// Valid-after of both.
     pub valid_after: UnixSecs,
-    /// The one held, which stays.
+    /// Digest of the consensus held, which stays.
     pub held: Digest,
-    /// The one refused.
+    /// Digest of the consensus refused.
     pub offered: Digest,
-    /// The authorities that signed both, by their names in `network.toml`: broken, or their keys are stolen.
+    /// The authorities that signed both, by their names in `network.toml`. They are broken, or their keys are stolen.
     pub signed_both: Vec<String>,
 }
 
 impl ConsensusConflict {
-    /// The conflict between two verified consensuses; `None` when they are the same, or for different times.
+    /// The conflict between two verified consensuses; `None` if they are the same, or for different times.
     pub fn between(held: &Consensus, offered: &Consensus, network: &NetworkFile) -> Option<Self> {
         let valid_after = held.lifetime().valid_after;
         if valid_after != offered.lifetime().valid_after || held.digest() == offered.digest() {

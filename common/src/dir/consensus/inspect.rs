@@ -1,4 +1,4 @@
-//! A consensus looked at signature by signature, for people who check a document (docs/protocol.md, 6.9.4).
+//! Looks at a consensus signature by signature, for people who check a document (docs/protocol.md, 6.9.4).
 
 use super::body::{ConsensusBody, Lifetime};
 use super::signing::MAX_CONSENSUS_BYTES;
@@ -8,52 +8,52 @@ use crate::dir::signed::{self, AuthoritySignature, Digest, DocError, Envelope, K
 /// What one signature is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignatureVerdict {
-    /// It verifies, and counts.
+    /// The signature verifies and counts.
     Good,
-    /// It verifies, but its certified key had ended: it does not count.
+    /// The signature verifies, but its certified key had expired, so it does not count.
     Expired,
-    /// It does not verify: the document is refused.
+    /// The signature does not verify: the document is refused.
     Bad,
-    /// Of a key that the network's file does not name: it neither counts nor harms.
+    /// The signature is by a key that the network's file does not name. It neither counts nor harms.
     Unknown,
 }
 
 /// One signature of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignatureReport {
-    /// The long-term key that it stands for.
+    /// The long-term key that the signature stands for.
     pub signer: [u8; 32],
     /// The authority of that key.
     pub authority: Option<String>,
-    /// When the certified key ends, if it was one.
+    /// When the certified key expires, if it was one.
     pub not_after: Option<UnixSecs>,
-    /// What it is worth.
+    /// What the signature is worth.
     pub verdict: SignatureVerdict,
 }
 
-/// A consensus that may or may not hold.
+/// A consensus that may or may not be valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
-    /// Its digest in this network.
+    /// Digest of the consensus in this network.
     pub digest: Digest,
-    /// Its times.
+    /// Times of the consensus.
     pub lifetime: Lifetime,
-    /// Relays in it.
+    /// Number of relays in the consensus.
     pub relays: usize,
     /// Each signature, in the order of the document.
     pub signatures: Vec<SignatureReport>,
     /// Names of the authorities that did not sign, or whose signature does not count.
     pub missing: Vec<String>,
-    /// Signatures needed.
+    /// Number of signatures needed.
     pub need: usize,
-    /// Why the document is refused, if it is; its times are for the caller to judge.
+    /// Why the document is refused, if it is. The caller judges its times.
     pub refused: Option<DocError>,
 }
 
 /// Takes a consensus apart and looks at every signature.
 ///
 /// # Errors
-/// [`DocError`] for what is no consensus at all, signed or not.
+/// [`DocError`] for bytes that are no consensus at all, signed or not.
 pub fn inspect_consensus(bytes: &[u8], network: &NetworkFile) -> Result<Inspection, DocError> {
     let id = network.network_id();
     let envelope = Envelope::parse(bytes, Kind::Consensus, MAX_CONSENSUS_BYTES)?;
@@ -127,7 +127,7 @@ mod tests {
         let fine = Some(SignatureVerdict::Good);
         let again = inspect_consensus(&signed.to_bytes().unwrap(), &network).unwrap();
         assert_eq!(verdicts(&again), [fine, fine, None]);
-        // One signature spoilt, and one of a key that had ended.
+        // One signature is spoilt, and one is by a key that had expired.
         let key = signing_key(8);
         let public = key.verifying_key().to_bytes();
         let cert = AuthorityCert::issue(&signing_key(3), &id, public, 1_000).unwrap();

@@ -1,4 +1,5 @@
-//! How bytes become a consensus, and how one gathers the signatures that it needs (docs/protocol.md, 6.9 and 6.11).
+//! How bytes become a consensus, and how a consensus gathers the signatures that it needs (docs/protocol.md, 6.9 and
+//! 6.11).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use crate::dir::signed::{
 };
 use crate::ids::NetworkId;
 
-/// Largest consensus (bytes): 100,000 entries of 330 bytes.
+/// Size of the largest consensus, in bytes: 100,000 entries of 330 bytes.
 pub const MAX_CONSENSUS_BYTES: usize = 32 * 1024 * 1024;
-/// Largest signature document (bytes).
+/// Size of the largest signature document, in bytes.
 const MAX_SIGNATURE_DOCUMENT_BYTES: usize = 512;
 
-/// A consensus that gathers signatures; also where bytes become a [`Consensus`].
+/// A consensus that gathers signatures. Bytes also become a [`Consensus`] here.
 #[derive(Clone, Debug)]
 pub struct SignedConsensus {
     body: Vec<u8>,
@@ -31,7 +32,7 @@ impl SignedConsensus {
     /// Verifies and decodes a consensus: its size, then its signatures, then its content (S24, S25).
     ///
     /// # Errors
-    /// [`DocError`], for anything that 6.1, 6.2 and 6.9 do not allow. Its times are for the caller to check.
+    /// [`DocError`] for anything that 6.1, 6.2 and 6.9 do not allow. The caller checks the times.
     pub fn parse_and_verify(
         bytes: &[u8],
         network: &NetworkFile,
@@ -48,10 +49,10 @@ impl SignedConsensus {
         )))
     }
 
-    /// A consensus that nobody signed yet.
+    /// A consensus that nobody has signed yet.
     ///
     /// # Errors
-    /// [`DocError`] when a field breaks a rule of 6.9.
+    /// [`DocError`] if a field breaks a rule of 6.9.
     pub fn unsigned(body: &ConsensusBody, network: &NetworkId) -> Result<Self, DocError> {
         body.validate()?;
         let bytes = signed::encode(body)?;
@@ -63,12 +64,12 @@ impl SignedConsensus {
         })
     }
 
-    /// Its digest.
+    /// Digest of the document.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// How many signed so far.
+    /// Number of authorities that have signed so far.
     pub fn signature_count(&self) -> usize {
         self.signatures.len()
     }
@@ -78,7 +79,7 @@ impl SignedConsensus {
         self.signatures.contains_key(signing_key)
     }
 
-    /// Signs as an authority; the result is for the others.
+    /// Signs as an authority. The result is the signature for the other authorities.
     ///
     /// # Errors
     /// [`DocError`]; none is known to arise.
@@ -108,10 +109,10 @@ impl SignedConsensus {
         })
     }
 
-    /// Adds another authority's signature; `false` when it is of another consensus, or was there.
+    /// Adds another authority's signature. Returns `false` if it is of another consensus or was there already.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`].
+    /// [`DocError::BadSignature`] if it does not verify.
     pub fn add(
         &mut self,
         network: &NetworkId,
@@ -165,10 +166,11 @@ pub struct ConsensusSignature {
 }
 
 impl ConsensusSignature {
-    /// Verifies and decodes: that an authority sent it. Whether it fits a consensus, [`SignedConsensus::add`] says.
+    /// Verifies that an authority sent the signature, and decodes it. [`SignedConsensus::add`] says whether it fits a
+    /// consensus.
     ///
     /// # Errors
-    /// [`DocError`], for anything that 6.1, 6.2 and 6.11 do not allow.
+    /// [`DocError`] for anything that 6.1, 6.2 and 6.11 do not allow.
     pub fn parse_and_verify(bytes: &[u8], network: &NetworkFile) -> Result<Self, DocError> {
         let kind = Kind::ConsensusSignature;
         let envelope = Envelope::parse(bytes, kind, MAX_SIGNATURE_DOCUMENT_BYTES)?;
@@ -234,7 +236,7 @@ mod tests {
         let stranger = theirs.sign(&id, &signing_key(9)).unwrap();
         let refused = ConsensusSignature::parse_and_verify(stranger.bytes(), &network);
         assert_eq!(refused, Err(DocError::UnknownSigner));
-        // An authority that vouches for a signature which does not verify.
+        // The authority vouches for a signature that does not verify.
         let mut lying = detached.clone();
         lying.body.signature = Signature::sign(&signing_key(2), Kind::Vote, &id, b"").into();
         assert_eq!(ours.add(&id, &lying), Err(DocError::BadSignature));

@@ -8,28 +8,29 @@ use super::verified::Consensus;
 use crate::dir::signed::{Digest, UnixSecs};
 use crate::ids::RelayId;
 
-/// Consensuses held at once; beyond it the oldest go, valid or not. A local network makes one in two seconds.
+/// The most consensuses held at once. Beyond it the oldest go, valid or not. A local network makes one every two
+/// seconds.
 const MAX_HELD: usize = 320;
 
-/// What became of a consensus that was offered.
+/// What happened to a consensus that was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
-    /// It is the newest now.
+    /// The consensus is the newest now.
     Newest,
-    /// It was there.
+    /// The consensus was held already.
     AlreadyHeld,
 }
 
 /// Why a consensus that verifies is not taken (S25).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Older than the newest held.
+    /// The consensus is older than the newest held.
     #[error("consensus is older than the one held")]
     Older,
-    /// Expired, or of the future.
+    /// The consensus has expired or is from the future.
     #[error("consensus is not valid at this time")]
     NotValidNow,
-    /// Another one for the same valid-after is held: the authorities signed twice. Raise the alarm.
+    /// Another consensus for the same valid-after is held: authorities signed twice. The caller raises the alarm.
     #[error("two valid consensuses for one time: {held} is kept, {offered} refused")]
     Conflict {
         /// The one held, which stays.
@@ -39,7 +40,7 @@ pub enum StoreError {
     },
 }
 
-/// Consensuses by age. Cloning is cheap: snapshots go to those who only read.
+/// Consensuses by age. Cloning is cheap: readers get snapshots.
 #[derive(Clone, Debug, Default)]
 pub struct ConsensusStore {
     /// The newest first.
@@ -52,10 +53,10 @@ impl ConsensusStore {
         Self::default()
     }
 
-    /// Takes a consensus that is newer than all held, and lets go of those that are not valid any more.
+    /// Takes a consensus that is newer than all held, and drops those that are no longer valid.
     ///
     /// # Errors
-    /// [`StoreError`]; the store is then as it was.
+    /// [`StoreError`] if the consensus is not taken; the store is then as it was.
     pub fn insert(
         &mut self,
         consensus: Arc<Consensus>,
@@ -98,7 +99,7 @@ impl ConsensusStore {
         }
     }
 
-    /// Lets go of all that are past valid-until, but the newest: its grace is for the reader to judge.
+    /// Drops all consensuses that are past valid-until, but not the newest: the reader judges its grace.
     pub fn prune(&mut self, now: UnixSecs) {
         let mut first = true;
         self.held
@@ -131,7 +132,7 @@ impl ConsensusStore {
         })
     }
 
-    /// Every entry of a relay in a valid consensus, the newest first: where EXTEND looks its target up.
+    /// Every entry of a relay in a valid consensus, newest first. EXTEND looks its target up here.
     pub fn entries_of(&self, identity: RelayId, now: UnixSecs) -> impl Iterator<Item = &Entry> {
         self.valid(now)
             .filter_map(move |consensus| consensus.relay(&identity))
@@ -160,7 +161,7 @@ impl ConsensusStore {
         Some((link_key?, addresses))
     }
 
-    /// The relay that proves this key on links, by any valid consensus; everyone else is treated as a client.
+    /// The relay that proves this key on links, by any valid consensus. Everybody else is treated as a client.
     pub fn identity_of_link_key(&self, key: &[u8; 32], now: UnixSecs) -> Option<RelayId> {
         self.valid(now)
             .find_map(|consensus| consensus.by_link_key(key))

@@ -102,7 +102,7 @@ impl Consensus {
         self.network
     }
 
-    /// When it is good.
+    /// Times of the consensus.
     pub fn lifetime(&self) -> Lifetime {
         self.body.lifetime
     }

@@ -1,4 +1,4 @@
-//! What a relay says of itself (docs/protocol.md, 6.6).
+//! What a relay says about itself (docs/protocol.md, 6.6).
 
 use std::net::SocketAddr;
 
@@ -14,23 +14,24 @@ use crate::dir::signed::{
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::Suite;
 
-/// Relays that one vote or consensus lists, at most.
+/// The most relays that one vote or consensus lists.
 pub(in crate::dir) const MAX_ENTRIES: usize = 131_072;
-/// Largest descriptor (bytes).
+/// Size of the largest descriptor, in bytes.
 pub const MAX_DESCRIPTOR_BYTES: usize = 4 * 1024;
-/// Addresses of one relay.
+/// The most addresses of one relay.
 const MAX_ADDRESSES: usize = 8;
-/// Longest nickname (bytes).
+/// Length of the longest nickname, in bytes.
 const MAX_NICKNAME_BYTES: usize = 20;
-/// Longest version (bytes).
+/// Length of the longest version, in bytes.
 const MAX_VERSION_BYTES: usize = 32;
 
-/// An identity's word that a key speaks for it on links and signs its descriptors, so that it can stay off line.
+/// An identity's certificate that a key speaks for it on links and signs its descriptors, so that the identity can stay
+/// off line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyCert {
     /// The key certified (Ed25519).
     pub key: [u8; 32],
-    /// Not valid from this time on.
+    /// The certificate is not valid from this time on.
     pub not_after: UnixSecs,
     /// Signature of the identity over identity, key and expiry.
     signature: Signature,
@@ -57,7 +58,7 @@ impl KeyCert {
         }
     }
 
-    /// A certificate from what a file of it holds; [`KeyCert::verify`] says whether it is one.
+    /// Makes a certificate from the content of a file. [`KeyCert::verify`] says whether it is valid.
     pub(in crate::dir) fn from_parts(
         key: [u8; 32],
         not_after: UnixSecs,
@@ -79,10 +80,10 @@ impl KeyCert {
         [identity.0.as_slice(), key, &not_after.to_be_bytes()].concat()
     }
 
-    /// Did `identity` make it for this network?
+    /// Checks that `identity` made the certificate for this network. Whether it has expired is not checked.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`]. Whether it has expired is another question.
+    /// [`DocError::BadSignature`] if it did not.
     pub fn verify(&self, identity: &RelayId, network: &NetworkId) -> Result<(), DocError> {
         let body = Self::body(identity, &self.key, self.not_after);
         self.signature
@@ -90,12 +91,12 @@ impl KeyCert {
     }
 }
 
-/// A family key's word that a relay belongs to it.
+/// A family key's signature that a relay belongs to the family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FamilyMembership {
     /// The family's key (Ed25519): the family's name.
     pub key: [u8; 32],
-    /// Its signature over the relay's identity.
+    /// The family key's signature over the relay's identity.
     signature: Signature,
 }
 
@@ -109,7 +110,7 @@ impl FamilyMembership {
         }
     }
 
-    /// A membership from what a file of it holds; [`FamilyMembership::verify`] says whether it is one.
+    /// Makes a membership from the content of a file. [`FamilyMembership::verify`] says whether it is valid.
     pub(in crate::dir) fn from_parts(key: [u8; 32], signature: Signature) -> Self {
         Self { key, signature }
     }
@@ -119,58 +120,58 @@ impl FamilyMembership {
         &self.signature
     }
 
-    /// Does the family key say so of `identity`, in this network?
+    /// Checks that the family key made the membership for `identity` in this network.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`].
+    /// [`DocError::BadSignature`] if it did not.
     pub fn verify(&self, identity: &RelayId, network: &NetworkId) -> Result<(), DocError> {
         self.signature
             .verify(&self.key, Kind::Family, network, &identity.0)
     }
 }
 
-/// A relay's description of itself; the fields stand in the order of their encoding.
+/// A relay's description of itself. The fields are in the order of their encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayDescriptor {
-    /// Who it is.
+    /// Identity of the relay.
     pub identity: RelayId,
-    /// The key of its links and descriptors; absent when that is the identity itself.
+    /// Certificate of the key for links and descriptors; `None` if that key is the identity itself.
     pub key_cert: Option<KeyCert>,
-    /// Its key for circuit handshakes (X25519).
+    /// The relay's key for circuit handshakes (X25519).
     pub onion_key: [u8; 32],
     /// The suite of layers made with that key.
     #[serde(with = "suite_code")]
     pub suite: Suite,
-    /// Where to dial it, the preferred first.
+    /// Addresses to dial, the preferred one first.
     pub addresses: Vec<SocketAddr>,
-    /// When it wrote this.
+    /// When the relay signed the descriptor.
     pub published: UnixSecs,
-    /// What it says it can carry (KiB a second).
+    /// What the relay claims to carry (KiB a second).
     pub bandwidth: u32,
-    /// Of [`Flags`]: `GUARD` and `HSDIR` when it is willing; no others.
+    /// The flags that the relay is willing to have, which can be `GUARD` and `HSDIR` of [`Flags`] and no others.
     pub offers: Flags,
-    /// Where it lets traffic out.
+    /// Summary of the relay's exit policy.
     pub policy: PolicySummary,
-    /// The family that it belongs to.
+    /// The family that the relay belongs to.
     pub family: Option<FamilyMembership>,
-    /// Its name for people: 1 to 20 letters, digits, `-` and `_`.
+    /// Name for people: 1 to 20 letters, digits, `-` and `_`.
     pub nickname: String,
-    /// Version of its program: 1 to 32 letters, digits and `.-_+`.
+    /// Version of the relay's program: 1 to 32 letters, digits and `.-_+`.
     pub version: String,
 }
 
 impl RelayDescriptor {
-    /// The key that it proves on links and signs descriptors with.
+    /// The key that the relay proves on links and signs descriptors with.
     pub fn link_key(&self) -> [u8; 32] {
         self.key_cert
             .as_ref()
             .map_or(self.identity.0, |cert| cert.key)
     }
 
-    /// Encodes and signs; `key` is the one whose public half is [`RelayDescriptor::link_key`].
+    /// Encodes and signs the descriptor. `key` is the key whose public half is [`RelayDescriptor::link_key`].
     ///
     /// # Errors
-    /// [`DocError`] when a field breaks a rule of 6.6 or the key is another.
+    /// [`DocError`] if a field breaks a rule of 6.6, or if `key` is another key.
     pub fn sign(
         &self,
         network: &NetworkId,
@@ -197,7 +198,7 @@ impl RelayDescriptor {
         )?;
         self.policy.validate()?;
         if let Some(cert) = &self.key_cert {
-            // One encoding for one meaning: a certificate of the identity itself is left out.
+            // One meaning has one encoding, so a certificate of the identity itself is left out.
             rule(cert.key != self.identity.0, "identity certifies itself")?;
             cert.verify(&self.identity, network)?;
         }
@@ -208,10 +209,10 @@ impl RelayDescriptor {
     }
 }
 
-/// Addresses of a relay: 1 to 8, no repeats, none that can never be dialled (6.6.4).
+/// Checks the addresses of a relay: 1 to 8, no repeats, none that can never be dialled (6.6.4).
 pub(in crate::dir) fn validate_addresses(addresses: &[SocketAddr]) -> Result<(), DocError> {
     let count = (1..=MAX_ADDRESSES).contains(&addresses.len());
-    // Whether private ones are welcome is for the network's parameter to say, not for the format.
+    // The network's parameter says whether private addresses are allowed; the format allows them.
     let dialable = addresses.iter().all(|address| is_dialable(*address, true));
     let distinct = (1..addresses.len()).all(|n| !addresses[..n].contains(&addresses[n]));
     if count && dialable && distinct {
@@ -221,7 +222,7 @@ pub(in crate::dir) fn validate_addresses(addresses: &[SocketAddr]) -> Result<(),
     }
 }
 
-/// Nickname and version of a relay (6.6.7).
+/// Checks the nickname and version of a relay (6.6.7).
 pub(in crate::dir) fn validate_names(nickname: &str, version: &str) -> Result<(), DocError> {
     let fits = |text: &str, most: usize, extra: &[u8]| {
         (1..=most).contains(&text.len())
@@ -236,7 +237,7 @@ pub(in crate::dir) fn validate_names(nickname: &str, version: &str) -> Result<()
     }
 }
 
-/// A suite as its number on the wire.
+/// Encodes a suite as its number on the wire.
 pub(in crate::dir) mod suite_code {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -295,13 +296,13 @@ impl SignedDescriptor {
         &self.bytes
     }
 
-    /// Its digest.
+    /// Digest of the document.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Is it of a time at which it may be listed: not from the future, not older than `max_age_secs`, its key
-    /// certified until `until` at least?
+    /// May the descriptor be listed now? It must not be from the future nor older than `max_age_secs`, and its key must
+    /// be certified until `until` at least.
     pub fn is_current(&self, now: UnixSecs, max_age_secs: u64, until: UnixSecs) -> bool {
         let published = self.descriptor.published;
         published <= now.saturating_add(CLOCK_SKEW_SECS)
@@ -349,7 +350,7 @@ mod tests {
         assert_eq!(signed.descriptor().link_key(), key);
         assert!(signed.is_current(1_000, 100, 1_999));
         assert!(!signed.is_current(1_000, 100, 2_000));
-        // A certificate of someone else's, or one whose expiry was edited.
+        // A certificate by another identity, and one whose expiry was edited, are refused.
         let mut forged = descriptor.clone();
         forged.key_cert = Some(KeyCert::new(&link_key(3), &NETWORK, key, 2_000));
         assert_eq!(sign(&forged), Err(DocError::BadSignature));
@@ -433,7 +434,7 @@ mod tests {
         fn signed_garbage_never_panics(
             edits in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..4),
         ) {
-            // A hostile relay signs what it likes: the decoder behind the signature must stand too.
+            // A hostile relay can sign anything, so the decoder behind the signature must withstand anything too.
             let mut body = signed::encode(&testkit::descriptor(1)).unwrap();
             for (at, byte) in edits {
                 let at = at % body.len();

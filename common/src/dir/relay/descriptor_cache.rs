@@ -1,4 +1,4 @@
-//! Descriptors that verified before: of ten thousand in a vote, hardly any is new.
+//! Descriptors that have been verified before: of ten thousand in a vote, hardly any is new.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,8 +10,9 @@ use crate::dir::signed::DocError;
 use crate::ids::NetworkId;
 use crate::sync::lock;
 
-/// Descriptors of one network by SHA-256 of the whole document, signature included. What was not asked for while as
-/// many others were as a vote may list is forgotten. Safe to share: what it answers depends on the bytes alone.
+/// Descriptors of one network, by SHA-256 of the whole document with its signature. A descriptor is forgotten when as
+/// many others have been asked for since as a vote may list. The cache is safe to share: its answers depend on the
+/// bytes only.
 #[derive(Debug, Default)]
 pub struct DescriptorCache(Mutex<Generations>);
 
@@ -41,10 +42,10 @@ impl Generations {
 }
 
 impl DescriptorCache {
-    /// [`SignedDescriptor::parse_and_verify`], unless these very bytes passed it before.
+    /// Does what [`SignedDescriptor::parse_and_verify`] does, unless these very bytes passed it before.
     ///
     /// # Errors
-    /// [`DocError`].
+    /// [`DocError`] if the descriptor is refused.
     pub fn parse_and_verify(
         &self,
         bytes: &[u8],
@@ -64,13 +65,13 @@ impl DescriptorCache {
         Ok(signed)
     }
 
-    /// How many descriptors were verified, as opposed to found.
+    /// Number of descriptors that were verified because they were not found here.
     pub fn verified(&self) -> u64 {
         self.lock().verified
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Generations> {
-        // Each change is whole: a panic elsewhere leaves nothing half done.
+        // Each change is complete when it is made, so a panic elsewhere leaves nothing half done.
         lock(&self.0)
     }
 }

@@ -1,6 +1,7 @@
 //! What a key that is kept off line signs, as files that are carried to a relay (docs/protocol.md, 6.20).
 //!
-//! Both are TOML and hold no secret. A file is verified when it is read: whoever holds one, holds a good one.
+//! Both kinds of file are TOML and hold no secret. A file is verified when it is read, so a value of these types is
+//! good.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,36 +9,36 @@ use super::descriptor::{FamilyMembership, KeyCert};
 use crate::dir::signed::{DocError, Signature, UnixSecs};
 use crate::ids::{NetworkId, RelayId};
 
-/// Largest file (bytes).
+/// Size of the largest file, in bytes.
 pub const MAX_KEY_FILE_BYTES: usize = 4 * 1024;
 const FORMAT: u32 = 1;
 const CERTIFICATE: &str = "link key certificate";
 const MEMBERSHIP: &str = "family membership";
 
-/// A file of a key is not what it should be.
+/// Why a file of a key cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFileError {
-    /// Over [`MAX_KEY_FILE_BYTES`].
+    /// The file is longer than [`MAX_KEY_FILE_BYTES`].
     #[error("it is too long")]
     TooLong,
-    /// Not TOML, or not with these keys.
+    /// The file is not TOML, or does not have these keys.
     #[error("{0}")]
     Toml(String),
-    /// Of a format that this version does not know.
+    /// The file has a format that this version does not know.
     #[error("its format {0} is newer than this program")]
     Format(u32),
-    /// A file of another kind.
+    /// The file is of another kind.
     #[error("it holds a {found}, not a {wanted}")]
     Kind {
-        /// What it says it holds.
+        /// The kind that the file says it is.
         found: String,
         /// What was asked for.
         wanted: &'static str,
     },
-    /// A value that is no hexadecimal text of the right length.
+    /// A value is not hexadecimal text of the right length.
     #[error("{0} is not written in the right number of hexadecimal digits")]
     Hex(&'static str),
-    /// Made for another network.
+    /// The file was made for another network.
     #[error("it was made for the network {0}, not for this one")]
     OtherNetwork(NetworkId),
     /// The signature does not fit what is signed, or a rule of 6.6 is broken.
@@ -45,12 +46,12 @@ pub enum KeyFileError {
     Content(#[from] DocError),
 }
 
-/// An identity's certificate for a link key (6.6.2), with what a file of it needs.
+/// An identity's certificate for a link key (6.6.2), with what its file holds besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkCertificate {
     /// The identity that signed.
     pub identity: RelayId,
-    /// When it was made; not signed, only to say how much of its life is left.
+    /// When the certificate was made. The time is not signed; it only says how much of the certificate's life is left.
     pub made: UnixSecs,
     /// The certificate.
     pub cert: KeyCert,
@@ -108,10 +109,10 @@ impl LinkCertificate {
     }
 }
 
-/// A family key's signature over a relay's identity (6.6.5), with what a file of it needs.
+/// A family key's signature over a relay's identity (6.6.5), with what its file holds besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FamilyFile {
-    /// The member.
+    /// Identity of the member.
     pub identity: RelayId,
     /// The family and its signature.
     pub membership: FamilyMembership,
@@ -160,7 +161,7 @@ impl FamilyFile {
     }
 }
 
-/// Format and kind come first: only of a known one do we know the other keys.
+/// The format and the kind are read first: the other keys of the file are known only for a known format and kind.
 #[derive(Deserialize)]
 struct Head {
     format: u32,
@@ -260,7 +261,7 @@ mod tests {
         assert_eq!(parse(&long), KeyFileError::TooLong);
         let short = good.replace("identity = \"", "identity = \"0");
         assert_eq!(parse(&short), KeyFileError::Hex("identity"));
-        // The identity's own key needs no certificate (6.6.2).
+        // A certificate for the identity's own key is refused, because that key needs none (6.6.2).
         let mut itself = certificate();
         itself.cert = KeyCert::new(&link_key(2), &NETWORK, identity(2).0, 2_000);
         assert!(matches!(

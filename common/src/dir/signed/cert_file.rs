@@ -1,4 +1,4 @@
-//! The text of an authority's key certificate, as it lies beside the key (docs/protocol.md, 6.1.9).
+//! The text of an authority's key certificate in the file beside the key (docs/protocol.md, 6.1.9).
 
 use serde::{Deserialize, Serialize};
 
@@ -10,13 +10,13 @@ use crate::ids::NetworkId;
 /// Why a certificate's file is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertFileError {
-    /// Not the TOML that is expected.
+    /// The text is not the TOML that is expected.
     #[error("{0}")]
     Syntax(String),
     /// A key or a signature does not parse.
     #[error("{0} is not valid")]
     Value(&'static str),
-    /// The certificate does not hold.
+    /// The certificate is not valid.
     #[error(transparent)]
     Cert(#[from] DocError),
 }
@@ -50,7 +50,7 @@ impl AuthorityCert {
             not_after: self.not_after(),
             signature: hex::encode(self.signature()),
         };
-        // These four values always have a text.
+        // Writing these four values as text cannot fail.
         toml::to_string(&text).unwrap_or_default()
     }
 

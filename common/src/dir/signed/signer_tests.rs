@@ -11,7 +11,7 @@ fn voting_key(n: u8) -> SigningKey {
     SigningKey::from_bytes(&[200 + n; 32])
 }
 
-/// Authority `n` signing with a key that ends at `not_after`.
+/// The signer of authority `n` with a key that expires at `not_after`.
 fn certified(n: u8, network: &NetworkId, not_after: UnixSecs) -> Signer {
     let key = voting_key(n);
     let public = key.verifying_key().to_bytes();
@@ -33,7 +33,7 @@ fn layout_is_exact() {
     assert_eq!(envelope.verify_single(&NETWORK), Ok(long_term));
     assert_eq!(envelope.require_good_at(0x0101), Ok(()));
     assert_eq!(envelope.require_good_at(0x0102), Err(DocError::KeyExpired));
-    // The length is exact, and a relay's document knows no such signature.
+    // The length must be exact, and a relay's document has no such signature.
     let mut long = bytes.clone();
     long[45] = 169;
     long.push(0);
@@ -114,7 +114,7 @@ fn an_expired_key_does_not_count_and_one_signer_counts_once() {
     assert_eq!(verify(&[one, two, expired]), Ok(2));
     let few = DocError::TooFewSignatures { have: 1, need: 2 };
     assert_eq!(verify(&[one, expired]), Err(few.clone()));
-    // Both algorithms at once, which no assembler of ours writes.
+    // Both algorithms stand in one document, which this program never writes.
     let mut both = assemble(Kind::Consensus, &body, &[one]).unwrap();
     let certified_too = assemble(Kind::Consensus, &body, &[by(certified(1, &id, 2_000))]);
     let count_at = 6 + body.len();

@@ -16,7 +16,7 @@ fn endorse(network: &NetworkFile, vote: &SignedVote, author: u8, also: &[u8]) ->
     made
 }
 
-/// Ours is authority 1 of five: three rounds.
+/// The agreement of authority 1 of five, which has three rounds.
 fn five() -> (Arc<NetworkFile>, Agreement, Rounds) {
     let network = Arc::new(network(5));
     let agreement = Agreement::new(Arc::clone(&network), lifetime(T));
@@ -58,7 +58,7 @@ fn rounds_fill_the_quarter_before_the_last() {
         assert_eq!(rounds.next_ms(end - 1), Some(end));
         assert_eq!(rounds.next_ms(end), None);
     }
-    // An absurd time is no reason to panic (S37).
+    // A time that makes no sense causes no panic (S37).
     let rounds = Rounds::new(5, 86_400, u64::MAX);
     let _ = (
         rounds.at(u64::MAX),
@@ -89,7 +89,8 @@ fn each_round_asks_for_one_more_signature() {
             assert_eq!(taken.is_ok(), is_enough);
             let forwards = agreement.settle(&signing_key(1), now_ms);
             assert_eq!(count_of(&agreement, 2), usize::from(is_enough));
-            // To those who have not signed; in the last round nobody is left to be told.
+            // The endorsement is sent to authorities that have not signed. In the last round there is nobody left to
+            // tell.
             let told = if is_enough && round < 3 {
                 3 - also.len()
             } else {
@@ -107,7 +108,7 @@ fn signatures_that_come_one_by_one_add_up() {
     let first = rounds.start_ms();
     let early = agreement.on_endorsement(endorse(&network, &vote, 2, &[]), first);
     assert_eq!(early, Ok(Heard::WantVote));
-    // The vote came in no time; one more signature makes it count in the second round after all.
+    // The vote did not come in time. With one more signature it counts in the second round after all.
     let second = first + rounds.length_ms();
     assert_eq!(
         agreement.on_vote(Arc::clone(&vote), second),
@@ -153,12 +154,12 @@ fn a_digest_that_can_no_longer_count_gives_way() {
         .iter()
         .map(|r| sign(&network, 2, r))
         .collect();
-    // Held back: endorsed in the first round, but the vote never comes.
+    // The vote is held back: it is endorsed in the first round but never comes.
     let first = rounds.start_ms();
     let stuck = agreement.on_endorsement(endorse(&network, &votes[0], 2, &[]), first);
     assert_eq!(stuck, Ok(Heard::WantVote));
     agreement.settle(&signing_key(1), first);
-    // One dead digest does not make the next one the second of two: others may never hear of it.
+    // A dead digest does not make the next one the second of two, because others may never hear of the dead one.
     let second = first + rounds.length_ms();
     let next = agreement.on_endorsement(endorse(&network, &votes[1], 2, &[3]), second);
     assert_eq!(next, Ok(Heard::WantVote));
@@ -166,9 +167,9 @@ fn a_digest_that_can_no_longer_count_gives_way() {
     agreement.on_vote(Arc::clone(&votes[1]), second).unwrap();
     agreement.settle(&signing_key(1), second);
     assert_eq!(count_of(&agreement, 2), 1);
-    // It is proof all the same.
+    // The dead digest is proof nevertheless.
     assert_eq!(agreement.proofs().count(), 1);
-    // A third with enough signatures takes the dead one's place, and convicts.
+    // A third digest with enough signatures takes the place of the dead one, and convicts.
     let third = agreement.on_endorsement(endorse(&network, &votes[2], 2, &[3]), second);
     assert_eq!(third, Ok(Heard::Held));
     let forwards = agreement.settle(&signing_key(1), second);
@@ -190,7 +191,7 @@ fn our_own_vote_leaves_once_and_can_be_taken_back() {
         .unwrap();
     assert_eq!((forward.to.len(), forward.endorsement.count()), (4, 1));
     assert_eq!(agreement.outcome().votes.len(), 1);
-    // It comes back with another's signature.
+    // The authority's own vote comes back with another's signature.
     let back = agreement.on_endorsement(endorse(&network, &own, 1, &[2]), rounds.start_ms());
     assert_eq!(back, Ok(Heard::Held));
     agreement.withdraw(&identity(1));

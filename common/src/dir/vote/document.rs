@@ -1,4 +1,4 @@
-//! What one authority says of the relays that it knows (docs/protocol.md, 6.7).
+//! What one authority says about the relays that it knows (docs/protocol.md, 6.7).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,28 +12,28 @@ use crate::dir::relay::{DescriptorCache, Flags, MAX_ENTRIES, SignedDescriptor};
 use crate::dir::signed::{self, AsSigner, Digest, DocError, Envelope, Kind};
 use crate::ids::RelayId;
 
-/// Largest vote (bytes).
+/// Size of the largest vote, in bytes.
 pub const MAX_VOTE_BYTES: usize = 64 * 1024 * 1024;
 
 /// One relay in a vote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VoteEntry {
-    /// The relay's signed descriptor, whole: no authority can put words into a relay's mouth.
+    /// The relay's whole signed descriptor, so that no authority can put words into a relay's mouth.
     pub descriptor: Vec<u8>,
-    /// What the authority says of it.
+    /// The flags that the authority votes for.
     pub flags: Flags,
-    /// What the authority measured that it carries (KiB a second).
+    /// What the relay carries by the authority's measurements (KiB a second); `None` if there are too few.
     pub measured: Option<u32>,
 }
 
-/// What one authority says for one valid-after; the fields stand in the order of their encoding.
+/// What one authority says for one valid-after. The fields are in the order of their encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vote {
     /// Identity of the authority.
     pub authority: RelayId,
-    /// The times that the consensus is to have.
+    /// The times that the consensus will have.
     pub lifetime: Lifetime,
-    /// The parameters that it votes for, by name.
+    /// The parameters that the authority votes for, by name.
     pub params: BTreeMap<String, u32>,
     /// The relays, by strictly increasing identity.
     pub entries: Vec<VoteEntry>,
@@ -70,7 +70,7 @@ impl Vote {
     }
 }
 
-/// A verified vote, and its descriptors verified too.
+/// A verified vote, whose descriptors are verified too.
 #[derive(Clone, Debug)]
 pub struct SignedVote {
     vote: Vote,
@@ -88,10 +88,10 @@ impl SignedVote {
         Self::parse_and_verify_cached(bytes, network, &DescriptorCache::default())
     }
 
-    /// Digest of a vote of which nothing is verified yet: is it worth the work?
+    /// The digest of a vote of which nothing is verified yet, to decide whether the vote is worth the work.
     ///
     /// # Errors
-    /// [`DocError`], for anything that 6.1 does not allow.
+    /// [`DocError`] for anything that 6.1 does not allow.
     pub fn digest_of(bytes: &[u8], network: &NetworkFile) -> Result<Digest, DocError> {
         let envelope = Envelope::parse(bytes, Kind::Vote, MAX_VOTE_BYTES)?;
         Ok(envelope.digest(&network.network_id()))
@@ -162,7 +162,7 @@ impl SignedVote {
         self.bytes.clone()
     }
 
-    /// Its digest.
+    /// Digest of the document.
     pub fn digest(&self) -> Digest {
         self.digest
     }

@@ -1,4 +1,4 @@
-//! Authorities' word that they hold a vote: the chain of signatures by which they agree (docs/protocol.md, 6.22).
+//! Authorities' signatures that they hold a vote: the chain of signatures by which they agree (docs/protocol.md, 6.22).
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::dir::signed::{
 };
 use crate::ids::{NetworkId, RelayId};
 
-/// Largest endorsement (bytes): as many signatures as a document can have, each of up to 200 bytes.
+/// Size of the largest endorsement, in bytes: as many signatures as a document can have, each of up to 200 bytes.
 pub const MAX_ENDORSEMENT_BYTES: usize = 16 * 1024;
 
-/// What the signatures are of; the fields stand in the order of their encoding.
+/// What the signatures cover. The fields are in the order of their encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Claim {
     valid_after: UnixSecs,
@@ -22,15 +22,15 @@ struct Claim {
     digest: Digest,
 }
 
-/// An endorsement whose signatures are not verified yet, but are all authorities', the author's among them.
+/// An endorsement whose signatures are not verified yet. All of them claim to be authorities', the author's among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnverifiedEndorsement(Endorsement);
 
 impl UnverifiedEndorsement {
-    /// Takes an endorsement apart: everything that costs no public-key work.
+    /// Takes an endorsement apart and checks everything that costs no public-key work.
     ///
     /// # Errors
-    /// [`DocError`], for anything that 6.1 and 6.22.1 do not allow.
+    /// [`DocError`] for anything that 6.1 and 6.22.1 do not allow.
     pub fn parse(bytes: &[u8], network: &NetworkFile) -> Result<Self, DocError> {
         let envelope = Envelope::parse(bytes, Kind::Endorsement, MAX_ENDORSEMENT_BYTES)?;
         let claim: Claim = signed::decode(envelope.body)?;
@@ -54,15 +54,15 @@ impl UnverifiedEndorsement {
         }))
     }
 
-    /// What it would be; to look at, not to act on.
+    /// The endorsement as it would be if it verifies. The caller may look at it but not act on it.
     pub fn unverified(&self) -> &Endorsement {
         &self.0
     }
 
-    /// Verifies every signature, the author's first: a stranger's soup costs one verification.
+    /// Verifies every signature, the author's first, so that a stranger's garbage costs one verification.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`].
+    /// [`DocError::BadSignature`] if one does not verify.
     pub fn verify(self, network: &NetworkFile) -> Result<Endorsement, DocError> {
         let endorsement = self.0;
         let id = network.network_id();
@@ -81,7 +81,8 @@ fn author_key(network: &NetworkFile, author: &RelayId) -> Result<[u8; 32], DocEr
     Ok(known.ok_or(DocError::UnknownSigner)?.signing_key)
 }
 
-/// The author's and other authorities' signatures that a vote with this digest is the author's for this valid-after.
+/// Signatures of the author and of other authorities that the vote with this digest is the author's for this
+/// valid-after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endorsement {
     claim: Claim,
@@ -91,10 +92,10 @@ pub struct Endorsement {
 }
 
 impl Endorsement {
-    /// The author's own of its vote.
+    /// The author's own endorsement of its vote.
     ///
     /// # Errors
-    /// [`DocError`] when `key` is not the signing key of the vote's author.
+    /// [`DocError`] if `key` is not the signing key of the vote's author.
     pub fn of_vote(
         vote: &SignedVote,
         network: &NetworkFile,
@@ -127,14 +128,14 @@ impl Endorsement {
         UnverifiedEndorsement::parse(bytes, network)?.verify(network)
     }
 
-    /// Adds a signature of one's own.
+    /// Adds a signature by `key`.
     pub fn endorse(&mut self, network: &NetworkId, key: &impl AsSigner) {
         let signer = key.as_signer();
         let signature = signer.sign(Kind::Endorsement, network, &self.body);
         self.signatures.insert(signer.authority(), signature);
     }
 
-    /// Takes in the signatures that another endorsement of the same has.
+    /// Adds the signatures of another endorsement of the same vote.
     pub fn merge(&mut self, other: &Self) {
         if self.claim == other.claim {
             let news = other.signatures.iter().map(|(k, s)| (*k, *s));
@@ -142,7 +143,7 @@ impl Endorsement {
         }
     }
 
-    /// The same with the author's signature alone: what convicts.
+    /// The endorsement with only the author's signature, which is what convicts.
     pub fn only_author(&self) -> Self {
         let mut alone = self.clone();
         alone
@@ -151,7 +152,7 @@ impl Endorsement {
         alone
     }
 
-    /// Whose vote.
+    /// Author of the vote.
     pub fn author(&self) -> RelayId {
         self.claim.author
     }
@@ -166,17 +167,17 @@ impl Endorsement {
         self.claim.digest
     }
 
-    /// Signing keys of those who endorse it.
+    /// Signing keys of the authorities that endorse the vote.
     pub fn signers(&self) -> impl Iterator<Item = &[u8; 32]> {
         self.signatures.keys()
     }
 
-    /// Does the authority with this signing key endorse it?
+    /// Does the authority with this signing key endorse the vote?
     pub fn is_signed_by(&self, signing_key: &[u8; 32]) -> bool {
         self.signatures.contains_key(signing_key)
     }
 
-    /// How many authorities endorse it.
+    /// Number of authorities that endorse the vote.
     pub fn count(&self) -> usize {
         self.signatures.len()
     }
@@ -218,7 +219,7 @@ mod tests {
     fn layout_and_round_trip() {
         let made = by(1, &[3]);
         let bytes = made.to_bytes().unwrap();
-        // Kind, version, length; valid-after 1,000 is two bytes of LEB128.
+        // The bytes are kind, version, length; the valid-after 1,000 takes two bytes of LEB128.
         assert_eq!(&bytes[..8], &[8, 1, 0, 0, 0, 66, 0xe8, 0x07]);
         assert_eq!(bytes[8..40], identity(1).0);
         assert_eq!(bytes[40..72], made.digest().0);
@@ -246,12 +247,12 @@ mod tests {
             parse(&headless.to_bytes().unwrap()),
             Err(DocError::Content(_))
         ));
-        // A stranger's is there.
+        // A stranger's signature is there.
         assert_eq!(
             parse(&by(1, &[9]).to_bytes().unwrap()),
             Err(DocError::UnknownSigner)
         );
-        // Any one is broken.
+        // Any one of the signatures is broken.
         for at in [100, 200] {
             let mut bytes = by(1, &[2]).to_bytes().unwrap();
             let at = at + 20;

@@ -1,14 +1,14 @@
-//! Proof that an authority voted twice: two endorsements, its own signature under both (docs/protocol.md, 6.22.7).
+//! Proof that an authority voted twice: two endorsements with its own signature under both (docs/protocol.md, 6.22.7).
 
 use super::endorsement::Endorsement;
 use crate::dir::network::NetworkFile;
 use crate::dir::signed::{Digest, DocError, UnixSecs};
 use crate::ids::RelayId;
 
-/// Longest list of proofs (bytes): two endorsements with one signature each, of 31 authorities.
+/// Size of the longest list of proofs, in bytes: two endorsements with one signature each, of 31 authorities.
 const MAX_PROOFS_BYTES: usize = 64 * 1024;
 
-/// Two different votes of one authority for one valid-after, both signed by it.
+/// Proof of two different votes of one authority for one valid-after, both signed by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EquivocationProof {
     first: Endorsement,
@@ -16,7 +16,7 @@ pub struct EquivocationProof {
 }
 
 impl EquivocationProof {
-    /// The proof that two endorsements are; `None` when they are no proof.
+    /// The proof that two endorsements make; `None` if they prove nothing.
     pub fn new(one: &Endorsement, other: &Endorsement) -> Option<Self> {
         let same_vote = one.author() == other.author() && one.valid_after() == other.valid_after();
         if !same_vote || one.digest() == other.digest() {
@@ -33,7 +33,7 @@ impl EquivocationProof {
         })
     }
 
-    /// Who voted twice.
+    /// The authority that voted twice.
     pub fn author(&self) -> RelayId {
         self.first.author()
     }
@@ -48,7 +48,7 @@ impl EquivocationProof {
         [self.first.digest(), self.second.digest()]
     }
 
-    /// Proofs one after the other, each as two endorsements behind their lengths.
+    /// Writes proofs one after the other, each as two endorsements behind their lengths.
     ///
     /// # Errors
     /// [`DocError`]; none is known to arise.

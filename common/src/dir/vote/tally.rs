@@ -1,4 +1,4 @@
-//! Votes to consensus: the same votes in any order give the same bytes (docs/protocol.md, 6.8; S26).
+//! Turns votes into a consensus. The same votes in any order give the same bytes (docs/protocol.md, 6.8; S26).
 
 use std::borrow::Borrow;
 use std::cmp::Reverse;
@@ -12,13 +12,13 @@ use crate::dir::relay::{Flags, SignedDescriptor};
 use crate::dir::signed::{Digest, majority};
 use crate::ids::RelayId;
 
-/// Measurements that a weight needs; with fewer the relay's own capped claim stands.
+/// Number of measurements that a weight needs. With fewer, the relay's own capped claim counts.
 const MIN_MEASUREMENTS: usize = 3;
 
-/// Why votes make no consensus.
+/// Why votes do not yield a consensus.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TallyError {
-    /// Not more than half of the authorities voted for these times.
+    /// At most half of the authorities voted for these times.
     #[error("{have} votes of {need} needed")]
     TooFewVotes {
         /// Authorities with one vote for these times.
@@ -28,16 +28,16 @@ pub enum TallyError {
     },
 }
 
-/// What one authority's vote says of one relay.
+/// What one authority's vote says about one relay.
 type Listing<'a> = (&'a VoteEntry, &'a Arc<SignedDescriptor>);
 
-/// Makes the consensus of the votes for one lifetime.
+/// Makes the consensus from the votes for one lifetime.
 ///
-/// Votes for other times do not count. Of an author with two different votes none does: it cannot be known which one
-/// the others hold.
+/// Votes for other times do not count. If an author has two different votes, neither counts: it cannot be known which
+/// of them the others hold.
 ///
 /// # Errors
-/// [`TallyError::TooFewVotes`].
+/// [`TallyError::TooFewVotes`] if at most half of the authorities voted.
 pub fn tally<V: Borrow<SignedVote>>(
     network: &NetworkFile,
     lifetime: Lifetime,
@@ -90,7 +90,7 @@ fn one_to_an_author<'a>(
         .collect()
 }
 
-/// Low median of each parameter that more than half of all authorities name.
+/// The low median of each parameter that more than half of all authorities name.
 fn tally_params(votes: &BTreeMap<RelayId, &SignedVote>, need: usize) -> BTreeMap<String, u32> {
     let mut values: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
     for (name, value) in votes.values().flat_map(|vote| &vote.vote().params) {
@@ -109,7 +109,8 @@ fn low_median(mut values: Vec<u32>) -> Option<u32> {
     values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
-/// One relay that more than half list: the descriptor that most of them name, then the newest, then the lowest.
+/// The entry of a relay that more than half list: with the descriptor that most of them name; of equals, the newest; of
+/// those, the one with the lowest digest.
 fn tally_relay(listings: &[Listing<'_>], weight_cap: u32) -> Option<Entry> {
     let mut counts: BTreeMap<Digest, (usize, &SignedDescriptor)> = BTreeMap::new();
     for (_, signed) in listings {
@@ -191,7 +192,7 @@ mod tests {
         assert_eq!(tally(&network, lifetime(1_000), &votes), few);
         votes.push(sign(&network, 4, |_| ()));
         assert!(tally(&network, lifetime(1_000), &votes).is_ok());
-        // The same vote twice is one vote; two different ones are none.
+        // The same vote twice counts as one vote; two different votes count as none.
         votes.push(sign(&network, 4, |_| ()));
         assert!(tally(&network, lifetime(1_000), &votes).is_ok());
         votes.push(sign(&network, 4, |vote| vote.entries.clear()));
@@ -257,7 +258,7 @@ mod tests {
             [("max_unmeasured_weight".to_owned(), 200)].into()
         );
         let body = tally(&network, lifetime(1_000), &votes[..2]).unwrap();
-        // Two measurements are too few: the claim of 1,000, capped by the parameter just voted.
+        // Two measurements are too few, so the claim of 1,000 counts, capped by the parameter that was just voted.
         assert_eq!(entry(&body, 1).unwrap().weight, 200);
         assert_eq!(entry(&body, 1).unwrap().flags, valid);
         let body = tally(&network, lifetime(1_000), &votes[1..]).unwrap();
