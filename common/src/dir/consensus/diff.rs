@@ -67,15 +67,40 @@ struct Body {
 /// New values of an entry's other fields; `None` if the old value stays.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Change {
-    link_key: Option<Option<[u8; 32]>>,
+    link_key: Option<NewKey>,
     onion_key: Option<[u8; 32]>,
     #[serde(with = "optional_suite")]
     suite: Option<Suite>,
     addresses: Option<Vec<SocketAddr>>,
     policy: Option<PolicySummary>,
-    family: Option<Option<[u8; 32]>>,
+    family: Option<NewKey>,
     nickname: Option<String>,
     version: Option<String>,
+}
+
+/// What the newer consensus says of a key that an entry need not have. On the wire it is the byte 0, or the byte 1 and
+/// the key, as an optional key is in an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+enum NewKey {
+    /// The entry has no such key any more.
+    Absent,
+    /// The entry has this key now.
+    Present([u8; 32]),
+}
+
+impl From<Option<[u8; 32]>> for NewKey {
+    fn from(key: Option<[u8; 32]>) -> Self {
+        key.map_or(Self::Absent, Self::Present)
+    }
+}
+
+impl From<NewKey> for Option<[u8; 32]> {
+    fn from(key: NewKey) -> Self {
+        match key {
+            NewKey::Absent => None,
+            NewKey::Present(key) => Some(key),
+        }
+    }
 }
 
 mod optional_suite {
@@ -200,12 +225,12 @@ impl Change {
             (old != new).then(|| new.clone())
         }
         Self {
-            link_key: changed(&old.explicit_link_key(), &new.explicit_link_key()),
+            link_key: changed(&old.explicit_link_key(), &new.explicit_link_key()).map(NewKey::from),
             onion_key: changed(&old.onion_key, &new.onion_key),
             suite: changed(&old.suite, &new.suite),
             addresses: changed(&old.addresses, &new.addresses),
             policy: changed(&old.policy, &new.policy),
-            family: changed(&old.family, &new.family),
+            family: changed(&old.family, &new.family).map(NewKey::from),
             nickname: changed(&old.nickname, &new.nickname),
             version: changed(&old.version, &new.version),
         }
@@ -218,13 +243,13 @@ impl Change {
             }
         }
         if let Some(link_key) = self.link_key {
-            entry.set_explicit_link_key(link_key);
+            entry.set_explicit_link_key(link_key.into());
         }
         set(&mut entry.onion_key, self.onion_key);
         set(&mut entry.suite, self.suite);
         set(&mut entry.addresses, self.addresses);
         set(&mut entry.policy, self.policy);
-        set(&mut entry.family, self.family);
+        set(&mut entry.family, self.family.map(Into::into));
         set(&mut entry.nickname, self.nickname);
         set(&mut entry.version, self.version);
     }
