@@ -3,15 +3,15 @@
 
 use serde_json::Value;
 
-use super::{
+use cepa_common::dir::{
     ConsensusSignature, Digest, DocError, Endorsement, FamilyFile, KeyFileError, LinkCertificate,
     NetworkFile, SignedDescriptor,
 };
-use crate::ids::RelayId;
-use crate::onion::Suite;
+use cepa_common::ids::RelayId;
+use cepa_common::onion::Suite;
 
 fn vectors() -> Value {
-    serde_json::from_str(include_str!("../../testdata/documents.json")).unwrap()
+    serde_json::from_str(include_str!("../testdata/documents.json")).unwrap()
 }
 
 #[test]

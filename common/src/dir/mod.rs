@@ -25,9 +25,6 @@ mod relay;
 mod signed;
 mod vote;
 
-#[cfg(test)]
-mod vectors;
-
 pub use consensus::{
     Consensus, ConsensusBody, ConsensusConflict, ConsensusSignature, ConsensusStatus,
     ConsensusStore, DiffError, Entry, Inserted, Inspection, Lifetime, MAX_CONSENSUS_BYTES,

@@ -84,6 +84,16 @@ impl Layers for HopLayers {
     }
 }
 
+/// What the handshake of a circuit has brought.
+pub(crate) struct Agreed {
+    /// The suite of the onion key that the client chose.
+    pub(crate) suite: Suite,
+    /// The keys of the layer between the client and this relay.
+    pub(crate) keys: HopKeys,
+    /// What this relay has told the client about pacing.
+    pub(crate) params: RelayParams,
+}
+
 /// A circuit that ends at this relay.
 pub(crate) struct EndHop {
     pub(super) context: Arc<EndContext>,
@@ -102,8 +112,13 @@ impl EndHop {
         peer: Option<RelayId>,
         circ: CircId,
         inbox: Arc<Inbox>,
-        (suite, keys, params): (Suite, HopKeys, RelayParams),
+        agreed: Agreed,
     ) -> Self {
+        let Agreed {
+            suite,
+            keys,
+            params,
+        } = agreed;
         let mux = Mux::new(MuxConfig {
             control: Box::new(Vegas::new(
                 context

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::EndContext;
-use super::end_hop::EndHop;
+use super::end_hop::{Agreed, EndHop};
 use crate::admission::{Job, JobQueue};
 use crate::keys::ring::OnionKeys;
 
@@ -108,7 +108,11 @@ impl Responder {
             peer,
             circ,
             inbox.clone(),
-            (suite, keys, for_clients),
+            Agreed {
+                suite,
+                keys,
+                params: for_clients,
+            },
         );
         let reply = Box::new(reply);
         TableCommand::Accept { circ, inbox, reply }.send(&link);
