@@ -279,7 +279,6 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("src/terminal", &[]),
-    ("src/control", &["common/src", "client/src", "src/terminal"]),
     (
         "src/config",
         &[
@@ -296,10 +295,10 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "relay/src",
             "client/src",
             "src/config",
-            "src/control",
             "src/terminal",
         ],
     ),
+    ("src/control", &["common/src", "client/src", "src/terminal"]),
     (
         "src/testnet",
         &[
