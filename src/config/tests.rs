@@ -396,6 +396,21 @@ fn the_printed_examples_are_valid_when_uncommented() {
 }
 
 #[test]
+fn the_reference_is_what_the_settings_say() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md");
+    let stored = std::fs::read_to_string(path).unwrap();
+    let current = keys::update_reference(&stored);
+    if std::env::var_os("CEPA_WRITE_REFERENCE").is_some() {
+        std::fs::write(path, &current).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(path).unwrap() == current,
+        "docs/config.md is not what src/config/settings.rs says; write it with: \
+         CEPA_WRITE_REFERENCE=1 cargo test -p cepa --lib the_reference_is"
+    );
+}
+
+#[test]
 fn the_reference_mentions_every_key_and_no_other() {
     let reference = include_str!("../../docs/config.md");
     for path in keys::paths() {
@@ -421,5 +436,53 @@ proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "(\\[[a-z.]{0,8}\\]\n|[a-z_]{1,8} = (\"[a-z:0-9]{0,8}\"|[0-9]{1,4}|\\[\\]|\\{\\})\n){0,8}|\\PC{0,60}") {
         let _ = checked(&text);
+    }
+
+    #[test]
+    fn whatever_is_configured_is_printed_and_read_back(
+        words in prop::collection::vec("\\PC{0,12}", 0..4),
+        word in "\\PC{0,12}",
+        ip in any::<std::net::IpAddr>(),
+        port in any::<u16>(),
+        numbers in any::<(u8, u32)>(),
+        flags in any::<[bool; 6]>(),
+    ) {
+        let address = SocketAddr::new(ip, port);
+        let file = || flags[0].then(|| word.clone().into());
+        let listener = Listener {
+            address,
+            isolate: flags[1].then(|| vec![IsolateKind::Stream]),
+        };
+        let client = Client {
+            socks: address,
+            allow_remote: flags[2],
+            listeners: vec![listener; words.len()],
+            hops: numbers.0,
+            entry_only: words.clone(),
+            geoip: file(),
+            ..Client::default()
+        };
+        let relay = Relay {
+            advertise: vec![address; words.len()],
+            nickname: word.clone(),
+            suite: SuiteChoice::Aes256Gcm,
+            family: file(),
+            claim_kib: numbers.1,
+            ..Relay::default()
+        };
+        let exit = Exit {
+            policy: words.clone(),
+            resolver: flags[1].then_some(address),
+            ..Exit::default()
+        };
+        let config = Config {
+            client: flags[3].then_some(client),
+            relay: flags[4].then_some(relay),
+            exit: flags[5].then_some(exit),
+            log: Log { level: word.clone(), file: file() },
+            limits: Limits { threads: usize::from(numbers.0), memory_mib: numbers.1, ..Limits::default() },
+            ..Config::default()
+        };
+        prop_assert_eq!(parse(&keys::print(&config)).unwrap(), config);
     }
 }
