@@ -397,14 +397,14 @@ fn the_printed_examples_are_valid_when_uncommented() {
 
 #[test]
 fn the_reference_is_what_the_settings_say() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md");
-    let stored = std::fs::read_to_string(path).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/config.md");
+    let stored = std::fs::read_to_string(&path).unwrap();
     let current = keys::update_reference(&stored);
     if std::env::var_os("CEPA_WRITE_REFERENCE").is_some() {
-        std::fs::write(path, &current).unwrap();
+        std::fs::write(&path, &current).unwrap();
     }
     assert!(
-        std::fs::read_to_string(path).unwrap() == current,
+        std::fs::read_to_string(&path).unwrap() == current,
         "docs/config.md is not what src/config/settings.rs says; write it with: \
          CEPA_WRITE_REFERENCE=1 cargo test -p cepa --lib the_reference_is"
     );
