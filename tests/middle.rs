@@ -25,11 +25,12 @@ use cepa_common::handshake::{
 };
 use cepa_common::ids::{CircId, HopIndex, NetworkId, StreamId};
 use cepa_common::net::directory::fetch_consensus;
-use cepa_common::net::establish::{self, Accepted, NewLink, unix_now};
+use cepa_common::net::establish::{self, Accepted, NewLink};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
 use cepa_common::onion::{ClientLayers, Opened, RelayBackward, RelayForward};
 use cepa_common::state::{KeyKind, Trust, load_key};
+use cepa_common::world::Clock;
 use ed25519_dalek::SigningKey;
 use support::Testnet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -204,7 +205,9 @@ impl Middle {
             let middle = self.clone();
             links.spawn(async move {
                 // Authorities dial to find out whether the relay is there, and leave.
-                let accepted = establish::accept(tcp, &middle.tls, middle.network).await;
+                let accepted =
+                    establish::accept(tcp, &middle.tls, middle.network, Clock::system().now_secs())
+                        .await;
                 if let Ok(Accepted::Link(link)) = accepted {
                     middle.serve(link).await;
                 }
@@ -266,7 +269,7 @@ impl Middle {
             panic!("{said:?}")
         };
         let (address, key) = self.next;
-        let time = unix_now();
+        let time = Clock::system().now_secs();
         let next = establish::dial_link(&[address], key, &self.tls, self.network, time).await;
         let next = next.unwrap();
         self.see(&next.hello.encode());

@@ -143,7 +143,7 @@ impl Client {
                     builder
                 }
             };
-            let handshake = started.elapsed();
+            let handshake = steady::since(started);
             let rtt = timeout(TRY_TIMEOUT, builder.round_trip())
                 .await
                 .map_err(|_| ConnectError::TimedOut)?

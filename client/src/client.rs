@@ -16,6 +16,7 @@ use cepa_common::net::tasks::Stopper;
 use cepa_common::onion::Suite;
 use cepa_common::stream::{StreamError, StreamHost, StreamTarget};
 use cepa_common::sync::lock;
+use cepa_common::world::World;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -51,6 +52,8 @@ pub struct ClientOptions {
     pub peers: PeerRules,
     /// When a circuit gets a second one that carries its streams with it.
     pub multipath: Multipath,
+    /// The world that the client lives in: [`World::default`] for the real one.
+    pub world: World,
 }
 
 impl ClientOptions {
@@ -63,6 +66,7 @@ impl ClientOptions {
             isolate_by: IsolateBy::default(),
             peers: PeerRules::default(),
             multipath: Multipath::default(),
+            world: World::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::StreamIo;
 use cepa_common::cell::message::EndReason;
 use cepa_common::stream::{StreamError, StreamTarget};
-use tokio::net::TcpListener;
+use cepa_common::world::sockets::Listener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -28,7 +28,7 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn serve_front(&self, listener: TcpListener, options: FrontOptions) -> Front {
+    pub fn serve_front(&self, listener: impl Into<Listener>, options: FrontOptions) -> Front {
         self.serve_front_by(self.inner.isolate_by, listener, options)
     }
 
@@ -37,16 +37,21 @@ impl Client {
     pub fn serve_front_by(
         &self,
         by: IsolateBy,
-        listener: TcpListener,
+        listener: impl Into<Listener>,
         options: FrontOptions,
     ) -> Front {
         let client = self.clone();
         let connector = Arc::new(ClientConnector { client, by });
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(front::serve(listener, connector, options, async move {
-            // Told to stop, or dropped: both mean the same.
-            let _ = stopped.await;
-        }));
+        let task = tokio::spawn(front::serve(
+            listener.into(),
+            connector,
+            options,
+            async move {
+                // Told to stop, or dropped: both mean the same.
+                let _ = stopped.await;
+            },
+        ));
         Front { stop, task }
     }
 }

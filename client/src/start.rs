@@ -7,7 +7,6 @@ use std::time::Duration;
 use cepa_common::net::directory::{Dial, Reviser, RevisionStore, revise};
 use cepa_common::net::tasks::tasks;
 use cepa_common::net::tls::Tls;
-use cepa_common::world::Clock;
 use cepa_common::world::blocking;
 use tokio::time::timeout;
 
@@ -75,7 +74,8 @@ impl Client {
             .state_dir
             .as_deref()
             .map(|directory| RevisionStore::new(directory, &network.network_id()));
-        let tls = Tls::client();
+        let tls = Tls::client().over(options.world.sockets.clone());
+        let clock = options.world.clock.clone();
         let (tasks, stopper) = tasks();
         let reporter = Reporter::default();
         let events = reporter.subscribe();
@@ -83,7 +83,7 @@ impl Client {
         let (task, directory) = directory(DirectoryConfig {
             network: network.clone(),
             dial: dial.clone(),
-            clock: Clock::system(),
+            clock: clock.clone(),
             cache: options.state_dir.clone(),
             reporter: reporter.clone(),
             rules: rules.clone(),
@@ -92,7 +92,7 @@ impl Client {
         tasks.spawn(revise(Reviser {
             network: network.clone(),
             dial,
-            clock: Clock::system(),
+            clock: clock.clone(),
             consensus: Box::new(move || newest.borrow().clone()),
             may_ask: Box::new({
                 let rules = rules.clone();
@@ -104,17 +104,23 @@ impl Client {
             file: options.network_file,
         }));
         let (network_id, state_dir) = (network.network_id(), options.state_dir);
-        let load = move || Keeper::load(network_id, state_dir.as_deref(), Clock::system());
+        let guards_clock = clock.clone();
+        let load = move || Keeper::load(network_id, state_dir.as_deref(), guards_clock);
         let guards = blocking::run(load).await;
-        let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, Clock::system()));
+        let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, clock.clone()));
         let guards = Arc::new(guards.with_rules(rules.clone()));
         tasks.spawn(guards.clone().write_changes());
-        let links = GuardLinks::new(network.network_id(), tls.clone(), tasks.clone());
+        let links = GuardLinks::new(
+            network.network_id(),
+            tls.clone(),
+            options.world,
+            tasks.clone(),
+        );
         let skew = links.skew().clone();
         let times = TimeSources {
             network: network.clone(),
             tls,
-            clock: Clock::system(),
+            clock: clock.clone(),
             skew: skew.clone(),
             reporter: reporter.clone(),
         };

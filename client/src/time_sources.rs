@@ -102,7 +102,7 @@ mod tests {
             tokio::spawn(async move {
                 while let Ok((tcp, _)) = listener.accept().await {
                     // A link, which nothing is done with.
-                    let _ = establish::accept(tcp, &tls, id).await;
+                    let _ = establish::accept(tcp, &tls, id, Clock::system().now_secs()).await;
                 }
             });
         }

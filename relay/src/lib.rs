@@ -25,6 +25,7 @@ mod params;
 mod start;
 
 pub use admission::Limits;
+pub use circuit::Workers;
 pub use events::{
     AuthorityEvent, AuthorityFailure, ConnectionBound, DescriptorAnswer, Listing, RelayEvent,
     RelayEvents, Reporter,

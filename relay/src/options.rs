@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use cepa_common::dir::{ExitPolicy, Signer};
 use cepa_common::net::directory::NetworkHandle;
+use cepa_common::world::World;
 
 use crate::admission::Limits;
 use crate::authority::{MeasureOptions, OperatorRules, VotingKeyFile};
+use crate::circuit::Workers;
 use crate::keys::RelayIdentity;
 use crate::keys::ring::OnionKeyOptions;
 
@@ -35,8 +37,10 @@ pub struct RelayOptions {
     pub exit: Option<ExitOptions>,
     /// Present if it is a directory authority.
     pub authority: Option<AuthorityOptions>,
-    /// Threads for circuit handshakes.
-    pub threads: usize,
+    /// What does the public-key work of circuit handshakes.
+    pub workers: Workers,
+    /// The world that it lives in: [`World::default`] for the real one.
+    pub world: World,
     /// Where it keeps directory documents.
     pub cache_dir: PathBuf,
     /// How much of the machine it may take.

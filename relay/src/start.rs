@@ -9,8 +9,7 @@ use cepa_common::net::directory::{Dial, NetworkHandle, Reviser, RevisionStore, r
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::{Tls, TlsSetupError};
 use cepa_common::state::StateError;
-use cepa_common::world::{Clock, random};
-use tokio::net::TcpListener;
+use cepa_common::world::{Clock, World, random};
 use tokio::sync::watch;
 
 use crate::admission::{Admission, keep_within_budget};
@@ -84,7 +83,7 @@ impl Relay {
     /// [`RelayError`]; nothing runs then.
     pub async fn start(options: RelayOptions) -> Result<RelayHandle, RelayError> {
         let io = |what| move |source| RelayError::Io { what, source };
-        let listener = TcpListener::bind(options.listen).await;
+        let listener = options.world.sockets.bind(options.listen).await;
         let socket = listener.map_err(|source| RelayError::Listen {
             address: options.listen,
             source,
@@ -94,8 +93,8 @@ impl Relay {
         let identity = options.identity.identity();
         let network = options.network.clone();
         let network_id = network.network_id();
-        let tls = Tls::relay(options.identity.link_key())?;
-        let clock = Clock::system();
+        let tls = Tls::relay(options.identity.link_key())?.over(options.world.sockets.clone());
+        let clock = options.world.clock.clone();
         let ring = load_ring(&options, &network, &clock)?;
         let (onion_keys_sender, onion_keys) = watch::channel(ring.snapshot());
         let events = Reporter::default();
@@ -113,7 +112,7 @@ impl Relay {
         let files = ConsensusFiles::new(&options.cache_dir, &directory);
         files.load(&directory).await;
         let params = ParamsInForce::new(directory.clone());
-        let exit = start_exit(options.exit.as_ref(), &directory)?;
+        let exit = start_exit(options.exit.as_ref(), &options.world, &directory)?;
 
         let admission = Admission::new(options.limits, tokio::time::Instant::now());
         let (memory, creates) = (admission.memory, admission.creates);
@@ -143,7 +142,7 @@ impl Relay {
                 tasks: work.clone(),
             }),
         };
-        let handshakes = HandshakePool::start(options.threads, creates, &responder);
+        let handshakes = HandshakePool::start(options.workers, creates, &responder);
         let handshakes = handshakes.map_err(io("no thread"))?;
         work.spawn(keep_within_budget(memory, events.clone()));
         work.spawn(files.follow(directory.clone()));
@@ -250,6 +249,7 @@ fn load_ring(
 
 fn start_exit(
     options: Option<&ExitOptions>,
+    world: &World,
     directory: &Arc<DirectoryServer>,
 ) -> Result<Option<Arc<ExitConnector>>, ResolverError> {
     let start = |options: &ExitOptions| {
@@ -257,7 +257,7 @@ fn start_exit(
             rules: options.policy.clone(),
             directory: directory.clone(),
         });
-        ExitConnector::new(policy, options.resolver).map(Arc::new)
+        ExitConnector::new(policy, options.resolver, world).map(Arc::new)
     };
     options.map(start).transpose()
 }

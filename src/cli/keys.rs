@@ -8,11 +8,11 @@ use cepa_common::dir::{
     NetworkFile, UnixSecs,
 };
 use cepa_common::ids::RelayId;
-use cepa_common::net::establish::unix_now;
 use cepa_common::state::{
     KeyKind, StateError, Trust, create_key, erase_key, load_key, load_or_create_key,
     make_private_dir, write_whole,
 };
+use cepa_common::world::Clock;
 use cepa_common::world::random;
 use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
@@ -324,7 +324,7 @@ impl Certify {
                 "`cepa keys link` makes a link key on the relay's machine",
             ));
         }
-        let made = unix_now();
+        let made = Clock::system().now_secs();
         let not_after = made.saturating_add(self.days * 86_400);
         let certificate = LinkCertificate {
             identity: own,
@@ -404,7 +404,7 @@ fn fits(path: &Path, state: &Path, found: &LinkCertificate) -> Result<(), CliErr
             "certify this relay's: cepa keys certify --link KEY",
         ));
     }
-    if found.cert.not_after <= unix_now() {
+    if found.cert.not_after <= Clock::system().now_secs() {
         return Err(CliError::usage(
             format!(
                 "{} expired at {}",

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use cepa_common::dir::NetworkFile;
-use cepa_common::net::establish::unix_now;
 use cepa_common::state::{KeyKind, StateDir};
+use cepa_common::world::Clock;
 use cepa_relay::keys::{RelayIdentity, RelayIdentityError};
 use ed25519_dalek::SigningKey;
 
@@ -48,8 +48,13 @@ pub fn of_relay(
         (true, false) => {
             let key = state.load_key(LINK_KEY, KeyKind::Link)?;
             let key = SigningKey::from_bytes(key.expose());
-            RelayIdentity::off_line(key, certificate, &network.network_id(), unix_now())
-                .map_err(|error| mismatch(error.to_string(), hint(&error)))?
+            RelayIdentity::off_line(
+                key,
+                certificate,
+                &network.network_id(),
+                Clock::system().now_secs(),
+            )
+            .map_err(|error| mismatch(error.to_string(), hint(&error)))?
         }
         // Else the relay would quietly become somebody new.
         (false, _) if wants_certificate => {

@@ -4,6 +4,7 @@ use cepa_common::dir::ExitPolicy;
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::onion::Suite;
 use cepa_common::state::StateDir;
+use cepa_common::world::World;
 use cepa_common::world::random;
 use cepa_relay as relay;
 
@@ -52,7 +53,8 @@ pub(super) fn relay_options(
         claim_kib: (settings.claim_kib > 0).then_some(settings.claim_kib),
         exit,
         authority,
-        threads: threads(config.limits.threads),
+        workers: relay::Workers::Threads(threads(config.limits.threads)),
+        world: World::default(),
         cache_dir: state.room(DIRECTORY_ROOM)?,
         limits: relay::Limits {
             memory_bytes: u64::from(config.limits.memory_mib) << 20,

@@ -11,9 +11,9 @@ use cepa_client::path::{GeoIp, PeerRules};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{NetworkHandle, RevisionStore};
 use cepa_common::state::{StateDir, Trust};
-use cepa_common::world::blocking;
+use cepa_common::world::sockets::Listener;
+use cepa_common::world::{Sockets, World, blocking};
 use cepa_relay as relay;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -116,6 +116,7 @@ impl Node {
             network,
             peers,
             multipath: clients::multipath(settings.multipath),
+            world: World::default(),
             network_file: Some(config.network.file.clone()),
             state_dir: Some(self.state.room(CLIENT_ROOM)?),
             isolate_by: clients::isolate_by(&settings.isolate),
@@ -163,8 +164,8 @@ impl Node {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
-    let listener = TcpListener::bind(address).await;
+async fn bind(address: SocketAddr) -> Result<Listener, AppError> {
+    let listener = Sockets::Tcp.bind(address).await;
     listener.map_err(|source| AppError::Listen { address, source })
 }
 

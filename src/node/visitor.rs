@@ -12,6 +12,7 @@ use cepa_common::ids::RelayId;
 use cepa_common::net::directory::RevisionStore;
 use cepa_common::onion::Suite;
 use cepa_common::state::StateError;
+use cepa_common::world::World;
 use tokio::sync::watch;
 
 use super::client as clients;
@@ -64,6 +65,7 @@ impl Visitor {
             state_dir: Some(state.path().to_owned()),
             isolate_by: Default::default(),
             multipath: Default::default(),
+            world: World::default(),
         };
         let mut started = clients::start(options).await;
         started.ready(progress).await?;

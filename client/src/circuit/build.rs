@@ -190,7 +190,7 @@ impl Builder {
         let started = steady::now();
         self.say_all(&mut mux)?;
         self.hear_into(&mut mux).await?;
-        let round_trip = started.elapsed();
+        let round_trip = steady::since(started);
         mux.release(key);
         self.say_all(&mut mux)?;
         while mux.open_streams() > 0 {

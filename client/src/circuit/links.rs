@@ -7,13 +7,14 @@ use cepa_common::budget::Budget;
 use cepa_common::dir::Entry;
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::limits::QUEUE_SLACK_CELLS;
-use cepa_common::net::establish::{self, EstablishError, unix_now};
+use cepa_common::net::establish::{self, EstablishError};
 use cepa_common::net::link_task;
 use cepa_common::net::queue::LinkQueue;
 use cepa_common::net::switch::AcceptNone;
 use cepa_common::net::tasks::Tasks;
 use cepa_common::net::tls::Tls;
 use cepa_common::sync::lock;
+use cepa_common::world::World;
 
 use crate::skew::ClockSkew;
 
@@ -27,6 +28,7 @@ struct Held {
 pub(crate) struct GuardLinks {
     network: NetworkId,
     tls: Tls,
+    world: World,
     tasks: Tasks,
     /// What the client's queues hold. Nobody watches this budget: a client's windows, and its application's own
     /// reading, bound it.
@@ -36,15 +38,21 @@ pub(crate) struct GuardLinks {
 }
 
 impl GuardLinks {
-    pub(crate) fn new(network: NetworkId, tls: Tls, tasks: Tasks) -> Self {
+    pub(crate) fn new(network: NetworkId, tls: Tls, world: World, tasks: Tasks) -> Self {
         Self {
             network,
             tls,
+            world,
             tasks,
             budget: Budget::unlimited(),
             held: Mutex::default(),
             skew: ClockSkew::default(),
         }
+    }
+
+    /// The world that the client lives in.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
     }
 
     /// The budget that the client's queues are charged to.
@@ -91,8 +99,11 @@ impl GuardLinks {
         let link = establish::dial_link(&relay.addresses, key, &self.tls, self.network, none).await;
         self.held().dialling.remove(&relay.identity);
         let link = link?;
-        self.skew
-            .observe(relay.identity, unix_now(), link.hello.time_unix_sec);
+        self.skew.observe(
+            relay.identity,
+            self.world.clock.now_secs(),
+            link.hello.time_unix_sec,
+        );
         let queue = Arc::new(LinkQueue::new(
             window_cells + QUEUE_SLACK_CELLS,
             &self.budget,

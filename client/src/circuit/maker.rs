@@ -11,7 +11,7 @@ use cepa_common::dir::{Consensus, Entry, Params};
 use cepa_common::ids::{HopIndex, NetworkId, RelayId};
 use cepa_common::net::tasks::Tasks;
 use cepa_common::sync::lock;
-use cepa_common::world::{random, steady};
+use cepa_common::world::{World, random, steady};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -255,6 +255,11 @@ impl Maker {
         Ok(selector)
     }
 
+    /// The world that the client lives in.
+    pub(super) fn world(&self) -> &World {
+        self.links.world()
+    }
+
     /// What relays say about this computer's clock.
     pub(super) fn skew(&self) -> &ClockSkew {
         self.links.skew()
@@ -417,7 +422,7 @@ impl Maker {
         for (number, next) in (2..).zip(&hops[1..]) {
             let asked = steady::now();
             self.go_on(&mut builder, next).await?;
-            rtt = asked.elapsed();
+            rtt = steady::since(asked);
             on_hop(number);
         }
         Ok(Raised {

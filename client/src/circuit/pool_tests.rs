@@ -14,7 +14,7 @@ use cepa_common::net::tasks::{Stopper, tasks};
 use cepa_common::net::tls::Tls;
 use cepa_common::stream::{Mux, MuxConfig, Opener, StreamTarget};
 use cepa_common::testkit::{consensus_of, network_with, web_descriptor};
-use cepa_common::world::{Clock, steady};
+use cepa_common::world::{Clock, World, steady};
 use tokio::sync::watch;
 
 use super::isolation::Isolation;
@@ -37,7 +37,7 @@ fn pool() -> (Arc<Pool>, Stopper) {
 fn pool_of(consensus: Option<Arc<Consensus>>, rules: PeerRules) -> (Arc<Pool>, Stopper) {
     let (tasks, stopper) = tasks();
     let network = NetworkId([7; 32]);
-    let links = GuardLinks::new(network, Tls::client(), tasks.clone());
+    let links = GuardLinks::new(network, Tls::client(), World::default(), tasks.clone());
     let guards = Arc::new(Keeper::load(network, None, Clock::system()));
     let (_, consensus) = watch::channel(consensus);
     let pool = Pool::new(MakerConfig {

@@ -127,12 +127,12 @@ impl Maker {
             let (mut memory, now) = (self.memory(), steady::now());
             match &outcome {
                 Ok(circuit) => {
-                    memory.times.on_built(began.elapsed());
+                    memory.times.on_built(steady::since(began));
                     memory.health.on_built(circuit.hops(), now);
                 }
                 Err(error) => {
                     if matches!(error, BuildError::TimedOut { .. }) {
-                        memory.times.on_given_up(began.elapsed());
+                        memory.times.on_given_up(steady::since(began));
                     }
                     // The guards decide themselves when a guard is tried again.
                     let suspect = usize::from(error.suspect().0);

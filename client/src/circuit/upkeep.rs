@@ -1,11 +1,11 @@
 //! What a pool does by itself: it keeps circuits ready ahead of need, retires old ones, and notices that the machine
 //! slept.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use cepa_common::world::steady;
+use cepa_common::world::{World, steady};
 
 use super::pool::Pool;
 use crate::guard::Purpose;
@@ -26,7 +26,7 @@ const SLEPT: Duration = Duration::from_secs(20);
 impl Pool {
     /// Keeps clean circuits ready and retires old ones, for as long as the client runs.
     pub(crate) async fn look_after(self: Arc<Self>) {
-        let mut surroundings = Surroundings::now(self.some_relay());
+        let mut surroundings = Surroundings::now(self.maker.world(), self.some_relay());
         let mut news = self.maker.consensus_news();
         loop {
             self.retire();
@@ -34,7 +34,7 @@ impl Pool {
             self.maker
                 .announcer()
                 .report(has_circuit, self.maker.skew());
-            let now = Surroundings::now(self.some_relay());
+            let now = Surroundings::now(self.maker.world(), self.some_relay());
             if surroundings.has_changed(&now) {
                 tracing::info!(
                     "this machine slept, or its network changed; circuits are asked whether they are there"
@@ -105,24 +105,25 @@ impl Pool {
 /// Where this machine is, and the time.
 struct Surroundings {
     steady: Instant,
-    wall: SystemTime,
+    /// The time of day, milliseconds since 1970.
+    wall_ms: u64,
     /// The address from which the machine would reach the network.
     address: Option<IpAddr>,
 }
 
 impl Surroundings {
-    fn now(relay: Option<SocketAddr>) -> Self {
+    fn now(world: &World, relay: Option<SocketAddr>) -> Self {
         Self {
             steady: steady::now(),
-            wall: SystemTime::now(),
-            address: relay.and_then(local_address),
+            wall_ms: world.clock.now_ms(),
+            address: relay.and_then(|relay| world.sockets.local_address(relay)),
         }
     }
 
     /// Did the machine sleep before `later`, or is it in another network then?
     fn has_changed(&self, later: &Self) -> bool {
         let steady = later.steady.saturating_duration_since(self.steady);
-        let wall = later.wall.duration_since(self.wall).unwrap_or_default();
+        let wall = Duration::from_millis(later.wall_ms.saturating_sub(self.wall_ms));
         let moved = match (self.address, later.address) {
             (Some(here), Some(there)) => here != there,
             _ => false,
@@ -131,27 +132,15 @@ impl Surroundings {
     }
 }
 
-/// The address that this machine would send from. Connecting a datagram socket asks the routing table and sends
-/// nothing.
-fn local_address(relay: SocketAddr) -> Option<IpAddr> {
-    let any: SocketAddr = match relay {
-        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
-        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
-    };
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(relay).ok()?;
-    Some(socket.local_addr().ok()?.ip())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn at(seconds: u64, slept: u64, address: Option<[u8; 4]>) -> Surroundings {
-        let origin = Surroundings::now(None);
+        let origin = Surroundings::now(&World::default(), None);
         Surroundings {
             steady: origin.steady + Duration::from_secs(seconds),
-            wall: origin.wall + Duration::from_secs(seconds + slept),
+            wall_ms: origin.wall_ms + (seconds + slept) * 1_000,
             address: address.map(IpAddr::from),
         }
     }
@@ -167,7 +156,7 @@ mod tests {
         assert!(!start.has_changed(&at(5, 0, None)));
         // A wall clock that is set back does not mean that the machine slept.
         let later = Surroundings {
-            wall: start.wall - Duration::from_secs(86_400),
+            wall_ms: start.wall_ms - 86_400_000,
             ..at(5, 0, home)
         };
         assert!(!start.has_changed(&later));
@@ -175,7 +164,8 @@ mod tests {
 
     #[test]
     fn the_way_to_loopback_is_loopback() {
-        let address = local_address(([127, 0, 0, 1], 9).into());
+        let sockets = World::default().sockets;
+        let address = sockets.local_address(([127, 0, 0, 1], 9).into());
         assert!(address.is_some_and(|ip| ip.is_loopback()));
     }
 }

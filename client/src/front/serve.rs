@@ -11,12 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use cepa_common::limits::ACCEPT_BACKOFF;
-use cepa_common::net::socket::tune;
-use socket2::SockRef;
+use cepa_common::world::sockets::{Listener, Stream};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes,
 };
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -108,7 +106,7 @@ pub fn check_bind(addr: SocketAddr, allow_others: bool) -> Result<(), BindRefuse
 
 /// Serves `listener` until `shutdown` completes. Connections that are still open then are reset.
 pub async fn serve<C: Connector>(
-    listener: TcpListener,
+    listener: Listener,
     connector: Arc<C>,
     options: FrontOptions,
     shutdown: impl Future<Output = ()>,
@@ -143,7 +141,7 @@ pub async fn serve<C: Connector>(
     }
 }
 
-async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IsolationKey)> {
+async fn accept(listener: &Listener) -> io::Result<(Stream, IsolationKey)> {
     let (stream, peer) = listener.accept().await?;
     let isolation = IsolationKey {
         credentials: None,
@@ -151,7 +149,7 @@ async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IsolationKey)>
         client: peer.ip().to_canonical(),
         listener: stream.local_addr()?,
     };
-    tune(&stream)?;
+    stream.tune()?;
     Ok((stream, isolation))
 }
 
@@ -183,7 +181,7 @@ const FIRST_WORDS: Duration = Duration::from_millis(20);
 /// An accepted connection. If it is dropped before its orderly end, the connection is reset: an application must never
 /// take a broken stream for a complete one.
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     orderly: bool,
     /// Has the application been told that its stream is open?
     answered: bool,
@@ -192,14 +190,13 @@ struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if !self.orderly {
-            // The call fails only on a socket that is gone already.
-            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            self.stream.reset_when_dropped();
         }
     }
 }
 
 impl Connection {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self {
             stream,
             orderly: false,
@@ -351,7 +348,7 @@ impl Connection {
 
 /// Completes when the application has gone, and collects what it sends until then. Once [`AHEAD`] bytes wait, the
 /// function reads no more and never completes: the connector's own deadline ends the wait.
-async fn gone(stream: &mut TcpStream, ahead: &mut Vec<u8>) {
+async fn gone(stream: &mut Stream, ahead: &mut Vec<u8>) {
     let mut buffer = [0; HEAD_READ];
     while ahead.len() < AHEAD {
         match stream.read(&mut buffer).await {

@@ -91,7 +91,7 @@ async fn front(options: FrontOptions) -> Front {
     let (sender, requests) = mpsc::channel(1024);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(serve(
-        listener,
+        listener.into(),
         Arc::new(Asked(sender)),
         options,
         async move {

@@ -107,7 +107,7 @@ impl Keeper {
     fn now(&self) -> Now {
         Now {
             wall: self.clock.now_secs(),
-            mono: self.started.elapsed(),
+            mono: steady::since(self.started),
         }
     }
 

@@ -2,9 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::tls::Tls;
@@ -14,6 +12,7 @@ use crate::ids::NetworkId;
 use crate::limits::LINK_HANDSHAKE_TIMEOUT;
 use crate::link::{Hello, HelloError, negotiate};
 use crate::net::directory::{Dial, DialFuture, Stream};
+use crate::world::sockets;
 
 /// Why no link was made. The peer is told nothing about it (S5).
 #[derive(Debug, thiserror::Error)]
@@ -67,13 +66,6 @@ pub enum Accepted {
     Http(TlsIo, SocketAddr),
 }
 
-/// Seconds since 1970, zero before.
-pub fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
-}
-
 async fn in_time<T>(
     work: impl Future<Output = Result<T, EstablishError>>,
 ) -> Result<T, EstablishError> {
@@ -89,7 +81,7 @@ async fn connect(
 ) -> Result<TlsIo, EstablishError> {
     let mut last = EstablishError::Io(io::ErrorKind::AddrNotAvailable.into());
     for &address in addresses {
-        match TcpStream::connect(address).await {
+        match tls.sockets().connect(address).await {
             Ok(tcp) => match TlsIo::dial(tcp, tls, key).await {
                 Ok(io) => return Ok(io),
                 Err(error) => last = EstablishError::Tls(error),
@@ -138,11 +130,12 @@ pub async fn dial_link(
     .await
 }
 
-/// Accepts the connection `tcp` and finds out what it is (protocol.md 1.5).
+/// Accepts the connection `tcp` and finds out what it is (protocol.md 1.5); `time_unix_sec` is the time that HELLO says.
 pub async fn accept(
-    tcp: TcpStream,
+    tcp: impl Into<sockets::Stream>,
     tls: &Tls,
     network: NetworkId,
+    time_unix_sec: u64,
 ) -> Result<Accepted, EstablishError> {
     in_time(async {
         let mut io = TlsIo::accept(tcp, tls).await.map_err(EstablishError::Tls)?;
@@ -154,7 +147,9 @@ pub async fn accept(
         let is_http = first.starts_with(b"GET ") || first == b"POST ";
         io.put_plain_back(plain);
         if is_link {
-            Ok(Accepted::Link(hello(io, false, network, unix_now()).await?))
+            Ok(Accepted::Link(
+                hello(io, false, network, time_unix_sec).await?,
+            ))
         } else if is_http {
             let address = io.peer_address()?;
             Ok(Accepted::Http(io, address))

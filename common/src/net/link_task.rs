@@ -299,7 +299,7 @@ mod tests {
         let dial = establish::dial_link(&addresses, key, &near, NETWORK, 0);
         let accept = async {
             let (tcp, _) = listener.accept().await.unwrap();
-            match establish::accept(tcp, &far, NETWORK).await.unwrap() {
+            match establish::accept(tcp, &far, NETWORK, 0).await.unwrap() {
                 Accepted::Link(link) => link,
                 Accepted::Http(..) => panic!("it is a link"),
             }

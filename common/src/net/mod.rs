@@ -1,7 +1,7 @@
 //! Sockets: TLS with pinned keys, the driver of a link, and the table of its circuits.
 //!
 //! [`tls`] says which keys may speak to each other. [`tls_io`] moves bytes between a socket and rustls in large steps.
-//! [`socket`] has the settings of sockets. [`establish`] turns a connection into a link or a directory request.
+//! [`establish`] turns a connection into a link or a directory request.
 //! [`link_task`] reads and writes one link. [`switch`] decides what happens to each cell. [`queue`] stands between two
 //! links, [`inbox`] between a link and a circuit's end, and [`buffers`] circulate between them. [`circuit_io`] gives
 //! streams to applications.
@@ -20,7 +20,6 @@ pub mod inbox;
 pub mod limit;
 pub mod link_task;
 pub mod queue;
-pub mod socket;
 pub mod switch;
 pub mod tasks;
 pub mod tls;

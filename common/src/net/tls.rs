@@ -20,6 +20,8 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
 };
 
+use crate::world::Sockets;
+
 /// The fixed beginning of an Ed25519 SubjectPublicKeyInfo (RFC 8410, section 4).
 const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
@@ -68,6 +70,7 @@ pub struct Tls {
     provider: Arc<CryptoProvider>,
     server: Option<Arc<ServerConfig>>,
     client_key: Arc<dyn ResolvesClientCert>,
+    sockets: Sockets,
 }
 
 impl Tls {
@@ -78,6 +81,7 @@ impl Tls {
             provider,
             server: None,
             client_key: Arc::new(DiallerKey(None)),
+            sockets: Sockets::default(),
         }
     }
 
@@ -98,7 +102,18 @@ impl Tls {
             provider,
             server: Some(Arc::new(server)),
             client_key: Arc::new(DiallerKey(Some(certified))),
+            sockets: Sockets::default(),
         })
+    }
+
+    /// This peer, where it dials over `sockets`.
+    pub fn over(self, sockets: Sockets) -> Self {
+        Self { sockets, ..self }
+    }
+
+    /// What connections are opened with.
+    pub(super) fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// The configuration for accepted connections; `None` for a client.

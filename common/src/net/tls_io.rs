@@ -5,20 +5,18 @@
 //! a partial record.
 
 use std::cell::RefCell;
-use std::io::{self, Read};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::socket::tune;
 use super::tls::{self, Tls};
 use crate::limits::READ_BATCH_BYTES;
+use crate::world::sockets::Stream;
 
 /// Length of the longest TLS record with its head, in bytes. So many bytes are never incomplete.
 const MAX_RECORD: usize = 5 + 16_384 + 256;
@@ -48,7 +46,7 @@ enum Progress {
 
 /// A TLS connection and its socket.
 pub struct TlsIo {
-    tcp: TcpStream,
+    tcp: Stream,
     connection: Connection,
     progress: Progress,
     /// The first part of a record whose rest has not come yet.
@@ -68,24 +66,24 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 
 impl TlsIo {
     /// Dials the holder of `key` over `tcp` and completes the handshake.
-    pub async fn dial(tcp: TcpStream, tls: &Tls, key: [u8; 32]) -> io::Result<Self> {
+    pub async fn dial(tcp: impl Into<Stream>, tls: &Tls, key: [u8; 32]) -> io::Result<Self> {
         let config = tls.dial(key).map_err(invalid)?;
         let connection =
             UnbufferedClientConnection::new(config, tls::no_name()).map_err(invalid)?;
-        Self::handshake(tcp, Connection::Dialled(connection)).await
+        Self::handshake(tcp.into(), Connection::Dialled(connection)).await
     }
 
     /// Accepts the connection `tcp` and completes the handshake.
-    pub async fn accept(tcp: TcpStream, tls: &Tls) -> io::Result<Self> {
+    pub async fn accept(tcp: impl Into<Stream>, tls: &Tls) -> io::Result<Self> {
         let config = tls
             .server()
             .ok_or_else(|| invalid("a client accepts no connections"))?;
         let connection = UnbufferedServerConnection::new(config).map_err(invalid)?;
-        Self::handshake(tcp, Connection::Accepted(connection)).await
+        Self::handshake(tcp.into(), Connection::Accepted(connection)).await
     }
 
-    async fn handshake(tcp: TcpStream, connection: Connection) -> io::Result<Self> {
-        tune(&tcp)?;
+    async fn handshake(tcp: Stream, connection: Connection) -> io::Result<Self> {
+        tcp.tune()?;
         let mut io = Self {
             tcp,
             connection,
@@ -127,12 +125,11 @@ impl TlsIo {
 
     /// Waits until the socket can be read or, if something is unsent, written.
     pub async fn ready(&self) -> io::Result<()> {
-        let interest = if self.has_unsent() {
-            Interest::READABLE | Interest::WRITABLE
+        if self.has_unsent() {
+            self.tcp.ready().await
         } else {
-            Interest::READABLE
-        };
-        self.tcp.ready(interest).await.map(drop)
+            self.tcp.readable().await
+        }
     }
 
     /// Waits until the socket can be written, whether or not it can be read.
@@ -151,7 +148,7 @@ impl TlsIo {
         INCOMING.with_borrow_mut(|buffer| {
             let kept = self.partial.len();
             buffer[..kept].copy_from_slice(&self.partial);
-            let read = match receive(&self.tcp, &mut buffer[kept..])? {
+            let read = match self.tcp.receive(&mut buffer[kept..])? {
                 Some(0) => return Ok(Some(0)),
                 Some(read) => read,
                 None => return Ok(None),
@@ -310,26 +307,6 @@ impl TlsIo {
 
     fn plain_len(&self) -> usize {
         self.plain.len() - self.plain_from
-    }
-}
-
-/// Reads once; `None` if there is nothing now. If the bytes do not fill `buffer`, they were all there is: the socket
-/// counts as empty until the kernel says that more has come, without a second read to find that out.
-fn receive(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    let room = buffer.len();
-    let mut got = None;
-    let tried = tcp.try_io(Interest::READABLE, || {
-        let read = (&*SockRef::from(tcp)).read(buffer)?;
-        got = Some(read);
-        if (1..room).contains(&read) {
-            // This clears the readiness from before the read, and no newer one.
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        Ok(())
-    });
-    match tried {
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ => Ok(got),
     }
 }
 

@@ -12,6 +12,7 @@ use cepa_common::ids::{CircId, RelayId};
 use cepa_common::limits::CREATES_WAITING;
 use cepa_common::net::queue::LinkQueue;
 use cepa_common::sync::{self, lock};
+use tokio::sync::Notify;
 
 /// A CREATE that waits for an answer.
 pub(crate) struct Job {
@@ -58,6 +59,8 @@ impl Waiting {
 pub(crate) struct JobQueue {
     waiting: Mutex<Waiting>,
     some: Condvar,
+    /// Wakes workers that are tasks.
+    more: Notify,
 }
 
 impl JobQueue {
@@ -89,6 +92,7 @@ impl JobQueue {
         waiting.total += 1;
         drop(guard);
         self.some.notify_one();
+        self.more.notify_one();
         Ok(())
     }
 
@@ -104,6 +108,24 @@ impl JobQueue {
         None
     }
 
+    /// Waits, as a task, for the job whose turn it is. `None` when the queue has stopped.
+    pub(crate) async fn next_for_task(&self) -> Option<Job> {
+        loop {
+            // Asked for before the look, so that what comes between the two is heard of.
+            let more = self.more.notified();
+            {
+                let mut waiting = self.lock();
+                if waiting.is_stopped {
+                    return None;
+                }
+                if let Some(job) = waiting.take() {
+                    return Some(job);
+                }
+            }
+            more.await;
+        }
+    }
+
     /// Drops what waits, takes nothing more, and sends home those who wait for jobs.
     pub(crate) fn stop(&self) {
         let mut waiting = self.lock();
@@ -113,6 +135,7 @@ impl JobQueue {
         };
         drop(waiting);
         self.some.notify_all();
+        self.more.notify_waiters();
     }
 }
 

@@ -28,21 +28,49 @@ pub(crate) struct Responder {
     pub(crate) ends: Arc<EndContext>,
 }
 
-/// The threads. Dropping it stops them and the queue that they serve.
+/// What does the public-key work of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// So many threads, so that the work holds up no cell.
+    Threads(usize),
+    /// Tasks of the runtime, for a simulated world: another thread would end at a moment that no seed decides.
+    Tasks {
+        /// How many there are.
+        number: usize,
+        /// How long one handshake takes.
+        each: Duration,
+    },
+}
+
+/// The workers. Dropping it stops them and the queue that they serve.
 pub(crate) struct HandshakePool(Arc<JobQueue>);
 
 impl HandshakePool {
-    /// Starts `threads` threads, at least one. Circuits run on the runtime of the caller.
+    /// Starts the workers, at least one. Circuits run on the runtime of the caller.
     ///
     /// # Errors
     /// The system gave no thread.
     pub(crate) fn start(
-        threads: usize,
+        workers: Workers,
         jobs: Arc<JobQueue>,
         responder: &Responder,
     ) -> std::io::Result<Self> {
         let pool = Self(jobs.clone());
-        let runtime = Handle::current();
+        let (threads, runtime) = match workers {
+            Workers::Threads(threads) => (threads, Handle::current()),
+            Workers::Tasks { number, each } => {
+                for _ in 0..number.max(1) {
+                    let (jobs, responder) = (jobs.clone(), responder.clone());
+                    responder.ends.tasks.clone().spawn(async move {
+                        while let Some(job) = jobs.next_for_task().await {
+                            tokio::time::sleep(each).await;
+                            responder.answer(job);
+                        }
+                    });
+                }
+                return Ok(pool);
+            }
+        };
         for _ in 0..threads.max(1) {
             let (jobs, responder, runtime) = (jobs.clone(), responder.clone(), runtime.clone());
             std::thread::Builder::new()

@@ -13,5 +13,6 @@ mod handshakes;
 mod sets;
 
 pub(crate) use context::EndContext;
+pub use handshakes::Workers;
 pub(crate) use handshakes::{HandshakePool, Responder};
 pub(crate) use sets::Sets;

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
-use cepa_common::net::socket::tune;
 use cepa_common::stream::StreamHost;
-use tokio::net::TcpStream;
+use cepa_common::world::sockets::Stream;
+use cepa_common::world::{Sockets, World};
 use tokio::time::{Instant, timeout_at};
 
 use crate::directory::DirectoryServer;
 
-use super::resolve::{LookupError, Names, ResolverError};
+use super::resolve::{LookupError, Resolver, ResolverError};
 
 /// Number of addresses of one name that are tried.
 const MAX_ATTEMPTS: usize = 4;
@@ -131,47 +131,55 @@ impl From<io::Error> for ConnectError {
 
 /// Resolves and dials the destinations of streams.
 pub struct ExitConnector {
-    names: Names,
+    names: Resolver,
     policy: Arc<dyn AddressPolicy>,
+    sockets: Sockets,
 }
 
 impl ExitConnector {
     /// A connector that connects to what `policy` allows, and asks the DNS server at `resolver`, or the system's
-    /// servers if there is none. It must be called inside a tokio runtime.
+    /// servers if there is none, unless `world` has names of its own. It must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`ResolverError`] if the system's resolver configuration cannot be read.
     pub fn new(
         policy: Arc<dyn AddressPolicy>,
         resolver: Option<SocketAddr>,
+        world: &World,
     ) -> Result<Self, ResolverError> {
-        let names = Names::new(resolver)?;
-        Ok(Self { names, policy })
+        Ok(Self {
+            names: Resolver::new(resolver, &world.names)?,
+            policy,
+            sockets: world.sockets.clone(),
+        })
     }
 
     /// Connects to `host` and `port` within 15 s. Dropping the future gives the attempt up.
     ///
     /// # Errors
     /// [`ConnectError`]; the client is told its [`ConnectError::end_reason`].
-    pub async fn connect(&self, host: &StreamHost, port: u16) -> Result<TcpStream, ConnectError> {
+    pub async fn connect(&self, host: &StreamHost, port: u16) -> Result<Stream, ConnectError> {
         let deadline = Instant::now() + DEADLINE;
         let addresses = match host {
             StreamHost::Ip(ip) => vec![*ip],
             StreamHost::Name(name) => self.names.lookup(name).await?,
         };
         let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
-        first_of(addresses, &*self.policy, deadline, TcpStream::connect).await
+        first_of(addresses, &*self.policy, deadline, |address| {
+            self.sockets.connect(address)
+        })
+        .await
     }
 }
 
 /// The first connection that succeeds. The error is that of the first address that was dialled; if none was dialled,
 /// the policy allowed none.
-async fn first_of<C: Future<Output = io::Result<TcpStream>>>(
+async fn first_of<C: Future<Output = io::Result<Stream>>>(
     addresses: impl Iterator<Item = SocketAddr>,
     policy: &dyn AddressPolicy,
     deadline: Instant,
     dial: impl Fn(SocketAddr) -> C,
-) -> Result<TcpStream, ConnectError> {
+) -> Result<Stream, ConnectError> {
     let mut first_error = None;
     // The policy is asked after resolution, and for each stream again, whether the answer was cached or not. This keeps
     // a name whose addresses change away from the exit's own network (S31).
@@ -181,7 +189,7 @@ async fn first_of<C: Future<Output = io::Result<TcpStream>>>(
         let error = match timeout_at(until, dial(address)).await {
             Ok(Ok(stream)) => {
                 // The call fails only on a connection that is gone already; reading will show that.
-                let _ = tune(&stream);
+                let _ = stream.tune();
                 return Ok(stream);
             }
             Ok(Err(error)) => error.into(),

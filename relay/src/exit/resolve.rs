@@ -5,8 +5,10 @@
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use cepa_common::cell::message::is_name;
+use cepa_common::world::names::{GivenNames, Names};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
@@ -47,12 +49,21 @@ pub(super) enum LookupError {
     TimedOut,
 }
 
-/// Resolves names through one or several DNS servers.
-pub(super) struct Names(TokioResolver);
+/// Resolves names.
+pub(super) enum Resolver {
+    /// Through one or several DNS servers.
+    Dns(Box<TokioResolver>),
+    /// By what the world says, which is simulated.
+    Given(Arc<dyn GivenNames>),
+}
 
-impl Names {
-    /// A resolver that asks `server`, or the servers of the system's configuration if there is none.
-    pub(super) fn new(server: Option<SocketAddr>) -> Result<Self, ResolverError> {
+impl Resolver {
+    /// A resolver that asks `server`, or the servers of the system's configuration if there is none. Where the world has
+    /// names of its own, it asks those alone.
+    pub(super) fn new(server: Option<SocketAddr>, names: &Names) -> Result<Self, ResolverError> {
+        if let Names::Given(names) = names {
+            return Ok(Self::Given(Arc::clone(names)));
+        }
         let servers = match server {
             Some(server) => vec![name_server(server)],
             // Only the servers are taken from it. The system's search domains are not for clients.
@@ -62,7 +73,7 @@ impl Names {
         let provider = TokioRuntimeProvider::default();
         let mut builder = TokioResolver::builder_with_config(config, provider);
         *builder.options_mut() = options();
-        Ok(Self(builder.build()?))
+        Ok(Self::Dns(Box::new(builder.build()?)))
     }
 
     /// The addresses of `name`, IPv4 and IPv6 in turn.
@@ -71,14 +82,23 @@ impl Names {
         if !may_be_asked(&name) {
             return Err(LookupError::Failed);
         }
-        // The final dot says that the name is complete.
-        let answer = timeout(LOOKUP_DEADLINE, self.0.lookup_ip(format!("{name}.")))
+        timeout(LOOKUP_DEADLINE, self.ask(&name))
             .await
-            .map_err(|_| LookupError::TimedOut)?;
-        match answer {
-            Ok(found) => Ok(in_turn(found.iter())),
-            Err(NetError::Timeout) => Err(LookupError::TimedOut),
-            Err(_) => Err(LookupError::Failed),
+            .unwrap_or(Err(LookupError::TimedOut))
+    }
+
+    async fn ask(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+        match self {
+            // The final dot says that the name is complete.
+            Self::Dns(dns) => match dns.lookup_ip(format!("{name}.")).await {
+                Ok(found) => Ok(in_turn(found.iter())),
+                Err(NetError::Timeout) => Err(LookupError::TimedOut),
+                Err(_) => Err(LookupError::Failed),
+            },
+            Self::Given(names) => match names.lookup(name).await {
+                Ok(found) => Ok(in_turn(found.into_iter())),
+                Err(_) => Err(LookupError::Failed),
+            },
         }
     }
 }

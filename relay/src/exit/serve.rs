@@ -1,7 +1,6 @@
 //! Serves one stream: connects, answers, copies.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cepa_common::cell::message::EndReason;
 use cepa_common::net::circuit_io::StreamIo;
@@ -44,6 +43,6 @@ pub(crate) async fn serve(
     };
     if !copied {
         // The destination must not take what it got for the whole.
-        let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+        tcp.reset_when_dropped();
     }
 }

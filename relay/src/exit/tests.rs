@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
 use cepa_common::stream::StreamHost;
+use cepa_common::world::World;
+use cepa_common::world::sockets::Stream;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
 
@@ -60,7 +62,7 @@ impl Dns {
     }
 
     fn exit(&self, policy: impl AddressPolicy) -> ExitConnector {
-        ExitConnector::new(Arc::new(policy), Some(self.address)).unwrap()
+        ExitConnector::new(Arc::new(policy), Some(self.address), &World::default()).unwrap()
     }
 }
 
@@ -132,7 +134,7 @@ async fn names_and_addresses_are_reached() {
         name("alias.example"),
     ] {
         let stream = exit.connect(&host, port).await.unwrap();
-        assert!(stream.nodelay().unwrap());
+        assert!(matches!(stream, Stream::Tcp(tcp) if tcp.nodelay().unwrap()));
         listener.accept().await.unwrap();
     }
 }

@@ -9,9 +9,9 @@ use cepa_common::handshake::{
     ClientHandshake, ClientParams, HandshakeContext, OnionPublicKey, RelayParams, respond,
 };
 use cepa_common::ids::{NetworkId, RelayId};
-use cepa_common::net::establish::unix_now;
 use cepa_common::onion::Suite;
 use cepa_common::state::Trust;
+use cepa_common::world::Clock;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -198,7 +198,7 @@ fn weeks(seed: u64, weeks: u64, trouble: Trouble) -> World {
     let dir = tempfile::tempdir().unwrap();
     // If times are taken from files, they are of today.
     let start = if trouble.loses_record {
-        unix_now()
+        Clock::system().now_secs()
     } else {
         START
     };

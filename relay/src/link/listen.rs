@@ -6,8 +6,8 @@ use std::sync::Arc;
 use cepa_common::limits::ACCEPT_BACKOFF;
 use cepa_common::net::establish::Accepted;
 use cepa_common::net::tasks::Tasks;
+use cepa_common::world::sockets::{self, Stream};
 use cepa_common::world::steady;
-use tokio::net::{TcpListener, TcpStream};
 
 use super::PeerLinks;
 use crate::admission::{LinkAdmission, LinkPlace};
@@ -18,7 +18,7 @@ use crate::params::ParamsInForce;
 /// Everything that accepting connections needs.
 pub(crate) struct Listener {
     /// Where connections come in.
-    pub(crate) socket: TcpListener,
+    pub(crate) socket: sockets::Listener,
     /// Bounds the connections.
     pub(crate) admission: LinkAdmission,
     /// Says how many connections one address may have.
@@ -76,7 +76,7 @@ pub(crate) async fn listen(listener: Listener) {
 }
 
 /// Runs one connection until it ends. The place is kept for as long.
-async fn connection(tcp: TcpStream, peer: IpAddr, doors: Doors, place: LinkPlace) {
+async fn connection(tcp: Stream, peer: IpAddr, doors: Doors, place: LinkPlace) {
     let Doors { links, directory } = doors;
     match links.accept(tcp).await {
         Ok(Accepted::Link(link)) => {

@@ -10,7 +10,7 @@ use cepa_common::net::establish::{self, Accepted, EstablishError, NewLink};
 use cepa_common::net::queue::LinkQueue;
 use cepa_common::net::tls::Tls;
 use cepa_common::sync::lock;
-use tokio::net::TcpStream;
+use cepa_common::world::sockets::Stream;
 use tokio::sync::Semaphore;
 
 use super::LinkContext;
@@ -140,8 +140,9 @@ impl PeerLinks {
     }
 
     /// Finds out what a connection that came in is.
-    pub(super) async fn accept(&self, tcp: TcpStream) -> Result<Accepted, EstablishError> {
-        establish::accept(tcp, &self.tls, self.network).await
+    pub(super) async fn accept(&self, tcp: Stream) -> Result<Accepted, EstablishError> {
+        let now = self.directory.clock().now_secs();
+        establish::accept(tcp, &self.tls, self.network, now).await
     }
 
     /// Starts a link that came in.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use cepa_common::dir::{FamilyFile, NetworkFile, Params};
 use cepa_common::ids::RelayId;
-use cepa_common::net::establish::unix_now;
 use cepa_common::state::{KeyKind, StateError, Trust, load_key};
+use cepa_common::world::Clock;
 use cepa_relay::keys::ring::{OnionKeyOptions, OnionRing};
 use cepa_relay::keys::schedule::Timing;
 use clap::Args;
@@ -76,7 +76,10 @@ fn links(state: &Path, network: &NetworkFile) -> Result<(), CliError> {
     }
     let found = certificate(&path, network)?;
     say(&format!("identity     {}  off line", found.identity));
-    let left = found.cert.not_after.saturating_sub(unix_now());
+    let left = found
+        .cert
+        .not_after
+        .saturating_sub(Clock::system().now_secs());
     let what = if found.cert.key != link.0 {
         "the certificate is for another link key".to_owned()
     } else if left == 0 {
@@ -112,7 +115,7 @@ fn onion_keys(state: &Path, network: &NetworkFile) -> Result<(), CliError> {
         trust: Trust::OwnerOnly,
         suite: cepa_common::onion::Suite::ChaCha20Poly1305,
     };
-    let ring = OnionRing::load(options, unix_now()).map_err(state_error)?;
+    let ring = OnionRing::load(options, Clock::system().now_secs()).map_err(state_error)?;
     let params: Params = network.params();
     let timing = Timing::new(&params);
     for key in ring.schedule().keys() {

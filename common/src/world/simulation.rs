@@ -1,0 +1,157 @@
+//! A simulated world: one thread, virtual time, and randomness from a seed.
+//!
+//! What a task draws depends on the seed, on the node that the task belongs to and on how often that node was started,
+//! and on nothing else: what one node draws moves no other node's randomness. A task belongs to the node whose task
+//! spawned it, which the runtime's hooks follow; so do tasks of libraries.
+
+use core::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+
+use chacha20::ChaCha20Rng;
+use rand_core::SeedableRng;
+use sha2::{Digest, Sha256};
+use tokio::runtime::{Builder, Runtime};
+
+/// One life of one node: it and the next life draw different numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeLife {
+    /// The node's number in its network.
+    pub node: u32,
+    /// How often the node has been started before.
+    pub incarnation: u32,
+}
+
+/// Whose work is done where no node's is: the simulator's own.
+const NOBODY: NodeLife = NodeLife {
+    node: u32::MAX,
+    incarnation: 0,
+};
+
+struct State {
+    seed: u64,
+    current: NodeLife,
+    rngs: BTreeMap<NodeLife, ChaCha20Rng>,
+    /// To which life each living task belongs. Never walked, so its order is nobody's concern.
+    tasks: HashMap<tokio::task::Id, NodeLife>,
+}
+
+thread_local! {
+    static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
+}
+
+/// The leave to simulate in this process, which is then no real node's: see [`super::simulate`].
+#[derive(Debug)]
+pub struct Simulation(pub(super) ());
+
+impl Simulation {
+    /// Runs `work` and all that it spawns in this thread, on virtual time that jumps to the next timer where nothing is
+    /// left to do, with randomness from `seed`. The runtime has no I/O: a real socket panics and names its place.
+    ///
+    /// # Errors
+    /// The system's, where no runtime can be made.
+    pub fn run<F: Future>(&self, seed: u64, work: F) -> std::io::Result<F::Output> {
+        let _over = Over::begin(seed);
+        let runtime = runtime(seed)?;
+        let done = runtime.block_on(work);
+        // Tasks that are left draw from the same seed as they end.
+        drop(runtime);
+        Ok(done)
+    }
+
+    /// Calls `begin`, which spawns the tasks of one life of a node: these, and those that they spawn, belong to it.
+    pub fn in_node<T>(life: NodeLife, begin: impl FnOnce() -> T) -> T {
+        let before = enter(life);
+        let begun = begin();
+        enter(before);
+        begun
+    }
+}
+
+/// Ends the thread's simulation, however its work ends.
+struct Over;
+
+impl Over {
+    fn begin(seed: u64) -> Self {
+        let state = State {
+            seed,
+            current: NOBODY,
+            rngs: BTreeMap::new(),
+            tasks: HashMap::new(),
+        };
+        STATE.set(Some(state));
+        Self
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        STATE.set(None);
+    }
+}
+
+#[cfg(tokio_unstable)]
+fn runtime(seed: u64) -> std::io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_be_bytes()))
+        .on_task_spawn(|task| {
+            with_state(|state| state.tasks.insert(task.id(), state.current));
+        })
+        .on_before_task_poll(|task| {
+            with_state(|state| {
+                state.current = state.tasks.get(&task.id()).copied().unwrap_or(NOBODY)
+            });
+        })
+        .on_after_task_poll(|_| {
+            with_state(|state| state.current = NOBODY);
+        })
+        .on_task_terminate(|task| {
+            with_state(|state| state.tasks.remove(&task.id()));
+        })
+        .build()
+}
+
+/// Without the unstable interface of tokio all works but exact repetition: its own dice have no seed, and all nodes draw
+/// from one source.
+#[cfg(not(tokio_unstable))]
+fn runtime(_: u64) -> std::io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+}
+
+fn with_state<T>(work: impl FnOnce(&mut State) -> T) -> Option<T> {
+    STATE.with_borrow_mut(|state| state.as_mut().map(work))
+}
+
+/// Makes `life` the one whose work is done; gives the one before.
+fn enter(life: NodeLife) -> NodeLife {
+    with_state(|state| core::mem::replace(&mut state.current, life)).unwrap_or(NOBODY)
+}
+
+/// Calls `draw` with the randomness of the node whose work is done.
+#[expect(clippy::panic, reason = "keys without randomness must never be made")]
+pub(super) fn with_rng<T>(draw: impl FnOnce(&mut ChaCha20Rng) -> T) -> T {
+    let drawn = with_state(|state| {
+        let (seed, life) = (state.seed, state.current);
+        let rng = state.rngs.entry(life);
+        draw(rng.or_insert_with(|| ChaCha20Rng::from_seed(key(seed, life))))
+    });
+    match drawn {
+        Some(drawn) => drawn,
+        None => panic!("a simulated process has randomness only within Simulation::run"),
+    }
+}
+
+/// The key from which one life of a node draws.
+fn key(seed: u64, life: NodeLife) -> [u8; 32] {
+    Sha256::new()
+        .chain_update(b"cepa simulation")
+        .chain_update(seed.to_be_bytes())
+        .chain_update(life.node.to_be_bytes())
+        .chain_update(life.incarnation.to_be_bytes())
+        .finalize()
+        .into()
+}

@@ -1,0 +1,428 @@
+//! How a node reaches others: TCP of this machine, or a network that was given in its place.
+//!
+//! [`Sockets`], [`Listener`] and [`Stream`] are enums of two variants. Which of them one is, is looked at once for each
+//! system call and never for a cell: a socket of this machine costs one branch more than without the seam.
+//! A simulated network implements [`GivenSockets`], [`GivenListener`] and [`GivenStream`].
+
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A future that a given network answers with.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
+
+/// A network in place of this machine's TCP, as one host sees it.
+pub trait GivenSockets: Send + Sync {
+    /// Opens a connection to `address`.
+    fn connect(&self, address: SocketAddr) -> Answer<'_, Box<dyn GivenStream>>;
+    /// Listens at `address`; port 0 means one that is free.
+    fn bind(&self, address: SocketAddr) -> io::Result<Box<dyn GivenListener>>;
+    /// The address that this host would send from to reach `to`; `None` where there is no way.
+    fn local_address(&self, to: SocketAddr) -> Option<IpAddr>;
+}
+
+/// A port of a given network that is listened at.
+pub trait GivenListener: Send + Sync {
+    /// Waits for the next connection; gives it and the address that it came from.
+    fn accept(&self) -> Answer<'_, (Box<dyn GivenStream>, SocketAddr)>;
+    /// Where it listens.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// A connection of a given network. Dropping it closes it.
+///
+/// For each direction it keeps one waker, of whoever polled last: a connection has one reader and one writer.
+pub trait GivenStream: Send + Sync {
+    /// Reads what is there; 0 is the end; `WouldBlock` where nothing has come.
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Takes as much of `bytes` as there is room for; `WouldBlock` where there is none.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+    /// Ready once [`GivenStream::try_read`] would give something, an end or an error.
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Ready once [`GivenStream::try_write`] would take something or fail.
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Ends this side's direction: the other side reads to an end of file.
+    fn shutdown_write(&self) -> io::Result<()>;
+    /// From now on, dropping the connection resets it instead of ending it in good order.
+    fn reset_when_dropped(&self);
+    /// This side's address.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+    /// The other side's address.
+    fn peer_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// What a node opens connections and ports with.
+#[derive(Clone, Default)]
+pub enum Sockets {
+    /// TCP of this machine.
+    #[default]
+    Tcp,
+    /// Another network.
+    Given(Arc<dyn GivenSockets>),
+}
+
+impl core::fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "Tcp",
+            Self::Given(_) => "Given",
+        })
+    }
+}
+
+impl Sockets {
+    /// Opens a connection to `address`.
+    ///
+    /// # Errors
+    /// The system's.
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    pub async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+        match self {
+            Self::Tcp => {
+                super::be_real();
+                TcpStream::connect(address).await.map(Stream::Tcp)
+            }
+            Self::Given(sockets) => sockets.connect(address).await.map(Stream::Given),
+        }
+    }
+
+    /// Listens at `address`; port 0 means one that is free.
+    ///
+    /// # Errors
+    /// The system's.
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    pub async fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
+        match self {
+            Self::Tcp => {
+                super::be_real();
+                TcpListener::bind(address).await.map(Listener::Tcp)
+            }
+            Self::Given(sockets) => sockets.bind(address).map(Listener::Given),
+        }
+    }
+
+    /// The address that this host would send from to reach `to`; `None` where there is no way.
+    ///
+    /// Connecting a datagram socket asks the routing table; nothing is sent.
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    pub fn local_address(&self, to: SocketAddr) -> Option<IpAddr> {
+        if let Self::Given(sockets) = self {
+            return sockets.local_address(to);
+        }
+        let any: SocketAddr = match to {
+            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+            SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+        };
+        let socket = std::net::UdpSocket::bind(any).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    }
+}
+
+/// A port that is listened at.
+pub enum Listener {
+    /// Of this machine.
+    Tcp(TcpListener),
+    /// Of another network.
+    Given(Box<dyn GivenListener>),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl Listener {
+    /// Waits for the next connection; gives it and the address that it came from.
+    ///
+    /// # Errors
+    /// The system's, among others where it is out of descriptors.
+    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (tcp, peer) = listener.accept().await?;
+                Ok((Stream::Tcp(tcp), peer))
+            }
+            Self::Given(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Stream::Given(stream), peer))
+            }
+        }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Given(listener) => listener.local_addr(),
+        }
+    }
+}
+
+/// A connection.
+pub enum Stream {
+    /// Of this machine.
+    Tcp(TcpStream),
+    /// Of another network.
+    Given(Box<dyn GivenStream>),
+}
+
+impl core::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // Whom it leads to is nobody's to log.
+        f.write_str("Stream")
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Tcp(tcp)
+    }
+}
+
+impl Stream {
+    /// Sets the connection up for what is written in large batches and must not wait: no delay for filling segments
+    /// (it costs 40 ms), and no more unsent in the kernel than a batch.
+    ///
+    /// # Errors
+    /// The system's; it refuses for connections that are gone already.
+    pub fn tune(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => {
+                tcp.set_nodelay(true)?;
+                bound_unsent(tcp)
+            }
+            Self::Given(_) => Ok(()),
+        }
+    }
+
+    /// Has the connection reset when it is dropped, so that the other side takes what it got for no complete answer.
+    ///
+    /// It fails only on a connection that is gone already, which the other side has seen.
+    pub fn reset_when_dropped(&self) {
+        match self {
+            Self::Tcp(tcp) => {
+                let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+            }
+            Self::Given(stream) => stream.reset_when_dropped(),
+        }
+    }
+
+    /// This side's address.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr(),
+            Self::Given(stream) => stream.local_addr(),
+        }
+    }
+
+    /// The other side's address.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.peer_addr(),
+            Self::Given(stream) => stream.peer_addr(),
+        }
+    }
+
+    /// Reads once. What does not fill `buffer` was all there is: the socket counts as empty until the kernel says that
+    /// more has come, without a second read to find that out. `None`: nothing is there now.
+    ///
+    /// # Errors
+    /// The system's.
+    #[inline]
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match self {
+            Self::Tcp(tcp) => receive(tcp, buffer),
+            Self::Given(stream) => match stream.try_read(buffer) {
+                Ok(read) => Ok(Some(read)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Gives the kernel as much of `bytes` as it takes now.
+    ///
+    /// # Errors
+    /// The system's; `WouldBlock` where it takes nothing now.
+    #[inline]
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_write(bytes),
+            Self::Given(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Waits until there is something to read.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.readable().await,
+            Self::Given(stream) => poll_fn(|cx| stream.poll_read_ready(cx)).await,
+        }
+    }
+
+    /// Waits until something can be written.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.writable().await,
+            Self::Given(stream) => poll_fn(|cx| stream.poll_write_ready(cx)).await,
+        }
+    }
+
+    /// Waits until there is something to read or something can be written.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn ready(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => {
+                let either = Interest::READABLE | Interest::WRITABLE;
+                tcp.ready(either).await.map(drop)
+            }
+            Self::Given(stream) => {
+                poll_fn(|cx| match stream.poll_read_ready(cx) {
+                    Poll::Pending => stream.poll_write_ready(cx),
+                    ready => ready,
+                })
+                .await
+            }
+        }
+    }
+
+    /// Ready once there is something to read.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_read_ready(cx),
+            Self::Given(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    /// Ready once something can be written.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_write_ready(cx),
+            Self::Given(stream) => stream.poll_write_ready(cx),
+        }
+    }
+}
+
+fn receive(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let room = buffer.len();
+    let mut got = None;
+    let tried = tcp.try_io(Interest::READABLE, || {
+        let read = (&*SockRef::from(tcp)).read(buffer)?;
+        got = Some(read);
+        if (1..room).contains(&read) {
+            // Clears the readiness of before the read, and no newer one.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    });
+    match tried {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(got),
+    }
+}
+
+/// Bounds what the kernel has taken and not sent. Those bytes are beyond this program's fairness and accounting: there
+/// may be megabytes of them, in which every circuit waits behind what was written first. Bytes that are sent and not
+/// acknowledged are not bounded, so that long ways are filled.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn bound_unsent(tcp: &TcpStream) -> io::Result<()> {
+    SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES)
+}
+
+/// Other systems have no such option; the send buffer is the bound there.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn bound_unsent(_: &TcpStream) -> io::Result<()> {
+    Ok(())
+}
+
+/// A batch of cells, in bytes. Compared with no bound, 256 KiB cost nothing; 64 and 128 KiB cost up to a tenth of the
+/// processor in one run and nothing in another. On loopback none of them shortens a ping beside bulk.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT_BYTES: u32 = 256 * 1024;
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, out),
+            Self::Given(stream) => loop {
+                ready!(stream.poll_read_ready(cx))?;
+                match stream.try_read(out.initialize_unfilled()) {
+                    Ok(read) => {
+                        out.advance(read);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            },
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Given(stream) => loop {
+                ready!(stream.poll_write_ready(cx))?;
+                match stream.try_write(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    done => return Poll::Ready(done),
+                }
+            },
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Neither a kernel nor a given network holds back what it has taken.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Given(stream) => Poll::Ready(stream.shutdown_write()),
+        }
+    }
+}
