@@ -1,0 +1,246 @@
+//! A whole network in one thread on virtual time: one seed gives one log of events, and another seed another.
+//!
+//! The file is a process of its own, because a process that is simulated once is never real again.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use cepa_client::{Client, ClientOptions};
+use cepa_common::dir::{Authority, ExitPolicy, NetworkDraft, NetworkFile, local_network_params};
+use cepa_common::net::directory::NetworkHandle;
+use cepa_common::onion::Suite;
+use cepa_common::state::Trust;
+use cepa_common::world::memory::{Event, EventKind, MemoryNetwork};
+use cepa_common::world::sockets::Stream;
+use cepa_common::world::{NodeLife, Simulation, Sockets, World, random, simulate};
+use cepa_relay::keys::RelayIdentity;
+use cepa_relay::keys::ring::OnionKeyOptions;
+use cepa_relay::{
+    AuthorityOptions, ExitOptions, Limits, Relay, RelayHandle, RelayOptions, Workers,
+};
+use ed25519_dalek::SigningKey;
+use rand::Rng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const AUTHORITIES: u32 = 3;
+const RELAYS: u32 = 6;
+/// The node that is an exit, after authorities and relays.
+const EXIT: u32 = AUTHORITIES + RELAYS;
+const CLIENTS: u32 = 2;
+/// The node that clients fetch pages from; it is in no directory.
+const SERVER: u32 = EXIT + CLIENTS + 1;
+const PORT: u16 = 9_400;
+/// 2030-03-17, 17:46:40 UTC.
+const BEGAN_UNIX_MS: u64 = 1_900_000_000_000;
+/// How long a byte takes from host to host.
+const DELAY: Duration = Duration::from_millis(15);
+/// Within this time the authorities have agreed on a consensus that lists all relays.
+const FOUNDING: Duration = Duration::from_secs(30);
+/// Bytes of the pages that each client fetches.
+const PAGES: [usize; 3] = [1, 30_000, 400_000];
+
+fn address(node: u32) -> IpAddr {
+    Ipv4Addr::new(20 + u8::try_from(node).unwrap(), 0, 0, 1).into()
+}
+
+fn new_key() -> SigningKey {
+    let mut secret = [0; 32];
+    random::rng().fill_bytes(&mut secret);
+    SigningKey::from_bytes(&secret)
+}
+
+/// The nodes' keys, and the network that the authorities' make.
+struct Founding {
+    identities: Vec<SigningKey>,
+    signing: Vec<SigningKey>,
+    network: NetworkFile,
+}
+
+fn found() -> Founding {
+    let identities: Vec<_> = (0..=EXIT).map(|_| new_key()).collect();
+    let signing: Vec<_> = (0..AUTHORITIES).map(|_| new_key()).collect();
+    let authorities = (0..AUTHORITIES).zip(identities.iter().zip(&signing));
+    let authorities = authorities.map(|(node, (identity, signing))| Authority {
+        name: format!("authority{node}"),
+        identity: RelayIdentity::on_line(identity.clone()).identity(),
+        signing_key: signing.verifying_key().to_bytes(),
+        addresses: vec![SocketAddr::new(address(node), PORT)],
+    });
+    let mut draft = NetworkDraft::new("simulated", authorities.collect(), local_network_params());
+    for key in &signing {
+        draft.sign(key).unwrap();
+    }
+    Founding {
+        identities,
+        signing,
+        network: draft.finish().unwrap(),
+    }
+}
+
+fn relay_options(node: u32, founding: &Founding, world: World, disk: &Path) -> RelayOptions {
+    let room = |name: &str| {
+        let room = disk.join(format!("{node}/{name}"));
+        std::fs::create_dir_all(&room).unwrap();
+        room
+    };
+    let place = node as usize;
+    let authority = founding.signing.get(place).map(|key| AuthorityOptions {
+        signing_key: key.clone().into(),
+        signing_key_file: None,
+        state_dir: room("authority"),
+        rules: Default::default(),
+        measure: None,
+    });
+    RelayOptions {
+        network: NetworkHandle::from(founding.network.clone()),
+        network_file: None,
+        identity: RelayIdentity::on_line(founding.identities[place].clone()),
+        onion_keys: OnionKeyOptions {
+            dir: room("keys"),
+            trust: Trust::Everyone,
+            // Named, so that the processor does not choose.
+            suite: Suite::Aes256Gcm,
+        },
+        listen: SocketAddr::new(address(node), PORT),
+        advertised: Vec::new(),
+        nickname: format!("node{node}"),
+        publish: true,
+        claim_kib: None,
+        exit: (node == EXIT).then(|| ExitOptions {
+            policy: ExitPolicy::from_rules(["accept *:*"]).unwrap(),
+            resolver: None,
+        }),
+        authority,
+        workers: Workers::Tasks {
+            number: 1,
+            each: Duration::from_micros(140),
+        },
+        world,
+        cache_dir: room("directory"),
+        limits: Limits {
+            memory_bytes: 64 << 20,
+            connections: 1_000,
+            bandwidth_kib: 0,
+        },
+    }
+}
+
+fn life(node: u32) -> NodeLife {
+    NodeLife {
+        node,
+        incarnation: 0,
+    }
+}
+
+/// Runs `work` as the node's.
+async fn at<T: Send + 'static>(node: u32, work: impl Future<Output = T> + Send + 'static) -> T {
+    let task = Simulation::in_node(life(node), || tokio::spawn(work));
+    task.await.expect("no node panics")
+}
+
+/// Answers each request, which is a number of bytes, with so many.
+async fn serve(world: World) {
+    let listener = world.sockets.bind(SocketAddr::new(address(SERVER), 80));
+    let listener = listener.await.unwrap();
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(page(stream));
+    }
+}
+
+async fn page(mut stream: Stream) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\n") {
+        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let bytes = String::from_utf8(request).unwrap();
+    let bytes = bytes.trim().parse().unwrap();
+    let _ = stream.write_all(&content(bytes)).await;
+    let _ = stream.shutdown().await;
+}
+
+fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|place| (place % 251) as u8).collect()
+}
+
+/// Fetches all pages by one client.
+async fn fetch(options: ClientOptions) {
+    let client = Client::bootstrap(options).await.unwrap();
+    for bytes in PAGES {
+        let mut stream = client.connect("pages.example:80").await.unwrap();
+        let request = format!("{bytes}\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.unwrap();
+        assert!(got == content(bytes), "a page arrives whole");
+    }
+    client.shutdown().await;
+}
+
+/// Founds a network, has both clients fetch their pages and stops all of it; gives what happened.
+async fn run(disk: &Path) -> Vec<Event> {
+    let names = BTreeMap::from([("pages.example".to_owned(), address(SERVER))]);
+    let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, names);
+    let world = |node| network.world(address(node));
+    let founding = found();
+    let mut relays: Vec<RelayHandle> = Vec::new();
+    for node in 0..=EXIT {
+        let options = relay_options(node, &founding, world(node), disk);
+        relays.push(at(node, Relay::start(options)).await.unwrap());
+    }
+    let server = Simulation::in_node(life(SERVER), || tokio::spawn(serve(world(SERVER))));
+    tokio::time::sleep(FOUNDING).await;
+    let clients: Vec<_> = (EXIT + 1..=EXIT + CLIENTS)
+        .map(|node| {
+            let options = ClientOptions {
+                world: world(node),
+                ..ClientOptions::new(founding.network.clone())
+            };
+            Simulation::in_node(life(node), || tokio::spawn(fetch(options)))
+        })
+        .collect();
+    for client in clients {
+        client.await.expect("every page arrives");
+    }
+    for relay in relays {
+        relay.shutdown().await;
+    }
+    server.abort();
+    network.log()
+}
+
+/// Fails with the first difference.
+fn assert_same(one: &[Event], other: &[Event]) {
+    let mut pairs = one.iter().zip(other).enumerate();
+    if let Some((place, (one, other))) = pairs.find(|(_, (one, other))| one != other) {
+        panic!("event {place} differs: {one:?} and {other:?}");
+    }
+    assert_eq!(one.len(), other.len());
+}
+
+#[test]
+fn a_seed_decides_all_that_happens_in_a_network() {
+    let simulation = simulate().unwrap();
+    let run = |seed| {
+        let disk = tempfile::tempdir().unwrap();
+        simulation.run(seed, Box::pin(run(disk.path()))).unwrap()
+    };
+    let (one, again, other) = (run(7), run(7), run(8));
+    let fetched = one.iter().filter(|event| {
+        event.host == address(SERVER) && event.kind == EventKind::Send && event.bytes > 0
+    });
+    let fetched: usize = fetched.map(|event| event.bytes).sum();
+    assert_eq!(fetched, CLIENTS as usize * PAGES.iter().sum::<usize>());
+    assert_same(&one, &again);
+    assert_ne!(one, other);
+
+    // The process is simulated for good: it never speaks to anybody real with keys that a seed decides.
+    assert!(simulate().is_err());
+    let real = async { tokio::spawn(Sockets::Tcp.bind(([127, 0, 0, 1], 0).into())).await };
+    assert!(simulation.run(7, real).unwrap().is_err());
+}
