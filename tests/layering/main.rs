@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use house::{House, PACKAGES, Source, module_of, named, root, tokens, without_tests};
-use rooms::{IMPURE, NOT_PURE, PURE, ROOMS, TWINS};
+use rooms::{BARE, IMPURE, NOT_PURE, PURE, ROOMS, SEAM, TWINS};
 
 /// The room of a file: the longest of the table that it is in.
 fn room_of<'a>(file: &str, rooms: &[(&'a str, &'a [&'a str])]) -> Option<(&'a str, &'a [&'a str])> {
@@ -80,6 +80,33 @@ fn impurities(house: &House, pure: &[&str]) -> Vec<String> {
                     source.path
                 ));
             }
+        }
+    }
+    broken
+}
+
+/// Calls past the seam to the world.
+fn bare_calls(house: &House) -> Vec<String> {
+    let mut broken = Vec::new();
+    let is_seam = |file: &str| SEAM.iter().any(|(room, _)| file.starts_with(room));
+    for source in house.sources.iter().filter(|source| !is_seam(&source.path)) {
+        let named: Vec<_> = named(&source.tokens)
+            .into_iter()
+            .map(|(line, path)| (line, path.join("::")))
+            .collect();
+        // The runtime's own clock is virtual where time is.
+        let is_virtual = named.iter().any(|(_, path)| path == "tokio::time::Instant");
+        for (line, path) in &named {
+            let bare = BARE.iter().find(|(name, _)| path == name);
+            let instead = match bare {
+                Some((_, instead)) => instead,
+                None if path == "Instant::now" && !is_virtual => "world::steady::now",
+                None => continue,
+            };
+            broken.push(format!(
+                "{}:{line}: {path} passes the seam to the world by: call {instead}",
+                source.path
+            ));
         }
     }
     broken
@@ -265,6 +292,31 @@ fn a_circle_is_found_behind_what_a_room_exports() {
             "{last}"
         );
     }
+}
+
+#[test]
+fn nobody_passes_the_seam_to_the_world_by() {
+    fail_with(&bare_calls(&House::read()));
+}
+
+#[test]
+fn a_bare_call_is_found() {
+    for text in [
+        "fn a() { std::time::Instant::now() }",
+        "use std::time::Instant;\nfn a() { Instant::now() }",
+        "fn a() { rand::rng() }",
+        "use tokio::net::TcpListener;\nfn a() { TcpListener::bind(b) }",
+        "fn a() { tokio::task::spawn_blocking(b) }",
+    ] {
+        let found = bare_calls(&house(&[("relay/src/link/listen.rs", text)]));
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        assert_eq!(
+            bare_calls(&house(&[("common/src/world/a.rs", text)])),
+            [""; 0]
+        );
+    }
+    let good = "use tokio::time::Instant;\nfn a() { Instant::now() }";
+    assert_eq!(bare_calls(&house(&[("relay/src/a.rs", good)])), [""; 0]);
 }
 
 #[test]

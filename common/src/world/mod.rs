@@ -1,7 +1,7 @@
 //! The seam to the world: whatever a node learns from its machine or asks of it passes through this room.
 //!
 //! A clock, a random number, a blocking call or a socket that is had anywhere else could not be replaced, and a run of a
-//! whole network on virtual time would not repeat. So `clippy.toml` bans the bare calls by name, and everybody asks here:
+//! whole network on virtual time would not repeat. So `tests/layering` finds bare calls by name, and everybody asks here:
 //! [`steady`] has the time that only moves forward, for waits and round trips; [`clock`] the time of day; [`random`] has
 //! randomness; [`blocking`] takes work that blocks its thread; [`sockets`] has connections, [`names`] what an exit
 //! asks for addresses. A [`World`] holds those that differ from node to node.
