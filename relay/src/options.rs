@@ -15,7 +15,7 @@ use crate::keys::ring::OnionKeyOptions;
 
 /// Everything that a relay is started with.
 pub struct RelayOptions {
-    /// The network that it is part of, as it is known now.
+    /// The network that the relay is part of, as it is known now.
     pub network: NetworkHandle,
     /// The file that the network was read from, to notice when its owner puts a later revision there.
     pub network_file: Option<PathBuf>,
@@ -31,35 +31,36 @@ pub struct RelayOptions {
     pub nickname: String,
     /// Whether the relay publishes a descriptor.
     pub publish: bool,
-    /// What it says that it carries, KiB a second; without it what is usual, or its limit if that is lower.
+    /// Traffic that the relay claims in its descriptor to carry, KiB a second. Without a number here the relay claims what
+    /// is usual, or `limits.bandwidth_kib` if that is less.
     pub claim_kib: Option<u32>,
-    /// Present if it connects streams to the outside.
+    /// Present if the relay is an exit, which connects streams to the outside.
     pub exit: Option<ExitOptions>,
-    /// Present if it is a directory authority.
+    /// Present if the relay is a directory authority.
     pub authority: Option<AuthorityOptions>,
     /// What does the public-key work of circuit handshakes.
     pub workers: Workers,
-    /// The world that it lives in: [`World::default`] for the real one.
+    /// The world that the relay lives in: [`World::default`] for the real one.
     pub world: World,
-    /// Where it keeps directory documents.
+    /// Directory in which the relay keeps consensuses and revisions of the network's file.
     pub cache_dir: PathBuf,
-    /// How much of the machine it may take.
+    /// How much of the machine the relay may take.
     pub limits: Limits,
 }
 
 /// How a relay connects streams to the outside.
 pub struct ExitOptions {
-    /// Which addresses and ports.
+    /// The addresses and ports that the exit connects to.
     pub policy: ExitPolicy,
-    /// The DNS server that it asks; the system's if there is none here.
+    /// The DNS server that the exit asks; without one here, the system's.
     pub resolver: Option<SocketAddr>,
 }
 
 /// How a relay is a directory authority.
 pub struct AuthorityOptions {
-    /// Signs its votes and consensuses.
+    /// The key that signs the authority's votes and consensuses.
     pub signing_key: Signer,
-    /// Where that key came from, to notice when it is renewed.
+    /// The file of the signing key, to notice when the key is renewed.
     pub signing_key_file: Option<VotingKeyFile>,
     /// Directory in which the authority records what it has signed.
     pub state_dir: PathBuf,

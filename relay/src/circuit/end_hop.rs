@@ -99,7 +99,7 @@ pub(crate) struct EndHop {
     pub(super) context: Arc<EndContext>,
     /// Receives and sends, by the link to the client's side.
     pub(super) end: EndDriver<HopLayers, Acceptor>,
-    /// The relay at that link's far side, if it is one.
+    /// The relay at the far side of the link to the client's side, if a relay is there.
     pub(super) peer: Option<RelayId>,
     /// Has a cell opened? Until then the client has proven nothing.
     confirmed: bool,
@@ -180,11 +180,11 @@ impl EndHop {
             }
         }
         if self.end.streams.mux().is_lost() {
-            // Ended to save memory.
+            // The watch over memory has ended the circuit's streams.
             return Err(End::Here(DestroyReason::Resource));
         }
         if !self.end.streams.mux().has_leg(self.end.leg) {
-            // The client has given it up on the other leg.
+            // The client has said on the other leg that it gives this one up.
             return Err(End::Here(DestroyReason::Finished));
         }
         let mut arrived = self.end.inbox.take();
@@ -217,7 +217,8 @@ impl EndHop {
         Ok(extend)
     }
 
-    /// Reads opened cells, up to one that asks for something which concerns those after it.
+    /// Reads opened cells, up to and with the first that asks for EXTEND or LINK: what follows such a cell is read only
+    /// after it has been done.
     fn on_opened(
         &self,
         now: Instant,
@@ -247,7 +248,7 @@ impl EndHop {
         Ok(asked)
     }
 
-    /// The client makes the circuit a leg of a set.
+    /// Makes the circuit a leg of a set, because the client has said LINK.
     fn link(&mut self, secret: &[u8; SECRET_LEN], leg: LegId) -> Result<(), End> {
         match self.context.sets.enter(secret, leg, &self.end.streams) {
             None => Err(PROTOCOL),
@@ -280,8 +281,7 @@ impl EndHop {
         }
     }
 
-    /// Waits for `work` as long as the client's side keeps the circuit and
-    /// says nothing on it.
+    /// Waits for `work` as long as the client's side keeps the circuit and says nothing on it.
     pub(super) async fn while_quiet<T>(&self, work: impl Future<Output = T>) -> Result<T, End> {
         tokio::pin!(work);
         loop {

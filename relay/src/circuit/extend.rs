@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::end_hop::{End, EndHop, Extend};
 
-/// The next relay's answer, and where it came from.
+/// The circuit as it goes on to the next relay: the link and the circuit id there, and the relay's answer to CREATE.
 struct Leg {
     link: Arc<LinkQueue>,
     circ: CircId,
@@ -24,11 +24,11 @@ struct Leg {
 }
 
 impl EndHop {
-    /// Extends the circuit. If that can't be done the client is
-    /// told by TRUNCATED, and the circuit ends.
+    /// Extends the circuit to the relay that the client names. If that relay cannot be reached, TRUNCATED says so to the
+    /// client, and the circuit ends.
     pub(super) async fn extend(mut self, extend: Extend) -> End {
         let Extend { relay, message } = extend;
-        // To oneself or straight back is a loop that nobody needs (S17).
+        // A circuit that goes to this relay again, or straight back, is a loop that no client needs (S17).
         if relay == self.context.identity || Some(relay) == self.peer {
             return End::Here(DestroyReason::Protocol);
         }
@@ -37,8 +37,8 @@ impl EndHop {
             Ok(None) => return self.give_up(),
             Err(end) => return end,
         };
-        // Both tables learn their part before the client hears EXTENDED:
-        // commands are taken before cells, so its answer finds them ready.
+        // Both tables get their command before EXTENDED is on its way. A link's task takes commands before cells, so the
+        // cells that the client sends after EXTENDED find the circuit passing.
         let Ok(extended) = self.sealed(|packer| packer.extended(&leg.reply)) else {
             return End::Here(DestroyReason::Protocol);
         };
@@ -63,7 +63,8 @@ impl EndHop {
         End::Passed
     }
 
-    /// Dials, and hands the client's half of the handshake on.
+    /// Finds or dials a link to `relay`, opens a circuit there with the client's half of the handshake, and waits for the
+    /// answer. `None` if one of these fails or takes too long.
     async fn reach(&self, relay: RelayId, message: Box<[u8; CREATE_LEN]>) -> Option<Leg> {
         let patience = Duration::from_secs(self.context.params.get().extend_dial_seconds.into());
         let dial = self.context.links.link_to(relay);
@@ -92,6 +93,7 @@ impl EndHop {
         Some(Leg { link, circ, reply })
     }
 
+    /// A cell for the client with one message from this relay, sealed.
     fn sealed(
         &mut self,
         pack: impl FnOnce(&mut Packer<'_>) -> Result<(), NoRoom>,
@@ -107,6 +109,7 @@ impl EndHop {
         Ok(cell)
     }
 
+    /// Tells the client that the next relay was not reached.
     fn give_up(mut self) -> End {
         let reason = DestroyReason::Unreachable;
         if let Ok(truncated) = self.sealed(|packer| packer.truncated(reason)) {
@@ -116,7 +119,8 @@ impl EndHop {
     }
 }
 
-/// A circuit opened to the next relay; closed again if it comes to nothing.
+/// A circuit that is being opened to the next relay. Dropping this value closes the circuit, unless `circ` was taken
+/// out of it.
 struct OpenLeg {
     link: Arc<LinkQueue>,
     circ: Option<CircId>,
@@ -124,6 +128,7 @@ struct OpenLeg {
 }
 
 impl OpenLeg {
+    /// Waits for CREATED. `None` if the next relay has ended the circuit instead.
     async fn answered(&mut self) -> Option<Box<[u8; CREATED_LEN]>> {
         loop {
             self.inbox.wait().await;

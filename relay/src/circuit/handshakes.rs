@@ -24,7 +24,7 @@ pub(crate) struct Responder {
     pub(crate) network: NetworkId,
     /// The onion keys accepted now. Reading takes a lock that is held only to copy or to swap a pointer.
     pub(crate) onion_keys: watch::Receiver<OnionKeys>,
-    /// What the circuits get that begin.
+    /// What every circuit that begins reaches.
     pub(crate) ends: Arc<EndContext>,
 }
 
@@ -42,7 +42,7 @@ pub enum Workers {
     },
 }
 
-/// The workers. Dropping it stops them and the queue that they serve.
+/// The workers. Dropping the pool stops the workers and the queue that they serve.
 pub(crate) struct HandshakePool(Arc<JobQueue>);
 
 impl HandshakePool {
@@ -109,7 +109,7 @@ impl Responder {
             return TableCommand::Close { circ, reason }.send(&link);
         }
         let for_clients = params.for_clients();
-        // A snapshot: a rotation meanwhile takes nothing away from this handshake.
+        // The handshake works on a copy of the keys, so that a rotation meanwhile takes none away from it.
         let keys = self.onion_keys.borrow().clone();
         let answer = handshake::respond(
             &self.network,
@@ -122,7 +122,7 @@ impl Responder {
         let (suite, keys, reply, _) = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                // One reason for the peer, whatever it was (S12).
+                // Whatever the error was, the peer hears one and the same reason (S12).
                 tracing::debug!(%error, "a CREATE was refused");
                 let reason = DestroyReason::Protocol;
                 return TableCommand::Close { circ, reason }.send(&link);

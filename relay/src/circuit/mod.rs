@@ -1,10 +1,9 @@
 //! Circuits that end at this relay.
 //!
-//! A circuit's `EndHop` is one task: it opens what its client sends, runs
-//! the streams, and seals what goes back. When it is told to extend, it dials,
-//! passes the handshake on, hands its two layers to the tables of the links
-//! and is gone: from then on the circuit's cells pass between these tables
-//! without a task of their own.
+//! A circuit's `EndHop` is one task. The task opens what the client sends, runs the streams, and seals what goes back.
+//! When the client says EXTEND, the task dials the next relay, passes the handshake on, hands the circuit's two layers to
+//! the tables of the two links, and ends. From then on the circuit's cells pass between these tables, without a task of
+//! the circuit's own.
 
 mod context;
 mod end_hop;

@@ -9,14 +9,16 @@ use cepa_common::stream::{Acceptor, LegId};
 use cepa_common::sync::lock;
 use sha2::{Digest, Sha256};
 
-/// Sets by the hash of their secret: how long a look takes tells nothing about a secret, and none stays in memory.
+/// The sets of circuits, by the hash of their secret. With the hash as the key, the time that a look takes tells nothing
+/// about a secret, and no secret stays in memory.
 #[derive(Default)]
 pub(crate) struct Sets(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
     sets: HashMap<[u8; 32], Weak<Streams<Acceptor>>>,
-    /// Those that are over are dropped when there are twice as many as the last time.
+    /// Number of sets at which those that are over are dropped from the table: twice as many as were left the last time,
+    /// and some more.
     clean_at: usize,
 }
 
@@ -29,7 +31,7 @@ pub(super) enum Entered {
 }
 
 impl Sets {
-    /// A client says LINK on the circuit of `streams`. `None`: it may not.
+    /// Does what LINK asks for, said by a client on the circuit of `streams`. `None` if the client may not say it.
     pub(super) fn enter(
         &self,
         secret: &[u8; SECRET_LEN],
@@ -46,7 +48,7 @@ impl Sets {
                 streams.mux().begin_set();
                 Some(Entered::First)
             }
-            // Its set is over, which the client will hear.
+            // There is no such set. If there was one, the client hears that it has ended.
             None => None,
             Some(set) => {
                 drop(table);

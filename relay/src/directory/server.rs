@@ -38,7 +38,7 @@ impl DirectoryServer {
         Self::reporting(network, clock, authority, Reporter::default())
     }
 
-    /// The same as [`DirectoryServer::new`], but for where the directory's rooms report to: here it is `events`.
+    /// A server like that of [`DirectoryServer::new`], whose rooms report to `events`.
     pub fn reporting(
         network: impl Into<NetworkHandle>,
         clock: Clock,

@@ -9,17 +9,17 @@ use tracing::Level;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuthorityFailure {
-    /// Its own vote is not valid.
+    /// The authority's own vote is not valid.
     Vote,
-    /// Its own endorsement is not valid.
+    /// The authority's own endorsement is not valid.
     Endorsement,
     /// The votes make no consensus.
     Count,
-    /// Its own consensus does not verify, or is not taken by its own directory.
+    /// The authority's own consensus does not verify, or its own directory does not take it.
     Consensus,
-    /// The record of what it signed was not written: this consensus goes unsigned.
+    /// The record of what the authority signed was not written: it does not sign this consensus.
     RecordNotWritten,
-    /// The record of what it signed cannot be read: it votes no more.
+    /// The record of what the authority signed cannot be read: it votes no more.
     RecordLost,
 }
 
@@ -27,14 +27,14 @@ pub enum AuthorityFailure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuthorityEvent {
-    /// It has made its vote.
+    /// This authority has made its vote.
     VoteMade {
         /// The time that the vote is for.
         valid_after: UnixSecs,
     },
     /// An authority has signed two votes for one time, which is proof against it.
     VotedTwice {
-        /// Its name.
+        /// Name of the authority that did.
         authority: String,
         /// The time.
         valid_after: UnixSecs,
@@ -50,7 +50,7 @@ pub enum AuthorityEvent {
         /// How many are needed.
         needed: usize,
     },
-    /// It was not there for all rounds of the vote, and signs nothing.
+    /// This authority was not there for all rounds of the vote, and signs nothing.
     Absent {
         /// The time that the vote is for.
         valid_after: UnixSecs,
@@ -67,7 +67,7 @@ pub enum AuthorityEvent {
         /// The time that the votes are for.
         valid_after: UnixSecs,
     },
-    /// It has signed the consensus that follows from the votes.
+    /// This authority has signed the consensus that follows from the votes.
     Signed {
         /// The time from which the consensus is valid.
         valid_after: UnixSecs,
@@ -89,7 +89,7 @@ pub enum AuthorityEvent {
         /// Names of those that have not signed.
         unsigned: Vec<String>,
     },
-    /// It serves this consensus from now on.
+    /// This authority serves this consensus from now on.
     Published {
         /// The time from which the consensus is valid.
         valid_after: UnixSecs,
@@ -98,7 +98,7 @@ pub enum AuthorityEvent {
     },
     /// A renewed key signs from now on.
     KeyRenewed {
-        /// Until when it may; without an end where the key needs no certificate.
+        /// The time until which the key may sign; `None` for a key that needs no certificate.
         until: Option<UnixSecs>,
     },
     /// The certified signing key ends soon.

@@ -43,11 +43,11 @@ pub enum DescriptorAnswer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Listing {
-    /// It does not list the relay: most authorities have not heard of it, or have not reached it.
+    /// The consensus does not list the relay: most authorities have not heard of it, or have not reached it.
     Absent,
-    /// It lists the relay, but as one that most authorities cannot reach now.
+    /// The consensus lists the relay, but as one that most authorities cannot reach now.
     Unreachable,
-    /// It lists the relay, and most authorities have reached it.
+    /// The consensus lists the relay, and most authorities have reached it.
     Reachable,
 }
 
@@ -111,7 +111,7 @@ pub enum RelayEvent {
     Descriptor {
         /// The authority's name.
         authority: String,
-        /// Its answer.
+        /// What the authority has answered.
         answer: DescriptorAnswer,
     },
     /// There is a newer consensus.
