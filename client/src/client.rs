@@ -217,8 +217,8 @@ impl Client {
             .await
     }
 
-    /// Opens a stream to `target` with the switches of [`ClientOptions::isolate_by`], on a circuit that only streams with an equal `isolation` share. `early` travels with
-    /// the BEGIN.
+    /// Opens a stream to `target` with the switches of [`ClientOptions::isolate_by`], on a circuit that only streams
+    /// with an equal `isolation` share. `early` travels with the BEGIN.
     pub async fn connect_with(
         &self,
         target: StreamTarget,

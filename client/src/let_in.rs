@@ -32,8 +32,8 @@ impl Client {
         self.serve_front_by(self.inner.isolate_by, listener, options)
     }
 
-    /// Lets programs in like [`Client::serve_front`], but with other switches than the client's for what keeps the streams
-    /// of this listener apart.
+    /// Lets programs in like [`Client::serve_front`], but with other switches than the client's for what keeps the
+    /// streams of this listener apart.
     pub fn serve_front_by(
         &self,
         by: IsolateBy,

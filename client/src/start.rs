@@ -44,8 +44,8 @@ impl Client {
     /// Begins to join the network, and returns at once: the client works on by itself, streams opened meanwhile wait
     /// for it, and the events tell how far it is and what troubles it, for as long as it lives.
     ///
-    /// The client takes nothing of the process but tasks of the tokio runtime that this is called in, which may have one
-    /// thread or many. The tasks end with the last clone of the client. The time and the I/O of the runtime must be
+    /// The client takes nothing of the process but tasks of the tokio runtime that this is called in, which may have
+    /// one thread or many. The tasks end with the last clone of the client. The time and the I/O of the runtime must be
     /// enabled.
     ///
     /// ```no_run

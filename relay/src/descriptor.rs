@@ -10,8 +10,8 @@ use crate::options::RelayOptions;
 /// What a relay says that it can carry until its bandwidth is measured (KiB a second).
 const DEFAULT_BANDWIDTH_KIB: u32 = 10_000;
 
-/// The descriptor that a relay starts with. `onion` is its newest onion key, and `listening` the address that it listens
-/// on.
+/// The descriptor that a relay starts with. `onion` is its newest onion key, and `listening` the address that it
+/// listens on.
 pub(crate) fn own_descriptor(
     options: &RelayOptions,
     onion: OnionPublicKey,

@@ -31,8 +31,8 @@ pub struct RelayOptions {
     pub nickname: String,
     /// Whether the relay publishes a descriptor.
     pub publish: bool,
-    /// Traffic that the relay claims in its descriptor to carry, KiB a second. Without a number here the relay claims what
-    /// is usual, or `limits.bandwidth_kib` if that is less.
+    /// Traffic that the relay claims in its descriptor to carry, KiB a second. Without a number here the relay claims
+    /// what is usual, or `limits.bandwidth_kib` if that is less.
     pub claim_kib: Option<u32>,
     /// Present if the relay is an exit, which connects streams to the outside.
     pub exit: Option<ExitOptions>,

@@ -234,8 +234,8 @@ impl RelayHandle {
     }
 }
 
-/// Reads the onion keys, makes one where one is due, and erases what its age ends. No consensus is held yet, so that the
-/// parameters are those of the network's file.
+/// Reads the onion keys, makes one where one is due, and erases what its age ends. No consensus is held yet, so that
+/// the parameters are those of the network's file.
 fn load_ring(
     options: &RelayOptions,
     network: &NetworkHandle,

@@ -36,8 +36,8 @@ impl Circuits {
         self.0.maker().announcer().nickname(relay)
     }
 
-    /// A circuit for a stream of `isolation` to what is wanted, whose exit `avoid` does not name: one in use by the same
-    /// owner, a clean one, or a new one.
+    /// A circuit for a stream of `isolation` to what is wanted, whose exit `avoid` does not name: one in use by the
+    /// same owner, a clean one, or a new one.
     ///
     /// # Errors
     /// [`CircuitError`] when no path fits, or none that was tried could be built.

@@ -1,7 +1,7 @@
 //! The maker: chooses paths and builds circuits along them, at guards or through relays that are named.
 //!
-//! What it builds has no task yet ([`Raised`]); [`super::legs`] gives it one. What the maker learns of relays and of times
-//! counts for the circuits that come after.
+//! What it builds has no task yet ([`Raised`]); [`super::legs`] gives it one. What the maker learns of relays and of
+//! times counts for the circuits that come after.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -223,8 +223,8 @@ impl Maker {
         self.selector().map_or(Ok(()), |selector| selector.check())
     }
 
-    /// How well an exit fits what is wanted, by its policy and by the owner's rules for the destination. A clean circuit
-    /// was built without regard to what the owner prefers for this destination.
+    /// How well an exit fits what is wanted, by its policy and by the owner's rules for the destination. A clean
+    /// circuit was built without regard to what the owner prefers for this destination.
     pub(super) fn exit_fit(&self, wanted: Wanted, exit: &Entry) -> ExitFit {
         if !wanted.target.is_allowed_by(exit) {
             return ExitFit::Unfit;
@@ -320,8 +320,8 @@ impl Maker {
         Ok(selector.choose(&mut random::rng(), &request)?)
     }
 
-    /// Builds a circuit whose first hop is a guard, and tells the guards how it went. The circuit has no task yet. `None`
-    /// when the circuit is better let go, as better guards have turned out to be worth a try.
+    /// Builds a circuit whose first hop is a guard, and tells the guards how it went. The circuit has no task yet.
+    /// `None` when the circuit is better let go, as better guards have turned out to be worth a try.
     pub(super) async fn raise_at_guard(
         &self,
         hops: &[Entry],

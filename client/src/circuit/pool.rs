@@ -112,7 +112,8 @@ impl Pool {
         Duration::from_secs(u64::from(seconds))
     }
 
-    /// How many new identities there were. Streams say by [`Isolation::of_identity`] under which one they were asked for.
+    /// How many new identities there were. Streams say by [`Isolation::of_identity`] under which one they were asked
+    /// for.
     pub(crate) fn identity(&self) -> u64 {
         self.stock.shelf().generation()
     }

@@ -1,7 +1,7 @@
 //! The shelf: which circuits a client holds, and whose each is.
 //!
-//! The shelf is pure. It reads no clock (the time comes in as `now`), takes no lock, waits for nothing and builds nothing.
-//! [`super::stock`] shares it between tasks, [`super::maker`] builds what it lacks.
+//! The shelf is pure. It reads no clock (the time comes in as `now`), takes no lock, waits for nothing and builds
+//! nothing. [`super::stock`] shares it between tasks, [`super::maker`] builds what it lacks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -144,8 +144,9 @@ impl Shelf {
         })
     }
 
-    /// Lets go of circuits that are lost. Closes those that carry no stream and are of an earlier identity or older than
-    /// `max_dirty`: an owned circuit's age counts from when it got its owner, a clean one's from when it was built.
+    /// Lets go of circuits that are lost. Closes those that carry no stream and are of an earlier identity or older
+    /// than `max_dirty`: an owned circuit's age counts from when it got its owner, a clean one's from when it was
+    /// built.
     pub(super) fn retire(&mut self, max_dirty: Duration, now: Instant) {
         let generation = self.generation;
         self.circuits.retain(|held| {

@@ -1,7 +1,7 @@
 //! The CREATEs that wait for an answer: a bounded queue for each link, served in turns (protocol.md 7.2, S9, S10).
 //!
-//! The queue is also where a recursion ends: a CREATE makes a circuit, whose EXTEND makes a link, on which CREATEs come.
-//! Links only fill the queue and circuits only empty it, so neither room has to know the other's way back.
+//! The queue is also where a recursion ends: a CREATE makes a circuit, whose EXTEND makes a link, on which CREATEs
+//! come. Links only fill the queue and circuits only empty it, so neither room has to know the other's way back.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};

@@ -35,7 +35,8 @@ impl Asker {
 #[derive(Debug, Default)]
 struct State {
     connections: u32,
-    /// When the bucket of each asker is full again (milliseconds since 1970). A bucket holds the requests of one minute.
+    /// When the bucket of each asker is full again (milliseconds since 1970). A bucket holds the requests of one
+    /// minute.
     full_at: HashMap<Asker, u64>,
 }
 

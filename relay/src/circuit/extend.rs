@@ -24,8 +24,8 @@ struct Leg {
 }
 
 impl EndHop {
-    /// Extends the circuit to the relay that the client names. If that relay cannot be reached, TRUNCATED says so to the
-    /// client, and the circuit ends.
+    /// Extends the circuit to the relay that the client names. If that relay cannot be reached, TRUNCATED says so to
+    /// the client, and the circuit ends.
     pub(super) async fn extend(mut self, extend: Extend) -> End {
         let Extend { relay, message } = extend;
         // A circuit that goes to this relay again, or straight back, is a loop that no client needs (S17).
@@ -37,8 +37,8 @@ impl EndHop {
             Ok(None) => return self.give_up(),
             Err(end) => return end,
         };
-        // Both tables get their command before EXTENDED is on its way. A link's task takes commands before cells, so the
-        // cells that the client sends after EXTENDED find the circuit passing.
+        // Both tables get their command before EXTENDED is on its way. A link's task takes commands before cells, so
+        // the cells that the client sends after EXTENDED find the circuit passing.
         let Ok(extended) = self.sealed(|packer| packer.extended(&leg.reply)) else {
             return End::Here(DestroyReason::Protocol);
         };
@@ -63,8 +63,8 @@ impl EndHop {
         End::Passed
     }
 
-    /// Finds or dials a link to `relay`, opens a circuit there with the client's half of the handshake, and waits for the
-    /// answer. `None` if one of these fails or takes too long.
+    /// Finds or dials a link to `relay`, opens a circuit there with the client's half of the handshake, and waits for
+    /// the answer. `None` if one of these fails or takes too long.
     async fn reach(&self, relay: RelayId, message: Box<[u8; CREATE_LEN]>) -> Option<Leg> {
         let patience = Duration::from_secs(self.context.params.get().extend_dial_seconds.into());
         let dial = self.context.links.link_to(relay);

@@ -1,9 +1,9 @@
 //! Circuits that end at this relay.
 //!
 //! A circuit's `EndHop` is one task. The task opens what the client sends, runs the streams, and seals what goes back.
-//! When the client says EXTEND, the task dials the next relay, passes the handshake on, hands the circuit's two layers to
-//! the tables of the two links, and ends. From then on the circuit's cells pass between these tables, without a task of
-//! the circuit's own.
+//! When the client says EXTEND, the task dials the next relay, passes the handshake on, hands the circuit's two layers
+//! to the tables of the two links, and ends. From then on the circuit's cells pass between these tables, without a task
+//! of the circuit's own.
 
 mod context;
 mod end_hop;

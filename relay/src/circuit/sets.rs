@@ -9,16 +9,16 @@ use cepa_common::stream::{Acceptor, LegId};
 use cepa_common::sync::lock;
 use sha2::{Digest, Sha256};
 
-/// The sets of circuits, by the hash of their secret. With the hash as the key, the time that a look takes tells nothing
-/// about a secret, and no secret stays in memory.
+/// The sets of circuits, by the hash of their secret. With the hash as the key, the time that a look takes tells
+/// nothing about a secret, and no secret stays in memory.
 #[derive(Default)]
 pub(crate) struct Sets(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
     sets: HashMap<[u8; 32], Weak<Streams<Acceptor>>>,
-    /// Number of sets at which those that are over are dropped from the table: twice as many as were left the last time,
-    /// and some more.
+    /// Number of sets at which those that are over are dropped from the table: twice as many as were left the last
+    /// time, and some more.
     clean_at: usize,
 }
 

@@ -1,8 +1,8 @@
 //! What a relay tells of itself while it runs: typed events, for a program to show and for the log.
 //!
-//! Rooms report to a [`Reporter`], which writes the line of the log that follows from the event and passes the event on.
-//! Whoever subscribes hears first how things stand and then what changes. No event names a client, an address of one, or
-//! what anybody does (S34).
+//! Rooms report to a [`Reporter`], which writes the line of the log that follows from the event and passes the event
+//! on. Whoever subscribes hears first how things stand and then what changes. No event names a client, an address of
+//! one, or what anybody does (S34).
 
 mod authority;
 mod pace;

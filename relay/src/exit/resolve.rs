@@ -58,8 +58,8 @@ pub(super) enum Resolver {
 }
 
 impl Resolver {
-    /// A resolver that asks `server`, or the servers of the system's configuration if there is none. Where the world has
-    /// names of its own, it asks those alone.
+    /// A resolver that asks `server`, or the servers of the system's configuration if there is none. Where the world
+    /// has names of its own, it asks those alone.
     pub(super) fn new(server: Option<SocketAddr>, names: &Names) -> Result<Self, ResolverError> {
         if let Names::Given(names) = names {
             return Ok(Self::Given(Arc::clone(names)));
