@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use cepa_common::net::emulate::Conditions;
 
-use crate::config::{self, Config, MultipathKind, keys};
+use crate::config::{self, Config, MultipathKind};
 use crate::node::AppError;
 use crate::terminal::output::{Meter, note, say};
 use crate::terminal::stop::{Cause, Stop};
@@ -153,7 +153,7 @@ async fn start_client(
         ..Config::default()
     };
     let path = dir.join("client.toml");
-    cepa_common::state::write_whole(&path, keys::print(&config).as_bytes(), 0o600)
+    cepa_common::state::write_whole(&path, config::print(&config).as_bytes(), 0o600)
         .map_err(AppError::from)?;
     let args = [
         "run".into(),

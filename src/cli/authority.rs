@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
 
 use super::context::now;
-use crate::config::{self, Config, keys};
+use crate::config::{self, Config};
 use crate::node::found::{certify, new_authority, sign_network};
 use crate::node::{AppError, read_network};
 use crate::terminal::output::{note, say};
@@ -212,7 +212,7 @@ impl Key {
         let (entry, _) =
             new_authority(&self.name, self.address, &state, offline, Trust::OwnerOnly)?;
         write(&node.join("entry.toml"), &entry.to_toml())?;
-        let config = keys::print(&node_config(&self.name, self.address));
+        let config = config::print(&node_config(&self.name, self.address));
         write(&node.join("node.toml"), &config)?;
         let key = match offline {
             Some(dir) => dir.join(&self.name),
@@ -294,7 +294,7 @@ impl Init {
             write(&node.join("network.toml"), &text)?;
             write(
                 &node.join("node.toml"),
-                &keys::print(&node_config(name, *address)),
+                &config::print(&node_config(name, *address)),
             )?;
         }
         say(&format!(

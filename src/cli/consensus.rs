@@ -127,7 +127,7 @@ impl Consensus {
         context.log_to_stderr("warn")?;
         let (network, consensus) = block_on(0, async {
             let visitor = output::with_meter(async |progress| {
-                Visitor::join(&self.network.network, progress).await
+                Visitor::join(self.network.file(), progress).await
             });
             let visitor = Box::pin(visitor).await?;
             let consensus = visitor.consensus();
@@ -156,7 +156,7 @@ impl Consensus {
 
 impl Verify {
     fn main(self) -> Result<ExitCode, CliError> {
-        let network = read_network(&self.network.network)?;
+        let network = read_network(self.network.file())?;
         let bytes = std::fs::read(&self.file).map_err(|error| {
             CliError::usage(
                 format!("cannot read {}: {error}", self.file.display()),

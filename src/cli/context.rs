@@ -1,11 +1,11 @@
 //! What every command may need: its log, threads to run on, the network that it asks, the time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Arg, Args};
 use tokio::runtime;
 
-use crate::config::Config;
+use crate::config::{self, Config, Flags};
 use crate::terminal::CliError;
 use crate::terminal::logging::{self, Sink};
 
@@ -31,9 +31,15 @@ pub(crate) fn now() -> u64 {
 /// Which network a command asks.
 #[derive(Debug, Args)]
 pub(crate) struct NetworkArg {
-    /// The network's file. `cepa testnet` prints the path of its own.
-    #[arg(long, value_name = "FILE", default_value = "network.toml")]
-    pub(super) network: PathBuf,
+    #[command(flatten)]
+    flags: Flags<config::Network>,
+}
+
+impl NetworkArg {
+    /// The network's file.
+    pub(super) fn file(&self) -> &Path {
+        &self.flags.settings.file
+    }
 }
 
 impl Context {
@@ -90,6 +96,28 @@ pub(crate) fn block_on<T>(
     // What is left by now has been stopped or holds nothing that matters.
     runtime.shutdown_background();
     done
+}
+
+/// The key of the state directory, whose default depends on the role.
+pub(super) const STATE: &str = "state.dir";
+
+/// The flag for the state directory, with the default of the role.
+pub(super) fn of_role(flag: Arg, role: &str) -> Arg {
+    let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+    let usual = format!("[default: {}]", config::State::default().dir.display());
+    flag.help(help.replace(&usual, &format!("[default: ~/.local/state/cepa/{role}]")))
+}
+
+/// The section `[state]` that flags make for a node of the role.
+pub(super) fn state_of_role(
+    flags: Flags<config::State>,
+    role: &str,
+) -> Result<config::State, CliError> {
+    let given = flags.has(STATE).then(|| flags.settings.dir.clone());
+    Ok(config::State {
+        dir: state_dir(given, role)?,
+        ..flags.settings
+    })
 }
 
 /// `given`, or the user's directory for state.

@@ -4,27 +4,28 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cepa_common::dir::{
-    FamilyFile, FamilyMembership, KeyCert, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES,
-    NetworkFile, UnixSecs,
+    FamilyFile, FamilyMembership, KeyCert, KeyFileError, LinkCertificate, NetworkFile,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::state::{
-    KeyKind, StateError, Trust, create_key, erase_key, load_key, load_or_create_key,
-    make_private_dir, write_whole,
+    KeyKind, Trust, create_key, erase_key, load_key, load_or_create_key, make_private_dir,
+    write_whole,
 };
 use cepa_common::world::Clock;
 use cepa_common::world::random;
 use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
 
-use super::context::NetworkArg;
-use super::context::state_dir;
+use super::context::{NetworkArg, state_dir};
 use crate::node::identity::{CERTIFICATE, FAMILY, LINK_KEY, key_file};
-use crate::node::{AppError, IDENTITY_KEY, read_network};
+use crate::node::{IDENTITY_KEY, read_network};
 use crate::terminal::CliError;
 use crate::terminal::output::say;
 
+mod files;
 mod show;
+
+use files::{bad_file, certificate, date, public, read, state_error};
 
 /// Keep a relay's identity off line, renew its certificate, and put relays into a family.
 ///
@@ -177,16 +178,6 @@ fn parse_id(text: &str) -> Result<RelayId, String> {
     RelayId::from_hex(text).ok_or_else(|| "it takes 64 hexadecimal digits".to_owned())
 }
 
-fn public(secret: &cepa_common::secret::Secret<32>) -> RelayId {
-    let key = SigningKey::from_bytes(secret.expose());
-    RelayId(key.verifying_key().to_bytes())
-}
-
-/// A state file's error, with the hint that it has.
-fn state_error(error: StateError) -> CliError {
-    AppError::from(error).into()
-}
-
 /// Makes the key of a file that is kept off line.
 fn new_key(path: &Path, kind: KeyKind) -> Result<(), CliError> {
     free(path)?;
@@ -220,50 +211,6 @@ fn write(path: &Path, text: &str) -> Result<(), CliError> {
     write_whole(path, text.as_bytes(), 0o644).map_err(state_error)
 }
 
-fn read(path: &Path) -> Result<String, CliError> {
-    use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| {
-            let limit = MAX_KEY_FILE_BYTES as u64 + 1;
-            file.take(limit).read_to_string(&mut text)
-        })
-        .map_err(|error| {
-            let what = format!("cannot read {}: {error}", path.display());
-            CliError::failed(
-                what,
-                "name the file that `cepa keys certify` or `cepa keys join` wrote",
-            )
-        })?;
-    Ok(text)
-}
-
-fn bad_file(path: &Path, error: &KeyFileError) -> CliError {
-    let hint = match error {
-        KeyFileError::OtherNetwork(_) => {
-            "name its network with --network, or make it anew for this one"
-        }
-        KeyFileError::Format(_) => "use the newer program that wrote it",
-        _ => "make it anew with `cepa keys certify` or `cepa keys join`, and copy it whole",
-    };
-    CliError::failed(format!("{}: {error}", path.display()), hint)
-}
-
-fn certificate(path: &Path, network: &NetworkFile) -> Result<LinkCertificate, CliError> {
-    LinkCertificate::parse(&read(path)?, &network.network_id())
-        .map_err(|error| bad_file(path, &error))
-}
-
-/// A time for people.
-fn date(secs: UnixSecs) -> String {
-    std::time::UNIX_EPOCH
-        .checked_add(std::time::Duration::from_secs(secs))
-        .map_or_else(
-            || "never".to_owned(),
-            |at| humantime::format_rfc3339_seconds(at).to_string(),
-        )
-}
-
 impl Link {
     fn main(self) -> Result<(), CliError> {
         let state = state_dir(self.state, "relay")?;
@@ -292,7 +239,7 @@ impl Link {
 impl Certify {
     fn main(self) -> Result<(), CliError> {
         free(&self.out)?;
-        let network = read_network(&self.network.network)?;
+        let network = read_network(self.network.file())?;
         let identity = off_line_key(&self.identity, KeyKind::Identity)?;
         let own = RelayId(identity.verifying_key().to_bytes());
         let key = match (&self.renew, self.link) {
@@ -345,7 +292,7 @@ impl Certify {
 impl Join {
     fn main(self) -> Result<(), CliError> {
         free(&self.out)?;
-        let network = read_network(&self.network.network)?.network_id();
+        let network = read_network(self.network.file())?.network_id();
         let family = off_line_key(&self.family, KeyKind::Family)?;
         let membership = FamilyMembership::new(&family, &network, &self.relay);
         let family = RelayId(membership.key);
@@ -366,7 +313,7 @@ impl Join {
 impl Install {
     fn main(self) -> Result<(), CliError> {
         let state = state_dir(self.state.clone(), "relay")?;
-        let network = read_network(&self.network.network)?;
+        let network = read_network(self.network.file())?;
         for path in &self.files {
             let text = read(path)?;
             let id = network.network_id();

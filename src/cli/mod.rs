@@ -97,6 +97,7 @@ impl Cli {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::keys;
     use clap::CommandFactory;
 
     #[test]
@@ -127,6 +128,42 @@ mod tests {
         let mut command = Cli::command();
         command.build();
         check(&command, "cepa");
+    }
+
+    #[test]
+    fn the_flags_of_nodes_come_from_the_settings() {
+        let mut cli = Cli::command();
+        cli.build();
+        for (command, others) in [
+            ("proxy", &["print_config"][..]),
+            ("relay", &["print_config", "exit"]),
+        ] {
+            let command = cli.find_subcommand(command).unwrap();
+            for arg in command.get_arguments() {
+                let id = arg.get_id().as_str();
+                let known = keys::paths().any(|path| path == id)
+                    || others.contains(&id)
+                    || arg.is_global_set()
+                    || ["help", "version"].contains(&id);
+                assert!(known, "{id} is no setting");
+            }
+        }
+        let help = |command: &str| {
+            let command = cli.find_subcommand(command).unwrap().clone();
+            command
+                .clone()
+                .term_width(10_000)
+                .render_long_help()
+                .to_string()
+        };
+        assert!(help("proxy").contains("[bounds: 1 to 5 relays] [default: 3]"));
+        assert!(help("proxy").contains("[default: ~/.local/state/cepa/client]"));
+        let relay = help("relay");
+        assert!(relay.contains("[bounds: 1 to 1024 threads, or 0 for one to a processor]"));
+        assert!(
+            relay.contains("[default: 'reject *:25', 'accept *:*']"),
+            "{relay}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::context::{Context, block_on};
-use crate::config::{Config, keys};
+use crate::config::{self, Config, ConfigError};
 use crate::control;
 use crate::node::Node;
 use crate::terminal::CliError;
@@ -46,30 +46,38 @@ impl Run {
             Some(path) => Config::load(path)?,
             None => Config::default(),
         };
-        start(config, context, self.print_config, self.exit_with_stdin)
+        if self.print_config {
+            say(config::print(&config).trim_end());
+            return Ok(ExitCode::SUCCESS);
+        }
+        start(&config, context, self.exit_with_stdin)
     }
 }
 
-/// Runs a node until it is asked to stop, or prints its configuration.
-pub(super) fn start(
+/// Runs the node that flags describe until it is asked to stop, or prints its configuration.
+pub(super) fn start_by_flags(
     config: Config,
     context: &Context,
     print_config: bool,
-    exit_with_stdin: bool,
 ) -> Result<ExitCode, CliError> {
     if print_config {
-        say(keys::print(&config).trim_end());
+        say(config::print(&config).trim_end());
         return Ok(ExitCode::SUCCESS);
     }
-    config.check()?;
-    context.log_as_configured(&config)?;
+    config.check().map_err(ConfigError::of_flags)?;
+    start(&config, context, false)
+}
+
+/// Runs a node until it is asked to stop.
+fn start(config: &Config, context: &Context, exit_with_stdin: bool) -> Result<ExitCode, CliError> {
+    context.log_as_configured(config)?;
     block_on(config.limits.threads, serve(config, exit_with_stdin))
 }
 
-async fn serve(config: Config, exit_with_stdin: bool) -> Result<ExitCode, CliError> {
+async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliError> {
     let mut stop = listen(exit_with_stdin)?;
     let starting =
-        output::with_meter(async |progress| Node::start(&config, progress, control::attend).await);
+        output::with_meter(async |progress| Node::start(config, progress, control::attend).await);
     let mut node = tokio::select! {
         // Asked to stop while it starts: dropping what there is stops it.
         cause = stop.requested() => {
@@ -78,7 +86,7 @@ async fn serve(config: Config, exit_with_stdin: bool) -> Result<ExitCode, CliErr
         }
         node = Box::pin(starting) => node?,
     };
-    say(&ready_line(&config, &node));
+    say(&ready_line(config, &node));
     let cause = loop {
         tokio::select! {
             cause = stop.requested() => break cause,

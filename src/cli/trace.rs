@@ -50,7 +50,7 @@ impl Trace {
         context.log_to_stderr("warn")?;
         let hops = block_on(0, async {
             let visitor = output::with_meter(async |progress| {
-                Visitor::join(&self.network.network, progress).await
+                Visitor::join(self.network.file(), progress).await
             });
             let visitor = Box::pin(visitor).await?;
             let hops = match &self.path {

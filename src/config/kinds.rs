@@ -14,6 +14,16 @@ pub struct Listener {
     pub isolate: Option<Vec<IsolateKind>>,
 }
 
+impl Listener {
+    /// A port at this address, with the client's isolation.
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            isolate: None,
+        }
+    }
+}
+
 /// When a circuit gets a second one to the same exit that carries its streams with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]

@@ -1,107 +1,49 @@
 //! TOML to [`Config`], with errors that say which key and which line.
 
 use std::borrow::Cow;
-use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_ignored::Path as KeyPath;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::{Config, keys};
-use crate::terminal::CliError;
+use super::error::{ConfigError, Problem};
+use super::keys;
+use super::node::Config;
 
-/// A configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration file {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// The text is not TOML, or a value has the wrong type.
-    #[error("{0}")]
-    Syntax(Problem),
-    /// Keys that nobody knows.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Unknown(Vec<Problem>),
-    /// A value that is well formed and cannot be meant.
-    #[error("{0}")]
-    Rule(Problem),
-    /// Any of these, in a known file.
-    #[error("in {}: {error}", path.display())]
-    InFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong in it.
-        error: Box<ConfigError>,
-    },
-}
-
-/// One thing that is wrong, and where.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The key, as in `relay.listen`; empty if none is to blame.
-    pub key: String,
-    /// The line, counted from 1, if it is known.
-    pub line: Option<usize>,
-    /// What is wrong.
-    pub what: String,
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.key)?;
-        match (self.line, self.key.is_empty()) {
-            (Some(line), true) => write!(f, "line {line}: ")?,
-            (Some(line), false) => write!(f, " (line {line}): ")?,
-            (None, true) => {}
-            (None, false) => f.write_str(": ")?,
-        }
-        f.write_str(&self.what)
-    }
-}
-
-impl ConfigError {
-    /// The value of `key` breaks a rule.
-    pub fn rule(key: &str, what: impl Into<String>) -> Self {
-        Self::Rule(Problem {
-            key: key.to_owned(),
-            line: None,
-            what: what.into(),
-        })
-    }
-
-    /// Adds to the error that it is in the file at `path`.
-    pub(super) fn in_file(self, path: &Path) -> Self {
-        Self::InFile {
+impl Config {
+    /// Reads the file at `path`, with relative paths in it taken from the file's directory, and checks it.
+    ///
+    /// # Errors
+    /// What is wrong, with its key and line.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
             path: path.to_owned(),
-            error: Box::new(self),
-        }
-    }
-
-    /// What to try.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Unreadable { .. } => {
-                "check the path; `cepa run --print-config` writes a file to start from"
-            }
-            Self::InFile { error, .. } => error.hint(),
-            Self::Syntax(_) | Self::Unknown(_) | Self::Rule(_) => {
-                "docs/config.md and `cepa run --print-config` explain every key"
-            }
-        }
+            source,
+        })?;
+        let mut config = checked(&text).map_err(|error| error.in_file(path))?;
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
     }
 }
 
-impl From<ConfigError> for CliError {
-    fn from(error: ConfigError) -> Self {
-        Self::usage(error.to_string(), error.hint())
-    }
+/// The configuration in `text`, checked.
+pub(super) fn checked(text: &str) -> Result<Config, ConfigError> {
+    let config = parse(text)?;
+    config.check().map_err(|error| match error {
+        ConfigError::Rule(problem) => ConfigError::Rule(located(text, problem)),
+        error => error,
+    })?;
+    Ok(config)
+}
+
+/// Adds to a problem the line of its key.
+fn located(text: &str, mut problem: Problem) -> Problem {
+    let document = DeTable::parse(text).ok();
+    let span = document.and_then(|document| span_of(document.get_ref(), &problem.key));
+    problem.line = span.map(|span| line_at(text, span.start));
+    problem
 }
 
 /// The configuration in `text`. Its rules are not checked yet.
@@ -136,10 +78,22 @@ fn syntax(text: &str, document: Option<&DeTable<'_>>, error: &toml::de::Error) -
         .and_then(|span| document.and_then(|table| key_at(table, &span)))
         .unwrap_or_default();
     let line = error.span().map(|span| line_at(text, span.start));
-    ConfigError::Syntax(Problem {
-        key,
-        line,
-        what: error.message().trim().to_owned(),
+    let value = error.span().and_then(|span| text.get(span));
+    let what = out_of_type(&key, value.unwrap_or_default())
+        .unwrap_or_else(|| error.message().trim().to_owned());
+    ConfigError::Syntax(Problem { key, line, what })
+}
+
+/// What is said of `value` where `key` takes a number with bounds.
+fn out_of_type(key: &str, value: &str) -> Option<String> {
+    let key = keys::find(key).filter(|key| key.is_number)?;
+    let bounds = key.bounds.as_ref()?.complaint();
+    let digits = value.trim_start_matches(['-', '+']);
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'_');
+    Some(if is_number {
+        format!("{value} is out of bounds: {bounds}")
+    } else {
+        format!("{value} is no whole number: {bounds}")
     })
 }
 

@@ -2,16 +2,16 @@
 
 use proptest::prelude::*;
 
-use super::read::parse;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use cepa_client::path::{PeerLists, PeerSet};
+
+use super::read::{checked, parse};
+use super::section::Key;
 use super::*;
 
 const MINIMAL: &str = "[client]\n";
-
-fn checked(text: &str) -> Result<Config, ConfigError> {
-    let config = parse(text)?;
-    config.check()?;
-    Ok(config)
-}
 
 fn problem(text: &str) -> String {
     checked(text).unwrap_err().to_string()
@@ -109,17 +109,13 @@ fn every_key_is_read_into_its_place() {
             ],
             hops: 4,
             guards: 2,
-            entry_only: vec!["192.0.2.0".to_owned()],
-            entry_prefer: vec!["192.0.2.35".to_owned()],
-            entry_avoid: vec!["192.0.2.73".to_owned()],
-            middle_only: vec!["192.0.2.110".to_owned()],
-            middle_prefer: vec!["192.0.2.148".to_owned()],
-            middle_avoid: vec!["192.0.2.188".to_owned()],
-            exit_only: vec!["192.0.2.27".to_owned()],
-            exit_prefer: vec!["192.0.2.62".to_owned()],
-            exit_avoid: vec!["192.0.2.99".to_owned()],
             destinations: vec!["*:25 avoid 192.0.2.9".to_owned()],
             geoip: Some("g".into()),
+            peers: Peers {
+                entry: lists([0, 35, 73]),
+                middle: lists([110, 148, 188]),
+                exit: lists([27, 62, 99]),
+            },
         }),
         relay: Some(Relay {
             listen: "127.0.0.1:2".parse().unwrap(),
@@ -157,21 +153,32 @@ fn every_key_is_read_into_its_place() {
         },
     };
     assert_eq!(config, expected);
-    // The table of keys knows each of them and no other.
-    let table = toml::Table::try_from(&config).unwrap();
-    let mut written: Vec<String> = table
-        .iter()
-        .flat_map(|(section, keys)| {
-            keys.as_table()
-                .unwrap()
-                .keys()
-                .map(move |key| format!("{section}.{key}"))
-        })
-        .collect();
-    let mut known: Vec<String> = keys::paths().collect();
-    written.sort();
-    known.sort();
-    assert_eq!(written, known);
+}
+
+fn lists([only, prefer, avoid]: [u8; 3]) -> PeerLists {
+    let list = |last: u8| vec![format!("192.0.2.{last}").parse().unwrap()];
+    PeerLists {
+        only: list(only),
+        prefer: list(prefer),
+        avoid: list(avoid),
+    }
+}
+
+/// A file whose only key is this one, with its example.
+fn alone(key: &Key) -> (String, toml::Table) {
+    let (section, name) = key.path.split_once('.').unwrap();
+    let text = format!("[{section}]\n{name} = {}\n", key.example);
+    (text, format!("{name} = {}", key.example).parse().unwrap())
+}
+
+#[test]
+fn every_key_takes_its_example_and_is_written_again() {
+    for key in keys::all() {
+        let (text, expected) = alone(key);
+        let config = toml::Table::try_from(parse(&text).unwrap()).unwrap();
+        let (section, name) = key.path.split_once('.').unwrap();
+        assert_eq!(config[section][name], expected[name], "{text}");
+    }
 }
 
 #[test]
@@ -190,10 +197,6 @@ fn lists_of_peers_are_checked_with_the_file() {
     let text = said("entry_avoid = [\"country:de\"]");
     assert!(text.contains("client.entry names country:de"), "{text}");
     checked("[client]\nentry_avoid = [\"country:de\"]\ngeoip = \"g\"\n").unwrap();
-    for wrong in ["hops = 0", "hops = 6", "guards = 11"] {
-        let key = wrong.split(' ').next().unwrap();
-        assert!(said(wrong).contains(key), "{wrong}");
-    }
     checked("[client]\nhops = 1\nguards = 10\n").unwrap();
 }
 
@@ -289,46 +292,137 @@ fn broken_toml_names_its_line() {
 fn rules_name_their_key() {
     for (text, begins) in [
         ("", "client: the node has no role"),
-        ("[client]\n[exit]\n", "exit: it needs a [relay]"),
-        ("[client]\n[authority]\n", "authority: it needs a [relay]"),
+        ("[client]\n[exit]\n", "exit (line 2): it needs a [relay]"),
+        (
+            "[client]\n[authority]\n",
+            "authority (line 2): it needs a [relay]",
+        ),
         (
             "[client]\nsocks = \"0.0.0.0:9350\"\n",
-            "client.socks: 0.0.0.0:9350 can be reached",
+            "client.socks (line 2): 0.0.0.0:9350 can be reached",
         ),
         (
             "[client]\nlisteners = [{ address = \"0.0.0.0:1\" }]\n",
-            "client.listeners: 0.0.0.0:1 can be reached",
+            "client.listeners (line 2): 0.0.0.0:1 can be reached",
         ),
         (
             "[client]\n[[client.listeners]]\naddress = \"127.0.0.1:9350\"\n",
-            "client.listeners: two of the client's ports",
+            "client.listeners (line 2): two of the client's ports",
         ),
         ("[relay]\n", "relay.advertise: name the address"),
         (
             "[relay]\nlisten = \"127.0.0.1:1\"\nnickname = \"a b\"\n",
-            "relay.nickname: ",
+            "relay.nickname (line 3): ",
         ),
         (
             "[relay]\nlisten = \"127.0.0.1:1\"\n[exit]\npolicy = [\"allow all\"]\n",
-            "exit.policy: ",
+            "exit.policy (line 4): ",
         ),
         (
             "[relay]\nlisten = \"127.0.0.1:1\"\n[authority]\nsigning_key = \"../k\"\n",
-            "authority.signing_key: ",
+            "authority.signing_key (line 4): ",
         ),
-        ("[client]\n[log]\nlevel = \"cepa=loud\"\n", "log.level: "),
+        (
+            "[client]\n[log]\nlevel = \"cepa=loud\"\n",
+            "log.level (line 3): ",
+        ),
         (
             "[client]\n[limits]\nmemory_mib = 1\n",
-            "limits.memory_mib: ",
+            "limits.memory_mib (line 3): ",
         ),
         (
             "[client]\n[limits]\nconnections = 0\n",
-            "limits.connections: ",
+            "limits.connections (line 3): ",
+        ),
+        (
+            "[relay]\nlisten = \"127.0.0.1:1\"\n[exit]\nresolver = \"127.0.0.1:0\"\n",
+            "exit.resolver (line 4): no server answers at port 0",
         ),
     ] {
         let message = problem(text);
         assert!(message.starts_with(begins), "{text}: {message}");
     }
+}
+
+#[test]
+fn every_number_and_every_list_has_bounds() {
+    for key in keys::all() {
+        let counted = key.is_number || key.kind.starts_with("list");
+        assert!(
+            !counted || key.bounds.is_some(),
+            "{} has no bounds",
+            key.path
+        );
+    }
+}
+
+#[test]
+fn no_number_panics_and_one_out_of_bounds_is_told_its_key_value_and_bounds() {
+    let mut told = 0;
+    for key in keys::all().filter(|key| key.is_number) {
+        let bounds = key.bounds.as_ref().unwrap();
+        let (section, name) = key.path.split_once('.').unwrap();
+        for value in [
+            "0",
+            "-1",
+            "-9223372036854775808",
+            "4294967295",
+            "4294967296",
+            "9223372036854775807",
+            "18446744073709551615",
+            "1.5",
+            "\"many\"",
+        ] {
+            let before = "[relay]\nlisten = \"127.0.0.1:1\"\n";
+            let head = if section == "relay" {
+                ""
+            } else {
+                &format!("[{section}]\n")
+            };
+            let text = format!("{before}{head}{name} = {value}\n");
+            let checked = checked(&text);
+            if value == "0" && bounds.allow(0) {
+                checked.unwrap();
+                continue;
+            }
+            let error = checked.unwrap_err();
+            let (message, line) = (error.to_string(), text.lines().count());
+            let place = format!("{} (line {line}): {value} is ", key.path);
+            assert!(message.starts_with(&place), "{text}{message}");
+            assert!(message.contains(&bounds.to_string()), "{text}{message}");
+            assert!(error.hint().contains("left out"));
+            told += 1;
+        }
+    }
+    assert!(told > 50, "{told}");
+}
+
+#[test]
+fn a_list_that_is_too_long_is_told_how_long_it_may_be() {
+    let ports: Vec<_> = (1..=65)
+        .map(|n| format!("{{ address = \"127.0.0.1:{n}\" }}"))
+        .collect();
+    let message = problem(&format!("[client]\nlisteners = [{}]\n", ports.join(",")));
+    assert_eq!(
+        message,
+        "client.listeners (line 2): its length of 65 is out of bounds: it takes at most 64 ports"
+    );
+}
+
+#[test]
+fn what_flags_ask_for_is_told_in_words_of_flags() {
+    let error = checked("[client]\nsocks = \"0.0.0.0:1\"\n").unwrap_err();
+    let config = parse("[client]\nsocks = \"0.0.0.0:1\"\n").unwrap();
+    assert!(
+        error
+            .to_string()
+            .contains("set client.allow_remote = true if")
+    );
+    let error = config.check().unwrap_err().of_flags();
+    let text = error.to_string();
+    assert!(text.starts_with("--socks: 0.0.0.0:1 can"), "{text}");
+    assert!(text.contains("set --allow-remote if"), "{text}");
+    assert!(error.hint().contains("--help"));
 }
 
 #[test]
@@ -374,13 +468,13 @@ fn the_printed_configuration_reads_back_as_itself() {
         "[relay]\nlisten = \"127.0.0.1:1\"\n[exit]\n[log]\nfile = \"x\"\n",
     ] {
         let config = checked(text).unwrap();
-        assert_eq!(parse(&keys::print(&config)).unwrap(), config);
+        assert_eq!(parse(&print(&config)).unwrap(), config);
     }
 }
 
 #[test]
 fn the_printed_examples_are_valid_when_uncommented() {
-    let printed = keys::print(&Config::default());
+    let printed = print(&Config::default());
     let uncommented: String = printed
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -399,7 +493,7 @@ fn the_printed_examples_are_valid_when_uncommented() {
 fn the_reference_is_what_the_settings_say() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/config.md");
     let stored = std::fs::read_to_string(&path).unwrap();
-    let current = keys::update_reference(&stored);
+    let current = update_reference(&stored);
     if std::env::var_os("CEPA_WRITE_REFERENCE").is_some() {
         std::fs::write(&path, &current).unwrap();
     }
@@ -419,16 +513,13 @@ fn the_reference_mentions_every_key_and_no_other() {
             "docs/config.md lacks {path}"
         );
     }
-    let known: Vec<String> = keys::paths().collect();
+    let known: Vec<_> = keys::paths().collect();
     for row in reference
         .lines()
         .filter_map(|line| line.strip_prefix("| `"))
     {
         let key = row.split('`').next().unwrap();
-        assert!(
-            known.iter().any(|path| path == key),
-            "docs/config.md has {key}"
-        );
+        assert!(known.contains(&key), "docs/config.md has {key}");
     }
 }
 
@@ -446,7 +537,10 @@ proptest! {
         port in any::<u16>(),
         numbers in any::<(u8, u32)>(),
         flags in any::<[bool; 6]>(),
+        ranges in prop::collection::vec((any::<std::net::IpAddr>(), 0..=32_u8), 0..4),
     ) {
+        let ranges = ranges.iter().map(|(ip, bits)| format!("{ip}/{bits}").parse().unwrap());
+        let peers: Vec<PeerSet> = ranges.collect();
         let address = SocketAddr::new(ip, port);
         let file = || flags[0].then(|| word.clone().into());
         let listener = Listener {
@@ -458,8 +552,12 @@ proptest! {
             allow_remote: flags[2],
             listeners: vec![listener; words.len()],
             hops: numbers.0,
-            entry_only: words.clone(),
+            destinations: words.clone(),
             geoip: file(),
+            peers: Peers {
+                entry: PeerLists { only: peers, ..PeerLists::default() },
+                ..Peers::default()
+            },
             ..Client::default()
         };
         let relay = Relay {
@@ -483,6 +581,6 @@ proptest! {
             limits: Limits { threads: usize::from(numbers.0), memory_mib: numbers.1, ..Limits::default() },
             ..Config::default()
         };
-        prop_assert_eq!(parse(&keys::print(&config)).unwrap(), config);
+        prop_assert_eq!(parse(&print(&config)).unwrap(), config);
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::plan::{Plan, PlannedNode, Role};
-use crate::config::keys;
+use crate::config;
 use crate::node::found::{new_authority, sign_network};
 use crate::node::{AppError, new_relay};
 use crate::terminal::CliError;
@@ -74,7 +74,7 @@ impl Layout {
         let network = sign_network("testnet", authorities, &signers, local_network_params())?;
         write_text(&plan.network_file(), &network)?;
         for node in &plan.nodes {
-            write_text(&plan.config_file(node), &keys::print(&plan.config(node)))?;
+            write_text(&plan.config_file(node), &config::print(&plan.config(node)))?;
         }
         Ok(Self {
             plan,

@@ -457,9 +457,4 @@ pub(crate) const TWINS: &[(&[&str], &str)] = &[
         &["common/src/world"],
         "a world and the sockets and names that it hands out",
     ),
-    (
-        &["src/config"],
-        "the definition of a setting and the structure that holds it",
-    ),
-    (&["src/cli"], "a command and its subcommands"),
 ];

@@ -10,8 +10,8 @@ use cepa_relay::keys::ring::{OnionKeyOptions, OnionRing};
 use cepa_relay::keys::schedule::Timing;
 use clap::Args;
 
-use super::{bad_file, certificate, date, public, read, state_dir, state_error};
-use crate::cli::context::NetworkArg;
+use super::files::{bad_file, certificate, date, public, read, state_error};
+use crate::cli::context::{NetworkArg, state_dir};
 use crate::node::identity::{CERTIFICATE, FAMILY, LINK_KEY, key_file};
 use crate::node::{IDENTITY_KEY, read_network};
 use crate::terminal::CliError;
@@ -35,7 +35,7 @@ pub(in crate::cli) struct Show {
 impl Show {
     pub(super) fn main(self) -> Result<(), CliError> {
         let state = state_dir(self.state, "relay")?;
-        let network = read_network(&self.network.network)?;
+        let network = read_network(self.network.file())?;
         if !state.join("keys").is_dir() {
             return Err(CliError::usage(
                 format!("{} is no state directory with keys", state.display()),

@@ -1,0 +1,187 @@
+//! What a configuration must be beyond its types and the bounds of its settings.
+
+use std::net::SocketAddr;
+
+use cepa_client::path::{DestinationRule, GeoIp, PeerRules, PeerSyntax, RuleError};
+use cepa_common::dir::ExitPolicy;
+use cepa_relay::authority::{OperatorList, OperatorListError, OperatorRules};
+
+use super::error::ConfigError;
+use super::node::Config;
+use super::settings::{Authority, Client, Exit, Relay};
+use crate::terminal::logging;
+
+impl Config {
+    /// Checks what the types alone cannot say.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.client.is_none() && self.relay.is_none() {
+            return Err(ConfigError::rule(
+                "client",
+                "the node has no role: neither [client] nor [relay] is there",
+            ));
+        }
+        for (section, present) in [
+            ("exit", self.exit.is_some()),
+            ("authority", self.authority.is_some()),
+        ] {
+            if present && self.relay.is_none() {
+                return Err(ConfigError::rule(
+                    section,
+                    "it needs a [relay] to be part of",
+                ));
+            }
+        }
+        if let Some((key, what)) = self.out_of_bounds() {
+            return Err(ConfigError::rule(key.path, what));
+        }
+        self.client.as_ref().map_or(Ok(()), Client::check)?;
+        self.relay.as_ref().map_or(Ok(()), Relay::check)?;
+        self.exit.as_ref().map_or(Ok(()), Exit::check)?;
+        self.authority.as_ref().map_or(Ok(()), Authority::check)?;
+        logging::parse_filter(&self.log.level)
+            .map_err(|error| ConfigError::rule("log.level", error.to_string()))?;
+        Ok(())
+    }
+}
+
+impl Client {
+    fn check(&self) -> Result<(), ConfigError> {
+        // S29: whoever reaches the port uses the network in this client's name.
+        for (key, address) in self.addresses() {
+            if !address.ip().is_loopback() && !self.allow_remote {
+                return Err(ConfigError::rule(
+                    key,
+                    format!(
+                        "{address} can be reached from other machines, and everybody there could use this client; \
+                         set client.allow_remote = true if that is wanted",
+                    ),
+                ));
+            }
+        }
+        let ports: Vec<_> = self.addresses().filter(|(_, a)| a.port() != 0).collect();
+        let twice = |n: usize| ports[..n].iter().any(|(_, before)| *before == ports[n].1);
+        if (0..ports.len()).any(twice) {
+            return Err(ConfigError::rule(
+                "client.listeners",
+                "two of the client's ports are the same",
+            ));
+        }
+        self.peer_rules(None).map(drop)
+    }
+
+    /// Every port, the one of `socks` first, with the key that names it.
+    fn addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let more = self.listeners.iter();
+        let more = more.map(|listener| ("client.listeners", listener.address));
+        std::iter::once(("client.socks", self.socks)).chain(more)
+    }
+
+    /// What the owner decides of paths, with the opened file of [`Client::geoip`].
+    ///
+    /// # Errors
+    /// The key and the word in it that cannot be meant.
+    pub fn peer_rules(&self, geoip: Option<GeoIp>) -> Result<PeerRules, ConfigError> {
+        let destinations = self.destinations.iter().map(|rule| rule.parse());
+        let destinations: Result<Vec<DestinationRule>, PeerSyntax> = destinations.collect();
+        let peers = self.peers.clone();
+        let rules = PeerRules {
+            entry: peers.entry,
+            middle: peers.middle,
+            exit: peers.exit,
+            destinations: destinations
+                .map_err(|error| ConfigError::rule("client.destinations", error.to_string()))?,
+            hops: self.hops,
+            guards: (self.guards > 0).then_some(self.guards),
+            geoip,
+        };
+        match rules.check() {
+            // The file is there, and is opened when the node starts.
+            Err(RuleError::NoGeoIp { .. }) if self.geoip.is_some() => Ok(rules),
+            Err(error) => Err(ConfigError::rule(key_of(&error), error.to_string())),
+            Ok(()) => Ok(rules),
+        }
+    }
+}
+
+fn key_of(error: &RuleError) -> &'static str {
+    match error {
+        RuleError::Hops(_) => "client.hops",
+        RuleError::Guards(_) => "client.guards",
+        RuleError::Destinations(_) => "client.destinations",
+        RuleError::NoGeoIp { .. } | RuleError::Empty { .. } => "client.geoip",
+    }
+}
+
+impl Relay {
+    fn check(&self) -> Result<(), ConfigError> {
+        let mut letters = self.nickname.bytes();
+        if !letters.all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(ConfigError::rule(
+                "relay.nickname",
+                "it takes letters and digits of ASCII only",
+            ));
+        }
+        if self
+            .advertised()
+            .iter()
+            .any(|address| address.ip().is_unspecified() || address.port() == 0)
+        {
+            return Err(ConfigError::rule(
+                "relay.advertise",
+                "name the address and port at which others reach this relay, for example [\"203.0.113.5:9001\"]",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The addresses that the directory hands out.
+    pub fn advertised(&self) -> Vec<SocketAddr> {
+        if self.advertise.is_empty() {
+            vec![self.listen]
+        } else {
+            self.advertise.clone()
+        }
+    }
+}
+
+impl Exit {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.resolver.is_some_and(|server| server.port() == 0) {
+            return Err(ConfigError::rule(
+                "exit.resolver",
+                "no server answers at port 0; name the server's port, which usually is 53",
+            ));
+        }
+        ExitPolicy::from_rules(&self.policy)
+            .map(|_| ())
+            .map_err(|error| ConfigError::rule("exit.policy", error.to_string()))
+    }
+}
+
+impl Authority {
+    fn check(&self) -> Result<(), ConfigError> {
+        let mut letters = self.signing_key.bytes();
+        if letters.all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            self.operator_rules()
+                .map(|_| ())
+                .map_err(|error| ConfigError::rule("authority.reject", error.to_string()))
+        } else {
+            Err(ConfigError::rule(
+                "authority.signing_key",
+                "it is a file's name, not a path",
+            ))
+        }
+    }
+
+    /// What this authority's operator says of relays.
+    ///
+    /// # Errors
+    /// The item of a list that names no relay.
+    pub fn operator_rules(&self) -> Result<OperatorRules, OperatorListError> {
+        let list = |items: &[String]| OperatorList::parse(items.iter().map(String::as_str));
+        Ok(OperatorRules {
+            reject: list(&self.reject)?,
+            middle_only: list(&self.middle_only)?,
+        })
+    }
+}
