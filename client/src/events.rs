@@ -6,19 +6,19 @@
 
 use core::fmt;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use cepa_common::dir::{ConsensusConflict, UnixSecs};
 use cepa_common::ids::RelayId;
-use cepa_common::sync::lock;
-use tokio::sync::broadcast;
+use cepa_common::log_pace::LogPace;
+use cepa_common::net::directory::RevisionNews;
+use cepa_common::net::news::{self, Feed, News, Standing};
+use cepa_common::world::steady;
+use tracing::Level;
 
 use crate::dir::NoConsensus;
 use crate::guard::Suspicion;
 use crate::skew;
 
-/// Number of events that a listener may be behind before it skips ahead.
-const RING: usize = 64;
 /// The most warnings at a time. Further ones are reported only after one is over.
 const MOST_WARNINGS: usize = 16;
 /// Number of bytes between two reports of a download.
@@ -120,6 +120,15 @@ pub enum ClientEvent {
     Warning(Warning),
     /// What the warning said is over.
     Over(Warning),
+    /// A directory cache has sent what it may not, and is not asked for a while.
+    CacheMisbehaved {
+        /// The cache.
+        cache: RelayId,
+        /// How many have misbehaved since this was last told.
+        times: u64,
+    },
+    /// What has become of a later revision of the network's file.
+    Revision(RevisionNews),
 }
 
 impl ClientEvent {
@@ -139,8 +148,21 @@ impl ClientEvent {
             Self::Guards(_) | Self::NoCircuit(_) => 70,
             Self::Circuit { hop, hops } => 70 + share(*hop.min(hops), *hops, 29),
             Self::Ready => 100,
-            Self::Warning(_) | Self::Over(_) => return None,
+            Self::Warning(_) | Self::Over(_) | Self::CacheMisbehaved { .. } | Self::Revision(_) => {
+                return None;
+            }
         })
+    }
+
+    /// How loudly the log says it.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Lost(_) | Self::Warning(Warning::TwoConsensuses(_)) => Level::ERROR,
+            Self::Warning(Warning::ClockSkew { .. } | Warning::PathBias { .. })
+            | Self::CacheMisbehaved { .. } => Level::WARN,
+            Self::Revision(news) => news.level(),
+            _ => Level::DEBUG,
+        }
     }
 }
 
@@ -197,6 +219,17 @@ impl fmt::Display for ClientEvent {
                 }
                 Warning::TwoConsensuses(_) => f.write_str("the two consensuses are of the past"),
             },
+            Self::CacheMisbehaved { cache, times } => {
+                write!(
+                    f,
+                    "the directory cache {cache} misbehaved and is not asked for a while"
+                )?;
+                match times {
+                    0 | 1 => Ok(()),
+                    times => write!(f, " ({times} such answers since this was last said)"),
+                }
+            }
+            Self::Revision(news) => news.fmt(f),
         }
     }
 }
@@ -340,82 +373,87 @@ struct State {
     stage: ClientEvent,
     warnings: Vec<Warning>,
     has_joined: bool,
+    /// What was told lately of caches that misbehave.
+    misbehaved: LogPace,
 }
 
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    events: broadcast::Sender<ClientEvent>,
-}
+impl Standing for State {
+    type Event = ClientEvent;
 
-/// Where the rooms of a client report to. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Reporter(Arc<Shared>);
-
-impl Default for Reporter {
-    fn default() -> Self {
-        let state = State {
-            stage: ClientEvent::Starting,
-            warnings: Vec::new(),
-            has_joined: false,
-        };
-        Self(Arc::new(Shared {
-            state: Mutex::new(state),
-            events: broadcast::Sender::new(RING),
-        }))
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    fn present(state: &State) -> VecDeque<ClientEvent> {
-        let warnings = state.warnings.iter().cloned();
-        let stage = core::iter::once(state.stage.clone());
+    fn present(&self) -> VecDeque<ClientEvent> {
+        let warnings = self.warnings.iter().cloned();
+        let stage = core::iter::once(self.stage.clone());
         stage.chain(warnings.map(ClientEvent::Warning)).collect()
     }
 }
 
+impl State {
+    fn set(&mut self, stage: ClientEvent, tell: &mut dyn FnMut(ClientEvent)) {
+        self.stage = stage.clone();
+        tell(stage);
+    }
+}
+
+/// Where the rooms of a client report to. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Reporter(News<State>);
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Self(News::new(State {
+            stage: ClientEvent::Starting,
+            warnings: Vec::new(),
+            has_joined: false,
+            misbehaved: LogPace::default(),
+        }))
+    }
+}
+
 impl Reporter {
-    fn set(&self, state: &mut State, stage: ClientEvent) {
-        state.stage = stage.clone();
-        // If nobody listens, nothing is lost: whoever comes hears the stage.
-        let _ = self.0.events.send(stage);
+    /// Changes the state, and tells events. This is the only place where a client's events become lines of the log.
+    fn change(&self, change: impl FnOnce(&mut State, &mut dyn FnMut(ClientEvent))) {
+        self.0.change(|state, tell| {
+            let mut tell = |event: ClientEvent| {
+                news::log(event.level(), &event);
+                tell(event);
+            };
+            change(state, &mut tell);
+        });
     }
 
     /// Reports the stage that the client has come to. It counts only before the client is ready, and after it was cut
     /// off.
     pub(crate) fn stage(&self, stage: ClientEvent) {
-        let mut state = self.0.state();
-        let is_news = match (&state.stage, &stage) {
-            (ClientEvent::Ready, ClientEvent::Lost(_)) => true,
-            (ClientEvent::Ready, _) => false,
-            (held, new) => held != new,
-        };
-        state.has_joined |= matches!(stage, ClientEvent::Consensus { .. });
-        if is_news {
-            self.set(&mut state, stage);
-        }
+        self.change(|state, tell| {
+            let is_news = match (&state.stage, &stage) {
+                (ClientEvent::Ready, ClientEvent::Lost(_)) => true,
+                (ClientEvent::Ready, _) => false,
+                (held, new) => held != new,
+            };
+            state.has_joined |= matches!(stage, ClientEvent::Consensus { .. });
+            if is_news {
+                state.set(stage, tell);
+            }
+        });
     }
 
     /// Reports that a consensus is coming in. The event is sent when another piece has come, from whichever source is
     /// ahead.
     pub(crate) fn receiving(&self, from: &DirectorySource, bytes: usize, of: Option<usize>) {
-        let mut state = self.0.state();
-        let is_news = match &state.stage {
-            ClientEvent::Ready => false,
-            ClientEvent::Receiving { bytes: before, .. } => {
-                bytes >= before.saturating_add(REPORT_EVERY)
-                    || (Some(bytes) == of && bytes > *before)
+        self.change(|state, tell| {
+            let is_news = match &state.stage {
+                ClientEvent::Ready => false,
+                ClientEvent::Receiving { bytes: before, .. } => {
+                    bytes >= before.saturating_add(REPORT_EVERY)
+                        || (Some(bytes) == of && bytes > *before)
+                }
+                _ => true,
+            };
+            if is_news {
+                let from = from.clone();
+                state.set(ClientEvent::Receiving { from, bytes, of }, tell);
             }
-            _ => true,
-        };
-        if is_news {
-            let from = from.clone();
-            self.set(&mut state, ClientEvent::Receiving { from, bytes, of });
-        }
+        });
     }
 
     /// Reports that something is wrong. The warning is sent once, and again only if its words change.
@@ -427,68 +465,77 @@ impl Reporter {
             },
             other => other,
         };
-        let mut state = self.0.state();
-        let warnings = &mut state.warnings;
-        let same = warnings
-            .iter()
-            .position(|held| held.is_same_matter(&warning));
-        match same {
-            Some(at) if warnings[at] == warning => return,
-            Some(at) => warnings[at] = warning.clone(),
-            None if warnings.len() >= MOST_WARNINGS => return,
-            None => warnings.push(warning.clone()),
-        }
-        let _ = self.0.events.send(ClientEvent::Warning(warning));
+        self.change(|state, tell| {
+            let warnings = &mut state.warnings;
+            let same = warnings
+                .iter()
+                .position(|held| held.is_same_matter(&warning));
+            match same {
+                Some(at) => {
+                    let held = core::mem::replace(&mut warnings[at], warning.clone());
+                    // A clock that is wrong by a second more is no news.
+                    if held.to_string() == warning.to_string() {
+                        return;
+                    }
+                }
+                None if warnings.len() >= MOST_WARNINGS => return,
+                None => warnings.push(warning.clone()),
+            }
+            tell(ClientEvent::Warning(warning));
+        });
     }
 
     /// Reports that the warnings which `is_over` names are over.
     pub(crate) fn over(&self, is_over: impl Fn(&Warning) -> bool) {
-        let mut state = self.0.state();
-        let over = state.warnings.extract_if(.., |held| is_over(held));
-        for warning in over.collect::<Vec<_>>() {
-            let _ = self.0.events.send(ClientEvent::Over(warning));
-        }
+        self.change(|state, tell| {
+            let over = state.warnings.extract_if(.., |held| is_over(held));
+            over.map(ClientEvent::Over).for_each(tell);
+        });
+    }
+
+    /// Reports that a directory cache has misbehaved. Within ten seconds one event tells of all.
+    pub(crate) fn misbehaved(&self, cache: RelayId) {
+        self.change(|state, tell| {
+            if let Some(times) = state.misbehaved.count(1, steady::now()) {
+                tell(ClientEvent::CacheMisbehaved { cache, times });
+            }
+        });
+    }
+
+    /// Reports what has become of a later revision of the network's file.
+    pub(crate) fn revision(&self, news: RevisionNews) {
+        self.change(|_, tell| tell(ClientEvent::Revision(news)));
     }
 
     /// Can streams be opened?
     pub fn is_ready(&self) -> bool {
-        self.0.state().stage == ClientEvent::Ready
+        self.0.look(|state| state.stage == ClientEvent::Ready)
     }
 
     /// Was there ever a consensus?
     pub(crate) fn has_joined(&self) -> bool {
-        self.0.state().has_joined
+        self.0.look(|state| state.has_joined)
     }
 
     /// The present stage.
     pub fn present(&self) -> ClientEvent {
-        self.0.state().stage.clone()
+        self.0.look(|state| state.stage.clone())
     }
 
     /// The warnings that are in force.
     pub fn warnings(&self) -> Vec<Warning> {
-        self.0.state().warnings.clone()
+        self.0.look(|state| state.warnings.clone())
     }
 
     /// Subscribes to events. The present state comes first.
     pub fn subscribe(&self) -> ClientEvents {
-        let state = self.0.state();
-        ClientEvents {
-            present: Shared::present(&state),
-            // This is done under the lock, so that nothing is missed between the state and the events.
-            events: self.0.events.subscribe(),
-            shared: Arc::downgrade(&self.0),
-        }
+        ClientEvents(self.0.subscribe())
     }
 }
 
 /// A client's events, one after the other.
 #[derive(Debug)]
-pub struct ClientEvents {
-    present: VecDeque<ClientEvent>,
-    events: broadcast::Receiver<ClientEvent>,
-    shared: Weak<Shared>,
-}
+pub struct ClientEvents(Feed<State>);
 
 impl ClientEvents {
     /// The next event: first the stage that the client is at and the warnings that hold, then what happens. `None`
@@ -496,21 +543,7 @@ impl ClientEvents {
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<ClientEvent> {
-        loop {
-            if let Some(event) = self.present.pop_front() {
-                return Some(event);
-            }
-            match self.events.recv().await {
-                Ok(event) => return Some(event),
-                Err(broadcast::error::RecvError::Closed) => return None,
-                Err(broadcast::error::RecvError::Lagged(_)) => {
-                    let shared = self.shared.upgrade()?;
-                    let state = shared.state();
-                    self.present = Shared::present(&state);
-                    self.events = shared.events.subscribe();
-                }
-            }
-        }
+        self.0.next().await
     }
 }
 

@@ -1,6 +1,8 @@
 //! What listeners hear, when, and in which words.
 #![allow(clippy::unwrap_used)]
 
+use cepa_common::net::news::RING;
+
 use super::*;
 
 fn failing(n: u8) -> Warning {
@@ -8,6 +10,38 @@ fn failing(n: u8) -> Warning {
         identity: RelayId([n; 32]),
         nickname: format!("g{n}"),
     }
+}
+
+/// The events that are there to be had without a wait.
+async fn ready(events: &mut ClientEvents) -> Vec<ClientEvent> {
+    let mut ready = Vec::new();
+    let none = std::time::Duration::ZERO;
+    while let Ok(Some(event)) = tokio::time::timeout(none, events.next()).await {
+        ready.push(event);
+    }
+    ready
+}
+
+#[tokio::test]
+async fn caches_that_misbehave_fill_no_log_and_a_revision_is_news() {
+    let reporter = Reporter::default();
+    let mut events = reporter.subscribe();
+    assert_eq!(ready(&mut events).await, [ClientEvent::Starting]);
+    (0..=255).for_each(|n| reporter.misbehaved(RelayId([n; 32])));
+    let cache = RelayId([0; 32]);
+    let first = ClientEvent::CacheMisbehaved { cache, times: 1 };
+    assert_eq!(first.level(), Level::WARN);
+    assert_eq!(ready(&mut events).await, [first]);
+    let revision = RevisionNews::NotKept {
+        reason: "the disk is full".to_owned(),
+    };
+    reporter.revision(revision.clone());
+    let told = [ClientEvent::Revision(revision)];
+    assert_eq!(ready(&mut events).await, told);
+    assert_eq!((told[0].level(), told[0].percent()), (Level::WARN, None));
+    assert!(told[0].to_string().contains("the disk is full"));
+    let many = ClientEvent::CacheMisbehaved { cache, times: 9 };
+    assert!(many.to_string().contains("9 such answers"));
 }
 
 #[tokio::test]
@@ -81,17 +115,22 @@ async fn a_download_is_told_in_pieces_and_never_goes_back() {
     assert_eq!(told.last(), Some(&1_000_000));
 }
 
-#[test]
-fn warnings_are_told_once_and_bounded() {
+#[tokio::test]
+async fn warnings_are_told_once_and_bounded() {
     let reporter = Reporter::default();
-    let mut events = reporter.0.events.subscribe();
+    let mut events = reporter.subscribe();
     reporter.warn(failing(1));
     reporter.warn(failing(1));
-    assert!(events.try_recv().is_ok() && events.try_recv().is_err());
-    // The same in other words replaces it.
-    reporter.warn(Warning::ClockSkew { ahead_secs: 600 });
-    reporter.warn(Warning::ClockSkew { ahead_secs: 900 });
-    assert_eq!(reporter.warnings().len(), 2);
+    let told = [ClientEvent::Starting, ClientEvent::Warning(failing(1))];
+    assert_eq!(ready(&mut events).await, told);
+    // A warning in other words replaces the one before. If only a number changes that is not said, nothing is told.
+    let skew = |ahead_secs| Warning::ClockSkew { ahead_secs };
+    for ahead_secs in [600, 601, 900] {
+        reporter.warn(skew(ahead_secs));
+    }
+    let told = [600, 900].map(|ahead_secs| ClientEvent::Warning(skew(ahead_secs)));
+    assert_eq!(ready(&mut events).await, told);
+    assert_eq!(reporter.warnings(), [failing(1), skew(900)]);
     (0..=255).for_each(|n| reporter.warn(failing(n)));
     assert_eq!(reporter.warnings().len(), MOST_WARNINGS);
     let long = Warning::Unreachable {

@@ -1,12 +1,15 @@
 //! How programs of this machine are let in: a front end whose streams the client opens.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::StreamIo;
 use cepa_common::cell::message::EndReason;
+use cepa_common::log_pace::LogPaces;
 use cepa_common::stream::{StreamError, StreamTarget};
+use cepa_common::sync::lock;
 use cepa_common::world::sockets::Listener;
+use cepa_common::world::steady;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -41,7 +44,11 @@ impl Client {
         options: FrontOptions,
     ) -> Front {
         let client = self.clone();
-        let connector = Arc::new(ClientConnector { client, by });
+        let connector = Arc::new(ClientConnector {
+            client,
+            by,
+            refused: Mutex::default(),
+        });
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(front::serve(
             listener.into(),
@@ -70,9 +77,33 @@ impl Front {
     }
 }
 
+/// Why streams are refused that the owner should hear of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Refused {
+    NoConsensus,
+    Rule,
+}
+
 struct ClientConnector {
     client: Client,
     by: IsolateBy,
+    /// What the log was told lately of streams that were refused.
+    refused: Mutex<LogPaces<Refused>>,
+}
+
+impl ClientConnector {
+    /// Says why streams are refused, if every stream like this one fails until somebody acts. An application may ask
+    /// many times a second, so not each is told of.
+    fn tell(&self, error: &ConnectError) {
+        let (class, why): (_, &dyn core::fmt::Display) = match error {
+            ConnectError::NoConsensus(why) => (Refused::NoConsensus, why),
+            ConnectError::Circuit(CircuitError::Path(PathError::Rule(why))) => (Refused::Rule, why),
+            _ => return,
+        };
+        if let Some(streams) = lock(&self.refused).count(class, 1, steady::now()) {
+            tracing::warn!(streams, %why, "streams were refused");
+        }
+    }
 }
 
 impl Connector for ClientConnector {
@@ -93,13 +124,7 @@ impl Connector for ClientConnector {
             .connect_by(self.by, target, isolation, &request.early)
             .await;
         opened.map_err(|error| {
-            if let ConnectError::NoConsensus(why) = &error {
-                // Every stream fails until someone acts: said where people look.
-                tracing::warn!(%why, "a stream was refused");
-            }
-            if let ConnectError::Circuit(CircuitError::Path(PathError::Rule(why))) = &error {
-                tracing::warn!(%why, "a stream was refused");
-            }
+            self.tell(&error);
             tracing::debug!(%error, "a stream was not opened");
             failure(&error)
         })

@@ -63,35 +63,18 @@ impl SkewEstimate {
 
 /// The client's estimate; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct ClockSkew(Arc<Mutex<Watched>>);
-
-#[derive(Debug, Default)]
-struct Watched {
-    estimate: SkewEstimate,
-    /// Has a warning been given that the clock is wrong, and has the clock not been right since?
-    is_warned: bool,
-}
+pub struct ClockSkew(Arc<Mutex<SkewEstimate>>);
 
 impl ClockSkew {
-    /// Takes a relay's word as [`SkewEstimate::observe`] does, and warns once when the clock seems to be wrong.
+    /// Takes a relay's word as [`SkewEstimate::observe`] does.
     pub fn observe(&self, relay: RelayId, ours: UnixSecs, theirs: UnixSecs) {
-        let mut watched = lock(&self.0);
-        watched.estimate.observe(relay, ours, theirs);
-        let Some(median) = watched.estimate.median() else {
-            return;
-        };
-        let is_wrong = is_wrong(median);
-        if is_wrong && !watched.is_warned {
-            tracing::warn!("{}", advice(median));
-        }
-        watched.is_warned = is_wrong;
+        lock(&self.0).observe(relay, ours, theirs);
     }
 
     /// By how many seconds this computer's clock is ahead (positive) or behind (negative), as most relays say;
     /// `None` before three have spoken. Nobody has proven it: good for advice, never for a decision.
     pub fn estimate(&self) -> Option<i64> {
-        let watched = lock(&self.0);
-        watched.estimate.median()
+        lock(&self.0).median()
     }
 
     /// By how many seconds the clock is ahead, or behind where that is negative, if that is more than five minutes.

@@ -102,6 +102,10 @@ impl Client {
             asks_authorities: false,
             store,
             file: options.network_file,
+            tell: Box::new({
+                let reporter = reporter.clone();
+                move |news| reporter.revision(news)
+            }),
         }));
         let (network_id, state_dir) = (network.network_id(), options.state_dir);
         let guards_clock = clock.clone();

@@ -8,6 +8,7 @@
 //! * [`flow`] and [`stream`]: windows, credit, and the streams of one circuit;
 //! * [`link`]: the first words between two peers;
 //! * [`budget`]: the bound on what all queues hold together;
+//! * [`log_pace`]: the bound on what strangers can write into the log;
 //! * [`dir`]: the signed documents that say who is in the network;
 //! * `world` (feature `net`): clocks, randomness and what else a machine has and a function does not;
 //! * `state` (feature `net`): files and keys on disk;
@@ -24,6 +25,7 @@ pub mod handshake;
 pub mod ids;
 pub mod limits;
 pub mod link;
+pub mod log_pace;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod onion;

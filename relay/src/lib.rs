@@ -27,8 +27,8 @@ mod start;
 pub use admission::Limits;
 pub use circuit::Workers;
 pub use events::{
-    AuthorityEvent, AuthorityFailure, ConnectionBound, DescriptorAnswer, Listing, RelayEvent,
-    RelayEvents, Reporter,
+    AuthorityEvent, AuthorityFailure, ConnectionBound, DescriptorAnswer, DiskTrouble, Listing,
+    RelayEvent, RelayEvents, Reporter,
 };
 pub use options::{AuthorityOptions, ExitOptions, RelayOptions};
 pub use start::{Relay, RelayError, RelayHandle};

@@ -95,9 +95,12 @@ impl Relay {
         let network_id = network.network_id();
         let tls = Tls::relay(options.identity.link_key())?.over(options.world.sockets.clone());
         let clock = options.world.clock.clone();
-        let ring = load_ring(&options, &network, &clock)?;
+        let mut ring = load_ring(&options, &network, &clock)?;
         let (onion_keys_sender, onion_keys) = watch::channel(ring.snapshot());
         let events = Reporter::default();
+        if let Some(trouble) = ring.take_trouble() {
+            events.report(trouble);
+        }
         let (sources, stop_sources) = tasks();
         let (work, stop_work) = tasks();
 
@@ -349,6 +352,10 @@ impl Speakers {
                 &self.directory.network().network_id(),
             )),
             file: options.network_file.clone(),
+            tell: Box::new({
+                let events = self.directory.events().clone();
+                move |news| events.report(RelayEvent::Revision(news))
+            }),
         }));
     }
 }

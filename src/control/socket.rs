@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cepa_common::log_pace::LogPace;
+use cepa_common::world::steady;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -100,6 +102,7 @@ impl Control {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         // Dropped with this future, which ends every exchange.
         let mut exchanges = JoinSet::new();
+        let mut failed = LogPace::default();
         loop {
             while exchanges.try_join_next().is_some() {}
             let Ok(permit) = permits.clone().acquire_owned().await else {
@@ -117,7 +120,9 @@ impl Control {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the control socket cannot accept for the moment");
+                    if let Some(times) = failed.count(1, steady::now()) {
+                        tracing::warn!(%error, times, "the control socket cannot accept for the moment");
+                    }
                     tokio::time::sleep(ACCEPT_BACKOFF).await;
                 }
             }

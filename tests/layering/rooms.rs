@@ -1,12 +1,14 @@
 //! The tables: which room may import which, which are pure, and which files are twins.
 
-/// Each room, a file or a directory, and the rooms that it may import. A room may import itself; a file is in the room with the
-/// longest name that fits, and may import what is in a room that it may import. What is imported stands before who imports it.
+/// Each room, a file or a directory, and the rooms that it may import. A room may import itself; a file is in the room
+/// with the longest name that fits, and may import what is in a room that it may import. What is imported stands before
+/// who imports it.
 pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("common/src/limits.rs", &[]),
     ("common/src/ids.rs", &[]),
     ("common/src/secret.rs", &[]),
     ("common/src/sync.rs", &[]),
+    ("common/src/log_pace.rs", &[]),
     ("common/src/budget.rs", &["common/src/sync.rs"]),
     ("common/src/cell", &["common/src/ids.rs"]),
     (
@@ -344,6 +346,7 @@ pub(crate) const PURE: &[&str] = &[
     "common/src/secret.rs",
     "common/src/sync.rs",
     "common/src/budget.rs",
+    "common/src/log_pace.rs",
     "common/src/cell",
     "common/src/onion",
     "common/src/handshake",
@@ -411,8 +414,8 @@ pub(crate) const IMPURE: &[(&str, &str)] = &[
     ("rand::rng", "randomness is passed in"),
 ];
 
-/// Calls that nobody but the seam to the world makes, and what to call instead: with one of them elsewhere a network in a
-/// simulated world would not repeat.
+/// Calls that nobody but the seam to the world makes, and what to call instead: with one of them elsewhere a network in
+/// a simulated world would not repeat.
 pub(crate) const BARE: &[(&str, &str)] = &[
     ("std::time::Instant::now", "world::steady::now"),
     ("SystemTime::now", "the node's world::Clock"),

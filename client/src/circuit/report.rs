@@ -77,7 +77,6 @@ impl Announcer {
             begun,
             built,
         };
-        tracing::warn!("{warning}");
         self.reporter.warn(warning);
     }
 

@@ -1,14 +1,16 @@
 //! The newest consensus on disk, so that a restart takes no older one and needs no network to begin.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cepa_common::dir::{
     Consensus, Digest, KnownNetwork, MAX_CONSENSUS_BYTES, NetworkFile, SignedConsensus, UnixSecs,
 };
+use cepa_common::log_pace::LogPace;
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::state::{StateError, record};
-use cepa_common::world::blocking;
+use cepa_common::sync::lock;
+use cepa_common::world::{blocking, steady};
 
 /// The kinds of records that the files say they are.
 const CONSENSUS: &str = "consensus";
@@ -52,6 +54,8 @@ impl Mark {
 pub(super) struct Cache {
     consensus: PathBuf,
     mark: PathBuf,
+    /// What the log was told lately of writes that failed.
+    failed: Arc<Mutex<LogPace>>,
 }
 
 impl Cache {
@@ -60,6 +64,7 @@ impl Cache {
         Self {
             consensus: directory.join(format!("consensus-{id}")),
             mark: directory.join(format!("newest-{id}")),
+            failed: Arc::default(),
         }
     }
 
@@ -107,8 +112,15 @@ impl Cache {
         };
         match blocking::run(write).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "consensus cannot be written to disk"),
-            Err(error) => tracing::warn!(%error, "writing the consensus failed"),
+            Ok(Err(error)) => self.not_written(&error),
+            Err(error) => self.not_written(&error),
+        }
+    }
+
+    /// Says that a consensus is not on disk. A full disk does not fill the log.
+    fn not_written(&self, error: &dyn core::fmt::Display) {
+        if let Some(times) = lock(&self.failed).count(1, steady::now()) {
+            tracing::warn!(%error, times, "consensus cannot be written to disk");
         }
     }
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use cepa_common::dir::{Consensus, ConsensusConflict, Lifetime, UnixSecs};
+use cepa_common::log_pace::LogPace;
 use cepa_common::net::directory::{Backoff, Dial, NetworkHandle, random_below};
-use cepa_common::world::Clock;
-use cepa_common::world::random;
+use cepa_common::world::{Clock, random, steady};
 use rand::Rng;
 use tokio::sync::watch;
 
@@ -138,6 +138,8 @@ pub struct DirectoryTask {
     all_busy: Option<Duration>,
     /// Was the last difference wrong? Then the whole is asked for next.
     wants_whole: bool,
+    /// What the log was told lately of caches whose consensus is of another time.
+    skewed: LogPace,
     circuits: Arc<OnceLock<Arc<dyn DirStreams>>>,
     consensus: watch::Sender<Option<Arc<Consensus>>>,
     progress: watch::Sender<BootstrapProgress>,
@@ -164,6 +166,7 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
         distrust: Distrust::default(),
         all_busy: None,
         wants_whole: false,
+        skewed: LogPace::default(),
         circuits: Arc::clone(&circuits),
         consensus,
         progress,
@@ -295,7 +298,6 @@ impl DirectoryTask {
             let is_new = digest(shown) != digest(&usable);
             if is_new && usable.is_none() {
                 let why = self.why.borrow().clone();
-                tracing::error!(%why, "the consensus may not be used any more");
                 self.config.reporter.stage(ClientEvent::Lost(why));
             }
             *shown = usable;
@@ -340,7 +342,7 @@ impl DirectoryTask {
         let mut outcome = round.ask(sources).await;
         self.wants_whole = outcome.wrong_difference;
         for who in outcome.blamed.drain(..) {
-            tracing::warn!(cache = %who, "a directory cache misbehaved and is not asked for a while");
+            self.config.reporter.misbehaved(who);
             self.distrust.blame(who);
         }
         for (who, wanted) in outcome.busy.drain(..) {
@@ -363,17 +365,12 @@ impl DirectoryTask {
     }
 
     fn raise(&self, conflict: ConsensusConflict) {
-        tracing::error!(
-            held = %conflict.held, offered = %conflict.offered, valid_after = conflict.valid_after,
-            signed_both = conflict.signed_both.join(", "),
-            "two consensuses for one time: the authorities that signed both are broken or hostile"
-        );
         let warning = Warning::TwoConsensuses(conflict.clone());
         self.config.reporter.warn(warning);
         self.alarm.send_replace(Some(conflict));
     }
 
-    fn report(&self, rounds: u32, outcome: Outcome) {
+    fn report(&mut self, rounds: u32, outcome: Outcome) {
         let error = outcome.error.unwrap_or(RoundError::NoNews);
         tracing::debug!(rounds, %error, "no consensus fetched");
         self.why.send_modify(|why| {
@@ -396,7 +393,9 @@ impl DirectoryTask {
                 why,
             });
         } else if let Some(skew) = outcome.skew {
-            tracing::warn!(%skew, "the caches have no consensus of this time");
+            if let Some(rounds) = self.skewed.count(1, steady::now()) {
+                tracing::warn!(%skew, rounds, "the caches have no consensus of this time");
+            }
         }
     }
 }

@@ -11,7 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use cepa_common::limits::ACCEPT_BACKOFF;
+use cepa_common::log_pace::LogPace;
 use cepa_common::world::sockets::{Listener, Stream};
+use cepa_common::world::steady;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes,
 };
@@ -114,6 +116,7 @@ pub async fn serve<C: Connector>(
     let permits = Arc::new(Semaphore::new(options.max_connections));
     // The set is dropped on return, which aborts every task in it.
     let mut tasks = JoinSet::new();
+    let mut failed = LogPace::default();
     let accept = async {
         loop {
             while tasks.try_join_next().is_some() {}
@@ -131,7 +134,7 @@ pub async fn serve<C: Connector>(
                         drop(permit);
                     });
                 }
-                Err(error) => pause(&error).await,
+                Err(error) => pause(&error, &mut failed).await,
             }
         }
     };
@@ -153,9 +156,11 @@ async fn accept(listener: &Listener) -> io::Result<(Stream, IsolationKey)> {
     Ok((stream, isolation))
 }
 
-async fn pause(error: &io::Error) {
+async fn pause(error: &io::Error, failed: &mut LogPace) {
     if let Some(pause) = backoff(error) {
-        tracing::warn!(%error, "the proxy cannot accept connections for the moment");
+        if let Some(times) = failed.count(1, steady::now()) {
+            tracing::warn!(%error, times, "the proxy cannot accept connections for the moment");
+        }
         tokio::time::sleep(pause).await;
     }
 }

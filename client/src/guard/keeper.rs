@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use cepa_common::dir::{Consensus, Entry};
 use cepa_common::ids::{NetworkId, RelayId};
+use cepa_common::log_pace::LogPace;
 use cepa_common::state::record::{self, Generation};
 use cepa_common::sync::{get_mut, lock};
 use cepa_common::world::Clock;
@@ -53,6 +54,8 @@ struct Kept {
     bias: BiasLedger,
     /// Number of circuits that are counted and not yet on disk.
     unwritten: u32,
+    /// What the log was told lately of writes that failed.
+    failed: LogPace,
     /// The consensus that the set was last updated with.
     consensus: Option<Arc<Consensus>>,
 }
@@ -81,6 +84,7 @@ impl Keeper {
                 set: set.unwrap_or_else(|| GuardSet::new(network)),
                 bias: bias.unwrap_or_default(),
                 unwritten: 0,
+                failed: LogPace::default(),
                 consensus: None,
             }),
             clock,
@@ -258,8 +262,15 @@ impl Keeper {
         };
         match blocking::run(write).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the guards cannot be kept on disk"),
-            Err(error) => tracing::warn!(%error, "writing the guards failed"),
+            Ok(Err(error)) => self.not_written(&error),
+            Err(error) => self.not_written(&error),
+        }
+    }
+
+    /// Says that the guards are not on disk. A full disk does not fill the log.
+    fn not_written(&self, error: &dyn core::fmt::Display) {
+        if let Some(times) = self.kept().failed.count(1, steady::now()) {
+            tracing::warn!(%error, times, "the guards cannot be kept on disk");
         }
     }
 }

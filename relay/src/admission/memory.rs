@@ -15,10 +15,9 @@ use cepa_common::net::circuit_io::Streams;
 use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::stream::Acceptor;
 use cepa_common::sync::lock;
-use cepa_common::world::steady;
 use tokio::time::sleep;
 
-use crate::events::{Pace, RelayEvent, Reporter};
+use crate::events::{RelayEvent, Reporter};
 
 /// From one look for victims to the next: their memory comes back meanwhile.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -170,13 +169,11 @@ impl Holders {
 
 /// Watches the memory for as long as the relay runs, and ends circuits when more is held than may be.
 pub(crate) async fn keep_within_budget(memory: Arc<Memory>, events: Reporter) {
-    let mut pace = Pace::default();
     loop {
         poll_fn(|cx| memory.budget.poll_exceeded(cx)).await;
         let used = memory.budget.used();
-        if let Some(ended) = pace.count(memory.relieve(), steady::now()) {
-            events.report(RelayEvent::MemoryExceeded { used, ended });
-        }
+        let ended = memory.relieve();
+        events.report(RelayEvent::MemoryExceeded { used, ended });
         // The links need a turn to give the memory back.
         sleep(SETTLE).await;
     }

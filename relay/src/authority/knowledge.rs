@@ -1,6 +1,7 @@
 //! What an authority learns about relays besides their descriptors, joined to the driver: this file makes measurements,
 //! and keeps what was learnt on disk (docs/protocol.md, 6.17 and 6.18).
 
+use core::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::measure::{Carried, Job, Measure, MeasureError};
 use super::{Authority, OperatorRules};
+use crate::events::{AuthorityFailure, DiskTrouble, RelayEvent, Reporter};
 
 /// Length of the longest file that is read from disk, in bytes: 40,000 relays, each with its history and measurements.
 const MAX_KEPT_BYTES: usize = 16 << 20;
@@ -83,6 +85,7 @@ type Measured = (Job, Vec<Result<Carried, MeasureError>>);
 pub(super) struct Learning {
     /// The machine. Whoever drives it goes through this field.
     pub(super) authority: Authority,
+    events: Reporter,
     file: Option<PathBuf>,
     measure: Option<Arc<dyn Measure>>,
     jobs: JoinSet<Measured>,
@@ -91,31 +94,45 @@ pub(super) struct Learning {
 impl Learning {
     /// Begins with what an earlier run kept. If the file is damaged, the one before it is read; if that is damaged too,
     /// the authority begins with nothing, and says so.
-    pub(super) async fn begin(mut authority: Authority, options: &KnowledgeOptions) -> Self {
+    pub(super) async fn begin(
+        mut authority: Authority,
+        options: &KnowledgeOptions,
+        events: Reporter,
+    ) -> Self {
+        let report = |trouble, reason: &dyn fmt::Display| {
+            events.report(RelayEvent::disk(trouble, reason));
+        };
         let mut file = options.file.clone();
         if let Some(path) = file.clone() {
             let loaded = blocking::run(move || load(&path)).await;
             match loaded {
-                Ok(Ok(Some(bytes))) if !authority.restore(&bytes) => {
-                    tracing::warn!(
-                        "what was known of relays is of another version; starting afresh"
-                    );
+                Ok(Ok(Some((bytes, generation)))) => {
+                    if generation == Generation::Previous {
+                        report(DiskTrouble::KnowledgeDamaged, &"the newest file is damaged");
+                    }
+                    if !authority.restore(&bytes) {
+                        report(DiskTrouble::KnowledgeLost, &"another version wrote it");
+                    }
                 }
-                Ok(Ok(_)) => {}
+                Ok(Ok(None)) => {}
                 Ok(Err(error @ StateError::Damaged { .. })) => {
-                    tracing::warn!(%error, "what was known of relays is lost; starting afresh");
+                    report(DiskTrouble::KnowledgeLost, &error);
                 }
                 Ok(Err(error)) => {
-                    tracing::error!(%error, "what is learnt of relays will not survive a restart");
+                    report(DiskTrouble::KnowledgeUnusable, &error);
                     file = None;
                 }
-                Err(_) => file = None,
+                Err(error) => {
+                    report(DiskTrouble::KnowledgeUnusable, &error);
+                    file = None;
+                }
             }
         }
         let budget = options.measure.as_ref().map_or(0, |m| m.mib_per_hour);
         authority.set_knowledge(options.rules.clone(), budget);
         Self {
             authority,
+            events,
             file,
             measure: options.measure.as_ref().map(|m| Arc::clone(&m.with)),
             jobs: JoinSet::new(),
@@ -132,8 +149,8 @@ impl Learning {
         if self.authority.relays.is_save_due()
             && let Some(path) = self.file.clone()
         {
-            let bytes = self.authority.knowledge();
-            let written = blocking::run(move || save(&path, &bytes)).await;
+            let (bytes, events) = (self.authority.knowledge(), self.events.clone());
+            let written = blocking::run(move || save(&path, &bytes, &events)).await;
             debug_assert!(written.is_ok());
         }
     }
@@ -151,7 +168,10 @@ impl Learning {
                     tracing::debug!(job = ?measured.0, results = ?measured.1, "measured");
                     return measured;
                 }
-                Some(Err(error)) => tracing::error!(%error, "a measurement failed"),
+                Some(Err(error)) => {
+                    let failed = AuthorityFailure::Measurement.because(&error);
+                    self.events.report(failed);
+                }
                 None => std::future::pending().await,
             }
         }
@@ -161,7 +181,7 @@ impl Learning {
 impl Drop for Learning {
     fn drop(&mut self) {
         if let Some(path) = &self.file {
-            save(path, &self.authority.knowledge());
+            save(path, &self.authority.knowledge(), &self.events);
         }
     }
 }
@@ -205,19 +225,13 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-fn load(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
-    let Some((bytes, generation)) = record::load(path, KEPT_KIND, MAX_KEPT_BYTES)? else {
-        return Ok(None);
-    };
-    if generation == Generation::Previous {
-        tracing::warn!(file = %path.display(), "damaged or gone; the one before is used");
-    }
-    Ok(Some(bytes))
+fn load(path: &Path) -> Result<Option<(Vec<u8>, Generation)>, StateError> {
+    record::load(path, KEPT_KIND, MAX_KEPT_BYTES)
 }
 
-fn save(path: &Path, bytes: &[u8]) {
+fn save(path: &Path, bytes: &[u8], events: &Reporter) {
     if let Err(error) = record::save(path, KEPT_KIND, bytes) {
-        tracing::warn!(%error, "what is known of relays is not saved");
+        events.report(RelayEvent::disk(DiskTrouble::KnowledgeNotWritten, &error));
     }
 }
 
@@ -234,6 +248,10 @@ mod tests {
 
     /// An authority without a prober, so that a relay is up as soon as it brings a descriptor.
     async fn begin(file: &Path, now_ms: u64) -> Learning {
+        begin_telling(file, now_ms, Reporter::default()).await
+    }
+
+    async fn begin_telling(file: &Path, now_ms: u64, events: Reporter) -> Learning {
         let config = AuthorityConfig {
             network: Arc::new(network(1)),
             identity: identity(1),
@@ -246,7 +264,7 @@ mod tests {
             file: Some(file.to_owned()),
             ..Default::default()
         };
-        Learning::begin(Authority::new(config, now_ms), &options).await
+        Learning::begin(Authority::new(config, now_ms), &options, events).await
     }
 
     fn upload(learning: &mut Learning, relay: u8, now_ms: u64) {
@@ -269,6 +287,17 @@ mod tests {
             .relays
             .vote_entries(&network(1), &params, now_ms, 0);
         entries[0].flags.contains(Flags::HSDIR)
+    }
+
+    /// An authority that begins with a damaged file, and the trouble that it tells of.
+    async fn begin_in_trouble(file: &Path, now_ms: u64) -> (Learning, DiskTrouble) {
+        let events = Reporter::default();
+        let mut told = events.subscribe();
+        let learning = begin_telling(file, now_ms, events).await;
+        match told.next().await {
+            Some(RelayEvent::Disk { trouble, .. }) => (learning, trouble),
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn pass(learning: &mut Learning, now_ms: &mut u64, ms: u64) {
@@ -300,13 +329,15 @@ mod tests {
         drop(learning);
         // If the newest file is damaged, the one before it is read. If both are, the authority starts with nothing.
         std::fs::write(&file, "soup").unwrap();
-        let mut learning = begin(&file, now_ms).await;
+        let (mut learning, trouble) = begin_in_trouble(&file, now_ms).await;
+        assert_eq!(trouble, DiskTrouble::KnowledgeDamaged);
         upload(&mut learning, 10, now_ms);
         assert!(is_old(&mut learning, now_ms));
         learning.file = None;
         drop(learning);
         std::fs::write(dir.join("relays.old"), "soup").unwrap();
-        let mut learning = begin(&file, now_ms).await;
+        let (mut learning, trouble) = begin_in_trouble(&file, now_ms).await;
+        assert_eq!(trouble, DiskTrouble::KnowledgeLost);
         upload(&mut learning, 10, now_ms + 60_000);
         assert!(!is_old(&mut learning, now_ms));
         drop(learning);

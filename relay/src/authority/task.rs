@@ -97,7 +97,8 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
     };
     let authority = Authority::new(config, task.clock().now_ms());
     let authority = authority.with_cache(Arc::clone(&queue.cache));
-    let mut learning = Learning::begin(authority, &task.knowledge).await;
+    let events = task.events().clone();
+    let mut learning = Learning::begin(authority, &task.knowledge, events).await;
     let mut probes: JoinSet<(Probe, bool)> = JoinSet::new();
     let mut sends: JoinSet<()> = JoinSet::new();
     let mut waiting: Vec<Probe> = Vec::new();

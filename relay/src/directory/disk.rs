@@ -15,6 +15,7 @@ use cepa_common::state::record;
 use cepa_common::world::blocking;
 
 use super::DirectoryServer;
+use crate::events::{DiskTrouble, RelayEvent, Reporter};
 
 /// The kind of record that the files say they are.
 const KIND: &str = "consensus";
@@ -30,6 +31,8 @@ const WRITE_EVERY: Duration = Duration::from_secs(5);
 pub struct ConsensusFiles {
     directory: PathBuf,
     prefix: String,
+    /// Hears what is wrong with the files.
+    events: Reporter,
 }
 
 impl ConsensusFiles {
@@ -38,7 +41,12 @@ impl ConsensusFiles {
         Self {
             directory: directory.to_owned(),
             prefix: format!("consensus-{}-", server.network().network_id()),
+            events: server.events().clone(),
         }
+    }
+
+    fn report(&self, trouble: DiskTrouble, reason: &dyn core::fmt::Display) {
+        self.events.report(RelayEvent::disk(trouble, reason));
     }
 
     fn path(&self, valid_after: UnixSecs) -> PathBuf {
@@ -62,7 +70,7 @@ impl ConsensusFiles {
         let (files, server) = (self.clone(), Arc::clone(server));
         let load = move || files.load_blocking(&server);
         if let Err(error) = blocking::run(load).await {
-            tracing::warn!(%error, "reading consensuses from disk failed");
+            self.report(DiskTrouble::ConsensusLost, &error);
         }
     }
 
@@ -75,14 +83,14 @@ impl ConsensusFiles {
                 Ok(Some((body, _))) => body,
                 Ok(None) => continue,
                 Err(error) => {
-                    tracing::warn!(%error, "a consensus on disk is lost; it will be fetched again");
+                    self.report(DiskTrouble::ConsensusLost, &error);
                     continue;
                 }
             };
             match SignedConsensus::parse_and_verify(&body, &server.networks().for_document(&body)) {
                 // The server refuses a consensus whose time is over; the next write removes its file.
                 Ok(consensus) => drop(server.offer(consensus)),
-                Err(error) => tracing::warn!(%error, "a consensus on disk is not valid"),
+                Err(error) => self.report(DiskTrouble::ConsensusInvalid, &error),
             }
         }
     }
@@ -114,7 +122,7 @@ impl ConsensusFiles {
                 continue;
             }
             if let Err(error) = record::save(&self.path(time), KIND, consensus.bytes()) {
-                tracing::warn!(%error, "a consensus cannot be written to disk; relaying goes on");
+                self.report(DiskTrouble::ConsensusNotWritten, &error);
                 return;
             }
         }
@@ -129,7 +137,7 @@ impl ConsensusFiles {
             let (files, now) = (self.clone(), server.clock().now_secs());
             let write = move || files.sync(&store, now);
             if let Err(error) = blocking::run(write).await {
-                tracing::warn!(%error, "writing consensuses to disk failed");
+                self.report(DiskTrouble::ConsensusNotWritten, &error);
             }
             tokio::time::sleep(WRITE_EVERY).await;
         }
@@ -169,6 +177,40 @@ mod tests {
         SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), &network).unwrap()
     }
 
+    /// What a future gives without a wait.
+    fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::pin!(future).poll(&mut context) {
+            std::task::Poll::Ready(done) => Some(done),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_is_told_once_and_not_for_each_consensus() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = server();
+        let files = ConsensusFiles::new(directory.path(), &server);
+        let mut events = server.events().subscribe();
+        drop(directory);
+        for valid_after in [NOW - 30, NOW - 20] {
+            server.offer(consensus(valid_after, NOW + 100)).unwrap();
+            files.sync(&server.snapshot(), NOW);
+        }
+        let told = now_or_never(events.next()).unwrap().unwrap();
+        assert!(
+            matches!(
+                told,
+                RelayEvent::Disk {
+                    trouble: DiskTrouble::ConsensusNotWritten,
+                    ..
+                }
+            ),
+            "{told}"
+        );
+        assert_eq!(now_or_never(events.next()), None);
+    }
+
     #[test]
     fn what_is_valid_is_there_after_a_restart_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
@@ -183,7 +225,20 @@ mod tests {
         // If the newest file is damaged, nothing of it is believed, and the others are not affected.
         std::fs::write(files.path(NOW - 10), "soup").unwrap();
         let after = server();
-        files.load_blocking(&after);
+        let mut events = after.events().subscribe();
+        ConsensusFiles::new(directory.path(), &after).load_blocking(&after);
+        let lost = now_or_never(events.next()).unwrap().unwrap();
+        assert!(
+            matches!(
+                lost,
+                RelayEvent::Disk {
+                    trouble: DiskTrouble::ConsensusLost,
+                    times: 1,
+                    ..
+                }
+            ),
+            "{lost}"
+        );
         let store = after.snapshot();
         let times: Vec<_> = store.valid(NOW).map(|c| c.lifetime().valid_after).collect();
         assert_eq!(times, [NOW - 20, NOW - 30]);

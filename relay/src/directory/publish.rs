@@ -92,7 +92,8 @@ impl Publisher {
         let signed = match descriptor.sign(&self.network.network_id(), &self.key) {
             Ok(signed) => signed,
             Err(error) => {
-                tracing::error!(%error, "own descriptor is not valid");
+                let reason = error.to_string();
+                self.events.report(RelayEvent::DescriptorInvalid { reason });
                 return uploads;
             }
         };

@@ -14,6 +14,7 @@ use cepa_common::world::random;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::DirectoryServer;
+use crate::events::RelayEvent;
 
 /// The longest time that a fetch from one authority may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
@@ -96,7 +97,9 @@ impl Refresher {
             // A wrong difference may be the fault of its maker. The whole is asked for once; then another source is
             // asked.
             Err(FetchError::Difference(error)) => {
-                tracing::warn!(%error, "a difference was wrong; asking for the whole");
+                let reason = error.to_string();
+                let wrong = RelayEvent::WrongDifference { reason, times: 1 };
+                self.server.events().report(wrong);
                 self.fetch(addresses, link_key, None).await?
             }
             other => other?,

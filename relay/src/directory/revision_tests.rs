@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::tests::served_by;
 use super::{DirectoryServer, Publisher, Refresher, publish, refresh};
+use crate::RelayEvent;
 use crate::authority::{
     AuthorityTask, MemorySigningRecord, ReachabilityProbe, authority_queue, run,
 };
@@ -90,6 +91,10 @@ impl World {
             asks_authorities: true,
             store: None,
             file: None,
+            tell: Box::new({
+                let events = server.events().clone();
+                move |news| events.report(RelayEvent::Revision(news))
+            }),
         }));
         server
     }

@@ -21,6 +21,8 @@ pub enum AuthorityFailure {
     RecordNotWritten,
     /// The record of what the authority signed cannot be read: it votes no more.
     RecordLost,
+    /// A measurement of relays has ended in a fault of the program.
+    Measurement,
 }
 
 /// What has happened at an authority. `to_string` says it to people.
@@ -161,6 +163,7 @@ impl fmt::Display for AuthorityFailure {
             Self::RecordLost => {
                 "this authority votes no more: its record of what it signed can't be used"
             }
+            Self::Measurement => "a measurement of relays ended in a fault of this program",
         })
     }
 }

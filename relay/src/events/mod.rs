@@ -5,17 +5,18 @@
 //! one, or what anybody does (S34).
 
 mod authority;
-mod pace;
+mod disk;
 mod reporter;
 
 use core::fmt;
 use std::net::SocketAddr;
 
 use cepa_common::dir::{ConsensusConflict, UnixSecs};
+use cepa_common::net::directory::RevisionNews;
 use tracing::Level;
 
 pub use authority::{AuthorityEvent, AuthorityFailure};
-pub(crate) use pace::Pace;
+pub use disk::DiskTrouble;
 pub(crate) use reporter::follow_consensus;
 pub use reporter::{RelayEvents, Reporter};
 
@@ -52,13 +53,24 @@ pub enum Listing {
 }
 
 /// A bound on the connections that a relay accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionBound {
     /// As many as the relay's owner allows at once.
     All,
     /// As many as the network allows one address at once.
     Address,
+}
+
+/// A class of events that a peer, or a full table or disk, can cause again and again. Within ten seconds one event of a
+/// class is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Class {
+    Memory,
+    Connections(ConnectionBound),
+    Accept,
+    Difference,
+    Disk(DiskTrouble),
 }
 
 /// What has happened at a relay, or how things stand there. `to_string` says it to people.
@@ -143,9 +155,34 @@ pub enum RelayEvent {
     },
     /// The system did not hand over a connection; accepting is tried again.
     AcceptFailed {
-        /// What the system said.
+        /// What the system said the last time.
+        reason: String,
+        /// How often this has happened since it was last told.
+        times: u64,
+    },
+    /// A source's difference between two consensuses was wrong; the whole consensus is asked for instead.
+    WrongDifference {
+        /// What was wrong the last time.
+        reason: String,
+        /// How often this has happened since it was last told.
+        times: u64,
+    },
+    /// Something is wrong with a file that the relay keeps for itself.
+    Disk {
+        /// What is wrong, and how the relay goes on.
+        trouble: DiskTrouble,
+        /// What the system said the last time.
+        reason: String,
+        /// How often this has happened since it was last told.
+        times: u64,
+    },
+    /// The relay's own descriptor is not valid, and is not published.
+    DescriptorInvalid {
+        /// What is wrong with it.
         reason: String,
     },
+    /// What has become of a later revision of the network's file.
+    Revision(RevisionNews),
     /// What happened to the relay as a directory authority.
     Authority(AuthorityEvent),
 }
@@ -160,7 +197,21 @@ impl RelayEvent {
                 | Self::Consensus { .. }
                 | Self::Listing(_)
                 | Self::Family { .. }
+                | Self::TwoConsensuses(_)
         )
+    }
+
+    /// The class of an event that can come again and again, and the count in it that is summed up while events of the
+    /// class are left out.
+    fn class(&mut self) -> Option<(Class, &mut u64)> {
+        Some(match self {
+            Self::MemoryExceeded { ended, .. } => (Class::Memory, ended),
+            Self::ConnectionsFull { bound, refused } => (Class::Connections(*bound), refused),
+            Self::AcceptFailed { times, .. } => (Class::Accept, times),
+            Self::WrongDifference { times, .. } => (Class::Difference, times),
+            Self::Disk { trouble, times, .. } => (Class::Disk(*trouble), times),
+            _ => return None,
+        })
     }
 
     /// Whether both say how the same thing stands, whatever they say of it.
@@ -195,11 +246,38 @@ impl RelayEvent {
             Self::CertificateEnding { .. }
             | Self::OwnersFile { .. }
             | Self::MemoryExceeded { .. }
-            | Self::AcceptFailed { .. } => Level::WARN,
-            Self::OnionKeysStuck { .. } | Self::CertificateEnded | Self::TwoConsensuses(_) => {
-                Level::ERROR
-            }
+            | Self::AcceptFailed { .. }
+            | Self::WrongDifference { .. } => Level::WARN,
+            Self::OnionKeysStuck { .. }
+            | Self::CertificateEnded
+            | Self::TwoConsensuses(_)
+            | Self::DescriptorInvalid { .. } => Level::ERROR,
+            Self::Disk { trouble, .. } => trouble.level(),
+            Self::Revision(news) => news.level(),
             Self::Authority(event) => event.level(),
+        }
+    }
+}
+
+/// How often something has happened since it was last told, where that was more than once.
+struct Times(u64);
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 | 1 => Ok(()),
+            times => write!(f, " ({times} times since this was last said)"),
+        }
+    }
+}
+
+impl RelayEvent {
+    /// One more trouble with a file that the relay keeps for itself.
+    pub(crate) fn disk(trouble: DiskTrouble, reason: &dyn fmt::Display) -> Self {
+        Self::Disk {
+            trouble,
+            reason: reason.to_string(),
+            times: 1,
         }
     }
 }
@@ -299,9 +377,26 @@ impl fmt::Display for RelayEvent {
                     "{whose} has as many connections as may be; {refused} more were not accepted"
                 )
             }
-            Self::AcceptFailed { reason } => {
-                write!(f, "can't accept a connection; trying again: {reason}")
-            }
+            Self::AcceptFailed { reason, times } => write!(
+                f,
+                "cannot accept a connection; trying again: {reason}{}",
+                Times(*times)
+            ),
+            Self::WrongDifference { reason, times } => write!(
+                f,
+                "a difference of consensuses was wrong; the whole is asked for: {reason}{}",
+                Times(*times)
+            ),
+            Self::Disk {
+                trouble,
+                reason,
+                times,
+            } => write!(f, "{trouble}: {reason}{}", Times(*times)),
+            Self::DescriptorInvalid { reason } => write!(
+                f,
+                "this relay's own descriptor is not valid, and is not published: {reason}"
+            ),
+            Self::Revision(news) => news.fmt(f),
             Self::Authority(event) => event.fmt(f),
         }
     }

@@ -1,89 +1,92 @@
 //! Where the rooms of a relay report to, and how a listener follows.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 
 use cepa_common::dir::{Consensus, ConsensusStore, Flags};
 use cepa_common::ids::RelayId;
-use cepa_common::sync::lock;
-use tokio::sync::{broadcast, watch};
-use tracing::Level;
+use cepa_common::log_pace::LogPaces;
+use cepa_common::net::news::{self, Feed, News, Standing};
+use cepa_common::world::steady;
+use tokio::sync::watch;
 
-use super::{Listing, RelayEvent};
+use super::{Class, Listing, RelayEvent};
 
-/// Events that a listener may be behind by before it skips ahead to how things stand.
-const RING: usize = 64;
 /// States that are held at a time; the oldest makes room. There is one for each authority, and a few more.
 const MOST_STATES: usize = 64;
 
-#[derive(Debug)]
-struct Held {
+#[derive(Debug, Default)]
+struct States {
     /// How things stand, in the order in which they came about.
-    states: Mutex<VecDeque<RelayEvent>>,
-    events: broadcast::Sender<RelayEvent>,
+    held: VecDeque<RelayEvent>,
+    /// What was told lately of the classes of events that others can cause again and again.
+    paces: LogPaces<Class>,
+}
+
+impl Standing for States {
+    type Event = RelayEvent;
+
+    fn present(&self) -> VecDeque<RelayEvent> {
+        self.held.clone()
+    }
+}
+
+impl States {
+    /// Takes an event in. Returns `false` if it is no news: a state that is held already, or one more of what was told
+    /// a moment ago. The next event of such a class has the sum.
+    fn take(&mut self, event: &mut RelayEvent) -> bool {
+        if let Some((class, count)) = event.class() {
+            let Some(sum) = self.paces.count(class, *count, steady::now()) else {
+                return false;
+            };
+            *count = sum;
+        }
+        if event.is_state() {
+            if self.held.contains(event) {
+                return false;
+            }
+            self.held.retain(|held| !held.is_same_matter(event));
+            if self.held.len() >= MOST_STATES {
+                self.held.pop_front();
+            }
+            self.held.push_back(event.clone());
+        }
+        true
+    }
 }
 
 /// Where the rooms of a relay report to. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Reporter(Arc<Held>);
+pub struct Reporter(News<States>);
 
 impl Default for Reporter {
     fn default() -> Self {
-        Self(Arc::new(Held {
-            states: Mutex::default(),
-            events: broadcast::Sender::new(RING),
-        }))
+        Self(News::new(States::default()))
     }
 }
 
 impl Reporter {
-    /// Writes the event to the log and passes it on. A state that is held already is no news.
+    /// Writes the event to the log and passes it on, unless it is no news. This is the only place where a relay's
+    /// events become lines of the log.
     pub(crate) fn report(&self, event: impl Into<RelayEvent>) {
-        let event = event.into();
-        let mut states = lock(&self.0.states);
-        if event.is_state() {
-            if states.contains(&event) {
-                return;
+        let mut event = event.into();
+        self.0.change(|states, tell| {
+            if states.take(&mut event) {
+                news::log(event.level(), &event);
+                tell(event);
             }
-            states.retain(|held| !held.is_same_matter(&event));
-            if states.len() >= MOST_STATES {
-                states.pop_front();
-            }
-            states.push_back(event.clone());
-        }
-        log(&event);
-        // Nobody may listen. Whoever comes later hears how things stand.
-        let _ = self.0.events.send(event);
+        });
     }
 
     /// What comes; how things stand first.
     pub fn subscribe(&self) -> RelayEvents {
-        let states = lock(&self.0.states);
-        RelayEvents {
-            present: states.clone(),
-            // Under the lock: nothing is missed between the states and this.
-            events: self.0.events.subscribe(),
-            held: Arc::downgrade(&self.0),
-        }
-    }
-}
-
-fn log(event: &RelayEvent) {
-    match event.level() {
-        Level::ERROR => tracing::error!("{event}"),
-        Level::WARN => tracing::warn!("{event}"),
-        Level::INFO => tracing::info!("{event}"),
-        _ => tracing::debug!("{event}"),
+        RelayEvents(self.0.subscribe())
     }
 }
 
 /// A relay's events, one after the other.
 #[derive(Debug)]
-pub struct RelayEvents {
-    present: VecDeque<RelayEvent>,
-    events: broadcast::Receiver<RelayEvent>,
-    held: Weak<Held>,
-}
+pub struct RelayEvents(Feed<States>);
 
 impl RelayEvents {
     /// The next event: first how things stand, then what happens. `None` when the relay is gone. Whoever is slow misses
@@ -91,18 +94,7 @@ impl RelayEvents {
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<RelayEvent> {
-        loop {
-            if let Some(event) = self.present.pop_front() {
-                return Some(event);
-            }
-            match self.events.recv().await {
-                Ok(event) => return Some(event),
-                Err(broadcast::error::RecvError::Closed) => return None,
-                Err(broadcast::error::RecvError::Lagged(_)) => {
-                    *self = Reporter(self.held.upgrade()?).subscribe();
-                }
-            }
-        }
+        self.0.next().await
     }
 }
 

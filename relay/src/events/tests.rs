@@ -1,6 +1,7 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
+use cepa_common::net::directory::RevisionSource;
 use cepa_common::testkit::identity;
 
 fn descriptor(authority: &str, answer: DescriptorAnswer) -> RelayEvent {
@@ -79,16 +80,84 @@ async fn what_is_held_is_bounded() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_others_can_cause_is_told_as_a_sum_and_class_by_class() {
+    let reporter = Reporter::default();
+    let mut events = reporter.subscribe();
+    let failed = |times| RelayEvent::AcceptFailed {
+        reason: "too many open files".to_owned(),
+        times,
+    };
+    let full = |bound, refused| RelayEvent::ConnectionsFull { bound, refused };
+    let all = [
+        failed(1),
+        full(ConnectionBound::All, 1),
+        full(ConnectionBound::Address, 1),
+        RelayEvent::MemoryExceeded { used: 9, ended: 1 },
+        RelayEvent::WrongDifference {
+            reason: "no such line".to_owned(),
+            times: 1,
+        },
+        RelayEvent::disk(DiskTrouble::ConsensusLost, &"damaged"),
+        RelayEvent::disk(DiskTrouble::ConsensusNotWritten, &"full"),
+    ];
+    for _ in 0..200 {
+        all.iter().for_each(|event| reporter.report(event.clone()));
+        tokio::time::advance(Duration::from_millis(49)).await;
+    }
+    // Ten seconds of 20 a second: one of each class is told.
+    assert_eq!(ready(&mut events).await, all);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    reporter.report(failed(1));
+    assert_eq!(ready(&mut events).await, [failed(200)]);
+    assert!(
+        failed(200)
+            .to_string()
+            .ends_with("(200 times since this was last said)")
+    );
+    assert!(failed(1).to_string().ends_with("too many open files"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_consensuses_are_told_once_and_to_whoever_comes_late() {
+    let reporter = Reporter::default();
+    let mut events = reporter.subscribe();
+    let conflict = RelayEvent::TwoConsensuses(ConsensusConflict {
+        valid_after: 7,
+        held: cepa_common::dir::Digest([1; 32]),
+        offered: cepa_common::dir::Digest([2; 32]),
+        signed_both: vec!["oak".to_owned()],
+    });
+    (0..100).for_each(|_| reporter.report(conflict.clone()));
+    let told = [conflict];
+    assert_eq!(ready(&mut events).await, told);
+    assert_eq!(ready(&mut reporter.subscribe()).await, told);
+}
+
 #[test]
-fn what_happens_often_is_told_as_a_sum() {
-    let mut pace = Pace::default();
-    let begin = Instant::now();
-    let mut count = |count, seconds| pace.count(count, begin + Duration::from_secs(seconds));
-    assert_eq!(count(2, 0), Some(2));
-    assert_eq!((count(3, 1), count(4, 9)), (None, None));
-    assert_eq!(count(5, 10), Some(12));
-    assert_eq!(count(u64::MAX, 11), None);
-    assert_eq!(count(1, 20), Some(u64::MAX));
+fn troubles_and_revisions_say_what_follows_from_them() {
+    let lost = RelayEvent::disk(DiskTrouble::KnowledgeUnusable, &"permission denied");
+    assert_eq!(lost.level(), Level::ERROR);
+    assert!(
+        lost.to_string()
+            .contains("not survive a restart: permission denied")
+    );
+    let other = RelayEvent::disk(DiskTrouble::OnionTimesLost, &"damaged");
+    assert_eq!(other.level(), Level::WARN);
+    let reason = "its time is over".to_owned();
+    let invalid = RelayEvent::DescriptorInvalid { reason };
+    assert_eq!(invalid.level(), Level::ERROR);
+    let taken = RelayEvent::Revision(RevisionNews::Taken {
+        revision: 3,
+        effective_after: 7,
+        source: RevisionSource::Owner,
+    });
+    assert_eq!(taken.level(), Level::INFO);
+    let said =
+        "revision 3 of the network is in use, from its file; it decides about documents after 7";
+    assert_eq!(taken.to_string(), said);
+    let fault = AuthorityFailure::Measurement.because(&"a panic");
+    assert_eq!(fault.level(), Level::ERROR);
 }
 
 #[test]

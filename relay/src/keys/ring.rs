@@ -18,6 +18,7 @@ use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 
 use super::schedule::{KeyTimes, Listing, MAX_KEYS, Schedule, Timing};
+use crate::events::{DiskTrouble, RelayEvent};
 
 /// Where the onion keys are, and which suite the owner wants.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub struct OnionRing {
     options: OnionKeyOptions,
     schedule: Schedule,
     keys: BTreeMap<u64, (PathBuf, Arc<OnionKeypair>)>,
+    /// What was wrong with the record when it was read.
+    trouble: Option<RelayEvent>,
 }
 
 impl OnionRing {
@@ -67,7 +70,7 @@ impl OnionRing {
     /// [`StateError`] if a key's file cannot be used. A damaged record is no error: its times are then taken from the
     /// files.
     pub fn load(options: OnionKeyOptions, now: UnixSecs) -> Result<Self, StateError> {
-        let Record(observed, known) = read_record(&options.dir.join(RECORD))?;
+        let (Record(observed, known), trouble) = read_record(&options.dir.join(RECORD))?;
         let known = known.into_iter().map(|key| (key.generation, key));
         let mut known: BTreeMap<u64, Times> = known.collect();
         let mut keys = BTreeMap::new();
@@ -88,7 +91,13 @@ impl OnionRing {
             options,
             schedule: Schedule::new(times, observed, now),
             keys,
+            trouble,
         })
+    }
+
+    /// What was wrong with the record of the keys' times when it was read, for whoever reports it.
+    pub(crate) fn take_trouble(&mut self) -> Option<RelayEvent> {
+        self.trouble.take()
     }
 
     /// The keys that are accepted now.
@@ -184,22 +193,23 @@ impl Times {
     }
 }
 
-fn read_record(path: &Path) -> Result<Record, StateError> {
-    let body = match record::load(path, RECORD_KIND, MAX_RECORD_BYTES) {
-        Ok(Some((body, record::Generation::Current))) => body,
+/// Reads the record, and says what is wrong with it if the relay can go on all the same.
+fn read_record(path: &Path) -> Result<(Record, Option<RelayEvent>), StateError> {
+    let (body, trouble) = match record::load(path, RECORD_KIND, MAX_RECORD_BYTES) {
+        Ok(Some((body, record::Generation::Current))) => (body, None),
         Ok(Some((body, record::Generation::Previous))) => {
-            tracing::warn!(path = %path.display(), "the times of the onion keys are damaged; taking those saved before");
-            body
+            let damaged = RelayEvent::disk(DiskTrouble::OnionTimesDamaged, &path.display());
+            (body, Some(damaged))
         }
-        Ok(None) => return Ok(Record::default()),
+        Ok(None) => return Ok((Record::default(), None)),
         // A newer program wrote the record, and what it decided must not be undone (S38).
         Err(newer @ StateError::Newer { .. }) => return Err(newer),
         Err(error) => {
-            tracing::warn!(%error, "the times of the onion keys are lost; each is taken to be as old as its file");
-            return Ok(Record::default());
+            let lost = RelayEvent::disk(DiskTrouble::OnionTimesLost, &error);
+            return Ok((Record::default(), Some(lost)));
         }
     };
-    Ok(postcard::from_bytes(&body).unwrap_or_default())
+    Ok((postcard::from_bytes(&body).unwrap_or_default(), trouble))
 }
 
 /// Every key file of `dir`.
@@ -345,8 +355,18 @@ mod tests {
         turn(&mut first, now);
         turn(&mut first, now + 7 * DAY);
         let held = publics(&first);
-        std::fs::write(dir.path().join(RECORD), b"damaged").unwrap();
-        std::fs::remove_file(dir.path().join("onion-times.old")).unwrap();
+        assert_eq!(first.take_trouble(), None);
+        let trouble_after = |damage: &dyn Fn()| {
+            damage();
+            match ring(dir.path(), suite, now + 8 * DAY).take_trouble() {
+                Some(RelayEvent::Disk { trouble, .. }) => trouble,
+                other => panic!("{other:?}"),
+            }
+        };
+        let newest = || std::fs::write(dir.path().join(RECORD), b"damaged").unwrap();
+        assert_eq!(trouble_after(&newest), DiskTrouble::OnionTimesDamaged);
+        let both = || std::fs::remove_file(dir.path().join("onion-times.old")).unwrap();
+        assert_eq!(trouble_after(&both), DiskTrouble::OnionTimesLost);
         let second = ring(dir.path(), suite, now + 8 * DAY);
         assert_eq!(publics(&second), held);
         let times = second.schedule().keys();

@@ -59,6 +59,7 @@ pub(crate) async fn watch(mut keys: KeyWatch) {
             }
         }
         let store = keys.consensus.borrow_and_update().clone();
+        let events = keys.events.clone();
         // Key files are synced to the disk, which takes time.
         let round = blocking::run(move || {
             keys.round(&store);
@@ -66,7 +67,12 @@ pub(crate) async fn watch(mut keys: KeyWatch) {
         });
         keys = match round.await {
             Ok(keys) => keys,
-            Err(_) => return,
+            Err(error) => {
+                return events.report(RelayEvent::OnionKeysStuck {
+                    reason: error.to_string(),
+                    hint: "this is a fault of the program; restart the relay".to_owned(),
+                });
+            }
         };
     }
 }

@@ -7,12 +7,11 @@ use cepa_common::limits::ACCEPT_BACKOFF;
 use cepa_common::net::establish::Accepted;
 use cepa_common::net::tasks::Tasks;
 use cepa_common::world::sockets::{self, Stream};
-use cepa_common::world::steady;
 
 use super::PeerLinks;
 use crate::admission::{LinkAdmission, LinkPlace};
 use crate::directory::{DirectoryServer, serve_connection_from};
-use crate::events::{ConnectionBound, Pace, RelayEvent, Reporter};
+use crate::events::{RelayEvent, Reporter};
 use crate::params::ParamsInForce;
 
 /// Everything that accepting connections needs.
@@ -42,14 +41,14 @@ pub(crate) struct Doors {
 
 /// Accepts connections as long as the relay runs.
 pub(crate) async fn listen(listener: Listener) {
-    let (mut all, mut address) = (Pace::default(), Pace::default());
     loop {
         let (tcp, peer) = match listener.socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors or memory: others may go, we stay (S39).
                 let reason = error.to_string();
-                listener.events.report(RelayEvent::AcceptFailed { reason });
+                let failed = RelayEvent::AcceptFailed { reason, times: 1 };
+                listener.events.report(failed);
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
@@ -62,14 +61,8 @@ pub(crate) async fn listen(listener: Listener) {
                 listener.tasks.spawn(connection);
             }
             Err(bound) => {
-                let pace = match bound {
-                    ConnectionBound::All => &mut all,
-                    ConnectionBound::Address => &mut address,
-                };
-                if let Some(refused) = pace.count(1, steady::now()) {
-                    let full = RelayEvent::ConnectionsFull { bound, refused };
-                    listener.events.report(full);
-                }
+                let full = RelayEvent::ConnectionsFull { bound, refused: 1 };
+                listener.events.report(full);
             }
         }
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rand::seq::{IndexedRandom, SliceRandom};
+use tracing::Level;
 
 use super::backoff::{Backoff, random_below};
 use super::dial::Dial;
@@ -15,7 +16,7 @@ use super::fetch::{DirRequest, DirResponse, FetchError, fetch};
 use super::handle::{NetworkHandle, RevisionStore};
 use crate::dir::{
     Consensus, ConsensusStatus, DocError, Entry, Flags, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS,
-    NetworkFile, NetworkFileError,
+    NetworkFile, NetworkFileError, UnixSecs,
 };
 use crate::world::{Clock, blocking, random};
 
@@ -32,6 +33,9 @@ const ASK_CAP: Duration = Duration::from_secs(600);
 
 /// A function that returns the newest consensus held.
 pub type NewestConsensus = Box<dyn Fn() -> Option<Arc<Consensus>> + Send + Sync>;
+
+/// A function that hears what becomes of later revisions.
+pub type TellRevision = Box<dyn Fn(RevisionNews) + Send + Sync>;
 
 /// A function that says whether a relay may be connected to.
 pub type MayAsk = Box<dyn Fn(&Entry) -> bool + Send + Sync>;
@@ -54,6 +58,86 @@ pub struct Reviser {
     pub store: Option<RevisionStore>,
     /// The file that the network was read from: its owner may put a later revision there.
     pub file: Option<PathBuf>,
+    /// Hears what becomes of later revisions.
+    pub tell: TellRevision,
+}
+
+/// Where a later revision came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevisionSource {
+    /// The owner has put it into the network's file.
+    Owner,
+    /// A directory has it.
+    Directory,
+}
+
+/// What has become of a later revision of the network's file. `to_string` says it to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RevisionNews {
+    /// The revision is in use.
+    Taken {
+        /// Number of the revision.
+        revision: u32,
+        /// Documents with a later valid-after are decided about by this revision.
+        effective_after: UnixSecs,
+        /// Where the revision came from.
+        source: RevisionSource,
+    },
+    /// The owner's file has changed, and does not follow from the revision held.
+    FileRefused {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The revision is in use and cannot be written to disk.
+    NotKept {
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl RevisionNews {
+    /// How loudly a log says it.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Taken { .. } => Level::INFO,
+            Self::FileRefused { .. } => Level::ERROR,
+            Self::NotKept { .. } => Level::WARN,
+        }
+    }
+}
+
+impl fmt::Display for RevisionNews {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken {
+                revision,
+                effective_after,
+                source,
+            } => {
+                let from = match source {
+                    RevisionSource::Owner => "its file",
+                    RevisionSource::Directory => "a directory",
+                };
+                write!(
+                    f,
+                    "revision {revision} of the network is in use, from {from}; it decides about documents after \
+                     {effective_after}"
+                )
+            }
+            Self::FileRefused { file, reason } => write!(
+                f,
+                "the network's file {} has changed and is not taken; a restart would trust it as it is: {reason}",
+                file.display()
+            ),
+            Self::NotKept { reason } => write!(
+                f,
+                "the later revision of the network cannot be written to disk: {reason}"
+            ),
+        }
+    }
 }
 
 /// Why a revision is not taken.
@@ -141,10 +225,11 @@ impl Reviser {
             return;
         }
         match NetworkFile::parse(&text).and_then(|file| self.network.offer(file)) {
-            Ok(true) => self.taken("its file"),
+            Ok(true) => self.taken(RevisionSource::Owner),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(%error, file = %path.display(), "the network's file has changed and is not taken; a restart would trust it as it is");
+                let reason = error.to_string();
+                (self.tell)(RevisionNews::FileRefused { file: path, reason });
             }
         }
         *seen = text;
@@ -154,7 +239,7 @@ impl Reviser {
     async fn round(&self, consensus: Option<&Consensus>) {
         for source in self.sources(consensus) {
             match self.ask(&source).await {
-                Ok(()) => return self.taken("a directory"),
+                Ok(()) => return self.taken(RevisionSource::Directory),
                 Err(ReviseError::NoNews) => {}
                 Err(error) => tracing::debug!(%error, "no later revision of the network"),
             }
@@ -245,13 +330,13 @@ impl Reviser {
         sources
     }
 
-    fn taken(&self, from: &str) {
+    fn taken(&self, source: RevisionSource) {
         let newest = self.network.newest();
-        tracing::info!(
-            revision = newest.revision(),
-            effective_after = newest.effective_after(),
-            "a later revision of the network is in use, from {from}"
-        );
+        (self.tell)(RevisionNews::Taken {
+            revision: newest.revision(),
+            effective_after: newest.effective_after(),
+            source,
+        });
     }
 
     /// Writes the revisions held to disk, whoever took them.
@@ -265,9 +350,11 @@ impl Reviser {
         let Some(store) = self.store.clone() else {
             return;
         };
-        let done = blocking::run(move || store.save(&revisions)).await;
-        if !matches!(done, Ok(Ok(()))) {
-            tracing::warn!("the later revision of the network cannot be written to disk");
-        }
+        let reason = match blocking::run(move || store.save(&revisions)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        (self.tell)(RevisionNews::NotKept { reason });
     }
 }
