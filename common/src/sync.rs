@@ -1,6 +1,6 @@
 //! Locks that outlive a panic.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Locks `mutex`, also where a holder has panicked: under every lock of this program each change is complete in
 /// itself, so what is behind a poisoned lock is as good as before.
@@ -11,9 +11,4 @@ pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The value behind a lock that nobody else can hold, also where a holder has panicked (see [`lock`]).
 pub fn get_mut<T: ?Sized>(mutex: &mut Mutex<T>) -> &mut T {
     mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Gives the lock of `guard` up until `condvar` is told, also where a holder has panicked meanwhile (see [`lock`]).
-pub fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }

@@ -145,7 +145,7 @@ impl Relay {
                 tasks: work.clone(),
             }),
         };
-        let handshakes = HandshakePool::start(options.workers, creates, &responder);
+        let handshakes = HandshakePool::start(options.workers, creates, &responder, &events);
         let handshakes = handshakes.map_err(io("no thread"))?;
         work.spawn(keep_within_budget(memory, events.clone()));
         work.spawn(files.follow(directory.clone()));

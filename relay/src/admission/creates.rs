@@ -4,14 +4,14 @@
 //! come. Links only fill the queue and circuits only empty it, so neither room has to know the other's way back.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use cepa_common::cell::codec::{CREATE_LEN, DestroyReason};
 use cepa_common::ids::{CircId, RelayId};
 use cepa_common::limits::CREATES_WAITING;
 use cepa_common::net::queue::LinkQueue;
-use cepa_common::sync::{self, lock};
+use cepa_common::sync::lock;
 use tokio::sync::Notify;
 
 /// A CREATE that waits for an answer.
@@ -58,8 +58,7 @@ impl Waiting {
 #[derive(Default)]
 pub(crate) struct JobQueue {
     waiting: Mutex<Waiting>,
-    some: Condvar,
-    /// Wakes workers that are tasks.
+    /// Wakes a worker for each job.
     more: Notify,
 }
 
@@ -91,28 +90,17 @@ impl JobQueue {
         jobs.push_back(job);
         waiting.total += 1;
         drop(guard);
-        self.some.notify_one();
         self.more.notify_one();
         Ok(())
     }
 
-    /// Waits, blocking the thread, for the job whose turn it is. `None` when the queue has stopped.
-    pub(crate) fn next(&self) -> Option<Job> {
-        let mut waiting = self.lock();
-        while !waiting.is_stopped {
-            if let Some(job) = waiting.take() {
-                return Some(job);
-            }
-            waiting = sync::wait(&self.some, waiting);
-        }
-        None
-    }
-
-    /// Waits, as a task, for the job whose turn it is. `None` when the queue has stopped.
-    pub(crate) async fn next_for_task(&self) -> Option<Job> {
+    /// Waits for the job whose turn it is. `None` when the queue has stopped. A worker that is a thread blocks on this
+    /// future.
+    pub(crate) async fn next(&self) -> Option<Job> {
         loop {
-            // Asked for before the look, so that what comes between the two is heard of.
-            let more = self.more.notified();
+            let mut more = std::pin::pin!(self.more.notified());
+            // The wait is entered before the look, so that what comes between the two wakes this worker and no other.
+            more.as_mut().enable();
             {
                 let mut waiting = self.lock();
                 if waiting.is_stopped {
@@ -134,7 +122,6 @@ impl JobQueue {
             ..Waiting::default()
         };
         drop(waiting);
-        self.some.notify_all();
         self.more.notify_waiters();
     }
 }
@@ -161,19 +148,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn links_take_turns_however_many_creates_one_sends() {
+    #[tokio::test]
+    async fn links_take_turns_however_many_creates_one_sends() {
         let (jobs, flood, quiet) = (JobQueue::default(), link(), link());
         for circ in 1..=3 {
             jobs.submit(job(&flood, circ), 8).unwrap();
         }
         jobs.submit(job(&quiet, 9), 8).unwrap();
-        let order: Vec<_> = (0..4).map(|_| jobs.next().unwrap().circ.get()).collect();
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            order.push(jobs.next().await.unwrap().circ.get());
+        }
         assert_eq!(order, [1, 9, 2, 3]);
     }
 
-    #[test]
-    fn each_link_and_all_links_are_bounded() {
+    #[tokio::test]
+    async fn each_link_and_all_links_are_bounded() {
         let (jobs, first) = (JobQueue::default(), link());
         for circ in 1..=4 {
             jobs.submit(job(&first, circ), 4).unwrap();
@@ -186,19 +176,38 @@ mod tests {
             held += 1;
         }
         assert_eq!(jobs.submit(job(&link(), 1), 4), refused);
-        jobs.next().unwrap();
+        jobs.next().await.unwrap();
         assert_eq!(jobs.submit(job(&link(), 1), 4), Ok(()));
     }
 
-    #[test]
-    fn a_stop_ends_every_wait_and_takes_nothing_more() {
+    #[tokio::test]
+    async fn each_of_several_waiting_workers_gets_a_job() {
+        let (jobs, first) = (Arc::new(JobQueue::default()), link());
+        let waiting = [(); 3].map(|()| {
+            let jobs = jobs.clone();
+            tokio::spawn(async move { jobs.next().await.is_some() })
+        });
+        tokio::task::yield_now().await;
+        for circ in 1..=3 {
+            jobs.submit(job(&first, circ), 8).unwrap();
+        }
+        for worker in waiting {
+            assert!(worker.await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_every_wait_and_takes_nothing_more() {
         let jobs = Arc::new(JobQueue::default());
+        let (waiting, runtime) = (jobs.clone(), tokio::runtime::Handle::current());
+        let thread = std::thread::spawn(move || runtime.block_on(waiting.next()).is_none());
         let waiting = jobs.clone();
-        let thread = std::thread::spawn(move || waiting.next().is_none());
+        let task = tokio::spawn(async move { waiting.next().await.is_none() });
+        tokio::task::yield_now().await;
         jobs.stop();
-        assert!(thread.join().unwrap());
+        assert!(thread.join().unwrap() && task.await.unwrap());
         let refused = Err(DestroyReason::Shutdown);
         assert_eq!(jobs.submit(job(&link(), 1), 4), refused);
-        assert!(jobs.next().is_none());
+        assert!(jobs.next().await.is_none());
     }
 }

@@ -1,6 +1,8 @@
 //! The threads that answer CREATE, so that public-key work keeps no cell waiting (protocol.md 7.2, S9, S10).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cepa_common::cell::codec::DestroyReason;
@@ -15,6 +17,7 @@ use tokio::sync::watch;
 use super::EndContext;
 use super::end_hop::{Agreed, EndHop};
 use crate::admission::{Job, JobQueue};
+use crate::events::{RelayEvent, Reporter};
 use crate::keys::ring::OnionKeys;
 
 /// Answers CREATEs with this relay's onion keys.
@@ -46,7 +49,8 @@ pub enum Workers {
 pub(crate) struct HandshakePool(Arc<JobQueue>);
 
 impl HandshakePool {
-    /// Starts the workers, at least one. Circuits run on the runtime of the caller.
+    /// Starts the workers, at least one, which answer CREATEs as `responder` does. Circuits run on the runtime of the
+    /// caller.
     ///
     /// # Errors
     /// The system gave no thread.
@@ -54,36 +58,57 @@ impl HandshakePool {
         workers: Workers,
         jobs: Arc<JobQueue>,
         responder: &Responder,
+        events: &Reporter,
     ) -> std::io::Result<Self> {
         let pool = Self(jobs.clone());
-        let (threads, runtime) = match workers {
-            Workers::Threads(threads) => (threads, Handle::current()),
+        match workers {
+            Workers::Threads(threads) => {
+                for _ in 0..threads.max(1) {
+                    let responder = responder.clone();
+                    start_thread(jobs.clone(), events.clone(), move |job| {
+                        responder.answer(job);
+                    })?;
+                }
+            }
             Workers::Tasks { number, each } => {
                 for _ in 0..number.max(1) {
                     let (jobs, responder) = (jobs.clone(), responder.clone());
                     responder.ends.tasks.clone().spawn(async move {
-                        while let Some(job) = jobs.next_for_task().await {
+                        while let Some(job) = jobs.next().await {
                             tokio::time::sleep(each).await;
                             responder.answer(job);
                         }
                     });
                 }
-                return Ok(pool);
             }
-        };
-        for _ in 0..threads.max(1) {
-            let (jobs, responder, runtime) = (jobs.clone(), responder.clone(), runtime.clone());
-            std::thread::Builder::new()
-                .name("cepa-handshake".into())
-                .spawn(move || {
-                    let _in_runtime = runtime.enter();
-                    while let Some(job) = jobs.next() {
-                        responder.answer(job);
-                    }
-                })?;
         }
         Ok(pool)
     }
+}
+
+/// Starts a thread that answers CREATEs until the queue stops. An answer that panics costs its own circuit and nothing
+/// else: the thread goes on with the next job, as a new one would.
+fn start_thread(
+    jobs: Arc<JobQueue>,
+    events: Reporter,
+    answer: impl Fn(Job) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let runtime = Handle::current();
+    let work = move || {
+        let _in_runtime = runtime.enter();
+        while let Some(job) = runtime.block_on(jobs.next()) {
+            let (link, circ) = (job.link.clone(), job.circ);
+            // Nothing that the answer may have left half done is looked at afterwards, but for locks, whose poisoning
+            // `cepa_common::sync` handles.
+            if catch_unwind(AssertUnwindSafe(|| answer(job))).is_err() {
+                let reason = DestroyReason::Resource;
+                TableCommand::Close { circ, reason }.send(&link);
+                events.report(RelayEvent::HandshakePanicked { times: 1 });
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("cepa-handshake".into());
+    thread.spawn(work)
 }
 
 impl Drop for HandshakePool {
@@ -145,5 +170,49 @@ impl Responder {
         let reply = Box::new(reply);
         TableCommand::Accept { circ, inbox, reply }.send(&link);
         self.ends.tasks.spawn(end.run());
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cepa_common::budget::Budget;
+    use cepa_common::cell::codec::CREATE_LEN;
+    use cepa_common::ids::CircId;
+    use cepa_common::net::queue::LinkQueue;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_whose_answer_panics_goes_on_with_the_next_and_says_so() {
+        let (jobs, events) = (Arc::new(JobQueue::default()), Reporter::default());
+        let mut told = events.subscribe();
+        let (answered, mut answers) = tokio::sync::mpsc::channel(2);
+        let thread = start_thread(jobs.clone(), events, move |job| {
+            assert_ne!(job.circ.get(), 1, "this panic is the test's");
+            answered.try_send(job.circ.get()).unwrap();
+        });
+        let link = Arc::new(LinkQueue::new(8, &Budget::unlimited()));
+        for circ in [1, 2] {
+            let job = Job {
+                link: link.clone(),
+                peer: None,
+                circ: CircId::new(circ).unwrap(),
+                message: Box::new([0; CREATE_LEN]),
+                since: steady::now(),
+            };
+            jobs.submit(job, 8).unwrap();
+        }
+        assert_eq!(answers.recv().await, Some(2));
+        let panicked = RelayEvent::HandshakePanicked { times: 1 };
+        assert_eq!(told.next().await, Some(panicked));
+        let mut commands = Vec::new();
+        link.take_commands(&mut commands);
+        let [TableCommand::Close { circ, .. }] = &commands[..] else {
+            panic!("the circuit of the job that panicked is closed");
+        };
+        assert_eq!(circ.get(), 1);
+        jobs.stop();
+        thread.unwrap().join().unwrap();
     }
 }

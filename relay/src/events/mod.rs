@@ -69,6 +69,7 @@ enum Class {
     Memory,
     Connections(ConnectionBound),
     Accept,
+    Handshake,
     Difference,
     Disk(DiskTrouble),
 }
@@ -160,6 +161,11 @@ pub enum RelayEvent {
         /// How often this has happened since it was last told.
         times: u64,
     },
+    /// An answer to a CREATE ended in a fault of this program. The circuit is closed, and the thread goes on.
+    HandshakePanicked {
+        /// How often this has happened since it was last told.
+        times: u64,
+    },
     /// A source's difference between two consensuses was wrong; the whole consensus is asked for instead.
     WrongDifference {
         /// What was wrong the last time.
@@ -208,6 +214,7 @@ impl RelayEvent {
             Self::MemoryExceeded { ended, .. } => (Class::Memory, ended),
             Self::ConnectionsFull { bound, refused } => (Class::Connections(*bound), refused),
             Self::AcceptFailed { times, .. } => (Class::Accept, times),
+            Self::HandshakePanicked { times } => (Class::Handshake, times),
             Self::WrongDifference { times, .. } => (Class::Difference, times),
             Self::Disk { trouble, times, .. } => (Class::Disk(*trouble), times),
             _ => return None,
@@ -251,6 +258,7 @@ impl RelayEvent {
             Self::OnionKeysStuck { .. }
             | Self::CertificateEnded
             | Self::TwoConsensuses(_)
+            | Self::HandshakePanicked { .. }
             | Self::DescriptorInvalid { .. } => Level::ERROR,
             Self::Disk { trouble, .. } => trouble.level(),
             Self::Revision(news) => news.level(),
@@ -380,6 +388,11 @@ impl fmt::Display for RelayEvent {
             Self::AcceptFailed { reason, times } => write!(
                 f,
                 "cannot accept a connection; trying again: {reason}{}",
+                Times(*times)
+            ),
+            Self::HandshakePanicked { times } => write!(
+                f,
+                "the answer to a CREATE ended in a fault of this program; its circuit is closed{}",
                 Times(*times)
             ),
             Self::WrongDifference { reason, times } => write!(
