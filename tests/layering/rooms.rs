@@ -371,6 +371,7 @@ pub(crate) const PURE: &[&str] = &[
     "client/src/circuit/liveness.rs",
     "client/src/circuit/timeout.rs",
     "client/src/circuit/predict.rs",
+    "client/src/circuit/shelf.rs",
     "client/src/front/parse.rs",
     "client/src/front/socks.rs",
     "client/src/front/http_connect.rs",

@@ -41,6 +41,7 @@ pub use self::growth::Multipath;
 use self::legs::Grower;
 pub use self::maker::{CircuitError, Wanted};
 pub use self::shelf::Counts;
+use self::shelf::Shelved;
 
 /// What a circuit and the tasks of its legs share, beside its streams.
 pub(crate) struct CircuitInner {
@@ -171,6 +172,50 @@ impl Circuit {
     pub fn close(&self) {
         self.streams.mux().lose();
         self.streams.notify();
+    }
+}
+
+impl Shelved for Circuit {
+    type Exit = Entry;
+
+    fn exit(&self) -> &Entry {
+        self.exit()
+    }
+
+    fn built(&self) -> Instant {
+        self.built()
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn open_streams(&self) -> usize {
+        self.open_streams()
+    }
+
+    fn has_room(&self) -> bool {
+        self.has_room()
+    }
+
+    fn legs(&self) -> usize {
+        self.legs()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.is_lost()
+    }
+
+    fn passes(&self, relays: &[RelayId]) -> bool {
+        self.passes(relays)
+    }
+
+    fn doubt(&self) {
+        self.doubt();
+    }
+
+    fn close(&self) {
+        self.close();
     }
 }
 

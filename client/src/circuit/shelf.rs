@@ -1,19 +1,54 @@
 //! The shelf: which circuits a client holds, and whose each is.
 //!
 //! The shelf is pure. It reads no clock (the time comes in as `now`), takes no lock, waits for nothing and builds
-//! nothing. [`super::stock`] shares it between tasks, [`super::maker`] builds what it lacks.
+//! nothing. It knows circuits only as [`Shelved`] things. [`super::stock`] shares the shelf between tasks,
+//! [`super::maker`] builds what it lacks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
 
-use super::Circuit;
 use super::isolation::Isolation;
 
 /// The most circuits held. Beyond them, one that carries no stream is closed for each that comes.
 pub(super) const MOST_CIRCUITS: usize = 512;
+
+/// What the shelf knows of a circuit, and does to it.
+pub(super) trait Shelved {
+    /// What the circuit's exit is judged by.
+    type Exit;
+
+    /// The circuit's exit.
+    fn exit(&self) -> &Self::Exit;
+
+    /// When the circuit was built.
+    fn built(&self) -> Instant;
+
+    /// The client's identity that the circuit was built for.
+    fn generation(&self) -> u64;
+
+    /// Number of streams on the circuit.
+    fn open_streams(&self) -> usize;
+
+    /// Can the circuit take one more stream?
+    fn has_room(&self) -> bool;
+
+    /// Number of circuits that carry the streams.
+    fn legs(&self) -> usize;
+
+    /// Is the circuit gone?
+    fn is_lost(&self) -> bool;
+
+    /// Does one of these relays carry the circuit's streams?
+    fn passes(&self, relays: &[RelayId]) -> bool;
+
+    /// Has the far end asked whether it is still there.
+    fn doubt(&self);
+
+    /// Ends the circuit and every stream on it.
+    fn close(&self);
+}
 
 /// How many circuits and streams a client has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,27 +82,27 @@ pub(super) enum ExitFit {
 }
 
 /// A circuit that the shelf gives out.
-pub(super) struct Found {
-    pub(super) circuit: Arc<Circuit>,
+pub(super) struct Found<C> {
+    pub(super) circuit: Arc<C>,
     /// The circuit was clean until now, so that there is one clean circuit fewer.
     pub(super) was_clean: bool,
 }
 
-struct Held {
-    circuit: Arc<Circuit>,
+struct Held<C> {
+    circuit: Arc<C>,
     /// `None` while the circuit is clean: then it is nobody's.
     owner: Option<Owner>,
 }
 
 /// The circuits of a client.
-pub(super) struct Shelf {
-    circuits: Vec<Held>,
+pub(super) struct Shelf<C> {
+    circuits: Vec<Held<C>>,
     /// How many new identities there were. A circuit of an earlier one takes no new stream.
     generation: u64,
     closed: bool,
 }
 
-impl Shelf {
+impl<C: Shelved> Shelf<C> {
     pub(super) fn new() -> Self {
         Self {
             circuits: Vec::new(),
@@ -88,16 +123,16 @@ impl Shelf {
 
     /// Takes a built circuit in, for its owner or as a clean one. Closes it instead if the shelf is closed, or if it is
     /// clean and of an earlier identity, as nobody could ever use it.
-    pub(super) fn hold(&mut self, circuit: Arc<Circuit>, owner: Option<Owner>) {
+    pub(super) fn hold(&mut self, circuit: Arc<C>, owner: Option<Owner>) {
         // A circuit for a stream that is about to be opened is held even if it takes no other, because it must be
         // looked after.
-        let is_stale = circuit.generation != self.generation && owner.is_none();
+        let is_stale = circuit.generation() != self.generation && owner.is_none();
         if self.closed || is_stale {
             circuit.close();
             return;
         }
         if self.circuits.len() >= MOST_CIRCUITS {
-            let idle = |held: &Held| held.circuit.open_streams() == 0;
+            let idle = |held: &Held<C>| held.circuit.open_streams() == 0;
             if let Some(idle) = self.circuits.iter().position(idle) {
                 self.circuits.remove(idle).circuit.close();
             }
@@ -112,11 +147,12 @@ impl Shelf {
         isolation: &Isolation,
         max_dirty: Duration,
         now: Instant,
-        fit: &dyn Fn(&Entry) -> ExitFit,
-    ) -> Option<Found> {
+        fit: &dyn Fn(&C::Exit) -> ExitFit,
+    ) -> Option<Found<C>> {
         self.circuits.retain(|held| !held.circuit.is_lost());
         let generation = self.generation;
-        let usable = |held: &Held| held.circuit.generation == generation && held.circuit.has_room();
+        let usable =
+            |held: &Held<C>| held.circuit.generation() == generation && held.circuit.has_room();
         let owned = self.circuits.iter().find(|held| {
             let is_ours = held.owner.as_ref().is_some_and(|owner| {
                 let age = now.saturating_duration_since(owner.since);
@@ -155,7 +191,7 @@ impl Shelf {
                 None => held.circuit.built(),
             };
             let is_old = now.saturating_duration_since(since) > max_dirty;
-            let is_over = is_old || held.circuit.generation != generation;
+            let is_over = is_old || held.circuit.generation() != generation;
             let retired = is_over && held.circuit.open_streams() == 0;
             if retired {
                 held.circuit.close();
@@ -171,7 +207,7 @@ impl Shelf {
         let of_before = self.generation;
         self.generation += 1;
         let is_live =
-            |held: &&Held| !held.circuit.is_lost() && held.circuit.generation == of_before;
+            |held: &&Held<C>| !held.circuit.is_lost() && held.circuit.generation() == of_before;
         let retired = self.circuits.iter().filter(is_live).count();
         self.circuits.retain(|held| {
             let in_use = held.circuit.open_streams() > 0;
@@ -197,7 +233,7 @@ impl Shelf {
         for held in self.circuits.iter().filter(|held| !held.circuit.is_lost()) {
             counts.streams += held.circuit.open_streams();
             counts.paired += usize::from(held.circuit.legs() > 1);
-            if held.circuit.generation == self.generation {
+            if held.circuit.generation() == self.generation {
                 counts.ready += 1;
                 counts.clean += usize::from(held.owner.is_none());
             }
@@ -206,8 +242,8 @@ impl Shelf {
     }
 
     /// The circuits that are nobody's yet.
-    pub(super) fn clean(&self) -> impl Iterator<Item = &Arc<Circuit>> {
-        let is_clean = |held: &&Held| held.owner.is_none() && !held.circuit.is_lost();
+    pub(super) fn clean(&self) -> impl Iterator<Item = &Arc<C>> {
+        let is_clean = |held: &&Held<C>| held.owner.is_none() && !held.circuit.is_lost();
         self.circuits
             .iter()
             .filter(is_clean)

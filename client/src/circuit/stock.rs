@@ -5,11 +5,12 @@ use std::sync::{Mutex, MutexGuard};
 use cepa_common::sync::lock;
 use tokio::sync::Notify;
 
+use super::Circuit;
 use super::shelf::Shelf;
 
 /// A client's circuits, and the bell for whoever looks after them.
 pub(super) struct Stock {
-    shelf: Mutex<Shelf>,
+    shelf: Mutex<Shelf<Circuit>>,
     /// Rings when circuits are missing, or may be.
     missing: Notify,
 }
@@ -23,7 +24,7 @@ impl Stock {
     }
 
     /// The shelf. Whoever locks it does so for a moment, and waits for nothing meanwhile.
-    pub(super) fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    pub(super) fn shelf(&self) -> MutexGuard<'_, Shelf<Circuit>> {
         lock(&self.shelf)
     }
 
