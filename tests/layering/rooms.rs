@@ -356,6 +356,7 @@ pub(crate) const PURE: &[&str] = &[
     "common/src/dir",
     "common/src/net/emulate/wire.rs",
     "relay/src/authority/period.rs",
+    "relay/src/authority/steps.rs",
     "relay/src/authority/relays.rs",
     "relay/src/authority/history.rs",
     "relay/src/authority/flags.rs",

@@ -20,6 +20,7 @@ mod record;
 mod relays;
 mod schedule;
 mod slots;
+mod steps;
 mod task;
 mod view;
 mod voting_key;

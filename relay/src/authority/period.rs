@@ -4,6 +4,9 @@
 //! by rounds of endorsements which votes there are (6.22). At the end of the last round, T - I/4, each authority counts
 //! the votes and sends its signature. From T on, the consensus that more than half signed is published. An authority
 //! that says nothing delays nobody, and one that says different things to different others is found out.
+//!
+//! This file has the machine's state and what is said to the machine; `steps.rs` beside it has what the machine does when
+//! it is time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 use cepa_common::dir::{
     Agreement, Candidacy, Consensus, ConsensusSignature, DescriptorCache, Digest, Endorsement,
     EquivocationProof, Forward, Heard, Lifetime, NetworkFile, Outcome, Params, Revisions,
-    SignedConsensus, SignedDescriptor, SignedVote, Signer, UnixSecs, Vote, tally,
+    SignedConsensus, SignedDescriptor, SignedVote, Signer, UnixSecs,
 };
 use cepa_common::ids::RelayId;
 
@@ -19,10 +22,7 @@ use super::AuthorityError;
 use super::record::Signed;
 use super::relays::{Probe, Relays};
 use super::schedule::{lifetime_at, lifetime_of};
-use crate::events::{AuthorityEvent, AuthorityFailure};
-
-/// Number of valid-afters whose proofs are kept.
-const MAX_PROOF_PERIODS: usize = 32;
+use crate::events::AuthorityEvent;
 
 /// What an [`Authority`] is made of.
 #[derive(Debug)]
@@ -71,23 +71,23 @@ pub enum Action {
 
 /// The state that belongs to one valid-after.
 #[derive(Debug)]
-struct Period {
-    agreement: Agreement,
-    has_voted: bool,
+pub(super) struct Period {
+    pub(super) agreement: Agreement,
+    pub(super) has_voted: bool,
     /// The result of the votes, once they are counted.
-    outcome: Option<Outcome>,
-    consensus: Option<SignedConsensus>,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) consensus: Option<SignedConsensus>,
     /// Signatures that came before this authority had counted, one for each authority.
-    early_signatures: BTreeMap<[u8; 32], ConsensusSignature>,
-    published_signatures: usize,
+    pub(super) early_signatures: BTreeMap<[u8; 32], ConsensusSignature>,
+    pub(super) published_signatures: usize,
     /// The time until which this authority followed the rounds (milliseconds); `None` if it missed part of them.
-    attended_ms: Option<u64>,
+    pub(super) attended_ms: Option<u64>,
     /// Number of proofs that were already reported.
-    proofs: usize,
+    pub(super) proofs: usize,
 }
 
 impl Period {
-    fn new(agreement: Agreement, now_ms: u64) -> Self {
+    pub(super) fn new(agreement: Agreement, now_ms: u64) -> Self {
         let in_time = now_ms <= agreement.rounds().propose_until_ms();
         Self {
             agreement,
@@ -101,7 +101,7 @@ impl Period {
         }
     }
 
-    fn lifetime(&self) -> Lifetime {
+    pub(super) fn lifetime(&self) -> Lifetime {
         self.agreement.lifetime()
     }
 
@@ -123,23 +123,23 @@ impl Period {
 /// The machine of the voting period. Times are milliseconds since the Unix epoch.
 #[derive(Debug)]
 pub struct Authority {
-    config: AuthorityConfig,
+    pub(super) config: AuthorityConfig,
     pub(super) params: Params,
     pub(super) relays: Relays,
-    period: Period,
+    pub(super) period: Period,
     /// The revisions of the network. For each period the machine looks up which revision counts (6.3.10).
-    revisions: Arc<Revisions>,
+    pub(super) revisions: Arc<Revisions>,
     /// The agreement of the next period, which authorities whose clocks are a little ahead may have begun.
-    next: Agreement,
+    pub(super) next: Agreement,
     /// The newest proofs that authorities voted twice, by valid-after.
-    proofs: BTreeMap<UnixSecs, Vec<EquivocationProof>>,
+    pub(super) proofs: BTreeMap<UnixSecs, Vec<EquivocationProof>>,
     /// Descriptors that have been verified before.
-    cache: Arc<DescriptorCache>,
+    pub(super) cache: Arc<DescriptorCache>,
     /// The authority neither votes nor signs before this valid-after, because an earlier run may have sent something
     /// else.
     first: UnixSecs,
     /// What has happened at the last [`Authority::poll`].
-    news: Vec<AuthorityEvent>,
+    pub(super) news: Vec<AuthorityEvent>,
 }
 
 impl Authority {
@@ -370,228 +370,10 @@ impl Authority {
         u64::from(self.params.vote_interval_seconds) * 1_000
     }
 
-    fn valid_after_ms(&self) -> u64 {
+    pub(super) fn valid_after_ms(&self) -> u64 {
         self.period.lifetime().valid_after.saturating_mul(1_000)
     }
 
-    /// Moves to the period that this time belongs to, and never back.
-    fn roll(&mut self, now_ms: u64) {
-        let lifetime = lifetime_at(&self.params, now_ms);
-        if lifetime.valid_after <= self.period.lifetime().valid_after {
-            return;
-        }
-        let network = Arc::clone(self.revisions.at(lifetime.valid_after));
-        self.params = network.params();
-        let after = lifetime_of(&self.params, lifetime.fresh_until);
-        let after_network = Arc::clone(self.revisions.at(after.valid_after));
-        let after = Agreement::new(after_network, after);
-        let mut agreement = std::mem::replace(&mut self.next, after);
-        if agreement.lifetime() != lifetime || agreement.is_untouched() {
-            // Either the clock jumped, or a later revision counts from here on and nobody has said anything yet.
-            agreement = Agreement::new(network, lifetime);
-        }
-        self.config.network = Arc::clone(agreement.network());
-        self.period = Period::new(agreement, now_ms);
-    }
-
-    /// Votes once, as soon as there is a relay to vote for, as long as the vote can arrive in the first round.
-    fn vote(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        let rounds = self.period.agreement.rounds();
-        let is_time = (rounds.start_ms()..=rounds.propose_until_ms()).contains(&now_ms);
-        if self.period.has_voted || !is_time || self.period.attended_ms.is_none() {
-            return;
-        }
-        let lifetime = self.period.lifetime();
-        let network = &self.config.network;
-        let entries = self
-            .relays
-            .vote_entries(network, &self.params, now_ms, lifetime.valid_until);
-        if entries.is_empty() {
-            return;
-        }
-        let mut params = self.config.params.clone();
-        // The vote names the newest revision that is held, whether that counts already or not: other authorities have
-        // to learn of it before it counts (6.3.11).
-        params.extend(self.revisions.newest().revision_param());
-        let vote = Vote {
-            authority: self.config.identity,
-            lifetime,
-            params,
-            entries,
-        };
-        self.period.has_voted = true;
-        let key = &self.config.signing_key;
-        let signed = vote.sign_cached(network, key, &self.cache).map(Arc::new);
-        let proposed = signed.and_then(|vote| self.period.agreement.propose(vote, key));
-        match proposed {
-            Ok(forward) => {
-                // The vote is on disk before it leaves. After a crash the authority might make another vote, and two
-                // votes convict (6.13.6).
-                actions.push(Action::RecordSigned {
-                    valid_after: lifetime.valid_after,
-                    what: Signed::Vote,
-                    digest: forward.endorsement.digest(),
-                });
-                actions.push(Action::Endorse {
-                    forward,
-                    until_ms: rounds.end_ms(),
-                });
-                let valid_after = lifetime.valid_after;
-                self.news.push(AuthorityEvent::VoteMade { valid_after });
-            }
-            Err(error) => self.news.push(AuthorityFailure::Vote.because(&error)),
-        }
-    }
-
-    /// Accepts the votes that can be accepted in this round, and reports authorities that voted twice.
-    fn agree(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        let agreement = &mut self.period.agreement;
-        let until_ms = agreement.rounds().end_ms();
-        let forwards = agreement.settle(&self.config.signing_key, now_ms);
-        actions.extend(
-            forwards
-                .into_iter()
-                .map(|forward| Action::Endorse { forward, until_ms }),
-        );
-        let proofs: Vec<_> = agreement.proofs().cloned().collect();
-        if proofs.len() == self.period.proofs {
-            return;
-        }
-        self.period.proofs = proofs.len();
-        let valid_after = self.period.lifetime().valid_after;
-        let told = self.proofs.insert(valid_after, proofs.clone());
-        for proof in proofs {
-            if !told.iter().flatten().any(|old| *old == proof) {
-                self.news.push(AuthorityEvent::VotedTwice {
-                    authority: self.name(&proof.author()).to_owned(),
-                    valid_after,
-                    votes: proof.digests().map(|digest| digest.to_string()),
-                });
-            }
-        }
-        while self.proofs.len() > MAX_PROOF_PERIODS {
-            self.proofs.pop_first();
-        }
-    }
-
-    /// An authority's name in network.toml.
-    fn name(&self, identity: &RelayId) -> &str {
-        let authorities = self.config.network.authorities().iter();
-        let mut named = authorities.filter(|authority| authority.identity == *identity);
-        named.next().map_or("?", |authority| &authority.name)
-    }
-
-    /// Counts the votes once, when the last round is over. Before that, a second vote of an author may still become
-    /// known.
-    fn count(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        let is_over = now_ms >= self.period.agreement.rounds().end_ms();
-        if self.period.outcome.is_some() || !is_over {
-            return;
-        }
-        let network = Arc::clone(&self.config.network);
-        let outcome = self.period.agreement.outcome();
-        let (votes, needed) = (outcome.votes.len(), network.majority());
-        self.period.outcome = Some(outcome);
-        let valid_after = self.period.lifetime().valid_after;
-        if votes < needed {
-            return self.news.push(AuthorityEvent::NoQuorum {
-                valid_after,
-                votes,
-                needed,
-            });
-        }
-        self.news
-            .push(AuthorityEvent::Agreed { valid_after, votes });
-        if self.period.attended_ms.is_none() {
-            return self.news.push(AuthorityEvent::Absent { valid_after });
-        }
-        match self.sign(&network) {
-            Ok(signed) => actions.extend(signed),
-            Err(error) => self.news.push(AuthorityFailure::Count.because(&error)),
-        }
-    }
-
-    fn sign(&mut self, network: &NetworkFile) -> Result<Vec<Action>, AuthorityError> {
-        let lifetime = self.period.lifetime();
-        let votes = self.period.outcome.as_ref().map(|o| &o.votes[..]);
-        let body = tally(network, lifetime, votes.unwrap_or_default())?;
-        let (valid_after, relays) = (lifetime.valid_after, body.entries.len());
-        if relays == 0 {
-            self.news.push(AuthorityEvent::NoRelays { valid_after });
-            return Ok(Vec::new());
-        }
-        let id = network.network_id();
-        let mut consensus = SignedConsensus::unsigned(&body, &id)?;
-        let signature = consensus.sign(&id, &self.config.signing_key)?;
-        for early in std::mem::take(&mut self.period.early_signatures).values() {
-            // A signature that does not verify is not counted, which is its signer's loss.
-            let _ = consensus.add(&id, early);
-        }
-        let record = Action::RecordSigned {
-            valid_after,
-            what: Signed::Consensus,
-            digest: consensus.digest(),
-        };
-        self.period.consensus = Some(consensus);
-        self.news.push(AuthorityEvent::Signed {
-            valid_after,
-            relays,
-        });
-        Ok(vec![
-            record,
-            Action::SendSignature(signature.bytes().to_vec()),
-        ])
-    }
-
-    /// Publishes, from valid-after on, the consensus that more than half signed, and publishes it again when more have
-    /// signed.
-    fn publish(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        let network = &self.config.network;
-        let Some(consensus) = &self.period.consensus else {
-            return;
-        };
-        let count = consensus.signature_count();
-        let is_new = count > self.period.published_signatures;
-        let is_time = now_ms >= self.valid_after_ms();
-        if count < network.majority() || !is_new || !is_time {
-            return;
-        }
-        let bytes = consensus.to_bytes();
-        match bytes.and_then(|bytes| SignedConsensus::parse_and_verify(&bytes, network)) {
-            Ok(verified) => {
-                self.period.published_signatures = count;
-                self.news.extend(self.complete(count));
-                actions.push(Action::Publish(verified));
-            }
-            Err(error) => self.news.push(AuthorityFailure::Consensus.because(&error)),
-        }
-    }
-
-    /// Says which authorities took part in what is published.
-    fn complete(&self, signatures: usize) -> Option<AuthorityEvent> {
-        let outcome = self.period.outcome.as_ref()?;
-        let consensus = self.period.consensus.as_ref()?;
-        let names = |list: &[RelayId]| {
-            let names = list.iter().map(|identity| self.name(identity).to_owned());
-            names.collect()
-        };
-        let authorities = self.config.network.authorities().iter();
-        let unsigned: Vec<_> = authorities
-            .filter(|authority| !consensus.is_signed_by(&authority.signing_key))
-            .map(|authority| authority.identity)
-            .collect();
-        Some(AuthorityEvent::Complete {
-            valid_after: self.period.lifetime().valid_after,
-            votes: outcome.votes.len(),
-            signatures,
-            silent: names(&outcome.silent),
-            convicted: names(&outcome.convicted),
-            unsigned: names(&unsigned),
-        })
-    }
-}
-
-impl Authority {
     /// Takes what has happened at the last [`Authority::poll`], for whoever reports it.
     pub fn take_news(&mut self) -> Vec<AuthorityEvent> {
         core::mem::take(&mut self.news)
