@@ -153,7 +153,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         &["common/src", "relay/src/options.rs"],
     ),
     (
-        "relay/src/start.rs",
+        "relay/src/start",
         &[
             "common/src",
             "relay/src/admission",

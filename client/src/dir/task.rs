@@ -392,10 +392,10 @@ impl DirectoryTask {
                 reason,
                 why,
             });
-        } else if let Some(skew) = outcome.skew {
-            if let Some(rounds) = self.skewed.count(1, steady::now()) {
-                tracing::warn!(%skew, rounds, "the caches have no consensus of this time");
-            }
+        } else if let Some(skew) = outcome.skew
+            && let Some(rounds) = self.skewed.count(1, steady::now())
+        {
+            tracing::warn!(%skew, rounds, "the caches have no consensus of this time");
         }
     }
 }

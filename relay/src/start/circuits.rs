@@ -1,0 +1,100 @@
+//! The fourth step: links and circuits, within what the owner allows.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::directory::Directory;
+use super::error::RelayError;
+use super::ground::Ground;
+use super::keys::Keys;
+use crate::admission::{Admission, LinkAdmission, keep_within_budget};
+use crate::circuit::{EndContext, HandshakePool, Responder, Sets};
+use crate::exit::{ExitConnector, Outside, ResolverError};
+use crate::link::{LinkContext, PeerLinks};
+use crate::options::RelayOptions;
+
+/// Links to others, the workers that answer CREATE, and the bound on connections.
+pub(super) struct Circuits {
+    /// Keeps links.
+    pub(super) links: Arc<PeerLinks>,
+    /// Bounds the connections that are accepted.
+    pub(super) admission: LinkAdmission,
+    /// Answers CREATEs.
+    pub(super) handshakes: HandshakePool,
+}
+
+impl Circuits {
+    /// Starts the workers, and the watch over memory.
+    ///
+    /// # Errors
+    /// Names cannot be resolved, or the system gives no thread.
+    pub(super) fn start(
+        options: &RelayOptions,
+        ground: &Ground,
+        keys: &Keys,
+        directory: &Directory,
+    ) -> Result<Self, RelayError> {
+        let exit = exit(options, directory)?;
+        let Admission {
+            links: admission,
+            creates,
+            memory,
+            bandwidth,
+        } = Admission::new(options.limits, Instant::now());
+        let (params, tasks) = (&directory.params, &ground.work.tasks);
+        let links = Arc::new(PeerLinks::new(
+            ground.identity,
+            ground.tls.clone(),
+            directory.server.clone(),
+            LinkContext {
+                params: params.clone(),
+                memory: memory.clone(),
+                creates: creates.clone(),
+                bandwidth,
+                tasks: tasks.clone(),
+            },
+        ));
+        let responder = Responder {
+            network: options.network.network_id(),
+            onion_keys: keys.follow(),
+            ends: Arc::new(EndContext {
+                identity: ground.identity,
+                params: params.clone(),
+                memory: memory.clone(),
+                directory: directory.server.clone(),
+                exit,
+                links: links.clone(),
+                sets: Sets::default(),
+                tasks: tasks.clone(),
+            }),
+        };
+        let handshakes = HandshakePool::start(options.workers, creates, &responder, &ground.events);
+        let handshakes = handshakes.map_err(|source| RelayError::Io {
+            what: "no thread",
+            source,
+        })?;
+        tasks.spawn(keep_within_budget(memory, ground.events.clone()));
+        Ok(Self {
+            links,
+            admission,
+            handshakes,
+        })
+    }
+}
+
+/// What connects streams to the outside, if this relay is an exit.
+fn exit(
+    options: &RelayOptions,
+    directory: &Directory,
+) -> Result<Option<Arc<ExitConnector>>, ResolverError> {
+    let Some(exit) = &options.exit else {
+        return Ok(None);
+    };
+    let policy = Arc::new(Outside {
+        rules: exit.policy.clone(),
+        directory: directory.server.clone(),
+    });
+    let connector = ExitConnector::new(policy, exit.resolver, &options.world)?;
+    Ok(Some(Arc::new(connector)))
+}

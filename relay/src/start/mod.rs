@@ -1,0 +1,116 @@
+//! Starts the rooms of a relay in order, and stops them with the sources of work first.
+//!
+//! A start is a sequence of steps. Each is a type that the next ones take: [`ground`], [`keys`], [`directory`],
+//! [`circuits`], [`speakers`], and at the end the listener.
+
+mod circuits;
+mod directory;
+mod error;
+mod ground;
+mod keys;
+mod speakers;
+
+use std::net::SocketAddr;
+
+use cepa_common::ids::RelayId;
+use cepa_common::net::tasks::Stopper;
+
+pub use self::error::RelayError;
+
+use self::circuits::Circuits;
+use self::directory::Directory;
+use self::ground::Ground;
+use self::keys::Keys;
+use self::speakers::Speakers;
+use crate::circuit::HandshakePool;
+use crate::events::{RelayEvent, RelayEvents, Reporter};
+use crate::link::{Doors, Listener, listen};
+use crate::options::RelayOptions;
+
+/// A relay.
+pub struct Relay;
+
+/// A relay that runs. Dropping the handle stops the relay without waiting for it.
+pub struct RelayHandle {
+    identity: RelayId,
+    local_addr: SocketAddr,
+    events: Reporter,
+    /// What brings work in: the listener and all that speaks to authorities.
+    sources: Stopper,
+    /// The threads that make circuits.
+    handshakes: HandshakePool,
+    /// Links, circuits and streams.
+    work: Stopper,
+}
+
+impl Relay {
+    /// Starts a relay on the runtime that this is called on.
+    ///
+    /// The relay listens when this returns. It is part of the network when the authorities have found it reachable.
+    ///
+    /// # Errors
+    /// [`RelayError`]; nothing runs then.
+    pub async fn start(options: RelayOptions) -> Result<RelayHandle, RelayError> {
+        let ground = Ground::prepare(&options).await?;
+        let keys = Keys::load(&options, &ground)?;
+        let mut directory = Directory::load(&options, &ground).await;
+        let circuits = Circuits::start(&options, &ground, &keys, &directory)?;
+        directory.keep(&ground);
+        let speakers = Speakers::new(&ground, &directory);
+        speakers.start(&options, directory.queue.take());
+        let descriptor = speakers.publish(&options, &keys, &ground, directory.authority.take());
+        keys.look_after(options, &ground, &directory, descriptor);
+        Ok(open(ground, directory, circuits))
+    }
+}
+
+/// The last step: lets connections in.
+fn open(ground: Ground, directory: Directory, circuits: Circuits) -> RelayHandle {
+    let doors = Doors {
+        links: circuits.links,
+        directory: directory.server,
+    };
+    ground.sources.tasks.spawn(listen(Listener {
+        socket: ground.socket,
+        admission: circuits.admission,
+        params: directory.params,
+        doors,
+        tasks: ground.work.tasks,
+        events: ground.events.clone(),
+    }));
+    ground
+        .events
+        .report(RelayEvent::Listening(ground.local_addr));
+    RelayHandle {
+        identity: ground.identity,
+        local_addr: ground.local_addr,
+        events: ground.events,
+        sources: ground.sources.stop,
+        handshakes: circuits.handshakes,
+        work: ground.work.stop,
+    }
+}
+
+impl RelayHandle {
+    /// Who the relay is.
+    pub fn identity(&self) -> RelayId {
+        self.identity
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What the relay tells of itself: how things stand first, then what happens.
+    pub fn events(&self) -> RelayEvents {
+        self.events.subscribe()
+    }
+
+    /// Stops accepting, ends all links and circuits, and waits until all tasks have ended.
+    pub async fn shutdown(self) {
+        self.sources.stop().await;
+        drop(self.handshakes);
+        self.work.stop().await;
+    }
+}

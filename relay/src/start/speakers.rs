@@ -1,0 +1,165 @@
+//! The fifth step: all that speaks to authorities and to other directories.
+
+use std::sync::Arc;
+
+use cepa_common::dir::RelayDescriptor;
+use cepa_common::ids::RelayId;
+use cepa_common::net::directory::{Dial, Reviser, RevisionStore, revise};
+use cepa_common::net::tasks::Tasks;
+use tokio::sync::watch;
+
+use super::directory::Directory;
+use super::ground::Ground;
+use super::keys::Keys;
+use crate::authority::{
+    self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, KnowledgeOptions,
+    follow_voting_key,
+};
+use crate::descriptor::own_descriptor;
+use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
+use crate::events::{AuthorityFailure, RelayEvent, follow_consensus};
+use crate::options::{AuthorityOptions, RelayOptions};
+
+/// Starts the tasks that speak to authorities.
+pub(super) struct Speakers {
+    identity: RelayId,
+    directory: Arc<DirectoryServer>,
+    dial: Arc<dyn Dial>,
+    tasks: Tasks,
+}
+
+impl Speakers {
+    /// Those who speak for the relay on `ground`, about what `directory` holds.
+    pub(super) fn new(ground: &Ground, directory: &Directory) -> Self {
+        Self {
+            identity: ground.identity,
+            directory: directory.server.clone(),
+            dial: Arc::new(ground.tls.clone()),
+            tasks: ground.sources.tasks.clone(),
+        }
+    }
+
+    /// Starts what fetches and makes consensuses, and what notices later revisions of the network's file. `queue` has what
+    /// comes for the authority, if this relay is one.
+    pub(super) fn start(&self, options: &RelayOptions, queue: Option<AuthorityQueue>) {
+        if let (Some(options), Some(queue)) = (&options.authority, queue) {
+            self.start_authority(options, queue);
+        }
+        self.start_refresher();
+        self.start_reviser(options);
+        self.tasks.spawn(follow_consensus(
+            self.directory.subscribe(),
+            self.identity,
+            self.directory.events().clone(),
+        ));
+    }
+
+    /// Has the relay's descriptor published, if its owner wants that, and gives what changes the descriptor.
+    pub(super) fn publish(
+        &self,
+        options: &RelayOptions,
+        keys: &Keys,
+        ground: &Ground,
+        authority: Option<AuthorityHandle>,
+    ) -> Option<watch::Sender<RelayDescriptor>> {
+        let onion = keys.newest().filter(|_| options.publish)?;
+        let events = &ground.events;
+        let family = options.identity.family(&options.network.network_id());
+        let family = family.unwrap_or_else(|error| {
+            let reason = error.to_string();
+            events.report(RelayEvent::OwnersFile { reason });
+            None
+        });
+        events.report(RelayEvent::Family {
+            is_member: family.is_some(),
+        });
+        let now = options.world.clock.now_secs();
+        let descriptor = own_descriptor(options, onion, ground.local_addr, now, family);
+        Some(self.start_publisher(options, descriptor, authority))
+    }
+
+    /// Starts this authority's periods.
+    fn start_authority(&self, options: &AuthorityOptions, queue: AuthorityQueue) {
+        let renewals = options.signing_key_file.clone().map(|file| {
+            let (sender, receiver) = watch::channel(options.signing_key.clone());
+            let clock = self.directory.clock().clone();
+            let events = self.directory.events().clone();
+            let follow = follow_voting_key(file, clock, sender, events);
+            self.tasks.spawn(follow);
+            receiver
+        });
+        let task = AuthorityTask {
+            identity: self.identity,
+            signing_key: options.signing_key.clone(),
+            renewals,
+            params: Default::default(),
+            dial: self.dial.clone(),
+            probe: Some(Arc::new(self.dial.clone())),
+            directory: self.directory.clone(),
+            record: Arc::new(FileSigningRecord::new(options.state_dir.join("signed"))),
+            knowledge: KnowledgeOptions {
+                file: Some(options.state_dir.join("relays")),
+                rules: options.rules.clone(),
+                measure: options.measure.clone(),
+            },
+        };
+        self.tasks.spawn(async move {
+            let events = task.directory.events().clone();
+            if let Err(error) = authority::run(task, queue).await {
+                events.report(AuthorityFailure::RecordLost.because(&error));
+            }
+        });
+    }
+
+    /// Has the newest consensus fetched.
+    fn start_refresher(&self) {
+        self.tasks.spawn(refresh(Refresher {
+            server: self.directory.clone(),
+            dial: self.dial.clone(),
+            identity: self.identity,
+        }));
+    }
+
+    /// Has the relay's descriptor published, and gives what changes it.
+    fn start_publisher(
+        &self,
+        options: &RelayOptions,
+        descriptor: RelayDescriptor,
+        authority: Option<AuthorityHandle>,
+    ) -> watch::Sender<RelayDescriptor> {
+        let (sender, receiver) = watch::channel(descriptor);
+        self.tasks.spawn(publish(Publisher {
+            network: self.directory.networks().clone(),
+            clock: self.directory.clock().clone(),
+            dial: self.dial.clone(),
+            key: options.identity.link_key().clone(),
+            descriptor: receiver,
+            consensus: self.directory.subscribe(),
+            local: authority.map(|handle| (self.identity, handle)),
+            events: self.directory.events().clone(),
+        }));
+        sender
+    }
+
+    /// Has later revisions of the network's file noticed, and kept beside the other directory documents.
+    fn start_reviser(&self, options: &RelayOptions) {
+        let directory = self.directory.clone();
+        self.tasks.spawn(revise(Reviser {
+            network: self.directory.networks().clone(),
+            dial: self.dial.clone(),
+            clock: self.directory.clock().clone(),
+            consensus: Box::new(move || directory.snapshot().newest().cloned()),
+            may_ask: Box::new(|_| true),
+            asks_authorities: true,
+            store: Some(RevisionStore::new(
+                &options.cache_dir,
+                &self.directory.network().network_id(),
+            )),
+            file: options.network_file.clone(),
+            tell: Box::new({
+                let events = self.directory.events().clone();
+                move |news| events.report(RelayEvent::Revision(news))
+            }),
+        }));
+    }
+}
