@@ -448,18 +448,5 @@ pub(crate) const SEAM: &[(&str, &str)] = &[
     ("src/cli", "speaks with the owner, not for a node"),
 ];
 
-/// Files that import each other, in one package, because they belong together: with the reason.
-pub(crate) const TWINS: &[(&[&str], &str)] = &[
-    (
-        &["client/src/circuit"],
-        "a circuit that carries bulk asks for a second leg, and who makes circuits makes legs",
-    ),
-    (
-        &["common/src/stream"],
-        "the parts of one machine: its receiving side, its sending side and its legs",
-    ),
-    (
-        &["common/src/world"],
-        "a world and the sockets and names that it hands out",
-    ),
-];
+/// Files that import each other, in one package, because they belong together: with the reason. There are none.
+pub(crate) const TWINS: &[(&[&str], &str)] = &[];

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cepa_common::ids::RelayId;
 
-use super::Circuit;
+use super::built::Circuit;
 use super::isolation::Isolation;
 use super::maker::{CircuitError, Wanted};
 use super::pool::Pool;

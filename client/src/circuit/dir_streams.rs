@@ -10,7 +10,7 @@ use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::stream::{Opener, StreamTarget};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Circuit;
+use super::built::Circuit;
 use super::maker::Maker;
 use crate::dir::{DirStreamFuture, DirStreams};
 use crate::guard::Purpose;

@@ -19,10 +19,10 @@ use cepa_common::world::{random, steady};
 use rand::RngExt;
 
 use super::build::BuildError;
+use super::built::{Circuit, CircuitInner, Grow};
 use super::growth::Growth;
 use super::maker::{CircuitError, Maker, Raised, Wanted};
 use super::task::{CircuitEnd, CircuitTask, LastHopLayers};
-use super::{Circuit, CircuitInner};
 use crate::guard::Purpose;
 use crate::path::ExitTarget;
 
@@ -60,20 +60,15 @@ impl Grower {
             secret: random::rng().random(),
         }
     }
+}
 
-    /// Is it time for another leg? [`Growth::is_due`] says what it goes by.
-    pub(super) fn is_due(&self, now: Instant, cells: u64, rtt: Duration, in_use: bool) -> bool {
+impl Grow for Grower {
+    fn is_due(&self, now: Instant, cells: u64, rtt: Duration, in_use: bool) -> bool {
         let mut growth = lock(&self.growth);
         growth.is_due(now, cells, rtt, in_use)
     }
 
-    /// Begins to build another leg beside `only` and does not wait for it. The far end is told of the set meanwhile.
-    pub(super) fn begin(
-        &self,
-        only: LegId,
-        streams: &Arc<Streams<Opener>>,
-        shared: &Arc<CircuitInner>,
-    ) {
+    fn begin(&self, only: LegId, streams: &Arc<Streams<Opener>>, shared: &Arc<CircuitInner>) {
         let Some(maker) = self.maker.upgrade() else {
             return;
         };
@@ -174,9 +169,9 @@ impl Maker {
         let hops = raised.hops.iter().map(|hop| hop.identity).collect();
         let generation = raised.generation;
         let exit = raised.hops.last().cloned().ok_or(BuildError::Length)?;
-        let grower = match growing {
+        let grower: Option<Box<dyn Grow>> = match growing {
             Growing::Never => None,
-            Growing::Allowed { rule } => Some(Grower::new(self, rule, generation)),
+            Growing::Allowed { rule } => Some(Box::new(Grower::new(self, rule, generation))),
         };
         let shared = CircuitInner::new(grower);
         let begun = self.run_leg(raised, streams.clone(), LegId::FIRST, shared.clone());

@@ -9,8 +9,8 @@ use cepa_common::ids::RelayId;
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 
-use super::Circuit;
 use super::build::BuildError;
+use super::built::Circuit;
 use super::isolation::Isolation;
 use super::legs::Growing;
 use super::maker::{CircuitError, HOP_TIMEOUT, Maker, MakerConfig, Wanted};

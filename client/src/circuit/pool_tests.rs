@@ -17,13 +17,14 @@ use cepa_common::testkit::{consensus_of, network_with, web_descriptor};
 use cepa_common::world::{Clock, World, steady};
 use tokio::sync::watch;
 
+use super::built::CircuitInner;
 use super::isolation::Isolation;
 use super::links::GuardLinks;
 use super::maker::{CircuitError, MOST_BUILDS, MakerConfig};
 use super::pool::Pool;
 use super::report::Announcer;
 use super::shelf::Owner;
-use super::{Circuit, CircuitInner, Multipath};
+use super::{Circuit, Multipath};
 use crate::events::Warning;
 use crate::guard::{GuardHealth, Keeper, Purpose};
 use crate::path::{ExitTarget, PeerRules};

@@ -8,8 +8,8 @@ use cepa_common::ids::{HopIndex, RelayId};
 use cepa_common::world::steady;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
 
-use super::Circuit;
 use super::build::BuildError;
+use super::built::Circuit;
 use super::growth::Multipath;
 use super::legs::Growing;
 use super::maker::{CircuitError, Maker, Raised, Wanted};

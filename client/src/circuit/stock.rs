@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use cepa_common::sync::lock;
 use tokio::sync::Notify;
 
-use super::Circuit;
+use super::built::Circuit;
 use super::shelf::Shelf;
 
 /// A client's circuits, and the bell for whoever looks after them.

@@ -18,7 +18,7 @@ use cepa_common::world::steady;
 use rand::CryptoRng;
 use tokio::time::Sleep;
 
-use super::CircuitInner;
+use super::built::CircuitInner;
 use super::liveness::{Liveness, Step};
 
 /// Why a circuit has ended.

@@ -2,7 +2,7 @@
 
 use tokio::task::JoinHandle;
 
-use super::{Kind, kind};
+use super::kind::{Kind, kind};
 
 /// Runs `work` on a thread where it may block; in a simulated process in place, since there nothing really blocks and
 /// another thread would end at a moment that no seed decides.

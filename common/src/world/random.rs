@@ -6,7 +6,8 @@ use chacha20::ChaCha20Rng;
 use rand::rngs::ThreadRng;
 use rand_core::{Rng, TryCryptoRng, TryRng};
 
-use super::{Kind, kind, simulation};
+use super::kind::{Kind, kind};
+use super::simulation;
 
 /// The source of randomness: the system's, or in a simulated process the one that the seed gives.
 ///

@@ -87,7 +87,7 @@ impl Sockets {
     pub async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
         match self {
             Self::Tcp => {
-                super::be_real();
+                super::kind::be_real();
                 TcpStream::connect(address).await.map(Stream::Tcp)
             }
             Self::Given(sockets) => sockets.connect(address).await.map(Stream::Given),
@@ -102,7 +102,7 @@ impl Sockets {
     pub async fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
         match self {
             Self::Tcp => {
-                super::be_real();
+                super::kind::be_real();
                 TcpListener::bind(address).await.map(Listener::Tcp)
             }
             Self::Given(sockets) => sockets.bind(address).map(Listener::Given),
