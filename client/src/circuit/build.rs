@@ -96,12 +96,22 @@ impl BuildError {
                 *hop
             }
             Self::Truncated { hop, .. } => HopIndex(hop.0 + 1),
-            Self::Tampered(OpenFailed::Changed {
-                between: (_, inner),
-            }) => *inner,
+            Self::Tampered(OpenFailed::Changed { far, .. }) => *far,
             Self::Tampered(_) => HopIndex(0),
         }
     }
+}
+
+/// What a built circuit's task runs on.
+pub(super) struct Parts {
+    /// The link to the first relay.
+    pub(super) link: Arc<LinkQueue>,
+    /// Where the circuit's cells come in.
+    pub(super) inbox: Arc<Inbox>,
+    /// The circuit's id on the link.
+    pub(super) circ: Option<CircId>,
+    /// The layers of all hops.
+    pub(super) layers: ClientLayers,
 }
 
 /// A circuit that is being built.
@@ -227,12 +237,14 @@ impl Builder {
     }
 
     /// Gives the parts up without closing anything: the circuit now belongs to its task.
-    pub(super) fn hand_over(
-        mut self,
-    ) -> (Arc<LinkQueue>, Arc<Inbox>, Option<CircId>, ClientLayers) {
+    pub(super) fn hand_over(mut self) -> Parts {
         self.handed_over = true;
-        let layers = core::mem::take(&mut self.layers);
-        (self.link.clone(), self.inbox.clone(), self.circ, layers)
+        Parts {
+            link: self.link.clone(),
+            inbox: self.inbox.clone(),
+            circ: self.circ,
+            layers: core::mem::take(&mut self.layers),
+        }
     }
 
     fn start_handshake(

@@ -18,7 +18,7 @@ use cepa_common::sync::lock;
 use cepa_common::world::{random, steady};
 use rand::RngExt;
 
-use super::build::BuildError;
+use super::build::{BuildError, Parts};
 use super::built::{Circuit, CircuitInner, Grow};
 use super::growth::Growth;
 use super::maker::{CircuitError, Maker, Raised, Wanted};
@@ -194,7 +194,12 @@ impl Maker {
         leg: LegId,
         shared: Arc<CircuitInner>,
     ) -> Option<()> {
-        let (link, inbox, circ, layers) = raised.builder.hand_over();
+        let Parts {
+            link,
+            inbox,
+            circ,
+            layers,
+        } = raised.builder.hand_over();
         let hops = raised.hops.iter().map(|hop| hop.identity);
         shared.on_begun(leg, hops.collect());
         let end = EndDriver {

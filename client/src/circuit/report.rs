@@ -69,13 +69,13 @@ impl Announcer {
         let Some(suspicion) = self.guards.on_circuit(guard, is_built) else {
             return;
         };
-        let (begun, built) = self.guards.circuits(guard);
+        let counts = self.guards.circuits(guard);
         let warning = Warning::PathBias {
             identity: *guard,
             nickname: self.nickname(guard),
             suspicion,
-            begun,
-            built,
+            begun: counts.begun,
+            built: counts.built,
         };
         self.reporter.warn(warning);
     }

@@ -10,6 +10,7 @@
 //! circuit is also not thrown away at the 80th percentile: it races the one begun beside it, and nothing is lost if the
 //! estimate is wrong.
 
+use core::ops::RangeInclusive;
 use core::time::Duration;
 use std::collections::VecDeque;
 
@@ -26,9 +27,9 @@ const SLOW: f64 = 0.80;
 /// The quantile at which a circuit is given up.
 const LOST: f64 = 0.99;
 /// The least and the most time after which another circuit is begun.
-const SLOW_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
+const SLOW_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(20);
 /// The least and the most time after which a circuit is given up.
-const LOST_BOUNDS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+const LOST_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(60);
 /// The time after which a circuit is given up, before anything is learnt.
 const LOST_UNLEARNT: Duration = Duration::from_secs(20);
 /// The time after which another circuit is begun, before anything is learnt.
@@ -61,7 +62,8 @@ struct Tail {
 }
 
 /// A time within bounds. A number that is no time becomes the longest.
-fn bounded(millis: f64, (least, most): (Duration, Duration)) -> Duration {
+fn bounded(millis: f64, bounds: RangeInclusive<Duration>) -> Duration {
+    let (least, most) = bounds.into_inner();
     let time = Duration::try_from_secs_f64(millis / 1e3).unwrap_or(most);
     time.clamp(least, most)
 }
@@ -269,8 +271,8 @@ mod tests {
         let mut times = BuildTimes::new();
         for time in [Duration::ZERO, Duration::MAX, Duration::from_nanos(1)] {
             (0..SAMPLES).for_each(|_| times.on_built(time));
-            assert!(times.slow_after() >= SLOW_BOUNDS.0 && times.slow_after() <= SLOW_BOUNDS.1);
-            assert!(times.lost_after() >= LOST_BOUNDS.0 && times.lost_after() <= LOST_BOUNDS.1);
+            assert!(SLOW_BOUNDS.contains(&times.slow_after()));
+            assert!(LOST_BOUNDS.contains(&times.lost_after()));
         }
         assert_eq!(times.len(), SAMPLES);
     }

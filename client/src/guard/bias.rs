@@ -43,14 +43,16 @@ pub enum Suspicion {
     Extreme,
 }
 
-/// Counts of circuits through one guard. Only circuits that the guard itself answered count.
+/// CircuitCounts of circuits through one guard. Only circuits that the guard itself answered count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    begun: u32,
-    built: u32,
+pub struct CircuitCounts {
+    /// Number of circuits that the guard had answered.
+    pub begun: u32,
+    /// Number of those circuits that were built.
+    pub built: u32,
 }
 
-impl Counts {
+impl CircuitCounts {
     fn suspicion(self) -> Suspicion {
         let below = |percent: u32| self.built * 100 < self.begun * percent;
         match () {
@@ -75,7 +77,7 @@ impl Counts {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BiasLedger {
-    guards: BTreeMap<RelayId, Counts>,
+    guards: BTreeMap<RelayId, CircuitCounts>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,7 +87,7 @@ struct Stored {
 }
 
 impl BiasLedger {
-    /// Counts the end of a circuit that this guard had answered: was it built? Returns the suspicion of the guard if
+    /// CircuitCounts the end of a circuit that this guard had answered: was it built? Returns the suspicion of the guard if
     /// that is worse than before.
     pub fn on_circuit(&mut self, guard: &RelayId, is_built: bool) -> Option<Suspicion> {
         if self.guards.len() >= MOST_GUARDS && !self.guards.contains_key(guard) {
@@ -114,15 +116,14 @@ impl BiasLedger {
 
     /// Must this guard not be used while there are others?
     pub fn is_dropped(&self, guard: &RelayId) -> bool {
-        let extreme = |counts: &&Counts| counts.suspicion() == Suspicion::Extreme;
+        let extreme = |counts: &&CircuitCounts| counts.suspicion() == Suspicion::Extreme;
         self.suspicion(guard) == Suspicion::Extreme
             && self.guards.values().filter(extreme).count() <= MOST_DROPPED
     }
 
-    /// The number of circuits counted for this guard, and the number of those that were built.
-    pub fn counts(&self, guard: &RelayId) -> (u32, u32) {
-        let counts = self.guards.get(guard).copied().unwrap_or_default();
-        (counts.begun, counts.built)
+    /// The circuits counted for this guard.
+    pub fn counts(&self, guard: &RelayId) -> CircuitCounts {
+        self.guards.get(guard).copied().unwrap_or_default()
     }
 
     /// Forgets the guards for which `stays` is false: those that have left the sample.
@@ -155,7 +156,7 @@ impl BiasLedger {
         }
         let mut guards = BTreeMap::new();
         for (guard, begun, built) in stored.guards {
-            let counts = Counts { begun, built };
+            let counts = CircuitCounts { begun, built };
             if begun > SCALE_AT || built > begun || guards.insert(guard, counts).is_some() {
                 return None;
             }
@@ -173,7 +174,7 @@ mod tests {
         RelayId([n; 32])
     }
 
-    /// Counts `begun` circuits, of which `percent` of a hundred are built. Returns which suspicions were raised, and at
+    /// CircuitCounts `begun` circuits, of which `percent` of a hundred are built. Returns which suspicions were raised, and at
     /// which circuit.
     fn run(ledger: &mut BiasLedger, n: u8, begun: u32, percent: u32) -> Vec<(u32, Suspicion)> {
         let raised = (1..=begun).filter_map(|count| {
@@ -192,7 +193,8 @@ mod tests {
         let raised = run(&mut ledger, 1, 150, 10);
         assert_eq!(raised, [(150, Suspicion::Extreme)]);
         assert!(ledger.is_dropped(&guard(1)) && !ledger.is_dropped(&guard(2)));
-        assert_eq!(ledger.counts(&guard(1)), (150, 15));
+        let (begun, built) = (150, 15);
+        assert_eq!(ledger.counts(&guard(1)), CircuitCounts { begun, built });
     }
 
     #[test]
@@ -224,7 +226,7 @@ mod tests {
         let mut ledger = BiasLedger::default();
         assert_eq!(run(&mut ledger, 1, 100_000, 90), []);
         assert!(!ledger.is_dropped(&guard(1)));
-        let (begun, built) = ledger.counts(&guard(1));
+        let CircuitCounts { begun, built } = ledger.counts(&guard(1));
         assert!(begun <= SCALE_AT && built * 100 >= begun * 88);
     }
 

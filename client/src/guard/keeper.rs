@@ -14,7 +14,7 @@ use cepa_common::world::Clock;
 use cepa_common::world::{blocking, random, steady};
 use tokio::sync::Notify;
 
-use super::bias::{self, BiasLedger, Suspicion};
+use super::bias::{self, BiasLedger, CircuitCounts, Suspicion};
 use super::machine::{GuardChoice, GuardSet, Purpose, Verdict};
 use super::persist::MAX_STATE_BYTES;
 use super::schedule::Now;
@@ -193,8 +193,8 @@ impl Keeper {
         kept.set.primaries().iter().map(report).collect()
     }
 
-    /// The number of circuits counted for this guard, and the number of those that were built.
-    pub fn circuits(&self, guard: &RelayId) -> (u32, u32) {
+    /// The circuits counted for this guard.
+    pub fn circuits(&self, guard: &RelayId) -> CircuitCounts {
         self.kept().bias.counts(guard)
     }
 

@@ -17,7 +17,7 @@ mod tests;
 #[cfg(test)]
 mod year_tests;
 
-pub use bias::{BiasLedger, Suspicion};
+pub use bias::{BiasLedger, CircuitCounts, Suspicion};
 pub use keeper::{GuardHealth, GuardReport, Keeper};
 pub use machine::{GuardChoice, GuardSet, Purpose, Usability, Verdict};
 pub use persist::{GuardStateError, MAX_STATE_BYTES};

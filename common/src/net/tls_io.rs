@@ -173,8 +173,12 @@ impl TlsIo {
         let mut used = 0;
         loop {
             let rest = &mut incoming[used..];
-            let effects = (&mut *plain, &mut self.unsent, &mut self.progress);
-            let (discard, more) = match &mut self.connection {
+            let effects = Effects {
+                plain: &mut *plain,
+                unsent: &mut self.unsent,
+                progress: &mut self.progress,
+            };
+            let done = match &mut self.connection {
                 Connection::Dialled(connection) => {
                     on_status(connection.process_tls_records(rest), effects)?
                 }
@@ -182,8 +186,8 @@ impl TlsIo {
                     on_status(connection.process_tls_records(rest), effects)?
                 }
             };
-            used += discard;
-            if !more {
+            used += done.bytes;
+            if !done.asks_again {
                 return Ok(used);
             }
         }
@@ -310,17 +314,39 @@ impl TlsIo {
     }
 }
 
-/// Acts on what TLS says. Returns how many bytes are done with, and whether to ask again.
+/// What TLS changes besides the records that it is given.
+struct Effects<'a> {
+    /// Decrypted bytes are added here.
+    plain: &'a mut Vec<u8>,
+    /// Bytes for the far side are added here.
+    unsent: &'a mut Vec<u8>,
+    progress: &'a mut Progress,
+}
+
+/// What one step of TLS has done.
+struct Done {
+    /// Number of bytes of the records that are done with.
+    bytes: usize,
+    /// Is there more to do with the same records?
+    asks_again: bool,
+}
+
+/// Acts on what TLS says.
 fn on_status<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
-    (plain, unsent, progress): (&mut Vec<u8>, &mut Vec<u8>, &mut Progress),
-) -> io::Result<(usize, bool)> {
-    let mut discard = status.discard;
-    let more = match status.state.map_err(invalid)? {
+    effects: Effects<'_>,
+) -> io::Result<Done> {
+    let Effects {
+        plain,
+        unsent,
+        progress,
+    } = effects;
+    let mut bytes = status.discard;
+    let asks_again = match status.state.map_err(invalid)? {
         ConnectionState::ReadTraffic(mut traffic) => {
             while let Some(record) = traffic.next_record() {
                 let record = record.map_err(invalid)?;
-                discard += record.discard;
+                bytes += record.discard;
                 plain.extend_from_slice(record.payload);
             }
             true
@@ -359,7 +385,7 @@ fn on_status<Data>(
         ConnectionState::ReadEarlyData(_) => return Err(invalid("early data was never offered")),
         _ => return Err(invalid("a TLS state that this program does not know")),
     };
-    Ok((discard, more))
+    Ok(Done { bytes, asks_again })
 }
 
 impl AsyncRead for TlsIo {

@@ -343,7 +343,8 @@ fn blame(hops: &[Hop], body: &Body, streams: &Streams) -> OpenFailed {
 
 fn changed(number: usize) -> OpenFailed {
     OpenFailed::Changed {
-        between: (number.checked_sub(1).map(index), index(number)),
+        near: number.checked_sub(1).map(index),
+        far: index(number),
     }
 }
 

@@ -36,16 +36,17 @@ impl From<LayerBroken> for SealError {
 /// to look for the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenFailed {
-    /// The seal of hop `between.1` does not fit, and that of the hop before it does.
+    /// The seal of hop `far` does not fit, and that of the hop before it does.
     ///
-    /// The cell was changed, lost, repeated or moved between the two hops (`None` stands for the client itself), by
-    /// either of them or on the way. In one case the change was made farther out than the error says (docs/protocol.md,
+    /// The cell was changed, lost, repeated or moved between the two, by either of them or on the way. In one case the change was made farther out than the error says (docs/protocol.md,
     /// 4.17): when somebody changed header slots that fell off before they reached the client. Such a change breaks the
     /// nearest seal that covered the slots.
-    #[error("a cell was changed between {} and {}", name(between.0), between.1)]
+    #[error("a cell was changed between {} and {}", name(*near), far)]
     Changed {
-        /// The nearer end (`None` for the client) and the farther end.
-        between: (Option<HopIndex>, HopIndex),
+        /// The nearer hop; `None` stands for the client itself.
+        near: Option<HopIndex>,
+        /// The farther hop.
+        far: HopIndex,
     },
     /// Every seal fits, but no hop says that it spoke, or a hop says so wrongly.
     #[error("every layer of a cell opened, but no hop spoke it")]

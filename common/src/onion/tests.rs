@@ -244,8 +244,8 @@ fn tamper_inwards(suite: Suite, length: usize, link: usize, at: usize) {
     // from slot 6 on, is the one that fails.
     let lost = at < HEADER_LEN && link > 0 && slot > 6 - link;
     let far = if lost { link + slot - 6 } else { link };
-    let between = (far.checked_sub(1).map(hop_index), hop_index(far));
-    assert_eq!(opened, Err(OpenFailed::Changed { between }), "{what}");
+    let (near, far) = (far.checked_sub(1).map(hop_index), hop_index(far));
+    assert_eq!(opened, Err(OpenFailed::Changed { near, far }), "{what}");
     assert_eq!(
         circuit.client.open(&mut said(1)),
         Err(OpenFailed::Broken),
@@ -342,7 +342,7 @@ fn repeated_lost_and_swapped_cells_are_noticed_inwards() {
                 }
                 // The slots that fell off hold the stream of another cell (4.17), so it may be the seal of the hop
                 // before the changed link that fails.
-                let Some(OpenFailed::Changed { between: (_, far) }) = failed else {
+                let Some(OpenFailed::Changed { far, .. }) = failed else {
                     panic!("link {link}, order {order:?}: {failed:?}")
                 };
                 assert!(usize::from(far.0) == link || usize::from(far.0) + 1 == link);

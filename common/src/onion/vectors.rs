@@ -280,8 +280,8 @@ fn a_client_refuses_every_broken_cell_of_the_reference_and_says_where() {
                 Some([]) => Ok(hop_index(2)),
                 Some(pair) => {
                     let [near, far] = [&pair[0], &pair[1]].map(number);
-                    let between = (near.checked_sub(1).map(hop_index), hop_index(far - 1));
-                    Err(OpenFailed::Changed { between })
+                    let (near, far) = (near.checked_sub(1).map(hop_index), hop_index(far - 1));
+                    Err(OpenFailed::Changed { near, far })
                 }
             };
             let opened = circuit.client.open(&mut whole(cell));

@@ -111,12 +111,19 @@ pub struct Listing {
     pub onion_key: Option<[u8; 32]>,
 }
 
+/// The times of a consensus that was taken in. Of two, the one that is valid later is the newer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Observed {
+    valid_after: UnixSecs,
+    fresh_until: UnixSecs,
+}
+
 /// The onion keys of a relay, newest last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     keys: Vec<KeyTimes>,
-    /// Valid-after and fresh-until of the newest consensus that was taken in.
-    observed: (UnixSecs, UnixSecs),
+    /// The newest consensus that was taken in.
+    observed: Observed,
 }
 
 impl Schedule {
@@ -132,7 +139,10 @@ impl Schedule {
             }
         }
         // Until a consensus is seen again, nothing shows that the clock is not ahead.
-        let observed = (observed, observed);
+        let observed = Observed {
+            valid_after: observed,
+            fresh_until: observed,
+        };
         Self { keys, observed }
     }
 
@@ -143,7 +153,7 @@ impl Schedule {
 
     /// Valid-after of the newest consensus that was taken in; 0 before the first.
     pub fn observed(&self) -> UnixSecs {
-        self.observed.0
+        self.observed.valid_after
     }
 
     /// The key that is published.
@@ -159,7 +169,7 @@ impl Schedule {
 
     /// Adds a new key that was made at `now`. It is current from then on.
     pub fn add(&mut self, generation: u64, suite: Suite, public: [u8; 32], now: UnixSecs) {
-        let born = now.max(self.observed.0);
+        let born = now.max(self.observed.valid_after);
         if let Some(old) = self.keys.last_mut() {
             old.replaced = Some(born);
         }
@@ -175,9 +185,10 @@ impl Schedule {
     /// Takes in what a consensus says. Returns whether something changed that must outlive a restart.
     pub fn observe(&mut self, listing: &Listing, timing: &Timing) -> bool {
         let end = listing.valid_until.saturating_add(timing.grace);
-        self.observed = self
-            .observed
-            .max((listing.valid_after, listing.fresh_until));
+        self.observed = self.observed.max(Observed {
+            valid_after: listing.valid_after,
+            fresh_until: listing.fresh_until,
+        });
         let mut is_news = false;
         for key in &mut self.keys {
             if listing.onion_key == Some(key.public) && key.listed_until < end {
@@ -200,7 +211,7 @@ impl Schedule {
 
     /// The generations of keys whose time is over at `now`, never that of the current key.
     pub fn over(&self, now: UnixSecs, timing: &Timing) -> Vec<u64> {
-        let by_network = now.min(self.observed.1);
+        let by_network = now.min(self.observed.fresh_until);
         let is_over = |key: &&KeyTimes| {
             key.end(timing)
                 .is_some_and(|end| end <= by_network || key.oldest() <= now)
@@ -211,7 +222,10 @@ impl Schedule {
 
     /// Corrects times that a clock set while it was ahead, once the clock and the newest consensus agree.
     pub fn redate(&mut self, now: UnixSecs) {
-        let (valid_after, fresh_until) = self.observed;
+        let Observed {
+            valid_after,
+            fresh_until,
+        } = self.observed;
         let interval = fresh_until.saturating_sub(valid_after);
         let agrees = valid_after <= now.saturating_add(CLOCK_SKEW_SECS)
             && now < fresh_until.saturating_add(interval);
