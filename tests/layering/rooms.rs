@@ -101,15 +101,6 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "relay/src/events",
         ],
     ),
-    (
-        "relay/src/authority/task.rs",
-        &[
-            "common/src",
-            "relay/src/authority",
-            "relay/src/directory",
-            "relay/src/events",
-        ],
-    ),
     ("relay/src/exit", &["common/src", "relay/src/directory"]),
     (
         "relay/src/params.rs",

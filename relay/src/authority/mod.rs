@@ -37,5 +37,5 @@ pub use operator::{OperatorList, OperatorListError, OperatorRules};
 pub use period::{Action, Authority, AuthorityConfig};
 pub use record::{FileSigningRecord, MemorySigningRecord, Signed, SigningRecord};
 pub use relays::Probe;
-pub use task::{AuthorityTask, ProbeFuture, ReachabilityProbe, run};
+pub use task::{AuthorityTask, ProbeFuture, ReachabilityProbe, Seat, Serve, run};
 pub use voting_key::{VotingKeyError, VotingKeyFile, follow_voting_key};

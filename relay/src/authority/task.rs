@@ -7,9 +7,11 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cepa_common::dir::{Forward, Signer};
+use cepa_common::dir::{Consensus, Forward, Signer, StoreError};
 use cepa_common::ids::RelayId;
-use cepa_common::net::directory::{Dial, DirRequest, FetchError, Stream, offer_vote, upload};
+use cepa_common::net::directory::{
+    Dial, DirRequest, FetchError, NetworkHandle, Stream, offer_vote, upload,
+};
 use cepa_common::world::Clock;
 use cepa_common::world::{blocking, random};
 use tokio::sync::watch;
@@ -20,7 +22,6 @@ use super::knowledge::Learning;
 use super::{
     Action, Authority, AuthorityConfig, AuthorityError, KnowledgeOptions, Probe, SigningRecord,
 };
-use crate::directory::DirectoryServer;
 use crate::events::{AuthorityEvent, AuthorityFailure, Reporter};
 
 /// The most dials to relays at once.
@@ -58,6 +59,29 @@ impl<D: Dial + ?Sized> ReachabilityProbe for Arc<D> {
     }
 }
 
+/// Takes the consensuses that an authority makes, and serves them.
+pub trait Serve: Send + Sync {
+    /// Takes a verified consensus.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the consensus is not taken.
+    fn serve(&self, consensus: Arc<Consensus>) -> Result<(), StoreError>;
+}
+
+/// The seat of an authority in its relay. A directory server gives it, which was made with the handle of the queue that
+/// is given to [`run`]; the authority knows no more of that server.
+#[derive(Clone)]
+pub struct Seat {
+    /// The network as it is known now.
+    pub network: NetworkHandle,
+    /// The time.
+    pub clock: Clock,
+    /// Hears what happens.
+    pub events: Reporter,
+    /// Serves consensuses.
+    pub server: Arc<dyn Serve>,
+}
+
 /// Everything that [`run`] needs.
 pub struct AuthorityTask {
     /// Identity of the authority.
@@ -72,8 +96,8 @@ pub struct AuthorityTask {
     pub dial: Arc<dyn Dial>,
     /// Dials relays before they are listed. Without it, every relay is listed.
     pub probe: Option<Arc<dyn ReachabilityProbe>>,
-    /// The server that serves consensuses. It was made with the handle of the queue that is given to [`run`].
-    pub directory: Arc<DirectoryServer>,
+    /// Where the authority's consensuses go, and what it has in common with those who serve them.
+    pub seat: Seat,
     /// The record of what was signed, on disk.
     pub record: Arc<dyn SigningRecord>,
     /// How the authority learns about relays.
@@ -88,7 +112,7 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
     let record = Arc::clone(&task.record);
     let last = blocking::run(move || record.last()).await;
     let config = AuthorityConfig {
-        network: task.directory.networks().at(task.clock().now_secs()),
+        network: task.seat.network.at(task.clock().now_secs()),
         identity: task.identity,
         signing_key: task.signing_key.clone(),
         params: task.params.clone(),
@@ -154,18 +178,18 @@ impl AuthorityTask {
     /// Tells the machine what may have changed: the network's file and the signing key.
     fn renew(&self, authority: &mut Authority) {
         let now_ms = self.clock().now_ms();
-        authority.set_revisions(self.directory.networks().revisions(), now_ms);
+        authority.set_revisions(self.seat.network.revisions(), now_ms);
         if let Some(renewals) = &self.renewals {
             authority.set_signing_key(renewals.borrow().clone());
         }
     }
 
     fn events(&self) -> &Reporter {
-        self.directory.events()
+        &self.seat.events
     }
 
     fn clock(&self) -> &Clock {
-        self.directory.clock()
+        &self.seat.clock
     }
 
     fn take(
@@ -227,10 +251,11 @@ impl AuthorityTask {
                         valid_after: consensus.lifetime().valid_after,
                         relays: consensus.entries().len(),
                     };
-                    self.events().report(match self.directory.offer(consensus) {
-                        Ok(_) => published,
-                        Err(error) => AuthorityFailure::Consensus.because(&error),
-                    });
+                    self.events()
+                        .report(match self.seat.server.serve(consensus) {
+                            Ok(()) => published,
+                            Err(error) => AuthorityFailure::Consensus.because(&error),
+                        });
                 }
             }
         }
@@ -249,13 +274,13 @@ impl AuthorityTask {
 
     /// Sends a document to every other authority, each in a task of its own, so that a dead authority delays no other.
     fn send(&self, sends: &mut JoinSet<()>, request: DirRequest) {
-        let network = self.directory.network();
+        let network = self.seat.network.newest();
         // What takes longer than half an interval comes too late anyhow.
         let seconds = u64::from(network.params().vote_interval_seconds);
         let deadline = Duration::from_millis((seconds * 500).clamp(500, 60_000));
         // The authorities of a revision that is about to count get the document too. They refuse what is not for them.
         let now = self.clock().now_secs();
-        let peers = self.directory.networks().revisions().authorities(now);
+        let peers = self.seat.network.revisions().authorities(now);
         for peer in peers.iter().filter(|a| a.identity != self.identity) {
             let request = request.clone();
             self.spawn_send(sends, peer, deadline, move |io| {
@@ -279,7 +304,7 @@ impl AuthorityTask {
         let left_ms = until_ms.saturating_sub(self.clock().now_ms());
         let deadline = Duration::from_millis(left_ms);
         let now = self.clock().now_secs();
-        let authorities = self.directory.networks().revisions().authorities(now);
+        let authorities = self.seat.network.revisions().authorities(now);
         for peer in authorities
             .iter()
             .filter(|a| forward.to.contains(&a.identity))

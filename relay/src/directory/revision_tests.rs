@@ -69,7 +69,7 @@ impl World {
                 params: BTreeMap::new(),
                 dial: self.dial(),
                 probe: Some(probe),
-                directory: Arc::clone(&server),
+                seat: server.seat(),
                 record: Arc::new(MemorySigningRecord::default()),
                 knowledge: Default::default(),
             };

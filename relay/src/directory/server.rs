@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::differences::Differences;
 use super::padding::Places;
 use crate::admission::DirectoryAdmission;
-use crate::authority::AuthorityHandle;
+use crate::authority::{AuthorityHandle, Seat, Serve};
 use crate::events::{RelayEvent, Reporter};
 
 /// The consensuses that a relay holds and serves, and the authority that takes uploads, if the relay is one.
@@ -88,6 +88,16 @@ impl DirectoryServer {
         result
     }
 
+    /// The seat of the authority whose consensuses this server serves.
+    pub fn seat(self: &Arc<Self>) -> Seat {
+        Seat {
+            network: self.network.clone(),
+            clock: self.clock.clone(),
+            events: self.events.clone(),
+            server: self.clone(),
+        }
+    }
+
     /// The consensuses held now.
     pub fn snapshot(&self) -> Arc<ConsensusStore> {
         Arc::clone(&self.store.borrow())
@@ -132,5 +142,11 @@ impl DirectoryServer {
     /// The places for answers of padding.
     pub(super) fn padding(&self) -> &Places {
         &self.padding
+    }
+}
+
+impl Serve for DirectoryServer {
+    fn serve(&self, consensus: Arc<Consensus>) -> Result<(), StoreError> {
+        self.offer(consensus).map(drop)
     }
 }

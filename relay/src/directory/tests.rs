@@ -70,7 +70,7 @@ impl World {
             params: BTreeMap::new(),
             dial: self.dial(),
             probe: Some(probe),
-            directory: Arc::clone(&directory),
+            seat: directory.seat(),
             record: Arc::new(MemorySigningRecord::default()),
         };
         self.board.plug(n, served_by(&directory));

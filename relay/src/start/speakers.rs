@@ -95,7 +95,7 @@ impl Speakers {
             params: Default::default(),
             dial: self.dial.clone(),
             probe: Some(Arc::new(self.dial.clone())),
-            directory: self.directory.clone(),
+            seat: self.directory.seat(),
             record: Arc::new(FileSigningRecord::new(options.state_dir.join("signed"))),
             knowledge: KnowledgeOptions {
                 file: Some(options.state_dir.join("relays")),
@@ -104,7 +104,7 @@ impl Speakers {
             },
         };
         self.tasks.spawn(async move {
-            let events = task.directory.events().clone();
+            let events = task.seat.events.clone();
             if let Err(error) = authority::run(task, queue).await {
                 events.report(AuthorityFailure::RecordLost.because(&error));
             }
