@@ -283,14 +283,22 @@ async fn who_stops_waiting_for_a_circuit_leaves_nothing_behind() {
             })
         })
         .collect();
+    // On one thread every task has run up to its wait before this one goes on.
     while pool.owners_waiting() < 50 {
         tokio::task::yield_now().await;
     }
-    for task in waiting {
-        task.abort();
-        assert!(task.await.is_err_and(|error| error.is_cancelled()));
+    // One of each two leaves: the entry stays with the other, or a third would build beside that one.
+    let (mut leave, mut stay) = (Vec::new(), Vec::new());
+    for (n, task) in waiting.into_iter().enumerate() {
+        if n % 2 == 0 { &mut leave } else { &mut stay }.push(task);
     }
-    assert_eq!(pool.owners_waiting(), 0);
+    for (tasks, left) in [(leave, 50), (stay, 0)] {
+        for task in tasks {
+            task.abort();
+            assert!(task.await.is_err_and(|error| error.is_cancelled()));
+        }
+        assert_eq!(pool.owners_waiting(), left);
+    }
 }
 
 #[tokio::test]
