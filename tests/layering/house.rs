@@ -423,6 +423,8 @@ pub(crate) fn named(tokens: &[Token]) -> Vec<Named> {
     while n < tokens.len() {
         let mut paths = Vec::new();
         let follows = n > 0 && [".", "::"].contains(&tokens[n - 1].text.as_str());
+        // `pub(in crate::room)` says who may see an item, and imports nothing.
+        let is_sight = n > 1 && is(tokens, n - 2, &["(", "in"]);
         if tokens[n].text == "use" {
             let end = tree(tokens, n + 1, Vec::new(), &mut paths);
             if is_public(tokens, n) {
@@ -431,7 +433,7 @@ pub(crate) fn named(tokens: &[Token]) -> Vec<Named> {
                 paths.retain(|(_, _, name)| times(name) > 1);
             }
             n = end.max(n + 1);
-        } else if !follows && is(tokens, n + 1, &["::"]) {
+        } else if !follows && !is_sight && is(tokens, n + 1, &["::"]) {
             n = tree(tokens, n, Vec::new(), &mut paths).max(n + 1);
         } else {
             n += 1;

@@ -278,6 +278,9 @@ fn a_circle_is_found_behind_what_a_room_exports() {
         ]
     };
     assert_eq!(circles(&house(&files("pub fn b() {}"))), []);
+    // Who may see an item is no import.
+    let seen = "pub(in crate::a::c) fn b() {}";
+    assert_eq!(circles(&house(&files(seen))), []);
     let circle: BTreeSet<String> = ["relay/src/a/c.rs", "relay/src/b.rs"]
         .map(str::to_owned)
         .into();
