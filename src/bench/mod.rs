@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use cepa_common::net::emulate::Conditions;
 
 use crate::config::{self, Config, MultipathKind};
-use crate::node::AppError;
+use crate::node::{AppError, write_out};
 use crate::terminal::output::{Meter, note, say};
 use crate::terminal::stop::{Cause, Stop};
 use crate::terminal::{CliError, NETWORK};
@@ -329,5 +329,5 @@ fn publish(options: &Options, report: &Report) -> Result<(), CliError> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    Ok(cepa_common::state::write_whole(path, text.as_bytes(), 0o644).map_err(AppError::from)?)
+    Ok(write_out(path, text.as_bytes())?)
 }

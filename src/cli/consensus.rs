@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cepa_common::dir::{UnixSecs, inspect_consensus};
-use cepa_common::state::write_whole;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::consensus_view::{ConsensusView, Order, Verdict, is_flag};
 use super::context::{Context, NetworkArg, block_on, now};
-use crate::node::{AppError, Visitor, read_network};
+use crate::node::{Visitor, read_network, write_out};
 use crate::terminal::output::{self, note, say};
 use crate::terminal::{CliError, FAILED};
 
@@ -135,7 +134,7 @@ impl Consensus {
             Ok(consensus?)
         })?;
         if let Some(path) = &self.out {
-            write_whole(path, consensus.bytes(), 0o644).map_err(AppError::from)?;
+            write_out(path, consensus.bytes())?;
             note(&format!("the document is in {}", path.display()));
         }
         let mut view = ConsensusView::new(&network, &consensus, now());

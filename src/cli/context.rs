@@ -1,6 +1,7 @@
 //! What every command may need: its log, threads to run on, the network that it asks, the time.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Arg, Args};
 use tokio::runtime;
@@ -93,10 +94,14 @@ pub(crate) fn block_on<T>(
         )
     })?;
     let done = runtime.block_on(future);
-    // What is left by now has been stopped or holds nothing that matters.
-    runtime.shutdown_background();
+    // What is left by now has been stopped or holds nothing that matters. But work that still writes a file would put
+    // the file into a directory that is about to be removed.
+    runtime.shutdown_timeout(LEFTOVERS);
     done
 }
+
+/// How long work that was left behind may still write.
+const LEFTOVERS: Duration = Duration::from_secs(2);
 
 /// The key of the state directory, whose default depends on the role.
 pub(super) const STATE: &str = "state.dir";

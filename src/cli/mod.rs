@@ -86,10 +86,11 @@ impl Cli {
             Command::Consensus(command) => command.main(&context),
             Command::Bench(command) => command.main(&context),
         };
-        done.unwrap_or_else(|error| {
-            output::complain(&error);
-            ExitCode::from(error.code)
-        })
+        done.and_then(|code| output::lost().map(|()| code))
+            .unwrap_or_else(|error| {
+                output::complain(&error);
+                ExitCode::from(error.code)
+            })
     }
 }
 

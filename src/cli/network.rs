@@ -9,7 +9,6 @@ use cepa_common::dir::{
     Authority, Digest, Fallback, NetworkDraft, NetworkFile, NetworkFileError, Signatories, UnixSecs,
 };
 use cepa_common::ids::RelayId;
-use cepa_common::state::write_whole;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -17,7 +16,7 @@ use super::authority::{load_signing_key, parse_param};
 use super::consensus::{parse_time, say_json};
 use super::consensus_view::time;
 use super::context::now;
-use crate::node::{AppError, read_network};
+use crate::node::{read_network, write_out};
 use crate::terminal::output::{note, say};
 use crate::terminal::{CliError, FAILED};
 
@@ -207,7 +206,7 @@ fn read_entry(path: &Path) -> Result<Authority, CliError> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    Ok(write_whole(path, text.as_bytes(), 0o644).map_err(AppError::from)?)
+    Ok(write_out(path, text.as_bytes())?)
 }
 
 fn write_draft(path: &Path, draft: &NetworkDraft) -> Result<(), CliError> {

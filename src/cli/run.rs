@@ -17,7 +17,7 @@ use crate::terminal::stop::{Cause, Stop};
 ///
 /// The file has a section for each role: [client], [relay], [exit], [authority]. A line that begins
 /// with "ready" is written to standard output once the node is of use: a relay listens, a client
-/// holds a consensus and accepts connections. SIGINT and SIGTERM stop the node in order.
+/// holds a consensus and accepts connections. SIGINT and SIGTERM stop the node in order; SIGHUP does not.
 #[derive(Debug, Args)]
 #[allow(
     rustdoc::broken_intra_doc_links,
@@ -80,18 +80,20 @@ async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliEr
         output::with_meter(async |progress| Node::start(config, progress, control::attend).await);
     let mut node = tokio::select! {
         // Asked to stop while it starts: dropping what there is stops it.
-        cause = stop.requested() => {
+        cause = stop.requested_of_node() => {
             tracing::info!(?cause, "stopped before the node was ready");
             return Ok(ExitCode::SUCCESS);
         }
         node = Box::pin(starting) => node?,
     };
-    say(&ready_line(config, &node));
+    say(&ready_line(&node));
     let cause = loop {
         tokio::select! {
-            cause = stop.requested() => break cause,
-            // Said here too, as nobody may be reading the log.
-            news = node.news() => output::note(&news),
+            cause = stop.requested_of_node() => break cause,
+            // A log on standard error has said it already.
+            news = node.news() => if !(news.is_logged && config.log.file.is_none()) {
+                output::note(&news.line);
+            },
         }
     };
     tracing::info!(?cause, "stopping");
@@ -100,7 +102,7 @@ async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliEr
     }
     tokio::select! {
         () = node.stop() => {}
-        _ = stop.requested() => {}
+        _ = stop.requested_of_node() => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -120,7 +122,7 @@ fn listen(exit_with_stdin: bool) -> Result<Stop, CliError> {
     })
 }
 
-fn ready_line(config: &Config, node: &Node) -> String {
+fn ready_line(node: &Node) -> String {
     let mut line = "ready".to_owned();
     for (n, socks) in node.socks.iter().enumerate() {
         let before = if n == 0 {
@@ -130,12 +132,9 @@ fn ready_line(config: &Config, node: &Node) -> String {
         };
         line.push_str(&format!("{before} socks5h://{socks}"));
     }
-    if let (Some(relay), Some(identity)) = (&config.relay, node.identity) {
+    if let (Some(address), Some(identity)) = (node.listening, node.identity) {
         let also = if node.socks.is_empty() { ":" } else { ";" };
-        line.push_str(&format!(
-            "{also} relay {identity} listens on {}",
-            relay.listen
-        ));
+        line.push_str(&format!("{also} relay {identity} listens on {address}"));
     }
     line
 }

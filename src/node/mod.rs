@@ -2,7 +2,8 @@
 //!
 //! [`start`] starts the rooms of a node and stops them. [`relay`] and [`client`] are its two halves, of which [`start`]
 //! alone knows both: what the configuration means in each library's words. [`measure`] lends an authority a client to
-//! measure with, [`visitor`] is a client for one question. [`files`] and [`identity`] know what lies in a state
+//! measure with, [`visitor`] is a client for one question, [`news`] is what a node tells its owner, [`out`] writes
+//! files of results. [`files`] and [`identity`] know what lies in a state
 //! directory, [`found`] makes the keys of authorities and the network's file that they sign.
 
 pub mod client;
@@ -11,11 +12,15 @@ mod files;
 pub mod found;
 pub mod identity;
 mod measure;
+mod news;
+mod out;
 mod relay;
 mod start;
 mod visitor;
 
 pub use error::AppError;
 pub use files::{IDENTITY_KEY, new_relay, read_network};
+pub use news::News;
+pub use out::write_out;
 pub use start::{Attend, Node};
 pub use visitor::{Hop, Visitor};

@@ -21,6 +21,7 @@ use super::client as clients;
 use super::error::{AppError, PEERS_HINT};
 use super::files::{CLIENT_ROOM, DIRECTORY_ROOM, read_network};
 use super::measure::Measurer;
+use super::news::{News, Told, until_listed};
 use super::relay::relay_options;
 use crate::config::{self, Config};
 use crate::terminal::Progress;
@@ -36,6 +37,8 @@ pub struct Node {
     /// Speak with the client's owner; end when they are dropped.
     attendants: JoinSet<()>,
     relay: Option<relay::RelayHandle>,
+    /// What the relay tells its owner.
+    told: Option<Told>,
     measurer: Option<Measurer>,
     /// Keeps the state directory locked until all else has stopped.
     state: StateDir,
@@ -43,6 +46,8 @@ pub struct Node {
     pub socks: Vec<SocketAddr>,
     /// Who the node is to other relays, if it is a relay.
     pub identity: Option<RelayId>,
+    /// Where the node accepts links, if it is a relay.
+    pub listening: Option<SocketAddr>,
 }
 
 impl Node {
@@ -78,11 +83,14 @@ impl Node {
             ),
             None => None,
         };
+        let publishes = config.relay.as_ref().is_some_and(|relay| relay.publish);
         let mut node = Self {
             client: None,
             fronts: Vec::new(),
             attendants: JoinSet::new(),
             identity: relay.as_ref().map(relay::RelayHandle::identity),
+            told: relay.as_ref().map(|relay| Told::by(relay, publishes)),
+            listening: relay.as_ref().map(relay::RelayHandle::local_addr),
             relay,
             measurer,
             state,
@@ -138,11 +146,37 @@ impl Node {
         Ok(())
     }
 
-    /// What the client has to say to its owner next. Never completes where there is no client.
-    pub async fn news(&mut self) -> String {
-        match &mut self.client {
-            Some(started) => started.news().await,
-            None => std::future::pending().await,
+    /// What the node has to say to its owner next.
+    pub async fn news(&mut self) -> News {
+        let Self { client, told, .. } = self;
+        let client = async {
+            match client {
+                Some(started) => started.news().await,
+                None => std::future::pending().await,
+            }
+        };
+        let relay = async {
+            match told {
+                Some(told) => told.news().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Said although the log has it, as nobody may be reading the log.
+            line = client => News { line, is_logged: false },
+            news = relay => news,
+        }
+    }
+
+    /// Completes when a consensus lists the node's relay as one that authorities reach; `false` if there is no relay or
+    /// it ends before.
+    pub fn until_listed(&self) -> impl Future<Output = bool> + Send + use<> {
+        let events = self.relay.as_ref().map(relay::RelayHandle::events);
+        async move {
+            match events {
+                Some(events) => until_listed(events).await,
+                None => false,
+            }
         }
     }
 

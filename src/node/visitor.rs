@@ -11,7 +11,6 @@ use cepa_common::dir::{Consensus, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::RevisionStore;
 use cepa_common::onion::Suite;
-use cepa_common::state::StateError;
 use cepa_common::world::World;
 use tokio::sync::watch;
 
@@ -23,8 +22,6 @@ use crate::terminal::Progress;
 /// A client that is used for one question and serves nobody.
 pub struct Visitor {
     client: client::Client,
-    /// Removed with all its content when the visit ends.
-    _state: tempfile::TempDir,
 }
 
 /// A hop of a circuit, as its client measured it.
@@ -50,19 +47,12 @@ impl Visitor {
     /// Joins the network of the file at `path` with nothing but that file.
     pub async fn join(path: &Path, progress: watch::Sender<Progress>) -> Result<Self, AppError> {
         let network = read_network(path)?;
-        let state = tempfile::Builder::new()
-            .prefix("cepa-")
-            .tempdir()
-            .map_err(|source| StateError::Io {
-                action: "create a directory in",
-                path: std::env::temp_dir(),
-                source,
-            })?;
         let options = client::ClientOptions {
             network: RevisionStore::open(None, network),
             network_file: None,
             peers: PeerRules::default(),
-            state_dir: Some(state.path().to_owned()),
+            // A visit leaves nothing behind, and needs nothing that was there before.
+            state_dir: None,
             isolate_by: Default::default(),
             multipath: Default::default(),
             world: World::default(),
@@ -71,7 +61,6 @@ impl Visitor {
         started.ready(progress).await?;
         Ok(Self {
             client: started.client,
-            _state: state,
         })
     }
 

@@ -60,6 +60,8 @@ pub fn init(command_line: Option<&str>, configured: &str, sink: &Sink) -> Result
     let filter = parse_filter(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Said on standard error otherwise, and with a panic where that is what cannot be written.
+        .log_internal_errors(false)
         .with_timer(SystemTime);
     let done = match sink {
         Sink::Stderr => builder

@@ -1,6 +1,7 @@
 //! What the program says: results on standard output, everything else on standard error.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -9,12 +10,30 @@ use tokio::sync::watch;
 use super::error::CliError;
 use super::progress::Progress;
 
+/// Why standard output could not be written, the first time.
+static LOST: OnceLock<String> = OnceLock::new();
+
 /// Writes a line of result to standard output.
 ///
-/// A reader that has left (`cepa consensus | head`) is no error of ours.
+/// A reader that has left (`cepa consensus | head`) is no error of ours. Any other failure is told by [`lost`].
 pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush())
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = LOST.set(error.to_string());
+    }
+}
+
+/// The error of a command whose results did not reach standard output.
+pub(crate) fn lost() -> Result<(), CliError> {
+    match LOST.get() {
+        None => Ok(()),
+        Some(error) => Err(CliError::failed(
+            format!("cannot write to standard output: {error}"),
+            "is the disk full that it goes to?",
+        )),
+    }
 }
 
 /// Writes a line of news to standard error.

@@ -38,7 +38,8 @@ impl Cause {
 pub struct Stop {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    /// `None` where SIGHUP was ignored when the process started, as by nohup: it stays ignored.
+    hangup: Option<Signal>,
     parent: Option<oneshot::Receiver<()>>,
 }
 
@@ -48,7 +49,11 @@ impl Stop {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: if is_hangup_ignored() {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
             parent: None,
         })
     }
@@ -91,15 +96,93 @@ impl Stop {
                 None => std::future::pending().await,
             }
         };
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         let cause = tokio::select! {
             _ = self.interrupt.recv() => Cause::Interrupt,
             _ = self.terminate.recv() => Cause::Terminate,
-            _ = self.hangup.recv() => Cause::Hangup,
+            _ = hangup => Cause::Hangup,
             () = parent => Cause::Parent,
         };
         if cause == Cause::Parent {
             self.parent = None;
         }
         cause
+    }
+
+    /// Waits for the next request that ends a node. SIGHUP is none: a service goes on without its terminal, and a node
+    /// looks by itself at the files that it rereads.
+    pub async fn requested_of_node(&mut self) -> Cause {
+        loop {
+            match self.requested().await {
+                Cause::Hangup => tracing::info!(
+                    "SIGHUP changes nothing: certificate, family and the network's file are reread by themselves, and \
+                     other settings at the next start"
+                ),
+                cause => return cause,
+            }
+        }
+    }
+}
+
+/// Was SIGHUP ignored when the process started? Where the system does not tell, it was not.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status");
+    status.is_ok_and(|status| is_ignored(&status, Cause::Hangup.number()))
+}
+
+/// Does `status`, which is a `/proc/PID/status` of Linux, say that the signal with this number is ignored?
+fn is_ignored(status: &str, number: u8) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = u32::from(number.saturating_sub(1));
+    mask.and_then(|mask| mask.checked_shr(bit))
+        .is_some_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rustix::process::{Signal as Number, getpid, kill_process};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hangup_ends_no_node() {
+        let mut stop = Stop::listen().unwrap();
+        stop.hangup = Some(signal(SignalKind::hangup()).unwrap());
+        let mut seen = signal(SignalKind::hangup()).unwrap();
+        kill_process(getpid(), Number::HUP).unwrap();
+        seen.recv().await;
+        let cause = {
+            let waiting = stop.requested_of_node();
+            tokio::pin!(waiting);
+            assert!(is_pending(&mut waiting).await);
+            kill_process(getpid(), Number::TERM).unwrap();
+            waiting.await
+        };
+        assert_eq!(cause, Cause::Terminate);
+    }
+
+    /// Is the future not done when it is asked once?
+    async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
+        tokio::select! {
+            biased;
+            _ = future => false,
+            () = std::future::ready(()) => true,
+        }
+    }
+
+    #[test]
+    fn the_system_says_which_signals_are_ignored() {
+        let with = |mask: &str| is_ignored(&format!("Name:\tcepa\nSigIgn:\t{mask}\n"), 1);
+        assert!(with("0000000000000001"));
+        assert!(with("0000000000001005"));
+        assert!(!with("0000000000001000"));
+        assert!(!is_ignored("", 1));
     }
 }

@@ -53,6 +53,7 @@ impl Here {
                 &format!("{done} of {count} authorities and relays listen"),
             );
         }
+        let mut listed = Listed::of(&self.others, plan.relays());
         for client in clients {
             let (sender, mut receiver) = watch::channel(Progress::default());
             let config = plan.config(client);
@@ -62,7 +63,11 @@ impl Here {
                     node = &mut starting => break Some(node?),
                     Ok(()) = receiver.changed() => {
                         let now = receiver.borrow_and_update().clone();
-                        meter.show(33 + percent(usize::from(now.percent), 100, 60), &format!("client: {}", now.what));
+                        meter.show(client_percent(&now), &format!("client: {}", now.what));
+                    }
+                    relays = listed.all() => {
+                        let now = client_percent(&receiver.borrow());
+                        meter.show(now, &format!("all {relays} relays are listed"));
                     }
                 }
             };
@@ -95,6 +100,45 @@ impl Here {
         self.client = None;
         self.others.clear();
     }
+}
+
+/// Hears which relays are listed.
+struct Listed {
+    waiting: JoinSet<bool>,
+    listed: usize,
+    relays: usize,
+}
+
+impl Listed {
+    /// Listens to `nodes`, among which are `relays` that want to be listed.
+    fn of(nodes: &[Node], relays: usize) -> Self {
+        let mut waiting = JoinSet::new();
+        for node in nodes {
+            waiting.spawn(node.until_listed());
+        }
+        Self {
+            waiting,
+            listed: 0,
+            relays,
+        }
+    }
+
+    /// Completes once, when all relays are listed, and says how many they are.
+    async fn all(&mut self) -> usize {
+        while let Some(done) = self.waiting.join_next().await {
+            self.listed += usize::from(done.unwrap_or(false));
+            if self.listed == self.relays {
+                self.waiting = JoinSet::new();
+                return self.relays;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// The percentage of the whole start where the client is as far as `now`.
+fn client_percent(now: &Progress) -> u8 {
+    33 + percent(usize::from(now.percent), 100, 60)
 }
 
 fn joined(node: Result<Result<Node, AppError>, tokio::task::JoinError>) -> Result<Node, CliError> {

@@ -248,6 +248,12 @@ impl Plan {
         self.node_dir(node).join("state")
     }
 
+    /// Number of relays, exits included.
+    pub(super) fn relays(&self) -> usize {
+        let is_relay = |node: &&PlannedNode| node.roles.contains(&Role::Relay);
+        self.nodes.iter().filter(is_relay).count()
+    }
+
     /// The configuration of `node`.
     pub(super) fn config(&self, node: &PlannedNode) -> Config {
         let has = |role| node.roles.contains(&role);
