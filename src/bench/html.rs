@@ -4,13 +4,16 @@ use super::report::{Report, Row, Value, shown};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1b1d21;--ground:#fff;--soft:#6b7280;--bar:#2f6f9f;--plain:#b9c2cc;--line:#e3e6ea}\
-@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--ground:#16181c;--soft:#9aa3ad;--bar:#6aaedc;--plain:#4a525c;--line:#2b2f36}}\
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground);max-width:60rem;margin:2rem auto;padding:0 1rem}\
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--ground:#16181c;--soft:#9aa3ad;--bar:#6aaedc;--plain:#4a525c;\
+--line:#2b2f36}}\
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground);max-width:60rem;margin:2rem auto;\
+padding:0 1rem}\
 h1{font-size:1.5rem;margin-bottom:0}h2{font-size:1.1rem;margin-top:2rem}p{color:var(--soft)}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem .6rem;align-items:center;margin:0;font-size:.87rem}\
 dt{text-align:right}dd{display:flex;align-items:center;gap:.4rem;margin:0;white-space:nowrap}\
 i{flex:none;height:1rem;min-width:1px;border-radius:2px;background:var(--bar)}.plain{background:var(--plain)}\
-table{border-collapse:collapse;width:100%}td{padding:.3rem .6rem .3rem 0;border-top:1px solid var(--line);vertical-align:top}\
+table{border-collapse:collapse;width:100%}td{padding:.3rem .6rem .3rem 0;border-top:1px solid var(--line);\
+vertical-align:top}\
 @media(max-width:40rem){dl{grid-template-columns:1fr;gap:0}dt{text-align:left}dd{margin-bottom:.4rem}\
 td{display:block;padding:0}td+td{border:0;color:var(--soft);padding-bottom:.4rem}td:first-child{padding-top:.4rem}}";
 

@@ -121,8 +121,8 @@ fn lines(status: &Status) -> Vec<String> {
 /// Give a running client a new identity: all its circuits are retired at once.
 ///
 /// No stream that is opened from now on shares a circuit with those before; streams that are open go on.
-/// The guards stay. It is given at most every 10 seconds, as each costs the network new circuits.
-/// It does not change what your programs tell about you: cookies and logins outlive it.
+/// The guards stay. A client gets a new identity at most every 10 seconds, as each costs the network new
+/// circuits. What your programs tell about you does not change: cookies and logins outlive an identity.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

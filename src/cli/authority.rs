@@ -123,7 +123,13 @@ pub(super) struct Init {
     #[arg(long, value_name = "DIR")]
     offline_keys: Option<PathBuf>,
     /// With --offline-keys: how many days the certified keys are good for.
-    #[arg(long, value_name = "N", default_value_t = DAYS, requires = "offline_keys", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DAYS,
+        requires = "offline_keys",
+        value_parser = clap::value_parser!(u32).range(1..=3650)
+    )]
     days: u32,
 }
 

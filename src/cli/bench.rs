@@ -49,7 +49,12 @@ pub(super) struct Bench {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
     target: SocketAddr,
     /// Measure these rows only, for example down-1,ping-loaded.
-    #[arg(long, value_name = "ROW,...", value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(bench::row_names()))]
+    #[arg(
+        long,
+        value_name = "ROW,...",
+        value_delimiter = ',',
+        value_parser = clap::builder::PossibleValuesParser::new(bench::row_names())
+    )]
     only: Vec<String>,
     /// How long each row is measured.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "3s")]

@@ -14,7 +14,8 @@ pub(crate) struct LinkArgs {
     /// Bound every link each way, for example 100mbit (a second), 2gbit or 12MB.
     #[arg(long, value_name = "RATE", value_parser = parse_bandwidth)]
     bandwidth: Option<u64>,
-    /// Lose this share of every link's segments, for example 0.1%; each costs what is behind it a round trip, as with TCP.
+    /// Lose this share of every link's segments, for example 0.1%; each costs what is behind it a round trip,
+    /// as with TCP.
     #[arg(long, value_name = "SHARE", value_parser = parse_loss, default_value = "0", hide_default_value = true)]
     loss: f64,
 }

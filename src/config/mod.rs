@@ -3,9 +3,8 @@
 //! [`settings`] defines every setting once: its type, its default, its bounds, its flag and what it means; [`section`]
 //! is what such a definition is made of, [`value`] what its type can do. [`Config`] is all sections together.
 //! [`Config::load`] reads a file strictly: an unknown key or a wrong type names the key, the line and what was meant.
-//! [`flags`] makes a section part of a command line. [`print`](mod@print) writes `cepa run --print-config` and the tables of
-//! `docs/config.md`.
-//!
+//! [`flags`] makes a section part of a command line. [`print`](mod@print) writes `cepa run --print-config` and the
+//! tables of `docs/config.md`.
 //! A section stands for a role: the file has `[client]`, `[relay]`, `[exit]` or `[authority]` if the node is to be one.
 //! Nothing here opens what a setting names, but for the file of the configuration itself.
 

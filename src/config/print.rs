@@ -59,8 +59,8 @@ fn reference_table(section: &Table) -> String {
     out
 }
 
-/// `reference`, which is docs/config.md, with the table of each section as the settings have it now. The text around the
-/// tables stays.
+/// `reference`, which is docs/config.md, with the table of each section as the settings have it now. The text around
+/// the tables stays.
 pub fn update_reference(reference: &str) -> String {
     let mut out = String::new();
     let mut section = None;

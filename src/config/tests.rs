@@ -525,7 +525,9 @@ fn the_reference_mentions_every_key_and_no_other() {
 
 proptest! {
     #[test]
-    fn no_text_makes_the_reader_panic(text in "(\\[[a-z.]{0,8}\\]\n|[a-z_]{1,8} = (\"[a-z:0-9]{0,8}\"|[0-9]{1,4}|\\[\\]|\\{\\})\n){0,8}|\\PC{0,60}") {
+    fn no_text_makes_the_reader_panic(
+        text in "(\\[[a-z.]{0,8}\\]\n|[a-z_]{1,8} = (\"[a-z:0-9]{0,8}\"|[0-9]{1,4}|\\[\\]|\\{\\})\n){0,8}|\\PC{0,60}",
+    ) {
         let _ = checked(&text);
     }
 

@@ -1,7 +1,8 @@
 //! The control socket: how other programs of its owner ask a running client for something.
 //!
 //! A Unix socket in the state directory takes one line of JSON and gives one back, then the connection ends
-//! (docs/control.md). It is small on purpose and may grow by commands: a request names the version that it is meant for.
+//! (docs/control.md). The protocol is small on purpose and may grow by commands: a request names the version that it is
+//! meant for.
 //! Whoever may open it is decided by the file system and, once more, by the identity that the system gives of the other
 //! side (S29, S33). Nothing in here waits for ever or reads without a bound.
 //!

@@ -132,7 +132,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // It may be gone already, with its directory.
+        // The socket may be gone already, with its directory.
         let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -84,13 +84,15 @@ fn authority_options(
     })?;
     let mismatch = |what: &str| AppError::Mismatch {
         what: what.to_owned(),
-        hint: "use the state directory that was made for this authority; `cepa network show` lists the keys that the network names",
+        hint: "use the state directory that was made for this authority; `cepa network show` lists the keys that the \
+               network names",
     };
     // Newcomers pin this key on links, so an authority's identity is its link key (docs/operator.md).
     if identity.certificate().is_some() {
         return Err(AppError::Mismatch {
             what: "an authority cannot keep the identity of its links off line".to_owned(),
-            hint: "run the authority with the identity that `cepa authority init` made; what it can keep off line is its voting key",
+            hint: "run the authority with the identity that `cepa authority init` made; what it can keep off line \
+                   is its voting key",
         });
     }
     let identity = identity.identity();
