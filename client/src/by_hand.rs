@@ -1,7 +1,7 @@
 //! Circuits through relays that the caller names, instead of a path that the client chooses.
 //!
-//! For tools and measurements alone: such a circuit has no guard, keeps no rule of choosing paths, and is no part of
-//! the pool, so no stream of an application ever gets on it.
+//! Such circuits are for tools and measurements. They have no guard and keep no rule about paths. The pool does not
+//! know them, so that no stream of an application gets on one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::circuit::build::BuildError;
 use crate::client::{Client, ConnectError, HopReport, TRY_TIMEOUT};
 use crate::path::MOST_HOPS;
 
-/// Why a path by hand was not traced.
+/// Why a path that the caller named was not traced.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The relays of the path are not there.
+    /// No path can be made of the relays that were named.
     #[error(transparent)]
     Path(#[from] ByHandError),
     /// The circuit was not built or did not answer.
@@ -85,7 +85,7 @@ impl Client {
         Ok(self.inner.pool.build_path(&hops).await?)
     }
 
-    /// What the consensus says of the relays of a path.
+    /// Looks up the relays of a path in the consensus.
     fn listed(&self, path: &[RelayId]) -> Result<Vec<Entry>, ByHandError> {
         if let Some([twice, _]) = path.array_windows().find(|[one, next]| one == next) {
             return Err(ByHandError::Doubled(*twice));
@@ -120,7 +120,7 @@ impl Client {
         Ok(self.measure(&hops, false).await?)
     }
 
-    /// Builds a circuit along `hops` and measures each. `guarded` says whether the first hop is the guard.
+    /// Builds a circuit along `hops` and measures each hop. `guarded` says whether the first hop is a guard.
     pub(crate) async fn measure(
         &self,
         hops: &[Entry],
@@ -166,7 +166,7 @@ impl Client {
     }
 }
 
-/// The only relay with this name.
+/// The one relay that the name fits.
 fn called(entries: &[Entry], name: &str) -> Result<RelayId, ByHandError> {
     let digits = name.to_ascii_lowercase();
     let mut fits: Vec<RelayId> = entries

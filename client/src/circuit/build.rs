@@ -1,4 +1,4 @@
-//! Telescoping: builds a circuit hop by hop, each through those before it.
+//! Builds a circuit hop by hop, each hop through those before it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +33,9 @@ pub enum BuildError {
     /// The relay's half of the handshake is wrong: the relay does not hold the key that the consensus lists.
     #[error("{hop} failed the handshake: {error}")]
     Handshake {
-        /// Which.
+        /// The hop whose relay has failed.
         hop: HopIndex,
-        /// What was wrong.
+        /// What was wrong with its answer.
         error: HandshakeError,
     },
     /// The first relay ended the circuit.
@@ -55,9 +55,9 @@ pub enum BuildError {
     /// A hop said something that it may not.
     #[error("{hop} broke the protocol: {error}")]
     Violation {
-        /// Which.
+        /// The hop that broke the protocol.
         hop: HopIndex,
-        /// What it did.
+        /// What the hop did.
         error: Violation,
     },
     /// The deadline has passed.
@@ -88,7 +88,7 @@ impl From<SealError> for BuildError {
 }
 
 impl BuildError {
-    /// The hop to avoid for a while: the one that did not answer, or that could not be reached by the hop before it.
+    /// The hop to avoid for a while: a hop that did not answer, or one that the hop before it could not reach.
     pub fn suspect(&self) -> HopIndex {
         match self {
             Self::Link(_) | Self::Destroyed(_) | Self::Length | Self::BetterGuard => HopIndex(0),
@@ -122,9 +122,9 @@ pub struct Builder {
     pub(super) layers: ClientLayers,
     network: NetworkId,
     budget: Arc<Budget>,
-    /// The network's parameters for pacing.
+    /// The network's parameters, for congestion control.
     pacing: Params,
-    /// The last hop's parameters for pacing. There is a last hop as soon as a builder is handed out.
+    /// What the last hop has said about windows. `None` only until the first hop has answered.
     params: Option<RelayParams>,
     /// Cells received and not yet read.
     pending: Vec<u8>,
@@ -190,8 +190,8 @@ impl Builder {
         }
     }
 
-    /// Measures the time that a message to the last hop and its answer take. A stream to that hop's directory is opened
-    /// and given up.
+    /// Measures a round trip to the last hop: the time from a message to its answer. The message opens a stream to that
+    /// hop's directory; the stream is given up again.
     pub async fn round_trip(&mut self) -> Result<Duration, BuildError> {
         let mut mux = self.mux()?;
         let Some(key) = mux.open(StreamTarget::Directory) else {
@@ -219,7 +219,7 @@ impl Builder {
         self.layers.is_empty()
     }
 
-    /// The streams' machine, as agreed with the last hop.
+    /// The machine of the circuit's streams, with what was agreed with the last hop.
     pub(super) fn mux(&self) -> Result<Mux<Opener>, BuildError> {
         let params = self.params.ok_or(BuildError::Length)?;
         Ok(Mux::new(MuxConfig {
@@ -236,7 +236,7 @@ impl Builder {
         HopIndex(self.layers.len().saturating_sub(1) as u8)
     }
 
-    /// Gives the parts up without closing anything: the circuit now belongs to its task.
+    /// Gives the parts to the circuit's task. Dropping the builder closes nothing from now on.
     pub(super) fn hand_over(mut self) -> Parts {
         self.handed_over = true;
         Parts {
@@ -369,7 +369,7 @@ impl Builder {
         let arrived = self.inbox.take();
         self.circ = self.circ.or(arrived.opened);
         match arrived.destroyed {
-            // What came before the end says more than the end.
+            // The cells that came before the end may say why it came, so they are read first.
             Some(reason) if arrived.cells.is_empty() => {
                 self.circ = None;
                 Err(BuildError::Destroyed(reason))

@@ -21,7 +21,7 @@ use crate::skew::ClockSkew;
 #[derive(Default)]
 struct Held {
     links: HashMap<RelayId, Arc<LinkQueue>>,
-    /// The dials that are under way, at most one to a relay. Whoever waits for one finds the link that it made.
+    /// The dials that are under way, at most one to a relay. Whoever waits for a dial uses the link that comes of it.
     dialling: HashMap<RelayId, Arc<tokio::sync::Mutex<()>>>,
 }
 
@@ -30,8 +30,8 @@ pub(crate) struct GuardLinks {
     tls: Tls,
     world: World,
     tasks: Tasks,
-    /// What the client's queues hold. Nobody watches this budget: a client's windows, and its application's own
-    /// reading, bound it.
+    /// The budget that the client's queues are charged to. Nobody watches it: what the queues hold is bounded by the
+    /// windows of circuits and streams.
     budget: Arc<Budget>,
     held: Mutex<Held>,
     skew: ClockSkew,
@@ -60,7 +60,7 @@ impl GuardLinks {
         &self.budget
     }
 
-    /// What the relays of all links so far have said about the time. The handle stays current as links are made.
+    /// What relays have said about the time when links to them were made. The handle hears of later links too.
     pub(crate) fn skew(&self) -> &ClockSkew {
         &self.skew
     }
@@ -75,7 +75,8 @@ impl GuardLinks {
         held.links.get(&relay).cloned()
     }
 
-    /// Finds or dials a link to `relay`. `window_cells` is the largest window of a circuit.
+    /// Finds a link to `relay`, or dials one. `window_cells` is the largest window of a circuit, which bounds the
+    /// link's queue.
     pub(crate) async fn link_to(
         &self,
         relay: &Entry,
@@ -94,7 +95,7 @@ impl GuardLinks {
         if let Some(queue) = self.find(relay.identity) {
             return Ok(queue);
         }
-        // A client's HELLO has no time in it.
+        // Zero stands for no time: a client does not tell relays what its clock says.
         let (key, none) = (relay.link_key(), 0);
         let link = establish::dial_link(&relay.addresses, key, &self.tls, self.network, none).await;
         self.held().dialling.remove(&relay.identity);

@@ -43,7 +43,7 @@ pub enum Suspicion {
     Extreme,
 }
 
-/// CircuitCounts of circuits through one guard. Only circuits that the guard itself answered count.
+/// Counts of circuits through one guard. Only circuits that the guard itself answered count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CircuitCounts {
     /// Number of circuits that the guard had answered.
@@ -87,8 +87,8 @@ struct Stored {
 }
 
 impl BiasLedger {
-    /// CircuitCounts the end of a circuit that this guard had answered: was it built? Returns the suspicion of the guard if
-    /// that is worse than before.
+    /// Counts the end of a circuit that this guard had answered: was it built? Returns the suspicion of the
+    /// guard if that is worse than before.
     pub fn on_circuit(&mut self, guard: &RelayId, is_built: bool) -> Option<Suspicion> {
         if self.guards.len() >= MOST_GUARDS && !self.guards.contains_key(guard) {
             return None;
@@ -174,8 +174,8 @@ mod tests {
         RelayId([n; 32])
     }
 
-    /// CircuitCounts `begun` circuits, of which `percent` of a hundred are built. Returns which suspicions were raised, and at
-    /// which circuit.
+    /// Counts `begun` circuits, of which `percent` of a hundred are built. Returns which suspicions were raised,
+    /// and at which circuit.
     fn run(ledger: &mut BiasLedger, n: u8, begun: u32, percent: u32) -> Vec<(u32, Suspicion)> {
         let raised = (1..=begun).filter_map(|count| {
             // Those built are spread evenly, so that no first part of the run is worse than the whole by more than one

@@ -54,7 +54,7 @@ impl Waiting {
     }
 }
 
-/// The CREATEs that wait for an answer. Links fill the queue; those who answer take from it.
+/// The CREATEs that wait for an answer. Links fill the queue, and workers take from it.
 #[derive(Default)]
 pub(crate) struct JobQueue {
     waiting: Mutex<Waiting>,
@@ -114,7 +114,7 @@ impl JobQueue {
         }
     }
 
-    /// Drops what waits, takes nothing more, and sends home those who wait for jobs.
+    /// Drops the jobs that wait, refuses all further ones, and ends the wait of every worker.
     pub(crate) fn stop(&self) {
         let mut waiting = self.lock();
         *waiting = Waiting {

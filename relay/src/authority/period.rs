@@ -5,8 +5,8 @@
 //! the votes and sends its signature. From T on, the consensus that more than half signed is published. An authority
 //! that says nothing delays nobody, and one that says different things to different others is found out.
 //!
-//! This file has the machine's state and what is said to the machine; `steps.rs` beside it has what the machine does when
-//! it is time.
+//! This file has the machine's state and what is said to the machine; `steps.rs` beside it has what the machine does
+//! when it is time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

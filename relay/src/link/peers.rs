@@ -38,7 +38,7 @@ struct Held {
 #[derive(Default)]
 struct Peers {
     held: HashMap<RelayId, Vec<Held>>,
-    /// One dial to a relay at a time; whoever waits finds the link that it made.
+    /// The dials that are under way, at most one to a relay. Whoever waits for a dial uses the link that comes of it.
     dialling: HashMap<RelayId, Arc<tokio::sync::Mutex<()>>>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct PeerLinks {
 }
 
 impl PeerLinks {
-    /// No links yet of the relay `own`. `directory` knows the addresses of others; links run with `context`.
+    /// The links of the relay `own`: none yet. `directory` knows the addresses of others; links run with `context`.
     pub(crate) fn new(
         own: RelayId,
         tls: Tls,
@@ -82,7 +82,7 @@ impl PeerLinks {
         let mut peers = self.peers();
         let held = peers.held.get_mut(&relay)?;
         held.retain(|link| !link.queue.is_closed());
-        // Where both have dialled, both use the link that the lower identity dialled.
+        // If both relays have dialled each other, both use the link that the lower identity dialled.
         let prefer_ours = self.own < relay;
         let best = held
             .iter()
@@ -95,8 +95,8 @@ impl PeerLinks {
         best
     }
 
-    /// Link key and addresses of a relay. Clients can hold a consensus that this relay is about to fetch: where ours is
-    /// not fresh the next one is waited for, by a few at a time; the caller's deadline ends the wait.
+    /// Looks up the link key and the addresses of a relay. A client may hold a newer consensus than this relay does. So
+    /// while this relay's newest is not fresh, a few callers at a time wait for the next one, until their deadline.
     async fn target(&self, relay: RelayId) -> Option<([u8; 32], Vec<SocketAddr>)> {
         let clock = self.directory.clock();
         let mut follow = self.directory.subscribe();
