@@ -9,20 +9,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use cepa_client::{Client, ClientOptions};
-use cepa_common::dir::{Authority, ExitPolicy, NetworkDraft, NetworkFile, local_network_params};
+use cepa_common::dir::{Authority, ExitPolicy, NetworkFile, local_network_params};
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::onion::Suite;
 use cepa_common::state::Trust;
+use cepa_common::testkit;
 use cepa_common::world::memory::{Event, EventKind, MemoryNetwork};
 use cepa_common::world::sockets::Stream;
-use cepa_common::world::{NodeLife, Simulation, Sockets, World, random, simulate};
+use cepa_common::world::{NodeLife, Simulation, Sockets, World, simulate};
 use cepa_relay::keys::RelayIdentity;
 use cepa_relay::keys::ring::OnionKeyOptions;
 use cepa_relay::{
     AuthorityOptions, ExitOptions, Limits, Relay, RelayHandle, RelayOptions, Workers,
 };
-use ed25519_dalek::SigningKey;
-use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const AUTHORITIES: u32 = 3;
@@ -46,58 +45,37 @@ fn address(node: u32) -> IpAddr {
     Ipv4Addr::new(20 + u8::try_from(node).unwrap(), 0, 0, 1).into()
 }
 
-fn new_key() -> SigningKey {
-    let mut secret = [0; 32];
-    random::rng().fill_bytes(&mut secret);
-    SigningKey::from_bytes(&secret)
+/// The number by which the testkit makes a node's keys: authorities have the numbers from 1 on.
+fn number(node: u32) -> u8 {
+    u8::try_from(node).unwrap() + 1
 }
 
-/// The nodes' keys, and the network that the authorities' make.
-struct Founding {
-    identities: Vec<SigningKey>,
-    signing: Vec<SigningKey>,
-    network: NetworkFile,
-}
-
-fn found() -> Founding {
-    let identities: Vec<_> = (0..=EXIT).map(|_| new_key()).collect();
-    let signing: Vec<_> = (0..AUTHORITIES).map(|_| new_key()).collect();
-    let authorities = (0..AUTHORITIES).zip(identities.iter().zip(&signing));
-    let authorities = authorities.map(|(node, (identity, signing))| Authority {
-        name: format!("authority{node}"),
-        identity: RelayIdentity::on_line(identity.clone()).identity(),
-        signing_key: signing.verifying_key().to_bytes(),
+/// The network of the first nodes as its authorities.
+fn found() -> NetworkFile {
+    let authorities = (0..AUTHORITIES).map(|node| Authority {
         addresses: vec![SocketAddr::new(address(node), PORT)],
+        ..testkit::authority(number(node))
     });
-    let mut draft = NetworkDraft::new("simulated", authorities.collect(), local_network_params());
-    for key in &signing {
-        draft.sign(key).unwrap();
-    }
-    Founding {
-        identities,
-        signing,
-        network: draft.finish().unwrap(),
-    }
+    testkit::network_named("simulated", authorities.collect(), local_network_params())
 }
 
-fn relay_options(node: u32, founding: &Founding, world: World, disk: &Path) -> RelayOptions {
+fn relay_options(node: u32, network: &NetworkFile, world: World, disk: &Path) -> RelayOptions {
     let room = |name: &str| {
         let room = disk.join(format!("{node}/{name}"));
         std::fs::create_dir_all(&room).unwrap();
         room
     };
-    let place = node as usize;
-    let authority = founding.signing.get(place).map(|key| AuthorityOptions {
-        signing_key: key.clone().into(),
+    let authority = (node < AUTHORITIES).then(|| AuthorityOptions {
+        signing_key: testkit::signing_key(number(node)).into(),
         signing_key_file: None,
         state_dir: room("authority"),
         rules: Default::default(),
         measure: None,
     });
     RelayOptions {
-        network: NetworkHandle::from(founding.network.clone()),
+        network: NetworkHandle::from(network.clone()),
         network_file: None,
-        identity: RelayIdentity::on_line(founding.identities[place].clone()),
+        identity: RelayIdentity::on_line(testkit::link_key(number(node))),
         onion_keys: OnionKeyOptions {
             dir: room("keys"),
             trust: Trust::Everyone,
@@ -187,10 +165,10 @@ async fn run(disk: &Path) -> Vec<Event> {
     let names = BTreeMap::from([("pages.example".to_owned(), address(SERVER))]);
     let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, names);
     let world = |node| network.world(address(node));
-    let founding = found();
+    let file = found();
     let mut relays: Vec<RelayHandle> = Vec::new();
     for node in 0..=EXIT {
-        let options = relay_options(node, &founding, world(node), disk);
+        let options = relay_options(node, &file, world(node), disk);
         relays.push(at(node, Relay::start(options)).await.unwrap());
     }
     let server = Simulation::in_node(life(SERVER), || tokio::spawn(serve(world(SERVER))));
@@ -199,7 +177,7 @@ async fn run(disk: &Path) -> Vec<Event> {
         .map(|node| {
             let options = ClientOptions {
                 world: world(node),
-                ..ClientOptions::new(founding.network.clone())
+                ..ClientOptions::new(file.clone())
             };
             Simulation::in_node(life(node), || tokio::spawn(fetch(options)))
         })

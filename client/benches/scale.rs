@@ -16,12 +16,15 @@ use std::time::Duration;
 
 use cepa_client::path::{ExitTarget, PathRequest, PathSelector};
 use cepa_common::dir::{
-    Authority, Consensus, ConsensusBody, DescriptorCache, Entry, ExitPolicy, Flags, Lifetime,
-    NetworkDraft, NetworkFile, PolicySummary, RelayDescriptor, SignedConsensus, SignedVote, Vote,
-    VoteEntry, apply, diff,
+    Consensus, ConsensusBody, DescriptorCache, Entry, ExitPolicy, Flags, Lifetime, NetworkFile,
+    PolicySummary, RelayDescriptor, SignedConsensus, SignedVote, Vote, VoteEntry, apply, diff,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::onion::Suite;
+use cepa_common::testkit::{
+    self, authorities, body_of, consensus_bytes, identity, lifetime_of, network_named, params,
+    signing_key,
+};
 use ed25519_dalek::SigningKey;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -97,12 +100,16 @@ fn measure_vote(relays: usize) {
         measured: Some(rng.random_range(100..100_000)),
     });
     let vote = Vote {
-        authority: RelayId(key(101).verifying_key().to_bytes()),
+        authority: identity(1),
         lifetime: lifetime(NOON),
         params: BTreeMap::new(),
         entries: entries.collect(),
     };
-    let bytes = vote.sign(&network, &key(1)).unwrap().bytes().to_vec();
+    let bytes = vote
+        .sign(&network, &signing_key(1))
+        .unwrap()
+        .bytes()
+        .to_vec();
     drop(vote);
     let cache = DescriptorCache::default();
     let started = cpu_time();
@@ -216,23 +223,8 @@ fn mib(bytes: usize) -> f64 {
     f64::from(u32::try_from(bytes / 1_024).unwrap()) / 1_024.0
 }
 
-fn key(n: u8) -> SigningKey {
-    SigningKey::from_bytes(&[n; 32])
-}
-
 fn network() -> NetworkFile {
-    let authority = |n: u8| Authority {
-        name: format!("authority{n}"),
-        identity: RelayId(key(100 + n).verifying_key().to_bytes()),
-        signing_key: key(n).verifying_key().to_bytes(),
-        addresses: vec![SocketAddr::from(([192, 0, 2, n], 9_001))],
-    };
-    let authorities = (1..=AUTHORITIES).map(authority).collect();
-    let mut draft = NetworkDraft::new("scale", authorities, BTreeMap::new());
-    for n in 1..=AUTHORITIES {
-        draft.sign(&key(n)).unwrap();
-    }
-    draft.finish().unwrap()
+    network_named("scale", authorities(AUTHORITIES), BTreeMap::new())
 }
 
 /// Valid-after of the first consensus, in seconds since 1970.
@@ -245,26 +237,19 @@ fn entries(rng: &mut StdRng, relays: usize) -> Vec<Entry> {
     entries
 }
 
+/// The lifetime of a network that votes each hour.
 fn lifetime(valid_after: u64) -> Lifetime {
-    Lifetime {
-        valid_after,
-        fresh_until: valid_after + 3_600,
-        valid_until: valid_after + 86_400,
-    }
+    lifetime_of(valid_after, 3_600, 86_400)
 }
 
 /// Makes a consensus that all authorities have signed.
 fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8> {
     let body = ConsensusBody {
-        lifetime: lifetime(valid_after),
-        params: BTreeMap::from([("circuit_window_cells".to_owned(), 600)]),
-        entries,
+        params: params(&[("circuit_window_cells", 600)]),
+        ..body_of(lifetime(valid_after), entries)
     };
-    let mut signed = SignedConsensus::unsigned(&body, &network.network_id()).unwrap();
-    for n in 1..=AUTHORITIES {
-        signed.sign(&network.network_id(), &key(n)).unwrap();
-    }
-    signed.to_bytes().unwrap()
+    let all: Vec<u8> = (1..=AUTHORITIES).collect();
+    consensus_bytes(network, &body, &all)
 }
 
 /// Exit policies as they occur in networks. The first is that of relays that are no exits.
@@ -309,17 +294,12 @@ fn descriptor(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> RelayDe
     }
     RelayDescriptor {
         identity: RelayId(rng.random()),
-        key_cert: None,
         onion_key: rng.random(),
         suite: Suite::Aes256Gcm,
         addresses,
-        published: 0,
-        bandwidth: 0,
-        offers: Flags::NONE,
         policy: policy.clone(),
-        family: None,
         nickname: format!("relay{n}"),
-        version: "0.1.0".to_owned(),
+        ..testkit::web_descriptor(1)
     }
 }
 

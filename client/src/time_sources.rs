@@ -68,20 +68,18 @@ impl TimeSources {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cepa_common::dir::{Authority, NetworkDraft};
+    use cepa_common::dir::Authority;
     use tokio::net::TcpListener;
 
     use super::*;
-    use cepa_common::testkit::{identity, link_key, signing_key};
+    use cepa_common::testkit::{self, link_key, network_named};
 
     /// An authority that says HELLO to whoever comes.
     async fn authority(n: u8) -> (Authority, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = Authority {
-            name: format!("authority {n}"),
-            identity: identity(n),
-            signing_key: signing_key(n).verifying_key().to_bytes(),
             addresses: vec![listener.local_addr().unwrap()],
+            ..testkit::authority(n)
         };
         (authority, listener)
     }
@@ -94,9 +92,8 @@ mod tests {
             authorities.push(authority);
             listeners.push(listener);
         }
-        let mut draft = NetworkDraft::new("test", authorities, Default::default());
-        (1..=3).for_each(|n| draft.sign(&signing_key(n)).unwrap());
-        let network = NetworkHandle::from(draft.finish().unwrap());
+        let network = network_named("test", authorities, Default::default());
+        let network = NetworkHandle::from(network);
         for (n, listener) in (1..).zip(listeners) {
             let (tls, id) = (Tls::relay(&link_key(n)).unwrap(), network.network_id());
             tokio::spawn(async move {

@@ -13,7 +13,7 @@ use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::net::tasks::{Stopper, tasks};
 use cepa_common::net::tls::Tls;
 use cepa_common::stream::{Mux, MuxConfig, Opener, StreamTarget};
-use cepa_common::testkit::{consensus_of, network_with, web_descriptor};
+use cepa_common::testkit::{consensus_of, network_with, web_descriptor, web_entry};
 use cepa_common::world::{Clock, World, steady};
 use tokio::sync::watch;
 
@@ -66,7 +66,7 @@ fn circuit(generation: u64) -> Arc<Circuit> {
         stream_window_bytes: 1 << 16,
         budget: Budget::unlimited(),
     });
-    let exit = Entry::new(&web_descriptor(3), Flags::EXIT, 10);
+    let exit = web_entry(3, Flags::EXIT, 10);
     Arc::new(Circuit {
         streams: Streams::new(mux),
         hops: vec![exit.identity],

@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
-use cepa_common::dir::{Consensus, Entry, Flags, Lifetime, diff};
+use cepa_common::dir::{Consensus, Flags, Lifetime, diff};
 use cepa_common::net::directory::Backoff;
 use cepa_common::testkit::*;
 
@@ -255,11 +255,7 @@ async fn a_conflict_names_those_who_signed_both() {
     let (directory, _task) = start_reporting(&network, &sources, START, None, reporter.clone());
     let held = until(&directory, START).await;
     sources.remove(1);
-    let entries = vec![Entry::new(
-        &web_descriptor(11),
-        Flags::VALID | Flags::RUNNING,
-        10,
-    )];
+    let entries = vec![web_entry(11, Flags::VALID | Flags::RUNNING, 10)];
     let other = consensus_signed(&network, START, entries, &[1, 3]);
     for n in RELAYS {
         sources.put(n, other.bytes());

@@ -1,12 +1,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use cepa_common::dir::{Consensus, Entry, Flags, NetworkFile};
+use cepa_common::dir::{Consensus, Flags, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::Dial;
 use cepa_common::testkit::*;
@@ -48,18 +47,12 @@ impl DirStreams for ScriptedCircuits {
 }
 
 pub(super) fn network() -> Arc<NetworkFile> {
-    Arc::new(network_with(
-        3,
-        BTreeMap::from([("vote_interval_seconds".to_owned(), 10)]),
-    ))
+    Arc::new(network_with(3, params(&[("vote_interval_seconds", 10)])))
 }
 
 pub(super) fn consensus(network: &NetworkFile, valid_after: u64, relays: &[u8]) -> Arc<Consensus> {
     let flags = Flags::VALID | Flags::RUNNING;
-    let entries = relays
-        .iter()
-        .map(|n| Entry::new(&web_descriptor(*n), flags, 10))
-        .collect();
+    let entries = relays.iter().map(|n| web_entry(*n, flags, 10)).collect();
     consensus_of(network, valid_after, entries)
 }
 
@@ -269,7 +262,7 @@ async fn the_start_is_told_step_by_step() {
     // Authorities 1 and 2 are not there, and 3 comes late.
     let (_directory, _task) = start_reporting(&network, &sources, START, None, reporter);
     let (mut told, mut warnings) = (Vec::new(), 0);
-    let entry = |n| Entry::new(&web_descriptor(n), Flags::RUNNING, 10);
+    let entry = |n| web_entry(n, Flags::RUNNING, 10);
     // Large enough to come in pieces.
     let whole = consensus_of(&network, START, (0..=250).map(entry).collect());
     loop {

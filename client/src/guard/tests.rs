@@ -1,13 +1,13 @@
 //! Tests of the guard machine's rules, one by one, on virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cepa_common::dir::{Consensus, Entry, Flags, NetworkFile, RelayDescriptor};
 use cepa_common::ids::{NetworkId, RelayId};
-use cepa_common::testkit::{consensus_of, network_with, web_descriptor};
+use cepa_common::testkit::{self, consensus_of, network_with, web_descriptor};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -31,11 +31,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(params: &[(&str, u32)]) -> Self {
-        let params = params
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), *value));
         Self {
-            network: network_with(1, params.collect::<BTreeMap<_, _>>()),
+            network: network_with(1, testkit::params(params)),
             template: web_descriptor(1),
         }
     }

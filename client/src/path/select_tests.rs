@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use cepa_common::dir::{FamilyMembership, RelayDescriptor};
-use cepa_common::testkit::{consensus_of, identity, network_with, web_descriptor};
+use cepa_common::testkit::{self, consensus_of, identity, network_with, web_descriptor};
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -28,10 +28,7 @@ struct Relay {
 }
 
 fn selector(relays: &[Relay], params: &[(&str, u32)]) -> PathSelector {
-    let params = params
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), *value));
-    let network = network_with(1, params.collect::<BTreeMap<_, _>>());
+    let network = network_with(1, testkit::params(params));
     let entries = relays
         .iter()
         .map(|r| Entry::new(&r.descriptor, r.flags, r.weight))

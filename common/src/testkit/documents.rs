@@ -12,32 +12,43 @@ use crate::dir::{
 
 /// Two seconds fresh and ten minutes valid from `valid_after` on.
 pub fn lifetime(valid_after: UnixSecs) -> Lifetime {
+    lifetime_of(valid_after, 2, 600)
+}
+
+/// Fresh and valid for so many seconds from `valid_after` on.
+pub fn lifetime_of(valid_after: UnixSecs, fresh: u64, valid: u64) -> Lifetime {
     Lifetime {
         valid_after,
-        fresh_until: valid_after + 2,
-        valid_until: valid_after + 600,
+        fresh_until: valid_after + fresh,
+        valid_until: valid_after + valid,
     }
 }
 
 /// What a consensus of this time and these relays says; all of them run and are exits of weight 100.
 pub fn consensus_body(valid_after: UnixSecs, relays: &[u8]) -> ConsensusBody {
     let flags = Flags::VALID | Flags::RUNNING | Flags::EXIT;
-    let mut entries: Vec<_> = relays
+    let entries = relays
         .iter()
-        .map(|n| Entry::new(&descriptor(*n), flags, 100))
-        .collect();
+        .map(|n| Entry::new(&descriptor(*n), flags, 100));
+    ConsensusBody {
+        params: [("circuit_window_cells".to_owned(), 700)].into(),
+        ..body_of(lifetime(valid_after), entries.collect())
+    }
+}
+
+/// What a consensus of these entries says, in the order of a consensus and without parameters.
+pub fn body_of(lifetime: Lifetime, mut entries: Vec<Entry>) -> ConsensusBody {
     entries.sort_by_key(|entry| entry.identity);
     ConsensusBody {
-        lifetime: lifetime(valid_after),
-        params: [("circuit_window_cells".to_owned(), 700)].into(),
+        lifetime,
+        params: BTreeMap::new(),
         entries,
     }
 }
 
 /// The consensus that says this, signed by all authorities.
 pub fn consensus(network: &NetworkFile, body: &ConsensusBody) -> Arc<Consensus> {
-    let all: Vec<_> = (1..=u8::try_from(network.authorities().len()).unwrap()).collect();
-    signed_by(network, body, &all)
+    signed_by(network, body, &everyone(network))
 }
 
 /// A consensus of these entries, ten seconds fresh and a minute valid, signed by all authorities.
@@ -46,38 +57,38 @@ pub fn consensus_of(
     valid_after: UnixSecs,
     entries: Vec<Entry>,
 ) -> Arc<Consensus> {
-    let all: Vec<_> = (1..=u8::try_from(network.authorities().len()).unwrap()).collect();
-    consensus_signed(network, valid_after, entries, &all)
+    consensus_signed(network, valid_after, entries, &everyone(network))
 }
 
 /// A consensus of these entries, ten seconds fresh and a minute valid, signed by the authorities of these numbers.
 pub fn consensus_signed(
     network: &NetworkFile,
     valid_after: UnixSecs,
-    mut entries: Vec<Entry>,
+    entries: Vec<Entry>,
     signers: &[u8],
 ) -> Arc<Consensus> {
-    entries.sort_by_key(|entry| entry.identity);
-    let lifetime = Lifetime {
-        valid_after,
-        fresh_until: valid_after + 10,
-        valid_until: valid_after + 60,
-    };
-    let body = ConsensusBody {
-        lifetime,
-        params: BTreeMap::new(),
-        entries,
-    };
+    let body = body_of(lifetime_of(valid_after, 10, 60), entries);
     signed_by(network, &body, signers)
 }
 
-fn signed_by(network: &NetworkFile, body: &ConsensusBody, signers: &[u8]) -> Arc<Consensus> {
+/// The bytes of the consensus that says this, signed by the authorities of these numbers; nobody has verified them.
+pub fn consensus_bytes(network: &NetworkFile, body: &ConsensusBody, signers: &[u8]) -> Vec<u8> {
     let id = network.network_id();
     let mut signed = SignedConsensus::unsigned(body, &id).unwrap();
     for n in signers {
         signed.sign(&id, &signing_key(*n)).unwrap();
     }
-    SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), network).unwrap()
+    signed.to_bytes().unwrap()
+}
+
+/// The numbers of all authorities of a network that has the authorities 1 to their count.
+fn everyone(network: &NetworkFile) -> Vec<u8> {
+    (1..=u8::try_from(network.authorities().len()).unwrap()).collect()
+}
+
+fn signed_by(network: &NetworkFile, body: &ConsensusBody, signers: &[u8]) -> Arc<Consensus> {
+    let bytes = consensus_bytes(network, body, signers);
+    SignedConsensus::parse_and_verify(&bytes, network).unwrap()
 }
 
 /// The vote of this authority for these relays, valid after 1,000.

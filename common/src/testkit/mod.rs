@@ -1,13 +1,17 @@
 //! Keys, networks, documents and connections for tests of all crates (feature `testkit`; never in a program).
 //!
 //! Everything is numbered, and the same number means the same thing everywhere: authority or relay `n` has the link key
-//! [`link_key`]`(n)`, signs as an authority with [`signing_key`]`(n)`, and stands at [`address`]`(n)`. A [`network()`] has the
-//! authorities 1 to `n`; a [`descriptor`] is of relay `n`; [`consensus`] and [`vote`] list relays by their numbers.
-//! With the feature `net` there are connections without sockets too: a [`Switchboard`] is a [`Dial`] to whoever is plugged
-//! in, [`Sources`] are directories that play a [`Script`], and [`virtual_clock`] follows tokio's clock, which tests pause.
+//! [`link_key`]`(n)`, signs as an authority with [`signing_key`]`(n)`, and stands at [`address`]`(n)`. A [`network()`]
+//! has the authorities 1 to `n`; a [`descriptor`] is of relay `n`; [`consensus_body`] and [`vote`] list relays by their
+//! numbers. A test that needs another name, address or time takes the kit's value and changes that one field
+//! (`Authority { addresses, ..authority(1) }`).
 //!
-//! Callers are tests, benches and fuzzers. They take from here whatever more than one of them needs; what one alone needs
-//! stays with it. Absent: servers and clients, which the crates above this one have.
+//! With the feature `net` there are connections without sockets too: a [`Switchboard`] is a [`Dial`] to whoever is
+//! plugged in, [`Sources`] are directories that play a [`Script`], and [`virtual_clock`] follows tokio's clock, which
+//! tests pause.
+//!
+//! Callers are tests, benches and fuzzers. They take from here whatever more than one of them needs; what one alone
+//! needs stays with it. Absent: servers and clients, which the crates above this one have.
 //!
 //! [`Dial`]: crate::net::directory::Dial
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -22,15 +26,20 @@ mod relays;
 mod sources;
 #[cfg(feature = "net")]
 mod switchboard;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "net")]
 pub use clock::virtual_clock;
 pub use documents::{
-    consensus, consensus_body, consensus_of, consensus_signed, lifetime, vote, vote_entry,
+    body_of, consensus, consensus_body, consensus_bytes, consensus_of, consensus_signed, lifetime,
+    lifetime_of, vote, vote_entry,
 };
 pub use keys::{address, identity, link_key, signing_key};
-pub use networks::{authorities, draft, network, network_named, network_with, sign_by_all};
-pub use relays::{descriptor, descriptor_at, signed_descriptor, web_descriptor};
+pub use networks::{
+    authorities, authority, draft, network, network_named, network_with, params, sign_by_all,
+};
+pub use relays::{descriptor, descriptor_at, signed_descriptor, web_descriptor, web_entry};
 #[cfg(feature = "net")]
 pub use sources::{Script, Sources};
 #[cfg(feature = "net")]

@@ -5,15 +5,27 @@ use std::collections::BTreeMap;
 use super::keys::{address, identity, signing_key};
 use crate::dir::{Authority, NetworkDraft, NetworkFile, local_network_params};
 
-/// The entries of the authorities 1 to `count`.
-pub fn authorities(count: u8) -> Vec<Authority> {
-    let authority = |n| Authority {
+/// The entry of authority `n` in a network.toml: its name is "authority n".
+pub fn authority(n: u8) -> Authority {
+    Authority {
         name: format!("authority {n}"),
         identity: identity(n),
         signing_key: signing_key(n).verifying_key().to_bytes(),
         addresses: vec![address(n)],
-    };
+    }
+}
+
+/// The entries of the authorities 1 to `count`.
+pub fn authorities(count: u8) -> Vec<Authority> {
     (1..=count).map(authority).collect()
+}
+
+/// Parameters by their names, as networks and votes hold them.
+pub fn params(params: &[(&str, u32)]) -> BTreeMap<String, u32> {
+    let named = params.iter().map(|(name, value)| (*name, *value));
+    named
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// The network "test" of the authorities 1 to `count` with the parameters of a local network, signed by nobody.

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use super::keys::{address, identity, link_key};
 use crate::dir::{
-    ExitPolicy, Flags, NetworkFile, PolicySummary, RelayDescriptor, SignedDescriptor, UnixSecs,
+    Entry, ExitPolicy, Flags, NetworkFile, PolicySummary, RelayDescriptor, SignedDescriptor,
+    UnixSecs,
 };
 use crate::onion::Suite;
 
@@ -44,6 +45,11 @@ pub fn web_descriptor(n: u8) -> RelayDescriptor {
         policy: POLICY.clone(),
         ..descriptor(n)
     }
+}
+
+/// What a consensus says of the relay of [`web_descriptor`]`(n)`.
+pub fn web_entry(n: u8, flags: Flags, weight: u32) -> Entry {
+    Entry::new(&web_descriptor(n), flags, weight)
 }
 
 /// The descriptor of relay `n`, signed by its link key.

@@ -156,9 +156,8 @@ pub(crate) fn key_file(data: &[u8]) -> bool {
 /// Applies a difference to a consensus held. What is accepted must be a consensus of the network.
 pub(crate) fn difference(data: &[u8]) -> bool {
     use std::sync::Arc;
-    static HELD: OnceLock<Option<Arc<Consensus>>> = OnceLock::new();
+    static HELD: OnceLock<Arc<Consensus>> = OnceLock::new();
     let held = HELD.get_or_init(|| seeds::consensus_of(the_network(), 0, 2));
-    let Some(held) = held else { return false };
     let Ok(made) = apply(held, data, the_network()) else {
         return false;
     };

@@ -147,10 +147,7 @@ impl ConsensusFiles {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use cepa_common::dir::{ConsensusBody, Lifetime};
-    use cepa_common::testkit::{network, signing_key};
+    use cepa_common::testkit::{self, body_of, lifetime_of, network};
     use cepa_common::world::Clock;
 
     use super::*;
@@ -162,19 +159,8 @@ mod tests {
     }
 
     fn consensus(valid_after: UnixSecs, valid_until: UnixSecs) -> Arc<Consensus> {
-        let network = network(1);
-        let body = ConsensusBody {
-            lifetime: Lifetime {
-                valid_after,
-                fresh_until: valid_after + 10,
-                valid_until,
-            },
-            params: BTreeMap::new(),
-            entries: Vec::new(),
-        };
-        let mut signed = SignedConsensus::unsigned(&body, &network.network_id()).unwrap();
-        signed.sign(&network.network_id(), &signing_key(1)).unwrap();
-        SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), &network).unwrap()
+        let lifetime = lifetime_of(valid_after, 10, valid_until - valid_after);
+        testkit::consensus(&network(1), &body_of(lifetime, Vec::new()))
     }
 
     /// What a future gives without a wait.

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cepa_common::dir::{Authority, Consensus, NetworkDraft, NetworkFile};
+use cepa_common::dir::{Consensus, NetworkDraft, NetworkFile};
 use cepa_common::net::directory::{
     Dial, DirRequest, DirResponse, FetchError, Reviser, fetch, revise,
 };
@@ -27,15 +27,9 @@ const CHANGE: u64 = 1_900_000_012;
 
 /// The next revision: authority 1 leaves, authority 4 comes, and all authorities that it names have signed.
 fn next(founding: &NetworkFile) -> NetworkFile {
-    let four = Authority {
-        name: "authority 4".to_owned(),
-        identity: identity(4),
-        signing_key: signing_key(4).verifying_key().to_bytes(),
-        addresses: vec![address(4)],
-    };
     let mut authorities = founding.authorities().to_vec();
     authorities.retain(|authority| authority.identity != identity(1));
-    authorities.push(four);
+    authorities.push(authority(4));
     let mut draft = NetworkDraft::revise(founding, CHANGE).with_authorities(authorities);
     for n in [2, 3, 4] {
         draft.sign(&signing_key(n)).unwrap();

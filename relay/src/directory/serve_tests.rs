@@ -2,15 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cepa_common::dir::{
-    Consensus, ConsensusBody, Entry, Flags, Inserted, Lifetime, SignedConsensus, apply,
-};
+use cepa_common::dir::{Consensus, Entry, Flags, Inserted, apply};
 use cepa_common::net::directory::{DirRequest, DirResponse, FetchError, fetch, fetch_newer};
-use cepa_common::testkit::*;
+use cepa_common::testkit::{self, body_of, descriptor_at, lifetime_of, network, virtual_clock};
 
 use super::{DirectoryServer, serve_connection_from};
 
@@ -19,27 +16,12 @@ const SOON: Duration = Duration::from_secs(5);
 const CAP: usize = 1 << 20;
 
 fn consensus(server: &DirectoryServer, valid_after: u64, relays: &[u8]) -> Arc<Consensus> {
-    let network = server.network();
     let flags = Flags::VALID | Flags::RUNNING;
-    let mut entries: Vec<_> = relays
+    let entries = relays
         .iter()
-        .map(|n| Entry::new(&descriptor_at(*n, 1), flags, 10))
-        .collect();
-    entries.sort_by_key(|entry| entry.identity);
-    let lifetime = Lifetime {
-        valid_after,
-        fresh_until: valid_after + 10,
-        valid_until: valid_after + 600,
-    };
-    let body = ConsensusBody {
-        lifetime,
-        params: BTreeMap::new(),
-        entries,
-    };
-    let id = network.network_id();
-    let mut signed = SignedConsensus::unsigned(&body, &id).unwrap();
-    signed.sign(&id, &signing_key(1)).unwrap();
-    SignedConsensus::parse_and_verify(&signed.to_bytes().unwrap(), &network).unwrap()
+        .map(|n| Entry::new(&descriptor_at(*n, 1), flags, 10));
+    let body = body_of(lifetime_of(valid_after, 10, 600), entries.collect());
+    testkit::consensus(&server.network(), &body)
 }
 
 fn server() -> Arc<DirectoryServer> {
@@ -107,16 +89,11 @@ async fn nothing_new_a_difference_or_the_whole() {
 #[tokio::test(start_paused = true)]
 async fn an_address_that_asks_too_often_is_told_to_come_later() {
     // The bucket is that of the default parameters, as in a network that is not local.
-    let mut draft = cepa_common::dir::NetworkDraft::new(
-        "test",
-        network(1).authorities().to_vec(),
-        BTreeMap::from([
-            ("directory_requests_per_minute".to_owned(), 3),
-            ("directory_connections".to_owned(), 8),
-        ]),
-    );
-    draft.sign(&signing_key(1)).unwrap();
-    let network = Arc::new(draft.finish().unwrap());
+    let params = testkit::params(&[
+        ("directory_requests_per_minute", 3),
+        ("directory_connections", 8),
+    ]);
+    let network = Arc::new(testkit::network_with(1, params));
     let server = DirectoryServer::new(network, virtual_clock(NOW * 1_000), None);
     server.offer(consensus(&server, NOW, &[10])).unwrap();
     let from = |last: u8| Some(IpAddr::from([192, 0, 2, last]));

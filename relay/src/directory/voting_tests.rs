@@ -1,6 +1,4 @@
-use cepa_common::dir::{
-    Endorsement, EquivocationProof, Lifetime, MAX_CONSENSUS_BYTES, SignedVote, Vote,
-};
+use cepa_common::dir::{Endorsement, EquivocationProof, MAX_CONSENSUS_BYTES, SignedVote, Vote};
 use cepa_common::net::directory::{DirResponse, offer_vote};
 
 use super::*;
@@ -9,11 +7,7 @@ use super::*;
 fn vote(network: &NetworkFile, n: u8, valid_after: u64, param: u32) -> SignedVote {
     let vote = Vote {
         authority: identity(n),
-        lifetime: Lifetime {
-            valid_after,
-            fresh_until: valid_after + 2,
-            valid_until: valid_after + 600,
-        },
+        lifetime: lifetime(valid_after),
         params: [("circuit_window_cells".to_owned(), param)].into(),
         entries: Vec::new(),
     };

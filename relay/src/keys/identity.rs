@@ -214,13 +214,11 @@ fn not_ours(path: &Path, what: &'static str, found: [u8; 32], own: [u8; 32]) -> 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use cepa_common::testkit::link_key as key;
+
     use super::*;
 
     const NETWORK: NetworkId = NetworkId([7; 32]);
-
-    fn key(n: u8) -> SigningKey {
-        SigningKey::from_bytes(&[n; 32])
-    }
 
     fn write(path: &Path, identity: u8, link: u8, not_after: u64) {
         let identity = key(identity);

@@ -2,20 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dir::{DocError, NetworkDraft, SignedConsensus};
-use crate::testkit::{consensus_body, identity, network, signing_key, vote};
-
-/// Authorities by number, as `testing` names them.
-fn authorities(numbers: &[u8]) -> Vec<Authority> {
-    numbers
-        .iter()
-        .map(|n| Authority {
-            name: format!("authority {n}"),
-            identity: identity(*n),
-            signing_key: signing_key(*n).verifying_key().to_bytes(),
-            addresses: vec![([127, 0, 0, 1], 5000 + u16::from(*n)).into()],
-        })
-        .collect()
-}
+use crate::testkit::{
+    authorities, authority, consensus_body, consensus_bytes, network, signing_key, vote,
+};
 
 /// The revision after `previous` with these authorities and signers, in effect from `effective_after`.
 fn revise(
@@ -25,7 +14,7 @@ fn revise(
     effective_after: UnixSecs,
 ) -> Result<NetworkFile, NetworkFileError> {
     let mut draft = NetworkDraft::revise(previous, effective_after);
-    draft = draft.with_authorities(authorities(members));
+    draft = draft.with_authorities(members.iter().map(|n| authority(*n)).collect());
     for n in signers {
         draft.sign(&signing_key(*n)).unwrap();
     }
@@ -132,7 +121,6 @@ fn only_what_follows_is_taken() {
 #[test]
 fn a_revision_counts_from_its_time_on() {
     let founding = network(3);
-    let id = founding.network_id();
     let next = revise(&founding, &[4, 5, 6], &[1, 2, 4, 5, 6], 2_000).unwrap();
     let mut held = Revisions::new(founding.clone());
     held.insert(next.clone()).unwrap();
@@ -140,11 +128,7 @@ fn a_revision_counts_from_its_time_on() {
     assert_eq!(held.at(2_000).revision(), 1);
     let consensus = |valid_after: UnixSecs, signers: [u8; 2]| {
         let body = consensus_body(valid_after, &[1]);
-        let mut signed = SignedConsensus::unsigned(&body, &id).unwrap();
-        for n in signers {
-            signed.sign(&id, &signing_key(n)).unwrap();
-        }
-        let bytes = signed.to_bytes().unwrap();
+        let bytes = consensus_bytes(&founding, &body, &signers);
         SignedConsensus::parse_and_verify(&bytes, held.for_document(&bytes)).is_ok()
     };
     assert!(consensus(1_999, [1, 2]) && consensus(2_000, [4, 5]));
@@ -165,7 +149,7 @@ fn a_revision_counts_from_its_time_on() {
 #[test]
 fn copies_of_a_draft_are_merged() {
     let founding = network(3);
-    let draft = NetworkDraft::revise(&founding, 9).with_authorities(authorities(&[1, 2, 3, 4]));
+    let draft = NetworkDraft::revise(&founding, 9).with_authorities(authorities(4));
     let mut copies: Vec<_> = [1, 2, 4]
         .map(|n| {
             let mut copy = draft.clone();

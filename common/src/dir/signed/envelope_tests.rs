@@ -1,16 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 
 use super::*;
 use crate::dir::signed::{Signature, decode};
+use crate::testkit::link_key as key;
 
 const NETWORK: NetworkId = NetworkId([7; 32]);
-
-fn key(n: u8) -> SigningKey {
-    SigningKey::from_bytes(&[n; 32])
-}
 
 fn document() -> Vec<u8> {
     sign_single(Kind::Vote, &NETWORK, b"body", &key(1)).unwrap()

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use cepa_common::dir::{
     Consensus, ConsensusSignature, DescriptorCache, Digest, Endorsement, Forward, Heard,
-    NetworkDraft, NetworkFile, SignedVote, UnixSecs,
+    NetworkFile, SignedVote, UnixSecs,
 };
-use cepa_common::testkit::{descriptor_at, identity, link_key, network, signing_key};
+use cepa_common::testkit::{descriptor_at, identity, link_key, network_with, params, signing_key};
 
 use super::{Action, Authority, AuthorityConfig, AuthorityError};
 
@@ -99,18 +99,12 @@ pub(super) struct World {
 }
 
 pub(super) fn network_every(authorities: u8, interval_secs: u32) -> NetworkFile {
-    let list = network(authorities).authorities().to_vec();
-    let params = [
+    let params = params(&[
         ("vote_interval_seconds", interval_secs),
         ("allow_private_addresses", 1),
         ("max_relays_per_address", 65_535),
-    ];
-    let params = params.map(|(name, value)| (name.to_owned(), value)).into();
-    let mut draft = NetworkDraft::new("simulated", list, params);
-    for n in 1..=authorities {
-        draft.sign(&signing_key(n)).unwrap();
-    }
-    draft.finish().unwrap()
+    ]);
+    network_with(authorities, params)
 }
 
 impl World {
