@@ -1,5 +1,5 @@
-//! What the repository cites stands in it: rules of docs/protocol.md, requirements, chapters of docs/design.md, files and
-//! tests that documents name.
+//! What the repository cites stands in it: rules of docs/protocol.md, requirements, chapters of docs/design.md, files
+//! and tests that documents name.
 //!
 //! The checks read text alone. Each collects everything that it objects to and fails with the whole list.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -130,8 +130,9 @@ fn joins(between: &str) -> bool {
 
 /// The rules of docs/protocol.md that a piece of prose cites.
 ///
-/// A number with two dots, or one of chapter 6, is a citation unless it stands behind a word that says of what else it is. Other
-/// numbers may be anything, and are citations behind "protocol.md", alone in parentheses, or in a list with a citation.
+/// A number with two dots, or one of chapter 6, is a citation unless it stands behind a word that says of what else it
+/// is. Other numbers may be anything, and are citations behind "protocol.md", alone in parentheses, or in a list with a
+/// citation.
 fn rules_cited(text: &str) -> Vec<&str> {
     let mut cited = Vec::new();
     let mut last: Option<usize> = None;

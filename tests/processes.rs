@@ -53,7 +53,8 @@ fn a_command_runs_inside_and_gives_its_status() {
     let _alone = alone();
     let server = http_server();
     let script = format!(
-        "test \"$ALL_PROXY\" = \"$HTTPS_PROXY\" && curl -sf --max-time 60 http://{server}/4/1000 | cmp - \"$0\" && exit 7"
+        "test \"$ALL_PROXY\" = \"$HTTPS_PROXY\" && curl -sf --max-time 60 http://{server}/4/1000 | cmp - \"$0\" \
+         && exit 7"
     );
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

@@ -244,7 +244,8 @@ pub(crate) fn module_of(path: &Path, dir: &str, package: &str) -> Vec<String> {
 
 // Paths.
 
-/// Collects the paths of a tree such as `a::{b, c::d as e}`, with the name that each is known by. Gives the place behind it.
+/// Collects the paths of a tree such as `a::{b, c::d as e}`, with the name that each is known by. Gives the place
+/// behind it.
 pub(crate) fn tree(
     tokens: &[Token],
     mut at: usize,

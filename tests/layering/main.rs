@@ -1,7 +1,8 @@
 //! Who may import whom: rooms in one order, no circle of files, and no clock, socket or task where there is to be none.
 //!
-//! The test reads the sources. It knows `use` lines and paths that begin with `crate`, `self`, `super` or a package, follows what
-//! a room exports under its own name to the file that has it, and leaves out comments, texts and what only tests compile.
+//! The test reads the sources. It knows `use` lines and paths that begin with `crate`, `self`, `super` or a package,
+//! follows what a room exports under its own name to the file that has it, and leaves out comments, texts and what only
+//! tests compile.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod house;

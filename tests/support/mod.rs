@@ -253,8 +253,9 @@ pub(crate) fn until_ok(what: &str, within: Duration, mut attempt: impl FnMut() -
     }
 }
 
-/// Looks every 100 ms until `look` finds what the test waits for. This is for what nobody can tell the test: the state of
-/// another process, or of the kernel. Fails the test with what `look` saw last if it found nothing `within` this time.
+/// Looks every 100 ms until `look` finds what the test waits for. This is for what nobody can tell the test: the state
+/// of another process, or of the kernel. Fails the test with what `look` saw last if it found nothing `within` this
+/// time.
 pub(crate) async fn until<T>(
     what: &str,
     within: Duration,

@@ -1,7 +1,7 @@
 //! How a client and one hop agree on the keys of a layer (docs/protocol.md, chapter 3).
 //!
 //! The handshake is X25519, ephemeral with static and ephemeral with ephemeral, together with an ephemeral ML-KEM-768.
-//! It takes one round trip. It authenticates the relay and not the client. A client's circuits call
+//! One round trip is enough. The handshake authenticates the relay and not the client. A client's circuits call
 //! [`ClientHandshake`]; a relay's pool for public-key work calls [`respond`]. This room does not decide whether work is
 //! worth doing: the callers have the limits and the queues.
 //!

@@ -22,8 +22,8 @@ pub trait Layers {
     /// Why the circuit ends.
     type End: From<PushError>;
 
-    /// Opens a body that has arrived, in place. `Ok` says that the circuit's far end has spoken it, and that its payload
-    /// is for the streams.
+    /// Opens a body that has arrived, in place. `Ok` says that the circuit's far end has spoken it, and that its
+    /// payload is for the streams.
     ///
     /// # Errors
     /// The circuit ends: the body was changed on its way, or somebody spoke who may not.

@@ -171,7 +171,8 @@ fn fill<E: StreamEnd>(
 }
 
 impl Streams<Opener> {
-    /// Opens a stream. Write to it at once: the first bytes travel with its BEGIN. `None` when the circuit is gone or full.
+    /// Opens a stream. Write to it at once: the first bytes travel with its BEGIN. `None` when the circuit is gone or
+    /// full.
     pub fn open(self: &Arc<Self>, target: StreamTarget) -> Option<StreamIo<Opener>> {
         let key = self.mux().open(target)?;
         // The circuit is woken by the first write, or by whoever waits for

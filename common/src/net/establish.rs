@@ -130,7 +130,8 @@ pub async fn dial_link(
     .await
 }
 
-/// Accepts the connection `tcp` and finds out what it is (protocol.md 1.5); `time_unix_sec` is the time that HELLO says.
+/// Accepts the connection `tcp` and finds out what it is (protocol.md 1.5); `time_unix_sec` is the time that HELLO
+/// says.
 pub async fn accept(
     tcp: impl Into<sockets::Stream>,
     tls: &Tls,

@@ -172,8 +172,8 @@ impl<A: AcceptCircuits> Driver<A> {
         }
     }
 
-    /// One turn: writes what may be written, waits for more to do, and reads what may be read. A link without a limit may
-    /// always do both.
+    /// One turn: writes what may be written, waits for more to do, and reads what may be read. A link without a limit
+    /// may always do both.
     async fn turn(&mut self) -> Result<(), LinkEnd> {
         let writes_at = self.pace.wait_for(Way::Write);
         let written = if writes_at.is_none() {

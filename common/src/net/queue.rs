@@ -61,8 +61,8 @@ impl Eq for Turn {}
 struct Waiting {
     /// Those with cells waiting, and those that have sent enough of late for it to count.
     circuits: HashMap<CircId, CellRun>,
-    /// Circuits with cells waiting: the one that has sent fewest of late goes first, so that a circuit with little to say
-    /// waits for no bulk (Tang and Goldberg, "An Improved Algorithm for Tor Circuit Scheduling", CCS 2010).
+    /// Circuits with cells waiting: the one that has sent fewest of late goes first, so that a circuit with little to
+    /// say waits for no bulk (Tang and Goldberg, "An Improved Algorithm for Tor Circuit Scheduling", CCS 2010).
     turns: BinaryHeap<Turn>,
     turns_given: u64,
     /// When a cell sent weighed one.

@@ -96,7 +96,8 @@ impl StateError {
         match self {
             Self::Io { .. } => "check that the path exists, is writable and has room",
             Self::Exposed { .. } => {
-                "take those rights away as said, choose another directory, or set check_permissions = false under [state] on a machine that is yours alone"
+                "take those rights away as said, choose another directory, or set check_permissions = false under \
+                 [state] on a machine that is yours alone"
             }
             Self::InUse { .. } => {
                 "stop the other process, or give this one a state directory of its own"

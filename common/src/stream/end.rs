@@ -1,8 +1,9 @@
 //! The two ends of a circuit as its streams see them: an [`Opener`] begins streams, an [`Acceptor`] answers them.
 //!
-//! A client opens and a relay accepts. A service would accept at the end of a circuit that it has built itself: which end
-//! of its streams a circuit's end is, and how its layers open and seal, have nothing to do with one another. What both
-//! ends do is written once, in [`super::Mux`] over either of them; what only one may do can be called on its `Mux` alone.
+//! A client opens and a relay accepts. A service would accept at the end of a circuit that it has built itself: which
+//! end of its streams a circuit's end is, and how its layers open and seal, have nothing to do with one another. What
+//! both ends do is written once, in [`super::Mux`] over either of them; what only one may do can be called on its `Mux`
+//! alone.
 
 use core::task::Waker;
 

@@ -123,7 +123,8 @@ impl Set {
         self.account();
     }
 
-    /// The other end has read all payloads below `number`. What it says comes by two ways, so an old word may come late.
+    /// The other end has read all payloads below `number`. What it says comes by two ways, so an old word may come
+    /// late.
     pub(super) fn on_seen(&mut self, now: Instant, number: u64) -> Result<(), Violation> {
         if number > self.next_out || !self.numbers_out {
             return Err(Violation::Numbers);
@@ -200,7 +201,7 @@ impl Set {
         (self.next_in, self.next_in != self.told)
     }
 
-    /// It is being told.
+    /// Notes that the other end is being told what [`Self::read`] returns.
     pub(super) fn on_told(&mut self) {
         self.told = self.next_in;
     }

@@ -1,4 +1,4 @@
-//! Whose turn it is among the streams of a circuit.
+//! Which stream of a circuit may speak next.
 //!
 //! A stream that has said little of late goes first, so that a key pressed, or the first bytes of a page, wait for no
 //! download on the same circuit. The others have turns of several cells: what reaches an application at once is more
@@ -14,7 +14,8 @@ use super::recent::Recent;
 const TURN_CELLS: u32 = 16;
 /// What all streams say together until what each has said counts half (2^20 bytes).
 const HALF_AFTER_BITS: u32 = 20;
-/// Whoever has said less than this of late (bytes) goes first: about one part in a hundred, too little to hold up the others.
+/// Whoever has said less than this of late (bytes) goes first: about one part in a hundred, too little to hold up the
+/// others.
 const LITTLE: u32 = 16 * 1024;
 
 /// Streams with something to say, in the order of their turns.

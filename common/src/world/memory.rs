@@ -1,6 +1,6 @@
 //! A network in memory: hosts with addresses, connections with a delay, and a log of what happened.
 //!
-//! It models what a link's task and a stream can tell of TCP: a round trip to open, refusal where nobody listens, a
+//! The network models what a link's task and a stream can tell of TCP: a round trip to open, refusal where nobody listens, a
 //! bounded buffer in each direction, an end of file that follows the last byte, and a reset that overtakes nothing.
 //! Bandwidth, loss and partitions are not modelled. All hosts live in one thread on one clock, so that the order of
 //! events is the runtime's alone.
@@ -49,7 +49,7 @@ pub enum EventKind {
 pub struct Event {
     /// Since the network began.
     pub at: Duration,
-    /// Whose event it is.
+    /// The address of the host that the event happened at.
     pub host: IpAddr,
     /// What happened.
     pub kind: EventKind,

@@ -1,10 +1,10 @@
 //! The seam to the world: whatever a node learns from its machine or asks of it passes through this room.
 //!
-//! A clock, a random number, a blocking call or a socket that is had anywhere else could not be replaced, and a run of a
-//! whole network on virtual time would not repeat. So `tests/layering` finds bare calls by name, and everybody asks here:
-//! [`steady`] has the time that only moves forward, for waits and round trips; [`clock`] the time of day; [`random`] has
-//! randomness; [`blocking`] takes work that blocks its thread; [`sockets`] has connections, [`names`] what an exit
-//! asks for addresses. A [`World`] holds those that differ from node to node.
+//! A clock, a random number, a blocking call or a socket that is had anywhere else could not be replaced, and a run of
+//! a whole network on virtual time would not repeat. So `tests/layering` finds bare calls by name, and everybody asks
+//! here: [`steady`] has the time that only moves forward, for waits and round trips; [`clock`] the time of day;
+//! [`random`] has randomness; [`blocking`] takes work that blocks its thread; [`sockets`] has connections, [`names`]
+//! what an exit asks for addresses. A [`World`] holds those that differ from node to node.
 //!
 //! A process is real or simulated from its first line to its last. [`simulate`] refuses once a real socket or the
 //! system's randomness was used, and after it those refuse: no mistake gives a real node predictable keys.
@@ -29,9 +29,9 @@ pub use sockets::Sockets;
 /// The world as one node sees it: an option of relays and clients. The default is the real one.
 #[derive(Clone, Debug)]
 pub struct World {
-    /// How it reaches others.
+    /// How the node reaches others.
     pub sockets: Sockets,
-    /// What time of day it has.
+    /// What time of day the node has.
     pub clock: Clock,
     /// How an exit finds addresses of names.
     pub names: Names,

@@ -21,7 +21,7 @@ pub struct NodeLife {
     pub incarnation: u32,
 }
 
-/// Whose work is done where no node's is: the simulator's own.
+/// Stands for the simulator, which does the work that no node does.
 const NOBODY: NodeLife = NodeLife {
     node: u32::MAX,
     incarnation: 0,
@@ -112,8 +112,8 @@ fn runtime(seed: u64) -> std::io::Result<Runtime> {
         .build()
 }
 
-/// Without the unstable interface of tokio all works but exact repetition: its own dice have no seed, and all nodes draw
-/// from one source.
+/// Without the unstable interface of tokio all works but exact repetition: its own dice have no seed, and all nodes
+/// draw from one source.
 #[cfg(not(tokio_unstable))]
 fn runtime(_: u64) -> std::io::Result<Runtime> {
     Builder::new_current_thread()

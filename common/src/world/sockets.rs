@@ -210,7 +210,7 @@ impl Stream {
 
     /// Has the connection reset when it is dropped, so that the other side takes what it got for no complete answer.
     ///
-    /// It fails only on a connection that is gone already, which the other side has seen.
+    /// The call fails only on a connection that is gone already, which the other side has seen.
     pub fn reset_when_dropped(&self) {
         match self {
             Self::Tcp(tcp) => {

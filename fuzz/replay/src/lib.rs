@@ -1,8 +1,8 @@
 //! One function for each parser that reads what a stranger or another program wrote. No function may panic, whatever
 //! the bytes; most of them check more than that.
 //!
-//! `fuzz/fuzz_targets` gives the functions to libFuzzer. `fuzz/replay/tests/corpus.rs` runs them over `fuzz/corpus` with
-//! every `cargo test`.
+//! `fuzz/fuzz_targets` gives the functions to libFuzzer. `fuzz/replay/tests/corpus.rs` runs them over `fuzz/corpus`
+//! with every `cargo test`.
 
 mod cells;
 mod documents;

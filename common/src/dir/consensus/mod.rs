@@ -3,11 +3,11 @@
 //! A tally makes a [`ConsensusBody`]; a [`SignedConsensus`] gathers the authorities' signatures of it, each of which
 //! travels as a [`ConsensusSignature`]. Whoever gets the bytes has them verified and holds a [`Consensus`], which never
 //! changes and which all share; a [`ConsensusStore`] keeps the newest and refuses older ones. [`diff`] makes what turns
-//! an older one into a newer, and [`apply`] the newer one of that, verified like a whole. Two that contradict each other
-//! are a [`ConsensusConflict`]. [`inspect_consensus`] says for people what is right and wrong about bytes.
+//! an older one into a newer, and [`apply`] the newer one of that, verified like a whole. Two that contradict each
+//! other are a [`ConsensusConflict`]. [`inspect_consensus`] says for people what is right and wrong about bytes.
 //!
-//! Callers are authorities, relays' caches, clients, and the commands that show a consensus. Absent: how the authorities
-//! agree on what it says (`vote`), and where to get one (`net::directory` and its callers).
+//! Callers are authorities, relays' caches, clients, and the commands that show a consensus. Absent: how the
+//! authorities agree on what it says (`vote`), and where to get one (`net::directory` and its callers).
 
 mod body;
 mod conflict;

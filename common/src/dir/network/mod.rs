@@ -1,9 +1,10 @@
 //! `network.toml`: who the authorities are, and the figures that they may change (docs/protocol.md, 6.3 and 6.5).
 //!
-//! The text of a file becomes a [`NetworkDraft`], which may lack signatures; `finish` makes a [`NetworkFile`] of it once
-//! more than half of its authorities have signed. [`Signatories`] says who has. A later revision is signed by authorities
-//! of the one before; [`Revisions`] holds those of one network and says which of them decides about a document.
-//! [`Params`] are the parameters with their defaults and bounds: the file sets some, a consensus may set others.
+//! The text of a file becomes a [`NetworkDraft`], which may lack signatures; `finish` makes a [`NetworkFile`] of it
+//! once more than half of its authorities have signed. [`Signatories`] says who has. A later revision is signed by
+//! authorities of the one before; [`Revisions`] holds those of one network and says which of them decides about a
+//! document. [`Params`] are the parameters with their defaults and bounds: the file sets some, a consensus may set
+//! others.
 //!
 //! Callers are all who verify a document, and the commands that found a network. Absent: the search for later revisions
 //! and their copy on disk (`net::directory`).

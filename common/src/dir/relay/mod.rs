@@ -2,9 +2,10 @@
 //! 6.6 and 6.20).
 //!
 //! A relay signs a [`RelayDescriptor`]; an authority reads it back as a [`SignedDescriptor`], and a [`DescriptorCache`]
-//! spares it the work for one that it knows. A descriptor names addresses (which of them may be dialled, [`is_dialable`]
-//! says), [`Flags`], the [`PolicySummary`] of an [`ExitPolicy`], and what keys off line have signed: a [`KeyCert`] and a
-//! [`FamilyMembership`], which are carried to the relay as a [`LinkCertificate`] and a [`FamilyFile`].
+//! spares it the work for one that it knows. A descriptor names addresses (which of them may be dialled,
+//! [`is_dialable`] says), [`Flags`], the [`PolicySummary`] of an [`ExitPolicy`], and what keys off line have signed: a
+//! [`KeyCert`] and a [`FamilyMembership`], which are carried to the relay as a [`LinkCertificate`] and a
+//! [`FamilyFile`].
 //!
 //! Callers are relays, authorities, and the rooms of votes and of the consensus. Absent: whether a relay can be reached
 //! and how good it is; authorities find that out (`relay/src/authority`).

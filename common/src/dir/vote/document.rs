@@ -54,7 +54,7 @@ impl Vote {
         SignedVote::parse_and_verify(&bytes, network)
     }
 
-    /// The same, with the descriptors that verified before.
+    /// Signs the vote as [`Vote::sign`] does, and spares the work of verifying descriptors that `cache` knows.
     ///
     /// # Errors
     /// As of [`Vote::sign`].
@@ -97,7 +97,7 @@ impl SignedVote {
         Ok(envelope.digest(&network.network_id()))
     }
 
-    /// The same as [`SignedVote::parse_and_verify`], with the descriptors that verified before.
+    /// Does what [`SignedVote::parse_and_verify`] does, and verifies no descriptor anew that `cache` knows.
     ///
     /// # Errors
     /// As of [`SignedVote::parse_and_verify`].
