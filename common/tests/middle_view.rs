@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use cepa_common::cell::codec::{self, Cell};
-use cepa_common::cell::message::{Host, Packer, StreamMessage};
+use cepa_common::cell::message::{BeginHost, Packer, StreamMessage};
 use cepa_common::cell::{BODY_LEN, Body, HEADER_LEN};
 use cepa_common::handshake::{
     ClientHandshake, ClientParams, HandshakeContext, OnionKeypair, RelayParams, respond,
@@ -95,7 +95,7 @@ fn a_middle_relay_sees_neither_end_nor_its_position() {
             let mut body = [0; BODY_LEN];
             let data = [&CLIENT[..], &DESTINATION, SECRET].concat();
             pack(&mut body, |p| {
-                p.begin(stream, Host::Name(NAME), 443).unwrap();
+                p.begin(stream, BeginHost::Name(NAME), 443).unwrap();
                 p.stream(stream, StreamMessage::Data(&data)).unwrap();
             });
             client.seal(last, &mut body, &mut rng).unwrap();

@@ -9,7 +9,7 @@ use core::task::Waker;
 
 use super::names::LegId;
 use super::target::{StreamHost, StreamTarget};
-use crate::cell::message::{Host, LegMessage, NoRoom, Packer, SECRET_LEN};
+use crate::cell::message::{BeginHost, LegMessage, NoRoom, Packer, SECRET_LEN};
 use crate::ids::StreamId;
 
 /// One of the two ends: [`Opener`] or [`Acceptor`], and no other.
@@ -127,13 +127,13 @@ impl Opening for Beginning {
         match target {
             StreamTarget::Directory => packer.begin_dir(id)?,
             StreamTarget::Host(StreamHost::Name(name), port) => {
-                packer.begin(id, Host::Name(name), *port)?;
+                packer.begin(id, BeginHost::Name(name), *port)?;
             }
             StreamTarget::Host(StreamHost::Ip(std::net::IpAddr::V4(ip)), port) => {
-                packer.begin(id, Host::V4(ip.octets()), *port)?;
+                packer.begin(id, BeginHost::V4(ip.octets()), *port)?;
             }
             StreamTarget::Host(StreamHost::Ip(std::net::IpAddr::V6(ip)), port) => {
-                packer.begin(id, Host::V6(ip.octets()), *port)?;
+                packer.begin(id, BeginHost::V6(ip.octets()), *port)?;
             }
         }
         self.step = BeginStep::Waiting;

@@ -1,6 +1,6 @@
 //! Where a stream goes.
 
-use crate::cell::message::{Host, is_name};
+use crate::cell::message::{BeginHost, is_name};
 
 /// Where a stream goes, owned.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,11 +22,11 @@ pub enum StreamHost {
 
 impl StreamTarget {
     /// A target from a host of the wire.
-    pub fn from_wire(host: Host<'_>, port: u16) -> Self {
+    pub fn from_wire(host: BeginHost<'_>, port: u16) -> Self {
         let host = match host {
-            Host::V4(octets) => StreamHost::Ip(octets.into()),
-            Host::V6(octets) => StreamHost::Ip(octets.into()),
-            Host::Name(name) => StreamHost::Name(name.to_owned()),
+            BeginHost::V4(octets) => StreamHost::Ip(octets.into()),
+            BeginHost::V6(octets) => StreamHost::Ip(octets.into()),
+            BeginHost::Name(name) => StreamHost::Name(name.to_owned()),
         };
         Self::Host(host, port)
     }

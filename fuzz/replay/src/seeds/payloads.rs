@@ -3,7 +3,7 @@
 use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::codec::{CREATE_LEN, CREATED_LEN, DestroyReason};
 use cepa_common::cell::message::{
-    EndReason, FlowMessage, Host, LegMessage, Packer, SECRET_LEN, StreamMessage,
+    BeginHost, EndReason, FlowMessage, LegMessage, Packer, SECRET_LEN, StreamMessage,
 };
 use cepa_common::ids::{RelayId, StreamId};
 
@@ -21,12 +21,13 @@ fn payload(write: impl FnOnce(&mut Packer<'_>) -> Option<()>) -> Vec<u8> {
 pub(super) fn payloads() -> Vec<Seed> {
     let id = StreamId::new(1);
     let begin = payload(|p| {
-        p.begin(id?, Host::Name("a.example"), 443).ok()?;
+        p.begin(id?, BeginHost::Name("a.example"), 443).ok()?;
         p.stream(id?, StreamMessage::Data(b"early")).ok()
     });
     let addresses = payload(|p| {
-        p.begin(id?, Host::V4([192, 0, 2, 1]), 80).ok()?;
-        p.begin(StreamId::new(2)?, Host::V6([0x26; 16]), 80).ok()?;
+        p.begin(id?, BeginHost::V4([192, 0, 2, 1]), 80).ok()?;
+        p.begin(StreamId::new(2)?, BeginHost::V6([0x26; 16]), 80)
+            .ok()?;
         p.begin_dir(StreamId::new(3)?).ok()
     });
     let flow = payload(|p| {
@@ -64,7 +65,7 @@ pub(super) fn payloads() -> Vec<Seed> {
     let more = |p: &mut Packer<'_>| p.stream(id?, StreamMessage::Data(b"more")).ok();
     let (early, late) = (
         numbered(1, &more),
-        numbered(0, &|p| p.begin(id?, Host::Name("a.example"), 443).ok()),
+        numbered(0, &|p| p.begin(id?, BeginHost::Name("a.example"), 443).ok()),
     );
     let (ask, unlink) = (leg(LegMessage::Ask), leg(LegMessage::Unlink(1)));
     let (linked, seen) = (leg(LegMessage::Linked), leg(LegMessage::Seen(0)));

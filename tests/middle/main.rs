@@ -5,37 +5,36 @@
 //! their own (127.0.0.77 and 127.0.0.88), so that the test can search for either.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
 
+mod relay;
+#[path = "../support/mod.rs"]
 mod support;
+mod wire;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cepa_common::cell::codec::{self, CREATE_LEN, Cell, CircuitCommand, DestroyReason, Head};
-use cepa_common::cell::codec::{payload, payload_mut};
-use cepa_common::cell::message::{
-    Host, Inward, Outward, Packer, StreamMessage, Telescope, messages,
-};
+use cepa_common::cell::codec::{self, CREATE_LEN, Cell, CircuitCommand, payload, payload_mut};
+use cepa_common::cell::message::{BeginHost, Inward, Packer, StreamMessage, Telescope, messages};
 use cepa_common::cell::{CELL_LEN, HEADER_LEN, SLOT_LEN};
 use cepa_common::dir::{Entry, NetworkFile};
 use cepa_common::handshake::{
-    CIRCUIT_VERSION, ClientHandshake, ClientParams, HandshakeContext, OnionKeypair, OnionPublicKey,
-    RelayParams, respond,
+    ClientHandshake, ClientParams, HandshakeContext, OnionKeypair, OnionPublicKey,
 };
 use cepa_common::ids::{CircId, HopIndex, NetworkId, StreamId};
 use cepa_common::net::directory::fetch_consensus;
-use cepa_common::net::establish::{self, Accepted, NewLink};
+use cepa_common::net::establish;
 use cepa_common::net::tls::Tls;
-use cepa_common::net::tls_io::TlsIo;
-use cepa_common::onion::{ClientLayers, Opened, RelayBackward, RelayForward};
+use cepa_common::onion::ClientLayers;
 use cepa_common::state::{KeyKind, Trust, load_key};
-use cepa_common::world::Clock;
 use ed25519_dalek::SigningKey;
 use support::Testnet;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use relay::{Middle, Shape, View, contains, relay_cell};
+use wire::{Link, Said, Tap, any_port, read, write};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
 const DESTINATION: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 88);
@@ -43,303 +42,8 @@ const QUESTION: &[u8] = b"a question that is nobody's business";
 const ANSWER: &[u8] = b"an answer that is nobody's business";
 /// Number of zeros that follow question and answer. Equal plaintexts are the hardest to tell apart.
 const ZEROS: usize = 12_000;
-/// The parameters that the middle relay answers with. They do not matter, because no circuit ends there.
-const PACE: RelayParams = RelayParams {
-    version: CIRCUIT_VERSION,
-    circuit_window_cells: 512,
-    mark_interval_cells: 32,
-    stream_window_bytes: 1 << 20,
-};
 /// The time within which a network on a busy machine builds the circuit.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What the two sides of a connection said: first the side that dialled, then the side that was dialled.
-type Said = [Vec<u8>; 2];
-
-/// A wire with a tap: it passes connections on and keeps what goes by.
-struct Tap {
-    address: SocketAddr,
-    /// What was said on each connection.
-    said: Arc<Mutex<Vec<Said>>>,
-    task: JoinHandle<()>,
-}
-
-impl Tap {
-    /// Passes connections to `listener` on to `to`, from the address `from`.
-    fn start(listener: TcpListener, to: SocketAddr, from: Ipv4Addr) -> Self {
-        let address = listener.local_addr().unwrap();
-        let said: Arc<Mutex<Vec<Said>>> = Arc::default();
-        let kept = said.clone();
-        let task = tokio::spawn(async move {
-            // The set ends with this task, and closes the connections that it passed on.
-            let mut passing = JoinSet::new();
-            while let Ok((near, _)) = listener.accept().await {
-                let socket = TcpSocket::new_v4().unwrap();
-                socket.bind((from, 0).into()).unwrap();
-                let Ok(far) = socket.connect(to).await else {
-                    continue;
-                };
-                let number = {
-                    let mut kept = kept.lock().unwrap();
-                    kept.push(Default::default());
-                    kept.len() - 1
-                };
-                let (near_in, near_out) = near.into_split();
-                let (far_in, far_out) = far.into_split();
-                for (side, mut input, mut output) in [(0, near_in, far_out), (1, far_in, near_out)]
-                {
-                    let kept = kept.clone();
-                    passing.spawn(async move {
-                        let mut buffer = vec![0; 65_536];
-                        while let Ok(len @ 1..) = input.read(&mut buffer).await {
-                            kept.lock().unwrap()[number][side].extend(&buffer[..len]);
-                            if output.write_all(&buffer[..len]).await.is_err() {
-                                break;
-                            }
-                        }
-                    });
-                }
-            }
-        });
-        Self {
-            address,
-            said,
-            task,
-        }
-    }
-}
-
-impl Drop for Tap {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn any_port() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").await.unwrap()
-}
-
-/// A link by hand, which reads and writes one cell at a time.
-struct Cells<I, O>(I, O);
-
-type Link = Cells<ReadHalf<TlsIo>, WriteHalf<TlsIo>>;
-
-impl Link {
-    fn new(link: NewLink) -> Self {
-        let (input, output) = tokio::io::split(link.io);
-        Self(input, output)
-    }
-}
-
-async fn read(input: &mut ReadHalf<TlsIo>) -> Option<Cell> {
-    let mut cell = [0; CELL_LEN];
-    input.read_exact(&mut cell).await.ok()?;
-    Some(cell)
-}
-
-/// Sends a cell. If the link is gone, reading from it will show that.
-async fn write(output: &mut WriteHalf<TlsIo>, cell: &Cell) {
-    if output.write_all(cell).await.is_ok() {
-        let _ = output.flush().await;
-    }
-}
-
-/// The shape of a cell at the middle relay: what it is, and which slots of its opened header are zero.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Shape {
-    /// A CREATE with the client's parameters.
-    Create(ClientParams),
-    /// A cell for this relay.
-    Ours([bool; HEADER_LEN / SLOT_LEN]),
-    /// A cell for a later relay.
-    Onward([bool; HEADER_LEN / SLOT_LEN]),
-}
-
-/// Everything that the middle relay sees of one circuit.
-#[derive(Default)]
-struct View {
-    shapes: Vec<Shape>,
-    /// Cells, opened bodies, HELLOs and addresses: everything that can be searched.
-    bytes: Vec<Vec<u8>>,
-    /// The RELAY cells on the relay's links: in and out towards the exit, in and out towards the client.
-    relayed: [Vec<Cell>; 4],
-}
-
-impl View {
-    fn see_cell(&mut self, wire: usize, cell: &Cell) {
-        self.bytes.push(cell.to_vec());
-        self.relayed[wire].push(*cell);
-    }
-
-    fn holds(&self, needle: &[u8]) -> bool {
-        self.bytes.iter().any(|bytes| contains(bytes, needle))
-    }
-}
-
-fn contains(bytes: &[u8], needle: &[u8]) -> bool {
-    bytes.windows(needle.len()).any(|window| window == needle)
-}
-
-fn zero_slots(body: &cepa_common::cell::Body) -> [bool; HEADER_LEN / SLOT_LEN] {
-    core::array::from_fn(|slot| body[slot * SLOT_LEN..][..SLOT_LEN] == [0; SLOT_LEN])
-}
-
-/// A relay whose keys the test has.
-struct Middle {
-    network: NetworkId,
-    entry: Entry,
-    tls: Tls,
-    onion: OnionKeypair,
-    /// Address and link key of the next relay on the circuit, at the end of a tapped wire.
-    next: (SocketAddr, [u8; 32]),
-    /// The CREATE of the circuit that is watched. All others are refused.
-    expected: Mutex<Option<[u8; CREATE_LEN]>>,
-    view: Mutex<View>,
-}
-
-impl Middle {
-    /// Accepts links at `listener` for ever.
-    async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let mut links = JoinSet::new();
-        while let Ok((tcp, _)) = listener.accept().await {
-            let middle = self.clone();
-            links.spawn(async move {
-                // Authorities dial to find out whether the relay is there, and leave.
-                let accepted =
-                    establish::accept(tcp, &middle.tls, middle.network, Clock::system().now_secs())
-                        .await;
-                if let Ok(Accepted::Link(link)) = accepted {
-                    middle.serve(link).await;
-                }
-            });
-        }
-    }
-
-    fn see(&self, bytes: &[u8]) {
-        self.view.lock().unwrap().bytes.push(bytes.to_vec());
-    }
-
-    async fn serve(&self, link: NewLink) -> Option<()> {
-        let hello = link.hello.encode();
-        // All relays are at one address here. What matters is what an address says about a client.
-        let address = format!("{} {:?}", link.peer_address, link.hello);
-        let mut link = Link::new(link);
-        let (circ, message) = loop {
-            let cell = read(&mut link.0).await?;
-            let Ok(Head::Circuit(circ, CircuitCommand::Create)) = codec::head(&cell) else {
-                continue;
-            };
-            let message = *codec::parse_create(codec::body(&cell)).ok()?;
-            if *self.expected.lock().unwrap() == Some(message) {
-                self.see(&cell);
-                break (circ, message);
-            }
-            write(&mut link.1, &codec::destroy(circ, DestroyReason::Resource)).await;
-        };
-        self.see(&hello);
-        self.see(address.as_bytes());
-        let (suite, keys, reply, client) = respond(
-            &self.network,
-            &self.entry.identity,
-            std::slice::from_ref(&self.onion),
-            &message,
-            PACE,
-            &mut rand::rng(),
-        )
-        .unwrap();
-        self.view.lock().unwrap().shapes.push(Shape::Create(client));
-        write(&mut link.1, &codec::created(circ, &reply)).await;
-        let forward = RelayForward::new(suite, keys.forward);
-        let backward = RelayBackward::new(suite, keys.backward);
-        self.extend(link, circ, forward, backward).await
-    }
-
-    /// Takes the circuit's EXTEND, and carries the circuit.
-    async fn extend(
-        &self,
-        mut prev: Link,
-        circ: CircId,
-        mut forward: RelayForward,
-        mut backward: RelayBackward,
-    ) -> Option<()> {
-        let mut cell = relay_cell(&mut prev.0, circ).await?;
-        assert_eq!(self.open(&mut forward, &mut cell), Opened::Ours);
-        let said = messages::<Outward<'_>>(payload(codec::body(&cell))).next();
-        let Some(Ok(Outward::Extend { message, .. })) = said else {
-            panic!("{said:?}")
-        };
-        let (address, key) = self.next;
-        let time = Clock::system().now_secs();
-        let next = establish::dial_link(&[address], key, &self.tls, self.network, time).await;
-        let next = next.unwrap();
-        self.see(&next.hello.encode());
-        let mut next = Link::new(next);
-        let next_circ = CircId::new(CircId::DIALLER_BIT | 1).unwrap();
-        write(&mut next.1, &codec::create(next_circ, message)).await;
-        let created = read(&mut next.0).await?;
-        self.see(&created);
-        let reply = codec::parse_created(codec::body(&created)).unwrap();
-        let mut extended = [0; CELL_LEN];
-        codec::write_circuit_head(&mut extended, circ, CircuitCommand::Relay);
-        let body = codec::body_mut(&mut extended);
-        let mut packer = Packer::new(payload_mut(body));
-        packer.extended(reply).unwrap();
-        packer.finish();
-        backward.speak(body).unwrap();
-        write(&mut prev.1, &extended).await;
-
-        let (mut from_prev, mut to_prev) = (prev.0, prev.1);
-        let (mut from_next, mut to_next) = (next.0, next.1);
-        let outward = async {
-            while let Some(mut cell) = relay_cell(&mut from_prev, circ).await {
-                assert_eq!(self.open(&mut forward, &mut cell), Opened::Onward);
-                codec::write_circuit_head(&mut cell, next_circ, CircuitCommand::Relay);
-                self.view.lock().unwrap().see_cell(1, &cell);
-                write(&mut to_next, &cell).await;
-            }
-        };
-        let inward = async {
-            while let Some(mut cell) = relay_cell(&mut from_next, next_circ).await {
-                self.view.lock().unwrap().see_cell(2, &cell);
-                backward.wrap(codec::body_mut(&mut cell)).unwrap();
-                codec::write_circuit_head(&mut cell, circ, CircuitCommand::Relay);
-                self.view.lock().unwrap().see_cell(3, &cell);
-                write(&mut to_prev, &cell).await;
-            }
-        };
-        tokio::select! {
-            () = outward => {}
-            () = inward => {}
-        }
-        Some(())
-    }
-
-    /// Opens a cell that came from the client's side, and records it before and after.
-    fn open(&self, layer: &mut RelayForward, cell: &mut Cell) -> Opened {
-        let mut view = self.view.lock().unwrap();
-        view.see_cell(0, cell);
-        let opened = layer.open(codec::body_mut(cell)).unwrap();
-        let body = codec::body(cell);
-        view.bytes.push(body.to_vec());
-        view.shapes.push(match opened {
-            Opened::Ours => Shape::Ours(zero_slots(body)),
-            Opened::Onward => Shape::Onward(zero_slots(body)),
-        });
-        opened
-    }
-}
-
-/// The next RELAY cell of a circuit; `None` if the circuit or its link has ended.
-async fn relay_cell(input: &mut ReadHalf<TlsIo>, circ: CircId) -> Option<Cell> {
-    loop {
-        let cell = read(input).await?;
-        match codec::head(&cell) {
-            Ok(Head::Circuit(c, CircuitCommand::Relay)) if c == circ => return Some(cell),
-            Ok(Head::Circuit(c, CircuitCommand::Destroy)) if c == circ => return None,
-            _ => {}
-        }
-    }
-}
 
 /// A circuit by hand, which keeps the RELAY cells of its link.
 struct Circuit {
@@ -435,7 +139,7 @@ impl Circuit {
         let question = [QUESTION, &[0; ZEROS]].concat();
         let mut chunks = question.chunks(1800);
         let first = chunks.next().unwrap();
-        let host = Host::V4(DESTINATION.octets());
+        let host = BeginHost::V4(DESTINATION.octets());
         self.say(|p| {
             p.begin(stream, host, destination.port()).unwrap();
             p.stream(stream, StreamMessage::Data(first)).unwrap();

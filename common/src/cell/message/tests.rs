@@ -3,6 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::cell::codec::{CREATE_LEN, CREATED_LEN};
+use crate::cell::{PAYLOAD_LEN, Payload};
+use crate::ids::StreamId;
 
 fn stream() -> impl Strategy<Value = StreamId> {
     (1u16..).prop_map(|n| StreamId::new(n).unwrap())
@@ -145,7 +148,7 @@ fn a_payload_needs_a_message_and_zeros_after_it() {
 fn begin_and_data_travel_together() {
     let id = StreamId::new(5).unwrap();
     let payload = pack(|p| {
-        p.begin(id, Host::Name("example.org"), 443).unwrap();
+        p.begin(id, BeginHost::Name("example.org"), 443).unwrap();
         p.stream(id, StreamMessage::Data(b"hello")).unwrap();
         p.stream(id, StreamMessage::End(EndReason::Done)).unwrap();
     });
@@ -157,7 +160,7 @@ fn begin_and_data_travel_together() {
         [
             Outward::Begin {
                 stream: id,
-                host: Host::Name("example.org"),
+                host: BeginHost::Name("example.org"),
                 port: 443
             },
             Outward::Stream(id, StreamMessage::Data(b"hello")),
