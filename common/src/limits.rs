@@ -2,6 +2,14 @@
 
 use core::time::Duration;
 
+/// What one circuit that ends at a relay is charged at rest, in bytes, for its task, layers, window and tables.
+pub const CIRCUIT_BYTES: usize = 8 * 1_024;
+/// What one stream at rest is charged, in bytes, for its place in tables, and an exit's task and socket.
+pub const STREAM_BYTES: usize = 4 * 1_024;
+/// PADDING cells that may come on a link within [`PADDING_TIME`]. Nothing asks for more yet (protocol.md 2.9).
+pub const PADDING_CELLS: u32 = 10;
+/// The time in which PADDING cells are counted.
+pub const PADDING_TIME: Duration = Duration::from_secs(10);
 /// The time from accepting or dialling a TCP connection to both HELLOs (protocol.md 1.6). A peer that takes longer is
 /// dropped (S5).
 pub const LINK_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -16,8 +24,19 @@ pub const LINK_REST_ACCEPTED: Duration = Duration::from_secs(600);
 pub const LINK_REST_SPREAD: f64 = 1.5;
 /// CREATEs that may wait on all links together: 1.5 s of work for one core, at about 140 us each.
 pub const CREATES_WAITING: usize = 10_000;
-/// Circuits on one link, both directions together. Ids have 31 bits and would allow more; memory sets this bound.
+/// Circuits that each side may have made on one link, those included whose ids are not free yet (protocol.md 7.2). Ids
+/// have 31 bits and would allow more; memory sets this bound. Each side knows how many it has made, so a CREATE over
+/// the bound closes the link.
 pub const CIRCUITS_PER_LINK: usize = 16_384;
+/// Cells that may wait for a link in answer to its peer's CREATEs and DESTROYs before the link is read no further
+/// (1 MiB). Relays that make 1,000 circuits a second with each other wait for half a second until there are so many.
+pub const ANSWERS_PER_LINK: usize = 512;
+/// A link that takes no byte of its answers for this time, and is not read meanwhile, is closed.
+pub const ANSWERS_TIMEOUT: Duration = Duration::from_secs(120);
+/// Circuits of a link whose end is remembered, so that what another task sends late does not follow their last cell.
+pub const ENDED_CIRCUITS: usize = 1_024;
+/// The time for which such an end is remembered. Other tasks hear of the end within milliseconds.
+pub const ENDED_TIME: Duration = Duration::from_secs(10);
 /// Cells that one circuit may have queued on one link in one direction beyond its window. They are acknowledgements,
 /// credit and the last messages of streams, which no window counts.
 pub const QUEUE_SLACK_CELLS: usize = 256;

@@ -112,7 +112,7 @@ impl GuardLinks {
         self.held().links.insert(relay.identity, queue.clone());
         let own = queue.clone();
         self.tasks.spawn(async move {
-            let end = link_task::run(link, own, AcceptNone).await;
+            let end = link_task::run(link, own, AcceptNone, None).await;
             tracing::debug!(%end, "a link has ended");
         });
         Ok(queue)

@@ -51,7 +51,7 @@ impl From<PushError> for CircuitEnd {
     fn from(error: PushError) -> Self {
         match error {
             PushError::Overrun => Self::Overrun,
-            PushError::Closed => Self::Destroyed(DestroyReason::Unreachable),
+            PushError::Closed | PushError::Ended => Self::Destroyed(DestroyReason::Unreachable),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::world::steady;
 
 use super::buffers;
+use crate::cell::CELL_LEN;
 
 /// Cells of one circuit, in order: whole cells in each chunk, so that what waits is never moved to make room.
 #[derive(Default)]
@@ -20,8 +21,12 @@ pub(super) struct CellRun {
     pub(super) moved: Option<Instant>,
     /// Cells sent of late, on the scale of the queue.
     pub(super) recent: f64,
-    /// The circuit's last cell is among these.
+    /// The circuit's last cell is among these, or was.
     pub(super) ended: bool,
+    /// Cells among these that answer the peer, and that no window counts.
+    pub(super) answers: usize,
+    /// The number of the turn that the circuit waits for; another turn of its is out of date.
+    pub(super) turn: u64,
 }
 
 impl CellRun {
@@ -103,6 +108,21 @@ impl CellRun {
             self.chunks = VecDeque::new();
         }
         taken
+    }
+
+    /// Drops all cells but the last.
+    pub(super) fn keep_last(&mut self) {
+        let Some(last) = self
+            .chunks
+            .back()
+            .and_then(|chunk| chunk.last_chunk::<CELL_LEN>())
+        else {
+            return;
+        };
+        let last = last.to_vec();
+        self.chunks.drain(..).for_each(buffers::give_back);
+        (self.from, self.len, self.held) = (0, last.len(), last.capacity());
+        self.chunks.push_back(last);
     }
 
     pub(super) fn give_back(self) {

@@ -138,7 +138,11 @@ impl<L: Layers, E: StreamEnd> EndDriver<L, E> {
                 for cell in batch.as_chunks_mut::<CELL_LEN>().0 {
                     self.layers.seal(codec::body_mut(cell), &mut rng)?;
                 }
-                self.link.push_all(self.circ, &mut batch)?;
+                match self.link.push_all(self.circ, &mut batch) {
+                    // The link's table has ended the circuit, and has told the inbox why.
+                    Err(PushError::Ended) => return Ok(()),
+                    pushed => pushed?,
+                }
             }
             if !more {
                 buffers::give_back(batch);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -28,22 +28,43 @@ const FILL_CELLS: usize = 128;
 /// who read and write the streams.
 pub struct Streams<E: StreamEnd> {
     mux: Mutex<Mux<E>>,
-    /// One for each leg that lives, by its number; a leg is told apart from one before it by its id.
-    notify: [Notify; 4],
-    /// The legs' bits.
-    legs: AtomicU8,
+    /// Where the legs' tasks wait. There are more seats than legs, so that the task of a leg that is lost still finds
+    /// its own when the next leg sits down.
+    seats: [Seat; 4],
+    /// Where the search for a free seat begins.
+    next_seat: AtomicUsize,
     discarded: watch::Sender<bool>,
+}
+
+/// Where the task of one leg waits.
+#[derive(Default)]
+struct Seat {
+    /// The number of the leg and one; 0 is nobody.
+    leg: AtomicU64,
+    notify: Notify,
+}
+
+impl Seat {
+    fn is_of(&self, leg: LegId) -> bool {
+        self.leg.load(Ordering::Relaxed) == u64::from(leg.number()) + 1
+    }
+
+    fn is_free(&self) -> bool {
+        self.leg.load(Ordering::Relaxed) == 0
+    }
 }
 
 impl<E: StreamEnd> Streams<E> {
     /// Shares `mux`.
     pub fn new(mux: Mux<E>) -> Arc<Self> {
-        Arc::new(Self {
+        let streams = Self {
             mux: Mutex::new(mux),
-            notify: core::array::from_fn(|_| Notify::new()),
-            legs: AtomicU8::new(1),
+            seats: Default::default(),
+            next_seat: AtomicUsize::new(0),
             discarded: watch::Sender::new(false),
-        })
+        };
+        streams.seat_legs(&streams.mux());
+        Arc::new(streams)
     }
 
     /// The machine itself. Hold it briefly; call [`Streams::wake`] after a
@@ -62,7 +83,7 @@ impl<E: StreamEnd> Streams<E> {
     fn join_with(&self, join: impl FnOnce(&mut Mux<E>) -> Option<LegId>) -> Option<LegId> {
         let mut mux = self.mux();
         let id = join(&mut mux)?;
-        self.set_legs(&mux);
+        self.seat_legs(&mux);
         Some(id)
     }
 
@@ -70,24 +91,37 @@ impl<E: StreamEnd> Streams<E> {
     pub fn lose_leg(&self, leg: LegId) {
         let mut mux = self.mux();
         mux.lose_leg(leg);
-        let before = self.set_legs(&mux);
-        drop(mux);
-        self.notify_all(before);
+        self.seat_legs(&mux);
     }
 
-    /// Notes which legs there are; gives the bits of those that there were.
-    fn set_legs(&self, mux: &Mux<E>) -> u8 {
-        let numbers = mux.leg_ids().map(|leg| leg.number() % self.notify.len());
-        let bits = numbers.map(|number| 1u8 << number).sum();
-        self.legs.swap(bits, Ordering::Relaxed)
-    }
-
-    fn notify_all(&self, legs: u8) {
-        for (number, notify) in self.notify.iter().enumerate() {
-            if legs & (1 << number) != 0 {
-                notify.notify_one();
+    /// Gives each new leg a seat. Legs that are gone leave theirs, and their tasks and all others are woken.
+    fn seat_legs(&self, mux: &Mux<E>) {
+        let is_gone = |seat: &&Seat| !seat.is_free() && !mux.leg_ids().any(|leg| seat.is_of(leg));
+        if self.seats.iter().any(|seat| is_gone(&seat)) {
+            self.notify();
+        }
+        for seat in self.seats.iter().filter(is_gone) {
+            seat.leg.store(0, Ordering::Relaxed);
+        }
+        for leg in mux.leg_ids() {
+            if self.seat(leg).is_some() {
+                continue;
+            }
+            let from = self.next_seat.load(Ordering::Relaxed);
+            let places = (from..from + self.seats.len()).map(|place| place % self.seats.len());
+            if let Some(place) = places
+                .into_iter()
+                .find(|place| self.seats[*place].is_free())
+            {
+                let number = u64::from(leg.number()) + 1;
+                self.seats[place].leg.store(number, Ordering::Relaxed);
+                self.next_seat.store(place + 1, Ordering::Relaxed);
             }
         }
+    }
+
+    fn seat(&self, leg: LegId) -> Option<&Seat> {
+        self.seats.iter().find(|seat| seat.is_of(leg))
     }
 
     /// Ends the circuit and drops what its streams hold, to save memory.
@@ -108,14 +142,16 @@ impl<E: StreamEnd> Streams<E> {
 
     /// Wakes the circuit's task, or both legs' tasks.
     pub fn notify(&self) {
-        self.notify_all(self.legs.load(Ordering::Relaxed));
+        for seat in self.seats.iter().filter(|seat| !seat.is_free()) {
+            seat.notify.notify_one();
+        }
     }
 
-    /// Waits until there may be something to send on a leg.
+    /// Waits until there may be something to send on a leg, or the leg is lost.
     pub async fn wait(&self, leg: LegId) {
-        self.notify[leg.number() % self.notify.len()]
-            .notified()
-            .await;
+        if let Some(seat) = self.seat(leg) {
+            seat.notify.notified().await;
+        }
     }
 
     /// Packs up to 128 cells of circuit `circ`, a leg, into `cells`, to be sealed.
@@ -133,15 +169,13 @@ impl<E: StreamEnd> Streams<E> {
         if mux.is_linking() {
             // What this leg leaves may be for the other to say.
             let other = mux.leg_ids().find(|other| *other != leg);
-            if let Some(other) = other.filter(|other| mux.wants(*other)) {
-                self.notify[other.number() % self.notify.len()].notify_one();
+            if let Some(other) = other.filter(|other| mux.wants(*other))
+                && let Some(seat) = self.seat(other)
+            {
+                seat.notify.notify_one();
             }
             // What was read on it may have been that the other is lost.
-            let before = self.set_legs(&mux);
-            drop(mux);
-            if before != self.legs.load(Ordering::Relaxed) {
-                self.notify_all(before);
-            }
+            self.seat_legs(&mux);
         }
         more
     }
@@ -236,6 +270,54 @@ impl<E: StreamEnd> StreamIo<E> {
         &self.streams
     }
 
+    /// Ready when the other end has given the stream up, or the circuit is gone.
+    pub fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.streams.mux().poll_given_up(self.key, cx)
+    }
+
+    /// Waits until the other end has given the stream up, or the circuit is gone.
+    pub async fn given_up(&self) {
+        std::future::poll_fn(|cx| self.poll_given_up(cx)).await;
+    }
+
+    /// Reads, and leaves what was read to be read again until [`StreamIo::consume`]. So nothing needs a place of its
+    /// own while whoever is to get it takes nothing.
+    pub fn poll_peek(&self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
+        let peeked = self.streams.mux().poll_peek(self.key, cx, out);
+        peeked.map_err(Into::into)
+    }
+
+    /// Takes bytes that [`StreamIo::poll_peek`] has shown.
+    pub fn consume(&self, bytes: usize) {
+        let mut mux = self.streams.mux();
+        mux.consume(self.key, steady::now(), bytes);
+        let wake = mux.wants_fill();
+        drop(mux);
+        if wake {
+            self.streams.notify();
+        }
+    }
+
+    /// Waits until the stream takes bytes to send. Gives how many.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.streams
+            .mux()
+            .poll_room(self.key, cx)
+            .map_err(Into::into)
+    }
+
+    /// Sends bytes for which [`StreamIo::poll_room`] has found room.
+    pub fn push(&self, bytes: &[u8]) {
+        self.streams.mux().push(self.key, steady::now(), bytes);
+        self.streams.notify();
+    }
+
+    /// Completes this direction.
+    pub fn finish(&self) {
+        self.streams.mux().shutdown(self.key);
+        self.streams.notify();
+    }
+
     /// Gives the stream up for a reason of its own.
     pub fn abort(self, reason: EndReason) {
         self.streams.mux().abort(self.key, reason);
@@ -286,8 +368,11 @@ impl<E: StreamEnd> AsyncWrite for StreamIo<E> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.streams.mux().shutdown(self.key);
-        self.streams.notify();
+        self.finish();
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+#[path = "circuit_io_tests.rs"]
+mod tests;

@@ -18,6 +18,8 @@ pub enum PushError {
     Overrun,
     /// The link is gone.
     Closed,
+    /// The circuit's last cell is queued or sent already. Whoever has ended the circuit has told its other side.
+    Ended,
 }
 
 /// What has come for a circuit's end.

@@ -12,11 +12,14 @@ use tokio::time::Sleep;
 use super::buffers;
 use super::establish::NewLink;
 use super::limit::{RateLimit, Way};
-use super::queue::LinkQueue;
+use super::queue::{LinkQueue, TableCommand};
 use super::switch::{AcceptCircuits, LinkError, Table};
 use super::tls_io::TlsIo;
 use crate::cell::CELL_LEN;
-use crate::limits::{LINK_REST_ACCEPTED, LINK_REST_DIALLED, LINK_REST_SPREAD, WRITE_BATCH_CELLS};
+use crate::limits::{
+    ANSWERS_PER_LINK, ANSWERS_TIMEOUT, LINK_REST_ACCEPTED, LINK_REST_DIALLED, LINK_REST_SPREAD,
+    WRITE_BATCH_CELLS,
+};
 use crate::world::{random, steady};
 
 /// Why a link has ended.
@@ -34,6 +37,12 @@ pub enum LinkEnd {
     /// The link has carried no circuit for a long time.
     #[error("no circuit needed the link any more")]
     Idle,
+    /// The link held too much memory.
+    #[error("the link held too much memory")]
+    Memory,
+    /// The peer asks and does not read the answers.
+    #[error("the peer has not read what it asked for")]
+    Unread,
 }
 
 /// How often a link looks whether anything needs it.
@@ -116,14 +125,9 @@ thread_local! {
     static BATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Drives a link until it ends, and tells everyone who has a circuit on it.
-/// Dropping the future ends the link too.
-pub async fn run<A: AcceptCircuits>(link: NewLink, queue: Arc<LinkQueue>, accept: A) -> LinkEnd {
-    run_limited(link, queue, accept, None).await
-}
-
-/// Runs a link like [`run`], and moves no more than `limit`, which other links share.
-pub async fn run_limited<A: AcceptCircuits>(
+/// Drives a link until it ends, and tells everyone who has a circuit on it. If there is a `limit`, which links may
+/// share, the link moves no more than it allows. Dropping the future ends the link too.
+pub async fn run<A: AcceptCircuits>(
     link: NewLink,
     queue: Arc<LinkQueue>,
     accept: A,
@@ -137,6 +141,7 @@ pub async fn run_limited<A: AcceptCircuits>(
         table,
         partial: Vec::new(),
         pace: Pace(limit),
+        unread: None,
     };
     match driver.run().await {
         Ok(never) => match never {},
@@ -152,6 +157,8 @@ struct Driver<A: AcceptCircuits> {
     partial: Vec<u8>,
     pace: Pace,
     rest: Rest,
+    /// Too many answers wait ([`ANSWERS_PER_LINK`]): since when the peer takes no byte, and how many bytes were unsent.
+    unread: Option<(tokio::time::Instant, usize)>,
 }
 
 impl<A: AcceptCircuits> Driver<A> {
@@ -161,20 +168,19 @@ impl<A: AcceptCircuits> Driver<A> {
         drop(early);
         let mut commands = Vec::new();
         loop {
-            self.queue.take_commands(&mut commands);
-            for command in commands.drain(..) {
-                self.table.on_command(command);
-            }
+            self.turn(&mut commands).await?;
             if self.rest.is_over(self.table.len(), self.table.ever()) {
                 return Err(LinkEnd::Idle);
             }
-            self.turn().await?;
         }
     }
 
-    /// One turn: writes what may be written, waits for more to do, and reads what may be read. A link without a limit
-    /// may always do both.
-    async fn turn(&mut self) -> Result<(), LinkEnd> {
+    /// One turn: writes what may be written, waits for more to do, carries commands out, and reads what may be read. A
+    /// link without a limit may always read and write.
+    ///
+    /// Commands come after writing and before reading. What a peer says can be the answer to a cell that this turn has
+    /// written, and the command that prepares the table for that answer was queued before the cell (protocol.md 7.6).
+    async fn turn(&mut self, commands: &mut Vec<TableCommand>) -> Result<(), LinkEnd> {
         let writes_at = self.pace.wait_for(Way::Write);
         let written = if writes_at.is_none() {
             self.write()?
@@ -186,21 +192,56 @@ impl<A: AcceptCircuits> Driver<A> {
         // Where there is a limit, one batch was written; there may be more, of which the queue has told already.
         let is_rest_queued = self.pace.is_limited() && written > 0;
         let reads_at = self.pace.wait_for(Way::Read);
+        let gives_up_at = self.wait_for_reader(written > 0 || writes_at.is_some())?;
         // Whoever may not read must not ask whether it could: the answer would be yes at once.
-        let until = [reads_at, writes_at].into_iter().flatten().min();
+        let may_read = reads_at.is_none() && gives_up_at.is_none();
+        let until = [reads_at, writes_at, gives_up_at]
+            .into_iter()
+            .flatten()
+            .min();
         tokio::select! {
             () = std::future::ready(()), if is_rest_queued => {}
-            ready = self.io.ready(), if reads_at.is_none() => ready?,
-            ready = self.io.writable(), if reads_at.is_some() && self.io.has_unsent() => ready?,
+            ready = self.io.ready(), if may_read => ready?,
+            ready = self.io.writable(), if !may_read && self.io.has_unsent() => ready?,
             () = self.queue.wait() => {}
             () = sleep_until(until), if until.is_some() => {}
             () = self.rest.alarm.as_mut() => {}
         }
-        if reads_at.is_none() {
+        if !self.queue.take_commands(commands) {
+            commands.drain(..).for_each(TableCommand::abandon);
+            return Err(LinkEnd::Memory);
+        }
+        for command in commands.drain(..) {
+            self.table.on_command(command);
+        }
+        if may_read {
             let read = self.read()?;
             self.pace.moved(Way::Read, read);
         }
         Ok(())
+    }
+
+    /// Who does not read is not read from: a peer with too many answers waiting is heard again when it has taken some
+    /// of them. Gives when the patience with it ends, if it is not heard now. `moves`: something was written just now,
+    /// or may not be.
+    ///
+    /// Cells of circuits do not count. Two relays that wait for each other's reading of those would wait for ever.
+    fn wait_for_reader(&mut self, moves: bool) -> Result<Option<tokio::time::Instant>, LinkEnd> {
+        if self.queue.answers() <= ANSWERS_PER_LINK {
+            self.unread = None;
+            return Ok(None);
+        }
+        let (now, unsent) = (tokio::time::Instant::now(), self.io.unsent_len());
+        let since = match self.unread {
+            Some((since, before)) if !moves && before == unsent => since,
+            _ => now,
+        };
+        self.unread = Some((since, unsent));
+        let until = since + ANSWERS_TIMEOUT;
+        if now >= until {
+            return Err(LinkEnd::Unread);
+        }
+        Ok(Some(until))
     }
 
     /// Writes what is queued, as long as the kernel takes it: what it does not
@@ -262,76 +303,5 @@ impl<A: AcceptCircuits> Drop for Driver<A> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use ed25519_dalek::SigningKey;
-    use tokio::net::TcpListener;
-    use tokio::sync::mpsc::{Sender, channel};
-
-    use super::*;
-    use crate::budget::Budget;
-    use crate::cell::codec::{CREATE_LEN, DestroyReason};
-    use crate::ids::{CircId, NetworkId};
-    use crate::net::establish::{self, Accepted};
-    use crate::net::inbox::Inbox;
-    use crate::net::queue::TableCommand;
-    use crate::net::switch::{AcceptNone, CreateRefusal};
-    use crate::net::tls::Tls;
-
-    const NETWORK: NetworkId = NetworkId([7; 32]);
-
-    /// Takes every CREATE, tells of it and answers none.
-    struct Tell(Sender<CircId>);
-
-    impl AcceptCircuits for Tell {
-        fn on_create(&mut self, circ: CircId, _: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal> {
-            self.0.try_send(circ).unwrap();
-            Ok(())
-        }
-    }
-
-    async fn pair() -> (NewLink, NewLink) {
-        let key = SigningKey::from_bytes(&[3; 32]);
-        let (near, far) = (Tls::client(), Tls::relay(&key).unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addresses = [listener.local_addr().unwrap()];
-        let key = key.verifying_key().to_bytes();
-        let dial = establish::dial_link(&addresses, key, &near, NETWORK, 0);
-        let accept = async {
-            let (tcp, _) = listener.accept().await.unwrap();
-            match establish::accept(tcp, &far, NETWORK, 0).await.unwrap() {
-                Accepted::Link(link) => link,
-                Accepted::Http(..) => panic!("it is a link"),
-            }
-        };
-        let (near, far) = tokio::join!(dial, accept);
-        (near.unwrap(), far)
-    }
-
-    #[tokio::test]
-    async fn a_link_is_closed_when_no_circuit_has_needed_it_for_long() {
-        let (near, far) = pair().await;
-        let budget = Budget::unlimited();
-        let [own, other] = [(); 2].map(|()| Arc::new(LinkQueue::new(64, &budget)));
-        let (tell, mut told) = channel(1);
-        let far = tokio::spawn(run(far, other, Tell(tell)));
-        let near = tokio::spawn(run(near, own.clone(), AcceptNone));
-        let inbox = Arc::new(Inbox::new(64, &budget));
-        let message = Box::new([0; CREATE_LEN]);
-        TableCommand::Open { inbox, message }.send(&own);
-        let circ = told.recv().await.unwrap();
-
-        tokio::time::pause();
-        tokio::time::sleep(LINK_REST_ACCEPTED * 2).await;
-        assert!(
-            !near.is_finished() && !far.is_finished(),
-            "a circuit is there"
-        );
-        let reason = DestroyReason::Finished;
-        TableCommand::Close { circ, reason }.send(&own);
-        let began = tokio::time::Instant::now();
-        assert!(matches!(near.await.unwrap(), LinkEnd::Idle));
-        assert!(began.elapsed() >= LINK_REST_DIALLED);
-        assert!(matches!(far.await.unwrap(), LinkEnd::Closed));
-    }
-}
+#[path = "link_task_tests.rs"]
+mod tests;

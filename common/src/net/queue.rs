@@ -5,7 +5,7 @@
 //! destroyed by whoever pushed.
 
 use core::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::atomic::{self, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -20,7 +20,7 @@ use crate::cell::CELL_LEN;
 use crate::cell::codec::{self, CREATE_LEN, CREATED_LEN, Cell, CircuitCommand, DestroyReason};
 use crate::cell::message::Packer;
 use crate::ids::CircId;
-use crate::limits::{RECENT_HALF_LIFE, TURN_CELLS};
+use crate::limits::{ENDED_CIRCUITS, ENDED_TIME, RECENT_HALF_LIFE, TURN_CELLS};
 use crate::onion::{RelayBackward, RelayForward};
 use crate::sync::lock;
 use crate::world::steady;
@@ -58,7 +58,7 @@ impl PartialEq for Turn {
 
 impl Eq for Turn {}
 
-struct Waiting {
+struct Queued {
     /// Those with cells waiting, and those that have sent enough of late for it to count.
     circuits: HashMap<CircId, CellRun>,
     /// Circuits with cells waiting: the one that has sent fewest of late goes first, so that a circuit with little to
@@ -69,13 +69,30 @@ struct Waiting {
     epoch: Instant,
     /// Quiet circuits are forgotten when there are so many of all.
     forget_at: usize,
+    /// Circuits whose last cell has been sent, and when. What somebody sends late is not sent after that cell.
+    ended: VecDeque<(Instant, CircId)>,
+    /// Cells that answer the peer ([`LinkQueue::answers`]).
+    answers: usize,
     commands: Vec<TableCommand>,
     charge: Charge,
     queued_bytes: usize,
+    /// The link is to be closed, to save memory.
+    is_to_end: bool,
     closed: bool,
 }
 
-impl Waiting {
+/// A circuit whose cells wait for a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The circuit.
+    pub circ: CircId,
+    /// Since when none of its cells has moved.
+    pub since: Instant,
+    /// Bytes that its cells take.
+    pub held: usize,
+}
+
+impl Queued {
     /// `bytes` more are queued, or fewer.
     fn account(&mut self, added: usize, taken: usize) {
         self.queued_bytes = self.queued_bytes + added - taken;
@@ -106,14 +123,45 @@ impl Waiting {
         1.0
     }
 
-    /// Puts a circuit with cells in the order of turns.
-    fn enqueue(&mut self, circ: CircId, recent: f64) {
+    /// Puts a circuit with cells in the order of turns. Gives the number of its turn.
+    fn enqueue(&mut self, circ: CircId, recent: f64) -> u64 {
         self.turns_given += 1;
         self.turns.push(Turn {
             recent,
             since: self.turns_given,
             circ,
         });
+        self.turns_given
+    }
+
+    /// Drops turns that are out of date, once they are most of all.
+    fn clean_turns(&mut self) {
+        if self.turns.len() > 2 * self.circuits.len() + 64 {
+            let circuits = &self.circuits;
+            self.turns.retain(|turn| {
+                circuits
+                    .get(&turn.circ)
+                    .is_some_and(|run| run.turn == turn.since)
+            });
+        }
+    }
+
+    /// Remembers that a circuit's last cell has been sent. Forgets whoever was remembered for long enough.
+    fn remember_ended(&mut self, now: Instant, circ: CircId) {
+        self.ended.push_back((now, circ));
+        while let Some((since, circ)) = self.ended.front().copied()
+            && (self.ended.len() > ENDED_CIRCUITS
+                || now.saturating_duration_since(since) > ENDED_TIME)
+        {
+            self.ended.pop_front();
+            if self
+                .circuits
+                .get(&circ)
+                .is_some_and(|run| run.ended && run.len == 0)
+            {
+                self.circuits.remove(&circ);
+            }
+        }
     }
 
     /// The run of a circuit that is about to have more cells: it has its turn.
@@ -121,7 +169,7 @@ impl Waiting {
         if self.circuits.len() >= self.forget_at && !self.circuits.contains_key(&circ) {
             let least = self.weight(steady::now());
             self.circuits
-                .retain(|_, run| run.len > 0 || run.recent >= least);
+                .retain(|_, run| run.len > 0 || run.ended || run.recent >= least);
             self.forget_at = 2 * self.circuits.len() + 64;
         }
         let recent = match self.circuits.get(&circ) {
@@ -129,16 +177,16 @@ impl Waiting {
             Some(run) => Some(run.recent),
             None => Some(0.0),
         };
-        if let Some(recent) = recent {
-            self.enqueue(circ, recent);
-        }
-        self.circuits.entry(circ).or_default()
+        let turn = recent.map(|recent| self.enqueue(circ, recent));
+        let run = self.circuits.entry(circ).or_default();
+        run.turn = turn.unwrap_or(run.turn);
+        run
     }
 }
 
 /// Cells and commands for one link; shared by all who send to it.
 pub struct LinkQueue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Queued>,
     notify: Notify,
     gone: tokio::sync::watch::Sender<bool>,
     bound_bytes: usize,
@@ -152,15 +200,18 @@ impl LinkQueue {
     /// A queue in which one circuit may have `bound_cells` waiting, charged to `budget`.
     pub fn new(bound_cells: usize, budget: &Arc<Budget>) -> Self {
         Self {
-            waiting: Mutex::new(Waiting {
+            waiting: Mutex::new(Queued {
                 circuits: HashMap::new(),
                 turns: BinaryHeap::new(),
                 turns_given: 0,
                 epoch: steady::now(),
                 forget_at: 64,
+                ended: VecDeque::new(),
+                answers: 0,
                 commands: Vec::new(),
                 charge: Charge::none(budget),
                 queued_bytes: 0,
+                is_to_end: false,
                 closed: false,
             }),
             notify: Notify::new(),
@@ -199,7 +250,13 @@ impl LinkQueue {
         if waiting.closed {
             return Err(PushError::Closed);
         }
-        let waits = waiting.circuits.get(&circ).map_or(0, |run| run.len);
+        let (waits, ended) = waiting
+            .circuits
+            .get(&circ)
+            .map_or((0, false), |run| (run.len, run.ended));
+        if ended {
+            return Err(PushError::Ended);
+        }
         if waits + len > self.bound_bytes {
             return Err(PushError::Overrun);
         }
@@ -213,41 +270,111 @@ impl LinkQueue {
         Ok(())
     }
 
-    /// Adds the last cell of a circuit, whatever waits.
+    /// A circuit begins whose id may have been another circuit's before.
+    pub(super) fn begin(&self, circ: CircId) {
+        let mut waiting = lock(&self.waiting);
+        let is_gone = |run: &CellRun| run.ended && run.len == 0;
+        if waiting.circuits.get(&circ).is_some_and(is_gone) {
+            waiting.circuits.remove(&circ);
+        }
+        if let Some(run) = waiting.circuits.get_mut(&circ) {
+            // The last cell of the circuit before goes first.
+            run.ended = false;
+        }
+    }
+
+    /// Adds the last cell of a circuit, whatever waits. What is pushed for the circuit from now on is refused.
     pub fn push_last(&self, circ: CircId, cell: &Cell) {
+        self.push_answer_with(circ, cell, true);
+    }
+
+    /// Adds a cell that answers the peer and that no window counts, whatever waits.
+    pub(super) fn push_answer(&self, circ: CircId, cell: &Cell) {
+        self.push_answer_with(circ, cell, false);
+    }
+
+    fn push_answer_with(&self, circ: CircId, cell: &Cell, is_last: bool) {
         let mut guard = lock(&self.waiting);
         let waiting = &mut *guard;
         if waiting.closed {
             return;
         }
         let run = waiting.run(circ);
-        run.ended = true;
+        run.ended |= is_last;
+        run.answers += 1;
         let before = run.held;
         run.add(cell);
         let added = run.held - before;
+        waiting.answers += 1;
         waiting.account(added, 0);
         drop(guard);
         self.notify.notify_one();
     }
 
-    /// Drops what waits for a circuit.
+    /// How many cells wait that answer the peer's CREATEs and DESTROYs. No window counts them: only their number shows
+    /// that a peer asks for more than it reads.
+    pub fn answers(&self) -> usize {
+        lock(&self.waiting).answers
+    }
+
+    /// Drops what waits for a circuit, but not its last cell.
     pub fn purge(&self, circ: CircId) {
-        let mut waiting = lock(&self.waiting);
-        if let Some(run) = waiting.circuits.remove(&circ) {
-            waiting.account(0, run.held);
+        let mut guard = lock(&self.waiting);
+        let waiting = &mut *guard;
+        let Some(run) = waiting.circuits.get_mut(&circ) else {
+            return;
+        };
+        let (held, answers) = (run.held, run.answers);
+        if run.ended && run.len > 0 {
+            run.keep_last();
+            run.answers = 1;
+            let (kept, answers) = (run.held, answers - run.answers);
+            waiting.answers -= answers;
+            waiting.account(kept, held);
+        } else if !run.ended
+            && let Some(run) = waiting.circuits.remove(&circ)
+        {
+            waiting.answers -= answers;
+            waiting.account(0, held);
             run.give_back();
-            waiting.turns.retain(|turn| turn.circ != circ);
+            waiting.clean_turns();
         }
     }
 
-    /// The circuits whose cells wait, in the order of their ids, and since when none of their cells has moved.
-    pub fn waiting(&self) -> Vec<(CircId, Instant)> {
+    /// Bytes that wait for the link.
+    pub fn held_bytes(&self) -> usize {
+        lock(&self.waiting).queued_bytes
+    }
+
+    /// Asks the link's task to close the link, to save memory. What waits for it is dropped at once.
+    pub fn end(&self) {
+        let mut guard = lock(&self.waiting);
+        let waiting = &mut *guard;
+        waiting.is_to_end = true;
+        waiting.circuits.clear();
+        waiting.turns.clear();
+        waiting.answers = 0;
+        let queued = waiting.queued_bytes;
+        waiting.account(0, queued);
+        drop(guard);
+        self.notify.notify_one();
+    }
+
+    /// The circuits whose cells wait and that have not ended, in the order of their ids.
+    pub fn waiting(&self) -> Vec<Waiting> {
         let waiting = lock(&self.waiting);
-        let runs = waiting.circuits.iter().filter(|(_, run)| run.len > 0);
-        let since = runs.filter_map(|(circ, run)| Some((*circ, run.moved?)));
-        let mut since: Vec<_> = since.collect();
-        since.sort_unstable_by_key(|(circ, _)| *circ);
-        since
+        let runs = waiting.circuits.iter();
+        let runs = runs.filter(|(_, run)| run.len > 0 && !(run.ended && run.len == CELL_LEN));
+        let circuits = runs.filter_map(|(circ, run)| {
+            Some(Waiting {
+                circ: *circ,
+                since: run.moved?,
+                held: run.held,
+            })
+        });
+        let mut circuits: Vec<_> = circuits.collect();
+        circuits.sort_unstable_by_key(|one| one.circ);
+        circuits
     }
 
     /// Adds a command for the link's table. Commands are taken before cells,
@@ -264,9 +391,11 @@ impl LinkQueue {
         Ok(())
     }
 
-    /// Moves all commands to `commands`.
-    pub fn take_commands(&self, commands: &mut Vec<TableCommand>) {
-        commands.append(&mut lock(&self.waiting).commands);
+    /// Moves all commands to `commands`. `false`: the link is to be closed ([`LinkQueue::end`]).
+    pub fn take_commands(&self, commands: &mut Vec<TableCommand>) -> bool {
+        let mut waiting = lock(&self.waiting);
+        commands.append(&mut waiting.commands);
+        !waiting.is_to_end
     }
 
     /// Moves up to `most_cells` cells to `out`, those of the circuit first that has sent fewest of late.
@@ -282,7 +411,8 @@ impl LinkQueue {
             && let Some(turn) = waiting.turns.pop()
         {
             let circ = turn.circ;
-            let Some(run) = waiting.circuits.get_mut(&circ) else {
+            let run = waiting.circuits.get_mut(&circ);
+            let Some(run) = run.filter(|run| run.turn == turn.since) else {
                 continue;
             };
             // A circuit that is alone need not take turns.
@@ -302,9 +432,13 @@ impl LinkQueue {
             run.recent += len as f64 * weight;
             let (recent, ended) = (run.recent, run.ended);
             if run.len > 0 {
+                run.turn = waiting.turns_given + 1;
                 waiting.enqueue(circ, recent);
-            } else if ended {
-                waiting.circuits.remove(&circ);
+                continue;
+            }
+            waiting.answers -= core::mem::take(&mut run.answers);
+            if ended {
+                waiting.remember_ended(now, circ);
             }
         }
         waiting.account(0, freed);
@@ -313,7 +447,7 @@ impl LinkQueue {
     /// Is anything waiting?
     pub fn is_empty(&self) -> bool {
         let waiting = lock(&self.waiting);
-        waiting.turns.is_empty() && waiting.commands.is_empty()
+        waiting.queued_bytes == 0 && waiting.commands.is_empty()
     }
 
     /// Takes nothing more. Returns the commands that nobody will carry out.
@@ -322,6 +456,8 @@ impl LinkQueue {
         waiting.closed = true;
         waiting.circuits.clear();
         waiting.turns.clear();
+        waiting.ended.clear();
+        waiting.answers = 0;
         let queued = waiting.queued_bytes;
         waiting.account(0, queued);
         self.gone.send_replace(true);

@@ -57,10 +57,10 @@ fn what_is_queued_is_charged_and_given_back() {
     queue.purge(circ(2));
     queue.take_cells(Instant::now(), 3, &mut Vec::new());
     assert!((2 * CELL_LEN..10 * CELL_LEN).contains(&budget.used()));
-    assert_eq!(queue.waiting()[0].0, circ(1));
+    assert_eq!(queue.waiting()[0].circ, circ(1));
     queue.take_cells(Instant::now(), 3, &mut Vec::new());
     assert_eq!((budget.used(), queue.waiting().len()), (0, 0));
-    queue.push(circ(1), &cells(1, 4)).unwrap();
+    queue.push(circ(3), &cells(1, 4)).unwrap();
     queue.close();
     assert_eq!(budget.used(), 0);
 }
@@ -221,13 +221,13 @@ fn circuits_that_are_over_or_long_quiet_take_no_memory() {
     }
     assert!(queue.is_empty());
     // Each has sent one cell, which counts for half a life: a bound there is none but the circuits themselves.
-    assert!(lock(&queue.waiting).circuits.len() <= 5_000);
+    assert!(lock(&queue.waiting).circuits.len() <= 5_000 + ENDED_CIRCUITS);
     lock(&queue.waiting).epoch -= RECENT_HALF_LIFE * 9;
     for n in 10_000..16_000 {
         queue.push_last(circ(n), &[0; CELL_LEN]);
         queue.take_cells(Instant::now(), 10, &mut Vec::new());
     }
-    assert!(lock(&queue.waiting).circuits.len() < 200);
+    assert!(lock(&queue.waiting).circuits.len() < 200 + 2 * ENDED_CIRCUITS);
 }
 
 proptest! {
@@ -274,4 +274,58 @@ proptest! {
         prop_assert_eq!(sent, got);
         prop_assert_eq!(budget.used(), 0);
     }
+}
+
+#[test]
+fn what_is_purged_costs_no_look_at_what_is_not() {
+    const CIRCUITS: u32 = 40_000;
+    let queue = LinkQueue::new(4, &Budget::unlimited());
+    let cell = cells(1, 1);
+    let begun = Instant::now();
+    for n in 1..=CIRCUITS {
+        queue.push(circ(n), &cell).unwrap();
+    }
+    let pushing = begun.elapsed();
+    let begun = Instant::now();
+    for n in 1..=CIRCUITS {
+        queue.purge(circ(n));
+    }
+    let purging = begun.elapsed();
+    assert!(purging < 10 * pushing, "{purging:?} after {pushing:?}");
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn a_purge_leaves_the_last_cell_and_counts_right() {
+    let budget = Budget::new(usize::MAX);
+    let queue = LinkQueue::new(100, &budget);
+    queue.push_answer(circ(1), &[5; CELL_LEN]);
+    queue.push(circ(1), &cells(1, 40)).unwrap();
+    queue.push_last(circ(1), &[9; CELL_LEN]);
+    assert_eq!((queue.answers(), queue.waiting().len()), (2, 1));
+    queue.purge(circ(1));
+    assert_eq!((queue.answers(), queue.waiting().len()), (1, 0));
+    assert_eq!(budget.used(), CELL_LEN);
+    let mut out = Vec::new();
+    queue.take_cells(Instant::now(), 100, &mut out);
+    assert_eq!((marks(&out), queue.answers()), (vec![9], 0));
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn ended_circuits_are_remembered_for_a_while_and_not_all_of_them() {
+    let (queue, mut now) = (LinkQueue::new(4, &Budget::unlimited()), Instant::now());
+    let ended = |n| queue.push(circ(n), &cells(1, 1)) == Err(PushError::Ended);
+    for n in 1..=ENDED_CIRCUITS as u32 + 1 {
+        queue.push_last(circ(n), &[9; CELL_LEN]);
+        next(&queue, &mut now, 1);
+    }
+    assert!(!ended(1) && ended(2));
+    now += ENDED_TIME;
+    queue.push_last(circ(9_999), &[9; CELL_LEN]);
+    // Circuit 1 has a cell of its own by now.
+    next(&queue, &mut now, 2);
+    assert!(ended(9_999) && !ended(2));
+    let remembered = lock(&queue.waiting).ended.len();
+    assert_eq!(remembered, 1);
 }

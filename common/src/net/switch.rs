@@ -18,7 +18,9 @@ use crate::cell::codec::{
 };
 use crate::cell::{CELL_LEN, CLEAR_LEN};
 use crate::ids::CircId;
-use crate::limits::{CIRCUITS_PER_LINK, UNKNOWN_CIRCUIT_CELLS_PER_SECOND};
+use crate::limits::{
+    CIRCUITS_PER_LINK, PADDING_CELLS, PADDING_TIME, UNKNOWN_CIRCUIT_CELLS_PER_SECOND,
+};
 use crate::onion::{Opened, RelayBackward, RelayForward};
 
 /// Why a CREATE is not taken.
@@ -63,9 +65,15 @@ pub enum LinkError {
     /// A CREATED that nothing asked for.
     #[error("CREATED without a CREATE")]
     UnaskedCreated,
+    /// More circuits than the peer may make on one link.
+    #[error("too many circuits")]
+    TooManyCircuits,
     /// A RELAY cell before CREATED.
     #[error("RELAY before the circuit was created")]
     EarlyRelay,
+    /// More PADDING than anybody has asked for.
+    #[error("too many PADDING cells")]
+    Padding,
     /// Too many cells for circuits that do not exist (S7).
     #[error("too many cells for unknown circuits")]
     UnknownCircuits,
@@ -118,12 +126,34 @@ pub struct Table<A> {
     entries: HashMap<CircId, Entry>,
     own: Arc<LinkQueue>,
     dialled: bool,
+    /// Circuits that the peer has made and whose ids are not free.
+    from_peer: usize,
     next_id: u32,
     /// Circuits that there have been.
     ever: u64,
     accept: A,
-    unknown: u32,
-    unknown_since: Option<Instant>,
+    /// Cells for circuits that do not exist.
+    unknown: Recurring,
+    padding: Recurring,
+}
+
+/// Counts what may come a number of times within some time.
+#[derive(Default)]
+struct Recurring {
+    count: u32,
+    since: Option<Instant>,
+}
+
+impl Recurring {
+    /// It comes once more. Gives how often it has come within `time`.
+    fn count(&mut self, now: Instant, time: Duration) -> u32 {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) > time {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        self.count
+    }
 }
 
 impl<A: AcceptCircuits> Table<A> {
@@ -135,11 +165,12 @@ impl<A: AcceptCircuits> Table<A> {
             entries,
             own,
             dialled,
+            from_peer: 0,
             next_id: 0,
             ever: 0,
             accept,
-            unknown: 0,
-            unknown_since: None,
+            unknown: Recurring::default(),
+            padding: Recurring::default(),
         }
     }
 
@@ -258,7 +289,7 @@ impl<A: AcceptCircuits> Table<A> {
             },
             _ => Ok(()),
         };
-        // A link that is gone has sent its Close already.
+        // A link that is gone has sent its Close already, and a link that has ended the circuit too.
         if sent == Err(PushError::Overrun) {
             self.destroy(circ, DestroyReason::Resource);
         }
@@ -268,7 +299,11 @@ impl<A: AcceptCircuits> Table<A> {
         let body = codec::body(cell);
         match head {
             Head::Link(LinkCommand::Hello) => Err(LinkError::LateHello),
-            Head::Link(LinkCommand::Padding) => Ok(()),
+            Head::Link(LinkCommand::Padding) => {
+                let came = self.padding.count(now, PADDING_TIME);
+                let may = came <= PADDING_CELLS;
+                may.then_some(()).ok_or(LinkError::Padding)
+            }
             Head::Circuit(circ, CircuitCommand::Create) => {
                 self.on_create(circ, codec::parse_create(body)?)
             }
@@ -283,27 +318,30 @@ impl<A: AcceptCircuits> Table<A> {
     }
 
     fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), LinkError> {
-        if circ.is_from_dialler() == self.dialled || self.entries.contains_key(&circ) {
+        if !self.is_from_peer(circ) || self.entries.contains_key(&circ) {
             return Err(LinkError::BadCreateId);
         }
-        self.ever += 1;
-        let answer = if self.entries.len() >= CIRCUITS_PER_LINK {
-            Err(CreateRefusal::Destroy(DestroyReason::Resource))
-        } else {
-            self.accept.on_create(circ, message)
-        };
-        match answer {
-            Ok(()) => {
-                self.entries.insert(circ, Entry::Answering);
-                Ok(())
-            }
-            Err(CreateRefusal::Destroy(reason)) => {
-                self.entries.insert(circ, Entry::Closing);
-                self.own.push_last(circ, &codec::destroy(circ, reason));
-                Ok(())
-            }
-            Err(CreateRefusal::NotARelay) => Err(LinkError::NotARelay),
+        if self.from_peer >= CIRCUITS_PER_LINK {
+            return Err(LinkError::TooManyCircuits);
         }
+        let refused = match self.accept.on_create(circ, message) {
+            Ok(()) => None,
+            Err(CreateRefusal::Destroy(reason)) => Some(reason),
+            Err(CreateRefusal::NotARelay) => return Err(LinkError::NotARelay),
+        };
+        self.ever += 1;
+        self.from_peer += 1;
+        self.own.begin(circ);
+        if let Some(reason) = refused {
+            self.own.push_last(circ, &codec::destroy(circ, reason));
+        }
+        let entry = refused.map_or(Entry::Answering, |_| Entry::Closing);
+        self.entries.insert(circ, entry);
+        Ok(())
+    }
+
+    fn is_from_peer(&self, circ: CircId) -> bool {
+        circ.is_from_dialler() != self.dialled
     }
 
     fn on_created(&mut self, circ: CircId, reply: &[u8; CREATED_LEN]) -> Result<(), LinkError> {
@@ -327,15 +365,17 @@ impl<A: AcceptCircuits> Table<A> {
         circ: CircId,
         reason: DestroyReason,
     ) -> Result<(), LinkError> {
-        match self.entries.remove(&circ) {
-            None => return self.count_unknown(now),
-            Some(Entry::Closing) => return Ok(()),
-            Some(entry) => {
-                self.own.purge(circ);
-                let answer = codec::destroy(circ, DestroyReason::Finished);
-                self.own.push_last(circ, &answer);
-                tell(entry, reason);
-            }
+        let Some(entry) = self.entries.remove(&circ) else {
+            return self.count_unknown(now);
+        };
+        if self.is_from_peer(circ) {
+            self.from_peer -= 1;
+        }
+        if !matches!(entry, Entry::Closing) {
+            self.own.purge(circ);
+            let answer = codec::destroy(circ, DestroyReason::Finished);
+            self.own.push_last(circ, &answer);
+            tell(entry, reason);
         }
         Ok(())
     }
@@ -351,16 +391,9 @@ impl<A: AcceptCircuits> Table<A> {
     }
 
     fn count_unknown(&mut self, now: Instant) -> Result<(), LinkError> {
-        let since = *self.unknown_since.get_or_insert(now);
-        if now.saturating_duration_since(since) > Duration::from_secs(1) {
-            self.unknown_since = Some(now);
-            self.unknown = 0;
-        }
-        self.unknown += 1;
-        if self.unknown > UNKNOWN_CIRCUIT_CELLS_PER_SECOND {
-            return Err(LinkError::UnknownCircuits);
-        }
-        Ok(())
+        let came = self.unknown.count(now, Duration::from_secs(1));
+        let may = came <= UNKNOWN_CIRCUIT_CELLS_PER_SECOND;
+        may.then_some(()).ok_or(LinkError::UnknownCircuits)
     }
 
     /// Carries a command out.
@@ -371,7 +404,7 @@ impl<A: AcceptCircuits> Table<A> {
                 match self.entries.get_mut(&circ) {
                     Some(entry @ Entry::Answering) => {
                         *entry = Entry::End(inbox);
-                        let _ = self.own.push(circ, &codec::created(circ, &reply));
+                        self.own.push_answer(circ, &codec::created(circ, &reply));
                     }
                     // The peer has changed its mind meanwhile.
                     _ => TableCommand::Accept { circ, inbox, reply }.abandon(),
@@ -459,7 +492,8 @@ impl<A: AcceptCircuits> Table<A> {
             CircId::new(half | self.next_id)
                 .filter(|c| self.next_id != 0 && !self.entries.contains_key(c))
         });
-        let Some(circ) = free.filter(|_| self.entries.len() < CIRCUITS_PER_LINK) else {
+        let own = self.entries.len() - self.from_peer;
+        let Some(circ) = free.filter(|_| own < CIRCUITS_PER_LINK) else {
             inbox.update(|a| a.destroyed = Some(DestroyReason::Resource));
             return;
         };
@@ -467,6 +501,7 @@ impl<A: AcceptCircuits> Table<A> {
             return;
         }
         self.ever += 1;
+        self.own.begin(circ);
         self.entries.insert(circ, Entry::Creating(inbox));
         let _ = self.own.push(circ, &codec::create(circ, message));
     }
@@ -501,3 +536,7 @@ fn tell(entry: Entry, reason: DestroyReason) {
         Entry::Answering | Entry::Closing => {}
     }
 }
+
+#[cfg(test)]
+#[path = "switch_tests.rs"]
+mod tests;

@@ -142,6 +142,11 @@ impl TlsIo {
         self.unsent_from < self.unsent.len()
     }
 
+    /// How many encrypted bytes the kernel has not taken yet.
+    pub fn unsent_len(&self) -> usize {
+        self.unsent.len() - self.unsent_from
+    }
+
     /// Reads once from the kernel and appends what it decrypts to `plain`. Returns `None` if there is nothing now, and
     /// `Some(0)` if the peer has closed its side.
     pub fn try_read(&mut self, plain: &mut Vec<u8>) -> io::Result<Option<usize>> {

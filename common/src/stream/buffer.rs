@@ -94,16 +94,36 @@ impl ByteQueue {
 
     /// Moves as many bytes as there are and `out` has room for.
     pub(super) fn pop(&mut self, now: Instant, out: &mut [u8]) -> usize {
+        let popped = self.peek(out);
+        self.advance(now, popped);
+        popped
+    }
+
+    /// Copies as many bytes as there are and `out` has room for, and leaves them here.
+    pub(super) fn peek(&self, out: &mut [u8]) -> usize {
         let wanted = self.len.min(out.len());
+        let (mut copied, mut from) = (0, self.from);
+        for chunk in &self.chunks {
+            let there = &chunk[from..];
+            let len = there.len().min(wanted - copied);
+            out[copied..copied + len].copy_from_slice(&there[..len]);
+            copied += len;
+            from = 0;
+            if copied == wanted {
+                break;
+            }
+        }
+        copied
+    }
+
+    /// Drops up to `bytes` bytes at the front. Gives how many there were.
+    pub(super) fn advance(&mut self, now: Instant, bytes: usize) -> usize {
+        let wanted = self.len.min(bytes);
         let chunks = self.chunks.len();
-        let mut popped = 0;
-        while popped < wanted
-            && let Some(first) = self.chunks.front()
-        {
-            let there = &first[self.from..];
-            let taken = there.len().min(wanted - popped);
-            out[popped..popped + taken].copy_from_slice(&there[..taken]);
-            popped += taken;
+        let mut left = wanted;
+        while left > 0 {
+            let taken = left.min(CHUNK - self.from);
+            left -= taken;
             self.from += taken;
             self.len -= taken;
             if self.from == CHUNK || self.len == 0 {
@@ -115,7 +135,7 @@ impl ByteQueue {
         if self.chunks.len() != chunks {
             self.charge();
         }
-        popped
+        wanted
     }
 
     pub(super) fn clear(&mut self) {
@@ -127,8 +147,13 @@ impl ByteQueue {
         self.charge();
     }
 
+    /// Bytes of the chunks.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.chunks.len() * CHUNK
+    }
+
     fn charge(&mut self) {
-        self.charge.set(self.chunks.len() * CHUNK);
+        self.charge.set(self.held_bytes());
     }
 }
 

@@ -14,15 +14,18 @@ use super::set::Set;
 use super::state::{Lingering, Received, Sending, Stream};
 use super::turns::Turns;
 use super::{StreamError, StreamKey};
-use crate::budget::Budget;
+use crate::budget::{Budget, Charge};
 use crate::cell::message::EndReason;
 use crate::flow::CongestionControl;
 use crate::flow::window::SendWindow;
 use crate::ids::StreamId;
 use crate::limits::{
-    CREDIT_EXTRA, STREAM_SEND_BUFFER, STREAM_SEND_BUFFER_LEAST, STREAM_SEND_BUFFERS,
+    CREDIT_EXTRA, STREAM_BYTES, STREAM_SEND_BUFFER, STREAM_SEND_BUFFER_LEAST, STREAM_SEND_BUFFERS,
     STREAMS_PER_CIRCUIT,
 };
+
+/// What the table takes for an id that lingers, in bytes.
+const LINGERING_BYTES: usize = 2 * (size_of::<StreamId>() + size_of::<Lingering>());
 
 /// What both ends agreed on in the handshake.
 pub struct MuxConfig {
@@ -47,6 +50,8 @@ pub struct Mux<E: StreamEnd> {
     pub(super) next_leg: u32,
     pub(super) stream_window: u32,
     pub(super) budget: Arc<Budget>,
+    /// What the tables of streams take.
+    pub(super) charge: Charge,
     pub(super) streams: FxHashMap<StreamKey, Stream<E::Opening>>,
     pub(super) ids: FxHashMap<StreamId, StreamKey>,
     /// Freed ids for which grants may still arrive, until our END is acknowledged.
@@ -80,6 +85,7 @@ impl<E: StreamEnd> Mux<E> {
             set: None,
             next_leg: 1,
             stream_window: config.stream_window_bytes.max(1),
+            charge: Charge::none(&config.budget),
             budget: config.budget,
             streams: FxHashMap::default(),
             ids: FxHashMap::default(),
@@ -139,6 +145,7 @@ impl<E: StreamEnd> Mux<E> {
             stream.wake();
         }
         self.streams.retain(|_, stream| !stream.released);
+        self.account();
     }
 
     /// The circuit is gone, and what its streams still hold with it.
@@ -158,6 +165,13 @@ impl<E: StreamEnd> Mux<E> {
         let of_set = self.set.as_ref().and_then(|set| set.waiting_since());
         let waiting = buffers.filter_map(|buffer| buffer.waiting_since());
         waiting.chain(of_set).min()
+    }
+
+    /// Bytes that the streams hold in buffers and tables, and what legs carry together.
+    pub fn held_bytes(&self) -> usize {
+        let of_streams = self.streams.values().map(Stream::held_bytes);
+        let of_set = self.set.as_ref().map_or(0, |set| set.held_bytes());
+        of_streams.sum::<usize>() + of_set + self.lingering.len() * LINGERING_BYTES
     }
 
     /// Has the circuit been lost?
@@ -230,6 +244,10 @@ impl<E: StreamEnd> Mux<E> {
         leg.joined = true;
         let id = leg.id;
         *place = Some(leg);
+        self.set
+            .as_mut()
+            .into_iter()
+            .for_each(|set| set.on_joined());
         Some(id)
     }
 
@@ -268,39 +286,74 @@ impl<E: StreamEnd> Mux<E> {
         let Some(stream) = self.streams.get_mut(&key) else {
             return Poll::Ready(Err(StreamError::CircuitLost));
         };
-        if !stream.receive.buffer.is_empty() {
-            let read = stream.receive.buffer.pop(now, out);
-            // A stream never holds more than its window, which is a u32.
-            stream.receive.drained += read as u32;
-            let is_awaited = stream.receive.starved && stream.receive.buffer.is_empty();
-            let due = is_awaited || stream.receive.drained >= self.stream_window / 2;
-            if due
-                && stream.receive.state == Received::Open
-                && !stream.receive.is_window_due
-                && !stream.closed
-            {
-                stream.receive.is_window_due = true;
-                self.windows_due.push_back(key);
-            }
-            return Poll::Ready(Ok(read));
+        if stream.receive.buffer.is_empty() {
+            return stream.receive.poll_end(cx);
         }
-        match stream.receive.state {
-            Received::Complete => Poll::Ready(Ok(0)),
-            Received::Failed(error) => Poll::Ready(Err(error)),
-            Received::Open => {
-                stream.receive.reader = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
+        let read = stream.receive.buffer.pop(now, out);
+        self.on_drained(key, read);
+        Poll::Ready(Ok(read))
     }
 
-    /// Takes bytes to send, as many as the stream's buffer has room for.
-    pub fn poll_write(
+    /// Reads like [`Mux::poll_read`], and leaves what it has read to be read again until [`Mux::consume`].
+    pub fn poll_peek(
         &mut self,
         key: StreamKey,
         cx: &mut Context<'_>,
-        now: Instant,
-        bytes: &[u8],
+        out: &mut [u8],
+    ) -> Poll<Result<usize, StreamError>> {
+        let Some(stream) = self.streams.get_mut(&key) else {
+            return Poll::Ready(Err(StreamError::CircuitLost));
+        };
+        if stream.receive.buffer.is_empty() {
+            return stream.receive.poll_end(cx);
+        }
+        Poll::Ready(Ok(stream.receive.buffer.peek(out)))
+    }
+
+    /// Takes up to `bytes` bytes that [`Mux::poll_peek`] has shown.
+    pub fn consume(&mut self, key: StreamKey, now: Instant, bytes: usize) {
+        if let Some(stream) = self.streams.get_mut(&key) {
+            let read = stream.receive.buffer.advance(now, bytes);
+            self.on_drained(key, read);
+        }
+    }
+
+    /// The application has taken bytes: grants others in their place when there are enough.
+    fn on_drained(&mut self, key: StreamKey, bytes: usize) {
+        let Some(stream) = self.streams.get_mut(&key) else {
+            return;
+        };
+        // A stream never holds more than its window, which is a u32.
+        stream.receive.drained += bytes as u32;
+        let is_awaited = stream.receive.starved && stream.receive.buffer.is_empty();
+        let due = is_awaited || stream.receive.drained >= self.stream_window / 2;
+        if due
+            && stream.receive.state == Received::Open
+            && !stream.receive.is_window_due
+            && !stream.closed
+        {
+            stream.receive.is_window_due = true;
+            self.windows_due.push_back(key);
+        }
+    }
+
+    /// Ready when the other end has given the stream up, or the circuit is gone: nobody will read or write any more.
+    pub fn poll_given_up(&mut self, key: StreamKey, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = self.streams.get_mut(&key) else {
+            return Poll::Ready(());
+        };
+        if matches!(stream.receive.state, Received::Failed(_)) {
+            return Poll::Ready(());
+        }
+        stream.receive.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Waits until the stream takes bytes to send. Gives how many.
+    pub fn poll_room(
+        &mut self,
+        key: StreamKey,
+        cx: &mut Context<'_>,
     ) -> Poll<Result<usize, StreamError>> {
         let send_buffer = self.send_buffer();
         let Some(stream) = self.streams.get_mut(&key) else {
@@ -312,16 +365,46 @@ impl<E: StreamEnd> Mux<E> {
         if stream.send.state != Sending::Open {
             return Poll::Ready(Err(StreamError::Ended(EndReason::Reset)));
         }
-        let room = send_buffer
-            .saturating_sub(stream.send.buffer.len())
-            .min(bytes.len());
-        if room == 0 && !bytes.is_empty() {
+        let room = send_buffer.saturating_sub(stream.send.buffer.len());
+        if room == 0 {
             stream.send.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        stream.send.buffer.push(now, &bytes[..room]);
-        self.enqueue(key);
         Poll::Ready(Ok(room))
+    }
+
+    /// Takes bytes to send for which [`Mux::poll_room`] has found room.
+    pub fn push(&mut self, key: StreamKey, now: Instant, bytes: &[u8]) {
+        if let Some(stream) = self.streams.get_mut(&key)
+            && stream.send.state == Sending::Open
+        {
+            stream.send.buffer.push(now, bytes);
+            self.enqueue(key);
+        }
+    }
+
+    /// Takes bytes to send, as many as the stream's buffer has room for.
+    pub fn poll_write(
+        &mut self,
+        key: StreamKey,
+        cx: &mut Context<'_>,
+        now: Instant,
+        bytes: &[u8],
+    ) -> Poll<Result<usize, StreamError>> {
+        let room = match self.poll_room(key, cx) {
+            Poll::Ready(Ok(room)) => room.min(bytes.len()),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending if bytes.is_empty() => 0,
+            Poll::Pending => return Poll::Pending,
+        };
+        self.push(key, now, &bytes[..room]);
+        Poll::Ready(Ok(room))
+    }
+
+    /// Has the other end given the stream up?
+    pub fn is_given_up(&self, key: StreamKey) -> bool {
+        let stream = self.streams.get(&key);
+        stream.is_none_or(|stream| matches!(stream.receive.state, Received::Failed(_)))
     }
 
     /// The application has written all: END(Done) follows the last byte.
@@ -360,7 +443,7 @@ impl<E: StreamEnd> Mux<E> {
         stream.released = true;
         if stream.closed {
             self.streams.remove(&key);
-            return;
+            return self.account();
         }
         // Unread bytes mean that the application stopped listening: the
         // sender must not take them for delivered.
@@ -371,6 +454,7 @@ impl<E: StreamEnd> Mux<E> {
         }
         if self.streams.get(&key).is_some_and(|stream| stream.closed) {
             self.streams.remove(&key);
+            self.account();
         }
     }
 
@@ -390,7 +474,15 @@ impl<E: StreamEnd> Mux<E> {
             key,
             Stream::new(id, opening, self.stream_window, &self.budget),
         );
+        self.account();
         key
+    }
+
+    /// Charges what the tables take. Buffers charge themselves.
+    pub(super) fn account(&mut self) {
+        let lingering = self.lingering.len() * LINGERING_BYTES;
+        self.charge
+            .set(self.streams.len() * STREAM_BYTES + lingering);
     }
 
     pub(super) fn enqueue(&mut self, key: StreamKey) {

@@ -13,9 +13,9 @@ impl LegId {
         Self(number)
     }
 
-    /// A number for tables: of those that live at once, no two have the same modulo four.
-    pub fn number(self) -> usize {
-        self.0 as usize
+    /// The number that a LINK gives it.
+    pub fn number(self) -> u32 {
+        self.0
     }
 }
 

@@ -118,11 +118,12 @@ impl Mux<Opener> {
     /// to its directory and see.
     pub fn ask(&mut self, id: LegId) -> bool {
         let is_set = self.set.as_ref().is_some_and(|set| set.numbers_out);
-        if let Some(leg) = self.leg_mut(id).filter(|leg| is_set && leg.linked) {
-            leg.words.ask = true;
-            return true;
-        }
-        false
+        let Some(leg) = self.leg_mut(id).filter(|leg| is_set && leg.linked) else {
+            return false;
+        };
+        leg.words.ask = true;
+        self.set.as_mut().into_iter().for_each(|set| set.on_asked());
+        true
     }
 
     // ---- what the other end says --------------------------------------------------

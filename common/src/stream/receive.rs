@@ -125,9 +125,9 @@ impl<E: StreamEnd> Mux<E> {
         let number = aside.number.or(one.next_in).ok_or(Violation::Numbers)?;
         one.next_in = number.checked_add(1);
         let set = self.set.as_mut().ok_or(Violation::Linking)?;
-        if set.on_arrival(number, payload)? == Arrival::Now {
+        if set.on_arrival(now, number, payload)? == Arrival::Now {
             apply(self, now, payload, &mut aside.requests)?;
-            while let Some(early) = self.set.as_mut().and_then(|set| set.take_early()) {
+            while let Some(early) = self.set.as_mut().and_then(|set| set.take_early(now)) {
                 apply(self, now, &early, &mut aside.requests)?;
             }
         }
@@ -285,7 +285,10 @@ impl<E: StreamEnd> Mux<E> {
 
     fn forget_lingering(&mut self) {
         let confirmed = self.confirmed();
-        self.lingering.retain(|_, past| past.until > confirmed);
+        if !self.lingering.is_empty() {
+            self.lingering.retain(|_, past| past.until > confirmed);
+            self.account();
+        }
     }
 
     pub(super) fn close_if_over(&mut self, key: StreamKey) {
@@ -309,6 +312,7 @@ impl<E: StreamEnd> Mux<E> {
             if released {
                 self.streams.remove(&key);
             }
+            self.account();
         }
     }
 }

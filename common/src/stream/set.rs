@@ -51,6 +51,12 @@ pub(super) struct Set {
     /// The last `next_in` that the other end was told.
     told: u64,
     early: BTreeMap<u64, Box<Payload>>,
+    /// Since when those wait, or the last of them was read.
+    early_since: Option<Instant>,
+    /// Payloads that may come a second time yet: what a lost leg had on its way.
+    may_repeat: u64,
+    /// How often the other end may say SEEN yet.
+    may_see: u64,
     charge: Charge,
     /// When the oldest copy became the oldest.
     moved: Option<Instant>,
@@ -70,6 +76,9 @@ impl Set {
             next_in: 0,
             told: 0,
             early: BTreeMap::new(),
+            early_since: None,
+            may_repeat: UNSEEN_PAYLOADS,
+            may_see: 0,
             charge: Charge::none(budget),
             moved: None,
         }
@@ -120,7 +129,19 @@ impl Set {
             messages: copy,
         });
         self.next_out += 1;
+        self.may_see += 1;
         self.account();
+    }
+
+    /// The other end is asked what it has seen: it may say so once more, though it is no news.
+    pub(super) fn on_asked(&mut self) {
+        self.may_see += 1;
+    }
+
+    /// One more leg has joined. What goes by it can be lost with it, and comes again by the other then, which this end
+    /// may hear of first.
+    pub(super) fn on_joined(&mut self) {
+        self.may_repeat += UNSEEN_PAYLOADS;
     }
 
     /// The other end has read all payloads below `number`. What it says comes by two ways, so an old word may come
@@ -129,6 +150,8 @@ impl Set {
         if number > self.next_out || !self.numbers_out {
             return Err(Violation::Numbers);
         }
+        // It is said when a payload more was read, or when it was asked for.
+        self.may_see = self.may_see.checked_sub(1).ok_or(Violation::Numbers)?;
         while self.seen < number {
             self.seen += 1;
             if let Some(Kept { messages, .. }) = self.kept.pop_front()
@@ -165,10 +188,12 @@ impl Set {
     /// A payload with this number has arrived.
     pub(super) fn on_arrival(
         &mut self,
+        now: Instant,
         number: u64,
         payload: &Payload,
     ) -> Result<Arrival, Violation> {
         if number < self.next_in || self.early.contains_key(&number) {
+            self.may_repeat = self.may_repeat.checked_sub(1).ok_or(Violation::Numbers)?;
             return Ok(Arrival::Known);
         }
         if number - self.next_in >= UNSEEN_PAYLOADS {
@@ -179,14 +204,16 @@ impl Set {
             return Ok(Arrival::Now);
         }
         self.early.insert(number, Box::new(*payload));
+        self.early_since.get_or_insert(now);
         self.account();
         Ok(Arrival::Early)
     }
 
     /// The next payload in order, if it came early.
-    pub(super) fn take_early(&mut self) -> Option<Box<Payload>> {
+    pub(super) fn take_early(&mut self, now: Instant) -> Option<Box<Payload>> {
         let payload = self.early.remove(&self.next_in)?;
         self.next_in += 1;
+        self.early_since = (!self.early.is_empty()).then_some(now);
         self.account();
         Some(payload)
     }
@@ -206,9 +233,15 @@ impl Set {
         self.told = self.next_in;
     }
 
-    /// Since when the oldest copy waits to be seen.
+    /// Since when the oldest copy waits to be seen, or those that came early wait for others; the longer of the two.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
-        self.moved
+        self.moved.into_iter().chain(self.early_since).min()
+    }
+
+    /// Bytes that the copies and the early payloads take.
+    pub(super) fn held_bytes(&self) -> usize {
+        let payloads = self.kept.len() + self.early.len() + self.spare.len();
+        payloads * size_of::<Payload>()
     }
 
     /// Nothing will be sent or read any more.
@@ -217,19 +250,20 @@ impl Set {
         self.again.clear();
         self.spare.clear();
         self.early.clear();
-        self.moved = None;
+        (self.moved, self.early_since) = (None, None);
         self.account();
     }
 
     fn account(&mut self) {
-        let payloads = self.kept.len() + self.early.len() + self.spare.len();
-        self.charge.set(payloads * size_of::<Payload>());
+        self.charge.set(self.held_bytes());
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cell::PAYLOAD_LEN;
 
@@ -268,22 +302,65 @@ mod tests {
         assert_eq!(set.on_seen(now, 5), Err(Violation::Numbers));
     }
 
+    /// S14: SEEN is news, or it was asked for.
+    #[test]
+    fn seen_is_not_said_for_ever() {
+        let (mut set, now) = (set(&Budget::unlimited()), Instant::now());
+        set.keep(now, A, &[1]);
+        set.keep(now, A, &[2]);
+        set.on_asked();
+        for number in [1, 2, 2] {
+            set.on_seen(now, number).unwrap();
+        }
+        assert_eq!(set.on_seen(now, 2), Err(Violation::Numbers));
+    }
+
+    /// S14: a payload comes again when a leg was lost, and there were not more legs than joined.
+    #[test]
+    fn payloads_do_not_come_again_for_ever() {
+        let (mut set, now) = (set(&Budget::unlimited()), Instant::now());
+        let payload = [7; PAYLOAD_LEN];
+        set.on_arrival(now, 0, &payload).unwrap();
+        set.on_joined();
+        for _ in 0..2 * UNSEEN_PAYLOADS {
+            assert_eq!(set.on_arrival(now, 0, &payload), Ok(Arrival::Known));
+        }
+        assert_eq!(set.on_arrival(now, 0, &payload), Err(Violation::Numbers));
+    }
+
+    /// S20: what waits for payloads that never come has an age, so that its circuit can be told from others.
+    #[test]
+    fn what_came_early_is_dated() {
+        let (mut set, began) = (set(&Budget::unlimited()), Instant::now());
+        let (payload, later) = ([7; PAYLOAD_LEN], began + Duration::from_secs(1));
+        set.on_arrival(began, 1, &payload).unwrap();
+        set.on_arrival(later, 3, &payload).unwrap();
+        assert_eq!(set.waiting_since(), Some(began));
+        assert_eq!(set.held_bytes(), 2 * PAYLOAD_LEN);
+        set.on_arrival(later, 0, &payload).unwrap();
+        assert!(set.take_early(later).is_some());
+        assert_eq!(set.waiting_since(), Some(later));
+        set.on_arrival(later, 2, &payload).unwrap();
+        assert!(set.take_early(later).is_some());
+        assert_eq!(set.waiting_since(), None);
+    }
+
     #[test]
     fn payloads_are_read_in_order_and_once() {
         let budget = Budget::unlimited();
-        let mut set = set(&budget);
+        let (mut set, now) = (set(&budget), Instant::now());
         let payload = [7; PAYLOAD_LEN];
-        assert_eq!(set.on_arrival(1, &payload), Ok(Arrival::Early));
-        assert_eq!(set.on_arrival(1, &payload), Ok(Arrival::Known));
-        assert!(set.has_gap() && set.take_early().is_none());
-        assert_eq!(set.on_arrival(0, &payload), Ok(Arrival::Now));
-        assert!(set.take_early().is_some() && set.take_early().is_none());
+        assert_eq!(set.on_arrival(now, 1, &payload), Ok(Arrival::Early));
+        assert_eq!(set.on_arrival(now, 1, &payload), Ok(Arrival::Known));
+        assert!(set.has_gap() && set.take_early(now).is_none());
+        assert_eq!(set.on_arrival(now, 0, &payload), Ok(Arrival::Now));
+        assert!(set.take_early(now).is_some() && set.take_early(now).is_none());
         assert_eq!((set.read(), budget.used()), ((2, true), 0));
-        assert_eq!(set.on_arrival(0, &payload), Ok(Arrival::Known));
+        assert_eq!(set.on_arrival(now, 0, &payload), Ok(Arrival::Known));
         let last = UNSEEN_PAYLOADS + 1;
-        assert_eq!(set.on_arrival(last, &payload), Ok(Arrival::Early));
+        assert_eq!(set.on_arrival(now, last, &payload), Ok(Arrival::Early));
         assert_eq!(
-            set.on_arrival(last + 1, &payload),
+            set.on_arrival(now, last + 1, &payload),
             Err(Violation::Numbers),
             "memory for what is out of order is bounded (S20)"
         );

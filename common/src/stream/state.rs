@@ -1,6 +1,6 @@
 //! One stream: what was said on it in each direction, and what is still to be said.
 
-use core::task::Waker;
+use core::task::{Context, Poll, Waker};
 use std::sync::Arc;
 
 use super::buffer::ByteQueue;
@@ -9,6 +9,7 @@ use super::recent::Recent;
 use crate::budget::Budget;
 use crate::cell::message::EndReason;
 use crate::ids::StreamId;
+use crate::limits::STREAM_BYTES;
 
 /// How a stream failed, for whoever reads or writes it. Never an end of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -168,6 +169,18 @@ impl ReceiveHalf {
         }
     }
 
+    /// What there is to read when no bytes are there: the end, an error, or a wait for more.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamError>> {
+        match self.state {
+            Received::Complete => Poll::Ready(Ok(0)),
+            Received::Failed(error) => Poll::Ready(Err(error)),
+            Received::Open => {
+                self.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
     /// Doubles the window, up to `most` and by what is left of `extra`, if it is what holds the other end back, as the
     /// application has read all that came. Gives by how much.
     pub(super) fn grow_window(&mut self, most: u32, extra: &mut u32) -> u32 {
@@ -204,6 +217,11 @@ impl<O: Opening> Stream<O> {
             released: false,
             closed: false,
         }
+    }
+
+    /// Bytes that the stream takes, those of its buffers included.
+    pub(super) fn held_bytes(&self) -> usize {
+        STREAM_BYTES + self.send.buffer.held_bytes() + self.receive.buffer.held_bytes()
     }
 
     /// Is there a message that the window allows to be packed now?

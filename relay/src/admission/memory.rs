@@ -1,9 +1,12 @@
 //! Keeps what all queues hold within the relay's memory limit (protocol.md 7.11, S20).
 //!
-//! When more is queued than may be, the circuit whose bytes have waited longest is destroyed, and the next, until there
-//! is room again. Bytes that move are never the oldest: the victims are circuits that somebody has stopped reading.
+//! When more is held than may be, circuits are destroyed until there is room again: first those whose bytes have waited
+//! longest, then those of whoever holds most. Bytes that move are never the oldest: the first victims are circuits that
+//! somebody has stopped reading.
 
-use std::collections::BTreeMap;
+use core::cmp::Reverse;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -11,10 +14,12 @@ use std::time::{Duration, Instant};
 use cepa_common::budget::Budget;
 use cepa_common::cell::codec::DestroyReason;
 use cepa_common::ids::CircId;
+use cepa_common::limits::CIRCUIT_BYTES;
 use cepa_common::net::circuit_io::Streams;
-use cepa_common::net::queue::{LinkQueue, TableCommand};
+use cepa_common::net::queue::{LinkQueue, TableCommand, Waiting};
 use cepa_common::stream::Acceptor;
 use cepa_common::sync::lock;
+use cepa_common::world::steady;
 use tokio::time::sleep;
 
 use crate::events::{RelayEvent, Reporter};
@@ -22,17 +27,22 @@ use crate::events::{RelayEvent, Reporter};
 /// From one look for victims to the next: their memory comes back meanwhile.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// Bytes that have not moved for this time are stalled. Bytes that move have moved since.
+const STALLED: Duration = Duration::from_secs(1);
+
 /// A circuit that ends at this relay: its streams' buffers hold bytes.
 struct EndingHere {
     link: Weak<LinkQueue>,
-    circ: CircId,
     streams: Weak<Streams<Acceptor>>,
 }
+
+/// A circuit: the serial number of its link, and its id there.
+type Place = (u64, CircId);
 
 #[derive(Default)]
 struct Holders {
     links: Vec<Weak<LinkQueue>>,
-    circuits: Vec<EndingHere>,
+    circuits: HashMap<Place, EndingHere>,
     /// Lists are cleaned when they have doubled since the last time.
     clean_at: usize,
 }
@@ -47,7 +57,18 @@ pub(crate) struct Memory {
 struct Victim {
     link: Arc<LinkQueue>,
     circ: CircId,
-    since: Instant,
+    /// Since when its bytes wait without any of them moving.
+    since: Option<Instant>,
+    /// Bytes that it holds in all.
+    held: usize,
+    streams: Option<Arc<Streams<Acceptor>>>,
+}
+
+impl Victim {
+    fn is_in_use(&self) -> bool {
+        let streams = self.streams.as_ref();
+        streams.is_none_or(|streams| streams.mux().open_streams() > 0)
+    }
 }
 
 impl Memory {
@@ -83,54 +104,95 @@ impl Memory {
         streams: &Arc<Streams<Acceptor>>,
     ) {
         let mut holders = self.holders();
+        let place = (link.serial(), circ);
         let (link, streams) = (Arc::downgrade(link), Arc::downgrade(streams));
-        holders.circuits.push(EndingHere {
-            link,
-            circ,
-            streams,
-        });
+        holders.circuits.insert(place, EndingHere { link, streams });
         holders.clean();
     }
 
-    /// Every circuit with bytes that wait, the longest wait first; of two that have waited as long, the one whose link
-    /// is older.
-    fn victims(&self) -> Vec<Victim> {
+    /// Every circuit that holds memory, in the order in which they are to end.
+    ///
+    /// Whoever has stalled goes first, the longest wait first: somebody has stopped reading. Then come the others, by
+    /// the link that holds most in all, as one peer with many circuits that each hold little would otherwise never be
+    /// found. Of one link, circuits without streams go first, and then whichever holds most. Between equals the older
+    /// link and the lower id decide, so that a run can be repeated.
+    fn victims(&self, now: Instant) -> Vec<Victim> {
         let holders = self.holders();
-        let mut oldest: BTreeMap<(u64, CircId), Victim> = BTreeMap::new();
-        let mut add = |link: Arc<LinkQueue>, circ, since| {
-            let victim = Victim { link, circ, since };
-            let place = oldest.entry((victim.link.serial(), circ));
-            place
-                .and_modify(|held| held.since = held.since.min(since))
-                .or_insert(victim);
+        let mut circuits: BTreeMap<Place, Victim> = BTreeMap::new();
+        let mut add = |link: Arc<LinkQueue>, circ, since: Option<Instant>, held, streams| {
+            let victim = Victim {
+                link,
+                circ,
+                since,
+                held,
+                streams,
+            };
+            match circuits.entry((victim.link.serial(), circ)) {
+                Entry::Vacant(place) => {
+                    place.insert(victim);
+                }
+                Entry::Occupied(mut known) => {
+                    let known = known.get_mut();
+                    known.since = known.since.into_iter().chain(since).min();
+                    known.held += held;
+                    known.streams = known.streams.take().or(victim.streams);
+                }
+            }
         };
         for link in holders.links.iter().filter_map(Weak::upgrade) {
-            for (circ, since) in link.waiting() {
-                add(link.clone(), circ, since);
+            for Waiting { circ, since, held } in link.waiting() {
+                add(link.clone(), circ, Some(since), held, None);
             }
         }
-        for circuit in &holders.circuits {
-            let (link, streams) = (circuit.link.upgrade(), circuit.streams.upgrade());
-            if let (Some(link), Some(streams)) = (link, streams)
-                && let Some(since) = streams.mux().waiting_since()
+        for ((_, circ), circuit) in &holders.circuits {
+            if let Some(link) = circuit.link.upgrade()
+                && let Some(streams) = circuit.streams.upgrade()
             {
-                add(link, circuit.circ, since);
+                let (since, held) = {
+                    let mux = streams.mux();
+                    (mux.waiting_since(), CIRCUIT_BYTES + mux.held_bytes())
+                };
+                add(link, *circ, since, held, Some(streams));
             }
         }
-        let mut victims: Vec<_> = oldest.into_values().collect();
+        drop(holders);
+        let mut of_links: HashMap<u64, usize> = HashMap::new();
+        for ((link, _), victim) in &circuits {
+            *of_links.entry(*link).or_default() += victim.held;
+        }
+        let has_stalled = |victim: &Victim| {
+            let waits = |since| now.saturating_duration_since(since) >= STALLED;
+            victim.since.filter(|since| waits(*since))
+        };
+        let mut victims: Vec<_> = circuits.into_values().collect();
         // Stable: the order of the map decides between equals.
-        victims.sort_by_key(|victim| victim.since);
+        victims.sort_by_cached_key(|victim| {
+            let stalled = has_stalled(victim);
+            let of_link = of_links.get(&victim.link.serial()).copied();
+            let rest = (
+                Reverse(of_link),
+                victim.link.serial(),
+                victim.is_in_use(),
+                Reverse(victim.held),
+            );
+            (
+                stalled.is_none(),
+                stalled,
+                stalled.is_none().then_some(rest),
+            )
+        });
         victims
     }
 
-    /// Ends circuits, the longest wait first, until there is room again. Gives how many it has ended.
-    fn relieve(&self) -> u64 {
+    /// Ends circuits until there is room again, and links where that does not help. Gives how many it has ended.
+    fn relieve(&self, now: Instant) -> u64 {
         let mut ended = 0;
-        for Victim { link, circ, .. } in self.victims() {
+        for victim in self.victims(now) {
             if !self.budget.is_above_low_water() {
                 return ended;
             }
             ended += 1;
+            let Victim { link, circ, .. } = victim;
             // Its link gives the memory back when it carries this out; what
             // waits for the link itself is dropped here and now.
             link.purge(circ);
@@ -139,19 +201,26 @@ impl Memory {
                 reason: DestroyReason::Resource,
             }
             .send(&link);
-            self.discard_streams(&link, circ);
+            if let Some(streams) = victim.streams {
+                streams.discard();
+            }
+        }
+        // What is left belongs to links themselves: answers that their peers do not read.
+        let mut links: Vec<_> = self
+            .holders()
+            .links
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        links.sort_by_cached_key(|link| (Reverse(link.held_bytes()), link.serial()));
+        for link in links {
+            if !self.budget.is_exceeded() || link.held_bytes() == 0 {
+                return ended;
+            }
+            ended += 1;
+            link.end();
         }
         ended
-    }
-
-    fn discard_streams(&self, link: &Arc<LinkQueue>, circ: CircId) {
-        let holders = self.holders();
-        let streams = holders.circuits.iter().find(|circuit| {
-            circuit.circ == circ && core::ptr::eq(circuit.link.as_ptr(), Arc::as_ptr(link))
-        });
-        if let Some(streams) = streams.and_then(|circuit| circuit.streams.upgrade()) {
-            streams.discard();
-        }
     }
 }
 
@@ -162,7 +231,7 @@ impl Holders {
         }
         self.links.retain(|link| link.strong_count() > 0);
         self.circuits
-            .retain(|circuit| circuit.streams.strong_count() > 0);
+            .retain(|_, circuit| circuit.streams.strong_count() > 0);
         self.clean_at = 2 * (self.links.len() + self.circuits.len()) + 64;
     }
 }
@@ -172,7 +241,7 @@ pub(crate) async fn keep_within_budget(memory: Arc<Memory>, events: Reporter) {
     loop {
         poll_fn(|cx| memory.budget.poll_exceeded(cx)).await;
         let used = memory.budget.used();
-        let ended = memory.relieve();
+        let ended = memory.relieve(steady::now());
         events.report(RelayEvent::MemoryExceeded { used, ended });
         // The links need a turn to give the memory back.
         sleep(SETTLE).await;
@@ -182,8 +251,11 @@ pub(crate) async fn keep_within_budget(memory: Arc<Memory>, events: Reporter) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use cepa_common::cell::message::{LegMessage, Packer, SECRET_LEN};
     use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN};
     use cepa_common::flow::FixedWindow;
+    use cepa_common::ids::StreamId;
+    use cepa_common::limits::STREAM_BYTES;
     use cepa_common::net::circuit_io::StreamIo;
     use cepa_common::stream::{LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamTarget};
     use tokio::io::AsyncWriteExt;
@@ -220,7 +292,7 @@ mod tests {
     }
 
     fn waits(link: &LinkQueue) -> Vec<u32> {
-        link.waiting().iter().map(|(circ, _)| circ.get()).collect()
+        link.waiting().iter().map(|one| one.circ.get()).collect()
     }
 
     #[test]
@@ -233,10 +305,11 @@ mod tests {
             links[link].push(circ(n), &[0; 4 * CELL_LEN]).unwrap();
         }
         assert!(budget.is_exceeded());
-        assert_eq!(memory.relieve(), 2);
+        let later = steady::now() + STALLED;
+        assert_eq!(memory.relieve(later), 2);
         // Twelve cells were queued; the low water is at seven and a half.
         assert_eq!((waits(&links[0]), waits(&links[1])), (vec![3], vec![]));
-        assert_eq!(memory.relieve(), 0, "enough is enough");
+        assert_eq!(memory.relieve(later), 0, "enough is enough");
         assert_eq!(waits(&links[0]), [3]);
     }
 
@@ -253,7 +326,7 @@ mod tests {
                 memory.add_circuit(link, circ(n), &stalled);
             }
         }
-        let victims = memory.victims();
+        let victims = memory.victims(steady::now());
         let order = victims
             .iter()
             .map(|victim| (victim.link.serial(), victim.circ));
@@ -270,12 +343,97 @@ mod tests {
         memory.add_circuit(&link, circ(1), &stalled);
         stream.write_all(&[1; 100 * 1024]).await.unwrap();
         assert!(budget.is_exceeded());
-        memory.relieve();
-        assert_eq!(budget.used(), 0);
+        memory.relieve(steady::now());
+        assert_eq!(budget.used(), STREAM_BYTES, "its application holds it yet");
         assert!(stalled.mux().is_lost());
         assert!(
             stream.write_all(b"more").await.is_err(),
             "the application hears of it"
         );
+    }
+
+    /// The streams of a circuit that is a leg, with so many payloads that wait for the first.
+    fn with_early_payloads(budget: &Arc<Budget>, payloads: u16) -> Arc<Streams<Acceptor>> {
+        let (mut relay, now) = (mux::<Acceptor>(budget), Instant::now());
+        let say = |relay: &mut Mux<Acceptor>, pack: &dyn Fn(&mut Packer<'_>)| {
+            let mut payload = [0; PAYLOAD_LEN];
+            let mut packer = Packer::new(&mut payload);
+            pack(&mut packer);
+            packer.finish();
+            relay.on_outward(LegId::FIRST, now, &payload).unwrap();
+        };
+        let secret = &[1; SECRET_LEN];
+        say(&mut relay, &|p| {
+            p.leg(&LegMessage::Link { secret, leg: 0 }).unwrap();
+        });
+        relay.begin_set();
+        for n in 1..=payloads {
+            say(&mut relay, &|p| {
+                p.leg(&LegMessage::Switch(n.into())).unwrap();
+                p.begin_dir(StreamId::new(n).unwrap()).unwrap();
+            });
+        }
+        Streams::new(relay)
+    }
+
+    #[tokio::test]
+    async fn who_holds_early_payloads_for_ever_goes_first() {
+        let memory = Memory::new(800 * 1024);
+        let budget = memory.budget();
+        let link = Arc::new(LinkQueue::new(100, budget));
+        let hostile = with_early_payloads(budget, 400);
+        memory.add_circuit(&link, circ(1), &hostile);
+        let (honest, mut stream) = begun(budget);
+        memory.add_circuit(&link, circ(2), &honest);
+        let mut others = Vec::new();
+        while !budget.is_exceeded() {
+            stream.write_all(&[1; 8 * 1024]).await.unwrap();
+            others.push(begun(budget));
+        }
+        memory.relieve(steady::now() + STALLED);
+        assert!(hostile.mux().is_lost());
+        assert!(!honest.mux().is_lost());
+        assert!(!budget.is_above_low_water());
+    }
+
+    #[tokio::test]
+    async fn the_link_that_holds_most_goes_before_who_moves() {
+        let memory = Memory::new(256 * 1024);
+        let budget = memory.budget();
+        let links = [(); 2].map(|()| Arc::new(LinkQueue::new(100, budget)));
+        let (honest, mut stream) = begun(budget);
+        memory.add_circuit(&links[0], circ(1), &honest);
+        stream.write_all(&[1; 100 * 1024]).await.unwrap();
+        let mut hostile = Vec::new();
+        for n in 1..=16 {
+            let (circuit, mut stream) = begun(budget);
+            memory.add_circuit(&links[1], circ(n), &circuit);
+            stream.write_all(&[1; 8 * 1024]).await.unwrap();
+            hostile.push((circuit, stream));
+        }
+        assert!(budget.is_exceeded());
+        // Nothing has stalled: each circuit of the other link holds a tenth of what the honest one does.
+        assert!(memory.relieve(steady::now()) > 8);
+        assert!(!honest.mux().is_lost());
+        assert!(hostile[0].0.mux().is_lost());
+    }
+
+    #[test]
+    fn answers_that_nobody_reads_cost_the_link() {
+        let memory = Memory::new(1 << 20);
+        let budget = memory.budget();
+        let links = [(); 2].map(|()| Arc::new(LinkQueue::new(100, budget)));
+        links.iter().for_each(|link| memory.add_link(link));
+        for n in 1..=600 {
+            links[1].push_last(circ(n), &[0; CELL_LEN]);
+        }
+        links[0].push_last(circ(1), &[0; CELL_LEN]);
+        assert!(budget.is_exceeded());
+        assert_eq!(memory.relieve(steady::now()), 1);
+        assert_eq!(budget.used(), CELL_LEN);
+        let goes_on = links
+            .each_ref()
+            .map(|link| link.take_commands(&mut Vec::new()));
+        assert_eq!(goes_on, [true, false]);
     }
 }

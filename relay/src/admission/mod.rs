@@ -4,6 +4,7 @@
 //! ([`DirectoryAdmission`]), CREATEs that wait ([`JobQueue`]), bytes that links move in a second, and bytes that queues
 //! hold ([`Memory`]). Other rooms ask before they begin something; this room knows none of them.
 
+mod bucket;
 mod creates;
 mod directory;
 mod links;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use cepa_common::net::limit::RateLimit;
 use tokio::time::Instant;
 
+pub(crate) use bucket::Bucket;
 pub(crate) use creates::{Job, JobQueue};
 pub(crate) use directory::DirectoryAdmission;
 pub(crate) use links::{LinkAdmission, LinkPlace};

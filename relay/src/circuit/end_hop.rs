@@ -1,14 +1,17 @@
 //! The task of a circuit that ends here.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cepa_common::budget::Charge;
 use cepa_common::cell::Body;
 use cepa_common::cell::codec::{self, DestroyReason};
-use cepa_common::cell::message::SECRET_LEN;
+use cepa_common::cell::message::{EndReason, SECRET_LEN};
 use cepa_common::flow::vegas::Vegas;
 use cepa_common::handshake::RelayParams;
 use cepa_common::ids::{CircId, RelayId};
+use cepa_common::limits::CIRCUIT_BYTES;
 use cepa_common::net::buffers;
 use cepa_common::net::circuit_end::{EndDriver, Layers, OpenedCells};
 use cepa_common::net::circuit_io::Streams;
@@ -20,12 +23,20 @@ use cepa_common::stream::{
 };
 use cepa_common::world::steady;
 use rand::CryptoRng;
-use tokio::time::{Instant as Deadline, sleep_until};
+use tokio::time::{Instant as Deadline, Sleep, sleep};
 
 use super::EndContext;
+use super::rest::{self, Rest};
 use super::sets::Entered;
+use crate::admission::Bucket;
 use crate::directory::serve_connection;
 use crate::exit;
+
+/// Streams that a client may begin on a circuit at once, and the refusals after which it loses the circuit (S23). A
+/// page begins some dozens. Each stream costs a name, a dial or a request, so the bound is one of those too.
+const BEGINS_BURST: u32 = 1_024;
+/// Streams that a client may begin on a circuit in a second, in the long run.
+const BEGINS_PER_SECOND: u32 = 64;
 
 /// What a client wants its circuit extended to.
 pub(super) struct Extend {
@@ -49,7 +60,7 @@ impl From<PushError> for End {
     fn from(error: PushError) -> Self {
         match error {
             PushError::Overrun => Self::Here(DestroyReason::Resource),
-            PushError::Closed => Self::There,
+            PushError::Closed | PushError::Ended => Self::There,
         }
     }
 }
@@ -103,6 +114,13 @@ pub(crate) struct EndHop {
     pub(super) peer: Option<RelayId>,
     /// Has a cell opened? Until then the client has proven nothing.
     confirmed: bool,
+    /// Has anything happened since the last look?
+    was_used: bool,
+    rest: Rest,
+    /// Bounds the streams that the client begins.
+    begins: Bucket,
+    /// What the circuit takes at rest.
+    _charge: Charge,
 }
 
 impl EndHop {
@@ -119,6 +137,8 @@ impl EndHop {
             keys,
             params,
         } = agreed;
+        let mut charge = Charge::none(context.memory.budget());
+        charge.set(CIRCUIT_BYTES);
         let mux = Mux::new(MuxConfig {
             control: Box::new(Vegas::new(
                 context
@@ -145,6 +165,10 @@ impl EndHop {
             },
             peer,
             confirmed: false,
+            was_used: false,
+            rest: Rest::default(),
+            begins: Bucket::new(BEGINS_BURST, BEGINS_PER_SECOND, steady::now()),
+            _charge: charge,
         }
     }
 
@@ -154,13 +178,14 @@ impl EndHop {
         let context = &self.context;
         context.memory.add_circuit(&link, circ, &self.end.streams);
         let half_open = Duration::from_secs(context.params.get().half_open_seconds.into());
-        let expires = Deadline::now() + half_open;
+        let mut alarm = Box::pin(sleep(half_open));
         let (end, streams, leg) = loop {
-            match self.turn(expires).await {
+            match self.turn(&mut alarm).await {
                 Ok(None) => {}
                 Ok(Some(extend)) => {
                     let (streams, leg) = (self.end.streams.clone(), self.end.leg);
-                    break (self.extend(extend).await, streams, leg);
+                    // A box, because dialling takes much more memory than the long wait before and after it.
+                    break (Box::pin(self.extend(extend)).await, streams, leg);
                 }
                 Err(end) => break (end, self.end.streams.clone(), self.end.leg),
             }
@@ -172,11 +197,12 @@ impl EndHop {
     }
 
     /// Waits for work and does it. Returns an EXTEND if there was one.
-    async fn turn(&mut self, expires: Deadline) -> Result<Option<Extend>, End> {
+    async fn turn(&mut self, alarm: &mut Pin<Box<Sleep>>) -> Result<Option<Extend>, End> {
         tokio::select! {
-            () = self.end.wait() => {}
-            () = sleep_until(expires), if !self.confirmed => {
-                return Err(End::Here(DestroyReason::Resource));
+            () = self.end.wait() => self.was_used = true,
+            () = alarm.as_mut() => {
+                self.look()?;
+                alarm.as_mut().reset(Deadline::now() + rest::LOOK);
             }
         }
         if self.end.streams.mux().is_lost() {
@@ -195,6 +221,19 @@ impl EndHop {
         buffers::give_back(arrived.cells);
         self.end.send()?;
         Ok(extend)
+    }
+
+    /// Looks whether the circuit is of use to anybody. A stream that both ends hold is, however idle.
+    fn look(&mut self) -> Result<(), End> {
+        if !self.confirmed {
+            return Err(End::Here(DestroyReason::Resource));
+        }
+        let was_used = core::mem::take(&mut self.was_used);
+        let in_use = was_used || self.end.streams.mux().open_streams() > 0;
+        match self.rest.is_over(in_use) {
+            true => Err(End::Here(DestroyReason::Finished)),
+            false => Ok(()),
+        }
     }
 
     fn on_cells(&mut self, cells: &mut [u8]) -> Result<Option<Extend>, End> {
@@ -220,7 +259,7 @@ impl EndHop {
     /// Reads opened cells, up to and with the first that asks for EXTEND or LINK: what follows such a cell is read only
     /// after it has been done.
     fn on_opened(
-        &self,
+        &mut self,
         now: Instant,
         opened: &mut OpenedCells<'_, End>,
     ) -> Result<Option<Asked>, End> {
@@ -243,7 +282,7 @@ impl EndHop {
             PROTOCOL
         })?;
         for (key, target) in begun {
-            self.begin(key, target);
+            self.begin(now, key, target)?;
         }
         Ok(asked)
     }
@@ -262,23 +301,37 @@ impl EndHop {
         }
     }
 
-    fn begin(&self, key: StreamKey, target: StreamTarget) {
+    /// Serves a stream, if the client has not given it up meanwhile and begins no more than may be.
+    fn begin(&mut self, now: Instant, key: StreamKey, target: StreamTarget) -> Result<(), End> {
+        let stream = self.end.streams.hold(key);
+        if !self.begins.take(now) {
+            stream.abort(EndReason::Resource);
+            // A client that hears of so many refusals and goes on is none.
+            return match self.begins.debt() > BEGINS_BURST {
+                true => Err(End::Here(DestroyReason::Resource)),
+                false => Ok(()),
+            };
+        }
+        if self.end.streams.mux().is_given_up(key) {
+            return Ok(());
+        }
         let EndContext {
             directory,
             exit,
             tasks,
             ..
         } = &*self.context;
-        let stream = self.end.streams.hold(key);
         match target {
             StreamTarget::Directory => {
                 stream.accept();
                 tasks.spawn(serve_connection(stream, directory.clone()));
             }
             StreamTarget::Host(host, port) => {
-                tasks.spawn(exit::serve(exit.clone(), stream, host, port));
+                let party = (self.end.link.serial(), self.end.circ);
+                tasks.spawn(exit::serve(exit.clone(), stream, host, port, party));
             }
         }
+        Ok(())
     }
 
     /// Waits for `work` as long as the client's side keeps the circuit and says nothing on it.

@@ -9,6 +9,7 @@ mod context;
 mod end_hop;
 mod extend;
 mod handshakes;
+mod rest;
 mod sets;
 
 pub(crate) use context::EndContext;

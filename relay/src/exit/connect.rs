@@ -2,19 +2,24 @@
 
 use core::future::Future;
 use core::time::Duration;
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, Weak};
 
+use cepa_common::budget::Budget;
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
 use cepa_common::stream::StreamHost;
+use cepa_common::sync::lock;
 use cepa_common::world::sockets::Stream;
 use cepa_common::world::{Sockets, World};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::directory::DirectoryServer;
 
+use super::attempts::{Attempts, Party};
 use super::resolve::{LookupError, Resolver, ResolverError};
 
 /// Number of addresses of one name that are tried.
@@ -134,11 +139,39 @@ pub struct ExitConnector {
     names: Resolver,
     policy: Arc<dyn AddressPolicy>,
     sockets: Sockets,
+    attempts: Attempts,
+    destinations: Destinations,
+}
+
+/// Dials to one address, whatever the port, that may be under way at once. The others wait.
+const DIALS_OF_ADDRESS: usize = 64;
+
+/// The dials that are under way, by address.
+#[derive(Default)]
+struct Destinations(Mutex<HashMap<IpAddr, Weak<Semaphore>>>);
+
+impl Destinations {
+    /// Waits until one more dial may be made to an address.
+    async fn turn(&self, address: IpAddr) -> Option<OwnedSemaphorePermit> {
+        let dials = {
+            let mut dials = lock(&self.0);
+            // As many entries as attempts, at most: each is held by one.
+            dials.retain(|_, dials| dials.strong_count() > 0);
+            let known = dials.get(&address).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let new = Arc::new(Semaphore::new(DIALS_OF_ADDRESS));
+                dials.insert(address, Arc::downgrade(&new));
+                new
+            })
+        };
+        dials.acquire_owned().await.ok()
+    }
 }
 
 impl ExitConnector {
     /// A connector that connects to what `policy` allows, and asks the DNS server at `resolver`, or the system's
-    /// servers if there is none, unless `world` has names of its own. It must be called inside a tokio runtime.
+    /// servers if there is none, unless `world` has names of its own. What it remembers is charged to `budget`. It must
+    /// be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`ResolverError`] if the system's resolver configuration cannot be read.
@@ -146,27 +179,39 @@ impl ExitConnector {
         policy: Arc<dyn AddressPolicy>,
         resolver: Option<SocketAddr>,
         world: &World,
+        budget: &Arc<Budget>,
     ) -> Result<Self, ResolverError> {
         Ok(Self {
-            names: Resolver::new(resolver, &world.names)?,
+            names: Resolver::new(resolver, &world.names, budget)?,
             policy,
             sockets: world.sockets.clone(),
+            attempts: Attempts::default(),
+            destinations: Destinations::default(),
         })
     }
 
-    /// Connects to `host` and `port` within 15 s. Dropping the future gives the attempt up.
+    /// Connects to `host` and `port` within 15 s, for `party`, among which attempts take turns. Dropping the future
+    /// gives the attempt up.
     ///
     /// # Errors
     /// [`ConnectError`]; the client is told its [`ConnectError::end_reason`].
-    pub async fn connect(&self, host: &StreamHost, port: u16) -> Result<Stream, ConnectError> {
+    pub(crate) async fn connect(
+        &self,
+        host: &StreamHost,
+        port: u16,
+        party: Party,
+    ) -> Result<Stream, ConnectError> {
         let deadline = Instant::now() + DEADLINE;
+        let turn = timeout_at(deadline, self.attempts.turn(party)).await;
+        let _attempt = turn.map_err(|_| ConnectError::Resource)?;
         let addresses = match host {
             StreamHost::Ip(ip) => vec![*ip],
             StreamHost::Name(name) => self.names.lookup(name).await?,
         };
         let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
-        first_of(addresses, &*self.policy, deadline, |address| {
-            self.sockets.connect(address)
+        first_of(addresses, &*self.policy, deadline, |address| async move {
+            let _turn = self.destinations.turn(address.ip()).await;
+            self.sockets.connect(address).await
         })
         .await
     }

@@ -1,12 +1,16 @@
 //! The exit: where a stream leaves the overlay for a TCP connection.
 //!
 //! A circuit's end hands a stream that a client has begun to `serve`. That calls [`ExitConnector::connect`], which
-//! resolves the name (`resolve`), asks the policy and dials (`connect`). Then `serve` copies the bytes.
+//! waits for a turn (`attempts`), resolves the name (`resolve`, `known`), asks the policy and dials (`connect`). Then
+//! `copy` moves the bytes.
 //!
 //! Three things are absent on purpose: search domains, the hosts file, and any answer that did not come from a name
 //! server.
 
+mod attempts;
 mod connect;
+mod copy;
+mod known;
 mod resolve;
 mod serve;
 

@@ -7,8 +7,10 @@ use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use cepa_common::budget::Budget;
 use cepa_common::cell::message::is_name;
 use cepa_common::world::names::{GivenNames, Names};
+use cepa_common::world::steady;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
@@ -19,21 +21,23 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::system_conf::read_system_conf;
 use tokio::time::timeout;
 
+use super::known::KnownNames;
+
 /// The longest time that a lookup may take (S32).
 pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
 /// The longest time that one query may take. Two queries fit into the deadline.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(1400);
 /// Number of times that a query without an answer is repeated.
 const REPEATS: usize = 1;
-/// Number of answers that are remembered, a few hundred bytes each.
-const CACHE_ANSWERS: u64 = 4096;
+/// Addresses of a name that are used and remembered. More than [`super::connect`] tries need not be known.
+const MOST_ADDRESSES: usize = 8;
 /// Answers are remembered for at least this time: a time to live of zero must not tell a name server the moment of
 /// every single stream.
 const TTL_MIN: Duration = Duration::from_secs(60);
 /// Answers are remembered for at most this time.
 const TTL_MAX: Duration = Duration::from_secs(30 * 60);
-/// An answer that a name has no address is remembered for at most this time.
-const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(5 * 60);
+/// An answer that a name has no address is remembered for this time.
+const NEGATIVE_TTL: Duration = Duration::from_secs(60);
 
 /// The resolver could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -52,15 +56,19 @@ pub(super) enum LookupError {
 /// Resolves names.
 pub(super) enum Resolver {
     /// Through one or several DNS servers.
-    Dns(Box<TokioResolver>),
+    Dns(Box<TokioResolver>, KnownNames),
     /// By what the world says, which is simulated.
     Given(Arc<dyn GivenNames>),
 }
 
 impl Resolver {
     /// A resolver that asks `server`, or the servers of the system's configuration if there is none. Where the world
-    /// has names of its own, it asks those alone.
-    pub(super) fn new(server: Option<SocketAddr>, names: &Names) -> Result<Self, ResolverError> {
+    /// has names of its own, it asks those alone. What it remembers is charged to `budget`.
+    pub(super) fn new(
+        server: Option<SocketAddr>,
+        names: &Names,
+        budget: &Arc<Budget>,
+    ) -> Result<Self, ResolverError> {
         if let Names::Given(names) = names {
             return Ok(Self::Given(Arc::clone(names)));
         }
@@ -73,7 +81,10 @@ impl Resolver {
         let provider = TokioRuntimeProvider::default();
         let mut builder = TokioResolver::builder_with_config(config, provider);
         *builder.options_mut() = options();
-        Ok(Self::Dns(Box::new(builder.build()?)))
+        Ok(Self::Dns(
+            Box::new(builder.build()?),
+            KnownNames::new(budget),
+        ))
     }
 
     /// The addresses of `name`, IPv4 and IPv6 in turn.
@@ -89,12 +100,28 @@ impl Resolver {
 
     async fn ask(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
         match self {
-            // The final dot says that the name is complete.
-            Self::Dns(dns) => match dns.lookup_ip(format!("{name}.")).await {
-                Ok(found) => Ok(in_turn(found.iter())),
-                Err(NetError::Timeout) => Err(LookupError::TimedOut),
-                Err(_) => Err(LookupError::Failed),
-            },
+            Self::Dns(dns, known) => {
+                if let Some(answer) = known.get(name, steady::now()) {
+                    return answer.ok_or(LookupError::Failed);
+                }
+                // The final dot says that the name is complete.
+                match dns.lookup_ip(format!("{name}.")).await {
+                    Ok(found) => {
+                        let (addresses, now) = (in_turn(found.iter()), steady::now());
+                        let lives = found.valid_until().saturating_duration_since(now);
+                        let time = lives.clamp(TTL_MIN, TTL_MAX);
+                        known.add(name, Some(addresses.clone()), now, time);
+                        Ok(addresses)
+                    }
+                    Err(NetError::Timeout) => Err(LookupError::TimedOut),
+                    Err(error) => {
+                        if error.is_no_records_found() {
+                            known.add(name, None, steady::now(), NEGATIVE_TTL);
+                        }
+                        Err(LookupError::Failed)
+                    }
+                }
+            }
             Self::Given(names) => match names.lookup(name).await {
                 Ok(found) => Ok(in_turn(found.into_iter())),
                 Err(_) => Err(LookupError::Failed),
@@ -119,10 +146,10 @@ fn options() -> ResolverOpts {
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     // Clients must not learn the names that only this machine knows.
     options.use_hosts_file = ResolveHosts::Never;
-    options.cache_size = CACHE_ANSWERS;
+    // The library would count answers, and each can have 64 KiB. This room has its own memory of names.
+    options.cache_size = 0;
     options.positive_min_ttl = Some(TTL_MIN);
     options.positive_max_ttl = Some(TTL_MAX);
-    options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
     options
 }
 
@@ -140,17 +167,18 @@ fn is_hex(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// The addresses of both families in turn, IPv4 first, so that a family which leads nowhere from here costs one
+/// The first addresses of both families in turn, IPv4 first, so that a family which leads nowhere from here costs one
 /// attempt.
 fn in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let (v4, v6): (Vec<_>, Vec<_>) = addresses.partition(IpAddr::is_ipv4);
-    let mut all = Vec::with_capacity(v4.len() + v6.len());
+    let mut all = Vec::with_capacity(MOST_ADDRESSES + 1);
     let (mut v4, mut v6) = (v4.into_iter(), v6.into_iter());
     loop {
         let before = all.len();
         all.extend(v4.next());
         all.extend(v6.next());
-        if all.len() == before {
+        if all.len() == before || all.len() >= MOST_ADDRESSES {
+            all.truncate(MOST_ADDRESSES);
             return all;
         }
     }

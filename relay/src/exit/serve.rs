@@ -5,43 +5,38 @@ use std::sync::Arc;
 use cepa_common::cell::message::EndReason;
 use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::stream::{Acceptor, StreamHost};
-use tokio::io::copy_bidirectional_with_sizes;
 
+use super::attempts::Party;
+use super::copy::copy;
 use super::{ConnectError, ExitConnector};
 
-/// Size of the buffer in each direction, in bytes. A larger one measured no better.
-const COPY_BYTES: usize = 64 * 1024;
-
 /// Connects a stream that a client has begun and copies until both sides are done. A relay that is no exit has no
-/// `exit`, and refuses.
+/// `exit`, and refuses. `party` is who has begun the stream.
 pub(crate) async fn serve(
     exit: Option<Arc<ExitConnector>>,
-    mut stream: StreamIo<Acceptor>,
+    stream: StreamIo<Acceptor>,
     host: StreamHost,
     port: u16,
+    party: Party,
 ) {
     let connected = match &exit {
-        Some(exit) => exit
-            .connect(&host, port)
-            .await
-            .map_err(ConnectError::end_reason),
+        // What the client gives up ends at once: name, dial and place. A box, because connecting takes much more memory
+        // than the long copying after it.
+        Some(exit) => tokio::select! {
+            connected = Box::pin(exit.connect(&host, port, party)) => {
+                connected.map_err(ConnectError::end_reason)
+            }
+            () = stream.given_up() => return,
+        },
         None => Err(EndReason::Policy),
     };
-    drop(exit);
+    drop((exit, host));
     let mut tcp = match connected {
         Ok(tcp) => tcp,
         Err(reason) => return stream.abort(reason),
     };
     stream.accept();
-    let circuit = stream.circuit().clone();
-    let copied = tokio::select! {
-        copied = copy_bidirectional_with_sizes(&mut stream, &mut tcp, COPY_BYTES, COPY_BYTES) => {
-            copied.is_ok()
-        }
-        // A destination that reads nothing must not hold a stream that was given up.
-        () = circuit.discarded() => false,
-    };
-    if !copied {
+    if copy(&stream, &mut tcp).await.is_err() {
         // The destination must not take what it got for the whole.
         tcp.reset_when_dropped();
     }

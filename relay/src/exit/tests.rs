@@ -1,20 +1,39 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 //! Tests of the exit with a small DNS server and real sockets.
 
+use core::task::{Context, Poll, Waker};
 use core::time::Duration;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use cepa_common::budget::Budget;
+use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
-use cepa_common::stream::StreamHost;
-use cepa_common::world::World;
-use cepa_common::world::sockets::Stream;
-use tokio::net::{TcpListener, UdpSocket};
+use cepa_common::flow::FixedWindow;
+use cepa_common::ids::CircId;
+use cepa_common::net::circuit_io::Streams;
+use cepa_common::stream::{
+    Acceptor, LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamHost, StreamKey,
+    StreamTarget,
+};
+use cepa_common::world::sockets::{Answer, GivenListener, GivenSockets, GivenStream, Stream};
+use cepa_common::world::{Sockets, World};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use super::attempts::Party;
+use super::copy::copy;
 use super::*;
+
+/// Who asks. Attempts are few here.
+fn party() -> Party {
+    (1, CircId::new(1).unwrap())
+}
 
 /// What the DNS server answers.
 enum Say {
@@ -62,7 +81,13 @@ impl Dns {
     }
 
     fn exit(&self, policy: impl AddressPolicy) -> ExitConnector {
-        ExitConnector::new(Arc::new(policy), Some(self.address), &World::default()).unwrap()
+        ExitConnector::new(
+            Arc::new(policy),
+            Some(self.address),
+            &World::default(),
+            &Budget::unlimited(),
+        )
+        .unwrap()
     }
 }
 
@@ -133,7 +158,7 @@ async fn names_and_addresses_are_reached() {
         name("GOOD.example."),
         name("alias.example"),
     ] {
-        let stream = exit.connect(&host, port).await.unwrap();
+        let stream = exit.connect(&host, port, party()).await.unwrap();
         assert!(matches!(stream, Stream::Tcp(tcp) if tcp.nodelay().unwrap()));
         listener.accept().await.unwrap();
     }
@@ -144,7 +169,7 @@ async fn a_name_without_address_is_unresolvable() {
     let dns = Dns::start().await;
     let exit = dns.exit(anywhere);
     let error = exit
-        .connect(&name("nowhere.example"), 80)
+        .connect(&name("nowhere.example"), 80, party())
         .await
         .unwrap_err();
     assert_eq!(error, ConnectError::ResolveFailed);
@@ -162,11 +187,11 @@ async fn names_are_asked_for_as_they_are_and_special_ones_never() {
         "127.1",
         "not a name",
     ] {
-        let error = exit.connect(&name(special), 80).await.unwrap_err();
+        let error = exit.connect(&name(special), 80, party()).await.unwrap_err();
         assert_eq!(error, ConnectError::ResolveFailed, "{special}");
     }
     assert_eq!(dns.asked.lock().unwrap().as_slice(), &[] as &[String]);
-    let _ = exit.connect(&name("Plain"), 80).await;
+    let _ = exit.connect(&name("Plain"), 80, party()).await;
     let asked = dns.asked.lock().unwrap();
     assert!(
         !asked.is_empty() && asked.iter().all(|a| a == "plain"),
@@ -185,12 +210,12 @@ async fn a_name_that_leads_inside_is_refused_each_time() {
         "alias.example",
         "rebind.example",
     ] {
-        let error = exit.connect(&name(host), 80).await.unwrap_err();
+        let error = exit.connect(&name(host), 80, party()).await.unwrap_err();
         assert_eq!(error, ConnectError::Policy, "{host}");
     }
     for literal in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"] {
         let host = StreamHost::Ip(literal.parse().unwrap());
-        let error = exit.connect(&host, 80).await.unwrap_err();
+        let error = exit.connect(&host, 80, party()).await.unwrap_err();
         assert_eq!(error, ConnectError::Policy, "{literal}");
     }
 }
@@ -206,7 +231,10 @@ async fn the_policy_is_asked_about_the_address_dialled() {
         false
     });
     for times in 1..=3 {
-        let error = exit.connect(&name("good.example"), 7).await.unwrap_err();
+        let error = exit
+            .connect(&name("good.example"), 7, party())
+            .await
+            .unwrap_err();
         assert_eq!(error, ConnectError::Policy);
         assert_eq!(asked.load(Ordering::SeqCst), times);
     }
@@ -219,7 +247,10 @@ async fn a_closed_port_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let error = exit.connect(&name("good.example"), port).await.unwrap_err();
+    let error = exit
+        .connect(&name("good.example"), port, party())
+        .await
+        .unwrap_err();
     assert_eq!(error, ConnectError::Refused);
 }
 
@@ -229,10 +260,10 @@ async fn a_silent_server_costs_three_seconds_and_holds_up_nobody() {
     let exit = Arc::new(dns.exit(anywhere));
     let silent = {
         let exit = Arc::clone(&exit);
-        tokio::spawn(async move { exit.connect(&name("silent.example"), 80).await })
+        tokio::spawn(async move { exit.connect(&name("silent.example"), 80, party()).await })
     };
     let nowhere = name("nowhere.example");
-    let other = exit.connect(&nowhere, 80);
+    let other = exit.connect(&nowhere, 80, party());
     let other = timeout(Duration::from_secs(1), other).await;
     assert_eq!(other.unwrap().unwrap_err(), ConnectError::ResolveFailed);
     assert!(!silent.is_finished());
@@ -245,8 +276,208 @@ async fn a_silent_server_costs_three_seconds_and_holds_up_nobody() {
 async fn a_chain_without_end_fails_after_a_few_questions() {
     let dns = Dns::start().await;
     let exit = dns.exit(anywhere);
-    let error = exit.connect(&name("loop.example"), 80).await.unwrap_err();
+    let error = exit
+        .connect(&name("loop.example"), 80, party())
+        .await
+        .unwrap_err();
     assert_eq!(error, ConnectError::ResolveFailed);
     let asked = dns.asked.lock().unwrap().len();
     assert!(asked <= 40, "{asked} questions");
+}
+
+/// A network in which no dial comes to an end. Counts those that are under way.
+struct Nowhere(Arc<AtomicUsize>);
+
+/// A dial that is under way.
+struct Alive(Arc<AtomicUsize>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl GivenSockets for Nowhere {
+    fn connect(&self, _: SocketAddr) -> Answer<'_, Box<dyn GivenStream>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let alive = Alive(self.0.clone());
+        Box::pin(async move {
+            let _alive = alive;
+            core::future::pending().await
+        })
+    }
+
+    fn bind(&self, _: SocketAddr) -> io::Result<Box<dyn GivenListener>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn local_address(&self, _: SocketAddr) -> Option<IpAddr> {
+        None
+    }
+}
+
+fn mux<E: StreamEnd>() -> Mux<E> {
+    Mux::new(MuxConfig {
+        control: Box::new(FixedWindow(64)),
+        mark_interval_cells: 8,
+        stream_window_bytes: 1 << 16,
+        budget: Budget::unlimited(),
+    })
+}
+
+/// Hands what the client has to say to the exit's end. Gives the streams that it begins.
+fn hear(client: &mut Mux<Opener>, streams: &Streams<Acceptor>) -> Vec<Request> {
+    let (mut payload, now) = ([0; PAYLOAD_LEN], Instant::now());
+    assert!(client.fill(LegId::FIRST, now, &mut rand::rng(), &mut payload));
+    let heard = streams.mux().on_outward(LegId::FIRST, now, &payload);
+    heard.unwrap()
+}
+
+/// S23: what a client gives up, or leaves behind with its circuit, costs no dial and no place any more.
+#[tokio::test]
+async fn what_is_given_up_dials_no_longer() {
+    let dials = Arc::new(AtomicUsize::new(0));
+    let world = World {
+        sockets: Sockets::Given(Arc::new(Nowhere(dials.clone()))),
+        ..World::default()
+    };
+    let server = SocketAddr::from(([127, 0, 0, 1], 53));
+    let exit = ExitConnector::new(
+        Arc::new(anywhere),
+        Some(server),
+        &world,
+        &Budget::unlimited(),
+    );
+    let exit = Arc::new(exit.unwrap());
+    let are = async |number: usize| {
+        for _ in 0..1_000 {
+            if dials.load(Ordering::SeqCst) == number {
+                return true;
+            }
+            tokio::task::yield_now().await;
+        }
+        false
+    };
+
+    let (mut client, streams) = (mux::<Opener>(), Streams::new(mux::<Acceptor>()));
+    let to = |n| StreamTarget::Host(StreamHost::Ip([192, 0, 2, n].into()), 80);
+    let keys: Vec<_> = (1..=40).map(|n| client.open(to(n)).unwrap()).collect();
+    let mut begun = 0;
+    while begun < keys.len() {
+        for request in hear(&mut client, &streams) {
+            let Request::Begin(key, StreamTarget::Host(host, port)) = request else {
+                panic!("a stream is begun");
+            };
+            begun += 1;
+            let stream = streams.hold(key);
+            tokio::spawn(serve(Some(exit.clone()), stream, host, port, party()));
+        }
+    }
+    assert!(are(32).await, "one circuit has so many, and the rest wait");
+    for key in &keys[..20] {
+        client.abort(*key, EndReason::Reset);
+    }
+    hear(&mut client, &streams);
+    assert!(are(20).await);
+    streams.lose_leg(LegId::FIRST);
+    assert!(are(0).await);
+}
+
+/// Hands each end of a circuit what the other has to say, until neither has more.
+fn converse(client: &mut Mux<Opener>, streams: &Streams<Acceptor>) {
+    let (mut payload, now, mut rng) = ([0; PAYLOAD_LEN], Instant::now(), rand::rng());
+    let mut relay = streams.mux();
+    loop {
+        if client.fill(LegId::FIRST, now, &mut rng, &mut payload) {
+            let asked = relay.on_outward(LegId::FIRST, now, &payload).unwrap();
+            assert!(asked.is_empty());
+        } else if relay.fill(LegId::FIRST, now, &mut rng, &mut payload) {
+            client.on_inward(LegId::FIRST, now, &payload).unwrap();
+        } else {
+            return;
+        }
+    }
+}
+
+/// A circuit with one stream that `copy` joins to a destination: its two ends, and the stream at the client.
+fn joined(tcp: TcpStream) -> (Mux<Opener>, Arc<Streams<Acceptor>>, StreamKey, Copying) {
+    let (mut client, streams) = (mux::<Opener>(), Streams::new(mux::<Acceptor>()));
+    let key = client.open(StreamTarget::Directory).unwrap();
+    let begun = hear(&mut client, &streams).pop();
+    let Some(Request::Begin(held, _)) = begun else {
+        panic!("a stream is begun");
+    };
+    let stream = streams.hold(held);
+    stream.accept();
+    let copying = tokio::spawn(async move {
+        let mut tcp = Stream::from(tcp);
+        copy(&stream, &mut tcp).await
+    });
+    (client, streams, key, copying)
+}
+
+type Copying = tokio::task::JoinHandle<io::Result<()>>;
+
+async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dial = TcpStream::connect(listener.local_addr().unwrap());
+    let (near, far) = tokio::join!(dial, listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_and_each_end_is_told() {
+    let (near, mut far) = tcp_pair().await;
+    let (mut client, streams, key, copying) = joined(near);
+    let echo = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).await.unwrap();
+        far.write_all(&heard).await.unwrap();
+    });
+    let data: Vec<u8> = (0..700_000u32).map(|n| (n / 7) as u8).collect();
+    let (mut said, mut heard, mut some) = (0, Vec::new(), vec![0; 10_000]);
+    let mut cx = Context::from_waker(Waker::noop());
+    let now = Instant::now();
+    'all: loop {
+        if said < data.len() {
+            let wrote = client.poll_write(key, &mut cx, now, &data[said..]);
+            if let Poll::Ready(wrote) = wrote {
+                said += wrote.unwrap();
+            }
+            if said == data.len() {
+                client.shutdown(key);
+            }
+        }
+        converse(&mut client, &streams);
+        while let Poll::Ready(read) = client.poll_read(key, &mut cx, now, &mut some) {
+            match read.unwrap() {
+                0 => break 'all,
+                read => heard.extend_from_slice(&some[..read]),
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(heard == data);
+    echo.await.unwrap();
+    assert!(copying.await.unwrap().is_ok());
+}
+
+/// A destination that reads nothing does not hold a stream that its client has given up.
+#[tokio::test]
+async fn a_stream_that_is_given_up_waits_for_no_destination() {
+    let (near, _far) = tcp_pair().await;
+    let (mut client, streams, key, copying) = joined(near);
+    let (mut cx, now) = (Context::from_waker(Waker::noop()), Instant::now());
+    let bytes = vec![7; 100_000];
+    let mut stalled = 0;
+    // The destination's kernel takes some, and then the window of the stream is full.
+    while stalled < 100 {
+        let wrote = client.poll_write(key, &mut cx, now, &bytes);
+        stalled = if wrote.is_ready() { 0 } else { stalled + 1 };
+        converse(&mut client, &streams);
+        tokio::task::yield_now().await;
+    }
+    client.abort(key, EndReason::Reset);
+    converse(&mut client, &streams);
+    assert!(copying.await.unwrap().is_err());
 }

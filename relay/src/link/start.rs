@@ -49,7 +49,7 @@ impl LinkContext {
         };
         let bandwidth = self.bandwidth.clone();
         self.tasks.spawn(async move {
-            let end = link_task::run_limited(link, queue, acceptor, bandwidth).await;
+            let end = link_task::run(link, queue, acceptor, bandwidth).await;
             tracing::debug!(%end, "a link has ended");
         });
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cepa_common::budget::Budget;
 use tokio::time::Instant;
 
 use super::directory::Directory;
@@ -35,13 +36,13 @@ impl Circuits {
         keys: &Keys,
         directory: &Directory,
     ) -> Result<Self, RelayError> {
-        let exit = exit(options, directory)?;
         let Admission {
             links: admission,
             creates,
             memory,
             bandwidth,
         } = Admission::new(options.limits, Instant::now());
+        let exit = exit(options, directory, memory.budget())?;
         let (params, tasks) = (&directory.params, &ground.work.tasks);
         let links = Arc::new(PeerLinks::new(
             ground.identity,
@@ -87,6 +88,7 @@ impl Circuits {
 fn exit(
     options: &RelayOptions,
     directory: &Directory,
+    budget: &Arc<Budget>,
 ) -> Result<Option<Arc<ExitConnector>>, ResolverError> {
     let Some(exit) = &options.exit else {
         return Ok(None);
@@ -95,6 +97,6 @@ fn exit(
         rules: exit.policy.clone(),
         directory: directory.server.clone(),
     });
-    let connector = ExitConnector::new(policy, exit.resolver, &options.world)?;
+    let connector = ExitConnector::new(policy, exit.resolver, &options.world, budget)?;
     Ok(Some(Arc::new(connector)))
 }

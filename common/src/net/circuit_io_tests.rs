@@ -1,0 +1,64 @@
+#![allow(clippy::unwrap_used)]
+
+use core::pin::pin;
+use std::task::Waker;
+
+use super::*;
+use crate::budget::Budget;
+use crate::flow::FixedWindow;
+use crate::stream::MuxConfig;
+
+fn mux() -> Mux<Acceptor> {
+    Mux::new(MuxConfig {
+        control: Box::new(FixedWindow(64)),
+        mark_interval_cells: 8,
+        stream_window_bytes: 1 << 16,
+        budget: Budget::unlimited(),
+    })
+}
+
+/// Says LINKED on a leg.
+fn link(streams: &Streams<Acceptor>, leg: LegId) {
+    let (circ, mut cells) = (CircId::new(1).unwrap(), Vec::new());
+    streams.fill(leg, Instant::now(), &mut rand::rng(), circ, &mut cells);
+    assert!(!cells.is_empty());
+}
+
+fn join(streams: &Streams<Acceptor>, number: u32) -> LegId {
+    let circuit = mux().take_leg().unwrap();
+    let leg = streams.join(circuit, LegId::from_wire(number)).unwrap();
+    link(streams, leg);
+    leg
+}
+
+/// Would the task of a leg be woken?
+fn is_woken(streams: &Streams<Acceptor>, leg: LegId) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    pin!(streams.wait(leg)).poll(&mut cx).is_ready()
+}
+
+/// Protocol.md 5.21: the client numbers legs as it likes. Each leg's task is woken, whatever its number.
+#[test]
+fn every_leg_is_woken_whatever_its_number() {
+    let streams = Streams::new(mux());
+    streams.mux().begin_set();
+    link(&streams, LegId::FIRST);
+    let first = join(&streams, 1);
+    streams.lose_leg(LegId::FIRST);
+    assert!(is_woken(&streams, LegId::FIRST), "it hears that it is lost");
+    for number in [2, 3, 4] {
+        let leg = join(&streams, number);
+        streams.lose_leg(leg);
+        assert!(is_woken(&streams, leg));
+    }
+    for number in [5, u32::MAX - 1] {
+        let other = join(&streams, number);
+        for leg in [first, other] {
+            while is_woken(&streams, leg) {}
+        }
+        streams.notify();
+        assert!(is_woken(&streams, first), "beside {number}");
+        assert!(is_woken(&streams, other), "{number}");
+        streams.lose_leg(other);
+    }
+}

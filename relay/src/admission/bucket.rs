@@ -1,0 +1,74 @@
+//! A bound on how often something may be done: so often at once, and so often a second in the long run.
+
+use std::time::Instant;
+
+/// Something that may be done a number of times.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    burst: u32,
+    per_second: u32,
+    /// What is left, in thousandths; below zero in debt.
+    level: i64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// A full bucket: `burst` at once, and `per_second` from `now` on.
+    pub(crate) fn new(burst: u32, per_second: u32, now: Instant) -> Self {
+        Self {
+            burst,
+            per_second,
+            level: i64::from(burst) * 1_000,
+            at: now,
+        }
+    }
+
+    /// Once more: may it be done? What may not be done counts too, as [`Bucket::debt`].
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_millis();
+        let filled = u128::from(self.per_second) * passed;
+        if filled > 0 {
+            let filled = i64::try_from(filled).unwrap_or(i64::MAX);
+            let full = i64::from(self.burst) * 1_000;
+            self.level = self.level.saturating_add(filled).min(full);
+            self.at = now;
+        }
+        self.level = self.level.saturating_sub(1_000);
+        self.level >= 0
+    }
+
+    /// How often it was asked for beyond what may be, and not yet forgotten.
+    pub(crate) fn debt(&self) -> u32 {
+        u32::try_from(-self.level / 1_000).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use cepa_common::world::steady;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_and_then_a_rate() {
+        let mut now = steady::now();
+        let mut bucket = Bucket::new(10, 4, now);
+        let mut may = |now| (0..100).filter(|_| bucket.take(now)).count();
+        assert_eq!(may(now), 10);
+        // The debt of those that were refused is paid first: 90 of them take 22.5 s.
+        now += Duration::from_secs(20);
+        assert_eq!(may(now), 0);
+        assert!(bucket.debt() > 100);
+        let mut bucket = Bucket::new(10, 4, now);
+        (0..10).for_each(|_| assert!(bucket.take(now)));
+        now += Duration::from_millis(500);
+        assert!(bucket.take(now) && bucket.take(now) && !bucket.take(now));
+        assert_eq!(bucket.debt(), 1);
+        // A time before the last one brings no gain and causes no panic (S37).
+        assert!(!bucket.take(now - Duration::from_secs(5)));
+        now += Duration::from_secs(3_600);
+        assert_eq!((0..100).filter(|_| bucket.take(now)).count(), 10);
+    }
+}
