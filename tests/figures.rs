@@ -59,8 +59,6 @@ const ROWS: &[Row] = &[
     ("5.3", "for {} s each", Secs, "relay/src/exit/connect.rs", "ATTEMPT_TIMEOUT"),
     ("5.3", "has {} s in all", Secs, "relay/src/exit/connect.rs", "DEADLINE"),
     ("5.3", "{} s of them for the name", Secs, "relay/src/exit/resolve.rs", "LOOKUP_DEADLINE"),
-    ("2.12", "more than {} cells", Ones, "common/src/limits.rs", "ANSWERS_PER_LINK"),
-    ("2.12", "no byte for {} s", Secs, "common/src/limits.rs", "ANSWERS_TIMEOUT"),
     ("5.5", "At most {} streams are open", Ones, "common/src/limits.rs", "STREAMS_PER_CIRCUIT"),
     ("5.9", "turns of {} payloads", Ones, "common/src/stream/turns.rs", "TURN_CELLS"),
     ("5.10", "credit never exceeds {} times", Ones, "common/src/limits.rs", "CREDIT_GROWTH"),
@@ -159,7 +157,7 @@ const ROWS: &[Row] = &[
     ("6.22.7", "the last {} valid-afters", Ones, "relay/src/authority", "MAX_PROOF_PERIODS"),
     ("6.22.7", "at most {} KiB", KiB, "common/src/dir/vote/proof.rs", "MAX_PROOFS_BYTES"),
     ("7.2", "all links {}", Ones, "common/src/limits.rs", "CREATES_WAITING"),
-    ("7.2", "may have {} circuits", Ones, "common/src/limits.rs", "CIRCUITS_PER_LINK"),
+    ("7.2", "has {} circuits", Ones, "common/src/limits.rs", "CIRCUITS_PER_LINK"),
     ("7.10", "gives each hop {} s", Secs, "client/src/circuit/maker.rs", "HOP_TIMEOUT"),
     ("7.13", "{} clean circuits", Ones, "client/src/circuit/upkeep.rs", "READY_EACH"),
     ("7.13", "hour, {} in all", Ones, "client/src/circuit/upkeep.rs", "READY_MOST"),
@@ -174,13 +172,6 @@ const ROWS: &[Row] = &[
     ("7.16", "{} circuits and", Ones, "client/src/client.rs", "CONNECT_TRIES"),
     ("7.16", "and {} s at most", Secs, "client/src/client.rs", "CONNECT_TIMEOUT"),
     ("7.17", "paths for {} s", Secs, "client/src/circuit/health.rs", "FIRST_PENALTY"),
-    ("7.20", "may begin {} streams", Ones, "relay/src/circuit/end_hop.rs", "BEGINS_BURST"),
-    ("7.20", "at once, and {} a", Ones, "relay/src/circuit/end_hop.rs", "BEGINS_PER_SECOND"),
-    ("7.20", "{} attempts at once", Ones, "relay/src/exit/attempts.rs", "OF_CIRCUIT"),
-    ("7.20", "{} for all circuits", Ones, "relay/src/exit/attempts.rs", "OF_LINK"),
-    ("7.20", "{} in all", Ones, "relay/src/exit/attempts.rs", "IN_ALL"),
-    ("7.20", "{} dials to one", Ones, "relay/src/exit/connect.rs", "DIALS_OF_ADDRESS"),
-    ("7.20", "An attempt has {} s", Secs, "relay/src/exit/connect.rs", "DEADLINE"),
 ];
 
 fn read(path: impl AsRef<Path>) -> String {

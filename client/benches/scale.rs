@@ -104,6 +104,8 @@ fn measure_vote(relays: usize) {
         lifetime: lifetime(NOON),
         params: BTreeMap::new(),
         entries: entries.collect(),
+        values: Vec::new(),
+        shares: Vec::new(),
     };
     let bytes = vote
         .sign(&network, &signing_key(1))

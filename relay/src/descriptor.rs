@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use cepa_common::dir::{ExitPolicy, FamilyMembership, Flags, RelayDescriptor, UnixSecs};
+use cepa_common::dir::{
+    ExitPolicy, FamilyMembership, Flags, PolicySummary, RelayDescriptor, UnixSecs,
+};
 use cepa_common::handshake::OnionPublicKey;
 
 use crate::options::RelayOptions;
@@ -35,9 +37,13 @@ pub(crate) fn own_descriptor(
         bandwidth: claim_kib(options.claim_kib, options.limits.bandwidth_kib),
         offers: Flags::GUARD | Flags::HSDIR,
         policy: policy.summary(),
+        // No relay carries datagrams yet.
+        udp: PolicySummary::reject_all(),
         family,
         nickname: options.nickname.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        contact: String::new(),
+        away: None,
     }
 }
 

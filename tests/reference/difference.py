@@ -63,6 +63,7 @@ FIELDS = [
     ("weight", number),
     ("flags", number),
     ("policy", policy),
+    ("udp", policy),
     ("family", optional_key),
     ("nickname", text),
     ("version", text),
@@ -77,12 +78,17 @@ def params(pairs):
     return many(sorted(pairs.items()), lambda p: text(p[0]) + number(p[1]))
 
 
+def value(v):
+    return number(v[0]) + v[1]
+
+
 def consensus(c):
-    return b"".join(map(number, c["lifetime"])) + params(c["params"]) + many(c["entries"], entry)
+    head = b"".join(map(number, c["lifetime"])) + params(c["params"])
+    return head + many(c["entries"], entry) + many(c["values"], value)
 
 
 def digest(body):
-    return hashlib.sha256(b"cepa \4\1" + NETWORK + body).digest()
+    return hashlib.sha256(b"cepa \4\2" + NETWORK + body).digest()
 
 
 def positions(items, encode):
@@ -123,6 +129,7 @@ def make(a, b):
         + b"".join(map(number, b["lifetime"]))
         + many(gone, text)
         + params(put)
+        + many(b["values"], value)
         + positions(removed, raw)
         + positions(weights, zigzag)
         + positions(flags, number)
@@ -184,6 +191,7 @@ class Reader:
             "weight": self.number,
             "flags": self.number,
             "policy": lambda: (self.ranges(), self.ranges()),
+            "udp": lambda: (self.ranges(), self.ranges()),
             "family": lambda: self.option(self.key),
             "nickname": self.text,
             "version": self.text,
@@ -220,6 +228,7 @@ def apply(a, difference):
     for name in r.many(r.text):
         del pairs[name]
     pairs |= dict(r.many(lambda: (r.text(), r.number())))
+    values = r.many(lambda: (r.number(), r.key()))
     removed = r.positions(lambda: None)
     weights, flags = r.positions(r.zigzag), r.positions(r.number)
     changed, added = r.positions(r.change), r.many(r.entry)
@@ -234,7 +243,7 @@ def apply(a, difference):
         e["flags"] = flags.get(n, e["flags"])
         entries.append(e)
     entries.sort(key=lambda e: e["identity"])
-    return {"lifetime": lifetime, "params": pairs, "entries": entries}
+    return {"lifetime": lifetime, "params": pairs, "entries": entries, "values": values}
 
 
 def relay(n, **fields):
@@ -248,6 +257,7 @@ def relay(n, **fields):
         "weight": 1000 * n,
         "flags": 0b11,
         "policy": ([(80, 80), (443, 443)], []),
+        "udp": ([], []),
         "family": None,
         "nickname": f"relay{n}",
         "version": "0.1.0",
@@ -255,9 +265,10 @@ def relay(n, **fields):
     return usual | fields
 
 
-def of(valid_after, pairs, relays):
+def of(valid_after, pairs, relays, values=()):
     lifetime = [valid_after, valid_after + 3600, valid_after + 86400]
-    return {"lifetime": lifetime, "params": pairs, "entries": sorted(relays, key=lambda e: e["identity"])}
+    entries = sorted(relays, key=lambda e: e["identity"])
+    return {"lifetime": lifetime, "params": pairs, "entries": entries, "values": list(values)}
 
 
 def cases():
@@ -270,11 +281,11 @@ def cases():
         relay(3, link_key=k, family=k),
         relay(4, onion_key=k, suite=2, version="0.2.0"),
         relay(5, addresses=moved, policy=([], [(1, 65535)]), nickname="other"),
-        relay(7),
+        relay(7, udp=([(53, 53)], [(53, 53), (443, 443)]), flags=0x1FF),
         relay(20),
         relay(21),
     ]
-    b = of(1_900_003_600, {"circuit_window_cells": 701, "new": 0}, every)
+    b = of(1_900_003_600, {"circuit_window_cells": 701, "new": 0}, every, [(300, k), (301, bytes(32))])
     drift = of(1_900_003_600, a["params"], [relay(n, weight=1000 * n + (-1) ** n * n) for n in range(1, 9)])
     empty = of(1_900_003_600, {}, [])
     return {"every field": (a, b), "and back": (b, a), "drift": (a, drift), "all go": (a, empty), "all come": (empty, b), "nothing": (a, a)}

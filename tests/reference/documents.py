@@ -50,8 +50,15 @@ def ipv4(host, port):
 # 6.2
 
 
+# 6.1.1: descriptors, votes, consensuses and differences.
+
+
+def version(kind):
+    return 2 if kind in (2, 3, 4, 9) else 1
+
+
 def signed(kind, network, body):
-    return b"cepa " + bytes([kind, 1]) + network + body
+    return b"cepa " + bytes([kind, version(kind)]) + network + body
 
 
 # 6.3
@@ -111,7 +118,7 @@ def certified(signer, voting, not_after, network, kind, body, cert_network=None)
 
 
 def document(kind, body, signer, algorithm, blob):
-    head = bytes([kind, 1]) + len(body).to_bytes(4, "big") + body
+    head = bytes([kind, version(kind)]) + len(body).to_bytes(4, "big") + body
     return head + b"\1" + public(key(signer)) + bytes([algorithm]) + len(blob).to_bytes(2, "big") + blob
 
 
@@ -229,8 +236,11 @@ def descriptor(network, signer="relay link", family_of="relay", cert_until=1_902
     ports = [number(80) + number(80), number(443) + number(443)]
     body = relay + b"\1" + link + number(cert_until) + cert
     body += public(key("onion")) + b"\2" + sequence([ipv4("192.0.2.7", 9001), b"\1" + IPV6 + number(443)])
-    body += number(1_900_000_000) + number(12_345) + number(0)
-    body += sequence(ports) + sequence([]) + b"\1" + family + membership + string("vector") + string("0.1.0")
+    # It offers Guard, HSDir and Meet; UDP leaves to port 53 of IPv6 addresses.
+    body += number(1_900_000_000) + number(12_345) + number(1 << 4 | 1 << 6 | 1 << 8)
+    body += sequence(ports) + sequence([]) + sequence([]) + sequence([number(53) + number(53)])
+    body += b"\1" + family + membership + string("vector") + string("0.1.0") + string("operator@example.org")
+    body += b"\1" + number(1_900_100_000) + number(1_900_200_000)
     return document(2, body, signer, 1, key(signer).sign(signed(2, network, body)))
 
 

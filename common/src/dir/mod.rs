@@ -28,17 +28,18 @@ mod vote;
 pub use consensus::{
     Consensus, ConsensusBody, ConsensusConflict, ConsensusSignature, ConsensusStatus,
     ConsensusStore, DiffError, Entry, Inserted, Inspection, Lifetime, MAX_CONSENSUS_BYTES,
-    MAX_DIFFERENCE_BYTES, SignatureReport, SignatureVerdict, SignedConsensus, StoreError, apply,
-    diff, inspect_consensus,
+    MAX_DIFFERENCE_BYTES, RandomShare, RandomValue, SignatureReport, SignatureVerdict,
+    SignedConsensus, StoreError, apply, diff, inspect_consensus,
 };
 pub use network::{
     Authority, Fallback, KnownNetwork, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkDraft,
     NetworkFile, NetworkFileError, Params, Revisions, Signatories, local_network_params,
 };
 pub use relay::{
-    AddressClass, DescriptorCache, ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert,
+    AddressClass, Away, DescriptorCache, ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert,
     KeyFileError, LinkCertificate, MAX_DESCRIPTOR_BYTES, MAX_KEY_FILE_BYTES, PolicyError,
-    PolicySummary, PortRange, RelayDescriptor, Rule, SignedDescriptor, classify, is_dialable,
+    PolicySummary, PortRange, RelayDescriptor, Rule, SignedDescriptor, Site, classify, is_contact,
+    is_dialable,
 };
 pub use signed::{
     AsSigner, AuthorityCert, AuthoritySignature, CLOCK_SKEW_SECS, CertFileError, Digest, DocError,

@@ -43,6 +43,7 @@ pub fn body_of(lifetime: Lifetime, mut entries: Vec<Entry>) -> ConsensusBody {
         lifetime,
         params: BTreeMap::new(),
         entries,
+        values: Vec::new(),
     }
 }
 
@@ -104,6 +105,8 @@ pub fn vote(network: &NetworkFile, authority: u8, relays: &[u8]) -> Vote {
         lifetime: lifetime(1_000),
         params: BTreeMap::new(),
         entries,
+        values: Vec::new(),
+        shares: Vec::new(),
     }
 }
 

@@ -26,9 +26,12 @@ pub fn descriptor_at(n: u8, published: UnixSecs) -> RelayDescriptor {
         bandwidth: 1_000,
         offers: Flags::GUARD,
         policy: ExitPolicy::from_rules(["accept *:*"]).unwrap().summary(),
+        udp: PolicySummary::reject_all(),
         family: None,
         nickname: format!("relay{n}"),
         version: "0.1.0".to_owned(),
+        contact: String::new(),
+        away: None,
     }
 }
 

@@ -23,7 +23,7 @@ fn signed(kind: Kind, body: &[u8], key: &SigningKey) -> Vec<u8> {
     // A signature is the algorithm's byte, then the signature's bytes.
     let signature = postcard::to_allocvec(&signature).unwrap_or_default();
     let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    let mut document = vec![kind as u8, 1];
+    let mut document = vec![kind as u8, kind.version()];
     document.extend(len.to_be_bytes());
     document.extend(body);
     document.push(1);

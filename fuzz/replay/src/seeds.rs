@@ -97,6 +97,7 @@ pub fn consensus_of(network: &NetworkFile, later: u64, relays: u8) -> Arc<Consen
             ("same".to_owned(), 1),
         ]),
         entries: (1..=relays).map(entry).collect(),
+        values: Vec::new(),
     };
     testkit::consensus(network, &body)
 }

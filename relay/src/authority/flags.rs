@@ -77,6 +77,7 @@ impl Bars {
             && relay.weight >= self.guard_weight;
         let is_hsdir = relay.offers.contains(Flags::HSDIR)
             && standing.uptime_secs >= u64::from(params.hsdir_min_uptime_seconds);
+        let is_meeting = relay.offers.contains(Flags::MEET) && is_fast && is_stable;
         let anywhere = !relay.middle_only;
         (Flags::VALID | Flags::RUNNING)
             .with_if(Flags::FAST, is_fast)
@@ -84,6 +85,7 @@ impl Bars {
             .with_if(Flags::GUARD, anywhere && is_guard)
             .with_if(Flags::EXIT, anywhere && relay.exits)
             .with_if(Flags::HSDIR, anywhere && is_hsdir)
+            .with_if(Flags::MEET, anywhere && is_meeting)
             .with_if(Flags::AUTHORITY, relay.is_authority)
     }
 }

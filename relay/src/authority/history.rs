@@ -201,6 +201,11 @@ impl History {
         true
     }
 
+    /// Was the relay ever up?
+    pub(super) fn has(&self, relay: &RelayId) -> bool {
+        self.records.contains_key(relay)
+    }
+
     /// Makes room for one more relay: of the relays that are down, the one that was up least is forgotten.
     fn make_room(&mut self) -> bool {
         if self.records.len() < MAX_RECORDS {

@@ -6,17 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cepa_common::ids::NetworkId;
 use cepa_common::state::StateError;
 use cepa_common::state::record::{self, Generation};
 use cepa_common::world::{blocking, random};
 use tokio::task::JoinSet;
 
+use super::kept::Remembered;
 use super::measure::{Carried, Job, Measure, MeasureError};
 use super::{Authority, OperatorRules};
 use crate::events::{AuthorityFailure, DiskTrouble, RelayEvent, Reporter};
 
-/// Length of the longest file that is read from disk, in bytes: 40,000 relays, each with its history and measurements.
-const MAX_KEPT_BYTES: usize = 16 << 20;
+/// Length of the longest file that is read from disk, in bytes: 40,000 relays, each with its history and measurements,
+/// and the descriptors of as many relays as may be listed at most.
+const MAX_KEPT_BYTES: usize = 256 << 20;
 /// The kind of record that the file is.
 const KEPT_KIND: &str = "relay knowledge";
 /// A download may take this time beyond its own deadline, because its circuit has to be built.
@@ -68,9 +71,9 @@ impl Authority {
         self.relays.set_budget(mib_per_hour);
     }
 
-    /// Restores what an earlier run kept by [`Authority::knowledge`]. Returns `false` if this version did not write it.
-    pub fn restore(&mut self, bytes: &[u8]) -> bool {
-        self.relays.restore(bytes)
+    /// Restores what an earlier run kept by [`Authority::knowledge`].
+    pub(super) fn restore(&mut self, remembered: Remembered, now_ms: u64) {
+        self.relays.restore(remembered, &self.params, now_ms);
     }
 
     /// The part of what was learnt that is kept on disk.
@@ -98,20 +101,31 @@ impl Learning {
         mut authority: Authority,
         options: &KnowledgeOptions,
         events: Reporter,
+        network: NetworkId,
+        now_ms: u64,
     ) -> Self {
         let report = |trouble, reason: &dyn fmt::Display| {
             events.report(RelayEvent::disk(trouble, reason));
         };
+        // The rules stand before any descriptor is taken.
+        authority.set_knowledge(options.rules.clone(), 0);
         let mut file = options.file.clone();
         if let Some(path) = file.clone() {
-            let loaded = blocking::run(move || load(&path)).await;
+            // The descriptors are verified where they delay nobody.
+            let load = move || {
+                let kept = load(&path)?;
+                let decode = |bytes: Vec<u8>| Remembered::decode(&bytes, &network);
+                Ok(kept.map(|(bytes, generation)| (decode(bytes), generation)))
+            };
+            let loaded = blocking::run(load).await;
             match loaded {
-                Ok(Ok(Some((bytes, generation)))) => {
+                Ok(Ok(Some((remembered, generation)))) => {
                     if generation == Generation::Previous {
                         report(DiskTrouble::KnowledgeDamaged, &"the newest file is damaged");
                     }
-                    if !authority.restore(&bytes) {
-                        report(DiskTrouble::KnowledgeLost, &"another version wrote it");
+                    match remembered {
+                        Some(remembered) => authority.restore(remembered, now_ms),
+                        None => report(DiskTrouble::KnowledgeLost, &"another version wrote it"),
                     }
                 }
                 Ok(Ok(None)) => {}
@@ -146,7 +160,8 @@ impl Learning {
                 start(&measure, job, &mut self.jobs);
             }
         }
-        if self.authority.relays.is_save_due()
+        let params = self.authority.params.clone();
+        if self.authority.relays.is_save_due(&params)
             && let Some(path) = self.file.clone()
         {
             let (bytes, events) = (self.authority.knowledge(), self.events.clone());
@@ -241,7 +256,7 @@ mod tests {
     use super::*;
     use crate::authority::AuthorityConfig;
     use cepa_common::dir::{Flags, SignedDescriptor};
-    use cepa_common::testkit::{descriptor_at, identity, link_key, network, signing_key};
+    use cepa_common::testkit::{descriptor_at, identity, lifetime, link_key, network, signing_key};
 
     const START_MS: u64 = 2_000_000_000;
     const HOUR_MS: u64 = 3_600_000;
@@ -264,7 +279,8 @@ mod tests {
             file: Some(file.to_owned()),
             ..Default::default()
         };
-        Learning::begin(Authority::new(config, now_ms), &options, events).await
+        let id = config.network.network_id();
+        Learning::begin(Authority::new(config, now_ms), &options, events, id, now_ms).await
     }
 
     fn upload(learning: &mut Learning, relay: u8, now_ms: u64) {
@@ -282,10 +298,13 @@ mod tests {
             hsdir_min_uptime_seconds: 3_600,
             ..network(1).params()
         };
-        let entries = learning
-            .authority
-            .relays
-            .vote_entries(&network(1), &params, now_ms, 0);
+        let entries = learning.authority.relays.vote_entries(
+            &network(1),
+            &params,
+            now_ms,
+            lifetime(now_ms / 1_000),
+            None,
+        );
         entries[0].flags.contains(Flags::HSDIR)
     }
 

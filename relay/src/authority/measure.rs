@@ -8,6 +8,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
+use cepa_common::dir::Site;
 use cepa_common::ids::RelayId;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
@@ -107,12 +108,15 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Do the two relays share an address? Loopback does not count: a whole network on one machine has the same
+    /// Do the two relays share an IPv4 address or a subnet of IPv6? Loopback does not count: a whole network on one machine has the same
     /// address.
     fn shares_address(&self, other: &Self) -> bool {
-        self.ips
-            .iter()
-            .any(|ip| !ip.is_loopback() && other.ips.contains(ip))
+        self.ips.iter().filter(|ip| !ip.is_loopback()).any(|ip| {
+            other
+                .ips
+                .iter()
+                .any(|there| Site::of(*there) == Site::of(*ip))
+        })
     }
 }
 

@@ -3,10 +3,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cepa_common::dir::{Lifetime, NetworkFile, Params, Vote, tally};
-use cepa_common::testkit::{descriptor_at, identity, link_key, network, signing_key};
+use cepa_common::testkit::{descriptor_at, identity, lifetime, link_key, network, signing_key};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::super::kept::Remembered;
 use super::super::relays::Relays;
 use super::*;
 
@@ -179,12 +180,9 @@ impl World {
                     authority: identity(n),
                     lifetime,
                     params: Default::default(),
-                    entries: relays.vote_entries(
-                        network,
-                        params,
-                        self.now_ms,
-                        lifetime.valid_until,
-                    ),
+                    entries: relays.vote_entries(network, params, self.now_ms, lifetime, None),
+                    values: Vec::new(),
+                    shares: Vec::new(),
                 };
                 vote.sign(network, &signing_key(n)).unwrap()
             });
@@ -316,7 +314,13 @@ fn the_budget_and_the_number_at_once_hold() {
             .is_none()
     );
     assert!(relays.next_job_in_ms().is_none());
-    let entries = relays.vote_entries(&world.network, &world.params, world.now_ms, 0);
+    let entries = relays.vote_entries(
+        &world.network,
+        &world.params,
+        world.now_ms,
+        lifetime(world.now_ms / 1_000),
+        None,
+    );
     assert!(entries.iter().all(|entry| entry.measured.is_none()));
 }
 
@@ -346,8 +350,9 @@ fn measurements_survive_a_restart() {
     let before = world.weights();
     for (relays, jobs) in &mut world.authorities {
         let mut restarted = Relays::new(false);
-        assert!(restarted.restore(&relays.to_keep()));
-        assert!(!restarted.restore(b"soup"));
+        let id = world.network.network_id();
+        let remembered = Remembered::decode(&relays.to_keep(), &id).unwrap();
+        restarted.restore(remembered, &world.params, world.now_ms);
         restarted.set_budget(MIB_PER_HOUR);
         (*relays, *jobs) = (restarted, Vec::new());
     }
@@ -375,6 +380,12 @@ fn not_ready_blames_nobody() {
                 .is_none()
         );
     }
-    let entries = relays.vote_entries(&world.network, &world.params, world.now_ms, 0);
+    let entries = relays.vote_entries(
+        &world.network,
+        &world.params,
+        world.now_ms,
+        lifetime(world.now_ms / 1_000),
+        None,
+    );
     assert!(entries.iter().all(|entry| entry.measured.is_none()));
 }

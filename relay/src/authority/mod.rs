@@ -8,10 +8,12 @@
 //! which flags and weight a relay gets that answers. `knowledge` joins those three to the driver and keeps what was
 //! learnt on disk.
 
+mod crowding;
 mod error;
 mod flags;
 mod handle;
 mod history;
+mod kept;
 mod knowledge;
 mod measure;
 mod operator;

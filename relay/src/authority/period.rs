@@ -138,6 +138,11 @@ pub struct Authority {
     /// The authority neither votes nor signs before this valid-after, because an earlier run may have sent something
     /// else.
     first: UnixSecs,
+    /// The newest consensus that is held.
+    pub(super) newest: Option<Arc<Consensus>>,
+    /// Valid-after of the first vote of this run. In that vote what the last consensus listed stays listed until it has
+    /// been dialled anew.
+    pub(super) first_vote: Option<UnixSecs>,
     /// What has happened at the last [`Authority::poll`].
     pub(super) news: Vec<AuthorityEvent>,
 }
@@ -167,6 +172,8 @@ impl Authority {
             proofs: BTreeMap::new(),
             cache: Arc::default(),
             first,
+            newest: None,
+            first_vote: None,
             news: Vec::new(),
         }
     }
@@ -194,6 +201,11 @@ impl Authority {
             let network = Arc::clone(self.revisions.at(next.valid_after));
             self.next = Agreement::new(network, next);
         }
+    }
+
+    /// Tells the authority the newest consensus that is held.
+    pub fn set_newest(&mut self, newest: Option<Arc<Consensus>>) {
+        self.newest = newest;
     }
 
     /// Makes the authority sign with this key from now on.

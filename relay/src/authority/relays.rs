@@ -1,20 +1,23 @@
 //! What an authority knows about relays: their newest descriptors, and whether they answer (docs/protocol.md, 6.13).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Digest, NetworkFile, Params, RelayDescriptor, SignedDescriptor, UnixSecs, VoteEntry,
-    is_dialable,
+    Consensus, Digest, Lifetime, NetworkFile, Params, RelayDescriptor, SignedDescriptor, UnixSecs,
+    VoteEntry, is_dialable,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::world::random;
 use rand::Rng;
-use serde::{Deserialize, Serialize};
+use rand::seq::IteratorRandom;
 
 use super::AuthorityError;
+use super::crowding::{Crowding, ips, sites};
 use super::flags::{Bars, Running};
 use super::history::History;
+use super::kept::{Kept, Remembered};
 use super::measure::{Candidate, Carried, Job, MeasureError, Scheduler};
 use super::operator::OperatorRules;
 
@@ -38,7 +41,8 @@ pub struct Probe {
 
 /// The most dials at once. Relays that were never dialled go first.
 const MAX_PROBES: usize = 64;
-/// Knowledge is saved this often (milliseconds of observed time); if there is news, after the second, shorter time.
+/// Knowledge is saved this often (milliseconds of observed time); if there is news, after the second, shorter time, or
+/// after a quarter of the interval of votes if that is shorter still.
 const SAVE_EVERY_MS: u64 = 3_600_000;
 const SAVE_NEWS_AFTER_MS: u64 = 300_000;
 
@@ -52,6 +56,8 @@ struct Known {
     failures: u32,
     next_probe_ms: u64,
     is_probing: bool,
+    /// Did the relay answer an earlier run of this authority, and has this run not found out yet whether it does?
+    is_remembered: bool,
 }
 
 impl Known {
@@ -67,10 +73,17 @@ impl Known {
     fn was_dialled(&self) -> bool {
         self.is_reachable || self.failures > 0
     }
-}
 
-fn ips(descriptor: &RelayDescriptor) -> HashSet<IpAddr> {
-    descriptor.addresses.iter().map(SocketAddr::ip).collect()
+    /// When the relay is to be dialled (milliseconds): not while it rests.
+    fn due_ms(&self) -> u64 {
+        let due_ms = self.next_probe_ms;
+        match self.descriptor().away {
+            Some(rest) if (rest.from..rest.until).contains(&(due_ms / 1_000)) => {
+                rest.until.saturating_mul(1_000)
+            }
+            _ => due_ms,
+        }
+    }
 }
 
 /// All relays that the authority has a descriptor of, and what it found out about them.
@@ -79,8 +92,8 @@ pub(super) struct Relays {
     known: BTreeMap<RelayId, Known>,
     /// The relay that each link key belongs to.
     by_key: HashMap<[u8; 32], RelayId>,
-    /// The number of relays that have each address.
-    on_ip: HashMap<IpAddr, u32>,
+    /// The number of relays at each site.
+    crowding: Crowding,
     /// Are relays dialled? If not, every relay counts as reachable.
     probes: bool,
     rules: OperatorRules,
@@ -91,22 +104,12 @@ pub(super) struct Relays {
     is_news: bool,
 }
 
-/// What an authority keeps on disk about relays.
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    version: u8,
-    history: History,
-    scheduler: Scheduler,
-}
-
-const KEPT_VERSION: u8 = 1;
-
 impl Relays {
     pub(super) fn new(probes: bool) -> Self {
         Self {
             known: BTreeMap::new(),
             by_key: HashMap::new(),
-            on_ip: HashMap::new(),
+            crowding: Crowding::default(),
             probes,
             rules: OperatorRules::default(),
             history: History::default(),
@@ -127,35 +130,40 @@ impl Relays {
             .set_budget(mib_per_hour, self.history.observed_ms());
     }
 
-    /// Restores what an earlier run kept. Returns `false` if this version did not write it.
-    pub(super) fn restore(&mut self, bytes: &[u8]) -> bool {
-        let Ok(kept) = postcard::from_bytes::<Kept>(bytes) else {
-            return false;
-        };
-        if kept.version != KEPT_VERSION {
-            return false;
-        }
-        self.history = kept.history.after_restart();
-        self.scheduler = kept.scheduler.after_restart();
+    /// Takes what an earlier run knew. The caller sets the operator's rules before, and the budget after.
+    pub(super) fn restore(&mut self, remembered: Remembered, params: &Params, now_ms: u64) {
+        self.history = remembered.history;
+        self.scheduler = remembered.scheduler;
         self.saved_ms = self.history.observed_ms();
-        true
+        for signed in remembered.descriptors {
+            let identity = signed.descriptor().identity;
+            // One that is refused has expired, or the operator's rules or the parameters have changed.
+            if self.insert(signed, params, now_ms).is_ok()
+                && let Some(held) = self.known.get_mut(&identity)
+            {
+                held.is_remembered = !held.is_reachable;
+            }
+        }
     }
 
     /// The knowledge that is kept across a restart.
     pub(super) fn to_keep(&self) -> Vec<u8> {
-        let kept = Kept {
-            version: KEPT_VERSION,
-            history: self.history.clone(),
-            scheduler: self.scheduler.clone(),
-        };
-        postcard::to_allocvec(&kept).unwrap_or_default()
+        let answered = |held: &&Known| held.is_reachable || held.is_remembered;
+        let descriptors = self
+            .known
+            .values()
+            .filter(answered)
+            .map(|held| held.signed.bytes().to_vec())
+            .collect();
+        Kept::new(&self.history, &self.scheduler, descriptors).encode()
     }
 
     /// Is it time to save [`Relays::to_keep`]? The function says so once.
-    pub(super) fn is_save_due(&mut self) -> bool {
+    pub(super) fn is_save_due(&mut self, params: &Params) -> bool {
         let observed = self.history.observed_ms();
         let since = observed.saturating_sub(self.saved_ms);
-        let is_due = since >= SAVE_EVERY_MS || self.is_news && since >= SAVE_NEWS_AFTER_MS;
+        let soon = SAVE_NEWS_AFTER_MS.min(u64::from(params.vote_interval_seconds) * 250);
+        let is_due = since >= SAVE_EVERY_MS || self.is_news && since >= soon;
         if is_due {
             (self.saved_ms, self.is_news) = (observed, false);
         }
@@ -195,7 +203,7 @@ impl Relays {
         }
         let is_new = held.is_none();
         self.check_key(descriptor)?;
-        self.make_room_on_addresses(descriptor, params, now)?;
+        self.make_room_at_sites(descriptor, params, now)?;
         if is_new {
             self.make_room(params, now)?;
         }
@@ -213,10 +221,9 @@ impl Relays {
         }
     }
 
-    /// Makes room on the addresses of a descriptor. An address may have as many descriptors as relays may be listed on
-    /// it, whether they were reached or not (S26). Descriptors that have expired, or whose relay was dialled in vain,
-    /// make room.
-    fn make_room_on_addresses(
+    /// Makes room at the sites of a descriptor. A site may have as many descriptors as relays may be listed there, whether
+    /// they were reached or not (S26). Descriptors that have expired, or whose relay was dialled in vain, make room.
+    fn make_room_at_sites(
         &mut self,
         descriptor: &RelayDescriptor,
         params: &Params,
@@ -226,15 +233,23 @@ impl Relays {
             descriptor.identity,
             u64::from(params.descriptor_max_age_seconds),
         );
-        let held = self.known.get(&identity).map(|held| ips(held.descriptor()));
-        for ip in ips(descriptor) {
-            let is_own = held.as_ref().is_some_and(|held| held.contains(&ip));
-            let count = self.on_ip.get(&ip).copied().unwrap_or(0);
-            if is_own || count < params.max_relays_per_address {
+        let cap = params.max_relays_per_address;
+        let held = self
+            .known
+            .get(&identity)
+            .map(|held| sites(held.descriptor(), cap));
+        for (site, cap) in sites(descriptor, cap) {
+            let is_own = held
+                .as_ref()
+                .is_some_and(|held| held.contains(&(site, cap)));
+            if is_own || self.crowding.at(site) < cap {
                 continue;
             }
             let there = self.known.iter().filter(|(other, held)| {
-                **other != identity && ips(held.descriptor()).contains(&ip)
+                **other != identity
+                    && sites(held.descriptor(), 0)
+                        .iter()
+                        .any(|(at, _)| *at == site)
             });
             let gone = there
                 .filter(|(_, held)| held.has_failed() || !held.signed.is_current(now, max_age, now))
@@ -246,8 +261,8 @@ impl Relays {
     }
 
     /// Makes room for one more relay. Relays with expired descriptors go first, then the one that was dialled in vain
-    /// longest ago. A relay that waits for its first dial never goes; otherwise a flood of such relays would keep all
-    /// new ones out.
+    /// longest ago, then one at random of those that never answered and wait for their first dial. So a flood of
+    /// strangers can neither push out a relay that answered once nor keep a newcomer out for good.
     fn make_room(&mut self, params: &Params, now: UnixSecs) -> Result<(), AuthorityError> {
         let most = usize::try_from(params.max_relays).unwrap_or(usize::MAX);
         if self.known.len() < most {
@@ -268,7 +283,14 @@ impl Relays {
         let oldest = failed
             .min_by_key(|(_, held)| held.first_seen_ms)
             .map(|(id, _)| *id);
-        self.remove(&oldest.ok_or(AuthorityError::Full)?);
+        let gone = oldest.or_else(|| {
+            let waiting = self.known.iter().filter(|(id, held)| {
+                let is_stranger = !held.was_dialled() && !self.history.has(id);
+                is_stranger && !held.is_probing && !held.is_remembered
+            });
+            waiting.map(|(id, _)| *id).choose(&mut random::rng())
+        });
+        self.remove(&gone.ok_or(AuthorityError::Full)?);
         Ok(())
     }
 
@@ -280,14 +302,7 @@ impl Relays {
 
     fn unindex(&mut self, signed: &SignedDescriptor) {
         self.by_key.remove(&signed.descriptor().link_key());
-        for ip in ips(signed.descriptor()) {
-            if let Some(count) = self.on_ip.get_mut(&ip) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.on_ip.remove(&ip);
-                }
-            }
-        }
+        self.crowding.remove(signed.descriptor());
     }
 
     fn store(&mut self, signed: Arc<SignedDescriptor>, now_ms: u64) {
@@ -298,9 +313,7 @@ impl Relays {
         }
         let new = signed.descriptor();
         self.by_key.insert(new.link_key(), identity);
-        for ip in ips(new) {
-            *self.on_ip.entry(ip).or_default() += 1;
-        }
+        self.crowding.add(new);
         let fresh = || Known {
             signed: Arc::clone(&signed),
             first_seen_ms: now_ms,
@@ -308,14 +321,18 @@ impl Relays {
             failures: 0,
             next_probe_ms: now_ms,
             is_probing: false,
+            is_remembered: false,
         };
         let held = self.known.entry(identity).or_insert_with(fresh);
         let old = held.signed.descriptor();
         if self.probes && (old.addresses != new.addresses || old.link_key() != new.link_key()) {
             // A dial to the old address or key says nothing about the new one.
             held.is_reachable = false;
+            held.is_remembered = false;
             held.failures = 0;
         }
+        // What is kept on disk has this descriptor's predecessor.
+        self.is_news |= held.is_reachable || held.is_remembered;
         held.next_probe_ms = now_ms;
         held.is_probing = false;
         held.signed = signed;
@@ -334,8 +351,8 @@ impl Relays {
         let mut due: Vec<(bool, u64, RelayId)> = self
             .known
             .iter()
-            .filter(|(_, held)| !held.is_probing && held.next_probe_ms <= now_ms)
-            .map(|(id, held)| (held.was_dialled(), held.next_probe_ms, *id))
+            .filter(|(_, held)| !held.is_probing && held.due_ms() <= now_ms)
+            .map(|(id, held)| (held.was_dialled(), held.due_ms(), *id))
             .collect();
         due.sort_unstable();
         due.truncate(room);
@@ -368,7 +385,7 @@ impl Relays {
             return None;
         }
         let waiting = self.known.values().filter(|held| !held.is_probing);
-        waiting.map(|held| held.next_probe_ms).min()
+        waiting.map(Known::due_ms).min()
     }
 
     /// Takes the result of a dial. The result of a dial for an older descriptor is ignored.
@@ -384,6 +401,7 @@ impl Relays {
         if reached {
             held.failures = 0;
             held.is_reachable = true;
+            held.is_remembered = false;
             let wait_ms = spread(interval_ms, &probe.identity, now_ms);
             held.next_probe_ms = now_ms.saturating_add(wait_ms);
         } else {
@@ -392,23 +410,28 @@ impl Relays {
             held.failures = held.failures.saturating_add(1);
             if held.failures >= FAILURES_TO_UNLIST {
                 held.is_reachable = false;
+                held.is_remembered = false;
             }
         }
         let is_up = held.is_reachable;
         self.is_news |= self.history.set_up(probe.identity, is_up, now_ms);
     }
 
-    /// The relays to vote for, by identity: their descriptors are current until `until`, they answer, and no address
-    /// has too many of them.
+    /// The relays to vote for, by identity: their descriptors are current until the consensus ends, they answer and do
+    /// not rest while it is fresh, and no site has too many of them.
+    ///
+    /// `before` is the last consensus, in the first vote after a restart alone: what that consensus lists, and what is
+    /// remembered and not dialled yet, stays listed with the link key and the addresses that it has there.
     pub(super) fn vote_entries(
         &mut self,
         network: &NetworkFile,
         params: &Params,
         now_ms: u64,
-        until: UnixSecs,
+        lifetime: Lifetime,
+        before: Option<&Consensus>,
     ) -> Vec<VoteEntry> {
         self.history.advance(now_ms);
-        let listed = self.listed(params, now_ms, until);
+        let listed = self.listed(params, now_ms, lifetime, before);
         let running: Vec<Running> = listed
             .iter()
             .map(|held| self.running(held, network, params))
@@ -425,30 +448,40 @@ impl Relays {
         entries.collect()
     }
 
-    fn listed(&self, params: &Params, now_ms: u64, until: UnixSecs) -> Vec<&Known> {
+    fn listed(
+        &self,
+        params: &Params,
+        now_ms: u64,
+        lifetime: Lifetime,
+        before: Option<&Consensus>,
+    ) -> Vec<&Known> {
+        let stays = |held: &Known| {
+            let descriptor = held.descriptor();
+            let was = before.and_then(|before| before.relay(&descriptor.identity));
+            held.is_remembered
+                && was.is_some_and(|was| {
+                    was.link_key() == descriptor.link_key() && was.addresses == descriptor.addresses
+                })
+        };
         let max_age = u64::from(params.descriptor_max_age_seconds);
         let mut listed: Vec<(u64, &Known)> = self
             .known
             .iter()
-            .filter(|(_, held)| held.is_reachable)
-            .filter(|(_, held)| held.signed.is_current(now_ms / 1_000, max_age, until))
+            .filter(|(_, held)| held.is_reachable || stays(held))
+            .filter(|(_, held)| {
+                let until = lifetime.valid_until;
+                held.signed.is_current(now_ms / 1_000, max_age, until)
+            })
+            .filter(|(_, held)| {
+                let rest = held.descriptor().away;
+                !rest.is_some_and(|rest| rest.overlaps(lifetime.valid_after, lifetime.fresh_until))
+            })
             .map(|(id, held)| (self.history.standing(id).age_ms, held))
             .collect();
         // The relay that was first at an address keeps its place: nobody pushes a relay out by crowding its address.
         listed.sort_by_key(|(age_ms, held)| (u64::MAX - age_ms, held.descriptor().identity));
-        let mut on_address: HashMap<IpAddr, u32> = HashMap::new();
-        listed.retain(|(_, held)| {
-            let ips = ips(held.descriptor());
-            let crowded = ips.iter().any(|ip| {
-                let count = on_address.get(ip);
-                count.is_some_and(|count| *count >= params.max_relays_per_address)
-            });
-            if !crowded {
-                ips.iter()
-                    .for_each(|ip| *on_address.entry(*ip).or_default() += 1);
-            }
-            !crowded
-        });
+        let mut there = Crowding::default();
+        listed.retain(|(_, held)| there.fit(held.descriptor(), params.max_relays_per_address));
         listed.truncate(usize::try_from(params.max_relays).unwrap_or(usize::MAX));
         listed.sort_by_key(|(_, held)| held.descriptor().identity);
         listed.into_iter().map(|(_, held)| held).collect()

@@ -1,4 +1,5 @@
-use cepa_common::testkit::{descriptor_at, identity, link_key, network};
+use cepa_common::dir::{Away, Entry, Flags, Site};
+use cepa_common::testkit::{consensus_of, descriptor_at, identity, lifetime, link_key, network};
 
 use super::*;
 
@@ -15,7 +16,10 @@ fn signed(n: u8, edit: impl FnOnce(&mut RelayDescriptor)) -> Arc<SignedDescripto
 }
 
 fn listed(relays: &mut Relays, params: &Params, now_ms: u64) -> usize {
-    relays.vote_entries(&network(1), params, now_ms, 0).len()
+    let lifetime = lifetime(now_ms / 1_000);
+    relays
+        .vote_entries(&network(1), params, now_ms, lifetime, None)
+        .len()
 }
 
 #[test]
@@ -105,6 +109,112 @@ fn refusals() {
     assert_eq!(insert(signed(2, |_| ()), &small), Err(AuthorityError::Full));
 }
 
+#[test]
+fn who_rests_is_neither_dialled_nor_listed() {
+    let params = network(1).params();
+    let mut relays = Relays::new(true);
+    let now = NOW_MS / 1_000;
+    let rest = |n: u8, from: u64, until: u64| signed(n, |d| d.away = Some(Away { from, until }));
+    // The consensus is fresh for two seconds from now on.
+    for resting in [
+        rest(1, now, now + 100),
+        rest(2, now + 2, now + 9),
+        rest(3, 0, now),
+    ] {
+        relays.insert(resting, &params, NOW_MS).unwrap();
+    }
+    let dialled: Vec<_> = relays
+        .due_probes(NOW_MS)
+        .iter()
+        .map(|p| p.identity)
+        .collect();
+    assert_eq!(dialled.len(), 2);
+    assert!(!dialled.contains(&identity(1)));
+    assert_eq!(relays.next_probe_ms(), Some(NOW_MS + 100_000));
+    assert_eq!(relays.due_probes(NOW_MS + 100_000).len(), 1);
+    let mut relays = Relays::new(false);
+    for resting in [
+        rest(1, now + 1, now + 9),
+        rest(2, now + 2, now + 9),
+        rest(3, 0, now),
+    ] {
+        relays.insert(resting, &params, NOW_MS).unwrap();
+    }
+    assert_eq!(listed(&mut relays, &params, NOW_MS), 2);
+}
+
+/// What a restart makes of this authority's knowledge.
+fn restarted(relays: &Relays, params: &Params, now_ms: u64) -> Relays {
+    let mut again = Relays::new(true);
+    let id = network(1).network_id();
+    assert!(Remembered::decode(b"soup", &id).is_none());
+    let remembered = Remembered::decode(&relays.to_keep(), &id).unwrap();
+    again.restore(remembered, params, now_ms);
+    again
+}
+
+#[test]
+fn after_a_restart_the_last_consensus_stays_listed_until_the_relays_are_dialled() {
+    let params = network(1).params();
+    let mut relays = Relays::new(true);
+    for n in 1..=4 {
+        relays.insert(signed(n, |_| ()), &params, NOW_MS).unwrap();
+    }
+    // Relay 4 never answered.
+    probe_all(&mut relays, &params, NOW_MS, |id| id != identity(4));
+    let mut relays = restarted(&relays, &params, NOW_MS);
+    // Nothing is listed by memory alone, not even in a second restart.
+    assert_eq!(listed(&mut relays, &params, NOW_MS), 0);
+    let mut relays = restarted(&relays, &params, NOW_MS);
+    let entry = |n: u8, edit: fn(&mut RelayDescriptor)| {
+        let descriptor = signed(n, edit);
+        Entry::new(descriptor.descriptor(), Flags::VALID | Flags::RUNNING, 1)
+    };
+    // Relay 2 stood in the last consensus with another address.
+    let entries = vec![
+        entry(1, |_| ()),
+        entry(2, |d| d.addresses[0].set_port(9)),
+        entry(4, |_| ()),
+    ];
+    let before = consensus_of(&network(1), NOW_MS / 1_000, entries);
+    let votes = |relays: &mut Relays| -> Vec<RelayId> {
+        let lifetime = lifetime(NOW_MS / 1_000);
+        let id = network(1).network_id();
+        relays
+            .vote_entries(&network(1), &params, NOW_MS, lifetime, Some(&before))
+            .iter()
+            .map(|entry| {
+                let signed = SignedDescriptor::parse_and_verify(&entry.descriptor, &id).unwrap();
+                signed.descriptor().identity
+            })
+            .collect()
+    };
+    assert_eq!(votes(&mut relays), [identity(1)]);
+    // One failure is forgiven, two are not.
+    probe_all(&mut relays, &params, NOW_MS, |id| id == identity(3));
+    let mut both = [identity(1), identity(3)];
+    both.sort();
+    assert_eq!(votes(&mut relays), both);
+    probe_all(&mut relays, &params, NOW_MS + PROBE_RETRY_MS, |_| false);
+    assert_eq!(votes(&mut relays), [identity(3)]);
+}
+
+#[test]
+fn a_subnet_of_ipv6_has_no_more_relays_than_an_ipv4_address() {
+    let params = Params {
+        max_relays_per_address: 2,
+        ..network(1).params()
+    };
+    let mut relays = Relays::new(true);
+    let at = |n: u8, address: String| signed(n, |d| d.addresses = vec![address.parse().unwrap()]);
+    let mut insert = |n, address| relays.insert(at(n, address), &params, NOW_MS).is_ok();
+    let one_subnet = (1..=20).filter(|n| insert(*n, format!("[2600::{n}]:9001")));
+    assert_eq!(one_subnet.count(), 2);
+    let one_block = (21..=60).filter(|n| insert(*n, format!("[2600:0:0:{n}::1]:9001")));
+    assert_eq!(one_block.count(), 14);
+    assert!(insert(61, "[2600:0:1::1]:9001".to_owned()));
+}
+
 /// Relay n on the address with this last byte.
 fn on_address(n: u8, host: u8) -> Arc<SignedDescriptor> {
     signed(n, |d| {
@@ -119,7 +229,7 @@ fn probe_all(relays: &mut Relays, params: &Params, now_ms: u64, reached: impl Fn
 }
 
 #[test]
-fn those_dialled_in_vain_make_room_and_those_that_wait_do_not() {
+fn those_dialled_in_vain_make_room_then_strangers_that_wait() {
     let params = Params {
         max_relays: 3,
         ..network(1).params()
@@ -133,19 +243,23 @@ fn those_dialled_in_vain_make_room_and_those_that_wait_do_not() {
     assert_eq!(insert(3, &mut relays), Ok(()));
     assert_eq!(insert(4, &mut relays), Ok(()));
     assert!(!relays.known.contains_key(&identity(2)));
-    // Now one relay is reached and two wait for their first dial: a flood pushes none of them out (S26).
+    // Now one relay is reached and two wait for their first dial. A flood does not push out the one that was reached
+    // (S26), and a newcomer gets a place whoever came before.
     for n in 5..=20 {
-        assert_eq!(insert(n, &mut relays), Err(AuthorityError::Full));
+        assert_eq!(insert(n, &mut relays), Ok(()));
+        assert!(relays.known.contains_key(&identity(1)));
+        assert!(relays.known.contains_key(&identity(n)));
     }
-    let waiting: Vec<_> = relays
-        .due_probes(NOW_MS)
-        .iter()
-        .map(|p| p.identity)
-        .collect();
-    assert_eq!(waiting.len(), 2);
-    assert!(waiting.contains(&identity(3)) && waiting.contains(&identity(4)));
-    assert_eq!(relays.on_ip.len(), 3);
+    assert_eq!(relays.crowding.len(), 3);
     assert_eq!(relays.by_key.len(), 3);
+    // Those that are being dialled stay, and so does one that is only remembered.
+    assert_eq!(relays.due_probes(NOW_MS).len(), 2);
+    assert_eq!(insert(21, &mut relays), Err(AuthorityError::Full));
+    let mut relays = restarted(&relays, &params, NOW_MS);
+    for n in 22..=30 {
+        assert_eq!(insert(n, &mut relays), Ok(()));
+        assert!(relays.known.contains_key(&identity(1)));
+    }
 }
 
 #[test]
@@ -177,7 +291,8 @@ fn one_address_cannot_fill_the_table() {
     let crowded = relays.insert(on_address(4, 1), &params, NOW_MS);
     assert_eq!(crowded, Err(AuthorityError::Crowded));
     assert_eq!(listed(&mut relays, &params, NOW_MS), 2);
-    assert_eq!(relays.on_ip.values().sum::<u32>(), 2);
+    let here = Site::of([127, 0, 0, 1].into());
+    assert_eq!(relays.crowding.at(here), 2);
 }
 
 #[test]
@@ -248,12 +363,11 @@ fn the_operators_word() {
     assert_eq!(insert(on_address(4, 9)), Err(AuthorityError::Rejected));
     assert_eq!(insert(signed(1, |_| ())), Ok(()));
     assert_eq!(insert(signed(3, |_| ())), Ok(()));
-    let entries = relays.vote_entries(&network, &params, NOW_MS, 0);
+    let entries = relays.vote_entries(&network, &params, NOW_MS, lifetime(NOW_MS / 1_000), None);
     let flags_of = |n: u8| {
         let is_it = |entry: &&VoteEntry| entry.descriptor == signed(n, |_| ()).bytes();
         entries.iter().find(is_it).unwrap().flags
     };
-    use cepa_common::dir::Flags;
     assert!(flags_of(1).contains(Flags::GUARD | Flags::EXIT));
     assert!(!flags_of(3).contains(Flags::GUARD) && !flags_of(3).contains(Flags::EXIT));
     assert!(flags_of(3).contains(Flags::RUNNING));

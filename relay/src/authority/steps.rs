@@ -47,9 +47,15 @@ impl Authority {
         }
         let lifetime = self.period.lifetime();
         let network = &self.config.network;
+        let is_first = *self.first_vote.get_or_insert(lifetime.valid_after) == lifetime.valid_after;
+        // What was listed longer ago than a period was not listed by the authorities that went on.
+        let before = self
+            .newest
+            .as_deref()
+            .filter(|newest| is_first && newest.lifetime().fresh_until >= lifetime.valid_after);
         let entries = self
             .relays
-            .vote_entries(network, &self.params, now_ms, lifetime.valid_until);
+            .vote_entries(network, &self.params, now_ms, lifetime, before);
         if entries.is_empty() {
             return;
         }
@@ -62,6 +68,8 @@ impl Authority {
             lifetime,
             params,
             entries,
+            values: Vec::new(),
+            shares: Vec::new(),
         };
         self.period.has_voted = true;
         let key = &self.config.signing_key;

@@ -66,6 +66,9 @@ pub trait Serve: Send + Sync {
     /// # Errors
     /// [`StoreError`] if the consensus is not taken.
     fn serve(&self, consensus: Arc<Consensus>) -> Result<(), StoreError>;
+
+    /// The newest consensus that is served.
+    fn newest(&self) -> Option<Arc<Consensus>>;
 }
 
 /// The seat of an authority in its relay. A directory server gives it, which was made with the handle of the queue that
@@ -122,12 +125,15 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
     let authority = Authority::new(config, task.clock().now_ms());
     let authority = authority.with_cache(Arc::clone(&queue.cache));
     let events = task.events().clone();
-    let mut learning = Learning::begin(authority, &task.knowledge, events).await;
+    let network = task.seat.network.newest().network_id();
+    let now_ms = task.clock().now_ms();
+    let mut learning = Learning::begin(authority, &task.knowledge, events, network, now_ms).await;
     let mut probes: JoinSet<(Probe, bool)> = JoinSet::new();
     let mut sends: JoinSet<()> = JoinSet::new();
     let mut waiting: Vec<Probe> = Vec::new();
     loop {
         task.renew(&mut learning.authority);
+        learning.authority.set_newest(task.seat.server.newest());
         let now_ms = task.clock().now_ms();
         let actions = learning.authority.poll(now_ms);
         for event in learning.authority.take_news() {

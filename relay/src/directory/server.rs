@@ -149,4 +149,8 @@ impl Serve for DirectoryServer {
     fn serve(&self, consensus: Arc<Consensus>) -> Result<(), StoreError> {
         self.offer(consensus).map(drop)
     }
+
+    fn newest(&self) -> Option<Arc<Consensus>> {
+        self.snapshot().newest().cloned()
+    }
 }

@@ -10,6 +10,8 @@ fn vote(network: &NetworkFile, n: u8, valid_after: u64, param: u32) -> SignedVot
         lifetime: lifetime(valid_after),
         params: [("circuit_window_cells".to_owned(), param)].into(),
         entries: Vec::new(),
+        values: Vec::new(),
+        shares: Vec::new(),
     };
     vote.sign(network, &signing_key(n)).unwrap()
 }

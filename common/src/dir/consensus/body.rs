@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::random::{self, RandomValue};
 use crate::dir::network::params;
 use crate::dir::relay::{Flags, MAX_ENTRIES, PolicySummary, RelayDescriptor, descriptor};
 use crate::dir::signed::{CLOCK_SKEW_SECS, DocError, UnixSecs};
@@ -85,8 +86,10 @@ pub struct Entry {
     pub weight: u32,
     /// Flags that the authorities agreed on.
     pub flags: Flags,
-    /// Summary of the relay's exit policy.
+    /// Summary of the relay's exit policy for TCP streams.
     pub policy: PolicySummary,
+    /// Summary of the relay's exit policy for UDP datagrams.
+    pub udp: PolicySummary,
     /// Key of the relay's family.
     pub family: Option<[u8; 32]>,
     /// Name for people.
@@ -107,6 +110,7 @@ impl Entry {
             weight,
             flags,
             policy: descriptor.policy.clone(),
+            udp: descriptor.udp.clone(),
             family: descriptor.family.as_ref().map(|family| family.key),
             nickname: descriptor.nickname.clone(),
             version: descriptor.version.clone(),
@@ -133,7 +137,8 @@ impl Entry {
         }
         descriptor::validate_addresses(&self.addresses)?;
         descriptor::validate_names(&self.nickname, &self.version)?;
-        self.policy.validate()
+        self.policy.validate()?;
+        self.udp.validate()
     }
 }
 
@@ -146,6 +151,8 @@ pub struct ConsensusBody {
     pub params: BTreeMap<String, u32>,
     /// The relays, by strictly increasing identity.
     pub entries: Vec<Entry>,
+    /// Random values of the newest periods, by strictly increasing period; at most two.
+    pub values: Vec<RandomValue>,
 }
 
 impl ConsensusBody {
@@ -162,6 +169,7 @@ impl ConsensusBody {
         {
             return Err(DocError::Content("entries are not in order"));
         }
-        self.entries.iter().try_for_each(Entry::validate)
+        self.entries.iter().try_for_each(Entry::validate)?;
+        random::validate_values(&self.values)
     }
 }

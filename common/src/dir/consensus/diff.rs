@@ -14,6 +14,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::body::{ConsensusBody, Entry, Lifetime};
+use super::random::RandomValue;
 use super::signing::{MAX_CONSENSUS_BYTES, SignedConsensus};
 use super::verified::Consensus;
 use crate::dir::network::{KnownNetwork, MAX_PARAMS, params};
@@ -51,6 +52,8 @@ struct Body {
     #[serde(deserialize_with = "at_most_params")]
     params_removed: Vec<String>,
     params_set: BTreeMap<String, u32>,
+    /// All random values of the newer consensus: at most two, so that what stays is not worth a code.
+    values: Vec<RandomValue>,
     #[serde(deserialize_with = "at_most_entries")]
     removed: Vec<At<()>>,
     /// The new weight less the old one, modulo 2^32, as a signed number: small changes take one or two bytes.
@@ -73,6 +76,7 @@ struct Change {
     suite: Option<Suite>,
     addresses: Option<Vec<SocketAddr>>,
     policy: Option<PolicySummary>,
+    udp: Option<PolicySummary>,
     family: Option<NewKey>,
     nickname: Option<String>,
     version: Option<String>,
@@ -183,6 +187,7 @@ impl Body {
                 .filter(put)
                 .map(|(name, value)| (name.clone(), *value))
                 .collect(),
+            values: new.values.clone(),
             removed: Vec::new(),
             weights: Vec::new(),
             flags: Vec::new(),
@@ -230,6 +235,7 @@ impl Change {
             suite: changed(&old.suite, &new.suite),
             addresses: changed(&old.addresses, &new.addresses),
             policy: changed(&old.policy, &new.policy),
+            udp: changed(&old.udp, &new.udp),
             family: changed(&old.family, &new.family).map(NewKey::from),
             nickname: changed(&old.nickname, &new.nickname),
             version: changed(&old.version, &new.version),
@@ -249,6 +255,7 @@ impl Change {
         set(&mut entry.suite, self.suite);
         set(&mut entry.addresses, self.addresses);
         set(&mut entry.policy, self.policy);
+        set(&mut entry.udp, self.udp);
         set(&mut entry.family, self.family.map(Into::into));
         set(&mut entry.nickname, self.nickname);
         set(&mut entry.version, self.version);
@@ -366,6 +373,7 @@ impl Body {
             lifetime: self.lifetime,
             params,
             entries,
+            values: self.values,
         })
     }
 

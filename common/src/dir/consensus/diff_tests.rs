@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dir::NetworkFile;
+use crate::dir::{NetworkFile, PortRange};
 use crate::testkit::{consensus, consensus_body, link_key, network};
 
 fn network_of_three() -> &'static NetworkFile {
@@ -38,6 +38,7 @@ fn edit(entry: &mut Entry, what: u8, value: u8) {
         ),
         9 => entry.policy = PolicySummary::reject_all(),
         10 => entry.suite = Suite::Aes256Gcm,
+        11 => entry.udp = PolicySummary::new(vec![PortRange { low: 53, high: 53 }], Vec::new()),
         _ => {}
     }
 }
@@ -45,7 +46,7 @@ fn edit(entry: &mut Entry, what: u8, value: u8) {
 #[test]
 fn every_field_can_change() {
     let old = consensus_body(1_000, &[1, 2, 3, 4]);
-    for what in 0..=11 {
+    for what in 0..=12 {
         let mut new = old.clone();
         new.lifetime.valid_after += 1;
         edit(&mut new.entries[2], what, 7);
@@ -70,6 +71,21 @@ fn parameters_and_emptiness() {
     assert_round_trip(&made(&new), &made(&new));
 }
 
+#[test]
+fn random_values_come_and_go() {
+    let old = consensus_body(1_000, &[1]);
+    let mut new = consensus_body(1_001, &[1]);
+    new.values = [3, 4]
+        .map(|period| RandomValue {
+            period,
+            value: [9; 32],
+        })
+        .to_vec();
+    assert_round_trip(&made(&old), &made(&new));
+    assert_round_trip(&made(&new), &made(&old));
+    assert_round_trip(&made(&new), &made(&new));
+}
+
 fn refusal(held: &Consensus, body: &Body) -> DiffError {
     let encoded = signed::encode(body).unwrap();
     let tail = signed::tail(held.bytes()).unwrap();
@@ -85,6 +101,7 @@ fn every_refusal() {
         lifetime: held.lifetime(),
         params_removed: Vec::new(),
         params_set: BTreeMap::new(),
+        values: Vec::new(),
         removed: Vec::new(),
         weights: Vec::new(),
         flags: Vec::new(),
@@ -222,7 +239,7 @@ fn measure() {
 
 fn any_body() -> impl Strategy<Value = (ConsensusBody, ConsensusBody)> {
     let relays = proptest::collection::btree_set(1u8..=20, 0..10);
-    let edits = proptest::collection::vec((0usize..20, 0u8..=11, any::<u8>()), 0..15);
+    let edits = proptest::collection::vec((0usize..20, 0u8..=12, any::<u8>()), 0..15);
     (relays.clone(), relays, edits, any::<bool>()).prop_map(|(old, new, edits, same)| {
         let list = |set: std::collections::BTreeSet<u8>| set.into_iter().collect::<Vec<_>>();
         let old = consensus_body(1_000, &list(old));

@@ -1,6 +1,6 @@
 //! A valid consensus: verified, indexed, and shared by all who look relays up in it (docs/protocol.md, 6.9).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
@@ -148,6 +148,17 @@ impl Consensus {
     /// Is this an address and port of a relay? An exit refuses to dial those.
     pub fn is_relay_address(&self, address: SocketAddr) -> bool {
         self.addresses.binary_search(&address).is_ok()
+    }
+
+    /// Is this an IP address of a relay?
+    pub fn is_relay_ip(&self, ip: IpAddr) -> bool {
+        // Addresses are in order of IP address, then port.
+        let first = self
+            .addresses
+            .partition_point(|address| *address < SocketAddr::new(ip, 0));
+        self.addresses
+            .get(first)
+            .is_some_and(|address| address.ip() == ip)
     }
 
     /// Status of the consensus at a time (6.10).

@@ -14,7 +14,7 @@ use crate::dir::signed::{self, DocError, Kind, UnixSecs};
 use crate::ids::{NetworkId, RelayId};
 
 /// The most authorities of a network.
-const MAX_AUTHORITIES: usize = 31;
+pub(in crate::dir) const MAX_AUTHORITIES: usize = 31;
 /// The most fallback caches of a network.
 const MAX_FALLBACKS: usize = 256;
 /// The most addresses of one authority or cache.
@@ -82,7 +82,7 @@ pub(super) fn id_of(part: &[u8], succession: Option<Succession>) -> NetworkId {
 fn founding_id(body: &[u8]) -> NetworkId {
     let hash = Sha256::new_with_prefix(b"cepa network").chain_update([Kind::Network as u8]);
     NetworkId(
-        hash.chain_update([signed::VERSION])
+        hash.chain_update([signed::NETWORK_VERSION])
             .chain_update(body)
             .finalize()
             .into(),

@@ -17,10 +17,11 @@ mod revisions;
 mod signatories;
 mod text;
 
+pub(super) use body::MAX_AUTHORITIES;
 pub use body::{Authority, Fallback};
 pub use error::NetworkFileError;
 pub use file::{MAX_NETWORK_FILE_BYTES, NetworkDraft, NetworkFile};
-pub(super) use params::MAX_PARAMS;
+pub(super) use params::{MAX_PARAMS, NETWORK_REVISION};
 pub use params::{Params, local_network_params};
 pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};
 pub use signatories::Signatories;

@@ -135,7 +135,7 @@ impl FileText {
             signature: hex::encode(signature.0),
         });
         Self {
-            format: signed::VERSION,
+            format: signed::NETWORK_VERSION,
             name: body.name.clone(),
             id: succession.map(|s| s.id.to_string()),
             revision: succession.map(|s| s.revision),
@@ -148,7 +148,7 @@ impl FileText {
     }
 
     pub(super) fn into_parts(self) -> Result<FileParts, NetworkFileError> {
-        if self.format != signed::VERSION {
+        if self.format != signed::NETWORK_VERSION {
             return Err(NetworkFileError::Rule("the format is not 1"));
         }
         let succession = self.succession()?;

@@ -78,10 +78,63 @@ pub fn is_dialable(address: SocketAddr, allow_private: bool) -> bool {
         }
 }
 
+/// Where an address is, for bounds on what one owner may hold: whoever has one address of an IPv6 subnet has all of them
+/// (RFC 4291, 2.5.1), and most sites have a block of 65,536 subnets (RFC 6177).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Site {
+    /// One IPv4 address.
+    V4(u32),
+    /// One subnet of IPv6: the upper 64 bits of the address.
+    Subnet(u64),
+    /// One block of IPv6 subnets: the upper 48 bits of the address.
+    Block(u64),
+}
+
+/// So many times what one subnet of IPv6 may hold, its block of subnets may hold.
+const SUBNETS_OF_A_BLOCK: u32 = 8;
+
+impl Site {
+    /// The narrowest site of an address: the IPv4 address itself, or the /64 of an IPv6 address.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4.to_bits()),
+            IpAddr::V6(v6) => Self::Subnet((v6.to_bits() >> 64) as u64),
+        }
+    }
+
+    /// The sites of an address, each with what it may hold if the narrowest may hold `cap`.
+    pub fn caps(address: IpAddr, cap: u32) -> impl Iterator<Item = (Self, u32)> {
+        let narrowest = Self::of(address);
+        let block = match narrowest {
+            Self::Subnet(subnet) => {
+                let cap = cap.saturating_mul(SUBNETS_OF_A_BLOCK);
+                Some((Self::Block(subnet >> 16), cap))
+            }
+            Self::V4(_) | Self::Block(_) => None,
+        };
+        std::iter::once((narrowest, cap)).chain(block)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sites_of_one_owner() {
+        let of = |text: &str| Site::of(text.parse().unwrap());
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_eq!(of("2600::1"), of("2600::ffff:0:0:1"));
+        assert_ne!(of("2600::1"), of("2600:0:0:1::1"));
+        let caps = |text: &str| Site::caps(text.parse().unwrap(), 2).collect::<Vec<_>>();
+        assert_eq!(caps("192.0.2.1"), [(of("192.0.2.1"), 2)]);
+        assert_eq!(caps("2600::1").len(), 2);
+        assert_eq!(caps("2600::1")[1], caps("2600:0:0:ffff::1")[1]);
+        assert_ne!(caps("2600::1")[1], caps("2600:0:1::1")[1]);
+        assert_eq!(caps("2600::1")[1].1, 16);
+    }
 
     #[test]
     fn table_of_classes() {

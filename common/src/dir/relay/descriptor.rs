@@ -24,6 +24,8 @@ const MAX_ADDRESSES: usize = 8;
 const MAX_NICKNAME_BYTES: usize = 20;
 /// Length of the longest version, in bytes.
 const MAX_VERSION_BYTES: usize = 32;
+/// Length of the longest contact, in bytes.
+const MAX_CONTACT_BYTES: usize = 128;
 
 /// An identity's certificate that a key speaks for it on links and signs its descriptors, so that the identity can stay
 /// off line.
@@ -148,16 +150,39 @@ pub struct RelayDescriptor {
     pub published: UnixSecs,
     /// What the relay claims to carry (KiB a second).
     pub bandwidth: u32,
-    /// The flags that the relay is willing to have, which can be `GUARD` and `HSDIR` of [`Flags`] and no others.
+    /// The flags that the relay is willing to have, which can be `GUARD`, `HSDIR` and `MEET` of [`Flags`] and no others.
     pub offers: Flags,
-    /// Summary of the relay's exit policy.
+    /// Summary of the relay's exit policy for TCP streams.
     pub policy: PolicySummary,
+    /// Summary of the relay's exit policy for UDP datagrams.
+    pub udp: PolicySummary,
     /// The family that the relay belongs to.
     pub family: Option<FamilyMembership>,
     /// Name for people: 1 to 20 letters, digits, `-` and `_`.
     pub nickname: String,
     /// Version of the relay's program: 1 to 32 letters, digits and `.-_+`.
     pub version: String,
+    /// How people reach the relay's operator: 0 to 128 printable ASCII characters.
+    pub contact: String,
+    /// When the relay rests because its allowance of traffic is used up.
+    pub away: Option<Away>,
+}
+
+/// The time in which a relay takes no circuits because its owner's allowance of traffic is used up (hibernation, 6.6.10);
+/// `from < until`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    /// The relay rests from this time on.
+    pub from: UnixSecs,
+    /// The relay takes circuits again from this time on.
+    pub until: UnixSecs,
+}
+
+impl Away {
+    /// Does the relay rest at a time from `first` on and before `end`?
+    pub fn overlaps(&self, first: UnixSecs, end: UnixSecs) -> bool {
+        self.from < end && first < self.until
+    }
 }
 
 impl RelayDescriptor {
@@ -193,10 +218,16 @@ impl RelayDescriptor {
         validate_addresses(&self.addresses)?;
         validate_names(&self.nickname, &self.version)?;
         rule(
-            (Flags::GUARD | Flags::HSDIR).contains(self.offers),
+            (Flags::GUARD | Flags::HSDIR | Flags::MEET).contains(self.offers),
             "offers an unknown role",
         )?;
         self.policy.validate()?;
+        self.udp.validate()?;
+        rule(is_contact(&self.contact), "contact is not valid")?;
+        rule(
+            self.away.is_none_or(|away| away.from < away.until),
+            "rests for no time",
+        )?;
         if let Some(cert) = &self.key_cert {
             // One meaning has one encoding, so a certificate of the identity itself is left out.
             rule(cert.key != self.identity.0, "identity certifies itself")?;
@@ -220,6 +251,13 @@ pub(in crate::dir) fn validate_addresses(addresses: &[SocketAddr]) -> Result<(),
     } else {
         Err(DocError::Content("addresses are not valid"))
     }
+}
+
+/// Is this text fit to be shown as an operator's contact (6.6.9)?
+pub fn is_contact(text: &str) -> bool {
+    text.len() <= MAX_CONTACT_BYTES
+        && text.bytes().all(|b| (b' '..=b'~').contains(&b))
+        && text.trim() == text
 }
 
 /// Checks the nickname and version of a relay (6.6.7).
@@ -405,6 +443,42 @@ mod tests {
         refused(|d| d.version = "1\n".to_owned());
         refused(|d| d.version = String::new());
         refused(|d| d.offers = Flags::EXIT);
+        refused(|d| d.contact = "a".repeat(129));
+        refused(|d| d.contact = "line\nbreak".to_owned());
+        refused(|d| d.contact = "gr\u{fc}n@example.org".to_owned());
+        refused(|d| d.contact = " operator@example.org".to_owned());
+        refused(|d| d.away = Some(Away { from: 9, until: 9 }));
+    }
+
+    #[test]
+    fn what_later_capabilities_need_is_kept() {
+        let mut descriptor = testkit::descriptor(1);
+        descriptor.offers = Flags::GUARD | Flags::HSDIR | Flags::MEET;
+        descriptor.udp = descriptor.policy.clone();
+        descriptor.contact = "a".repeat(128);
+        descriptor.away = Some(Away {
+            from: 9,
+            until: u64::MAX,
+        });
+        let signed = sign(&descriptor).unwrap();
+        assert_eq!(signed.descriptor(), &descriptor);
+    }
+
+    #[test]
+    fn a_rest_overlaps_half_open_times() {
+        let away = Away {
+            from: 10,
+            until: 20,
+        };
+        let cases = [
+            (0, 10, false),
+            (0, 11, true),
+            (19, 30, true),
+            (20, 30, false),
+        ];
+        for (first, end, expected) in cases {
+            assert_eq!(away.overlaps(first, end), expected, "{first} to {end}");
+        }
     }
 
     #[test]

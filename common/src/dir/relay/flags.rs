@@ -5,12 +5,12 @@ use core::ops::BitOr;
 
 use serde::{Deserialize, Serialize};
 
-/// A set of flags (u16; bits 8 to 15 are zero and refused otherwise).
+/// A set of flags (u16; bits 9 to 15 are zero and refused otherwise).
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Flags(u16);
 
 /// Each flag with its name for people.
-const NAMES: [(Flags, &str); 8] = [
+const NAMES: [(Flags, &str); 9] = [
     (Flags::VALID, "Valid"),
     (Flags::RUNNING, "Running"),
     (Flags::STABLE, "Stable"),
@@ -19,6 +19,7 @@ const NAMES: [(Flags, &str); 8] = [
     (Flags::EXIT, "Exit"),
     (Flags::HSDIR, "HSDir"),
     (Flags::AUTHORITY, "Authority"),
+    (Flags::MEET, "Meet"),
 ];
 
 impl Flags {
@@ -40,9 +41,11 @@ impl Flags {
     pub const HSDIR: Self = Self(1 << 6);
     /// The relay is a directory authority.
     pub const AUTHORITY: Self = Self(1 << 7);
+    /// The relay is fit to be introduction and rendezvous point of onion services.
+    pub const MEET: Self = Self(1 << 8);
 
     /// All flags that this version knows.
-    pub const KNOWN: Self = Self(0xff);
+    pub const KNOWN: Self = Self(0x1ff);
 
     /// Does the set have all flags of `other`?
     pub fn contains(self, other: Self) -> bool {
@@ -102,7 +105,7 @@ mod tests {
         let set = Flags::VALID | Flags::EXIT;
         assert!(set.contains(Flags::EXIT) && !set.contains(Flags::GUARD));
         assert_eq!(set.to_string(), "Valid Exit");
-        assert!(set.is_known() && !Flags(256).is_known());
+        assert!(set.is_known() && !Flags(512).is_known());
         assert_eq!(Flags::all().fold(Flags::NONE, Flags::bitor), Flags::KNOWN);
         assert_eq!(set.with_if(Flags::FAST, false), set);
     }

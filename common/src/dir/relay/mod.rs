@@ -18,10 +18,11 @@ mod key_files;
 mod policy;
 mod summary;
 
-pub use address::{AddressClass, classify, is_dialable};
+pub use address::{AddressClass, Site, classify, is_dialable};
 pub(super) use descriptor::MAX_ENTRIES;
 pub use descriptor::{
-    FamilyMembership, KeyCert, MAX_DESCRIPTOR_BYTES, RelayDescriptor, SignedDescriptor,
+    Away, FamilyMembership, KeyCert, MAX_DESCRIPTOR_BYTES, RelayDescriptor, SignedDescriptor,
+    is_contact,
 };
 pub use descriptor_cache::DescriptorCache;
 pub use flags::Flags;

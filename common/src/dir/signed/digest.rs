@@ -7,8 +7,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::ids::NetworkId;
 
-/// The version byte of every kind so far.
-pub(in crate::dir) const VERSION: u8 = 1;
+/// The version of `network.toml`, of its signed part and of its network id.
+pub(in crate::dir) const NETWORK_VERSION: u8 = 1;
 
 /// The kind of a document, or of a signature inside a document. It is the document's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,21 @@ pub enum Kind {
     Difference = 9,
     /// An authority's certificate of a key that signs for it.
     AuthorityKeyCert = 10,
+}
+
+impl Kind {
+    /// The version of this kind's body, which the envelope names and the signature covers (6.1.1).
+    pub const fn version(self) -> u8 {
+        match self {
+            Self::Descriptor | Self::Vote | Self::Consensus | Self::Difference => 2,
+            Self::Network => NETWORK_VERSION,
+            Self::ConsensusSignature
+            | Self::KeyCert
+            | Self::Family
+            | Self::Endorsement
+            | Self::AuthorityKeyCert => 1,
+        }
+    }
 }
 
 /// SHA-256 of what is signed: prefix, kind, version, network id and body (32 bytes).
@@ -66,7 +81,7 @@ pub(super) fn signed_bytes(kind: Kind, network: &NetworkId, body: &[u8]) -> Vec<
     let mut bytes = Vec::with_capacity(39 + body.len());
     bytes.extend_from_slice(b"cepa ");
     bytes.push(kind as u8);
-    bytes.push(VERSION);
+    bytes.push(kind.version());
     bytes.extend_from_slice(&network.0);
     bytes.extend_from_slice(body);
     bytes

@@ -1,6 +1,6 @@
 //! The envelope of every signed document: kind, version, body, signatures (docs/protocol.md, 6.1 and 6.2).
 
-use super::digest::{Digest, Kind, VERSION, digest};
+use super::digest::{Digest, Kind, digest};
 use super::error::DocError;
 use super::signer::{AsSigner, AuthoritySignature};
 use super::time::UnixSecs;
@@ -39,7 +39,7 @@ impl<'a> Envelope<'a> {
                 found: header[0],
             });
         }
-        if header[1] != VERSION {
+        if header[1] != kind.version() {
             return Err(DocError::UnknownVersion(header[1]));
         }
         let length = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
@@ -186,7 +186,7 @@ pub(in crate::dir) fn assemble<S: Into<AuthoritySignature> + Copy>(
     sorted.dedup_by_key(|(signer, _)| *signer);
     let count = u8::try_from(sorted.len()).map_err(|_| DocError::SignatureList)?;
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len() + 1 + 99 * sorted.len());
-    bytes.extend_from_slice(&[kind as u8, VERSION]);
+    bytes.extend_from_slice(&[kind as u8, kind.version()]);
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(body);
     bytes.push(count);

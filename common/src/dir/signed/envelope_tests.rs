@@ -19,7 +19,7 @@ fn parse(bytes: &[u8]) -> Result<Envelope<'_>, DocError> {
 #[test]
 fn layout_is_exact() {
     let bytes = document();
-    assert_eq!(&bytes[..6], &[3, 1, 0, 0, 0, 4]);
+    assert_eq!(&bytes[..6], &[3, 2, 0, 0, 0, 4]);
     assert_eq!(&bytes[6..11], b"body\x01");
     assert_eq!(&bytes[43..46], &[1, 0, 64]);
     assert_eq!(bytes.len(), 6 + 4 + 1 + 99);
@@ -45,7 +45,7 @@ fn every_refusal_of_the_envelope() {
             found: 4
         })
     );
-    assert_eq!(edit(1, 2), Err(DocError::UnknownVersion(2)));
+    assert_eq!(edit(1, 1), Err(DocError::UnknownVersion(1)));
     assert_eq!(edit(2, 255), Err(DocError::Truncated));
     assert_eq!(edit(10, 255), Err(DocError::SignatureList));
     assert_eq!(edit(10, 2), Err(DocError::Truncated));

@@ -21,7 +21,7 @@ mod time;
 pub(super) use canonical::{decode, encode};
 pub use cert_file::CertFileError;
 pub use digest::{Digest, Kind};
-pub(super) use digest::{VERSION, digest};
+pub(super) use digest::{NETWORK_VERSION, digest};
 pub(super) use envelope::{Envelope, assemble, good_at, majority, sign_single, tail, wrap};
 pub use error::DocError;
 pub use signature::Signature;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::dir::consensus::Lifetime;
+use crate::dir::consensus::{Lifetime, RandomShare, RandomValue, random};
 use crate::dir::network::{NetworkFile, params};
 use crate::dir::relay::{DescriptorCache, Flags, MAX_ENTRIES, SignedDescriptor};
 use crate::dir::signed::{self, AsSigner, Digest, DocError, Envelope, Kind};
@@ -37,6 +37,10 @@ pub struct Vote {
     pub params: BTreeMap<String, u32>,
     /// The relays, by strictly increasing identity.
     pub entries: Vec<VoteEntry>,
+    /// Random values of the newest periods, by strictly increasing period; at most two.
+    pub values: Vec<RandomValue>,
+    /// What authorities commit to for the next period's random value, by strictly increasing authority.
+    pub shares: Vec<RandomShare>,
 }
 
 impl Vote {
@@ -119,6 +123,8 @@ impl SignedVote {
         envelope.require_good_at(vote.lifetime.valid_after)?;
         vote.lifetime.validate()?;
         params::validate(&vote.params)?;
+        random::validate_values(&vote.values)?;
+        random::validate_shares(&vote.shares)?;
         if vote.entries.len() > MAX_ENTRIES {
             return Err(DocError::Content("too many entries"));
         }

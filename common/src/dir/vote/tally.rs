@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::document::{SignedVote, VoteEntry};
-use crate::dir::consensus::{ConsensusBody, Entry, Lifetime};
-use crate::dir::network::{NetworkFile, Params};
+use crate::dir::consensus::{ConsensusBody, Entry, Lifetime, RandomValue, random::MAX_VALUES};
+use crate::dir::network::{NETWORK_REVISION, NetworkFile, Params};
 use crate::dir::relay::{Flags, SignedDescriptor};
-use crate::dir::signed::{Digest, majority};
+use crate::dir::signed::Digest;
 use crate::ids::RelayId;
 
-/// Number of measurements that a weight needs. With fewer, the relay's own capped claim counts.
+/// Number of measurements that a weight needs. With fewer, the relay's own capped claim counts (6.8.6).
 const MIN_MEASUREMENTS: usize = 3;
 
 /// Why votes do not yield a consensus.
@@ -51,7 +51,7 @@ pub fn tally<V: Borrow<SignedVote>>(
             need,
         });
     }
-    let params = tally_params(&votes, need);
+    let params = tally_params(network, &votes);
     let pairs = network.param_pairs().iter().chain(&params);
     let effective = Params::from_pairs(pairs.map(|(name, value)| (name.as_str(), *value)));
     let mut relays: BTreeMap<RelayId, Vec<Listing<'_>>> = BTreeMap::new();
@@ -64,12 +64,13 @@ pub fn tally<V: Borrow<SignedVote>>(
     let entries = relays
         .values()
         .filter(|listings| listings.len() >= need)
-        .filter_map(|listings| tally_relay(listings, effective.max_unmeasured_weight))
+        .filter_map(|listings| tally_relay(network, listings, effective.max_unmeasured_weight))
         .collect();
     Ok(ConsensusBody {
         lifetime,
         params,
         entries,
+        values: tally_values(&votes, need),
     })
 }
 
@@ -90,18 +91,57 @@ fn one_to_an_author<'a>(
         .collect()
 }
 
-/// The low median of each parameter that more than half of all authorities name.
-fn tally_params(votes: &BTreeMap<RelayId, &SignedVote>, need: usize) -> BTreeMap<String, u32> {
+/// The value at index floor((n - 1) / 2) of n sorted ones, where whoever of the n says nothing counts as `unsaid`.
+///
+/// At most that many authorities are faulty. So at least one value of an authority that is not faulty, said or unsaid, is
+/// at or below the result, and one is at or above (6.8.7).
+fn middle_of_all(mut said: Vec<u32>, unsaid: u32, n: usize) -> Option<u32> {
+    said.resize(n.max(said.len()), unsaid);
+    low_median(said)
+}
+
+/// The parameters that more than half of all authorities name, with the value in the middle of all authorities' (6.8.2).
+fn tally_params(
+    network: &NetworkFile,
+    votes: &BTreeMap<RelayId, &SignedVote>,
+) -> BTreeMap<String, u32> {
+    let defaults = network.params();
+    let unsaid = |name: &str| match name {
+        NETWORK_REVISION => Some(0),
+        name => defaults
+            .get(name)
+            .or_else(|| network.param_pairs().get(name).copied()),
+    };
     let mut values: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
     for (name, value) in votes.values().flat_map(|vote| &vote.vote().params) {
         values.entry(name).or_default().push(*value);
     }
     values
         .into_iter()
-        .filter(|(_, values)| values.len() >= need)
-        .filter_map(|(name, values)| Some((name.to_owned(), low_median(values)?)))
+        .filter(|(_, values)| values.len() >= network.majority())
+        .filter_map(|(name, values)| {
+            let value = match unsaid(name) {
+                Some(unsaid) => middle_of_all(values, unsaid, network.authorities().len()),
+                None => low_median(values),
+            };
+            Some((name.to_owned(), value?))
+        })
         .take(crate::dir::network::MAX_PARAMS)
         .collect()
+}
+
+/// The random values that more than half of all authorities list; of more than two those of the highest periods.
+fn tally_values(votes: &BTreeMap<RelayId, &SignedVote>, need: usize) -> Vec<RandomValue> {
+    let mut counts: BTreeMap<RandomValue, usize> = BTreeMap::new();
+    for value in votes.values().flat_map(|vote| &vote.vote().values) {
+        *counts.entry(*value).or_default() += 1;
+    }
+    let mut values: Vec<_> = counts
+        .into_iter()
+        .filter_map(|(value, count)| (count >= need).then_some(value))
+        .collect();
+    values.drain(..values.len().saturating_sub(MAX_VALUES));
+    values
 }
 
 fn low_median(mut values: Vec<u32>) -> Option<u32> {
@@ -111,7 +151,7 @@ fn low_median(mut values: Vec<u32>) -> Option<u32> {
 
 /// The entry of a relay that more than half list: with the descriptor that most of them name; of equals, the newest; of
 /// those, the one with the lowest digest.
-fn tally_relay(listings: &[Listing<'_>], weight_cap: u32) -> Option<Entry> {
+fn tally_relay(network: &NetworkFile, listings: &[Listing<'_>], weight_cap: u32) -> Option<Entry> {
     let mut counts: BTreeMap<Digest, (usize, &SignedDescriptor)> = BTreeMap::new();
     for (_, signed) in listings {
         counts.entry(signed.digest()).or_insert((0, signed)).0 += 1;
@@ -126,7 +166,7 @@ fn tally_relay(listings: &[Listing<'_>], weight_cap: u32) -> Option<Entry> {
                 .iter()
                 .filter(|(entry, _)| entry.flags.contains(*flag))
                 .count();
-            set >= majority(listings.len())
+            set >= network.majority()
         })
         .filter(|flag| *flag != Flags::EXIT || !descriptor.policy.is_reject_all())
         .fold(Flags::NONE, |flags, flag| flags | flag);
@@ -134,12 +174,12 @@ fn tally_relay(listings: &[Listing<'_>], weight_cap: u32) -> Option<Entry> {
         .iter()
         .filter_map(|(entry, _)| entry.measured)
         .collect();
+    let claim = descriptor.bandwidth.min(weight_cap);
     let weight = if measured.len() >= MIN_MEASUREMENTS {
-        low_median(measured)
+        middle_of_all(measured, claim, network.authorities().len())?
     } else {
-        None
+        claim
     };
-    let weight = weight.unwrap_or(descriptor.bandwidth.min(weight_cap));
     Some(Entry::new(descriptor, flags, weight))
 }
 
@@ -253,17 +293,139 @@ mod tests {
         let body = tally(&network, lifetime(1_000), &votes).unwrap();
         assert_eq!(entry(&body, 1).unwrap().weight, 7);
         assert_eq!(entry(&body, 1).unwrap().flags, fast);
+        // Authority 3 names no value, which counts as the default of 20,000.
         assert_eq!(
             body.params,
-            [("max_unmeasured_weight".to_owned(), 200)].into()
+            [("max_unmeasured_weight".to_owned(), 300)].into()
         );
         let body = tally(&network, lifetime(1_000), &votes[..2]).unwrap();
         // Two measurements are too few, so the claim of 1,000 counts, capped by the parameter that was just voted.
-        assert_eq!(entry(&body, 1).unwrap().weight, 200);
+        assert_eq!(entry(&body, 1).unwrap().weight, 300);
         assert_eq!(entry(&body, 1).unwrap().flags, valid);
         let body = tally(&network, lifetime(1_000), &votes[1..]).unwrap();
         assert_eq!(body.params, [].into());
         assert_eq!(entry(&body, 1).unwrap().weight, 1_000);
+    }
+
+    /// Two liars and one honest authority of five list a relay; the other two do not.
+    fn two_liars_of_five(honest: Option<u32>, lie: u32) -> ConsensusBody {
+        let network = network(5);
+        let bad = Flags::VALID | Flags::GUARD | Flags::EXIT;
+        let vote = |author: u8, measured: Option<u32>, flags: Flags| {
+            sign(&network, author, |vote| {
+                for entry in &mut vote.entries {
+                    (entry.measured, entry.flags) = (measured, flags);
+                }
+            })
+        };
+        let silent = |author: u8| sign(&network, author, |vote| vote.entries.clear());
+        let votes = [
+            vote(1, honest, Flags::VALID),
+            vote(2, Some(lie), bad),
+            vote(3, Some(lie), bad),
+            silent(4),
+            silent(5),
+        ];
+        tally(&network, lifetime(1_000), &votes).unwrap()
+    }
+
+    #[test]
+    fn a_minority_sets_no_flag_and_no_weight() {
+        for lie in [0, u32::MAX] {
+            let body = two_liars_of_five(Some(900), lie);
+            let listed = entry(&body, 1).unwrap();
+            assert_eq!(listed.flags, Flags::VALID);
+            // The claim of 1,000 stands for the two that are silent.
+            assert!((900..=1_000).contains(&listed.weight), "{}", listed.weight);
+            assert_eq!(
+                entry(&two_liars_of_five(None, lie), 1).unwrap().weight,
+                1_000
+            );
+        }
+    }
+
+    #[test]
+    fn a_minority_sets_no_parameter() {
+        let network = network(5);
+        let vote = |author: u8, value: Option<u32>| {
+            sign(&network, author, |vote| {
+                let name = "circuit_window_cells".to_owned();
+                vote.params = value.map(|value| (name, value)).into_iter().collect();
+            })
+        };
+        for (lie, expected) in [(0, 2_000), (u32::MAX, 2_048)] {
+            let votes = [
+                vote(1, Some(2_000)),
+                vote(2, Some(lie)),
+                vote(3, Some(lie)),
+                vote(4, None),
+            ];
+            let body = tally(&network, lifetime(1_000), &votes).unwrap();
+            // The default of 2,048 stands for authority 4, and for authority 5, which did not vote.
+            assert_eq!(body.params["circuit_window_cells"], expected);
+        }
+    }
+
+    #[test]
+    fn silence_counts_as_what_the_networks_file_says() {
+        let network = testkit::network_with(
+            3,
+            [("circuit_window_cells", 500), ("of_the_future", 7)]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into(),
+        );
+        let vote = |author: u8, value: u32| {
+            sign(&network, author, |vote| {
+                let names = [
+                    "circuit_window_cells",
+                    "of_the_future",
+                    "unknown",
+                    NETWORK_REVISION,
+                ];
+                vote.params = names.map(|name| (name.to_owned(), value)).into();
+            })
+        };
+        let body = tally(&network, lifetime(1_000), &[vote(1, 900), vote(2, 900)]).unwrap();
+        assert!(
+            body.params.values().all(|value| *value == 900),
+            "{:?}",
+            body.params
+        );
+        let body = tally(&network, lifetime(1_000), &[vote(1, 900), vote(2, 3)]).unwrap();
+        let expected = [
+            ("circuit_window_cells", 500),
+            ("of_the_future", 7),
+            ("unknown", 3),
+            (NETWORK_REVISION, 3),
+        ];
+        assert_eq!(
+            body.params,
+            expected
+                .map(|(name, value)| (name.to_owned(), value))
+                .into()
+        );
+    }
+
+    #[test]
+    fn a_random_value_needs_more_than_half() {
+        let network = network(4);
+        let value = |period: u32, byte: u8| RandomValue {
+            period,
+            value: [byte; 32],
+        };
+        let vote = |author: u8, values: &[RandomValue]| {
+            sign(&network, author, |vote| vote.values = values.to_vec())
+        };
+        let votes = [
+            vote(1, &[value(1, 1), value(2, 2)]),
+            vote(2, &[value(1, 1), value(2, 2)]),
+            vote(3, &[value(1, 1), value(2, 9)]),
+            vote(4, &[value(2, 2), value(3, 3)]),
+        ];
+        let body = tally(&network, lifetime(1_000), &votes).unwrap();
+        assert_eq!(body.values, [value(1, 1), value(2, 2)]);
+        let body = tally(&network, lifetime(1_000), &votes[1..]).unwrap();
+        assert_eq!(body.values, []);
     }
 
     proptest! {

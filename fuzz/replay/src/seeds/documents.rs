@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use cepa_common::dir::{
     AuthorityCert, ConsensusBody, Endorsement, Entry, EquivocationProof, FamilyFile,
-    FamilyMembership, Flags, KeyCert, LinkCertificate, NetworkDraft, NetworkFile, RelayDescriptor,
-    SignedConsensus, Signer, Vote, VoteEntry, diff, local_network_params,
+    FamilyMembership, Flags, KeyCert, LinkCertificate, NetworkDraft, NetworkFile, RandomShare,
+    RandomValue, RelayDescriptor, SignedConsensus, Signer, Vote, VoteEntry, diff,
+    local_network_params,
 };
 use cepa_common::ids::{NetworkId, RelayId};
 use ed25519_dalek::SigningKey;
@@ -96,6 +97,12 @@ pub(super) fn documents() -> Vec<Seed> {
                 flags: Flags::GUARD,
                 measured: Some(5),
             }],
+            values: random_values(),
+            shares: vec![RandomShare {
+                authority: relay_id(),
+                commit: [3; 32],
+                reveal: Some([4; 32]),
+            }],
         };
         seeds.push(("vote", "good", body(postcard::to_allocvec(&vote))));
         seeds.push(("envelope", "good_descriptor", signed.bytes().to_vec()));
@@ -111,6 +118,7 @@ pub(super) fn documents() -> Vec<Seed> {
         lifetime: lifetime(),
         params,
         entries: vec![Entry::new(&descriptor, Flags::GUARD, 5)],
+        values: random_values(),
     };
     seeds.push(("consensus", "good", body(postcard::to_allocvec(&consensus))));
     if let Ok(mut consensus) = SignedConsensus::unsigned(&consensus, &network.network_id()) {
@@ -189,4 +197,13 @@ pub(super) fn key_files() -> Vec<Seed> {
         ),
         ("descriptor", "good_certified_in_a_family", both),
     ]
+}
+
+/// The random values of two periods.
+fn random_values() -> Vec<RandomValue> {
+    let value = |period| RandomValue {
+        period,
+        value: [7; 32],
+    };
+    vec![value(8), value(9)]
 }

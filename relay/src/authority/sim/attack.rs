@@ -20,6 +20,8 @@ pub(super) fn votes(world: &World, author: usize, valid_after: UnixSecs) -> Vec<
             },
             params: [("circuit_window_cells".to_owned(), 9_000 + variant)].into(),
             entries: Vec::new(),
+            values: Vec::new(),
+            shares: Vec::new(),
         };
         Arc::new(vote.sign(&world.network, &signing_key(number)).unwrap())
     };
