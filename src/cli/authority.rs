@@ -26,12 +26,11 @@ pub(super) enum Authority {
 }
 
 /// Parameters that a network on loopback needs; the first of them a network of private addresses.
-const FOR_LOOPBACK: [&str; 6] = [
+const FOR_LOOPBACK: [&str; 5] = [
     "allow_private_addresses",
     "subnet_rule",
     "max_relays_per_address",
     "max_links_per_address",
-    "directory_connections",
     "directory_requests_per_minute",
 ];
 const FOR_PRIVATE: usize = 2;

@@ -15,7 +15,7 @@ use cepa_common::net::tls::Tls;
 
 use super::{cepa, send, until};
 
-/// An authority, which is a relay too, and the other nodes that were started.
+/// Authorities, which are relays too, and the other nodes that were started.
 pub(crate) struct OwnNetwork {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) file: NetworkFile,
@@ -42,21 +42,26 @@ pub(crate) fn free_port() -> u16 {
 }
 
 impl OwnNetwork {
+    /// A network of the authority "oak".
     pub(crate) fn start(params: &[&str]) -> Self {
+        Self::with_authorities(&["oak"], params)
+    }
+
+    /// A network of authorities with these names.
+    pub(crate) fn with_authorities(names: &[&str], params: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let authority = format!("oak=127.0.0.1:{}", free_port());
+        let authorities: Vec<String> = names
+            .iter()
+            .flat_map(|name| {
+                let authority = format!("{name}=127.0.0.1:{}", free_port());
+                ["--authority".to_owned(), authority]
+            })
+            .collect();
         let params = PARAMS.iter().chain(params).flat_map(|p| ["--param", p]);
         let made = cepa()
-            .args([
-                "authority",
-                "init",
-                "--name",
-                "own",
-                "--authority",
-                &authority,
-                "--dir",
-            ])
+            .args(["authority", "init", "--name", "own", "--dir"])
             .arg(dir.path().join("net"))
+            .args(authorities)
             .args(params)
             .output()
             .unwrap();
@@ -71,9 +76,16 @@ impl OwnNetwork {
             file: NetworkFile::parse(&text).unwrap(),
             children: Vec::new(),
         };
-        let config = own.path("net/oak/node.toml");
-        own.spawn("oak", &["run", "--config", &config]);
+        for name in names {
+            own.authority(name);
+        }
         own
+    }
+
+    /// Starts the authority `name`, again if it was stopped.
+    pub(crate) fn authority(&mut self, name: &str) {
+        let config = self.path(&format!("net/{name}/node.toml"));
+        self.spawn(name, &["run", "--config", &config]);
     }
 
     /// A path in the network's directory.
@@ -184,13 +196,22 @@ impl OwnNetwork {
 
     /// Stops the node `name` as a user would.
     pub(crate) fn stop(&mut self, name: &str) {
+        self.end(name, rustix::process::Signal::TERM);
+    }
+
+    /// Ends the node `name` as a crash would.
+    pub(crate) fn crash(&mut self, name: &str) {
+        self.end(name, rustix::process::Signal::KILL);
+    }
+
+    fn end(&mut self, name: &str, signal: rustix::process::Signal) {
         let at = self
             .children
             .iter()
             .position(|(child, _)| child == name)
             .unwrap();
         let (_, mut child) = self.children.remove(at);
-        send(child.id(), rustix::process::Signal::TERM);
+        send(child.id(), signal);
         child.wait().unwrap();
     }
 

@@ -1,100 +1,54 @@
-//! How many directory connections this relay answers at once, and how often one address may ask (S23).
+//! How often one site may ask this relay's directory, and how many descriptors it may upload (S23).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
 
-use cepa_common::dir::Params;
+use cepa_common::dir::{Params, Site};
 use cepa_common::sync::lock;
 
 /// Addresses that have a bucket of their own; further ones share a single bucket.
 const MAX_ADDRESSES: usize = 16_384;
 /// A minute, in the unit of the buckets.
 const MINUTE_MS: u64 = 60_000;
+/// Descriptors that one site may upload in a minute. A relay uploads a few in a day.
+const UPLOADS_PER_MINUTE: u32 = 30;
 
-/// A group of askers whose requests are counted together.
+/// Askers whose requests are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Asker {
-    /// One IPv4 address.
-    V4(u32),
-    /// One network of IPv6, which is a /64.
-    V6(u64),
+enum Bucket {
+    /// One IPv4 address or subnet of IPv6.
+    Site(Site),
+    /// All who come by a circuit, and so have no address.
+    Streams,
     /// All for whom the table has no room.
     Rest,
 }
 
-impl Asker {
-    fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self::V4(v4.to_bits()),
-            IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 64) as u64),
-        }
-    }
-}
-
+/// Buckets that hold what each asker may ask in one minute.
 #[derive(Debug, Default)]
-struct State {
-    connections: u32,
-    /// When the bucket of each asker is full again (milliseconds since 1970). A bucket holds the requests of one
-    /// minute.
-    full_at: HashMap<Asker, u64>,
+struct Buckets {
+    /// When the bucket of each asker is full again (milliseconds since 1970).
+    full_at: HashMap<Bucket, u64>,
 }
 
-/// Counts directory connections, and the requests of each address.
-#[derive(Debug, Default)]
-pub(crate) struct DirectoryAdmission {
-    state: Mutex<State>,
-}
-
-/// The place of one directory connection; gives the place back when dropped.
-#[derive(Debug)]
-pub(crate) struct Place<'a>(&'a DirectoryAdmission);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.connections = state.connections.saturating_sub(1);
-    }
-}
-
-impl DirectoryAdmission {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    /// Takes a place for a connection, and says whether that connection is served documents.
-    ///
-    /// Beyond the bound connections are told to come again later; at twice the bound there is no place.
-    pub(crate) fn connect(&self, params: &Params) -> Option<(Place<'_>, bool)> {
-        let mut state = self.state();
-        let bound = params.directory_connections;
-        if state.connections >= bound.saturating_mul(2) {
-            return None;
-        }
-        state.connections += 1;
-        Some((Place(self), state.connections <= bound))
-    }
-
-    /// Whether this address may ask once more, now; counts the request if it may.
-    pub(crate) fn may_ask(&self, address: IpAddr, params: &Params, now_ms: u64) -> bool {
-        let cost = MINUTE_MS
-            .div_ceil(u64::from(params.directory_requests_per_minute))
-            .max(1);
+impl Buckets {
+    /// Whether this asker may ask once more, now; counts the request if it may.
+    fn take(&mut self, mut bucket: Bucket, per_minute: u32, now_ms: u64) -> bool {
+        let cost = MINUTE_MS.div_ceil(u64::from(per_minute)).max(1);
         // A rate above one in a millisecond is none.
-        if u64::from(params.directory_requests_per_minute) >= MINUTE_MS {
+        if u64::from(per_minute) >= MINUTE_MS {
             return true;
         }
-        let mut state = self.state();
-        let mut asker = Asker::of(address);
-        if !state.full_at.contains_key(&asker) && state.full_at.len() >= MAX_ADDRESSES {
+        if !self.full_at.contains_key(&bucket) && self.full_at.len() >= MAX_ADDRESSES {
             // A time further off than a minute is of a clock that was set back since.
             let open = now_ms..=now_ms.saturating_add(MINUTE_MS);
-            state.full_at.retain(|_, full_at| open.contains(full_at));
-            if state.full_at.len() >= MAX_ADDRESSES {
-                asker = Asker::Rest;
+            self.full_at.retain(|_, full_at| open.contains(full_at));
+            if self.full_at.len() >= MAX_ADDRESSES {
+                bucket = Bucket::Rest;
             }
         }
-        let full_at = state.full_at.entry(asker).or_insert(now_ms);
+        let full_at = self.full_at.entry(bucket).or_insert(now_ms);
         let latest = now_ms.saturating_add(MINUTE_MS);
         let next = (*full_at).clamp(now_ms, latest).saturating_add(cost);
         if next > latest {
@@ -105,14 +59,51 @@ impl DirectoryAdmission {
     }
 }
 
+#[derive(Debug, Default)]
+struct State {
+    requests: Buckets,
+    uploads: Buckets,
+}
+
+/// Counts the requests and uploads of each site.
+#[derive(Debug, Default)]
+pub(crate) struct DirectoryAdmission {
+    state: Mutex<State>,
+}
+
+impl DirectoryAdmission {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Whether this address may ask once more, now; counts the request if it may.
+    pub(crate) fn may_ask(&self, address: IpAddr, params: &Params, now_ms: u64) -> bool {
+        let bucket = Bucket::Site(Site::of(address));
+        let per_minute = params.directory_requests_per_minute;
+        self.state().requests.take(bucket, per_minute, now_ms)
+    }
+
+    /// Whether a descriptor may be uploaded from this address, now; counts the upload if it may. All streams, whose
+    /// address is not known, count as one asker.
+    pub(crate) fn may_upload(&self, address: Option<IpAddr>, now_ms: u64) -> bool {
+        // Loopback is one's own machine, where a whole network has one address.
+        if address.is_some_and(|address| address.is_loopback()) {
+            return true;
+        }
+        let bucket = address.map_or(Bucket::Streams, |address| Bucket::Site(Site::of(address)));
+        self.state()
+            .uploads
+            .take(bucket, UPLOADS_PER_MINUTE, now_ms)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
-    fn params(connections: u32, requests: u32) -> Params {
+    fn params(requests: u32) -> Params {
         Params {
-            directory_connections: connections,
             directory_requests_per_minute: requests,
             ..Params::default()
         }
@@ -124,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_bucket_empties_and_fills() {
-        let (admission, params) = (DirectoryAdmission::default(), params(1, 6));
+        let (admission, params) = (DirectoryAdmission::default(), params(6));
         let ask = |who: u32, now_ms| admission.may_ask(address(who), &params, now_ms);
         assert_eq!((0..10).filter(|_| ask(1, 1_000)).count(), 6);
         assert!(ask(2, 1_000));
@@ -138,30 +129,37 @@ mod tests {
     #[test]
     fn both_ends_of_the_range() {
         let admission = DirectoryAdmission::default();
-        let ask = |requests, now_ms| admission.may_ask(address(1), &params(1, requests), now_ms);
+        let ask = |requests, now_ms| admission.may_ask(address(1), &params(requests), now_ms);
         assert!(ask(1, 0) && !ask(1, 59_999) && ask(1, 60_000));
         assert!((0..1_000_000).all(|_| ask(1 << 20, 60_000)));
     }
 
     #[test]
     fn one_network_of_ipv6_is_one_asker_and_the_table_is_bounded() {
-        let (admission, params) = (DirectoryAdmission::default(), params(1, 1));
+        let (admission, params) = (DirectoryAdmission::default(), params(1));
         let ask = |text: &str| admission.may_ask(text.parse().unwrap(), &params, 0);
         assert!(ask("2001:db8::1") && !ask("2001:db8::2") && ask("2001:db8:0:1::1"));
         for n in 0..40_000 {
             admission.may_ask(address(n), &params, 0);
         }
-        assert!(admission.state().full_at.len() <= MAX_ADDRESSES + 1);
+        assert!(admission.state().requests.full_at.len() <= MAX_ADDRESSES + 1);
         assert!(admission.may_ask(address(50_000), &params, 60_001));
     }
 
     #[test]
-    fn places_come_back() {
-        let (admission, params) = (DirectoryAdmission::default(), params(1, 1));
-        let (first, served) = admission.connect(&params).unwrap();
-        let (second, busy) = admission.connect(&params).unwrap();
-        assert!(served && !busy && admission.connect(&params).is_none());
-        drop((first, second));
-        assert!(admission.connect(&params).unwrap().1);
+    fn one_site_uploads_a_few_descriptors_and_streams_count_as_one_site() {
+        let admission = DirectoryAdmission::default();
+        let uploads = |address: Option<&str>, now_ms| {
+            let address = address.map(|address| address.parse().unwrap());
+            (0..100)
+                .filter(|_| admission.may_upload(address, now_ms))
+                .count()
+        };
+        assert_eq!(uploads(Some("192.0.2.1"), 0), 30);
+        assert_eq!(uploads(Some("2600::1"), 0), 30);
+        assert_eq!(uploads(Some("2600::2"), 0), 0);
+        assert_eq!(uploads(Some("2600::2"), 2_000), 1);
+        assert_eq!(uploads(None, 0), 30);
+        assert_eq!(uploads(Some("127.0.0.1"), 0), 100);
     }
 }

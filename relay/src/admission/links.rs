@@ -1,51 +1,122 @@
-//! How many connections this relay accepts at once, in all and from each address (S23).
+//! How many connections this relay accepts at once, in all and from each site (S23).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use cepa_common::dir::Site;
 use cepa_common::sync::lock;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use crate::events::ConnectionBound;
 
-/// Counts the connections that are open, in all and by address.
+/// Of all places, one in so many is kept for the addresses of authorities and relays: strangers cannot take it.
+const KEPT_SHARE: u32 = 4;
+
+/// Who a connection comes from, as far as its address says: nobody can open a connection from an address that is not
+/// theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Comer {
+    /// The address is one of an authority, or of a relay of the newest consensus.
+    Known,
+    /// The address is any other.
+    Stranger,
+}
+
+/// One connection that is open.
+#[derive(Clone, Copy)]
+struct Seat {
+    address: IpAddr,
+    comer: Comer,
+}
+
+#[derive(Default)]
+struct State {
+    seats: HashMap<u64, Seat>,
+    strangers: u32,
+    by_site: HashMap<Site, u32>,
+    /// Strangers that have not yet shown what they want, the oldest first.
+    waiting: BTreeMap<u64, Arc<Notify>>,
+    next: u64,
+}
+
+impl State {
+    fn open(&self) -> u32 {
+        u32::try_from(self.seats.len()).unwrap_or(u32::MAX)
+    }
+
+    fn leave(&mut self, id: u64) {
+        self.waiting.remove(&id);
+        let Some(seat) = self.seats.remove(&id) else {
+            return;
+        };
+        if seat.comer == Comer::Stranger {
+            self.strangers -= 1;
+        }
+        for (site, _) in Site::caps(seat.address, 0) {
+            if let Some(count) = self.by_site.get_mut(&site) {
+                *count -= 1;
+                if *count == 0 {
+                    self.by_site.remove(&site);
+                }
+            }
+        }
+    }
+}
+
+/// Counts the connections that are open, in all and by site.
 #[derive(Clone)]
 pub(crate) struct LinkAdmission {
-    all: Arc<Semaphore>,
-    by_address: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    most: u32,
+    state: Arc<Mutex<State>>,
 }
 
 /// The place of one connection; gives the place back when dropped.
 pub(crate) struct LinkPlace {
-    _permit: OwnedSemaphorePermit,
-    address: IpAddr,
-    by_address: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    id: u64,
+    state: Arc<Mutex<State>>,
+    evicted: Arc<Notify>,
+}
+
+impl LinkPlace {
+    /// Waits until a newcomer takes the place, which happens only before [`LinkPlace::settle`].
+    pub(crate) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    /// Keeps the place for as long as the connection lives, because its far side has shown what it wants; `comer` says
+    /// who that is by the key that it proved.
+    pub(crate) fn settle(&self, comer: Comer) {
+        let mut state = lock(&self.state);
+        state.waiting.remove(&self.id);
+        if let Some(seat) = state.seats.get_mut(&self.id)
+            && (seat.comer, comer) == (Comer::Stranger, Comer::Known)
+        {
+            seat.comer = comer;
+            state.strangers -= 1;
+        }
+    }
 }
 
 impl Drop for LinkPlace {
     fn drop(&mut self) {
-        let mut counts = lock(&self.by_address);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
+        lock(&self.state).leave(self.id);
     }
 }
 
 impl LinkAdmission {
     /// An admission of `connections` at once.
     pub(crate) fn new(connections: u32) -> Self {
-        let all = Arc::new(Semaphore::new(connections as usize));
         Self {
-            all,
-            by_address: Arc::default(),
+            most: connections,
+            state: Arc::default(),
         }
     }
 
-    /// Takes a place for a connection from `address`, of which `per_address` may be open at once.
+    /// Takes a place for a connection from `address`, of whose narrowest site `per_address` may be open at once.
+    ///
+    /// Where strangers have all places that they may have, the stranger that has kept this relay waiting longest gives
+    /// way: whoever opens connections and says nothing keeps nobody out.
     ///
     /// # Errors
     /// The bound that has been reached.
@@ -53,20 +124,42 @@ impl LinkAdmission {
         &self,
         address: IpAddr,
         per_address: u32,
+        comer: Comer,
     ) -> Result<LinkPlace, ConnectionBound> {
-        let permit = self.all.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| ConnectionBound::All)?;
-        let mut counts = lock(&self.by_address);
-        let held = counts.get(&address).copied().unwrap_or_default();
+        let mut state = lock(&self.state);
+        let is_full = |(site, cap)| {
+            let held = state.by_site.get(&site).copied().unwrap_or_default();
+            held >= cap
+        };
         // Loopback is one's own machine, where a whole network has one address.
-        if held >= per_address && !address.is_loopback() {
+        if Site::caps(address, per_address).any(is_full) && !address.is_loopback() {
             return Err(ConnectionBound::Address);
         }
-        counts.insert(address, held + 1);
+        let for_strangers = self.most - self.most / KEPT_SHARE;
+        let no_place = match comer {
+            Comer::Known => state.open() >= self.most,
+            Comer::Stranger => state.open() >= self.most || state.strangers >= for_strangers,
+        };
+        if no_place {
+            let (oldest, evicted) = state.waiting.pop_first().ok_or(ConnectionBound::All)?;
+            evicted.notify_one();
+            state.leave(oldest);
+        }
+        let id = state.next;
+        state.next += 1;
+        let evicted: Arc<Notify> = Arc::default();
+        if comer == Comer::Stranger {
+            state.strangers += 1;
+            state.waiting.insert(id, evicted.clone());
+        }
+        state.seats.insert(id, Seat { address, comer });
+        for (site, _) in Site::caps(address, per_address) {
+            *state.by_site.entry(site).or_default() += 1;
+        }
         Ok(LinkPlace {
-            _permit: permit,
-            address,
-            by_address: self.by_address.clone(),
+            id,
+            state: self.state.clone(),
+            evicted,
         })
     }
 }
@@ -80,47 +173,113 @@ mod tests {
         IpAddr::V4(n.into())
     }
 
+    use Comer::{Known, Stranger};
+
     #[test]
     fn all_together_and_each_address_are_bounded() {
         let admission = LinkAdmission::new(3);
-        let first = admission.admit(address(1), 2).unwrap();
-        let _second = admission.admit(address(1), 2).unwrap();
-        assert_eq!(
-            admission.admit(address(1), 2).err(),
-            Some(ConnectionBound::Address)
-        );
-        let _third = admission.admit(address(2), 2).unwrap();
-        assert_eq!(
-            admission.admit(address(3), 2).err(),
-            Some(ConnectionBound::All)
-        );
+        let admit = |n| {
+            let place = admission.admit(address(n), 2, Known);
+            place.inspect(|place| place.settle(Known))
+        };
+        let first = admit(1).unwrap();
+        let _second = admit(1).unwrap();
+        assert_eq!(admit(1).err(), Some(ConnectionBound::Address));
+        let _third = admit(2).unwrap();
+        assert_eq!(admit(3).err(), Some(ConnectionBound::All));
         drop(first);
-        assert!(admission.admit(address(1), 2).is_ok());
+        assert!(admit(1).is_ok());
+    }
+
+    #[test]
+    fn strangers_leave_places_to_known_addresses() {
+        let admission = LinkAdmission::new(8);
+        let settled = |n, comer| {
+            let place = admission.admit(address(n), 9, comer);
+            place.inspect(|place| place.settle(comer))
+        };
+        let mut strangers: Vec<_> = (0..6).map(|n| settled(n, Stranger).unwrap()).collect();
+        assert_eq!(settled(7, Stranger).err(), Some(ConnectionBound::All));
+        let _known = [settled(8, Known).unwrap(), settled(9, Known).unwrap()];
+        assert_eq!(settled(10, Known).err(), Some(ConnectionBound::All));
+        // One that proves to be a relay does not count as a stranger any more.
+        strangers.pop();
+        let relay = admission.admit(address(11), 9, Stranger).unwrap();
+        relay.settle(Known);
+        drop(relay);
+        assert!(settled(12, Stranger).is_ok());
+    }
+
+    #[test]
+    fn who_says_nothing_keeps_nobody_out() {
+        let admission = LinkAdmission::new(8);
+        let is_evicted = |place: &LinkPlace| {
+            use core::task::{Context, Poll, Waker};
+            let mut context = Context::from_waker(Waker::noop());
+            let evicted = core::pin::pin!(place.evicted()).poll(&mut context);
+            matches!(evicted, Poll::Ready(()))
+        };
+        let silent: Vec<_> = (0..6)
+            .map(|n| admission.admit(address(n), 9, Stranger).unwrap())
+            .collect();
+        silent[0].settle(Stranger);
+        let newcomer = admission.admit(address(6), 9, Stranger).unwrap();
+        assert!(is_evicted(&silent[1]) && !is_evicted(&silent[0]) && !is_evicted(&silent[2]));
+        newcomer.settle(Stranger);
+        // An evicted place is given back once.
+        drop(silent);
+        assert_eq!(lock(&admission.state).strangers, 1);
+        drop(newcomer);
+        assert!(lock(&admission.state).by_site.is_empty());
+    }
+
+    #[test]
+    fn a_subnet_of_ipv6_counts_as_one_and_a_block_as_eight() {
+        let admission = LinkAdmission::new(1_000);
+        let mut places = Vec::new();
+        let mut admit = |text: String| {
+            let place = admission.admit(text.parse().unwrap(), 2, Stranger);
+            let is_in = place.is_ok();
+            places.extend(place);
+            is_in
+        };
+        assert_eq!((1..=9).filter(|n| admit(format!("2600::{n}"))).count(), 2);
+        let subnets = (1..=99).filter(|n| admit(format!("2600:0:0:{n}::1")));
+        assert_eq!(subnets.count(), 14);
+        assert!(admit("2600:0:1::1".to_owned()));
+        drop(places);
+        assert!(lock(&admission.state).by_site.is_empty());
     }
 
     #[test]
     fn places_leave_nothing_behind() {
         let admission = LinkAdmission::new(8);
         for n in 0..100 {
-            drop(admission.admit(address(n), 1).unwrap());
+            drop(admission.admit(address(n), 1, Stranger).unwrap());
             // Who is kept out leaves nothing either.
             assert_eq!(
-                admission.admit(address(n), 0).err(),
+                admission.admit(address(n), 0, Stranger).err(),
                 Some(ConnectionBound::Address)
             );
         }
-        assert!(lock(&admission.by_address).is_empty());
-        assert_eq!(admission.all.available_permits(), 8);
+        let state = lock(&admission.state);
+        assert!(state.by_site.is_empty() && state.seats.is_empty() && state.waiting.is_empty());
+        assert_eq!(state.strangers, 0);
     }
 
     #[test]
     fn ones_own_machine_has_no_bound_of_its_own() {
         let admission = LinkAdmission::new(3);
         let loopback: IpAddr = [127, 0, 0, 1].into();
-        let places: Vec<_> = (0..3).map(|_| admission.admit(loopback, 1)).collect();
+        let places: Vec<_> = (0..3)
+            .map(|_| {
+                let place = admission.admit(loopback, 1, Known);
+                place.inspect(|place| place.settle(Known))
+            })
+            .collect();
         assert!(places.iter().all(Result::is_ok));
         assert_eq!(
-            admission.admit(loopback, 1).err(),
+            admission.admit(loopback, 1, Known).err(),
             Some(ConnectionBound::All)
         );
     }

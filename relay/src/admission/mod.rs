@@ -1,14 +1,15 @@
 //! How much this relay takes on, and what it gives up when that was too much.
 //!
-//! Every bound on what strangers can have of a relay stands here: connections ([`LinkAdmission`]), directory requests
-//! ([`DirectoryAdmission`]), CREATEs that wait ([`JobQueue`]), bytes that links move in a second, and bytes that queues
-//! hold ([`Memory`]). Other rooms ask before they begin something; this room knows none of them.
+//! Every bound on what strangers can have of a relay stands here: connections ([`LinkAdmission`]), directory connections
+//! ([`ConnectionPlaces`]) and requests ([`DirectoryAdmission`]), CREATEs that wait ([`JobQueue`]), bytes that links move
+//! in a second, and bytes that queues hold ([`Memory`]). Other rooms ask before they begin something; this room knows none of them.
 
 mod bucket;
 mod creates;
 mod directory;
 mod links;
 mod memory;
+mod places;
 
 use std::sync::Arc;
 
@@ -18,8 +19,9 @@ use tokio::time::Instant;
 pub(crate) use bucket::Bucket;
 pub(crate) use creates::{Job, JobQueue};
 pub(crate) use directory::DirectoryAdmission;
-pub(crate) use links::{LinkAdmission, LinkPlace};
+pub(crate) use links::{Comer, LinkAdmission, LinkPlace};
 pub(crate) use memory::{Memory, keep_within_budget};
+pub(crate) use places::{Asker, ConnectionPlaces, Watch};
 
 /// How much of the machine a relay may take.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,8 @@
 //! A [`DirectoryServer`] is shared by every connection; what others read of it is a finished snapshot of the
 //! [`cepa_common::dir::ConsensusStore`]. Connections come from the listener (a link that turned out to be HTTP) and
 //! from BEGIN_DIR streams, and end in [`serve_connection`]. [`refresh`] and [`publish`] run beside it for the life of
-//! the relay. Requests are counted by address, of which streams have none; differences are made once.
+//! the relay. Connections are counted by who asks, requests by address, of which streams have none; differences are made
+//! once.
 
 mod consensus;
 mod differences;
@@ -16,6 +17,7 @@ mod reply;
 mod serve;
 mod server;
 mod voting;
+mod watched;
 
 #[cfg(test)]
 mod revision_tests;
@@ -27,5 +29,6 @@ mod tests;
 pub use disk::ConsensusFiles;
 pub use publish::{Publisher, publish};
 pub use refresh::{Refresher, refresh};
-pub use serve::{serve_connection, serve_connection_from};
+pub use serve::serve_connection;
+pub(crate) use serve::serve_connection_from;
 pub use server::DirectoryServer;

@@ -174,12 +174,14 @@ impl Target {
             let attempt = tokio::time::timeout(UPLOAD_DEADLINE, Box::pin(self.upload())).await;
             match attempt.unwrap_or(Err(FetchError::Deadline)) {
                 Ok(()) => return self.report(DescriptorAnswer::Taken),
-                // The authority will not change its mind about these bytes.
+                // The authority will not change its mind about these bytes. 429 says that it has not looked at them yet.
                 Err(FetchError::Refused {
                     status: status @ 400..=499,
                     text: reason,
                     ..
-                }) => return self.report(DescriptorAnswer::Refused { status, reason }),
+                }) if status != 429 => {
+                    return self.report(DescriptorAnswer::Refused { status, reason });
+                }
                 Err(error) => self.report(DescriptorAnswer::Unreachable {
                     reason: error.to_string(),
                 }),

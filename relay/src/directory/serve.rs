@@ -18,7 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::reply::{submit, text};
 use super::server::DirectoryServer;
+use super::watched::Watched;
 use super::{consensus, padding, voting};
+use crate::admission::Asker;
 use crate::authority::Submission;
 
 /// The head of a request must be complete after this time.
@@ -39,20 +41,22 @@ pub async fn serve_connection<S>(io: S, server: Arc<DirectoryServer>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    serve_connection_from(io, server, None).await;
+    serve_connection_from(io, server, Asker::Stream).await;
 }
 
-/// Serves a connection like [`serve_connection`], for a peer whose address may be known: requests from an address are
-/// counted (S23).
-pub async fn serve_connection_from<S>(io: S, server: Arc<DirectoryServer>, peer: Option<IpAddr>)
+/// Serves a connection like [`serve_connection`], for whoever is known to ask: places and requests are counted by asker
+/// (S23).
+pub(crate) async fn serve_connection_from<S>(io: S, server: Arc<DirectoryServer>, asker: Asker)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let counted = Arc::clone(&server);
-    let Some((_place, has_room)) = counted.admission.connect(&counted.params()) else {
+    let bound = counted.params().directory_connections;
+    let Some((place, has_room)) = counted.places.take(asker, bound) else {
         return;
     };
-    let caller = Caller { peer, has_room };
+    let caller = Caller { asker, has_room };
+    let io = Watched::new(io, place.watch());
     let allowance = Arc::new(padding::Allowance::default());
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, allowance) = (Arc::clone(&server), Arc::clone(&allowance));
@@ -72,21 +76,41 @@ where
         // A Date header would reveal the clock and the moment at which it ticks; nobody needs the header.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(io), service);
-    match tokio::time::timeout(CONNECTION_DEADLINE, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "directory connection failed"),
-        Err(_) => tracing::debug!("directory connection took too long"),
+    tokio::select! {
+        served = tokio::time::timeout(CONNECTION_DEADLINE, connection) => match served {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "directory connection failed"),
+            Err(_) => tracing::debug!("directory connection took too long"),
+        },
+        () = place.evicted() => tracing::debug!("an idle directory connection made room"),
     }
 }
 
 /// The peer whose requests a connection carries.
 #[derive(Clone, Copy)]
 struct Caller {
-    peer: Option<IpAddr>,
+    asker: Asker,
     has_room: bool,
 }
 
 impl Caller {
+    fn may_upload(self, server: &DirectoryServer, now_ms: u64) -> bool {
+        let address = match self.asker {
+            Asker::Stranger(address) => Some(address),
+            Asker::Stream => None,
+            Asker::Authority(_) | Asker::Relay(_) => return true,
+        };
+        server.admission.may_upload(address, now_ms)
+    }
+
+    /// The address whose requests are counted: those of authorities and relays are few, and have places of their own.
+    fn address(self) -> Option<IpAddr> {
+        match self.asker {
+            Asker::Stranger(address) => Some(address),
+            Asker::Authority(_) | Asker::Relay(_) | Asker::Stream => None,
+        }
+    }
+
     /// Why this request is not answered now. Uploads have queues of their own, so that being busy does not delay a
     /// vote.
     fn refusal(
@@ -94,19 +118,25 @@ impl Caller {
         request: &Request<Incoming>,
         server: &DirectoryServer,
     ) -> Option<(StatusCode, &'static str)> {
+        let now_ms = server.clock().now_ms();
+        let is_descriptor =
+            request.method() == Method::POST && request.uri().path() == DESCRIPTOR_PATH;
+        if is_descriptor && !self.may_upload(server, now_ms) {
+            let why = "your address uploads too often; come again later";
+            return Some((StatusCode::TOO_MANY_REQUESTS, why));
+        }
         if request.method() != Method::GET {
             return None;
         }
         if !self.has_room {
             return Some((StatusCode::SERVICE_UNAVAILABLE, "busy; come again later"));
         }
-        let now_ms = server.clock().now_ms();
         let may_ask = |peer| server.admission.may_ask(peer, &server.params(), now_ms);
         let too_often = (
             StatusCode::TOO_MANY_REQUESTS,
             "your address asks too often; come again later",
         );
-        (!self.peer.is_none_or(may_ask)).then_some(too_often)
+        (!self.address().is_none_or(may_ask)).then_some(too_often)
     }
 }
 
@@ -125,7 +155,7 @@ async fn answer(
     match (request.method(), path.as_str()) {
         (&Method::GET, "/cepa/1/consensus") => consensus::answer(&request, server).await,
         (&Method::GET, path) if path.starts_with(NETWORK_PATH) => network(path, server),
-        (&Method::POST, "/cepa/1/descriptor") => {
+        (&Method::POST, DESCRIPTOR_PATH) => {
             accept(request, server, MAX_DESCRIPTOR_BYTES, |bytes, network| {
                 let signed = SignedDescriptor::parse_and_verify(bytes, &network.network_id())?;
                 Ok(Submission::Descriptor(Box::new(signed)))
@@ -150,6 +180,8 @@ async fn answer(
     }
 }
 
+/// Path of uploaded descriptors.
+const DESCRIPTOR_PATH: &str = "/cepa/1/descriptor";
 /// Path of the revisions of `network.toml`.
 const NETWORK_PATH: &str = "/cepa/1/network";
 

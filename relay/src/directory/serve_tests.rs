@@ -10,6 +10,7 @@ use cepa_common::net::directory::{DirRequest, DirResponse, FetchError, fetch, fe
 use cepa_common::testkit::{self, body_of, descriptor_at, lifetime_of, network, virtual_clock};
 
 use super::{DirectoryServer, serve_connection_from};
+use crate::admission::Asker;
 
 const NOW: u64 = 1_900_000_000;
 const SOON: Duration = Duration::from_secs(5);
@@ -30,7 +31,8 @@ fn server() -> Arc<DirectoryServer> {
 
 fn open(server: &Arc<DirectoryServer>, peer: Option<IpAddr>) -> tokio::io::DuplexStream {
     let (near, far) = tokio::io::duplex(16 * 1_024);
-    tokio::spawn(serve_connection_from(far, Arc::clone(server), peer));
+    let asker = peer.map_or(Asker::Stream, Asker::Stranger);
+    tokio::spawn(serve_connection_from(far, Arc::clone(server), asker));
     near
 }
 

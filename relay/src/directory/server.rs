@@ -1,9 +1,11 @@
 //! The state that all directory connections share.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, Params, StoreError,
+    Authority, Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, Params,
+    StoreError,
 };
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::world::Clock;
@@ -11,7 +13,7 @@ use tokio::sync::watch;
 
 use super::differences::Differences;
 use super::padding::Places;
-use crate::admission::DirectoryAdmission;
+use crate::admission::{Asker, ConnectionPlaces, DirectoryAdmission};
 use crate::authority::{AuthorityHandle, Seat, Serve};
 use crate::events::{RelayEvent, Reporter};
 
@@ -26,6 +28,7 @@ pub struct DirectoryServer {
     events: Reporter,
     pub(super) differences: Differences,
     pub(super) admission: DirectoryAdmission,
+    pub(super) places: ConnectionPlaces,
 }
 
 impl DirectoryServer {
@@ -55,6 +58,7 @@ impl DirectoryServer {
             events,
             differences: Differences::new(),
             admission: DirectoryAdmission::default(),
+            places: ConnectionPlaces::default(),
         })
     }
 
@@ -123,6 +127,35 @@ impl DirectoryServer {
     /// All revisions of the network's file that are held.
     pub fn networks(&self) -> &NetworkHandle {
         &self.network
+    }
+
+    /// Who asks on a connection from `address`, whose far side has proven `key`.
+    pub(crate) fn asker(&self, key: Option<[u8; 32]>, address: IpAddr) -> Asker {
+        let Some(key) = key else {
+            return Asker::Stranger(address);
+        };
+        let now = self.clock.now_secs();
+        let revisions = self.network.revisions();
+        let mut authorities = revisions.authorities(now).into_iter();
+        if let Some(authority) = authorities.find(|authority| authority.identity.0 == key) {
+            return Asker::Authority(authority.identity);
+        }
+        let relay = self.snapshot().identity_of_link_key(&key, now);
+        relay.map_or(Asker::Stranger(address), Asker::Relay)
+    }
+
+    /// Whether `address` is one of an authority, or of a relay of the newest consensus.
+    pub(crate) fn knows(&self, address: IpAddr) -> bool {
+        let of_authority = |authority: &Authority| {
+            let mut addresses = authority.addresses.iter();
+            addresses.any(|there| there.ip() == address)
+        };
+        let newest = self.network.newest();
+        newest.authorities().iter().any(of_authority)
+            || self
+                .snapshot()
+                .newest()
+                .is_some_and(|newest| newest.is_relay_ip(address))
     }
 
     /// Where the rooms around the directory report to.

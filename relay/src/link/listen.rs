@@ -9,7 +9,7 @@ use cepa_common::net::tasks::Tasks;
 use cepa_common::world::sockets::{self, Stream};
 
 use super::PeerLinks;
-use crate::admission::{LinkAdmission, LinkPlace};
+use crate::admission::{Asker, Comer, LinkAdmission, LinkPlace};
 use crate::directory::{DirectoryServer, serve_connection_from};
 use crate::events::{RelayEvent, Reporter};
 use crate::params::ParamsInForce;
@@ -54,7 +54,12 @@ pub(crate) async fn listen(listener: Listener) {
             }
         };
         let per_address = listener.params.get().max_links_per_address;
-        match listener.admission.admit(peer.ip(), per_address) {
+        let comer = if listener.doors.directory.knows(peer.ip()) {
+            Comer::Known
+        } else {
+            Comer::Stranger
+        };
+        match listener.admission.admit(peer.ip(), per_address, comer) {
             Ok(place) => {
                 let doors = listener.doors.clone();
                 let connection = connection(tcp, peer.ip(), doors, place);
@@ -71,15 +76,30 @@ pub(crate) async fn listen(listener: Listener) {
 /// Runs one connection until it ends. The place is kept for as long.
 async fn connection(tcp: Stream, peer: IpAddr, doors: Doors, place: LinkPlace) {
     let Doors { links, directory } = doors;
-    match links.accept(tcp).await {
+    let accepted = tokio::select! {
+        accepted = links.accept(tcp) => accepted,
+        // Whoever keeps this relay waiting gives way to a newcomer where places are few.
+        () = place.evicted() => return,
+    };
+    match accepted {
         Ok(Accepted::Link(link)) => {
-            let queue = links.take(link);
+            let (queue, is_relay) = links.take(link);
+            place.settle(if is_relay {
+                Comer::Known
+            } else {
+                Comer::Stranger
+            });
             drop((links, directory));
             queue.closed().await;
         }
         Ok(Accepted::Http(io, _)) => {
             drop(links);
-            serve_connection_from(io, directory, Some(peer)).await;
+            let asker = directory.asker(io.peer_key(), peer);
+            place.settle(match asker {
+                Asker::Authority(_) | Asker::Relay(_) => Comer::Known,
+                Asker::Stranger(_) | Asker::Stream => Comer::Stranger,
+            });
+            serve_connection_from(io, directory, asker).await;
         }
         // The peer learns nothing (S5), and the log nothing of the peer (S34).
         Err(error) => tracing::debug!(%error, "a connection came to nothing"),

@@ -145,10 +145,10 @@ impl PeerLinks {
         establish::accept(tcp, &self.tls, self.network, now).await
     }
 
-    /// Starts a link that came in.
-    pub(super) fn take(&self, link: NewLink) -> Arc<LinkQueue> {
+    /// Starts a link that came in, and says whether its far side has proven to be a relay.
+    pub(super) fn take(&self, link: NewLink) -> (Arc<LinkQueue>, bool) {
         let peer = self.identity_of(&link);
-        self.start(link, peer)
+        (self.start(link, peer), peer.is_some())
     }
 
     /// Starts the task of a new link, and keeps the link for reuse if its far side has proven to be the relay `peer`.

@@ -77,7 +77,7 @@ params! {
     allow_private_addresses: 0, 0, 1;
     /// A circuit takes no new stream after this time from its first use (seconds).
     circuit_max_dirty_seconds: 600, 10, 86_400;
-    /// Links accepted from one address.
+    /// Links accepted from one IPv4 address or IPv6 /64; eight times as many from one IPv6 /48.
     max_links_per_address: 64, 4, 1 << 20;
     /// Cells queued on one circuit and direction before it is destroyed, beside its window.
     circuit_queue_cells: 256, 64, 1 << 16;
@@ -101,7 +101,7 @@ params! {
     descriptor_max_age_seconds: 64_800, 60, 7 * 86_400;
     /// A relay publishes its descriptor anew after this time (seconds).
     descriptor_interval_seconds: 21_600, 5, 86_400;
-    /// Relays listed on one IP address.
+    /// Relays listed on one IPv4 address or IPv6 /64; eight times as many on one IPv6 /48.
     max_relays_per_address: 2, 1, 65_535;
     /// Relays that an authority lists at all.
     max_relays: 10_000, 16, 131_072;
@@ -220,7 +220,6 @@ pub fn local_network_params() -> BTreeMap<String, u32> {
         ("hsdir_min_uptime_seconds", 0),
         ("measure_interval_seconds", 10),
         ("guard_retry_seconds", 10),
-        ("directory_connections", 1 << 12),
         ("directory_requests_per_minute", 1 << 20),
     ]
     .map(|(name, value)| (name.to_owned(), value))
