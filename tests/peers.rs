@@ -118,7 +118,11 @@ async fn the_owner_s_lists_hold() {
             && text.ends_with(" exits"),
         "{text}"
     );
-    let geoip = GeoIp::open("tests/reference/countries.mmdb".as_ref()).unwrap();
+    let geoip = GeoIp::open(
+        &cepa_common::world::Disk::Real,
+        "tests/reference/countries.mmdb".as_ref(),
+    )
+    .unwrap();
     let rules = PeerRules {
         entry: avoid("country:xx".parse().unwrap()),
         geoip: Some(geoip),

@@ -5,18 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cepa_client::{Client, ClientOptions};
 use cepa_common::dir::{Authority, ExitPolicy, NetworkFile, local_network_params};
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::onion::Suite;
-use cepa_common::state::Trust;
+use cepa_common::state::{StateDir, StateError, Trust};
 use cepa_common::testkit;
 use cepa_common::world::memory::{Event, EventKind, MemoryNetwork};
 use cepa_common::world::sockets::Stream;
-use cepa_common::world::{NodeLife, Simulation, Sockets, World, simulate};
+use cepa_common::world::{Disk, NodeLife, Simulation, Sockets, World, simulate};
 use cepa_relay::keys::RelayIdentity;
 use cepa_relay::keys::ring::OnionKeyOptions;
 use cepa_relay::{
@@ -32,6 +32,8 @@ const CLIENTS: u32 = 2;
 /// The node that clients fetch pages from; it is in no directory.
 const SERVER: u32 = EXIT + CLIENTS + 1;
 const PORT: u16 = 9_400;
+/// The state directory of each node, on its own disk.
+const STATE: &str = "/state";
 /// 2030-03-17, 17:46:40 UTC.
 const BEGAN_UNIX_MS: u64 = 1_900_000_000_000;
 /// How long a byte takes from host to host.
@@ -59,12 +61,9 @@ fn found() -> NetworkFile {
     testkit::network_named("simulated", authorities.collect(), local_network_params())
 }
 
-fn relay_options(node: u32, network: &NetworkFile, world: World, disk: &Path) -> RelayOptions {
-    let room = |name: &str| {
-        let room = disk.join(format!("{node}/{name}"));
-        std::fs::create_dir_all(&room).unwrap();
-        room
-    };
+fn relay_options(node: u32, network: &NetworkFile, world: World) -> RelayOptions {
+    let state = StateDir::open(&world.disk, STATE.as_ref(), Trust::OwnerOnly).unwrap();
+    let room = |name: &str| state.room(name).unwrap();
     let authority = (node < AUTHORITIES).then(|| AuthorityOptions {
         signing_key: testkit::signing_key(number(node)).into(),
         signing_key_file: None,
@@ -78,7 +77,7 @@ fn relay_options(node: u32, network: &NetworkFile, world: World, disk: &Path) ->
         identity: RelayIdentity::on_line(testkit::link_key(number(node))),
         onion_keys: OnionKeyOptions {
             dir: room("keys"),
-            trust: Trust::Everyone,
+            trust: Trust::OwnerOnly,
             // Named, so that the processor does not choose.
             suite: Suite::Aes256Gcm,
         },
@@ -160,23 +159,33 @@ async fn fetch(options: ClientOptions) {
     client.shutdown().await;
 }
 
-/// Founds a network, has both clients fetch their pages and stops all of it; gives what happened.
-async fn run(disk: &Path) -> Vec<Event> {
+/// What happened in a run, and the files that each node has left.
+struct Run {
+    log: Vec<Event>,
+    files: Vec<(u32, PathBuf)>,
+}
+
+/// Founds a network, has both clients fetch their pages and stops all of it.
+async fn run() -> Run {
     let names = BTreeMap::from([("pages.example".to_owned(), address(SERVER))]);
     let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, names);
     let world = |node| network.world(address(node));
     let file = found();
     let mut relays: Vec<RelayHandle> = Vec::new();
     for node in 0..=EXIT {
-        let options = relay_options(node, &file, world(node), disk);
+        let options = relay_options(node, &file, world(node));
         relays.push(at(node, Relay::start(options)).await.unwrap());
     }
     let server = Simulation::in_node(life(SERVER), || tokio::spawn(serve(world(SERVER))));
     tokio::time::sleep(FOUNDING).await;
     let clients: Vec<_> = (EXIT + 1..=EXIT + CLIENTS)
         .map(|node| {
+            let world = world(node);
+            let state = StateDir::open(&world.disk, STATE.as_ref(), Trust::OwnerOnly);
+            let state = state.unwrap().room("client").unwrap();
             let options = ClientOptions {
-                world: world(node),
+                state_dir: Some(state),
+                world,
                 ..ClientOptions::new(file.clone())
             };
             Simulation::in_node(life(node), || tokio::spawn(fetch(options)))
@@ -189,7 +198,14 @@ async fn run(disk: &Path) -> Vec<Event> {
         relay.shutdown().await;
     }
     server.abort();
-    network.log()
+    let disk = |node| {
+        let names = network.disk(address(node)).names();
+        names.into_iter().map(move |name| (node, name))
+    };
+    Run {
+        log: network.log(),
+        files: (0..=EXIT + CLIENTS).flat_map(disk).collect(),
+    }
 }
 
 /// Fails with the first difference.
@@ -204,21 +220,34 @@ fn assert_same(one: &[Event], other: &[Event]) {
 #[test]
 fn a_seed_decides_all_that_happens_in_a_network() {
     let simulation = simulate().unwrap();
-    let run = |seed| {
-        let disk = tempfile::tempdir().unwrap();
-        simulation.run(seed, Box::pin(run(disk.path()))).unwrap()
-    };
+    let run = |seed| simulation.run(seed, Box::pin(run())).unwrap();
     let (one, again, other) = (run(7), run(7), run(8));
-    let fetched = one.iter().filter(|event| {
+    let fetched = one.log.iter().filter(|event| {
         event.host == address(SERVER) && event.kind == EventKind::Send && event.bytes > 0
     });
     let fetched: usize = fetched.map(|event| event.bytes).sum();
     assert_eq!(fetched, CLIENTS as usize * PAGES.iter().sum::<usize>());
-    assert_same(&one, &again);
-    assert_ne!(one, other);
+    assert_same(&one.log, &again.log);
+    assert_ne!(one.log, other.log);
+    assert_eq!(one.files, again.files);
+    // All that a node keeps is on its own disk in memory.
+    let has = |node, name: &str| {
+        let begins = format!("{STATE}/{name}");
+        let is_it = |path: &PathBuf| path.to_str().unwrap().starts_with(&begins);
+        one.files
+            .iter()
+            .any(|(of, path)| *of == node && is_it(path))
+    };
+    assert!(has(0, "authority/signed") && has(0, "authority/relays"));
+    assert!(has(EXIT, "keys/onion-times") && has(EXIT, "keys/onion-1-aes-256-gcm"));
+    assert!(has(EXIT, "directory/consensus-") && has(EXIT + CLIENTS, "client/consensus-"));
+    assert!(has(EXIT + CLIENTS, "client/guards-"));
 
     // The process is simulated for good: it never speaks to anybody real with keys that a seed decides.
     assert!(simulate().is_err());
+    let dir = std::env::temp_dir();
+    let state = StateDir::open(&Disk::Real, &dir.join("state"), Trust::OwnerOnly);
+    assert!(matches!(state, Err(StateError::Simulated { .. })));
     let real = async { tokio::spawn(Sockets::Tcp.bind(([127, 0, 0, 1], 0).into())).await };
     assert!(simulation.run(7, real).unwrap().is_err());
 }

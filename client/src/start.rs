@@ -70,10 +70,9 @@ impl Client {
                 "circuits have 1 hop: that relay knows both who asks and for what, and is no guard; there is no anonymity"
             );
         }
-        let store = options
-            .state_dir
-            .as_deref()
-            .map(|directory| RevisionStore::new(directory, &network.network_id()));
+        let store = options.state_dir.as_deref().map(|directory| {
+            RevisionStore::new(&options.world.disk, directory, &network.network_id())
+        });
         let tls = Tls::client().over(options.world.sockets.clone());
         let clock = options.world.clock.clone();
         let (tasks, stopper) = tasks();
@@ -85,6 +84,7 @@ impl Client {
             dial: dial.clone(),
             clock: clock.clone(),
             cache: options.state_dir.clone(),
+            disk: options.world.disk.clone(),
             reporter: reporter.clone(),
             rules: rules.clone(),
         });
@@ -102,16 +102,17 @@ impl Client {
             asks_authorities: false,
             store,
             file: options.network_file,
+            disk: options.world.disk.clone(),
             tell: Box::new({
                 let reporter = reporter.clone();
                 move |news| reporter.revision(news)
             }),
         }));
         let (network_id, state_dir) = (network.network_id(), options.state_dir);
-        let guards_clock = clock.clone();
-        let load = move || Keeper::load(network_id, state_dir.as_deref(), guards_clock);
+        let world = options.world.clone();
+        let load = move || Keeper::load(network_id, state_dir.as_deref(), &world);
         let guards = blocking::run(load).await;
-        let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, clock.clone()));
+        let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, &options.world));
         let guards = Arc::new(guards.with_rules(rules.clone()));
         tasks.spawn(guards.clone().write_changes());
         let links = GuardLinks::new(

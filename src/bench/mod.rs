@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use cepa_common::net::emulate::Conditions;
+use cepa_common::state::write_whole;
+use cepa_common::world::Disk;
 
 use crate::config::{self, Config, MultipathKind};
 use crate::node::{AppError, write_out};
@@ -153,7 +155,7 @@ async fn start_client(
         ..Config::default()
     };
     let path = dir.join("client.toml");
-    cepa_common::state::write_whole(&path, config::print(&config).as_bytes(), 0o600)
+    write_whole(&Disk::Real, &path, config::print(&config).as_bytes(), 0o600)
         .map_err(AppError::from)?;
     let args = [
         "run".into(),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use cepa_common::dir::{AddressClass, classify, local_network_params};
 use cepa_common::state::{KeyKind, Trust, load_key, write_whole};
+use cepa_common::world::Disk;
 use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
 
@@ -185,7 +186,8 @@ fn in_days(days: u32) -> u64 {
 
 /// An authority's long-term signing key.
 pub(super) fn load_signing_key(path: &Path) -> Result<SigningKey, CliError> {
-    let secret = load_key(path, KeyKind::Authority, Trust::OwnerOnly).map_err(AppError::from)?;
+    let secret = load_key(&Disk::Real, path, KeyKind::Authority, Trust::OwnerOnly)
+        .map_err(AppError::from)?;
     Ok(SigningKey::from_bytes(secret.expose()))
 }
 
@@ -391,5 +393,5 @@ fn node_config(name: &str, address: SocketAddr) -> Config {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    Ok(write_whole(path, text.as_bytes(), 0o644).map_err(AppError::from)?)
+    Ok(write_whole(&Disk::Real, path, text.as_bytes(), 0o644).map_err(AppError::from)?)
 }

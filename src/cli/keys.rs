@@ -11,8 +11,7 @@ use cepa_common::state::{
     KeyKind, Trust, create_key, erase_key, load_key, load_or_create_key, make_private_dir,
     write_whole,
 };
-use cepa_common::world::Clock;
-use cepa_common::world::random;
+use cepa_common::world::{Clock, Disk, random};
 use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
 
@@ -181,7 +180,7 @@ fn parse_id(text: &str) -> Result<RelayId, String> {
 /// Makes the key of a file that is kept off line.
 fn new_key(path: &Path, kind: KeyKind) -> Result<(), CliError> {
     free(path)?;
-    let secret = create_key(path, kind, &mut random::rng()).map_err(state_error)?;
+    let secret = create_key(&Disk::Real, path, kind, &mut random::rng()).map_err(state_error)?;
     say(&format!("{}", public(&secret)));
     crate::terminal::output::note(&format!(
         "the {} is in {}: keep it off line, and a copy",
@@ -193,7 +192,7 @@ fn new_key(path: &Path, kind: KeyKind) -> Result<(), CliError> {
 
 /// Loads a key that is kept off line. Sticks know no permissions: only files with open ones are refused.
 fn off_line_key(path: &Path, kind: KeyKind) -> Result<SigningKey, CliError> {
-    let secret = load_key(path, kind, Trust::OwnerOnly).map_err(state_error)?;
+    let secret = load_key(&Disk::Real, path, kind, Trust::OwnerOnly).map_err(state_error)?;
     Ok(SigningKey::from_bytes(secret.expose()))
 }
 
@@ -208,7 +207,7 @@ fn free(path: &Path) -> Result<(), CliError> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    write_whole(path, text.as_bytes(), 0o644).map_err(state_error)
+    write_whole(&Disk::Real, path, text.as_bytes(), 0o644).map_err(state_error)
 }
 
 impl Link {
@@ -222,15 +221,17 @@ impl Link {
             ));
         }
         let keys = state.join("keys");
-        make_private_dir(&state, Trust::OwnerOnly).map_err(state_error)?;
-        make_private_dir(&keys, Trust::OwnerOnly).map_err(state_error)?;
+        make_private_dir(&Disk::Real, &state, Trust::OwnerOnly).map_err(state_error)?;
+        make_private_dir(&Disk::Real, &keys, Trust::OwnerOnly).map_err(state_error)?;
         if self.replace {
             // A relay that runs would prove the old key and publish the new one's certificate.
-            let _lock = cepa_common::state::StateLock::acquire(&state).map_err(state_error)?;
-            erase_key(&keys.join(LINK_KEY)).map_err(state_error)?;
+            let _lock =
+                cepa_common::state::StateLock::acquire(&Disk::Real, &state).map_err(state_error)?;
+            erase_key(&Disk::Real, &keys.join(LINK_KEY)).map_err(state_error)?;
         }
         let (trust, mut rng) = (Trust::OwnerOnly, random::rng());
-        let secret = load_or_create_key(&keys, LINK_KEY, KeyKind::Link, trust, &mut rng);
+        let secret =
+            load_or_create_key(&Disk::Real, &keys, LINK_KEY, KeyKind::Link, trust, &mut rng);
         say(&format!("{}", public(&secret.map_err(state_error)?)));
         Ok(())
     }
@@ -339,7 +340,12 @@ impl Install {
 
 /// Is it for the link key that is here, and of some use?
 fn fits(path: &Path, state: &Path, found: &LinkCertificate) -> Result<(), CliError> {
-    let secret = load_key(&key_file(state, LINK_KEY), KeyKind::Link, Trust::OwnerOnly);
+    let secret = load_key(
+        &Disk::Real,
+        &key_file(state, LINK_KEY),
+        KeyKind::Link,
+        Trust::OwnerOnly,
+    );
     let own = public(&secret.map_err(state_error)?);
     if own.0 != found.cert.key {
         return Err(CliError::usage(
@@ -372,6 +378,7 @@ fn same_relay(
     identity: RelayId,
 ) -> Result<(), CliError> {
     let key = load_key(
+        &Disk::Real,
         &key_file(state, IDENTITY_KEY),
         KeyKind::Identity,
         Trust::OwnerOnly,

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use cepa_common::dir::NetworkFile;
+use cepa_common::dir::{MAX_NETWORK_FILE_BYTES, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::state::{KeyKind, StateDir, Trust};
-use cepa_common::world::random;
+use cepa_common::world::{Disk, random};
 use ed25519_dalek::SigningKey;
 
 use super::error::AppError;
@@ -19,7 +19,8 @@ pub const IDENTITY_KEY: &str = "identity";
 
 /// The network that the file at `path` describes.
 pub fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
-    let text = std::fs::read_to_string(path).map_err(|source| AppError::NetworkUnreadable {
+    let text = Disk::Real.read_text(path, MAX_NETWORK_FILE_BYTES as u64 + 1);
+    let text = text.map_err(|source| AppError::NetworkUnreadable {
         path: path.to_owned(),
         source,
     })?;
@@ -31,7 +32,7 @@ pub fn read_network(path: &Path) -> Result<NetworkFile, AppError> {
 
 /// Makes the identity of a new relay in the state directory `state`.
 pub fn new_relay(state: &Path, trust: Trust) -> Result<RelayId, AppError> {
-    let state = StateDir::open(state, trust)?;
+    let state = StateDir::open(&Disk::Real, state, trust)?;
     let secret = state.load_or_create_key(IDENTITY_KEY, KeyKind::Identity, &mut random::rng())?;
     Ok(RelayId(
         SigningKey::from_bytes(secret.expose())

@@ -10,7 +10,7 @@ use cepa_common::secret::Secret;
 use cepa_common::state::{
     KeyKind, StateDir, Trust, load_or_create_key, make_private_dir, save_key, write_whole,
 };
-use cepa_common::world::random;
+use cepa_common::world::{Disk, random};
 use ed25519_dalek::SigningKey;
 use rand::Rng;
 
@@ -31,12 +31,16 @@ pub fn new_authority(
     let mut rng = random::rng();
     let signing_key = match offline {
         Some(dir) => {
-            make_private_dir(dir, trust)?;
-            load_or_create_key(dir, name, KeyKind::Authority, trust, &mut rng)?
+            make_private_dir(&Disk::Real, dir, trust)?;
+            load_or_create_key(&Disk::Real, dir, name, KeyKind::Authority, trust, &mut rng)?
         }
         None => {
             let key = config::Authority::default().signing_key;
-            StateDir::open(state, trust)?.load_or_create_key(&key, KeyKind::Authority, &mut rng)?
+            StateDir::open(&Disk::Real, state, trust)?.load_or_create_key(
+                &key,
+                KeyKind::Authority,
+                &mut rng,
+            )?
         }
     };
     let signing_key = SigningKey::from_bytes(signing_key.expose());
@@ -57,7 +61,7 @@ pub fn certify(
     not_after: UnixSecs,
     dir: &Path,
 ) -> Result<PathBuf, AppError> {
-    make_private_dir(dir, Trust::Everyone)?;
+    make_private_dir(&Disk::Real, dir, Trust::Everyone)?;
     let name = config::Authority::default().signing_key;
     let mut rng = random::rng();
     let mut secret = Secret::zeroed();
@@ -72,13 +76,14 @@ pub fn certify(
     })?;
     // The certificate comes last: whoever sees it finds the key.
     save_key(
+        &Disk::Real,
         dir,
         &AuthorityCert::key_file_name(&name, &key),
         KeyKind::Authority,
         &secret,
     )?;
     let path = dir.join(AuthorityCert::file_name(&name));
-    write_whole(&path, cert.to_text().as_bytes(), 0o600)?;
+    write_whole(&Disk::Real, &path, cert.to_text().as_bytes(), 0o600)?;
     Ok(path)
 }
 

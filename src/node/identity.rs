@@ -31,9 +31,9 @@ pub fn of_relay(
     state: &StateDir,
     rng: &mut impl rand::CryptoRng,
 ) -> Result<RelayIdentity, AppError> {
-    let has = |name| key_file(state.path(), name).exists();
+    let has = |name| state.disk().exists(&key_file(state.path(), name));
     let default = state.path().join(CERTIFICATE);
-    let wants_certificate = settings.certificate.is_some() || default.exists();
+    let wants_certificate = settings.certificate.is_some() || state.disk().exists(&default);
     let certificate = settings.certificate.clone().unwrap_or(default);
     let mismatch = |what: String, hint| AppError::Mismatch { what, hint };
     let shown = state.path().display();
@@ -49,6 +49,7 @@ pub fn of_relay(
             let key = state.load_key(LINK_KEY, KeyKind::Link)?;
             let key = SigningKey::from_bytes(key.expose());
             RelayIdentity::off_line(
+                state.disk(),
                 key,
                 certificate,
                 &network.network_id(),
@@ -73,7 +74,8 @@ pub fn of_relay(
         }
     };
     let family = settings.family.clone();
-    Ok(relay.with_family_file(family.unwrap_or_else(|| state.path().join(FAMILY))))
+    let family = family.unwrap_or_else(|| state.path().join(FAMILY));
+    Ok(relay.with_family_file(state.disk(), family))
 }
 
 /// What the owner could try.

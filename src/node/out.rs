@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use cepa_common::state::{StateError, write_whole};
+use cepa_common::world::Disk;
 
 use super::error::AppError;
 
@@ -21,7 +22,7 @@ pub fn write_out(path: &Path, bytes: &[u8]) -> Result<(), AppError> {
                 source,
             })
         }),
-        _ => Ok(write_whole(path, bytes, 0o644)?),
+        _ => Ok(write_whole(&Disk::Real, path, bytes, 0o644)?),
     }
 }
 

@@ -73,6 +73,7 @@ fn authority_options(
     measurer: Option<&Measurer>,
 ) -> Result<relay::AuthorityOptions, AppError> {
     let file = relay::authority::VotingKeyFile {
+        disk: state.disk().clone(),
         dir: state.room("keys")?,
         name: settings.signing_key.clone(),
         trust: state.trust(),

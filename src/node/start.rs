@@ -12,7 +12,7 @@ use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{NetworkHandle, RevisionStore};
 use cepa_common::state::{StateDir, Trust};
 use cepa_common::world::sockets::Listener;
-use cepa_common::world::{Sockets, World, blocking};
+use cepa_common::world::{Disk, Sockets, World, blocking};
 use cepa_relay as relay;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -66,14 +66,14 @@ impl Node {
         } else {
             Trust::Everyone
         };
-        let state = StateDir::open(&config.state.dir, trust)?;
+        let state = StateDir::open(&Disk::Real, &config.state.dir, trust)?;
         // What an earlier run learnt goes on where the file that was given leads to it.
         let room = if config.relay.is_some() {
             DIRECTORY_ROOM
         } else {
             CLIENT_ROOM
         };
-        let network = RevisionStore::open(Some(&state.room(room)?), given);
+        let network = RevisionStore::open(state.disk(), Some(&state.room(room)?), given);
         let measurer = Measurer::of(config, &network.newest());
         let relay = match relay_options(config, &network, &state, measurer.as_ref())? {
             Some(options) => Some(
@@ -210,7 +210,7 @@ async fn peer_rules(settings: &config::Client) -> Result<PeerRules, AppError> {
         hint: PEERS_HINT,
     };
     let geoip = match settings.geoip.clone() {
-        Some(path) => blocking::run(move || GeoIp::open(&path))
+        Some(path) => blocking::run(move || GeoIp::open(&Disk::Real, &path))
             .await
             .map_err(|error| mismatch(error.to_string()))?
             .map(Some)

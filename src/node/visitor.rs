@@ -11,7 +11,7 @@ use cepa_common::dir::{Consensus, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::RevisionStore;
 use cepa_common::onion::Suite;
-use cepa_common::world::World;
+use cepa_common::world::{Disk, World};
 use tokio::sync::watch;
 
 use super::client as clients;
@@ -48,7 +48,7 @@ impl Visitor {
     pub async fn join(path: &Path, progress: watch::Sender<Progress>) -> Result<Self, AppError> {
         let network = read_network(path)?;
         let options = client::ClientOptions {
-            network: RevisionStore::open(None, network),
+            network: RevisionStore::open(&Disk::Real, None, network),
             network_file: None,
             peers: PeerRules::default(),
             // A visit leaves nothing behind, and needs nothing that was there before.

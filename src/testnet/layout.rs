@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use cepa_common::ids::RelayId;
 use cepa_common::net::emulate::EmulatedLink;
 use cepa_common::state::{Trust, make_private_dir, write_whole};
+use cepa_common::world::Disk;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
@@ -60,7 +61,7 @@ impl Layout {
         let mut signers = Vec::new();
         for node in &plan.nodes {
             let state = plan.state_dir(node);
-            make_private_dir(&state, Trust::Everyone).map_err(AppError::from)?;
+            make_private_dir(&Disk::Real, &state, Trust::Everyone).map_err(AppError::from)?;
             if node.roles.contains(&Role::Authority) {
                 let (entry, signer) =
                     new_authority(&node.name, node.reached_at, &state, None, Trust::Everyone)?;
@@ -146,7 +147,7 @@ impl Layout {
 }
 
 fn write_text(path: &Path, text: &str) -> Result<(), CliError> {
-    Ok(write_whole(path, text.as_bytes(), 0o644).map_err(AppError::from)?)
+    Ok(write_whole(&Disk::Real, path, text.as_bytes(), 0o644).map_err(AppError::from)?)
 }
 
 #[cfg(test)]

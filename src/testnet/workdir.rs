@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cepa_common::state::StateLock;
+use cepa_common::world::Disk;
 use tempfile::TempDir;
 
 use crate::node::AppError;
@@ -51,7 +52,7 @@ impl Workdir {
                 "choose another directory with --dir",
             ));
         }
-        let lock = StateLock::acquire(&path).map_err(AppError::from)?;
+        let lock = StateLock::acquire(&Disk::Real, &path).map_err(AppError::from)?;
         clear(&path).map_err(|error| failed("clear", error))?;
         Ok(Self {
             path,

@@ -216,7 +216,9 @@ impl Stage {
         let first = Tap::start(any_port().await, path[0].addresses[0], CLIENT);
 
         let keys = self.testnet.dir.path().join("nodes/relay1/state/keys");
-        let load = |name: &str, kind| load_key(&keys.join(name), kind, Trust::Everyone).unwrap();
+        let load = |name: &str, kind| {
+            load_key(&Disk::Real, &keys.join(name), kind, Trust::Everyone).unwrap()
+        };
         let identity = load("identity", KeyKind::Identity);
         let identity = SigningKey::from_bytes(identity.expose());
         // Onion keys are replaced, so the test uses the one that the consensus lists (docs/protocol.md, 6.20).

@@ -39,7 +39,7 @@ fn pool_of(consensus: Option<Arc<Consensus>>, rules: PeerRules) -> (Arc<Pool>, S
     let (tasks, stopper) = tasks();
     let network = NetworkId([7; 32]);
     let links = GuardLinks::new(network, Tls::client(), World::default(), tasks.clone());
-    let guards = Arc::new(Keeper::load(network, None, Clock::system()));
+    let guards = Arc::new(Keeper::load(network, None, &World::default()));
     let (_, consensus) = watch::channel(consensus);
     let pool = Pool::new(MakerConfig {
         network,

@@ -10,7 +10,7 @@ use cepa_common::log_pace::LogPace;
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::state::{StateError, record};
 use cepa_common::sync::lock;
-use cepa_common::world::{blocking, steady};
+use cepa_common::world::{Disk, blocking, steady};
 
 /// The kinds of records that the files say they are.
 const CONSENSUS: &str = "consensus";
@@ -52,6 +52,7 @@ impl Mark {
 /// tell.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
+    disk: Disk,
     consensus: PathBuf,
     mark: PathBuf,
     /// What the log was told lately of writes that failed.
@@ -59,9 +60,10 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(directory: &Path, network: &NetworkFile) -> Self {
+    pub(super) fn new(disk: &Disk, directory: &Path, network: &NetworkFile) -> Self {
         let id = network.network_id();
         Self {
+            disk: disk.clone(),
             consensus: directory.join(format!("consensus-{id}")),
             mark: directory.join(format!("newest-{id}")),
             failed: Arc::default(),
@@ -79,8 +81,10 @@ impl Cache {
     }
 
     fn load_blocking(&self, network: &NetworkHandle) -> (Option<Arc<Consensus>>, Option<Mark>) {
-        let mark = read(&self.mark, MARK, MARK_LEN).and_then(|body| Mark::decode(&body));
-        let consensus = read(&self.consensus, CONSENSUS, MAX_CONSENSUS_BYTES).and_then(|bytes| {
+        let mark = self.read(&self.mark, MARK, MARK_LEN);
+        let mark = mark.and_then(|body| Mark::decode(&body));
+        let consensus = self.read(&self.consensus, CONSENSUS, MAX_CONSENSUS_BYTES);
+        let consensus = consensus.and_then(|bytes| {
             SignedConsensus::parse_and_verify(&bytes, &network.for_document(&bytes))
                 .inspect_err(|error| tracing::warn!(%error, "consensus on disk is not valid"))
                 .ok()
@@ -107,8 +111,9 @@ impl Cache {
     pub(super) async fn store(&self, consensus: &Arc<Consensus>) {
         let (cache, consensus) = (self.clone(), Arc::clone(consensus));
         let write = move || {
-            record::save(&cache.consensus, CONSENSUS, consensus.bytes())?;
-            record::save(&cache.mark, MARK, &Mark::of(&consensus).encode())
+            let (disk, mark) = (&cache.disk, Mark::of(&consensus).encode());
+            record::save(disk, &cache.consensus, CONSENSUS, consensus.bytes())?;
+            record::save(disk, &cache.mark, MARK, &mark)
         };
         match blocking::run(write).await {
             Ok(Ok(())) => {}
@@ -123,18 +128,18 @@ impl Cache {
             tracing::warn!(%error, times, "consensus cannot be written to disk");
         }
     }
-}
 
-fn read(path: &Path, kind: &'static str, max_len: usize) -> Option<Vec<u8>> {
-    match record::load(path, kind, max_len) {
-        Ok(found) => found.map(|(body, _)| body),
-        Err(error @ StateError::Newer { .. }) => {
-            tracing::warn!(%error, "a newer program's file is left alone");
-            None
-        }
-        Err(error) => {
-            tracing::warn!(%error, "a file of the directory is lost; a new consensus will be fetched");
-            None
+    fn read(&self, path: &Path, kind: &'static str, max_len: usize) -> Option<Vec<u8>> {
+        match record::load(&self.disk, path, kind, max_len) {
+            Ok(found) => found.map(|(body, _)| body),
+            Err(error @ StateError::Newer { .. }) => {
+                tracing::warn!(%error, "a newer program's file is left alone");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a file of the directory is lost; a new consensus will be fetched");
+                None
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use cepa_common::dir::{Consensus, ConsensusConflict, Lifetime, UnixSecs};
 use cepa_common::log_pace::LogPace;
 use cepa_common::net::directory::{Backoff, Dial, NetworkHandle, random_below};
-use cepa_common::world::{Clock, random, steady};
+use cepa_common::world::{Clock, Disk, random, steady};
 use rand::Rng;
 use tokio::sync::watch;
 
@@ -35,6 +35,8 @@ pub struct DirectoryConfig {
     pub clock: Clock,
     /// Directory that keeps the newest consensus across restarts; it must exist.
     pub cache: Option<PathBuf>,
+    /// The disk that the directory is on.
+    pub disk: Disk,
     /// Hears how far the client has come.
     pub reporter: Reporter,
     /// The owner's rules. A relay that is asked directly is a first hop.
@@ -157,7 +159,7 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
     let cache = config
         .cache
         .as_deref()
-        .map(|path| Cache::new(path, &config.network.newest()));
+        .map(|path| Cache::new(&config.disk, path, &config.network.newest()));
     let task = DirectoryTask {
         config,
         cache,

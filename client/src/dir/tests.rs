@@ -9,6 +9,7 @@ use cepa_common::dir::{Consensus, Flags, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::Dial;
 use cepa_common::testkit::*;
+use cepa_common::world::Disk;
 use tokio::task::JoinHandle;
 
 use super::{
@@ -79,6 +80,7 @@ pub(super) fn start_reporting(
         dial: Arc::new(sources.clone()),
         clock: virtual_clock(start * 1_000),
         cache,
+        disk: Disk::Real,
         reporter,
     });
     (directory, tokio::spawn(task.run()))

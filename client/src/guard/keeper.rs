@@ -10,8 +10,7 @@ use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::log_pace::LogPace;
 use cepa_common::state::record::{self, Generation};
 use cepa_common::sync::{get_mut, lock};
-use cepa_common::world::Clock;
-use cepa_common::world::{blocking, random, steady};
+use cepa_common::world::{Clock, Disk, World, blocking, random, steady};
 use tokio::sync::Notify;
 
 use super::bias::{self, BiasLedger, CircuitCounts, Suspicion};
@@ -64,6 +63,7 @@ struct Kept {
 pub struct Keeper {
     kept: Mutex<Kept>,
     clock: Clock,
+    disk: Disk,
     started: Instant,
     path: Option<PathBuf>,
     bias_path: Option<PathBuf>,
@@ -72,13 +72,14 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Reads the guards of `network` from the state in `directory`. The set is empty if there is no state that can be
+    /// Reads the guards of `network` from the state in `directory` on the world's disk. The set is empty if there is no state that can be
     /// used. This call blocks on the disk.
-    pub fn load(network: NetworkId, directory: Option<&Path>, clock: Clock) -> Self {
+    pub fn load(network: NetworkId, directory: Option<&Path>, world: &World) -> Self {
+        let disk = &world.disk;
         let path = directory.map(|directory| directory.join(format!("guards-{network}")));
-        let set = path.as_deref().and_then(|path| read(path, network));
+        let set = path.as_deref().and_then(|path| read(disk, path, network));
         let bias_path = directory.map(|directory| directory.join(format!("bias-{network}")));
-        let bias = bias_path.as_deref().and_then(read_bias);
+        let bias = bias_path.as_deref().and_then(|path| read_bias(disk, path));
         Self {
             kept: Mutex::new(Kept {
                 set: set.unwrap_or_else(|| GuardSet::new(network)),
@@ -87,7 +88,8 @@ impl Keeper {
                 failed: LogPace::default(),
                 consensus: None,
             }),
-            clock,
+            clock: world.clock.clone(),
+            disk: disk.clone(),
             started: steady::now(),
             path,
             bias_path,
@@ -256,9 +258,12 @@ impl Keeper {
             let bias = (std::mem::take(&mut kept.unwritten) > 0).then(|| kept.bias.to_state());
             (kept.set.to_state(), bias)
         };
+        let disk = self.disk.clone();
         let write = move || {
-            record::save(&path, RECORD, &state)?;
-            bias.map_or(Ok(()), |bias| record::save(&bias_path, BIAS_RECORD, &bias))
+            record::save(&disk, &path, RECORD, &state)?;
+            bias.map_or(Ok(()), |bias| {
+                record::save(&disk, &bias_path, BIAS_RECORD, &bias)
+            })
         };
         match blocking::run(write).await {
             Ok(Ok(())) => {}
@@ -277,8 +282,8 @@ impl Keeper {
 
 /// Reads the guards on disk. If they cannot be read, new guards are drawn: a client without a first hop is of no use
 /// (S44).
-fn read(path: &Path, network: NetworkId) -> Option<GuardSet> {
-    let (bytes, generation) = record::load(path, RECORD, MAX_STATE_BYTES)
+fn read(disk: &Disk, path: &Path, network: NetworkId) -> Option<GuardSet> {
+    let (bytes, generation) = record::load(disk, path, RECORD, MAX_STATE_BYTES)
         .inspect_err(
             |error| tracing::warn!(%error, "the guards on disk cannot be read; new ones are drawn"),
         )
@@ -292,8 +297,8 @@ fn read(path: &Path, network: NetworkId) -> Option<GuardSet> {
 }
 
 /// Reads the counts on disk. If they cannot be read, counting begins anew.
-fn read_bias(path: &Path) -> Option<BiasLedger> {
-    let (bytes, _) = record::load(path, BIAS_RECORD, bias::MAX_STATE_BYTES)
+fn read_bias(disk: &Disk, path: &Path) -> Option<BiasLedger> {
+    let (bytes, _) = record::load(disk, path, BIAS_RECORD, bias::MAX_STATE_BYTES)
         .inspect_err(|error| tracing::warn!(%error, "the counts of guards' circuits are lost"))
         .ok()??;
     BiasLedger::from_state(&bytes)

@@ -23,6 +23,14 @@ pub(super) fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
+/// The real world, but for its clock, which stands.
+fn at_the_start() -> cepa_common::world::World {
+    cepa_common::world::World {
+        clock: cepa_common::world::Clock::from_fn(|| START * 1_000),
+        ..Default::default()
+    }
+}
+
 /// A network whose consensuses have the dates that the tests wish.
 pub(super) struct World {
     pub(super) network: NetworkFile,
@@ -384,12 +392,11 @@ fn states_of_others_and_damaged_ones_are_refused() {
 #[test]
 fn the_owner_s_number_of_guards_holds_for_all_circuits() {
     let world = World::new(&[]);
-    let clock = cepa_common::world::Clock::from_fn(|| START * 1_000);
     let rules = PeerRules {
         guards: Some(2),
         ..Default::default()
     };
-    let keeper = Keeper::load(world.id(), None, clock).with_rules(Arc::new(rules));
+    let keeper = Keeper::load(world.id(), None, &at_the_start()).with_rules(Arc::new(rules));
     keeper.update(&world.consensus(START, 0..100));
     let picks = |purpose, without: &[RelayId]| {
         let allowed = |guard: &RelayId| !without.contains(guard);
@@ -411,8 +418,7 @@ fn the_owner_s_number_of_guards_holds_for_all_circuits() {
 fn the_owner_s_rules_hold_for_guards() {
     let world = World::new(&[]);
     let keeper = |rules: PeerRules| {
-        let clock = cepa_common::world::Clock::from_fn(|| START * 1_000);
-        let keeper = Keeper::load(world.id(), None, clock).with_rules(Arc::new(rules));
+        let keeper = Keeper::load(world.id(), None, &at_the_start()).with_rules(Arc::new(rules));
         keeper.update(&world.consensus(START, 0..100));
         let picks = (0..200).filter_map(|_| keeper.pick(Purpose::Data, &|_| true));
         picks.map(|choice| choice.identity).collect::<HashSet<_>>()
@@ -460,8 +466,7 @@ fn the_owner_s_rules_hold_for_guards() {
 fn a_damaged_file_gives_the_state_before() {
     let world = World::new(&[]);
     let dir = tempfile::tempdir().unwrap();
-    let clock = || cepa_common::world::Clock::from_fn(|| START * 1_000);
-    let keeper = Keeper::load(world.id(), Some(dir.path()), clock());
+    let keeper = Keeper::load(world.id(), Some(dir.path()), &at_the_start());
     keeper.update(&world.consensus(START, 0..100));
     let choice = keeper.pick(Purpose::Data, &|_| true).unwrap();
     assert_eq!(keeper.on_success(&choice.identity), Verdict::Use);
@@ -483,7 +488,7 @@ fn a_damaged_file_gives_the_state_before() {
         let mut bad = good.clone();
         bad[at] ^= 0x5a;
         std::fs::write(&path, bad).unwrap();
-        let keeper = Keeper::load(world.id(), Some(dir.path()), clock());
+        let keeper = Keeper::load(world.id(), Some(dir.path()), &at_the_start());
         keeper.update(&world.consensus(START + 60, 0..100));
         assert_eq!(keeper.pick(Purpose::Data, &|_| true), Some(choice));
         assert!(keeper.is_primary(&choice.identity));

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cepa_common::world::Disk;
 use maxminddb::{MaxMindDbError, PathElement, Reader};
 
 /// Size of the largest file that is read, in bytes. A file with every city of the world is a fifth of that.
@@ -83,23 +84,24 @@ impl fmt::Debug for GeoIp {
 }
 
 impl GeoIp {
-    /// Reads the whole file at `path`. This call blocks on the disk.
+    /// Reads the whole file at `path` on `disk`. This call blocks on the disk.
     ///
     /// # Errors
     /// [`GeoIpError`] names the file and says what is wrong with it.
-    pub fn open(path: &Path) -> Result<Self, GeoIpError> {
+    pub fn open(disk: &Disk, path: &Path) -> Result<Self, GeoIpError> {
         let unreadable = |source| GeoIpError::Unreadable {
             path: path.to_owned(),
             source,
         };
-        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+        let bytes = disk.status(path).map_err(unreadable)?.bytes;
         if bytes > MAX_FILE_BYTES {
             return Err(GeoIpError::TooLarge {
                 path: path.to_owned(),
                 bytes,
             });
         }
-        Self::from_bytes(std::fs::read(path).map_err(unreadable)?, path)
+        let content = disk.read(path, MAX_FILE_BYTES);
+        Self::from_bytes(content.map_err(unreadable)?, path)
     }
 
     /// Takes the content of a file. Errors name the file by `path`.
@@ -148,7 +150,7 @@ mod tests {
 
     #[test]
     fn addresses_are_in_the_countries_of_the_file() {
-        let geoip = GeoIp::open(&countries()).unwrap();
+        let geoip = GeoIp::open(&Disk::Real, &countries()).unwrap();
         let country = |ip: &str| geoip.country(ip.parse().unwrap()).map(|c| c.to_string());
         for (ip, expected) in [
             ("192.0.2.1", Some("de")),
@@ -167,7 +169,7 @@ mod tests {
     fn a_file_that_cannot_be_used_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.mmdb");
-        let said = || GeoIp::open(&path).unwrap_err().to_string();
+        let said = || GeoIp::open(&Disk::Real, &path).unwrap_err().to_string();
         assert!(said().starts_with("cannot read the GeoIP file") && said().contains("g.mmdb"));
         std::fs::write(&path, b"not at all").unwrap();
         assert!(said().contains("g.mmdb is no GeoIP file in MaxMind's format"));

@@ -230,7 +230,7 @@ fn countries_are_those_of_the_file() {
     };
     let rules = PeerRules {
         exit,
-        geoip: Some(GeoIp::open(file.as_ref()).unwrap()),
+        geoip: Some(GeoIp::open(&cepa_common::world::Disk::Real, file.as_ref()).unwrap()),
         ..Default::default()
     };
     rules.check().unwrap();

@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use super::disk::Disk;
-use super::file::{is_temporary, write_whole_on};
-use super::key::{FILE_LEN, KeyKind, create_on, decode};
-use super::record::{Generation, load_on, save_on};
-use super::sim::{Fault, SimDisk, Unsynced};
+use super::file::is_temporary;
+use super::key::{FILE_LEN, decode};
+use super::record::{Generation, load, save};
 use super::*;
+use crate::world::Clock;
+use crate::world::memory::{Fault, MemoryDisk, Unsynced};
 
 const NO_SPACE: i32 = 28;
 const BROKEN: i32 = 5;
@@ -36,27 +36,35 @@ const ALL: [File; 6] = [
     File::Key,
 ];
 
+/// A disk with the directory of the file.
+fn disk() -> MemoryDisk {
+    let memory = MemoryDisk::new(Clock::from_fn(|| 0));
+    make_private_dir(&memory.disk(), Path::new("/state"), Trust::OwnerOnly).unwrap();
+    memory
+}
+
 fn path() -> &'static Path {
     Path::new("/state/file")
 }
 
 impl File {
     /// Writes the content of this generation. A key is always a new one.
-    fn write(self, disk: &SimDisk, generation: usize) -> Result<(), StateError> {
-        let body = BODIES[generation];
+    fn write(self, disk: &MemoryDisk, generation: usize) -> Result<(), StateError> {
+        let (body, disk) = (BODIES[generation], &disk.disk());
         match self {
-            Self::Whole => write_whole_on(disk, path(), body, 0o600),
-            Self::Record(kind) => save_on(disk, path(), kind, body),
-            Self::Key => create_on(disk, path(), KeyKind::Identity, &mut rand::rng()).map(drop),
+            Self::Whole => write_whole(disk, path(), body, 0o600),
+            Self::Record(kind) => save(disk, path(), kind, body),
+            Self::Key => create_key(disk, path(), KeyKind::Identity, &mut rand::rng()).map(drop),
         }
     }
 
     /// The generation that is read; `None` if there is no file.
-    fn read(self, disk: &SimDisk) -> Option<usize> {
+    fn read(self, disk: &MemoryDisk) -> Option<usize> {
+        let disk = &disk.disk();
         let body = match self {
             Self::Whole => disk.read(path(), 1000).ok()?,
             Self::Record(kind) => {
-                let (body, generation) = load_on(disk, path(), kind, 1000).unwrap()?;
+                let (body, generation) = load(disk, path(), kind, 1000).unwrap()?;
                 assert_eq!(generation, Generation::Current);
                 body
             }
@@ -72,12 +80,12 @@ impl File {
     }
 
     /// Disks on which nothing, one, or two generations have been written.
-    fn starts(self) -> Vec<(SimDisk, Option<usize>)> {
-        let mut disks = vec![(SimDisk::default(), None)];
+    fn starts(self) -> Vec<(MemoryDisk, Option<usize>)> {
+        let mut disks = vec![(disk(), None)];
         if self != Self::Key {
-            let one = SimDisk::default();
+            let one = disk();
             self.write(&one, 1).unwrap();
-            let two = SimDisk::default();
+            let two = disk();
             self.write(&two, 0).unwrap();
             self.write(&two, 1).unwrap();
             disks.extend([(one, Some(1)), (two, Some(1))]);
@@ -90,12 +98,12 @@ impl File {
 fn at_every_step(
     file: File,
     fault: Fault,
-    mut then: impl FnMut(&SimDisk, Option<usize>, Result<(), StateError>),
+    mut then: impl FnMut(&MemoryDisk, Option<usize>, Result<(), StateError>),
 ) {
     for (start, old) in file.starts() {
         let mut step = 0;
         loop {
-            let disk = start.clone();
+            let disk = start.copy();
             disk.fail_at(step, fault);
             let result = file.write(&disk, 2);
             let reached = disk.heal();
@@ -110,7 +118,7 @@ fn at_every_step(
 }
 
 /// Every disk that a crash at this moment could leave.
-fn after_power_cut(disk: &SimDisk) -> impl Iterator<Item = SimDisk> {
+fn after_power_cut(disk: &MemoryDisk) -> impl Iterator<Item = MemoryDisk> {
     let pending = disk.pending();
     assert!(pending < 10, "{pending} changes");
     (0..1 << pending).flat_map(move |kept| {
@@ -120,7 +128,11 @@ fn after_power_cut(disk: &SimDisk) -> impl Iterator<Item = SimDisk> {
             Unsynced::Half,
             Unsynced::Zeros,
         ]
-        .map(|unsynced| disk.reboot(kept, unsynced))
+        .map(|unsynced| {
+            let rebooted = disk.copy();
+            rebooted.crash(|place| kept >> place & 1 == 1, unsynced);
+            rebooted
+        })
     })
 }
 
@@ -128,7 +140,7 @@ fn after_power_cut(disk: &SimDisk) -> impl Iterator<Item = SimDisk> {
 fn a_crash_at_any_step_leaves_the_old_or_the_new() {
     for file in ALL {
         let mut seen = [0, 0];
-        at_every_step(file, Fault::Crash, |disk, old, result| {
+        at_every_step(file, Fault::PowerCut, |disk, old, result| {
             for rebooted in after_power_cut(disk) {
                 let found = file.read(&rebooted);
                 assert!(found == old || found == Some(2), "{file:?}: {found:?}");
@@ -178,31 +190,32 @@ fn an_error_at_any_step_is_told_leaves_nothing_behind_and_the_next_write_works()
 
 #[test]
 fn a_key_is_never_replaced() {
-    let disk = SimDisk::default();
+    let disk = disk();
     File::Key.write(&disk, 2).unwrap();
-    let first = disk.read(path(), 1000).unwrap();
+    let first = disk.disk().read(path(), 1000).unwrap();
     assert!(matches!(
         File::Key.write(&disk, 2),
         Err(StateError::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists
     ));
-    assert_eq!(disk.read(path(), 1000).unwrap(), first);
-    assert_eq!(disk.names().len(), 1);
+    assert_eq!(disk.disk().read(path(), 1000).unwrap(), first);
+    // The directory and the key.
+    assert_eq!(disk.names().len(), 2);
 }
 
 #[test]
 fn a_crash_while_a_damaged_record_is_replaced_keeps_the_last_good_one() {
     let file = "guards";
-    let start = SimDisk::default();
-    save_on(&start, path(), file, BODIES[0]).unwrap();
-    save_on(&start, path(), file, BODIES[1]).unwrap();
-    start.damage(path(), b"soup");
+    let start = disk();
+    save(&start.disk(), path(), file, BODIES[0]).unwrap();
+    save(&start.disk(), path(), file, BODIES[1]).unwrap();
+    start.put(path(), b"soup");
     for step in 0..20 {
-        let disk = start.clone();
-        disk.fail_at(step, Fault::Crash);
-        let _ = save_on(&disk, path(), file, BODIES[2]);
+        let disk = start.copy();
+        disk.fail_at(step, Fault::PowerCut);
+        let _ = save(&disk.disk(), path(), file, BODIES[2]);
         disk.heal();
         for rebooted in after_power_cut(&disk) {
-            let (body, generation) = load_on(&rebooted, path(), file, 1000).unwrap().unwrap();
+            let (body, generation) = load(&rebooted.disk(), path(), file, 1000).unwrap().unwrap();
             match generation {
                 Generation::Current => assert_eq!(body, BODIES[2]),
                 Generation::Previous => assert_eq!(body, BODIES[0]),

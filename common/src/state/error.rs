@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::world::disk::NoRealDisk;
+
 /// A file or directory could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -60,6 +62,12 @@ pub enum StateError {
         /// The kind that was asked for.
         wanted: &'static str,
     },
+    /// A simulated process has asked for a file of this machine.
+    #[error("{} is on a real disk, which a simulated process must not touch", path.display())]
+    Simulated {
+        /// The file or directory.
+        path: PathBuf,
+    },
     /// The path rules could not be set up.
     #[error("cannot set up the rules for trusted paths")]
     Rules,
@@ -67,7 +75,11 @@ pub enum StateError {
 
 impl StateError {
     /// The error `source` of the operating system, met while trying `action` on `path`.
-    pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+    pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        if NoRealDisk::is(&source) {
+            let path = path.to_owned();
+            return Self::Simulated { path };
+        }
         Self::Io {
             action,
             path: path.to_owned(),
@@ -109,6 +121,7 @@ impl StateError {
                 "run the newer version of the program, or use another state directory"
             }
             Self::WrongKind { .. } => "check which file was put here",
+            Self::Simulated { .. } => "give the simulated node a disk in memory",
             Self::Rules => "report this: it is a bug",
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::StateError;
-use super::disk::{Disk, RealDisk};
+use crate::world::Disk;
 
 /// The beginning of the name of a file that is not finished yet.
 const TEMPORARY: &str = ".new-";
@@ -21,17 +21,7 @@ const TEMPORARY: &str = ".new-";
 /// # Errors
 /// [`StateError::Io`]. The old content is then still there, unless only the last step failed: in that case it is not
 /// known which of the two a power cut would leave.
-pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StateError> {
-    write_whole_on(&RealDisk, path, bytes, mode)
-}
-
-/// Does what [`write_whole`] does, on any disk.
-pub(super) fn write_whole_on<D: Disk>(
-    disk: &D,
-    path: &Path,
-    bytes: &[u8],
-    mode: u32,
-) -> Result<(), StateError> {
+pub fn write_whole(disk: &Disk, path: &Path, bytes: &[u8], mode: u32) -> Result<(), StateError> {
     let temporary = fill_temporary(disk, path, bytes, mode)?;
     let renamed = disk.rename(temporary.path(), path);
     renamed.map_err(|source| StateError::io("replace", path, source))?;
@@ -43,8 +33,8 @@ pub(super) fn write_whole_on<D: Disk>(
 ///
 /// # Errors
 /// [`StateError::Io`], with `AlreadyExists` if the file is there.
-pub(super) fn write_new_on<D: Disk>(
-    disk: &D,
+pub(super) fn write_new(
+    disk: &Disk,
     path: &Path,
     bytes: &[u8],
     mode: u32,
@@ -58,14 +48,14 @@ pub(super) fn write_new_on<D: Disk>(
 }
 
 /// A file that is removed when this value is dropped, so that nothing half done stays after an error.
-pub(super) struct Temporary<'a, D: Disk> {
-    disk: &'a D,
+pub(super) struct Temporary<'a> {
+    disk: &'a Disk,
     path: Option<PathBuf>,
 }
 
-impl<'a, D: Disk> Temporary<'a, D> {
+impl<'a> Temporary<'a> {
     /// Takes charge of the file at `path`.
-    pub(super) fn at(disk: &'a D, path: PathBuf) -> Self {
+    pub(super) fn at(disk: &'a Disk, path: PathBuf) -> Self {
         let path = Some(path);
         Self { disk, path }
     }
@@ -80,7 +70,7 @@ impl<'a, D: Disk> Temporary<'a, D> {
     }
 }
 
-impl<D: Disk> Drop for Temporary<'_, D> {
+impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             // A file that cannot be removed now is removed when the directory is opened next.
@@ -90,12 +80,12 @@ impl<D: Disk> Drop for Temporary<'_, D> {
 }
 
 /// Makes a synced temporary file beside `path` that holds `bytes`.
-pub(super) fn fill_temporary<'a, D: Disk>(
-    disk: &'a D,
+pub(super) fn fill_temporary<'a>(
+    disk: &'a Disk,
     path: &Path,
     bytes: &[u8],
     mode: u32,
-) -> Result<Temporary<'a, D>, StateError> {
+) -> Result<Temporary<'a>, StateError> {
     let dir = parent(path);
     let (mut file, temporary) = loop {
         let name = temporary_name(path);
@@ -109,14 +99,14 @@ pub(super) fn fill_temporary<'a, D: Disk>(
     let failed = |source| StateError::io("write", path, source);
     let mut rest = bytes;
     while !rest.is_empty() {
-        match disk.write(&mut file, rest) {
+        match file.write(rest) {
             Ok(0) => return Err(failed(ErrorKind::WriteZero.into())),
             Ok(written) => rest = rest.get(written..).unwrap_or_default(),
             Err(again) if again.kind() == ErrorKind::Interrupted => {}
             Err(source) => return Err(failed(source)),
         }
     }
-    disk.sync(&file).map_err(failed)?;
+    file.sync().map_err(failed)?;
     Ok(temporary)
 }
 
@@ -134,7 +124,7 @@ pub(super) fn is_temporary(name: &OsStr) -> bool {
 }
 
 /// Makes renames and removals beside `path` durable.
-pub(super) fn sync_parent<D: Disk>(disk: &D, path: &Path) -> Result<(), StateError> {
+pub(super) fn sync_parent(disk: &Disk, path: &Path) -> Result<(), StateError> {
     let dir = parent(path);
     disk.sync_dir(dir)
         .map_err(|source| StateError::io("sync the directory", dir, source))

@@ -4,19 +4,18 @@
 //! bytes of SHA-256 over everything before. The checksum finds a damaged disk. It does not find an attacker: whoever
 //! can write the file can write the checksum too.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::disk::{Disk, RealDisk};
 use super::error::StateError;
-use super::file::{parent, write_new_on};
-use super::trust::{Trust, mistrust};
+use super::file::{sync_parent, write_new};
+use super::trust::{Trust, check_file};
 use crate::secret::Secret;
+use crate::world::Disk;
 
 const MAGIC: [u8; 8] = *b"cepa key";
 const FORMAT: u8 = 1;
@@ -85,6 +84,7 @@ impl KeyKind {
 /// The caller should have checked `dir` by [`super::make_private_dir`]. A file that is there and cannot be used is an
 /// error and is never replaced: only its owner can decide that an identity is lost.
 pub fn load_or_create_key(
+    disk: &Disk,
     dir: &Path,
     name: &str,
     kind: KeyKind,
@@ -92,9 +92,9 @@ pub fn load_or_create_key(
     rng: &mut impl CryptoRng,
 ) -> Result<Secret<32>, StateError> {
     let path = dir.join(name);
-    match load_key(&path, kind, trust) {
+    match load_key(disk, &path, kind, trust) {
         Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-            create_on(&RealDisk, &path, kind, rng)
+            create_key(disk, &path, kind, rng)
         }
         found => found,
     }
@@ -102,43 +102,24 @@ pub fn load_or_create_key(
 
 /// Draws a new secret from `rng` and writes it to the file at `path` (mode 0600), which must not be there yet.
 ///
-/// The caller chooses the directory; it may be on a memory stick.
+/// The caller chooses the directory; it may be on a memory stick. Nothing is ever written over a key.
 pub fn create_key(
-    path: &Path,
-    kind: KeyKind,
-    rng: &mut impl CryptoRng,
-) -> Result<Secret<32>, StateError> {
-    create_on(&RealDisk, path, kind, rng)
-}
-
-/// Makes a new secret, which is on `disk` at `path` when this returns. Nothing is ever written over a key.
-pub(super) fn create_on<D: Disk>(
-    disk: &D,
+    disk: &Disk,
     path: &Path,
     kind: KeyKind,
     rng: &mut impl CryptoRng,
 ) -> Result<Secret<32>, StateError> {
     let mut secret = Secret::zeroed();
     rng.fill_bytes(secret.expose_mut());
-    write_new_on(disk, path, encode(kind, &secret).as_slice(), 0o600)?;
+    write_new(disk, path, encode(kind, &secret).as_slice(), 0o600)?;
     Ok(secret)
 }
 
 /// Erases the key file at `path`: its bytes, as far as the disk allows that, then its name. A missing file is no error.
-pub fn erase_key(path: &Path) -> Result<(), StateError> {
-    let overwritten = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(&[0; FILE_LEN])?;
-            file.sync_all()
-        });
-    match overwritten.and_then(|()| std::fs::remove_file(path)) {
-        Ok(()) => {
-            let dir = parent(path);
-            let synced = RealDisk.sync_dir(dir);
-            synced.map_err(|source| StateError::io("sync the directory", dir, source))
-        }
+pub fn erase_key(disk: &Disk, path: &Path) -> Result<(), StateError> {
+    let overwritten = disk.overwrite(path, &[0; FILE_LEN]);
+    match overwritten.and_then(|()| disk.remove(path)) {
+        Ok(()) => sync_parent(disk, path),
         Err(absent) if absent.kind() == ErrorKind::NotFound => Ok(()),
         Err(source) => Err(StateError::io("erase", path, source)),
     }
@@ -149,35 +130,32 @@ pub fn erase_key(path: &Path) -> Result<(), StateError> {
 /// # Errors
 /// [`StateError`] if the file cannot be written; a key that is there is never replaced.
 pub fn save_key(
+    disk: &Disk,
     dir: &Path,
     name: &str,
     kind: KeyKind,
     secret: &Secret<32>,
 ) -> Result<(), StateError> {
     let path = dir.join(name);
-    write_new_on(&RealDisk, &path, encode(kind, secret).as_slice(), 0o600)
+    write_new(disk, &path, encode(kind, secret).as_slice(), 0o600)
 }
 
 /// Reads the secret in the file at `path`. The file must be of `kind`, and as closed to others as `trust` says.
-pub fn load_key(path: &Path, kind: KeyKind, trust: Trust) -> Result<Secret<32>, StateError> {
-    let mut file = File::open(path).map_err(|source| StateError::io("open", path, source))?;
-    mistrust(trust)?
-        .verifier()
-        .require_file()
-        .check(path)
-        .map_err(|source| StateError::exposed(path, source))?;
-    let mut bytes = Zeroizing::new([0; FILE_LEN]);
-    match file.read_exact(bytes.as_mut_slice()) {
-        Ok(()) => {}
-        Err(short) if short.kind() == ErrorKind::UnexpectedEof => {
-            return Err(StateError::damaged(path, "it is too short"));
-        }
-        Err(source) => return Err(StateError::io("read", path, source)),
-    }
-    match file.read(&mut [0]) {
-        Ok(0) => decode(path, kind, &bytes),
-        Ok(_) => Err(StateError::damaged(path, "it is too long")),
-        Err(source) => Err(StateError::io("read", path, source)),
+pub fn load_key(
+    disk: &Disk,
+    path: &Path,
+    kind: KeyKind,
+    trust: Trust,
+) -> Result<Secret<32>, StateError> {
+    // One byte more than a key file has, to tell "too long" from "just fits".
+    let mut bytes = Zeroizing::new([0; FILE_LEN + 1]);
+    let read = disk.read_into(path, bytes.as_mut_slice());
+    let read = read.map_err(|source| StateError::io("read", path, source))?;
+    check_file(disk, path, trust)?;
+    match (read, bytes.first_chunk()) {
+        (FILE_LEN, Some(bytes)) => decode(path, kind, bytes),
+        (0..FILE_LEN, _) => Err(StateError::damaged(path, "it is too short")),
+        _ => Err(StateError::damaged(path, "it is too long")),
     }
 }
 

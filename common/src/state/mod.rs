@@ -1,4 +1,4 @@
-//! Files and keys on disk. No other room of this crate touches a file system.
+//! Files and keys on disk: what a node's files are, on the disk that its [`World`](crate::world::World) has.
 //!
 //! Callers are the rooms of relay and client that have something to keep across a restart: keys, the newest consensus,
 //! what an authority has already signed. Nothing here knows what the bytes mean.
@@ -12,20 +12,15 @@
 
 #[cfg(test)]
 mod crash_tests;
-mod disk;
 mod error;
 mod file;
 pub mod key;
 mod lock;
 pub mod record;
 #[cfg(test)]
-mod sim;
-#[cfg(test)]
 mod tests;
 mod trust;
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 pub use error::StateError;
@@ -34,13 +29,16 @@ pub use key::{KeyKind, create_key, erase_key, load_key, load_or_create_key, save
 pub use lock::StateLock;
 use rand_core::CryptoRng;
 pub use trust::Trust;
-use trust::mistrust;
+use trust::check_directory;
 
 use crate::secret::Secret;
+use crate::world::Disk;
+use crate::world::disk::EntryKind;
 
 /// A state directory, which only its owner reaches, and only one process at a time.
 #[derive(Debug)]
 pub struct StateDir {
+    disk: Disk,
     path: PathBuf,
     trust: Trust,
     /// The lock is held for as long as the directory is in use. The system releases it when the process dies.
@@ -49,16 +47,25 @@ pub struct StateDir {
 
 impl StateDir {
     /// Opens `path`, creates it (mode 0700) if it is missing, checks who can reach it, and takes its lock.
-    pub fn open(path: &Path, trust: Trust) -> Result<Self, StateError> {
-        make_private_dir(path, trust)?;
-        let lock = StateLock::acquire(path)?;
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::Simulated`] if `disk` is real and the process is not.
+    pub fn open(disk: &Disk, path: &Path, trust: Trust) -> Result<Self, StateError> {
+        make_private_dir(disk, path, trust)?;
+        let lock = StateLock::acquire(disk, path)?;
         // Nobody else writes here now, so unfinished files will stay unfinished.
-        remove_leftovers(path);
+        remove_leftovers(disk, path);
         Ok(Self {
+            disk: disk.clone(),
             path: path.to_owned(),
             trust,
             _lock: lock,
         })
+    }
+
+    /// The disk that the directory is on.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// Path of the directory.
@@ -78,39 +85,45 @@ impl StateDir {
         kind: KeyKind,
         rng: &mut impl CryptoRng,
     ) -> Result<Secret<32>, StateError> {
-        load_or_create_key(&self.room("keys")?, name, kind, self.trust, rng)
+        load_or_create_key(&self.disk, &self.room("keys")?, name, kind, self.trust, rng)
     }
 
     /// The secret `keys/NAME` of this directory, which must be there.
     pub fn load_key(&self, name: &str, kind: KeyKind) -> Result<Secret<32>, StateError> {
-        load_key(&self.room("keys")?.join(name), kind, self.trust)
+        let path = self.room("keys")?.join(name);
+        load_key(&self.disk, &path, kind, self.trust)
     }
 
     /// The path of a directory for the documents of one room. It is created if it is missing.
     pub fn room(&self, name: &str) -> Result<PathBuf, StateError> {
         let room = self.path.join(name);
-        make_private_dir(&room, self.trust)?;
+        make_private_dir(&self.disk, &room, self.trust)?;
         Ok(room)
     }
 }
 
 /// Removes the files that dead writers have left unfinished in `dir` and its rooms.
-fn remove_leftovers(dir: &Path) {
-    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
-    for entry in entries(dir) {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => entries(&entry.path()).for_each(|e| remove_leftover(&e)),
-            _ => remove_leftover(&entry),
+fn remove_leftovers(disk: &Disk, dir: &Path) {
+    for (path, kind) in entries(disk, dir) {
+        match kind {
+            EntryKind::Directory => entries(disk, &path)
+                .into_iter()
+                .for_each(|(path, kind)| remove_leftover(disk, &path, kind)),
+            EntryKind::File | EntryKind::Other => remove_leftover(disk, &path, kind),
         }
     }
 }
 
-fn remove_leftover(entry: &std::fs::DirEntry) {
+fn entries(disk: &Disk, dir: &Path) -> Vec<(PathBuf, EntryKind)> {
+    let entries = disk.list(dir).unwrap_or_default().into_iter();
+    let entries = entries.map(|entry| (dir.join(entry.name), entry.kind));
+    entries.collect()
+}
+
+fn remove_leftover(disk: &Disk, path: &Path, kind: EntryKind) {
     // Links are not followed and directories not removed, because this program did not make them.
-    let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-    if is_file && file::is_temporary(&entry.file_name()) {
-        let path = entry.path();
-        match std::fs::remove_file(&path) {
+    if kind == EntryKind::File && path.file_name().is_some_and(file::is_temporary) {
+        match disk.remove(path) {
             Ok(()) => tracing::debug!(file = %path.display(), "removed an unfinished file"),
             Err(error) => {
                 tracing::warn!(file = %path.display(), %error, "cannot remove an unfinished file");
@@ -120,22 +133,16 @@ fn remove_leftover(entry: &std::fs::DirEntry) {
 }
 
 /// Creates `path` with mode 0700 if it is missing, then checks it as `trust` says.
-pub fn make_private_dir(path: &Path, trust: Trust) -> Result<(), StateError> {
-    let missing: Vec<_> = path.ancestors().take_while(|dir| !dir.exists()).collect();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
+pub fn make_private_dir(disk: &Disk, path: &Path, trust: Trust) -> Result<(), StateError> {
+    let above = path.ancestors();
+    let missing: Vec<_> = above.take_while(|dir| !disk.exists(dir)).collect();
+    disk.create_dirs(path, 0o700)
         .map_err(|source| StateError::io("create the directory", path, source))?;
     // A file is lost in a power cut if its directory's name is lost, so that name is synced too.
     for made in missing {
         if !made.as_os_str().is_empty() {
-            file::sync_parent(&disk::RealDisk, made)?;
+            file::sync_parent(disk, made)?;
         }
     }
-    mistrust(trust)?
-        .verifier()
-        .require_directory()
-        .check(path)
-        .map_err(|source| StateError::exposed(path, source))
+    check_directory(disk, path, trust)
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::StateError;
-use super::disk::{Disk, RealDisk};
 use super::file::{Temporary, fill_temporary, sync_parent, temporary_name};
+use crate::world::Disk;
 
 const MAGIC: &[u8] = b"cepa record";
 const FORMAT: u8 = 1;
@@ -40,17 +40,7 @@ pub enum Generation {
 /// # Errors
 /// [`StateError`], with [`StateError::Newer`] if a newer program wrote the old record. The old record is then still
 /// there.
-pub fn save(path: &Path, kind: &'static str, body: &[u8]) -> Result<(), StateError> {
-    save_on(&RealDisk, path, kind, body)
-}
-
-/// Does what [`save`] does, on any disk.
-pub(super) fn save_on<D: Disk>(
-    disk: &D,
-    path: &Path,
-    kind: &'static str,
-    body: &[u8],
-) -> Result<(), StateError> {
+pub fn save(disk: &Disk, path: &Path, kind: &'static str, body: &[u8]) -> Result<(), StateError> {
     let current = sound(disk, path)?;
     let new = fill_temporary(disk, path, &encode(kind, body), 0o600)?;
     if let Some(bytes) = current {
@@ -63,7 +53,7 @@ pub(super) fn save_on<D: Disk>(
 }
 
 /// The bytes of the file at `path` if it is a sound record of any kind.
-fn sound<D: Disk>(disk: &D, path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+fn sound(disk: &Disk, path: &Path) -> Result<Option<Vec<u8>>, StateError> {
     let bytes = match disk.read(path, MAX_FILE) {
         Ok(bytes) => bytes,
         Err(absent) if absent.kind() == ErrorKind::NotFound => return Ok(None),
@@ -78,7 +68,7 @@ fn sound<D: Disk>(disk: &D, path: &Path) -> Result<Option<Vec<u8>>, StateError> 
 }
 
 /// Makes the sound record at `path`, which has these `bytes`, the previous generation too.
-fn keep<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+fn keep(disk: &Disk, path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let second = temporary_name(path);
     let second = match disk.link(path, &second) {
         Ok(()) => Temporary::at(disk, second),
@@ -96,16 +86,7 @@ fn keep<D: Disk>(disk: &D, path: &Path, bytes: &[u8]) -> Result<(), StateError> 
 /// If the file is damaged, the generation before is loaded, with a warning. If the file has a newer format, it is not:
 /// what a newer program decided must not be undone.
 pub fn load(
-    path: &Path,
-    kind: &'static str,
-    max_len: usize,
-) -> Result<Option<(Vec<u8>, Generation)>, StateError> {
-    load_on(&RealDisk, path, kind, max_len)
-}
-
-/// Does what [`load`] does, on any disk.
-pub(super) fn load_on<D: Disk>(
-    disk: &D,
+    disk: &Disk,
     path: &Path,
     kind: &'static str,
     max_len: usize,
@@ -155,8 +136,8 @@ fn encode(kind: &'static str, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn read<D: Disk>(
-    disk: &D,
+fn read(
+    disk: &Disk,
     path: &Path,
     kind: &'static str,
     max_len: usize,

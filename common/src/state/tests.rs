@@ -23,8 +23,8 @@ fn mode(path: &Path) -> u32 {
 fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {
     let dir = dir();
     let path = dir.path().join("file");
-    write_whole(&path, b"first", 0o644).unwrap();
-    write_whole(&path, b"second", 0o600).unwrap();
+    write_whole(&Disk::Real, &path, b"first", 0o644).unwrap();
+    write_whole(&Disk::Real, &path, b"second", 0o600).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"second");
     assert_eq!(mode(&path), 0o600);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -37,7 +37,7 @@ fn a_failed_write_keeps_the_old_file() {
     let path = dir.path().join("taken");
     fs::create_dir(&path).unwrap();
     assert!(matches!(
-        write_whole(&path, b"x", 0o600),
+        write_whole(&Disk::Real, &path, b"x", 0o600),
         Err(StateError::Io { .. })
     ));
     assert!(path.is_dir());
@@ -49,6 +49,7 @@ fn a_key_is_made_once_and_then_found_again() {
     let dir = dir();
     let mut rng = rand::rng();
     let made = load_or_create_key(
+        &Disk::Real,
         dir.path(),
         "identity",
         KeyKind::Identity,
@@ -57,6 +58,7 @@ fn a_key_is_made_once_and_then_found_again() {
     )
     .unwrap();
     let found = load_or_create_key(
+        &Disk::Real,
         dir.path(),
         "identity",
         KeyKind::Identity,
@@ -73,6 +75,7 @@ fn a_key_is_made_once_and_then_found_again() {
 fn a_key_of_another_kind_is_refused() {
     let dir = dir();
     load_or_create_key(
+        &Disk::Real,
         dir.path(),
         "k",
         KeyKind::Onion,
@@ -80,9 +83,14 @@ fn a_key_of_another_kind_is_refused() {
         &mut rand::rng(),
     )
     .unwrap();
-    let error = load_key(&dir.path().join("k"), KeyKind::Authority, Trust::OwnerOnly)
-        .err()
-        .unwrap();
+    let error = load_key(
+        &Disk::Real,
+        &dir.path().join("k"),
+        KeyKind::Authority,
+        Trust::OwnerOnly,
+    )
+    .err()
+    .unwrap();
     assert!(matches!(error, StateError::WrongKind { ref found, .. } if found == "onion key"));
 }
 
@@ -90,6 +98,7 @@ fn a_key_of_another_kind_is_refused() {
 fn every_changed_bit_and_every_length_of_a_key_file_is_noticed() {
     let dir = dir();
     load_or_create_key(
+        &Disk::Real,
         dir.path(),
         "k",
         KeyKind::Identity,
@@ -104,24 +113,25 @@ fn every_changed_bit_and_every_length_of_a_key_file_is_noticed() {
         bad[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, &bad).unwrap();
         assert!(
-            load_key(&path, KeyKind::Identity, Trust::OwnerOnly).is_err(),
+            load_key(&Disk::Real, &path, KeyKind::Identity, Trust::OwnerOnly).is_err(),
             "bit {bit}"
         );
     }
     for len in 0..good.len() {
         fs::write(&path, &good[..len]).unwrap();
         assert!(matches!(
-            load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
+            load_key(&Disk::Real, &path, KeyKind::Identity, Trust::OwnerOnly),
             Err(StateError::Damaged { .. })
         ));
     }
     fs::write(&path, [good.as_slice(), b"x"].concat()).unwrap();
     assert!(matches!(
-        load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
+        load_key(&Disk::Real, &path, KeyKind::Identity, Trust::OwnerOnly),
         Err(StateError::Damaged { .. })
     ));
     // A damaged key is never replaced by a new one.
     let again = load_or_create_key(
+        &Disk::Real,
         dir.path(),
         "k",
         KeyKind::Identity,
@@ -135,6 +145,7 @@ fn every_changed_bit_and_every_length_of_a_key_file_is_noticed() {
 fn a_key_that_others_can_read_is_refused() {
     let dir = dir();
     load_or_create_key(
+        &Disk::Real,
         dir.path(),
         "k",
         KeyKind::Identity,
@@ -145,7 +156,7 @@ fn a_key_that_others_can_read_is_refused() {
     let path = dir.path().join("k");
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     assert!(matches!(
-        load_key(&path, KeyKind::Identity, Trust::OwnerOnly),
+        load_key(&Disk::Real, &path, KeyKind::Identity, Trust::OwnerOnly),
         Err(StateError::Exposed { .. })
     ));
 }
@@ -157,7 +168,7 @@ fn a_state_directory_that_others_can_write_is_refused() {
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(
-        StateDir::open(&open, Trust::OwnerOnly),
+        StateDir::open(&Disk::Real, &open, Trust::OwnerOnly),
         Err(StateError::Exposed { .. })
     ));
 }
@@ -168,12 +179,18 @@ fn a_state_directory_of_throwaway_keys_may_be_anybodys() {
     let open = dir.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
-    let state = StateDir::open(&open, Trust::Everyone).unwrap();
+    let state = StateDir::open(&Disk::Real, &open, Trust::Everyone).unwrap();
     let mut rng = rand::rng();
     let made = state
         .load_or_create_key("k", KeyKind::Identity, &mut rng)
         .unwrap();
-    let found = load_key(&open.join("keys/k"), KeyKind::Identity, Trust::Everyone).unwrap();
+    let found = load_key(
+        &Disk::Real,
+        &open.join("keys/k"),
+        KeyKind::Identity,
+        Trust::Everyone,
+    )
+    .unwrap();
     assert_eq!(made.expose(), found.expose());
 }
 
@@ -181,21 +198,21 @@ fn a_state_directory_of_throwaway_keys_may_be_anybodys() {
 fn a_state_directory_has_one_user_at_a_time() {
     let dir = dir();
     let path = dir.path().join("state");
-    let first = StateDir::open(&path, Trust::OwnerOnly).unwrap();
+    let first = StateDir::open(&Disk::Real, &path, Trust::OwnerOnly).unwrap();
     assert_eq!(mode(&path), 0o700);
-    let refused = StateDir::open(&path, Trust::OwnerOnly).unwrap_err();
+    let refused = StateDir::open(&Disk::Real, &path, Trust::OwnerOnly).unwrap_err();
     let us = std::process::id();
     assert!(matches!(refused, StateError::InUse { holder: Some(pid), .. } if pid == us));
     assert!(refused.to_string().contains(&us.to_string()), "{refused}");
     drop(first);
-    StateDir::open(&path, Trust::OwnerOnly).unwrap();
+    StateDir::open(&Disk::Real, &path, Trust::OwnerOnly).unwrap();
 }
 
 #[test]
 fn opening_removes_what_dead_writers_left_and_nothing_else() {
     let dir = dir();
     let path = dir.path().join("state");
-    drop(StateDir::open(&path, Trust::OwnerOnly).unwrap());
+    drop(StateDir::open(&Disk::Real, &path, Trust::OwnerOnly).unwrap());
     let room = path.join("room");
     fs::create_dir_all(room.join(".new-directory")).unwrap();
     for name in [
@@ -208,7 +225,7 @@ fn opening_removes_what_dead_writers_left_and_nothing_else() {
         fs::write(path.join(name), b"x").unwrap();
     }
     std::os::unix::fs::symlink("kept", room.join(".new-link")).unwrap();
-    let _state = StateDir::open(&path, Trust::OwnerOnly).unwrap();
+    let _state = StateDir::open(&Disk::Real, &path, Trust::OwnerOnly).unwrap();
     assert!(!path.join(".new-1-2").exists() && !room.join(".new-3-4").exists());
     for name in [
         "new-1",
@@ -226,7 +243,7 @@ fn who_may_reach_too_much_is_said_with_the_command_that_helps() {
     let open = dir.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, Permissions::from_mode(0o773)).unwrap();
-    let refused = StateDir::open(&open, Trust::OwnerOnly).unwrap_err();
+    let refused = StateDir::open(&Disk::Real, &open, Trust::OwnerOnly).unwrap_err();
     let text = refused.to_string();
     let open = open.canonicalize().unwrap();
     let command = format!("has mode 0773; run: chmod go-rwx {}", open.display());
@@ -237,15 +254,15 @@ fn who_may_reach_too_much_is_said_with_the_command_that_helps() {
 fn a_record_falls_back_one_generation_when_damaged() {
     let dir = dir();
     let path = dir.path().join("consensus");
-    assert_eq!(load(&path, "consensus", 100).unwrap(), None);
-    save(&path, "consensus", b"one").unwrap();
-    save(&path, "consensus", b"two").unwrap();
+    assert_eq!(load(&Disk::Real, &path, "consensus", 100).unwrap(), None);
+    save(&Disk::Real, &path, "consensus", b"one").unwrap();
+    save(&Disk::Real, &path, "consensus", b"two").unwrap();
     assert_eq!(
-        load(&path, "consensus", 100).unwrap(),
+        load(&Disk::Real, &path, "consensus", 100).unwrap(),
         Some((b"two".to_vec(), Generation::Current))
     );
     let good = fs::read(&path).unwrap();
-    let is_previous = || match load(&path, "consensus", 100) {
+    let is_previous = || match load(&Disk::Real, &path, "consensus", 100) {
         Ok(Some((body, Generation::Previous))) => assert_eq!(body, b"one"),
         other => panic!("{other:?}"),
     };
@@ -260,7 +277,7 @@ fn a_record_falls_back_one_generation_when_damaged() {
         is_previous();
     }
     // A damaged record does not push out the last good one.
-    save(&path, "consensus", b"three").unwrap();
+    save(&Disk::Real, &path, "consensus", b"three").unwrap();
     fs::write(&path, b"soup").unwrap();
     is_previous();
 }
@@ -272,15 +289,17 @@ const MAGIC_LEN: usize = 11;
 fn a_record_of_a_newer_format_is_neither_read_nor_replaced() {
     let dir = dir();
     let path = dir.path().join("r");
-    save(&path, "r", b"one").unwrap();
-    save(&path, "r", b"two").unwrap();
+    save(&Disk::Real, &path, "r", b"one").unwrap();
+    save(&Disk::Real, &path, "r", b"two").unwrap();
     let mut newer = fs::read(&path).unwrap();
     newer[MAGIC_LEN] = 2;
     newer.push(0);
     fs::write(&path, &newer).unwrap();
     let is_newer = |error| matches!(error, StateError::Newer { found: 2, .. });
-    assert!(is_newer(load(&path, "r", 100).unwrap_err()));
-    assert!(is_newer(save(&path, "r", b"three").unwrap_err()));
+    assert!(is_newer(load(&Disk::Real, &path, "r", 100).unwrap_err()));
+    assert!(is_newer(
+        save(&Disk::Real, &path, "r", b"three").unwrap_err()
+    ));
     assert_eq!(fs::read(&path).unwrap(), newer);
 }
 
@@ -288,10 +307,10 @@ fn a_record_of_a_newer_format_is_neither_read_nor_replaced() {
 fn a_record_lost_between_two_renames_is_found_in_the_generation_before() {
     let dir = dir();
     let path = dir.path().join("r");
-    save(&path, "r", b"one").unwrap();
+    save(&Disk::Real, &path, "r", b"one").unwrap();
     fs::rename(&path, dir.path().join("r.old")).unwrap();
     assert_eq!(
-        load(&path, "r", 100).unwrap(),
+        load(&Disk::Real, &path, "r", 100).unwrap(),
         Some((b"one".to_vec(), Generation::Previous))
     );
 }
@@ -300,14 +319,14 @@ fn a_record_lost_between_two_renames_is_found_in_the_generation_before() {
 fn a_record_of_another_kind_or_too_long_is_refused() {
     let dir = dir();
     let path = dir.path().join("r");
-    save(&path, "vote", b"12345").unwrap();
+    save(&Disk::Real, &path, "vote", b"12345").unwrap();
     assert!(matches!(
-        load(&path, "consensus", 100),
+        load(&Disk::Real, &path, "consensus", 100),
         Err(StateError::WrongKind { .. })
     ));
     assert!(matches!(
-        load(&path, "vote", 4),
+        load(&Disk::Real, &path, "vote", 4),
         Err(StateError::Damaged { .. })
     ));
-    assert!(load(&path, "vote", 5).unwrap().is_some());
+    assert!(load(&Disk::Real, &path, "vote", 5).unwrap().is_some());
 }

@@ -1,8 +1,11 @@
 //! Who may reach keys and state directories.
 
-use fs_mistrust::Mistrust;
+use std::path::Path;
+
+use fs_mistrust::{Mistrust, Verifier};
 
 use super::error::StateError;
+use crate::world::Disk;
 
 /// Whether the rights on files and directories are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,9 +16,46 @@ pub enum Trust {
     Everyone,
 }
 
+/// Rights that only an owner may have.
+const OTHERS_BITS: u32 = 0o077;
+
+/// Checks who can reach the file `path`.
+pub(super) fn check_file(disk: &Disk, path: &Path, trust: Trust) -> Result<(), StateError> {
+    check(disk, path, trust, |verifier| verifier.require_file())
+}
+
+/// Checks who can reach the directory `path`.
+pub(super) fn check_directory(disk: &Disk, path: &Path, trust: Trust) -> Result<(), StateError> {
+    check(disk, path, trust, |verifier| verifier.require_directory())
+}
+
+fn check(
+    disk: &Disk,
+    path: &Path,
+    trust: Trust,
+    require: impl FnOnce(Verifier<'_>) -> Verifier<'_>,
+) -> Result<(), StateError> {
+    let checked = match disk {
+        Disk::Real => require(mistrust(trust)?.verifier()).check(path),
+        // A given disk has one user: only the path's own bits can be wrong.
+        Disk::Given(disk) => {
+            let status = disk.status(path);
+            let mode = status.map_err(|source| StateError::io("look at", path, source))?;
+            match mode.mode & OTHERS_BITS {
+                bad if bad != 0 && trust == Trust::OwnerOnly => {
+                    let path = path.to_owned();
+                    Err(fs_mistrust::Error::BadPermission(path, mode.mode, bad))
+                }
+                _ => Ok(()),
+            }
+        }
+    };
+    checked.map_err(|source| StateError::exposed(path, source))
+}
+
 /// The rules by which paths are trusted. Environment variables cannot switch
 /// them off: a service's environment is not its owner's word.
-pub(super) fn mistrust(trust: Trust) -> Result<Mistrust, StateError> {
+fn mistrust(trust: Trust) -> Result<Mistrust, StateError> {
     match trust {
         Trust::OwnerOnly => Mistrust::builder()
             .ignore_environment()

@@ -53,7 +53,7 @@ pub(super) fn be_real() {
 
 /// This process has used the real world, or is simulated already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this process has used real sockets or randomness, or is simulated already")]
+#[error("this process has used real sockets, its disk or randomness, or is simulated already")]
 pub struct NotSimulated;
 
 /// Makes this process a simulated one, for good.

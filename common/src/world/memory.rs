@@ -1,9 +1,11 @@
-//! A network in memory: hosts with addresses, connections with a delay, and a log of what happened.
+//! A network in memory: hosts with addresses and disks, connections with a delay, and a log of what happened.
 //!
 //! The network models what a link's task and a stream can tell of TCP: a round trip to open, refusal where nobody listens, a
 //! bounded buffer in each direction, an end of file that follows the last byte, and a reset that overtakes nothing.
 //! Bandwidth, loss and partitions are not modelled. All hosts live in one thread on one clock, so that the order of
 //! events is the runtime's alone.
+
+mod disk;
 
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
@@ -12,6 +14,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+pub use disk::{Fault, MemoryDisk, Unsynced};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -73,6 +76,7 @@ struct Shared {
 struct State {
     listeners: BTreeMap<SocketAddr, mpsc::Sender<Connection>>,
     next_port: BTreeMap<IpAddr, u16>,
+    disks: BTreeMap<IpAddr, MemoryDisk>,
     log: Vec<Event>,
 }
 
@@ -91,16 +95,29 @@ impl MemoryNetwork {
 
     /// The world as the host with `address` sees it.
     pub fn world(&self, address: IpAddr) -> World {
-        let (began, unix_ms) = (self.0.began, self.0.unix_ms);
-        let passed = move || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         World {
             sockets: Sockets::Given(Arc::new(Host {
                 network: self.clone(),
                 address,
             })),
-            clock: Clock::from_fn(move || unix_ms.saturating_add(passed())),
+            clock: self.clock(),
             names: Names::Given(Arc::new(self.clone())),
+            disk: self.disk(address).disk(),
         }
+    }
+
+    /// The disk of the host with `address`, which stays when the host's nodes end.
+    pub fn disk(&self, address: IpAddr) -> MemoryDisk {
+        let clock = self.clock();
+        let mut state = self.state();
+        let disk = state.disks.entry(address);
+        disk.or_insert_with(|| MemoryDisk::new(clock)).clone()
+    }
+
+    fn clock(&self) -> Clock {
+        let (began, unix_ms) = (self.0.began, self.0.unix_ms);
+        let passed = move || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Clock::from_fn(move || unix_ms.saturating_add(passed()))
     }
 
     /// All that has happened so far.

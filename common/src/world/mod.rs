@@ -4,13 +4,15 @@
 //! a whole network on virtual time would not repeat. So `tests/layering` finds bare calls by name, and everybody asks
 //! here: [`steady`] has the time that only moves forward, for waits and round trips; [`clock`] the time of day;
 //! [`random`] has randomness; [`blocking`] takes work that blocks its thread; [`sockets`] has connections, [`names`]
-//! what an exit asks for addresses. A [`World`] holds those that differ from node to node.
+//! what an exit asks for addresses; [`disk`] has what is kept across a restart. A [`World`] holds those that differ
+//! from node to node.
 //!
-//! A process is real or simulated from its first line to its last. [`simulate`] refuses once a real socket or the
-//! system's randomness was used, and after it those refuse: no mistake gives a real node predictable keys.
+//! A process is real or simulated from its first line to its last. [`simulate`] refuses once a real socket, this
+//! machine's disk or the system's randomness was used, and after it those refuse: no mistake gives a real node predictable keys.
 
 pub mod blocking;
 pub mod clock;
+pub mod disk;
 mod kind;
 #[cfg(any(test, feature = "simulation"))]
 pub mod memory;
@@ -21,6 +23,7 @@ pub mod sockets;
 pub mod steady;
 
 pub use clock::Clock;
+pub use disk::Disk;
 pub use kind::{NotSimulated, simulate};
 pub use names::Names;
 pub use simulation::{NodeLife, Simulation};
@@ -35,6 +38,8 @@ pub struct World {
     pub clock: Clock,
     /// How an exit finds addresses of names.
     pub names: Names,
+    /// Where it keeps its state.
+    pub disk: Disk,
 }
 
 impl Default for World {
@@ -43,6 +48,7 @@ impl Default for World {
             sockets: Sockets::Tcp,
             clock: Clock::system(),
             names: Names::Dns,
+            disk: Disk::Real,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cepa_common::ids::NetworkId;
 use cepa_common::state::StateError;
 use cepa_common::state::record::{self, Generation};
-use cepa_common::world::{blocking, random};
+use cepa_common::world::{Disk, blocking, random};
 use tokio::task::JoinSet;
 
 use super::kept::Remembered;
@@ -28,6 +28,8 @@ const BUILD_DEADLINE: Duration = Duration::from_secs(30);
 /// How an authority learns about relays.
 #[derive(Clone, Default)]
 pub struct KnowledgeOptions {
+    /// The disk that the file is on.
+    pub disk: Disk,
     /// The file in which the authority keeps what it learnt. Without a file, a restart forgets it.
     pub file: Option<PathBuf>,
     /// What the authority's operator says about relays.
@@ -88,6 +90,7 @@ type Measured = (Job, Vec<Result<Carried, MeasureError>>);
 pub(super) struct Learning {
     /// The machine. Whoever drives it goes through this field.
     pub(super) authority: Authority,
+    disk: Disk,
     events: Reporter,
     file: Option<PathBuf>,
     measure: Option<Arc<dyn Measure>>,
@@ -112,8 +115,9 @@ impl Learning {
         let mut file = options.file.clone();
         if let Some(path) = file.clone() {
             // The descriptors are verified where they delay nobody.
+            let disk = options.disk.clone();
             let load = move || {
-                let kept = load(&path)?;
+                let kept = load(&disk, &path)?;
                 let decode = |bytes: Vec<u8>| Remembered::decode(&bytes, &network);
                 Ok(kept.map(|(bytes, generation)| (decode(bytes), generation)))
             };
@@ -146,6 +150,7 @@ impl Learning {
         authority.set_knowledge(options.rules.clone(), budget);
         Self {
             authority,
+            disk: options.disk.clone(),
             events,
             file,
             measure: options.measure.as_ref().map(|m| Arc::clone(&m.with)),
@@ -165,7 +170,8 @@ impl Learning {
             && let Some(path) = self.file.clone()
         {
             let (bytes, events) = (self.authority.knowledge(), self.events.clone());
-            let written = blocking::run(move || save(&path, &bytes, &events)).await;
+            let disk = self.disk.clone();
+            let written = blocking::run(move || save(&disk, &path, &bytes, &events)).await;
             debug_assert!(written.is_ok());
         }
     }
@@ -196,7 +202,7 @@ impl Learning {
 impl Drop for Learning {
     fn drop(&mut self) {
         if let Some(path) = &self.file {
-            save(path, &self.authority.knowledge(), &self.events);
+            save(&self.disk, path, &self.authority.knowledge(), &self.events);
         }
     }
 }
@@ -240,12 +246,12 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-fn load(path: &Path) -> Result<Option<(Vec<u8>, Generation)>, StateError> {
-    record::load(path, KEPT_KIND, MAX_KEPT_BYTES)
+fn load(disk: &Disk, path: &Path) -> Result<Option<(Vec<u8>, Generation)>, StateError> {
+    record::load(disk, path, KEPT_KIND, MAX_KEPT_BYTES)
 }
 
-fn save(path: &Path, bytes: &[u8], events: &Reporter) {
-    if let Err(error) = record::save(path, KEPT_KIND, bytes) {
+fn save(disk: &Disk, path: &Path, bytes: &[u8], events: &Reporter) {
+    if let Err(error) = record::save(disk, path, KEPT_KIND, bytes) {
         events.report(RelayEvent::disk(DiskTrouble::KnowledgeNotWritten, &error));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use cepa_common::dir::{Digest, UnixSecs};
 use cepa_common::state::record::{self, Generation};
+use cepa_common::world::Disk;
 
 /// What an authority signs once for a valid-after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,7 @@ pub trait SigningRecord: Send + Sync {
 /// 6.13.6).
 #[derive(Debug)]
 pub struct FileSigningRecord {
+    disk: Disk,
     path: PathBuf,
 }
 
@@ -100,14 +102,17 @@ const KIND: &str = "signing record";
 const BODY_LEN: usize = 8 + 1 + 32 + 32;
 
 impl FileSigningRecord {
-    /// A record in this file. The file need not exist yet; its directory must.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+    /// A record in this file on `disk`. The file need not exist yet; its directory must.
+    pub fn new(disk: &Disk, path: impl Into<PathBuf>) -> Self {
+        Self {
+            disk: disk.clone(),
+            path: path.into(),
+        }
     }
 
     fn read(&self) -> io::Result<Option<Last>> {
-        let found =
-            record::load(&self.path, KIND, BODY_LEN).map_err(|e| self.lost(&e.to_string()))?;
+        let found = record::load(&self.disk, &self.path, KIND, BODY_LEN);
+        let found = found.map_err(|e| self.lost(&e.to_string()))?;
         let Some((body, generation)) = found else {
             return Ok(None);
         };
@@ -146,7 +151,7 @@ impl SigningRecord for FileSigningRecord {
                 "for this time or a later one something else was signed before",
             ));
         }
-        record::save(&self.path, KIND, &next.encode()).map_err(io::Error::other)
+        record::save(&self.disk, &self.path, KIND, &next.encode()).map_err(io::Error::other)
     }
 }
 
@@ -183,10 +188,13 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("cepa-record-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("signed");
-        let record = FileSigningRecord::new(&path);
+        let record = FileSigningRecord::new(&Disk::Real, &path);
         assert_eq!(record.last().unwrap(), None);
         record.record(1_234, Signed::Vote, Digest([5; 32])).unwrap();
-        assert_eq!(FileSigningRecord::new(&path).last().unwrap(), Some(1_234));
+        assert_eq!(
+            FileSigningRecord::new(&Disk::Real, &path).last().unwrap(),
+            Some(1_234)
+        );
         // A lower valid-after, and another digest for the same valid-after, are refused.
         assert!(record.record(1_233, Signed::Vote, Digest([5; 32])).is_err());
         assert!(record.record(1_234, Signed::Vote, Digest([6; 32])).is_err());

@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use cepa_common::dir::{AuthorityCert, CertFileError, Signer};
 use cepa_common::ids::NetworkId;
 use cepa_common::state::{KeyKind, StateError, Trust, load_key};
-use cepa_common::world::Clock;
-use cepa_common::world::blocking;
+use cepa_common::world::{Clock, Disk, blocking};
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
@@ -24,10 +23,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The log warns once a day about a key that ends sooner than this (seconds).
 const WARN_BEFORE_SECS: u64 = 14 * 86_400;
 const WARN_EVERY_SECS: u64 = 86_400;
+/// Size of the largest certificate that is read (bytes); a good one is far below it.
+const MAX_CERT_BYTES: u64 = 64 << 10;
 
 /// The files in which an authority's signing key is.
 #[derive(Clone, Debug)]
 pub struct VotingKeyFile {
+    /// The disk that the directory is on.
+    pub disk: Disk,
     /// The directory of keys.
     pub dir: PathBuf,
     /// Name of the long-term key's file in that directory.
@@ -80,7 +83,7 @@ impl VotingKeyFile {
     /// always an error: the function never falls back to the long-term key.
     pub fn load(&self) -> Result<Signer, VotingKeyError> {
         let path = self.cert_path();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match self.disk.read_text(&path, MAX_CERT_BYTES) {
             Ok(text) => text,
             Err(absent) if absent.kind() == ErrorKind::NotFound => {
                 return Ok(self.key(&self.name)?.into());
@@ -100,7 +103,7 @@ impl VotingKeyFile {
 
     fn key(&self, name: &str) -> Result<SigningKey, StateError> {
         let path = Path::new(&self.dir).join(name);
-        let secret = load_key(&path, KeyKind::Authority, self.trust)?;
+        let secret = load_key(&self.disk, &path, KeyKind::Authority, self.trust)?;
         Ok(SigningKey::from_bytes(secret.expose()))
     }
 }
@@ -172,6 +175,7 @@ mod tests {
 
     fn key(dir: &Path, name: &str) -> SigningKey {
         let secret = load_or_create_key(
+            &Disk::Real,
             dir,
             name,
             KeyKind::Authority,
@@ -195,6 +199,7 @@ mod tests {
     fn world() -> (tempfile::TempDir, VotingKeyFile, SigningKey) {
         let dir = tempfile::tempdir().unwrap();
         let file = VotingKeyFile {
+            disk: Disk::Real,
             dir: dir.path().to_owned(),
             name: "authority".to_owned(),
             trust: Trust::Everyone,

@@ -12,7 +12,7 @@ use cepa_common::dir::{
     Consensus, ConsensusStore, KnownNetwork, MAX_CONSENSUS_BYTES, SignedConsensus, UnixSecs,
 };
 use cepa_common::state::record;
-use cepa_common::world::blocking;
+use cepa_common::world::{Disk, blocking};
 
 use super::DirectoryServer;
 use crate::events::{DiskTrouble, RelayEvent, Reporter};
@@ -29,6 +29,7 @@ const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// The files of the consensuses.
 #[derive(Clone, Debug)]
 pub struct ConsensusFiles {
+    disk: Disk,
     directory: PathBuf,
     prefix: String,
     /// Hears what is wrong with the files.
@@ -36,9 +37,10 @@ pub struct ConsensusFiles {
 }
 
 impl ConsensusFiles {
-    /// The files of the network of `server` in `directory`, which must exist.
-    pub fn new(directory: &Path, server: &DirectoryServer) -> Self {
+    /// The files of the network of `server` in `directory` on `disk`, which must exist.
+    pub fn new(disk: &Disk, directory: &Path, server: &DirectoryServer) -> Self {
         Self {
+            disk: disk.clone(),
             directory: directory.to_owned(),
             prefix: format!("consensus-{}-", server.network().network_id()),
             events: server.events().clone(),
@@ -55,9 +57,9 @@ impl ConsensusFiles {
 
     /// The valid-afters of the files. Files of other networks and with other names are ignored.
     fn list(&self) -> BTreeSet<UnixSecs> {
-        let entries = std::fs::read_dir(&self.directory).into_iter().flatten();
-        let times = entries.flatten().filter_map(|entry| {
-            let name = entry.file_name();
+        let entries = self.disk.list(&self.directory).unwrap_or_default();
+        let times = entries.into_iter().filter_map(|entry| {
+            let name = entry.name;
             let time = name.to_str()?.strip_prefix(&self.prefix)?.parse().ok()?;
             // "+5" parses too, but this program gives no such name.
             (self.path(time).file_name() == Some(&name)).then_some(time)
@@ -79,7 +81,7 @@ impl ConsensusFiles {
         let skipped = times.len().saturating_sub(MAX_FILES);
         for time in times.into_iter().skip(skipped) {
             let path = self.path(time);
-            let body = match record::load(&path, KIND, MAX_CONSENSUS_BYTES) {
+            let body = match record::load(&self.disk, &path, KIND, MAX_CONSENSUS_BYTES) {
                 Ok(Some((body, _))) => body,
                 Ok(None) => continue,
                 Err(error) => {
@@ -112,7 +114,7 @@ impl ConsensusFiles {
             .difference(&keep)
             .filter(|time| Some(*time) != there.last())
         {
-            if let Err(error) = std::fs::remove_file(self.path(*time)) {
+            if let Err(error) = self.disk.remove(&self.path(*time)) {
                 tracing::debug!(%error, "an old consensus cannot be removed");
             }
         }
@@ -121,7 +123,8 @@ impl ConsensusFiles {
             if there.contains(&time) {
                 continue;
             }
-            if let Err(error) = record::save(&self.path(time), KIND, consensus.bytes()) {
+            let path = self.path(time);
+            if let Err(error) = record::save(&self.disk, &path, KIND, consensus.bytes()) {
                 self.report(DiskTrouble::ConsensusNotWritten, &error);
                 return;
             }
@@ -201,7 +204,7 @@ mod tests {
     fn what_is_valid_is_there_after_a_restart_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let before = server();
-        let files = ConsensusFiles::new(directory.path(), &before);
+        let files = ConsensusFiles::new(&Disk::Real, directory.path(), &before);
         for valid_after in [NOW - 30, NOW - 20, NOW - 10] {
             before.offer(consensus(valid_after, NOW + 100)).unwrap();
             files.sync(&before.snapshot(), NOW);

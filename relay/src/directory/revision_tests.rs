@@ -10,7 +10,7 @@ use cepa_common::net::directory::{
     Dial, DirRequest, DirResponse, FetchError, Reviser, fetch, revise,
 };
 use cepa_common::testkit::*;
-use cepa_common::world::Clock;
+use cepa_common::world::{Clock, Disk};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -85,6 +85,7 @@ impl World {
             asks_authorities: true,
             store: None,
             file: None,
+            disk: Disk::Real,
             tell: Box::new({
                 let events = server.events().clone();
                 move |news| events.report(RelayEvent::Revision(news))

@@ -1,21 +1,27 @@
 //! Who a relay is: an identity whose key is on this machine, or one that certified the link key on this machine.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cepa_common::dir::{
     FamilyFile, FamilyMembership, KeyCert, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES,
     UnixSecs,
 };
 use cepa_common::ids::{NetworkId, RelayId};
+use cepa_common::world::Disk;
 use ed25519_dalek::SigningKey;
 
 /// A relay's identity, the key that it proves on links, and the files that certify them and are read again.
 pub struct RelayIdentity {
     identity: RelayId,
     link_key: SigningKey,
-    certificate: Option<(PathBuf, LinkCertificate)>,
-    family_file: Option<PathBuf>,
+    certificate: Option<(OwnersFile, LinkCertificate)>,
+    family_file: Option<OwnersFile>,
+}
+
+/// A file that its owner may replace while the relay runs.
+struct OwnersFile {
+    disk: Disk,
+    path: PathBuf,
 }
 
 /// A file that says who a relay is cannot be used.
@@ -69,31 +75,33 @@ impl RelayIdentity {
     }
 
     /// A relay whose identity is kept elsewhere. It has a link key, and the certificate of that key in the file at
-    /// `path`.
+    /// `path` on `disk`.
     ///
     /// # Errors
     /// [`RelayIdentityError`] if the certificate cannot be used; also if it has expired at `now`.
     pub fn off_line(
+        disk: &Disk,
         link_key: SigningKey,
         path: PathBuf,
         network: &NetworkId,
         now: UnixSecs,
     ) -> Result<Self, RelayIdentityError> {
-        let certificate = read_certificate(&path, network, &link_key.verifying_key().to_bytes())?;
+        let file = OwnersFile::new(disk, path);
+        let certificate = file.certificate(network, &link_key.verifying_key().to_bytes())?;
         if certificate.cert.not_after <= now {
-            return Err(RelayIdentityError::Expired { path });
+            return Err(RelayIdentityError::Expired { path: file.path });
         }
         Ok(Self {
             identity: certificate.identity,
             link_key,
-            certificate: Some((path, certificate)),
+            certificate: Some((file, certificate)),
             family_file: None,
         })
     }
 
-    /// Makes the relay a member of the family that the file at `path` names, as long as there is such a file.
-    pub fn with_family_file(mut self, path: PathBuf) -> Self {
-        self.family_file = Some(path);
+    /// Makes the relay a member of the family that the file at `path` on `disk` names, as long as there is such a file.
+    pub fn with_family_file(mut self, disk: &Disk, path: PathBuf) -> Self {
+        self.family_file = Some(OwnersFile::new(disk, path));
         self
     }
 
@@ -126,17 +134,13 @@ impl RelayIdentity {
     /// [`RelayIdentityError`] if the file cannot be used; the certificate held stays.
     pub(crate) fn renew(&mut self, network: &NetworkId) -> Result<bool, RelayIdentityError> {
         let own = self.link_key.verifying_key().to_bytes();
-        let Some((path, held)) = &mut self.certificate else {
+        let Some((file, held)) = &mut self.certificate else {
             return Ok(false);
         };
-        let found = read_certificate(path, network, &own)?;
+        let found = file.certificate(network, &own)?;
         if found.identity != self.identity {
-            return Err(not_ours(
-                path,
-                "the identity",
-                found.identity.0,
-                self.identity.0,
-            ));
+            let found = found.identity.0;
+            return Err(file.not_ours("the identity", found, self.identity.0));
         }
         let is_longer = found.cert.not_after > held.cert.not_after;
         if is_longer {
@@ -153,61 +157,65 @@ impl RelayIdentity {
         &self,
         network: &NetworkId,
     ) -> Result<Option<FamilyMembership>, RelayIdentityError> {
-        let Some(path) = &self.family_file else {
+        let Some(file) = &self.family_file else {
             return Ok(None);
         };
-        let text = match read(path) {
+        let text = match file.read() {
             Err(absent) if absent.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|source| unreadable(path, source))?,
+            text => text.map_err(|source| file.unreadable(source))?,
         };
-        let family = FamilyFile::parse(&text, network).map_err(|error| invalid(path, error))?;
+        let family = FamilyFile::parse(&text, network).map_err(|error| file.invalid(error))?;
         if family.identity != self.identity {
             let found = family.identity.0;
-            return Err(not_ours(path, "the identity", found, self.identity.0));
+            return Err(file.not_ours("the identity", found, self.identity.0));
         }
         Ok(Some(family.membership))
     }
 }
 
-fn read_certificate(
-    path: &Path,
-    network: &NetworkId,
-    link_key: &[u8; 32],
-) -> Result<LinkCertificate, RelayIdentityError> {
-    let text = read(path).map_err(|source| unreadable(path, source))?;
-    let found = LinkCertificate::parse(&text, network).map_err(|error| invalid(path, error))?;
-    if found.cert.key != *link_key {
-        return Err(not_ours(path, "the link key", found.cert.key, *link_key));
+impl OwnersFile {
+    fn new(disk: &Disk, path: PathBuf) -> Self {
+        let disk = disk.clone();
+        Self { disk, path }
     }
-    Ok(found)
-}
 
-/// Reads the text of a file, up to one byte more than any good file has.
-fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let limit = MAX_KEY_FILE_BYTES as u64 + 1;
-    std::fs::File::open(path)?
-        .take(limit)
-        .read_to_string(&mut text)?;
-    Ok(text)
-}
+    /// Reads the text, up to one byte more than any good file has.
+    fn read(&self) -> std::io::Result<String> {
+        let limit = MAX_KEY_FILE_BYTES as u64 + 1;
+        self.disk.read_text(&self.path, limit)
+    }
 
-fn unreadable(path: &Path, source: std::io::Error) -> RelayIdentityError {
-    let path = path.to_owned();
-    RelayIdentityError::Unreadable { path, source }
-}
+    /// The certificate of `link_key` that the file holds.
+    fn certificate(
+        &self,
+        network: &NetworkId,
+        link_key: &[u8; 32],
+    ) -> Result<LinkCertificate, RelayIdentityError> {
+        let text = self.read().map_err(|source| self.unreadable(source))?;
+        let found = LinkCertificate::parse(&text, network).map_err(|error| self.invalid(error))?;
+        if found.cert.key != *link_key {
+            return Err(self.not_ours("the link key", found.cert.key, *link_key));
+        }
+        Ok(found)
+    }
 
-fn invalid(path: &Path, error: KeyFileError) -> RelayIdentityError {
-    let path = path.to_owned();
-    RelayIdentityError::Invalid { path, error }
-}
+    fn unreadable(&self, source: std::io::Error) -> RelayIdentityError {
+        let path = self.path.clone();
+        RelayIdentityError::Unreadable { path, source }
+    }
 
-fn not_ours(path: &Path, what: &'static str, found: [u8; 32], own: [u8; 32]) -> RelayIdentityError {
-    RelayIdentityError::NotOurs {
-        path: path.to_owned(),
-        what,
-        found: RelayId(found).to_string(),
-        own: RelayId(own).to_string(),
+    fn invalid(&self, error: KeyFileError) -> RelayIdentityError {
+        let path = self.path.clone();
+        RelayIdentityError::Invalid { path, error }
+    }
+
+    fn not_ours(&self, what: &'static str, found: [u8; 32], own: [u8; 32]) -> RelayIdentityError {
+        RelayIdentityError::NotOurs {
+            path: self.path.clone(),
+            what,
+            found: RelayId(found).to_string(),
+            own: RelayId(own).to_string(),
+        }
     }
 }
 
@@ -215,6 +223,7 @@ fn not_ours(path: &Path, what: &'static str, found: [u8; 32], own: [u8; 32]) -> 
 #[allow(clippy::unwrap_used)]
 mod tests {
     use cepa_common::testkit::link_key as key;
+    use std::path::Path;
 
     use super::*;
 
@@ -235,7 +244,7 @@ mod tests {
     fn a_certificate_is_taken_when_it_fits_and_lives_longer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("certificate");
-        let load = |now| RelayIdentity::off_line(key(1), path.clone(), &NETWORK, now);
+        let load = |now| RelayIdentity::off_line(&Disk::Real, key(1), path.clone(), &NETWORK, now);
         assert!(matches!(
             load(0),
             Err(RelayIdentityError::Unreadable { .. })
@@ -272,7 +281,7 @@ mod tests {
     fn a_family_file_comes_and_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("family");
-        let relay = RelayIdentity::on_line(key(1)).with_family_file(path.clone());
+        let relay = RelayIdentity::on_line(key(1)).with_family_file(&Disk::Real, path.clone());
         assert_eq!(relay.family(&NETWORK).unwrap(), None);
         let write = |identity: RelayId| {
             let membership = FamilyMembership::new(&key(9), &NETWORK, &identity);

@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use cepa_common::dir::{Params, UnixSecs};
 use cepa_common::handshake::OnionKeypair;
 use cepa_common::onion::Suite;
 use cepa_common::state::{KeyKind, StateError, Trust, create_key, erase_key, load_key, record};
+use cepa_common::world::Disk;
 use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,7 @@ struct Record(UnixSecs, Vec<Times>);
 
 /// The keys and their schedule. Disk and memory hold the same.
 pub struct OnionRing {
+    disk: Disk,
     options: OnionKeyOptions,
     schedule: Schedule,
     keys: BTreeMap<u64, (PathBuf, Arc<OnionKeypair>)>,
@@ -64,21 +65,22 @@ pub struct OnionRing {
 }
 
 impl OnionRing {
-    /// Loads the keys in the directory.
+    /// Loads the keys in the directory on `disk`.
     ///
     /// # Errors
     /// [`StateError`] if a key's file cannot be used. A damaged record is no error: its times are then taken from the
     /// files.
-    pub fn load(options: OnionKeyOptions, now: UnixSecs) -> Result<Self, StateError> {
-        let (Record(observed, known), trouble) = read_record(&options.dir.join(RECORD))?;
+    pub fn load(disk: &Disk, options: OnionKeyOptions, now: UnixSecs) -> Result<Self, StateError> {
+        let (Record(observed, known), trouble) = read_record(disk, &options.dir.join(RECORD))?;
         let known = known.into_iter().map(|key| (key.generation, key));
         let mut known: BTreeMap<u64, Times> = known.collect();
         let mut keys = BTreeMap::new();
         let mut times = Vec::new();
-        for (generation, suite, path) in files(&options.dir)? {
-            let secret = load_key(&path, KeyKind::Onion, options.trust)?;
+        for (generation, suite, path) in files(disk, &options.dir)? {
+            let secret = load_key(disk, &path, KeyKind::Onion, options.trust)?;
             let key = OnionKeypair::from_bytes(suite, &secret);
-            let mut of_key = KeyTimes::new(generation, suite, key.public().key, born(&path, now));
+            let mut of_key =
+                KeyTimes::new(generation, suite, key.public().key, born(disk, &path, now));
             if let Some(known) = known.remove(&generation) {
                 of_key.born = known.born;
                 of_key.replaced = known.replaced;
@@ -88,6 +90,7 @@ impl OnionRing {
             keys.insert(generation, (path, Arc::new(key)));
         }
         Ok(Self {
+            disk: disk.clone(),
             options,
             schedule: Schedule::new(times, observed, now),
             keys,
@@ -156,7 +159,7 @@ impl OnionRing {
     fn make(&mut self, now: UnixSecs, rng: &mut impl CryptoRng) -> Result<(), StateError> {
         let (generation, suite) = (self.schedule.next_generation(), self.options.suite);
         let path = self.options.dir.join(name(generation, suite));
-        let secret = create_key(&path, KeyKind::Onion, rng)?;
+        let secret = create_key(&self.disk, &path, KeyKind::Onion, rng)?;
         let key = OnionKeypair::from_bytes(suite, &secret);
         self.schedule.add(generation, suite, key.public().key, now);
         self.keys.insert(generation, (path, Arc::new(key)));
@@ -165,7 +168,7 @@ impl OnionRing {
 
     fn erase(&mut self, generation: u64) -> Result<(), StateError> {
         if let Some((path, _)) = self.keys.get(&generation) {
-            erase_key(path)?;
+            erase_key(&self.disk, path)?;
         }
         // In memory the key is erased when the last handshake that holds a snapshot has ended (S36).
         self.keys.remove(&generation);
@@ -178,7 +181,8 @@ impl OnionRing {
         let times = Record(self.schedule.observed(), times);
         // Encoding cannot fail: there are only four numbers for each key.
         let body = postcard::to_allocvec(&times).unwrap_or_default();
-        record::save(&self.options.dir.join(RECORD), RECORD_KIND, &body)
+        let path = self.options.dir.join(RECORD);
+        record::save(&self.disk, &path, RECORD_KIND, &body)
     }
 }
 
@@ -194,8 +198,8 @@ impl Times {
 }
 
 /// Reads the record, and says what is wrong with it if the relay can go on all the same.
-fn read_record(path: &Path) -> Result<(Record, Option<RelayEvent>), StateError> {
-    let (body, trouble) = match record::load(path, RECORD_KIND, MAX_RECORD_BYTES) {
+fn read_record(disk: &Disk, path: &Path) -> Result<(Record, Option<RelayEvent>), StateError> {
+    let (body, trouble) = match record::load(disk, path, RECORD_KIND, MAX_RECORD_BYTES) {
         Ok(Some((body, record::Generation::Current))) => (body, None),
         Ok(Some((body, record::Generation::Previous))) => {
             let damaged = RelayEvent::disk(DiskTrouble::OnionTimesDamaged, &path.display());
@@ -213,21 +217,14 @@ fn read_record(path: &Path) -> Result<(Record, Option<RelayEvent>), StateError> 
 }
 
 /// Every key file of `dir`.
-fn files(dir: &Path) -> Result<Vec<(u64, Suite, PathBuf)>, StateError> {
-    let unreadable = |source| StateError::Io {
-        action: "list",
-        path: dir.to_owned(),
-        source,
-    };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        if let Some((generation, suite)) = name.and_then(parse_name) {
-            files.push((generation, suite, path));
-        }
-    }
-    Ok(files)
+fn files(disk: &Disk, dir: &Path) -> Result<Vec<(u64, Suite, PathBuf)>, StateError> {
+    let entries = disk.list(dir);
+    let entries = entries.map_err(|source| StateError::io("list", dir, source))?;
+    let files = entries.into_iter().filter_map(|entry| {
+        let (generation, suite) = parse_name(entry.name.to_str()?)?;
+        Some((generation, suite, dir.join(entry.name)))
+    });
+    Ok(files.collect())
 }
 
 fn name(generation: u64, suite: Suite) -> String {
@@ -248,17 +245,16 @@ fn parse_name(name: &str) -> Option<(u64, Suite)> {
 }
 
 /// When a key was made, by the time of its file.
-fn born(path: &Path, now: UnixSecs) -> UnixSecs {
-    let modified = std::fs::metadata(path)
-        .and_then(|file| file.modified())
-        .ok();
-    let since = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    since.map_or(now, |since| since.as_secs().min(now))
+fn born(disk: &Disk, path: &Path, now: UnixSecs) -> UnixSecs {
+    let modified = disk.status(path).ok().and_then(|status| status.modified);
+    modified.map_or(now, |at| at.min(now))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use cepa_common::world::Clock;
+
     use super::*;
 
     const DAY: u64 = 86_400;
@@ -274,7 +270,7 @@ mod tests {
     }
 
     fn ring(dir: &Path, suite: Suite, now: u64) -> OnionRing {
-        OnionRing::load(options(dir, suite), now).unwrap()
+        OnionRing::load(&Disk::Real, options(dir, suite), now).unwrap()
     }
 
     fn turn(ring: &mut OnionRing, now: u64) -> bool {
@@ -347,10 +343,7 @@ mod tests {
     fn without_its_record_a_key_is_as_old_as_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let suite = Suite::Aes256Gcm;
-        let now = std::time::SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs();
+        let now = Clock::system().now_secs();
         let mut first = ring(dir.path(), suite, now);
         turn(&mut first, now);
         turn(&mut first, now + 7 * DAY);
@@ -395,7 +388,7 @@ mod tests {
     fn a_key_of_before_generations_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("onion-chacha20-poly1305");
-        create_key(&path, KeyKind::Onion, &mut rand::rng()).unwrap();
+        create_key(&Disk::Real, &path, KeyKind::Onion, &mut rand::rng()).unwrap();
         let mut ring = ring(dir.path(), Suite::ChaCha20Poly1305, NOW);
         assert_eq!(ring.snapshot().len(), 1);
         assert_eq!(ring.schedule().next_generation(), 2);

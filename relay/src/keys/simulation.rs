@@ -11,7 +11,7 @@ use cepa_common::handshake::{
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::onion::Suite;
 use cepa_common::state::Trust;
-use cepa_common::world::Clock;
+use cepa_common::world::{Clock, Disk};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -60,7 +60,7 @@ fn load(dir: &Path, suite: Suite, now: UnixSecs) -> OnionRing {
         trust: Trust::Everyone,
         suite,
     };
-    OnionRing::load(options, now).unwrap()
+    OnionRing::load(&Disk::Real, options, now).unwrap()
 }
 
 impl World {

@@ -32,7 +32,7 @@ impl Directory {
             authority.clone(),
             ground.events.clone(),
         );
-        let files = ConsensusFiles::new(&options.cache_dir, &server);
+        let files = ConsensusFiles::new(&ground.disk, &options.cache_dir, &server);
         files.load(&server).await;
         Self {
             params: ParamsInForce::new(server.clone()),

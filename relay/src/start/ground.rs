@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use cepa_common::ids::RelayId;
 use cepa_common::net::tasks::{Stopper, Tasks, tasks};
 use cepa_common::net::tls::Tls;
-use cepa_common::world::sockets;
+use cepa_common::world::{Disk, sockets};
 
 use super::error::RelayError;
 use crate::events::Reporter;
@@ -36,6 +36,8 @@ pub(super) struct Ground {
     pub(super) local_addr: SocketAddr,
     /// Dials and accepts with the relay's link key.
     pub(super) tls: Tls,
+    /// Where the relay keeps its state.
+    pub(super) disk: Disk,
     /// Where all rooms report to.
     pub(super) events: Reporter,
     /// What brings work in: the listener and all that speaks to authorities.
@@ -62,6 +64,7 @@ impl Ground {
             socket,
             local_addr,
             tls: Tls::relay(options.identity.link_key())?.over(options.world.sockets.clone()),
+            disk: options.world.disk.clone(),
             events: Reporter::default(),
             sources: Group::new(),
             work: Group::new(),

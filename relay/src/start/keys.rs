@@ -26,7 +26,7 @@ impl Keys {
     /// A key cannot be read or made.
     pub(super) fn load(options: &RelayOptions, ground: &Ground) -> Result<Self, RelayError> {
         let now = options.world.clock.now_secs();
-        let mut ring = OnionRing::load(options.onion_keys.clone(), now)?;
+        let mut ring = OnionRing::load(&ground.disk, options.onion_keys.clone(), now)?;
         if let Some(trouble) = ring.take_trouble() {
             ground.events.report(trouble);
         }

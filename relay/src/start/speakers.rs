@@ -6,6 +6,7 @@ use cepa_common::dir::RelayDescriptor;
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{Dial, Reviser, RevisionStore, revise};
 use cepa_common::net::tasks::Tasks;
+use cepa_common::world::Disk;
 use tokio::sync::watch;
 
 use super::directory::Directory;
@@ -25,6 +26,7 @@ pub(super) struct Speakers {
     identity: RelayId,
     directory: Arc<DirectoryServer>,
     dial: Arc<dyn Dial>,
+    disk: Disk,
     tasks: Tasks,
 }
 
@@ -35,6 +37,7 @@ impl Speakers {
             identity: ground.identity,
             directory: directory.server.clone(),
             dial: Arc::new(ground.tls.clone()),
+            disk: ground.disk.clone(),
             tasks: ground.sources.tasks.clone(),
         }
     }
@@ -96,8 +99,12 @@ impl Speakers {
             dial: self.dial.clone(),
             probe: Some(Arc::new(self.dial.clone())),
             seat: self.directory.seat(),
-            record: Arc::new(FileSigningRecord::new(options.state_dir.join("signed"))),
+            record: Arc::new(FileSigningRecord::new(
+                &self.disk,
+                options.state_dir.join("signed"),
+            )),
             knowledge: KnowledgeOptions {
+                disk: self.disk.clone(),
                 file: Some(options.state_dir.join("relays")),
                 rules: options.rules.clone(),
                 measure: options.measure.clone(),
@@ -152,10 +159,12 @@ impl Speakers {
             may_ask: Box::new(|_| true),
             asks_authorities: true,
             store: Some(RevisionStore::new(
+                &self.disk,
                 &options.cache_dir,
                 &self.directory.network().network_id(),
             )),
             file: options.network_file.clone(),
+            disk: self.disk.clone(),
             tell: Box::new({
                 let events = self.directory.events().clone();
                 move |news| events.report(RelayEvent::Revision(news))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cepa_common::dir::{FamilyFile, NetworkFile, Params};
 use cepa_common::ids::RelayId;
 use cepa_common::state::{KeyKind, StateError, Trust, load_key};
-use cepa_common::world::Clock;
+use cepa_common::world::{Clock, Disk};
 use cepa_relay::keys::ring::{OnionKeyOptions, OnionRing};
 use cepa_relay::keys::schedule::Timing;
 use clap::Args;
@@ -49,7 +49,7 @@ impl Show {
 }
 
 fn key(state: &Path, name: &str, kind: KeyKind) -> Result<Option<RelayId>, CliError> {
-    match load_key(&key_file(state, name), kind, Trust::OwnerOnly) {
+    match load_key(&Disk::Real, &key_file(state, name), kind, Trust::OwnerOnly) {
         Ok(secret) => Ok(Some(public(&secret))),
         Err(StateError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             Ok(None)
@@ -115,7 +115,8 @@ fn onion_keys(state: &Path, network: &NetworkFile) -> Result<(), CliError> {
         trust: Trust::OwnerOnly,
         suite: cepa_common::onion::Suite::ChaCha20Poly1305,
     };
-    let ring = OnionRing::load(options, Clock::system().now_secs()).map_err(state_error)?;
+    let ring =
+        OnionRing::load(&Disk::Real, options, Clock::system().now_secs()).map_err(state_error)?;
     let params: Params = network.params();
     let timing = Timing::new(&params);
     for key in ring.schedule().keys() {

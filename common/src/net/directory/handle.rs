@@ -11,6 +11,7 @@ use crate::dir::{
 };
 use crate::ids::NetworkId;
 use crate::state::{StateError, record};
+use crate::world::Disk;
 
 /// The revisions of the network that this process holds. Clones share them. The network's id never changes.
 #[derive(Clone, Debug)]
@@ -90,13 +91,15 @@ const RECORD: &str = "network";
 /// The record of the revisions of one network in a state directory.
 #[derive(Clone, Debug)]
 pub struct RevisionStore {
+    disk: Disk,
     path: PathBuf,
 }
 
 impl RevisionStore {
-    /// The record `network-<id>` in `directory`.
-    pub fn new(directory: &Path, network: &NetworkId) -> Self {
+    /// The record `network-<id>` in `directory` on `disk`.
+    pub fn new(disk: &Disk, directory: &Path, network: &NetworkId) -> Self {
         Self {
+            disk: disk.clone(),
             path: directory.join(format!("network-{network}")),
         }
     }
@@ -105,8 +108,9 @@ impl RevisionStore {
     /// disk.
     ///
     /// A record that cannot be read is passed over with a warning: the given file is enough to begin with.
-    pub fn open(directory: Option<&Path>, given: NetworkFile) -> NetworkHandle {
-        let stored = directory.map(|directory| Self::new(directory, &given.network_id()).load());
+    pub fn open(disk: &Disk, directory: Option<&Path>, given: NetworkFile) -> NetworkHandle {
+        let id = given.network_id();
+        let stored = directory.map(|directory| Self::new(disk, directory, &id).load());
         let stored = match stored.transpose() {
             Ok(stored) => stored.unwrap_or_default(),
             Err(error) => {
@@ -132,7 +136,7 @@ impl RevisionStore {
     /// [`StateError`] if the disk cannot be read.
     pub fn load(&self) -> Result<Vec<NetworkFile>, StateError> {
         let cap = MAX_REVISIONS * (MAX_NETWORK_FILE_BYTES + 8) + 8;
-        let Some((body, _)) = record::load(&self.path, RECORD, cap)? else {
+        let Some((body, _)) = record::load(&self.disk, &self.path, RECORD, cap)? else {
             return Ok(Vec::new());
         };
         let texts: Vec<String> = postcard::from_bytes(&body).unwrap_or_default();
@@ -152,6 +156,7 @@ impl RevisionStore {
             .filter_map(|file| file.to_toml().ok())
             .collect();
         record::save(
+            &self.disk,
             &self.path,
             RECORD,
             &postcard::to_allocvec(&texts).unwrap_or_default(),

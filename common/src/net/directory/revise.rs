@@ -18,7 +18,7 @@ use crate::dir::{
     Consensus, ConsensusStatus, DocError, Entry, Flags, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS,
     NetworkFile, NetworkFileError, UnixSecs,
 };
-use crate::world::{Clock, blocking, random};
+use crate::world::{Clock, Disk, blocking, random};
 
 /// The longest time that the dial and fetch of one revision may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(20);
@@ -58,6 +58,8 @@ pub struct Reviser {
     pub store: Option<RevisionStore>,
     /// The file that the network was read from: its owner may put a later revision there.
     pub file: Option<PathBuf>,
+    /// The disk that the file is on.
+    pub disk: Disk,
     /// Hears what becomes of later revisions.
     pub tell: TellRevision,
 }
@@ -218,8 +220,9 @@ impl Reviser {
         let Some(path) = self.file.clone() else {
             return;
         };
-        let read = path.clone();
-        let read = blocking::run(move || std::fs::read_to_string(read)).await;
+        let (disk, file) = (self.disk.clone(), path.clone());
+        let limit = MAX_NETWORK_FILE_BYTES as u64 + 1;
+        let read = blocking::run(move || disk.read_text(&file, limit)).await;
         let Ok(Ok(text)) = read else { return };
         if text == *seen {
             return;
