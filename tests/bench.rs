@@ -1,4 +1,8 @@
 //! Tests of `cepa bench` from outside: its rows, its ratios, its page.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

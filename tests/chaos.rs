@@ -1,4 +1,8 @@
 //! Relays are killed and stopped at random under load: requests go on, and nothing is cut off silently.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

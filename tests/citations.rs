@@ -2,6 +2,7 @@
 //! and tests that documents name.
 //!
 //! The checks read text alone. Each collects everything that it objects to and fails with the whole list.
+#![allow(clippy::disallowed_methods, reason = "the test reads the sources")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};

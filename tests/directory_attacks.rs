@@ -1,4 +1,8 @@
 //! Attacks on the directory of a running network, as strangers would make them (SECURITY.md).
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

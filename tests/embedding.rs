@@ -1,4 +1,8 @@
 //! Tests of the client inside another program: its examples, two networks at once, and nothing left behind.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,5 +1,9 @@
 //! Tests of peers that break the rules, and of what exactly that does: their own circuit or link ends, and nobody else
 //! notices.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
 
 mod support;

@@ -1,5 +1,9 @@
 //! Tests of what keeps streams on different circuits, from the configuration file to the circuits in use: each kind of
 //! isolation separates what it names, and nothing else.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

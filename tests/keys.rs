@@ -1,4 +1,8 @@
 //! Tests of relays' keys as their owners handle them: replaced in time, kept off line, put into families.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
 
 mod support;

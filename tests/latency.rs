@@ -1,4 +1,8 @@
 //! Tests of what a request costs in round trips, on links that take 30 ms each way.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

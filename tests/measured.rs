@@ -1,4 +1,8 @@
 //! Tests that authorities measure what relays carry, whatever the relays claim.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,4 +1,8 @@
 //! Tests of two circuits to one exit that carry the same streams: one is lost, and no byte with it.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,4 +1,8 @@
 //! Tests of the owner's choice of peers, on a whole network in one process.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

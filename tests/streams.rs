@@ -1,5 +1,9 @@
 //! Tests of what a stream promises at its edges: who resolves names, how a stream ends, and that many of them do not
 //! mix.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -4,7 +4,7 @@
 //! `cargo bench -p cepa-client --bench scale` prints a table in Markdown; sizes may be given as arguments. Times are
 //! processor time of this process and medians of several rounds, so that other work on the machine changes them little.
 //! Each size runs in a process of its own, so that its memory can be told from that of the others.
-
+#![allow(clippy::disallowed_methods, reason = "a bench measures the real world")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;

@@ -5,6 +5,10 @@
 //! Relays are named by identity or nickname as in `cepa consensus`, first hop first. Without names, this program
 //! chooses three relays. Such a circuit keeps none of the rules that protect you (guards, families, networks): use it
 //! for tests and measurements only.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "an example runs in the real world"
+)]
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;

@@ -3,6 +3,10 @@
 //!     cargo run -p cepa-client --example hyper_fetch -- network.toml http://example.com/
 //!
 //! `cepa testnet` prints the path of its own network.toml. The name in the URL is resolved at the exit.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "an example runs in the real world"
+)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::error::Error;

@@ -1,6 +1,10 @@
 //! Two clients that share a network and no circuit, so that no exit can connect what one does with what the other does.
 //!
 //!     cargo run -p cepa-client --example isolated_pair -- network.toml http://example.com/
+#![allow(
+    clippy::disallowed_methods,
+    reason = "an example runs in the real world"
+)]
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;

@@ -25,6 +25,14 @@
 //! [`circuit`] builds circuits and carries streams; [`front`] lets programs in
 //! by SOCKS and HTTP CONNECT. [`events`] is what it tells of its start and of its troubles.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests use the real world beside the simulated one"
+    )
+)]
+
 mod by_hand;
 pub mod circuit;
 mod client;

@@ -2,7 +2,7 @@
 //!
 //! The two ends of a circuit are joined directly: there is no layer, no link and no task. Each figure is of the one
 //! step that its benchmark is named for. What has to be done before that step is done before the clock starts.
-
+#![allow(clippy::disallowed_methods, reason = "a bench measures the real world")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use core::task::{Context, Poll, Waker};

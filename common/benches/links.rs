@@ -4,7 +4,7 @@
 //! Throughput is in bytes of whole cells (2,048 each). A sample is one batch. The batch is made while the clock is
 //! stopped, and its memory comes back to where it began, so that memory is warm and queues are empty, as on a link that
 //! is never idle.
-
+#![allow(clippy::disallowed_methods, reason = "a bench measures the real world")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::cell::RefCell;

@@ -4,7 +4,7 @@
 //!
 //! Everything is seeded and nothing waits, so that two runs execute nearly the same instructions. Small differences
 //! remain, because hash maps are seeded at random, and streams and queues read the time.
-
+#![allow(clippy::disallowed_methods, reason = "a program of the real world")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use core::task::{Context, Waker};

@@ -17,6 +17,14 @@
 //! Everything outside `world`, `state` and `net` is pure: bytes or messages in, messages out; time and randomness are
 //! arguments. Nothing there opens a socket, reads a clock or spawns a task, and it builds without tokio.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests use the real world beside the simulated one"
+    )
+)]
+
 pub mod budget;
 pub mod cell;
 pub mod dir;

@@ -1,4 +1,8 @@
 //! Documents that another program made (tests/reference/documents.py).
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use serde_json::Value;

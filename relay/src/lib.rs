@@ -11,6 +11,14 @@
 //! [`Relay::start`] starts all rooms and [`RelayHandle::shutdown`] stops them,
 //! sources of work first.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests use the real world beside the simulated one"
+    )
+)]
+
 mod admission;
 pub mod authority;
 mod circuit;

@@ -1,5 +1,10 @@
 //! Files that an owner names for results.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "an owner's device or FIFO is no state of a node: it is written to where it is"
+)]
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,13 +20,8 @@ use super::error::AppError;
 /// is and is written to.
 pub fn write_out(path: &Path, bytes: &[u8]) -> Result<(), AppError> {
     match path.symlink_metadata() {
-        Ok(found) if !found.is_file() => write_into(path, bytes).map_err(|source| {
-            AppError::from(StateError::Io {
-                action: "write",
-                path: path.to_owned(),
-                source,
-            })
-        }),
+        Ok(found) if !found.is_file() => write_into(path, bytes)
+            .map_err(|source| AppError::from(StateError::io("write", path, source))),
         _ => Ok(write_whole(&Disk::Real, path, bytes, 0o644)?),
     }
 }

@@ -218,11 +218,20 @@ pub(crate) fn sources() -> Vec<Source> {
 }
 
 pub(crate) fn walk(dir: &Path, each: &mut dyn FnMut(&Path)) {
+    walk_all(dir, &mut |path| {
+        if !is_test(path) {
+            each(path);
+        }
+    });
+}
+
+/// Calls `each` with every source in `dir`, tests too.
+pub(crate) fn walk_all(dir: &Path, each: &mut dyn FnMut(&Path)) {
     for entry in fs::read_dir(root().join(dir)).unwrap() {
         let path: PathBuf = dir.join(entry.unwrap().file_name());
         if root().join(&path).is_dir() {
-            walk(&path, each);
-        } else if path.extension().is_some_and(|ext| ext == "rs") && !is_test(&path) {
+            walk_all(&path, each);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
             each(&path);
         }
     }

@@ -407,37 +407,5 @@ pub(crate) const IMPURE: &[(&str, &str)] = &[
     ("rand::rng", "randomness is passed in"),
 ];
 
-/// Calls that nobody but the seam to the world makes, and what to call instead: with one of them elsewhere a network in
-/// a simulated world would not repeat.
-pub(crate) const BARE: &[(&str, &str)] = &[
-    ("std::time::Instant::now", "world::steady::now"),
-    ("SystemTime::now", "the node's world::Clock"),
-    ("std::time::SystemTime::now", "the node's world::Clock"),
-    ("rand::rng", "world::random::rng"),
-    ("spawn_blocking", "world::blocking::run"),
-    ("tokio::task::spawn_blocking", "world::blocking::run"),
-    ("TcpStream::connect", "the node's world::Sockets"),
-    (
-        "tokio::net::TcpStream::connect",
-        "the node's world::Sockets",
-    ),
-    ("TcpListener::bind", "the node's world::Sockets"),
-    ("tokio::net::TcpListener::bind", "the node's world::Sockets"),
-    ("UdpSocket::bind", "the node's world::Sockets"),
-    ("std::net::UdpSocket::bind", "the node's world::Sockets"),
-];
-
-/// Rooms that make such calls, with the reason.
-pub(crate) const SEAM: &[(&str, &str)] = &[
-    ("common/src/world", "is the seam"),
-    (
-        "common/src/net/emulate",
-        "stands between real sockets as a cable does",
-    ),
-    ("src/bench", "measures real sockets from outside"),
-    ("src/testnet", "runs nodes of the real world"),
-    ("src/cli", "speaks with the owner, not for a node"),
-];
-
 /// Files that import each other, in one package, because they belong together: with the reason. There are none.
 pub(crate) const TWINS: &[(&[&str], &str)] = &[];

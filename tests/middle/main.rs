@@ -3,6 +3,10 @@
 //! The test takes a relay's place: it kills the relay's process, listens at the relay's address with the relay's keys,
 //! carries a circuit as the rules want it, and keeps every byte that it sees. Client and destination have addresses of
 //! their own (127.0.0.77 and 127.0.0.88), so that the test can search for either.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the test uses the real world: it stands outside of nodes"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::large_futures)]
 
 mod relay;
@@ -28,6 +32,7 @@ use cepa_common::net::establish;
 use cepa_common::net::tls::Tls;
 use cepa_common::onion::ClientLayers;
 use cepa_common::state::{KeyKind, Trust, load_key};
+use cepa_common::world::Disk;
 use ed25519_dalek::SigningKey;
 use support::Testnet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

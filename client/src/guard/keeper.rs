@@ -72,8 +72,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Reads the guards of `network` from the state in `directory` on the world's disk. The set is empty if there is no state that can be
-    /// used. This call blocks on the disk.
+    /// Reads the guards of `network` from the state in `directory` on the world's disk. The set is empty if there is no
+    /// state that can be used. This call blocks on the disk.
     pub fn load(network: NetworkId, directory: Option<&Path>, world: &World) -> Self {
         let disk = &world.disk;
         let path = directory.map(|directory| directory.join(format!("guards-{network}")));

@@ -109,6 +109,10 @@ impl Queued {
         }
         // The numbers grow too large: all on a new scale. Order stays as it is.
         let scale = (-half_lives).exp2();
+        #[expect(
+            clippy::iter_over_hash_type,
+            reason = "each is scaled alike, whatever the order"
+        )]
         for run in self.circuits.values_mut() {
             run.recent *= scale;
         }

@@ -17,14 +17,9 @@ const STEP_MS: u64 = 10_000;
 pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
 
 impl Clock {
-    /// The system's clock; one set before 1970 reads as 1970 (S37).
+    /// The system's clock; one set before 1970 reads as 1970 (S37). In a simulated process it panics when it is read.
     pub fn system() -> Self {
-        Self::from_fn(|| {
-            let elapsed = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
-        })
+        Self::from_fn(system_ms)
     }
 
     /// A clock that reads milliseconds since the Unix epoch from a function.
@@ -57,6 +52,17 @@ impl Clock {
     pub fn now_secs(&self) -> UnixSecs {
         self.now_ms() / 1_000
     }
+}
+
+/// Milliseconds since the Unix epoch, by the system's clock.
+///
+/// # Panics
+/// In a simulated process, in which another run would read another time.
+#[expect(clippy::disallowed_methods, reason = "this is the seam")]
+fn system_ms() -> u64 {
+    super::kind::be_real("time of day");
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(elapsed.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for Clock {

@@ -1,7 +1,7 @@
 //! Where a node keeps its state: the disk of this machine, or one that was given in its place.
 //!
-//! [`Disk`] is an enum of two variants, as [`super::Sockets`] is. Which of them one is, is looked at once for each call.
-//! A simulated disk implements [`GivenDisk`] and [`GivenFile`]. All calls block: they belong where blocking work is done
+//! [`Disk`] is an enum of two variants, as [`super::Sockets`] is. Each call looks once which variant the disk is. A
+//! simulated disk implements [`GivenDisk`] and [`GivenFile`]. All calls block: they belong where blocking work is done
 //! ([`super::blocking`]).
 
 use core::any::Any;

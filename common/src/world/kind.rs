@@ -37,7 +37,7 @@ fn decide() -> Kind {
     }
 }
 
-/// Says that something of the real world is about to be used.
+/// Says that something of the real world is about to be used, which an error would call `what`.
 ///
 /// # Panics
 /// In a simulated process: its keys are no secrets, so it must speak to nobody.
@@ -45,9 +45,9 @@ fn decide() -> Kind {
     clippy::panic,
     reason = "a node with predictable keys must never meet the real world"
 )]
-pub(super) fn be_real() {
+pub(super) fn be_real(what: &str) {
     if kind() == Kind::Simulated {
-        panic!("a simulated process has no real sockets");
+        panic!("a simulated process has no real {what}");
     }
 }
 

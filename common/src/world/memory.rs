@@ -1,8 +1,8 @@
 //! A network in memory: hosts with addresses and disks, connections with a delay, and a log of what happened.
 //!
-//! The network models what a link's task and a stream can tell of TCP: a round trip to open, refusal where nobody listens, a
-//! bounded buffer in each direction, an end of file that follows the last byte, and a reset that overtakes nothing.
-//! Bandwidth, loss and partitions are not modelled. All hosts live in one thread on one clock, so that the order of
+//! The network models what a link's task and a stream can tell of TCP: a round trip to open, refusal where nobody
+//! listens, a bounded buffer in each direction, an end of file that follows the last byte, and a reset that overtakes
+//! nothing. Bandwidth, loss and partitions are not modelled. All hosts live in one thread on one clock, so that the order of
 //! events is the runtime's alone.
 
 mod disk;

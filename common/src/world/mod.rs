@@ -1,17 +1,19 @@
 //! The seam to the world: whatever a node learns from its machine or asks of it passes through this room.
 //!
 //! A clock, a random number, a blocking call or a socket that is had anywhere else could not be replaced, and a run of
-//! a whole network on virtual time would not repeat. So `tests/layering` finds bare calls by name, and everybody asks
+//! a whole network on virtual time would not repeat. So `clippy.toml` bans such calls by name, and everybody asks
 //! here: [`steady`] has the time that only moves forward, for waits and round trips; [`clock`] the time of day;
 //! [`random`] has randomness; [`blocking`] takes work that blocks its thread; [`sockets`] has connections, [`names`]
 //! what an exit asks for addresses; [`disk`] has what is kept across a restart. A [`World`] holds those that differ
 //! from node to node.
 //!
 //! A process is real or simulated from its first line to its last. [`simulate`] refuses once a real socket, this
-//! machine's disk or the system's randomness was used, and after it those refuse: no mistake gives a real node predictable keys.
+//! machine's disk or the system's randomness was used, and after it those refuse, as the system's clock, its name
+//! servers and threads do: no mistake gives a real node predictable keys.
 
 pub mod blocking;
 pub mod clock;
+#[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub mod disk;
 mod kind;
 #[cfg(any(test, feature = "simulation"))]

@@ -21,6 +21,22 @@ pub enum Names {
     Given(Arc<dyn GivenNames>),
 }
 
+impl Names {
+    /// The source that was given; `None` where DNS servers are to be asked, which makes the process a real one.
+    ///
+    /// # Panics
+    /// In a simulated process without a given source.
+    pub fn given(&self) -> Option<&Arc<dyn GivenNames>> {
+        match self {
+            Self::Dns => {
+                super::kind::be_real("name servers");
+                None
+            }
+            Self::Given(names) => Some(names),
+        }
+    }
+}
+
 impl core::fmt::Debug for Names {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {

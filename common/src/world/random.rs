@@ -20,7 +20,7 @@ pub fn rng() -> WorldRng {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+#[expect(clippy::disallowed_methods, reason = "this is the seam")]
 fn real() -> ThreadRng {
     rand::rng()
 }

@@ -83,11 +83,11 @@ impl Sockets {
     ///
     /// # Errors
     /// The system's.
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     pub async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
         match self {
             Self::Tcp => {
-                super::kind::be_real();
+                super::kind::be_real("sockets");
                 TcpStream::connect(address).await.map(Stream::Tcp)
             }
             Self::Given(sockets) => sockets.connect(address).await.map(Stream::Given),
@@ -98,11 +98,11 @@ impl Sockets {
     ///
     /// # Errors
     /// The system's.
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     pub async fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
         match self {
             Self::Tcp => {
-                super::kind::be_real();
+                super::kind::be_real("sockets");
                 TcpListener::bind(address).await.map(Listener::Tcp)
             }
             Self::Given(sockets) => sockets.bind(address).map(Listener::Given),
@@ -112,11 +112,12 @@ impl Sockets {
     /// The address that this host would send from to reach `to`; `None` where there is no way.
     ///
     /// Connecting a datagram socket asks the routing table; nothing is sent.
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     pub fn local_address(&self, to: SocketAddr) -> Option<IpAddr> {
         if let Self::Given(sockets) = self {
             return sockets.local_address(to);
         }
+        super::kind::be_real("addresses");
         let any: SocketAddr = match to {
             SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
             SocketAddr::V6(_) => ([0u16; 8], 0).into(),

@@ -1,4 +1,5 @@
 //! Writes the samples that the corpora start from.
+#![allow(clippy::disallowed_methods, reason = "writes samples")]
 
 use std::path::Path;
 use std::{fs, io};

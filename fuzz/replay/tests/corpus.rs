@@ -1,4 +1,5 @@
 //! Runs every sample that a fuzzer started from or found through its target again.
+#![allow(clippy::disallowed_methods, reason = "the test reads samples")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;

@@ -42,7 +42,7 @@ type Place = (u64, CircId);
 #[derive(Default)]
 struct Holders {
     links: Vec<Weak<LinkQueue>>,
-    circuits: HashMap<Place, EndingHere>,
+    circuits: BTreeMap<Place, EndingHere>,
     /// Lists are cleaned when they have doubled since the last time.
     clean_at: usize,
 }

@@ -10,7 +10,7 @@ use cepa_common::handshake;
 use cepa_common::ids::NetworkId;
 use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::TableCommand;
-use cepa_common::world::{random, steady};
+use cepa_common::world::{blocking, random, steady};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -107,8 +107,7 @@ fn start_thread(
             }
         }
     };
-    let thread = std::thread::Builder::new().name("cepa-handshake".into());
-    thread.spawn(work)
+    blocking::thread("cepa-handshake", work)
 }
 
 impl Drop for HandshakePool {

@@ -179,7 +179,7 @@ mod tests {
     fn a_directory_that_is_gone_is_told_once_and_not_for_each_consensus() {
         let directory = tempfile::tempdir().unwrap();
         let server = server();
-        let files = ConsensusFiles::new(directory.path(), &server);
+        let files = ConsensusFiles::new(&Disk::Real, directory.path(), &server);
         let mut events = server.events().subscribe();
         drop(directory);
         for valid_after in [NOW - 30, NOW - 20] {
@@ -215,7 +215,7 @@ mod tests {
         std::fs::write(files.path(NOW - 10), "soup").unwrap();
         let after = server();
         let mut events = after.events().subscribe();
-        ConsensusFiles::new(directory.path(), &after).load_blocking(&after);
+        ConsensusFiles::new(&Disk::Real, directory.path(), &after).load_blocking(&after);
         let lost = now_or_never(events.next()).unwrap().unwrap();
         assert!(
             matches!(

@@ -69,7 +69,7 @@ impl Resolver {
         names: &Names,
         budget: &Arc<Budget>,
     ) -> Result<Self, ResolverError> {
-        if let Names::Given(names) = names {
+        if let Some(names) = names.given() {
             return Ok(Self::Given(Arc::clone(names)));
         }
         let servers = match server {
