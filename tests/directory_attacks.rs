@@ -10,7 +10,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cepa_common::dir::{Authority, Consensus};
+use cepa_common::dir::{AuthorityEntry, Consensus};
 use cepa_common::net::establish;
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
@@ -42,7 +42,7 @@ async fn later(own: &OwnNetwork, than: u64) -> Arc<Consensus> {
 }
 
 /// A connection that makes one tiny request and then stays open; `None` if the authority closes it.
-async fn idle(authority: &Authority) -> Option<TlsIo> {
+async fn idle(authority: &AuthorityEntry) -> Option<TlsIo> {
     let tls = Tls::client();
     let dialled = establish::dial_http(&authority.addresses, authority.identity.0, &tls);
     let mut io = dialled.await.ok()?;
@@ -55,7 +55,7 @@ async fn idle(authority: &Authority) -> Option<TlsIo> {
 }
 
 /// An upload that never becomes complete.
-async fn half_sent(authority: &Authority) -> Option<TlsIo> {
+async fn half_sent(authority: &AuthorityEntry) -> Option<TlsIo> {
     let tls = Tls::client();
     let dialled = establish::dial_http(&authority.addresses, authority.identity.0, &tls);
     let mut io = dialled.await.ok()?;

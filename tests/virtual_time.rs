@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cepa_client::{Client, ClientOptions};
-use cepa_common::dir::{Authority, ExitPolicy, NetworkFile, local_network_params};
+use cepa_common::dir::{AuthorityEntry, ExitPolicy, NetworkFile, local_network_params};
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::onion::Suite;
 use cepa_common::state::{StateDir, StateError, Trust};
@@ -54,7 +54,7 @@ fn number(node: u32) -> u8 {
 
 /// The network of the first nodes as its authorities.
 fn found() -> NetworkFile {
-    let authorities = (0..AUTHORITIES).map(|node| Authority {
+    let authorities = (0..AUTHORITIES).map(|node| AuthorityEntry {
         addresses: vec![SocketAddr::new(address(node), PORT)],
         ..testkit::authority(number(node))
     });

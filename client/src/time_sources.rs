@@ -68,16 +68,16 @@ impl TimeSources {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cepa_common::dir::Authority;
+    use cepa_common::dir::AuthorityEntry;
     use tokio::net::TcpListener;
 
     use super::*;
     use cepa_common::testkit::{self, link_key, network_named};
 
     /// An authority that says HELLO to whoever comes.
-    async fn authority(n: u8) -> (Authority, TcpListener) {
+    async fn authority(n: u8) -> (AuthorityEntry, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let authority = Authority {
+        let authority = AuthorityEntry {
             addresses: vec![listener.local_addr().unwrap()],
             ..testkit::authority(n)
         };

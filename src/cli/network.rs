@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cepa_common::dir::{
-    Authority, Digest, Fallback, NetworkDraft, NetworkFile, NetworkFileError, Signatories, UnixSecs,
+    AuthorityEntry, Digest, Fallback, NetworkDraft, NetworkFile, NetworkFileError, Signatories,
+    UnixSecs,
 };
 use cepa_common::ids::RelayId;
 use clap::{Args, Subcommand};
@@ -201,8 +202,8 @@ fn read_draft(path: &Path) -> Result<NetworkDraft, CliError> {
     NetworkDraft::parse(&read(path)?).map_err(|error| invalid(path, &error))
 }
 
-fn read_entry(path: &Path) -> Result<Authority, CliError> {
-    Authority::parse(&read(path)?).map_err(|error| invalid(path, &error))
+fn read_entry(path: &Path) -> Result<AuthorityEntry, CliError> {
+    AuthorityEntry::parse(&read(path)?).map_err(|error| invalid(path, &error))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CliError> {
@@ -272,7 +273,7 @@ impl Draft {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn authorities(&self, before: &[Authority]) -> Result<Vec<Authority>, CliError> {
+    fn authorities(&self, before: &[AuthorityEntry]) -> Result<Vec<AuthorityEntry>, CliError> {
         let mut list = before.to_vec();
         let unknown = |name: &str| {
             let names: Vec<_> = before.iter().map(|a| a.name.as_str()).collect();

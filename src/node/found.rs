@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use cepa_common::dir::{Authority, AuthorityCert, NetworkDraft, UnixSecs};
+use cepa_common::dir::{AuthorityCert, AuthorityEntry, NetworkDraft, UnixSecs};
 use cepa_common::ids::NetworkId;
 use cepa_common::secret::Secret;
 use cepa_common::state::{
@@ -26,7 +26,7 @@ pub fn new_authority(
     state: &Path,
     offline: Option<&Path>,
     trust: Trust,
-) -> Result<(Authority, SigningKey), AppError> {
+) -> Result<(AuthorityEntry, SigningKey), AppError> {
     let identity = new_relay(state, trust)?;
     let mut rng = random::rng();
     let signing_key = match offline {
@@ -44,7 +44,7 @@ pub fn new_authority(
         }
     };
     let signing_key = SigningKey::from_bytes(signing_key.expose());
-    let entry = Authority {
+    let entry = AuthorityEntry {
         name: name.to_owned(),
         identity,
         signing_key: signing_key.verifying_key().to_bytes(),
@@ -90,7 +90,7 @@ pub fn certify(
 /// The text of a network's file that all of `signers` signed.
 pub fn sign_network(
     name: &str,
-    authorities: Vec<Authority>,
+    authorities: Vec<AuthorityEntry>,
     signers: &[SigningKey],
     params: BTreeMap<String, u32>,
 ) -> Result<String, AppError> {

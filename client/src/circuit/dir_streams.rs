@@ -41,7 +41,10 @@ impl DirStreams for CircuitStreams {
                 stream: opened.ok_or(io::ErrorKind::NotConnected)?,
                 circuit,
             };
-            Ok((who, Box::new(stream) as cepa_common::net::directory::Stream))
+            Ok((
+                who,
+                Box::new(stream) as cepa_common::net::directory::DirStream,
+            ))
         })
     }
 }

@@ -10,7 +10,7 @@ use cepa_common::testkit::*;
 
 use super::task::until_next;
 use super::tests::{START, ScriptedCircuits, consensus, network, start, start_reporting, until};
-use super::{BootstrapProgress, ClockSkew, Directory};
+use super::{BootstrapProgress, Directory, WrongClock};
 use crate::events::{Reporter, Warning};
 
 const RELAYS: [u8; 4] = [10, 11, 12, 13];
@@ -304,7 +304,7 @@ async fn a_clock_that_is_behind_is_told_by_how_much() {
     assert!(text.contains("behind by about 3 days"), "{text}");
     assert!(matches!(
         directory.why_none().skew,
-        Some(ClockSkew::Behind(_))
+        Some(WrongClock::Behind(_))
     ));
     task.abort();
 }

@@ -17,7 +17,7 @@ mod hostile_tests;
 mod tests;
 
 pub(crate) use skew::About;
-pub use skew::{ClockSkew, NoConsensus};
+pub use skew::{NoConsensus, WrongClock};
 pub use sources::{DirStreamFuture, DirStreams};
 pub use task::{
     BootstrapProgress, Directory, DirectoryConfig, DirectoryError, DirectoryTask, directory,

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::cache::Mark;
-use super::skew::ClockSkew;
+use super::skew::WrongClock;
 use super::sources::{DirStreams, Source};
 use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
@@ -75,7 +75,7 @@ pub(super) struct Outcome {
     /// Two consensuses for one time.
     pub(super) conflict: Option<ConsensusConflict>,
     /// What several sources agree on about the clock.
-    pub(super) skew: Option<ClockSkew>,
+    pub(super) skew: Option<WrongClock>,
     /// Valid-until of the newest expired consensus that was seen.
     pub(super) expired_at: Option<UnixSecs>,
 }
@@ -314,7 +314,7 @@ impl Round {
         let Some(newest) = newest else { return };
         let same = |found: &&Arc<Consensus>| found.digest() == newest.digest();
         if wrong_time.iter().filter(same).count() >= 2 {
-            outcome.skew = ClockSkew::of(newest.lifetime(), self.now);
+            outcome.skew = WrongClock::of(newest.lifetime(), self.now);
         }
     }
 }

@@ -7,7 +7,7 @@ use cepa_common::dir::{CLOCK_SKEW_SECS, Lifetime, UnixSecs};
 
 /// By how much this computer's clock seems to be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClockSkew {
+pub enum WrongClock {
     /// The clock is behind by about so long: several sources have a signed consensus of a later time.
     Behind(Duration),
     /// The clock is ahead by about so long: by this clock, everything that several sources have has expired.
@@ -15,7 +15,7 @@ pub enum ClockSkew {
     Ahead(Duration),
 }
 
-impl ClockSkew {
+impl WrongClock {
     /// What a verified consensus that several sources serve as the newest says of a clock that shows `now`; `None` when
     /// the clock may be right.
     pub fn of(lifetime: Lifetime, now: UnixSecs) -> Option<Self> {
@@ -29,7 +29,7 @@ impl ClockSkew {
     }
 }
 
-impl fmt::Display for ClockSkew {
+impl fmt::Display for WrongClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Behind(by) => write!(
@@ -73,14 +73,14 @@ pub struct NoConsensus {
     /// Valid-until of the newest consensus that could be had, if any was seen.
     pub expired_at: Option<UnixSecs>,
     /// What signed documents say about this computer's clock.
-    pub skew: Option<ClockSkew>,
+    pub skew: Option<WrongClock>,
     /// What the last source said; empty before any was asked.
     pub reason: String,
 }
 
 impl fmt::Display for NoConsensus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(skew @ ClockSkew::Behind(_)) = self.skew {
+        if let Some(skew @ WrongClock::Behind(_)) = self.skew {
             return write!(f, "no consensus may be used: {skew}");
         }
         if let Some(at) = self.expired_at {
@@ -94,7 +94,7 @@ impl fmt::Display for NoConsensus {
                 "the newest consensus that could be had expired at {at}; the authorities do not answer, or this \
                  computer's clock is wrong{}",
                 match self.skew {
-                    Some(ClockSkew::Ahead(by)) => format!(" (ahead by about {})", About(by)),
+                    Some(WrongClock::Ahead(by)) => format!(" (ahead by about {})", About(by)),
                     _ => String::new(),
                 }
             );
@@ -120,7 +120,7 @@ mod tests {
             fresh_until: 1_000 * day + 3_600,
             valid_until: 1_001 * day,
         };
-        let say = |now| ClockSkew::of(lifetime, now).map(|skew| skew.to_string());
+        let say = |now| WrongClock::of(lifetime, now).map(|skew| skew.to_string());
         for right in [1_000 * day - 300, 1_000 * day, 1_001 * day - 1] {
             assert_eq!(say(right), None);
         }
@@ -146,7 +146,7 @@ mod tests {
         );
         why.expired_at = Some(u64::MAX);
         assert!(why.to_string().contains("unknown time"));
-        why.skew = Some(ClockSkew::Behind(Duration::from_secs(7_200)));
+        why.skew = Some(WrongClock::Behind(Duration::from_secs(7_200)));
         assert!(why.to_string().contains("behind by about 2 hours"));
     }
 }

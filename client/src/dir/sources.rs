@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use cepa_common::dir::{Consensus, Flags, NetworkFile};
 use cepa_common::ids::RelayId;
-use cepa_common::net::directory::{Stream, random_below};
+use cepa_common::net::directory::{DirStream, random_below};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ const DISTRUST_CAP: Duration = Duration::from_secs(86_400);
 const BUSY_CAP: Duration = Duration::from_secs(600);
 
 /// A directory stream that is being opened, with the relay that it leads to.
-pub type DirStreamFuture = Pin<Box<dyn Future<Output = io::Result<(RelayId, Stream)>> + Send>>;
+pub type DirStreamFuture = Pin<Box<dyn Future<Output = io::Result<(RelayId, DirStream)>> + Send>>;
 
 /// Opens directory streams over circuits that no other stream shares.
 pub trait DirStreams: Send + Sync {

@@ -7,7 +7,7 @@ use cepa_common::ids::{NetworkId, RelayId};
 use rand::{CryptoRng, RngExt};
 
 use super::sample::{Filter, Guard, Reach, View, primaries};
-use super::schedule::{Limits, Now, blurred};
+use super::schedule::{GuardLimits, Now, blurred};
 use crate::path::PositionWeights;
 
 /// What a circuit is for.
@@ -59,7 +59,7 @@ pub struct GuardSet {
     /// The guards that were used, in the order of their first use.
     pub(super) confirmed: Vec<RelayId>,
     primary: Vec<RelayId>,
-    limits: Limits,
+    limits: GuardLimits,
     subnet_rule: bool,
     /// When any guard last succeeded, or the start.
     heard: Option<Duration>,
@@ -78,7 +78,7 @@ impl GuardSet {
             sample: Vec::new(),
             confirmed: Vec::new(),
             primary: Vec::new(),
-            limits: Limits::default(),
+            limits: GuardLimits::default(),
             subnet_rule: true,
             heard: None,
             seen: None,
@@ -115,7 +115,7 @@ impl GuardSet {
         rng: &mut impl CryptoRng,
     ) {
         self.observe(now);
-        self.limits = Limits::from(consensus.params()).with_in_use(self.own_in_use);
+        self.limits = GuardLimits::from(consensus.params()).with_in_use(self.own_in_use);
         self.subnet_rule = consensus.params().subnet_rule != 0;
         // A clock that is wrong by months ends no guard's life, because no usable consensus is that old (6.21.5).
         let lifetime = consensus.lifetime();

@@ -22,4 +22,4 @@ pub use keeper::{GuardHealth, GuardReport, Keeper};
 pub use machine::{GuardChoice, GuardSet, Purpose, Usability, Verdict};
 pub use persist::{GuardStateError, MAX_STATE_BYTES};
 pub use sample::Filter;
-pub use schedule::{Limits, Now};
+pub use schedule::{GuardLimits, Now};

@@ -6,7 +6,7 @@ use cepa_common::dir::{Consensus, Entry, UnixSecs};
 use cepa_common::ids::RelayId;
 use rand::{CryptoRng, RngExt};
 
-use super::schedule::{Limits, blurred};
+use super::schedule::{GuardLimits, blurred};
 use crate::path::{PREFERENCE, Position, PositionWeights, nets};
 
 /// A guard of the sample.
@@ -76,7 +76,7 @@ impl Guard {
         }
     }
 
-    fn is_over(&self, limits: &Limits, wall: UnixSecs) -> bool {
+    fn is_over(&self, limits: &GuardLimits, wall: UnixSecs) -> bool {
         let passed = |since: UnixSecs, life: u64| since.saturating_add(life) <= wall;
         let unlisted = self
             .unlisted
@@ -99,7 +99,7 @@ pub(super) struct View<'a> {
     pub(super) filter: Filter<'a>,
     /// Which guards the owner would rather have. They are drawn as if their weight were [`PREFERENCE`] times as large.
     pub(super) prefer: Filter<'a>,
-    pub(super) limits: Limits,
+    pub(super) limits: GuardLimits,
     pub(super) wall: UnixSecs,
 }
 

@@ -29,7 +29,7 @@ impl Now {
 
 /// The network's parameters for guards (docs/protocol.md, 6.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct GuardLimits {
     /// The most guards in the sample.
     pub sample_max: usize,
     /// The number of usable guards that the sample should hold.
@@ -56,7 +56,7 @@ pub struct Limits {
     pub network_down: Duration,
 }
 
-impl Limits {
+impl GuardLimits {
     /// Replaces the numbers of guards in use, for every purpose, by the owner's. There are at least as many primary
     /// guards.
     pub(super) fn with_in_use(mut self, own: Option<usize>) -> Self {
@@ -69,7 +69,7 @@ impl Limits {
     }
 }
 
-impl From<&Params> for Limits {
+impl From<&Params> for GuardLimits {
     fn from(params: &Params) -> Self {
         let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
         let secs = |n: u32| Duration::from_secs(u64::from(n));
@@ -90,7 +90,7 @@ impl From<&Params> for Limits {
     }
 }
 
-impl Default for Limits {
+impl Default for GuardLimits {
     fn default() -> Self {
         Self::from(&Params::default())
     }
@@ -104,7 +104,7 @@ const PRIMARY: [u32; 4] = [1, 9, 24, 54];
 /// Time between tries of any other guard in each phase, in the same unit: 1 hour, 4 hours, 18 hours, 36 hours.
 const OTHER: [u32; 4] = [6, 24, 108, 216];
 
-impl Limits {
+impl GuardLimits {
     /// The time until a guard that has been failing for `failing` is tried again (6.21.9). It varies by a tenth at
     /// random, so that clients do not come back all at once (S22).
     pub(super) fn retry_after(

@@ -177,7 +177,7 @@ fn a_dead_primary_fails_over_at_once_and_is_tried_again_later() {
 
 #[test]
 fn retries_grow_rare() {
-    let limits = Limits::default();
+    let limits = GuardLimits::default();
     let minutes = |hours: u64, primary| {
         let mut rng = rng(hours);
         let failing = Duration::from_secs(hours * 3_600);
@@ -436,7 +436,7 @@ fn the_owner_s_rules_hold_for_guards() {
     };
     assert_eq!(keeper(rules), HashSet::from([relay(3), relay(5), relay(6)]));
     let usual = keeper(PeerRules::default()).len();
-    let limits = Limits::default();
+    let limits = GuardLimits::default();
     assert_eq!(usual, limits.in_use);
     // Five guards are in use though the network has fewer primary ones, and preferred relays are drawn first.
     let entry = PeerLists {

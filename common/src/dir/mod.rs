@@ -32,14 +32,14 @@ pub use consensus::{
     SignedConsensus, StoreError, apply, diff, inspect_consensus,
 };
 pub use network::{
-    Authority, Fallback, KnownNetwork, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkDraft,
+    AuthorityEntry, Fallback, KnownNetwork, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkDraft,
     NetworkFile, NetworkFileError, Params, Revisions, Signatories, local_network_params,
 };
 pub use relay::{
     AddressClass, Away, DescriptorCache, ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert,
     KeyFileError, LinkCertificate, MAX_DESCRIPTOR_BYTES, MAX_KEY_FILE_BYTES, PolicyError,
-    PolicySummary, PortRange, RelayDescriptor, Rule, SignedDescriptor, Site, classify, is_contact,
-    is_dialable,
+    PolicyRule, PolicySummary, PortRange, RelayDescriptor, SignedDescriptor, Site, classify,
+    is_contact, is_dialable,
 };
 pub use signed::{
     AsSigner, AuthorityCert, AuthoritySignature, CLOCK_SKEW_SECS, CertFileError, Digest, DocError,

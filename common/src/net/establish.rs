@@ -11,7 +11,7 @@ use crate::cell::CELL_LEN;
 use crate::ids::NetworkId;
 use crate::limits::LINK_HANDSHAKE_TIMEOUT;
 use crate::link::{Hello, HelloError, negotiate};
-use crate::net::directory::{Dial, DialFuture, Stream};
+use crate::net::directory::{Dial, DialFuture, DirStream};
 use crate::world::sockets;
 
 /// Why no link was made. The peer is told nothing about it (S5).
@@ -107,7 +107,7 @@ impl Dial for Tls {
         let (tls, addresses) = (self.clone(), addresses.to_vec());
         Box::pin(async move {
             let io = dial_http(&addresses, link_key, &tls).await;
-            io.map(|io| Box::new(io) as Stream)
+            io.map(|io| Box::new(io) as DirStream)
                 .map_err(io::Error::other)
         })
     }

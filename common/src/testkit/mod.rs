@@ -4,7 +4,7 @@
 //! [`link_key`]`(n)`, signs as an authority with [`signing_key`]`(n)`, and stands at [`address`]`(n)`. A [`network()`]
 //! has the authorities 1 to `n`; a [`descriptor`] is of relay `n`; [`consensus_body`] and [`vote`] list relays by their
 //! numbers. A test that needs another name, address or time takes the kit's value and changes that one field
-//! (`Authority { addresses, ..authority(1) }`).
+//! (`AuthorityEntry { addresses, ..authority(1) }`).
 //!
 //! With the feature `net` there are connections without sockets too: a [`Switchboard`] is a [`Dial`] to whoever is
 //! plugged in, [`Sources`] are directories that play a [`Script`], and [`virtual_clock`] follows tokio's clock, which

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::keys::{address, identity, signing_key};
-use crate::dir::{Authority, NetworkDraft, NetworkFile, local_network_params};
+use crate::dir::{AuthorityEntry, NetworkDraft, NetworkFile, local_network_params};
 
 /// The entry of authority `n` in a network.toml: its name is "authority n".
-pub fn authority(n: u8) -> Authority {
-    Authority {
+pub fn authority(n: u8) -> AuthorityEntry {
+    AuthorityEntry {
         name: format!("authority {n}"),
         identity: identity(n),
         signing_key: signing_key(n).verifying_key().to_bytes(),
@@ -16,7 +16,7 @@ pub fn authority(n: u8) -> Authority {
 }
 
 /// The entries of the authorities 1 to `count`.
-pub fn authorities(count: u8) -> Vec<Authority> {
+pub fn authorities(count: u8) -> Vec<AuthorityEntry> {
     (1..=count).map(authority).collect()
 }
 
@@ -46,7 +46,7 @@ pub fn network_with(count: u8, params: BTreeMap<String, u32>) -> NetworkFile {
 /// The network of this name and these authorities, whose signing keys are those of 1 to their number.
 pub fn network_named(
     name: &str,
-    authorities: Vec<Authority>,
+    authorities: Vec<AuthorityEntry>,
     params: BTreeMap<String, u32>,
 ) -> NetworkFile {
     let count = u8::try_from(authorities.len()).unwrap();

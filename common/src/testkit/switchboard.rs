@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::keys::{address, identity};
 use crate::ids::RelayId;
-use crate::net::directory::{Dial, DialFuture, Stream};
+use crate::net::directory::{Dial, DialFuture, DirStream};
 use crate::sync::lock;
 
 /// Bytes that a pipe holds in either direction.
@@ -71,7 +71,7 @@ impl Dial for Switchboard {
             };
             let (near, far) = tokio::io::duplex(PIPE_BYTES);
             serve(far);
-            Ok(Box::new(near) as Stream)
+            Ok(Box::new(near) as DirStream)
         })
     }
 }

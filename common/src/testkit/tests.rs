@@ -1,7 +1,7 @@
 //! Tests of what other tests lean on: a kit that is wrong would let them pass for the wrong reason.
 
 use super::*;
-use crate::dir::{Authority, Flags, SignedConsensus, SignedVote};
+use crate::dir::{AuthorityEntry, Flags, SignedConsensus, SignedVote};
 
 #[test]
 fn one_number_is_one_relay_everywhere() {
@@ -33,7 +33,7 @@ fn one_number_is_one_relay_everywhere() {
 #[test]
 fn a_network_has_the_authorities_the_name_and_the_parameters_that_it_was_made_with() {
     let members = vec![
-        Authority {
+        AuthorityEntry {
             addresses: vec![address(9)],
             ..authority(1)
         },

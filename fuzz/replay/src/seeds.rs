@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, Consensus, ConsensusBody, Entry, Flags, Lifetime, NetworkFile, RelayDescriptor,
+    AuthorityEntry, Consensus, ConsensusBody, Entry, Flags, Lifetime, NetworkFile, RelayDescriptor,
     local_network_params,
 };
 use cepa_common::ids::RelayId;
@@ -43,7 +43,7 @@ fn relay_id() -> RelayId {
 /// # Panics
 /// If the rules for networks have changed, so that this network is no longer valid.
 pub fn network() -> NetworkFile {
-    let authority = Authority {
+    let authority = AuthorityEntry {
         name: "authority".to_owned(),
         ..testkit::authority(1)
     };

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cepa_common::dir::{Consensus, Forward, Signer, StoreError};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{
-    Dial, DirRequest, FetchError, NetworkHandle, Stream, offer_vote, upload,
+    Dial, DirRequest, DirStream, FetchError, NetworkHandle, offer_vote, upload,
 };
 use cepa_common::world::Clock;
 use cepa_common::world::{blocking, random};
@@ -326,9 +326,9 @@ impl AuthorityTask {
     fn spawn_send(
         &self,
         sends: &mut JoinSet<()>,
-        peer: &cepa_common::dir::Authority,
+        peer: &cepa_common::dir::AuthorityEntry,
         deadline: Duration,
-        send: impl Fn(Stream) -> SendFuture + Send + Sync + 'static,
+        send: impl Fn(DirStream) -> SendFuture + Send + Sync + 'static,
     ) {
         let dial = Arc::clone(&self.dial);
         let (addresses, key) = (peer.addresses.clone(), peer.identity.0);
@@ -349,7 +349,7 @@ async fn send_until_answered(
     dial: Arc<dyn Dial>,
     addresses: &[std::net::SocketAddr],
     link_key: [u8; 32],
-    send: impl Fn(Stream) -> SendFuture,
+    send: impl Fn(DirStream) -> SendFuture,
 ) {
     loop {
         let attempt = async {

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, CLOCK_SKEW_SECS, ConsensusStore, RelayDescriptor, SignedDescriptor, UnixSecs,
+    AuthorityEntry, CLOCK_SKEW_SECS, ConsensusStore, RelayDescriptor, SignedDescriptor, UnixSecs,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{Backoff, Dial, DirRequest, FetchError, NetworkHandle, upload};
@@ -153,7 +153,7 @@ impl Publisher {
 
 /// An authority that gets the descriptor.
 struct Target {
-    authority: Authority,
+    authority: AuthorityEntry,
     dial: Arc<dyn Dial>,
     local: Option<AuthorityHandle>,
     signed: SignedDescriptor,

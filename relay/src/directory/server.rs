@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    Authority, Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, Params,
+    AuthorityEntry, Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, Params,
     StoreError,
 };
 use cepa_common::net::directory::NetworkHandle;
@@ -146,7 +146,7 @@ impl DirectoryServer {
 
     /// Whether `address` is one of an authority, or of a relay of the newest consensus.
     pub(crate) fn knows(&self, address: IpAddr) -> bool {
-        let of_authority = |authority: &Authority| {
+        let of_authority = |authority: &AuthorityEntry| {
             let mut addresses = authority.addresses.iter();
             addresses.any(|there| there.ip() == address)
         };

@@ -65,7 +65,7 @@ impl AddressPolicy for Outside {
 
 /// Why an exit could not connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConnectError {
+pub enum DestinationError {
     /// The policy allows none of the addresses.
     #[error("the policy does not allow it")]
     Policy,
@@ -89,7 +89,7 @@ pub enum ConnectError {
     Internal,
 }
 
-impl ConnectError {
+impl DestinationError {
     /// The reason that the client is told.
     pub fn end_reason(self) -> EndReason {
         match self {
@@ -104,7 +104,7 @@ impl ConnectError {
     }
 }
 
-impl From<LookupError> for ConnectError {
+impl From<LookupError> for DestinationError {
     fn from(error: LookupError) -> Self {
         match error {
             LookupError::Failed => Self::ResolveFailed,
@@ -113,7 +113,7 @@ impl From<LookupError> for ConnectError {
     }
 }
 
-impl From<io::Error> for ConnectError {
+impl From<io::Error> for DestinationError {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
@@ -194,16 +194,16 @@ impl ExitConnector {
     /// gives the attempt up.
     ///
     /// # Errors
-    /// [`ConnectError`]; the client is told its [`ConnectError::end_reason`].
+    /// [`DestinationError`]; the client is told its [`DestinationError::end_reason`].
     pub(crate) async fn connect(
         &self,
         host: &StreamHost,
         port: u16,
         party: Party,
-    ) -> Result<Stream, ConnectError> {
+    ) -> Result<Stream, DestinationError> {
         let deadline = Instant::now() + DEADLINE;
         let turn = timeout_at(deadline, self.attempts.turn(party)).await;
-        let _attempt = turn.map_err(|_| ConnectError::Resource)?;
+        let _attempt = turn.map_err(|_| DestinationError::Resource)?;
         let addresses = match host {
             StreamHost::Ip(ip) => vec![*ip],
             StreamHost::Name(name) => self.names.lookup(name).await?,
@@ -224,7 +224,7 @@ async fn first_of<C: Future<Output = io::Result<Stream>>>(
     policy: &dyn AddressPolicy,
     deadline: Instant,
     dial: impl Fn(SocketAddr) -> C,
-) -> Result<Stream, ConnectError> {
+) -> Result<Stream, DestinationError> {
     let mut first_error = None;
     // The policy is asked after resolution, and for each stream again, whether the answer was cached or not. This keeps
     // a name whose addresses change away from the exit's own network (S31).
@@ -238,11 +238,11 @@ async fn first_of<C: Future<Output = io::Result<Stream>>>(
                 return Ok(stream);
             }
             Ok(Err(error)) => error.into(),
-            Err(_) => ConnectError::TimedOut,
+            Err(_) => DestinationError::TimedOut,
         };
         first_error.get_or_insert(error);
     }
-    Err(first_error.unwrap_or(ConnectError::Policy))
+    Err(first_error.unwrap_or(DestinationError::Policy))
 }
 
 #[cfg(test)]
@@ -254,7 +254,7 @@ mod unit {
         text.split(' ').map(|a| a.parse().unwrap())
     }
 
-    async fn fails(text: &str, dial: impl Fn(SocketAddr) -> io::Error) -> ConnectError {
+    async fn fails(text: &str, dial: impl Fn(SocketAddr) -> io::Error) -> DestinationError {
         let deadline = Instant::now() + DEADLINE;
         let policy = |a: SocketAddr| a.ip().is_ipv4();
         let dial = |a| core::future::ready(Err(dial(a)));
@@ -276,7 +276,7 @@ mod unit {
                 }
             },
         );
-        assert_eq!(error.await, ConnectError::Refused);
+        assert_eq!(error.await, DestinationError::Refused);
         let expected: Vec<_> = addresses("1.1.1.1:1 1.1.1.2:1 1.1.1.3:1 1.1.1.4:1").collect();
         assert_eq!(tried.into_inner(), expected);
     }
@@ -284,8 +284,11 @@ mod unit {
     #[tokio::test]
     async fn nothing_allowed_is_a_matter_of_policy() {
         let never = |_| unreachable!();
-        assert_eq!(fails("[::1]:1 [::2]:2", never).await, ConnectError::Policy);
-        assert_eq!(fails("1.1.1.1:0", never).await, ConnectError::Policy);
+        assert_eq!(
+            fails("[::1]:1 [::2]:2", never).await,
+            DestinationError::Policy
+        );
+        assert_eq!(fails("1.1.1.1:0", never).await, DestinationError::Policy);
     }
 
     #[tokio::test(start_paused = true)]
@@ -298,7 +301,7 @@ mod unit {
             let result = first_of(addresses(text), &|_| true, start + DEADLINE, |_| {
                 core::future::pending()
             });
-            assert_eq!(result.await.unwrap_err(), ConnectError::TimedOut);
+            assert_eq!(result.await.unwrap_err(), DestinationError::TimedOut);
             assert_eq!(start.elapsed().as_secs(), seconds);
         }
     }
@@ -306,18 +309,18 @@ mod unit {
     #[test]
     fn a_full_descriptor_table_is_told_as_such() {
         for (code, error) in [
-            (24, ConnectError::Resource),
-            (105, ConnectError::Resource),
-            (99, ConnectError::Resource),
-            (111, ConnectError::Refused),
-            (113, ConnectError::Unreachable),
-            (101, ConnectError::Unreachable),
-            (110, ConnectError::TimedOut),
-            (1, ConnectError::Unreachable),
-            (22, ConnectError::Internal),
+            (24, DestinationError::Resource),
+            (105, DestinationError::Resource),
+            (99, DestinationError::Resource),
+            (111, DestinationError::Refused),
+            (113, DestinationError::Unreachable),
+            (101, DestinationError::Unreachable),
+            (110, DestinationError::TimedOut),
+            (1, DestinationError::Unreachable),
+            (22, DestinationError::Internal),
         ] {
             assert_eq!(
-                ConnectError::from(io::Error::from_raw_os_error(code)),
+                DestinationError::from(io::Error::from_raw_os_error(code)),
                 error
             );
         }

@@ -18,6 +18,6 @@ mod serve;
 mod tests;
 
 pub(crate) use connect::Outside;
-pub use connect::{AddressPolicy, ConnectError, ExitConnector};
+pub use connect::{AddressPolicy, DestinationError, ExitConnector};
 pub use resolve::ResolverError;
 pub(crate) use serve::serve;

@@ -8,7 +8,7 @@ use cepa_common::stream::{Acceptor, StreamHost};
 
 use super::attempts::Party;
 use super::copy::copy;
-use super::{ConnectError, ExitConnector};
+use super::{DestinationError, ExitConnector};
 
 /// Connects a stream that a client has begun and copies until both sides are done. A relay that is no exit has no
 /// `exit`, and refuses. `party` is who has begun the stream.
@@ -24,7 +24,7 @@ pub(crate) async fn serve(
         // than the long copying after it.
         Some(exit) => tokio::select! {
             connected = Box::pin(exit.connect(&host, port, party)) => {
-                connected.map_err(ConnectError::end_reason)
+                connected.map_err(DestinationError::end_reason)
             }
             () = stream.given_up() => return,
         },

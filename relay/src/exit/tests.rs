@@ -172,7 +172,7 @@ async fn a_name_without_address_is_unresolvable() {
         .connect(&name("nowhere.example"), 80, party())
         .await
         .unwrap_err();
-    assert_eq!(error, ConnectError::ResolveFailed);
+    assert_eq!(error, DestinationError::ResolveFailed);
     assert_eq!(error.end_reason(), EndReason::Unresolvable);
 }
 
@@ -188,7 +188,7 @@ async fn names_are_asked_for_as_they_are_and_special_ones_never() {
         "not a name",
     ] {
         let error = exit.connect(&name(special), 80, party()).await.unwrap_err();
-        assert_eq!(error, ConnectError::ResolveFailed, "{special}");
+        assert_eq!(error, DestinationError::ResolveFailed, "{special}");
     }
     assert_eq!(dns.asked.lock().unwrap().as_slice(), &[] as &[String]);
     let _ = exit.connect(&name("Plain"), 80, party()).await;
@@ -211,12 +211,12 @@ async fn a_name_that_leads_inside_is_refused_each_time() {
         "rebind.example",
     ] {
         let error = exit.connect(&name(host), 80, party()).await.unwrap_err();
-        assert_eq!(error, ConnectError::Policy, "{host}");
+        assert_eq!(error, DestinationError::Policy, "{host}");
     }
     for literal in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"] {
         let host = StreamHost::Ip(literal.parse().unwrap());
         let error = exit.connect(&host, 80, party()).await.unwrap_err();
-        assert_eq!(error, ConnectError::Policy, "{literal}");
+        assert_eq!(error, DestinationError::Policy, "{literal}");
     }
 }
 
@@ -235,7 +235,7 @@ async fn the_policy_is_asked_about_the_address_dialled() {
             .connect(&name("good.example"), 7, party())
             .await
             .unwrap_err();
-        assert_eq!(error, ConnectError::Policy);
+        assert_eq!(error, DestinationError::Policy);
         assert_eq!(asked.load(Ordering::SeqCst), times);
     }
 }
@@ -251,7 +251,7 @@ async fn a_closed_port_is_refused() {
         .connect(&name("good.example"), port, party())
         .await
         .unwrap_err();
-    assert_eq!(error, ConnectError::Refused);
+    assert_eq!(error, DestinationError::Refused);
 }
 
 #[tokio::test]
@@ -265,11 +265,11 @@ async fn a_silent_server_costs_three_seconds_and_holds_up_nobody() {
     let nowhere = name("nowhere.example");
     let other = exit.connect(&nowhere, 80, party());
     let other = timeout(Duration::from_secs(1), other).await;
-    assert_eq!(other.unwrap().unwrap_err(), ConnectError::ResolveFailed);
+    assert_eq!(other.unwrap().unwrap_err(), DestinationError::ResolveFailed);
     assert!(!silent.is_finished());
     let silent = timeout(Duration::from_millis(3500), silent).await;
     let error = silent.expect("in time").unwrap().unwrap_err();
-    assert_eq!(error, ConnectError::TimedOut);
+    assert_eq!(error, DestinationError::TimedOut);
 }
 
 #[tokio::test]
@@ -280,7 +280,7 @@ async fn a_chain_without_end_fails_after_a_few_questions() {
         .connect(&name("loop.example"), 80, party())
         .await
         .unwrap_err();
-    assert_eq!(error, ConnectError::ResolveFailed);
+    assert_eq!(error, DestinationError::ResolveFailed);
     let asked = dns.asked.lock().unwrap().len();
     assert!(asked <= 40, "{asked} questions");
 }

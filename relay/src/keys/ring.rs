@@ -17,7 +17,7 @@ use cepa_common::world::Disk;
 use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 
-use super::schedule::{KeyTimes, Listing, MAX_KEYS, Schedule, Timing};
+use super::schedule::{KeyListing, KeyTimes, MAX_KEYS, Schedule, Timing};
 use crate::events::{DiskTrouble, RelayEvent};
 
 /// Where the onion keys are, and which suite the owner wants.
@@ -117,7 +117,7 @@ impl OnionRing {
     ///
     /// # Errors
     /// [`StateError`] if the disk cannot be written; what was taken in is then lost with a restart.
-    pub fn observe(&mut self, listings: &[Listing], params: &Params) -> Result<(), StateError> {
+    pub fn observe(&mut self, listings: &[KeyListing], params: &Params) -> Result<(), StateError> {
         let timing = Timing::new(params);
         let mut is_news = false;
         for listing in listings {
@@ -315,7 +315,7 @@ mod tests {
         assert!(turn(&mut first, replaced));
         let held = publics(&first);
         assert_eq!(held.len(), 2);
-        let seen = |valid_after, key: [u8; 32]| Listing {
+        let seen = |valid_after, key: [u8; 32]| KeyListing {
             valid_after,
             fresh_until: valid_after + 3_600,
             valid_until: valid_after + DAY,

@@ -100,7 +100,7 @@ impl KeyTimes {
 
 /// What one consensus says about the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listing {
+pub struct KeyListing {
     /// When the consensus becomes valid.
     pub valid_after: UnixSecs,
     /// When there should be a newer one.
@@ -183,7 +183,7 @@ impl Schedule {
     }
 
     /// Takes in what a consensus says. Returns whether something changed that must outlive a restart.
-    pub fn observe(&mut self, listing: &Listing, timing: &Timing) -> bool {
+    pub fn observe(&mut self, listing: &KeyListing, timing: &Timing) -> bool {
         let end = listing.valid_until.saturating_add(timing.grace);
         self.observed = self.observed.max(Observed {
             valid_after: listing.valid_after,
@@ -261,8 +261,8 @@ mod tests {
         KeyTimes::new(generation, SUITE, public, born)
     }
 
-    fn listing(valid_after: UnixSecs, generation: Option<u8>) -> Listing {
-        Listing {
+    fn listing(valid_after: UnixSecs, generation: Option<u8>) -> KeyListing {
+        KeyListing {
             valid_after,
             fresh_until: valid_after + 3_600,
             valid_until: valid_after + DAY,

@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::ring::{OnionKeyOptions, OnionRing};
-use super::schedule::{Listing, MAX_LIFE_SECS, Schedule, Timing};
+use super::schedule::{KeyListing, MAX_LIFE_SECS, Schedule, Timing};
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
@@ -48,7 +48,7 @@ struct World {
     suite: Suite,
     /// The uploaded keys with their times. Authorities list one of the last.
     uploaded: Vec<(UnixSecs, OnionPublicKey)>,
-    consensuses: Vec<(Listing, OnionPublicKey)>,
+    consensuses: Vec<(KeyListing, OnionPublicKey)>,
     clock_offset: i64,
     handshakes: u32,
     made: usize,
@@ -90,7 +90,7 @@ impl World {
         let last = self.consensuses.last().copied();
         let missed = self.one_in(self.trouble.unseen);
         // A relay takes no consensus that is early or has expired by the relay's own clock.
-        let takes = |listing: &Listing| {
+        let takes = |listing: &KeyListing| {
             listing.valid_after <= relays_now + 300 && relays_now < listing.valid_until
         };
         let seen = last
@@ -147,7 +147,7 @@ impl World {
             choice -= 1;
         }
         let key = self.uploaded[choice].1;
-        let listing = Listing {
+        let listing = KeyListing {
             valid_after: now,
             fresh_until: now + HOUR,
             valid_until: now + DAY,

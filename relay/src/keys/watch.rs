@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::RelayIdentity;
 use super::ring::{OnionKeys, OnionRing};
-use super::schedule::Listing;
+use super::schedule::KeyListing;
 use crate::events::{RelayEvent, Reporter};
 
 /// The time between two looks at the clock and at the owner's files.
@@ -78,10 +78,10 @@ pub(crate) async fn watch(mut keys: KeyWatch) {
 }
 
 /// What the consensuses held say about the relay, oldest first.
-fn listings(store: &ConsensusStore, identity: &RelayIdentity, now: UnixSecs) -> Vec<Listing> {
-    let mut listings: Vec<Listing> = store
+fn listings(store: &ConsensusStore, identity: &RelayIdentity, now: UnixSecs) -> Vec<KeyListing> {
+    let mut listings: Vec<KeyListing> = store
         .valid(now)
-        .map(|consensus| Listing {
+        .map(|consensus| KeyListing {
             valid_after: consensus.lifetime().valid_after,
             fresh_until: consensus.lifetime().fresh_until,
             valid_until: consensus.lifetime().valid_until,

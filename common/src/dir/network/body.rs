@@ -24,7 +24,7 @@ const MAX_NAME_BYTES: usize = 40;
 
 /// One directory authority, as `network.toml` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Authority {
+pub struct AuthorityEntry {
     /// Name for people.
     pub name: String,
     /// The key that the authority proves on links. It is also the authority's identity as a relay.
@@ -48,7 +48,7 @@ pub struct Fallback {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Body {
     pub(super) name: String,
-    pub(super) authorities: Vec<Authority>,
+    pub(super) authorities: Vec<AuthorityEntry>,
     pub(super) fallbacks: Vec<Fallback>,
     pub(super) params: BTreeMap<String, u32>,
 }
@@ -102,7 +102,7 @@ fn are_addresses(addresses: &[SocketAddr], at_least: usize) -> bool {
 }
 
 impl Body {
-    pub(super) fn authority_of(&self, signing_key: &[u8; 32]) -> Option<&Authority> {
+    pub(super) fn authority_of(&self, signing_key: &[u8; 32]) -> Option<&AuthorityEntry> {
         self.authorities
             .iter()
             .find(|authority| authority.signing_key == *signing_key)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
 
-use super::body::{Authority, Body, Fallback, Succession, id_of, signed_part};
+use super::body::{AuthorityEntry, Body, Fallback, Succession, id_of, signed_part};
 use super::error::NetworkFileError;
 use super::params::{self, Params};
 use super::signatories::Signatories;
@@ -35,7 +35,11 @@ pub struct NetworkFile {
 
 impl NetworkDraft {
     /// A draft of a network without fallback caches that nobody has signed. The authorities come in any order.
-    pub fn new(name: &str, mut authorities: Vec<Authority>, params: BTreeMap<String, u32>) -> Self {
+    pub fn new(
+        name: &str,
+        mut authorities: Vec<AuthorityEntry>,
+        params: BTreeMap<String, u32>,
+    ) -> Self {
         authorities.sort_by_key(|authority| authority.identity);
         let body = Body {
             name: name.to_owned(),
@@ -75,7 +79,7 @@ impl NetworkDraft {
 
     /// Sets these authorities, which come in any order. Signatures made before become void.
     #[must_use]
-    pub fn with_authorities(mut self, mut authorities: Vec<Authority>) -> Self {
+    pub fn with_authorities(mut self, mut authorities: Vec<AuthorityEntry>) -> Self {
         authorities.sort_by_key(|authority| authority.identity);
         self.body.authorities = authorities;
         self.signatures.clear();
@@ -196,7 +200,7 @@ impl NetworkDraft {
     }
 
     /// The authorities, by increasing identity.
-    pub fn authorities(&self) -> &[Authority] {
+    pub fn authorities(&self) -> &[AuthorityEntry] {
         &self.body.authorities
     }
 
@@ -224,7 +228,7 @@ impl NetworkDraft {
     /// [`NetworkFileError`]; no draft is known to cause it.
     pub fn signatories_among(
         &self,
-        authorities: &[Authority],
+        authorities: &[AuthorityEntry],
     ) -> Result<Signatories, NetworkFileError> {
         let part = signed_part(&self.body, self.succession)?;
         let id = id_of(&part, self.succession);
@@ -355,12 +359,12 @@ impl NetworkFile {
     }
 
     /// The authorities, by increasing identity.
-    pub fn authorities(&self) -> &[Authority] {
+    pub fn authorities(&self) -> &[AuthorityEntry] {
         &self.body.authorities
     }
 
     /// The authority with this identity.
-    pub fn authority(&self, identity: &RelayId) -> Option<&Authority> {
+    pub fn authority(&self, identity: &RelayId) -> Option<&AuthorityEntry> {
         self.body
             .authorities
             .iter()
@@ -368,7 +372,7 @@ impl NetworkFile {
     }
 
     /// The authority with this signing key.
-    pub fn authority_by_signing_key(&self, key: &[u8; 32]) -> Option<&Authority> {
+    pub fn authority_by_signing_key(&self, key: &[u8; 32]) -> Option<&AuthorityEntry> {
         self.body.authority_of(key)
     }
 

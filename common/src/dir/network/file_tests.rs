@@ -96,6 +96,6 @@ fn broken_rules() {
 fn an_entry_survives_alone() {
     let network = testkit::network(1);
     let entry = &network.authorities()[0];
-    assert_eq!(Authority::parse(&entry.to_toml()).as_ref(), Ok(entry));
-    assert!(Authority::parse("[authority]\nname = \"x\"").is_err());
+    assert_eq!(AuthorityEntry::parse(&entry.to_toml()).as_ref(), Ok(entry));
+    assert!(AuthorityEntry::parse("[authority]\nname = \"x\"").is_err());
 }

@@ -18,7 +18,7 @@ mod signatories;
 mod text;
 
 pub(super) use body::MAX_AUTHORITIES;
-pub use body::{Authority, Fallback};
+pub use body::{AuthorityEntry, Fallback};
 pub use error::NetworkFileError;
 pub use file::{MAX_NETWORK_FILE_BYTES, NetworkDraft, NetworkFile};
 pub(super) use params::{MAX_PARAMS, NETWORK_REVISION};

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::body::Authority;
+use super::body::AuthorityEntry;
 use super::error::NetworkFileError;
 use super::file::NetworkFile;
 use crate::dir::signed::{Kind, UnixSecs};
@@ -98,7 +98,7 @@ impl Revisions {
     }
 
     /// The authorities that vote at `now` or are about to. Relays publish at all of them.
-    pub fn authorities(&self, now: UnixSecs) -> Vec<Authority> {
+    pub fn authorities(&self, now: UnixSecs) -> Vec<AuthorityEntry> {
         let mut list = self.newest.authorities().to_vec();
         for authority in self.at(now).authorities() {
             if list.iter().all(|held| held.identity != authority.identity) {

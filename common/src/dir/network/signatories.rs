@@ -1,7 +1,7 @@
 //! Which authorities have signed a `network.toml`, and whether that is enough (docs/protocol.md, 6.3.5, 6.3.7 and
 //! 6.3.8).
 
-use super::body::Authority;
+use super::body::AuthorityEntry;
 use super::error::NetworkFileError;
 use crate::dir::signed::{DocError, Kind, Signature, majority};
 use crate::ids::NetworkId;
@@ -25,12 +25,12 @@ impl Signatories {
 
     /// Finds which of `authorities` signed `part`.
     pub(super) fn of(
-        authorities: &[Authority],
+        authorities: &[AuthorityEntry],
         signatures: &[([u8; 32], Signature)],
         id: &NetworkId,
         part: &[u8],
     ) -> Self {
-        let has_signed = |authority: &&Authority| {
+        let has_signed = |authority: &&AuthorityEntry| {
             let by = |(signer, signature): &([u8; 32], Signature)| {
                 *signer == authority.signing_key
                     && signature.verify(signer, Kind::Network, id, part).is_ok()
@@ -38,7 +38,7 @@ impl Signatories {
             signatures.iter().any(by)
         };
         let (signed, missing): (Vec<_>, Vec<_>) = authorities.iter().partition(has_signed);
-        let names = |list: Vec<&Authority>| list.iter().map(|a| a.name.clone()).collect();
+        let names = |list: Vec<&AuthorityEntry>| list.iter().map(|a| a.name.clone()).collect();
         Self {
             signed: names(signed),
             missing: names(missing),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::body::{Authority, Body, Fallback, Succession};
+use super::body::{AuthorityEntry, Body, Fallback, Succession};
 use super::error::NetworkFileError;
 use crate::dir::signed::{self, Signature, UnixSecs};
 use crate::ids::{NetworkId, RelayId};
@@ -49,7 +49,7 @@ struct AuthorityText {
 }
 
 impl AuthorityText {
-    fn of(authority: &Authority) -> Self {
+    fn of(authority: &AuthorityEntry) -> Self {
         Self {
             name: authority.name.clone(),
             identity: authority.identity.to_string(),
@@ -58,8 +58,8 @@ impl AuthorityText {
         }
     }
 
-    fn into_authority(self) -> Result<Authority, NetworkFileError> {
-        Ok(Authority {
+    fn into_authority(self) -> Result<AuthorityEntry, NetworkFileError> {
+        Ok(AuthorityEntry {
             name: self.name,
             identity: RelayId(unhex("identity", &self.identity)?),
             signing_key: unhex("signing_key", &self.signing_key)?,
@@ -75,7 +75,7 @@ struct EntryText {
     authority: AuthorityText,
 }
 
-impl Authority {
+impl AuthorityEntry {
     /// The entry as a file of its own.
     pub fn to_toml(&self) -> String {
         let authority = AuthorityText::of(self);

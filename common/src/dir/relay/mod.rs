@@ -27,5 +27,5 @@ pub use descriptor::{
 pub use descriptor_cache::DescriptorCache;
 pub use flags::Flags;
 pub use key_files::{FamilyFile, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES};
-pub use policy::{ExitPolicy, PolicyError, Rule};
+pub use policy::{ExitPolicy, PolicyError, PolicyRule};
 pub use summary::{PolicySummary, PortRange};

@@ -42,7 +42,7 @@ enum Addresses {
 
 /// One rule of a policy, as in `accept *:443` or `reject [2001:db8::]/32:1-1023`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct PolicyRule {
     accept: bool,
     addresses: Addresses,
     ports: PortRange,
@@ -53,7 +53,7 @@ const ALL_PORTS: PortRange = PortRange {
     high: u16::MAX,
 };
 
-impl Rule {
+impl PolicyRule {
     fn matches(&self, address: SocketAddr) -> bool {
         self.ports.contains(address.port()) && self.addresses.contains(address.ip())
     }
@@ -103,7 +103,7 @@ impl Addresses {
 /// no.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExitPolicy {
-    rules: Vec<Rule>,
+    rules: Vec<PolicyRule>,
     allow_private: bool,
 }
 
@@ -141,7 +141,7 @@ impl ExitPolicy {
     }
 
     /// The rules in order.
-    pub fn rules(&self) -> &[Rule] {
+    pub fn rules(&self) -> &[PolicyRule] {
         &self.rules
     }
 
@@ -207,7 +207,7 @@ impl fmt::Display for ExitPolicy {
     }
 }
 
-impl FromStr for Rule {
+impl FromStr for PolicyRule {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Self, PolicyError> {
@@ -270,7 +270,7 @@ fn parse_number(text: &str) -> Option<u16> {
         .then(|| text.parse().ok())?
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for PolicyRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.accept { "accept " } else { "reject " })?;
         match self.addresses {
@@ -350,7 +350,7 @@ mod tests {
     fn every_refusal_of_the_text() {
         for bad in ["allow *:80", "accept", "accept*:80", "permit 1.2.3.4:80"] {
             assert!(
-                matches!(bad.parse::<Rule>(), Err(PolicyError::Action(_))),
+                matches!(bad.parse::<PolicyRule>(), Err(PolicyError::Action(_))),
                 "{bad}"
             );
         }
@@ -366,7 +366,7 @@ mod tests {
             "accept *5:80",
         ] {
             assert!(
-                matches!(bad.parse::<Rule>(), Err(PolicyError::Address(_))),
+                matches!(bad.parse::<PolicyRule>(), Err(PolicyError::Address(_))),
                 "{bad}"
             );
         }
@@ -382,7 +382,7 @@ mod tests {
             "accept *:1-2-3",
         ] {
             assert!(
-                matches!(bad.parse::<Rule>(), Err(PolicyError::Ports(_))),
+                matches!(bad.parse::<PolicyRule>(), Err(PolicyError::Ports(_))),
                 "{bad}"
             );
         }
@@ -417,7 +417,7 @@ mod tests {
                 0..20,
             ),
         ) {
-            let rules = rules.into_iter().map(|(accept, v4, v6, length, low, more)| Rule {
+            let rules = rules.into_iter().map(|(accept, v4, v6, length, low, more)| PolicyRule {
                 accept,
                 addresses: match v4 {
                     Some(v4) => Addresses::Prefix(IpAddr::V4(v4.into()), length % 33),
@@ -433,8 +433,8 @@ mod tests {
 
         #[test]
         fn garbage_never_panics(text in ".{0,60}") {
-            let _ = text.parse::<Rule>();
-            let _ = format!("accept {text}").parse::<Rule>();
+            let _ = text.parse::<PolicyRule>();
+            let _ = format!("accept {text}").parse::<PolicyRule>();
         }
     }
 }

@@ -12,10 +12,10 @@ pub trait AsyncReadWrite: AsyncRead + AsyncWrite {}
 impl<T: AsyncRead + AsyncWrite + ?Sized> AsyncReadWrite for T {}
 
 /// A connection that can carry one directory request: a link before its HELLO, or a BEGIN_DIR stream.
-pub type Stream = Box<dyn AsyncReadWrite + Send + Unpin>;
+pub type DirStream = Box<dyn AsyncReadWrite + Send + Unpin>;
 
 /// A connection that is being opened.
-pub type DialFuture = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
+pub type DialFuture = Pin<Box<dyn Future<Output = io::Result<DirStream>> + Send>>;
 
 /// Opens connections for directory requests.
 pub trait Dial: Send + Sync {

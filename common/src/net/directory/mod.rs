@@ -20,7 +20,7 @@ mod padding;
 mod revise;
 
 pub use backoff::{Backoff, random_below};
-pub use dial::{AsyncReadWrite, Dial, DialFuture, Stream};
+pub use dial::{AsyncReadWrite, Dial, DialFuture, DirStream};
 pub use fetch::{
     A_IM, DELTA_BASE, DIFFERENCE_CODING, DirRequest, DirResponse, FetchError, IM, Received, fetch,
     fetch_consensus, fetch_newer, fetch_newer_watched, upload,
