@@ -281,7 +281,7 @@ fn authorities_come_and_go_and_a_client_goes_on() {
     // The client with the first file has found its way to the last one by itself.
     until_ok("the client holds revision 2", SOON, || {
         let log = std::fs::read_to_string(world.path("client.log")).unwrap();
-        log.contains("revision=2")
+        log.contains("revision 2 of the network is in use")
     });
     assert!(
         fetch() || fetch(),

@@ -37,7 +37,7 @@ fn is_woken(streams: &Streams<Acceptor>, leg: LegId) -> bool {
     pin!(streams.wait(leg)).poll(&mut cx).is_ready()
 }
 
-/// Protocol.md 5.21: the client numbers legs as it likes. Each leg's task is woken, whatever its number.
+/// docs/protocol.md, 5.21: the client numbers legs as it likes. Each leg's task is woken, whatever its number.
 #[test]
 fn every_leg_is_woken_whatever_its_number() {
     let streams = Streams::new(mux());

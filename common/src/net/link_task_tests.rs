@@ -112,7 +112,7 @@ fn keys(seed: u8) -> HopKeys {
     }
 }
 
-/// Protocol.md 7.6: the layers go over before the client hears EXTENDED, so its first cell for the next hop is opened
+/// protocol.md 7.6: the layers go over before the client hears EXTENDED, so its first cell for the next hop is opened
 /// and passed on, although the link's task finds the command and the cell in one turn.
 #[tokio::test]
 async fn a_cell_that_comes_with_the_hand_over_is_passed_on() {

@@ -41,7 +41,7 @@ fn sent(queue: &LinkQueue) -> Vec<Head> {
     cells.map(|cell| codec::head(cell).unwrap()).collect()
 }
 
-/// Protocol.md 7.2: refused circuits count until their ids are free, and one more than may be closes the link.
+/// docs/protocol.md, 7.2: refused circuits count until their ids are free, and one more than may be closes the link.
 #[test]
 fn who_makes_more_circuits_than_may_be_loses_the_link() {
     let (mut table, own) = table(REFUSED);
@@ -65,7 +65,7 @@ fn who_makes_more_circuits_than_may_be_loses_the_link() {
     assert_eq!(own.answers(), CIRCUITS_PER_LINK + 1);
 }
 
-/// Protocol.md 2.7: nothing follows DESTROY. More than a hundred cells that did would cost the link (S7), with every
+/// protocol.md 2.7: nothing follows DESTROY. More than a hundred cells that did would cost the link (S7), with every
 /// circuit on it.
 #[test]
 fn what_a_circuit_s_end_says_late_is_not_sent_after_destroy() {
@@ -111,7 +111,7 @@ fn what_passes_late_is_not_sent_after_destroy() {
     assert_eq!(sent(&next), only);
 }
 
-/// Protocol.md 2.9: nobody has asked for PADDING yet, and a little does no harm.
+/// docs/protocol.md, 2.9: nobody has asked for PADDING yet, and a little does no harm.
 #[test]
 fn padding_that_nobody_asked_for_costs_the_link() {
     let (mut table, _) = table(REFUSED);
