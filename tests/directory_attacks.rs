@@ -105,7 +105,8 @@ fn an_authority_that_crashes_lists_at_once_what_the_last_consensus_listed() {
             own.relay(name, &[]);
             own.listed_as(name).await;
         }
-        // What is known of the last relay is on disk a quarter of an interval later, so one whole interval later at most.
+        // What is known of the last relay is on disk a quarter of an interval later, so one whole interval later at
+        // most.
         let before = own.consensus().await.unwrap();
         let before = later(&own, before.lifetime().valid_after).await;
         assert_eq!(before.entries().len(), 4);

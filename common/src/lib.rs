@@ -14,8 +14,9 @@
 //! * `state` (feature `net`): files and keys on disk;
 //! * `net` (feature `net`): TLS, sockets, and the drivers of links, circuits' ends and directory requests.
 //!
-//! Everything outside `world`, `state`, `net` and the kit for tests is pure: bytes or messages in, messages out; time and
-//! randomness are arguments. Nothing there opens a socket, reads a clock or spawns a task, and it builds without tokio.
+//! Everything outside `world`, `state`, `net` and the kit for tests is pure: bytes or messages in, messages out; time
+//! and randomness are arguments. Nothing there opens a socket, reads a clock or spawns a task, and it builds without
+//! tokio.
 
 #![cfg_attr(
     test,

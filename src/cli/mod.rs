@@ -42,7 +42,7 @@ reached. `cepa testnet -- COMMAND` ends with the command's own."
 )]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CepaCommand,
     /// What to log: a level (off, error, warn, info, debug, trace) or filters such as
     /// info,cepa_relay=debug. Goes before RUST_LOG and the configuration file.
     #[arg(long, global = true, value_name = "FILTER")]
@@ -50,7 +50,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CepaCommand {
     Testnet(testnet::Testnet),
     Run(run::Run),
     Proxy(proxy::Proxy),
@@ -73,18 +73,18 @@ impl Cli {
     pub fn main(self) -> ExitCode {
         let context = Context::new(self.log);
         let done = match self.command {
-            Command::Testnet(command) => command.main(&context),
-            Command::Run(command) => command.main(&context),
-            Command::Proxy(command) => command.main(&context),
-            Command::Status(command) => command.main(),
-            Command::NewIdentity(command) => command.main(),
-            Command::Relay(command) => command.main(&context),
-            Command::Authority(command) => command.main(),
-            Command::Keys(command) => command.main(),
-            Command::Network(command) => command.main(),
-            Command::Trace(command) => command.main(&context),
-            Command::Consensus(command) => command.main(&context),
-            Command::Bench(command) => command.main(&context),
+            CepaCommand::Testnet(command) => command.main(&context),
+            CepaCommand::Run(command) => command.main(&context),
+            CepaCommand::Proxy(command) => command.main(&context),
+            CepaCommand::Status(command) => command.main(),
+            CepaCommand::NewIdentity(command) => command.main(),
+            CepaCommand::Relay(command) => command.main(&context),
+            CepaCommand::Authority(command) => command.main(),
+            CepaCommand::Keys(command) => command.main(),
+            CepaCommand::Network(command) => command.main(),
+            CepaCommand::Trace(command) => command.main(&context),
+            CepaCommand::Consensus(command) => command.main(&context),
+            CepaCommand::Bench(command) => command.main(&context),
         };
         done.and_then(|code| output::lost().map(|()| code))
             .unwrap_or_else(|error| {
@@ -173,7 +173,7 @@ mod tests {
             "cepa", "testnet", "--relays", "5", "--", "curl", "--proxy", "x",
         ])
         .unwrap();
-        let Command::Testnet(testnet) = cli.command else {
+        let CepaCommand::Testnet(testnet) = cli.command else {
             panic!("not testnet")
         };
         assert_eq!(testnet.command, ["curl", "--proxy", "x"]);

@@ -325,7 +325,9 @@ async fn an_attempt_that_ends_is_heard_while_all_permits_are_taken() {
     });
     tokio::task::yield_now().await;
     // It is time for an attempt beside the slow one, for which there is no permit.
+    tokio::time::pause();
     tokio::time::sleep(pool.maker.slow_after() * 2).await;
+    tokio::time::resume();
     pool.stop();
     drop((connection, listener));
     let heard = tokio::time::timeout(Duration::from_secs(20), race).await;

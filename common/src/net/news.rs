@@ -27,14 +27,14 @@ pub trait Standing {
 }
 
 #[derive(Debug)]
-struct Shared<S: Standing> {
+struct NewsState<S: Standing> {
     state: Mutex<S>,
     events: broadcast::Sender<S::Event>,
 }
 
 /// How things stand, and a way to tell what happens. Clones share it.
 #[derive(Debug)]
-pub struct News<S: Standing>(Arc<Shared<S>>);
+pub struct News<S: Standing>(Arc<NewsState<S>>);
 
 impl<S: Standing> Clone for News<S> {
     fn clone(&self) -> Self {
@@ -45,7 +45,7 @@ impl<S: Standing> Clone for News<S> {
 impl<S: Standing> News<S> {
     /// News that begin with this state.
     pub fn new(state: S) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(NewsState {
             state: Mutex::new(state),
             events: broadcast::Sender::new(RING),
         }))
@@ -81,7 +81,7 @@ impl<S: Standing> News<S> {
 pub struct Feed<S: Standing> {
     present: VecDeque<S::Event>,
     events: broadcast::Receiver<S::Event>,
-    shared: Weak<Shared<S>>,
+    shared: Weak<NewsState<S>>,
 }
 
 impl<S: Standing> Feed<S> {

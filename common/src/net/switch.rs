@@ -145,7 +145,7 @@ struct Recurring {
 }
 
 impl Recurring {
-    /// It comes once more. Gives how often it has come within `time`.
+    /// Notes that what is counted comes once more. Gives how often it has come within `time`.
     fn count(&mut self, now: Instant, time: Duration) -> u32 {
         let since = *self.since.get_or_insert(now);
         if now.saturating_duration_since(since) > time {

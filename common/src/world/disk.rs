@@ -30,9 +30,9 @@ pub enum EntryKind {
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirEntry {
-    /// Its name in the directory.
+    /// The entry's name in the directory.
     pub name: OsString,
-    /// What it is.
+    /// What kind of entry it is.
     pub kind: EntryKind,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The network models what a link's task and a stream can tell of TCP: a round trip to open, refusal where nobody
 //! listens, a bounded buffer in each direction, an end of file that follows the last byte, and a reset that overtakes
-//! nothing. Bandwidth, loss and partitions are not modelled. All hosts live in one thread on one clock, so that the order of
-//! events is the runtime's alone.
+//! nothing. Bandwidth, loss and partitions are not modelled. All hosts live in one thread on one clock, so that the
+//! order of events is the runtime's alone.
 
 mod disk;
 
@@ -62,9 +62,9 @@ pub struct Event {
 
 /// Hosts in memory.
 #[derive(Clone)]
-pub struct MemoryNetwork(Arc<Shared>);
+pub struct MemoryNetwork(Arc<NetworkState>);
 
-struct Shared {
+struct NetworkState {
     began: Instant,
     unix_ms: u64,
     delay: Duration,
@@ -84,7 +84,7 @@ impl MemoryNetwork {
     /// A network without hosts, in which it is `unix_ms` (milliseconds since 1970) now, each way takes `delay`, and
     /// `names` are known. To be called within a runtime, whose clock is the network's.
     pub fn new(unix_ms: u64, delay: Duration, names: BTreeMap<String, IpAddr>) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(NetworkState {
             began: Instant::now(),
             unix_ms,
             delay,

@@ -1,8 +1,9 @@
 //! How much this relay takes on, and what it gives up when that was too much.
 //!
-//! Every bound on what strangers can have of a relay stands here: connections ([`LinkAdmission`]), directory connections
-//! ([`ConnectionPlaces`]) and requests ([`DirectoryAdmission`]), CREATEs that wait ([`JobQueue`]), bytes that links move
-//! in a second, and bytes that queues hold ([`Memory`]). Other rooms ask before they begin something; this room knows none of them.
+//! Every bound on what strangers can have of a relay stands here: connections ([`LinkAdmission`]), directory
+//! connections ([`ConnectionPlaces`]) and requests ([`DirectoryAdmission`]), CREATEs that wait ([`JobQueue`]), bytes
+//! that links move in a second, and bytes that queues hold ([`Memory`]). Other rooms ask before they begin something;
+//! this room knows none of them.
 
 mod bucket;
 mod creates;

@@ -1,7 +1,7 @@
 //! Places for directory connections (docs/protocol.md, 6.12.6; S23).
 //!
-//! Votes must get through whatever strangers do. So authorities, relays, strangers and streams each have places of their
-//! own, and where a class is full, the connection that has stood still longest gives way.
+//! Votes must get through whatever strangers do. So authorities, relays, strangers and streams each have places of
+//! their own, and where a class is full, the connection that has stood still longest gives way.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -65,8 +65,8 @@ impl Asker {
         }
     }
 
-    /// How many connections this asker may hold, if its class has `bound` places; `None` if there is no bound but that of
-    /// the class.
+    /// How many connections this asker may hold, if its class has `bound` places; `None` if there is no bound but that
+    /// of the class.
     fn cap(self, bound: u32) -> Option<u32> {
         match self {
             Self::Authority(_) => Some(PER_AUTHORITY),

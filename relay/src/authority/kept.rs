@@ -48,8 +48,8 @@ impl Kept {
 }
 
 impl Remembered {
-    /// Reads a record and verifies its descriptors; those that do not verify are left out. `None` if this version did not
-    /// write the record.
+    /// Reads a record and verifies its descriptors; those that do not verify are left out. `None` if this version did
+    /// not write the record.
     pub(super) fn decode(bytes: &[u8], network: &NetworkId) -> Option<Self> {
         let kept: Kept = postcard::from_bytes(bytes).ok()?;
         if kept.version != VERSION {

@@ -108,8 +108,8 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Do the two relays share an IPv4 address or a subnet of IPv6? Loopback does not count: a whole network on one machine has the same
-    /// address.
+    /// Do the two relays share an IPv4 address or a subnet of IPv6? Loopback does not count: a whole network on one
+    /// machine has the same address.
     fn shares_address(&self, other: &Self) -> bool {
         self.ips.iter().filter(|ip| !ip.is_loopback()).any(|ip| {
             other

@@ -221,8 +221,9 @@ impl Relays {
         }
     }
 
-    /// Makes room at the sites of a descriptor. A site may have as many descriptors as relays may be listed there, whether
-    /// they were reached or not (S26). Descriptors that have expired, or whose relay was dialled in vain, make room.
+    /// Makes room at the sites of a descriptor. A site may have as many descriptors as relays may be listed there,
+    /// whether they were reached or not (S26). Descriptors that have expired, or whose relay was dialled in vain, make
+    /// room.
     fn make_room_at_sites(
         &mut self,
         descriptor: &RelayDescriptor,

@@ -174,7 +174,8 @@ impl Target {
             let attempt = tokio::time::timeout(UPLOAD_DEADLINE, Box::pin(self.upload())).await;
             match attempt.unwrap_or(Err(FetchError::Deadline)) {
                 Ok(()) => return self.report(DescriptorAnswer::Taken),
-                // The authority will not change its mind about these bytes. 429 says that it has not looked at them yet.
+                // The authority will not change its mind about these bytes. 429 says that it has not looked at them
+                // yet.
                 Err(FetchError::Refused {
                     status: status @ 400..=499,
                     text: reason,

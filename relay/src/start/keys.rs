@@ -19,8 +19,8 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Reads the onion keys, makes one where one is due, and erases what its age ends. No consensus is held yet, so that
-    /// the parameters are those of the network's file.
+    /// Reads the onion keys, makes one where one is due, and erases what its age ends. No consensus is held yet, so
+    /// that the parameters are those of the network's file.
     ///
     /// # Errors
     /// A key cannot be read or made.

@@ -42,8 +42,8 @@ impl Speakers {
         }
     }
 
-    /// Starts what fetches and makes consensuses, and what notices later revisions of the network's file. `queue` has what
-    /// comes for the authority, if this relay is one.
+    /// Starts what fetches and makes consensuses, and what notices later revisions of the network's file. `queue` has
+    /// what comes for the authority, if this relay is one.
     pub(super) fn start(&self, options: &RelayOptions, queue: Option<AuthorityQueue>) {
         if let (Some(options), Some(queue)) = (&options.authority, queue) {
             self.start_authority(options, queue);

@@ -78,8 +78,8 @@ pub fn is_dialable(address: SocketAddr, allow_private: bool) -> bool {
         }
 }
 
-/// Where an address is, for bounds on what one owner may hold: whoever has one address of an IPv6 subnet has all of them
-/// (RFC 4291, 2.5.1), and most sites have a block of 65,536 subnets (RFC 6177).
+/// Where an address is, for bounds on what one owner may hold: whoever has one address of an IPv6 subnet has all of
+/// them (RFC 4291, 2.5.1), and most sites have a block of 65,536 subnets (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Site {
     /// One IPv4 address.

@@ -150,7 +150,8 @@ pub struct RelayDescriptor {
     pub published: UnixSecs,
     /// What the relay claims to carry (KiB a second).
     pub bandwidth: u32,
-    /// The flags that the relay is willing to have, which can be `GUARD`, `HSDIR` and `MEET` of [`Flags`] and no others.
+    /// The flags that the relay is willing to have, which can be `GUARD`, `HSDIR` and `MEET` of [`Flags`] and no
+    /// others.
     pub offers: Flags,
     /// Summary of the relay's exit policy for TCP streams.
     pub policy: PolicySummary,
@@ -168,7 +169,8 @@ pub struct RelayDescriptor {
     pub away: Option<Away>,
 }
 
-/// The time in which a relay takes no circuits because its owner's allowance of traffic is used up (hibernation, 6.6.10);
+/// The time in which a relay takes no circuits because its owner's allowance of traffic is used up (hibernation,
+/// 6.6.10);
 /// `from < until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Away {

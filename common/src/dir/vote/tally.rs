@@ -93,14 +93,15 @@ fn one_to_an_author<'a>(
 
 /// The value at index floor((n - 1) / 2) of n sorted ones, where whoever of the n says nothing counts as `unsaid`.
 ///
-/// At most that many authorities are faulty. So at least one value of an authority that is not faulty, said or unsaid, is
-/// at or below the result, and one is at or above (6.8.7).
+/// At most that many authorities are faulty. So at least one value of an authority that is not faulty, said or unsaid,
+/// is at or below the result, and one is at or above (6.8.7).
 fn middle_of_all(mut said: Vec<u32>, unsaid: u32, n: usize) -> Option<u32> {
     said.resize(n.max(said.len()), unsaid);
     low_median(said)
 }
 
-/// The parameters that more than half of all authorities name, with the value in the middle of all authorities' (6.8.2).
+/// The parameters that more than half of all authorities name, with the value in the middle of all authorities'
+/// (6.8.2).
 fn tally_params(
     network: &NetworkFile,
     votes: &BTreeMap<RelayId, &SignedVote>,
