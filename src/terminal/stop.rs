@@ -144,6 +144,10 @@ fn is_ignored(status: &str, number: u8) -> bool {
         .is_some_and(|mask| mask & 1 == 1)
 }
 
+/// A signal reaches everything in a process that listens, so tests that send signals or listen for them take turns.
+#[cfg(test)]
+pub(crate) static SIGNALS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -153,6 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hangup_ends_no_node() {
+        let _turn = SIGNALS.lock().await;
         let mut stop = Stop::listen().unwrap();
         stop.hangup = Some(signal(SignalKind::hangup()).unwrap());
         let mut seen = signal(SignalKind::hangup()).unwrap();

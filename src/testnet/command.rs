@@ -106,6 +106,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_has_the_proxy_in_its_environment() {
+        let _turn = crate::terminal::stop::SIGNALS.lock().await;
         let mut stop = Stop::listen().unwrap();
         let socks = ([127, 0, 0, 1], 9350).into();
         let script = "for v in $ALL_PROXY $HTTP_PROXY $HTTPS_PROXY $all_proxy $http_proxy $https_proxy; do \
