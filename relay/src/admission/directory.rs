@@ -16,7 +16,7 @@ const UPLOADS_PER_MINUTE: u32 = 30;
 
 /// Askers whose requests are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Bucket {
+enum Group {
     /// One IPv4 address or subnet of IPv6.
     Site(Site),
     /// All who come by a circuit, and so have no address.
@@ -29,26 +29,26 @@ enum Bucket {
 #[derive(Debug, Default)]
 struct Buckets {
     /// When the bucket of each asker is full again (milliseconds since 1970).
-    full_at: HashMap<Bucket, u64>,
+    full_at: HashMap<Group, u64>,
 }
 
 impl Buckets {
     /// Whether this asker may ask once more, now; counts the request if it may.
-    fn take(&mut self, mut bucket: Bucket, per_minute: u32, now_ms: u64) -> bool {
+    fn take(&mut self, mut group: Group, per_minute: u32, now_ms: u64) -> bool {
         let cost = MINUTE_MS.div_ceil(u64::from(per_minute)).max(1);
         // A rate above one in a millisecond is none.
         if u64::from(per_minute) >= MINUTE_MS {
             return true;
         }
-        if !self.full_at.contains_key(&bucket) && self.full_at.len() >= MAX_ADDRESSES {
+        if !self.full_at.contains_key(&group) && self.full_at.len() >= MAX_ADDRESSES {
             // A time further off than a minute is of a clock that was set back since.
             let open = now_ms..=now_ms.saturating_add(MINUTE_MS);
             self.full_at.retain(|_, full_at| open.contains(full_at));
             if self.full_at.len() >= MAX_ADDRESSES {
-                bucket = Bucket::Rest;
+                group = Group::Rest;
             }
         }
-        let full_at = self.full_at.entry(bucket).or_insert(now_ms);
+        let full_at = self.full_at.entry(group).or_insert(now_ms);
         let latest = now_ms.saturating_add(MINUTE_MS);
         let next = (*full_at).clamp(now_ms, latest).saturating_add(cost);
         if next > latest {
@@ -78,9 +78,9 @@ impl DirectoryAdmission {
 
     /// Whether this address may ask once more, now; counts the request if it may.
     pub(crate) fn may_ask(&self, address: IpAddr, params: &Params, now_ms: u64) -> bool {
-        let bucket = Bucket::Site(Site::of(address));
+        let group = Group::Site(Site::of(address));
         let per_minute = params.directory_requests_per_minute;
-        self.state().requests.take(bucket, per_minute, now_ms)
+        self.state().requests.take(group, per_minute, now_ms)
     }
 
     /// Whether a descriptor may be uploaded from this address, now; counts the upload if it may. All streams, whose
@@ -90,10 +90,8 @@ impl DirectoryAdmission {
         if address.is_some_and(|address| address.is_loopback()) {
             return true;
         }
-        let bucket = address.map_or(Bucket::Streams, |address| Bucket::Site(Site::of(address)));
-        self.state()
-            .uploads
-            .take(bucket, UPLOADS_PER_MINUTE, now_ms)
+        let group = address.map_or(Group::Streams, |address| Group::Site(Site::of(address)));
+        self.state().uploads.take(group, UPLOADS_PER_MINUTE, now_ms)
     }
 }
 

@@ -165,8 +165,8 @@ impl Learning {
                 start(&measure, job, &mut self.jobs);
             }
         }
-        let params = self.authority.params.clone();
-        if self.authority.relays.is_save_due(&params)
+        let Authority { relays, params, .. } = &mut self.authority;
+        if relays.is_save_due(params)
             && let Some(path) = self.file.clone()
         {
             let (bytes, events) = (self.authority.knowledge(), self.events.clone());

@@ -43,6 +43,14 @@ struct World {
 }
 
 impl World {
+    /// The first authority's vote has no measurement.
+    fn assert_nothing_is_reported(&mut self) {
+        let lifetime = lifetime(self.now_ms / 1_000);
+        let (relays, _) = &mut self.authorities[0];
+        let entries = relays.vote_entries(&self.network, &self.params, self.now_ms, lifetime, None);
+        assert!(entries.iter().all(|entry| entry.measured.is_none()));
+    }
+
     fn new(authorities: u8) -> Self {
         let network = network(authorities);
         let params = Params {
@@ -314,14 +322,7 @@ fn the_budget_and_the_number_at_once_hold() {
             .is_none()
     );
     assert!(relays.next_job_in_ms().is_none());
-    let entries = relays.vote_entries(
-        &world.network,
-        &world.params,
-        world.now_ms,
-        lifetime(world.now_ms / 1_000),
-        None,
-    );
-    assert!(entries.iter().all(|entry| entry.measured.is_none()));
+    world.assert_nothing_is_reported();
 }
 
 #[test]
@@ -380,12 +381,5 @@ fn not_ready_blames_nobody() {
                 .is_none()
         );
     }
-    let entries = relays.vote_entries(
-        &world.network,
-        &world.params,
-        world.now_ms,
-        lifetime(world.now_ms / 1_000),
-        None,
-    );
-    assert!(entries.iter().all(|entry| entry.measured.is_none()));
+    world.assert_nothing_is_reported();
 }
