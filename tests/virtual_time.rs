@@ -15,7 +15,7 @@ use cepa_common::onion::Suite;
 use cepa_common::state::{StateDir, StateError, Trust};
 use cepa_common::testkit;
 use cepa_common::world::memory::{Event, EventKind, MemoryNetwork};
-use cepa_common::world::sockets::Stream;
+use cepa_common::world::sockets::SocketStream;
 use cepa_common::world::{Disk, NodeLife, Simulation, Sockets, World, simulate};
 use cepa_relay::keys::RelayIdentity;
 use cepa_relay::keys::ring::OnionKeyOptions;
@@ -127,7 +127,7 @@ async fn serve(world: World) {
     }
 }
 
-async fn page(mut stream: Stream) {
+async fn page(mut stream: SocketStream) {
     let mut request = Vec::new();
     while !request.ends_with(b"\n") {
         if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {

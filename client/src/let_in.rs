@@ -8,7 +8,7 @@ use cepa_common::cell::message::EndReason;
 use cepa_common::log_pace::LogPaces;
 use cepa_common::stream::{StreamError, StreamTarget};
 use cepa_common::sync::lock;
-use cepa_common::world::sockets::Listener;
+use cepa_common::world::sockets::SocketListener;
 use cepa_common::world::steady;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -31,7 +31,7 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn serve_front(&self, listener: impl Into<Listener>, options: FrontOptions) -> Front {
+    pub fn serve_front(&self, listener: impl Into<SocketListener>, options: FrontOptions) -> Front {
         self.serve_front_by(self.inner.isolate_by, listener, options)
     }
 
@@ -40,7 +40,7 @@ impl Client {
     pub fn serve_front_by(
         &self,
         by: IsolateBy,
-        listener: impl Into<Listener>,
+        listener: impl Into<SocketListener>,
         options: FrontOptions,
     ) -> Front {
         let client = self.clone();

@@ -11,7 +11,7 @@ use cepa_client::path::{GeoIp, PeerRules};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{NetworkHandle, RevisionStore};
 use cepa_common::state::{StateDir, Trust};
-use cepa_common::world::sockets::Listener;
+use cepa_common::world::sockets::SocketListener;
 use cepa_common::world::{Disk, Sockets, World, blocking};
 use cepa_relay as relay;
 use tokio::sync::watch;
@@ -198,7 +198,7 @@ impl Node {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<Listener, AppError> {
+async fn bind(address: SocketAddr) -> Result<SocketListener, AppError> {
     let listener = Sockets::Tcp.bind(address).await;
     listener.map_err(|source| AppError::Listen { address, source })
 }

@@ -10,7 +10,7 @@ use super::target::{Credentials, Host};
 const MAX_HEADERS: usize = 64;
 
 /// What the head of a request asks for.
-pub(super) enum Head {
+pub(super) enum RequestHead {
     /// The head is a CONNECT.
     Connect(Connect),
     /// The head has another verb. This is the page to send.
@@ -65,7 +65,7 @@ pub(super) fn head_len(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Reads a request's head, which fills all of `bytes`.
-pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
+pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, FrontError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
@@ -80,7 +80,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
         "CONNECT" => {
             let (host, port) = authority(target).map_err(refuse)?;
             let credentials = credentials(request.headers).map_err(refuse)?;
-            Ok(Head::Connect(Connect {
+            Ok(RequestHead::Connect(Connect {
                 host,
                 port,
                 credentials,
@@ -88,9 +88,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, FrontError> {
         }
         "GET" | "HEAD" => {
             let absolute = !target.starts_with('/');
-            Ok(Head::Page(reply::page(absolute, method == "GET")))
+            Ok(RequestHead::Page(reply::page(absolute, method == "GET")))
         }
-        _ => Ok(Head::Page(reply::http_text(
+        _ => Ok(RequestHead::Page(reply::http_text(
             "501 Not Implemented",
             "This port is a proxy. It speaks SOCKS and HTTP CONNECT, nothing else.",
         ))),

@@ -236,8 +236,8 @@ impl FrontParser {
             };
         };
         match http_connect::parse(&window[..len])? {
-            http_connect::Head::Page(page) => Ok(FrontStep::Page(page)),
-            http_connect::Head::Connect(connect) => {
+            http_connect::RequestHead::Page(page) => Ok(FrontStep::Page(page)),
+            http_connect::RequestHead::Connect(connect) => {
                 let allow = self.options.allow_private;
                 let target = FrontTarget::new(connect.host, connect.port, allow)
                     .map_err(http_connect::refuse)?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use cepa_common::limits::ACCEPT_BACKOFF;
 use cepa_common::log_pace::LogPace;
-use cepa_common::world::sockets::{Listener, Stream};
+use cepa_common::world::sockets::{SocketListener, SocketStream};
 use cepa_common::world::steady;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes,
@@ -108,7 +108,7 @@ pub fn check_bind(addr: SocketAddr, allow_others: bool) -> Result<(), BindRefuse
 
 /// Serves `listener` until `shutdown` completes. Connections that are still open then are reset.
 pub async fn serve<C: Connector>(
-    listener: Listener,
+    listener: SocketListener,
     connector: Arc<C>,
     options: FrontOptions,
     shutdown: impl Future<Output = ()>,
@@ -144,7 +144,7 @@ pub async fn serve<C: Connector>(
     }
 }
 
-async fn accept(listener: &Listener) -> io::Result<(Stream, IsolationKey)> {
+async fn accept(listener: &SocketListener) -> io::Result<(SocketStream, IsolationKey)> {
     let (stream, peer) = listener.accept().await?;
     let isolation = IsolationKey {
         credentials: None,
@@ -186,7 +186,7 @@ const FIRST_WORDS: Duration = Duration::from_millis(20);
 /// An accepted connection. If it is dropped before its orderly end, the connection is reset: an application must never
 /// take a broken stream for a complete one.
 struct Connection {
-    stream: Stream,
+    stream: SocketStream,
     orderly: bool,
     /// Has the application been told that its stream is open?
     answered: bool,
@@ -201,7 +201,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    fn new(stream: Stream) -> Self {
+    fn new(stream: SocketStream) -> Self {
         Self {
             stream,
             orderly: false,
@@ -353,7 +353,7 @@ impl Connection {
 
 /// Completes when the application has gone, and collects what it sends until then. Once [`AHEAD`] bytes wait, the
 /// function reads no more and never completes: the connector's own deadline ends the wait.
-async fn gone(stream: &mut Stream, ahead: &mut Vec<u8>) {
+async fn gone(stream: &mut SocketStream, ahead: &mut Vec<u8>) {
     let mut buffer = [0; HEAD_READ];
     while ahead.len() < AHEAD {
         match stream.read(&mut buffer).await {

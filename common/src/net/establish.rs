@@ -133,7 +133,7 @@ pub async fn dial_link(
 /// Accepts the connection `tcp` and finds out what it is (protocol.md 1.5); `time_unix_sec` is the time that HELLO
 /// says.
 pub async fn accept(
-    tcp: impl Into<sockets::Stream>,
+    tcp: impl Into<sockets::SocketStream>,
     tls: &Tls,
     network: NetworkId,
     time_unix_sec: u64,

@@ -33,7 +33,7 @@ pub struct RateLimit {
 
 /// The direction in which bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// Into this node.
     Read,
     /// Out of this node.
@@ -56,10 +56,10 @@ impl RateLimit {
         })
     }
 
-    fn with<T>(&self, way: Way, now: Instant, work: impl FnOnce(&mut Bucket) -> T) -> T {
+    fn with<T>(&self, way: Direction, now: Instant, work: impl FnOnce(&mut Bucket) -> T) -> T {
         let bucket = match way {
-            Way::Read => &self.reads,
-            Way::Write => &self.writes,
+            Direction::Read => &self.reads,
+            Direction::Write => &self.writes,
         };
         let mut bucket = lock(bucket);
         let passed = now.saturating_duration_since(bucket.at);
@@ -70,7 +70,7 @@ impl RateLimit {
     }
 
     /// Notes that `bytes` bytes have moved at `now`.
-    pub fn moved(&self, way: Way, bytes: usize, now: Instant) {
+    pub fn moved(&self, way: Direction, bytes: usize, now: Instant) {
         if bytes == 0 {
             return;
         }
@@ -79,7 +79,7 @@ impl RateLimit {
     }
 
     /// The time from which bytes may move in this direction; `None` if they may move now.
-    pub fn wait_for(&self, way: Way, now: Instant) -> Option<Instant> {
+    pub fn wait_for(&self, way: Direction, now: Instant) -> Option<Instant> {
         let level_ns = self.with(way, now, |bucket| bucket.level_ns);
         let debt = u64::try_from(-level_ns).ok().filter(|debt| *debt > 0)?;
         Some(now + Duration::from_nanos(debt))
@@ -97,10 +97,10 @@ mod tests {
         let limit = RateLimit::new(kib, start).unwrap();
         let (mut now, mut moved) = (start, 0);
         while now < start + Duration::from_secs(seconds) {
-            match limit.wait_for(Way::Read, now) {
+            match limit.wait_for(Direction::Read, now) {
                 Some(until) => now = until,
                 None => {
-                    limit.moved(Way::Read, batch, now);
+                    limit.moved(Direction::Read, batch, now);
                     moved += batch as u64;
                 }
             }
@@ -125,17 +125,17 @@ mod tests {
     fn directions_are_apart_and_idleness_saves_up_little() {
         let now = Instant::now();
         let limit = RateLimit::new(100, now).unwrap();
-        limit.moved(Way::Read, 100 * 1024 * 2, now);
-        assert!(limit.wait_for(Way::Write, now).is_none());
-        let wait = limit.wait_for(Way::Read, now).unwrap() - now;
+        limit.moved(Direction::Read, 100 * 1024 * 2, now);
+        assert!(limit.wait_for(Direction::Write, now).is_none());
+        let wait = limit.wait_for(Direction::Read, now).unwrap() - now;
         assert_eq!(wait, Duration::from_millis(1_750));
         // An hour later, a quarter of a second is saved up, and not an hour.
         let later = now + Duration::from_secs(3_600);
-        limit.moved(Way::Read, 100 * 1024, later);
-        let wait = limit.wait_for(Way::Read, later).unwrap() - later;
+        limit.moved(Direction::Read, 100 * 1024, later);
+        let wait = limit.wait_for(Direction::Read, later).unwrap() - later;
         assert_eq!(wait, Duration::from_millis(750));
         // A time before the last one brings no gain and causes no panic (S37).
-        assert!(limit.wait_for(Way::Read, now).unwrap() > now);
+        assert!(limit.wait_for(Direction::Read, now).unwrap() > now);
     }
 
     #[test]
@@ -143,9 +143,9 @@ mod tests {
         let now = Instant::now();
         assert!(RateLimit::new(0, now).is_none());
         let limit = RateLimit::new(u32::MAX, now).unwrap();
-        limit.moved(Way::Read, usize::MAX, now);
-        limit.wait_for(Way::Read, now);
+        limit.moved(Direction::Read, usize::MAX, now);
+        limit.wait_for(Direction::Read, now);
         let limit = RateLimit::new(1, now).unwrap();
-        limit.moved(Way::Read, usize::MAX / 2, now);
+        limit.moved(Direction::Read, usize::MAX / 2, now);
     }
 }

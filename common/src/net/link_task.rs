@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 
 use super::buffers;
 use super::establish::NewLink;
-use super::limit::{RateLimit, Way};
+use super::limit::{Direction, RateLimit};
 use super::queue::{LinkQueue, TableCommand};
 use super::switch::{AcceptCircuits, LinkError, Table};
 use super::tls_io::TlsIo;
@@ -97,13 +97,13 @@ impl Pace {
     }
 
     /// When bytes may move that way again, if they may not now.
-    fn wait_for(&self, way: Way) -> Option<tokio::time::Instant> {
+    fn wait_for(&self, way: Direction) -> Option<tokio::time::Instant> {
         let limit = self.0.as_ref()?;
         limit.wait_for(way, tokio::time::Instant::now())
     }
 
     /// So many bytes have moved that way.
-    fn moved(&self, way: Way, bytes: usize) {
+    fn moved(&self, way: Direction, bytes: usize) {
         if let Some(limit) = &self.0 {
             limit.moved(way, bytes, tokio::time::Instant::now());
         }
@@ -181,17 +181,17 @@ impl<A: AcceptCircuits> Driver<A> {
     /// Commands come after writing and before reading. What a peer says can be the answer to a cell that this turn has
     /// written, and the command that prepares the table for that answer was queued before the cell (protocol.md 7.6).
     async fn turn(&mut self, commands: &mut Vec<TableCommand>) -> Result<(), LinkEnd> {
-        let writes_at = self.pace.wait_for(Way::Write);
+        let writes_at = self.pace.wait_for(Direction::Write);
         let written = if writes_at.is_none() {
             self.write()?
         } else {
             self.io.try_flush()?;
             0
         };
-        self.pace.moved(Way::Write, written);
+        self.pace.moved(Direction::Write, written);
         // Where there is a limit, one batch was written; there may be more, of which the queue has told already.
         let is_rest_queued = self.pace.is_limited() && written > 0;
-        let reads_at = self.pace.wait_for(Way::Read);
+        let reads_at = self.pace.wait_for(Direction::Read);
         let gives_up_at = self.wait_for_reader(written > 0 || writes_at.is_some())?;
         // Whoever may not read must not ask whether it could: the answer would be yes at once.
         let may_read = reads_at.is_none() && gives_up_at.is_none();
@@ -216,7 +216,7 @@ impl<A: AcceptCircuits> Driver<A> {
         }
         if may_read {
             let read = self.read()?;
-            self.pace.moved(Way::Read, read);
+            self.pace.moved(Direction::Read, read);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::tls::{self, Tls};
 use crate::limits::READ_BATCH_BYTES;
-use crate::world::sockets::Stream;
+use crate::world::sockets::SocketStream;
 
 /// Length of the longest TLS record with its head, in bytes. So many bytes are never incomplete.
 const MAX_RECORD: usize = 5 + 16_384 + 256;
@@ -46,7 +46,7 @@ enum Progress {
 
 /// A TLS connection and its socket.
 pub struct TlsIo {
-    tcp: Stream,
+    tcp: SocketStream,
     connection: Connection,
     progress: Progress,
     /// The first part of a record whose rest has not come yet.
@@ -66,7 +66,7 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 
 impl TlsIo {
     /// Dials the holder of `key` over `tcp` and completes the handshake.
-    pub async fn dial(tcp: impl Into<Stream>, tls: &Tls, key: [u8; 32]) -> io::Result<Self> {
+    pub async fn dial(tcp: impl Into<SocketStream>, tls: &Tls, key: [u8; 32]) -> io::Result<Self> {
         let config = tls.dial(key).map_err(invalid)?;
         let connection =
             UnbufferedClientConnection::new(config, tls::no_name()).map_err(invalid)?;
@@ -74,7 +74,7 @@ impl TlsIo {
     }
 
     /// Accepts the connection `tcp` and completes the handshake.
-    pub async fn accept(tcp: impl Into<Stream>, tls: &Tls) -> io::Result<Self> {
+    pub async fn accept(tcp: impl Into<SocketStream>, tls: &Tls) -> io::Result<Self> {
         let config = tls
             .server()
             .ok_or_else(|| invalid("a client accepts no connections"))?;
@@ -82,7 +82,7 @@ impl TlsIo {
         Self::handshake(tcp.into(), Connection::Accepted(connection)).await
     }
 
-    async fn handshake(tcp: Stream, connection: Connection) -> io::Result<Self> {
+    async fn handshake(tcp: SocketStream, connection: Connection) -> io::Result<Self> {
         tcp.tune()?;
         let mut io = Self {
             tcp,

@@ -241,7 +241,7 @@ impl Drop for Port {
 
 /// One direction of a connection.
 #[derive(Default)]
-struct Way {
+struct Lane {
     /// Bytes and when they arrive; in order, since every byte takes as long.
     parts: VecDeque<(Instant, Vec<u8>)>,
     /// Read bytes of the first part.
@@ -261,7 +261,7 @@ enum End {
     Reset,
 }
 
-impl Way {
+impl Lane {
     /// When there will be something to read: bytes, an end or an error.
     fn readable_at(&self) -> Option<Instant> {
         let first = self.parts.front().map(|(at, _)| *at);
@@ -274,8 +274,8 @@ struct Connection {
     network: MemoryNetwork,
     local: SocketAddr,
     peer: SocketAddr,
-    inward: Arc<Mutex<Way>>,
-    outward: Arc<Mutex<Way>>,
+    inward: Arc<Mutex<Lane>>,
+    outward: Arc<Mutex<Lane>>,
     /// Wakes the reader when the bytes on their way arrive.
     timer: Mutex<Option<core::pin::Pin<Box<tokio::time::Sleep>>>>,
     resets: Mutex<bool>,
@@ -284,7 +284,7 @@ struct Connection {
 impl Connection {
     /// Both sides of a new connection.
     fn pair(network: &MemoryNetwork, from: SocketAddr, to: SocketAddr) -> (Self, Self) {
-        let (there, back) = (Arc::<Mutex<Way>>::default(), Arc::<Mutex<Way>>::default());
+        let (there, back) = (Arc::<Mutex<Lane>>::default(), Arc::<Mutex<Lane>>::default());
         let side = |local, peer, inward: &Arc<_>, outward: &Arc<_>| Self {
             network: network.clone(),
             local,

@@ -1,7 +1,7 @@
 //! How a node reaches others: TCP of this machine, or a network that was given in its place.
 //!
-//! [`Sockets`], [`Listener`] and [`Stream`] are enums of two variants. Which of them one is, is looked at once for each
-//! system call and never for a cell: a socket of this machine costs one branch more than without the seam.
+//! [`Sockets`], [`SocketListener`] and [`SocketStream`] are enums of two variants. Each system call looks once which
+//! variant it has, and no cell does: a socket of this machine costs one branch more than without the seam.
 //! A simulated network implements [`GivenSockets`], [`GivenListener`] and [`GivenStream`].
 
 use std::future::poll_fn;
@@ -84,13 +84,13 @@ impl Sockets {
     /// # Errors
     /// The system's.
     #[expect(clippy::disallowed_methods, reason = "this is the seam")]
-    pub async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+    pub async fn connect(&self, address: SocketAddr) -> io::Result<SocketStream> {
         match self {
             Self::Tcp => {
                 super::kind::be_real("sockets");
-                TcpStream::connect(address).await.map(Stream::Tcp)
+                TcpStream::connect(address).await.map(SocketStream::Tcp)
             }
-            Self::Given(sockets) => sockets.connect(address).await.map(Stream::Given),
+            Self::Given(sockets) => sockets.connect(address).await.map(SocketStream::Given),
         }
     }
 
@@ -99,13 +99,13 @@ impl Sockets {
     /// # Errors
     /// The system's.
     #[expect(clippy::disallowed_methods, reason = "this is the seam")]
-    pub async fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
+    pub async fn bind(&self, address: SocketAddr) -> io::Result<SocketListener> {
         match self {
             Self::Tcp => {
                 super::kind::be_real("sockets");
-                TcpListener::bind(address).await.map(Listener::Tcp)
+                TcpListener::bind(address).await.map(SocketListener::Tcp)
             }
-            Self::Given(sockets) => sockets.bind(address).map(Listener::Given),
+            Self::Given(sockets) => sockets.bind(address).map(SocketListener::Given),
         }
     }
 
@@ -129,33 +129,33 @@ impl Sockets {
 }
 
 /// A port that is listened at.
-pub enum Listener {
+pub enum SocketListener {
     /// Of this machine.
     Tcp(TcpListener),
     /// Of another network.
     Given(Box<dyn GivenListener>),
 }
 
-impl From<TcpListener> for Listener {
+impl From<TcpListener> for SocketListener {
     fn from(listener: TcpListener) -> Self {
         Self::Tcp(listener)
     }
 }
 
-impl Listener {
+impl SocketListener {
     /// Waits for the next connection; gives it and the address that it came from.
     ///
     /// # Errors
     /// The system's, among others where it is out of descriptors.
-    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+    pub async fn accept(&self) -> io::Result<(SocketStream, SocketAddr)> {
         match self {
             Self::Tcp(listener) => {
                 let (tcp, peer) = listener.accept().await?;
-                Ok((Stream::Tcp(tcp), peer))
+                Ok((SocketStream::Tcp(tcp), peer))
             }
             Self::Given(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Stream::Given(stream), peer))
+                Ok((SocketStream::Given(stream), peer))
             }
         }
     }
@@ -173,27 +173,27 @@ impl Listener {
 }
 
 /// A connection.
-pub enum Stream {
+pub enum SocketStream {
     /// Of this machine.
     Tcp(TcpStream),
     /// Of another network.
     Given(Box<dyn GivenStream>),
 }
 
-impl core::fmt::Debug for Stream {
+impl core::fmt::Debug for SocketStream {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         // Whom it leads to is nobody's to log.
-        f.write_str("Stream")
+        f.write_str("SocketStream")
     }
 }
 
-impl From<TcpStream> for Stream {
+impl From<TcpStream> for SocketStream {
     fn from(tcp: TcpStream) -> Self {
         Self::Tcp(tcp)
     }
 }
 
-impl Stream {
+impl SocketStream {
     /// Sets the connection up for what is written in large batches and must not wait: no delay for filling segments
     /// (it costs 40 ms), and no more unsent in the kernel than a batch.
     ///
@@ -374,7 +374,7 @@ fn bound_unsent(_: &TcpStream) -> io::Result<()> {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_BYTES: u32 = 256 * 1024;
 
-impl AsyncRead for Stream {
+impl AsyncRead for SocketStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -397,7 +397,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for SocketStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -12,7 +12,7 @@ use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
 use cepa_common::stream::StreamHost;
 use cepa_common::sync::lock;
-use cepa_common::world::sockets::Stream;
+use cepa_common::world::sockets::SocketStream;
 use cepa_common::world::{Sockets, World};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -200,7 +200,7 @@ impl ExitConnector {
         host: &StreamHost,
         port: u16,
         party: Party,
-    ) -> Result<Stream, DestinationError> {
+    ) -> Result<SocketStream, DestinationError> {
         let deadline = Instant::now() + DEADLINE;
         let turn = timeout_at(deadline, self.attempts.turn(party)).await;
         let _attempt = turn.map_err(|_| DestinationError::Resource)?;
@@ -219,12 +219,12 @@ impl ExitConnector {
 
 /// The first connection that succeeds. The error is that of the first address that was dialled; if none was dialled,
 /// the policy allowed none.
-async fn first_of<C: Future<Output = io::Result<Stream>>>(
+async fn first_of<C: Future<Output = io::Result<SocketStream>>>(
     addresses: impl Iterator<Item = SocketAddr>,
     policy: &dyn AddressPolicy,
     deadline: Instant,
     dial: impl Fn(SocketAddr) -> C,
-) -> Result<Stream, DestinationError> {
+) -> Result<SocketStream, DestinationError> {
     let mut first_error = None;
     // The policy is asked after resolution, and for each stream again, whether the answer was cached or not. This keeps
     // a name whose addresses change away from the exit's own network (S31).

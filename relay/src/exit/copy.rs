@@ -8,7 +8,7 @@ use std::pin::Pin;
 
 use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::stream::Acceptor;
-use cepa_common::world::sockets::Stream;
+use cepa_common::world::sockets::SocketStream;
 use tokio::io::AsyncWrite;
 
 /// Bytes moved at once. More measured no better.
@@ -22,7 +22,7 @@ thread_local! {
 
 /// How far one direction has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Half {
     Open,
     /// All has been read; the other side has yet to hear it.
     Ended,
@@ -33,8 +33,8 @@ enum Way {
 ///
 /// # Errors
 /// One side broke, or gave up. Then the other must not take what it got for the whole.
-pub(super) async fn copy(stream: &StreamIo<Acceptor>, tcp: &mut Stream) -> io::Result<()> {
-    let (mut outward, mut inward) = (Way::Open, Way::Open);
+pub(super) async fn copy(stream: &StreamIo<Acceptor>, tcp: &mut SocketStream) -> io::Result<()> {
+    let (mut outward, mut inward) = (Half::Open, Half::Open);
     poll_fn(|cx| {
         if stream.poll_given_up(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -51,11 +51,11 @@ pub(super) async fn copy(stream: &StreamIo<Acceptor>, tcp: &mut Stream) -> io::R
 /// Moves what the client says to the destination.
 fn poll_outward(
     stream: &StreamIo<Acceptor>,
-    tcp: &mut Stream,
-    way: &mut Way,
+    tcp: &mut SocketStream,
+    way: &mut Half,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
-    while *way == Way::Open {
+    while *way == Half::Open {
         ready!(tcp.poll_write_ready(cx))?;
         let moved = MOVING.with_borrow_mut(|bytes| {
             let read = ready!(stream.poll_peek(cx, bytes))?;
@@ -71,12 +71,12 @@ fn poll_outward(
         });
         match ready!(moved)? {
             Some(moved) => stream.consume(moved),
-            None => *way = Way::Ended,
+            None => *way = Half::Ended,
         }
     }
-    if *way == Way::Ended {
+    if *way == Half::Ended {
         ready!(Pin::new(tcp).poll_shutdown(cx))?;
-        *way = Way::Done;
+        *way = Half::Done;
     }
     Poll::Ready(Ok(()))
 }
@@ -84,11 +84,11 @@ fn poll_outward(
 /// Moves what the destination says to the client.
 fn poll_inward(
     stream: &StreamIo<Acceptor>,
-    tcp: &mut Stream,
-    way: &mut Way,
+    tcp: &mut SocketStream,
+    way: &mut Half,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
-    while *way == Way::Open {
+    while *way == Half::Open {
         let room = ready!(stream.poll_room(cx))?.min(COPY_BYTES);
         ready!(tcp.poll_read_ready(cx))?;
         let read = MOVING.with_borrow_mut(|bytes| {
@@ -99,12 +99,12 @@ fn poll_inward(
             io::Result::Ok(read)
         })?;
         if read == Some(0) {
-            *way = Way::Ended;
+            *way = Half::Ended;
         }
     }
-    if *way == Way::Ended {
+    if *way == Half::Ended {
         stream.finish();
-        *way = Way::Done;
+        *way = Half::Done;
     }
     Poll::Ready(Ok(()))
 }

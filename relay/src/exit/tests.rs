@@ -20,7 +20,7 @@ use cepa_common::stream::{
     Acceptor, LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamHost, StreamKey,
     StreamTarget,
 };
-use cepa_common::world::sockets::{Answer, GivenListener, GivenSockets, GivenStream, Stream};
+use cepa_common::world::sockets::{Answer, GivenListener, GivenSockets, GivenStream, SocketStream};
 use cepa_common::world::{Sockets, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -159,7 +159,7 @@ async fn names_and_addresses_are_reached() {
         name("alias.example"),
     ] {
         let stream = exit.connect(&host, port, party()).await.unwrap();
-        assert!(matches!(stream, Stream::Tcp(tcp) if tcp.nodelay().unwrap()));
+        assert!(matches!(stream, SocketStream::Tcp(tcp) if tcp.nodelay().unwrap()));
         listener.accept().await.unwrap();
     }
 }
@@ -410,7 +410,7 @@ fn joined(tcp: TcpStream) -> (Mux<Opener>, Arc<Streams<Acceptor>>, StreamKey, Co
     let stream = streams.hold(held);
     stream.accept();
     let copying = tokio::spawn(async move {
-        let mut tcp = Stream::from(tcp);
+        let mut tcp = SocketStream::from(tcp);
         copy(&stream, &mut tcp).await
     });
     (client, streams, key, copying)

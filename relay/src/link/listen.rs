@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cepa_common::limits::ACCEPT_BACKOFF;
 use cepa_common::net::establish::Accepted;
 use cepa_common::net::tasks::Tasks;
-use cepa_common::world::sockets::{self, Stream};
+use cepa_common::world::sockets::{self, SocketStream};
 
 use super::PeerLinks;
 use crate::admission::{Asker, Comer, LinkAdmission, LinkPlace};
@@ -15,9 +15,9 @@ use crate::events::{RelayEvent, Reporter};
 use crate::params::ParamsInForce;
 
 /// Everything that accepting connections needs.
-pub(crate) struct Listener {
+pub(crate) struct LinkListener {
     /// Where connections come in.
-    pub(crate) socket: sockets::Listener,
+    pub(crate) socket: sockets::SocketListener,
     /// Bounds the connections.
     pub(crate) admission: LinkAdmission,
     /// Says how many connections one address may have.
@@ -40,7 +40,7 @@ pub(crate) struct Doors {
 }
 
 /// Accepts connections as long as the relay runs.
-pub(crate) async fn listen(listener: Listener) {
+pub(crate) async fn listen(listener: LinkListener) {
     loop {
         let (tcp, peer) = match listener.socket.accept().await {
             Ok(accepted) => accepted,
@@ -74,7 +74,7 @@ pub(crate) async fn listen(listener: Listener) {
 }
 
 /// Runs one connection until it ends. The place is kept for as long.
-async fn connection(tcp: Stream, peer: IpAddr, doors: Doors, place: LinkPlace) {
+async fn connection(tcp: SocketStream, peer: IpAddr, doors: Doors, place: LinkPlace) {
     let Doors { links, directory } = doors;
     let accepted = tokio::select! {
         accepted = links.accept(tcp) => accepted,

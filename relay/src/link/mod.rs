@@ -8,6 +8,6 @@ mod listen;
 mod peers;
 mod start;
 
-pub(crate) use listen::{Doors, Listener, listen};
+pub(crate) use listen::{Doors, LinkListener, listen};
 pub(crate) use peers::PeerLinks;
 pub(crate) use start::LinkContext;

@@ -10,7 +10,7 @@ use cepa_common::net::establish::{self, Accepted, EstablishError, NewLink};
 use cepa_common::net::queue::LinkQueue;
 use cepa_common::net::tls::Tls;
 use cepa_common::sync::lock;
-use cepa_common::world::sockets::Stream;
+use cepa_common::world::sockets::SocketStream;
 use tokio::sync::Semaphore;
 
 use super::LinkContext;
@@ -140,7 +140,7 @@ impl PeerLinks {
     }
 
     /// Finds out what a connection that came in is.
-    pub(super) async fn accept(&self, tcp: Stream) -> Result<Accepted, EstablishError> {
+    pub(super) async fn accept(&self, tcp: SocketStream) -> Result<Accepted, EstablishError> {
         let now = self.directory.clock().now_secs();
         establish::accept(tcp, &self.tls, self.network, now).await
     }

@@ -31,7 +31,7 @@ pub(super) struct Ground {
     /// Who the relay is.
     pub(super) identity: RelayId,
     /// Where connections come in.
-    pub(super) socket: sockets::Listener,
+    pub(super) socket: sockets::SocketListener,
     /// The address of `socket`.
     pub(super) local_addr: SocketAddr,
     /// Dials and accepts with the relay's link key.

@@ -24,7 +24,7 @@ use self::keys::Keys;
 use self::speakers::Speakers;
 use crate::circuit::HandshakePool;
 use crate::events::{RelayEvent, RelayEvents, Reporter};
-use crate::link::{Doors, Listener, listen};
+use crate::link::{Doors, LinkListener, listen};
 use crate::options::RelayOptions;
 
 /// A relay.
@@ -70,7 +70,7 @@ fn open(ground: Ground, directory: Directory, circuits: Circuits) -> RelayHandle
         links: circuits.links,
         directory: directory.server,
     };
-    ground.sources.tasks.spawn(listen(Listener {
+    ground.sources.tasks.spawn(listen(LinkListener {
         socket: ground.socket,
         admission: circuits.admission,
         params: directory.params,

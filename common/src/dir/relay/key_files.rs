@@ -163,7 +163,7 @@ impl FamilyFile {
 
 /// The format and the kind are read first: the other keys of the file are known only for a known format and kind.
 #[derive(Deserialize)]
-struct Head {
+struct FileHead {
     format: u32,
     kind: String,
 }
@@ -176,7 +176,7 @@ fn read<T: serde::de::DeserializeOwned>(
         return Err(KeyFileError::TooLong);
     }
     let bad = |error: toml::de::Error| KeyFileError::Toml(error.message().to_owned());
-    let head: Head = toml::from_str(text).map_err(bad)?;
+    let head: FileHead = toml::from_str(text).map_err(bad)?;
     if head.format != FORMAT {
         return Err(KeyFileError::Format(head.format));
     }
