@@ -2,7 +2,7 @@
 //!
 //! An attempt costs a socket and up to 15 s, and whoever begins streams pays nothing for it. So attempts are bounded
 //! for each circuit, for each link, and in all. Whoever comes over a bound waits. Links take turns, and on a link
-//! circuits take turns: a peer that begins a thousand streams to nowhere holds up its own.
+//! circuits take turns: a peer that begins a thousand streams to nowhere holds up only its own streams.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -16,7 +16,7 @@ use cepa_common::sync::lock;
 const OF_CIRCUIT: usize = 32;
 /// Attempts of all circuits of one link at once.
 const OF_LINK: usize = 128;
-/// Attempts in all. A dial has one socket and a look-up two or four, of the thousands that a process may have open.
+/// Attempts in all. A dial uses one socket and a look-up two or four; a process may have some thousands open.
 const IN_ALL: usize = 512;
 
 /// Who makes an attempt: the link that the stream came by, by its serial number, and the circuit on it.
@@ -94,7 +94,7 @@ impl State {
             let Some(waiting) = of_link.circuits.get_mut(&circ) else {
                 continue;
             };
-            // Those who gave up have left their numbers behind.
+            // Streams that gave up waiting have left their tickets in the queue.
             while waiting
                 .front()
                 .is_some_and(|ticket| !self.tickets.contains_key(ticket))
@@ -156,7 +156,8 @@ fn count_down<K: core::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) 
 pub(crate) struct Attempts(Arc<Mutex<State>>);
 
 impl Attempts {
-    /// Waits for a turn. The place is held until it is dropped. Whoever stops waiting gives up its turn.
+    /// Waits for a turn. The place is held until the returned [`Attempt`] is dropped. Dropping the future gives the
+    /// turn up.
     pub(crate) async fn turn(&self, party: Party) -> Attempt {
         let ticket = lock(&self.0).add(party);
         let attempt = Attempt {
@@ -273,7 +274,7 @@ mod tests {
         assert!(none.is_empty());
         // Half of those who wait give up.
         floods.truncate(floods.len() / 2);
-        // The quiet one waits for one turn of each of the others, and for no queue.
+        // The quiet circuit waits for one turn of each other link, not for their queues.
         held.drain(..5);
         assert!(poll(&mut quiet[0]).is_some());
     }

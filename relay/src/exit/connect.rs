@@ -127,7 +127,7 @@ impl From<io::Error> for DestinationError {
             | Kind::PermissionDenied => Self::Unreachable,
             Kind::TimedOut => Self::TimedOut,
             Kind::AddrNotAvailable | Kind::OutOfMemory => Self::Resource,
-            // EMFILE, ENFILE and ENOBUFS have no `ErrorKind`, so they are told by their numbers.
+            // EMFILE, ENFILE and ENOBUFS have no `ErrorKind`, so they are recognised by their numbers.
             _ if matches!(error.raw_os_error(), Some(23 | 24 | 105)) => Self::Resource,
             _ => Self::Internal,
         }
@@ -155,7 +155,7 @@ impl Destinations {
     async fn turn(&self, address: IpAddr) -> Option<OwnedSemaphorePermit> {
         let dials = {
             let mut dials = lock(&self.0);
-            // As many entries as attempts, at most: each is held by one.
+            // There are at most as many entries as attempts, because an attempt holds each of them.
             dials.retain(|_, dials| dials.strong_count() > 0);
             let known = dials.get(&address).and_then(Weak::upgrade);
             known.unwrap_or_else(|| {
@@ -170,8 +170,8 @@ impl Destinations {
 
 impl ExitConnector {
     /// A connector that connects to what `policy` allows, and asks the DNS server at `resolver`, or the system's
-    /// servers if there is none, unless `world` has names of its own. What it remembers is charged to `budget`. It must
-    /// be called inside a tokio runtime.
+    /// servers if there is none, unless `world` has names of its own. What the connector remembers of names is charged
+    /// to `budget`. Call this inside a tokio runtime.
     ///
     /// # Errors
     /// [`ResolverError`] if the system's resolver configuration cannot be read.
@@ -190,8 +190,8 @@ impl ExitConnector {
         })
     }
 
-    /// Connects to `host` and `port` within 15 s, for `party`, among which attempts take turns. Dropping the future
-    /// gives the attempt up.
+    /// Connects to `host` and `port` within 15 s. The attempt waits for a turn of `party`. Dropping the future gives
+    /// the attempt up.
     ///
     /// # Errors
     /// [`DestinationError`]; the client is told its [`DestinationError::end_reason`].

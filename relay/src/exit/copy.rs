@@ -11,11 +11,12 @@ use cepa_common::stream::Acceptor;
 use cepa_common::world::sockets::SocketStream;
 use tokio::io::AsyncWrite;
 
-/// Bytes moved at once. More measured no better.
+/// Bytes moved at once. Larger steps were measured and are no better.
 const COPY_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    /// What is being moved. Nothing stays here: bytes that one side does not take stay where they were, which is the
+    /// The bytes that are being moved. None stay here: bytes that one side does not take stay where they were, which is
+    /// the
     /// stream's buffer or the kernel. So a stream at rest has no buffers of its own, and what it holds is counted once.
     static MOVING: RefCell<Vec<u8>> = RefCell::new(vec![0; COPY_BYTES]);
 }
@@ -32,7 +33,7 @@ enum Half {
 /// Copies until both directions are done.
 ///
 /// # Errors
-/// One side broke, or gave up. Then the other must not take what it got for the whole.
+/// One side broke, or gave up. Then the other side must not take what it got so far for the whole.
 pub(super) async fn copy(stream: &StreamIo<Acceptor>, tcp: &mut SocketStream) -> io::Result<()> {
     let (mut outward, mut inward) = (Half::Open, Half::Open);
     poll_fn(|cx| {
@@ -48,7 +49,7 @@ pub(super) async fn copy(stream: &StreamIo<Acceptor>, tcp: &mut SocketStream) ->
     .await
 }
 
-/// Moves what the client says to the destination.
+/// Moves bytes from the client to the destination.
 fn poll_outward(
     stream: &StreamIo<Acceptor>,
     tcp: &mut SocketStream,
@@ -81,7 +82,7 @@ fn poll_outward(
     Poll::Ready(Ok(()))
 }
 
-/// Moves what the destination says to the client.
+/// Moves bytes from the destination to the client.
 fn poll_inward(
     stream: &StreamIo<Acceptor>,
     tcp: &mut SocketStream,

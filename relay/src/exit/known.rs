@@ -1,4 +1,4 @@
-//! What an exit remembers of names, so that it does not ask for each stream.
+//! What an exit remembers of names, so that it does not ask the DNS for each stream.
 
 use core::time::Duration;
 use std::collections::{HashMap, VecDeque};

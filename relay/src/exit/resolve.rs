@@ -29,7 +29,7 @@ pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
 const QUERY_TIMEOUT: Duration = Duration::from_millis(1400);
 /// Number of times that a query without an answer is repeated.
 const REPEATS: usize = 1;
-/// Addresses of a name that are used and remembered. More than [`super::connect`] tries need not be known.
+/// Addresses of a name that are used and remembered. [`super::connect`] tries fewer, so more need not be known.
 const MOST_ADDRESSES: usize = 8;
 /// Answers are remembered for at least this time: a time to live of zero must not tell a name server the moment of
 /// every single stream.
@@ -57,13 +57,13 @@ pub(super) enum LookupError {
 pub(super) enum Resolver {
     /// Through one or several DNS servers.
     Dns(Box<TokioResolver>, KnownNames),
-    /// By what the world says, which is simulated.
+    /// Through the names of a simulated world.
     Given(Arc<dyn GivenNames>),
 }
 
 impl Resolver {
     /// A resolver that asks `server`, or the servers of the system's configuration if there is none. Where the world
-    /// has names of its own, it asks those alone. What it remembers is charged to `budget`.
+    /// has names of its own, the resolver asks those alone. What it remembers is charged to `budget`.
     pub(super) fn new(
         server: Option<SocketAddr>,
         names: &Names,
@@ -74,7 +74,7 @@ impl Resolver {
         }
         let servers = match server {
             Some(server) => vec![name_server(server)],
-            // Only the servers are taken from it. The system's search domains are not for clients.
+            // Only the servers are taken from the system's configuration. Its search domains are not for clients.
             None => read_system_conf()?.0.into_parts().2,
         };
         let config = ResolverConfig::from_name_servers(servers);
@@ -167,8 +167,8 @@ fn is_hex(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// The first addresses of both families in turn, IPv4 first, so that a family which leads nowhere from here costs one
-/// attempt.
+/// The first addresses of both families in turn, IPv4 first, so that a family which leads nowhere from this machine
+/// costs one attempt.
 fn in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let (v4, v6): (Vec<_>, Vec<_>) = addresses.partition(IpAddr::is_ipv4);
     let mut all = Vec::with_capacity(MOST_ADDRESSES + 1);

@@ -20,8 +20,8 @@ pub(crate) async fn serve(
     party: Party,
 ) {
     let connected = match &exit {
-        // What the client gives up ends at once: name, dial and place. A box, because connecting takes much more memory
-        // than the long copying after it.
+        // A stream that the client gives up ends its look-up, its dial and its place among the attempts at once. The
+        // future is in a box, because connecting takes much more memory than the long copying after it.
         Some(exit) => tokio::select! {
             connected = Box::pin(exit.connect(&host, port, party)) => {
                 connected.map_err(DestinationError::end_reason)
@@ -37,7 +37,7 @@ pub(crate) async fn serve(
     };
     stream.accept();
     if copy(&stream, &mut tcp).await.is_err() {
-        // The destination must not take what it got for the whole.
+        // The destination must not take what it got so far for the whole.
         tcp.reset_when_dropped();
     }
 }

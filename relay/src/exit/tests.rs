@@ -30,7 +30,7 @@ use super::attempts::Party;
 use super::copy::copy;
 use super::*;
 
-/// Who asks. Attempts are few here.
+/// The one circuit that makes the attempts of these tests, which are few.
 fn party() -> Party {
     (1, CircId::new(1).unwrap())
 }
@@ -325,7 +325,7 @@ fn mux<E: StreamEnd>() -> Mux<E> {
     })
 }
 
-/// Hands what the client has to say to the exit's end. Gives the streams that it begins.
+/// Hands what the client has to say to the exit's end. Gives the streams that the client begins.
 fn hear(client: &mut Mux<Opener>, streams: &Streams<Acceptor>) -> Vec<Request> {
     let (mut payload, now) = ([0; PAYLOAD_LEN], Instant::now());
     assert!(client.fill(LegId::FIRST, now, &mut rand::rng(), &mut payload));
@@ -333,7 +333,7 @@ fn hear(client: &mut Mux<Opener>, streams: &Streams<Acceptor>) -> Vec<Request> {
     heard.unwrap()
 }
 
-/// S23: what a client gives up, or leaves behind with its circuit, costs no dial and no place any more.
+/// S23: a stream that a client gives up, or leaves behind with its circuit, costs no dial and no place any more.
 #[tokio::test]
 async fn what_is_given_up_dials_no_longer() {
     let dials = Arc::new(AtomicUsize::new(0));
@@ -373,7 +373,7 @@ async fn what_is_given_up_dials_no_longer() {
             tokio::spawn(serve(Some(exit.clone()), stream, host, port, party()));
         }
     }
-    assert!(are(32).await, "one circuit has so many, and the rest wait");
+    assert!(are(32).await, "one circuit dials 32 at once; the rest wait");
     for key in &keys[..20] {
         client.abort(*key, EndReason::Reset);
     }
@@ -470,7 +470,7 @@ async fn a_stream_that_is_given_up_waits_for_no_destination() {
     let (mut cx, now) = (Context::from_waker(Waker::noop()), Instant::now());
     let bytes = vec![7; 100_000];
     let mut stalled = 0;
-    // The destination's kernel takes some, and then the window of the stream is full.
+    // The destination's kernel takes some bytes, and then the stream takes no more.
     while stalled < 100 {
         let wrote = client.poll_write(key, &mut cx, now, &bytes);
         stalled = if wrote.is_ready() { 0 } else { stalled + 1 };
