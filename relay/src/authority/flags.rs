@@ -12,7 +12,7 @@ pub(super) struct Running {
     pub(super) offers: Flags,
     /// Does the relay's exit policy allow any destination?
     pub(super) exits: bool,
-    /// Is it the relay of an authority?
+    /// Does the relay belong to an authority?
     pub(super) is_authority: bool,
     /// Does the authority's operator allow the relay in the middle of paths only?
     pub(super) middle_only: bool,

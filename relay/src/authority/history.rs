@@ -319,7 +319,7 @@ mod tests {
         now += 30 * DAY;
         history.advance(now);
         assert_eq!(history.standing(&RELAY), before);
-        // A relay that answers again never went down. A relay that does not has ended its run when this authority
+        // A relay that answers again never went down. The run of a relay that does not answer ended when this authority
         // stopped.
         history.set_up(RELAY, true, now);
         history.set_up(gone, false, now);

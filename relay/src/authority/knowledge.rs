@@ -110,7 +110,7 @@ impl Learning {
         let report = |trouble, reason: &dyn fmt::Display| {
             events.report(RelayEvent::disk(trouble, reason));
         };
-        // The rules stand before any descriptor is taken.
+        // The rules are set before any descriptor is taken.
         authority.set_knowledge(options.rules.clone(), 0);
         let mut file = options.file.clone();
         if let Some(path) = file.clone() {

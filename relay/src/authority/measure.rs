@@ -21,10 +21,10 @@ const MAX_AT_ONCE: usize = 4;
 const FIRST_BYTES: u32 = 64 << 10;
 /// Size of the largest download (bytes), which is the most that a directory server sends.
 const MAX_BYTES: u32 = 16 << 20;
-/// Number of downloads of each relay that the budget must allow while a sample lives. If it would not, downloads are
-/// smaller.
+/// Number of downloads of each relay that the budget must allow while a sample lives. If the budget allows fewer, the
+/// downloads are made smaller.
 const SAMPLES_TO_AFFORD: u64 = 6;
-/// A download that takes this time says something. A shorter one is repeated with four times the bytes.
+/// A download that takes this time shows what a relay carries. A shorter one is repeated with four times the bytes.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 /// A download that takes longer than this is needlessly large.
 const TOO_LONG: Duration = Duration::from_secs(8);
@@ -86,15 +86,15 @@ pub trait Measure: Send + Sync {
     fn measure(&self, download: &Download) -> MeasureFuture;
 }
 
-/// Downloads that are made at the same time: relays that share an address share what the address carries.
+/// Downloads that are made at the same time, because relays that share an address share what the address carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// The relays that are measured, one by each download.
     targets: Vec<RelayId>,
     /// The downloads, in the order of the targets.
     pub downloads: Vec<Download>,
-    /// Number of relays at that address. It is larger than the number of targets if there are too many to measure at
-    /// once.
+    /// Number of relays at the address of the targets. It is larger than the number of targets if there are too many
+    /// relays to measure at once.
     sharing: usize,
 }
 
@@ -377,7 +377,7 @@ impl Scheduler {
             .iter()
             .filter(|c| self.estimate(&c.identity).is_some())
             .count();
-        // A claim counts only as long as there is nothing better.
+        // The relays' claims count only as long as too few relays are measured.
         let claims_count = measured <= MIN_SAMPLES + group.len();
         let speed = |candidate: &Candidate| {
             let claim = claims_count.then_some(candidate.claim);
@@ -487,7 +487,7 @@ impl Scheduler {
         }
     }
 
-    /// The scheduler after a restart, when no result will come of what was under way.
+    /// The scheduler after a restart, when the downloads that were under way will bring no result.
     pub(super) fn after_restart(mut self) -> Self {
         while self.subjects.len() > MAX_RECORDS {
             self.subjects.pop_last();

@@ -26,7 +26,8 @@ struct Flow {
 
 type UnderWay = (Job, Vec<Flow>);
 
-/// A world of relays. Each address carries so much, and whatever goes through the relays at that address shares it.
+/// A world of relays. Each address carries a fixed amount, which all downloads through the relays at that address
+/// share.
 struct World {
     network: NetworkFile,
     params: Params,
@@ -43,7 +44,7 @@ struct World {
 }
 
 impl World {
-    /// The first authority's vote has no measurement.
+    /// Checks that the first authority's vote has no measurement.
     fn assert_nothing_is_reported(&mut self) {
         let lifetime = lifetime(self.now_ms / 1_000);
         let (relays, _) = &mut self.authorities[0];
@@ -287,7 +288,7 @@ fn two_that_fail_by_turns_gain_nothing_by_it() {
         scheduler.on_result(&job, &results, 60, turn as u64, &mut rng);
     }
     assert_eq!(scheduler.estimate(&ids[0]), Some(NEXT_TO_NOTHING));
-    // A slow relay makes both look slow: their sum is what the address carried in that time.
+    // If one of the two is slow, both look slow: the bytes of both are what the address carried in the longer time.
     for turn in 0..4 {
         let slow = Ok(Carried {
             bytes: u64::from(MAX_BYTES),
@@ -306,7 +307,7 @@ fn the_budget_and_the_number_at_once_hold() {
     world.honest(10..=25);
     world.run(3_600);
     let mib = world.asked_bytes >> 20;
-    // The budget of an hour, that of the minute that is there at the start, and the debt of one job.
+    // The budget of an hour, the budget of a minute that is saved up at the start, and the debt of one job.
     assert!((340..=360 + 6 + 2).contains(&mib), "{mib}");
     assert!(
         (2..=MAX_AT_ONCE).contains(&world.at_once),

@@ -46,7 +46,7 @@ pub struct AuthorityConfig {
 pub enum Action {
     /// Dial a relay and report the result by [`Authority::on_probe`].
     Probe(Probe),
-    /// Send this endorsement, and the vote to whoever wants it, before a time.
+    /// Send this endorsement before a time, and its vote to those of the others that want it.
     Endorse {
         /// The endorsement, the vote, and the authorities that may not have them.
         forward: Forward,
@@ -185,7 +185,7 @@ impl Authority {
     }
 
     /// Takes the revisions of the network that are held now. What was received or sent for a period was of the revision
-    /// known then (6.3.10), so the revision of a period changes only if nothing was.
+    /// known then (6.3.10), so a period gets another revision only if nothing was received or sent for it.
     pub fn set_revisions(&mut self, revisions: Arc<Revisions>, now_ms: u64) {
         self.revisions = revisions;
         let (lifetime, next) = (self.period.lifetime(), self.next.lifetime());
@@ -224,7 +224,7 @@ impl Authority {
     /// Takes a descriptor that a relay uploaded.
     ///
     /// # Errors
-    /// [`AuthorityError`] says why it is refused.
+    /// [`AuthorityError`] says why the descriptor is refused.
     pub fn on_descriptor(
         &mut self,
         signed: SignedDescriptor,
@@ -250,7 +250,7 @@ impl Authority {
     /// Takes a vote that an endorsement announced.
     ///
     /// # Errors
-    /// [`AuthorityError`] says why it is refused.
+    /// [`AuthorityError`] says why the vote is refused.
     pub fn on_vote(&mut self, signed: SignedVote, now_ms: u64) -> Result<(), AuthorityError> {
         self.roll(now_ms);
         let signed = Arc::new(signed);
@@ -298,7 +298,7 @@ impl Authority {
     /// Takes another authority's signature of the consensus of this period.
     ///
     /// # Errors
-    /// [`AuthorityError`] says why it is refused.
+    /// [`AuthorityError`] says why the signature is refused.
     pub fn on_signature(
         &mut self,
         signature: ConsensusSignature,
@@ -353,8 +353,8 @@ impl Authority {
             .collect();
         if self.period.lifetime().valid_after >= self.first && self.is_member() {
             self.period.attend(now_ms);
-            // What the others said comes first: if this authority's own vote cannot be recorded, the driver drops what
-            // follows it.
+            // What the others said comes first: if this authority's own vote cannot be recorded, the driver drops the
+            // actions that follow the vote.
             self.agree(now_ms, &mut actions);
             self.vote(now_ms, &mut actions);
             self.count(now_ms, &mut actions);

@@ -145,7 +145,7 @@ impl SigningRecord for FileSigningRecord {
         let mut next = held
             .filter(|held| held.valid_after == valid_after)
             .unwrap_or_else(|| Last::new(valid_after));
-        // The machine never asks for this. If it were wrong, the signature must not leave.
+        // The machine never asks for such a record. If the machine were wrong, the signature must not leave.
         if held.is_some_and(|held| valid_after < held.valid_after) || !next.add(what, digest) {
             return Err(io::Error::other(
                 "for this time or a later one something else was signed before",
@@ -199,7 +199,7 @@ mod tests {
         assert!(record.record(1_233, Signed::Vote, Digest([5; 32])).is_err());
         assert!(record.record(1_234, Signed::Vote, Digest([6; 32])).is_err());
         record.record(1_234, Signed::Vote, Digest([5; 32])).unwrap();
-        // The consensus of the same time is recorded apart from the vote, and only one of it.
+        // The consensus of the same time is recorded apart from the vote, and only one consensus is.
         record
             .record(1_234, Signed::Consensus, Digest([6; 32]))
             .unwrap();

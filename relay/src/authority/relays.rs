@@ -137,7 +137,7 @@ impl Relays {
         self.saved_ms = self.history.observed_ms();
         for signed in remembered.descriptors {
             let identity = signed.descriptor().identity;
-            // One that is refused has expired, or the operator's rules or the parameters have changed.
+            // A descriptor that is refused has expired, or the operator's rules or the parameters have changed.
             if self.insert(signed, params, now_ms).is_ok()
                 && let Some(held) = self.known.get_mut(&identity)
             {
@@ -332,7 +332,7 @@ impl Relays {
             held.is_remembered = false;
             held.failures = 0;
         }
-        // What is kept on disk has this descriptor's predecessor.
+        // The file on disk has the descriptor before this one.
         self.is_news |= held.is_reachable || held.is_remembered;
         held.next_probe_ms = now_ms;
         held.is_probing = false;
@@ -421,8 +421,8 @@ impl Relays {
     /// The relays to vote for, by identity: their descriptors are current until the consensus ends, they answer and do
     /// not rest while it is fresh, and no site has too many of them.
     ///
-    /// `before` is the last consensus, in the first vote after a restart alone: what that consensus lists, and what is
-    /// remembered and not dialled yet, stays listed with the link key and the addresses that it has there.
+    /// `before` is the last consensus; there is one only in the first vote after a restart. A relay that is remembered
+    /// and not dialled yet stays listed if `before` lists it with the link key and the addresses of its descriptor.
     pub(super) fn vote_entries(
         &mut self,
         network: &NetworkFile,

@@ -244,7 +244,7 @@ fn those_dialled_in_vain_make_room_then_strangers_that_wait() {
     assert_eq!(insert(4, &mut relays), Ok(()));
     assert!(!relays.known.contains_key(&identity(2)));
     // Now one relay is reached and two wait for their first dial. A flood does not push out the one that was reached
-    // (S26), and a newcomer gets a place whoever came before.
+    // (S26), and a newcomer gets a place, no matter who came before.
     for n in 5..=20 {
         assert_eq!(insert(n, &mut relays), Ok(()));
         assert!(relays.known.contains_key(&identity(1)));
@@ -252,7 +252,7 @@ fn those_dialled_in_vain_make_room_then_strangers_that_wait() {
     }
     assert_eq!(relays.crowding.len(), 3);
     assert_eq!(relays.by_key.len(), 3);
-    // Those that are being dialled stay, and so does one that is only remembered.
+    // Relays that are being dialled stay, and so does one that is only remembered.
     assert_eq!(relays.due_probes(NOW_MS).len(), 2);
     assert_eq!(insert(21, &mut relays), Err(AuthorityError::Full));
     let mut relays = restarted(&relays, &params, NOW_MS);

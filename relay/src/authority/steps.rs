@@ -1,6 +1,6 @@
 //! The steps of a voting period, each at its time: vote, agree, count, sign, publish (docs/protocol.md, 6.13 and 6.22).
 //!
-//! [`Authority::poll`] takes them in their order. Each step looks whether its time has come and whether it is done
+//! [`Authority::poll`] takes the steps in this order. Each step looks whether its time has come and whether it is done
 //! already, and adds what the driver has to do.
 
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Authority {
         let lifetime = self.period.lifetime();
         let network = &self.config.network;
         let is_first = *self.first_vote.get_or_insert(lifetime.valid_after) == lifetime.valid_after;
-        // What was listed longer ago than a period was not listed by the authorities that went on.
+        // A consensus of before the last period does not say what the other authorities have listed since.
         let before = self
             .newest
             .as_deref()

@@ -71,8 +71,8 @@ pub trait Serve: Send + Sync {
     fn newest(&self) -> Option<Arc<Consensus>>;
 }
 
-/// The seat of an authority in its relay. A directory server gives it, which was made with the handle of the queue that
-/// is given to [`run`]; the authority knows no more of that server.
+/// The seat of an authority in its relay: all that the authority knows of the relay's directory server. That server was
+/// made with the handle of the queue that is given to [`run`], and it gives the seat.
 #[derive(Clone)]
 pub struct Seat {
     /// The network as it is known now.
@@ -281,7 +281,7 @@ impl AuthorityTask {
     /// Sends a document to every other authority, each in a task of its own, so that a dead authority delays no other.
     fn send(&self, sends: &mut JoinSet<()>, request: DirRequest) {
         let network = self.seat.network.newest();
-        // What takes longer than half an interval comes too late anyhow.
+        // A document that takes longer than half an interval comes too late anyhow.
         let seconds = u64::from(network.params().vote_interval_seconds);
         let deadline = Duration::from_millis((seconds * 500).clamp(500, 60_000));
         // The authorities of a revision that is about to count get the document too. They refuse what is not for them.

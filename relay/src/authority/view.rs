@@ -9,8 +9,8 @@ use cepa_common::ids::RelayId;
 
 use super::Authority;
 
-/// A snapshot of the vote. It may be a little old. The machine decides; the snapshot only keeps from it what it would
-/// surely refuse.
+/// A snapshot of the vote, which may be a little old. The machine decides; the snapshot only keeps away from the
+/// machine what the machine would surely refuse.
 #[derive(Debug, Default)]
 pub(crate) struct VotingView {
     periods: [UnixSecs; 2],
@@ -54,7 +54,7 @@ impl VotingView {
         self.periods.contains(&valid_after)
     }
 
-    /// Does the endorsement say nothing new? It need not be verified then.
+    /// Does the endorsement say nothing new? Such an endorsement need not be verified.
     pub(crate) fn is_known(&self, endorsement: &Endorsement) -> bool {
         self.held.get(&key(endorsement)).is_some_and(|held| {
             endorsement

@@ -147,7 +147,7 @@ pub async fn follow_voting_key(
     }
 }
 
-/// What is to be told of the end of the signing key, now.
+/// The warning of the end of the signing key, if one is due now.
 fn warn_of_end(signer: &Signer, now: u64, warned_at: &mut u64) -> Option<AuthorityEvent> {
     let not_after = signer.not_after()?;
     let left = not_after.saturating_sub(now);
@@ -247,7 +247,7 @@ mod tests {
         let change = tokio::time::timeout(Duration::from_secs(60), signer.changed());
         assert!(change.await.is_err());
         assert_eq!(signer.borrow().not_after(), Some(2_000));
-        // The owner hears of both, and only once of the broken one.
+        // The owner hears of both keys, and only once of the broken one.
         drop(signer);
         let mut told = Vec::new();
         while let Some(event) = events.next().await {

@@ -53,8 +53,8 @@ pub(super) fn just_before_end(
 }
 
 /// Plans everything that two hostile authorities can do: they send different votes to different peers in the first
-/// round; they hold chains of endorsements of both back until the last moment of a later round and send them to one
-/// peer only, with the vote or without; and they do more by chance.
+/// round; they hold chains of endorsements of both votes back until the last moment of a later round and send them to
+/// one peer only, with the vote or without; and they do more by chance.
 pub(super) fn plan(world: &mut World, hostile: &[usize], valid_after: UnixSecs) {
     let interval = u64::from(world.network.params().vote_interval_seconds);
     let rounds = Rounds::new(world.members.len(), interval, valid_after);

@@ -11,8 +11,8 @@ fn world(seed: u64) -> World {
     world
 }
 
-/// Actions are performed one by one. A crash comes before each of them in turn. After the restart, what was on disk
-/// before the crash is there.
+/// Actions are performed one by one. A crash comes before each of them in turn. After the restart, the disk is as it
+/// was before the crash.
 #[test]
 fn a_restart_at_any_step_signs_nothing_twice_and_stops_nobody() {
     let steps = {

@@ -269,7 +269,7 @@ impl World {
             Message::Endorsement(endorsement, vote) => {
                 let answer = machine.on_endorsement(endorsement, local_ms);
                 if let (Ok(Heard::WantVote), Some(vote)) = (answer, vote) {
-                    // The answer goes back and the vote comes, from a member that is not dead by then.
+                    // The answer goes back to the sender, and then the vote comes.
                     let hostile = self.members[from].conduct == Conduct::Hostile;
                     let back = if hostile { 0 } else { self.delay(from, to) };
                     let there = if hostile { 0 } else { self.delay(from, to) };
