@@ -1,4 +1,4 @@
-//! A bound on how often something may be done: so often at once, and so often a second in the long run.
+//! A bound on how often something may be done: a number of times at once, and a number of times a second after that.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ impl Bucket {
         }
     }
 
-    /// Once more: may it be done? What may not be done counts too, as [`Bucket::debt`].
+    /// May it be done once more? A refusal counts too, as [`Bucket::debt`].
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at).as_millis();
         let filled = u128::from(self.per_second) * passed;
@@ -37,7 +37,7 @@ impl Bucket {
         self.level >= 0
     }
 
-    /// How often it was asked for beyond what may be, and not yet forgotten.
+    /// The number of refusals that are not forgotten yet.
     pub(crate) fn debt(&self) -> u32 {
         u32::try_from(-self.level / 1_000).unwrap_or(0)
     }
@@ -57,7 +57,7 @@ mod tests {
         let mut bucket = Bucket::new(10, 4, now);
         let mut may = |now| (0..100).filter(|_| bucket.take(now)).count();
         assert_eq!(may(now), 10);
-        // The debt of those that were refused is paid first: 90 of them take 22.5 s.
+        // The debt of the 90 refusals is paid first, which takes 22.5 s.
         now += Duration::from_secs(20);
         assert_eq!(may(now), 0);
         assert!(bucket.debt() > 100);

@@ -1,7 +1,7 @@
 //! The CREATEs that wait for an answer: a bounded queue for each link, served in turns (protocol.md 7.2, S9, S10).
 //!
 //! The queue is also where a recursion ends: a CREATE makes a circuit, whose EXTEND makes a link, on which CREATEs
-//! come. Links only fill the queue and circuits only empty it, so neither room has to know the other's way back.
+//! come. Links only fill the queue and circuits only empty it, so neither room has to call the other.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -70,8 +70,8 @@ impl JobQueue {
     /// Takes a job. `share` is how many jobs of one link may wait.
     ///
     /// # Errors
-    /// The link, or all links together, have too many waiting: the reason for the peer. The refusal costs no public-key
-    /// work. After [`JobQueue::stop`] every job is refused.
+    /// The reason to tell the peer, if the link or all links together have too many jobs waiting. The refusal costs no
+    /// public-key work. After [`JobQueue::stop`] every job is refused.
     pub(crate) fn submit(&self, job: Job, share: usize) -> Result<(), DestroyReason> {
         let link = job.link.serial();
         let mut guard = self.lock();
@@ -99,7 +99,8 @@ impl JobQueue {
     pub(crate) async fn next(&self) -> Option<Job> {
         loop {
             let mut more = std::pin::pin!(self.more.notified());
-            // The wait is entered before the look, so that what comes between the two wakes this worker and no other.
+            // The worker begins to wait before it looks, so that a job which comes between the two wakes this worker
+            // and no other.
             more.as_mut().enable();
             {
                 let mut waiting = self.lock();

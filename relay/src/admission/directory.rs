@@ -36,12 +36,12 @@ impl Buckets {
     /// Whether this asker may ask once more, now; counts the request if it may.
     fn take(&mut self, mut group: Group, per_minute: u32, now_ms: u64) -> bool {
         let cost = MINUTE_MS.div_ceil(u64::from(per_minute)).max(1);
-        // A rate above one in a millisecond is none.
+        // A rate of one in a millisecond or more is no bound.
         if u64::from(per_minute) >= MINUTE_MS {
             return true;
         }
         if !self.full_at.contains_key(&group) && self.full_at.len() >= MAX_ADDRESSES {
-            // A time further off than a minute is of a clock that was set back since.
+            // A time more than a minute ahead was noted before the clock was set back.
             let open = now_ms..=now_ms.saturating_add(MINUTE_MS);
             self.full_at.retain(|_, full_at| open.contains(full_at));
             if self.full_at.len() >= MAX_ADDRESSES {
@@ -119,7 +119,7 @@ mod tests {
         assert!(ask(2, 1_000));
         assert!(!ask(1, 10_999));
         assert!(ask(1, 11_000) && !ask(1, 11_000));
-        // A clock that is set back empties nothing for ever.
+        // A clock that is set back leaves no bucket empty for ever.
         assert!(!ask(1, 0));
         assert!(ask(1, 60_000));
     }

@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(settled(7, Stranger).err(), Some(ConnectionBound::All));
         let _known = [settled(8, Known).unwrap(), settled(9, Known).unwrap()];
         assert_eq!(settled(10, Known).err(), Some(ConnectionBound::All));
-        // One that proves to be a relay does not count as a stranger any more.
+        // A stranger that proves to be a relay does not count as a stranger any more.
         strangers.pop();
         let relay = admission.admit(address(11), 9, Stranger).unwrap();
         relay.settle(Known);
@@ -256,7 +256,7 @@ mod tests {
         let admission = LinkAdmission::new(8);
         for n in 0..100 {
             drop(admission.admit(address(n), 1, Stranger).unwrap());
-            // Who is kept out leaves nothing either.
+            // A connection that is not admitted leaves nothing behind either.
             assert_eq!(
                 admission.admit(address(n), 0, Stranger).err(),
                 Some(ConnectionBound::Address)

@@ -24,10 +24,10 @@ use tokio::time::sleep;
 
 use crate::events::{RelayEvent, Reporter};
 
-/// From one look for victims to the next: their memory comes back meanwhile.
+/// The wait between two looks for victims, in which the memory of the victims comes back.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Bytes that have not moved for this time are stalled. Bytes that move have moved since.
+/// Bytes that have not moved for this time are stalled.
 const STALLED: Duration = Duration::from_secs(1);
 
 /// A circuit that ends at this relay: its streams' buffers hold bytes.
@@ -57,9 +57,9 @@ pub(crate) struct Memory {
 struct Victim {
     link: Arc<LinkQueue>,
     circ: CircId,
-    /// Since when its bytes wait without any of them moving.
+    /// Since when the circuit's bytes wait without any of them moving.
     since: Option<Instant>,
-    /// Bytes that it holds in all.
+    /// Bytes that the circuit holds in all.
     held: usize,
     streams: Option<Arc<Streams<Acceptor>>>,
 }
@@ -112,8 +112,9 @@ impl Memory {
 
     /// Every circuit that holds memory, in the order in which they are to end.
     ///
-    /// Whoever has stalled goes first, the longest wait first: somebody has stopped reading. Then come the others, by
-    /// the link that holds most in all, as one peer with many circuits that each hold little would otherwise never be
+    /// Circuits that have stalled go first, the longest wait first, because somebody has stopped reading. Then come the
+    /// others, by the link that holds most in all, as one peer with many circuits that each hold little would otherwise
+    /// never be
     /// found. Of one link, circuits without streams go first, and then whichever holds most. Between equals the older
     /// link and the lower id decide, so that a run can be repeated.
     fn victims(&self, now: Instant) -> Vec<Victim> {
@@ -165,7 +166,7 @@ impl Memory {
             victim.since.filter(|since| waits(*since))
         };
         let mut victims: Vec<_> = circuits.into_values().collect();
-        // Stable: the order of the map decides between equals.
+        // The sort is stable: the order of the map decides between equals.
         victims.sort_by_cached_key(|victim| {
             let stalled = has_stalled(victim);
             let of_link = of_links.get(&victim.link.serial()).copied();
@@ -193,8 +194,8 @@ impl Memory {
             }
             ended += 1;
             let Victim { link, circ, .. } = victim;
-            // Its link gives the memory back when it carries this out; what
-            // waits for the link itself is dropped here and now.
+            // The link gives the circuit's memory back when it carries this command out. Cells that wait for the link
+            // are dropped here and now.
             link.purge(circ);
             TableCommand::Destroy {
                 circ,
@@ -205,7 +206,7 @@ impl Memory {
                 streams.discard();
             }
         }
-        // What is left belongs to links themselves: answers that their peers do not read.
+        // The memory that is still held belongs to links themselves: answers that their peers do not read.
         let mut links: Vec<_> = self
             .holders()
             .links
@@ -309,7 +310,7 @@ mod tests {
         assert_eq!(memory.relieve(later), 2);
         // Twelve cells were queued; the low water is at seven and a half.
         assert_eq!((waits(&links[0]), waits(&links[1])), (vec![3], vec![]));
-        assert_eq!(memory.relieve(later), 0, "enough is enough");
+        assert_eq!(memory.relieve(later), 0, "there is room already");
         assert_eq!(waits(&links[0]), [3]);
     }
 
@@ -318,7 +319,7 @@ mod tests {
         let memory = Memory::new(1 << 20);
         let budget = memory.budget();
         let links = [(); 8].map(|()| Arc::new(LinkQueue::new(100, budget)));
-        // All wait since the same moment. Whoever is added first is not what decides.
+        // All have waited since the same moment. The order in which they were added does not decide.
         let (stalled, mut stream) = begun(budget);
         stream.write_all(b"nobody reads this").await.unwrap();
         for n in [3, 1, 2] {
@@ -344,7 +345,7 @@ mod tests {
         stream.write_all(&[1; 100 * 1024]).await.unwrap();
         assert!(budget.is_exceeded());
         memory.relieve(steady::now());
-        assert_eq!(budget.used(), STREAM_BYTES, "its application holds it yet");
+        assert_eq!(budget.used(), STREAM_BYTES, "its application still holds it");
         assert!(stalled.mux().is_lost());
         assert!(
             stream.write_all(b"more").await.is_err(),
@@ -352,7 +353,7 @@ mod tests {
         );
     }
 
-    /// The streams of a circuit that is a leg, with so many payloads that wait for the first.
+    /// The streams of a circuit that is a leg, with this many payloads that came early and wait.
     fn with_early_payloads(budget: &Arc<Budget>, payloads: u16) -> Arc<Streams<Acceptor>> {
         let (mut relay, now) = (mux::<Acceptor>(budget), Instant::now());
         let say = |relay: &mut Mux<Acceptor>, pack: &dyn Fn(&mut Packer<'_>)| {
@@ -412,7 +413,7 @@ mod tests {
             hostile.push((circuit, stream));
         }
         assert!(budget.is_exceeded());
-        // Nothing has stalled: each circuit of the other link holds a tenth of what the honest one does.
+        // Nothing has stalled: each circuit of the other link holds a tenth of what the honest circuit holds.
         assert!(memory.relieve(steady::now()) > 8);
         assert!(!honest.mux().is_lost());
         assert!(hostile[0].0.mux().is_lost());

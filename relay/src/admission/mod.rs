@@ -29,9 +29,9 @@ pub(crate) use places::{Asker, ConnectionPlaces, Watch};
 pub struct Limits {
     /// Bytes of memory for queues.
     pub memory_bytes: u64,
-    /// Connections that it accepts at once.
+    /// Connections that the relay accepts at once.
     pub connections: u32,
-    /// What its links may move in each direction, KiB a second; zero: as much as they can.
+    /// What the relay's links may move in each direction (KiB a second); zero means no limit.
     pub bandwidth_kib: u32,
 }
 

@@ -15,11 +15,11 @@ use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use tokio::sync::Notify;
 
-/// Connections of one authority at once: for each other authority's votes a few.
+/// Connections of one authority at once: a few for the votes of each other authority, which it passes on.
 const PER_AUTHORITY: u32 = 64;
 /// Connections of one relay at once.
 const PER_RELAY: u32 = 8;
-/// Of the places of strangers, one site has one in so many at most, and at least [`PER_RELAY`].
+/// One site may have at most one in so many of the strangers' places, and never fewer than [`PER_RELAY`].
 const SITE_SHARE: u32 = 8;
 /// A connection on which nothing moved for so long may lose its place to a newcomer (milliseconds).
 const STILL_MS: u64 = 1_000;
@@ -56,7 +56,7 @@ impl Asker {
         }
     }
 
-    /// Askers that are one for the bound of each: all addresses of one site are.
+    /// The askers that this one is counted together with: all addresses of one site count as one.
     fn group(self) -> Group {
         match self {
             Self::Authority(id) | Self::Relay(id) => Group::Peer(id),
@@ -152,7 +152,7 @@ impl Table {
             .filter(|(_, held)| those(held))
             .map(|(id, held)| (held.watch.still_ms(), *id))
             .filter(|(still_ms, _)| *still_ms >= STILL_MS);
-        // Of several that stood still for as long, the oldest: the order of the table says nothing.
+        // Of several that stood still equally long, the oldest goes: the order of the table says nothing.
         let Some((_, id)) = still.max_by_key(|(still_ms, id)| (*still_ms, u64::MAX - id)) else {
             return false;
         };
@@ -178,7 +178,7 @@ pub(crate) struct ConnectionPlace {
 }
 
 impl ConnectionPlace {
-    /// What to tell that bytes move on the connection.
+    /// Where to note that bytes move on the connection.
     pub(crate) fn watch(&self) -> Arc<Watch> {
         Arc::clone(&self.watch)
     }
@@ -278,7 +278,8 @@ mod tests {
         pass(10).await;
         let (second, is_served) = take(2).unwrap();
         assert!(is_served);
-        // Nobody has stood still for long: the newcomer is told to come again, and beyond twice the bound nothing.
+        // Nobody has stood still for long: the newcomer is told to come again, and beyond twice the bound there is no
+        // place.
         let (third, is_served) = take(3).unwrap();
         assert!(!is_served);
         let (fourth, is_served) = take(4).unwrap();
@@ -329,7 +330,7 @@ mod tests {
         assert_eq!((0..99).filter(|_| take("2600::1")).count(), 50);
         assert!(!take("2600::2") && take("192.0.2.1"));
         assert_eq!((0..99).filter(|_| take("127.0.0.1")).count(), 99);
-        // What stands still gives way to others of the site.
+        // A connection that stands still gives way to others of its site.
         pass(STILL_MS).await;
         assert!(take("2600::2"));
     }
