@@ -37,7 +37,7 @@ pub struct ConsensusFiles {
 }
 
 impl ConsensusFiles {
-    /// The files of the network of `server` in `directory` on `disk`, which must exist.
+    /// The files of the network of `server` in `directory`, which must exist on `disk`.
     pub fn new(disk: &Disk, directory: &Path, server: &DirectoryServer) -> Self {
         Self {
             disk: disk.clone(),
@@ -108,8 +108,8 @@ impl ConsensusFiles {
         });
         let there = self.list();
         let keep: BTreeSet<_> = wanted.iter().map(|c| c.lifetime().valid_after).collect();
-        // Old files are removed first, which makes room on a full disk. The newest stays until another is there, valid
-        // or not: a clock that is wrong for a moment must not cost it.
+        // Old files are removed first, which makes room on a full disk. The newest file stays until another is there,
+        // valid or not: a clock that is wrong for a moment must not cost the relay that file.
         for time in there
             .difference(&keep)
             .filter(|time| Some(*time) != there.last())
@@ -166,7 +166,7 @@ mod tests {
         testkit::consensus(&network(1), &body_of(lifetime, Vec::new()))
     }
 
-    /// What a future gives without a wait.
+    /// What a future gives that need not wait.
     fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match std::pin::pin!(future).poll(&mut context) {

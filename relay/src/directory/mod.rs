@@ -4,8 +4,8 @@
 //! A [`DirectoryServer`] is shared by every connection; what others read of it is a finished snapshot of the
 //! [`cepa_common::dir::ConsensusStore`]. Connections come from the listener (a link that turned out to be HTTP) and
 //! from BEGIN_DIR streams, and end in [`serve_connection`]. [`refresh`] and [`publish`] run beside it for the life of
-//! the relay. Connections are counted by who asks, requests by address, of which streams have none; differences are
-//! made once.
+//! the relay. Connections are counted by who asks, and requests by address, which streams do not have. Each difference
+//! is made once.
 
 mod consensus;
 mod differences;

@@ -31,7 +31,7 @@ const PATH: &str = "/cepa/1/padding/";
 
 static CHUNK: [u8; 16 * 1024] = [0; 16 * 1024];
 
-/// The answers being sent, by number, and the time until which each may take.
+/// The answers being sent, by number, and the time until which each may be sent.
 #[derive(Debug, Default)]
 struct Taken {
     last: u64,
@@ -219,7 +219,7 @@ mod tests {
         assert!(slow[0].body_mut().frame().await.unwrap().is_ok());
         assert_eq!(ask().status(), StatusCode::SERVICE_UNAVAILABLE);
         tokio::time::advance(MAX_TIME).await;
-        // The place is free even if nobody polls the body any more, as with a connection that is full.
+        // The place is free even if nobody polls the body any more, as when a connection takes no more bytes.
         let next = ask();
         assert_eq!(next.status(), StatusCode::OK);
         assert!(slow[0].body_mut().frame().await.unwrap().is_err());

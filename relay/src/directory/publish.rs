@@ -97,8 +97,8 @@ impl Publisher {
                 return uploads;
             }
         };
-        // The authorities of a revision that is about to count get it too: they list relays that they could reach by
-        // then.
+        // The authorities of a revision that is about to count get the descriptor too: they list relays that they could
+        // reach by then.
         for authority in self.network.revisions().authorities(published) {
             let local = self
                 .local

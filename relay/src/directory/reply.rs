@@ -7,7 +7,7 @@ use hyper::{Response, StatusCode};
 
 use crate::authority::{AuthorityError, AuthorityHandle, Submission, SubmitError};
 
-/// Gives a verified document to the authority, and answers with what that says to it.
+/// Gives a verified document to the authority, and tells the client what the authority says to it.
 pub(super) async fn submit(
     authority: &AuthorityHandle,
     submission: Submission,

@@ -25,7 +25,7 @@ const START_MS: u64 = 1_900_000_000_300;
 /// The valid-after from which the revision counts.
 const CHANGE: u64 = 1_900_000_012;
 
-/// The next revision: authority 1 leaves, authority 4 comes, and all authorities that it names have signed.
+/// The next revision: authority 1 leaves, authority 4 comes, and all authorities that the revision names have signed.
 fn next(founding: &NetworkFile) -> NetworkFile {
     let mut authorities = founding.authorities().to_vec();
     authorities.retain(|authority| authority.identity != identity(1));
@@ -194,7 +194,7 @@ async fn one_who_was_away_finds_all_signers_new() {
     };
     let founding = network(3);
     let next = next(&founding);
-    // The last revision follows from the one between and not from the first: one of three signed it.
+    // The last revision follows from the next and not from the founding file, of whose authorities only one signed it.
     let mut last = NetworkDraft::revise(&next, 0);
     let mut authorities = next.authorities().to_vec();
     authorities.retain(|authority| authority.identity == identity(4));
@@ -206,7 +206,7 @@ async fn one_who_was_away_finds_all_signers_new() {
     assert!(founding.verify_successor(&last).is_err());
     let four = world.start(4, &next, true);
     assert_eq!(four.networks().offer(last), Ok(true));
-    // A directory still answers at the address of authority 1, which the lost one knows.
+    // A directory still answers at the address of authority 1, which the directory that was away knows.
     world.board.plug(1, served_by(&four));
     let lost = world.start(11, &founding, false);
     let mut follow = lost.networks().subscribe();

@@ -27,7 +27,7 @@ use crate::authority::Submission;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// The body of a request must be complete after this time.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
-/// A whole connection may take this time: nobody reads a consensus more slowly than 8 MiB in it.
+/// A whole connection may take this time, in which even a slow client reads a consensus of 8 MiB.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
 /// The most bytes of a request's head that are buffered.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
@@ -36,7 +36,7 @@ const RETRY_AFTER_SECONDS: &str = "60";
 /// Size of the largest signature document, in bytes.
 const MAX_SIGNATURE_BYTES: usize = 1_024;
 
-/// Serves directory requests on a connection until it ends. What goes wrong ends this connection only (S39).
+/// Serves directory requests on a connection until it ends. An error ends this connection only (S39).
 pub async fn serve_connection<S>(io: S, server: Arc<DirectoryServer>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -44,7 +44,7 @@ where
     serve_connection_from(io, server, Asker::Stream).await;
 }
 
-/// Serves a connection like [`serve_connection`], for whoever is known to ask: places and requests are counted by asker
+/// Serves a connection like [`serve_connection`], for an asker that is known: places and requests are counted by asker
 /// (S23).
 pub(crate) async fn serve_connection_from<S>(io: S, server: Arc<DirectoryServer>, asker: Asker)
 where
@@ -103,7 +103,8 @@ impl Caller {
         server.admission.may_upload(address, now_ms)
     }
 
-    /// The address whose requests are counted: those of authorities and relays are few, and have places of their own.
+    /// The address whose requests are counted; `None` for authorities and relays, which are few and have their own
+    /// places, and for streams, which have no address.
     fn address(self) -> Option<IpAddr> {
         match self.asker {
             Asker::Stranger(address) => Some(address),

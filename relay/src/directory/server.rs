@@ -65,7 +65,7 @@ impl DirectoryServer {
     /// Takes a verified consensus into the store.
     ///
     /// # Errors
-    /// [`StoreError`] if it is not taken; what was held stays.
+    /// [`StoreError`] if the consensus is not taken; what was held stays.
     pub fn offer(&self, consensus: Arc<Consensus>) -> Result<Inserted, StoreError> {
         let now = self.clock.now_secs();
         let mut result = Ok(Inserted::AlreadyHeld);

@@ -25,7 +25,7 @@ mod voting;
 const START_MS: u64 = 1_900_000_000_300;
 const SOON: Duration = Duration::from_secs(5);
 
-/// What a switchboard has become of connections to this server.
+/// What a switchboard does with a connection to this server: the server serves it.
 pub(super) fn served_by(
     server: &Arc<DirectoryServer>,
 ) -> impl Fn(DuplexStream) + Send + Sync + use<> {

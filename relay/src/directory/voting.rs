@@ -21,7 +21,7 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 type Answer = Response<Full<Bytes>>;
 
-/// Takes an endorsement. The answer is 200 if nothing more is wanted, and 202 if the vote is.
+/// Takes an endorsement. The answer is 200 if nothing more is wanted, and 202 if the vote is wanted.
 pub(super) async fn endorsement(request: Request<Incoming>, server: &DirectoryServer) -> Answer {
     let Some(authority) = server.authority() else {
         return text(StatusCode::FORBIDDEN, "not a directory authority");

@@ -105,7 +105,7 @@ async fn a_vote_is_taken_only_when_it_was_endorsed_and_is_the_one() {
     let late = late.to_bytes().unwrap().into();
     let late = offer_vote(near, late, three.digest(), None, SOON).await;
     assert_eq!(status(late), 409);
-    // A relay that is no authority takes none.
+    // A relay that is no authority takes no vote.
     let cache = world.relay(20);
     assert_eq!(status(offer(&cache, &network, &one, &one).await), 403);
 }
