@@ -345,7 +345,11 @@ mod tests {
         stream.write_all(&[1; 100 * 1024]).await.unwrap();
         assert!(budget.is_exceeded());
         memory.relieve(steady::now());
-        assert_eq!(budget.used(), STREAM_BYTES, "its application still holds it");
+        assert_eq!(
+            budget.used(),
+            STREAM_BYTES,
+            "its application still holds it"
+        );
         assert!(stalled.mux().is_lost());
         assert!(
             stream.write_all(b"more").await.is_err(),

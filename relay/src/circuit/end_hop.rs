@@ -32,8 +32,8 @@ use crate::admission::Bucket;
 use crate::directory::serve_connection;
 use crate::exit;
 
-/// Streams that a client may begin on a circuit at once, and the refusals after which it loses the circuit (S23). A
-/// page begins some dozens. Each stream costs a name, a dial or a request, so the bound is one of those too.
+/// Streams that a client may begin on a circuit at once, and the refusals after which the client loses the circuit
+/// (S23). A page begins some dozens. Each stream costs a name, a dial or a request, so this bounds those too.
 const BEGINS_BURST: u32 = 1_024;
 /// Streams that a client may begin on a circuit in a second, in the long run.
 const BEGINS_PER_SECOND: u32 = 64;
@@ -184,7 +184,8 @@ impl EndHop {
                 Ok(None) => {}
                 Ok(Some(extend)) => {
                     let (streams, leg) = (self.end.streams.clone(), self.end.leg);
-                    // A box, because dialling takes much more memory than the long wait before and after it.
+                    // The future is in a box, because dialling takes much more memory than the long wait before and
+                    // after it.
                     break (Box::pin(self.extend(extend)).await, streams, leg);
                 }
                 Err(end) => break (end, self.end.streams.clone(), self.end.leg),
@@ -223,7 +224,7 @@ impl EndHop {
         Ok(extend)
     }
 
-    /// Looks whether the circuit is of use to anybody. A stream that both ends hold is, however idle.
+    /// Looks whether the circuit is of use to anybody. A stream that both ends hold is a use, however idle it is.
     fn look(&mut self) -> Result<(), End> {
         if !self.confirmed {
             return Err(End::Here(DestroyReason::Resource));
@@ -256,8 +257,8 @@ impl EndHop {
         Ok(extend)
     }
 
-    /// Reads opened cells, up to and with the first that asks for EXTEND or LINK: what follows such a cell is read only
-    /// after it has been done.
+    /// Reads opened cells, up to and with the first that asks for EXTEND or LINK. The cells after it are read only when
+    /// the circuit has done what that cell asks for.
     fn on_opened(
         &mut self,
         now: Instant,
@@ -301,12 +302,12 @@ impl EndHop {
         }
     }
 
-    /// Serves a stream, if the client has not given it up meanwhile and begins no more than may be.
+    /// Serves a stream, if the client has not given it up meanwhile and does not begin more than it may.
     fn begin(&mut self, now: Instant, key: StreamKey, target: StreamTarget) -> Result<(), End> {
         let stream = self.end.streams.hold(key);
         if !self.begins.take(now) {
             stream.abort(EndReason::Resource);
-            // A client that hears of so many refusals and goes on is none.
+            // Whoever hears of so many refusals and goes on is no honest client.
             return match self.begins.debt() > BEGINS_BURST {
                 true => Err(End::Here(DestroyReason::Resource)),
                 false => Ok(()),

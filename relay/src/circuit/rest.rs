@@ -12,7 +12,7 @@ const LOOKS: u32 = 3;
 pub(super) struct Rest(u32);
 
 impl Rest {
-    /// A look finds a circuit in use, or not: has it rested for too long?
+    /// Takes what a look has found, a circuit in use or not: has the circuit rested for too long?
     pub(super) fn is_over(&mut self, in_use: bool) -> bool {
         self.0 = if in_use { 0 } else { self.0 + 1 };
         self.0 > LOOKS

@@ -31,7 +31,7 @@ pub(super) enum Entered {
 }
 
 impl Sets {
-    /// Does what LINK asks for, said by a client on the circuit of `streams`. `None` if the client may not say it.
+    /// Does what a client's LINK on the circuit of `streams` asks for. `None` if the client may not say LINK.
     pub(super) fn enter(
         &self,
         secret: &[u8; SECRET_LEN],

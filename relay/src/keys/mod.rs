@@ -3,8 +3,8 @@
 //!
 //! [`schedule`] is pure and says when a key is made and when it is erased. [`ring`] makes and erases keys on disk, and
 //! hands out snapshots to those who answer handshakes. `watch` runs both, rereads the files that the owner renews, and
-//! changes the descriptor. Secrets of identities are absent on purpose: a relay needs one only if its owner chose to
-//! keep it there.
+//! changes the descriptor. Secrets of identities are absent on purpose: a relay needs the secret of its identity only
+//! if its owner chose to keep it on this machine.
 
 mod identity;
 pub mod ring;

@@ -54,7 +54,7 @@ struct Times {
 #[derive(Default, Serialize, Deserialize)]
 struct Record(UnixSecs, Vec<Times>);
 
-/// The keys and their schedule. Disk and memory hold the same.
+/// The keys and their schedule. Disk and memory hold the same keys.
 pub struct OnionRing {
     disk: Disk,
     options: OnionKeyOptions,

@@ -292,7 +292,7 @@ mod tests {
         let end = 500_000 + 64_800 + 3_600 + DAY + DAY + 600;
         assert_eq!(schedule.keys()[0].end(&timing), Some(end));
         assert_eq!(schedule.keys()[1].end(&timing), None);
-        // No consensus has shown that it is so late.
+        // No consensus has shown that this time has come.
         assert!(schedule.over(end, &timing).is_empty());
         assert!(!schedule.observe(&listing(end - 10, Some(2)), &timing));
         assert!(schedule.over(end - 1, &timing).is_empty());

@@ -252,7 +252,8 @@ fn a_record_that_is_lost_costs_no_handshake() {
         ..Trouble::default()
     };
     for seed in 20..24 {
-        // A test's files are all of today, so every key is as young as it can be. This test ends before their lives do.
+        // A test's files are all of today, so every key is as young as it can be. This test ends before any key's life
+        // does.
         weeks(seed, 1, trouble);
     }
 }

@@ -45,7 +45,7 @@ pub(crate) async fn listen(listener: LinkListener) {
         let (tcp, peer) = match listener.socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors or memory: others may go, we stay (S39).
+                // Descriptors or memory are used up. Connections may end and free some, so the listener goes on (S39).
                 let reason = error.to_string();
                 let failed = RelayEvent::AcceptFailed { reason, times: 1 };
                 listener.events.report(failed);
