@@ -1,7 +1,7 @@
 //! The proxy front end: one port for SOCKS4, 4a, 5 and HTTP CONNECT.
 //!
-//! Applications connect to it, and a [`Connector`] opens their streams. The files, in the order in which a connection
-//! meets them:
+//! Applications connect to this port, and a [`Connector`] opens their streams. The files, in the order in which a
+//! connection meets them:
 //!
 //! * `serve` accepts connections and runs one task for each;
 //! * [`FrontParser`] (`parse`, with `socks` and `http_connect` under it) takes bytes and yields one [`StreamRequest`],

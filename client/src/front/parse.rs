@@ -247,7 +247,7 @@ impl FrontParser {
         }
     }
 
-    /// The request, with the bytes behind its `len` bytes as the first of the stream.
+    /// The request, which is the first `len` bytes of the buffer, with the bytes behind it as the first of the stream.
     fn finish(&mut self, target: FrontTarget, protocol: Protocol, len: usize) -> FrontStep {
         FrontStep::Request(StreamRequest {
             target,

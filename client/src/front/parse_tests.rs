@@ -323,7 +323,7 @@ fn destinations_and_passwords_stay_out_of_debug_output() {
     let bytes = b"\x05\x01\x02\x01\x06secret\x06hidden\x05\x01\x00\x03\x06target\x00\x50secret";
     let shown = format!("{:?}", talk(bytes));
     assert!(shown.contains("6 bytes"), "{shown}");
-    // The words are text, and the beginning of "secret" as a list of bytes.
+    // The first three words are text, the last is the beginning of "secret" as a list of bytes.
     for word in ["secret", "hidden", "target\"", "115, 101"] {
         assert!(!shown.contains(word), "{shown}");
     }

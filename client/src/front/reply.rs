@@ -115,7 +115,7 @@ const GRANT_SOCKS4: [u8; 8] = [0, 90, 0, 0, 0, 0, 0, 0];
 /// The SOCKS4 reply to every failure: SOCKS4 has only one code.
 pub(super) const REJECT_SOCKS4: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
-/// A SOCKS5 reply. The bound address is all zero, because the application need not know the exit's.
+/// A SOCKS5 reply. The bound address is all zero, because the application need not know the exit's address.
 pub(super) fn socks5(code: u8) -> [u8; 10] {
     [5, code, 0, 1, 0, 0, 0, 0, 0, 0]
 }

@@ -52,7 +52,7 @@ pub struct IsolationKey {
 pub struct ConnectRequest {
     /// Where the stream should go.
     pub target: FrontTarget,
-    /// What decides which streams it may share a circuit with.
+    /// What decides which streams this one may share a circuit with.
     pub isolation: IsolationKey,
     /// The application's first bytes, which the connector must send before all others. Together with BEGIN in one cell
     /// they save a round trip.

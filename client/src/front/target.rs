@@ -37,7 +37,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// [`FrontRefusal::Host`] if it is neither.
+    /// [`FrontRefusal::Host`] if the text is neither.
     pub fn parse(text: &[u8]) -> Result<Self, FrontRefusal> {
         let text = core::str::from_utf8(text).map_err(|_| FrontRefusal::Host)?;
         if let Ok(ip) = text.parse::<IpAddr>() {
@@ -114,8 +114,8 @@ impl FrontTarget {
     ///
     /// # Errors
     ///
-    /// [`FrontRefusal::Port`] for port zero; [`FrontRefusal::Private`] for a private
-    /// destination, unless `allow_private`, and for one that is none (S30).
+    /// [`FrontRefusal::Port`] for port zero; [`FrontRefusal::Private`] for a private destination, unless
+    /// `allow_private`, and always for an address that nobody may dial (S30).
     pub fn new(host: Host, port: u16, allow_private: bool) -> Result<Self, FrontRefusal> {
         if port == 0 {
             return Err(FrontRefusal::Port);

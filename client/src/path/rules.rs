@@ -95,7 +95,7 @@ fn holds(sets: &[PeerSet], relay: &Entry, countries: &[Country]) -> bool {
     sets.iter().any(|set| set.contains(relay, countries))
 }
 
-/// Which exits serve some destinations. The owner's lists for all exits hold besides.
+/// Which exits serve some destinations. The owner's lists for all exits hold too.
 ///
 /// A rule is written `DESTINATION[,DESTINATION...] only|prefer|avoid PEER ...`, as in `.example.com:443 only country:de
 /// country:ch avoid 192.0.2.0/24`.
@@ -151,7 +151,7 @@ pub struct PeerRules {
     pub hops: u8,
     /// Number of guards in use at a time, 1 to [`MOST_GUARDS`]; `None` for the network's number.
     pub guards: Option<u8>,
-    /// The countries of addresses. Rules that name countries need it.
+    /// The countries of addresses. Rules that name countries need this file.
     pub geoip: Option<GeoIp>,
 }
 

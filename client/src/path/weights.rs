@@ -51,7 +51,7 @@ impl PositionWeights {
     }
 
     fn of_totals(totals: [u64; 4], open_entry: bool) -> Self {
-        // The totals are taken six times, so that thirds and halves are whole numbers; they are at most 6 * 20,000 *
+        // The totals are multiplied by six, so that thirds and halves are whole numbers; they are at most 6 * 20,000 *
         // 2^32 < 2^50.
         let [m, g, e, d] = totals.map(|total| u128::from(total) * 6);
         let third = (m + g + e + d) / 3;
