@@ -28,8 +28,7 @@ impl Mux<Acceptor> {
         }
     }
 
-    /// The destination of a stream can't be had, or the stream
-    /// is no longer wanted. Lets go of it too.
+    /// The destination of a stream can't be reached, or the stream is no longer wanted. The stream is released too.
     pub fn refuse(&mut self, key: StreamKey, reason: EndReason) {
         self.abort(key, reason);
         self.release(key);
@@ -48,7 +47,7 @@ impl Mux<Acceptor> {
     }
 
     /// Adds a second leg, which the opener has given this name, and answers LINKED on it. `None` when there is no room
-    /// for it, or when a leg has had the name.
+    /// for the leg, or when another leg has had the name.
     pub fn join(&mut self, mut leg: Box<Leg<Acceptor>>, id: LegId) -> Option<LegId> {
         if id.0 < self.next_leg {
             return None;
@@ -60,7 +59,7 @@ impl Mux<Acceptor> {
 
     // ---- what the other end says --------------------------------------------------
 
-    /// Reads a payload that the opener has said, by a leg. Gives what it asks for.
+    /// Reads a payload from the opener that came by a leg. Gives what the opener asks for.
     ///
     /// # Errors
     /// The rule that the opener broke; no leg can be used any more.
@@ -119,7 +118,7 @@ impl Mux<Acceptor> {
                     requests.extend(self.on_begin(stream, StreamTarget::Directory)?);
                 }
                 Outward::Stream(id, message) => {
-                    // A LINK stands alone, beside a grant too.
+                    // A LINK stands alone in its payload: not even a grant of credit stands beside it.
                     if link.is_some() {
                         return Err(Violation::Linking);
                     }
@@ -194,7 +193,7 @@ impl Mux<Acceptor> {
         if self.ids.contains_key(&id) {
             return Err(Violation::OutOfOrder);
         }
-        // Its grants came before, in order.
+        // Grants for the stream that had this id came before, in order, so the id need not linger.
         self.lingering.remove(&id);
         let full = !self.has_room();
         if self.streams.len() >= 2 * STREAMS_PER_CIRCUIT {

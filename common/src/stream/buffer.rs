@@ -15,7 +15,7 @@ const KEPT_CHUNKS: usize = 256;
 type Chunk = Box<[u8; CHUNK]>;
 
 thread_local! {
-    /// What one queue gives back the next one takes: bulk moves through the same few chunks.
+    /// Chunks that one queue gives back and the next one takes, so that bulk moves through few chunks.
     static KEPT: RefCell<Vec<Chunk>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -40,7 +40,7 @@ pub(super) struct ByteQueue {
     from: usize,
     len: usize,
     charge: Charge,
-    /// When the queue last went from empty to not, or gave bytes out.
+    /// When bytes last came into the empty queue, or left it.
     moved: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl ByteQueue {
         self.len == 0
     }
 
-    /// Since when bytes wait here without any of them moving on.
+    /// Since when bytes wait in the queue without any of them moving on.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         self.moved
     }
@@ -92,14 +92,14 @@ impl ByteQueue {
         }
     }
 
-    /// Moves as many bytes as there are and `out` has room for.
+    /// Moves bytes to `out`, as many as there are and `out` has room for. Gives how many.
     pub(super) fn pop(&mut self, now: Instant, out: &mut [u8]) -> usize {
         let popped = self.peek(out);
         self.advance(now, popped);
         popped
     }
 
-    /// Copies as many bytes as there are and `out` has room for, and leaves them here.
+    /// Copies bytes to `out`, as many as there are and `out` has room for, and leaves them in the queue.
     pub(super) fn peek(&self, out: &mut [u8]) -> usize {
         let wanted = self.len.min(out.len());
         let (mut copied, mut from) = (0, self.from);
@@ -116,7 +116,7 @@ impl ByteQueue {
         copied
     }
 
-    /// Drops up to `bytes` bytes at the front. Gives how many there were.
+    /// Drops up to `bytes` bytes at the front. Gives how many it has dropped.
     pub(super) fn advance(&mut self, now: Instant, bytes: usize) -> usize {
         let wanted = self.len.min(bytes);
         let chunks = self.chunks.len();
@@ -147,7 +147,7 @@ impl ByteQueue {
         self.charge();
     }
 
-    /// Bytes of the chunks.
+    /// Bytes that the chunks take.
     pub(super) fn held_bytes(&self) -> usize {
         self.chunks.len() * CHUNK
     }
@@ -191,7 +191,7 @@ mod tests {
                 }
                 prop_assert_eq!(queue.len(), plain.len());
                 prop_assert_eq!(queue.waiting_since().is_some(), !plain.is_empty());
-                // The first and the last may be used in part, and no other.
+                // Only the first and the last chunk may be used in part.
                 prop_assert!(budget.used() >= plain.len() && budget.used() < plain.len() + 2 * CHUNK);
             }
             drop(queue);

@@ -1,8 +1,8 @@
 //! The two ends of a circuit as its streams see them: an [`Opener`] begins streams, an [`Acceptor`] answers them.
 //!
 //! A client opens and a relay accepts. A service would accept at the end of a circuit that it has built itself: which
-//! end of its streams a circuit's end is, and how its layers open and seal, have nothing to do with one another. What
-//! both ends do is written once, in [`super::Mux`] over either of them; what only one may do can be called on its `Mux`
+//! end of its streams a circuit's end is has nothing to do with how its layers open and seal. What both ends do is
+//! written once, in [`super::Mux`] over either of them; what only one end may do can be called on the `Mux` of that end
 //! alone.
 
 use core::task::Waker;
@@ -16,34 +16,35 @@ use crate::ids::StreamId;
 pub trait StreamEnd: Default + Send + Sized + 'static {
     /// How far the opening of a stream has come, as this end sees it.
     type Opening: Opening;
-    /// What this end has yet to say of a leg.
+    /// What this end still has to say about a leg.
     type Words: LegWords;
 }
 
 /// How far the opening of a stream has come.
 pub trait Opening: Send {
-    /// Is there something to say of the opening itself, before anything else of the stream?
+    /// Is there something to say about the opening itself, before anything else of the stream?
     fn is_due(&self) -> bool;
 
     /// Says what is due, if there is room for it.
     fn pack(&mut self, id: StreamId, packer: &mut Packer<'_>) -> Result<(), NoRoom>;
 
-    /// May the other end send data, or complete its direction, by now?
+    /// May the other end already send data, or complete its direction?
     fn may_receive(&self) -> bool;
 
-    /// The stream is given up: what was due will not be said. `true` if the other end has never heard of the stream.
+    /// The stream is given up: the message that was due will not be sent. `true` if the other end has never heard of
+    /// the stream.
     fn give_up(&mut self) -> bool;
 
     /// Wakes whoever waits for the stream to be open.
     fn wake(&mut self);
 }
 
-/// What an end has yet to say of a leg.
+/// What an end still has to say about a leg.
 pub trait LegWords: Default + Send {
-    /// What this end says of linking makes the leg one that may carry payloads, whether it is the first or another.
+    /// May a leg carry payloads as soon as this end has said LINK or LINKED on it, also a leg that is not the first?
     const LINKS_AT_ONCE: bool;
 
-    /// Is LINK or LINKED to be said, before anything else?
+    /// Must LINK or LINKED be said, before anything else?
     fn is_link_due(&self) -> bool;
 
     /// Says LINK or LINKED, if there is room for it.
@@ -52,10 +53,10 @@ pub trait LegWords: Default + Send {
     /// Is there anything else to say that no window counts?
     fn has_uncounted(&self) -> bool;
 
-    /// Is SEEN to be said, whether it is news or not? Asked once.
+    /// Must SEEN be said, even if it is no news? The question is asked once: the answer is then forgotten.
     fn take_asked(&mut self) -> bool;
 
-    /// Says what else there is.
+    /// Says the other things that there are to say.
     fn pack_others(&mut self, packer: &mut Packer<'_>);
 
     /// Another leg is lost.
@@ -88,7 +89,7 @@ impl StreamEnd for Acceptor {
     type Words = AcceptorWords;
 }
 
-/// How far a stream has come that this end begins.
+/// How far the opening of a stream is that this end opens.
 #[derive(Debug)]
 pub struct Beginning {
     pub(super) step: BeginStep,
@@ -98,9 +99,9 @@ pub struct Beginning {
 
 #[derive(Debug)]
 pub(super) enum BeginStep {
-    /// BEGIN has yet to be sent, and says where the stream goes.
+    /// BEGIN has yet to be sent. The target is where the stream goes.
     Begin(StreamTarget),
-    /// BEGIN has been sent, and CONNECTED has not come.
+    /// BEGIN has been sent, and CONNECTED has not come yet.
     Waiting,
     /// CONNECTED has come.
     Open,
@@ -153,7 +154,7 @@ impl Opening for Beginning {
     }
 }
 
-/// How far a stream has come that the other end has begun.
+/// How far the opening of a stream is that the other end opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answering {
     /// The destination has not answered.
@@ -192,7 +193,7 @@ impl Opening for Answering {
     fn wake(&mut self) {}
 }
 
-/// What an opener has yet to say of a leg.
+/// What an opener still has to say about a leg.
 #[derive(Default)]
 pub struct OpenerWords {
     /// LINK, with the set's secret.
@@ -204,7 +205,7 @@ pub struct OpenerWords {
 }
 
 impl LegWords for OpenerWords {
-    /// A second leg may carry payloads when the acceptor says so.
+    /// A second leg may carry payloads only when the acceptor has said LINKED.
     const LINKS_AT_ONCE: bool = false;
 
     fn is_link_due(&self) -> bool {
@@ -242,7 +243,7 @@ impl LegWords for OpenerWords {
     }
 }
 
-/// What an acceptor has yet to say of a leg.
+/// What an acceptor still has to say about a leg.
 #[derive(Default)]
 pub struct AcceptorWords {
     /// LINKED.

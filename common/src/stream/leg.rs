@@ -1,4 +1,4 @@
-//! One circuit under the streams: its window, and how far it has come as a leg of a set.
+//! One circuit under the streams: its window, and its state as a leg of a set.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use crate::flow::window::{ReceiveWindow, SendWindow};
 /// Circuits that carry one set of streams at once (5.20).
 pub const MOST_LEGS: usize = 2;
 
-/// What the end of a circuit knows of it, beside its keys.
+/// What the end of a circuit knows of the circuit, beside its keys.
 pub struct Leg<E: StreamEnd> {
     pub(super) id: LegId,
     pub(super) send: SendWindow,
     pub(super) receive: ReceiveWindow,
     /// Marks to be acknowledged.
     pub(super) acks: VecDeque<[u8; MARK_LEN]>,
-    /// What this end has yet to say of the leg.
+    /// What this end still has to say about the leg.
     pub(super) words: E::Words,
-    /// The leg joined a set that existed: its way must be measured before any payload goes on it.
+    /// The leg joined a set that existed: its round trip must be measured before any payload goes on it.
     pub(super) joined: bool,
     /// The leg may carry numbered payloads away from this end.
     pub(super) linked: bool,
-    /// The number that the next numbered payload on it has unless it says another, in each direction.
+    /// The number that the next numbered payload on the leg has unless the payload says another, in each direction.
     pub(super) next_out: Option<u64>,
     pub(super) next_in: Option<u64>,
 }
@@ -44,17 +44,17 @@ impl<E: StreamEnd> Leg<E> {
         }
     }
 
-    /// May numbered payloads be sent on it, as far as its window lets?
+    /// May numbered payloads be sent on the leg, as far as its window lets?
     pub(super) fn is_usable(&self) -> bool {
         self.linked && (!self.joined || self.send.smooth_rtt().is_some())
     }
 
-    /// How long its way is, for comparing.
+    /// The round-trip time of the leg, for comparing.
     pub(super) fn rtt(&self) -> Duration {
         self.send.smooth_rtt().unwrap_or_default()
     }
 
-    /// Is there anything to be said on it that no window counts?
+    /// Is there anything to be said on the leg that no window counts?
     pub(super) fn has_uncounted(&self) -> bool {
         !self.acks.is_empty() || self.words.has_uncounted()
     }

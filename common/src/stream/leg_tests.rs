@@ -30,14 +30,14 @@ fn mux<E: StreamEnd>(budget: &Arc<Budget>) -> Mux<E> {
     })
 }
 
-/// What is on its way by one leg, and when it arrives (milliseconds).
+/// What is on its way by one leg, and when each payload arrives (milliseconds).
 #[derive(Default)]
 struct Way {
     delay: u64,
     outward: VecDeque<(u64, Box<Payload>)>,
     inward: VecDeque<(u64, Box<Payload>)>,
     carried: usize,
-    /// Swallows everything.
+    /// The leg swallows everything.
     dead: bool,
 }
 
@@ -126,7 +126,7 @@ impl World {
         self.start + Duration::from_millis(self.ms)
     }
 
-    /// A millisecond: what is to be said is said, what is due arrives.
+    /// A millisecond passes: what is to be said is said, what is due arrives.
     fn step(&mut self) {
         let now = self.now();
         let mut payload = [0; PAYLOAD_LEN];
@@ -191,11 +191,11 @@ impl World {
         let limit = self.ms + 20_000;
         while !done(self) {
             self.step();
-            assert!(self.ms < limit, "nothing comes of it");
+            assert!(self.ms < limit, "what the test waits for does not happen");
         }
     }
 
-    /// Moves bytes both ways through one stream; gives them as they were read.
+    /// Moves bytes both ways through one stream. Gives the bytes as they were read.
     fn transfer(
         &mut self,
         [here, there]: [StreamKey; 2],
@@ -209,7 +209,7 @@ impl World {
             exchange(&mut self.relay, there, bytes[1], &mut sent[1], &mut read[0]);
             each(self);
             self.step();
-            assert!(self.ms < limit, "nothing moves: {sent:?}");
+            assert!(self.ms < limit, "no byte moves any more: {sent:?}");
         }
         read
     }
@@ -294,7 +294,7 @@ proptest! {
         });
         prop_assert!(read == data);
         prop_assert!(!world.client.is_lost() && !world.relay.is_lost());
-        // Nothing is kept for longer than it is needed. Applications hold some streams yet, which have places in
+        // Nothing is kept for longer than it is needed. Applications still hold some streams, which have places in
         // tables.
         world.client.lose();
         world.relay.lose();
@@ -313,7 +313,7 @@ fn a_leg_that_swallows_is_found_out_by_asking() {
             world.ways.get_mut(&LegId::FIRST).unwrap().dead = true;
         }
         if world.ms > begun + 1_000 && !asked {
-            // The one that works owes nothing that it would not bring; the other does.
+            // The leg that swallows owes an answer; the leg that works owes nothing that it would not bring.
             assert_eq!(world.client.owes(LegId::FIRST), Owes::Answer);
             assert!(world.client.ask(LegId::FIRST) && world.client.ask(leg));
             asked = true;

@@ -1,19 +1,17 @@
 //! The streams of one circuit, as one end of it sees them (docs/protocol.md, chapter 5).
 //!
-//! A [`Mux`] is the whole conversation of two ends of a circuit: it packs
-//! payloads and reads them, holds every stream's buffers and credit, and the
-//! circuit's window. Client and exit run the same machine. Whoever drives it
-//! seals what [`Mux::fill`] packed and hands in what was opened; the sockets on
-//! the other side go through the `poll_*` calls. It knows no socket, no key and
-//! no clock.
+//! A [`Mux`] is the whole conversation of two ends of a circuit: it packs payloads and reads them, and holds every
+//! stream's buffers and credit, and the circuit's window. Client and exit run the same machine. Its driver seals what
+//! [`Mux::fill`] packed and hands in what was opened; the sockets on the other side go through the `poll_*` calls. The
+//! machine knows no socket, no key and no clock.
 //!
-//! Each end ends a stream. `END(Done)` says "I have sent
-//! all" and leaves the other direction open; any other reason gives the stream
-//! up (after `END(Done)` too), and is answered by an END if none was sent yet. When both have been said
-//! the id is free.
+//! Each end ends its own direction of a stream. `END(Done)` says "I have sent all" and leaves the other direction open.
+//! Any other reason gives the stream up (after `END(Done)` too), and is answered by an END if none was sent yet. When
+//! both ends have said END, the id is free.
 //!
-//! A second circuit to the same relay can carry the streams together with the first: each is a [`Leg`] with a window of
-//! its own, payloads have numbers then, and what a lost leg had not delivered goes by the other (5.20 to 5.28).
+//! A second circuit to the same relay can carry the streams together with the first. Each circuit is then a [`Leg`]
+//! with a window of its own, payloads have numbers, and what a lost leg had not delivered goes by the other leg (5.20
+//! to 5.28).
 
 mod acceptor;
 mod buffer;
@@ -40,7 +38,7 @@ pub use request::Request;
 pub use state::StreamError;
 pub use target::{StreamHost, StreamTarget};
 
-/// A peer that breaks the rules of streams or windows; destroys the circuit (S14).
+/// A peer breaks the rules of streams or windows. That destroys the circuit (S14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// The payload is not a run of legal messages.
@@ -61,7 +59,7 @@ pub enum Violation {
     /// A message about legs that the circuit's state does not allow.
     #[error("message about legs out of order")]
     Linking,
-    /// A number of a payload that can't be: none, far ahead, or of one that was never sent.
+    /// A number of a payload that can't be: none, far ahead, or the number of a payload that was never sent.
     #[error("a payload's number is out of bounds")]
     Numbers,
     /// EXTEND with streams open, or together with other messages.

@@ -31,7 +31,7 @@ const LINGERING_BYTES: usize = 2 * (size_of::<StreamId>() + size_of::<Lingering>
 pub struct MuxConfig {
     /// Governs the window of what this end sends.
     pub control: Box<dyn CongestionControl>,
-    /// Every so many counted cells carry a mark.
+    /// One of so many counted cells carries a mark.
     pub mark_interval_cells: u32,
     /// Credit of a stream in each direction when it opens, and the most there can be.
     pub stream_window_bytes: u32,
@@ -41,11 +41,11 @@ pub struct MuxConfig {
 
 /// One end's side of the conversation.
 pub struct Mux<E: StreamEnd> {
-    /// What only an end of this kind has.
+    /// What only an opener has, or only an acceptor.
     pub(super) end: E,
     /// The circuits under the streams.
     pub(super) legs: [Option<Box<Leg<E>>>; MOST_LEGS],
-    /// What legs carry together, once there is to be more than one.
+    /// What legs carry together, as soon as there is to be more than one leg.
     pub(super) set: Option<Box<Set>>,
     pub(super) next_leg: u32,
     pub(super) stream_window: u32,
@@ -62,7 +62,7 @@ pub struct Mux<E: StreamEnd> {
     pub(super) windows_due: VecDeque<StreamKey>,
     pub(super) next_key: u64,
     pub(super) lost: bool,
-    /// By how much the streams' windows may still grow (bytes).
+    /// By how much the windows of all streams together may still grow (bytes).
     pub(super) extra: u32,
     /// Cells that have been sent or read.
     pub(super) moved: u64,
@@ -100,7 +100,7 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// Streams whose id is in use.
+    /// Number of streams whose id is in use.
     pub fn open_streams(&self) -> usize {
         self.ids.len()
     }
@@ -117,13 +117,13 @@ impl<E: StreamEnd> Mux<E> {
 
     // ---- the circuit's side -------------------------------------------------
 
-    /// Would [`Mux::fill`] have something to pack, were the windows open?
+    /// Would [`Mux::fill`] have something to pack if the windows were open?
     pub fn wants_fill(&self) -> bool {
         !(self.windows_due.is_empty() && self.ready.is_empty())
             || self.legs().any(|leg| leg.has_uncounted())
     }
 
-    /// The circuit is gone: every stream fails, after what has been received is read.
+    /// The circuit is gone: every stream fails when the application has read what was received.
     pub fn lose(&mut self) {
         self.lost = true;
         self.ids.clear();
@@ -152,7 +152,7 @@ impl<E: StreamEnd> Mux<E> {
         self.account();
     }
 
-    /// The circuit is gone, and what its streams still hold with it.
+    /// The circuit is gone: every stream fails, and what the streams still hold is dropped.
     pub fn discard(&mut self) {
         self.lose();
         self.streams
@@ -160,7 +160,7 @@ impl<E: StreamEnd> Mux<E> {
             .for_each(|stream| stream.receive.buffer.clear());
     }
 
-    /// Since when the bytes wait that have waited longest in a stream's buffer.
+    /// Since when those bytes wait that have waited longest in a stream's buffer.
     pub fn waiting_since(&self) -> Option<Instant> {
         let buffers = self
             .streams
@@ -189,7 +189,7 @@ impl<E: StreamEnd> Mux<E> {
         self.legs.iter().flatten().map(|leg| &**leg)
     }
 
-    /// The leg with this id, while it is one.
+    /// The leg with this id; `None` if it is no leg of these streams any more.
     pub(super) fn leg(&self, id: LegId) -> Option<&Leg<E>> {
         self.legs().find(|leg| leg.id == id)
     }
@@ -199,12 +199,12 @@ impl<E: StreamEnd> Mux<E> {
         legs.find(|leg| leg.id == id).map(|leg| &mut **leg)
     }
 
-    /// The legs that there are.
+    /// The ids of the legs that there are.
     pub fn leg_ids(&self) -> impl Iterator<Item = LegId> {
         self.legs().map(|leg| leg.id)
     }
 
-    /// Is the leg still one of these streams'?
+    /// Is the leg still a leg of these streams?
     pub fn has_leg(&self, id: LegId) -> bool {
         self.leg(id).is_some()
     }
@@ -214,22 +214,23 @@ impl<E: StreamEnd> Mux<E> {
         self.leg(id).map(|leg| &leg.send)
     }
 
-    /// Does the other end know of the set, so that a second leg may come to it ?
+    /// Does the other end know of the set, so that a second leg may come to it?
     pub fn is_linked(&self) -> bool {
         !self.lost && self.set.as_ref().is_some_and(|set| set.numbers_in)
     }
 
-    /// Is it, or is it to be, a set of legs?
+    /// Is the circuit a set of legs, or is it to become one?
     pub fn is_linking(&self) -> bool {
         self.set.is_some()
     }
 
-    /// Has it as many legs as can be?
+    /// Has the set as many legs as it can have?
     pub fn is_complete(&self) -> bool {
         self.legs.iter().all(Option::is_some)
     }
 
-    /// Takes the circuit from under streams of which none was ever begun, for another [`Mux`] to [`Mux::join`] it.
+    /// Takes the circuit out of a machine in which no stream was ever begun, so that another [`Mux`] can [`Mux::join`]
+    /// it.
     pub fn take_leg(&mut self) -> Option<Box<Leg<E>>> {
         let is_fresh = self.next_key == 0 && self.set.is_none() && !self.lost;
         let leg = self.legs[0].take_if(|leg| is_fresh && leg.id == LegId::FIRST);
@@ -237,13 +238,13 @@ impl<E: StreamEnd> Mux<E> {
         leg
     }
 
-    /// Makes a circuit that has its name the second leg. `None` when there is no room for it.
+    /// Makes a leg, which has its name already, the second one. `None` when there is no room for it.
     pub(super) fn place(&mut self, mut leg: Box<Leg<E>>) -> Option<LegId> {
         if self.lost || !self.set.as_ref().is_some_and(|set| set.numbers_in) {
             return None;
         }
         let place = self.legs.iter_mut().find(|place| place.is_none())?;
-        // An opener that has used up four thousand million legs has none any more.
+        // An opener that has used up four thousand million names of legs gets no further leg.
         self.next_leg = leg.id.0.checked_add(1)?;
         leg.joined = true;
         let id = leg.id;
@@ -255,7 +256,8 @@ impl<E: StreamEnd> Mux<E> {
         Some(id)
     }
 
-    /// A leg's circuit is gone. What it had not delivered goes by the other one; without another, all is lost.
+    /// A leg's circuit is gone. What the leg had not delivered goes by the other leg; without another, all streams are
+    /// lost.
     pub fn lose_leg(&mut self, id: LegId) {
         let Some(place) = self
             .legs
@@ -265,7 +267,8 @@ impl<E: StreamEnd> Mux<E> {
             return;
         };
         *place = None;
-        // A second leg is linked only after the first was, so that nothing from before it is on its way any more.
+        // A second leg is linked only after the first, so nothing that was sent before the first was linked is still on
+        // its way.
         let other = self.legs.iter_mut().flatten().find(|leg| leg.linked);
         match (other, &mut self.set) {
             (Some(other), Some(set)) if !self.lost => {
@@ -278,8 +281,7 @@ impl<E: StreamEnd> Mux<E> {
 
     // ---- the applications' side ---------------------------------------------
 
-    /// Reads what has come. `Ok(0)` is the end of a stream that was completed;
-    /// every other end is an error.
+    /// Reads what has come. `Ok(0)` is the end of a stream that was completed; every other end is an error.
     pub fn poll_read(
         &mut self,
         key: StreamKey,
@@ -298,7 +300,7 @@ impl<E: StreamEnd> Mux<E> {
         Poll::Ready(Ok(read))
     }
 
-    /// Reads like [`Mux::poll_read`], and leaves what it has read to be read again until [`Mux::consume`].
+    /// Reads like [`Mux::poll_read`], but the bytes stay to be read again until [`Mux::consume`] takes them.
     pub fn poll_peek(
         &mut self,
         key: StreamKey,
@@ -314,7 +316,7 @@ impl<E: StreamEnd> Mux<E> {
         Poll::Ready(Ok(stream.receive.buffer.peek(out)))
     }
 
-    /// Takes up to `bytes` bytes that [`Mux::poll_peek`] has shown.
+    /// Takes up to `bytes` bytes away that [`Mux::poll_peek`] has shown.
     pub fn consume(&mut self, key: StreamKey, now: Instant, bytes: usize) {
         if let Some(stream) = self.streams.get_mut(&key) {
             let read = stream.receive.buffer.advance(now, bytes);
@@ -322,7 +324,7 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// The application has taken bytes: grants others in their place when there are enough.
+    /// The application has taken bytes. When there are enough of them, as many are granted again.
     fn on_drained(&mut self, key: StreamKey, bytes: usize) {
         let Some(stream) = self.streams.get_mut(&key) else {
             return;
@@ -341,7 +343,8 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// Ready when the other end has given the stream up, or the circuit is gone: nobody will read or write any more.
+    /// Ready when the other end has given the stream up, or the circuit is gone: nobody at that end reads or writes any
+    /// more.
     pub fn poll_given_up(&mut self, key: StreamKey, cx: &mut Context<'_>) -> Poll<()> {
         let Some(stream) = self.streams.get_mut(&key) else {
             return Poll::Ready(());
@@ -353,7 +356,7 @@ impl<E: StreamEnd> Mux<E> {
         Poll::Pending
     }
 
-    /// Waits until the stream takes bytes to send. Gives how many.
+    /// Waits until the stream takes bytes to send. Gives how many it takes.
     pub fn poll_room(
         &mut self,
         key: StreamKey,
@@ -428,7 +431,7 @@ impl<E: StreamEnd> Mux<E> {
         {
             stream.abort(reason);
             if stream.opening.give_up() {
-                // Never announced, so there is nobody to tell.
+                // The stream was never announced, so there is nobody to tell.
                 let id = stream.id;
                 stream.closed = true;
                 self.ids.remove(&id);
@@ -438,8 +441,7 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// The application lets go of a stream. One that is not complete in both
-    /// directions is given up.
+    /// The application lets go of a stream. A stream that is not complete in both directions is given up.
     pub fn release(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(&key) else {
             return;
@@ -449,8 +451,7 @@ impl<E: StreamEnd> Mux<E> {
             self.streams.remove(&key);
             return self.account();
         }
-        // Unread bytes mean that the application stopped listening: the
-        // sender must not take them for delivered.
+        // Unread bytes mean that the application stopped listening: the sender must not take them for delivered.
         let unread = stream.receive.state == Received::Open || !stream.receive.buffer.is_empty();
         stream.receive.buffer.clear();
         if unread || stream.send.state == Sending::Open {
@@ -482,7 +483,7 @@ impl<E: StreamEnd> Mux<E> {
         key
     }
 
-    /// Charges what the tables take. Buffers charge themselves.
+    /// Charges what the tables take. The buffers charge their own memory.
     pub(super) fn account(&mut self) {
         let lingering = self.lingering.len() * LINGERING_BYTES;
         self.charge

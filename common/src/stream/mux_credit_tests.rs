@@ -28,7 +28,7 @@ fn a_reader_that_stops_stops_its_own_stream_only() {
 fn data_over_the_credit_is_a_violation() {
     let mut pair = Pair::new();
     let (_, there) = pair.open();
-    // A cheat that grants itself credit.
+    // A cheating relay grants itself credit.
     pair.relay.streams.get_mut(&there).unwrap().send.credit = u32::MAX;
     let mut refused = None;
     for _ in 0..20 {
@@ -47,12 +47,13 @@ fn data_over_the_credit_is_a_violation() {
     assert_eq!(refused, Some(Violation::Credit));
 }
 
-/// Sends all that credit allows and lets the other end read it, some rounds long. Gives what each round carried.
+/// Sends all that credit allows and lets the other end read it, in eight rounds. Gives how many bytes each round
+/// carried.
 fn rounds(pair: &mut Pair, [here, there]: [StreamKey; 2], reads: bool) -> Vec<usize> {
     let chunk = vec![9; 1 << 20];
     let rounds = (0..8).map(|_| {
         let before = pair.client.streams[&here].receive.buffer.len();
-        // One way only, as long as there is credit: then the grants come.
+        // Bytes go one way only, as long as there is credit. Then the grants come.
         while write(&mut pair.relay, there, &chunk).is_ready() | pair.inward() {
             pair.outward();
         }
@@ -112,7 +113,7 @@ fn who_is_blocked_says_so_once_to_a_grant() {
             .on_inward(LegId::FIRST, pair.now, &payload)
             .is_ok()
     );
-    // Nothing was read and nothing is missing: the window has grown, and that is granted.
+    // Nothing was read and nothing is missing: the window has grown, and the growth is granted.
     assert!(pair.outward());
     let granted = pair.relay.streams.values().map(|s| s.send.credit).max();
     assert_eq!(granted, Some(2 * WINDOW));

@@ -29,7 +29,7 @@ fn mux<E: StreamEnd>() -> Mux<E> {
     })
 }
 
-/// Both ends of a circuit, joined by nothing but payloads.
+/// Both ends of a circuit. Only payloads join them.
 struct Pair {
     client: Mux<Opener>,
     relay: Mux<Acceptor>,
@@ -85,7 +85,7 @@ impl Pair {
         any
     }
 
-    /// Carries payloads until both are silent.
+    /// Carries payloads until neither end has anything to say.
     fn settle(&mut self) {
         while self.outward() | self.inward() {}
     }
@@ -249,8 +249,8 @@ fn a_lost_circuit_fails_every_stream_after_what_was_received() {
     assert!(pair.client.streams.is_empty());
 }
 
-/// Every message in every state of a stream, at both ends: what is not in the
-/// list of the legal destroys the circuit (S14).
+/// Every message in every state of a stream, at both ends. A message that is not in the list of the legal ones destroys
+/// the circuit (S14).
 #[test]
 fn messages_are_legal_in_their_states_only() {
     type Say = fn(&mut Packer<'_>, StreamId);
@@ -440,9 +440,8 @@ fn act(mux: &mut Mux<impl StreamEnd>, keys: &mut Vec<StreamKey>, step: &Step) {
 }
 
 proptest! {
-    /// Whatever applications do and however payloads interleave, two honest
-    /// ends never find each other at fault, bytes arrive in order, and nothing
-    /// is left when all is said.
+    /// Whatever applications do and however payloads interleave, two honest ends never find each other at fault, bytes
+    /// arrive in order, and nothing is left when all is said.
     #[test]
     fn two_honest_ends_agree(steps in proptest::collection::vec(step(), 1..300)) {
         let mut pair = Pair::new();

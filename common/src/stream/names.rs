@@ -1,6 +1,6 @@
 //! Names of legs and of streams, for the end that holds them.
 
-/// Names a leg to the end that holds it; never used again by the same streams.
+/// The name of a leg at the end that holds it. The same streams never use the name again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LegId(pub(super) u32);
 
@@ -13,12 +13,12 @@ impl LegId {
         Self(number)
     }
 
-    /// The number that a LINK gives it.
+    /// The number that a LINK gives the leg.
     pub fn number(self) -> u32 {
         self.0
     }
 }
 
-/// Names a stream to the end that holds it. Never reused, other than its id on the wire.
+/// The name of a stream at the end that holds it. Unlike the stream's id on the wire, the name is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamKey(pub(super) u64);

@@ -19,11 +19,12 @@ use crate::ids::StreamId;
 /// What the far end of a leg owes the opener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owes {
-    /// No stream is open: nobody would miss it.
+    /// No stream is open: nobody would miss the leg.
     Nothing,
     /// Streams are open, and everything sent has been acknowledged or seen.
     Idle,
-    /// Word of a stream that is being opened, or of what was sent: the destination may be slow, the leg may be gone.
+    /// An answer about a stream that is being opened, or about what was sent. The destination may be slow, or the leg
+    /// may be gone.
     Answer,
     /// An acknowledgement, which the far end sends at once whatever its application does.
     Ack,
@@ -89,7 +90,7 @@ impl Mux<Opener> {
         self.place(leg)
     }
 
-    /// Does a leg bring nothing though something is due on it?
+    /// What does the far end of a leg still owe this end?
     pub fn owes(&self, id: LegId) -> Owes {
         let Some(leg) = self.leg(id) else {
             return Owes::Nothing;
@@ -114,8 +115,8 @@ impl Mux<Opener> {
         }
     }
 
-    /// Asks the far end of a leg whether it is there, if it is a leg of a set. `false`: open a stream
-    /// to its directory and see.
+    /// Asks the far end of a leg whether it is there, if it is a leg of a set. If `false`, the caller opens a stream to
+    /// the directory there and sees whether that is answered.
     pub fn ask(&mut self, id: LegId) -> bool {
         let is_set = self.set.as_ref().is_some_and(|set| set.numbers_out);
         let Some(leg) = self.leg_mut(id).filter(|leg| is_set && leg.linked) else {
@@ -128,7 +129,7 @@ impl Mux<Opener> {
 
     // ---- what the other end says --------------------------------------------------
 
-    /// Reads a payload that the circuit's far end has said, by a leg. TRUNCATED is the caller's to act on.
+    /// Reads a payload from the circuit's far end that came by a leg. It is the caller who acts on a TRUNCATED.
     ///
     /// # Errors
     /// The rule that the far end broke; no leg can be used any more.
@@ -139,7 +140,7 @@ impl Mux<Opener> {
         payload: &Payload,
     ) -> Result<Option<DestroyReason>, Violation> {
         if !self.has_leg(leg) {
-            // Given up, and not ended yet.
+            // This end has given the leg up, and the leg's circuit has not ended yet.
             return Ok(None);
         }
         self.moved += 1;
@@ -236,7 +237,7 @@ impl Mux<Opener> {
         let set = set.ok_or(Violation::Linking)?;
         let leg = self.legs.iter_mut().flatten().find(|leg| leg.id == id);
         let leg = leg.ok_or(Violation::Linking)?;
-        // It answers a LINK, and one only.
+        // LINKED answers a LINK, and only once.
         let waits = match leg.joined {
             true => leg.words.link.is_none() && !leg.linked,
             false => leg.linked && !set.numbers_in,

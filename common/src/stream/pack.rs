@@ -16,13 +16,14 @@ use crate::cell::message::{
 };
 use crate::limits::CREDIT_GROWTH;
 
-/// Acknowledgements and grants may take so many bytes of a payload; the rest
-/// is always enough for a MARK and the longest BEGIN.
+/// Acknowledgements and grants may take so many bytes of a payload. The rest is always enough for a MARK and the
+/// longest BEGIN.
 const UNCOUNTED_ROOM: usize = 1024;
 /// A DATA that would be shorter than this waits for the next cell.
 const MIN_DATA_LEN: usize = 64;
 
-/// What SWITCH and MARK take: a payload with a number leaves it free, so that it can be sent again on another leg.
+/// What SWITCH and MARK take. A payload with a number leaves this room free, so that it can be sent again on another
+/// leg.
 const AGAIN_ROOM: usize = NUMBER_MESSAGE_LEN + MARK_MESSAGE_LEN;
 
 impl<E: StreamEnd> Mux<E> {
@@ -41,7 +42,8 @@ impl<E: StreamEnd> Mux<E> {
         let Some(place) = places.find(|one| one.as_ref().is_some_and(|one| one.id == leg)) else {
             return false;
         };
-        // Taken out while it is filled, and put back: streams and the other leg are looked at meanwhile.
+        // The leg is taken out while its payload is filled, and put back then: streams and the other leg are looked at
+        // meanwhile.
         let Some(mut one) = place.take() else {
             return false;
         };
@@ -72,7 +74,7 @@ impl<E: StreamEnd> Mux<E> {
         one.has_uncounted() || one.words.is_link_due() && one.send.is_open() || self.may_say(one)
     }
 
-    /// Is there a payload to be said, and is this leg the one to say it on?
+    /// Is there a payload to be said, and should this leg carry it?
     fn may_say(&self, leg: &Leg<E>) -> bool {
         let fresh = !(self.ready.is_empty() && self.windows_due.is_empty());
         let Some(set) = self.set.as_ref().filter(|set| set.numbers_out) else {
@@ -81,11 +83,11 @@ impl<E: StreamEnd> Mux<E> {
         let any = set.first_again().is_some() || fresh && set.has_room();
         let is_open = |leg: &Leg<E>| leg.is_usable() && leg.send.is_open();
         let mut others = self.legs().filter(|other| other.id != leg.id);
-        // The shorter way first, as long as its window lets (lowest round trip, as in Tor's proposal 329).
+        // The leg with the shorter round trip goes first, as long as its window lets (as in Tor's proposal 329).
         any && is_open(leg) && !others.any(|other| is_open(other) && other.rtt() < leg.rtt())
     }
 
-    /// Where in all that this end says a payload stands that goes on this leg next; see [`Mux::confirmed`].
+    /// The position of the next payload on this leg among all that this end says; see [`Mux::confirmed`].
     fn position(&self, leg: &Leg<E>) -> u64 {
         match self.set.as_ref().filter(|set| set.numbers_out) {
             Some(set) => set.before + set.next_out() + 1,
@@ -109,7 +111,7 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// LINK or LINKED, alone: what comes after it on the first leg has a number.
+    /// Packs LINK or LINKED alone: what comes after it on the first leg has a number.
     fn pack_linking(
         &mut self,
         packer: &mut Packer<'_>,
@@ -119,10 +121,10 @@ impl<E: StreamEnd> Mux<E> {
     ) {
         let Some(set) = &mut self.set else { return };
         if leg.words.pack_link(leg.id, packer).is_err() {
-            // Acknowledgements fill the payload: the next.
+            // Acknowledgements fill this payload; the next one has room.
             return;
         }
-        // Measures the way; on the first leg others do.
+        // The mark measures the round trip of the leg; on the first leg other marks may do so.
         let mark = leg.send.may_mark().then(|| pack_mark(packer, rng));
         leg.send.on_sent(now, mark);
         leg.linked = !leg.joined || E::Words::LINKS_AT_ONCE;
@@ -156,14 +158,14 @@ impl<E: StreamEnd> Mux<E> {
         let number = again.unwrap_or(set.next_out());
         let messages = again.and_then(|number| set.take_again(number, leg.id, packer.space()));
         if again.is_some() && messages.is_none() {
-            // The next payload has the room.
+            // The payload has no room for these messages, but the next payload has.
             return;
         }
         if leg.next_out != Some(number) {
             let _ = packer.leg(&LegMessage::Switch(number));
         }
         leg.next_out = Some(number + 1);
-        // A way that has not been measured yet is, as soon as may be.
+        // If the round trip of a leg has not been measured yet, a mark measures it as soon as one may be sent.
         let unknown = leg.send.smooth_rtt().is_none() && !leg.send.awaits_ack();
         let is_due = leg.send.is_mark_due() || unknown && leg.send.may_mark();
         if let Some(messages) = messages {
@@ -207,7 +209,7 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// Takes streams off the front of the queue of grants that have none to say any more.
+    /// Takes streams off the front of the queue of grants that have no credit to grant any more.
     fn drop_idle_windows(&mut self) {
         while let Some(key) = self.windows_due.front() {
             match self.streams.get_mut(key) {
@@ -259,7 +261,7 @@ impl<E: StreamEnd> Mux<E> {
                     stream.send.is_queued = true;
                     self.ready.go_on(key);
                 }
-                // Its END may be what filled the payload.
+                // The stream's END may be what filled the payload.
                 self.close_if_over(key);
                 return;
             }
@@ -279,7 +281,7 @@ fn pack_acks<E: StreamEnd>(packer: &mut Packer<'_>, leg: &mut Leg<E>) {
     }
 }
 
-/// Packs a MARK; gives its bytes.
+/// Packs a MARK. Gives the mark's bytes.
 fn pack_mark(packer: &mut Packer<'_>, rng: &mut impl CryptoRng) -> [u8; MARK_LEN] {
     let mut bytes = [0; MARK_LEN];
     rng.fill_bytes(&mut bytes);

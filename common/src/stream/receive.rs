@@ -17,7 +17,7 @@ use crate::cell::message::{
 use crate::ids::StreamId;
 use crate::limits::CREDIT_GROWTH;
 
-/// What a payload holds beside the messages of streams.
+/// What a payload says besides messages of streams.
 #[derive(Default)]
 pub(super) struct Aside {
     marks: usize,
@@ -30,10 +30,10 @@ pub(super) struct Aside {
     pub(super) truncated: Option<DestroyReason>,
 }
 
-/// Reads a message about a leg that only one end may receive. Gives whether it makes the circuit a leg.
+/// Reads a message about a leg that only one end may receive. Gives whether the message makes the circuit a leg.
 type OnLeg<E> = fn(&mut Mux<E>, LegId, LegMessage<'_>) -> Result<bool, Violation>;
 
-/// A message as numbering sees it.
+/// A message, as far as the numbering of payloads cares.
 pub(super) enum Kind<'a> {
     Stream,
     Flow(FlowMessage),
@@ -69,7 +69,8 @@ impl Classify for Outward<'_> {
 }
 
 impl<E: StreamEnd> Mux<E> {
-    /// Both legs end at the one relay: what it does on one, it is not to be trusted with on the other.
+    /// Ends all legs if the other end broke a rule: both legs end at the one relay, which is then not to be trusted on
+    /// either.
     pub(super) fn end_on_violation<T>(
         &mut self,
         read: Result<T, Violation>,
@@ -95,7 +96,8 @@ impl<E: StreamEnd> Mux<E> {
         Ok(leg.receive.on_cell(counted, marks)?)
     }
 
-    /// Reads a payload of a set: what concerns the leg at once, what concerns streams when it is its turn.
+    /// Reads a payload of a set: at once what concerns the leg, and what concerns streams when the payload's turn has
+    /// come.
     pub(super) fn on_numbered<'a, M: Decode<'a> + Classify>(
         &mut self,
         leg: LegId,
@@ -172,7 +174,7 @@ impl<E: StreamEnd> Mux<E> {
             .ok_or(Violation::NoSuchStream)
     }
 
-    /// Returns whether the window counts the message.
+    /// Takes a message about a stream. Returns whether the window counts the message.
     pub(super) fn on_stream(
         &mut self,
         now: Instant,
@@ -186,7 +188,7 @@ impl<E: StreamEnd> Mux<E> {
         let (key, stream) = self.stream_mut(id)?;
         match (stream.receive.state, message) {
             (Received::Open, _) | (Received::Complete, StreamMessage::Window(_)) => {}
-            // Complete, and then given up: its application listens no more.
+            // The other end has completed its direction and then given the stream up: its application listens no more.
             (Received::Complete, StreamMessage::End(reason)) if reason != EndReason::Done => {}
             _ => return Err(Violation::OutOfOrder),
         }
@@ -201,7 +203,8 @@ impl<E: StreamEnd> Mux<E> {
                     .credit
                     .checked_sub(len)
                     .ok_or(Violation::Credit)?;
-                // What was on its way when this end gave up is dropped, and not granted again.
+                // Bytes that were on their way when this end gave the stream up are dropped, and their credit is not
+                // granted again.
                 if !stream.released && !stream.send.state.is_given_up() {
                     stream.receive.buffer.push(now, data);
                 }
@@ -218,7 +221,7 @@ impl<E: StreamEnd> Mux<E> {
                 Ok(false)
             }
             StreamMessage::Blocked => {
-                // Once to a grant, and once to the first credit.
+                // BLOCKED may be said once for each grant, and once for the credit that the stream begins with.
                 let left = stream.receive.may_starve.checked_sub(1);
                 stream.receive.may_starve = left.ok_or(Violation::OutOfOrder)?;
                 stream.receive.starved = true;
@@ -239,7 +242,7 @@ impl<E: StreamEnd> Mux<E> {
                     stream.abort(EndReason::Reset);
                 }
                 if stream.send.said_done && stream.send.state.is_given_up() {
-                    // Both ends have said END: nobody waits for another.
+                    // Both ends have said END, so neither waits for another END.
                     stream.send.state = Sending::Ended;
                 }
                 stream.wake();
@@ -250,7 +253,7 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// Returns how many marks the message is.
+    /// Takes a mark or an acknowledgement. Returns how many marks the message is.
     pub(super) fn on_flow(
         &mut self,
         id: LegId,
@@ -274,7 +277,7 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// Up to which position (see [`Mux::position`]) the other end has read what this end said.
+    /// The position up to which the other end has read what this end said; see [`Mux::position`].
     pub(super) fn confirmed(&self) -> u64 {
         match self.set.as_ref().filter(|set| set.numbers_out) {
             Some(set) if set.seen() > 0 => set.before + set.seen(),
@@ -317,8 +320,8 @@ impl<E: StreamEnd> Mux<E> {
     }
 }
 
-/// A message on an id that this end has freed: what the other end said before
-/// it read our END, and nothing else.
+/// Takes a message on an id that this end has freed. Only what the other end may have said before it read this end's
+/// END is legal.
 fn on_lingering(past: &mut Lingering, message: StreamMessage<'_>) -> Result<bool, Violation> {
     match message {
         StreamMessage::Window(bytes) => {

@@ -8,7 +8,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Bytes said, as they count at `epoch`: half of them for each epoch that has passed.
+    /// Bytes said, as they count at `epoch`: half as much for each epoch that has passed.
     pub(super) fn at(&mut self, epoch: u64) -> &mut u32 {
         let halvings = u32::try_from(epoch - self.epoch).unwrap_or(u32::MAX);
         self.bytes = self.bytes.checked_shr(halvings).unwrap_or(0);

@@ -9,19 +9,19 @@ use crate::ids::RelayId;
 /// What an opener asks of the end that accepts.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Extend the circuit: the only message of its payload, with no stream open.
+    /// Extend the circuit. EXTEND is the only message of its payload, and no stream is open.
     Extend {
         /// Identity of the next relay.
         relay: RelayId,
-        /// The opener's half of the handshake with it.
+        /// The opener's half of the handshake with that relay.
         message: Box<[u8; CREATE_LEN]>,
     },
     /// Connect a stream, then [`super::Mux::accept`] or [`super::Mux::refuse`] it.
     Begin(StreamKey, StreamTarget),
-    /// Make the circuit a leg of the set with this secret: [`super::Mux::begin_set`] if there is none, else
-    /// [`super::Mux::take_leg`] here and [`super::Mux::join`] there.
+    /// Make the circuit a leg of the set with this secret: by [`super::Mux::begin_set`] if there is no such set, else
+    /// by [`super::Mux::take_leg`] here and [`super::Mux::join`] at the streams of the set.
     Link {
-        /// The set's.
+        /// The secret of the set.
         secret: [u8; SECRET_LEN],
         /// The opener's name for the leg.
         leg: LegId,

@@ -1,4 +1,5 @@
-//! What two legs carry together: payloads with numbers, kept until they have been seen, read in order (5.22 to 5.26).
+//! What two legs carry together: payloads with numbers, which are kept until they have been seen, and are read in order
+//! (5.22 to 5.26).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -32,11 +33,11 @@ pub(super) enum Arrival {
     Known,
 }
 
-/// The numbers of both directions.
+/// The state of a set of legs: the numbers of payloads in both directions.
 pub(super) struct Set {
-    /// Payloads from here have numbers, from then on.
+    /// The payloads that this end says have numbers.
     pub(super) numbers_out: bool,
-    /// Payloads from there have.
+    /// The payloads that the other end says have numbers.
     pub(super) numbers_in: bool,
     /// Counted cells that this end had sent on its first leg when its payloads began to have numbers.
     pub(super) before: u64,
@@ -44,18 +45,18 @@ pub(super) struct Set {
     /// Copies of the payloads from `seen` on.
     kept: VecDeque<Kept>,
     seen: u64,
-    /// Numbers whose leg was lost.
+    /// Numbers of payloads to be sent again, because their leg was lost.
     again: BTreeSet<u64>,
     spare: Vec<Vec<u8>>,
     next_in: u64,
     /// The last `next_in` that the other end was told.
     told: u64,
     early: BTreeMap<u64, Box<Payload>>,
-    /// Since when those wait, or the last of them was read.
+    /// Since when the payloads in `early` wait, or when the last of them was read.
     early_since: Option<Instant>,
-    /// Payloads that may come a second time yet: what a lost leg had on its way.
+    /// How many payloads may still come a second time, because a lost leg had them on its way.
     may_repeat: u64,
-    /// How often the other end may say SEEN yet.
+    /// How often the other end may still say SEEN.
     may_see: u64,
     charge: Charge,
     /// When the oldest copy became the oldest.
@@ -86,7 +87,7 @@ impl Set {
 
     // ---- away -----------------------------------------------------------------
 
-    /// May one more new payload be sent, before more has been seen?
+    /// May one more new payload be sent before the other end has seen more?
     pub(super) fn has_room(&self) -> bool {
         (self.kept.len() as u64) < UNSEEN_PAYLOADS
     }
@@ -106,8 +107,8 @@ impl Set {
         self.again.first().copied()
     }
 
-    /// The messages of a payload that has to be sent again, on `leg` now. `None` if they and its number need more than
-    /// `space` bytes.
+    /// The messages of a payload that has to be sent again, this time on `leg`. `None` if the messages and the
+    /// payload's number need more than `space` bytes.
     pub(super) fn take_again(&mut self, number: u64, leg: LegId, space: usize) -> Option<&[u8]> {
         let kept = self.kept.get_mut((number - self.seen) as usize)?;
         if kept.messages.len() + NUMBER_MESSAGE_LEN > space {
@@ -118,7 +119,7 @@ impl Set {
         Some(&kept.messages)
     }
 
-    /// A new payload goes out on `leg`.
+    /// Keeps a copy of a new payload that goes out on `leg`.
     pub(super) fn keep(&mut self, now: Instant, leg: LegId, messages: &[u8]) {
         let mut copy = self.spare.pop().unwrap_or_default();
         copy.clear();
@@ -133,24 +134,24 @@ impl Set {
         self.account();
     }
 
-    /// The other end is asked what it has seen: it may say so once more, though it is no news.
+    /// Notes that the other end is asked what it has seen: it may say SEEN once more, even if that is no news.
     pub(super) fn on_asked(&mut self) {
         self.may_see += 1;
     }
 
-    /// One more leg has joined. What goes by it can be lost with it, and comes again by the other then, which this end
-    /// may hear of first.
+    /// Notes that one more leg has joined. If the leg is lost, its payloads come again by the other leg, and this end
+    /// may read those before it hears of the loss.
     pub(super) fn on_joined(&mut self) {
         self.may_repeat += UNSEEN_PAYLOADS;
     }
 
-    /// The other end has read all payloads below `number`. What it says comes by two ways, so an old word may come
-    /// late.
+    /// Takes a SEEN: the other end has read all payloads below `number`. SEEN comes by both legs, so an old one may
+    /// come late.
     pub(super) fn on_seen(&mut self, now: Instant, number: u64) -> Result<(), Violation> {
         if number > self.next_out || !self.numbers_out {
             return Err(Violation::Numbers);
         }
-        // It is said when a payload more was read, or when it was asked for.
+        // The other end says SEEN once for each payload that it reads, at most, and once for each ASK.
         self.may_see = self.may_see.checked_sub(1).ok_or(Violation::Numbers)?;
         while self.seen < number {
             self.seen += 1;
@@ -164,28 +165,28 @@ impl Set {
         self.again = self.again.split_off(&self.seen);
         if self.kept.is_empty() {
             self.moved = None;
-            // Nothing is on its way: a set at rest holds nothing.
+            // Nothing is on its way, and a set at rest holds no memory.
             self.spare = Vec::new();
         }
         self.account();
         Ok(())
     }
 
-    /// What went by `leg` and was not seen has to be sent again.
+    /// Marks all that went by `leg` and was not seen to be sent again.
     pub(super) fn on_lost(&mut self, leg: LegId) {
         let lost = (self.seen..).zip(&self.kept);
         self.again
             .extend(lost.filter(|(_, kept)| kept.leg == leg).map(|(n, _)| n));
     }
 
-    /// Was anything sent by `leg` that the other end has not said to have seen?
+    /// Was anything sent by `leg` that the other end has not yet said SEEN to?
     pub(super) fn is_unseen(&self, leg: LegId) -> bool {
         self.kept.iter().rev().any(|kept| kept.leg == leg)
     }
 
     // ---- here -----------------------------------------------------------------
 
-    /// A payload with this number has arrived.
+    /// Takes note of a payload with this number that has arrived, and says what becomes of it.
     pub(super) fn on_arrival(
         &mut self,
         now: Instant,
@@ -218,12 +219,12 @@ impl Set {
         Some(payload)
     }
 
-    /// Do payloads wait for others that another leg should have brought?
+    /// Do payloads wait for earlier ones that another leg should have brought?
     pub(super) fn has_gap(&self) -> bool {
         !self.early.is_empty()
     }
 
-    /// What to tell the other end that has been read, and whether it is news.
+    /// Up to which payload this end has read, for the other end to hear, and whether that is news.
     pub(super) fn read(&self) -> (u64, bool) {
         (self.next_in, self.next_in != self.told)
     }
@@ -233,7 +234,7 @@ impl Set {
         self.told = self.next_in;
     }
 
-    /// Since when the oldest copy waits to be seen, or those that came early wait for others; the longer of the two.
+    /// Since when the oldest copy waits to be seen, or the early payloads wait for others; the longer of the two.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         self.moved.into_iter().chain(self.early_since).min()
     }
@@ -244,7 +245,7 @@ impl Set {
         payloads * size_of::<Payload>()
     }
 
-    /// Nothing will be sent or read any more.
+    /// Drops everything: nothing will be sent or read any more.
     pub(super) fn clear(&mut self) {
         self.kept.clear();
         self.again.clear();
@@ -302,7 +303,7 @@ mod tests {
         assert_eq!(set.on_seen(now, 5), Err(Violation::Numbers));
     }
 
-    /// S14: SEEN is news, or it was asked for.
+    /// S14: SEEN is said only if it is news, or if it was asked for.
     #[test]
     fn seen_is_not_said_for_ever() {
         let (mut set, now) = (set(&Budget::unlimited()), Instant::now());
@@ -315,7 +316,7 @@ mod tests {
         assert_eq!(set.on_seen(now, 2), Err(Violation::Numbers));
     }
 
-    /// S14: a payload comes again when a leg was lost, and there were not more legs than joined.
+    /// S14: payloads come again only when a leg was lost, and no more legs can be lost than have joined.
     #[test]
     fn payloads_do_not_come_again_for_ever() {
         let (mut set, now) = (set(&Budget::unlimited()), Instant::now());
@@ -328,7 +329,7 @@ mod tests {
         assert_eq!(set.on_arrival(now, 0, &payload), Err(Violation::Numbers));
     }
 
-    /// S20: what waits for payloads that never come has an age, so that its circuit can be told from others.
+    /// S20: payloads that wait for others which never come have an age, so that their circuit can be found.
     #[test]
     fn what_came_early_is_dated() {
         let (mut set, began) = (set(&Budget::unlimited()), Instant::now());

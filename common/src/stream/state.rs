@@ -11,13 +11,13 @@ use crate::cell::message::EndReason;
 use crate::ids::StreamId;
 use crate::limits::STREAM_BYTES;
 
-/// How a stream failed, for whoever reads or writes it. Never an end of file.
+/// How a stream failed, for whoever reads or writes it. A failure is never shown as an end of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The other end gave the stream up.
     #[error("the stream was ended by the exit: {0:?}")]
     Ended(EndReason),
-    /// The circuit under it is gone.
+    /// The circuit under the stream is gone.
     #[error("the circuit under the stream is gone")]
     CircuitLost,
 }
@@ -40,7 +40,7 @@ impl From<StreamError> for std::io::Error {
     }
 }
 
-/// What the circuit's other end has said of its direction.
+/// What the other end has said about its own direction of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// More may come.
@@ -51,7 +51,7 @@ pub(super) enum Received {
     Failed(StreamError),
 }
 
-/// What this end will say, or has said, of its own direction.
+/// What this end has to say, or has said, about its own direction of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sending {
     /// The application may still write.
@@ -69,9 +69,8 @@ impl Sending {
     }
 }
 
-/// A stream whose id this end has freed while grants for it, or word that its
-/// reader gave up, may still be on their way: until the other end has
-/// acknowledged the END.
+/// A stream whose id this end has freed, until the other end has acknowledged the END. Grants for the stream, or word
+/// that its reader gave up, may still be on their way.
 #[derive(Debug)]
 pub(super) struct Lingering {
     /// Bytes that the other end may still grant without breaking the credit's bound.
@@ -90,7 +89,7 @@ pub(super) struct SendHalf {
     pub(super) buffer: ByteQueue,
     /// Bytes that this end may still send.
     pub(super) credit: u32,
-    /// The other end has been told that there are bytes and no credit, since it granted any.
+    /// Since the last grant, the other end has been told that there are bytes and no credit.
     pub(super) said_blocked: bool,
     /// `END(Done)` has been sent; the stream may still be given up after it.
     pub(super) said_done: bool,
@@ -146,7 +145,7 @@ pub(super) struct ReceiveHalf {
     pub(super) window: u32,
     /// The other end has bytes and no credit.
     pub(super) starved: bool,
-    /// How often the other end may say so yet.
+    /// How often the other end may still say that it has bytes and no credit.
     pub(super) may_starve: u32,
     /// The stream stands in the queue of those whose credit is to be granted.
     pub(super) is_window_due: bool,
@@ -169,7 +168,7 @@ impl ReceiveHalf {
         }
     }
 
-    /// What there is to read when no bytes are there: the end, an error, or a wait for more.
+    /// What a reader gets when there are no bytes: the end, an error, or a wait for more.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamError>> {
         match self.state {
             Received::Complete => Poll::Ready(Ok(0)),
@@ -181,8 +180,8 @@ impl ReceiveHalf {
         }
     }
 
-    /// Doubles the window, up to `most` and by what is left of `extra`, if it is what holds the other end back, as the
-    /// application has read all that came. Gives by how much.
+    /// Doubles the window, up to `most` and by no more than what is left of `extra`, if the window holds the other end
+    /// back, which is so if the application has read all that came. Gives by how much it has grown.
     pub(super) fn grow_window(&mut self, most: u32, extra: &mut u32) -> u32 {
         if !core::mem::take(&mut self.starved) || !self.buffer.is_empty() {
             return 0;
@@ -229,7 +228,7 @@ impl<O: Opening> Stream<O> {
         self.opening.is_due() || self.send.has_work()
     }
 
-    /// Is there credit to grant? Nothing may follow word that this end has given the stream up.
+    /// Is there credit to grant? After this end has said that it gives the stream up, it may say nothing more.
     pub(super) fn may_grant(&self) -> bool {
         let silent = self.closed || self.released || self.send.state.is_given_up();
         let receive = &self.receive;
@@ -242,7 +241,7 @@ impl<O: Opening> Stream<O> {
         self.send.state == Sending::Ended && self.receive.state != Received::Open
     }
 
-    /// Gives this end's direction up: what is buffered will not be sent.
+    /// Gives up this end's direction: bytes that are still buffered will not be sent.
     pub(super) fn abort(&mut self, reason: EndReason) {
         let send = &mut self.send;
         send.buffer.clear();

@@ -2,10 +2,10 @@
 
 use crate::cell::message::{BeginHost, is_name};
 
-/// Where a stream goes, owned.
+/// Where a stream goes, with its own copy of the name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StreamTarget {
-    /// A TCP address, the name resolved at the exit.
+    /// A host and a TCP port. A name is resolved at the exit.
     Host(StreamHost, u16),
     /// The directory of the circuit's last relay.
     Directory,
@@ -31,17 +31,17 @@ impl StreamTarget {
         Self::Host(host, port)
     }
 
-    /// A name and port; `None` if the name can't stand in a BEGIN.
+    /// A target from a name and a port; `None` if a BEGIN can't carry the name.
     pub fn name(name: &str, port: u16) -> Option<Self> {
         (is_name(name) && port != 0).then(|| Self::Host(StreamHost::Name(name.to_owned()), port))
     }
 
-    /// An address and port; `None` for port 0.
+    /// A target from an address and a port; `None` for port 0.
     pub fn address(address: std::net::SocketAddr) -> Option<Self> {
         (address.port() != 0).then(|| Self::Host(StreamHost::Ip(address.ip()), address.port()))
     }
 
-    /// The TCP port, if this is a TCP address.
+    /// The TCP port; `None` for the directory.
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Host(_, port) => Some(*port),

@@ -1,21 +1,21 @@
 //! Which stream of a circuit may speak next.
 //!
-//! A stream that has said little of late goes first, so that a key pressed, or the first bytes of a page, wait for no
-//! download on the same circuit. The others have turns of several cells: what reaches an application at once is more
-//! than a cell of it then, and each portion costs it a wake-up and a write. (The idea is that of sparse flows in
-//! FQ-CoDel, RFC 8290.)
+//! A stream that has said little of late goes first, so that a key press, or the first bytes of a page, need not wait
+//! for a download on the same circuit. The others have turns of several cells, so that an application gets more than
+//! one cell at once: each portion costs it a wake-up and a write. (The idea is that of sparse flows in FQ-CoDel, RFC
+//! 8290.)
 
 use std::collections::VecDeque;
 
 use super::StreamKey;
 use super::recent::Recent;
 
-/// Payloads that a stream with much to say fills before the next has its turn.
+/// Number of payloads that a stream with much to say fills before the next stream has its turn.
 const TURN_CELLS: u32 = 16;
-/// What all streams say together until what each has said counts half (2^20 bytes).
+/// After all streams together have said so many bytes (2^20), what each has said counts half.
 const HALF_AFTER_BITS: u32 = 20;
-/// Whoever has said less than this of late (bytes) goes first: about one part in a hundred, too little to hold up the
-/// others.
+/// A stream that has said less than this of late (bytes) goes first. That is about one part in a hundred, too little to
+/// hold up the others.
 const LITTLE: u32 = 16 * 1024;
 
 /// Streams with something to say, in the order of their turns.
@@ -27,7 +27,7 @@ pub(super) struct Turns {
     cells: u32,
     light: VecDeque<StreamKey>,
     heavy: VecDeque<StreamKey>,
-    /// Bytes that all have said.
+    /// Bytes that all streams have said.
     said: u64,
 }
 
@@ -50,7 +50,7 @@ impl Turns {
         self.heavy.clear();
     }
 
-    /// A stream that was not among them has something to say.
+    /// Adds a stream that had nothing to say and now has something.
     pub(super) fn add(&mut self, key: StreamKey, recent: &mut Recent) {
         if *recent.at(self.epoch()) < LITTLE {
             self.light.push_back(key);
@@ -59,13 +59,13 @@ impl Turns {
         }
     }
 
-    /// Who is next.
+    /// The stream whose turn is next.
     pub(super) fn front(&self) -> Option<StreamKey> {
         let waiting = || self.light.front().or(self.heavy.front()).copied();
         self.present.or_else(waiting)
     }
 
-    /// Takes out who is next.
+    /// Takes out the stream whose turn is next.
     pub(super) fn take(&mut self) -> Option<StreamKey> {
         self.present.take().or_else(|| {
             self.cells = 0;
@@ -73,7 +73,7 @@ impl Turns {
         })
     }
 
-    /// A stream has said so many bytes.
+    /// Counts so many bytes that a stream has said.
     pub(super) fn on_said(&mut self, recent: &mut Recent, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.said += u64::from(bytes);
@@ -81,7 +81,8 @@ impl Turns {
         *of_late = of_late.saturating_add(bytes);
     }
 
-    /// The stream that was taken last has filled a payload and has more to say: it goes on, or waits for its next turn.
+    /// The stream that was taken last has filled a payload and has more to say: its turn goes on, or it waits for its
+    /// next one.
     pub(super) fn go_on(&mut self, key: StreamKey) {
         self.cells += 1;
         if self.cells < TURN_CELLS {
@@ -157,7 +158,7 @@ mod tests {
         let key = StreamKey(99);
         for _ in 0..200 {
             world.add(key);
-            // Whoever is at it finishes its turn.
+            // The stream whose turn it is finishes the turn.
             let before =
                 (0..).take_while(|_| world.turns.front() != Some(key) && world.fill() != key);
             assert!(before.count() < TURN_CELLS as usize);
