@@ -8,24 +8,25 @@ use crate::world::steady;
 use super::buffers;
 use crate::cell::CELL_LEN;
 
-/// Cells of one circuit, in order: whole cells in each chunk, so that what waits is never moved to make room.
+/// Cells of one circuit, in order. Each chunk holds whole cells, so that waiting cells are never moved to make room.
 #[derive(Default)]
 pub(super) struct CellRun {
     chunks: VecDeque<Vec<u8>>,
     /// Bytes of the first chunk that are gone already.
     from: usize,
     pub(super) len: usize,
-    /// Memory of the chunks (bytes): what is charged, as a chunk may be a large buffer with a few cells in it (S20).
+    /// Memory of the chunks (bytes). This is what is charged, because a chunk may be a large buffer with few cells
+    /// (S20).
     pub(super) held: usize,
-    /// When cells last came into the empty run, or left it.
+    /// When cells last came into the empty run, or left the run.
     pub(super) moved: Option<Instant>,
-    /// Cells sent of late, on the scale of the queue.
+    /// What the circuit has sent of late, with the weights of [`super::queue`].
     pub(super) recent: f64,
-    /// The circuit's last cell is among these, or was.
+    /// The circuit's last cell is among these cells, or was.
     pub(super) ended: bool,
     /// Cells among these that answer the peer, and that no window counts.
     pub(super) answers: usize,
-    /// The number of the turn that the circuit waits for; another turn of its is out of date.
+    /// The number of the turn that the circuit waits for. A turn with another number is out of date.
     pub(super) turn: u64,
 }
 
@@ -70,7 +71,7 @@ impl CellRun {
         }
     }
 
-    /// Moves up to `most` bytes to the end of `out`; gives how many.
+    /// Moves up to `most` bytes to the end of `out`. Gives how many it has moved.
     pub(super) fn take(&mut self, most: usize, out: &mut Vec<u8>) -> usize {
         let mut taken = 0;
         while taken < most
@@ -84,7 +85,7 @@ impl CellRun {
                 // Buffers change hands, bytes stay where they are.
                 core::mem::swap(out, first);
             } else if is_whole && buffers::is_worth_moving(first) && buffers::is_worth_moving(out) {
-                // It can be handed over the next time.
+                // The chunk can be handed over whole the next time.
                 break;
             } else {
                 out.extend_from_slice(&first[self.from..self.from + now]);
@@ -104,7 +105,7 @@ impl CellRun {
         self.len -= taken;
         self.moved = Some(steady::now());
         if self.len == 0 {
-            // It is remembered for what it has sent, and costs no memory for what it may send.
+            // The run is remembered for what the circuit has sent, and takes no memory for cells that may come.
             self.chunks = VecDeque::new();
         }
         taken

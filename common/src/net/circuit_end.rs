@@ -56,17 +56,17 @@ pub struct EndDriver<L, E: StreamEnd> {
 #[must_use]
 pub struct OpenedCells<'a, E> {
     cells: &'a [Cell],
-    /// Why the cell behind them ends the circuit.
+    /// Why the circuit ends with the cell behind these.
     end: Option<E>,
 }
 
 impl<E> OpenedCells<'_, E> {
-    /// Have all cells been read that opened?
+    /// Have all opened cells been read?
     pub fn is_empty(&self) -> bool {
         self.cells.is_empty()
     }
 
-    /// Ends the circuit if a cell did not open. To be called when those before it have been read.
+    /// Ends the circuit if a cell did not open. The caller calls this when the cells before that one have been read.
     ///
     /// # Errors
     /// What the layers said of that cell.
@@ -103,8 +103,8 @@ impl<L: Layers, E: StreamEnd> EndDriver<L, E> {
         }
     }
 
-    /// Gives opened payloads to `read` one after the other, under one hold of the streams' lock, until it gives
-    /// something. Those behind that one stay in `opened`.
+    /// Gives opened payloads to `read` one after the other, under one hold of the streams' lock, until `read` gives
+    /// something. The payloads behind that one stay in `opened`.
     ///
     /// # Errors
     /// Whatever `read` fails with.

@@ -24,12 +24,12 @@ use crate::world::steady;
 /// Cells packed under one hold of the streams' lock.
 const FILL_CELLS: usize = 128;
 
-/// The streams of one circuit, or of two that carry them together, shared between the circuits' tasks and those
-/// who read and write the streams.
+/// The streams of one circuit, or of two that carry them together. The circuits' tasks and those who read and write the
+/// streams share them.
 pub struct Streams<E: StreamEnd> {
     mux: Mutex<Mux<E>>,
-    /// Where the legs' tasks wait. There are more seats than legs, so that the task of a leg that is lost still finds
-    /// its own when the next leg sits down.
+    /// Where the legs' tasks wait. There are more seats than legs, so that the task of a lost leg still finds its own
+    /// seat when the next leg sits down.
     seats: [Seat; 4],
     /// Where the search for a free seat begins.
     next_seat: AtomicUsize,
@@ -39,7 +39,7 @@ pub struct Streams<E: StreamEnd> {
 /// Where the task of one leg waits.
 #[derive(Default)]
 struct Seat {
-    /// The number of the leg and one; 0 is nobody.
+    /// The number of the leg plus one; 0 if the seat is free.
     leg: AtomicU64,
     notify: Notify,
 }
@@ -67,8 +67,8 @@ impl<E: StreamEnd> Streams<E> {
         Arc::new(streams)
     }
 
-    /// The machine itself. Hold it briefly; call [`Streams::wake`] after a
-    /// change that gives the circuit something to send.
+    /// The machine itself. Callers hold it briefly, and call [`Streams::wake`] after a change that gives the circuit
+    /// something to send.
     pub fn mux(&self) -> MutexGuard<'_, Mux<E>> {
         lock(&self.mux)
     }
@@ -94,7 +94,8 @@ impl<E: StreamEnd> Streams<E> {
         self.seat_legs(&mux);
     }
 
-    /// Gives each new leg a seat. Legs that are gone leave theirs, and their tasks and all others are woken.
+    /// Gives each new leg a seat. Legs that are gone leave their seats. Then the tasks of all legs are woken, these
+    /// too.
     fn seat_legs(&self, mux: &Mux<E>) {
         let is_gone = |seat: &&Seat| !seat.is_free() && !mux.leg_ids().any(|leg| seat.is_of(leg));
         if self.seats.iter().any(|seat| is_gone(&seat)) {
@@ -154,8 +155,7 @@ impl<E: StreamEnd> Streams<E> {
         }
     }
 
-    /// Packs up to 128 cells of circuit `circ`, a leg, into `cells`, to be sealed.
-    /// Returns whether there may be more.
+    /// Packs up to 128 cells of circuit `circ`, a leg, into `cells`, to be sealed. Returns whether there may be more.
     pub fn fill(
         &self,
         leg: LegId,
@@ -167,14 +167,14 @@ impl<E: StreamEnd> Streams<E> {
         let mut mux = self.mux();
         let more = fill(&mut mux, leg, now, rng, circ, cells);
         if mux.is_linking() {
-            // What this leg leaves may be for the other to say.
+            // What this leg does not send may be for the other leg to send.
             let other = mux.leg_ids().find(|other| *other != leg);
             if let Some(other) = other.filter(|other| mux.wants(*other))
                 && let Some(seat) = self.seat(other)
             {
                 seat.notify.notify_one();
             }
-            // What was read on it may have been that the other is lost.
+            // What was read on this leg may have been that the other leg is lost.
             self.seat_legs(&mux);
         }
         more
@@ -205,12 +205,12 @@ fn fill<E: StreamEnd>(
 }
 
 impl Streams<Opener> {
-    /// Opens a stream. Write to it at once: the first bytes travel with its BEGIN. `None` when the circuit is gone or
-    /// full.
+    /// Opens a stream. The caller writes to it at once: the first bytes travel with BEGIN. `None` when the circuit is
+    /// gone or full.
     pub fn open(self: &Arc<Self>, target: StreamTarget) -> Option<StreamIo<Opener>> {
         let key = self.mux().open(target)?;
-        // The circuit is woken by the first write, or by whoever waits for
-        // the stream to open, so that early data shares the first cell.
+        // The circuit is woken by the first write, or by whoever waits for the stream to open, so that early data
+        // shares the first cell.
         Some(StreamIo {
             streams: self.clone(),
             key,
@@ -240,9 +240,8 @@ impl Streams<Acceptor> {
 
 /// One stream, for whoever reads and writes it.
 ///
-/// Reading ends with `Ok(0)` only where the other end has completed its
-/// direction; every other end is an error. `shutdown` completes this
-/// direction. Dropping a stream that is not complete gives it up.
+/// Reading ends with `Ok(0)` only where the other end has completed its direction; every other end is an error.
+/// `shutdown` completes this direction. Dropping a stream that is not complete gives the stream up.
 pub struct StreamIo<E: StreamEnd> {
     streams: Arc<Streams<E>>,
     key: StreamKey,
@@ -265,7 +264,7 @@ impl StreamIo<Acceptor> {
 }
 
 impl<E: StreamEnd> StreamIo<E> {
-    /// The streams of its circuit.
+    /// The streams that this one belongs to.
     pub fn circuit(&self) -> &Arc<Streams<E>> {
         &self.streams
     }
@@ -280,8 +279,8 @@ impl<E: StreamEnd> StreamIo<E> {
         std::future::poll_fn(|cx| self.poll_given_up(cx)).await;
     }
 
-    /// Reads, and leaves what was read to be read again until [`StreamIo::consume`]. So nothing needs a place of its
-    /// own while whoever is to get it takes nothing.
+    /// Reads, but the bytes stay to be read again until [`StreamIo::consume`] takes them. So no copy of them is kept
+    /// while the receiver takes nothing.
     pub fn poll_peek(&self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
         let peeked = self.streams.mux().poll_peek(self.key, cx, out);
         peeked.map_err(Into::into)
@@ -298,7 +297,7 @@ impl<E: StreamEnd> StreamIo<E> {
         }
     }
 
-    /// Waits until the stream takes bytes to send. Gives how many.
+    /// Waits until the stream takes bytes to send. Gives how many it takes.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.streams
             .mux()
@@ -318,7 +317,7 @@ impl<E: StreamEnd> StreamIo<E> {
         self.streams.notify();
     }
 
-    /// Gives the stream up for a reason of its own.
+    /// Gives the stream up, for this reason.
     pub fn abort(self, reason: EndReason) {
         self.streams.mux().abort(self.key, reason);
     }

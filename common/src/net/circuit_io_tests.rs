@@ -37,7 +37,7 @@ fn is_woken(streams: &Streams<Acceptor>, leg: LegId) -> bool {
     pin!(streams.wait(leg)).poll(&mut cx).is_ready()
 }
 
-/// docs/protocol.md, 5.21: the client numbers legs as it likes. Each leg's task is woken, whatever its number.
+/// docs/protocol.md, 5.21: the client chooses the numbers of legs. Each leg's task is woken, whatever the leg's number.
 #[test]
 fn every_leg_is_woken_whatever_its_number() {
     let streams = Streams::new(mux());
@@ -45,7 +45,10 @@ fn every_leg_is_woken_whatever_its_number() {
     link(&streams, LegId::FIRST);
     let first = join(&streams, 1);
     streams.lose_leg(LegId::FIRST);
-    assert!(is_woken(&streams, LegId::FIRST), "it hears that it is lost");
+    assert!(
+        is_woken(&streams, LegId::FIRST),
+        "the task of a lost leg hears of the loss"
+    );
     for number in [2, 3, 4] {
         let leg = join(&streams, number);
         streams.lose_leg(leg);

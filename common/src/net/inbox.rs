@@ -25,7 +25,7 @@ pub enum PushError {
 /// What has come for a circuit's end.
 #[derive(Default)]
 pub struct Arrived {
-    /// The id that the link gave the circuit, once it did.
+    /// The id that the link gave the circuit, as soon as it has given one.
     pub opened: Option<CircId>,
     /// The other end's half of the handshake.
     pub created: Option<Box<[u8; CREATED_LEN]>>,
@@ -33,7 +33,7 @@ pub struct Arrived {
     pub cells: Vec<u8>,
     /// The circuit has ended on this link, after `cells`.
     pub destroyed: Option<DestroyReason>,
-    /// Nobody waits for it any more.
+    /// Nobody waits for the circuit any more.
     abandoned: bool,
 }
 
@@ -86,7 +86,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// The link gives the circuit this id. `false`: nobody waits for it any more.
+    /// The link gives the circuit this id. `false` if nobody waits for the circuit any more.
     pub(super) fn open_as(&self, circ: CircId) -> bool {
         let mut guard = lock(&self.arrived);
         if guard.0.abandoned {
@@ -98,8 +98,8 @@ impl Inbox {
         true
     }
 
-    /// Nobody waits for the circuit any more: it is not opened if it has not
-    /// been. Gives its id if the link gave it one that has not been taken.
+    /// Nobody waits for the circuit any more: if it is not open yet, it will not be opened. Gives the circuit's id if
+    /// the link gave one that has not been taken.
     pub fn abandon(&self) -> Option<CircId> {
         let mut guard = lock(&self.arrived);
         guard.0.abandoned = true;
@@ -130,7 +130,7 @@ impl Inbox {
 mod tests {
     use super::*;
 
-    /// S20: a large buffer with a few cells in it is charged for what it is.
+    /// S20: a large buffer with a few cells in it is charged at its full size.
     #[test]
     fn memory_is_charged_and_not_what_is_in_it() {
         let budget = Budget::new(usize::MAX);

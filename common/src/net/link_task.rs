@@ -25,7 +25,7 @@ use crate::world::{random, steady};
 /// Why a link has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkEnd {
-    /// The peer closed it.
+    /// The peer closed the link.
     #[error("the peer closed the link")]
     Closed,
     /// The connection broke.
@@ -50,11 +50,12 @@ const REST_LOOK: Duration = Duration::from_secs(30);
 
 /// Watches for how long no circuit has been on a link.
 struct Rest {
-    /// After so much rest the link is closed. Whoever dialled goes first, and no two links agree on when.
+    /// The link is closed after this time without circuits. The side that dialled closes first, and each link draws its
+    /// own time.
     patience: Duration,
-    /// When it was last seen to be needed, and how many circuits it had ever had then.
+    /// When the link was last seen to be needed, and how many circuits it had ever had by then.
     needed: (tokio::time::Instant, u64),
-    /// Not set anew when circuits come and go: it rings, and finds that all is well.
+    /// The alarm is not set anew when circuits come and go: it rings, and finds that all is well.
     alarm: Pin<Box<Sleep>>,
 }
 
@@ -72,7 +73,7 @@ impl Rest {
         }
     }
 
-    /// With so many circuits now and so many ever: has the link rested for long enough?
+    /// Has the link rested for long enough, with so many circuits now and so many since it began?
     fn is_over(&mut self, circuits: usize, ever: u64) -> bool {
         if !self.alarm.is_elapsed() {
             return false;
@@ -88,7 +89,7 @@ impl Rest {
     }
 }
 
-/// How fast a link may move bytes. Where nothing limits it, it never asks for the time.
+/// How fast a link may move bytes. A link without a limit never asks for the time.
 struct Pace(Option<Arc<RateLimit>>);
 
 impl Pace {
@@ -96,13 +97,13 @@ impl Pace {
         self.0.is_some()
     }
 
-    /// When bytes may move that way again, if they may not now.
+    /// When bytes may move in this direction again; `None` if they may move now.
     fn wait_for(&self, way: Direction) -> Option<tokio::time::Instant> {
         let limit = self.0.as_ref()?;
         limit.wait_for(way, tokio::time::Instant::now())
     }
 
-    /// So many bytes have moved that way.
+    /// Notes that so many bytes have moved in this direction.
     fn moved(&self, way: Direction, bytes: usize) {
         if let Some(limit) = &self.0 {
             limit.moved(way, bytes, tokio::time::Instant::now());
@@ -110,7 +111,7 @@ impl Pace {
     }
 }
 
-/// Waits until then; without a time, for ever.
+/// Waits until this time; for ever if there is none.
 async fn sleep_until(until: Option<tokio::time::Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until).await,
@@ -157,7 +158,8 @@ struct Driver<A: AcceptCircuits> {
     partial: Vec<u8>,
     pace: Pace,
     rest: Rest,
-    /// Too many answers wait ([`ANSWERS_PER_LINK`]): since when the peer takes no byte, and how many bytes were unsent.
+    /// Since when the peer takes no byte while too many answers wait ([`ANSWERS_PER_LINK`]), and how many bytes were
+    /// unsent.
     unread: Option<(tokio::time::Instant, usize)>,
 }
 
@@ -189,11 +191,13 @@ impl<A: AcceptCircuits> Driver<A> {
             0
         };
         self.pace.moved(Direction::Write, written);
-        // Where there is a limit, one batch was written; there may be more, of which the queue has told already.
+        // With a limit, only one batch was written. More cells may wait, and the queue has woken this task for them
+        // already.
         let is_rest_queued = self.pace.is_limited() && written > 0;
         let reads_at = self.pace.wait_for(Direction::Read);
         let gives_up_at = self.wait_for_reader(written > 0 || writes_at.is_some())?;
-        // Whoever may not read must not ask whether it could: the answer would be yes at once.
+        // While the task may not read, it must not wait for the socket to be readable: that may be so at once, again
+        // and again.
         let may_read = reads_at.is_none() && gives_up_at.is_none();
         let until = [reads_at, writes_at, gives_up_at]
             .into_iter()
@@ -221,11 +225,12 @@ impl<A: AcceptCircuits> Driver<A> {
         Ok(())
     }
 
-    /// Who does not read is not read from: a peer with too many answers waiting is heard again when it has taken some
-    /// of them. Gives when the patience with it ends, if it is not heard now. `moves`: something was written just now,
-    /// or may not be.
+    /// A peer that does not read its answers is not read from: while too many of them wait, the link does not read.
+    /// Gives the time at which the patience with the peer ends, or `None` if the link may read. `moves` says that
+    /// something was written just now, or that nothing may be written now.
     ///
-    /// Cells of circuits do not count. Two relays that wait for each other's reading of those would wait for ever.
+    /// Only answers count, not cells of circuits: two relays that wait for each other to read such cells would wait for
+    /// ever.
     fn wait_for_reader(&mut self, moves: bool) -> Result<Option<tokio::time::Instant>, LinkEnd> {
         if self.queue.answers() <= ANSWERS_PER_LINK {
             self.unread = None;
@@ -244,8 +249,8 @@ impl<A: AcceptCircuits> Driver<A> {
         Ok(Some(until))
     }
 
-    /// Writes what is queued, as long as the kernel takes it: what it does not
-    /// take stays in the queues, where circuits take turns.
+    /// Writes what is queued, as long as the kernel takes it. What the kernel does not take stays in the queues, where
+    /// circuits take turns.
     fn write(&mut self) -> Result<usize, LinkEnd> {
         self.io.try_flush()?;
         let mut written = 0;
@@ -271,7 +276,7 @@ impl<A: AcceptCircuits> Driver<A> {
     fn read(&mut self) -> Result<usize, LinkEnd> {
         PLAIN.with_borrow_mut(|plain| {
             plain.clear();
-            // The last one may have gone on with its cells.
+            // The buffer of the last read may have gone on with its cells.
             buffers::prepare(plain);
             plain.append(&mut self.partial);
             let read = self.io.try_read(plain)?;

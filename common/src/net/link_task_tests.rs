@@ -21,7 +21,7 @@ use crate::secret::Secret;
 
 const NETWORK: NetworkId = NetworkId([7; 32]);
 
-/// Takes every CREATE, tells of it and answers none.
+/// Takes every CREATE, tells the test of it, and answers none.
 struct Tell(Sender<CircId>);
 
 impl AcceptCircuits for Tell {
@@ -112,8 +112,8 @@ fn keys(seed: u8) -> HopKeys {
     }
 }
 
-/// protocol.md 7.6: the layers go over before the client hears EXTENDED, so its first cell for the next hop is opened
-/// and passed on, although the link's task finds the command and the cell in one turn.
+/// protocol.md 7.6: the layers go over to the tables before the client hears EXTENDED. So the client's first cell for
+/// the next hop is opened and passed on, although the link's task finds the command and the cell in one turn.
 #[tokio::test]
 async fn a_cell_that_comes_with_the_hand_over_is_passed_on() {
     let (near, far) = pair().await;
@@ -201,7 +201,8 @@ fn churn(circuits: core::ops::Range<u32>) -> Vec<u8> {
     cells
 }
 
-/// S20, S21: who does not read is not read from, and nothing piles up. Who reads again gets every answer.
+/// S20, S21: a peer that does not read is not read from, and nothing piles up. When it reads again, it gets every
+/// answer.
 #[tokio::test]
 async fn a_peer_that_asks_and_does_not_read_is_not_read_from() {
     const CIRCUITS: u32 = 12_000;
@@ -221,7 +222,7 @@ async fn a_peer_that_asks_and_does_not_read_is_not_read_from() {
         }
         near.flush().await.unwrap();
     };
-    // Nothing moves any more: virtual time goes on at once.
+    // Nothing moves any more, so virtual time passes at once.
     let all = tokio::time::timeout(ANSWERS_TIMEOUT / 2, ask).await;
     assert!(all.is_err(), "{asked} were read");
     let most = most.load(Ordering::Relaxed);

@@ -17,7 +17,7 @@ use crate::sync::lock;
 /// Number of events that a listener may be behind before it skips ahead to how things stand.
 pub const RING: usize = 64;
 
-/// A state that can be told as events.
+/// What stands behind [`News`]: a state that can be told as events.
 pub trait Standing {
     /// What happens, or how one thing stands.
     type Event: Clone + fmt::Debug;
@@ -32,7 +32,7 @@ struct NewsState<S: Standing> {
     events: broadcast::Sender<S::Event>,
 }
 
-/// How things stand, and a way to tell what happens. Clones share it.
+/// How things stand, and a way to tell what happens. Clones share one state.
 #[derive(Debug)]
 pub struct News<S: Standing>(Arc<NewsState<S>>);
 
@@ -54,7 +54,7 @@ impl<S: Standing> News<S> {
     /// Changes the state. `change` gets the state and a function that tells an event to all who listen now.
     pub fn change<T>(&self, change: impl FnOnce(&mut S, &mut dyn FnMut(S::Event)) -> T) -> T {
         let mut state = lock(&self.0.state);
-        // Nobody may listen. Whoever comes later hears how things stand.
+        // If nobody listens, the event is dropped. Whoever comes later hears how things stand.
         let mut tell = |event| drop(self.0.events.send(event));
         change(&mut state, &mut tell)
     }
@@ -85,8 +85,8 @@ pub struct Feed<S: Standing> {
 }
 
 impl<S: Standing> Feed<S> {
-    /// The next event: first how things stand, then what happens. `None` when all clones of the [`News`] are gone.
-    /// Whoever is slow misses events, and hears again how things stand instead.
+    /// The next event: first how things stand, then what happens. `None` when all clones of the [`News`] are gone. A
+    /// listener that is slow misses events, and hears again how things stand instead.
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<S::Event> {
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(slow.next().await, Some(7));
         (1..=2 * RING).for_each(|n| set(&news, n));
         drop(news);
-        // What is left of the ring is lost with the state that would have stood for it.
+        // What is left in the ring is lost, and the state that would have been told in its place is gone.
         assert_eq!(slow.next().await, None);
     }
 

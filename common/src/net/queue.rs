@@ -25,19 +25,20 @@ use crate::onion::{RelayBackward, RelayForward};
 use crate::sync::lock;
 use crate::world::steady;
 
-/// Half-lives after which counts are put on a new scale; far from where a float loses anything.
+/// After so many half-lives the counts are put on a new scale, long before a float loses anything.
 const MOST_HALF_LIVES: f64 = 256.0;
 
 /// A circuit with cells waiting.
 struct Turn {
     recent: f64,
-    /// Counts turns: of two that have sent as little, the one that has waited longer goes first.
+    /// The number of the turn: of two circuits that have sent equally little, the one that has waited longer goes
+    /// first.
     since: u64,
     circ: CircId,
 }
 
 impl Ord for Turn {
-    /// The greatest goes next: the one that has sent least.
+    /// The greatest turn is next: that of the circuit that has sent least.
     fn cmp(&self, other: &Self) -> Ordering {
         let by_recent = other.recent.total_cmp(&self.recent);
         by_recent.then_with(|| other.since.cmp(&self.since))
@@ -59,17 +60,17 @@ impl PartialEq for Turn {
 impl Eq for Turn {}
 
 struct Queued {
-    /// Those with cells waiting, and those that have sent enough of late for it to count.
+    /// Circuits with cells waiting, and circuits that have sent enough of late for it to count.
     circuits: HashMap<CircId, CellRun>,
     /// Circuits with cells waiting: the one that has sent fewest of late goes first, so that a circuit with little to
     /// say waits for no bulk (Tang and Goldberg, "An Improved Algorithm for Tor Circuit Scheduling", CCS 2010).
     turns: BinaryHeap<Turn>,
     turns_given: u64,
-    /// When a cell sent weighed one.
+    /// The time at which a cell that was sent weighed one.
     epoch: Instant,
-    /// Quiet circuits are forgotten when there are so many of all.
+    /// Quiet circuits are forgotten when so many circuits are in the table.
     forget_at: usize,
-    /// Circuits whose last cell has been sent, and when. What somebody sends late is not sent after that cell.
+    /// Circuits whose last cell has been sent, and when. Cells that are pushed after that are not sent.
     ended: VecDeque<(Instant, CircId)>,
     /// Cells that answer the peer ([`LinkQueue::answers`]).
     answers: usize,
@@ -88,12 +89,12 @@ pub struct Waiting {
     pub circ: CircId,
     /// Since when none of its cells has moved.
     pub since: Instant,
-    /// Bytes that its cells take.
+    /// Bytes that the circuit's cells take.
     pub held: usize,
 }
 
 impl Queued {
-    /// `bytes` more are queued, or fewer.
+    /// Notes that `added` bytes more are queued, and `taken` bytes less.
     fn account(&mut self, added: usize, taken: usize) {
         self.queued_bytes = self.queued_bytes + added - taken;
         self.charge.set(self.queued_bytes);
@@ -107,7 +108,7 @@ impl Queued {
         if half_lives < MOST_HALF_LIVES {
             return half_lives.exp2();
         }
-        // The numbers grow too large: all on a new scale. Order stays as it is.
+        // The numbers grow too large, so all get a new scale. Their order stays as it is.
         let scale = (-half_lives).exp2();
         #[expect(
             clippy::iter_over_hash_type,
@@ -138,7 +139,7 @@ impl Queued {
         self.turns_given
     }
 
-    /// Drops turns that are out of date, once they are most of all.
+    /// Drops turns that are out of date, if most of the turns are.
     fn clean_turns(&mut self) {
         if self.turns.len() > 2 * self.circuits.len() + 64 {
             let circuits = &self.circuits;
@@ -150,7 +151,7 @@ impl Queued {
         }
     }
 
-    /// Remembers that a circuit's last cell has been sent. Forgets whoever was remembered for long enough.
+    /// Remembers that a circuit's last cell has been sent, and forgets circuits that were remembered for long enough.
     fn remember_ended(&mut self, now: Instant, circ: CircId) {
         self.ended.push_back((now, circ));
         while let Some((since, circ)) = self.ended.front().copied()
@@ -168,7 +169,7 @@ impl Queued {
         }
     }
 
-    /// The run of a circuit that is about to have more cells: it has its turn.
+    /// The run of a circuit that is about to get more cells. If it has none, the circuit gets a turn.
     fn run(&mut self, circ: CircId) -> &mut CellRun {
         if self.circuits.len() >= self.forget_at && !self.circuits.contains_key(&circ) {
             let least = self.weight(steady::now());
@@ -274,7 +275,7 @@ impl LinkQueue {
         Ok(())
     }
 
-    /// A circuit begins whose id may have been another circuit's before.
+    /// A circuit begins. Another circuit may have had its id before.
     pub(super) fn begin(&self, circ: CircId) {
         let mut waiting = lock(&self.waiting);
         let is_gone = |run: &CellRun| run.ended && run.len == 0;
@@ -282,17 +283,17 @@ impl LinkQueue {
             waiting.circuits.remove(&circ);
         }
         if let Some(run) = waiting.circuits.get_mut(&circ) {
-            // The last cell of the circuit before goes first.
+            // The last cell of the circuit that had the id before goes first.
             run.ended = false;
         }
     }
 
-    /// Adds the last cell of a circuit, whatever waits. What is pushed for the circuit from now on is refused.
+    /// Adds the last cell of a circuit, however much waits. Whatever is pushed for the circuit from now on is refused.
     pub fn push_last(&self, circ: CircId, cell: &Cell) {
         self.push_answer_with(circ, cell, true);
     }
 
-    /// Adds a cell that answers the peer and that no window counts, whatever waits.
+    /// Adds a cell that answers the peer and that no window counts, however much waits.
     pub(super) fn push_answer(&self, circ: CircId, cell: &Cell) {
         self.push_answer_with(circ, cell, false);
     }
@@ -321,7 +322,7 @@ impl LinkQueue {
         lock(&self.waiting).answers
     }
 
-    /// Drops what waits for a circuit, but not its last cell.
+    /// Drops the cells that wait for a circuit, but not its last cell.
     pub fn purge(&self, circ: CircId) {
         let mut guard = lock(&self.waiting);
         let waiting = &mut *guard;
@@ -350,7 +351,7 @@ impl LinkQueue {
         lock(&self.waiting).queued_bytes
     }
 
-    /// Asks the link's task to close the link, to save memory. What waits for it is dropped at once.
+    /// Asks the link's task to close the link, to save memory. Cells that wait for the link are dropped at once.
     pub fn end(&self) {
         let mut guard = lock(&self.waiting);
         let waiting = &mut *guard;
@@ -381,9 +382,8 @@ impl LinkQueue {
         circuits
     }
 
-    /// Adds a command for the link's table. Commands are taken before cells,
-    /// so what a command installs is there before a peer can answer any cell
-    /// that was pushed after it. Returns the command if the link is gone.
+    /// Adds a command for the link's table. Commands are taken before cells, so what a command installs is there before
+    /// a peer can answer any cell that was pushed after the command. Returns the command if the link is gone.
     pub fn command(&self, command: TableCommand) -> Result<(), TableCommand> {
         let mut waiting = lock(&self.waiting);
         if waiting.closed {
@@ -402,7 +402,7 @@ impl LinkQueue {
         !waiting.is_to_end
     }
 
-    /// Moves up to `most_cells` cells to `out`, those of the circuit first that has sent fewest of late.
+    /// Moves up to `most_cells` cells to `out`. The circuit that has sent fewest of late goes first.
     pub fn take_cells(&self, now: Instant, most_cells: usize, out: &mut Vec<u8>) {
         let mut guard = lock(&self.waiting);
         let waiting = &mut *guard;
@@ -486,7 +486,7 @@ impl LinkQueue {
 
 /// What others ask of the table of a link's circuits ([`super::switch::Table`]).
 pub enum TableCommand {
-    /// Open a circuit to the peer. The inbox learns its id, then CREATED, then cells.
+    /// Open a circuit to the peer. The inbox learns the circuit's id, then CREATED, then cells.
     Open {
         /// Receives what comes in on the circuit.
         inbox: Arc<Inbox>,
@@ -510,10 +510,10 @@ pub enum TableCommand {
         layer: Box<RelayForward>,
         /// Where opened cells go.
         next: Arc<LinkQueue>,
-        /// The circuit's id there.
+        /// The circuit's id on that link.
         next_circ: CircId,
     },
-    /// From now on wrap the peer's cells and pass them back to the link they were asked from.
+    /// From now on wrap the peer's cells and pass them back to the link that asked for the circuit.
     PassInward {
         /// Our circuit to the peer, which ended here so far.
         circ: CircId,
@@ -521,7 +521,7 @@ pub enum TableCommand {
         layer: Box<RelayBackward>,
         /// Where wrapped cells go.
         prev: Arc<LinkQueue>,
-        /// The circuit's id there.
+        /// The circuit's id on that link.
         prev_circ: CircId,
         /// The sealed EXTENDED, which goes back before anything that comes from the peer.
         extended: Box<Cell>,
@@ -543,8 +543,8 @@ pub enum TableCommand {
 }
 
 impl TableCommand {
-    /// Sends it to the table behind `queue`. If that link is gone, everyone
-    /// who depends on it is told.
+    /// Sends the command to the table behind `queue`. If that link is gone, everyone who depends on the command is
+    /// told.
     pub fn send(self, queue: &LinkQueue) {
         if let Err(command) = queue.command(self) {
             command.abandon();

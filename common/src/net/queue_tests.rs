@@ -65,7 +65,7 @@ fn what_is_queued_is_charged_and_given_back() {
     assert_eq!(budget.used(), 0);
 }
 
-/// S20: a large buffer with a few cells in it is charged for what it is.
+/// S20: a large buffer with a few cells in it is charged at its full size.
 #[test]
 fn memory_is_charged_and_not_what_is_in_it() {
     let budget = Budget::new(usize::MAX);
@@ -129,7 +129,7 @@ fn who_has_little_to_say_waits_for_no_bulk() {
     }
     next(&queue, &mut now, 128);
     for _ in 0..60 {
-        // A ping comes beside ten circuits of bulk, and a new circuit's first cell.
+        // Beside ten circuits of bulk come a ping and the first cell of a new circuit.
         queue.push(circ(99), &cells(99, 1)).unwrap();
         queue.push_last(
             circ(now.elapsed().as_nanos() as u32 | 1 << 20),
@@ -139,7 +139,7 @@ fn who_has_little_to_say_waits_for_no_bulk() {
         let place = |mark| sent.iter().position(|m| *m == mark).unwrap();
         assert!(place(99) < 2 && place(77) < 2, "{sent:?}");
     }
-    // Equals get equal parts.
+    // The ten circuits of bulk get equal parts.
     let sent: Vec<u8> = (0..50).flat_map(|_| next(&queue, &mut now, 128)).collect();
     let parts: Vec<_> = (1..=10)
         .map(|bulk| sent.iter().filter(|m| **m == bulk).count())
@@ -156,12 +156,12 @@ fn bulk_that_pauses_comes_back_as_bulk_and_is_forgiven_in_time() {
     queue.push(circ(1), &cells(1, 500)).unwrap();
     queue.push(circ(2), &cells(2, 100)).unwrap();
     assert_eq!(next(&queue, &mut now, 1_000).len(), 600);
-    // Its queue was empty for a moment; the other has sent less.
+    // The queue of circuit 1 was empty for a moment, but circuit 2 has sent less.
     queue.push(circ(1), &cells(1, 100)).unwrap();
     queue.push(circ(2), &cells(2, 100)).unwrap();
     assert_eq!(next(&queue, &mut now, 100), [2; 100]);
     assert_eq!(next(&queue, &mut now, 100), [1; 100]);
-    // After a long rest both are new: who has waited longer goes first, and they share.
+    // After a long rest both are new: the circuit that has waited longer goes first, and they share.
     now += RECENT_HALF_LIFE * 40;
     queue.push(circ(1), &cells(1, 100)).unwrap();
     queue.push(circ(2), &cells(2, 100)).unwrap();
@@ -175,7 +175,7 @@ fn nobody_starves() {
     let (queue, mut now) = (LinkQueue::new(40_000, &Budget::unlimited()), Instant::now());
     queue.push(circ(1), &cells(1, 30_000)).unwrap();
     next(&queue, &mut now, 3_000);
-    // Eight others have more to say than the link carries, and had sent nothing before.
+    // Eight other circuits have more to say than the link carries, and have sent nothing before.
     let rounds = 2_000;
     let of_bulk: usize = (0..rounds)
         .map(|_| {
@@ -186,7 +186,7 @@ fn nobody_starves() {
             sent.iter().filter(|m| **m == 1).count()
         })
         .sum();
-    // Once they have sent as much as it had, it is one of nine.
+    // When each of the eight has sent as much as the first circuit had, that circuit is one of nine.
     assert!(
         (11_000..=16_000).contains(&of_bulk),
         "{of_bulk} of {}",
@@ -220,7 +220,7 @@ fn circuits_that_are_over_or_long_quiet_take_no_memory() {
         queue.take_cells(Instant::now(), 10, &mut Vec::new());
     }
     assert!(queue.is_empty());
-    // Each has sent one cell, which counts for half a life: a bound there is none but the circuits themselves.
+    // Each circuit has sent one cell, which counts for a half-life. Until then, only the number of circuits is a bound.
     assert!(lock(&queue.waiting).circuits.len() <= 5_000 + ENDED_CIRCUITS);
     lock(&queue.waiting).epoch -= RECENT_HALF_LIFE * 9;
     for n in 10_000..16_000 {

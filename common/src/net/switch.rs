@@ -1,10 +1,9 @@
 //! The table of one link's circuits: what becomes of each cell (docs/protocol.md, chapter 2).
 //!
-//! The link's task owns its [`Table`], and with it every layer that opens or
-//! wraps what comes in on the link: the forward layer of a circuit that the
-//! peer created, the backward layer of one that this side created. A cell is
-//! changed in place and goes to the queue of the next link, or to the inbox of
-//! the circuit's end. Tables never touch each other; they send [`TableCommand`]s.
+//! The link's task owns its [`Table`], and with it every layer that opens or wraps what comes in on the link: the
+//! forward layer of a circuit that the peer created, the backward layer of a circuit that this side created. A cell is
+//! changed in place and goes to the queue of the next link, or to the inbox of the circuit's end. Tables never touch
+//! each other; they send [`TableCommand`]s.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -50,13 +49,13 @@ impl AcceptCircuits for AcceptNone {
 /// Why a link is closed. The peer learns none of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// Bytes that are not a cell.
+    /// The bytes are not a cell.
     #[error(transparent)]
     Cell(#[from] CellError),
     /// A second HELLO.
     #[error("HELLO after the first cell")]
     LateHello,
-    /// A CREATE in our half of the ids, or on one in use (S8).
+    /// A CREATE in this side's half of the ids, or on an id in use (S8).
     #[error("CREATE on a circuit id that is not free for the peer")]
     BadCreateId,
     /// A CREATE to a client.
@@ -82,35 +81,35 @@ pub enum LinkError {
 enum Entry {
     /// The peer's circuit, whose handshake is being answered.
     Answering,
-    /// Ours: CREATE was sent.
+    /// This side's circuit: CREATE was sent.
     Creating(Arc<Inbox>),
-    /// Ends here.
+    /// The circuit ends here.
     End(Arc<Inbox>),
-    /// The peer's; its cells are opened and passed on.
+    /// The peer's circuit; its cells are opened and passed on.
     Outward {
         layer: Box<RelayForward>,
         next: Arc<LinkQueue>,
         next_circ: CircId,
     },
-    /// Ours; its cells are wrapped and passed back.
+    /// This side's circuit; its cells are wrapped and passed back.
     Inward {
         layer: Box<RelayBackward>,
         prev: Arc<LinkQueue>,
         prev_circ: CircId,
     },
-    /// DESTROY was sent; the id is free when the peer's has come.
+    /// DESTROY was sent; the id is free when the peer's DESTROY has come.
     Closing,
 }
 
 /// Cells to be sent on.
 enum Cells<'a> {
-    /// All that are in this buffer, which may go with them.
+    /// All cells in this buffer, which may be handed over with them.
     All(&'a mut Vec<u8>),
-    /// These, of several.
+    /// Some cells of a buffer.
     Some(&'a [u8]),
 }
 
-/// Bytes of the cells at the beginning of `cells` whose heads are those of the first: of one circuit and command.
+/// Bytes of the cells at the beginning of `cells` whose heads are like that of the first: of one circuit and command.
 fn same_heads(cells: &[u8]) -> usize {
     let chunks = cells.as_chunks::<CELL_LEN>().0;
     let Some(first) = chunks.first() else {
@@ -129,7 +128,7 @@ pub struct Table<A> {
     /// Circuits that the peer has made and whose ids are not free.
     from_peer: usize,
     next_id: u32,
-    /// Circuits that there have been.
+    /// Number of circuits that there have been.
     ever: u64,
     accept: A,
     /// Cells for circuits that do not exist.
@@ -145,7 +144,7 @@ struct Recurring {
 }
 
 impl Recurring {
-    /// Notes that what is counted comes once more. Gives how often it has come within `time`.
+    /// Notes that what is counted has come once more. Gives how often it has come within `time`.
     fn count(&mut self, now: Instant, time: Duration) -> u32 {
         let since = *self.since.get_or_insert(now);
         if now.saturating_duration_since(since) > time {
@@ -157,8 +156,7 @@ impl Recurring {
 }
 
 impl<A: AcceptCircuits> Table<A> {
-    /// An empty table. `own` is the queue of this very link; `dialled` says
-    /// which half of the ids is ours.
+    /// An empty table. `own` is the queue of this very link; `dialled` says which half of the ids this side has.
     pub fn new(own: Arc<LinkQueue>, dialled: bool, accept: A) -> Self {
         let entries = HashMap::new();
         Self {
@@ -189,14 +187,14 @@ impl<A: AcceptCircuits> Table<A> {
         self.entries.is_empty()
     }
 
-    /// Works on whole cells that came in, in place, and sends them on. `cells` is empty then: its memory may have gone
-    /// with them.
+    /// Works on whole cells that came in, in place, and sends them on. `cells` is empty afterwards: its memory may have
+    /// gone with the cells.
     pub fn on_cells(&mut self, now: Instant, cells: &mut Vec<u8>) -> Result<(), LinkError> {
         let mut at = 0;
         while let Some(cell) = cells[at..].first_chunk() {
             match codec::head(cell)? {
                 Head::Circuit(circ, CircuitCommand::Relay) => {
-                    // One look into the table for all that come in a row, and one move.
+                    // All cells of one circuit that come in a row take one look into the table, and one move.
                     let end = at + same_heads(&cells[at..]);
                     let (done, end_with) = self.on_relay(now, circ, &mut cells[at..end])?;
                     if done == cells.len() {
@@ -237,7 +235,7 @@ impl<A: AcceptCircuits> Table<A> {
                 layer, next_circ, ..
             }) => {
                 for cell in cells {
-                    // Nothing may be said to a hop that has passed its streams on (S14).
+                    // Nothing may be said to a hop after its circuit was extended (S14).
                     let Ok(Opened::Onward) = layer.open(codec::body_mut(cell)) else {
                         return Ok((done, Some(DestroyReason::Protocol)));
                     };
@@ -267,7 +265,7 @@ impl<A: AcceptCircuits> Table<A> {
         Ok((done, None))
     }
 
-    /// Sends cells where the circuit's cells go; destroys it if they are too many.
+    /// Sends cells to where the circuit's cells go, and destroys the circuit if too many wait there.
     fn send_on(&mut self, circ: CircId, cells: Cells<'_>) {
         let sent = match self.entries.get(&circ) {
             Some(Entry::End(inbox)) => match cells {
@@ -289,7 +287,7 @@ impl<A: AcceptCircuits> Table<A> {
             },
             _ => Ok(()),
         };
-        // A link that is gone has sent its Close already, and a link that has ended the circuit too.
+        // A link that is gone has closed the circuit already, and so has a link that has ended it.
         if sent == Err(PushError::Overrun) {
             self.destroy(circ, DestroyReason::Resource);
         }
@@ -353,7 +351,7 @@ impl<A: AcceptCircuits> Table<A> {
                 }
                 Ok(())
             }
-            // It crossed our DESTROY.
+            // CREATED and this side's DESTROY crossed.
             Some(Entry::Closing) => Ok(()),
             _ => Err(LinkError::UnaskedCreated),
         }
@@ -423,7 +421,7 @@ impl<A: AcceptCircuits> Table<A> {
                             Entry::End(inbox) if !inbox.take().cells.is_empty()
                         );
                         if early {
-                            // Cells for a hop that was not there yet.
+                            // The client has sent cells for a hop that was not there yet.
                             self.destroy(circ, DestroyReason::Protocol);
                         }
                     }
@@ -445,8 +443,8 @@ impl<A: AcceptCircuits> Table<A> {
             } => {
                 match self.entries.get_mut(&circ) {
                     Some(entry @ Entry::End(_)) => {
-                        // First, because what the peer has said already, and
-                        // what its loss makes this layer say, is sealed after it.
+                        // EXTENDED goes first, because what the peer has said already, and what the loss of its link
+                        // makes this layer say, is sealed after it.
                         let _ = prev.push(prev_circ, &extended[..]);
                         let early = matches!(
                             core::mem::replace(entry, Entry::Inward { layer, prev, prev_circ }),
@@ -508,7 +506,7 @@ impl<A: AcceptCircuits> Table<A> {
 
     /// The link is gone: tells everyone who has a circuit on it.
     pub fn on_link_lost(&mut self) {
-        // In the order of their ids, so that a run can be repeated.
+        // The entries go in the order of their ids, so that a run can be repeated.
         let mut entries: Vec<_> = self.entries.drain().collect();
         entries.sort_unstable_by_key(|(circ, _)| *circ);
         for (_, entry) in entries {
@@ -518,8 +516,8 @@ impl<A: AcceptCircuits> Table<A> {
     }
 }
 
-/// Tells the other side of a circuit that it has ended on this link. The
-/// reason goes to this program's own circuits only (S19).
+/// Tells the other side of a circuit that the circuit has ended on this link. The reason goes to this program's own
+/// circuits only (S19).
 fn tell(entry: Entry, reason: DestroyReason) {
     match entry {
         Entry::Creating(inbox) | Entry::End(inbox) => {

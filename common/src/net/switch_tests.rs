@@ -41,7 +41,7 @@ fn sent(queue: &LinkQueue) -> Vec<Head> {
     cells.map(|cell| codec::head(cell).unwrap()).collect()
 }
 
-/// docs/protocol.md, 7.2: refused circuits count until their ids are free, and one more than may be closes the link.
+/// docs/protocol.md, 7.2: refused circuits count until their ids are free, and one circuit too many closes the link.
 #[test]
 fn who_makes_more_circuits_than_may_be_loses_the_link() {
     let (mut table, own) = table(REFUSED);
@@ -65,8 +65,8 @@ fn who_makes_more_circuits_than_may_be_loses_the_link() {
     assert_eq!(own.answers(), CIRCUITS_PER_LINK + 1);
 }
 
-/// protocol.md 2.7: nothing follows DESTROY. More than a hundred cells that did would cost the link (S7), with every
-/// circuit on it.
+/// protocol.md 2.7: nothing follows DESTROY. More than a hundred cells that followed one would cost the link (S7), with
+/// every circuit on it.
 #[test]
 fn what_a_circuit_s_end_says_late_is_not_sent_after_destroy() {
     let (mut table, own) = table(Answer(Ok(())));
@@ -96,7 +96,8 @@ fn what_a_circuit_s_end_says_late_is_not_sent_after_destroy() {
     assert_eq!(own.push(circ, &[7; CELL_LEN]), Ok(()));
 }
 
-/// The other side of the same: a table that passes cells on hears of the loss behind it a moment later.
+/// The same for a circuit that passes: a table that passes cells on hears a moment late that the circuit is lost behind
+/// it.
 #[test]
 fn what_passes_late_is_not_sent_after_destroy() {
     let (mut behind, next) = table(Answer(Ok(())));

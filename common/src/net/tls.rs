@@ -106,12 +106,12 @@ impl Tls {
         })
     }
 
-    /// This peer, where it dials over `sockets`.
+    /// These settings, with connections that are dialled over `sockets`.
     pub fn over(self, sockets: Sockets) -> Self {
         Self { sockets, ..self }
     }
 
-    /// What connections are opened with.
+    /// What connections are dialled over.
     pub(super) fn sockets(&self) -> &Sockets {
         &self.sockets
     }

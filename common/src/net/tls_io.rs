@@ -18,7 +18,7 @@ use super::tls::{self, Tls};
 use crate::limits::READ_BATCH_BYTES;
 use crate::world::sockets::SocketStream;
 
-/// Length of the longest TLS record with its head, in bytes. So many bytes are never incomplete.
+/// Length of the longest TLS record with its head, in bytes. So many bytes always hold a whole record.
 const MAX_RECORD: usize = 5 + 16_384 + 256;
 /// When [`TlsIo`] is used as a byte stream and this many bytes of plaintext wait to be read, no more are taken.
 const STREAM_PLAIN_MAX: usize = 64 * 1024;
@@ -276,7 +276,7 @@ impl TlsIo {
         }
     }
 
-    /// Sends close_notify if the kernel takes it. It is a courtesy, not a duty (protocol.md 1.7).
+    /// Sends close_notify if the kernel takes it. Saying so is a courtesy, not a duty (protocol.md 1.7).
     pub fn say_close(&mut self) {
         if core::mem::replace(&mut self.said_close, true) {
             return;

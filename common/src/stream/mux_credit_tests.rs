@@ -47,8 +47,8 @@ fn data_over_the_credit_is_a_violation() {
     assert_eq!(refused, Some(Violation::Credit));
 }
 
-/// Sends all that credit allows and lets the other end read it, in eight rounds. Gives how many bytes each round
-/// carried.
+/// Sends all that credit allows, and lets the other end read it if `reads`, in eight rounds. Gives the bytes of each
+/// round.
 fn rounds(pair: &mut Pair, [here, there]: [StreamKey; 2], reads: bool) -> Vec<usize> {
     let chunk = vec![9; 1 << 20];
     let rounds = (0..8).map(|_| {

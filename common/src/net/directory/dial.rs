@@ -19,7 +19,7 @@ pub type DialFuture = Pin<Box<dyn Future<Output = io::Result<DirStream>> + Send>
 
 /// Opens connections for directory requests.
 pub trait Dial: Send + Sync {
-    /// Opens a connection to one of `addresses`, tried in order, whose far side proves `link_key`.
+    /// Opens a connection to the first of `addresses` that answers and whose far side proves `link_key`.
     ///
     /// The future has no deadline beyond that of the transport. Callers set one.
     fn dial(&self, addresses: &[SocketAddr], link_key: [u8; 32]) -> DialFuture;

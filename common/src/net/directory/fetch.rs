@@ -52,7 +52,7 @@ pub enum FetchError {
         status: u16,
         /// What the server said, shortened and printable.
         text: String,
-        /// How long it wants to be left alone, by its `Retry-After`.
+        /// How long the server wants to be left alone, by its `Retry-After`.
         retry_after: Option<Duration>,
     },
     /// The connection could not be opened.
@@ -76,8 +76,8 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Has the server done something that an honest and working one does not do? Being busy or out of reach is not
-    /// that.
+    /// Has the server done something that an honest and working server does not do? A server that is busy or out of
+    /// reach has not.
     pub fn is_misbehaviour(&self) -> bool {
         match self {
             Self::Document(_)
@@ -113,8 +113,8 @@ pub struct Received {
     pub announced: Option<usize>,
 }
 
-/// Reads a `Retry-After` in seconds (RFC 9110, section 10.2.3). A date counts as none, because reading it takes a
-/// clock.
+/// Reads a `Retry-After` in seconds (RFC 9110, section 10.2.3). A date counts as none, because one needs a clock to
+/// read it.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?;
     seconds.parse().ok().map(Duration::from_secs)
@@ -132,7 +132,7 @@ pub struct DirRequest {
 }
 
 impl DirRequest {
-    /// Asks for the newest consensus, unless it is the one held.
+    /// Asks for the newest consensus, unless that is the one held.
     pub fn consensus(held: Option<Digest>) -> Self {
         Self {
             method: Method::GET,
@@ -151,7 +151,7 @@ impl DirRequest {
         self
     }
 
-    /// Asks for the newest consensus, unless it is the one held: whole, or as a difference to the one held.
+    /// Asks for the newest consensus, unless that is the one held: whole, or as a difference from the one held.
     pub fn newer(held: Digest) -> Self {
         Self {
             takes_difference: true,
@@ -169,7 +169,7 @@ impl DirRequest {
         Self::post("/cepa/1/signature", bytes.into())
     }
 
-    /// Asks for the newest revision of `network.toml`, or for this one.
+    /// Asks for the newest revision of `network.toml`, or for the given revision.
     pub fn network(revision: Option<u32>) -> Self {
         let path = match revision {
             None => "/cepa/1/network".into(),
@@ -220,7 +220,7 @@ impl DirRequest {
 /// A server's answer that is not a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirResponse {
-    /// The request is done, or this is the document.
+    /// The request is done, or these are the bytes of the document.
     Ok(Bytes),
     /// The difference that makes the newest document from the one held.
     Difference(Bytes),
@@ -260,7 +260,7 @@ where
     let answer = async {
         let head = sender.send_request(request);
         let response = if is_upload {
-            // The caller knows how long sending the body takes.
+            // The deadline is the caller's, who knows how long sending the body takes.
             head.await?
         } else {
             let head = tokio::time::timeout(PROGRESS_DEADLINE, head).await;
@@ -339,7 +339,7 @@ async fn collect(
     }
 }
 
-/// Asks for the newest consensus and verifies it; `None` if it is the one held.
+/// Asks for the newest consensus and verifies it; `None` if that is the one held.
 ///
 /// # Errors
 /// [`FetchError`] if there is no good answer.

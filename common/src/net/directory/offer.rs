@@ -19,7 +19,7 @@ const MAX_TEXT_BYTES: usize = 1_024;
 /// Sends an endorsement, and over the same connection the vote with this digest if the other side wants it.
 ///
 /// # Errors
-/// [`FetchError`] if the other side does not take them. The connection is closed in any case.
+/// [`FetchError`] if the other side does not take the endorsement or the vote. The connection is closed in any case.
 pub async fn offer_vote<S>(
     io: S,
     endorsement: Bytes,

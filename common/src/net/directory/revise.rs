@@ -34,7 +34,7 @@ const ASK_CAP: Duration = Duration::from_secs(600);
 /// A function that returns the newest consensus held.
 pub type NewestConsensus = Box<dyn Fn() -> Option<Arc<Consensus>> + Send + Sync>;
 
-/// A function that hears what becomes of later revisions.
+/// A function that is told what becomes of later revisions.
 pub type TellRevision = Box<dyn Fn(RevisionNews) + Send + Sync>;
 
 /// A function that says whether a relay may be connected to.
@@ -56,7 +56,7 @@ pub struct Reviser {
     pub asks_authorities: bool,
     /// The store of revisions on disk; nothing is stored without it.
     pub store: Option<RevisionStore>,
-    /// The file that the network was read from: its owner may put a later revision there.
+    /// The file that the network was read from. Its owner may put a later revision there.
     pub file: Option<PathBuf>,
     /// The disk that the file is on.
     pub disk: Disk,
@@ -73,7 +73,7 @@ pub enum RevisionSource {
     Directory,
 }
 
-/// What has become of a later revision of the network's file. `to_string` says it to people.
+/// What has become of a later revision of the network's file. `to_string` gives a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RevisionNews {
@@ -90,7 +90,7 @@ pub enum RevisionNews {
     FileRefused {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
     /// The revision is in use and cannot be written to disk.
@@ -101,7 +101,7 @@ pub enum RevisionNews {
 }
 
 impl RevisionNews {
-    /// How loudly a log says it.
+    /// The level of the log line.
     pub fn level(&self) -> Level {
         match self {
             Self::Taken { .. } => Level::INFO,
@@ -188,8 +188,8 @@ pub async fn revise(mut reviser: Reviser) {
         let held = reviser.network.newest().revision();
         let named = consensus.as_ref().map_or(0, |c| c.network_revision());
         if named > held && named != asked_for {
-            // The question comes at once, but not for ever at this rate: it may be a revision that does not follow from
-            // the one held.
+            // The question comes at once, but not at this rate for ever: the named revision may be one that does not
+            // follow from the one held.
             asked_for = named;
             again.reset();
             ask_at_ms = now_ms;

@@ -25,8 +25,8 @@ const CHUNK: usize = 64 << 10;
 /// The most connections through one port at a time. Others wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// A port of loopback that leads to another port under [`Conditions`]. It ends, with all its connections, when it is
-/// dropped.
+/// A port of loopback that leads to another port under [`Conditions`]. The port and all its connections end when this
+/// value is dropped.
 #[derive(Debug)]
 pub struct EmulatedLink {
     address: SocketAddr,
@@ -34,7 +34,10 @@ pub struct EmulatedLink {
 }
 
 impl EmulatedLink {
-    /// The system's error for the port.
+    /// Opens a port of loopback that leads to `target`.
+    ///
+    /// # Errors
+    /// The system's error if it gives no port.
     pub async fn start(target: SocketAddr, conditions: Conditions) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         Self::on(listener, target, conditions)
