@@ -35,7 +35,7 @@ pub enum BuildError {
     Handshake {
         /// The hop whose relay has failed.
         hop: HopIndex,
-        /// What was wrong with its answer.
+        /// What was wrong with the relay's answer.
         error: HandshakeError,
     },
     /// The first relay ended the circuit.
@@ -46,7 +46,7 @@ pub enum BuildError {
     Truncated {
         /// The hop that says so.
         hop: HopIndex,
-        /// The reason that it gives.
+        /// The reason that the hop gives.
         reason: DestroyReason,
     },
     /// A cell was changed on its way.
@@ -66,8 +66,7 @@ pub enum BuildError {
         /// The hop that was waited for.
         hop: HopIndex,
     },
-    /// The circuit was built, but at a guard that is not the one to use: better guards have turned out to be worth a
-    /// try.
+    /// The circuit was built, but not at the guard to use: better guards have turned out to be worth a try.
     #[error("better guards are to be tried again")]
     BetterGuard,
     /// The path has no relay, or more than six.
@@ -126,9 +125,9 @@ pub struct Builder {
     pacing: Params,
     /// What the last hop has said about windows. `None` only until the first hop has answered.
     params: Option<RelayParams>,
-    /// Cells received and not yet read.
+    /// Cells that were received and have not been read yet.
     pending: Vec<u8>,
-    /// Has the circuit been handed over to its task? Then nothing is closed here.
+    /// Has the circuit been handed over to its task? Then dropping the builder closes nothing.
     handed_over: bool,
 }
 
@@ -191,7 +190,7 @@ impl Builder {
     }
 
     /// Measures a round trip to the last hop: the time from a message to its answer. The message opens a stream to that
-    /// hop's directory; the stream is given up again.
+    /// hop's directory, and the stream is given up again.
     pub async fn round_trip(&mut self) -> Result<Duration, BuildError> {
         let mut mux = self.mux()?;
         let Some(key) = mux.open(StreamTarget::Directory) else {

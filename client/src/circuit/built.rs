@@ -12,7 +12,7 @@ use cepa_common::sync::lock;
 
 use super::shelf::Shelved;
 
-/// What gives a circuit another leg. A circuit knows no more of those who build circuits.
+/// What gives a circuit another leg. This trait is all that a circuit knows of those who build circuits.
 pub(super) trait Grow: Send + Sync {
     /// Is it time for another leg, if `cells` have been moved in all and a round trip took `rtt`?
     fn is_due(&self, now: Instant, cells: u64, rtt: Duration, in_use: bool) -> bool;
@@ -23,8 +23,8 @@ pub(super) trait Grow: Send + Sync {
 
 /// What a circuit and the tasks of its legs share, beside its streams.
 pub(crate) struct CircuitInner {
-    /// How often somebody has had reason to doubt that the far end is there. Each leg's task compares this number
-    /// itself.
+    /// How often somebody has had reason to doubt that the far end is there. Each leg's task compares this number with
+    /// the last one that it saw.
     doubts: AtomicU32,
     /// The relays of each leg.
     ways: Mutex<Vec<(LegId, Vec<RelayId>)>>,

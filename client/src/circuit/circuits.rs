@@ -30,17 +30,17 @@ impl Circuits {
         self.0.guards().report()
     }
 
-    /// The name of a relay for people, as the consensus has it. A relay without one is called by the first eight digits
-    /// of its identity.
+    /// The name of a relay for people, as the consensus has it. A relay without a name is called by the first eight
+    /// digits of its identity.
     pub fn nickname(&self, relay: &RelayId) -> String {
         self.0.maker().announcer().nickname(relay)
     }
 
-    /// A circuit for a stream of `isolation` to what is wanted, whose exit `avoid` does not name: one in use by the
-    /// same owner, a clean one, or a new one.
+    /// A circuit for a stream of `isolation` to what is wanted, with an exit that `avoid` does not name: a circuit in
+    /// use by the same owner, a clean one, or a new one.
     ///
     /// # Errors
-    /// [`CircuitError`] when no path fits, or none that was tried could be built.
+    /// [`CircuitError`] when no path fits, or no path that was tried could be built.
     pub async fn circuit_for(
         &self,
         isolation: &Isolation,

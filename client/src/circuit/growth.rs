@@ -3,12 +3,11 @@
 use core::time::Duration;
 use std::time::Instant;
 
-/// Fewer cells in a second are no bulk. This many are 256 KiB.
+/// Fewer cells than this in a second are no bulk. So many cells are 256 KiB.
 const BULK_CELLS: u64 = 128;
 /// A circuit that moves more than this in a second is held back by processors rather than by links (cells; 24 MiB).
 const FAST_CELLS: u64 = 12_288;
-/// A circuit whose round trip is shorter than this is within one machine or one room, where processors hold it back
-/// too.
+/// A circuit whose round trip is shorter than this is within one machine or one room, and processors hold it back too.
 const NEAR: Duration = Duration::from_millis(10);
 /// A circuit carries bulk when it has moved as bulk does for this time.
 const BULK_TIME: Duration = Duration::from_millis(1_500);
@@ -22,10 +21,10 @@ const AGAIN: Duration = Duration::from_secs(10);
 pub enum Multipath {
     /// Never.
     Never,
-    /// When it carries bulk, and links are what holds it back.
+    /// When the circuit carries bulk, and links are what holds the circuit back.
     #[default]
     Bulk,
-    /// As soon as it carries a stream.
+    /// As soon as the circuit carries a stream.
     Always,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A single failure says little: any of three relays may be to blame, or the network. So a relay is avoided for a short
 //! time at first and for longer after every failure in a row. A relay that fails most of the circuits through it is
-//! avoided for as long as it does. A success ends all that. An avoided relay is not forbidden: a path takes it if no
+//! avoided for as long as that is so. A success ends all that. An avoided relay is not forbidden: a path takes it if no
 //! other is left.
 
 use core::time::Duration;
@@ -129,8 +129,8 @@ impl Health {
         record
     }
 
-    /// Makes room: forgets relays with nothing against them. If all have something, the network is at fault and not
-    /// they.
+    /// Makes room: forgets relays with nothing against them. If all relays have something against them, the network is
+    /// at fault and not the relays.
     fn make_room(&mut self, now: Instant) {
         self.relays
             .retain(|_, record| record.avoid_until.is_some_and(|until| now < until));

@@ -8,7 +8,7 @@ use crate::front::{IsolationKey, Protocol};
 
 /// Which of the things that tell streams apart keep them on different circuits.
 ///
-/// The first four are on by default: what comes from different users or programs is not for one exit to connect.
+/// The first four are on by default: one exit must not be able to connect what comes from different users or programs.
 ///
 /// ```
 /// use cepa_client::circuit::isolation::{IsolateBy, Isolation};

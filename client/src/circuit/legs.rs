@@ -28,7 +28,7 @@ use crate::path::ExitTarget;
 
 /// How long the first leg may take to hear of the set after the second leg is built.
 const LINK_PATIENCE: Duration = Duration::from_secs(10);
-/// How often the first leg is asked whether it has heard.
+/// How often the client looks whether the first leg's far end has heard.
 const LINK_POLL: Duration = Duration::from_millis(50);
 
 /// May a circuit get a second leg?

@@ -2,7 +2,7 @@
 //!
 //! A relay that hangs keeps its links open, because the kernel goes on acknowledging for it. So a circuit is asked end
 //! to end when nothing has come from it for a while though something is owed: a stream to the last hop's own directory
-//! is opened, which every relay answers at once. If there is no answer to that either, the circuit is lost, and streams
+//! is opened, which every relay answers at once. If no answer comes to that either, the circuit is lost, and streams
 //! that were to be opened on it can move to another.
 //!
 //! This file is pure: [`Liveness::next`] says what to do and when to ask again.
@@ -25,7 +25,7 @@ const LONGEST_RTT: Duration = Duration::from_secs(5);
 /// What to do about a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing is to be done before that time. Come back then, if nothing was heard until then.
+    /// Nothing is to be done before that time. The caller comes back then, if nothing was heard until then.
     Wait(Instant),
     /// Ask the far end, then come back.
     Ask,
@@ -92,7 +92,7 @@ impl Liveness {
         }
         self.doubted = false;
         self.asked = Some(now);
-        // If an acknowledgement is owed, the question has been asked already.
+        // If an acknowledgement is owed, the mark was the question already.
         match owed {
             Owes::Ack => Step::Wait(now + ANSWER + self.rtt * 3),
             _ => Step::Ask,
@@ -117,7 +117,7 @@ mod tests {
         let until = asks + ANSWER + RTT * 3;
         assert_eq!(far.next(asks, Owes::Answer), Step::Wait(until));
         assert!(far.on_heard(asks + RTT, None));
-        // The destination is slow: the circuit is asked again after the same silence, and is never given up for that.
+        // The destination is slow: the circuit is asked again after an equal silence, and is never given up for that.
         let again = asks + RTT + OWED_SILENCE + RTT * 2;
         assert_eq!(
             far.next(until, Owes::Answer),

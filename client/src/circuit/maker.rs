@@ -1,7 +1,7 @@
 //! The maker: chooses paths and builds circuits along them, at guards or through relays that are named.
 //!
-//! What it builds has no task yet ([`Raised`]); [`super::legs`] gives it one. What the maker learns of relays and of
-//! times counts for the circuits that come after.
+//! A circuit that the maker has built has no task yet ([`Raised`]); [`super::legs`] gives it one. What the maker learns
+//! of relays and of times counts for the circuits that come after.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -36,7 +36,7 @@ pub(super) const HOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a circuit asks whether a better guard has turned out to answer.
 const BETTER_POLL: Duration = Duration::from_millis(100);
 
-/// Why no circuit could be had.
+/// Why there is no circuit.
 #[derive(Debug, thiserror::Error)]
 pub enum CircuitError {
     /// The client holds no consensus that may be used.
@@ -118,13 +118,13 @@ pub(crate) struct Maker {
     rules: Arc<PeerRules>,
     multipath: Multipath,
     memory: Mutex<Memory>,
-    /// Where built circuits that nobody waits for any more go, and where the client's present identity stands.
+    /// Holds the built circuits that nobody waits for any more, and knows the client's present identity.
     pub(super) stock: Arc<Stock>,
     /// Bounds the circuits that are built at once.
     pub(super) builds: Arc<Semaphore>,
 }
 
-/// A guard being tried. The try ends when this is dropped: also when nobody waits for it any more.
+/// A guard being tried. The try ends when this value is dropped, also if that is because nobody waits for it any more.
 struct Attempt<'a> {
     maker: &'a Maker,
     guard: RelayId,
@@ -303,7 +303,7 @@ impl Maker {
             choice.map(|choice| choice.identity)
         };
         let avoided = self.memory().health.avoided(steady::now());
-        // The only hop of a path is no guard, so the first hop to avoid is this one.
+        // If a path has one hop, its exit is the first hop, and `not_first` holds for the exit.
         let alone = self.rules.hops == 1;
         let avoid = |relay: &RelayId| avoid(relay) || (alone && not_first(relay));
         let careful = |relay: &RelayId| avoid(relay) || avoided.contains(relay);
@@ -321,19 +321,19 @@ impl Maker {
     }
 
     /// Builds a circuit whose first hop is a guard, and tells the guards how it went. The circuit has no task yet.
-    /// `None` when the circuit is better let go, as better guards have turned out to be worth a try.
+    /// `None` when better guards have turned out to be worth a try, so that the circuit is not wanted.
     pub(super) async fn raise_at_guard(
         &self,
         hops: &[Entry],
     ) -> Result<Option<Raised>, BuildError> {
         let guard = hops.first().ok_or(BuildError::Length)?.identity;
         if hops.len() == 1 {
-            // The only hop is the exit, drawn anew for each circuit, and is no guard (6.16.13).
+            // The only hop is the exit, which is drawn anew for each circuit and is no guard (6.16.13).
             return self.raise(hops, HOP_TIMEOUT, &|_| {}).await.map(Some);
         }
         let mut attempt = Attempt::new(self, guard);
         let on_hop = |hop: usize| {
-            // A circuit of one hop has nothing behind its guard that could be failed.
+            // A circuit of one hop has nothing behind its guard that could fail.
             attempt.entered.store(hops.len() > 1, Ordering::Relaxed);
             self.announcer.guard_answers(&guard);
             let hops = hops.len();
@@ -412,7 +412,8 @@ impl Maker {
         first_hop: Duration,
         on_hop: &(dyn Fn(usize) + Sync),
     ) -> Result<Raised, BuildError> {
-        // Whose circuit this is was decided when it was asked for, whatever happens while it is built.
+        // The identity that the circuit belongs to was decided when the circuit was asked for, whatever happens while
+        // it is built.
         let generation = self.stock.shelf().generation();
         let first = hops.first().ok_or(BuildError::Length)?;
         let begun = timeout(first_hop, self.begin(first)).await;

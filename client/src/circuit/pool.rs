@@ -34,8 +34,8 @@ pub(crate) struct Pool {
     turns: Mutex<Turns>,
 }
 
-/// An owner's turn to build. Those of one owner build one after the other, so that those who wait share what the first
-/// gets. The owner's entry goes with the last of them, also when they stop waiting.
+/// An owner's turn to build. All who ask for one owner build one after the other, so that those who wait share what the
+/// first gets. The owner's entry goes with the last of them, also when they stop waiting.
 struct Turn<'a> {
     pool: &'a Pool,
     isolation: &'a Isolation,
@@ -59,7 +59,7 @@ impl<'a> Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut turns = lock(&self.pool.turns);
-        // The entry holds it once, and so does each that takes part.
+        // The table holds the lock once, and so does each turn of this owner.
         if Arc::strong_count(&self.turn) <= 2 {
             turns.remove(self.isolation);
         }
@@ -112,8 +112,8 @@ impl Pool {
         Duration::from_secs(u64::from(seconds))
     }
 
-    /// How many new identities there were. Streams say by [`Isolation::of_identity`] under which one they were asked
-    /// for.
+    /// How many new identities there were. Streams say by [`Isolation::of_identity`] under which identity they were
+    /// asked for.
     pub(crate) fn identity(&self) -> u64 {
         self.stock.shelf().generation()
     }
@@ -142,8 +142,8 @@ impl Pool {
         self.stock.shelf().counts()
     }
 
-    /// A circuit for a stream of `isolation` to what is wanted, none of whose exits `avoid` names: one in use by the
-    /// same owner, a clean one, or a new one.
+    /// A circuit for a stream of `isolation` to what is wanted, with an exit that `avoid` does not name: a circuit in
+    /// use by the same owner, a clean one, or a new one.
     pub(crate) async fn circuit_for(
         &self,
         isolation: &Isolation,
@@ -169,7 +169,7 @@ impl Pool {
         Ok(circuit)
     }
 
-    /// A circuit that is there already. One that was clean is the owner's from now on.
+    /// A circuit that is there already. If it was clean, it is the owner's from now on.
     pub(super) fn find(
         &self,
         isolation: &Isolation,

@@ -113,7 +113,7 @@ async fn equal_keys_share_and_others_take_what_is_clean() {
     let (anna, clean) = (held(&pool, Some(1)), held(&pool, None));
     assert!(Arc::ptr_eq(&find(&pool, 1).unwrap(), &anna));
     assert!(Arc::ptr_eq(&find(&pool, 2).unwrap(), &clean));
-    // The circuit is Bert's now, and none is left for a third.
+    // The clean circuit is Bert's now, and none is left for a third owner.
     assert!(Arc::ptr_eq(&find(&pool, 2).unwrap(), &clean));
     assert!(find(&pool, 3).is_none());
     assert!(Arc::ptr_eq(&find(&pool, 1).unwrap(), &anna));
@@ -134,7 +134,7 @@ async fn a_new_identity_retires_all_and_lets_open_streams_end() {
     assert_eq!(counts(&pool), (0, 0, 1));
     assert!((1..=3).all(|session| find(&pool, session).is_none()));
     pool.retire();
-    assert!(!busy.is_lost(), "its stream goes on");
+    assert!(!busy.is_lost(), "the stream on it goes on");
     // A retired circuit is not retired again.
     let fresh = held(&pool, Some(1));
     assert_eq!(pool.new_identity(), 1);
@@ -151,8 +151,8 @@ async fn what_was_being_built_at_the_change_belongs_to_before() {
     let (late_clean, late_owned) = (circuit(0), circuit(0));
     assert_eq!(pool.new_identity(), 0);
     pool.stock.shelf().hold(late_clean.clone(), None);
-    assert!(late_clean.is_lost(), "nobody's, of an earlier identity");
-    // The stream that waits for the circuit gets it, and no other does.
+    assert!(late_clean.is_lost(), "a circuit of an earlier identity that nobody waits for");
+    // The stream that waits for the circuit gets it, and no other stream does.
     let owner = Some(owned_by(1));
     pool.stock.shelf().hold(late_owned.clone(), owner);
     let open = stream(&late_owned);
@@ -169,7 +169,7 @@ async fn who_asked_before_a_new_identity_shares_nothing_with_who_asks_after() {
     let key = || Isolation::session(1).of_identity(pool.identity());
     let before = key();
     pool.new_identity();
-    // The stream was slow to open and takes a circuit that was built since.
+    // The first stream was slow to open and takes a circuit that was built since.
     let clean = held(&pool, None);
     let taken = pool.find(&before, WEB.into(), &|_| false).unwrap();
     assert!(Arc::ptr_eq(&taken, &clean));
@@ -287,7 +287,7 @@ async fn who_stops_waiting_for_a_circuit_leaves_nothing_behind() {
     while pool.owners_waiting() < 50 {
         tokio::task::yield_now().await;
     }
-    // One of each two leaves: the entry stays with the other, or a third would build beside that one.
+    // One task of each two leaves. The entry stays with the other task, or else a third would build beside that one.
     let (mut leave, mut stay) = (Vec::new(), Vec::new());
     for (n, task) in waiting.into_iter().enumerate() {
         if n % 2 == 0 { &mut leave } else { &mut stay }.push(task);
@@ -314,7 +314,7 @@ async fn an_attempt_that_ends_is_heard_while_all_permits_are_taken() {
     let any = ExitTarget::Any;
     let race = tokio::spawn(async move { maker.build(Purpose::Data, any, &|_| false).await });
     let (connection, _) = listener.accept().await.unwrap();
-    // Others have all permits, and the one that the attempt gives back as well.
+    // Other builds have all permits, and take the one that the attempt gives back as well.
     let rest = pool.maker.builds.clone();
     let rest = rest.acquire_many_owned(MOST_BUILDS as u32 - 1);
     let _rest = rest.await.unwrap();

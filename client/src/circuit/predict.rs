@@ -72,7 +72,7 @@ mod tests {
         ports.on_asked(FIRST, at(62));
         assert_eq!(expected(&ports, at(62)), [FIRST, ExitTarget::V4(22)]);
         assert!(expected(&ports, at(200)).is_empty());
-        // Time that steps back does not make it forget.
+        // Time that steps back does not make the predictor forget.
         assert_eq!(expected(&ports, start), [FIRST, ExitTarget::V4(22)]);
     }
 

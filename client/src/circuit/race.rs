@@ -20,7 +20,7 @@ const SIDE_BY_SIDE: usize = 3;
 /// The most attempts for one circuit in all.
 const ATTEMPTS: u32 = 12;
 /// The pause after the first failure. It doubles with each further failure. A relay that has just started, or a network
-/// that has just come back, is there a moment later.
+/// that has just come back, can be reached a moment later.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ fn pause_after(failures: u32) -> Duration {
 type Outcome = Result<Arc<Circuit>, BuildError>;
 
 impl Maker {
-    /// Builds a new circuit to `target` that is in no pool: its streams are the caller's only.
+    /// Builds a new circuit to `target` that is in no pool: only the caller's streams are on it.
     pub(crate) async fn build(
         self: &Arc<Self>,
         purpose: Purpose,
@@ -95,8 +95,8 @@ impl Maker {
         }
     }
 
-    /// A permit to build, at this time or when one is free after it. While all are taken, the caller hears of attempts
-    /// that end.
+    /// A permit to build, at this time, or later when one is free. While all permits are taken, the caller hears of
+    /// attempts that end.
     async fn permit_at(&self, when: Instant) -> Result<OwnedSemaphorePermit, AcquireError> {
         tokio::time::sleep_until(when.into()).await;
         self.builds.clone().acquire_owned().await
@@ -134,7 +134,7 @@ impl Maker {
                     if matches!(error, BuildError::TimedOut { .. }) {
                         memory.times.on_given_up(steady::since(began));
                     }
-                    // The guards decide themselves when a guard is tried again.
+                    // The guards themselves decide when a guard is tried again.
                     let suspect = usize::from(error.suspect().0);
                     if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0 || hops.len() == 1)
                     {
@@ -149,8 +149,8 @@ impl Maker {
         }
     }
 
-    /// Builds a circuit whose first hop is a guard, and gives it its task. `None` when the circuit is better let go, as
-    /// better guards have turned out to be worth a try.
+    /// Builds a circuit whose first hop is a guard, and gives the circuit its task. `None` when better guards have
+    /// turned out to be worth a try, so that the circuit is not wanted.
     async fn build_at_guard(
         self: &Arc<Self>,
         hops: &[Entry],
@@ -158,7 +158,7 @@ impl Maker {
     ) -> Result<Option<Arc<Circuit>>, BuildError> {
         let raised = self.raise_at_guard(hops).await?;
         let finish = |raised: Raised| {
-            // A second leg has a guard of its own, which an owner who wants only one guard does not want.
+            // A second leg has a guard of its own, so an owner who wants only one guard gets no second leg.
             let may_grow = raised.hops.len() > 1
                 && self.multipath() != Multipath::Never
                 && self.rules().guards != Some(1);

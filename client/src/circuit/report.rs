@@ -15,12 +15,12 @@ pub(crate) struct Announcer {
     pub(crate) consensus: watch::Receiver<Option<Arc<Consensus>>>,
     pub(crate) guards: Arc<Keeper>,
     pub(crate) reporter: Reporter,
-    /// Do circuits begin at guards? Those of one hop do not.
+    /// Do circuits begin at guards? Circuits of one hop do not.
     pub(crate) has_guards: bool,
 }
 
 impl Announcer {
-    /// The name of a relay for people, as the consensus has it; the beginning of its identity where it has none.
+    /// The name of a relay for people, as the consensus has it; the beginning of its identity if it has no name.
     pub(super) fn nickname(&self, relay: &RelayId) -> String {
         let consensus = self.consensus.borrow().clone();
         match consensus.as_deref().and_then(|c| c.relay(relay)) {
@@ -64,7 +64,7 @@ impl Announcer {
         }
     }
 
-    /// Counts a circuit that the guard had answered, and that was built or failed (docs/protocol.md, 6.21.13).
+    /// Counts a circuit that the guard had answered, and that was then built or failed (docs/protocol.md, 6.21.13).
     pub(super) fn count_circuit(&self, guard: &RelayId, is_built: bool) {
         let Some(suspicion) = self.guards.on_circuit(guard, is_built) else {
             return;

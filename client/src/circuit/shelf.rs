@@ -1,8 +1,8 @@
-//! The shelf: which circuits a client holds, and whose each is.
+//! The shelf: which circuits a client holds, and who owns each.
 //!
 //! The shelf is pure. It reads no clock (the time comes in as `now`), takes no lock, waits for nothing and builds
 //! nothing. It knows circuits only as [`Shelved`] things. [`super::stock`] shares the shelf between tasks,
-//! [`super::maker`] builds what it lacks.
+//! [`super::maker`] builds what the shelf lacks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use cepa_common::ids::RelayId;
 
 use super::isolation::Isolation;
 
-/// The most circuits held. Beyond them, one that carries no stream is closed for each that comes.
+/// The most circuits held. Beyond this number, each circuit that comes closes one that carries no stream.
 pub(super) const MOST_CIRCUITS: usize = 512;
 
 /// What the shelf knows of a circuit, and does to it.
@@ -90,14 +90,14 @@ pub(super) struct Found<C> {
 
 struct Held<C> {
     circuit: Arc<C>,
-    /// `None` while the circuit is clean: then it is nobody's.
+    /// `None` while the circuit is clean: it has no owner yet.
     owner: Option<Owner>,
 }
 
 /// The circuits of a client.
 pub(super) struct Shelf<C> {
     circuits: Vec<Held<C>>,
-    /// How many new identities there were. A circuit of an earlier one takes no new stream.
+    /// How many new identities there were. A circuit of an earlier identity takes no new stream.
     generation: u64,
     closed: bool,
 }
@@ -124,8 +124,8 @@ impl<C: Shelved> Shelf<C> {
     /// Takes a built circuit in, for its owner or as a clean one. Closes it instead if the shelf is closed, or if it is
     /// clean and of an earlier identity, as nobody could ever use it.
     pub(super) fn hold(&mut self, circuit: Arc<C>, owner: Option<Owner>) {
-        // A circuit for a stream that is about to be opened is held even if it takes no other, because it must be
-        // looked after.
+        // A circuit for a stream that is about to be opened is held even if it takes no other stream, because it must
+        // be looked after.
         let is_stale = circuit.generation() != self.generation && owner.is_none();
         if self.closed || is_stale {
             circuit.close();
@@ -241,7 +241,7 @@ impl<C: Shelved> Shelf<C> {
         counts
     }
 
-    /// The circuits that are nobody's yet.
+    /// The circuits that have no owner yet.
     pub(super) fn clean(&self) -> impl Iterator<Item = &Arc<C>> {
         let is_clean = |held: &&Held<C>| held.owner.is_none() && !held.circuit.is_lost();
         self.circuits

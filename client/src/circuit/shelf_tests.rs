@@ -131,7 +131,7 @@ fn a_circuit_takes_streams_until_it_is_old_and_goes_when_the_last_has_ended() {
     shelf.retire(MAX_DIRTY, start + MAX_DIRTY);
     assert!(!clean.is_lost());
     shelf.retire(MAX_DIRTY, start + MAX_DIRTY + SECOND);
-    assert!(clean.is_lost(), "its age counts from when it was built");
+    assert!(clean.is_lost(), "the age of a clean circuit counts from when it was built");
     shelf.retire(MAX_DIRTY, given + MAX_DIRTY + SECOND);
     assert!(!used.is_lost(), "it carries a stream");
     assert_eq!(shelf.counts().streams, 1);
@@ -192,12 +192,12 @@ fn a_new_identity_leaves_nothing_to_share_and_cuts_nothing_off() {
     }
     busy.streams.set(1);
     lost.close();
-    assert_eq!(shelf.new_identity(), 2, "one was lost before");
+    assert_eq!(shelf.new_identity(), 2, "the third circuit was lost before");
     assert!(idle.is_lost() && !busy.is_lost());
     assert!(find(&mut shelf, 1, now, ExitFit::AsGood).is_none());
     let counts = shelf.counts();
     assert_eq!((counts.ready, counts.streams), (0, 1));
-    // A circuit that was begun for the identity before, and is done only now, is nobody's.
+    // A circuit that was begun for the identity before, and is done only now, has no owner.
     let late = circuit(4, 0, now);
     shelf.hold(late.clone(), None);
     assert!(late.is_lost());
@@ -255,8 +255,8 @@ fn event() -> impl proptest::strategy::Strategy<Value = Event> {
 }
 
 proptest::proptest! {
-    /// Whatever happens, no circuit is given to two owners, none of an earlier identity is given at all, none that is
-    /// lost or too old, and none is closed while it carries a stream.
+    /// Whatever happens: no circuit is given to two owners; no circuit of an earlier identity, lost, or too old is
+    /// given at all; and no circuit is closed while it carries a stream.
     #[test]
     fn no_circuit_is_shared_stale_or_cut_off(events in proptest::collection::vec(event(), 1..60)) {
         let (mut shelf, mut now) = (Shelf::new(), start());

@@ -134,7 +134,7 @@ impl Drop for CircuitTask {
 struct Running {
     task: CircuitTask,
     liveness: Liveness,
-    /// The stream to the last hop's directory by which it is asked whether it is there.
+    /// The stream to the last hop's directory by which that hop is asked whether it is there.
     question: Option<StreamKey>,
     /// When to look at the liveness again. The alarm is not set anew with every cell: it rings, and finds that all is
     /// well.
@@ -198,7 +198,7 @@ impl Running {
         if !doubted && !self.alarm.is_elapsed() {
             return Ok(());
         }
-        // The leg that is the only one looks for another.
+        // A leg that is alone looks for another leg.
         if let Some(grower) = &shared.grower
             && !mux.is_complete()
             && grower.is_due(

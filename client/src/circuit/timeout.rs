@@ -38,7 +38,7 @@ const SLOW_UNLEARNT: Duration = Duration::from_millis(1_500);
 /// What is known about the times that circuits take to be built.
 #[derive(Clone, Debug, Default)]
 pub struct BuildTimes {
-    /// The samples in milliseconds, oldest first. Of circuits that were given up, the time at which they were.
+    /// The samples in milliseconds, oldest first. For a circuit that was given up, the time at which it was given up.
     samples: VecDeque<Sample>,
     /// Was each of the last circuits given up?
     recent: VecDeque<bool>,
@@ -61,7 +61,7 @@ struct Tail {
     lost: f64,
 }
 
-/// A time within bounds. A number that is no time becomes the longest.
+/// A time within bounds. A number that is no time becomes the longest time.
 fn bounded(millis: f64, bounds: RangeInclusive<Duration>) -> Duration {
     let (least, most) = bounds.into_inner();
     let time = Duration::try_from_secs_f64(millis / 1e3).unwrap_or(most);

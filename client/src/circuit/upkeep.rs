@@ -15,7 +15,7 @@ use crate::path::ExitTarget;
 const READY_EACH: usize = 2;
 /// Number of clean circuits kept ready in all.
 const READY_MOST: usize = 8;
-/// Number of builds that must be free before one is begun ahead of need, because those who wait go first.
+/// Number of builds that must be free before a circuit is built ahead of need, because those who wait go first.
 const FREE_BUILDS: usize = 24;
 /// How often the pool looks after its circuits if nothing else wakes it.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -66,7 +66,8 @@ impl Pool {
         }
     }
 
-    /// Asks every circuit whether it is still there, and forgets what relays did: it was the network's doing.
+    /// Asks every circuit whether it is still there, and forgets what relays have failed at, as the network was to
+    /// blame.
     fn doubt_all(&self) {
         self.maker.memory().health.forgive();
         self.stock.shelf().doubt_all();
