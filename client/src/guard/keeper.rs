@@ -53,7 +53,7 @@ struct Kept {
     bias: BiasLedger,
     /// Number of circuits that are counted and not yet on disk.
     unwritten: u32,
-    /// What the log was told lately of writes that failed.
+    /// Paces the log lines about writes that failed.
     failed: LogPace,
     /// The consensus that the set was last updated with.
     consensus: Option<Arc<Consensus>>,

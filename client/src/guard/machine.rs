@@ -24,7 +24,7 @@ pub enum Purpose {
 pub enum Usability {
     /// As soon as the circuit is built, because the guard is primary.
     Now,
-    /// Once it is known that no better guard answers.
+    /// As soon as it is known that no better guard answers.
     IfNoneBetter,
 }
 
@@ -44,7 +44,7 @@ pub enum Verdict {
     Use,
     /// A better guard is being tried: ask again by [`GuardSet::on_success`] in a moment.
     Wait,
-    /// The network was down and not the better guards: drop the circuit and try those guards.
+    /// The network was down, and the better guards were not: drop the circuit and try those guards.
     TryBetter,
 }
 
@@ -363,7 +363,7 @@ impl GuardSet {
         now.mono.saturating_sub(self.heard.unwrap_or_default()) >= self.limits.network_down
     }
 
-    /// Forgets the failures of primary guards that no success came after. Returns whether there was one.
+    /// Forgets the failures of primary guards after which no guard has succeeded. Returns whether there was one.
     fn forgive_primaries(&mut self, heard: Option<Duration>) -> bool {
         let (heard, primary) = (heard.unwrap_or_default(), self.primary.clone());
         let mut forgiven = false;

@@ -157,8 +157,8 @@ fn a_year_of_few_guards() {
             monthly.push(month.len());
             main_share.push(f64::from(*month.values().max().unwrap()) / f64::from(hours));
         }
-        // With a life of 48 to 60 days a year has about seven guards, and each has others that stand in when it is
-        // down.
+        // With a life of 48 to 60 days, a client has about seven guards in a year, and other guards stand in for each
+        // when it is down.
         let all: HashSet<_> = year.used.iter().flat_map(BTreeMap::keys).collect();
         assert!(all.len() <= 20, "{} guards in a year", all.len());
     }
