@@ -151,7 +151,10 @@ async fn what_was_being_built_at_the_change_belongs_to_before() {
     let (late_clean, late_owned) = (circuit(0), circuit(0));
     assert_eq!(pool.new_identity(), 0);
     pool.stock.shelf().hold(late_clean.clone(), None);
-    assert!(late_clean.is_lost(), "a circuit of an earlier identity that nobody waits for");
+    assert!(
+        late_clean.is_lost(),
+        "a circuit of an earlier identity that nobody waits for"
+    );
     // The stream that waits for the circuit gets it, and no other stream does.
     let owner = Some(owned_by(1));
     pool.stock.shelf().hold(late_owned.clone(), owner);

@@ -131,7 +131,10 @@ fn a_circuit_takes_streams_until_it_is_old_and_goes_when_the_last_has_ended() {
     shelf.retire(MAX_DIRTY, start + MAX_DIRTY);
     assert!(!clean.is_lost());
     shelf.retire(MAX_DIRTY, start + MAX_DIRTY + SECOND);
-    assert!(clean.is_lost(), "the age of a clean circuit counts from when it was built");
+    assert!(
+        clean.is_lost(),
+        "the age of a clean circuit counts from when it was built"
+    );
     shelf.retire(MAX_DIRTY, given + MAX_DIRTY + SECOND);
     assert!(!used.is_lost(), "it carries a stream");
     assert_eq!(shelf.counts().streams, 1);

@@ -17,7 +17,7 @@ const CONSENSUS: &str = "consensus";
 const MARK: &str = "newest consensus";
 const MARK_LEN: usize = 8 + 32;
 
-/// The newest consensus that was ever taken. No older one is taken, and no other one for its time (6.10.2).
+/// The newest consensus that was ever taken. No older one is taken, and no other one of the same time (6.10.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) valid_after: UnixSecs,
@@ -47,15 +47,15 @@ impl Mark {
 
 /// Two records in a directory. Their names hold the network's id, so that networks do not mix.
 ///
-/// The mark is apart from the consensus, so that the memory of what was newer survives if the consensus is damaged, or
-/// is put back from a backup of one file. A backup of the whole directory takes both back; then the sources have to
-/// tell.
+/// The mark is apart from the consensus, so that the client still knows what was newest if the consensus is damaged, or
+/// is put back from a backup of one file. A backup of the whole directory takes both back; then only the sources show
+/// what is newest.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     disk: Disk,
     consensus: PathBuf,
     mark: PathBuf,
-    /// What the log was told lately of writes that failed.
+    /// Paces the log lines about writes that failed.
     failed: Arc<Mutex<LogPace>>,
 }
 
@@ -70,7 +70,7 @@ impl Cache {
         }
     }
 
-    /// Loads the consensus on disk, and the mark. A damaged one counts as none, because it proves nothing (S38).
+    /// Loads the consensus on disk, and the mark. A damaged record counts as none, because it proves nothing (S38).
     pub(super) async fn load(
         &self,
         network: &NetworkHandle,

@@ -27,8 +27,8 @@ async fn holding(sources: &Sources) -> (Directory, tokio::task::JoinHandle<()>) 
     (directory, task)
 }
 
-/// Three relays misbehave in one way; the fourth is honest. The client gets the next consensus, and those that it
-/// blames are not asked again.
+/// Three relays misbehave in one way; the fourth is honest. The client gets the next consensus, and asks no relay again
+/// that it blames.
 async fn survives(script: Script, is_blamed: bool) {
     let (network, sources) = (network(), Sources::default());
     let (directory, task) = holding(&sources).await;
@@ -50,7 +50,7 @@ async fn survives(script: Script, is_blamed: bool) {
         .filter(|a| (5_010..=5_012).contains(&a.port()))
         .count();
     if is_blamed {
-        // Those of the three that were asked in the first round are known by now.
+        // Those of the three that were asked in the first round are known by now, so at most one more is asked.
         assert!(bad <= 1, "{bad}");
     }
     task.abort();
@@ -187,7 +187,7 @@ async fn one_that_is_busy_delays_nothing_where_others_answer() {
     sources.dialled();
     until(&directory, START + 20).await;
     let busy = |a: &&std::net::SocketAddr| (5_010..=5_011).contains(&a.port());
-    // Of the two at most the one that was not among the three asked first.
+    // Of the two busy relays at most one is asked: the one that was not among the three asked first.
     assert!(sources.dialled().iter().filter(busy).count() <= 1);
 }
 
@@ -234,7 +234,7 @@ async fn circuits_first_then_directly() {
     until(&directory, START + 10).await;
     assert_eq!(opened.lock().unwrap().len(), 3);
     assert!(sources.dialled().iter().all(|a| a.port() >= 5_020));
-    // The one that lied is avoided; circuits that fail leave the direct way.
+    // The relay that lied is avoided; when circuits fail, only the direct way remains.
     for n in 20..=23 {
         sources.remove(n);
     }
@@ -263,7 +263,7 @@ async fn a_conflict_names_those_who_signed_both() {
     let mut alarm = directory.alarm();
     let raised = tokio::time::timeout(Duration::from_secs(300), alarm.wait_for(Option::is_some));
     let raised = raised.await.expect("no alarm").unwrap().clone().unwrap();
-    // And it is said to whoever looks at the client.
+    // The conflict is also said to whoever looks at the client.
     assert_eq!(
         reporter.warnings(),
         [Warning::TwoConsensuses(raised.clone())]
@@ -296,7 +296,7 @@ async fn a_clock_that_is_behind_is_told_by_how_much() {
     let of_now = consensus(&network, START, &RELAYS);
     sources.put(1, of_now.bytes());
     let (directory, task) = start(&network, &sources, START - 3 * 86_400, None);
-    // One source may be wrong itself.
+    // A single source may itself be wrong.
     fails_with(&directory, |why| !why.reason.is_empty()).await;
     assert_eq!(directory.why_none().skew, None);
     sources.put(2, of_now.bytes());
@@ -364,7 +364,7 @@ fn many_clients_do_not_come_at_once() {
         assert!((3_960..5_400).contains(&next), "{next}");
         minutes[usize::try_from(next / 60).unwrap()] += 1;
     }
-    // 24 minutes share 10,000 clients: 417 each, and none much more.
+    // 24 minutes share 10,000 clients: 417 for each minute, and no minute has many more.
     assert!(minutes.iter().all(|count| *count < 550), "{minutes:?}");
     // A consensus that ends soon is followed before it does.
     let short = Lifetime {

@@ -17,7 +17,7 @@ use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
 /// The longest time that the dial and fetch from one source may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
-/// Time to wait for the other sources after one has answered well, while there is no consensus at all: it is short.
+/// Time to wait for the other sources after one has answered well, while there is no consensus at all: a short time.
 const OTHERS_AT_START: Duration = Duration::from_millis(500);
 /// Time to wait for the other sources while a consensus is held and nobody waits: long enough to find out which source
 /// stalls.
@@ -47,7 +47,7 @@ pub(super) struct Round {
     pub(super) circuits: Option<Arc<dyn DirStreams>>,
     /// The newest consensus held, usable or not.
     pub(super) held: Option<Arc<Consensus>>,
-    /// The mark on disk of the newest consensus ever taken, if that is not held.
+    /// The mark on disk of the newest consensus ever taken, if that consensus is not held.
     pub(super) mark: Option<Mark>,
     /// May differences be asked for?
     pub(super) takes_differences: bool,
@@ -64,7 +64,7 @@ pub(super) struct Round {
 pub(super) struct Outcome {
     /// The newest consensus that may be taken.
     pub(super) newest: Option<Arc<Consensus>>,
-    /// The error that says most, if there is none.
+    /// If there is no newest consensus, the error that says most.
     pub(super) error: Option<RoundError>,
     /// Relays that misbehaved.
     pub(super) blamed: Vec<RelayId>,
@@ -81,7 +81,8 @@ pub(super) struct Outcome {
 }
 
 impl RoundError {
-    /// How much the error says. An error of a source that could not be asked says less than that of one that answered.
+    /// How much the error says. An error of a source that could not be asked says less than one of a source that
+    /// answered.
     fn weight(&self) -> u8 {
         match self {
             Self::Fetch(FetchError::Dial(_)) => 0,
@@ -146,7 +147,7 @@ impl Round {
         async move {
             let (who, io) = match timeout(FETCH_DEADLINE, open).await {
                 Ok(Ok((who, io))) => (Some(who), io),
-                // A source that was not reached has not lied; with circuits it may not even be its fault.
+                // A source that was not reached has not lied; with circuits the fault may not even be its own.
                 Ok(Err(error)) => {
                     if let Some(reporter) = &reporter {
                         let (source, reason) = (name, error.to_string());
@@ -241,7 +242,8 @@ impl Round {
                 Ok(Some(found)) => found,
                 Ok(None) => {
                     outcome.blame_on(RoundError::NoNews);
-                    // The source has nothing newer than the consensus held, so it has the time of that one.
+                    // The source has nothing newer than the consensus held, so its consensus is of the same time as the
+                    // one held.
                     wrong_time.extend(self.held.clone().filter(|held| !held.is_usable(self.now)));
                     continue;
                 }

@@ -17,9 +17,9 @@ use crate::path::{PeerRules, Position};
 
 /// Number of sources asked at once: a source that holds news back is outvoted by two others.
 pub(super) const SOURCES: usize = 3;
-/// The most sources remembered as bad. Beyond it, the one that is forgiven soonest is forgotten.
+/// The most sources remembered as bad. Beyond this number, the source that is forgiven soonest is forgotten.
 const MAX_DISTRUSTED: usize = 128;
-/// How long a source that misbehaved once is not asked. The time doubles after each further time.
+/// How long a source is not asked after it misbehaved once. The time doubles with each further time.
 const DISTRUST_FIRST: Duration = Duration::from_secs(600);
 /// The longest time for which a source is not asked.
 const DISTRUST_CAP: Duration = Duration::from_secs(86_400);
@@ -71,11 +71,11 @@ pub(super) struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// The sources to ask. With a usable consensus: circuits twice, then its relays directly, then authorities and
-    /// fallbacks, and so on. Without one: authorities and fallbacks, and every other time the relays of an old
-    /// consensus.
+    /// The sources to ask. With a usable consensus: over circuits in two rounds, then the relays of that consensus
+    /// directly, then authorities and fallbacks, and so on. Without a usable consensus: authorities and fallbacks, and
+    /// every other time the relays of an old consensus.
     ///
-    /// A source that is busy is not asked. The list is empty if all are.
+    /// A source that is busy is not asked. The list is empty if all sources are busy.
     pub(super) fn sources(&self, distrust: &mut Distrust, rng: &mut impl Rng) -> Vec<Source> {
         let step = self.failed_rounds % 4;
         let mut found = match (self.is_usable, self.has_circuits) {
@@ -126,7 +126,7 @@ impl Choice<'_> {
             .filter(|(identity, _, _)| !distrust.is_busy(identity))
             .collect();
         all.shuffle(rng);
-        // Those who misbehaved come last, not never: there may be no others.
+        // Sources that misbehaved come last. They are not left out, because there may be no others.
         all.sort_by_key(|(identity, _, _)| distrust.contains(identity));
         all.truncate(SOURCES);
         let source = |(identity, name, addresses): (_, _, &Vec<SocketAddr>)| Source::Direct {
@@ -145,16 +145,16 @@ struct Distrusted {
     until: Instant,
 }
 
-/// Who misbehaved lately: bounded, and forgiven with time.
+/// The sources that misbehaved lately: a bounded number, each forgiven with time.
 #[derive(Default)]
 pub(super) struct Distrust {
     bad: Vec<Distrusted>,
-    /// Who wants to be left alone, and until when.
+    /// The sources that want to be left alone, and until when.
     busy: Vec<(RelayId, Instant)>,
 }
 
 impl Distrust {
-    /// Remembers a lie, a stall, or an answer of a wrong size.
+    /// Remembers that a source lied, stalled, or sent an answer of a wrong size.
     pub(super) fn blame(&mut self, who: RelayId) {
         let now = Instant::now();
         let index = self.bad.iter().position(|held| held.who == who);
@@ -174,7 +174,7 @@ impl Distrust {
         });
     }
 
-    /// Is this one not to be asked now? Forgets those whose last fault is long past.
+    /// Must this source not be asked now, because it misbehaved? Forgets sources whose last fault is long past.
     pub(super) fn contains(&mut self, who: &RelayId) -> bool {
         let now = Instant::now();
         self.bad.retain(|held| now < held.until + DISTRUST_CAP);
@@ -183,7 +183,7 @@ impl Distrust {
             .any(|held| held.who == *who && now < held.until)
     }
 
-    /// All that are not to be asked now, for one reason or the other.
+    /// All sources that must not be asked now, because they misbehaved or are busy.
     pub(super) fn list(&self) -> Vec<RelayId> {
         let now = Instant::now();
         let bad = self.bad.iter().filter(|held| now < held.until);
@@ -193,8 +193,9 @@ impl Distrust {
             .collect()
     }
 
-    /// This one is busy and wants to be left alone for so long: no fault, and no reason to come back sooner. It is a
-    /// little longer, so that those who were sent away do not return together (S22).
+    /// Remembers that a source is busy and wants to be left alone for this time. That is no fault, but a reason not to
+    /// come back sooner. A random part is added to the time, so that clients which were sent away do not return
+    /// together (S22).
     pub(super) fn leave_alone(&mut self, who: RelayId, wanted: Duration, rng: &mut impl Rng) {
         let now = Instant::now();
         self.busy
@@ -206,7 +207,7 @@ impl Distrust {
         }
     }
 
-    /// Does this one want to be left alone?
+    /// Is the source busy, so that it wants to be left alone?
     pub(super) fn is_busy(&self, who: &RelayId) -> bool {
         let now = Instant::now();
         self.busy
@@ -214,7 +215,7 @@ impl Distrust {
             .any(|(held, until)| held == who && now < *until)
     }
 
-    /// The time until the first of those that are busy may be asked again.
+    /// The time until the first of the busy sources may be asked again.
     pub(super) fn until_free(&self) -> Option<Duration> {
         let now = Instant::now();
         let left = self
@@ -275,7 +276,7 @@ mod tests {
         assert!(!distrust.is_busy(&who(1)) && distrust.is_busy(&who(2)));
         tokio::time::advance(BUSY_CAP * 5 / 4).await;
         assert!(!distrust.is_busy(&who(2)));
-        // Said again it counts anew, and the list does not grow.
+        // When a source says again that it is busy, its time begins anew, and the list does not grow.
         (0..=255).for_each(|n| distrust.leave_alone(who(n), minute, rng));
         (0..=255).for_each(|n| distrust.leave_alone(who(n), minute, rng));
         assert_eq!(distrust.busy.len(), MAX_DISTRUSTED);
@@ -311,7 +312,7 @@ mod tests {
             let names = asked(&rules, is_usable, failed_rounds);
             assert_eq!(names, HashSet::from([identity(11), identity(13)]));
         }
-        // Where no relay is left, those are asked whom the network's file names.
+        // If no relay is left, the authorities and fallbacks of the network's file are asked.
         rules.entry.only = vec![PeerSet::Identity(identity(99))];
         let names = asked(&rules, true, 0);
         assert!(!names.is_empty() && (11..=14).all(|n| !names.contains(&identity(n))));

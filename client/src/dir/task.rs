@@ -64,7 +64,7 @@ pub enum BootstrapProgress {
     },
     /// A usable consensus is there.
     Ready {
-        /// Relays in it.
+        /// Number of relays in the consensus.
         relays: usize,
         /// Valid-after of the consensus.
         valid_after: UnixSecs,
@@ -115,7 +115,7 @@ impl Directory {
         let _ = self.circuits.set(circuits);
     }
 
-    /// Waits for a usable consensus; set a deadline around it.
+    /// Waits for a usable consensus. The caller sets a deadline.
     ///
     /// # Errors
     /// [`DirectoryError::Stopped`].
@@ -136,11 +136,11 @@ pub struct DirectoryTask {
     /// The mark on disk of the newest consensus ever taken, which outlives the consensus held.
     mark: Option<Mark>,
     distrust: Distrust,
-    /// How long all sources that could be asked are busy.
+    /// How long all sources are busy that could be asked.
     all_busy: Option<Duration>,
     /// Was the last difference wrong? Then the whole is asked for next.
     wants_whole: bool,
-    /// What the log was told lately of caches whose consensus is of another time.
+    /// Paces the log lines about caches whose consensus is of another time.
     skewed: LogPace,
     circuits: Arc<OnceLock<Arc<dyn DirStreams>>>,
     consensus: watch::Sender<Option<Arc<Consensus>>>,
@@ -191,7 +191,7 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
 ///
 /// Relays fetch in the first tenth after fresh-until. Clients fetch at a random time from there to the middle of the
 /// interval, and at the latest a tenth of an interval before the consensus ends. So they do not all come at once, and
-/// none is known by its hour.
+/// no client is known by the time at which it comes.
 pub(super) fn until_next(lifetime: Lifetime, now_ms: u64, rng: &mut impl Rng) -> Option<Duration> {
     let fresh_until_ms = lifetime.fresh_until.saturating_mul(1_000);
     let left_ms = fresh_until_ms
@@ -206,7 +206,8 @@ pub(super) fn until_next(lifetime: Lifetime, now_ms: u64, rng: &mut impl Rng) ->
 }
 
 impl DirectoryTask {
-    /// Loads the consensus on disk, then fetches: at once if that one is not fresh, and from time to time for ever.
+    /// Loads the consensus on disk, then fetches: at once if that consensus is not fresh, and from time to time for
+    /// ever.
     pub async fn run(mut self) {
         if let Some(cache) = &self.cache {
             (self.held, self.mark) = cache.load(&self.config.network).await;

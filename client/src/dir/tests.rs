@@ -19,7 +19,7 @@ use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
 pub(super) const START: u64 = 1_900_000_000;
 
-/// Directory streams over circuits that end at these relays in turn; counts those opened.
+/// Directory streams over circuits that end at these relays in turn. The streams that were opened are counted.
 pub(super) struct ScriptedCircuits {
     pub(super) sources: Sources,
     pub(super) ends: Vec<u8>,
@@ -193,7 +193,7 @@ async fn never_older_never_other_across_restarts() {
     assert_eq!(directory.usable().await.unwrap().digest(), held.digest());
     task.abort();
 
-    // Sources with an older one, or another one for the same time, are not believed.
+    // Sources are not believed that have an older consensus, or another one of the same time.
     for offered in [
         consensus(&network, START, &[10]),
         consensus(&network, START + 10, &[11]),
@@ -204,14 +204,15 @@ async fn never_older_never_other_across_restarts() {
         let (directory, task) = start(&network, &sources, START + 25, Some(disk.clone()));
         sources.dialled();
         directory.usable().await.unwrap();
-        // Until the task has asked again and again.
+        // The test waits until the task has asked again and again.
         sources.until_dialled(4).await;
         let shown = directory.consensus().borrow().clone().unwrap();
         assert_eq!(shown.digest(), held.digest());
         task.abort();
     }
 
-    // A damaged file is as none, but what it held is not forgotten: an older one is still refused.
+    // A damaged file counts as none, but the client still knows the time of what was in it: an older consensus is
+    // refused.
     std::fs::write(&file, b"soup").unwrap();
     sources.remove(10);
     sources.remove(11);
@@ -224,7 +225,7 @@ async fn never_older_never_other_across_restarts() {
     let reason = directory.progress().borrow().clone();
     assert!(format!("{reason:?}").contains("older"), "{reason:?}");
     task.abort();
-    // The very one that was damaged is taken again, and written.
+    // The consensus that was damaged on disk is taken again, and written.
     sources.put(1, held.bytes());
     let (directory, _task) = start(&network, &sources, START + 12, Some(disk.clone()));
     until(&directory, START + 10).await;
@@ -265,7 +266,7 @@ async fn the_start_is_told_step_by_step() {
     let (_directory, _task) = start_reporting(&network, &sources, START, None, reporter);
     let (mut told, mut warnings) = (Vec::new(), 0);
     let entry = |n| web_entry(n, Flags::RUNNING, 10);
-    // Large enough to come in pieces.
+    // This consensus is large enough to come in pieces.
     let whole = consensus_of(&network, START, (0..=250).map(entry).collect());
     loop {
         let event = events.next().await.unwrap();
