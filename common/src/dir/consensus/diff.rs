@@ -25,7 +25,7 @@ use crate::onion::Suite;
 /// Size of the largest difference, in bytes. A larger one would save nothing.
 pub const MAX_DIFFERENCE_BYTES: usize = MAX_CONSENSUS_BYTES;
 
-/// Why a difference is refused. Its source is to blame for all of these.
+/// Why a difference is refused. The difference's source is to blame for all of these.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiffError {
     /// The bytes are not a difference, or what it makes is no consensus of the network.
@@ -40,8 +40,8 @@ pub enum DiffError {
     DoesNotFit(&'static str),
 }
 
-/// A value for the entry at a position in the older consensus. The position is coded as the distance to the one before
-/// it, less one.
+/// A value for the entry at a position in the older consensus. The position is coded as the distance to the position
+/// before it, less one.
 type At<T> = (u32, T);
 
 /// The body of a difference. The fields are in the order of their encoding.
@@ -52,7 +52,8 @@ struct Body {
     #[serde(deserialize_with = "at_most_params")]
     params_removed: Vec<String>,
     params_set: BTreeMap<String, u32>,
-    /// All random values of the newer consensus: at most two, so that what stays is not worth a code.
+    /// All random values of the newer consensus. There are at most two, so a code for those that stay is not worth
+    /// while.
     values: Vec<RandomValue>,
     #[serde(deserialize_with = "at_most_entries")]
     removed: Vec<At<()>>,

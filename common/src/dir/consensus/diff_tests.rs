@@ -127,11 +127,11 @@ fn every_refusal() {
     body.removed = vec![(0, ())];
     body.weights = vec![(0, 1)];
     assert!(matches!(refusal(&held, &body), DiffError::DoesNotFit(_)));
-    // It fits, and is not what the authorities signed.
+    // The difference fits, but the result is not what the authorities signed.
     let mut body = empty();
     body.weights = vec![(0, 1)];
     assert_eq!(refusal(&held, &body), DocError::BadSignature.into());
-    // An entry that is there already stands twice.
+    // An entry that is there already is added a second time.
     let mut body = empty();
     body.added = held.entries().to_vec();
     assert!(matches!(refusal(&held, &body), DiffError::Document(_)));
@@ -152,7 +152,7 @@ fn every_refusal() {
     ));
 }
 
-/// A consensus of `n` relays whose entries are as long as they will be, with a random identity each.
+/// A consensus of `n` relays with random identities, whose entries are as long as real ones will be.
 fn large(n: u32) -> ConsensusBody {
     use sha2::{Digest as _, Sha256};
     let mut body = consensus_body(1_000, &[1]);
@@ -213,7 +213,7 @@ fn measure() {
                 entry.onion_key[0] ^= 1;
             }
         }
-        // One in a hundred leaves, and one comes with a new name.
+        // One relay in a hundred leaves, and one comes with a new name.
         for n in (50..new.entries.len()).step_by(100) {
             new.entries[n].identity.0[31] ^= 1;
         }
@@ -272,7 +272,7 @@ fn vectors_of_the_reference() {
         let from = signed::digest(Kind::Consensus, &id, &bytes("old"));
         let difference: Body = signed::decode(&bytes("difference")).unwrap();
         assert_eq!(difference.from, from);
-        // The reference's makes ours, and ours is the reference's.
+        // The reference's difference makes our consensus, and our difference is the reference's.
         assert_eq!(
             signed::encode(&difference.make(&old).unwrap()).unwrap(),
             bytes("new")

@@ -25,7 +25,7 @@ pub struct SignatureReport {
     pub signer: [u8; 32],
     /// The authority of that key.
     pub authority: Option<String>,
-    /// When the certified key expires, if it was one.
+    /// When the certified key expires, if a certified key signed.
     pub not_after: Option<UnixSecs>,
     /// What the signature is worth.
     pub verdict: SignatureVerdict,
@@ -46,7 +46,7 @@ pub struct Inspection {
     pub missing: Vec<String>,
     /// Number of signatures needed.
     pub need: usize,
-    /// Why the document is refused, if it is. The caller judges its times.
+    /// Why the document is refused, if it is. The caller judges the times of the consensus.
     pub refused: Option<DocError>,
 }
 

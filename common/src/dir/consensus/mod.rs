@@ -2,9 +2,10 @@
 //!
 //! A tally makes a [`ConsensusBody`]; a [`SignedConsensus`] gathers the authorities' signatures of it, each of which
 //! travels as a [`ConsensusSignature`]. Whoever gets the bytes has them verified and holds a [`Consensus`], which never
-//! changes and which all share; a [`ConsensusStore`] keeps the newest and refuses older ones. [`diff`] makes what turns
-//! an older one into a newer, and [`apply`] the newer one of that, verified like a whole. Two that contradict each
-//! other are a [`ConsensusConflict`]. [`inspect_consensus`] says for people what is right and wrong about bytes.
+//! changes and which all share. A [`ConsensusStore`] keeps the newest and refuses older ones. [`diff`] makes a
+//! difference between an older consensus and a newer one; [`apply`] makes the newer one of the older and the
+//! difference, verified like a whole. Two consensuses that contradict each other are a [`ConsensusConflict`].
+//! [`inspect_consensus`] says for people what is right and wrong about bytes.
 //!
 //! Callers are authorities, relays' caches, clients, and the commands that show a consensus. Absent: how the
 //! authorities agree on what it says (`vote`), and where to get one (`net::directory` and its callers).

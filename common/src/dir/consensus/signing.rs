@@ -112,7 +112,7 @@ impl SignedConsensus {
     /// Adds another authority's signature. Returns `false` if it is of another consensus or was there already.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`] if it does not verify.
+    /// [`DocError::BadSignature`] if the signature does not verify.
     pub fn add(
         &mut self,
         network: &NetworkId,

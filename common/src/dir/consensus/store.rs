@@ -8,8 +8,8 @@ use super::verified::Consensus;
 use crate::dir::signed::{Digest, UnixSecs};
 use crate::ids::RelayId;
 
-/// The most consensuses held at once. Beyond it the oldest go, valid or not. A local network makes one every two
-/// seconds.
+/// The most consensuses held at once. Beyond this number the oldest go, valid or not. A local network makes one
+/// consensus every two seconds.
 const MAX_HELD: usize = 320;
 
 /// What happened to a consensus that was offered.
@@ -33,9 +33,9 @@ pub enum StoreError {
     /// Another consensus for the same valid-after is held: authorities signed twice. The caller raises the alarm.
     #[error("two valid consensuses for one time: {held} is kept, {offered} refused")]
     Conflict {
-        /// The one held, which stays.
+        /// Digest of the consensus held, which stays.
         held: Digest,
-        /// The one refused.
+        /// Digest of the consensus refused.
         offered: Digest,
     },
 }
@@ -43,7 +43,7 @@ pub enum StoreError {
 /// Consensuses by age. Cloning is cheap: readers get snapshots.
 #[derive(Clone, Debug, Default)]
 pub struct ConsensusStore {
-    /// The newest first.
+    /// The consensuses, the newest first.
     held: Vec<Arc<Consensus>>,
 }
 
@@ -107,22 +107,22 @@ impl ConsensusStore {
         self.held.truncate(MAX_HELD);
     }
 
-    /// The newest, whatever its age.
+    /// The newest consensus, whatever its age.
     pub fn newest(&self) -> Option<&Arc<Consensus>> {
         self.held.first()
     }
 
-    /// The one held with this digest.
+    /// The consensus held with this digest.
     pub fn get(&self, digest: &Digest) -> Option<&Arc<Consensus>> {
         self.held.iter().find(|held| held.digest() == *digest)
     }
 
-    /// The newest, if it may be used now.
+    /// The newest consensus, if it may be used now.
     pub fn usable(&self, now: UnixSecs) -> Option<&Arc<Consensus>> {
         self.newest().filter(|newest| newest.is_usable(now))
     }
 
-    /// Every one that is fresh or valid now, the newest first.
+    /// Every consensus that is fresh or valid now, the newest first.
     pub fn valid(&self, now: UnixSecs) -> impl Iterator<Item = &Arc<Consensus>> {
         self.held.iter().filter(move |held| {
             matches!(

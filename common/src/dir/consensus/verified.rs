@@ -124,7 +124,8 @@ impl Consensus {
         entries.get(place.ok()?)
     }
 
-    /// The relay that proves this key on links; of two that claim it, the lower identity (6.9.3).
+    /// The relay that proves this key on links; of two relays that claim the key, the one with the lower identity
+    /// (6.9.3).
     pub fn by_link_key(&self, key: &[u8; 32]) -> Option<&Entry> {
         let entries = &self.body.entries;
         let certified = |n: &u32| entries.get(*n as usize);

@@ -31,16 +31,16 @@ pub struct AuthorityEntry {
     pub identity: RelayId,
     /// The key that signs its votes and consensuses; not its link key.
     pub signing_key: [u8; 32],
-    /// Where to reach it.
+    /// Where to reach the authority.
     pub addresses: Vec<SocketAddr>,
 }
 
 /// A relay that serves the consensus to those who have none yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fallback {
-    /// The key that it proves on links.
+    /// The key that the cache proves on links.
     pub identity: RelayId,
-    /// Where to reach it.
+    /// Where to reach the cache.
     pub addresses: Vec<SocketAddr>,
 }
 

@@ -300,7 +300,7 @@ impl NetworkFile {
         self.succession.map_or(0, |succession| succession.revision)
     }
 
-    /// The parameter by which authorities tell of it (6.3.11); none for a founding file.
+    /// The parameter by which authorities tell of this revision (6.3.11); none for a founding file.
     pub fn revision_param(&self) -> Option<(String, u32)> {
         let named = self.succession.filter(|succession| succession.revision > 0);
         named.map(|succession| (params::NETWORK_REVISION.to_owned(), succession.revision))
@@ -315,7 +315,7 @@ impl NetworkFile {
     /// Is `next` a later revision that more than half of this one's authorities signed (6.3.8)?
     ///
     /// # Errors
-    /// [`NetworkFileError`] says why it is not to be taken.
+    /// [`NetworkFileError`] says why `next` is not to be taken.
     pub fn verify_successor(&self, next: &Self) -> Result<(), NetworkFileError> {
         if next.id != self.id {
             return Err(NetworkFileError::Rule("it is of another network"));
@@ -326,7 +326,7 @@ impl NetworkFile {
         self.successor_signatories(next)?.require()
     }
 
-    /// Who of this revision's authorities signed `next`.
+    /// Which of this revision's authorities signed `next`.
     ///
     /// # Errors
     /// [`NetworkFileError`]; no network is known to cause it.
@@ -340,7 +340,7 @@ impl NetworkFile {
         ))
     }
 
-    /// Who of its own authorities signed it.
+    /// Which of this file's own authorities signed it.
     ///
     /// # Errors
     /// [`NetworkFileError`]; no network is known to cause it.

@@ -67,7 +67,7 @@ params! {
     cc_gamma: 48, 1, 4_096;
     /// Cells that pass within this time do not count as queued (5.15; microseconds).
     cc_slack_us: 2_000, 0, 100_000;
-    /// A sender puts MARK into every cell whose number is a multiple of it.
+    /// A sender puts MARK into every cell whose number is a multiple of this.
     mark_interval_cells: 32, 8, 1_024;
     /// Credit of a stream at its start (bytes).
     stream_window_bytes: 1 << 20, 16 << 10, 16 << 20;
@@ -111,23 +111,23 @@ params! {
     fast_min_weight: 100, 0, u32::MAX;
     /// A relay is Stable if it runs for so long between failures, however stable the others are (seconds).
     stable_mtbf_seconds: 7 * 86_400, 0, 90 * 86_400;
-    /// A relay is familiar once it is known for so long, however long the others are (seconds).
+    /// A relay is familiar as soon as it is known for so long, however long the others are known (seconds).
     guard_min_age_seconds: 8 * 86_400, 0, 90 * 86_400;
     /// A relay makes a new onion key after this time (seconds).
     onion_key_rotation_seconds: 7 * 86_400, 10, 12 * 86_400;
-    /// A Guard was up for this part of the time that it is known, however much the others were (thousandths).
+    /// A Guard was up for this part of the time for which it is known, however much the others were up (thousandths).
     guard_uptime_permille: 980, 0, 1_000;
     /// A Guard has at least this weight, however fast the others are (KiB a second).
     guard_min_weight: 2_000, 0, u32::MAX;
     /// A relay is HSDir once it is up for so long without a break (seconds).
     hsdir_min_uptime_seconds: 345_600, 0, 30 * 86_400;
-    /// An authority that measures downloads through each relay this often (seconds).
+    /// An authority that takes measurements downloads through each relay this often (seconds).
     measure_interval_seconds: 10_800, 1, 7 * 86_400;
     /// Guards in a client's sample at most.
     guard_sample_max: 60, 5, 200;
-    /// Usable guards that a client's sample should hold; so many it may hold whatever their weight.
+    /// Usable guards that a client's sample should hold. It may hold so many whatever their weight.
     guard_sample_min: 20, 3, 60;
-    /// A sample beyond its least grows no further once it has this part of all guards' weight (percent).
+    /// A sample beyond its least size grows no further when it has this part of all guards' weight (percent).
     guard_sample_percent: 20, 1, 100;
     /// Primary guards of a client.
     guard_primaries: 3, 1, 10;
@@ -154,8 +154,8 @@ params! {
 }
 
 impl Params {
-    /// The defaults with these values in their place. Of several values for one name the last counts; unknown names are
-    /// passed over (6.5.3).
+    /// The defaults, replaced where `pairs` has values. Of several values for one name the last counts; unknown names
+    /// are passed over (6.5.3).
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, u32)>) -> Self {
         let mut params = Self::default();
         for (name, value) in pairs {
@@ -166,7 +166,7 @@ impl Params {
 }
 
 impl Params {
-    /// How the window of a circuit moves whose ends agreed on at most `most_cells` cells.
+    /// How the window of a circuit moves, if the circuit's ends agreed on at most `most_cells` cells.
     pub fn congestion_control(&self, most_cells: u16) -> VegasParams {
         VegasParams {
             initial: self.cc_window_initial,

@@ -52,20 +52,20 @@ fn the_id_stays_and_the_text_survives() {
 #[test]
 fn more_than_half_of_both_sets_must_have_signed() {
     let founding = network(3);
-    // Of the new set: one of four and three of four.
+    // First two of the four new authorities have signed, then three of them.
     assert!(revise(&founding, &[1, 2, 3, 4], &[1, 2], 0).is_err());
     let next = revise(&founding, &[1, 2, 3, 4], &[1, 2, 3], 0).unwrap();
     assert_eq!(founding.verify_successor(&next), Ok(()));
-    // Two strangers and one of ours: theirs is a network, but not the one that follows ours.
+    // Two strangers and one of ours make a network, but not the one that follows ours.
     let stolen = revise(&founding, &[1, 8, 9], &[1, 8, 9], 0).unwrap();
     let few = DocError::TooFewSignatures { have: 1, need: 2 };
     assert_eq!(founding.verify_successor(&stolen), Err(few.into()));
-    // With the words of those that leave it is: strangers' signatures neither count nor harm.
+    // If those that leave have signed too, it is the one that follows: strangers' signatures neither count nor harm.
     let handed_over = revise(&founding, &[1, 8, 9], &[1, 2, 8, 9], 0).unwrap();
     assert_eq!(founding.verify_successor(&handed_over), Ok(()));
     let who = founding.successor_signatories(&handed_over).unwrap();
     assert_eq!(who.missing, ["authority 3"]);
-    // A former authority's signature that does not verify is passed over, ours is not.
+    // A former authority's signature that does not verify is passed over; ours is not.
     let text = handed_over.to_toml().unwrap();
     let by = |n: u8| hex::encode(signing_key(n).verifying_key().to_bytes());
     let spoilt = |n: u8| {
@@ -86,7 +86,7 @@ fn only_what_follows_is_taken() {
     let one = revise(&founding, &[1, 4, 5], &[1, 2, 4, 5], 0).unwrap();
     let two = revise(&one, &[4, 5, 6], &[4, 5], 0).unwrap();
     let mut held = Revisions::new(founding.clone());
-    // From 0 to 2 none of three signed: the step between is needed.
+    // None of the three founding authorities signed revision 2, so the step between is needed.
     let jump = held.insert(two.clone());
     assert!(
         matches!(jump, Err(NetworkFileError::Signature(_))),
@@ -100,7 +100,7 @@ fn only_what_follows_is_taken() {
     assert_eq!(held.newest().revision(), 2);
     assert_eq!(held.insert(founding.clone()), Ok(false));
     assert!(held.insert(network(4)).is_err());
-    // After a restart with the first file, and with the last.
+    // The process restarts with the first file, and with the last.
     let stored: Vec<_> = held.iter().map(|file| NetworkFile::clone(file)).collect();
     assert_eq!(
         Revisions::restore(founding.clone(), stored.clone())
@@ -137,7 +137,7 @@ fn a_revision_counts_from_its_time_on() {
         .sign(&founding, &signing_key(1))
         .unwrap();
     assert_eq!(held.for_document(vote.bytes()).revision(), 0);
-    // Where it is the only one held, it decides about what came before too.
+    // A revision that is the only one held decides about earlier documents too.
     assert_eq!(Revisions::new(next).at(0).revision(), 1);
     assert_eq!(held.authorities(1_999).len(), 6);
     assert_eq!(held.authorities(2_000).len(), 3);

@@ -90,7 +90,7 @@ pub enum Site {
     Block(u64),
 }
 
-/// So many times what one subnet of IPv6 may hold, its block of subnets may hold.
+/// What a block of IPv6 subnets may hold, as a multiple of what one subnet may hold.
 const SUBNETS_OF_A_BLOCK: u32 = 8;
 
 impl Site {

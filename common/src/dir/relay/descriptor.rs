@@ -85,7 +85,7 @@ impl KeyCert {
     /// Checks that `identity` made the certificate for this network. Whether it has expired is not checked.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`] if it did not.
+    /// [`DocError::BadSignature`] if the identity did not.
     pub fn verify(&self, identity: &RelayId, network: &NetworkId) -> Result<(), DocError> {
         let body = Self::body(identity, &self.key, self.not_after);
         self.signature
@@ -125,7 +125,7 @@ impl FamilyMembership {
     /// Checks that the family key made the membership for `identity` in this network.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`] if it did not.
+    /// [`DocError::BadSignature`] if the family key did not.
     pub fn verify(&self, identity: &RelayId, network: &NetworkId) -> Result<(), DocError> {
         self.signature
             .verify(&self.key, Kind::Family, network, &identity.0)
@@ -170,8 +170,7 @@ pub struct RelayDescriptor {
 }
 
 /// The time in which a relay takes no circuits because its owner's allowance of traffic is used up (hibernation,
-/// 6.6.10);
-/// `from < until`.
+/// 6.6.10); `from < until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Away {
     /// The relay rests from this time on.

@@ -51,7 +51,7 @@ pub enum KeyFileError {
 pub struct LinkCertificate {
     /// The identity that signed.
     pub identity: RelayId,
-    /// When the certificate was made. The time is not signed; it only says how much of the certificate's life is left.
+    /// When the certificate was made. The time is not signed; it only shows how much of the certificate's life is left.
     pub made: UnixSecs,
     /// The certificate.
     pub cert: KeyCert,
@@ -74,7 +74,7 @@ impl LinkCertificate {
     /// Reads and verifies a file's text.
     ///
     /// # Errors
-    /// [`KeyFileError`]; whether the certificate has expired is for the caller to ask.
+    /// [`KeyFileError`]. The caller asks whether the certificate has expired.
     pub fn parse(text: &str, network: &NetworkId) -> Result<Self, KeyFileError> {
         let text: CertificateText = read(text, CERTIFICATE)?;
         same_network(&text.network, network)?;

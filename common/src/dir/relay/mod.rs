@@ -1,10 +1,9 @@
 //! What a relay says of itself, and the words that votes and the consensus use for relays too (docs/protocol.md, 6.4,
 //! 6.6 and 6.20).
-//!
 //! A relay signs a [`RelayDescriptor`]; an authority reads it back as a [`SignedDescriptor`], and a [`DescriptorCache`]
-//! spares it the work for one that it knows. A descriptor names addresses (which of them may be dialled,
-//! [`is_dialable`] says), [`Flags`], the [`PolicySummary`] of an [`ExitPolicy`], and what keys off line have signed: a
-//! [`KeyCert`] and a [`FamilyMembership`], which are carried to the relay as a [`LinkCertificate`] and a
+//! spares the authority the work for a descriptor that it knows. A descriptor names addresses ([`is_dialable`] says
+//! which of them may be dialled), [`Flags`], the [`PolicySummary`] of an [`ExitPolicy`], and what keys off line have
+//! signed: a [`KeyCert`] and a [`FamilyMembership`], which are carried to the relay as a [`LinkCertificate`] and a
 //! [`FamilyFile`].
 //!
 //! Callers are relays, authorities, and the rooms of votes and of the consensus. Absent: whether a relay can be reached

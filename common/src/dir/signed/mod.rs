@@ -1,10 +1,11 @@
 //! What all signed documents have in common (docs/protocol.md, 6.1 and 6.2).
 //!
 //! Bytes become an `Envelope`: kind, version, body and signatures, taken apart with nothing verified. The room of the
-//! document asks it who signed (one key, or more than half of the authorities), and only then has the body decoded, by
-//! `decode`, which insists on the one canonical encoding. The other way, `encode` makes the body, `sign_single` or
-//! `assemble` the document. A [`Signature`] is bound to a [`Kind`] and to the network; a [`Digest`] names a document
-//! whoever signed it. A [`Signer`] is whoever signs as an authority: its long-term key, or a key that this certified.
+//! document asks the envelope who signed (one key, or more than half of the authorities), and only then has the body
+//! decoded, by `decode`, which insists on the one canonical encoding. The other way, `encode` makes the body, and
+//! `sign_single` or `assemble` makes the document. A [`Signature`] is bound to a [`Kind`] and to the network; a
+//! [`Digest`] names a document whoever signed it. A [`Signer`] signs as an authority: with its long-term key, or with a
+//! key that this certified.
 //!
 //! Callers are the rooms beside this one; of the program, those who sign. Absent: what any document says, and which
 //! keys are whose. Whoever verifies brings the keys.

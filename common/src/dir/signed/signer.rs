@@ -22,7 +22,7 @@ pub(super) const ALGORITHM_CERTIFIED: u8 = 2;
 /// Length of a certified signature in bytes: key, not-after, certificate and signature.
 const CERTIFIED_BYTES: usize = 32 + 8 + 64 + 64;
 
-/// An authority's certificate that a key signs for it until a time. The long-term key signs it.
+/// An authority's certificate: until a time, a key may sign for the authority. The long-term key signs the certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuthorityCert {
     authority: [u8; 32],
@@ -227,7 +227,7 @@ impl AuthoritySignature {
     /// [`Self::is_good_at`] says whether the key was still good.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`] if either does not verify.
+    /// [`DocError::BadSignature`] if the signature or the certificate does not verify.
     pub fn verify(
         &self,
         signer: &[u8; 32],

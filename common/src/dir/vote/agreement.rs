@@ -16,8 +16,8 @@ use crate::dir::network::NetworkFile;
 use crate::dir::signed::{AsSigner, Digest, DocError, UnixSecs};
 use crate::ids::RelayId;
 
-/// Number of digests of one author that are remembered. Two convict the author, and nothing that it signs after that
-/// matters.
+/// Number of digests of one author that are remembered. Two digests convict the author, and nothing that it signs after
+/// that matters.
 const MAX_CANDIDATES: usize = 2;
 
 /// The times of the rounds, in milliseconds since the Unix epoch.
@@ -159,7 +159,7 @@ fn is_live(endorsement: &Endorsement, round: u32) -> bool {
 #[derive(Debug, Default)]
 struct Author {
     candidates: Vec<Candidate>,
-    /// The first endorsement ever seen. It takes part in a proof even if it came too late to count.
+    /// The first endorsement ever seen. It serves for a proof even if it came too late to count.
     witness: Option<Endorsement>,
     proof: Option<EquivocationProof>,
 }
@@ -293,7 +293,7 @@ impl Agreement {
     /// Takes an endorsement of this valid-after. [`Agreement::settle`] says what follows from it.
     ///
     /// # Errors
-    /// [`AgreementError::Late`] if it comes too late; it may still convict its author.
+    /// [`AgreementError::Late`] if the endorsement comes too late; it may still convict its author.
     pub fn on_endorsement(
         &mut self,
         endorsement: Endorsement,
@@ -389,7 +389,8 @@ impl Agreement {
             }
         }
         if round == self.rounds.count {
-            // Each has the signature of an honest authority that told all others in an earlier round.
+            // Each of these endorsements has the signature of an honest authority that told all others in an earlier
+            // round.
             return Vec::new();
         }
         let forwards = accepted.into_iter().map(|(endorsement, vote)| Forward {

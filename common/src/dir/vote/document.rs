@@ -47,7 +47,7 @@ impl Vote {
     /// Encodes and signs the vote.
     ///
     /// # Errors
-    /// [`DocError`] when it breaks a rule of 6.7 or the key is not this authority's.
+    /// [`DocError`] when the vote breaks a rule of 6.7 or the key is not this authority's.
     pub fn sign(
         &self,
         network: &NetworkFile,

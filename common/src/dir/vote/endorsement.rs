@@ -22,7 +22,8 @@ struct Claim {
     digest: Digest,
 }
 
-/// An endorsement whose signatures are not verified yet. All of them claim to be authorities', the author's among them.
+/// An endorsement whose signatures are not verified yet. They claim to be those of authorities, the author's among
+/// them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnverifiedEndorsement(Endorsement);
 
@@ -62,7 +63,7 @@ impl UnverifiedEndorsement {
     /// Verifies every signature, the author's first, so that a stranger's garbage costs one verification.
     ///
     /// # Errors
-    /// [`DocError::BadSignature`] if one does not verify.
+    /// [`DocError::BadSignature`] if a signature does not verify.
     pub fn verify(self, network: &NetworkFile) -> Result<Endorsement, DocError> {
         let endorsement = self.0;
         let id = network.network_id();
@@ -81,7 +82,7 @@ fn author_key(network: &NetworkFile, author: &RelayId) -> Result<[u8; 32], DocEr
     Ok(known.ok_or(DocError::UnknownSigner)?.signing_key)
 }
 
-/// Signatures of the author and of other authorities that the vote with this digest is the author's for this
+/// Signatures of the author and of other authorities, which say that the vote with this digest is the author's for this
 /// valid-after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endorsement {
@@ -157,7 +158,7 @@ impl Endorsement {
         self.claim.author
     }
 
-    /// For which consensus.
+    /// Valid-after of the consensus that the vote is for.
     pub fn valid_after(&self) -> UnixSecs {
         self.claim.valid_after
     }
@@ -259,7 +260,7 @@ mod tests {
             bytes[at] ^= 1;
             assert!(parse(&bytes).is_err(), "{at}");
         }
-        // An author that is no authority, and another author's key.
+        // The author is no authority, or the key is another author's.
         let network = network(3);
         let vote = testkit::vote(&network, 1, &[1]);
         let vote = vote.sign(&network, &signing_key(1)).unwrap();
@@ -276,7 +277,7 @@ mod tests {
         let id = network.network_id();
         let bytes = signed::sign_single(Kind::Endorsement, &id, &body, &signing_key(9)).unwrap();
         assert_eq!(parse(&bytes), Err(DocError::UnknownSigner));
-        // Nobody signed; too large; trailing bytes.
+        // In turn, nobody signed, the document is too large, and bytes follow its end.
         let bytes =
             signed::assemble::<AuthoritySignature>(Kind::Endorsement, &by(1, &[]).body, &[])
                 .unwrap();

@@ -8,7 +8,7 @@ use crate::ids::RelayId;
 /// Size of the longest list of proofs, in bytes: two endorsements with one signature each, of 31 authorities.
 const MAX_PROOFS_BYTES: usize = 64 * 1024;
 
-/// Proof of two different votes of one authority for one valid-after, both signed by it.
+/// Proof of two different votes of one authority for one valid-after. The authority signed both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EquivocationProof {
     first: Endorsement,
@@ -38,7 +38,7 @@ impl EquivocationProof {
         self.first.author()
     }
 
-    /// For which consensus.
+    /// Valid-after of the consensus that the votes are for.
     pub fn valid_after(&self) -> UnixSecs {
         self.first.valid_after()
     }

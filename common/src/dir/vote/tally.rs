@@ -33,8 +33,8 @@ type Listing<'a> = (&'a VoteEntry, &'a Arc<SignedDescriptor>);
 
 /// Makes the consensus from the votes for one lifetime.
 ///
-/// Votes for other times do not count. If an author has two different votes, neither counts: it cannot be known which
-/// of them the others hold.
+/// Votes for other times do not count. If an author has two different votes, neither counts: nobody can know which of
+/// them the others hold.
 ///
 /// # Errors
 /// [`TallyError::TooFewVotes`] if at most half of the authorities voted.
@@ -91,7 +91,8 @@ fn one_to_an_author<'a>(
         .collect()
 }
 
-/// The value at index floor((n - 1) / 2) of n sorted ones, where whoever of the n says nothing counts as `unsaid`.
+/// The value at index floor((n - 1) / 2) of n sorted values. An authority of the n that says nothing counts as
+/// `unsaid`.
 ///
 /// At most that many authorities are faulty. So at least one value of an authority that is not faulty, said or unsaid,
 /// is at or below the result, and one is at or above (6.8.7).
@@ -100,7 +101,7 @@ fn middle_of_all(mut said: Vec<u32>, unsaid: u32, n: usize) -> Option<u32> {
     low_median(said)
 }
 
-/// The parameters that more than half of all authorities name, with the value in the middle of all authorities'
+/// The parameters that more than half of all authorities name, each with the middle one of all authorities' values
 /// (6.8.2).
 fn tally_params(
     network: &NetworkFile,
@@ -131,7 +132,8 @@ fn tally_params(
         .collect()
 }
 
-/// The random values that more than half of all authorities list; of more than two those of the highest periods.
+/// The random values that more than half of all authorities list; if there are more than two, those of the highest
+/// periods.
 fn tally_values(votes: &BTreeMap<RelayId, &SignedVote>, need: usize) -> Vec<RandomValue> {
     let mut counts: BTreeMap<RandomValue, usize> = BTreeMap::new();
     for value in votes.values().flat_map(|vote| &vote.vote().values) {
@@ -150,7 +152,7 @@ fn low_median(mut values: Vec<u32>) -> Option<u32> {
     values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
-/// The entry of a relay that more than half list: with the descriptor that most of them name; of equals, the newest; of
+/// The entry of a relay that more than half list, with the descriptor that most of them name; of equals, the newest; of
 /// those, the one with the lowest digest.
 fn tally_relay(network: &NetworkFile, listings: &[Listing<'_>], weight_cap: u32) -> Option<Entry> {
     let mut counts: BTreeMap<Digest, (usize, &SignedDescriptor)> = BTreeMap::new();
@@ -336,7 +338,7 @@ mod tests {
             let body = two_liars_of_five(Some(900), lie);
             let listed = entry(&body, 1).unwrap();
             assert_eq!(listed.flags, Flags::VALID);
-            // The claim of 1,000 stands for the two that are silent.
+            // For the two authorities that are silent, the claim of 1,000 counts.
             assert!((900..=1_000).contains(&listed.weight), "{}", listed.weight);
             assert_eq!(
                 entry(&two_liars_of_five(None, lie), 1).unwrap().weight,
@@ -362,7 +364,7 @@ mod tests {
                 vote(4, None),
             ];
             let body = tally(&network, lifetime(1_000), &votes).unwrap();
-            // The default of 2,048 stands for authority 4, and for authority 5, which did not vote.
+            // For authority 4, and for authority 5, which did not vote, the default of 2,048 counts.
             assert_eq!(body.params["circuit_window_cells"], expected);
         }
     }
