@@ -15,7 +15,7 @@ use super::{Ack, CongestionControl};
 /// A round trip of more than so many times the base comes from a suspended machine, not from a queue (proposal 324,
 /// section 2.1.1).
 const ABSURD_RTT_FACTOR: u32 = 5_000;
-/// The base is forgotten after this time unless a round trip was as short again: the path may have become a longer one.
+/// The base is forgotten after this time unless another round trip was as short: the path may have become a longer one.
 const BASE_LIFE: Duration = Duration::from_secs(30);
 /// After so many rounds at the least window with a queue still in sight, the base is taken to be wrong (protocol.md
 /// 5.18).

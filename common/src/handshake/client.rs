@@ -20,7 +20,7 @@ pub struct HandshakeContext {
     pub network: NetworkId,
     /// The relay's identity.
     pub relay: RelayId,
-    /// The onion key that a valid consensus lists for it.
+    /// The onion key that a valid consensus lists for the relay.
     pub onion: OnionPublicKey,
 }
 

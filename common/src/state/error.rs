@@ -87,7 +87,7 @@ impl StateError {
         }
     }
 
-    /// The error `source` about who can reach `path`.
+    /// The error `source`, which says who else can reach `path`.
     pub(super) fn exposed(path: &Path, source: fs_mistrust::Error) -> Self {
         Self::Exposed {
             path: path.to_owned(),

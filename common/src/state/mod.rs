@@ -73,12 +73,12 @@ impl StateDir {
         &self.path
     }
 
-    /// Whether the permissions of its files are checked.
+    /// Whether the permissions of the directory's files are checked.
     pub fn trust(&self) -> Trust {
         self.trust
     }
 
-    /// The secret `keys/NAME` of this directory. If there is none yet, it is drawn from `rng` and written.
+    /// The secret `keys/NAME` of this directory. If there is none yet, a secret is drawn from `rng` and written.
     pub fn load_or_create_key(
         &self,
         name: &str,

@@ -20,7 +20,7 @@ use crate::world::Disk;
 const MAGIC: &[u8] = b"cepa record";
 const FORMAT: u8 = 1;
 const SUM_LEN: usize = 32;
-/// Size of the largest file that is read when its successor is saved, in bytes. This program never writes a larger one.
+/// Size of the largest file that is read when its successor is saved, in bytes. This program writes no larger file.
 const MAX_FILE: u64 = 64 << 20;
 
 /// Which of the two files a record came from.
@@ -75,16 +75,16 @@ fn keep(disk: &Disk, path: &Path, bytes: &[u8]) -> Result<(), StateError> {
         // Not every file system has links. A copy serves as well, but costs a write.
         Err(_) => fill_temporary(disk, path, bytes, 0o600)?,
     };
-    // If both names are one file already, as after a save that failed late, this does nothing and leaves the second
-    // name, which is removed when it is dropped.
+    // If both names are names of one file already, as after a save that failed late, the rename does nothing and leaves
+    // the second name, which is removed when `second` is dropped.
     disk.rename(second.path(), &old(path))
         .map_err(|source| StateError::io("keep the previous", path, source))
 }
 
 /// Loads the record of `kind` at `path`, with a body of at most `max_len` bytes; `None` if there is none yet.
 ///
-/// If the file is damaged, the generation before is loaded, with a warning. If the file has a newer format, it is not:
-/// what a newer program decided must not be undone.
+/// If the file is damaged, the generation before is loaded, with a warning. If the file has a newer format, the
+/// generation before is not loaded: what a newer program decided must not be undone.
 pub fn load(
     disk: &Disk,
     path: &Path,

@@ -7,10 +7,10 @@ use fs_mistrust::{Mistrust, Verifier};
 use super::error::StateError;
 use crate::world::Disk;
 
-/// Whether the rights on files and directories are looked at.
+/// Who may reach the files and directories of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Nobody but the owner and the system's administrator may reach them, parents included.
+    /// Nobody but the owner and the system's administrator may reach them, nor the directories above them.
     OwnerOnly,
     /// Whoever can reach them may: for keys that are worth nothing, as those of a test network.
     Everyone,
@@ -37,7 +37,7 @@ fn check(
 ) -> Result<(), StateError> {
     let checked = match disk {
         Disk::Real => require(mistrust(trust)?.verifier()).check(path),
-        // A given disk has one user: only the path's own bits can be wrong.
+        // A given disk has one user, so only the permission bits of the path itself can be wrong.
         Disk::Given(disk) => {
             let status = disk.status(path);
             let mode = status.map_err(|source| StateError::io("look at", path, source))?;
@@ -53,8 +53,8 @@ fn check(
     checked.map_err(|source| StateError::exposed(path, source))
 }
 
-/// The rules by which paths are trusted. Environment variables cannot switch
-/// them off: a service's environment is not its owner's word.
+/// The rules by which paths are trusted. Environment variables cannot switch the rules off: a service's environment is
+/// not its owner's word.
 fn mistrust(trust: Trust) -> Result<Mistrust, StateError> {
     match trust {
         Trust::OwnerOnly => Mistrust::builder()

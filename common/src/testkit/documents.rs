@@ -10,12 +10,12 @@ use crate::dir::{
     SignedDescriptor, UnixSecs, Vote, VoteEntry,
 };
 
-/// Two seconds fresh and ten minutes valid from `valid_after` on.
+/// A lifetime of two seconds fresh and ten minutes valid from `valid_after` on.
 pub fn lifetime(valid_after: UnixSecs) -> Lifetime {
     lifetime_of(valid_after, 2, 600)
 }
 
-/// Fresh and valid for so many seconds from `valid_after` on.
+/// A lifetime of so many seconds fresh and valid from `valid_after` on.
 pub fn lifetime_of(valid_after: UnixSecs, fresh: u64, valid: u64) -> Lifetime {
     Lifetime {
         valid_after,
@@ -24,7 +24,7 @@ pub fn lifetime_of(valid_after: UnixSecs, fresh: u64, valid: u64) -> Lifetime {
     }
 }
 
-/// What a consensus of this time and these relays says; all of them run and are exits of weight 100.
+/// The body of a consensus of this time and these relays; all relays run and are exits of weight 100.
 pub fn consensus_body(valid_after: UnixSecs, relays: &[u8]) -> ConsensusBody {
     let flags = Flags::VALID | Flags::RUNNING | Flags::EXIT;
     let entries = relays
@@ -36,7 +36,7 @@ pub fn consensus_body(valid_after: UnixSecs, relays: &[u8]) -> ConsensusBody {
     }
 }
 
-/// What a consensus of these entries says, in the order of a consensus and without parameters.
+/// The body of a consensus of these entries, in the order of a consensus and without parameters.
 pub fn body_of(lifetime: Lifetime, mut entries: Vec<Entry>) -> ConsensusBody {
     entries.sort_by_key(|entry| entry.identity);
     ConsensusBody {
@@ -47,7 +47,7 @@ pub fn body_of(lifetime: Lifetime, mut entries: Vec<Entry>) -> ConsensusBody {
     }
 }
 
-/// The consensus that says this, signed by all authorities.
+/// The consensus with this body, signed by all authorities.
 pub fn consensus(network: &NetworkFile, body: &ConsensusBody) -> Arc<Consensus> {
     signed_by(network, body, &everyone(network))
 }
@@ -72,7 +72,8 @@ pub fn consensus_signed(
     signed_by(network, &body, signers)
 }
 
-/// The bytes of the consensus that says this, signed by the authorities of these numbers; nobody has verified them.
+/// The bytes of the consensus with this body, signed by the authorities of these numbers; nobody has verified the
+/// bytes.
 pub fn consensus_bytes(network: &NetworkFile, body: &ConsensusBody, signers: &[u8]) -> Vec<u8> {
     let id = network.network_id();
     let mut signed = SignedConsensus::unsigned(body, &id).unwrap();
@@ -82,7 +83,7 @@ pub fn consensus_bytes(network: &NetworkFile, body: &ConsensusBody, signers: &[u
     signed.to_bytes().unwrap()
 }
 
-/// The numbers of all authorities of a network that has the authorities 1 to their count.
+/// The numbers of all authorities of a network, whose authorities are numbered from 1 on.
 fn everyone(network: &NetworkFile) -> Vec<u8> {
     (1..=u8::try_from(network.authorities().len()).unwrap()).collect()
 }
@@ -92,7 +93,7 @@ fn signed_by(network: &NetworkFile, body: &ConsensusBody, signers: &[u8]) -> Arc
     SignedConsensus::parse_and_verify(&bytes, network).unwrap()
 }
 
-/// The vote of this authority for these relays, valid after 1,000.
+/// The vote of this authority for these relays, with a valid-after of 1,000.
 pub fn vote(network: &NetworkFile, authority: u8, relays: &[u8]) -> Vote {
     let mut relays: Vec<_> = relays
         .iter()
@@ -110,7 +111,7 @@ pub fn vote(network: &NetworkFile, authority: u8, relays: &[u8]) -> Vote {
     }
 }
 
-/// What a vote says of a relay that runs and is an exit, and that nobody measured.
+/// The entry in a vote of a relay that runs and is an exit, and that nobody measured.
 pub fn vote_entry(signed: &SignedDescriptor) -> VoteEntry {
     VoteEntry {
         descriptor: signed.bytes().to_vec(),

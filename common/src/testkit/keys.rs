@@ -1,4 +1,4 @@
-//! Who is who, by number.
+//! Keys, identities and addresses of relays and authorities by their numbers.
 
 use std::net::SocketAddr;
 
@@ -21,7 +21,7 @@ pub fn identity(n: u8) -> RelayId {
     RelayId(link_key(n).verifying_key().to_bytes())
 }
 
-/// Where relay or authority `n` stands: port 5000 + `n` of 127.0.0.1.
+/// The address of relay or authority `n`: port 5000 + `n` of 127.0.0.1.
 pub fn address(n: u8) -> SocketAddr {
     ([127, 0, 0, 1], 5_000 + u16::from(n)).into()
 }

@@ -10,8 +10,8 @@
 //! plugged in, [`Sources`] are directories that play a [`Script`], and [`virtual_clock`] follows tokio's clock, which
 //! tests pause.
 //!
-//! Callers are tests, benches and fuzzers. They take from here whatever more than one of them needs; what one alone
-//! needs stays with it. Absent: servers and clients, which the crates above this one have.
+//! Callers are tests, benches and fuzzers. The kit has whatever more than one of them needs; what only one needs stays
+//! with that one. Absent: servers and clients, which the crates above this one have.
 //!
 //! [`Dial`]: crate::net::directory::Dial
 #![allow(clippy::unwrap_used, clippy::expect_used)]

@@ -43,7 +43,7 @@ pub fn network_with(count: u8, params: BTreeMap<String, u32>) -> NetworkFile {
     network_named("test", authorities(count), params)
 }
 
-/// The network of this name and these authorities, whose signing keys are those of 1 to their number.
+/// The network of this name and these authorities, which sign with the keys of the numbers from 1 to their count.
 pub fn network_named(
     name: &str,
     authorities: Vec<AuthorityEntry>,
@@ -53,7 +53,7 @@ pub fn network_named(
     sign_by_all(NetworkDraft::new(name, authorities, params), count)
 }
 
-/// The network of a draft, once the authorities 1 to `count` have signed it.
+/// The network that a draft becomes when the authorities 1 to `count` have signed it.
 pub fn sign_by_all(mut draft: NetworkDraft, count: u8) -> NetworkFile {
     for n in 1..=count {
         draft.sign(&signing_key(n)).unwrap();

@@ -35,9 +35,9 @@ pub fn descriptor_at(n: u8, published: UnixSecs) -> RelayDescriptor {
     }
 }
 
-/// The descriptor of relay `n` that offers nothing more than to let out to ports 80 and 443 of IPv4 addresses.
+/// The descriptor of relay `n`, which lets streams out to ports 80 and 443 of IPv4 addresses and offers nothing more.
 pub fn web_descriptor(n: u8) -> RelayDescriptor {
-    // Made once: a summary goes through all ports.
+    // The policy is made once, because its summary goes through all ports.
     static POLICY: LazyLock<PolicySummary> = LazyLock::new(|| {
         ExitPolicy::from_rules(["accept *4:80", "accept *4:443"])
             .unwrap()

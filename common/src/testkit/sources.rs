@@ -20,16 +20,16 @@ use crate::sync::lock;
 /// How a source behaves.
 #[derive(Clone)]
 pub enum Script {
-    /// These bytes, whatever is asked.
+    /// Answers with these bytes, whatever is asked.
     Whole(Vec<u8>),
-    /// As a cache that holds these, the newest first: 304, 226 or 200.
+    /// Answers as a cache that holds these consensuses, the newest first: 304, 226 or 200.
     Cache(Vec<Arc<Consensus>>),
-    /// These bytes instead of HTTP; the connection stays open afterwards or not.
+    /// Answers with these bytes, which need not be HTTP. If the flag is true, the connection stays open afterwards.
     Raw(Vec<u8>, bool),
 }
 
 impl Script {
-    /// A head of this status and length, and then so many bytes.
+    /// Answers with a head of this status and length, and then sends so many bytes.
     pub fn cut(status: &str, announced: usize, sent: usize, stays: bool) -> Self {
         let mut bytes =
             format!("HTTP/1.1 {status}\r\ncontent-length: {announced}\r\n\r\n").into_bytes();
@@ -37,7 +37,7 @@ impl Script {
         Self::Raw(bytes, stays)
     }
 
-    /// A difference from what is held, as the given bytes.
+    /// Answers with the given bytes as the difference from the consensus held.
     pub fn difference(held: &Consensus, difference: &[u8]) -> Self {
         let head = format!(
             "HTTP/1.1 226 IM Used\r\nim: cepa-diff\r\ndelta-base: \"{}\"\r\ncontent-length: {}\r\n\r\n",
@@ -51,13 +51,13 @@ impl Script {
         match self {
             Self::Cache(held) => answer_as_cache(held, request),
             Self::Whole(bytes) => Response::new(Full::new(bytes.clone().into())),
-            // Played without HTTP.
+            // This script is played without HTTP.
             Self::Raw(..) => Response::default(),
         }
     }
 }
 
-/// What each source answers with; who has no script does not exist. Clones share it.
+/// What each source answers with; a source without a script does not exist. Clones share the scripts.
 #[derive(Clone, Default)]
 pub struct Sources {
     board: Switchboard,

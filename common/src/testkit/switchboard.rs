@@ -16,11 +16,11 @@ use crate::sync::lock;
 /// Bytes that a pipe holds in either direction.
 const PIPE_BYTES: usize = 16 * 1_024;
 
-/// Who stands at an address, and what becomes of a connection to it.
+/// Who is at an address, and what becomes of a connection to that address.
 type Plug = (RelayId, Arc<dyn Fn(DuplexStream) + Send + Sync>);
 
-/// Who is where. Clones share it. A dial tries the addresses in turn; where nobody stands, or somebody with another key
-/// than the one asked for, it is refused.
+/// Who is at which address. Clones share this. A dial tries the addresses in turn; it is refused at an address where
+/// nobody is, or somebody with another key than the one asked for.
 #[derive(Clone, Default)]
 pub struct Switchboard {
     plugs: Arc<Mutex<HashMap<SocketAddr, Plug>>>,

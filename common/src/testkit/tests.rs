@@ -22,7 +22,7 @@ fn one_number_is_one_relay_everywhere() {
         );
         assert_eq!(web_entry(n, Flags::EXIT, 7).identity, identity(n));
     }
-    // No signing key is another's link key, so that a document signed by the wrong one is not taken.
+    // No signing key is also a link key, so that a document signed by the wrong key is refused.
     for n in 1..=55 {
         for other in 1..=55 {
             assert_ne!(signing_key(n).to_bytes(), link_key(other).to_bytes());
@@ -105,7 +105,7 @@ async fn a_switchboard_connects_to_whoever_has_the_key() {
     let mut said = [0; 3];
     near.read_exact(&mut said).await.unwrap();
     assert_eq!(&said, b"one");
-    // Another key, another address, nobody any more.
+    // The dial is refused with another key, at another address, and when nobody is there any more.
     assert!(board.dial(&[address(1)], identity(2).0).await.is_err());
     assert!(board.dial(&[address(2)], identity(1).0).await.is_err());
     board.unplug(1);

@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::kind::{Kind, kind};
 
-/// Runs `work` on a thread where it may block; in a simulated process in place, since there nothing really blocks and
+/// Runs `work` on a thread where it may block. A simulated process runs it in place: nothing really blocks there, and
 /// another thread would end at a moment that no seed decides.
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
@@ -27,7 +27,7 @@ pub struct OneThread;
 /// Starts a thread of its own for `work` that computes for as long as the node lives.
 ///
 /// # Errors
-/// The system's; [`OneThread`] in a simulated process.
+/// The system's error; [`OneThread`] in a simulated process.
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub fn thread(
     name: &str,

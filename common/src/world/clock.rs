@@ -9,7 +9,7 @@ use crate::dir::UnixSecs;
 
 /// How often a sleeper looks whether the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// By how much it must have been for that to matter (milliseconds).
+/// A change of the clock by less than this (milliseconds) does not matter.
 const STEP_MS: u64 = 10_000;
 
 /// A source of the time, so that tests can bring their own.
@@ -17,7 +17,7 @@ const STEP_MS: u64 = 10_000;
 pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
 
 impl Clock {
-    /// The system's clock; one set before 1970 reads as 1970 (S37). In a simulated process it panics when it is read.
+    /// The system's clock. A clock set before 1970 reads as 1970 (S37). In a simulated process reading it panics.
     pub fn system() -> Self {
         Self::from_fn(system_ms)
     }
@@ -32,8 +32,8 @@ impl Clock {
         (self.0)()
     }
 
-    /// Sleeps for `wait`, but only until the clock is seen to have been set, or the machine to have slept: what was
-    /// reckoned from the time before is then void. It is looked at every 30 s.
+    /// Sleeps for `wait`, or less if the clock is seen to have been set, or the machine to have slept: what was
+    /// reckoned from the time before is then void. The clock is looked at every 30 s.
     pub async fn sleep(&self, wait: Duration) {
         let mut left = wait;
         while !left.is_zero() {
@@ -54,7 +54,7 @@ impl Clock {
     }
 }
 
-/// Milliseconds since the Unix epoch, by the system's clock.
+/// Milliseconds since the Unix epoch by the system's clock.
 ///
 /// # Panics
 /// In a simulated process, in which another run would read another time.

@@ -43,7 +43,7 @@ pub struct Status {
     pub bytes: u64,
     /// Permission bits.
     pub mode: u32,
-    /// When it was last written; `None` where the disk does not know.
+    /// When the file was last written; `None` if the disk does not know.
     pub modified: Option<UnixSecs>,
 }
 
@@ -125,14 +125,14 @@ impl core::fmt::Debug for Disk {
     }
 }
 
-/// A simulated process has asked for the disk of this machine. Its keys are no secrets, so they must not get there, and
-/// what it reads there would be different in the next run.
+/// A simulated process has asked for the disk of this machine. The keys of such a process are no secrets, so they must
+/// not get onto the disk, and what the process reads there would be different in the next run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a simulated process has no real disk")]
 pub struct NoRealDisk;
 
 impl NoRealDisk {
-    /// Is `error` this one?
+    /// Is `error` a [`NoRealDisk`]?
     pub fn is(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|source| source.is::<Self>())
     }
@@ -148,9 +148,9 @@ fn be_real() -> io::Result<()> {
 
 /// An open file that is being filled.
 pub enum File {
-    /// Of this machine.
+    /// A file of this machine.
     Real(fs::File),
-    /// Of another disk.
+    /// A file of another disk.
     Given(Box<dyn GivenFile>),
 }
 
@@ -164,7 +164,7 @@ impl File {
     /// Appends the beginning of `bytes`. Returns how many bytes were appended.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Real(file) => file.write(bytes),
@@ -175,7 +175,7 @@ impl File {
     /// Makes the content durable.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn sync(&self) -> io::Result<()> {
         match self {
             Self::Real(file) => file.sync_all(),
@@ -188,7 +188,7 @@ impl Disk {
     /// Creates a file with permission bits `mode`.
     ///
     /// # Errors
-    /// The system's; `AlreadyExists` if there is anything of this name.
+    /// The system's error; `AlreadyExists` if there is anything of this name.
     pub fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
         if let Self::Given(disk) = self {
             return disk.create(path, mode).map(File::Given);
@@ -205,7 +205,7 @@ impl Disk {
     /// keeps a copy of them, so that the buffer may be for secrets.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn read_into(&self, path: &Path, buffer: &mut [u8]) -> io::Result<usize> {
         if let Self::Given(disk) = self {
             return disk.read_into(path, buffer);
@@ -227,7 +227,7 @@ impl Disk {
     /// Reads the first `limit` bytes of a file.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         if let Self::Given(disk) = self {
@@ -245,7 +245,7 @@ impl Disk {
     /// Reads the first `limit` bytes of a file of text.
     ///
     /// # Errors
-    /// The system's; `InvalidData` if the bytes are not UTF-8.
+    /// The system's error; `InvalidData` if the bytes are not UTF-8.
     pub fn read_text(&self, path: &Path, limit: u64) -> io::Result<String> {
         let bytes = self.read(path, limit)?;
         String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
@@ -254,7 +254,7 @@ impl Disk {
     /// Writes `bytes` over the beginning of a file that is there, and makes them durable.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         if let Self::Given(disk) = self {
             return disk.overwrite(path, bytes);
@@ -268,7 +268,7 @@ impl Disk {
     /// Moves `from` over `to` in one step.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         if let Self::Given(disk) = self {
             return disk.rename(from, to);
@@ -280,7 +280,7 @@ impl Disk {
     /// Gives the file `from` the second name `to`.
     ///
     /// # Errors
-    /// The system's; `AlreadyExists` if `to` is not free.
+    /// The system's error; `AlreadyExists` if `to` is not free.
     pub fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         if let Self::Given(disk) = self {
             return disk.link(from, to);
@@ -292,7 +292,7 @@ impl Disk {
     /// Removes the name of a file.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         if let Self::Given(disk) = self {
             return disk.remove(path);
@@ -304,7 +304,7 @@ impl Disk {
     /// Makes the names in `dir` durable.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         if let Self::Given(disk) = self {
             return disk.sync_dir(dir);
@@ -317,7 +317,7 @@ impl Disk {
     /// there stays as it is.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn create_dirs(&self, path: &Path, mode: u32) -> io::Result<()> {
         if let Self::Given(disk) = self {
             return disk.create_dirs(path, mode);
@@ -329,7 +329,7 @@ impl Disk {
     /// The entries of the directory `dir`, in the order of their names. The order of the system is not the same twice.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let mut entries = match self {
             Self::Given(disk) => disk.list(dir)?,
@@ -356,7 +356,7 @@ impl Disk {
     /// What is known about the file or directory `path`.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn status(&self, path: &Path) -> io::Result<Status> {
         if let Self::Given(disk) = self {
             return disk.status(path);
@@ -382,7 +382,7 @@ impl Disk {
     /// The file of a lock that is held names this process, for people to read.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn lock(&self, path: &Path) -> io::Result<Locked> {
         if let Self::Given(disk) = self {
             return disk.lock(path);

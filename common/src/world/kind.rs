@@ -9,7 +9,7 @@ const UNDECIDED: u8 = 0;
 const REAL: u8 = 1;
 const SIMULATED: u8 = 2;
 
-/// What this process is. It changes once.
+/// What this process is. The value changes once.
 static KIND: AtomicU8 = AtomicU8::new(UNDECIDED);
 
 /// What a process can be.
@@ -19,7 +19,7 @@ pub(super) enum Kind {
     Simulated,
 }
 
-/// What this process is; one that was undecided is real from now on.
+/// What this process is. A process that was undecided is real from now on.
 #[inline]
 pub(super) fn kind() -> Kind {
     match KIND.load(Ordering::Relaxed) {
@@ -37,10 +37,10 @@ fn decide() -> Kind {
     }
 }
 
-/// Says that something of the real world is about to be used, which an error would call `what`.
+/// Says that something of the real world is about to be used, which a panic calls `what`.
 ///
 /// # Panics
-/// In a simulated process: its keys are no secrets, so it must speak to nobody.
+/// In a simulated process, whose keys are no secrets, so that it must speak to nobody.
 #[expect(
     clippy::panic,
     reason = "a node with predictable keys must never meet the real world"
@@ -59,7 +59,7 @@ pub struct NotSimulated;
 /// Makes this process a simulated one, for good.
 ///
 /// # Errors
-/// [`NotSimulated`] where it is real or simulated already.
+/// [`NotSimulated`] if the process is real or simulated already.
 pub fn simulate() -> Result<Simulation, NotSimulated> {
     KIND.compare_exchange(UNDECIDED, SIMULATED, Ordering::Relaxed, Ordering::Relaxed)
         .map(|_| Simulation(()))

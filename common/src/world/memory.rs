@@ -23,11 +23,11 @@ use super::sockets::{Answer, GivenListener, GivenSockets, GivenStream};
 use super::{Clock, Sockets, World};
 use crate::sync::lock;
 
-/// Bytes that one direction of a connection holds, on their way and unread: what TCP has unsent beside it.
+/// Bytes that one direction of a connection holds, on their way or unread. TCP holds unsent bytes besides.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 128;
-/// The first port that is given out unasked.
+/// The first port that is given out to whoever asks for port 0.
 const FIRST_FREE_PORT: u16 = 32_768;
 
 /// What happened on a connection.
@@ -50,13 +50,13 @@ pub enum EventKind {
 /// One line of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Since the network began.
+    /// Time since the network began.
     pub at: Duration,
     /// The address of the host that the event happened at.
     pub host: IpAddr,
     /// What happened.
     pub kind: EventKind,
-    /// How many bytes it concerns.
+    /// How many bytes the event concerns.
     pub bytes: usize,
 }
 
@@ -82,7 +82,7 @@ struct State {
 
 impl MemoryNetwork {
     /// A network without hosts, in which it is `unix_ms` (milliseconds since 1970) now, each way takes `delay`, and
-    /// `names` are known. To be called within a runtime, whose clock is the network's.
+    /// `names` are known. Call this within a runtime, whose clock is the network's.
     pub fn new(unix_ms: u64, delay: Duration, names: BTreeMap<String, IpAddr>) -> Self {
         Self(Arc::new(NetworkState {
             began: Instant::now(),
@@ -242,9 +242,9 @@ impl Drop for Port {
 /// One direction of a connection.
 #[derive(Default)]
 struct Lane {
-    /// Bytes and when they arrive; in order, since every byte takes as long.
+    /// Bytes and when they arrive. They are in order, because every byte takes equally long.
     parts: VecDeque<(Instant, Vec<u8>)>,
-    /// Read bytes of the first part.
+    /// Number of bytes of the first part that have been read.
     read: usize,
     bytes: usize,
     end: Option<(Instant, End)>,
@@ -422,7 +422,7 @@ impl GivenStream for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.network.note(self.local.ip(), EventKind::Close, 0);
-        // As TCP does where bytes were left unread, or where a reset was asked for.
+        // TCP resets too if bytes were left unread, or if a reset was asked for.
         let unread = lock(&self.inward).bytes > 0;
         let how = if unread || *lock(&self.resets) {
             End::Reset
@@ -430,7 +430,7 @@ impl Drop for Connection {
             End::Orderly
         };
         self.end(how);
-        // Nobody reads any more what the other side writes.
+        // Nobody reads any more what the other side writes, so the other side's writes fail.
         let mut way = lock(&self.inward);
         way.end = Some((Instant::now(), End::Reset));
         let writer = way.writer.take();

@@ -7,7 +7,8 @@ use super::sockets::Answer;
 
 /// Names in place of DNS.
 pub trait GivenNames: Send + Sync {
-    /// The addresses of `name`, which is in lower case and has no final dot. An error of any kind: it has none.
+    /// The addresses of `name`, which is in lower case and has no final dot. An error of any kind says that `name` has
+    /// none.
     fn lookup<'a>(&'a self, name: &'a str) -> Answer<'a, Vec<IpAddr>>;
 }
 
@@ -22,7 +23,7 @@ pub enum Names {
 }
 
 impl Names {
-    /// The source that was given; `None` where DNS servers are to be asked, which makes the process a real one.
+    /// The source that was given; `None` if DNS servers are to be asked, which makes the process a real one.
     ///
     /// # Panics
     /// In a simulated process without a given source.

@@ -9,7 +9,7 @@ use rand_core::{Rng, TryCryptoRng, TryRng};
 use super::kind::{Kind, kind};
 use super::simulation;
 
-/// The source of randomness: the system's, or in a simulated process the one that the seed gives.
+/// The source of randomness: the system's, or in a simulated process the one that follows from the seed.
 ///
 /// # Panics
 /// In a simulated process outside [`super::Simulation::run`], where no seed is known.
@@ -67,5 +67,5 @@ impl TryRng for WorldRng {
     }
 }
 
-/// Fit for keys: the system's generator is, and a simulated process has no secrets.
+/// The system's generator is fit for keys, and a simulated process has no secrets.
 impl TryCryptoRng for WorldRng {}

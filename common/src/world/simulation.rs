@@ -12,7 +12,7 @@ use rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
 use tokio::runtime::{Builder, Runtime};
 
-/// One life of one node: it and the next life draw different numbers.
+/// One life of one node. Two lives of a node draw different numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeLife {
     /// The node's number in its network.
@@ -21,7 +21,7 @@ pub struct NodeLife {
     pub incarnation: u32,
 }
 
-/// Stands for the simulator, which does the work that no node does.
+/// Stands for the simulator itself, for the work that belongs to no node.
 const NOBODY: NodeLife = NodeLife {
     node: u32::MAX,
     incarnation: 0,
@@ -31,7 +31,7 @@ struct State {
     seed: u64,
     current: NodeLife,
     rngs: BTreeMap<NodeLife, ChaCha20Rng>,
-    /// To which life each living task belongs. Never walked, so its order is nobody's concern.
+    /// To which life each living task belongs. The table is never walked, so its order does not matter.
     tasks: HashMap<tokio::task::Id, NodeLife>,
 }
 
@@ -39,26 +39,27 @@ thread_local! {
     static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
 }
 
-/// The leave to simulate in this process, which is then no real node's: see [`super::simulate`].
+/// The right to simulate in this process, which can then have no real node: see [`super::simulate`].
 #[derive(Debug)]
 pub struct Simulation(pub(super) ());
 
 impl Simulation {
-    /// Runs `work` and all that it spawns in this thread, on virtual time that jumps to the next timer where nothing is
-    /// left to do, with randomness from `seed`. The runtime has no I/O: a real socket panics and names its place.
+    /// Runs `work` and all that it spawns in this thread, with randomness from `seed` and on virtual time, which jumps
+    /// to the next timer when nothing is left to do. The runtime has no I/O: a real socket panics and names its place.
     ///
     /// # Errors
-    /// The system's, where no runtime can be made.
+    /// The system's error, if no runtime can be made.
     pub fn run<F: Future>(&self, seed: u64, work: F) -> std::io::Result<F::Output> {
         let _over = Over::begin(seed);
         let runtime = runtime(seed)?;
         let done = runtime.block_on(work);
-        // Tasks that are left draw from the same seed as they end.
+        // Tasks that are left draw from the same seed while they end.
         drop(runtime);
         Ok(done)
     }
 
-    /// Calls `begin`, which spawns the tasks of one life of a node: these, and those that they spawn, belong to it.
+    /// Calls `begin`, which spawns the tasks of one life of a node. These tasks, and all that they spawn, belong to
+    /// that life.
     pub fn in_node<T>(life: NodeLife, begin: impl FnOnce() -> T) -> T {
         let before = enter(life);
         let begun = begin();
@@ -112,8 +113,8 @@ fn runtime(seed: u64) -> std::io::Result<Runtime> {
         .build()
 }
 
-/// Without the unstable interface of tokio all works but exact repetition: its own dice have no seed, and all nodes
-/// draw from one source.
+/// Without the unstable interface of tokio everything works but exact repetition: tokio's own dice have no seed, and
+/// all nodes draw from one source.
 #[cfg(not(tokio_unstable))]
 fn runtime(_: u64) -> std::io::Result<Runtime> {
     Builder::new_current_thread()
@@ -126,12 +127,12 @@ fn with_state<T>(work: impl FnOnce(&mut State) -> T) -> Option<T> {
     STATE.with_borrow_mut(|state| state.as_mut().map(work))
 }
 
-/// Makes `life` the one whose work is done; gives the one before.
+/// Makes `life` the life whose work is done now. Gives the life before.
 fn enter(life: NodeLife) -> NodeLife {
     with_state(|state| core::mem::replace(&mut state.current, life)).unwrap_or(NOBODY)
 }
 
-/// Calls `draw` with the randomness of the node whose work is done.
+/// Calls `draw` with the randomness of the node whose work is done now.
 #[expect(clippy::panic, reason = "keys without randomness must never be made")]
 pub(super) fn with_rng<T>(draw: impl FnOnce(&mut ChaCha20Rng) -> T) -> T {
     let drawn = with_state(|state| {

@@ -23,27 +23,28 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>
 pub trait GivenSockets: Send + Sync {
     /// Opens a connection to `address`.
     fn connect(&self, address: SocketAddr) -> Answer<'_, Box<dyn GivenStream>>;
-    /// Listens at `address`; port 0 means one that is free.
+    /// Listens at `address`; port 0 means any free port.
     fn bind(&self, address: SocketAddr) -> io::Result<Box<dyn GivenListener>>;
-    /// The address that this host would send from to reach `to`; `None` where there is no way.
+    /// The address from which this host would send to reach `to`; `None` if there is no way.
     fn local_address(&self, to: SocketAddr) -> Option<IpAddr>;
 }
 
 /// A port of a given network that is listened at.
 pub trait GivenListener: Send + Sync {
-    /// Waits for the next connection; gives it and the address that it came from.
+    /// Waits for the next connection. Gives the connection and the address that it came from.
     fn accept(&self) -> Answer<'_, (Box<dyn GivenStream>, SocketAddr)>;
-    /// Where it listens.
+    /// Address of the port.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
-/// A connection of a given network. Dropping it closes it.
+/// A connection of a given network. Dropping this value closes the connection.
 ///
-/// For each direction it keeps one waker, of whoever polled last: a connection has one reader and one writer.
+/// The connection keeps one waker for each direction, that of whoever polled last: a connection has one reader and one
+/// writer.
 pub trait GivenStream: Send + Sync {
-    /// Reads what is there; 0 is the end; `WouldBlock` where nothing has come.
+    /// Reads what is there; 0 is the end; `WouldBlock` if nothing has come.
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Takes as much of `bytes` as there is room for; `WouldBlock` where there is none.
+    /// Takes as much of `bytes` as there is room for; `WouldBlock` if there is none.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
     /// Ready once [`GivenStream::try_read`] would give something, an end or an error.
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
@@ -82,7 +83,7 @@ impl Sockets {
     /// Opens a connection to `address`.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     pub async fn connect(&self, address: SocketAddr) -> io::Result<SocketStream> {
         match self {
@@ -94,10 +95,10 @@ impl Sockets {
         }
     }
 
-    /// Listens at `address`; port 0 means one that is free.
+    /// Listens at `address`; port 0 means any free port.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     pub async fn bind(&self, address: SocketAddr) -> io::Result<SocketListener> {
         match self {
@@ -109,7 +110,7 @@ impl Sockets {
         }
     }
 
-    /// The address that this host would send from to reach `to`; `None` where there is no way.
+    /// The address from which this host would send to reach `to`; `None` if there is no way.
     ///
     /// Connecting a datagram socket asks the routing table; nothing is sent.
     #[expect(clippy::disallowed_methods, reason = "this is the seam")]
@@ -130,9 +131,9 @@ impl Sockets {
 
 /// A port that is listened at.
 pub enum SocketListener {
-    /// Of this machine.
+    /// A port of this machine.
     Tcp(TcpListener),
-    /// Of another network.
+    /// A port of another network.
     Given(Box<dyn GivenListener>),
 }
 
@@ -143,10 +144,10 @@ impl From<TcpListener> for SocketListener {
 }
 
 impl SocketListener {
-    /// Waits for the next connection; gives it and the address that it came from.
+    /// Waits for the next connection. Gives the connection and the address that it came from.
     ///
     /// # Errors
-    /// The system's, among others where it is out of descriptors.
+    /// The system's error, for example if there are no descriptors left.
     pub async fn accept(&self) -> io::Result<(SocketStream, SocketAddr)> {
         match self {
             Self::Tcp(listener) => {
@@ -160,10 +161,10 @@ impl SocketListener {
         }
     }
 
-    /// Where it listens.
+    /// Address of the port.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr(),
@@ -174,15 +175,15 @@ impl SocketListener {
 
 /// A connection.
 pub enum SocketStream {
-    /// Of this machine.
+    /// A connection of this machine.
     Tcp(TcpStream),
-    /// Of another network.
+    /// A connection of another network.
     Given(Box<dyn GivenStream>),
 }
 
 impl core::fmt::Debug for SocketStream {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        // Whom it leads to is nobody's to log.
+        // No log may say whom a connection leads to.
         f.write_str("SocketStream")
     }
 }
@@ -194,11 +195,11 @@ impl From<TcpStream> for SocketStream {
 }
 
 impl SocketStream {
-    /// Sets the connection up for what is written in large batches and must not wait: no delay for filling segments
-    /// (it costs 40 ms), and no more unsent in the kernel than a batch.
+    /// Sets the connection up for data that is written in large batches and must not wait: no delay to fill segments
+    /// (which costs 40 ms), and no more than a batch unsent in the kernel.
     ///
     /// # Errors
-    /// The system's; it refuses for connections that are gone already.
+    /// The system's error, which comes for connections that are gone already.
     pub fn tune(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => {
@@ -209,7 +210,8 @@ impl SocketStream {
         }
     }
 
-    /// Has the connection reset when it is dropped, so that the other side takes what it got for no complete answer.
+    /// Has the connection reset when it is dropped, so that the other side does not take what it got for a complete
+    /// answer.
     ///
     /// The call fails only on a connection that is gone already, which the other side has seen.
     pub fn reset_when_dropped(&self) {
@@ -224,7 +226,7 @@ impl SocketStream {
     /// This side's address.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(tcp) => tcp.local_addr(),
@@ -235,7 +237,7 @@ impl SocketStream {
     /// The other side's address.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(tcp) => tcp.peer_addr(),
@@ -243,11 +245,11 @@ impl SocketStream {
         }
     }
 
-    /// Reads once. What does not fill `buffer` was all there is: the socket counts as empty until the kernel says that
-    /// more has come, without a second read to find that out. `None`: nothing is there now.
+    /// Reads once. If the bytes do not fill `buffer`, they were all that was there: the socket counts as empty until
+    /// the kernel says that more has come, without a second read to find that out. `None` if nothing is there now.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     #[inline]
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match self {
@@ -263,7 +265,7 @@ impl SocketStream {
     /// Gives the kernel as much of `bytes` as it takes now.
     ///
     /// # Errors
-    /// The system's; `WouldBlock` where it takes nothing now.
+    /// The system's error; `WouldBlock` if the kernel takes nothing now.
     #[inline]
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
@@ -275,7 +277,7 @@ impl SocketStream {
     /// Waits until there is something to read.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.readable().await,
@@ -286,7 +288,7 @@ impl SocketStream {
     /// Waits until something can be written.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.writable().await,
@@ -297,7 +299,7 @@ impl SocketStream {
     /// Waits until there is something to read or something can be written.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub async fn ready(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => {
@@ -317,7 +319,7 @@ impl SocketStream {
     /// Ready once there is something to read.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(tcp) => tcp.poll_read_ready(cx),
@@ -328,7 +330,7 @@ impl SocketStream {
     /// Ready once something can be written.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(tcp) => tcp.poll_write_ready(cx),
@@ -344,7 +346,7 @@ fn receive(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let read = (&*SockRef::from(tcp)).read(buffer)?;
         got = Some(read);
         if (1..room).contains(&read) {
-            // Clears the readiness of before the read, and no newer one.
+            // This clears the readiness that was seen before the read, and no newer one.
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(())
@@ -356,14 +358,14 @@ fn receive(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
 }
 
 /// Bounds what the kernel has taken and not sent. Those bytes are beyond this program's fairness and accounting: there
-/// may be megabytes of them, in which every circuit waits behind what was written first. Bytes that are sent and not
+/// may be megabytes of them, and every circuit would wait behind what was written first. Bytes that are sent and not
 /// acknowledged are not bounded, so that long ways are filled.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bound_unsent(tcp: &TcpStream) -> io::Result<()> {
     SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES)
 }
 
-/// Other systems have no such option; the send buffer is the bound there.
+/// Other systems have no such option, so the send buffer is the bound there.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn bound_unsent(_: &TcpStream) -> io::Result<()> {
     Ok(())

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-/// The present moment by the clock of the runtime: real, or virtual where the runtime's clock is paused.
+/// The present moment by the clock of the runtime, which is real, or virtual if the runtime's clock is paused.
 ///
-/// Outside a runtime it is the machine's.
+/// Outside a runtime the clock is the machine's.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

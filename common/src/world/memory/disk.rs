@@ -9,14 +9,14 @@ use super::super::Clock;
 use super::super::disk::{DirEntry, Disk, EntryKind, GivenDisk, GivenFile, Lock, Locked, Status};
 use crate::sync::lock;
 
-/// A write takes no more than half of what it is given, and at least so many bytes: there is a step between two parts
-/// of a file, at which it can crash.
+/// A write takes at most half of what it is given, but at least so many bytes. So there is a step between two parts of
+/// a file at which the disk can crash.
 const SHORT_WRITE_BYTES: usize = 20;
 
 /// What happens at the step that is chosen to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The power goes: this step and all later ones do nothing, until [`MemoryDisk::heal`].
+    /// The power goes: this step and all later ones fail, until [`MemoryDisk::heal`].
     PowerCut,
     /// This one step fails with the system's error of that number.
     Error(i32),
@@ -31,7 +31,7 @@ pub enum Unsynced {
     Empty,
     /// The first half.
     Half,
-    /// As many zero bytes.
+    /// As many zero bytes as were written.
     Zeros,
 }
 
@@ -94,7 +94,7 @@ struct State {
     is_dead: bool,
 }
 
-/// A disk in memory. Clones are handles on one disk; file times are those of a clock that it was given.
+/// A disk in memory. Clones are handles on one disk; file times come from the clock that the disk was given.
 ///
 /// Each call of [`Disk`] is a step, and each step can be made to fail. Links to directories are not modelled, nor are
 /// users: permission bits are kept and not obeyed.
@@ -123,12 +123,12 @@ impl MemoryDisk {
         }
     }
 
-    /// The disk as those see it who read and write state.
+    /// The disk for those who read and write state.
     pub fn disk(&self) -> Disk {
         Disk::Given(Arc::new(self.clone()))
     }
 
-    /// Another disk with what is on this one.
+    /// Another disk with the content of this one.
     pub fn copy(&self) -> Self {
         Self {
             state: Arc::new(Mutex::new(self.state().clone())),
@@ -143,7 +143,7 @@ impl MemoryDisk {
         state.fault = Some((at, fault));
     }
 
-    /// Ends the fault; the power is back without a crash. Returns whether the fault was reached.
+    /// Ends the fault: the power is back, without a crash. Returns whether the fault was reached.
     pub fn heal(&self) -> bool {
         let mut state = self.state();
         state.is_dead = false;
@@ -156,8 +156,8 @@ impl MemoryDisk {
         self.state().pending.len()
     }
 
-    /// Crashes: what was not synced is lost or not, and all locks end. Of the pending changes of names, those for whose
-    /// place `is_kept` is true have happened.
+    /// Crashes: what was not synced is lost or not, as `unsynced` says, and all locks end. A pending change of a name has
+    /// happened if `is_kept` is true for its place in the list.
     pub fn crash(&self, is_kept: impl Fn(usize) -> bool, unsynced: Unsynced) {
         let mut state = self.state();
         let pending = std::mem::take(&mut state.pending);
@@ -176,7 +176,8 @@ impl MemoryDisk {
             }
             inode.synced = true;
         }
-        // What is in a directory is gone with the directory's name. A directory comes before what is in it.
+        // What is in a directory is gone with the directory's name. In this order a directory comes before what is in
+        // it.
         let mut names: BTreeMap<PathBuf, u64> = BTreeMap::new();
         for (path, inode) in &state.lasting {
             if is_root(parent(path)) || names.contains_key(parent(path)) {
@@ -199,8 +200,8 @@ impl MemoryDisk {
         self.state().names.keys().cloned().collect()
     }
 
-    /// Puts a file there that is durable already, whatever was there: what a failing disk, an owner with an editor or a
-    /// backup do, without any call.
+    /// Puts a file there that is durable at once, in place of whatever was there. A failing disk, an owner with an
+    /// editor, and a backup do this without any call.
     pub fn put(&self, path: &Path, bytes: &[u8]) {
         let now_ms = self.clock.now_ms();
         let mut state = self.state();
@@ -217,7 +218,7 @@ impl MemoryDisk {
         lock(&self.state)
     }
 
-    /// Begins a step; gives the state if the step is not to fail.
+    /// Begins a step. Gives the state if the step is not chosen to fail.
     fn step(&self) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
         let now = state.steps;
@@ -295,7 +296,7 @@ impl State {
         Ok(())
     }
 
-    /// Frees what no name leads to, now or after a crash.
+    /// Frees the files that no name leads to, now or after a crash.
     fn forget_nameless(&mut self) {
         let pending = self.pending.iter().filter_map(|change| match change {
             Change::Name(_, inode) | Change::Move(_, _, inode) => Some(*inode),
@@ -470,7 +471,7 @@ impl GivenDisk for MemoryDisk {
     }
 }
 
-/// Is this the same directory? The one that relative paths begin in has two names.
+/// Is this the same directory? The directory that relative paths begin in has two names.
 fn same_directory(one: &Path, other: &Path) -> bool {
     let plain = |path: &Path| path != Path::new("") && path != Path::new(".");
     one == other || (!plain(one) && !plain(other))
@@ -506,7 +507,7 @@ impl GivenFile for MemoryFile {
     }
 }
 
-/// A lock that is held. After a crash it may be another's.
+/// A lock that is held. After a crash the lock may be another holder's.
 struct MemoryLock {
     disk: MemoryDisk,
     path: PathBuf,
@@ -614,7 +615,7 @@ mod tests {
         memory.crash(|_| false, Unsynced::Kept);
         let second = take();
         assert!(matches!(second, Locked::Held(_)));
-        // The end of the life before the crash does not end the lock of the life after it.
+        // When the life before the crash ends, the lock of the life after it stays.
         drop(first);
         assert!(matches!(take(), Locked::Taken(_)));
         drop(second);
