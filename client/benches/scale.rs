@@ -32,7 +32,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const AUTHORITIES: u8 = 9;
-/// Of a hundred relays, so many leave in an hour, and as many come.
+/// Percentage of the relays that leave in an hour. As many come.
 const CHURN_PERCENT: usize = 1;
 
 fn main() {

@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let counts = anna.circuits().counts();
     println!("{} circuits in use", counts.ready - counts.clean);
 
-    // From here on Anna has a new identity, and Bert too: a new identity is that of the whole client.
+    // From here on Anna has a new identity, and so has Bert: a new identity is that of the whole client.
     println!("{} circuits retired", anna.new_identity());
     fetch(&anna, &url).await?;
     let counts = anna.circuits().counts();

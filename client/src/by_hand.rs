@@ -46,7 +46,7 @@ pub enum ByHandError {
     Ambiguous {
         /// What was written.
         name: String,
-        /// How many it fits.
+        /// How many relays it fits.
         count: usize,
     },
     /// A path cannot have so many relays.
@@ -61,7 +61,7 @@ pub enum ByHandError {
 }
 
 impl Client {
-    /// Builds a circuit through exactly these relays, first to last. [`Circuit::open`] opens streams on it,
+    /// Builds a circuit through exactly these relays, first to last. [`Circuit::open`] opens streams on the circuit,
     /// [`Circuit::close`] ends it.
     ///
     /// ```no_run
@@ -101,7 +101,7 @@ impl Client {
     /// The relays with these names. Each name is a nickname or the first digits of an identity in the consensus.
     ///
     /// # Errors
-    /// [`ByHandError`] with the first name that no relay has, or that more than one has.
+    /// [`ByHandError`] with the first name that no relay has, or that more than one relay has.
     pub fn relays(&self, names: &[String]) -> Result<Vec<RelayId>, ByHandError> {
         if !(1..=usize::from(MOST_HOPS)).contains(&names.len()) {
             return Err(ByHandError::Hops(names.len()));
@@ -114,7 +114,7 @@ impl Client {
     /// Builds a circuit through exactly these relays and measures each hop as it is added.
     ///
     /// # Errors
-    /// [`TraceError`]; a relay that the consensus does not list is named.
+    /// [`TraceError`], which names a relay that the consensus does not list.
     pub async fn trace_path(&self, path: &[RelayId]) -> Result<Vec<HopReport>, TraceError> {
         let hops = self.listed(path)?;
         Ok(self.measure(&hops, false).await?)

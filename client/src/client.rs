@@ -50,7 +50,7 @@ pub struct ClientOptions {
     pub isolate_by: IsolateBy,
     /// What the owner decides about paths.
     pub peers: PeerRules,
-    /// When a circuit gets a second one that carries its streams with it.
+    /// When a circuit gets a second circuit that carries its streams with it.
     pub multipath: Multipath,
     /// The world that the client lives in: [`World::default`] for the real one.
     pub world: World,
@@ -113,12 +113,11 @@ pub(crate) struct ClientInner {
     pub(crate) reporter: Reporter,
     pub(crate) isolate_by: IsolateBy,
     pub(crate) sessions: AtomicU64,
-    /// Numbers streams, if each is to be alone.
+    /// Numbers streams, if each is to be alone on its circuit.
     pub(crate) streams: AtomicU64,
 }
 
-/// A client of a network. Clones share its circuits; those from
-/// [`Client::isolated`] share none of them.
+/// A client of a network. Clones share its circuits; clients from [`Client::isolated`] share none of them.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) inner: Arc<ClientInner>,
@@ -146,7 +145,7 @@ pub struct HopReport {
 }
 
 impl Client {
-    /// A client on the same network that shares no circuit with any other. It costs nothing until it is used.
+    /// A client on the same network that shares no circuit with any other client. It costs nothing until it is used.
     ///
     /// ```no_run
     /// # async fn example(client: cepa_client::Client) -> Result<(), cepa_client::ConnectError> {
@@ -194,7 +193,8 @@ impl Client {
         &self.inner.circuits
     }
 
-    /// Opens a stream to `host:port`; the exit resolves the name. While the client starts it waits for that.
+    /// Opens a stream to `host:port`; the exit resolves the name. While the client is starting, the call waits for
+    /// that.
     ///
     /// ```no_run
     /// # async fn example(client: cepa_client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -387,11 +387,12 @@ fn parse_target(text: &str) -> Option<StreamTarget> {
 /// Would another exit, or this exit on another circuit, give the same answer?
 fn is_final(error: StreamError, refusals: usize) -> bool {
     match error {
-        // The circuit died, or this exit refuses: another one may succeed.
+        // The circuit died, or this exit refuses: another circuit or exit may succeed.
         StreamError::CircuitLost | StreamError::Ended(EndReason::Policy | EndReason::Resource) => {
             false
         }
-        // The cause may be this exit's resolver or its way to the destination. Two exits that agree are believed.
+        // The cause may be this exit's resolver or its way to the destination. Two exits that say the same are
+        // believed.
         StreamError::Ended(
             EndReason::Timeout | EndReason::Unresolvable | EndReason::Unreachable,
         ) => refusals > 0,

@@ -19,7 +19,7 @@ use crate::dir::NoConsensus;
 use crate::guard::Suspicion;
 use crate::skew;
 
-/// The most warnings at a time. Further ones are reported only after one is over.
+/// The most warnings at a time. A further warning is reported only after one of them is over.
 const MOST_WARNINGS: usize = 16;
 /// Number of bytes between two reports of a download.
 const REPORT_EVERY: usize = 64 * 1024;
@@ -53,7 +53,7 @@ impl fmt::Display for DirectorySource {
     }
 }
 
-/// How far the client has come, and what troubles it. `to_string` says it to people.
+/// How far the client has come, and what troubles it. `to_string` gives a line for people.
 ///
 /// ```
 /// use cepa_client::{ClientEvent, DirectorySource, Warning};
@@ -93,7 +93,7 @@ pub enum ClientEvent {
     },
     /// A consensus is verified and may be used.
     Consensus {
-        /// Relays in it.
+        /// Number of relays in the consensus.
         relays: usize,
         /// Until when the consensus is valid.
         valid_until: UnixSecs,
@@ -124,7 +124,7 @@ pub enum ClientEvent {
     CacheMisbehaved {
         /// The cache.
         cache: RelayId,
-        /// How many have misbehaved since this was last told.
+        /// How many answers of this kind there were since this was last told.
         times: u64,
     },
     /// What has become of a later revision of the network's file.
@@ -132,8 +132,8 @@ pub enum ClientEvent {
 }
 
 impl ClientEvent {
-    /// How much of the way to [`BootstrapEvent::Ready`] is done, in per cent; `None` for an event that is no stage of
-    /// the way.
+    /// How much of the way to [`ClientEvent::Ready`] is done, in per cent; `None` for an event that is no stage of the
+    /// way.
     pub fn percent(&self) -> Option<u8> {
         let share = |part: usize, whole: usize, percent: usize| {
             u8::try_from(part.saturating_mul(percent) / whole.max(1)).unwrap_or(100)
@@ -154,7 +154,7 @@ impl ClientEvent {
         })
     }
 
-    /// How loudly the log says it.
+    /// The level of the log line.
     pub fn level(&self) -> Level {
         match self {
             Self::Lost(_) | Self::Warning(Warning::TwoConsensuses(_)) => Level::ERROR,
@@ -234,13 +234,13 @@ impl fmt::Display for ClientEvent {
     }
 }
 
-/// A trouble that the client's owner should know about. `to_string` says it to people, and what to do.
+/// A trouble that the client's owner should know about. `to_string` tells people of it, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
     /// A source of the consensus cannot be reached.
     Unreachable {
-        /// Which.
+        /// The source that cannot be reached.
         source: DirectorySource,
         /// The system's error.
         reason: String,
@@ -299,7 +299,7 @@ impl Warning {
         }
     }
 
-    /// Does the warning need somebody's attention, because it does not mend itself?
+    /// Does the warning need somebody's attention, because the trouble does not mend itself?
     pub fn is_alarm(&self) -> bool {
         match self {
             Self::TwoConsensuses(_) => true,
@@ -373,7 +373,7 @@ struct State {
     stage: ClientEvent,
     warnings: Vec<Warning>,
     has_joined: bool,
-    /// What was told lately of caches that misbehave.
+    /// Paces the events about caches that misbehave.
     misbehaved: LogPace,
 }
 
@@ -421,8 +421,8 @@ impl Reporter {
         });
     }
 
-    /// Reports the stage that the client has come to. It counts only before the client is ready, and after it was cut
-    /// off.
+    /// Reports the stage that the client has come to. A stage counts only before the client is ready, and after the
+    /// client was cut off.
     pub(crate) fn stage(&self, stage: ClientEvent) {
         self.change(|state, tell| {
             let is_news = match (&state.stage, &stage) {

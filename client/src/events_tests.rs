@@ -12,7 +12,7 @@ fn failing(n: u8) -> Warning {
     }
 }
 
-/// The events that are there to be had without a wait.
+/// The events that can be had without a wait.
 async fn ready(events: &mut ClientEvents) -> Vec<ClientEvent> {
     let mut ready = Vec::new();
     let none = std::time::Duration::ZERO;
@@ -123,7 +123,8 @@ async fn warnings_are_told_once_and_bounded() {
     reporter.warn(failing(1));
     let told = [ClientEvent::Starting, ClientEvent::Warning(failing(1))];
     assert_eq!(ready(&mut events).await, told);
-    // A warning in other words replaces the one before. If only a number changes that is not said, nothing is told.
+    // A warning in other words replaces the one before. If only a number changes that the words do not contain, nothing
+    // is told.
     let skew = |ahead_secs| Warning::ClockSkew { ahead_secs };
     for ahead_secs in [600, 601, 900] {
         reporter.warn(skew(ahead_secs));

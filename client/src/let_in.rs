@@ -55,7 +55,7 @@ impl Client {
             connector,
             options,
             async move {
-                // Told to stop, or dropped: both mean the same.
+                // Being told to stop and being dropped mean the same.
                 let _ = stopped.await;
             },
         ));
@@ -87,13 +87,13 @@ enum Refused {
 struct ClientConnector {
     client: Client,
     by: IsolateBy,
-    /// What the log was told lately of streams that were refused.
+    /// Paces the log lines about streams that were refused.
     refused: Mutex<LogPaces<Refused>>,
 }
 
 impl ClientConnector {
     /// Says why streams are refused, if every stream like this one fails until somebody acts. An application may ask
-    /// many times a second, so not each is told of.
+    /// many times a second, so not every refusal is told of.
     fn tell(&self, error: &ConnectError) {
         let (class, why): (_, &dyn core::fmt::Display) = match error {
             ConnectError::NoConsensus(why) => (Refused::NoConsensus, why),

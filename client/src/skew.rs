@@ -1,4 +1,4 @@
-//! How wrong this computer's clock may be, by what relays say about the time (docs/protocol.md, 2.6).
+//! How wrong this computer's clock may be, judged by what relays say about the time (docs/protocol.md, 2.6).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -15,16 +15,16 @@ const MIN_RELAYS: usize = 3;
 /// Number of relays whose newest word is remembered.
 const MAX_RELAYS: usize = 15;
 
-/// An estimate from what relays have said; it is right while fewer than half of them lie.
+/// An estimate from what relays have said. The estimate is right while fewer than half of the relays lie.
 #[derive(Clone, Debug, Default)]
 pub struct SkewEstimate {
-    /// Offset by relay (seconds, positive where our clock is ahead), the oldest first.
+    /// The clock's offset from each relay's (seconds, positive if this computer's clock is ahead), the oldest first.
     offsets: VecDeque<(RelayId, i64)>,
 }
 
 impl SkewEstimate {
-    /// Takes the word of `relay`, whose link key was proven: it is `theirs` when our clock shows `ours`.
-    /// A time of zero says nothing.
+    /// Takes the word of `relay`, whose link key was proven: its clock shows `theirs` when this computer's shows
+    /// `ours`. A time of zero says nothing.
     pub fn observe(&mut self, relay: RelayId, ours: UnixSecs, theirs: UnixSecs) {
         if theirs == 0 {
             return;
@@ -38,9 +38,10 @@ impl SkewEstimate {
         self.offsets.push_back((relay, offset));
     }
 
-    /// The median (seconds, positive where our clock is ahead); `None` before three relays have spoken.
+    /// The median (seconds, positive if this computer's clock is ahead); `None` before three relays have spoken.
     ///
-    /// Of an even number it is the one closer to zero: no alarm by half of them.
+    /// Of an even number of offsets, the median is the one of the two in the middle that is closer to zero: half of the
+    /// relays alone raise no alarm.
     pub fn median(&self) -> Option<i64> {
         if self.offsets.len() < MIN_RELAYS {
             return None;
@@ -49,7 +50,7 @@ impl SkewEstimate {
         sorted.sort_unstable();
         let upper = sorted.get(sorted.len() / 2).copied()?;
         let lower = sorted.get((sorted.len() - 1) / 2).copied()?;
-        // On two sides of zero neither is a reason to doubt the clock.
+        // If the two are on different sides of zero, neither is a reason to doubt the clock.
         if (lower < 0) != (upper < 0) {
             return Some(0);
         }
@@ -61,7 +62,7 @@ impl SkewEstimate {
     }
 }
 
-/// The client's estimate; clones share it.
+/// The client's estimate. Clones share one estimate.
 #[derive(Clone, Debug, Default)]
 pub struct ClockSkew(Arc<Mutex<SkewEstimate>>);
 
@@ -71,18 +72,18 @@ impl ClockSkew {
         lock(&self.0).observe(relay, ours, theirs);
     }
 
-    /// By how many seconds this computer's clock is ahead (positive) or behind (negative), as most relays say;
-    /// `None` before three have spoken. Nobody has proven it: good for advice, never for a decision.
+    /// By how many seconds this computer's clock is ahead (positive) or behind (negative), as most relays say; `None`
+    /// before three relays have spoken. Nobody has proven it: the number is good for advice, never for a decision.
     pub fn estimate(&self) -> Option<i64> {
         lock(&self.0).median()
     }
 
-    /// By how many seconds the clock is ahead, or behind where that is negative, if that is more than five minutes.
+    /// By how many seconds the clock is ahead, or behind if the number is negative, if that is more than five minutes.
     pub fn wrong_by(&self) -> Option<i64> {
         self.estimate().filter(|median| is_wrong(*median))
     }
 
-    /// A sentence for people, where the clock seems to be wrong by more than five minutes.
+    /// A sentence for people, if the clock seems to be wrong by more than five minutes.
     pub fn advice(&self) -> Option<String> {
         self.wrong_by().map(advice)
     }
@@ -92,7 +93,7 @@ fn is_wrong(median: i64) -> bool {
     median.unsigned_abs() > CLOCK_SKEW_SECS
 }
 
-/// What a clock that is ahead by so many seconds, or behind where that is negative, means for people.
+/// What it means for people that the clock is ahead by so many seconds, or behind if the number is negative.
 pub(crate) fn advice(median: i64) -> String {
     let direction = if median > 0 { "ahead" } else { "behind" };
     format!(

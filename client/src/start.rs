@@ -25,7 +25,7 @@ use crate::time_sources::TimeSources;
 
 /// The time within which a consensus must be there.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the start waits for a first circuit. Without one, streams are opened as well as possible.
+/// How long the start waits for a first circuit. Without a first circuit, each stream that is opened builds its own.
 const FIRST_CIRCUIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Client {
@@ -34,17 +34,18 @@ impl Client {
     /// [`Client::start`] shows how far the client is.
     ///
     /// # Errors
-    /// [`ClientError::NoConsensus`] after 60 s without one, with what seems to be wrong. The client is gone then.
+    /// [`ClientError::NoConsensus`] after 60 s without a consensus, with what seems to be wrong. The client is gone
+    /// then.
     pub async fn bootstrap(options: ClientOptions) -> Result<Self, ClientError> {
         let (client, _) = Self::start(options).await;
         client.ready().await?;
         Ok(client)
     }
 
-    /// Begins to join the network, and returns at once: the client works on by itself, streams opened meanwhile wait
-    /// for it, and the events tell how far it is and what troubles it, for as long as it lives.
+    /// Begins to join the network, and returns at once. The client works on by itself, and streams that are opened
+    /// meanwhile wait for it. As long as the client lives, the events tell how far it is and what troubles it.
     ///
-    /// The client takes nothing of the process but tasks of the tokio runtime that this is called in, which may have
+    /// The client takes nothing of the process but tasks of the tokio runtime in which it is started, which may have
     /// one thread or many. The tasks end with the last clone of the client. The time and the I/O of the runtime must be
     /// enabled.
     ///
@@ -167,10 +168,11 @@ impl Client {
     }
 
     /// Waits until a usable consensus is held, and then for a first circuit, or for the news that none can be built for
-    /// now: streams opened then say why. Completes at once if that is so already.
+    /// now: streams that are opened then say why. Completes at once if all that is so already.
     ///
     /// # Errors
-    /// [`ClientError::NoConsensus`] after 60 s without one, with what seems to be wrong; the client goes on trying.
+    /// [`ClientError::NoConsensus`] after 60 s without a consensus, with what seems to be wrong; the client goes on
+    /// trying.
     /// [`ClientError::Rules`] if the owner's rules cannot be kept, or leave nothing to choose in this network.
     pub async fn ready(&self) -> Result<(), ClientError> {
         self.inner.pool.rules().check()?;

@@ -14,15 +14,15 @@ use crate::dir::BootstrapProgress;
 use crate::events::{Reporter, Warning};
 use crate::skew::ClockSkew;
 
-/// Authorities that are asked for the time where no consensus can be had.
+/// Number of authorities that are asked for the time if no consensus can be had.
 const TIME_SOURCES: usize = 5;
-/// Longest time to ask one.
+/// The longest time that asking one authority may take.
 const TIME_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often they are asked.
+/// How often the authorities are asked.
 const TIME_AGAIN: Duration = Duration::from_secs(60);
 
-/// Asks authorities for the time while no consensus can be had: a clock that is wrong is the one cause that the
-/// documents alone cannot tell from authorities that have been away.
+/// Asks authorities for the time while no consensus can be had. A wrong clock is the one cause that the documents alone
+/// cannot tell from authorities that have been away.
 pub(crate) struct TimeSources {
     pub(crate) network: NetworkHandle,
     pub(crate) tls: Tls,
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use cepa_common::testkit::{self, link_key, network_named};
 
-    /// An authority that says HELLO to whoever comes.
+    /// An authority that says HELLO to whoever connects.
     async fn authority(n: u8) -> (AuthorityEntry, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = AuthorityEntry {
@@ -98,7 +98,7 @@ mod tests {
             let (tls, id) = (Tls::relay(&link_key(n)).unwrap(), network.network_id());
             tokio::spawn(async move {
                 while let Ok((tcp, _)) = listener.accept().await {
-                    // A link, which nothing is done with.
+                    // The connection is a link, with which nothing is done.
                     let _ = establish::accept(tcp, &tls, id, Clock::system().now_secs()).await;
                 }
             });
