@@ -48,7 +48,7 @@ pub(crate) fn own_descriptor(
 }
 
 /// Where others reach a relay that listens at `listening`: there, or where its owner says. Port 0 stands for the port
-/// that it listens on.
+/// that the relay listens on.
 fn addresses(advertised: &[SocketAddr], listening: SocketAddr) -> Vec<SocketAddr> {
     let listed = |address: &SocketAddr| match address.port() {
         0 => SocketAddr::new(address.ip(), listening.port()),
@@ -60,8 +60,8 @@ fn addresses(advertised: &[SocketAddr], listening: SocketAddr) -> Vec<SocketAddr
     }
 }
 
-/// What a relay says that it carries (KiB a second): what its owner says, else what is usual, or its limit if that is
-/// lower. A limit of zero is none.
+/// What a relay says that it carries (KiB a second): what its owner says, or else what is usual, or its limit if that
+/// is lower. A limit of zero is no limit.
 fn claim_kib(claim: Option<u32>, limit: u32) -> u32 {
     let usual = match limit {
         0 => DEFAULT_BANDWIDTH_KIB,

@@ -3,13 +3,12 @@
 //! The rooms, in the order in which a cell meets them: `admission` says how much this relay takes on; `link` accepts
 //! connections and keeps the links to other relays; `circuit` answers CREATE with the onion keys that [`keys`] looks
 //! after, and holds the circuits that end here; [`exit`] connects streams; [`directory`] and [`authority`] serve and
-//! make the consensus. A cell that only passes never leaves the tables of the two links
-//! that it passes between (`cepa_common::net::switch`).
+//! make the consensus. A cell that only passes never leaves the tables of the two links that it passes between
+//! (`cepa_common::net::switch`).
 //!
 //! Rooms report what happens to a [`Reporter`]; [`RelayHandle::events`] follows it.
 //!
-//! [`Relay::start`] starts all rooms and [`RelayHandle::shutdown`] stops them,
-//! sources of work first.
+//! [`Relay::start`] starts all rooms and [`RelayHandle::shutdown`] stops them, sources of work first.
 
 #![cfg_attr(
     test,

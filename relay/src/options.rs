@@ -25,14 +25,14 @@ pub struct RelayOptions {
     pub onion_keys: OnionKeyOptions,
     /// Address on which the relay listens for links and directory requests.
     pub listen: SocketAddr,
-    /// Addresses at which others reach the relay. Port 0 stands for the port that it listens on.
+    /// Addresses at which others reach the relay. Port 0 stands for the port that the relay listens on.
     pub advertised: Vec<SocketAddr>,
     /// Nickname of the relay.
     pub nickname: String,
     /// Whether the relay publishes a descriptor.
     pub publish: bool,
-    /// Traffic that the relay claims in its descriptor to carry, KiB a second. Without a number here the relay claims
-    /// what is usual, or `limits.bandwidth_kib` if that is less.
+    /// Traffic that the relay claims in its descriptor to carry (KiB a second). `None`: the relay claims what is usual,
+    /// or `limits.bandwidth_kib` if that is less.
     pub claim_kib: Option<u32>,
     /// Present if the relay is an exit, which connects streams to the outside.
     pub exit: Option<ExitOptions>,
@@ -52,7 +52,7 @@ pub struct RelayOptions {
 pub struct ExitOptions {
     /// The addresses and ports that the exit connects to.
     pub policy: ExitPolicy,
-    /// The DNS server that the exit asks; without one here, the system's.
+    /// The DNS server that the exit asks; `None` for the system's servers.
     pub resolver: Option<SocketAddr>,
 }
 
@@ -66,6 +66,6 @@ pub struct AuthorityOptions {
     pub state_dir: PathBuf,
     /// The operator's rules about relays.
     pub rules: OperatorRules,
-    /// How the authority measures relays; `None` if it does not.
+    /// How the authority measures relays; `None` if it does not measure.
     pub measure: Option<MeasureOptions>,
 }

@@ -5,7 +5,7 @@ use core::fmt;
 use cepa_common::dir::UnixSecs;
 use tracing::Level;
 
-/// What an authority failed at, each a fault of its own or of its machine.
+/// What an authority failed at. Each is a fault of the authority itself or of its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuthorityFailure {
@@ -17,15 +17,15 @@ pub enum AuthorityFailure {
     Count,
     /// The authority's own consensus does not verify, or its own directory does not take it.
     Consensus,
-    /// The record of what the authority signed was not written: it does not sign this consensus.
+    /// The record of what the authority signed was not written, so the authority does not sign this consensus.
     RecordNotWritten,
-    /// The record of what the authority signed cannot be read: it votes no more.
+    /// The record of what the authority signed cannot be read, so the authority votes no more.
     RecordLost,
     /// A measurement of relays has ended in a fault of the program.
     Measurement,
 }
 
-/// What has happened at an authority. `to_string` says it to people.
+/// What has happened at an authority. `to_string` gives a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuthorityEvent {
@@ -36,7 +36,7 @@ pub enum AuthorityEvent {
     },
     /// An authority has signed two votes for one time, which is proof against it.
     VotedTwice {
-        /// Name of the authority that did.
+        /// Name of the authority that did so.
         authority: String,
         /// The time.
         valid_after: UnixSecs,
@@ -73,7 +73,7 @@ pub enum AuthorityEvent {
     Signed {
         /// The time from which the consensus is valid.
         valid_after: UnixSecs,
-        /// Relays in it.
+        /// Number of relays in the consensus.
         relays: usize,
     },
     /// More than half of the authorities have signed a consensus, or some more than before.
@@ -82,20 +82,20 @@ pub enum AuthorityEvent {
         valid_after: UnixSecs,
         /// Votes that were counted.
         votes: usize,
-        /// Signatures of it.
+        /// Number of signatures of the consensus.
         signatures: usize,
         /// Names of the authorities without a vote.
         silent: Vec<String>,
-        /// Names of those that voted twice.
+        /// Names of the authorities that voted twice.
         convicted: Vec<String>,
-        /// Names of those that have not signed.
+        /// Names of the authorities that have not signed.
         unsigned: Vec<String>,
     },
     /// This authority serves this consensus from now on.
     Published {
         /// The time from which the consensus is valid.
         valid_after: UnixSecs,
-        /// Relays in it.
+        /// Number of relays in the consensus.
         relays: usize,
     },
     /// A renewed key signs from now on.
@@ -110,22 +110,22 @@ pub enum AuthorityEvent {
     },
     /// The certified signing key has ended: this authority's votes count no more.
     KeyEnded,
-    /// The signing key on disk cannot be used; the one held stays.
+    /// The signing key on disk cannot be used; the key held stays.
     KeyFile {
         /// What is wrong.
         reason: String,
     },
     /// Something that should not fail has failed.
     Failed {
-        /// What.
+        /// What has failed.
         what: AuthorityFailure,
-        /// Why.
+        /// Why it has failed.
         reason: String,
     },
 }
 
 impl AuthorityEvent {
-    /// How loudly the log says it.
+    /// The level of the log line.
     pub fn level(&self) -> Level {
         match self {
             Self::VoteMade { .. }

@@ -29,7 +29,7 @@ pub enum DiskTrouble {
 }
 
 impl DiskTrouble {
-    /// How loudly the log says it.
+    /// The level of the log line.
     pub fn level(self) -> Level {
         match self {
             Self::KnowledgeUnusable => Level::ERROR,

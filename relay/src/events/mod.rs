@@ -56,9 +56,9 @@ pub enum Listing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionBound {
-    /// As many as the relay's owner allows at once.
+    /// There are as many connections as the relay's owner allows at once.
     All,
-    /// As many as the network allows one address at once.
+    /// There are as many connections as the network allows one address at once.
     Address,
 }
 
@@ -74,7 +74,7 @@ enum Class {
     Disk(DiskTrouble),
 }
 
-/// What has happened at a relay, or how things stand there. `to_string` says it to people.
+/// What has happened at a relay, or how things stand there. `to_string` gives a line for people.
 ///
 /// ```
 /// use cepa_relay::{DescriptorAnswer, RelayEvent};
@@ -94,7 +94,7 @@ pub enum RelayEvent {
     OnionKeyMade,
     /// The oldest onion key is erased.
     OnionKeyRetired,
-    /// The onion keys could not be read, made or erased; it is tried again.
+    /// The onion keys could not be read, made or erased. The relay tries again.
     OnionKeysStuck {
         /// What failed.
         reason: String,
@@ -112,12 +112,12 @@ pub enum RelayEvent {
     CertificateEnded,
     /// The relay is in another family from now on, or in none.
     Family {
-        /// Whether it is in one.
+        /// Whether the relay is in one.
         is_member: bool,
     },
-    /// A file of the owner cannot be used; what was there before stays in use.
+    /// A file of the owner cannot be used; what the relay had before stays in use.
     OwnersFile {
-        /// Which file, and what is wrong.
+        /// Which file cannot be used, and what is wrong.
         reason: String,
     },
     /// An authority has answered to the relay's descriptor, or could not be asked.
@@ -129,11 +129,11 @@ pub enum RelayEvent {
     },
     /// There is a newer consensus.
     Consensus {
-        /// Relays in it.
+        /// Number of relays in the consensus.
         relays: usize,
-        /// The time from which it is valid.
+        /// The time from which the consensus is valid.
         valid_after: UnixSecs,
-        /// The time until which it is valid.
+        /// The time until which the consensus is valid.
         valid_until: UnixSecs,
     },
     /// What the newest consensus says of this relay has changed.
@@ -154,7 +154,7 @@ pub enum RelayEvent {
         /// Connections turned away since this was last told.
         refused: u64,
     },
-    /// The system did not hand over a connection; accepting is tried again.
+    /// The system did not hand over a connection. The relay tries again.
     AcceptFailed {
         /// What the system said the last time.
         reason: String,
@@ -184,7 +184,7 @@ pub enum RelayEvent {
     },
     /// The relay's own descriptor is not valid, and is not published.
     DescriptorInvalid {
-        /// What is wrong with it.
+        /// What is wrong with the descriptor.
         reason: String,
     },
     /// What has become of a later revision of the network's file.
@@ -221,7 +221,7 @@ impl RelayEvent {
         })
     }
 
-    /// Whether both say how the same thing stands, whatever they say of it.
+    /// Do both events say how one thing stands, whatever they say of it?
     fn is_same_matter(&self, other: &Self) -> bool {
         match (self, other) {
             (
@@ -234,7 +234,7 @@ impl RelayEvent {
         }
     }
 
-    /// How loudly the log says it.
+    /// The level of the log line.
     pub fn level(&self) -> Level {
         match self {
             Self::Listening(_)
@@ -267,7 +267,7 @@ impl RelayEvent {
     }
 }
 
-/// How often something has happened since it was last told, where that was more than once.
+/// How often something has happened since it was last told, if that was more than once.
 struct Times(u64);
 
 impl fmt::Display for Times {
@@ -280,7 +280,7 @@ impl fmt::Display for Times {
 }
 
 impl RelayEvent {
-    /// One more trouble with a file that the relay keeps for itself.
+    /// The event of one more trouble with a file that the relay keeps for itself.
     pub(crate) fn disk(trouble: DiskTrouble, reason: &dyn fmt::Display) -> Self {
         Self::Disk {
             trouble,

@@ -12,14 +12,14 @@ use tokio::sync::watch;
 
 use super::{Class, Listing, RelayEvent};
 
-/// States that are held at a time; the oldest makes room. There is one for each authority, and a few more.
+/// The most states that are held at a time; the oldest makes room. There is a state for each authority, and a few more.
 const MOST_STATES: usize = 64;
 
 #[derive(Debug, Default)]
 struct States {
     /// How things stand, in the order in which they came about.
     held: VecDeque<RelayEvent>,
-    /// What was told lately of the classes of events that others can cause again and again.
+    /// Paces the events of the classes that others can cause again and again.
     paces: LogPaces<Class>,
 }
 
@@ -32,8 +32,8 @@ impl Standing for States {
 }
 
 impl States {
-    /// Takes an event in. Returns `false` if it is no news: a state that is held already, or one more of what was told
-    /// a moment ago. The next event of such a class has the sum.
+    /// Takes an event in. Returns `false` if it is no news: a state that is held already, or one more event of a class
+    /// that was told of a moment ago. The next event of that class has the sum.
     fn take(&mut self, event: &mut RelayEvent) -> bool {
         if let Some((class, count)) = event.class() {
             let Some(sum) = self.paces.count(class, *count, steady::now()) else {
@@ -78,7 +78,7 @@ impl Reporter {
         });
     }
 
-    /// What comes; how things stand first.
+    /// The events from now on, after those that say how things stand.
     pub fn subscribe(&self) -> RelayEvents {
         RelayEvents(self.0.subscribe())
     }
@@ -98,7 +98,7 @@ impl RelayEvents {
     }
 }
 
-/// Reports each newer consensus, and what it says of the relay `own`.
+/// Reports each newer consensus, and what it says of this relay, `own`.
 pub(crate) async fn follow_consensus(
     mut consensus: watch::Receiver<Arc<ConsensusStore>>,
     own: RelayId,

@@ -18,7 +18,7 @@ fn refused() -> DescriptorAnswer {
     }
 }
 
-/// The events that are there to be had without a wait.
+/// The events that can be had without a wait.
 async fn ready(events: &mut RelayEvents) -> Vec<RelayEvent> {
     let mut ready = Vec::new();
     while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, events.next()).await {
@@ -42,7 +42,7 @@ async fn whoever_comes_late_hears_how_things_stand_and_not_what_is_over() {
     assert_eq!(ready(&mut early).await, told);
     let present = ready(&mut reporter.subscribe()).await;
     assert_eq!(present, told[2..]);
-    // Said again it is no news, but an authority that changes its mind is.
+    // The same answer again is no news, but an authority that changes its mind is.
     reporter.report(descriptor("oak", DescriptorAnswer::Taken));
     reporter.report(descriptor("oak", refused()));
     reporter.report(RelayEvent::OnionKeyMade);
@@ -106,7 +106,7 @@ async fn what_others_can_cause_is_told_as_a_sum_and_class_by_class() {
         all.iter().for_each(|event| reporter.report(event.clone()));
         tokio::time::advance(Duration::from_millis(49)).await;
     }
-    // Ten seconds of 20 a second: one of each class is told.
+    // In ten seconds of 20 events a second, one event of each class is told.
     assert_eq!(ready(&mut events).await, all);
     tokio::time::advance(Duration::from_secs(1)).await;
     reporter.report(failed(1));
