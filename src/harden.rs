@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Switches core dumps off: a core file would hold every key in memory (S36).
 pub fn no_core_dumps() {
-    // A system that refuses leaves us no worse than before, and there is no log yet.
+    // If the system refuses, this process is no worse off than before, and there is no log yet.
     let _ = setrlimit(
         Resource::Core,
         Rlimit {
@@ -14,8 +14,8 @@ pub fn no_core_dumps() {
     );
 }
 
-/// Raises the limit on open files as far as the system lets everybody: each
-/// link and each stream at an exit takes one (S39).
+/// Raises the limit on open files as far as the system lets everybody: each link takes a file, and so does each stream
+/// at an exit (S39).
 pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(

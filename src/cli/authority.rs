@@ -26,7 +26,7 @@ pub(super) enum Authority {
     Certify(Certify),
 }
 
-/// Parameters that a network on loopback needs; the first of them a network of private addresses.
+/// Parameters that a network on loopback needs; a network of private addresses needs the first [`FOR_PRIVATE`].
 const FOR_LOOPBACK: [&str; 5] = [
     "allow_private_addresses",
     "subnet_rule",
@@ -133,7 +133,7 @@ pub(super) struct Init {
     days: u32,
 }
 
-/// `NAME=ADDR:PORT`.
+/// Reads `NAME=ADDR:PORT`.
 fn parse_authority(text: &str) -> Result<(String, SocketAddr), String> {
     let (name, address) = text.split_once('=').ok_or("write NAME=ADDR:PORT")?;
     check_name(name)?;
@@ -160,7 +160,7 @@ fn check_address(address: SocketAddr) -> Result<(), String> {
     Ok(())
 }
 
-/// `NAME=NUMBER`.
+/// Reads `NAME=NUMBER`.
 pub(super) fn parse_param(text: &str) -> Result<(String, u32), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=NUMBER")?;
     let value = value
@@ -179,7 +179,7 @@ impl Authority {
     }
 }
 
-/// The time in so many days.
+/// The time that is so many days from now.
 fn in_days(days: u32) -> u64 {
     now().saturating_add(u64::from(days) * 86_400)
 }
@@ -191,7 +191,7 @@ pub(super) fn load_signing_key(path: &Path) -> Result<SigningKey, CliError> {
     Ok(SigningKey::from_bytes(secret.expose()))
 }
 
-/// Refuses to write where something is.
+/// Refuses to write where something is already.
 fn refuse_to_replace(path: &Path) -> Result<(), CliError> {
     if path.exists() {
         return Err(CliError {
@@ -319,7 +319,7 @@ impl Init {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Nothing is replaced: an authority's keys are the network's trust.
+    /// Checks that nothing would be replaced, because an authority's keys are the network's trust.
     fn check(&self) -> Result<(), CliError> {
         for (name, _) in &self.authorities {
             if self
@@ -346,8 +346,9 @@ impl Init {
     }
 }
 
-/// Where an authority's address is private the network is: relays have such addresses too, and share ranges; where it
-/// is loopback they share the address as well. What the operator sets himself stays.
+/// Sets the parameters that a network needs if an authority's address is private: then relays have such addresses too,
+/// and share ranges. If the address is loopback, relays share the address as well. Parameters that the operator sets
+/// himself stay.
 fn suit_private_addresses(
     authorities: &[(String, SocketAddr)],
     params: &mut BTreeMap<String, u32>,

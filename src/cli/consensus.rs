@@ -94,7 +94,7 @@ fn parse_flag(text: &str) -> Result<String, String> {
     }
 }
 
-/// RFC 3339, or seconds since 1970.
+/// Reads a time: RFC 3339, or seconds since 1970.
 pub(super) fn parse_time(text: &str) -> Result<UnixSecs, String> {
     if let Ok(seconds) = text.parse() {
         return Ok(seconds);
@@ -106,7 +106,7 @@ pub(super) fn parse_time(text: &str) -> Result<UnixSecs, String> {
         .map_err(|_| "it is before 1970".to_owned())
 }
 
-/// A value as JSON for people and scripts alike.
+/// Prints a value as JSON, for people and scripts alike.
 pub(super) fn say_json(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value).map_err(|error| {
         CliError::failed(

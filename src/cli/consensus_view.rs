@@ -36,7 +36,7 @@ pub(crate) struct ConsensusView {
     pub(crate) authorities: usize,
     /// The authorities that signed.
     pub(crate) signed_by: Vec<String>,
-    /// The authorities that did not.
+    /// The authorities that did not sign.
     pub(crate) not_signed_by: Vec<String>,
     /// Relays of the consensus.
     pub(crate) relays: Vec<RelayView>,
@@ -49,13 +49,13 @@ pub(crate) struct RelayView {
     pub(crate) identity: String,
     /// Name for people.
     pub(crate) nickname: String,
-    /// Where it accepts links.
+    /// Where the relay accepts links.
     pub(crate) addresses: Vec<SocketAddr>,
     /// Weight in the choice of paths (KiB a second).
     pub(crate) weight: u32,
-    /// What the authorities say of it.
+    /// What the authorities say of the relay.
     pub(crate) flags: Vec<String>,
-    /// Suite of its onion key.
+    /// Suite of the relay's onion key.
     pub(crate) suite: &'static str,
     /// Ports to which the relay lets streams out.
     pub(crate) exit_ports: String,
@@ -160,14 +160,14 @@ impl ConsensusView {
     /// Puts the relays in order.
     pub(crate) fn sort(&mut self, order: Order) {
         match order {
-            // Those of one weight stand by identity, as they came.
+            // Relays of one weight stay in the order of their identities, in which they came.
             Order::Weight => self.relays.sort_by_key(|r| std::cmp::Reverse(r.weight)),
             Order::Nickname => self.relays.sort_by_key(|r| r.nickname.to_lowercase()),
             Order::Identity => self.relays.sort_by(|a, b| a.identity.cmp(&b.identity)),
         }
     }
 
-    /// Leaves the relays that have all of `flags`, in any case.
+    /// Keeps only the relays that have all of `flags`, written in capitals or small letters.
     pub(crate) fn keep_flags(&mut self, flags: &[String]) {
         let has = |relay: &RelayView, flag: &String| {
             relay
@@ -329,9 +329,9 @@ pub(crate) struct SignatureView {
     pub(crate) authority: Option<String>,
     /// The long-term signing key.
     pub(crate) signing_key: String,
-    /// When the certified key ends that signed for it.
+    /// When the certified key ends, if such a key signed for the authority.
     pub(crate) certified_until: Option<String>,
-    /// good, expired, bad or unknown.
+    /// The verdict: good, expired, bad or unknown.
     pub(crate) verdict: &'static str,
 }
 

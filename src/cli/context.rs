@@ -12,12 +12,12 @@ use crate::terminal::logging::{self, Sink};
 
 /// What every command may need.
 pub(crate) struct Context {
-    /// `--log`.
+    /// The filter of `--log`.
     log: Option<String>,
 }
 
 impl Context {
-    /// With the filter of `--log`.
+    /// A context with the filter of `--log`.
     pub(super) fn new(log: Option<String>) -> Self {
         Self { log }
     }
@@ -44,7 +44,7 @@ impl NetworkArg {
 }
 
 impl Context {
-    /// Logs to standard error, `quiet` unless `--log` or RUST_LOG asks for more.
+    /// Logs to standard error at `level`, unless `--log` or RUST_LOG asks for something else.
     pub(crate) fn log_to_stderr(&self, level: &str) -> Result<(), CliError> {
         Ok(logging::init(self.log.as_deref(), level, &Sink::Stderr)?)
     }
@@ -68,13 +68,13 @@ impl Context {
         )?)
     }
 
-    /// `--log`, to be handed to other processes.
+    /// The filter of `--log`, to be handed to other processes.
     pub(crate) fn filter(&self) -> Option<&str> {
         self.log.as_deref()
     }
 }
 
-/// Runs `future` to its end on as many threads as `threads` says, zero for one to a processor.
+/// Runs `future` to its end on as many threads as `threads` says. Zero stands for one thread to a processor.
 pub(crate) fn block_on<T>(
     threads: usize,
     future: impl Future<Output = Result<T, CliError>>,

@@ -1,4 +1,4 @@
-//! `cepa keys`: what a relay's owner keeps off line, and what it signs.
+//! `cepa keys`: the keys that a relay's owner keeps off line, and what those keys sign.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -190,7 +190,7 @@ fn new_key(path: &Path, kind: KeyKind) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Loads a key that is kept off line. Sticks know no permissions: only files with open ones are refused.
+/// Loads a key that is kept off line. Memory sticks know no permissions, so a file is refused only if it has open ones.
 fn off_line_key(path: &Path, kind: KeyKind) -> Result<SigningKey, CliError> {
     let secret = load_key(&Disk::Real, path, kind, Trust::OwnerOnly).map_err(state_error)?;
     Ok(SigningKey::from_bytes(secret.expose()))
@@ -338,7 +338,7 @@ impl Install {
     }
 }
 
-/// Is it for the link key that is here, and of some use?
+/// Is the certificate for the link key in this state directory, and still of use?
 fn fits(path: &Path, state: &Path, found: &LinkCertificate) -> Result<(), CliError> {
     let secret = load_key(
         &Disk::Real,
@@ -370,7 +370,7 @@ fn fits(path: &Path, state: &Path, found: &LinkCertificate) -> Result<(), CliErr
     Ok(())
 }
 
-/// Is it for this relay, as far as the state directory says who that is?
+/// Is the file for this relay, as far as the state directory says who this relay is?
 fn same_relay(
     path: &Path,
     state: &Path,

@@ -33,9 +33,9 @@ impl LinkArgs {
 
 /// Longer delays than this let every handshake time out.
 const MAX_DELAY: Duration = Duration::from_secs(2);
-/// With more than that TCP itself stands still.
+/// If more segments than this share are lost, TCP itself stands still.
 const MAX_LOSS: f64 = 0.5;
-/// With less not even the directory comes through in time (bytes a second).
+/// With less bandwidth than this (bytes a second), not even the directory comes through in time.
 const LEAST_BANDWIDTH: u64 = 10_000;
 
 fn parse_delay(text: &str) -> Result<Duration, String> {
@@ -46,7 +46,7 @@ fn parse_delay(text: &str) -> Result<Duration, String> {
     Ok(delay)
 }
 
-/// Bytes a second.
+/// Reads a bandwidth in bytes a second.
 fn parse_bandwidth(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 6] = [
         ("kbit", 125.0),
@@ -63,14 +63,14 @@ fn parse_bandwidth(text: &str) -> Result<u64, String> {
     let (number, bytes) = number_and_unit.ok_or(said)?;
     let number: f64 = number.trim().parse().map_err(|_| said)?;
     let rate = number * bytes;
-    // Not a number and the infinite fail here too.
+    // A text that is no number, and the infinite, fail here too.
     if !(rate >= LEAST_BANDWIDTH as f64 && rate <= 1e12) {
         return Err("a link has from 80kbit to 8000gbit".to_owned());
     }
     Ok(rate as u64)
 }
 
-/// From 0 to a half.
+/// Reads a share from 0 to a half.
 fn parse_loss(text: &str) -> Result<f64, String> {
     let (number, whole) = match text.strip_suffix('%') {
         Some(number) => (number, 100.0),

@@ -167,7 +167,7 @@ pub(super) struct Verify {
     network: Option<PathBuf>,
 }
 
-/// `IDENTITY=ADDR:PORT`.
+/// Reads `IDENTITY=ADDR:PORT`.
 fn parse_fallback(text: &str) -> Result<Fallback, String> {
     let (identity, address) = text.split_once('=').ok_or("write IDENTITY=ADDR:PORT")?;
     let bytes = Digest::from_hex(identity)
@@ -263,7 +263,7 @@ impl Draft {
             .with_authorities(authorities)
             .with_params(params)
             .with_fallbacks(fallbacks);
-        // What breaks a rule is better said now than when all have signed.
+        // A broken rule is better named now than when all have signed.
         let text = draft
             .to_toml()
             .map_err(|error| invalid(&self.out, &error))?;

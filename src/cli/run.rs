@@ -79,7 +79,7 @@ async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliEr
     let starting =
         output::with_meter(async |progress| Node::start(config, progress, control::attend).await);
     let mut node = tokio::select! {
-        // Asked to stop while it starts: dropping what there is stops it.
+        // The node is asked to stop while it starts. Dropping what there is stops the node.
         cause = stop.requested_of_node() => {
             tracing::info!(?cause, "stopped before the node was ready");
             return Ok(ExitCode::SUCCESS);
@@ -90,7 +90,7 @@ async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliEr
     let cause = loop {
         tokio::select! {
             cause = stop.requested_of_node() => break cause,
-            // A log on standard error has said it already.
+            // If the log goes to standard error, it has said this already.
             news = node.news() => if !(news.is_logged && config.log.file.is_none()) {
                 output::note(&news.line);
             },

@@ -36,7 +36,7 @@ pub(super) struct Trace {
     path: Option<Vec<String>>,
 }
 
-/// `HOST:PORT`, unresolved: names are the exit's business.
+/// Reads `HOST:PORT` and resolves nothing: names are the exit's business.
 fn parse_target(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').ok_or("write HOST:PORT")?;
     match port.parse::<u16>() {

@@ -11,7 +11,7 @@ pub(crate) struct Bounds {
     pub(super) most: u64,
     /// What is counted, with its unit.
     pub(super) unit: &'static str,
-    /// What 0 means where it is no amount but a word for something else; empty where it means nothing else.
+    /// What 0 means if it is no amount but stands for something else; empty if 0 is an amount.
     pub(super) zero: &'static str,
 }
 

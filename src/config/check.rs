@@ -76,10 +76,10 @@ impl Client {
         std::iter::once(("client.socks", self.socks)).chain(more)
     }
 
-    /// What the owner decides of paths, with the opened file of [`Client::geoip`].
+    /// What the owner decides about paths, with the opened file of [`Client::geoip`].
     ///
     /// # Errors
-    /// The key and the word in it that cannot be meant.
+    /// The error names the key and the word in it that makes no sense.
     pub fn peer_rules(&self, geoip: Option<GeoIp>) -> Result<PeerRules, ConfigError> {
         let destinations = self.destinations.iter().map(|rule| rule.parse());
         let destinations: Result<Vec<DestinationRule>, PeerSyntax> = destinations.collect();
@@ -95,7 +95,7 @@ impl Client {
             geoip,
         };
         match rules.check() {
-            // The file is there, and is opened when the node starts.
+            // A file is named, and is opened when the node starts.
             Err(RuleError::NoGeoIp { .. }) if self.geoip.is_some() => Ok(rules),
             Err(error) => Err(ConfigError::rule(key_of(&error), error.to_string())),
             Ok(()) => Ok(rules),
@@ -176,7 +176,7 @@ impl Authority {
     /// What this authority's operator says of relays.
     ///
     /// # Errors
-    /// The item of a list that names no relay.
+    /// The error names the item of a list that names no relay.
     pub fn operator_rules(&self) -> Result<OperatorRules, OperatorListError> {
         let list = |items: &[String]| OperatorList::parse(items.iter().map(String::as_str));
         Ok(OperatorRules {

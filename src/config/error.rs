@@ -20,13 +20,13 @@ pub enum ConfigError {
     /// The text is not TOML, or a value has the wrong type.
     #[error("{0}")]
     Syntax(Problem),
-    /// Keys that nobody knows.
+    /// The file has keys that this program does not know.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Unknown(Vec<Problem>),
-    /// A value that is well formed and cannot be meant.
+    /// A value is well formed and makes no sense.
     #[error("{0}")]
     Rule(Problem),
-    /// Any of these, in a known file.
+    /// Any of these errors, in a known file.
     #[error("in {}: {error}", path.display())]
     InFile {
         /// The file.
@@ -34,7 +34,7 @@ pub enum ConfigError {
         /// What is wrong in it.
         error: Box<ConfigError>,
     },
-    /// What flags ask for cannot be meant.
+    /// What flags ask for makes no sense.
     #[error("{what}")]
     Flags {
         /// What is wrong, in words of flags.

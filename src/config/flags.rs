@@ -9,7 +9,7 @@ use super::value::Value;
 /// The flags of a section, and the section as they leave it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags<S> {
-    /// The section: what flags say, and defaults.
+    /// The section, with what flags say and defaults for the rest.
     pub(crate) settings: S,
     /// Keys whose flags were given.
     given: Vec<&'static str>,
@@ -84,7 +84,7 @@ impl<S: Section> FromArgMatches for Flags<S> {
     }
 }
 
-/// The flag of a key, with its help; `None` if it has none.
+/// The flag of a key, with its help; `None` if the key has no flag.
 fn arg<T: Value>(key: &'static Key, default: &T) -> Option<Arg> {
     let long = key.flag()?.strip_prefix("--")?;
     let mut arg =

@@ -8,7 +8,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Key> {
     SECTIONS.iter().flat_map(|section| section.keys())
 }
 
-/// Every key with its section: `relay.listen`.
+/// Every key with its section, as in `relay.listen`.
 pub fn paths() -> impl Iterator<Item = &'static str> {
     all().map(|key| key.path)
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Listener {
     /// Where applications connect.
     pub address: SocketAddr,
-    /// What keeps the streams of this port on different circuits; that of the client if there is none.
+    /// What keeps the streams of this port on different circuits; `None` for the client's isolation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolate: Option<Vec<IsolateKind>>,
 }

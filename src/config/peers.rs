@@ -16,7 +16,7 @@ pub struct Peers {
     pub exit: PeerLists,
 }
 
-/// Most items of a list. Each item is held against each relay of each consensus.
+/// The most items of a list. Each item is compared with each relay of each consensus.
 const MOST_PEERS: u64 = 1_024;
 
 /// What the keys of all lists have in common.

@@ -6,7 +6,7 @@ use super::node::Config;
 use super::section::{Key, Table};
 use super::settings::SECTIONS;
 
-/// `config` as a file with comments: what is in effect stands there, what is not is commented out.
+/// `config` as a file with comments. Settings in effect stand there as they are, all others are commented out.
 pub fn print(config: &Config) -> String {
     let effective = Toml::try_from(config).unwrap_or_default();
     let mut out = String::from("# Configuration of a Cepa node. docs/config.md explains more.\n");

@@ -16,7 +16,7 @@ impl Config {
     /// Reads the file at `path`, with relative paths in it taken from the file's directory, and checks it.
     ///
     /// # Errors
-    /// What is wrong, with its key and line.
+    /// The error says what is wrong, with its key and line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
             path: path.to_owned(),
@@ -52,7 +52,7 @@ pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     let mut unknown = Vec::new();
     let deserializer = Deserializer::parse(text).map_err(|error| syntax(text, None, &error))?;
     let config = serde_ignored::deserialize(deserializer, |path| unknown.push(dotted(&path)));
-    // A mistyped key often leaves another one missing or wrong, so these come first.
+    // A mistyped key often leaves another one missing or wrong, so unknown keys are reported first.
     if !unknown.is_empty() {
         let problems = unknown
             .into_iter()
@@ -84,7 +84,7 @@ fn syntax(text: &str, document: Option<&DeTable<'_>>, error: &toml::de::Error) -
     ConfigError::Syntax(Problem { key, line, what })
 }
 
-/// What is said of `value` where `key` takes a number with bounds.
+/// What to say of `value` if `key` takes a number with bounds.
 fn out_of_type(key: &str, value: &str) -> Option<String> {
     let key = keys::find(key).filter(|key| key.is_number)?;
     let bounds = key.bounds.as_ref()?.complaint();
@@ -103,7 +103,7 @@ fn dotted(path: &KeyPath<'_>) -> String {
         KeyPath::Root => return String::new(),
         KeyPath::Map { parent, key } => (parent, Cow::Borrowed(key)),
         KeyPath::Seq { parent, index } => (parent, Cow::Owned(index.to_string())),
-        // Wrappers of the type, which the file does not show.
+        // These are wrappers of the type, which the file does not show.
         KeyPath::Some { parent }
         | KeyPath::NewtypeStruct { parent }
         | KeyPath::NewtypeVariant { parent } => return dotted(parent),

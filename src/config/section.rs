@@ -20,11 +20,11 @@ pub(crate) struct Table {
     pub(super) name: &'static str,
     /// What the section is for.
     pub(super) doc: &'static str,
-    /// The switch of the command line without which the section is not there; empty where there is none.
+    /// The switch of the command line without which the section is not there; empty if there is none.
     pub(super) switch: &'static str,
     /// Keys of the section that stand in its own table.
     pub(super) keys: &'static [&'static Key],
-    /// Keys of its lists of relays, which one type holds.
+    /// Keys of the section's lists of relays, which one type holds.
     pub(super) lists: &'static [Key],
     /// Gives the default of each key that has one.
     pub(super) defaults: fn() -> Values,
@@ -45,24 +45,24 @@ impl Table {
 pub(crate) struct Key {
     /// The section and the name before the equals sign: `client.hops`.
     pub(super) path: &'static str,
-    /// What the comment of a printed configuration, the help of the flag and the reference say of it. Other keys are
-    /// named with their sections.
+    /// What the comment of a printed configuration, the help of the flag and the reference say of the key. Other keys
+    /// are named with their sections.
     pub(super) says: &'static str,
-    /// What the reference says besides.
+    /// What only the reference says of the key.
     pub(super) docs: &'static str,
-    /// A value to show where none is set; TOML.
+    /// A value in TOML to show if none is set.
     pub(super) example: &'static str,
-    /// The type of its value in words, for the reference.
+    /// The type of the key's value in words, for the reference.
     pub(super) kind: &'static str,
-    /// The flag with the name of its value, as in `--hops N`; empty where there is none.
+    /// The flag with the name of its value, as in `--hops N`; empty if the key has no flag.
     pub(super) flag: &'static str,
     /// The heading of the help under which the flag stands; empty for the usual one.
     pub(super) heading: &'static str,
-    /// What the default is where that is no value; else empty.
+    /// What the default is, if it is no value; otherwise empty.
     pub(super) unset: &'static str,
-    /// What its amount may be, if that has bounds.
+    /// What the value's amount may be, if it has bounds.
     pub(super) bounds: Option<Bounds>,
-    /// Is the amount a number that its owner writes, and not something counted?
+    /// Is the amount a number that the owner writes, and not something counted?
     pub(super) is_number: bool,
 }
 
@@ -87,20 +87,20 @@ impl Key {
 
 /// Something that is done to every value of a section.
 pub(crate) trait Walk {
-    /// Does it to this value.
+    /// Does this to one value.
     fn value<T: Value>(&mut self, key: &'static Key, value: &mut T);
 }
 
 /// A section that can be walked over.
 pub(crate) trait Section: Default + Clone + 'static {
-    /// What people read of it.
+    /// What people read of the section.
     const TABLE: Table;
 
     /// Shows `walk` every value with its key.
     fn walk(&mut self, walk: &mut impl Walk);
 }
 
-/// Reads a section from a file. Keys that it does not know are left to `serde_ignored`.
+/// Reads a section from a file. Keys that the section does not know are left to `serde_ignored`.
 pub(super) fn read<'de, S: Section, D: Deserializer<'de>>(from: D) -> Result<S, D::Error> {
     from.deserialize_map(Reader(PhantomData))
 }
@@ -136,7 +136,7 @@ impl<'de, S: Section> Visitor<'de> for Reader<S> {
 /// Reads the value of one key.
 struct Take<'a, A, E> {
     name: &'a str,
-    /// `None` once the value is read.
+    /// `None` when the value has been read.
     map: Option<&'a mut A>,
     done: Result<(), E>,
 }

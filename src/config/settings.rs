@@ -28,11 +28,11 @@ pub(super) static SECTIONS: [Table; 8] = [
     Limits::TABLE,
 ];
 
-/// Most KiB a second that a relay may be said to carry: about 1.1 Tbit/s.
+/// The most KiB a second that a relay may be said to carry: about 1.1 Tbit/s.
 const MOST_KIB: u64 = 1 << 27;
 
 settings! {
-    /// `[network]`.
+    /// The section `[network]`.
     Network "network" "Which network this node belongs to." {
         file: PathBuf = "network.toml".into();
             example r#""network.toml""#;
@@ -46,7 +46,7 @@ settings! {
 }
 
 settings! {
-    /// `[state]`.
+    /// The section `[state]`.
     State "state" "What must survive a restart." {
         dir: PathBuf = "state".into();
             example r#""state""#;
@@ -63,7 +63,7 @@ settings! {
 }
 
 settings! {
-    /// `[client]`.
+    /// The section `[client]`.
     Client "client" "Use the network from this machine. Leave the section out if the node is no client." {
         socks: SocketAddr = DEFAULT_SOCKS;
             example r#""127.0.0.1:9350""#;
@@ -147,7 +147,7 @@ settings! {
 }
 
 settings! {
-    /// `[relay]`.
+    /// The section `[relay]`.
     Relay "relay" "Carry circuits of others. Leave the section out if the node is no relay." {
         listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 9001));
             example r#""0.0.0.0:9001""#;
@@ -204,7 +204,7 @@ settings! {
 }
 
 settings! {
-    /// `[exit]`.
+    /// The section `[exit]`.
     Exit "exit" "Let circuits leave the network here. Needs [relay]. Leave the section out if the relay is no exit."
     switch "exit" {
         // Port 25 carries little but spam and costs an exit its good name.
@@ -232,7 +232,7 @@ settings! {
 }
 
 settings! {
-    /// `[authority]`.
+    /// The section `[authority]`.
     Authority "authority" "Vote on who is in the network. Needs [relay], and the keys that `cepa authority init` or \
         `cepa authority key` made." {
         signing_key: String = "authority".to_owned();
@@ -264,7 +264,7 @@ settings! {
 }
 
 settings! {
-    /// `[log]`.
+    /// The section `[log]`.
     Log "log" "What is logged, and where to." {
         level: String = "info".to_owned();
             within 1..=1_024, "letters";
@@ -282,7 +282,7 @@ settings! {
 }
 
 settings! {
-    /// `[limits]`.
+    /// The section `[limits]`.
     Limits "limits" "What the node may use of the machine." {
         threads: usize = 0;
             within 1..=1_024, "threads", zero "one to a processor";

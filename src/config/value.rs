@@ -34,10 +34,10 @@ pub(crate) trait Value: Sized + 'static {
     /// The flag `arg` with what it takes and how often.
     fn flag(arg: Arg, bounds: Option<&'static Bounds>) -> Arg;
 
-    /// What the flag `id` was given; `None` if it was not.
+    /// What the flag `id` was given; `None` if the flag was not given.
     fn given(matches: &ArgMatches, id: &str) -> Option<Self>;
 
-    /// The value as one would write it behind the flag.
+    /// The value as people would write it behind the flag.
     fn shown(&self) -> String;
 
     /// May the flag be given more than once?

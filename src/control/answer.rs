@@ -9,11 +9,11 @@ use super::request::VERSION;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// Done; what it brought.
+    /// The request is done. The value is what that brought.
     Ok(Value),
-    /// Not done.
+    /// The request is not done.
     Error {
-        /// Why, in a sentence without its full stop.
+        /// Why the request is not done, in a sentence without its full stop.
         what: String,
         /// What to try.
         hint: String,
@@ -21,7 +21,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Not done.
+    /// An answer that says that the request is not done.
     pub fn error(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Error {
             what: what.into(),
@@ -29,7 +29,7 @@ impl Answer {
         }
     }
 
-    /// Done; what it brought.
+    /// An answer that says that the request is done, and what that brought.
     pub fn ok(result: &impl Serialize) -> Self {
         serde_json::to_value(result).map_or_else(
             |error| Self::error(error.to_string(), "report this: it is a bug"),
@@ -59,19 +59,19 @@ pub struct NewIdentity {
 /// How a client does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The stage that it is at, in words.
+    /// The stage that the client is at, in words.
     pub stage: String,
-    /// How far it is, in per cent.
+    /// How far the client is, in per cent.
     pub percent: u8,
-    /// Relays of the consensus that it holds; none without one.
+    /// Relays of the consensus that the client holds; `None` without a consensus.
     pub relays: Option<usize>,
-    /// Until when that is valid (seconds since 1970).
+    /// Until when that consensus is valid (seconds since 1970).
     pub valid_until: Option<u64>,
     /// The primary guards, the best first.
     pub guards: Vec<GuardStatus>,
     /// Circuits that take streams.
     pub circuits: usize,
-    /// How many of them have carried none yet.
+    /// How many of these circuits have carried no stream yet.
     pub clean: usize,
     /// Circuits whose streams have a second leg.
     #[serde(default)]

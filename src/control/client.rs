@@ -16,7 +16,7 @@ use super::request::ControlRequest;
 use super::socket::Control;
 use crate::terminal::Progress;
 
-/// A new identity is given once in this time (Tor's limit on NEWNYM).
+/// A new identity is given at most once in this time (Tor's limit on NEWNYM).
 const IDENTITY_EVERY: Duration = Duration::from_secs(10);
 
 /// Lets the owner of `client` ask it over a socket in the state directory `dir`, which is locked by the client's node.
@@ -45,7 +45,7 @@ pub fn attend(dir: &Path, client: &Client, progress: &watch::Sender<Progress>) -
 struct IdentityLimit(Option<Instant>);
 
 impl IdentityLimit {
-    /// May there be one now? Else how long to wait.
+    /// May there be a new identity now? The error says how long to wait.
     fn ask(&mut self, now: Instant) -> Result<(), Duration> {
         let since = self.0.map(|last| now.saturating_duration_since(last));
         match since.and_then(|since| IDENTITY_EVERY.checked_sub(since)) {

@@ -3,8 +3,8 @@
 //! A Unix socket in the state directory takes one line of JSON and gives one back, then the connection ends
 //! (docs/control.md). The protocol is small on purpose and may grow by commands: a request names the version that it is
 //! meant for.
-//! Whoever may open it is decided by the file system and, once more, by the identity that the system gives of the other
-//! side (S29, S33). Nothing in here waits for ever or reads without a bound.
+//! Who may open the socket is decided by the file system and, once more, by the identity that the system gives of the
+//! other side (S29, S33). Nothing in here waits for ever or reads without a bound.
 //!
 //! [`request`] and [`answer`] are the text of both, [`socket`] carries them, and [`client`] is what a client answers.
 

@@ -47,7 +47,7 @@ pub fn parse(line: &[u8]) -> Result<ControlRequest, &'static str> {
         return Err("the request has no end");
     };
     let value: Value = serde_json::from_slice(line).map_err(|_| "the request is not JSON")?;
-    // The version before the rest, which may look different in another.
+    // The version is read before the rest, which may look different in another version.
     if value.get("version").and_then(Value::as_u64) != Some(u64::from(VERSION)) {
         return Err("this program speaks version 1");
     }

@@ -25,7 +25,7 @@ const SOCKET: &str = "control.sock";
 const MAX_PATH_BYTES: usize = 107;
 /// Longest answer that is taken (bytes).
 const MAX_ANSWER_BYTES: u64 = 256 * 1024;
-/// One exchange must be over by then.
+/// One exchange must be over within this time.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Connections served at once.
 const MAX_CONNECTIONS: usize = 8;
@@ -35,7 +35,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// There is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The system has no room for its path.
+    /// The system has no room for the socket's path.
     #[error(
         "the path of the control socket {} has {} bytes, and the system takes {MAX_PATH_BYTES} at most; choose a \
          shorter state directory",
@@ -43,16 +43,16 @@ pub enum ControlError {
         path.as_os_str().len()
     )]
     TooLong {
-        /// The path.
+        /// Path of the socket.
         path: PathBuf,
     },
-    /// Something else is there.
+    /// Something that is no control socket is in its place.
     #[error("{} is in the way of the control socket and is none itself; move it away", .0.display())]
     InTheWay(PathBuf),
-    /// The system said no.
+    /// The system refused to listen.
     #[error("cannot listen on the control socket {}: {source}", path.display())]
     Io {
-        /// The path.
+        /// Path of the socket.
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
@@ -68,7 +68,7 @@ fn socket_path(dir: &Path) -> Result<PathBuf, ControlError> {
     }
 }
 
-/// A socket that is listened on; gone when this is dropped.
+/// A socket that is listened on. The socket is gone when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Control {
     listener: UnixListener,
@@ -76,7 +76,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Listens in the state directory `dir`, which its caller has locked: a socket that is left there is nobody's.
+    /// Listens in the state directory `dir`, which the caller has locked: a socket that was left there is nobody's.
     pub(super) fn listen(dir: &Path) -> Result<Self, ControlError> {
         let path = socket_path(dir)?;
         let io = |source| ControlError::Io {
@@ -97,10 +97,10 @@ impl Control {
         Ok(Self { listener, path })
     }
 
-    /// Answers requests with `handler` until it is dropped.
+    /// Answers requests with `handler` until the future is dropped.
     pub(super) async fn serve(self, handler: Arc<dyn Fn(ControlRequest) -> Answer + Send + Sync>) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        // Dropped with this future, which ends every exchange.
+        // The set is dropped with this future, which ends every exchange.
         let mut exchanges = JoinSet::new();
         let mut failed = LogPace::default();
         loop {
@@ -142,7 +142,7 @@ async fn exchange(
     mut stream: UnixStream,
     handler: Arc<dyn Fn(ControlRequest) -> Answer + Send + Sync>,
 ) -> io::Result<()> {
-    // Where the directory is open to others, as that of a throwaway network may be, this keeps them out (S33).
+    // If the directory is open to others, as that of a throwaway network may be, this check keeps them out (S33).
     let theirs = stream.peer_cred()?.uid();
     if theirs != 0 && theirs != rustix::process::getuid().as_raw() {
         return Err(io::ErrorKind::PermissionDenied.into());
@@ -173,7 +173,7 @@ pub enum AskError {
     /// No client listens there.
     #[error("no client runs with the state directory {}", .0.display())]
     NobodyThere(PathBuf),
-    /// The path has no room.
+    /// The path of the control socket cannot be used.
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The exchange broke.
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(refused, Answer::error("too soon", "wait"));
         let line = raw(dir.path(), b"{\"command\":\"status\",\"version\":1}\n").await;
         assert_eq!(line, "{\"ok\":\"fine\",\"version\":1}\n");
-        // What is not understood is said to be so, and harms nobody.
+        // A request that is not understood is answered with an error, and harms nobody.
         for bad in [
             &b"GET / HTTP/1.1\r\n"[..],
             b"{}\n",

@@ -9,7 +9,7 @@ use super::error::{AppError, PEERS_HINT};
 use crate::config::{IsolateKind, MultipathKind};
 use crate::terminal::Progress;
 
-/// Warnings of one start that are kept for whoever follows it.
+/// The most warnings of one start that are kept for whoever follows the start.
 const MOST_WARNINGS: usize = 32;
 
 /// A client that works, and what it tells.
@@ -78,7 +78,7 @@ fn tell(progress: &watch::Sender<Progress>, event: &ClientEvent) {
             progress.what = event.to_string();
             progress.is_detail = match event {
                 ClientEvent::Receiving { bytes, of, .. } => Some(*bytes) != *of,
-                // Fewer and fewer: the same again is no news.
+                // Failed rounds are told more and more rarely, because the same again is no news.
                 ClientEvent::Waiting { rounds, .. } => !rounds.is_power_of_two(),
                 ClientEvent::Connecting(_) => progress.has_waited,
                 _ => false,
@@ -95,7 +95,7 @@ fn tell(progress: &watch::Sender<Progress>, event: &ClientEvent) {
 /// What an event of a running client says to its owner; `None` for what is no news.
 fn line(event: &ClientEvent) -> Option<String> {
     match event {
-        // The consensus came from another: the start has gone on.
+        // The consensus came from another source, so the start has gone on.
         ClientEvent::Over(Warning::Unreachable { .. }) => None,
         ClientEvent::Warning(_) | ClientEvent::Over(_) | ClientEvent::Lost(_) => {
             Some(event.to_string())
@@ -113,7 +113,7 @@ pub fn multipath(kind: MultipathKind) -> Multipath {
     }
 }
 
-/// The client library's switches.
+/// The client library's switches that stand for these kinds.
 pub fn isolate_by(kinds: &[IsolateKind]) -> IsolateBy {
     let has = |kind| kinds.contains(&kind);
     IsolateBy {

@@ -37,7 +37,7 @@ pub enum AppError {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// The configuration cannot be meant for this network.
+    /// The configuration makes no sense for this network.
     #[error("{what}")]
     Mismatch {
         /// What does not fit.
@@ -57,7 +57,7 @@ pub enum AppError {
 }
 
 impl AppError {
-    /// What its reader could try.
+    /// What the reader of the error could try.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::NetworkUnreadable { .. } => {

@@ -12,7 +12,7 @@ use super::error::AppError;
 
 /// Where a relay keeps directory documents, in its state directory.
 pub(super) const DIRECTORY_ROOM: &str = "directory";
-/// Where a client keeps what it learnt.
+/// Where a client keeps what it has learnt, in its state directory.
 pub(super) const CLIENT_ROOM: &str = "client";
 /// The name of a relay's identity among the keys of its state directory.
 pub const IDENTITY_KEY: &str = "identity";

@@ -54,7 +54,7 @@ pub fn new_authority(
 }
 
 /// Makes a key in the directory of keys `dir` that signs for the authority `long_term` in `network` until `not_after`,
-/// and its certificate; gives the certificate's path.
+/// and the key's certificate. Returns the certificate's path.
 pub fn certify(
     long_term: &SigningKey,
     network: NetworkId,
@@ -74,7 +74,7 @@ pub fn certify(
         what: error.to_string(),
         hint: "report this: it is a bug",
     })?;
-    // The certificate comes last: whoever sees it finds the key.
+    // The certificate comes last: whoever sees the certificate finds the key.
     save_key(
         &Disk::Real,
         dir,

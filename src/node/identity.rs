@@ -24,7 +24,7 @@ pub fn key_file(state: &Path, name: &str) -> PathBuf {
     state.join("keys").join(name)
 }
 
-/// The identity of the relay that runs with `settings` in `state`; made where there is none.
+/// The identity of the relay that runs with `settings` in `state`. If there is none yet, one is made.
 pub fn of_relay(
     settings: &config::Relay,
     network: &NetworkFile,
@@ -57,7 +57,7 @@ pub fn of_relay(
             )
             .map_err(|error| mismatch(error.to_string(), hint(&error)))?
         }
-        // Else the relay would quietly become somebody new.
+        // Without this check the relay would quietly become somebody new.
         (false, _) if wants_certificate => {
             return Err(mismatch(
                 format!(

@@ -1,8 +1,9 @@
 //! How a node's authority learns of relays: downloads that measure them, the client library's work behind the relay's
 //! trait.
 //!
-//! The client is one of its own. It joins the network at the first download that is wanted, as an authority is asked
-//! for its first consensus before there is any, and says "not ready" until it has.
+//! The node has a client of its own for this. The client joins the network at the first download that is wanted,
+//! because an authority is asked for its first consensus before there is any. Until the client has joined, the answer
+//! is "not ready".
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use cepa_relay::authority::{
 
 use crate::config;
 
-/// A client that measures: what it downloads goes by one way.
+/// The options of a client that measures: each of its downloads goes by one circuit.
 fn measuring(network: NetworkFile) -> ClientOptions {
     ClientOptions {
         multipath: Multipath::Never,
@@ -32,12 +33,12 @@ const JOIN_AGAIN: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 enum Joined {
-    /// Not tried, or tried in vain.
+    /// Joining was not tried, or was tried in vain.
     #[default]
     No,
     Trying(tokio::task::JoinHandle<()>),
     Yes(Client),
-    /// Told to stop.
+    /// The measurer was told to stop.
     Stopped,
 }
 
@@ -63,7 +64,7 @@ impl Measurer {
         (settings.measure_mib_per_hour > 0).then(|| Self::new(network.clone()))
     }
 
-    /// As the relay wants it, with a budget of MiB an hour.
+    /// The options for the relay, with a budget of MiB an hour.
     pub(super) fn options(&self, mib_per_hour: u32) -> MeasureOptions {
         MeasureOptions {
             with: Arc::new(self.clone()),
@@ -75,7 +76,7 @@ impl Measurer {
         work(&mut lock(&self.joined))
     }
 
-    /// The client, once there is one; starts to make one.
+    /// Returns the client if there is one, and otherwise begins to make one.
     fn client(&self) -> Option<Client> {
         self.with(|joined| match joined {
             Joined::Yes(client) => Some(client.clone()),
@@ -127,7 +128,7 @@ impl Measure for Measurer {
 async fn carried(client: &Client, download: &Download) -> Result<Carried, MeasureError> {
     let circuit = match client.circuit(&download.path).await {
         Ok(circuit) => Closed(circuit),
-        // Our consensus is older than the authority's knowledge: nobody's fault.
+        // This client's consensus is older than what the authority knows, which is nobody's fault.
         Err(ByHandError::NoConsensus | ByHandError::Unlisted(_)) => {
             return Err(MeasureError::NotReady);
         }
@@ -147,7 +148,7 @@ fn failed(error: &dyn std::fmt::Display) -> MeasureError {
     MeasureError::Failed
 }
 
-/// A circuit that ends with the download, however that ends.
+/// A circuit that ends with the download, however the download ends.
 struct Closed(Arc<cepa_client::circuit::Circuit>);
 
 impl Drop for Closed {

@@ -1,10 +1,10 @@
 //! A node: its rooms in order, and what of it lies on disk.
 //!
-//! [`start`] starts the rooms of a node and stops them. [`relay`] and [`client`] are its two halves, of which [`start`]
-//! alone knows both: what the configuration means in each library's words. [`measure`] lends an authority a client to
-//! measure with, [`visitor`] is a client for one question, [`news`] is what a node tells its owner, [`out`] writes
-//! files of results. [`files`] and [`identity`] know what lies in a state
-//! directory, [`found`] makes the keys of authorities and the network's file that they sign.
+//! [`start`] starts the rooms of a node and stops them. [`relay`] and [`client`] are the two halves of a node, and say
+//! what the configuration means in each library's words; [`start`] alone knows both. [`measure`] lends an authority a
+//! client to measure with, [`visitor`] is a client for one question, [`news`] is what a node tells its owner, [`out`]
+//! writes files of results. [`files`] and [`identity`] know what lies in a state directory, [`found`] makes the keys of
+//! authorities and the network's file that they sign.
 
 pub mod client;
 mod error;

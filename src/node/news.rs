@@ -22,7 +22,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// What `relay` tells from now on, how things stand first.
+    /// What `relay` tells from now on, after what says how things stand.
     pub(super) fn by(relay: &RelayHandle, publishes: bool) -> Self {
         Self {
             events: relay.events(),
@@ -31,7 +31,7 @@ impl Told {
         }
     }
 
-    /// The next news. Never completes once the relay is gone.
+    /// The next news. The future never completes when the relay is gone.
     pub(super) async fn news(&mut self) -> News {
         while let Some(event) = self.events.next().await {
             // Most relays are in no family, and that is no news.

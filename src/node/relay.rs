@@ -13,7 +13,7 @@ use super::files::DIRECTORY_ROOM;
 use super::measure::Measurer;
 use crate::config::{self, Config, SuiteChoice};
 
-/// What the relay of `config` is started with; `None` if the node is none.
+/// What the relay of `config` is started with; `None` if the node is no relay.
 pub(super) fn relay_options(
     config: &Config,
     network: &NetworkHandle,
@@ -98,7 +98,7 @@ fn authority_options(
     }
     let identity = identity.identity();
     let revisions = network.revisions();
-    // An authority that joins or leaves is in some of them only.
+    // An authority that joins or leaves is in some of the revisions only.
     let known: Vec<_> = revisions
         .iter()
         .filter_map(|file| file.authority(&identity))

@@ -26,15 +26,16 @@ use super::relay::relay_options;
 use crate::config::{self, Config};
 use crate::terminal::Progress;
 
-/// Lets the owner of a node speak with its client, from as soon as there is one: given the state directory, the client
-/// and what hears of its start. The tasks end when the node is stopped or dropped.
+/// A function that lets the owner of a node speak with the node's client as soon as there is one. The arguments are the
+/// state directory, the client, and the sender that hears of the client's start. The tasks end when the node is stopped
+/// or dropped.
 pub type Attend = fn(&Path, &client::Client, &watch::Sender<Progress>) -> JoinSet<()>;
 
 /// A node that runs.
 pub struct Node {
     client: Option<clients::Started>,
     fronts: Vec<client::Front>,
-    /// Speak with the client's owner; end when they are dropped.
+    /// The tasks that speak with the client's owner. They end when they are dropped.
     attendants: JoinSet<()>,
     relay: Option<relay::RelayHandle>,
     /// What the relay tells its owner.
@@ -51,10 +52,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts every role of `config` and tells `progress`; done once the node is of use.
+    /// Starts every role of `config` and tells `progress`. Completes when the node is of use.
     ///
-    /// A relay is of use when it listens. A client is when it holds a consensus
-    /// that it believes and its front accepts connections.
+    /// A relay is of use when it listens. A client is of use when it holds a consensus that it believes and its front
+    /// accepts connections.
     pub async fn start(
         config: &Config,
         progress: watch::Sender<Progress>,
@@ -67,7 +68,7 @@ impl Node {
             Trust::Everyone
         };
         let state = StateDir::open(&Disk::Real, &config.state.dir, trust)?;
-        // What an earlier run learnt goes on where the file that was given leads to it.
+        // Revisions that an earlier run learnt are used if the file that was given leads to them.
         let room = if config.relay.is_some() {
             DIRECTORY_ROOM
         } else {
@@ -130,7 +131,7 @@ impl Node {
             isolate_by: clients::isolate_by(&settings.isolate),
         };
         let started = self.client.insert(clients::start(options).await);
-        // From the beginning: whoever waits may ask what for.
+        // The owner may ask from the beginning: whoever waits may want to know what for.
         self.attendants = attend(self.state.path(), &started.client, &progress);
         started.ready(progress).await?;
         let front = client::front::FrontOptions {
@@ -162,14 +163,14 @@ impl Node {
             }
         };
         tokio::select! {
-            // Said although the log has it, as nobody may be reading the log.
+            // The owner is told although the log has it, as nobody may be reading the log.
             line = client => News { line, is_logged: false },
             news = relay => news,
         }
     }
 
-    /// Completes when a consensus lists the node's relay as one that authorities reach; `false` if there is no relay or
-    /// it ends before.
+    /// Completes when a consensus lists the node's relay as one that authorities reach; `false` if there is no relay,
+    /// or the relay ends before.
     pub fn until_listed(&self) -> impl Future<Output = bool> + Send + use<> {
         let events = self.relay.as_ref().map(relay::RelayHandle::events);
         async move {
@@ -203,7 +204,7 @@ async fn bind(address: SocketAddr) -> Result<SocketListener, AppError> {
     listener.map_err(|source| AppError::Listen { address, source })
 }
 
-/// What the owner decides of paths, with the GeoIP file read.
+/// What the owner decides about paths, with the GeoIP file read.
 async fn peer_rules(settings: &config::Client) -> Result<PeerRules, AppError> {
     let mismatch = |what: String| AppError::Mismatch {
         what,

@@ -29,17 +29,17 @@ pub struct Visitor {
 pub struct Hop {
     /// Identity of the relay.
     pub identity: RelayId,
-    /// Is it the guard, that the client's circuits begin at?
+    /// Is this hop the guard at which the client's circuits begin?
     pub is_guard: bool,
     /// Nickname of the relay.
     pub nickname: String,
     /// Address at which the relay was reached, by the consensus.
     pub address: SocketAddr,
-    /// The suite of its layer.
+    /// Suite of the hop's layer.
     pub suite: Suite,
-    /// From sending CREATE or EXTEND to the keys.
+    /// The time from sending CREATE or EXTEND until the keys are there.
     pub handshake: Duration,
-    /// From the client to this hop and back.
+    /// The round trip from the client to this hop.
     pub round_trip: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Visitor {
         })
     }
 
-    /// Builds a circuit that could carry a stream to `target`, or any, and measures its hops.
+    /// Builds a circuit that could carry a stream to `target`, or to any target, and measures its hops.
     pub async fn trace(&self, target: Option<&str>) -> Result<Vec<Hop>, AppError> {
         let hops = self.client.trace(target).await;
         Ok(of_reports(
@@ -72,7 +72,7 @@ impl Visitor {
         ))
     }
 
-    /// Builds a circuit through exactly the relays that are called so, and measures its hops.
+    /// Builds a circuit through exactly the relays with these names, and measures its hops.
     pub async fn trace_path(&self, names: &[String]) -> Result<Vec<Hop>, AppError> {
         let relays = self.client.relays(names);
         let relays = relays.map_err(|error| AppError::Mismatch {

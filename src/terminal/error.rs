@@ -2,7 +2,7 @@
 
 use super::logging::LogError;
 
-/// A command failed: what, and what to try.
+/// A command failed. The fields say what failed and what to try.
 #[derive(Debug)]
 pub struct CliError {
     /// What failed, in a sentence without its full stop.
@@ -15,7 +15,7 @@ pub struct CliError {
 
 /// Exit code: something failed at work.
 pub const FAILED: u8 = 1;
-/// Exit code: wrong arguments or configuration; the same that clap uses.
+/// Exit code: wrong arguments or configuration. Clap uses this code too.
 pub const USAGE: u8 = 2;
 /// Exit code: the network could not be reached.
 pub const NETWORK: u8 = 3;
@@ -30,7 +30,7 @@ impl CliError {
         }
     }
 
-    /// Arguments that cannot be meant.
+    /// An error of arguments that make no sense.
     pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),

@@ -1,7 +1,7 @@
 //! Logs: one place decides which events go where.
 //!
-//! Libraries emit events and never choose. What may stand in an event is their
-//! matter: no client address, destination or key at info or above (S34).
+//! Libraries emit events and never choose. What may stand in an event is their matter: no client address, destination
+//! or key at info or above (S34).
 
 use std::fs::OpenOptions;
 use std::io;
@@ -24,10 +24,10 @@ pub enum Sink {
 /// The logs could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter is not one.
+    /// The text of the filter is no filter.
     #[error("cannot read the log filter `{filter}`: {reason}")]
     Filter {
-        /// As given.
+        /// The filter as it was given.
         filter: String,
         /// The parser's complaint.
         reason: String,
@@ -47,9 +47,8 @@ pub enum LogError {
 
 /// Sends events that pass `filter` to `sink`, from now to the end of the process.
 ///
-/// `filter` is a level (`info`) or a list such as `info,cepa_relay::exit=debug`.
-/// The first of these that is there counts: the command line's, the environment
-/// variable `RUST_LOG`, the configuration's.
+/// `filter` is a level (`info`) or a list such as `info,cepa_relay::exit=debug`. The first of these that is there
+/// counts: the command line's, the environment variable `RUST_LOG`, the configuration's.
 pub fn init(command_line: Option<&str>, configured: &str, sink: &Sink) -> Result<(), LogError> {
     let environment = std::env::var("RUST_LOG")
         .ok()
@@ -60,7 +59,7 @@ pub fn init(command_line: Option<&str>, configured: &str, sink: &Sink) -> Result
     let filter = parse_filter(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // Said on standard error otherwise, and with a panic where that is what cannot be written.
+        // Such errors would go to standard error, and cause a panic if standard error is what cannot be written.
         .log_internal_errors(false)
         .with_timer(SystemTime);
     let done = match sink {
@@ -87,7 +86,7 @@ pub fn parse_filter(text: &str) -> Result<EnvFilter, LogError> {
     })
 }
 
-/// `path` opened for writing at its end; closed to other users.
+/// The file at `path`, opened for writing at its end and closed to other users.
 pub fn open(path: &Path) -> Result<std::fs::File, LogError> {
     OpenOptions::new()
         .create(true)

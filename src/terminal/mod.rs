@@ -1,4 +1,4 @@
-//! What the program says to whoever started it, and what it hears of them.
+//! What the program says to whoever started it, and what it hears from there.
 //!
 //! [`output`] writes results, news and progress, [`error`] is how a command fails, [`logging`] decides where events go,
 //! and [`stop`] hears requests to stop.

@@ -49,7 +49,7 @@ pub(crate) fn complain(error: &CliError) {
     }
 }
 
-/// Where something has got to: a bar on a terminal, plain lines elsewhere.
+/// How far something has got: a bar on a terminal, plain lines elsewhere.
 pub(crate) struct Meter {
     bar: Option<ProgressBar>,
 }

@@ -7,10 +7,10 @@ pub struct Progress {
     pub percent: u8,
     /// What happens now.
     pub what: String,
-    /// Is this a step within a step, which does not belong into a log?
+    /// Is this a step within a step, which does not belong in a log?
     pub is_detail: bool,
-    /// A round of asking for a consensus has failed.
+    /// Has a round of asking for a consensus failed?
     pub has_waited: bool,
-    /// What was found to be wrong, the first first.
+    /// What was found to be wrong, the earliest first.
     pub warnings: Vec<String>,
 }

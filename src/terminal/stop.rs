@@ -38,7 +38,7 @@ impl Cause {
 pub struct Stop {
     interrupt: Signal,
     terminate: Signal,
-    /// `None` where SIGHUP was ignored when the process started, as by nohup: it stays ignored.
+    /// `None` if SIGHUP was ignored when the process started, as by nohup: the signal then stays ignored.
     hangup: Option<Signal>,
     parent: Option<oneshot::Receiver<()>>,
 }
@@ -60,8 +60,8 @@ impl Stop {
 
     /// Listens to the end of standard input too.
     ///
-    /// Whoever starts a node and holds the other end of its input takes it along
-    /// whenever and however it ends, SIGKILL included: the system closes the pipe.
+    /// Whoever starts a node and holds the other end of the node's standard input takes the node along, whenever and
+    /// however the holder ends, SIGKILL included: the system closes the pipe.
     pub fn with_stdin(mut self) -> io::Result<Self> {
         let (gone, parent) = oneshot::channel();
         // A plain thread: tokio's own would hold the runtime's end up until the next byte.
@@ -114,8 +114,8 @@ impl Stop {
         cause
     }
 
-    /// Waits for the next request that ends a node. SIGHUP is none: a service goes on without its terminal, and a node
-    /// looks by itself at the files that it rereads.
+    /// Waits for the next request that ends a node. SIGHUP ends no node: a service goes on without its terminal, and a
+    /// node looks by itself at the files that it rereads.
     pub async fn requested_of_node(&mut self) -> Cause {
         loop {
             match self.requested().await {
@@ -129,7 +129,7 @@ impl Stop {
     }
 }
 
-/// Was SIGHUP ignored when the process started? Where the system does not tell, it was not.
+/// Was SIGHUP ignored when the process started? If the system does not tell, the answer is no.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status");
     status.is_ok_and(|status| is_ignored(&status, Cause::Hangup.number()))

@@ -45,7 +45,7 @@ struct Summary {
 struct NodeSummary {
     name: String,
     roles: Vec<Role>,
-    /// The identity of a relay. A client has none: nobody could know it by one.
+    /// The identity of a relay. A client has none, because nobody knows a client by an identity.
     identity: Option<String>,
     address: String,
     pid: u32,

@@ -237,7 +237,7 @@ impl Supervisor {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            // A request to stop is looked at first: a node that dies then was asked to.
+            // A request to stop is looked at first: a node that dies after it was asked to stop.
             biased;
             _ = self.phases.wait_for(|phase| *phase != Phase::Run) => {}
             status = self.child.wait() => {

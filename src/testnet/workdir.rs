@@ -78,7 +78,7 @@ impl Workdir {
         })
     }
 
-    /// Where it is, absolute.
+    /// The absolute path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }

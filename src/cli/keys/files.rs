@@ -17,12 +17,12 @@ pub(super) fn public(secret: &cepa_common::secret::Secret<32>) -> RelayId {
     RelayId(key.verifying_key().to_bytes())
 }
 
-/// A state file's error, with the hint that it has.
+/// The command's error for a state file's error, with its hint.
 pub(super) fn state_error(error: StateError) -> CliError {
     AppError::from(error).into()
 }
 
-/// The text of the file at `path`, which is one that `cepa keys` wrote.
+/// The text of the file at `path`, which `cepa keys` wrote.
 pub(super) fn read(path: &Path) -> Result<String, CliError> {
     let mut text = String::new();
     std::fs::File::open(path)
@@ -40,7 +40,7 @@ pub(super) fn read(path: &Path) -> Result<String, CliError> {
     Ok(text)
 }
 
-/// A file that `cepa keys` wrote and that cannot be used.
+/// The error for a file that `cepa keys` wrote and that cannot be used.
 pub(super) fn bad_file(path: &Path, error: &KeyFileError) -> CliError {
     let hint = match error {
         KeyFileError::OtherNetwork(_) => {
