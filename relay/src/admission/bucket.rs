@@ -7,7 +7,7 @@ use std::time::Instant;
 pub(crate) struct Bucket {
     burst: u32,
     per_second: u32,
-    /// What is left, in thousandths; below zero in debt.
+    /// How many times are left, in thousandths; below zero if there is a debt.
     level: i64,
     at: Instant,
 }
@@ -23,7 +23,7 @@ impl Bucket {
         }
     }
 
-    /// May it be done once more? A refusal counts too, as [`Bucket::debt`].
+    /// May the thing be done once more? A refusal counts too, as [`Bucket::debt`].
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at).as_millis();
         let filled = u128::from(self.per_second) * passed;

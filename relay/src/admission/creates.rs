@@ -16,9 +16,9 @@ use tokio::sync::Notify;
 
 /// A CREATE that waits for an answer.
 pub(crate) struct Job {
-    /// The link that it came in on, where its answer goes.
+    /// The link that the CREATE came in on, where the answer goes.
     pub(crate) link: Arc<LinkQueue>,
-    /// The relay at the link's far side, if it is one.
+    /// The relay at the link's far side, if a relay is there.
     pub(crate) peer: Option<RelayId>,
     /// The peer's circuit.
     pub(crate) circ: CircId,

@@ -114,9 +114,8 @@ impl Memory {
     ///
     /// Circuits that have stalled go first, the longest wait first, because somebody has stopped reading. Then come the
     /// others, by the link that holds most in all, as one peer with many circuits that each hold little would otherwise
-    /// never be
-    /// found. Of one link, circuits without streams go first, and then whichever holds most. Between equals the older
-    /// link and the lower id decide, so that a run can be repeated.
+    /// never be found. Of one link, circuits without streams go first, and then whichever holds most. Between equals
+    /// the older link and the lower id decide, so that a run can be repeated.
     fn victims(&self, now: Instant) -> Vec<Victim> {
         let holders = self.holders();
         let mut circuits: BTreeMap<Place, Victim> = BTreeMap::new();
@@ -185,7 +184,7 @@ impl Memory {
         victims
     }
 
-    /// Ends circuits until there is room again, and links where that does not help. Gives how many it has ended.
+    /// Ends circuits until there is room again, and links if that does not help. Returns how many of both have ended.
     fn relieve(&self, now: Instant) -> u64 {
         let mut ended = 0;
         for victim in self.victims(now) {

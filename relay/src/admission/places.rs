@@ -15,7 +15,8 @@ use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use tokio::sync::Notify;
 
-/// Connections of one authority at once: a few for the votes of each other authority, which it passes on.
+/// Connections of one authority at once. An authority passes on the votes of each other authority, by a few connections
+/// for each.
 const PER_AUTHORITY: u32 = 64;
 /// Connections of one relay at once.
 const PER_RELAY: u32 = 8;

@@ -21,7 +21,7 @@ const AUTHORITY_QUEUE: usize = 64;
 /// Why an upload failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// The authority refused it.
+    /// The authority refused the document.
     #[error(transparent)]
     Refused(#[from] AuthorityError),
     /// The authority has as much to do as it can hold. The uploader may try again later.

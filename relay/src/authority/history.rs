@@ -1,7 +1,7 @@
 //! How long and how reliably relays have been up (docs/protocol.md, 6.17).
 //!
 //! All times are of *observed time*: a clock that runs only while this authority looks. So the authority's own outages,
-//! and clocks that step, count against no relay. What is old counts less: all sums lose a twentieth every twelve hours.
+//! and clocks that step, count against no relay. Old times count less: all sums lose a twentieth every twelve hours.
 
 use std::collections::BTreeMap;
 

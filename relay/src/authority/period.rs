@@ -31,7 +31,7 @@ pub struct AuthorityConfig {
     pub network: Arc<NetworkFile>,
     /// Identity of the authority.
     pub identity: RelayId,
-    /// Key that signs its votes and consensuses.
+    /// Key that signs the authority's votes and consensuses.
     pub signing_key: Signer,
     /// Parameters that the authority votes for, in place of those of `network.toml`.
     pub params: BTreeMap<String, u32>,
@@ -140,8 +140,8 @@ pub struct Authority {
     first: UnixSecs,
     /// The newest consensus that is held.
     pub(super) newest: Option<Arc<Consensus>>,
-    /// Valid-after of the first vote of this run. In that vote what the last consensus listed stays listed until it has
-    /// been dialled anew.
+    /// Valid-after of the first vote of this run. In that vote, relays that the last consensus listed stay listed until
+    /// they have been dialled anew.
     pub(super) first_vote: Option<UnixSecs>,
     /// What has happened at the last [`Authority::poll`].
     pub(super) news: Vec<AuthorityEvent>,

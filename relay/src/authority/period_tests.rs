@@ -194,8 +194,8 @@ fn every_refusal() {
     let vote = || SignedVote::clone(theirs.vote.as_ref().unwrap());
     let late = AuthorityError::Agreement(cepa_common::dir::AgreementError::Late);
     let unwanted = AuthorityError::Agreement(cepa_common::dir::AgreementError::NotWanted);
-    // Refused are a vote that nobody endorsed, a vote of another period, and an endorsement that comes too late for the
-    // number of its signatures.
+    // A vote that nobody endorsed, an endorsement that comes too late for the number of its signatures, and an
+    // endorsement for another period are refused.
     assert_eq!(ours.on_vote(vote(), START_MS), Err(unwanted.clone()));
     let endorse =
         |to: &mut Authority, now_ms| to.on_endorsement(theirs.endorsement.clone(), now_ms);

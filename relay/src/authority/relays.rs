@@ -41,9 +41,10 @@ pub struct Probe {
 
 /// The most dials at once. Relays that were never dialled go first.
 const MAX_PROBES: usize = 64;
-/// Knowledge is saved this often (milliseconds of observed time); if there is news, after the second, shorter time, or
-/// after a quarter of the interval of votes if that is shorter still.
+/// Knowledge is saved at least this often (milliseconds of observed time).
 const SAVE_EVERY_MS: u64 = 3_600_000;
+/// If there is news, knowledge is saved after this time, or after a quarter of the interval of votes if that is shorter
+/// (milliseconds of observed time).
 const SAVE_NEWS_AFTER_MS: u64 = 300_000;
 
 /// What is known about one relay.

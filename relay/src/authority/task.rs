@@ -89,7 +89,7 @@ pub struct Seat {
 pub struct AuthorityTask {
     /// Identity of the authority.
     pub identity: RelayId,
-    /// Key that signs its votes and consensuses.
+    /// Key that signs the authority's votes and consensuses.
     pub signing_key: Signer,
     /// Yields the key that replaces the signing key, when there is one (a certified key is renewed).
     pub renewals: Option<watch::Receiver<Signer>>,

@@ -211,7 +211,7 @@ impl EndHop {
             return Err(End::Here(DestroyReason::Resource));
         }
         if !self.end.streams.mux().has_leg(self.end.leg) {
-            // The client has said on the other leg that it gives this one up.
+            // The client has said on the other leg that it gives this leg up.
             return Err(End::Here(DestroyReason::Finished));
         }
         let mut arrived = self.end.inbox.take();

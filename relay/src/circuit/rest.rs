@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// From one look at a circuit to the next.
+/// The time from one look at a circuit to the next.
 pub(super) const LOOK: Duration = Duration::from_secs(30 * 60);
 /// Looks in a row that find no use, after which the circuit ends. A client keeps circuits ready for an hour.
 const LOOKS: u32 = 3;

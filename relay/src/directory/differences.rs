@@ -33,7 +33,8 @@ impl Differences {
         }
     }
 
-    /// The difference from `older` to `newest`; `None` if the whole serves as well, or if too many are being made.
+    /// The difference from `older` to `newest`; `None` if the whole consensus serves as well, or if too many
+    /// differences are being made.
     pub(super) async fn get(
         &self,
         older: &Arc<Consensus>,

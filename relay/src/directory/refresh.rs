@@ -94,8 +94,8 @@ impl Refresher {
     async fn ask(&self, addresses: &[SocketAddr], link_key: [u8; 32]) -> Result<bool, FetchError> {
         let held = self.server.snapshot().newest().cloned();
         let fetched = match self.fetch(addresses, link_key, held.as_deref()).await {
-            // A wrong difference may be the fault of its maker. The whole is asked for once; then another source is
-            // asked.
+            // A wrong difference may be the fault of its maker. The whole consensus is asked for once; then another
+            // source is asked.
             Err(FetchError::Difference(error)) => {
                 let reason = error.to_string();
                 let wrong = RelayEvent::WrongDifference { reason, times: 1 };

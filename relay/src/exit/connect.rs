@@ -155,7 +155,7 @@ impl Destinations {
     async fn turn(&self, address: IpAddr) -> Option<OwnedSemaphorePermit> {
         let dials = {
             let mut dials = lock(&self.0);
-            // There are at most as many entries as attempts, because an attempt holds each of them.
+            // There are at most as many entries as attempts, because each entry is held by an attempt.
             dials.retain(|_, dials| dials.strong_count() > 0);
             let known = dials.get(&address).and_then(Weak::upgrade);
             known.unwrap_or_else(|| {

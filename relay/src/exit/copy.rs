@@ -16,8 +16,8 @@ const COPY_BYTES: usize = 64 * 1024;
 
 thread_local! {
     /// The bytes that are being moved. None stay here: bytes that one side does not take stay where they were, which is
-    /// the
-    /// stream's buffer or the kernel. So a stream at rest has no buffers of its own, and what it holds is counted once.
+    /// the stream's buffer or the kernel. So a stream at rest has no buffers of its own, and what it holds is counted
+    /// once.
     static MOVING: RefCell<Vec<u8>> = RefCell::new(vec![0; COPY_BYTES]);
 }
 
@@ -25,7 +25,7 @@ thread_local! {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Half {
     Open,
-    /// All has been read; the other side has yet to hear it.
+    /// All has been read, and the other side must still be told.
     Ended,
     Done,
 }
@@ -33,7 +33,7 @@ enum Half {
 /// Copies until both directions are done.
 ///
 /// # Errors
-/// One side broke, or gave up. Then the other side must not take what it got so far for the whole.
+/// One side broke, or gave up. Then the other side must not believe that it has got everything.
 pub(super) async fn copy(stream: &StreamIo<Acceptor>, tcp: &mut SocketStream) -> io::Result<()> {
     let (mut outward, mut inward) = (Half::Open, Half::Open);
     poll_fn(|cx| {

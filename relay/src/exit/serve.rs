@@ -37,7 +37,7 @@ pub(crate) async fn serve(
     };
     stream.accept();
     if copy(&stream, &mut tcp).await.is_err() {
-        // The destination must not take what it got so far for the whole.
+        // The destination must not believe that it has got everything.
         tcp.reset_when_dropped();
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! A key is *current* until a newer one is made; then it is *replaced*. From then on no new descriptor names the key.
 //! So the age that a descriptor may have, and the time for which a consensus may be used, bound the time for which
-//! anybody can make handshakes to it. A consensus that is seen to list the key counts as well, because a network whose
-//! parameters have changed may use consensuses for longer.
+//! anybody can make handshakes to the key. A consensus that is seen to list the key counts as well, because a network
+//! whose parameters have changed may use consensuses for longer.
 //!
 //! Clocks go wrong. No time is set before the newest consensus that was seen. Before that consensus is out of date, no
 //! key ends except by its age. So a clock that steps ahead erases no key that is still listed.

@@ -96,7 +96,8 @@ impl PeerLinks {
     }
 
     /// Looks up the link key and the addresses of a relay. A client may hold a newer consensus than this relay does. So
-    /// while this relay's newest is not fresh, a few callers at a time wait for the next one, until their deadline.
+    /// while this relay's newest consensus is not fresh, a few callers at a time wait for the next one, until their
+    /// deadline.
     async fn target(&self, relay: RelayId) -> Option<([u8; 32], Vec<SocketAddr>)> {
         let clock = self.directory.clock();
         let mut follow = self.directory.subscribe();

@@ -1,4 +1,4 @@
-//! What authorities do that want the others to disagree.
+//! What hostile authorities do to make the others disagree.
 
 use cepa_common::dir::{Lifetime, Rounds, Vote};
 
