@@ -40,7 +40,7 @@ fn all_files() -> Vec<PathBuf> {
     found
 }
 
-/// The files of these kinds with their text, but for this one: its examples cite what is not there.
+/// The files of these kinds with their text, without this file, whose examples cite what is not there.
 fn with_extension(wanted: &[&str]) -> Vec<(PathBuf, String)> {
     let of_kind = |path: &PathBuf| {
         path.extension()
@@ -111,7 +111,7 @@ fn words(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     .map(|(before, word, after)| (before, word.trim_end_matches(['.', '-', '/']), after))
 }
 
-/// Is this the number of a rule, such as `5.28` or `6.3.6`? Its parts, then.
+/// The parts of the number of a rule, such as `5.28` or `6.3.6`; `None` if the word is no such number.
 fn rule(word: &str) -> Option<Vec<u16>> {
     let parts: Vec<u16> = word
         .split('.')
@@ -200,7 +200,7 @@ fn defined(text: &str, is_number: impl Fn(&str) -> bool) -> BTreeMap<String, usi
     found
 }
 
-/// What stands in backticks outside of blocks of code, with its line.
+/// The pieces of text that stand in backticks outside of blocks of code, each with its line.
 fn code_spans(text: &str) -> Vec<(usize, &str)> {
     let mut fenced = false;
     let mut spans = Vec::new();
@@ -309,7 +309,7 @@ fn every_chapter_that_is_cited_exists() {
     fail_with(&objections);
 }
 
-/// A path in backticks is that of a file or directory, whole or its end; a link leads to a file.
+/// A path in backticks is the path of a file or directory, whole or only its end; a link leads to a file.
 #[test]
 fn every_file_that_is_named_exists() {
     let files: Vec<String> = all_files()
@@ -367,7 +367,7 @@ fn every_file_that_is_named_exists() {
     fail_with(&objections);
 }
 
-/// What docs/requirements.md names in backticks is a test, a parameter of the network, or a file.
+/// Each name that docs/requirements.md has in backticks is that of a test, a parameter of the network, or a file.
 #[test]
 fn every_test_that_is_named_exists() {
     let text = read("docs/requirements.md");
@@ -402,7 +402,7 @@ fn every_test_that_is_named_exists() {
     fail_with(&objections);
 }
 
-/// The first lines of docs/requirements.md list what is open; so they say the same as the entries.
+/// The first lines of docs/requirements.md list what is open. They must name the same requirements as the entries.
 #[test]
 fn what_is_open_is_listed() {
     let text = read("docs/requirements.md");

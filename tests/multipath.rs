@@ -49,7 +49,9 @@ impl Download {
     /// Reads more bytes. Returns `false` at the end.
     async fn read(&mut self) -> bool {
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.got)).await;
-        read.expect("it goes on").expect("nothing is lost") > 0
+        read.expect("the download goes on")
+            .expect("nothing is lost")
+            > 0
     }
 
     async fn read_until(&mut self, done: impl Fn(&[u8]) -> bool) {
@@ -72,7 +74,9 @@ fn signal(net: &Testnet, relay: &RelayId, signal: Signal) {
     let node = nodes
         .iter()
         .find(|node| node["identity"] == relay.to_string());
-    let pid = node.expect("it is one of ours")["pid"].as_u64().unwrap();
+    let pid = node.expect("the relay is a node of the network")["pid"]
+        .as_u64()
+        .unwrap();
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 

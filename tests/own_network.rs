@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde_json::Value;
 use support::*;
 
-/// The longest time until a change is seen. Intervals are two seconds.
+/// The longest time to wait until a change is seen. Intervals are two seconds.
 const SOON: Duration = Duration::from_secs(90);
 
 /// Parameters that make intervals short and allow loopback addresses.

@@ -86,7 +86,7 @@ fn a_broken_stream_does_not_look_finished(net: &Testnet) {
     stream.write_all(b"unread").unwrap();
     server.join().unwrap();
     let end = stream.read(&mut part);
-    assert!(end.is_err(), "it looks finished: {end:?}");
+    assert!(end.is_err(), "the stream looks finished: {end:?}");
 }
 
 /// Runs a hundred streams, each with bytes of its own in both directions at once.

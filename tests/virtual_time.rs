@@ -34,7 +34,7 @@ const SERVER: u32 = EXIT + CLIENTS + 1;
 const PORT: u16 = 9_400;
 /// The state directory of each node, on its own disk.
 const STATE: &str = "/state";
-/// 2030-03-17, 17:46:40 UTC.
+/// When the network begins: 2030-03-17, 17:46:40 UTC.
 const BEGAN_UNIX_MS: u64 = 1_900_000_000_000;
 /// How long a byte takes from host to host.
 const DELAY: Duration = Duration::from_millis(15);
@@ -78,7 +78,7 @@ fn relay_options(node: u32, network: &NetworkFile, world: World) -> RelayOptions
         onion_keys: OnionKeyOptions {
             dir: room("keys"),
             trust: Trust::OwnerOnly,
-            // Named, so that the processor does not choose.
+            // The suite is named, so that the processor does not choose it.
             suite: Suite::Aes256Gcm,
         },
         listen: SocketAddr::new(address(node), PORT),
@@ -112,13 +112,13 @@ fn life(node: u32) -> NodeLife {
     }
 }
 
-/// Runs `work` as the node's.
+/// Runs `work` as a task of the node.
 async fn at<T: Send + 'static>(node: u32, work: impl Future<Output = T> + Send + 'static) -> T {
     let task = Simulation::in_node(life(node), || tokio::spawn(work));
     task.await.expect("no node panics")
 }
 
-/// Answers each request, which is a number of bytes, with so many.
+/// Answers each request, which is a number, with so many bytes.
 async fn serve(world: World) {
     let listener = world.sockets.bind(SocketAddr::new(address(SERVER), 80));
     let listener = listener.await.unwrap();
@@ -208,7 +208,7 @@ async fn run() -> Run {
     }
 }
 
-/// Fails with the first difference.
+/// Fails with the first difference between the two logs.
 fn assert_same(one: &[Event], other: &[Event]) {
     let mut pairs = one.iter().zip(other).enumerate();
     if let Some((place, (one, other))) = pairs.find(|(_, (one, other))| one != other) {

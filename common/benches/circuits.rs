@@ -174,7 +174,7 @@ fn run<I>(
         .bench_local_refs(|input| step(&mut pair.borrow_mut(), input));
 }
 
-// A sample is one call. The next call finds the pair as the step before left it, and all memory warm.
+// A sample is one call. At the next call the pair is as the step before has left it, and all memory is warm.
 
 #[divan::bench(args = STREAMS, sample_size = 1, sample_count = 1_000)]
 fn mux_write(bencher: Bencher<'_, '_>, streams: usize) {

@@ -14,7 +14,7 @@ pub(crate) const PACKAGES: [(&str, &str); 4] = [
 
 /// A source file without comments, texts and tests.
 pub(crate) struct Source {
-    /// From the root of the repository.
+    /// Path of the file from the root of the repository.
     pub(crate) path: String,
     /// The package, then its modules down to this file.
     pub(crate) module: Vec<String>,
@@ -74,7 +74,7 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
                 }
                 n += 1;
             }
-            // A character, not a lifetime.
+            // This is a character, not a lifetime.
             '\'' if at(n + 1) == '\\' => {
                 n += 3;
                 while n < chars.len() && at(n) != '\'' {
@@ -139,7 +139,8 @@ pub(crate) fn behind_bracket(tokens: &[Token], at: usize) -> usize {
     tokens.len()
 }
 
-/// Takes out what stands behind an attribute that names a test, and says which modules of other files are among it.
+/// Takes out what stands behind an attribute that names a test, and says which modules that are files of their own are
+/// among what was taken out.
 pub(crate) fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, Vec<String>) {
     let (mut kept, mut modules, mut n) = (Vec::new(), Vec::new(), 0);
     while n < tokens.len() {
@@ -160,7 +161,7 @@ pub(crate) fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, Vec<String>) {
         while is(&tokens, end, &["#", "["]) {
             end = behind_bracket(&tokens, end + 1);
         }
-        // To the end of the item: its block or its semicolon.
+        // An item ends with its block or its semicolon.
         let begun = end;
         while end < tokens.len() && !["{", ";"].contains(&tokens[end].text.as_str()) {
             end = match tokens[end].text.as_str() {
@@ -253,8 +254,8 @@ pub(crate) fn module_of(path: &Path, dir: &str, package: &str) -> Vec<String> {
 
 // Paths.
 
-/// Collects the paths of a tree such as `a::{b, c::d as e}`, with the name that each is known by. Gives the place
-/// behind it.
+/// Collects the paths of a tree such as `a::{b, c::d as e}`, each with the name that it is known by. Returns the place
+/// behind the tree.
 pub(crate) fn tree(
     tokens: &[Token],
     mut at: usize,
@@ -306,7 +307,7 @@ pub(crate) fn tree(
     }
 }
 
-/// What a module of the repository has: where it is, its children, and what it exports under another's name.
+/// What a module of the repository has: its file, its children, and what it exports from elsewhere.
 #[derive(Default)]
 pub(crate) struct Module {
     pub(crate) file: String,
@@ -354,7 +355,7 @@ impl House {
         house
     }
 
-    /// A path as it is written in `module`, from the package on; none if it leads out of the repository.
+    /// A path as it is written in `module`, from the package on; `None` if the path leads out of the repository.
     pub(crate) fn whole_path(&self, module: &[String], path: &[String]) -> Option<Vec<String>> {
         let (first, rest) = path.split_first()?;
         let begin = match first.as_str() {
@@ -383,10 +384,11 @@ impl House {
         Some([&begin[..], rest].concat())
     }
 
-    /// The file that has what `path` names, and the name of a room's own where it exports it.
+    /// The file that has what `path` names. If a room exports the item from elsewhere, that is the file that it comes
+    /// from.
     pub(crate) fn file_of(&self, path: &[String]) -> Option<&str> {
         let mut path = path.to_owned();
-        // A chain of exports is short; a circle of them would be an error of the compiler's.
+        // A chain of exports is short, and the compiler refuses a circle of them.
         for _ in 0..8 {
             let depth = (1..=path.len()).rev().find(|n| {
                 path.get(..*n).is_some_and(|prefix| {
@@ -427,7 +429,7 @@ pub(crate) fn is_public(tokens: &[Token], at: usize) -> bool {
     before(1) == "pub" || before(1) == ")" && (2..8).any(|n| before(n) == "pub")
 }
 
-/// Every path of a source but those of what it only exports.
+/// Every path of a source, except paths that the source only exports.
 pub(crate) fn named(tokens: &[Token]) -> Vec<Named> {
     let (mut found, mut n) = (Vec::new(), 0);
     while n < tokens.len() {

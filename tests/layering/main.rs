@@ -15,7 +15,7 @@ use std::path::Path;
 use house::{House, PACKAGES, Source, module_of, named, root, tokens, walk_all, without_tests};
 use rooms::{IMPURE, NOT_PURE, PURE, ROOMS, TWINS};
 
-/// The room of a file: the longest of the table that it is in.
+/// The room of a file: of the rooms in the table that the file is in, the one with the longest name.
 fn room_of<'a>(file: &str, rooms: &[(&'a str, &'a [&'a str])]) -> Option<(&'a str, &'a [&'a str])> {
     let is_in = |room: &str| file == room || file.starts_with(&format!("{room}/"));
     let fitting = rooms.iter().filter(|(room, _)| is_in(room));
@@ -87,7 +87,7 @@ fn impurities(house: &House, pure: &[&str]) -> Vec<String> {
     broken
 }
 
-/// The circles of files: each the set of files that lead to each other.
+/// The circles of files. Each circle is the set of files that lead to each other.
 fn circles(house: &House) -> Vec<BTreeSet<String>> {
     let graph: BTreeMap<&str, BTreeMap<String, usize>> = house
         .sources
@@ -181,7 +181,7 @@ fn no_files_import_each_other_but_twins() {
     fail_with(&strangers(&House::read(), TWINS));
 }
 
-// That the checks can fail.
+// Tests that the checks can fail.
 
 fn house(files: &[(&str, &str)]) -> House {
     let source = |(path, text): &(&str, &str)| {

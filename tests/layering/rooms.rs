@@ -330,7 +330,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("src/main.rs", &["src/cli", "src/harden.rs"]),
 ];
 
-/// Rooms that compute and do nothing else: what they are given is all that they know.
+/// Rooms that only compute: all that they know is what they are given.
 pub(crate) const PURE: &[&str] = &[
     "common/src/limits.rs",
     "common/src/ids.rs",
@@ -369,7 +369,7 @@ pub(crate) const PURE: &[&str] = &[
     "client/src/front/http_connect.rs",
 ];
 
-/// Files in pure rooms that are not, with the reason.
+/// Files in pure rooms that are not pure, with the reason.
 pub(crate) const NOT_PURE: &[(&str, &str)] = &[(
     "client/src/path/geoip.rs",
     "reads the owner's GeoIP file, once, when the client starts",
@@ -407,5 +407,5 @@ pub(crate) const IMPURE: &[(&str, &str)] = &[
     ("rand::rng", "randomness is passed in"),
 ];
 
-/// Files that import each other, in one package, because they belong together: with the reason. There are none.
+/// Files of one package that import each other because they belong together, with the reason. There are none.
 pub(crate) const TWINS: &[(&[&str], &str)] = &[];

@@ -316,7 +316,7 @@ async fn a_middle_relay_knows_neither_end_nor_its_place() {
 
     // Nothing shows how many relays come before the middle relay.
     assert_eq!(second_of_three.view.shapes, third_of_four.view.shapes);
-    // Of the relays behind it, the only sign is that one cell more goes by while each of them is added.
+    // The only sign of relays behind the middle relay is that one cell more goes by while each of them is added.
     let (three, four) = (&second_of_three.view.shapes, &second_of_four.view.shapes);
     assert_eq!(four.len(), three.len() + 1);
     assert_eq!(four[..3], three[..3]);
@@ -332,7 +332,10 @@ fn knows_neither_end(outcome: &Outcome) {
     let Outcome { view, circuit, .. } = outcome;
     // The first relay does see the client, so what the test searches for is really there.
     assert_eq!(circuit.seen_at.unwrap().ip(), IpAddr::V4(CLIENT));
-    assert!(view.bytes.len() > 20, "it has carried the conversation");
+    assert!(
+        view.bytes.len() > 20,
+        "the middle relay has carried the conversation"
+    );
     for address in [CLIENT, DESTINATION] {
         assert!(!view.holds(&address.octets()), "{address}");
         assert!(!view.holds(address.to_string().as_bytes()), "{address}");

@@ -226,7 +226,7 @@ impl OwnNetwork {
             .ok()?
     }
 
-    /// Waits for a consensus with a relay of this nickname; gives its identity.
+    /// Waits for a consensus with a relay of this nickname. Returns the relay's identity.
     pub(crate) async fn listed_as(&self, nickname: &str) -> RelayId {
         let what = format!("{nickname} in the consensus");
         until(&what, LISTED_WITHIN, async || {

@@ -92,7 +92,7 @@ fn end<E: StreamEnd>() -> Mux<E> {
 
 /// What the conversation needs to know of either end.
 trait Talks: StreamEnd {
-    /// Begins, where this end begins.
+    /// Begins the conversation, if this end is the one that begins.
     fn begin(mux: &mut Mux<Self>, legs: bool);
     /// Reads a payload, and does what it asks for.
     fn hear(
