@@ -68,5 +68,6 @@ pub const RECENT_HALF_LIFE: Duration = Duration::from_secs(10);
 pub const TURN_CELLS: usize = 8;
 /// Cells for unknown circuits that may come in one second; one more closes the link (S7, protocol.md 2.9).
 pub const UNKNOWN_CIRCUIT_CELLS_PER_SECOND: u32 = 100;
-/// After an error of accept, such as EMFILE (no file descriptor is left), the listener waits so long and goes on (S39).
+/// After an error of accept, such as EMFILE (no file descriptor is left), the listener waits this time and goes on
+/// (S39).
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

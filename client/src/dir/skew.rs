@@ -8,9 +8,9 @@ use cepa_common::dir::{CLOCK_SKEW_SECS, Lifetime, UnixSecs};
 /// By how much this computer's clock seems to be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WrongClock {
-    /// The clock is behind by about so long: several sources have a signed consensus of a later time.
+    /// The clock is behind by about this time: several sources have a signed consensus of a later time.
     Behind(Duration),
-    /// The clock is ahead by about so long: by this clock, everything that several sources have has expired.
+    /// The clock is ahead by about this time: by this clock, everything that several sources have has expired.
     /// Authorities that have made no consensus since look the same.
     Ahead(Duration),
 }
@@ -70,7 +70,7 @@ impl fmt::Display for About {
 /// Why there is no consensus that may be used, and what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NoConsensus {
-    /// Valid-until of the newest consensus that could be had, if any was seen.
+    /// Valid-until of the newest consensus that was seen, if any was.
     pub expired_at: Option<UnixSecs>,
     /// What signed documents say about this computer's clock.
     pub skew: Option<WrongClock>,

@@ -46,13 +46,13 @@ pub struct GuardLimits {
     pub unconfirmed_secs: u64,
     /// Life of a guard from its first use (seconds).
     pub confirmed_secs: u64,
-    /// A guard that no consensus lists is kept for so long (seconds).
+    /// A guard that no consensus lists is kept for this time (seconds).
     pub unlisted_secs: u64,
     /// The first interval between tries of a guard that failed.
     pub retry: Duration,
     /// How long a circuit waits for a better guard that is being tried.
     pub wait: Duration,
-    /// The network is taken to be down when nothing was heard for so long.
+    /// The network is taken to be down when nothing was heard for this time.
     pub network_down: Duration,
 }
 

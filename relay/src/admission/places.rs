@@ -22,7 +22,7 @@ const PER_AUTHORITY: u32 = 64;
 const PER_RELAY: u32 = 8;
 /// One site may have at most one in so many of the strangers' places, and never fewer than [`PER_RELAY`].
 const SITE_SHARE: u32 = 8;
-/// A connection on which nothing moved for so long may lose its place to a newcomer (milliseconds).
+/// A connection on which nothing moved for this time may lose its place to a newcomer (milliseconds).
 const STILL_MS: u64 = 1_000;
 
 /// Who holds a directory connection.

@@ -12,11 +12,11 @@ use crate::params::ParamsInForce;
 pub(super) struct Directory {
     /// Holds and serves consensuses.
     pub(super) server: Arc<DirectoryServer>,
-    /// The parameters that follow from the newest of them.
+    /// The parameters that follow from the newest consensus.
     pub(super) params: ParamsInForce,
     /// Takes what is for the authority.
     pub(super) authority: Option<AuthorityHandle>,
-    /// Brings it to the authority's task.
+    /// Brings to the authority's task what `authority` takes.
     pub(super) queue: Option<AuthorityQueue>,
     files: ConsensusFiles,
 }

@@ -10,7 +10,7 @@ use crate::exit::ResolverError;
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// The port can't be listened on.
+    /// The relay cannot listen on its port.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The port.
@@ -24,13 +24,13 @@ pub enum RelayError {
     /// Names could not be resolved.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
-    /// An onion key can't be used or made.
+    /// An onion key cannot be used or made.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A thread or a file could not be had.
+    /// The system did not give a thread or a file.
     #[error("{what}: {source}")]
     Io {
-        /// What for.
+        /// What could not be done.
         what: &'static str,
         /// What the system said.
         source: std::io::Error,

@@ -15,7 +15,7 @@ use crate::options::RelayOptions;
 pub(super) struct Group {
     /// Starts tasks of the group.
     pub(super) tasks: Tasks,
-    /// Stops them.
+    /// Stops the tasks of the group.
     pub(super) stop: Stopper,
 }
 
@@ -50,7 +50,7 @@ impl Ground {
     /// Binds the port and sets up TLS. Nothing is accepted yet.
     ///
     /// # Errors
-    /// The port cannot be had, or the link key cannot be used.
+    /// The relay cannot listen on its port, or the link key cannot be used.
     pub(super) async fn prepare(options: &RelayOptions) -> Result<Self, RelayError> {
         let address = options.listen;
         let socket = options.world.sockets.bind(address).await;

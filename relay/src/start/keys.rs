@@ -19,7 +19,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Reads the onion keys, makes one where one is due, and erases what its age ends. No consensus is held yet, so
+    /// Reads the onion keys, makes one if one is due, and erases those that are too old. No consensus is held yet, so
     /// that the parameters are those of the network's file.
     ///
     /// # Errors

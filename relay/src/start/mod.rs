@@ -1,6 +1,6 @@
 //! Starts the rooms of a relay in order, and stops them with the sources of work first.
 //!
-//! A start is a sequence of steps. Each is a type that the next ones take: [`ground`], [`keys`], [`directory`],
+//! A start is a sequence of steps. Each step is a type that the next steps take: [`ground`], [`keys`], [`directory`],
 //! [`circuits`], [`speakers`], and at the end the listener.
 
 mod circuits;
@@ -97,7 +97,7 @@ impl RelayHandle {
         self.identity
     }
 
-    /// Where it listens.
+    /// Where the relay listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }

@@ -57,7 +57,7 @@ impl Speakers {
         ));
     }
 
-    /// Has the relay's descriptor published, if its owner wants that, and gives what changes the descriptor.
+    /// Has the relay's descriptor published, if its owner wants that, and returns what changes the descriptor.
     pub(super) fn publish(
         &self,
         options: &RelayOptions,
@@ -127,7 +127,7 @@ impl Speakers {
         }));
     }
 
-    /// Has the relay's descriptor published, and gives what changes it.
+    /// Has the relay's descriptor published, and returns what changes the descriptor.
     fn start_publisher(
         &self,
         options: &RelayOptions,

@@ -14,8 +14,8 @@ pub(in crate::dir) const MAX_PARAMS: usize = 256;
 
 macro_rules! params {
     ($($(#[$doc:meta])* $name:ident: $default:expr, $min:expr, $max:expr;)*) => {
-        /// Every parameter with its effective value: the voted one, else that of `network.toml`, else the default;
-        /// within its bounds.
+        /// Every parameter with its effective value: the voted one, or else that of `network.toml`, or else the
+        /// default; within its bounds.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Params {
             $($(#[$doc])* pub $name: u32,)*
@@ -91,9 +91,9 @@ params! {
     extend_dial_seconds: 10, 1, 60;
     /// Time between consensuses (seconds).
     vote_interval_seconds: 3_600, 1, 86_400;
-    /// A consensus is valid for so long from its valid-after (seconds).
+    /// A consensus is valid for this time from its valid-after (seconds).
     consensus_valid_seconds: 86_400, 60, 7 * 86_400;
-    /// Clients without a newer one use a consensus for so long after its valid-until (seconds).
+    /// Clients without a newer consensus use a consensus for this time after its valid-until (seconds).
     consensus_grace_seconds: 86_400, 0, 86_400;
     /// An authority dials each relay this often (seconds).
     reachability_interval_seconds: 1_200, 1, 86_400;
@@ -109,9 +109,9 @@ params! {
     max_unmeasured_weight: 20_000, 1, u32::MAX;
     /// A relay is Fast from this weight on, however fast the others are (KiB a second).
     fast_min_weight: 100, 0, u32::MAX;
-    /// A relay is Stable if it runs for so long between failures, however stable the others are (seconds).
+    /// A relay is Stable if it runs for this time between failures, however stable the others are (seconds).
     stable_mtbf_seconds: 7 * 86_400, 0, 90 * 86_400;
-    /// A relay is familiar as soon as it is known for so long, however long the others are known (seconds).
+    /// A relay is familiar as soon as it is known for this time, however long the others are known (seconds).
     guard_min_age_seconds: 8 * 86_400, 0, 90 * 86_400;
     /// A relay makes a new onion key after this time (seconds).
     onion_key_rotation_seconds: 7 * 86_400, 10, 12 * 86_400;
@@ -119,7 +119,7 @@ params! {
     guard_uptime_permille: 980, 0, 1_000;
     /// A Guard has at least this weight, however fast the others are (KiB a second).
     guard_min_weight: 2_000, 0, u32::MAX;
-    /// A relay is HSDir once it is up for so long without a break (seconds).
+    /// A relay is HSDir once it is up for this time without a break (seconds).
     hsdir_min_uptime_seconds: 345_600, 0, 30 * 86_400;
     /// An authority that takes measurements downloads through each relay this often (seconds).
     measure_interval_seconds: 10_800, 1, 7 * 86_400;
@@ -139,13 +139,13 @@ params! {
     guard_unconfirmed_seconds: 120 * 86_400, 86_400, 1_826 * 86_400;
     /// A guard leaves the sample this long after its first use (seconds).
     guard_confirmed_seconds: 60 * 86_400, 86_400, 1_826 * 86_400;
-    /// A guard leaves the sample once no consensus has listed it for so long (seconds).
+    /// A guard leaves the sample once no consensus has listed it for this time (seconds).
     guard_unlisted_seconds: 20 * 86_400, 86_400, 1_826 * 86_400;
     /// First interval at which a primary guard that failed is tried again (seconds); later ones are multiples.
     guard_retry_seconds: 600, 1, 86_400;
-    /// A circuit at a guard that is not primary waits so long for a better guard that is being tried (seconds).
+    /// A circuit at a guard that is not primary waits this time for a better guard that is being tried (seconds).
     guard_wait_seconds: 15, 1, 300;
-    /// With nothing heard for so long the network is taken to be down, not the guards (seconds).
+    /// If nothing is heard for this time, the network is taken to be down, and not the guards (seconds).
     network_down_seconds: 600, 10, 86_400;
     /// Directory connections that a server answers at once; above it GET is answered with 503.
     directory_connections: 512, 8, 1 << 16;

@@ -9,8 +9,8 @@ use super::super::Clock;
 use super::super::disk::{DirEntry, Disk, EntryKind, GivenDisk, GivenFile, Lock, Locked, Status};
 use crate::sync::lock;
 
-/// A write takes at most half of what it is given, but at least so many bytes. So there is a step between two parts of
-/// a file at which the disk can crash.
+/// A write takes at most half of what it is given, but at least this number of bytes. So there is a step between two parts
+/// of a file at which the disk can crash.
 const SHORT_WRITE_BYTES: usize = 20;
 
 /// What happens at the step that is chosen to fail.
@@ -25,13 +25,13 @@ pub enum Fault {
 /// What a file holds after a crash if it was written and not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsynced {
-    /// All that was written.
+    /// The file holds all that was written.
     Kept,
-    /// Nothing.
+    /// The file holds nothing.
     Empty,
-    /// The first half.
+    /// The file holds the first half of what was written.
     Half,
-    /// As many zero bytes as were written.
+    /// The file holds as many zero bytes as bytes were written.
     Zeros,
 }
 
