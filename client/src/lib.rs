@@ -18,8 +18,7 @@
 //! A client is an ordinary value: it installs nothing in the process, and several clients of several networks live side
 //! by side. (What the clients of a process have in common are buffers of its threads, which are empty between two uses,
 //! and whether the world is real or simulated.) A client's tasks run in the tokio runtime that it was started in, of
-//! one
-//! thread or many, and end with its last clone; [`Client::shutdown`] waits for that. Streams are `AsyncRead` and
+//! one thread or many, and end with its last clone; [`Client::shutdown`] waits for that. Streams are `AsyncRead` and
 //! `AsyncWrite`, and a stream that breaks is an error, never an end of file. The directory `examples` has a fetch with
 //! hyper, two clients that share no circuit, and a circuit along a path by hand.
 //!

@@ -94,8 +94,8 @@ impl<E: StreamEnd> Streams<E> {
         self.seat_legs(&mux);
     }
 
-    /// Gives each new leg a seat. Legs that are gone leave their seats. Then the tasks of all legs are woken, these
-    /// too.
+    /// Gives each new leg a seat. If a leg is gone, the tasks of all legs are woken, the task of that leg too, and that
+    /// leg leaves its seat.
     fn seat_legs(&self, mux: &Mux<E>) {
         let is_gone = |seat: &&Seat| !seat.is_free() && !mux.leg_ids().any(|leg| seat.is_of(leg));
         if self.seats.iter().any(|seat| is_gone(&seat)) {
@@ -279,8 +279,8 @@ impl<E: StreamEnd> StreamIo<E> {
         std::future::poll_fn(|cx| self.poll_given_up(cx)).await;
     }
 
-    /// Reads, but the bytes stay to be read again until [`StreamIo::consume`] takes them. So no copy of them is kept
-    /// while the receiver takes nothing.
+    /// Reads, but the bytes stay to be read again until [`StreamIo::consume`] takes them. So no copy of the bytes is
+    /// kept while the receiver takes nothing.
     pub fn poll_peek(&self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
         let peeked = self.streams.mux().poll_peek(self.key, cx, out);
         peeked.map_err(Into::into)

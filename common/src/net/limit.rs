@@ -18,7 +18,7 @@ const BURST: Duration = Duration::from_millis(250);
 /// The bucket of one direction.
 #[derive(Debug)]
 struct Bucket {
-    /// What is left, in nanoseconds at the full rate; below zero in debt.
+    /// What is left, in nanoseconds at the full rate; below zero while the bucket is in debt.
     level_ns: i128,
     at: Instant,
 }

@@ -55,7 +55,8 @@ struct Rest {
     patience: Duration,
     /// When the link was last seen to be needed, and how many circuits it had ever had by then.
     needed: (tokio::time::Instant, u64),
-    /// The alarm is not set anew when circuits come and go: it rings, and finds that all is well.
+    /// The alarm is not set anew when circuits come and go. When the alarm rings, [`Rest::is_over`] looks whether the
+    /// link was needed meanwhile.
     alarm: Pin<Box<Sleep>>,
 }
 
@@ -159,7 +160,7 @@ struct Driver<A: AcceptCircuits> {
     pace: Pace,
     rest: Rest,
     /// Since when the peer takes no byte while too many answers wait ([`ANSWERS_PER_LINK`]), and how many bytes were
-    /// unsent.
+    /// unsent then.
     unread: Option<(tokio::time::Instant, usize)>,
 }
 

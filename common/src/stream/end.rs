@@ -1,9 +1,9 @@
 //! The two ends of a circuit as its streams see them: an [`Opener`] begins streams, an [`Acceptor`] answers them.
 //!
-//! A client opens and a relay accepts. A service would accept at the end of a circuit that it has built itself: which
-//! end of its streams a circuit's end is has nothing to do with how its layers open and seal. What both ends do is
-//! written once, in [`super::Mux`] over either of them; what only one end may do can be called on the `Mux` of that end
-//! alone.
+//! A client opens and a relay accepts. A service would accept streams at the end of a circuit that the service has
+//! built itself. So whether an end opens or accepts streams is independent of how that end's layers open and seal. What
+//! both ends do is written once, in [`super::Mux`] over either of them; what only one end may do can be called on the
+//! `Mux` of that end alone.
 
 use core::task::Waker;
 
@@ -89,7 +89,7 @@ impl StreamEnd for Acceptor {
     type Words = AcceptorWords;
 }
 
-/// How far the opening of a stream is that this end opens.
+/// How far the opening of a stream has come that this end has begun.
 #[derive(Debug)]
 pub struct Beginning {
     pub(super) step: BeginStep,
@@ -154,7 +154,7 @@ impl Opening for Beginning {
     }
 }
 
-/// How far the opening of a stream is that the other end opens.
+/// How far the opening of a stream has come that the other end has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answering {
     /// The destination has not answered.

@@ -24,7 +24,7 @@ pub struct Leg<E: StreamEnd> {
     pub(super) joined: bool,
     /// The leg may carry numbered payloads away from this end.
     pub(super) linked: bool,
-    /// The number that the next numbered payload on the leg has unless the payload says another, in each direction.
+    /// In each direction, the number of the next numbered payload on the leg, unless that payload says another number.
     pub(super) next_out: Option<u64>,
     pub(super) next_in: Option<u64>,
 }

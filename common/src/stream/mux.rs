@@ -160,7 +160,7 @@ impl<E: StreamEnd> Mux<E> {
             .for_each(|stream| stream.receive.buffer.clear());
     }
 
-    /// Since when those bytes wait that have waited longest in a stream's buffer.
+    /// When the bytes that have waited longest in a stream's buffer began to wait.
     pub fn waiting_since(&self) -> Option<Instant> {
         let buffers = self
             .streams

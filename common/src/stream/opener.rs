@@ -129,7 +129,7 @@ impl Mux<Opener> {
 
     // ---- what the other end says --------------------------------------------------
 
-    /// Reads a payload from the circuit's far end that came by a leg. It is the caller who acts on a TRUNCATED.
+    /// Reads a payload from the circuit's far end that came by a leg. The caller acts on a TRUNCATED.
     ///
     /// # Errors
     /// The rule that the far end broke; no leg can be used any more.

@@ -209,7 +209,7 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// Takes streams off the front of the queue of grants that have no credit to grant any more.
+    /// Takes streams that have no credit to grant any more off the front of the queue of grants.
     fn drop_idle_windows(&mut self) {
         while let Some(key) = self.windows_due.front() {
             match self.streams.get_mut(key) {
@@ -221,7 +221,7 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    /// Takes streams off the front of the queue that have nothing to pack any more.
+    /// Takes streams that have nothing to pack any more off the front of their queue.
     fn drop_idle(&mut self) {
         while let Some(key) = self.ready.front() {
             match self.streams.get_mut(&key) {

@@ -96,8 +96,8 @@ impl<E: StreamEnd> Mux<E> {
         Ok(leg.receive.on_cell(counted, marks)?)
     }
 
-    /// Reads a payload of a set: at once what concerns the leg, and what concerns streams when the payload's turn has
-    /// come.
+    /// Reads a payload of a set. Messages about the leg are read at once, and messages of streams when the payload's
+    /// turn has come.
     pub(super) fn on_numbered<'a, M: Decode<'a> + Classify>(
         &mut self,
         leg: LegId,

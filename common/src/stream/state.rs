@@ -181,7 +181,7 @@ impl ReceiveHalf {
     }
 
     /// Doubles the window, up to `most` and by no more than what is left of `extra`, if the window holds the other end
-    /// back, which is so if the application has read all that came. Gives by how much it has grown.
+    /// back, which is so if the application has read all that came. Returns by how much the window has grown.
     pub(super) fn grow_window(&mut self, most: u32, extra: &mut u32) -> u32 {
         if !core::mem::take(&mut self.starved) || !self.buffer.is_empty() {
             return 0;

@@ -2,8 +2,8 @@
 //!
 //! A stream that has said little of late goes first, so that a key press, or the first bytes of a page, need not wait
 //! for a download on the same circuit. The others have turns of several cells, so that an application gets more than
-//! one cell at once: each portion costs it a wake-up and a write. (The idea is that of sparse flows in FQ-CoDel, RFC
-//! 8290.)
+//! one cell at once: each portion costs the application a wake-up and a write. (The idea is that of sparse flows in
+//! FQ-CoDel, RFC 8290.)
 
 use std::collections::VecDeque;
 

@@ -208,7 +208,8 @@ pub async fn revise(mut reviser: Reviser) {
 }
 
 impl Reviser {
-    /// The wait is a tenth of an interval and up to as much again at random, so that not all ask at once.
+    /// The wait between two looks: a tenth of an interval, and up to as much again at random, so that not all ask at
+    /// once.
     fn wait(&self) -> Duration {
         let interval = u64::from(self.network.newest().params().vote_interval_seconds);
         let look = LOOK_CAP.min(Duration::from_secs(interval) / 10);

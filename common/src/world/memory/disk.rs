@@ -9,8 +9,8 @@ use super::super::Clock;
 use super::super::disk::{DirEntry, Disk, EntryKind, GivenDisk, GivenFile, Lock, Locked, Status};
 use crate::sync::lock;
 
-/// A write takes at most half of what it is given, but at least this number of bytes. So there is a step between two parts
-/// of a file at which the disk can crash.
+/// A write takes at most half of what it is given, but at least this number of bytes. So there is a step between two
+/// parts of a file at which the disk can crash.
 const SHORT_WRITE_BYTES: usize = 20;
 
 /// What happens at the step that is chosen to fail.
@@ -156,8 +156,8 @@ impl MemoryDisk {
         self.state().pending.len()
     }
 
-    /// Crashes: what was not synced is lost or not, as `unsynced` says, and all locks end. A pending change of a name has
-    /// happened if `is_kept` is true for its place in the list.
+    /// Crashes: what was not synced is lost or not, as `unsynced` says, and all locks end. A pending change of a name
+    /// has happened if `is_kept` is true for its place in the list.
     pub fn crash(&self, is_kept: impl Fn(usize) -> bool, unsynced: Unsynced) {
         let mut state = self.state();
         let pending = std::mem::take(&mut state.pending);
