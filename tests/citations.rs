@@ -402,7 +402,7 @@ fn every_test_that_is_named_exists() {
     fail_with(&objections);
 }
 
-/// The first lines of docs/requirements.md list what is open. They must name the same requirements as the entries.
+/// The first lines of docs/requirements.md list what is open. The lines must name the same requirements as the entries.
 #[test]
 fn what_is_open_is_listed() {
     let text = read("docs/requirements.md");

@@ -17,7 +17,7 @@ use support::*;
 const LIMIT_KIB: u64 = 1_000;
 const CLAIM_KIB: u64 = 20_000;
 
-/// A relay of the network in a process of its own. It ends when its standard input is closed.
+/// A relay of the network in a process of its own. The process ends when its standard input is closed.
 struct Boaster(Child);
 
 impl Boaster {

@@ -1,5 +1,5 @@
-//! A test of a network of one's own, from its founding through all changes of its authorities. It takes the steps of
-//! docs/own-network.md as its readers type them, while a client that holds the first file goes on.
+//! A test of a network of one's own, from its founding through all changes of its authorities. The test takes the steps
+//! of docs/own-network.md as its readers type them, while a client that holds the first file goes on.
 #![allow(
     clippy::disallowed_methods,
     reason = "the test uses the real world: it stands outside of nodes"

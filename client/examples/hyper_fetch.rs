@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let host = url.host().ok_or("the URL names no host")?;
     let port = url.port_u16().unwrap_or(80);
 
-    // The client works in the background from here on. Its events are shown while it starts.
+    // The client works in the background from here on. The client's events are shown while it starts.
     let network = NetworkFile::parse(&std::fs::read_to_string(network)?)?;
     let (client, mut events) = Client::start(ClientOptions::new(network)).await;
     tokio::spawn(async move {

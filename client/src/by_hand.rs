@@ -1,7 +1,7 @@
 //! Circuits through relays that the caller names, instead of a path that the client chooses.
 //!
-//! Such circuits are for tools and measurements. They have no guard and keep no rule about paths. The pool does not
-//! know them, so that no stream of an application gets on one.
+//! Such circuits are for tools and measurements. Circuits by hand have no guard and keep no rule about paths. The pool
+//! does not know them, so that no stream of an application gets on one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

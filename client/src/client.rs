@@ -43,8 +43,8 @@ pub struct ClientOptions {
     pub network: NetworkHandle,
     /// The file that the network was read from. The client notices when its owner puts a later revision there.
     pub network_file: Option<PathBuf>,
-    /// Directory that keeps the newest consensus and the guards between runs. It must exist. With `None` nothing is
-    /// kept.
+    /// Directory that keeps the newest consensus and the guards between runs. The directory must exist. With `None`
+    /// nothing is kept.
     pub state_dir: Option<PathBuf>,
     /// What keeps streams on different circuits.
     pub isolate_by: IsolateBy,
@@ -145,7 +145,8 @@ pub struct HopReport {
 }
 
 impl Client {
-    /// A client on the same network that shares no circuit with any other client. It costs nothing until it is used.
+    /// A client on the same network that shares no circuit with any other client. Such a client costs nothing until it
+    /// is used.
     ///
     /// ```no_run
     /// # async fn example(client: cepa_client::Client) -> Result<(), cepa_client::ConnectError> {

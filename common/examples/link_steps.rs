@@ -91,7 +91,8 @@ fn table(circuits: u32, prev: &Arc<LinkQueue>) -> Table<AcceptNone> {
     table
 }
 
-/// Reads `cells` cells, of each of `circuits` circuits in turn. They are wrapped, queued, and taken from the queue.
+/// Reads `cells` cells, of each of `circuits` circuits in turn. The cells are wrapped, queued, and taken from the
+/// queue.
 fn table_read(times: u32, cells: u32, circuits: u32) {
     let prev = Arc::new(LinkQueue::new(1_024, &Budget::unlimited()));
     let (mut table, now) = (table(circuits, &prev), Instant::now());

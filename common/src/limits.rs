@@ -37,8 +37,8 @@ pub const ANSWERS_TIMEOUT: Duration = Duration::from_secs(120);
 pub const ENDED_CIRCUITS: usize = 1_024;
 /// The time for which such an end is remembered. Other tasks hear of the end within milliseconds.
 pub const ENDED_TIME: Duration = Duration::from_secs(10);
-/// Cells that one circuit may have queued on one link in one direction beyond its window. They are acknowledgements,
-/// credit and the last messages of streams, which no window counts.
+/// Cells that one circuit may have queued on one link in one direction beyond its window. Such cells are
+/// acknowledgements, credit and the last messages of streams, which no window counts.
 pub const QUEUE_SLACK_CELLS: usize = 256;
 /// Streams on one circuit, those included that are half-closed or wait for their END (S15).
 pub const STREAMS_PER_CIRCUIT: usize = 1024;

@@ -2,7 +2,7 @@
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// `N` secret bytes. They are erased on drop and can be neither shown, cloned nor compared.
+/// `N` secret bytes. The bytes are erased on drop and can be neither shown, cloned nor compared.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Secret<const N: usize>([u8; N]);
 

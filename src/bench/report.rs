@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Number of the format. It is raised when a field changes its meaning or goes away.
+/// Number of the format. The number is raised when a field changes its meaning or goes away.
 pub(super) const FORMAT: u32 = 1;
 
 /// A run of the bench.

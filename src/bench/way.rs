@@ -153,8 +153,8 @@ impl Helper {
     }
 }
 
-/// A chain of as many forwarders as a circuit has relays, each in a process of its own, on links like the network's. It
-/// shows what TCP alone costs here.
+/// A chain of as many forwarders as a circuit has relays, each in a process of its own, on links like the network's.
+/// The chain shows what TCP alone costs here.
 pub(super) struct PlainChain {
     hops: Vec<Helper>,
     _links: Vec<EmulatedLink>,

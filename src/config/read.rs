@@ -46,7 +46,7 @@ fn located(text: &str, mut problem: Problem) -> Problem {
     problem
 }
 
-/// The configuration in `text`. Its rules are not checked yet.
+/// The configuration in `text`. The configuration's rules are not checked yet.
 pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     let document = DeTable::parse(text).map_err(|error| syntax(text, None, &error))?;
     let mut unknown = Vec::new();

@@ -35,7 +35,7 @@ pub type Attend = fn(&Path, &client::Client, &watch::Sender<Progress>) -> JoinSe
 pub struct Node {
     client: Option<clients::Started>,
     fronts: Vec<client::Front>,
-    /// The tasks that speak with the client's owner. They end when they are dropped.
+    /// The tasks that speak with the client's owner. The tasks end when they are dropped.
     attendants: JoinSet<()>,
     relay: Option<relay::RelayHandle>,
     /// What the relay tells its owner.

@@ -31,7 +31,7 @@ pub(crate) struct Layout {
 /// The content of `testnet.json`.
 #[derive(Serialize)]
 struct Summary {
-    /// Number of the format. It is raised when a field changes its meaning.
+    /// Number of the format. The number is raised when a field changes its meaning.
     format: u32,
     network_file: PathBuf,
     socks: String,

@@ -1,8 +1,8 @@
 //! Who may import whom: rooms in one order, no circle of files, and no clock, socket or task where there is to be none.
 //!
-//! The test reads the sources. It knows `use` lines and paths that begin with `crate`, `self`, `super` or a package,
-//! follows what a room exports under its own name to the file that has it, and leaves out comments, texts and what only
-//! tests compile.
+//! The test reads the sources. The test knows `use` lines and paths that begin with `crate`, `self`, `super` or a
+//! package, follows what a room exports under its own name to the file that has it, and leaves out comments, texts and
+//! what only tests compile.
 #![allow(clippy::disallowed_methods, reason = "the test reads the sources")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

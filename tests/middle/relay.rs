@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::wire::{Link, read, write};
 
-/// The parameters that the middle relay answers with. They do not matter, because no circuit ends there.
+/// The parameters that the middle relay answers with. The parameters do not matter, because no circuit ends there.
 const PACE: RelayParams = RelayParams {
     version: CIRCUIT_VERSION,
     circuit_window_cells: 512,

@@ -241,8 +241,8 @@ impl Maker {
         };
         self.on_failed(suspects);
         if !suspects.is_empty() {
-            // The cause may have taken other circuits that share a relay with this one. They are asked at once, so that
-            // nobody has to find out by waiting.
+            // The cause may have taken other circuits that share a relay with this one. These circuits are asked at
+            // once, so that nobody has to find out by waiting.
             self.stock.shelf().doubt_through(hops);
         }
         self.stock.ring();

@@ -19,8 +19,8 @@ use crate::guard::Purpose;
 const SIDE_BY_SIDE: usize = 3;
 /// The most attempts for one circuit in all.
 const ATTEMPTS: u32 = 12;
-/// The pause after the first failure. It doubles with each further failure. A relay that has just started, or a network
-/// that has just come back, can be reached a moment later.
+/// The pause after the first failure. The pause doubles with each further failure. A relay that has just started, or a
+/// network that has just come back, can be reached a moment later.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);

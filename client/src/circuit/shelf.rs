@@ -1,8 +1,8 @@
 //! The shelf: which circuits a client holds, and who owns each.
 //!
-//! The shelf is pure. It reads no clock (the time comes in as `now`), takes no lock, waits for nothing and builds
-//! nothing. It knows circuits only as [`Shelved`] things. [`super::stock`] shares the shelf between tasks,
-//! [`super::maker`] builds what the shelf lacks.
+//! The shelf is pure. The shelf reads no clock (the time comes in as `now`), takes no lock, waits for nothing and
+//! builds nothing. The shelf knows circuits only as [`Shelved`] things. [`super::stock`] shares the shelf between
+//! tasks, [`super::maker`] builds what the shelf lacks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ pub(super) trait Shelved {
     /// Does one of these relays carry the circuit's streams?
     fn passes(&self, relays: &[RelayId]) -> bool;
 
-    /// Has the far end asked whether it is still there.
+    /// Makes the circuit ask its far end whether it is still there.
     fn doubt(&self);
 
     /// Ends the circuit and every stream on it.

@@ -1,4 +1,4 @@
-//! The task of a built circuit. It owns the circuit's layers and moves the bytes of its streams.
+//! The task of a built circuit. The task owns the circuit's layers and moves the bytes of its streams.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -136,8 +136,8 @@ struct Running {
     liveness: Liveness,
     /// The stream to the last hop's directory by which that hop is asked whether it is there.
     question: Option<StreamKey>,
-    /// When to look at the liveness again. The alarm is not set anew with every cell: it rings, and finds that all is
-    /// well.
+    /// When to look at the liveness again. The alarm is not set anew with every cell. When the alarm rings, the task
+    /// looks whether anything was heard meanwhile.
     alarm: Pin<Box<Sleep>>,
     /// Are streams open? Then the alarm rings every [`WATCH`].
     watching: bool,
@@ -145,7 +145,7 @@ struct Running {
     doubts: u32,
 }
 
-/// How often a circuit in use is looked at. What is owed changes too fast for an alarm of its own.
+/// How often a circuit in use is looked at. What the far end owes changes too fast to set the alarm by it.
 const WATCH: Duration = Duration::from_millis(500);
 
 impl Running {

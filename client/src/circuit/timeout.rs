@@ -48,7 +48,7 @@ pub struct BuildTimes {
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     millis: f64,
-    /// Was the circuit given up? It would have taken longer, and nobody knows how long.
+    /// Was the circuit given up? Such a circuit would have taken longer, and nobody knows how long.
     is_cut_off: bool,
 }
 
@@ -83,7 +83,7 @@ impl BuildTimes {
     pub fn on_given_up(&mut self, after: Duration) {
         self.add(after, true);
         if self.recent.iter().filter(|given_up| **given_up).count() >= TOO_MANY_TIMEOUTS {
-            // This is another network, or the same one in another state, so what was learnt is out of date.
+            // The network is another one, or is in another state, so what was learnt is out of date.
             *self = Self::default();
         }
     }

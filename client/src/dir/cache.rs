@@ -45,7 +45,7 @@ impl Mark {
     }
 }
 
-/// Two records in a directory. Their names hold the network's id, so that networks do not mix.
+/// Two records in a directory. The records' names hold the network's id, so that networks do not mix.
 ///
 /// The mark is apart from the consensus, so that the client still knows what was newest if the consensus is damaged, or
 /// is put back from a backup of one file. A backup of the whole directory takes both back; then only the sources show

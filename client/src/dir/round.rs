@@ -70,7 +70,7 @@ pub(super) struct Outcome {
     pub(super) blamed: Vec<RelayId>,
     /// Relays that are busy, and how long each wants to be left alone.
     pub(super) busy: Vec<(RelayId, Duration)>,
-    /// Was a difference wrong? Then the whole is asked for, from another source.
+    /// Was a difference wrong? Then the whole consensus is asked for, from another source.
     pub(super) wrong_difference: bool,
     /// Two consensuses for one time.
     pub(super) conflict: Option<ConsensusConflict>,
@@ -209,7 +209,7 @@ impl Round {
         }
     }
 
-    /// Checks that this consensus may be taken (S25). Its signatures have been verified.
+    /// Checks that this consensus may be taken (S25). The signatures of the consensus have been verified.
     fn check(&self, found: &Consensus) -> Result<(), RoundError> {
         let held = self.held.as_deref().map(Mark::of).or(self.mark);
         if let Some(held) = held {

@@ -126,7 +126,7 @@ impl Choice<'_> {
             .filter(|(identity, _, _)| !distrust.is_busy(identity))
             .collect();
         all.shuffle(rng);
-        // Sources that misbehaved come last. They are not left out, because there may be no others.
+        // Sources that misbehaved come last. Such sources are not left out, because there may be no others.
         all.sort_by_key(|(identity, _, _)| distrust.contains(identity));
         all.truncate(SOURCES);
         let source = |(identity, name, addresses): (_, _, &Vec<SocketAddr>)| Source::Direct {

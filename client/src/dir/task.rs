@@ -138,7 +138,7 @@ pub struct DirectoryTask {
     distrust: Distrust,
     /// How long all sources are busy that could be asked.
     all_busy: Option<Duration>,
-    /// Was the last difference wrong? Then the whole is asked for next.
+    /// Was the last difference wrong? Then the whole consensus is asked for next.
     wants_whole: bool,
     /// Paces the log lines about caches whose consensus is of another time.
     skewed: LogPace,

@@ -1,4 +1,4 @@
-//! The head of an HTTP request. It is a CONNECT, or the request of somebody who needs an explanation.
+//! The head of an HTTP request. The request is a CONNECT, or the request of somebody who needs an explanation.
 
 use data_encoding::BASE64;
 

@@ -88,7 +88,7 @@ enum State {
     Finished,
 }
 
-/// The parser of one connection. It holds at most one message and what came with the message.
+/// The parser of one connection. The parser holds at most one message and what came with the message.
 pub struct FrontParser {
     options: FrontOptions,
     state: State,

@@ -128,8 +128,8 @@ impl FrontTarget {
     }
 }
 
-/// User name and password of a proxy request. They give no access; they only keep streams apart. Debug output hides
-/// them.
+/// User name and password of a proxy request. The credentials give no access; they only keep streams apart. Debug
+/// output hides them.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Credentials {
     /// User name of SOCKS5 or HTTP, or the user id of SOCKS4.

@@ -287,7 +287,7 @@ impl GuardSet {
         }
     }
 
-    /// Notes that a circuit failed behind the guard, or was given up. That says nothing about the guard.
+    /// Notes that a circuit failed behind the guard, or was given up, which says nothing about the guard.
     pub fn on_abandoned(&mut self, relay: &RelayId) {
         if let Some(guard) = self.find_mut(relay) {
             guard.tried = None;

@@ -19,9 +19,9 @@ pub(super) struct Guard {
     pub(super) confirmed: Option<UnixSecs>,
     /// Since when no consensus lists the guard, blurred.
     pub(super) unlisted: Option<UnixSecs>,
-    /// What the consensus says about the guard. This is not kept on disk.
+    /// What the consensus says about the guard, which is not kept on disk.
     pub(super) now: Listing,
-    /// What this run of the program has found out about the guard. This is not kept on disk.
+    /// What this run of the program has found out about the guard, which is not kept on disk.
     pub(super) reach: Reach,
     /// When a circuit was last begun at the guard, if that circuit has no result yet.
     pub(super) tried: Option<Duration>,
@@ -97,7 +97,8 @@ pub(super) struct View<'a> {
     pub(super) consensus: &'a Consensus,
     pub(super) weights: PositionWeights,
     pub(super) filter: Filter<'a>,
-    /// Which guards the owner would rather have. They are drawn as if their weight were [`PREFERENCE`] times as large.
+    /// Which guards the owner would rather have. Such guards are drawn as if their weight were [`PREFERENCE`] times as
+    /// large.
     pub(super) prefer: Filter<'a>,
     pub(super) limits: GuardLimits,
     pub(super) wall: UnixSecs,
@@ -126,7 +127,7 @@ impl View<'_> {
             match self.entry(guard) {
                 Some(entry) => {
                     if guard.unlisted.take().is_some() {
-                        // The guard is listed again. Its earlier failures say nothing now.
+                        // The guard is listed again. The guard's earlier failures say nothing now.
                         guard.reach = Reach::Unknown;
                     }
                     guard.now = Listing {

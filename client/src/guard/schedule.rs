@@ -105,8 +105,8 @@ const PRIMARY: [u32; 4] = [1, 9, 24, 54];
 const OTHER: [u32; 4] = [6, 24, 108, 216];
 
 impl GuardLimits {
-    /// The time until a guard that has been failing for `failing` is tried again (6.21.9). It varies by a tenth at
-    /// random, so that clients do not come back all at once (S22).
+    /// The time until a guard that has been failing for `failing` is tried again (6.21.9). The time varies by a tenth
+    /// at random, so that clients do not come back all at once (S22).
     pub(super) fn retry_after(
         &self,
         failing: Duration,

@@ -164,8 +164,8 @@ fn a_year_of_few_guards() {
     }
     monthly.sort_unstable();
     main_share.sort_by(f64::total_cmp);
-    // This counts all guards used in a month, even for a single hour: the guard, one that stands in for it, and a
-    // change of guards.
+    // The bounds count all guards used in a month, even for a single hour: the guard, one that stands in for it,
+    // and a change of guards.
     assert!(monthly[monthly.len() / 2] <= 3, "{monthly:?}");
     assert!(monthly[monthly.len() - 1] <= 4, "{monthly:?}");
     // In most hours circuits go through one guard.

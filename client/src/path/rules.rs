@@ -16,7 +16,7 @@ pub const PREFERENCE: u64 = 8;
 pub const MOST_HOPS: u8 = 5;
 /// The most guards in use that an owner may ask for.
 pub const MOST_GUARDS: u8 = 10;
-/// The most rules for destinations. They are few because each has tables of its own.
+/// The most rules for destinations. Rules are few because each has tables of its own.
 pub const MOST_DESTINATIONS: usize = 32;
 
 /// Which relays may stand at a position. A relay that `avoid` names may not, whatever `only` says.

@@ -13,7 +13,7 @@
 //! votes into the same [`ConsensusBody`] everywhere; more than half of the authorities sign it, and it is a consensus.
 //!
 //! Callers are the authority and the directory cache of a relay, the client's directory, and the commands that make
-//! keys and files. They name everything by this module, not by its rooms.
+//! keys and files. Callers name everything by this module, not by its rooms.
 //!
 //! Absent on purpose: sockets, clocks, randomness and files. Everything here is pure: bytes come in and verified values
 //! go out, and the time is an argument. What carries documents over a connection, shares what is known of the network

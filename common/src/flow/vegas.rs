@@ -81,7 +81,7 @@ enum Phase {
     },
 }
 
-/// One round. It ends when something is acknowledged that was sent after the round began.
+/// One round. The round ends when something is acknowledged that was sent after the round began.
 #[derive(Clone, Copy, Debug)]
 struct Round {
     /// When the round began; `None` for the first, which ends with the first acknowledgement.
@@ -112,8 +112,8 @@ impl Round {
     }
 }
 
-/// The shortest round trip of late, at most twice [`BASE_LIFE`] old. It is kept in two halves, each of them for
-/// [`BASE_LIFE`], so that old round trips can be forgotten.
+/// The shortest round trip of late, at most twice [`BASE_LIFE`] old. The round trip is kept in two halves, each of them
+/// for [`BASE_LIFE`], so that old round trips can be forgotten.
 #[derive(Clone, Copy, Debug)]
 struct Base {
     former: Duration,

@@ -142,7 +142,7 @@ impl SendWindow {
     }
 }
 
-/// What one end has received. It only watches how often the other end marks.
+/// What one end has received. This window only watches how often the other end marks.
 #[derive(Debug)]
 pub struct ReceiveWindow {
     since_mark: u32,

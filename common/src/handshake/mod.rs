@@ -5,8 +5,8 @@
 //! [`ClientHandshake`]; a relay's pool for public-key work calls [`respond`]. This room does not decide whether work is
 //! worth doing: the callers have the limits and the queues.
 //!
-//! The two messages are of fixed length. They stand alike in CREATE and CREATED cells and in EXTEND and EXTENDED
-//! messages.
+//! The two messages are of fixed length. The messages stand alike in CREATE and CREATED cells and in EXTEND and
+//! EXTENDED messages.
 
 mod client;
 mod error;

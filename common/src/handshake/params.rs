@@ -12,7 +12,7 @@ const CIRCUIT_WINDOW_CELLS: RangeInclusive<u16> = 64..=16_384;
 const MARK_INTERVAL_MIN_CELLS: u16 = 8;
 const STREAM_WINDOW_BYTES: RangeInclusive<u32> = 16 * 1024..=16 * 1024 * 1024;
 
-/// The client's parameters. They hold only what every client of a version says alike (protocol.md 3.15).
+/// The client's parameters. The parameters hold only what every client of a version says alike (protocol.md 3.15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientParams {
     /// Lowest version of circuits that the client speaks.

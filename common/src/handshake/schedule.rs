@@ -18,7 +18,7 @@ use crate::ids::{NetworkId, RelayId};
 use crate::onion::{DirectionKeys, HopKeys};
 use crate::secret::Secret;
 
-/// Name and version of the handshake. It stands in the context and is the salt of both extractions.
+/// Name and version of the handshake. This text stands in the context and is the salt of both extractions.
 const PROTOCOL: &[u8] = b"cepa-circ-1";
 
 const CLIENT: &[u8] = b"client";

@@ -22,7 +22,7 @@ pub trait Standing {
     /// What happens, or how one thing stands.
     type Event: Clone + fmt::Debug;
 
-    /// The events that say how things stand now. Their number is bounded.
+    /// The events that say how things stand now. The number of these events is bounded.
     fn present(&self) -> VecDeque<Self::Event>;
 }
 

@@ -108,7 +108,7 @@ impl Queued {
         if half_lives < MOST_HALF_LIVES {
             return half_lives.exp2();
         }
-        // The numbers grow too large, so all get a new scale. Their order stays as it is.
+        // The numbers grow too large, so all get a new scale. The order of the numbers stays as it is.
         let scale = (-half_lives).exp2();
         #[expect(
             clippy::iter_over_hash_type,

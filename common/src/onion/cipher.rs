@@ -216,7 +216,7 @@ impl Direction {
     }
 }
 
-/// One direction between the two ends of a splice. It has an AEAD and no header stream (protocol.md 4.18).
+/// One direction between the two ends of a splice. A splice has an AEAD and no header stream (protocol.md 4.18).
 pub(crate) struct EndDirection {
     suite: Suite,
     aead: Aead,

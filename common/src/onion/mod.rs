@@ -4,8 +4,8 @@
 //! [`ClientLayers`] and [`EndToEnd`]. Cells are changed in place: nothing in this room allocates or copies for a cell.
 //! The room knows no messages and no circuit ids.
 //!
-//! A layer is neither `Clone` nor `Debug`. Its counter moves inside the call. After any failure the secrets are erased
-//! and every further call fails.
+//! A layer is neither `Clone` nor `Debug`. The layer's counter moves inside the call. After any failure the secrets are
+//! erased and every further call fails.
 
 mod cipher;
 mod client;

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 /// client follows the key, so that the suite tells nothing about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Suite {
-    /// ChaCha20-Poly1305 and ChaCha20. Every peer has this suite. Its number on the wire is 1.
+    /// ChaCha20-Poly1305 and ChaCha20. Every peer has this suite. The suite's number on the wire is 1.
     ChaCha20Poly1305,
-    /// AES-256-GCM and AES-256-CTR, for processors with AES instructions. Its number on the wire is 2.
+    /// AES-256-GCM and AES-256-CTR, for processors with AES instructions. The suite's number on the wire is 2.
     Aes256Gcm,
 }
 

@@ -1,8 +1,8 @@
 //! Secret keys on disk.
 //!
 //! A key file has 52 bytes: `"cepa key"`, the format (1), the kind, two zero bytes, 32 bytes of secret, and the first 8
-//! bytes of SHA-256 over everything before. The checksum finds a damaged disk. It does not find an attacker: whoever
-//! can write the file can write the checksum too.
+//! bytes of SHA-256 over everything before. The checksum finds a damaged disk. The checksum does not find an attacker:
+//! whoever can write the file can write the checksum too.
 
 use std::io::ErrorKind;
 use std::path::Path;

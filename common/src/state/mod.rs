@@ -94,7 +94,7 @@ impl StateDir {
         load_key(&self.disk, &path, kind, self.trust)
     }
 
-    /// The path of a directory for the documents of one room. It is created if it is missing.
+    /// The path of a directory for the documents of one room. The directory is created if it is missing.
     pub fn room(&self, name: &str) -> Result<PathBuf, StateError> {
         let room = self.path.join(name);
         make_private_dir(&self.disk, &room, self.trust)?;

@@ -1,9 +1,9 @@
 //! The streams of one circuit, as one end of it sees them (docs/protocol.md, chapter 5).
 //!
 //! A [`Mux`] is the whole conversation of two ends of a circuit: it packs payloads and reads them, and holds every
-//! stream's buffers and credit, and the circuit's window. Client and exit run the same machine. Its driver seals what
-//! [`Mux::fill`] packed and hands in what was opened; the sockets on the other side go through the `poll_*` calls. The
-//! machine knows no socket, no key and no clock.
+//! stream's buffers and credit, and the circuit's window. Client and exit run the same machine. The machine's driver
+//! seals what [`Mux::fill`] packed and hands in what was opened; the sockets on the other side go through the `poll_*`
+//! calls. The machine knows no socket, no key and no clock.
 //!
 //! Each end ends its own direction of a stream. `END(Done)` says "I have sent all" and leaves the other direction open.
 //! Any other reason gives the stream up (after `END(Done)` too), and is answered by an END if none was sent yet. When

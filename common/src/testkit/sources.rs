@@ -65,12 +65,12 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Has `n` answer everything with these bytes.
+    /// Makes `n` answer everything with these bytes.
     pub fn put(&self, n: u8, bytes: &[u8]) {
         self.play(n, Script::Whole(bytes.to_vec()));
     }
 
-    /// Has `n` play this script.
+    /// Makes `n` play this script.
     pub fn play(&self, n: u8, script: Script) {
         let answered = Arc::clone(&self.answered);
         self.board.plug(n, move |far| {

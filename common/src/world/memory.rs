@@ -242,7 +242,7 @@ impl Drop for Port {
 /// One direction of a connection.
 #[derive(Default)]
 struct Lane {
-    /// Bytes and when they arrive. They are in order, because every byte takes equally long.
+    /// Bytes and when they arrive. The bytes are in order, because every byte takes equally long.
     parts: VecDeque<(Instant, Vec<u8>)>,
     /// Number of bytes of the first part that have been read.
     read: usize,

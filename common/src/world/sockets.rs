@@ -210,8 +210,8 @@ impl SocketStream {
         }
     }
 
-    /// Has the connection reset when it is dropped, so that the other side does not take what it got for a complete
-    /// answer.
+    /// Makes the connection end with a reset when it is dropped, so that the other side does not take what it got for a
+    /// complete answer.
     ///
     /// The call fails only on a connection that is gone already, which the other side has seen.
     pub fn reset_when_dropped(&self) {

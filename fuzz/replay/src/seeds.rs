@@ -38,7 +38,7 @@ fn relay_id() -> RelayId {
     testkit::identity(1)
 }
 
-/// The network that the documents belong to. It has one authority.
+/// The network that the documents belong to. The network has one authority.
 ///
 /// # Panics
 /// If the rules for networks have changed, so that this network is no longer valid.

@@ -32,7 +32,8 @@ pub enum SubmitError {
     Stopped,
 }
 
-/// A document for the machine. Its signatures are verified: that is the work of the connection, not of the machine.
+/// A document for the machine. The document's signatures are verified: that is the work of the connection, not of the
+/// machine.
 #[derive(Debug)]
 pub(crate) enum Submission {
     Descriptor(Box<SignedDescriptor>),
@@ -131,7 +132,8 @@ impl AuthorityHandle {
 }
 
 impl AuthorityQueue {
-    /// Shows the connections the present state of the vote. This is done before an answer that they act on.
+    /// Shows the connections the present state of the vote. The driver does so before each answer that
+    /// the connections act on.
     pub(super) fn show(&self, authority: &Authority, now_ms: u64) {
         self.view
             .send_replace(Arc::new(VotingView::new(authority, now_ms)));

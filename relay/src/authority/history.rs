@@ -32,7 +32,7 @@ enum State {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Record {
     state: State,
-    /// When the relay was first up. This is never discounted.
+    /// When the relay was first up. This time is never discounted.
     first: u64,
     /// The time up to which all sums are complete.
     settled: u64,

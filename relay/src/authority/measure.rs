@@ -40,7 +40,7 @@ const MIN_SAMPLES: usize = 3;
 const SAMPLE_LIFE_INTERVALS: u64 = 8;
 /// After so many failures in a row without any sample, a relay is taken to carry nothing.
 const FAILURES_TO_ZERO: u32 = 4;
-/// The wait after the first failure (milliseconds). It doubles with each further failure.
+/// The wait after the first failure (milliseconds). The wait doubles with each further failure.
 const FIRST_RETRY_MS: u64 = 5_000;
 /// The estimate for a relay that carries nothing (KiB a second). Zero would mean that the relay must not be used.
 const NEXT_TO_NOTHING: u32 = 1;
@@ -70,7 +70,7 @@ pub struct Carried {
 /// Why a download has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MeasureError {
-    /// The download was not tried, because this side is not ready. That says nothing about the relays.
+    /// The download was not tried, because this side is not ready, which says nothing about the relays.
     NotReady,
     /// One of the two relays did not do its part.
     Failed,
@@ -93,8 +93,8 @@ pub struct Job {
     targets: Vec<RelayId>,
     /// The downloads, in the order of the targets.
     pub downloads: Vec<Download>,
-    /// Number of relays at the address of the targets. It is larger than the number of targets if there are too many
-    /// relays to measure at once.
+    /// Number of relays at the address of the targets. This number is larger than the number of targets if there are
+    /// too many relays to measure at once.
     sharing: usize,
 }
 

@@ -27,7 +27,7 @@ use crate::events::AuthorityEvent;
 /// What an [`Authority`] is made of.
 #[derive(Debug)]
 pub struct AuthorityConfig {
-    /// The network. Its parameters alone set the schedule, so that no two authorities can disagree about it.
+    /// The network. The network's parameters alone set the schedule, so that no two authorities can disagree about it.
     pub network: Arc<NetworkFile>,
     /// Identity of the authority.
     pub identity: RelayId,
@@ -65,7 +65,7 @@ pub enum Action {
     },
     /// Send this signature to every other authority.
     SendSignature(Vec<u8>),
-    /// Serve this consensus. It may come again with more signatures.
+    /// Serve this consensus. The consensus may come again with more signatures.
     Publish(Arc<Consensus>),
 }
 
@@ -331,8 +331,8 @@ impl Authority {
         self.relays.on_probe(probe, reached, &self.params, now_ms);
     }
 
-    /// Takes back a signature that could not be recorded. It counts as never made, and nothing is signed in this
-    /// period.
+    /// Takes back a signature that could not be recorded. The signature counts as never made, and nothing is signed in
+    /// this period.
     pub fn withdraw_signature(&mut self) {
         self.period.consensus = None;
         if self.period.outcome.is_none() {

@@ -23,15 +23,15 @@ use super::operator::OperatorRules;
 
 /// Number of failed probes in a row after which a relay is no longer listed. One lost packet is no outage.
 const FAILURES_TO_UNLIST: u32 = 2;
-/// The wait after the first failed probe (milliseconds). It doubles each time, up to the usual interval.
+/// The wait after the first failed probe (milliseconds). The wait doubles each time, up to the usual interval.
 const PROBE_RETRY_MS: u64 = 1_000;
 
-/// A dial that the authority asks for. It succeeds if the relay proves its link key at every address.
+/// A dial that the authority asks for. The dial succeeds if the relay proves its link key at every address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// Identity of the relay to dial.
     pub identity: RelayId,
-    /// Digest of the descriptor that names the addresses. It goes back with the result.
+    /// Digest of the descriptor that names the addresses. The digest goes back with the result.
     pub digest: Digest,
     /// The addresses, all of which must answer.
     pub addresses: Vec<SocketAddr>,

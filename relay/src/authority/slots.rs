@@ -46,7 +46,7 @@ impl VoteSlots {
     }
 }
 
-/// A place for one upload. It is held until this value is dropped, or until another upload takes the place.
+/// A place for one upload. The place is held until this value is dropped, or until another upload takes the place.
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Arc<VoteSlots>,

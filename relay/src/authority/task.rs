@@ -31,7 +31,7 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 /// The wait before a vote or signature is sent again.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
 
-/// A dial that is under way. It yields `true` if the relay proved its key at every address.
+/// A dial that is under way. The future yields `true` if the relay proved its key at every address.
 pub type ProbeFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// Finds out whether a relay answers with its link key at every address.
@@ -244,8 +244,8 @@ impl AuthorityTask {
                         Err(error) => Some(error.to_string()),
                     };
                     if let Some(reason) = failure {
-                        // The signature is not on disk, so after a crash something else could be signed. It must not
-                        // leave.
+                        // The signature is not on disk, so after a crash something else could be signed. The signature
+                        // must not leave.
                         let failed = AuthorityFailure::RecordNotWritten.because(&reason);
                         self.events().report(failed);
                         authority.withdraw_signature();
@@ -284,7 +284,8 @@ impl AuthorityTask {
         // A document that takes longer than half an interval comes too late anyhow.
         let seconds = u64::from(network.params().vote_interval_seconds);
         let deadline = Duration::from_millis((seconds * 500).clamp(500, 60_000));
-        // The authorities of a revision that is about to count get the document too. They refuse what is not for them.
+        // The authorities of a revision that is about to count get the document too. Such authorities refuse what is
+        // not for them.
         let now = self.clock().now_secs();
         let peers = self.seat.network.revisions().authorities(now);
         for peer in peers.iter().filter(|a| a.identity != self.identity) {

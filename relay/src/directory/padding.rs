@@ -1,8 +1,8 @@
 //! Answers `GET /cepa/1/padding/<bytes>` with bytes by which a relay is measured (docs/protocol.md, 6.18).
 //!
-//! The answer is made while it is sent, so that it costs no memory. It is bounded in size, in number at once and in
-//! time, and a connection gets only so much of it in all (S23). A client that wants more bytes from a relay has to
-//! connect again.
+//! The answer is made while it is sent, so that it costs no memory. The answer is bounded in size, in number at once
+//! and in time, and a connection gets only so much of it in all (S23). A client that wants more bytes from a relay has
+//! to connect again.
 
 use core::convert::Infallible;
 use core::pin::Pin;

@@ -63,9 +63,9 @@ pub async fn publish(mut publisher: Publisher) {
     }
 }
 
-/// The time to sign with. It is later than the last one, because a descriptor of the same second would not be newer.
-/// There is one exception: if the last time is far ahead, the clock was wrong then, and no authority with a right clock
-/// has taken that descriptor.
+/// The time to sign with. This time is later than the last one, because a descriptor of the same second would not be
+/// newer. There is one exception: if the last time is far ahead, the clock was wrong then, and no authority with a
+/// right clock has taken that descriptor.
 fn next_published(now: UnixSecs, last: UnixSecs) -> UnixSecs {
     let next = last.saturating_add(1);
     if next > now.saturating_add(CLOCK_SKEW_SECS) {

@@ -74,8 +74,8 @@ impl RelayIdentity {
         }
     }
 
-    /// A relay whose identity is kept elsewhere. It has a link key, and the certificate of that key in the file at
-    /// `path` on `disk`.
+    /// A relay whose identity is kept elsewhere. Such a relay has a link key, and the certificate of that key in the
+    /// file at `path` on `disk`.
     ///
     /// # Errors
     /// [`RelayIdentityError`] if the certificate cannot be used; also if it has expired at `now`.

@@ -167,7 +167,7 @@ impl Schedule {
             .map_or(1, |key| key.generation.saturating_add(1))
     }
 
-    /// Adds a new key that was made at `now`. It is current from then on.
+    /// Adds a new key that was made at `now`. The key is current from then on.
     pub fn add(&mut self, generation: u64, suite: Suite, public: [u8; 32], now: UnixSecs) {
         let born = now.max(self.observed.valid_after);
         if let Some(old) = self.keys.last_mut() {

@@ -43,7 +43,7 @@ impl Directory {
         }
     }
 
-    /// Has the consensuses kept on disk for as long as the relay runs.
+    /// Keeps the consensuses on disk for as long as the relay runs.
     pub(super) fn keep(&self, ground: &Ground) {
         let follow = self.files.clone().follow(self.server.clone());
         ground.work.tasks.spawn(follow);

@@ -46,7 +46,7 @@ impl Keys {
         self.sender.borrow().last().map(|newest| newest.public())
     }
 
-    /// Has the keys looked after for as long as the relay runs, and `descriptor` kept up to date with them.
+    /// Looks after the keys for as long as the relay runs, and keeps `descriptor` up to date with them.
     pub(super) fn look_after(
         self,
         options: RelayOptions,

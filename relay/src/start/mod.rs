@@ -46,7 +46,8 @@ pub struct RelayHandle {
 impl Relay {
     /// Starts a relay on the runtime that this is called on.
     ///
-    /// The relay listens when this returns. It is part of the network when the authorities have found it reachable.
+    /// The relay listens when this returns. The relay is part of the network when the authorities have found it
+    /// reachable.
     ///
     /// # Errors
     /// [`RelayError`]; nothing runs then.

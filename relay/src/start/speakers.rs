@@ -57,7 +57,7 @@ impl Speakers {
         ));
     }
 
-    /// Has the relay's descriptor published, if its owner wants that, and returns what changes the descriptor.
+    /// Publishes the relay's descriptor, if its owner wants that, and returns what changes the descriptor.
     pub(super) fn publish(
         &self,
         options: &RelayOptions,
@@ -118,7 +118,7 @@ impl Speakers {
         });
     }
 
-    /// Has the newest consensus fetched.
+    /// Starts the task that fetches the newest consensus.
     fn start_refresher(&self) {
         self.tasks.spawn(refresh(Refresher {
             server: self.directory.clone(),
@@ -127,7 +127,7 @@ impl Speakers {
         }));
     }
 
-    /// Has the relay's descriptor published, and returns what changes the descriptor.
+    /// Starts the task that publishes the relay's descriptor, and returns what changes the descriptor.
     fn start_publisher(
         &self,
         options: &RelayOptions,
@@ -148,7 +148,8 @@ impl Speakers {
         sender
     }
 
-    /// Has later revisions of the network's file noticed, and kept beside the other directory documents.
+    /// Starts the task that notices later revisions of the network's file, and keeps them beside the other directory
+    /// documents.
     fn start_reviser(&self, options: &RelayOptions) {
         let directory = self.directory.clone();
         self.tasks.spawn(revise(Reviser {

@@ -13,7 +13,8 @@ pub struct ConsensusConflict {
     pub held: Digest,
     /// Digest of the consensus refused.
     pub offered: Digest,
-    /// The authorities that signed both, by their names in `network.toml`. They are broken, or their keys are stolen.
+    /// The authorities that signed both, by their names in `network.toml`. These authorities are broken, or their keys
+    /// are stolen.
     pub signed_both: Vec<String>,
 }
 

@@ -14,7 +14,7 @@ pub enum SignatureVerdict {
     Expired,
     /// The signature does not verify: the document is refused.
     Bad,
-    /// The signature is by a key that the network's file does not name. It neither counts nor harms.
+    /// The signature is by a key that the network's file does not name. Such a signature neither counts nor harms.
     Unknown,
 }
 

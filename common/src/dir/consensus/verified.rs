@@ -9,7 +9,7 @@ use crate::dir::network::{NetworkFile, Params, params};
 use crate::dir::signed::{Digest, UnixSecs};
 use crate::ids::{NetworkId, RelayId};
 
-/// A verified and indexed consensus. It never changes, so everyone shares one.
+/// A verified and indexed consensus. A consensus never changes, so everyone shares one.
 #[derive(Debug)]
 pub struct Consensus {
     body: ConsensusBody,

@@ -27,7 +27,7 @@ const MAX_NAME_BYTES: usize = 40;
 pub struct AuthorityEntry {
     /// Name for people.
     pub name: String,
-    /// The key that the authority proves on links. It is also the authority's identity as a relay.
+    /// The key that the authority proves on links. The key is also the authority's identity as a relay.
     pub identity: RelayId,
     /// The key that signs its votes and consensuses; not its link key.
     pub signing_key: [u8; 32],

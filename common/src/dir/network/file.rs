@@ -54,8 +54,8 @@ impl NetworkDraft {
         }
     }
 
-    /// A draft of the revision after `previous`, which has the same content so far and which nobody has signed. It
-    /// counts for consensuses with a valid-after of `effective_after` or later.
+    /// A draft of the revision after `previous`, which has the same content so far and which nobody has signed.
+    /// The revision counts for consensuses with a valid-after of `effective_after` or later.
     pub fn revise(previous: &NetworkFile, effective_after: UnixSecs) -> Self {
         let succession = Succession {
             id: previous.id,
@@ -236,8 +236,8 @@ impl NetworkDraft {
     }
 
     /// Makes the network, if more than half of the authorities have signed. Signatures by keys that the file does not
-    /// name are those of former authorities. They are kept for those who know these, and only a later revision may have
-    /// them.
+    /// name are those of former authorities. Such signatures are kept for those who know the former authorities, and
+    /// only a later revision may have them.
     ///
     /// # Errors
     /// [`NetworkFileError::Signature`] for a wrong signature, a stranger's, or too few of them;

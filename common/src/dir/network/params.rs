@@ -125,7 +125,7 @@ params! {
     measure_interval_seconds: 10_800, 1, 7 * 86_400;
     /// Guards in a client's sample at most.
     guard_sample_max: 60, 5, 200;
-    /// Usable guards that a client's sample should hold. It may hold so many whatever their weight.
+    /// Usable guards that a client's sample should hold. The sample may hold so many whatever their weight.
     guard_sample_min: 20, 3, 60;
     /// A sample beyond its least size grows no further when it has this part of all guards' weight (percent).
     guard_sample_percent: 20, 1, 100;
@@ -235,7 +235,7 @@ mod tests {
         for (name, default, min, max) in Params::TABLE {
             assert!(min <= default && default <= max, "{name}");
             assert!(is_name(name));
-            // Both ends of what can be voted are within the bounds (S23).
+            // The least and the greatest value that can be voted are brought within the bounds (S23).
             assert_eq!(Params::from_pairs([(*name, 0)]).get(name), Some(*min));
             assert_eq!(
                 Params::from_pairs([(*name, u32::MAX)]).get(name),

@@ -64,7 +64,7 @@ impl Revisions {
         self.newest.network_id()
     }
 
-    /// The newest revision, whether it counts yet or not. It says whom to ask, and it is what is passed on.
+    /// The newest revision, whether it counts yet or not. This revision says whom to ask, and it is what is passed on.
     pub fn newest(&self) -> &Arc<NetworkFile> {
         &self.newest
     }

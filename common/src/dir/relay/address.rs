@@ -7,11 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub enum AddressClass {
     /// Anybody can reach the address.
     Public,
-    /// The address is private, loopback, link-local, shared or reserved. It may be dialled only if a local network
-    /// allows it.
+    /// The address is private, loopback, link-local, shared or reserved. Such an address may be dialled only if a local
+    /// network allows it.
     Private,
-    /// The address is unspecified, broadcast, multicast, or an IPv4 address inside an IPv6 one. It may never be
-    /// dialled.
+    /// The address is unspecified, broadcast, multicast, or an IPv4 address inside an IPv6 one. Such an address may
+    /// never be dialled.
     Never,
 }
 

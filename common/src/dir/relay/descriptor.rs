@@ -340,8 +340,8 @@ impl SignedDescriptor {
         self.digest
     }
 
-    /// May the descriptor be listed now? It must not be from the future nor older than `max_age_secs`, and its key must
-    /// be certified until `until` at least.
+    /// May the descriptor be listed now? The descriptor must not be from the future nor older than `max_age_secs`, and
+    /// its key must be certified until `until` at least.
     pub fn is_current(&self, now: UnixSecs, max_age_secs: u64, until: UnixSecs) -> bool {
         let published = self.descriptor.published;
         published <= now.saturating_add(CLOCK_SKEW_SECS)

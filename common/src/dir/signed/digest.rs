@@ -10,7 +10,7 @@ use crate::ids::NetworkId;
 /// The version of `network.toml`, of its signed part and of its network id.
 pub(in crate::dir) const NETWORK_VERSION: u8 = 1;
 
-/// The kind of a document, or of a signature inside a document. It is the document's first byte.
+/// The kind of a document, or of a signature inside a document. The kind is the document's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {

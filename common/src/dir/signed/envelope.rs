@@ -121,8 +121,8 @@ fn require_majority(signers: &[[u8; 32]], authorities: usize) -> Result<(), DocE
     Ok(())
 }
 
-/// The signers whose key was good at `valid_after`. They must be more than half of the authorities. An expired key's
-/// signature neither counts nor harms (6.1.10).
+/// The signers whose key was good at `valid_after`. The signers must be more than half of the authorities. An expired
+/// key's signature neither counts nor harms (6.1.10).
 pub(in crate::dir) fn good_at(
     verified: &[([u8; 32], AuthoritySignature)],
     valid_after: UnixSecs,

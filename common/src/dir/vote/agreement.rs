@@ -1,9 +1,10 @@
 //! How the authorities agree which votes there are: by rounds of signatures after Dolev and Strong (docs/protocol.md,
 //! 6.22).
 //!
-//! One [`Agreement`] is for one valid-after. It takes endorsements and votes with the times of their arrival, and says
-//! what to tell whom. It opens no connection and reads no clock. As long as at most f of n authorities are faulty, and
-//! messages between the others keep the times of 6.22.8, all the others count the same votes.
+//! One [`Agreement`] is for one valid-after. An agreement takes endorsements and votes with the times of their arrival,
+//! and says what to tell whom. An agreement opens no connection and reads no clock. As long as at most f of n
+//! authorities are faulty, and messages between the others keep the times of 6.22.8, all the others count the same
+//! votes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,8 +30,8 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// The rounds for a valid-after of `authorities` authorities that vote every `interval_secs`. They are of equal
-    /// length, begin at T - I/2 and end at T - I/4 at the latest.
+    /// The rounds for a valid-after of `authorities` authorities that vote every `interval_secs`. The rounds are of
+    /// equal length, begin at T - I/2 and end at T - I/4 at the latest.
     pub fn new(authorities: usize, interval_secs: u64, valid_after: UnixSecs) -> Self {
         let faulty = authorities.saturating_sub(1) / 2;
         let count = u32::try_from(faulty).unwrap_or(u32::MAX).saturating_add(1);
@@ -159,7 +160,7 @@ fn is_live(endorsement: &Endorsement, round: u32) -> bool {
 #[derive(Debug, Default)]
 struct Author {
     candidates: Vec<Candidate>,
-    /// The first endorsement ever seen. It serves for a proof even if it came too late to count.
+    /// The first endorsement ever seen. This endorsement serves for a proof even if it came too late to count.
     witness: Option<Endorsement>,
     proof: Option<EquivocationProof>,
 }
@@ -422,7 +423,7 @@ impl Agreement {
         })
     }
 
-    /// What is agreed on so far. It is final when the last round is over.
+    /// What is agreed on so far. The outcome is final when the last round is over.
     pub fn outcome(&self) -> Outcome {
         let mut outcome = Outcome {
             votes: Vec::new(),

@@ -22,8 +22,8 @@ struct Claim {
     digest: Digest,
 }
 
-/// An endorsement whose signatures are not verified yet. They claim to be those of authorities, the author's among
-/// them.
+/// An endorsement whose signatures are not verified yet. The signatures claim to be those of authorities, the author's
+/// among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnverifiedEndorsement(Endorsement);
 

@@ -28,7 +28,7 @@ impl NetworkHandle {
         Arc::clone(&self.0.borrow())
     }
 
-    /// The newest revision. It says whom to ask, and what the parameters are.
+    /// The newest revision. This revision says whom to ask, and what the parameters are.
     pub fn newest(&self) -> Arc<NetworkFile> {
         Arc::clone(self.0.borrow().newest())
     }

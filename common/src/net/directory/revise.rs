@@ -56,7 +56,7 @@ pub struct Reviser {
     pub asks_authorities: bool,
     /// The store of revisions on disk; nothing is stored without it.
     pub store: Option<RevisionStore>,
-    /// The file that the network was read from. Its owner may put a later revision there.
+    /// The file that the network was read from. The file's owner may put a later revision there.
     pub file: Option<PathBuf>,
     /// The disk that the file is on.
     pub disk: Disk,

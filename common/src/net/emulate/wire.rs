@@ -1,4 +1,4 @@
-//! One direction of an emulated link. It is pure: bytes go in at one time and come out at a later one.
+//! One direction of an emulated link. The direction is pure: bytes go in at one time and come out at a later one.
 //!
 //! The model is what an application sees of a TCP stream over such a path:
 //!
