@@ -118,7 +118,7 @@ async fn at<T: Send + 'static>(node: u32, work: impl Future<Output = T> + Send +
     task.await.expect("no node panics")
 }
 
-/// Answers each request, which is a number, with so many bytes.
+/// Answers each request, which is a number, with that many bytes.
 async fn serve(world: World) {
     let listener = world.sockets.bind(SocketAddr::new(address(SERVER), 80));
     let listener = listener.await.unwrap();

@@ -93,7 +93,7 @@ fn is_wrong(median: i64) -> bool {
     median.unsigned_abs() > CLOCK_SKEW_SECS
 }
 
-/// What it means for people that the clock is ahead by so many seconds, or behind if the number is negative.
+/// What it means for people that the clock is ahead by this many seconds, or behind if the number is negative.
 pub(crate) fn advice(median: i64) -> String {
     let direction = if median > 0 { "ahead" } else { "behind" };
     format!(

@@ -42,10 +42,10 @@ pub const ENDED_TIME: Duration = Duration::from_secs(10);
 pub const QUEUE_SLACK_CELLS: usize = 256;
 /// Streams on one circuit, those included that are half-closed or wait for their END (S15).
 pub const STREAMS_PER_CIRCUIT: usize = 1024;
-/// A stream's credit is never more than so many times its first credit.
+/// A stream's credit is never more than this many times its first credit.
 pub const CREDIT_GROWTH: u32 = 8;
 /// Bytes by which the credits of all streams of a circuit together may have grown. An application that stops reading
-/// can make this end hold so many bytes beyond the first credit of each stream.
+/// can make this end hold this many bytes beyond the first credit of each stream.
 pub const CREDIT_EXTRA: u32 = 8 << 20;
 /// Bytes that a stream takes from its application before the network can send them, if its circuit has few streams.
 pub const STREAM_SEND_BUFFER: usize = 128 * 1024;

@@ -179,7 +179,7 @@ impl Authority {
     }
 }
 
-/// The time that is so many days from now.
+/// The time that is this many days from now.
 fn in_days(days: u32) -> u64 {
     now().saturating_add(u64::from(days) * 86_400)
 }

@@ -85,7 +85,7 @@ impl Stop {
         Ok(self)
     }
 
-    /// Waits for the next request. May be called again, to notice an impatient second one.
+    /// Waits for the next request. The caller may call this again, to notice an impatient second request.
     pub async fn requested(&mut self) -> Cause {
         let parent = async {
             match &mut self.parent {

@@ -25,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(25);
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How long to wait after so many failures in a row, with jitter (S22).
+/// How long to wait after this many failures in a row, with jitter (S22).
 fn pause_after(failures: u32) -> Duration {
     let longest = FIRST_PAUSE
         .saturating_mul(1 << failures.saturating_sub(1).min(16))

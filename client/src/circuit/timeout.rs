@@ -20,7 +20,7 @@ const SAMPLES: usize = 1_000;
 const ENOUGH: usize = 30;
 /// Number of results looked back at to notice a change of the network.
 const RECENT: usize = 20;
-/// With so many timeouts among them, what was learnt is forgotten (Tor's `cbtmaxtimeouts`).
+/// With this many timeouts among them, what was learnt is forgotten (Tor's `cbtmaxtimeouts`).
 const TOO_MANY_TIMEOUTS: usize = 18;
 /// The quantile at which another circuit is begun.
 const SLOW: f64 = 0.80;

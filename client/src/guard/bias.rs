@@ -20,7 +20,7 @@ const NOTICE_PERCENT: u32 = 70;
 const WARN_PERCENT: u32 = 50;
 /// Below this share of built circuits (percent), the guard is dropped (pb_extremepct, with pb_dropguards).
 const EXTREME_PERCENT: u32 = 30;
-/// Beyond so many circuits both counts are halved, so that the past fades (pb_scalecircs, pb_scalefactor).
+/// Beyond this many circuits both counts are halved, so that the past fades (pb_scalecircs, pb_scalefactor).
 const SCALE_AT: u32 = 300;
 /// The most guards dropped at a time. If more of them look hostile, the network is in trouble.
 const MOST_DROPPED: usize = 2;

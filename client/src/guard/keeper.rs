@@ -23,7 +23,7 @@ use crate::path::{PeerRules, Position};
 const RECORD: &str = "guards";
 /// Kind of the record on disk that holds what circuits have shown about guards.
 const BIAS_RECORD: &str = "guard circuits";
-/// Number of circuits counted before the counts are written to disk. A crash loses no more than so many.
+/// Number of circuits counted before the counts are written to disk. A crash loses no more than this many.
 const BIAS_WRITE_AFTER: u32 = 16;
 
 /// Whether a guard works, for people to see.

@@ -14,8 +14,8 @@ pub struct Now {
     pub mono: Duration,
 }
 
-/// If the wall clock and the monotonic clock disagree by more than so many seconds, the machine slept or its clock was
-/// set.
+/// If the wall clock and the monotonic clock disagree by more than this many seconds, the machine slept or its clock
+/// was set.
 const CLOCK_STEP_SECS: u64 = 60;
 
 impl Now {

@@ -1,10 +1,10 @@
 //! Senders, links and receivers on virtual time. The tests show how the controller behaves on paths that no test
 //! machine has.
 //!
-//! A path is a row of links. Each link carries so many bits a second, takes a time to cross, and has a queue before it.
-//! The queue is one for all circuits, as in the kernel, or one for each circuit, served in turns, as at a relay. A lost
-//! segment stalls a link, as it does with TCP, and what waited comes in a burst. Acknowledgements come back after the
-//! delays of the links alone: they wait in no queue.
+//! A path is a row of links. Each link carries a number of bits a second, takes a time to cross, and has a queue before
+//! it. The queue is one for all circuits, as in the kernel, or one for each circuit, served in turns, as at a relay. A
+//! lost segment stalls a link, as it does with TCP, and what waited comes in a burst. Acknowledgements come back after
+//! the delays of the links alone: they wait in no queue.
 
 use core::cmp::Reverse;
 use core::time::Duration;
@@ -38,7 +38,7 @@ struct Link {
     busy: bool,
     /// No cell leaves before this time, because a segment is being sent again.
     stalled_until: u64,
-    /// One cell in so many is lost; with 0, no cell is lost.
+    /// One cell in this many is lost; with 0, no cell is lost.
     loss_one_in: u64,
     passed: u64,
     peak: usize,

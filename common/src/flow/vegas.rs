@@ -12,15 +12,15 @@ use std::time::Instant;
 
 use super::{Ack, CongestionControl};
 
-/// A round trip of more than so many times the base comes from a suspended machine, not from a queue (proposal 324,
+/// A round trip of more than this many times the base comes from a suspended machine, not from a queue (proposal 324,
 /// section 2.1.1).
 const ABSURD_RTT_FACTOR: u32 = 5_000;
 /// The base is forgotten after this time unless another round trip was as short: the path may have become a longer one.
 const BASE_LIFE: Duration = Duration::from_secs(30);
-/// After so many rounds at the least window with a queue still in sight, the base is taken to be wrong (protocol.md
+/// After this many rounds at the least window with a queue still in sight, the base is taken to be wrong (protocol.md
 /// 5.18).
 const ROUNDS_AT_MINIMUM: u32 = 4;
-/// One step of growth may add one part in so many of the window.
+/// One step of growth may add one part in this many of the window.
 const MOST_GROWTH: u32 = 4;
 
 /// Figures of the controller, in cells where nothing else is said. Network parameters set them (docs/protocol.md, 6.5).

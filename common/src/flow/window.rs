@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::{Ack, CongestionControl};
 use crate::cell::message::MARK_LEN;
 
-/// A sender may mark one in so many counted cells; the receiver destroys a circuit that marks more often.
+/// A sender may mark one in this many counted cells; the receiver destroys a circuit that marks more often.
 pub const MIN_MARK_INTERVAL: u32 = 8;
 
 /// A peer breaks the rules of MARK and ACK. The circuit is to be destroyed.

@@ -74,7 +74,7 @@ impl Rest {
         }
     }
 
-    /// Has the link rested for long enough, with so many circuits now and so many since it began?
+    /// Has the link rested for long enough, with this many circuits now and this many since it began?
     fn is_over(&mut self, circuits: usize, ever: u64) -> bool {
         if !self.alarm.is_elapsed() {
             return false;
@@ -104,7 +104,7 @@ impl Pace {
         limit.wait_for(way, tokio::time::Instant::now())
     }
 
-    /// Notes that so many bytes have moved in this direction.
+    /// Notes that this many bytes have moved in this direction.
     fn moved(&self, way: Direction, bytes: usize) {
         if let Some(limit) = &self.0 {
             limit.moved(way, bytes, tokio::time::Instant::now());

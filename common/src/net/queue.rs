@@ -25,7 +25,7 @@ use crate::onion::{RelayBackward, RelayForward};
 use crate::sync::lock;
 use crate::world::steady;
 
-/// After so many half-lives the counts are put on a new scale, long before a float loses anything.
+/// After this many half-lives the counts are put on a new scale, long before a float loses anything.
 const MOST_HALF_LIVES: f64 = 256.0;
 
 /// A circuit with cells waiting.
@@ -68,7 +68,7 @@ struct Queued {
     turns_given: u64,
     /// The time at which a cell that was sent weighed one.
     epoch: Instant,
-    /// Quiet circuits are forgotten when so many circuits are in the table.
+    /// Quiet circuits are forgotten when this many circuits are in the table.
     forget_at: usize,
     /// Circuits whose last cell has been sent, and when. Cells that are pushed after that are not sent.
     ended: VecDeque<(Instant, CircId)>,

@@ -31,7 +31,7 @@ const LINGERING_BYTES: usize = 2 * (size_of::<StreamId>() + size_of::<Lingering>
 pub struct MuxConfig {
     /// Governs the window of what this end sends.
     pub control: Box<dyn CongestionControl>,
-    /// One of so many counted cells carries a mark.
+    /// One of this many counted cells carries a mark.
     pub mark_interval_cells: u32,
     /// Credit of a stream in each direction when it opens, and the most there can be.
     pub stream_window_bytes: u32,

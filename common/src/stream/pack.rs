@@ -16,7 +16,7 @@ use crate::cell::message::{
 };
 use crate::limits::CREDIT_GROWTH;
 
-/// Acknowledgements and grants may take so many bytes of a payload. The rest is always enough for a MARK and the
+/// Acknowledgements and grants may take this many bytes of a payload. The rest is always enough for a MARK and the
 /// longest BEGIN.
 const UNCOUNTED_ROOM: usize = 1024;
 /// A DATA that would be shorter than this waits for the next cell.

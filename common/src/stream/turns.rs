@@ -12,7 +12,7 @@ use super::recent::Recent;
 
 /// Number of payloads that a stream with much to say fills before the next stream has its turn.
 const TURN_CELLS: u32 = 16;
-/// After all streams together have said so many bytes (2^20), what each has said counts half.
+/// After all streams together have said this many bytes (2^20), what each has said counts half.
 const HALF_AFTER_BITS: u32 = 20;
 /// A stream that has said less than this of late (bytes) goes first. That is about one part in a hundred, too little to
 /// hold up the others.
@@ -73,7 +73,7 @@ impl Turns {
         })
     }
 
-    /// Counts so many bytes that a stream has said.
+    /// Counts this many bytes that a stream has said.
     pub(super) fn on_said(&mut self, recent: &mut Recent, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.said += u64::from(bytes);

@@ -15,7 +15,7 @@ pub fn lifetime(valid_after: UnixSecs) -> Lifetime {
     lifetime_of(valid_after, 2, 600)
 }
 
-/// A lifetime of so many seconds fresh and valid from `valid_after` on.
+/// A lifetime of this many seconds fresh and valid from `valid_after` on.
 pub fn lifetime_of(valid_after: UnixSecs, fresh: u64, valid: u64) -> Lifetime {
     Lifetime {
         valid_after,

@@ -29,7 +29,7 @@ pub enum Script {
 }
 
 impl Script {
-    /// Answers with a head of this status and length, and then sends so many bytes.
+    /// Answers with a head of this status and length, and then sends this many bytes.
     pub fn cut(status: &str, announced: usize, sent: usize, stays: bool) -> Self {
         let mut bytes =
             format!("HTTP/1.1 {status}\r\ncontent-length: {announced}\r\n\r\n").into_bytes();
@@ -92,7 +92,7 @@ impl Sources {
         self.board.dialled()
     }
 
-    /// Waits for so many dials, at most five minutes of virtual time.
+    /// Waits for this many dials, at most five minutes of virtual time.
     pub async fn until_dialled(&self, count: usize) {
         self.board.until_dialled(count).await;
     }

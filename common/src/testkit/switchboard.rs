@@ -44,7 +44,7 @@ impl Switchboard {
         std::mem::take(&mut lock(&self.dialled))
     }
 
-    /// Waits for so many dials, at most five minutes of virtual time.
+    /// Waits for this many dials, at most five minutes of virtual time.
     pub async fn until_dialled(&self, count: usize) {
         let wait = async {
             while lock(&self.dialled).len() < count {

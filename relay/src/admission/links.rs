@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::events::ConnectionBound;
 
-/// Of all places, one in so many is kept for the addresses of authorities and relays: strangers cannot take it.
+/// Of all places, one in this many is kept for the addresses of authorities and relays: strangers cannot take it.
 const KEPT_SHARE: u32 = 4;
 
 /// Who a connection comes from, as far as its address says: nobody can open a connection from an address that is not

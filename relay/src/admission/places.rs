@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 const PER_AUTHORITY: u32 = 64;
 /// Connections of one relay at once.
 const PER_RELAY: u32 = 8;
-/// One site may have at most one in so many of the strangers' places, and never fewer than [`PER_RELAY`].
+/// One site may have at most one in this many of the strangers' places, and never fewer than [`PER_RELAY`].
 const SITE_SHARE: u32 = 8;
 /// A connection on which nothing moved for this time may lose its place to a newcomer (milliseconds).
 const STILL_MS: u64 = 1_000;

@@ -36,9 +36,9 @@ const LOST_AFTER_MS: u64 = 180_000;
 const MAX_SAMPLES: usize = 9;
 /// Number of samples that an estimate needs, so that several partners count.
 const MIN_SAMPLES: usize = 3;
-/// A sample is forgotten after so many intervals.
+/// A sample is forgotten after this many intervals.
 const SAMPLE_LIFE_INTERVALS: u64 = 8;
-/// After so many failures in a row without any sample, a relay is taken to carry nothing.
+/// After this many failures in a row without any sample, a relay is taken to carry nothing.
 const FAILURES_TO_ZERO: u32 = 4;
 /// The wait after the first failure (milliseconds). The wait doubles with each further failure.
 const FIRST_RETRY_MS: u64 = 5_000;
@@ -188,7 +188,7 @@ impl Scheduler {
             .estimate()
     }
 
-    /// Size of the largest download that the budget allows for so many relays (bytes).
+    /// Size of the largest download that the budget allows for this many relays (bytes).
     fn affordable(&self, relays: usize, life_ms: u64) -> u32 {
         let in_life = u128::from(self.hourly) * u128::from(life_ms) / 3_600_000;
         let part = in_life / (relays.max(1) as u128 * u128::from(SAMPLES_TO_AFFORD));

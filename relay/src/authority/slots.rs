@@ -55,7 +55,7 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Notes that so many more bytes have come.
+    /// Notes that this many more bytes have come.
     pub(crate) fn received(&self, bytes: usize) {
         self.upload.received.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -154,9 +154,9 @@ fn options() -> ResolverOpts {
     options
 }
 
-/// Is `name` a name for the DNS? The name must be neither `localhost`, which hickory answers without asking, nor the name
-/// of an onion service, nor anything that looks like an address: a resolver that takes `127.1` for an address would be
-/// a way around the policy (S31).
+/// Is `name` a name for the DNS? The name must be neither `localhost`, which hickory answers without asking, nor the
+/// name of an onion service, nor anything that looks like an address: a resolver that takes `127.1` for an address
+/// would be a way around the policy (S31).
 fn may_be_asked(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     let hex = last.strip_prefix("0x").unwrap_or(last);

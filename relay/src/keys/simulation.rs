@@ -27,15 +27,15 @@ const RELAY: RelayId = RelayId([8; 32]);
 /// What goes wrong in the simulation.
 #[derive(Clone, Copy, Default)]
 struct Trouble {
-    /// The relay restarts once in so many hours.
+    /// The relay restarts once in this many hours.
     restarts: Option<u32>,
     /// Is the record of times lost at each restart?
     loses_record: bool,
-    /// The relay does not see one consensus in so many.
+    /// The relay does not see one consensus in this many.
     unseen: Option<u32>,
-    /// Authorities list an older descriptor for at most so many hours.
+    /// Authorities list an older descriptor for at most this many hours.
     stale_hours: u64,
-    /// The relay's clock is wrong for some hours, by up to so many seconds either way.
+    /// The relay's clock is wrong for some hours, by up to this many seconds either way.
     clock_secs: u64,
     /// Does the owner change the suite now and then?
     changes_suite: bool,

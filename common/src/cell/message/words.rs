@@ -123,7 +123,7 @@ pub enum StreamMessage<'a> {
     Data(&'a [u8]),
     /// END: the sender sends nothing more on this stream.
     End(EndReason),
-    /// WINDOW: whoever receives this message may send so many bytes more on the stream. The number is never zero.
+    /// WINDOW: whoever receives this message may send this many bytes more on the stream. The number is never zero.
     Window(u32),
     /// BLOCKED: the sender has bytes to send and no credit to send them with.
     Blocked,

@@ -27,7 +27,7 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// The status of a consensus with these times at `now`, with so many seconds of grace (6.10.1).
+    /// The status of a consensus with these times at `now`, with this many seconds of grace (6.10.1).
     pub fn status(&self, now: UnixSecs, grace: u64) -> ConsensusStatus {
         if self.valid_after > now.saturating_add(CLOCK_SKEW_SECS) {
             ConsensusStatus::Early

@@ -125,7 +125,7 @@ params! {
     measure_interval_seconds: 10_800, 1, 7 * 86_400;
     /// Guards in a client's sample at most.
     guard_sample_max: 60, 5, 200;
-    /// Usable guards that a client's sample should hold. The sample may hold so many whatever their weight.
+    /// Usable guards that a client's sample should hold. The sample may hold this many whatever their weight.
     guard_sample_min: 20, 3, 60;
     /// A sample beyond its least size grows no further when it has this part of all guards' weight (percent).
     guard_sample_percent: 20, 1, 100;
