@@ -1,4 +1,4 @@
-//! Guards: the relays that a client begins its circuits at, for months (docs/protocol.md, 6.21).
+//! Guards: the relays that a client begins its circuits at, for weeks (docs/protocol.md, 6.21).
 //!
 //! A client that chose its first relay anew for every circuit would sooner or later begin at a hostile one. So a client
 //! draws a bounded sample once, tries few relays of the sample, and stays with those that have worked. [`GuardSet`] is

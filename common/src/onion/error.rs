@@ -39,8 +39,8 @@ pub enum OpenFailed {
     /// The seal of hop `far` does not fit, and that of the hop before it does.
     ///
     /// The cell was changed, lost, repeated or moved between the two, by either of them or on the way. In one case the
-    /// change was made farther out than the error says (docs/protocol.md, 4.17): when somebody changed header slots that
-    /// fell off before they reached the client. Such a change breaks the nearest seal that covered the slots.
+    /// change was made farther out than the error says (docs/protocol.md, 4.17): when somebody changed header slots
+    /// that fell off before they reached the client. Such a change breaks the nearest seal that covered the slots.
     #[error("a cell was changed between {} and {}", name(*near), far)]
     Changed {
         /// The nearer hop; `None` stands for the client itself.
