@@ -68,7 +68,7 @@ impl Client {
         let rules = Arc::new(options.peers);
         if rules.hops == 1 {
             tracing::warn!(
-                "circuits have 1 hop: that relay knows both who asks and for what, and is no guard; there is no anonymity"
+                "circuits have 1 hop: that relay is no guard, and knows both who asks and for what: no anonymity"
             );
         }
         let store = options.state_dir.as_deref().map(|directory| {

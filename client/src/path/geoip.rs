@@ -184,7 +184,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_damaged_file_gives_errors_and_no_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(), ip in any::<IpAddr>()) {
+        fn a_damaged_file_gives_errors_and_no_panic(
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            cut in any::<prop::sample::Index>(),
+            ip in any::<IpAddr>(),
+        ) {
             let mut content = std::fs::read(countries()).unwrap();
             let at = at.index(content.len());
             content[at] = byte;
