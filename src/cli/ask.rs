@@ -16,7 +16,9 @@ use crate::terminal::{CliError, NETWORK};
 /// Which client is meant.
 #[derive(Debug, Args)]
 struct Which {
-    /// State directory of the client that runs [default: that of `cepa proxy`].
+    /// State directory of the client that runs [default: that of the one client that runs for this user].
+    ///
+    /// Needed when several clients run.
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     state: Option<PathBuf>,
     /// Configuration file of the client that runs, if it was started by `cepa run`.
@@ -28,7 +30,10 @@ impl Which {
     fn ask(self, request: ControlRequest) -> Result<Value, CliError> {
         let dir = match self.config {
             Some(file) => Config::load(&file)?.state.dir,
-            None => state_dir(self.state, "client")?,
+            None => match self.state {
+                Some(dir) => dir,
+                None => found(state_dir(None, "client")?, control::running())?,
+            },
         };
         match control::ask(&dir, request) {
             Ok(Answer::Ok(result)) => Ok(result),
@@ -45,6 +50,27 @@ impl Which {
             }
         }
     }
+}
+
+/// The state directory of the one client that runs: with the usual state directory, or with one of `others`.
+fn found(usual: PathBuf, others: Vec<PathBuf>) -> Result<PathBuf, CliError> {
+    let is_usual = |dir: &PathBuf| std::fs::canonicalize(&usual).is_ok_and(|usual| usual == *dir);
+    let others = others.into_iter().filter(|dir| !is_usual(dir));
+    let mut there: Vec<_> = std::iter::once(usual.clone())
+        .chain(others)
+        .filter(|dir| control::is_there(dir))
+        .collect();
+    if there.len() > 1 {
+        let dirs: Vec<_> = there
+            .iter()
+            .map(|dir| format!("\n  --state {}", dir.display()))
+            .collect();
+        return Err(CliError::usage(
+            format!("{} clients run here", there.len()),
+            format!("say which one is meant:{}", dirs.concat()),
+        ));
+    }
+    Ok(there.pop().unwrap_or(usual))
 }
 
 fn unreadable() -> CliError {
@@ -147,6 +173,28 @@ impl NewIdentityCommand {
 mod tests {
     use super::*;
     use crate::control::GuardStatus;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn the_one_client_that_runs_is_found() {
+        let kept = tempfile::tempdir().unwrap();
+        let [usual, other] = ["usual", "other"].map(|name| kept.path().join(name));
+        for dir in [&usual, &other] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        let look = |others: &[&PathBuf]| {
+            let others = others.iter().map(|dir| (*dir).clone()).collect();
+            found(usual.clone(), others)
+        };
+        // Where none runs, the usual directory is what the error speaks of.
+        assert_eq!(look(&[&other]).unwrap(), usual);
+        let _one = UnixListener::bind(other.join("control.sock")).unwrap();
+        assert_eq!(look(&[&other, &usual]).unwrap(), other);
+        let _two = UnixListener::bind(usual.join("control.sock")).unwrap();
+        let error = look(&[&other, &usual]).unwrap_err();
+        assert_eq!(error.what, "2 clients run here");
+        assert!(error.hint.contains(&format!("--state {}", other.display())));
+    }
 
     #[test]
     fn a_status_in_lines() {

@@ -33,9 +33,9 @@ use context::Context;
     after_help = "\
 Try it, on this machine alone:
   cepa testnet                                            start a network, keep it until Ctrl-C
-  curl --proxy socks5h://127.0.0.1:9350 http://127.0.0.1:8000/
+  curl --proxy socks5h://127.0.0.1:9350 http://127.0.0.1:9380/
                                                           fetch through it, in another terminal
-  cepa testnet -- curl -sS http://127.0.0.1:8000/         or both in one
+  cepa testnet -- curl -sS http://127.0.0.1:9380/         or both in one
 
 Exit codes: 0 done; 1 failed; 2 wrong arguments or configuration; 3 the network could not be
 reached. `cepa testnet -- COMMAND` ends with the command's own."

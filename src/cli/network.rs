@@ -97,9 +97,10 @@ pub(super) struct Draft {
 #[command(after_help = "\
 Examples:
   cepa network sign draft.toml --key oak/state/keys/authority
+  cepa network sign draft.toml --key /media/stick/oak --out oak-signed.toml
   cepa network sign draft.toml --key /media/stick/oak --network network.toml")]
 pub(super) struct Sign {
-    /// The draft; your signature is added to it.
+    /// The draft; your signature is added to it, or to the copy that --out names.
     #[arg(value_name = "DRAFT")]
     draft: PathBuf,
     /// The file of the authority's long-term signing key.
@@ -108,6 +109,9 @@ pub(super) struct Sign {
     /// The network's file before this revision: needed by an authority that leaves or changes its key.
     #[arg(long, value_name = "FILE")]
     network: Option<PathBuf>,
+    /// Write the signed draft here and leave the draft as it is; never replaces a file that is there.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 /// Merge the signed copies of a draft into the network's file, once enough have signed.
@@ -311,6 +315,13 @@ impl Draft {
 impl Sign {
     fn main(self) -> Result<ExitCode, CliError> {
         let mut draft = read_draft(&self.draft)?;
+        let to = self.out.as_ref().unwrap_or(&self.draft);
+        if self.out.is_some() && to.exists() {
+            return Err(CliError::usage(
+                format!("{} is there already", to.display()),
+                "choose another --out: it may hold signatures",
+            ));
+        }
         let before = self.network.as_deref().map(read_network).transpose()?;
         let key = load_signing_key(&self.key)?;
         let public = key.verifying_key().to_bytes();
@@ -329,9 +340,9 @@ impl Sign {
         draft
             .sign(&key)
             .map_err(|error| invalid(&self.draft, &error))?;
-        write_draft(&self.draft, &draft)?;
-        say(&format!("{name} has signed {}", self.draft.display()));
-        print_status(&draft, before.as_ref(), &self.draft)?;
+        write_draft(to, &draft)?;
+        say(&format!("{name} has signed {}", to.display()));
+        print_status(&draft, before.as_ref(), to)?;
         Ok(ExitCode::SUCCESS)
     }
 }

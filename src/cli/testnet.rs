@@ -17,15 +17,16 @@ use crate::testnet::{self, Shape, Workdir};
 ///
 /// Everything listens on loopback. A line that begins with "ready" is written to standard output once
 /// a stream has gone through a fresh circuit of three relays; what follows says how to use the
-/// network. With a COMMAND that line goes to standard error, the command runs with ALL_PROXY,
-/// HTTP_PROXY and HTTPS_PROXY set to the network, and its exit status is this program's. Ctrl-C and
-/// SIGTERM take everything down; without --dir nothing is left behind.
+/// network; the page that it names is served by this command itself. With a COMMAND that line goes to
+/// standard error, the command runs with ALL_PROXY, HTTP_PROXY and HTTPS_PROXY set to the network and
+/// CEPA_PAGE to the page, and its exit status is this program's. Ctrl-C and SIGTERM take everything down;
+/// without --dir nothing is left behind.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   cepa testnet                                          until Ctrl-C
   cepa testnet --processes --dir testnet                a process for each node, files kept in testnet/
-  cepa testnet -- curl -sS http://127.0.0.1:8000/       for one command
+  cepa testnet -- curl -sS http://127.0.0.1:9380/       for one command
   cepa testnet --relays 20 --exits 5 --socks 127.0.0.1:0
   cepa testnet --delay 30ms --bandwidth 100mbit         links as between towns
 

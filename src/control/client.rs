@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::answer::{Answer, GuardStatus, NewIdentity, Status};
 use super::request::ControlRequest;
+use super::running::{self, Running};
 use super::socket::Control;
 use crate::terminal::Progress;
 
@@ -27,7 +28,18 @@ pub fn attend(dir: &Path, client: &Client, progress: &watch::Sender<Progress>) -
     let mut tasks = JoinSet::new();
     match Control::listen(dir) {
         Ok(control) => {
-            tasks.spawn(control.serve(handler(client.clone())));
+            let told = running::directory().map(|directory| Running::tell(&directory, dir));
+            let running = told.and_then(|told| {
+                told.inspect_err(|error| {
+                    tracing::info!(%error, "`cepa status` finds this client only by its --state DIR");
+                })
+                .ok()
+            });
+            let serving = control.serve(handler(client.clone()));
+            tasks.spawn(async move {
+                serving.await;
+                drop(running);
+            });
         }
         Err(error) => {
             let lost = "`cepa status` and `cepa new-identity` will not find this client";

@@ -184,6 +184,11 @@ pub enum AskError {
     NoAnswer,
 }
 
+/// Does a client run with the state directory `dir`?
+pub fn is_there(dir: &Path) -> bool {
+    socket_path(dir).is_ok_and(|path| BlockingStream::connect(path).is_ok())
+}
+
 /// Asks the client that runs with the state directory `dir`. Blocks for a few seconds at most.
 pub fn ask(dir: &Path, request: ControlRequest) -> Result<Answer, AskError> {
     let path = socket_path(dir)?;

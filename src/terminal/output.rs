@@ -1,9 +1,10 @@
 //! What the program says: results on standard output, everything else on standard error.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use cepa_common::sync::lock;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -52,13 +53,14 @@ pub(crate) fn complain(error: &CliError) {
 /// How far something has got: a bar on a terminal, plain lines elsewhere.
 pub(crate) struct Meter {
     bar: Option<ProgressBar>,
+    shown: Mutex<String>,
 }
 
 impl Meter {
     /// A meter at zero.
     pub(crate) fn new() -> Self {
         if !io::stderr().is_terminal() {
-            return Self { bar: None };
+            return Self::of(None);
         }
         let bar = ProgressBar::new(100);
         let style = ProgressStyle::with_template("{spinner} [{bar:30}] {elapsed:>4} {wide_msg}");
@@ -68,11 +70,24 @@ impl Meter {
                 .progress_chars("=> "),
         );
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar: Some(bar) }
+        Self::of(Some(bar))
+    }
+
+    fn of(bar: Option<ProgressBar>) -> Self {
+        Self {
+            bar,
+            shown: Mutex::default(),
+        }
+    }
+
+    /// What was shown last.
+    pub(crate) fn shown(&self) -> String {
+        lock(&self.shown).clone()
     }
 
     /// Shows `percent` and what happens now.
     pub(crate) fn show(&self, percent: u8, what: &str) {
+        what.clone_into(&mut lock(&self.shown));
         match &self.bar {
             Some(bar) => {
                 bar.set_position(u64::from(percent));

@@ -22,19 +22,24 @@ const PROXY_VARIABLES: [&str; 6] = [
     "https_proxy",
 ];
 
-/// Runs `program` with the network at `socks` as its proxy. The result is the program's exit code.
+/// The variable that names a page to fetch through the network.
+const PAGE_VARIABLE: &str = "CEPA_PAGE";
+
+/// Runs `program` with the network at `socks` as its proxy and with the address of a page to fetch. The result is the program's exit code.
 ///
 /// A signal to this process is passed on to the program; a second signal kills it.
 pub(super) async fn run(
     program: &OsString,
     arguments: &[OsString],
     socks: SocketAddr,
+    page: &str,
     stop: &mut Stop,
 ) -> Result<ExitCode, CliError> {
     let proxy = format!("socks5h://{socks}");
     let mut command = Command::new(program);
     command.args(arguments).kill_on_drop(true);
     command.envs(PROXY_VARIABLES.map(|name| (name, &proxy)));
+    command.env(PAGE_VARIABLE, page);
     // A user who exempts loopback from proxies would measure nothing here.
     command.env_remove("NO_PROXY").env_remove("no_proxy");
     let mut child = match command.spawn() {
@@ -110,9 +115,9 @@ mod tests {
         let mut stop = Stop::listen().unwrap();
         let socks = ([127, 0, 0, 1], 9350).into();
         let script = "for v in $ALL_PROXY $HTTP_PROXY $HTTPS_PROXY $all_proxy $http_proxy $https_proxy; do \
-                      [ $v = socks5h://127.0.0.1:9350 ] || exit 1; done; [ -z \"$NO_PROXY$no_proxy\" ] && exit 42";
+                      [ $v = socks5h://127.0.0.1:9350 ] || exit 1; done; [ -z \"$NO_PROXY$no_proxy\" ] && [ $CEPA_PAGE = http://x/ ] && exit 42";
         let arguments = ["-c".into(), script.into()];
-        let code = run(&"sh".into(), &arguments, socks, &mut stop)
+        let code = run(&"sh".into(), &arguments, socks, "http://x/", &mut stop)
             .await
             .unwrap();
         assert_eq!(code, ExitCode::from(42));

@@ -35,6 +35,8 @@ struct Summary {
     format: u32,
     network_file: PathBuf,
     socks: String,
+    /// A page to fetch through the network, if there is one.
+    page: Option<String>,
     processes: bool,
     pid: u32,
     nodes: Vec<NodeSummary>,
@@ -72,7 +74,10 @@ impl Layout {
                 identities.insert(node.name.clone(), new_relay(&state, Trust::Everyone)?);
             }
         }
-        let network = sign_network("testnet", authorities, &signers, local_network_params())?;
+        let mut params = local_network_params();
+        let interval = u32::try_from(plan.vote_interval.as_secs()).unwrap_or(u32::MAX);
+        params.insert("vote_interval_seconds".to_owned(), interval);
+        let network = sign_network("testnet", authorities, &signers, params)?;
         write_text(&plan.network_file(), &network)?;
         for node in &plan.nodes {
             write_text(&plan.config_file(node), &config::print(&plan.config(node)))?;
@@ -105,12 +110,17 @@ impl Layout {
     }
 
     /// Writes `testnet.json`.
-    pub(crate) fn write_summary(&self, processes: bool) -> Result<(), CliError> {
+    pub(crate) fn write_summary(
+        &self,
+        processes: bool,
+        page: Option<String>,
+    ) -> Result<(), CliError> {
         let ours = std::process::id();
         let summary = Summary {
             format: 1,
             network_file: self.plan.network_file(),
             socks: self.plan.socks.to_string(),
+            page,
             processes,
             pid: ours,
             nodes: self
@@ -177,7 +187,7 @@ mod tests {
             links: (2000..2006).collect(),
         };
         let layout = Layout::write(Plan::new(&shape, dir.path(), &ports).unwrap()).unwrap();
-        layout.write_summary(false).unwrap();
+        layout.write_summary(false, None).unwrap();
 
         let network = read_network(&layout.plan.network_file()).unwrap();
         assert_eq!(network.authorities().len(), 2);

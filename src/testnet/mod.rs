@@ -1,17 +1,17 @@
 //! A network on one machine: the way to try Cepa, to see it work and to break it.
 //!
 //! [`plan`] says which nodes there are, and is pure. [`layout`] puts keys and files on disk. [`here`] starts the nodes
-//! in this process; [`spawn`] starts a process for each. [`echo`] and [`probe`] check that a stream goes through. This
-//! file does all that in order, and takes everything down again.
+//! in this process; [`spawn`] starts a process for each. [`echo`] and [`probe`] check that a stream goes through.
+//! [`page`] has something to fetch. This file does all that in order, and takes everything down again.
 
 mod command;
 mod echo;
 mod here;
 mod layout;
+mod page;
 mod plan;
 mod probe;
 mod spawn;
-
 mod workdir;
 
 use std::ffi::OsString;
@@ -30,11 +30,15 @@ use crate::terminal::stop::{Cause, Stop};
 use crate::terminal::{CliError, NETWORK};
 use here::Here;
 use layout::Layout;
+use page::WebPage;
 use plan::Plan;
 use spawn::Fleet;
 
-/// The network must carry a stream within this time.
+/// The network must carry a stream within this time and [`START_INTERVALS`].
 const START_DEADLINE: Duration = Duration::from_secs(90);
+/// Intervals of votes that a start may take beside [`START_DEADLINE`]. The first consensus is made after one or two, and
+/// the relays are all in the next.
+const START_INTERVALS: u32 = 4;
 
 /// The nodes, in this process or in processes of their own.
 enum Network {
@@ -95,15 +99,22 @@ pub async fn run(
     } else {
         Network::Here(Box::default())
     };
+    let page = WebPage::start().await.map_err(|error| {
+        CliError::failed(
+            format!("cannot listen on loopback: {error}"),
+            "check the machine's network",
+        )
+    })?;
     let begun = steady::now();
     let started = tokio::select! {
         cause = stop.requested() => Err(cause),
-        layout = Box::pin(start(&mut network, &shape, processes, dir)) => Ok(layout),
+        layout = Box::pin(start(&mut network, &shape, processes, dir, Some(page.url()))) => Ok(layout),
     };
     let done = match started {
         Ok(Ok(layout)) => {
-            announce(&layout, begun.elapsed(), !command.is_empty());
-            Box::pin(work(&mut network, command, layout.plan.socks, &mut stop)).await
+            announce(&layout, &page, begun.elapsed(), !command.is_empty());
+            let work = work(&mut network, command, layout.plan.socks, &page, &mut stop);
+            Box::pin(work).await
         }
         Ok(Err(error)) => Err(error),
         Err(cause) => Ok(ExitCode::from(128 + cause.number())),
@@ -118,6 +129,7 @@ async fn start(
     shape: &Shape,
     processes: bool,
     dir: &Path,
+    page: Option<String>,
 ) -> Result<Layout, CliError> {
     let meter = Meter::new();
     meter.show(0, "making keys");
@@ -129,28 +141,32 @@ async fn start(
         meter.show(95, "waiting for a first stream through three relays");
         probe::until_through(layout.plan.socks).await
     };
-    match tokio::time::timeout(START_DEADLINE, bring_up).await {
+    let deadline = START_DEADLINE + layout.plan.vote_interval * START_INTERVALS;
+    match tokio::time::timeout(deadline, bring_up).await {
         Ok(done) => done?,
-        Err(_) => {
-            return Err(CliError {
-                what: format!(
-                    "the network was not ready within {} s",
-                    START_DEADLINE.as_secs()
-                ),
-                hint: "start it with --dir DIR, which keeps the logs, and look at them".to_owned(),
-                code: NETWORK,
-            });
-        }
+        Err(_) => return Err(not_ready(deadline, &meter.shown())),
     }
     if let Network::Apart(fleet) = network {
         layout.pids = fleet.pids();
     }
-    layout.write_summary(processes)?;
+    layout.write_summary(processes, page)?;
     Ok(layout)
 }
 
+/// The error of a network that was not ready in time. The last step that it showed is where it hangs.
+fn not_ready(deadline: Duration, shown: &str) -> CliError {
+    CliError {
+        what: format!(
+            "the network was not ready within {} s; the last step was: {shown}",
+            deadline.as_secs()
+        ),
+        hint: "try fewer relays or quicker links, as this machine may be too busy; --dir DIR keeps the logs".to_owned(),
+        code: NETWORK,
+    }
+}
+
 /// Prints that the network is ready, and how to use it.
-fn announce(layout: &Layout, took: Duration, for_command: bool) {
+fn announce(layout: &Layout, page: &WebPage, took: Duration, for_command: bool) {
     let socks = layout.plan.socks;
     let ready = format!("ready after {:.1} s: socks5h://{socks}", took.as_secs_f64());
     if for_command {
@@ -162,13 +178,13 @@ fn announce(layout: &Layout, took: Duration, for_command: bool) {
     let network = layout.plan.network_file();
     say(&format!(
         "\nUse it:\n  \
-         curl --proxy socks5h://{socks} http://127.0.0.1:8000/\n  \
-         git -c http.proxy=socks5h://{socks} clone http://127.0.0.1:8000/repository.git\n  \
+         curl --proxy socks5h://{socks} {page}\n  \
          cepa trace --network {network}\n  \
          cepa consensus --network {network}\n  \
          cepa status --config {client}\n\
          Nodes, logs and keys: {summary}\n\
          Stop it with Ctrl-C.",
+        page = page.url(),
         network = network.display(),
         summary = summary.display(),
         client = layout.plan.client_config().display(),
@@ -180,6 +196,7 @@ async fn work(
     network: &mut Network,
     command: &[OsString],
     socks: SocketAddr,
+    page: &WebPage,
     stop: &mut Stop,
 ) -> Result<ExitCode, CliError> {
     let work = async {
@@ -191,7 +208,9 @@ async fn work(
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            [program, arguments @ ..] => command::run(program, arguments, socks, stop).await,
+            [program, arguments @ ..] => {
+                command::run(program, arguments, socks, &page.url(), stop).await
+            }
         }
     };
     tokio::select! {
@@ -226,7 +245,7 @@ impl Local {
         } else {
             Network::Here(Box::default())
         };
-        let layout = Box::pin(start(&mut network, shape, processes, dir)).await?;
+        let layout = Box::pin(start(&mut network, shape, processes, dir, None)).await?;
         Ok(Self { network, layout })
     }
 

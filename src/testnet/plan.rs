@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -41,6 +42,15 @@ const MAX_NODES: usize = 200;
 /// How much each authority of a network that measures may download (MiB an hour). Half a MiB a second loads no machine.
 const MEASURE_MIB_PER_HOUR: u32 = 2048;
 
+/// What half a round of the agreement takes on one machine, apart from links and the number of relays.
+const HALF_A_ROUND: Duration = Duration::from_millis(110);
+/// What one relay's entry in one authority's vote costs until every authority has taken it.
+const WORK_PER_ENTRY: Duration = Duration::from_micros(300);
+/// Bytes of a relay's entry in a vote, roughly and rather more.
+const VOTE_BYTES_PER_RELAY: u32 = 1_000;
+/// The shortest interval, which a small network on one machine keeps, and the longest that parameters may have.
+const INTERVAL_SECONDS: (u64, u64) = (2, 86_400);
+
 impl Shape {
     /// Checks that such a network can work.
     pub fn check(&self) -> Result<(), CliError> {
@@ -64,6 +74,32 @@ impl Shape {
             problem,
             "try `cepa testnet --authorities 3 --relays 8 --exits 3 --socks 127.0.0.1:9350`",
         ))
+    }
+
+    /// The time between two consensuses (whole seconds): what the agreement on votes needs under these conditions.
+    ///
+    /// The agreement has f + 1 rounds in a quarter of the interval (docs/protocol.md 6.22.2). Within half a round
+    /// (6.22.8) a message between two authorities connects by TCP and TLS, is answered, and carries a vote: four round
+    /// trips, and the time in which a vote passes each link and is read and verified by everybody.
+    fn vote_interval(&self) -> Duration {
+        let (authorities, relays) = (self.authorities as u32, self.relays as u32);
+        let rounds = authorities.saturating_sub(1) / 2 + 1;
+        let vote = self
+            .conditions
+            .bandwidth
+            .map_or(Duration::ZERO, |bytes_per_sec| {
+                let bytes = relays * VOTE_BYTES_PER_RELAY * authorities;
+                Duration::from_secs_f64(f64::from(bytes) / bytes_per_sec as f64)
+            });
+        // A lost segment is sent again a round trip later.
+        let trips = self
+            .conditions
+            .round_trip()
+            .mul_f64(4.0 * (1.0 + 4.0 * self.conditions.loss));
+        let half = HALF_A_ROUND + trips + vote + WORK_PER_ENTRY * relays * authorities;
+        let whole = (half * 8 * rounds).as_millis().div_ceil(1_000);
+        let (least, most) = INTERVAL_SECONDS;
+        Duration::from_secs(u64::try_from(whole).unwrap_or(most).clamp(least, most))
     }
 
     /// Number of nodes that accept links.
@@ -108,6 +144,8 @@ pub(super) struct Plan {
     pub conditions: Conditions,
     /// When the client's circuits get a second leg.
     pub multipath: MultipathKind,
+    /// The time between two consensuses (whole seconds).
+    pub vote_interval: Duration,
 }
 
 /// One node of the plan.
@@ -208,6 +246,7 @@ impl Plan {
             measure: shape.measure,
             conditions: shape.conditions,
             multipath: shape.multipath,
+            vote_interval: shape.vote_interval(),
         })
     }
 
@@ -395,6 +434,29 @@ mod tests {
                 assert_eq!(exit.resolver, shape().resolver);
             }
         }
+    }
+
+    #[test]
+    fn the_interval_of_votes_follows_from_the_links_and_the_size() {
+        let interval = |change: fn(&mut Shape)| {
+            let mut shape = shape();
+            change(&mut shape);
+            shape.vote_interval().as_secs()
+        };
+        assert_eq!(interval(|s| s.authorities = 1), 2);
+        assert_eq!(interval(|_| ()), 2);
+        assert_eq!(
+            interval(|s| s.conditions.delay = Duration::from_millis(40)),
+            7
+        );
+        assert_eq!(
+            interval(|s| s.conditions.delay = Duration::from_secs(2)),
+            258
+        );
+        assert!(interval(|s| s.conditions.bandwidth = Some(10_000)) > 40);
+        assert!(interval(|s| s.conditions.loss = 0.5) < 4);
+        let large = interval(|s| (s.authorities, s.relays) = (9, 190));
+        assert!((20..40).contains(&large), "{large}");
     }
 
     #[test]
