@@ -139,9 +139,10 @@ fn garbage_harms_nobody(net: &Testnet) {
     assert!(got.stdout == content(1, 10));
 }
 
-/// Checks that a network without a directory of its own leaves no file and no process behind.
+/// Checks that a first try works with what the network brings along, and that a network without a directory of its own
+/// leaves no file and no process behind.
 #[test]
-fn nothing_is_left_of_a_network() {
+fn the_page_is_fetched_the_client_is_found_and_nothing_is_left_of_a_network() {
     let _alone = alone();
     for processes in [false, true] {
         let temporary = tempfile::tempdir().unwrap();
@@ -151,10 +152,14 @@ fn nothing_is_left_of_a_network() {
             command.arg("--processes");
         }
         // The command sees the network's files, and names its processes.
-        let script = "cat \"$TMPDIR\"/*/testnet.json; exit 3";
+        let script = "set -e; curl -sS \"$CEPA_PAGE\" | grep -q 'It works' && \"$CEPA\" status | grep -q '^ready (100 %)'
+            cat \"$TMPDIR\"/*/testnet.json; exit 3";
         let output = command
             .args(["--", "sh", "-c", script])
+            .env("CEPA", env!("CARGO_BIN_EXE_cepa"))
             .env("TMPDIR", temporary.path())
+            .env("XDG_RUNTIME_DIR", temporary.path())
+            .env("XDG_STATE_HOME", temporary.path())
             .stderr(Stdio::null())
             .output()
             .unwrap();
