@@ -6,7 +6,7 @@
 //! * `relay`: the [`RelayDescriptor`] that a relay signs, with its addresses, flags, exit policy and key certificates;
 //! * `network`: the [`NetworkFile`] that names the authorities, its [`Revisions`], and the [`Params`] of the network;
 //! * `consensus`: the [`Consensus`] that relays and clients hold in a [`ConsensusStore`], and the difference of two;
-//! `vote`: how the authorities come to a consensus.
+//! * `vote`: how the authorities come to a consensus.
 //!
 //! The way of a relay through them: its descriptor goes to the authorities; each puts those that it could reach into a
 //! [`Vote`]; by [`Endorsement`]s the authorities agree which votes there are ([`Agreement`]); [`tally`] turns the same
