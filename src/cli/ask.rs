@@ -170,6 +170,7 @@ impl NewIdentityCommand {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::control::GuardStatus;
