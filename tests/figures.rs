@@ -157,7 +157,7 @@ const ROWS: &[Row] = &[
     ("6.21.14", "1 to {}, in place", Ones, "client/src/path/rules.rs", "MOST_GUARDS"),
     ("6.22.7", "the last {} valid-afters", Ones, "relay/src/authority", "MAX_PROOF_PERIODS"),
     ("6.22.7", "at most {} KiB", KiB, "common/src/dir/vote/proof.rs", "MAX_PROOFS_BYTES"),
-    ("7.2", "all links {}", Ones, "common/src/limits.rs", "CREATES_WAITING"),
+    ("7.2", "more than {} wait", Ones, "common/src/limits.rs", "CREATES_WAITING"),
     ("7.2", "may have {} circuits", Ones, "common/src/limits.rs", "CIRCUITS_PER_LINK"),
     ("7.10", "gives each hop {} s", Secs, "client/src/circuit/maker.rs", "HOP_TIMEOUT"),
     ("7.13", "{} clean circuits", Ones, "client/src/circuit/upkeep.rs", "READY_EACH"),

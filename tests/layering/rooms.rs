@@ -101,7 +101,10 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "relay/src/events",
         ],
     ),
-    ("relay/src/exit", &["common/src", "relay/src/directory"]),
+    (
+        "relay/src/exit",
+        &["common/src", "relay/src/admission", "relay/src/directory"],
+    ),
     (
         "relay/src/params.rs",
         &["common/src", "relay/src/directory"],

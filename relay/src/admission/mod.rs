@@ -3,13 +3,14 @@
 //! Every bound on what strangers can have of a relay stands here: connections ([`LinkAdmission`]), directory
 //! connections ([`ConnectionPlaces`]) and requests ([`DirectoryAdmission`]), CREATEs that wait ([`JobQueue`]), bytes
 //! that links move in a second, and bytes that queues hold ([`Memory`]). Other rooms ask before they begin something;
-//! this room knows none of them.
+//! this room knows none of them. [`Party`] says whose work is counted together.
 
 mod bucket;
 mod creates;
 mod directory;
 mod links;
 mod memory;
+mod party;
 mod places;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub(crate) use creates::{Job, JobQueue};
 pub(crate) use directory::DirectoryAdmission;
 pub(crate) use links::{Comer, LinkAdmission, LinkPlace};
 pub(crate) use memory::{Memory, keep_within_budget};
+pub(crate) use party::{Party, SharedPlaces};
 pub(crate) use places::{Asker, ConnectionPlaces, Watch};
 
 /// How much of the machine a relay may take.

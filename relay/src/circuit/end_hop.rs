@@ -28,9 +28,9 @@ use tokio::time::{Instant as Deadline, Sleep, sleep};
 use super::EndContext;
 use super::rest::{self, Rest};
 use super::sets::Entered;
-use crate::admission::Bucket;
+use crate::admission::{Bucket, Party};
 use crate::directory::serve_connection;
-use crate::exit;
+use crate::exit::{self, Origin};
 
 /// Streams that a client may begin on a circuit at once, and the refusals after which the client loses the circuit
 /// (S23). A page begins some dozens. Each stream costs a name, a dial or a request, so this bounds those too.
@@ -110,8 +110,8 @@ pub(crate) struct EndHop {
     pub(super) context: Arc<EndContext>,
     /// Receives and sends, by the link to the client's side.
     pub(super) end: EndDriver<HopLayers, Acceptor>,
-    /// The relay at the far side of the link to the client's side, if a relay is there.
-    pub(super) peer: Option<RelayId>,
+    /// Whose the link to the client's side is.
+    pub(super) party: Party,
     /// Has a cell opened? Until then the client has proven nothing.
     confirmed: bool,
     /// Has anything happened since the last look?
@@ -127,7 +127,7 @@ impl EndHop {
     pub(crate) fn new(
         context: Arc<EndContext>,
         link: Arc<LinkQueue>,
-        peer: Option<RelayId>,
+        party: Party,
         circ: CircId,
         inbox: Arc<Inbox>,
         agreed: Agreed,
@@ -163,7 +163,7 @@ impl EndHop {
                     backward: Box::new(RelayBackward::new(suite, keys.backward)),
                 },
             },
-            peer,
+            party,
             confirmed: false,
             was_used: false,
             rest: Rest::default(),
@@ -328,8 +328,12 @@ impl EndHop {
                 tasks.spawn(serve_connection(stream, directory.clone()));
             }
             StreamTarget::Host(host, port) => {
-                let party = (self.end.link.serial(), self.end.circ);
-                tasks.spawn(exit::serve(exit.clone(), stream, host, port, party));
+                let origin = Origin {
+                    party: self.party,
+                    link: self.end.link.serial(),
+                    circ: self.end.circ,
+                };
+                tasks.spawn(exit::serve(exit.clone(), stream, host, port, origin));
             }
         }
         Ok(())

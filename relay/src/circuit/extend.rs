@@ -29,7 +29,7 @@ impl EndHop {
     pub(super) async fn extend(mut self, extend: Extend) -> End {
         let Extend { relay, message } = extend;
         // A circuit that goes to this relay again, or straight back, is a loop that no client needs (S17).
-        if relay == self.context.identity || Some(relay) == self.peer {
+        if relay == self.context.identity || Some(relay) == self.party.relay() {
             return End::Here(DestroyReason::Protocol);
         }
         let leg = match self.while_quiet(self.reach(relay, message)).await {
@@ -67,7 +67,7 @@ impl EndHop {
     /// the answer. `None` if one of these fails or takes too long.
     async fn reach(&self, relay: RelayId, message: Box<[u8; CREATE_LEN]>) -> Option<Leg> {
         let patience = Duration::from_secs(self.context.params.get().extend_dial_seconds.into());
-        let dial = self.context.links.link_to(relay);
+        let dial = self.context.links.link_to(relay, self.party);
         let link = match timeout(patience, dial).await {
             Ok(Ok(link)) => link,
             Ok(Err(error)) => {

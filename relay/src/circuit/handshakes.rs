@@ -121,7 +121,7 @@ impl Responder {
     fn answer(&self, job: Job) {
         let Job {
             link,
-            peer,
+            party,
             circ,
             message,
             since,
@@ -157,7 +157,7 @@ impl Responder {
         let end = EndHop::new(
             self.ends.clone(),
             link.clone(),
-            peer,
+            party,
             circ,
             inbox.clone(),
             Agreed {
@@ -181,6 +181,7 @@ mod tests {
     use cepa_common::net::queue::LinkQueue;
 
     use super::*;
+    use crate::admission::Party;
 
     #[tokio::test]
     async fn a_thread_whose_answer_panics_goes_on_with_the_next_and_says_so() {
@@ -195,7 +196,7 @@ mod tests {
         for circ in [1, 2] {
             let job = Job {
                 link: link.clone(),
-                peer: None,
+                party: Party::Link(link.serial()),
                 circ: CircId::new(circ).unwrap(),
                 message: Box::new([0; CREATE_LEN]),
                 since: steady::now(),

@@ -1,63 +1,102 @@
 //! How many look-ups and dials an exit has going at once, and whose turn is next (S23).
 //!
 //! An attempt costs a socket and up to 15 s, and whoever begins streams pays nothing for it. So attempts are bounded
-//! for each circuit, for each link, and in all. Whoever comes over a bound waits. Links take turns, and on a link
-//! circuits take turns: a peer that begins a thousand streams to nowhere holds up only its own streams.
+//! for each circuit, for each party, for strangers together, and in all. Whoever comes over a bound waits. Parties take
+//! turns, and of a party circuits take turns: a peer that begins a thousand streams to nowhere holds up its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
 use cepa_common::ids::CircId;
 use cepa_common::sync::lock;
 
-/// Attempts of one circuit at once. A page opens a few dozen connections.
-const OF_CIRCUIT: usize = 32;
-/// Attempts of all circuits of one link at once.
-const OF_LINK: usize = 128;
-/// Attempts in all. A dial uses one socket and a look-up two or four; a process may have some thousands open.
-const IN_ALL: usize = 512;
+use crate::admission::Party;
 
-/// Who makes an attempt: the link that the stream came by, by its serial number, and the circuit on it.
-pub(crate) type Party = (u64, CircId);
+/// How many attempts there may be at once.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Of one circuit.
+    circuit: usize,
+    /// Of all circuits of one party.
+    party: usize,
+    /// Of all parties that are no relays. Clients come to an exit by other relays, so few circuits are of strangers.
+    strangers: usize,
+    /// In all.
+    all: usize,
+}
+
+/// Attempts of an exit. A page opens a few dozen connections. A dial has one socket and a look-up two or four, of the
+/// thousands that a process may have open.
+pub(super) const OF_EXIT: Bounds = Bounds {
+    circuit: 32,
+    party: 128,
+    strangers: 128,
+    all: 512,
+};
+
+/// Dials to one address, whatever the port. One that answers does so in a tenth of a second or two; one that is silent
+/// takes 5 s, so that a party must not have all.
+pub(super) const OF_ADDRESS: Bounds = Bounds {
+    circuit: 16,
+    party: 16,
+    strangers: 16,
+    all: 64,
+};
+
+/// Where a stream comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Origin {
+    /// Whose link the circuit came by.
+    pub(crate) party: Party,
+    /// The serial number of that link.
+    pub(crate) link: u64,
+    /// The circuit on that link.
+    pub(crate) circ: CircId,
+}
 
 enum Ticket {
     Waits(Option<Waker>),
     Holds,
 }
 
-/// Circuits of one link that have attempts waiting, in the order of their turns.
+/// Circuits of one party that have attempts waiting, in the order of their turns.
 #[derive(Default)]
-struct OfLink {
-    circuits: HashMap<CircId, VecDeque<u64>>,
-    turns: VecDeque<CircId>,
+struct OfParty {
+    circuits: HashMap<Origin, VecDeque<u64>>,
+    turns: VecDeque<Origin>,
 }
 
-#[derive(Default)]
 struct State {
+    bounds: Bounds,
     tickets: HashMap<u64, Ticket>,
     next_ticket: u64,
-    links: HashMap<u64, OfLink>,
-    /// Links with attempts waiting, in the order of their turns.
-    turns: VecDeque<u64>,
+    parties: HashMap<Party, OfParty>,
+    /// Parties with attempts waiting, in the order of their turns.
+    turns: VecDeque<Party>,
     held: usize,
-    held_of_link: HashMap<u64, usize>,
-    held_of_circuit: HashMap<Party, usize>,
+    held_of_strangers: usize,
+    held_of_party: HashMap<Party, usize>,
+    held_of_circuit: HashMap<Origin, usize>,
+}
+
+fn is_stranger(party: Party) -> bool {
+    party.relay().is_none()
 }
 
 impl State {
-    fn add(&mut self, (link, circ): Party) -> u64 {
+    fn add(&mut self, origin: Origin) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.tickets.insert(ticket, Ticket::Waits(None));
-        let of_link = self.links.entry(link).or_default();
-        if of_link.circuits.is_empty() {
-            self.turns.push_back(link);
+        let of_party = self.parties.entry(origin.party).or_default();
+        if of_party.circuits.is_empty() {
+            self.turns.push_back(origin.party);
         }
-        let of_circuit = of_link.circuits.entry(circ).or_default();
+        let of_circuit = of_party.circuits.entry(origin).or_default();
         if of_circuit.is_empty() {
-            of_link.turns.push_back(circ);
+            of_party.turns.push_back(origin);
         }
         of_circuit.push_back(ticket);
         ticket
@@ -66,32 +105,34 @@ impl State {
     /// Gives free places to those whose turn it is.
     fn grant(&mut self) {
         let mut passed = 0;
-        while self.held < IN_ALL
+        while self.held < self.bounds.all
             && passed < self.turns.len()
-            && let Some(link) = self.turns.pop_front()
+            && let Some(party) = self.turns.pop_front()
         {
-            let granted = self.grant_to_link(link);
+            let granted = self.grant_to_party(party);
             passed = if granted { 0 } else { passed + 1 };
-            if self.links.contains_key(&link) {
-                self.turns.push_back(link);
+            if self.parties.contains_key(&party) {
+                self.turns.push_back(party);
             }
         }
     }
 
-    fn grant_to_link(&mut self, link: u64) -> bool {
-        let Some(of_link) = self.links.get_mut(&link) else {
+    fn grant_to_party(&mut self, party: Party) -> bool {
+        let Some(of_party) = self.parties.get_mut(&party) else {
             return false;
         };
-        let held_of_link = self.held_of_link.entry(link).or_default();
+        let held_of_party = self.held_of_party.entry(party).or_default();
+        let strangers_may = self.held_of_strangers < self.bounds.strangers;
+        let may_more = strangers_may || !is_stranger(party);
         let mut granted = false;
-        for _ in 0..of_link.turns.len() {
-            if *held_of_link >= OF_LINK || granted {
+        for _ in 0..of_party.turns.len() {
+            if *held_of_party >= self.bounds.party || !may_more || granted {
                 break;
             }
-            let Some(circ) = of_link.turns.pop_front() else {
+            let Some(origin) = of_party.turns.pop_front() else {
                 break;
             };
-            let Some(waiting) = of_link.circuits.get_mut(&circ) else {
+            let Some(waiting) = of_party.circuits.get_mut(&origin) else {
                 continue;
             };
             // Streams that gave up waiting have left their tickets in the queue.
@@ -101,43 +142,42 @@ impl State {
             {
                 waiting.pop_front();
             }
-            let held = self
-                .held_of_circuit
-                .get(&(link, circ))
-                .copied()
-                .unwrap_or_default();
-            if held < OF_CIRCUIT
+            let held = self.held_of_circuit.get(&origin).copied();
+            let held = held.unwrap_or_default();
+            if held < self.bounds.circuit
                 && let Some(ticket) = waiting.pop_front()
             {
                 granted = true;
                 self.held += 1;
-                *held_of_link += 1;
-                self.held_of_circuit.insert((link, circ), held + 1);
+                *held_of_party += 1;
+                self.held_of_strangers += usize::from(is_stranger(party));
+                self.held_of_circuit.insert(origin, held + 1);
                 if let Some(Ticket::Waits(Some(waker))) = self.tickets.insert(ticket, Ticket::Holds)
                 {
                     waker.wake();
                 }
             }
             if waiting.is_empty() {
-                of_link.circuits.remove(&circ);
+                of_party.circuits.remove(&origin);
             } else {
-                of_link.turns.push_back(circ);
+                of_party.turns.push_back(origin);
             }
         }
-        if *held_of_link == 0 {
-            self.held_of_link.remove(&link);
+        if *held_of_party == 0 {
+            self.held_of_party.remove(&party);
         }
-        if of_link.circuits.is_empty() {
-            self.links.remove(&link);
+        if of_party.circuits.is_empty() {
+            self.parties.remove(&party);
         }
         granted
     }
 
-    fn release(&mut self, ticket: u64, party: Party) {
+    fn release(&mut self, ticket: u64, origin: Origin) {
         if let Some(Ticket::Holds) = self.tickets.remove(&ticket) {
             self.held -= 1;
-            count_down(&mut self.held_of_link, party.0);
-            count_down(&mut self.held_of_circuit, party);
+            self.held_of_strangers -= usize::from(is_stranger(origin.party));
+            count_down(&mut self.held_of_party, origin.party);
+            count_down(&mut self.held_of_circuit, origin);
         }
     }
 }
@@ -151,19 +191,53 @@ fn count_down<K: core::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) 
     }
 }
 
-/// The attempts of one exit.
-#[derive(Clone, Default)]
-pub(crate) struct Attempts(Arc<Mutex<State>>);
+/// Attempts that are bounded together.
+#[derive(Clone)]
+pub(super) struct Attempts(Arc<Mutex<State>>);
+
+/// Attempts that last as long as one of them does.
+pub(super) struct WeakAttempts(Weak<Mutex<State>>);
+
+impl WeakAttempts {
+    /// The attempts, if there is still one.
+    pub(super) fn upgrade(&self) -> Option<Attempts> {
+        self.0.upgrade().map(Attempts)
+    }
+
+    /// Is there none any more?
+    pub(super) fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
 
 impl Attempts {
-    /// Waits for a turn. The place is held until the returned [`Attempt`] is dropped. Dropping the future gives the
-    /// turn up.
-    pub(crate) async fn turn(&self, party: Party) -> Attempt {
-        let ticket = lock(&self.0).add(party);
+    /// No attempts, within `bounds`.
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            bounds,
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            parties: HashMap::new(),
+            turns: VecDeque::new(),
+            held: 0,
+            held_of_strangers: 0,
+            held_of_party: HashMap::new(),
+            held_of_circuit: HashMap::new(),
+        })))
+    }
+
+    /// The same attempts, which this value does not keep alive.
+    pub(super) fn downgrade(&self) -> WeakAttempts {
+        WeakAttempts(Arc::downgrade(&self.0))
+    }
+
+    /// Waits for a turn. The place is held until it is dropped. Whoever stops waiting gives up its turn.
+    pub(super) async fn turn(&self, origin: Origin) -> Attempt {
+        let ticket = lock(&self.0).add(origin);
         let attempt = Attempt {
             attempts: self.clone(),
             ticket,
-            party,
+            origin,
         };
         lock(&self.0).grant();
         poll_fn(|cx| attempt.poll_held(cx)).await;
@@ -172,10 +246,10 @@ impl Attempts {
 }
 
 /// A place for one attempt, or the wait for it.
-pub(crate) struct Attempt {
+pub(super) struct Attempt {
     attempts: Attempts,
     ticket: u64,
-    party: Party,
+    origin: Origin,
 }
 
 impl Attempt {
@@ -193,7 +267,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let mut state = lock(&self.attempts.0);
-        state.release(self.ticket, self.party);
+        state.release(self.ticket, self.origin);
         state.grant();
     }
 }
@@ -203,17 +277,24 @@ impl Drop for Attempt {
 mod tests {
     use std::pin::Pin;
 
+    use cepa_common::ids::RelayId;
+
     use super::*;
 
     type Wait = Pin<Box<dyn Future<Output = Attempt>>>;
 
-    fn party(link: u64, circ: u32) -> Party {
-        (link, CircId::new(circ).unwrap())
+    /// A circuit by the link of a relay.
+    fn origin(link: u8, circ: u32) -> Origin {
+        Origin {
+            party: Party::Relay(RelayId([link; 32])),
+            link: link.into(),
+            circ: CircId::new(circ).unwrap(),
+        }
     }
 
-    fn wait(attempts: &Attempts, party: Party) -> Wait {
+    fn wait(attempts: &Attempts, origin: Origin) -> Wait {
         let attempts = attempts.clone();
-        Box::pin(async move { attempts.turn(party).await })
+        Box::pin(async move { attempts.turn(origin).await })
     }
 
     fn poll(wait: &mut Wait) -> Option<Attempt> {
@@ -224,10 +305,10 @@ mod tests {
     }
 
     /// Begins `number` attempts. Gives those that hold a place, and those that wait.
-    fn begin(attempts: &Attempts, party: Party, number: usize) -> (Vec<Attempt>, Vec<Wait>) {
+    fn begin(attempts: &Attempts, origin: Origin, number: usize) -> (Vec<Attempt>, Vec<Wait>) {
         let (mut held, mut waiting) = (Vec::new(), Vec::new());
         for _ in 0..number {
-            let mut one = wait(attempts, party);
+            let mut one = wait(attempts, origin);
             match poll(&mut one) {
                 Some(attempt) => held.push(attempt),
                 None => waiting.push(one),
@@ -236,46 +317,85 @@ mod tests {
         (held, waiting)
     }
 
-    #[test]
-    fn each_circuit_each_link_and_all_are_bounded() {
-        let attempts = Attempts::default();
-        let mut all = Vec::new();
-        for link in 0..8 {
-            let mut of_link = 0;
-            for circ in 1..=12 {
-                let (held, waiting) = begin(&attempts, party(link, circ), 40);
-                assert!(held.len() <= OF_CIRCUIT);
-                of_link += held.len();
-                all.push((held, waiting));
-            }
-            assert!(of_link <= OF_LINK);
-        }
-        let held: usize = all.iter().map(|(held, _)| held.len()).sum();
-        assert_eq!(held, IN_ALL);
-        drop(all);
+    fn is_clean(attempts: &Attempts) -> bool {
         let state = lock(&attempts.0);
-        assert_eq!((state.held, state.tickets.len()), (0, 0));
-        assert!(state.held_of_link.is_empty() && state.held_of_circuit.is_empty());
+        let counts = [state.held, state.held_of_strangers, state.tickets.len()];
+        counts == [0; 3] && state.held_of_party.is_empty() && state.held_of_circuit.is_empty()
     }
 
     #[test]
-    fn links_take_turns_and_who_gives_up_takes_none() {
-        let attempts = Attempts::default();
+    fn each_circuit_each_party_and_all_are_bounded() {
+        for bounds in [OF_EXIT, OF_ADDRESS] {
+            let attempts = Attempts::new(bounds);
+            let mut all = Vec::new();
+            for link in 0..8 {
+                let mut of_party = 0;
+                for circ in 1..=12 {
+                    let (held, waiting) = begin(&attempts, origin(link, circ), 40);
+                    assert!(held.len() <= bounds.circuit);
+                    of_party += held.len();
+                    all.push((held, waiting));
+                }
+                assert!(of_party <= bounds.party);
+            }
+            let held: usize = all.iter().map(|(held, _)| held.len()).sum();
+            assert_eq!(held, bounds.all);
+            drop(all);
+            assert!(is_clean(&attempts));
+        }
+    }
+
+    #[test]
+    fn parties_take_turns_and_who_gives_up_takes_none() {
+        let attempts = Attempts::new(OF_EXIT);
         let (mut held, mut floods) = (Vec::new(), Vec::new());
         for link in 0..4 {
             for circ in 1..=8 {
-                let (some, wait) = begin(&attempts, party(link, circ), 64);
+                let (some, wait) = begin(&attempts, origin(link, circ), 64);
                 held.extend(some);
                 floods.extend(wait);
             }
         }
-        assert_eq!(held.len(), IN_ALL);
-        let (none, mut quiet) = begin(&attempts, party(9, 1), 1);
+        assert_eq!(held.len(), OF_EXIT.all);
+        let (none, mut quiet) = begin(&attempts, origin(9, 1), 1);
         assert!(none.is_empty());
         // Half of those who wait give up.
         floods.truncate(floods.len() / 2);
         // The quiet circuit waits for one turn of each other link, not for their queues.
         held.drain(..5);
         assert!(poll(&mut quiet[0]).is_some());
+    }
+
+    #[test]
+    fn links_of_one_address_are_one_party_and_strangers_leave_room() {
+        let attempts = Attempts::new(OF_EXIT);
+        let stranger = |address: u8, link: u64| Origin {
+            party: Party::of(None, [192, 0, 2, address].into(), link),
+            link,
+            circ: CircId::new(1).unwrap(),
+        };
+        let mut all = Vec::new();
+        // Two strangers with two hundred links each.
+        for link in 0..400 {
+            all.push(begin(&attempts, stranger((link % 2) as u8, link), 8));
+        }
+        let held = |all: &[(Vec<Attempt>, Vec<Wait>)]| -> usize {
+            all.iter().map(|(held, _)| held.len()).sum()
+        };
+        assert_eq!(held(&all), OF_EXIT.strangers);
+        let (relay, waiting) = begin(&attempts, origin(1, 1), OF_EXIT.circuit);
+        assert_eq!((relay.len(), waiting.len()), (OF_EXIT.circuit, 0));
+        // A third stranger waits for one turn of each of the others, and not for four hundred links.
+        let (none, mut third) = begin(&attempts, stranger(2, 999), 1);
+        assert!(none.is_empty());
+        let places: Vec<_> = all
+            .iter_mut()
+            .flat_map(|(held, _)| held.drain(..))
+            .collect();
+        let mut places = places.into_iter();
+        places.by_ref().take(3).for_each(drop);
+        assert!(poll(&mut third[0]).is_some());
+        drop((places, all, relay, waiting, third));
+        assert!(is_clean(&attempts));
     }
 }

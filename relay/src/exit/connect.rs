@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use cepa_common::budget::Budget;
 use cepa_common::cell::message::EndReason;
@@ -14,12 +14,11 @@ use cepa_common::stream::StreamHost;
 use cepa_common::sync::lock;
 use cepa_common::world::sockets::SocketStream;
 use cepa_common::world::{Sockets, World};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::directory::DirectoryServer;
 
-use super::attempts::{Attempts, Party};
+use super::attempts::{Attempt, Attempts, OF_ADDRESS, OF_EXIT, Origin, WeakAttempts};
 use super::resolve::{LookupError, Resolver, ResolverError};
 
 /// Number of addresses of one name that are tried.
@@ -143,28 +142,25 @@ pub struct ExitConnector {
     destinations: Destinations,
 }
 
-/// Dials to one address, whatever the port, that may be under way at once. The others wait.
-const DIALS_OF_ADDRESS: usize = 64;
-
 /// The dials that are under way, by address.
 #[derive(Default)]
-struct Destinations(Mutex<HashMap<IpAddr, Weak<Semaphore>>>);
+struct Destinations(Mutex<HashMap<IpAddr, WeakAttempts>>);
 
 impl Destinations {
     /// Waits until one more dial may be made to an address.
-    async fn turn(&self, address: IpAddr) -> Option<OwnedSemaphorePermit> {
+    async fn turn(&self, address: IpAddr, origin: Origin) -> Attempt {
         let dials = {
             let mut dials = lock(&self.0);
-            // There are at most as many entries as attempts, because each entry is held by an attempt.
-            dials.retain(|_, dials| dials.strong_count() > 0);
-            let known = dials.get(&address).and_then(Weak::upgrade);
+            // As many entries as attempts, at most: each is held by one.
+            dials.retain(|_, dials| !dials.is_over());
+            let known = dials.get(&address).and_then(WeakAttempts::upgrade);
             known.unwrap_or_else(|| {
-                let new = Arc::new(Semaphore::new(DIALS_OF_ADDRESS));
-                dials.insert(address, Arc::downgrade(&new));
+                let new = Attempts::new(OF_ADDRESS);
+                dials.insert(address, new.downgrade());
                 new
             })
         };
-        dials.acquire_owned().await.ok()
+        dials.turn(origin).await
     }
 }
 
@@ -185,13 +181,13 @@ impl ExitConnector {
             names: Resolver::new(resolver, &world.names, budget)?,
             policy,
             sockets: world.sockets.clone(),
-            attempts: Attempts::default(),
+            attempts: Attempts::new(OF_EXIT),
             destinations: Destinations::default(),
         })
     }
 
-    /// Connects to `host` and `port` within 15 s. The attempt waits for a turn of `party`. Dropping the future gives
-    /// the attempt up.
+    /// Connects to `host` and `port` within 15 s, for a stream from `origin`: parties take turns. Dropping the future
+    /// gives the attempt up.
     ///
     /// # Errors
     /// [`DestinationError`]; the client is told its [`DestinationError::end_reason`].
@@ -199,10 +195,10 @@ impl ExitConnector {
         &self,
         host: &StreamHost,
         port: u16,
-        party: Party,
+        origin: Origin,
     ) -> Result<SocketStream, DestinationError> {
         let deadline = Instant::now() + DEADLINE;
-        let turn = timeout_at(deadline, self.attempts.turn(party)).await;
+        let turn = timeout_at(deadline, self.attempts.turn(origin)).await;
         let _attempt = turn.map_err(|_| DestinationError::Resource)?;
         let addresses = match host {
             StreamHost::Ip(ip) => vec![*ip],
@@ -210,7 +206,7 @@ impl ExitConnector {
         };
         let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
         first_of(addresses, &*self.policy, deadline, |address| async move {
-            let _turn = self.destinations.turn(address.ip()).await;
+            let _turn = self.destinations.turn(address.ip(), origin).await;
             self.sockets.connect(address).await
         })
         .await

@@ -17,6 +17,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use attempts::Origin;
 pub(crate) use connect::Outside;
 pub use connect::{AddressPolicy, DestinationError, ExitConnector};
 pub use resolve::ResolverError;

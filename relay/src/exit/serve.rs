@@ -6,24 +6,24 @@ use cepa_common::cell::message::EndReason;
 use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::stream::{Acceptor, StreamHost};
 
-use super::attempts::Party;
+use super::attempts::Origin;
 use super::copy::copy;
 use super::{DestinationError, ExitConnector};
 
 /// Connects a stream that a client has begun and copies until both sides are done. A relay that is no exit has no
-/// `exit`, and refuses. `party` is who has begun the stream.
+/// `exit`, and refuses. `origin` says who has begun the stream.
 pub(crate) async fn serve(
     exit: Option<Arc<ExitConnector>>,
     stream: StreamIo<Acceptor>,
     host: StreamHost,
     port: u16,
-    party: Party,
+    origin: Origin,
 ) {
     let connected = match &exit {
         // A stream that the client gives up ends its look-up, its dial and its place among the attempts at once. The
         // future is in a box, because connecting takes much more memory than the long copying after it.
         Some(exit) => tokio::select! {
-            connected = Box::pin(exit.connect(&host, port, party)) => {
+            connected = Box::pin(exit.connect(&host, port, origin)) => {
                 connected.map_err(DestinationError::end_reason)
             }
             () = stream.given_up() => return,

@@ -26,13 +26,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::attempts::Party;
+use super::attempts::Origin;
 use super::copy::copy;
 use super::*;
+use crate::admission::Party;
 
-/// The one circuit that makes the attempts of these tests, which are few.
-fn party() -> Party {
-    (1, CircId::new(1).unwrap())
+/// Who asks. Attempts are few here.
+fn origin() -> Origin {
+    Origin {
+        party: Party::Link(1),
+        link: 1,
+        circ: CircId::new(1).unwrap(),
+    }
 }
 
 /// What the DNS server answers.
@@ -158,7 +163,7 @@ async fn names_and_addresses_are_reached() {
         name("GOOD.example."),
         name("alias.example"),
     ] {
-        let stream = exit.connect(&host, port, party()).await.unwrap();
+        let stream = exit.connect(&host, port, origin()).await.unwrap();
         assert!(matches!(stream, SocketStream::Tcp(tcp) if tcp.nodelay().unwrap()));
         listener.accept().await.unwrap();
     }
@@ -169,7 +174,7 @@ async fn a_name_without_address_is_unresolvable() {
     let dns = Dns::start().await;
     let exit = dns.exit(anywhere);
     let error = exit
-        .connect(&name("nowhere.example"), 80, party())
+        .connect(&name("nowhere.example"), 80, origin())
         .await
         .unwrap_err();
     assert_eq!(error, DestinationError::ResolveFailed);
@@ -187,11 +192,14 @@ async fn names_are_asked_for_as_they_are_and_special_ones_never() {
         "127.1",
         "not a name",
     ] {
-        let error = exit.connect(&name(special), 80, party()).await.unwrap_err();
+        let error = exit
+            .connect(&name(special), 80, origin())
+            .await
+            .unwrap_err();
         assert_eq!(error, DestinationError::ResolveFailed, "{special}");
     }
     assert_eq!(dns.asked.lock().unwrap().as_slice(), &[] as &[String]);
-    let _ = exit.connect(&name("Plain"), 80, party()).await;
+    let _ = exit.connect(&name("Plain"), 80, origin()).await;
     let asked = dns.asked.lock().unwrap();
     assert!(
         !asked.is_empty() && asked.iter().all(|a| a == "plain"),
@@ -210,12 +218,12 @@ async fn a_name_that_leads_inside_is_refused_each_time() {
         "alias.example",
         "rebind.example",
     ] {
-        let error = exit.connect(&name(host), 80, party()).await.unwrap_err();
+        let error = exit.connect(&name(host), 80, origin()).await.unwrap_err();
         assert_eq!(error, DestinationError::Policy, "{host}");
     }
     for literal in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"] {
         let host = StreamHost::Ip(literal.parse().unwrap());
-        let error = exit.connect(&host, 80, party()).await.unwrap_err();
+        let error = exit.connect(&host, 80, origin()).await.unwrap_err();
         assert_eq!(error, DestinationError::Policy, "{literal}");
     }
 }
@@ -232,7 +240,7 @@ async fn the_policy_is_asked_about_the_address_dialled() {
     });
     for times in 1..=3 {
         let error = exit
-            .connect(&name("good.example"), 7, party())
+            .connect(&name("good.example"), 7, origin())
             .await
             .unwrap_err();
         assert_eq!(error, DestinationError::Policy);
@@ -248,7 +256,7 @@ async fn a_closed_port_is_refused() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let error = exit
-        .connect(&name("good.example"), port, party())
+        .connect(&name("good.example"), port, origin())
         .await
         .unwrap_err();
     assert_eq!(error, DestinationError::Refused);
@@ -260,10 +268,10 @@ async fn a_silent_server_costs_three_seconds_and_holds_up_nobody() {
     let exit = Arc::new(dns.exit(anywhere));
     let silent = {
         let exit = Arc::clone(&exit);
-        tokio::spawn(async move { exit.connect(&name("silent.example"), 80, party()).await })
+        tokio::spawn(async move { exit.connect(&name("silent.example"), 80, origin()).await })
     };
     let nowhere = name("nowhere.example");
-    let other = exit.connect(&nowhere, 80, party());
+    let other = exit.connect(&nowhere, 80, origin());
     let other = timeout(Duration::from_secs(1), other).await;
     assert_eq!(other.unwrap().unwrap_err(), DestinationError::ResolveFailed);
     assert!(!silent.is_finished());
@@ -277,7 +285,7 @@ async fn a_chain_without_end_fails_after_a_few_questions() {
     let dns = Dns::start().await;
     let exit = dns.exit(anywhere);
     let error = exit
-        .connect(&name("loop.example"), 80, party())
+        .connect(&name("loop.example"), 80, origin())
         .await
         .unwrap_err();
     assert_eq!(error, DestinationError::ResolveFailed);
@@ -370,7 +378,7 @@ async fn what_is_given_up_dials_no_longer() {
             };
             begun += 1;
             let stream = streams.hold(key);
-            tokio::spawn(serve(Some(exit.clone()), stream, host, port, party()));
+            tokio::spawn(serve(Some(exit.clone()), stream, host, port, origin()));
         }
     }
     assert!(are(32).await, "one circuit dials 32 at once; the rest wait");

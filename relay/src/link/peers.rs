@@ -11,12 +11,12 @@ use cepa_common::net::queue::LinkQueue;
 use cepa_common::net::tls::Tls;
 use cepa_common::sync::lock;
 use cepa_common::world::sockets::SocketStream;
-use tokio::sync::Semaphore;
 
 use super::LinkContext;
+use crate::admission::{Party, SharedPlaces};
 use crate::directory::DirectoryServer;
 
-/// EXTENDs that wait at once for a consensus that lists their target.
+/// EXTENDs that wait at once for a consensus that lists their target. A party that fills the places makes room.
 const MAX_WAITING: usize = 64;
 
 /// Why there is no link to a relay.
@@ -51,7 +51,7 @@ pub(crate) struct PeerLinks {
     context: LinkContext,
     peers: Mutex<Peers>,
     /// Those who wait for a consensus that lists their target.
-    waiting: Semaphore,
+    waiting: SharedPlaces,
 }
 
 impl PeerLinks {
@@ -69,7 +69,7 @@ impl PeerLinks {
             directory,
             context,
             peers: Mutex::default(),
-            waiting: Semaphore::new(MAX_WAITING),
+            waiting: SharedPlaces::new(MAX_WAITING),
         }
     }
 
@@ -96,13 +96,12 @@ impl PeerLinks {
     }
 
     /// Looks up the link key and the addresses of a relay. A client may hold a newer consensus than this relay does. So
-    /// while this relay's newest consensus is not fresh, a few callers at a time wait for the next one, until their
-    /// deadline.
-    async fn target(&self, relay: RelayId) -> Option<([u8; 32], Vec<SocketAddr>)> {
+    /// while this relay's newest is not fresh, a few callers at a time wait for the next one, until their deadline.
+    async fn target(&self, relay: RelayId, party: Party) -> Option<([u8; 32], Vec<SocketAddr>)> {
         let clock = self.directory.clock();
         let mut follow = self.directory.subscribe();
         let find = |store: &ConsensusStore| store.extend_target(relay, clock.now_secs());
-        let mut is_waiting = None;
+        let mut place = None;
         loop {
             let store = Arc::clone(&follow.borrow_and_update());
             if let Some(found) = find(&store) {
@@ -113,23 +112,33 @@ impl PeerLinks {
             if store.newest().is_some_and(is_fresh) {
                 return None;
             }
-            if is_waiting.is_none() {
-                is_waiting = Some(self.waiting.try_acquire().ok()?);
+            if place.is_none() {
+                place = Some(self.waiting.take(party)?);
             }
-            follow.changed().await.ok()?;
+            tokio::select! {
+                changed = follow.changed() => changed.ok()?,
+                () = place.as_ref()?.evicted() => return None,
+            }
         }
     }
 
-    /// Finds or dials a link to `relay`, whose address the consensus names.
+    /// Finds or dials a link to `relay`, whose address the consensus names, for `party`.
     ///
     /// # Errors
     /// [`LinkToError`].
-    pub(crate) async fn link_to(&self, relay: RelayId) -> Result<Arc<LinkQueue>, LinkToError> {
+    pub(crate) async fn link_to(
+        &self,
+        relay: RelayId,
+        party: Party,
+    ) -> Result<Arc<LinkQueue>, LinkToError> {
         if let Some(queue) = self.find(relay) {
             return Ok(queue);
         }
         let now = self.directory.clock().now_secs();
-        let (key, addresses) = self.target(relay).await.ok_or(LinkToError::Unknown)?;
+        let (key, addresses) = self
+            .target(relay, party)
+            .await
+            .ok_or(LinkToError::Unknown)?;
         let turn = self.peers().dialling.entry(relay).or_default().clone();
         let _turn = turn.lock().await;
         if let Some(queue) = self.find(relay) {

@@ -12,7 +12,7 @@ use cepa_common::net::switch::{AcceptCircuits, CreateRefusal};
 use cepa_common::net::tasks::Tasks;
 use cepa_common::world::steady;
 
-use crate::admission::{Job, JobQueue, Memory};
+use crate::admission::{Job, JobQueue, Memory, Party};
 use crate::params::ParamsInForce;
 
 /// What every link of a relay runs with.
@@ -45,7 +45,7 @@ impl LinkContext {
             params: self.params.clone(),
             creates: self.creates.clone(),
             link: queue.clone(),
-            peer,
+            party: Party::of(peer, link.peer_address.ip(), queue.serial()),
         };
         let bandwidth = self.bandwidth.clone();
         self.tasks.spawn(async move {
@@ -60,14 +60,14 @@ struct Acceptor {
     params: ParamsInForce,
     creates: Arc<JobQueue>,
     link: Arc<LinkQueue>,
-    peer: Option<RelayId>,
+    party: Party,
 }
 
 impl AcceptCircuits for Acceptor {
     fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal> {
         let job = Job {
             link: self.link.clone(),
-            peer: self.peer,
+            party: self.party,
             circ,
             message: Box::new(*message),
             since: steady::now(),
