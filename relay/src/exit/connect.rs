@@ -16,8 +16,6 @@ use cepa_common::world::sockets::SocketStream;
 use cepa_common::world::{Sockets, World};
 use tokio::time::{Instant, timeout_at};
 
-use crate::directory::DirectoryServer;
-
 use super::attempts::{Attempt, Attempts, OF_ADDRESS, OF_EXIT, Origin, WeakAttempts};
 use super::resolve::{LookupError, Resolver, ResolverError};
 
@@ -43,22 +41,6 @@ impl AddressPolicy for ExitPolicy {
 impl<F: Fn(SocketAddr) -> bool + Send + Sync + 'static> AddressPolicy for F {
     fn allows(&self, address: SocketAddr) -> bool {
         self(address)
-    }
-}
-
-/// The rules of an exit's owner, and one more that always holds: the exit connects to no relay, so that nobody makes
-/// circuits that run in a circle through exits (protocol.md 6.10.3).
-pub(crate) struct Outside {
-    /// The owner's rules.
-    pub(crate) rules: ExitPolicy,
-    /// The directory, which knows the addresses of relays.
-    pub(crate) directory: Arc<DirectoryServer>,
-}
-
-impl AddressPolicy for Outside {
-    fn allows(&self, address: SocketAddr) -> bool {
-        let now = self.directory.clock().now_secs();
-        self.rules.allows(address) && !self.directory.snapshot().is_relay_address(address, now)
     }
 }
 

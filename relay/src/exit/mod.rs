@@ -1,8 +1,8 @@
 //! The exit: where a stream leaves the overlay for a TCP connection.
 //!
 //! A circuit's end hands a stream that a client has begun to `serve`. That calls [`ExitConnector::connect`], which
-//! waits for a turn (`attempts`), resolves the name (`resolve`, `known`), asks the policy and dials (`connect`). Then
-//! `copy` moves the bytes.
+//! waits for a turn (`attempts`), resolves the name (`resolve`, `known`), asks the policy (`outside`) and dials
+//! (`connect`). Then `copy` moves the bytes.
 //!
 //! Three things are absent on purpose: search domains, the hosts file, and any answer that did not come from a name
 //! server.
@@ -11,6 +11,7 @@ mod attempts;
 mod connect;
 mod copy;
 mod known;
+mod outside;
 mod resolve;
 mod serve;
 
@@ -18,7 +19,7 @@ mod serve;
 mod tests;
 
 pub(crate) use attempts::Origin;
-pub(crate) use connect::Outside;
 pub use connect::{AddressPolicy, DestinationError, ExitConnector};
+pub(crate) use outside::Outside;
 pub use resolve::ResolverError;
 pub(crate) use serve::serve;

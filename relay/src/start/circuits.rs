@@ -42,7 +42,7 @@ impl Circuits {
             memory,
             bandwidth,
         } = Admission::new(options.limits, Instant::now());
-        let exit = exit(options, directory, memory.budget())?;
+        let exit = exit(options, ground, directory, memory.budget())?;
         let (params, tasks) = (&directory.params, &ground.work.tasks);
         let links = Arc::new(PeerLinks::new(
             ground.identity,
@@ -87,15 +87,20 @@ impl Circuits {
 /// What connects streams to the outside, if this relay is an exit.
 fn exit(
     options: &RelayOptions,
+    ground: &Ground,
     directory: &Directory,
     budget: &Arc<Budget>,
 ) -> Result<Option<Arc<ExitConnector>>, ResolverError> {
     let Some(exit) = &options.exit else {
         return Ok(None);
     };
+    let mut own = vec![options.listen.ip(), ground.local_addr.ip()];
+    own.extend(options.advertised.iter().map(|address| address.ip()));
     let policy = Arc::new(Outside {
         rules: exit.policy.clone(),
         directory: directory.server.clone(),
+        own,
+        sockets: options.world.sockets.clone(),
     });
     let connector = ExitConnector::new(policy, exit.resolver, &options.world, budget)?;
     Ok(Some(Arc::new(connector)))

@@ -83,6 +83,13 @@ impl PolicyRule {
 }
 
 impl Addresses {
+    fn is_single(&self) -> bool {
+        matches!(
+            self,
+            Self::Prefix(IpAddr::V4(_), 32) | Self::Prefix(IpAddr::V6(_), 128)
+        )
+    }
+
     fn contains(&self, ip: IpAddr) -> bool {
         match (self, ip) {
             (Self::All, _) | (Self::AllV4, IpAddr::V4(_)) | (Self::AllV6, IpAddr::V6(_)) => true,
@@ -153,6 +160,12 @@ impl ExitPolicy {
                 .iter()
                 .find(|rule| rule.matches(address))
                 .is_some_and(|rule| rule.accept)
+    }
+
+    /// Does the rule that decides about this address accept it, and name it alone? (A prefix of one address does.)
+    pub fn names(&self, address: SocketAddr) -> bool {
+        let decides = self.rules.iter().find(|rule| rule.matches(address));
+        decides.is_some_and(|rule| rule.accept && rule.addresses.is_single())
     }
 
     /// The summary for the descriptor: the ports that the policy allows on most addresses.
