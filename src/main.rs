@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use cepa::{cli, harden};
 use clap::Parser;
 
+/// glibc's allocator keeps what a flood once took (Cargo.toml has the figures).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     harden::no_core_dumps();
     harden::raise_file_limit();
