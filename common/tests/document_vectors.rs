@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use cepa_common::dir::{
     ConsensusSignature, Digest, DocError, Endorsement, FamilyFile, KeyFileError, LinkCertificate,
-    NetworkFile, SignedDescriptor,
+    NetworkFile, Permit, SignedDescriptor,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::onion::Suite;
@@ -77,6 +77,37 @@ fn endorsements_by_keys_of_both_algorithms() {
     assert!(matches!(parse("without_author"), Err(DocError::Content(_))));
     assert_eq!(parse("stranger"), Err(DocError::UnknownSigner));
     assert_eq!(parse("unordered"), Err(DocError::SignatureList));
+    assert_eq!(parse("of_another_network"), Err(DocError::BadSignature));
+}
+
+#[test]
+fn permits_of_authorities() {
+    let vectors = vectors();
+    let network = NetworkFile::parse(vectors["founding"].as_str().unwrap()).unwrap();
+    let given = &vectors["permit"];
+    let text = |name: &str| given[name].as_str().unwrap();
+    let bytes = |name: &str| hex::decode(text(name)).unwrap();
+    let parse = |name: &str| Permit::parse_and_verify(&bytes(name), &network);
+    for (name, count) in [
+        ("good", 65_536),
+        ("certified", 65_536),
+        ("most", 16_777_216),
+    ] {
+        let (permit, authority) = parse(name).unwrap();
+        assert_eq!(RelayId::from_hex(text("relay")), Some(permit.relay));
+        assert_eq!(RelayId::from_hex(text("authority")), Some(authority));
+        assert_eq!(permit.made, given["made"].as_u64().unwrap());
+        assert_eq!(permit.bytes, count);
+        assert_eq!(hex::encode(permit.nonce), text("nonce"));
+    }
+    assert_eq!(parse("expired"), Err(DocError::KeyExpired));
+    assert_eq!(parse("stranger"), Err(DocError::UnknownSigner));
+    assert_eq!(parse("unsigned"), Err(DocError::UnknownSigner));
+    assert!(matches!(
+        parse("two_signatures"),
+        Err(DocError::TooFewSignatures { .. })
+    ));
+    assert!(matches!(parse("too_many_bytes"), Err(DocError::Content(_))));
     assert_eq!(parse("of_another_network"), Err(DocError::BadSignature));
 }
 

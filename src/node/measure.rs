@@ -136,9 +136,11 @@ async fn carried(client: &Client, download: &Download) -> Result<Carried, Measur
     };
     let stream = circuit.0.open(StreamTarget::Directory);
     let stream = stream.ok_or(MeasureError::Failed)?;
-    let fetched = fetch_padding(stream, u64::from(download.bytes), download.deadline).await;
+    let (permit, bytes) = (download.permit.clone(), u64::from(download.bytes));
+    let fetched = fetch_padding(stream, permit, bytes, download.deadline).await;
     match fetched {
         Ok((bytes, took)) => Ok(Carried { bytes, took }),
+        Err(error) if error.is_busy() => Err(MeasureError::Busy),
         Err(error) => Err(failed(&error)),
     }
 }

@@ -1,5 +1,5 @@
 """Directory documents whose signatures and revisions are easy to get wrong (docs/protocol.md, 6.1 to 6.3,
-6.6, 6.11, 6.20, 6.22).
+6.6, 6.11, 6.18, 6.20, 6.22).
 
 Writes common/testdata/documents.json. Run it alone: nothing here needs the other files.
 """
@@ -244,6 +244,42 @@ def descriptor(network, signer="relay link", family_of="relay", cert_until=1_902
     return document(2, body, signer, 1, key(signer).sign(signed(2, network, body)))
 
 
+# 6.18.9
+
+
+def permit(network, made, *signers, count=65_536):
+    """Signers are (name, voting key or None, not_after), as for endorsements."""
+    body = public(key("relay")) + number(made) + number(count) + hashlib.sha256(b"nonce").digest()[:16]
+    signatures = []
+    for name, voting, not_after in signers:
+        if voting:
+            algorithm, blob = 2, certified(name, voting, not_after, network, 11, body)
+        else:
+            algorithm, blob = 1, key(name).sign(signed(11, network, body))
+        signatures.append(public(key(name)) + bytes([algorithm]) + len(blob).to_bytes(2, "big") + blob)
+    head = bytes([11, 1]) + len(body).to_bytes(4, "big") + body
+    return (head + bytes([len(signatures)]) + b"".join(sorted(signatures))).hex()
+
+
+def permits(network, made):
+    oak, elm, ash = ("oak", None, 0), ("elm", None, 0), ("ash", None, 0)
+    return {
+        "relay": public(key("relay")).hex(),
+        "made": made,
+        "authority": public(key("oak identity")).hex(),
+        "nonce": hashlib.sha256(b"nonce").digest()[:16].hex(),
+        "good": permit(network, made, oak),
+        "certified": permit(network, made, ("oak", "oak voting", made + 1)),
+        "most": permit(network, made, oak, count=16_777_216),
+        "expired": permit(network, made, ("oak", "oak voting", made)),
+        "stranger": permit(network, made, ash),
+        "two_signatures": permit(network, made, oak, elm),
+        "unsigned": permit(network, made),
+        "too_many_bytes": permit(network, made, oak, count=16_777_217),
+        "of_another_network": permit(bytes(32), made, oak),
+    }
+
+
 def main():
     oak, elm, ash = authority("oak", 9001), authority("elm", 9002), authority("ash", 9003)
     params = {"vote_interval_seconds": 1800}
@@ -269,6 +305,7 @@ def main():
         },
         "endorsement": endorsements(network, oak, valid_after),
         "key_files": key_files(network),
+        "permit": permits(network, valid_after),
         "descriptor": {
             "good": descriptor(network).hex(),
             "signed_by_the_identity": descriptor(network, signer="relay").hex(),

@@ -1,12 +1,13 @@
 //! Directory documents: who is in the network, and what the authorities say of them (docs/protocol.md, chapter 6).
 //!
-//! Five rooms, each of which uses those before it:
+//! Six rooms, each of which uses those before it:
 //!
 //! * `signed`: kind, digest and signatures, which all documents share, and the keys that sign for an authority;
 //! * `relay`: the [`RelayDescriptor`] that a relay signs, with its addresses, flags, exit policy and key certificates;
 //! * `network`: the [`NetworkFile`] that names the authorities, its [`Revisions`], and the [`Params`] of the network;
 //! * `consensus`: the [`Consensus`] that relays and clients hold in a [`ConsensusStore`], and the difference of two;
-//! * `vote`: how the authorities come to a consensus.
+//! * `vote`: how the authorities come to one;
+//! * `permit`: by which an authority measures a relay.
 //!
 //! The way of a relay through them: its descriptor goes to the authorities; each puts those that it could reach into a
 //! [`Vote`]; by [`Endorsement`]s the authorities agree which votes there are ([`Agreement`]); [`tally`] turns the same
@@ -21,6 +22,7 @@
 
 mod consensus;
 mod network;
+mod permit;
 mod relay;
 mod signed;
 mod vote;
@@ -35,6 +37,7 @@ pub use network::{
     AuthorityEntry, Fallback, KnownNetwork, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkDraft,
     NetworkFile, NetworkFileError, Params, Revisions, Signatories, local_network_params,
 };
+pub use permit::{MAX_PADDING_BYTES, MAX_PERMIT_BYTES, Permit};
 pub use relay::{
     AddressClass, Away, DescriptorCache, ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert,
     KeyFileError, LinkCertificate, MAX_DESCRIPTOR_BYTES, MAX_KEY_FILE_BYTES, PolicyError,

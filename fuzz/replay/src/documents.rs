@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use cepa_common::dir::{
     Consensus, ConsensusSignature, Endorsement, EquivocationProof, ExitPolicy, FamilyFile, Kind,
-    LinkCertificate, NetworkDraft, NetworkFile, Signature, SignedConsensus, SignedDescriptor,
-    SignedVote, apply,
+    LinkCertificate, NetworkDraft, NetworkFile, Permit, Signature, SignedConsensus,
+    SignedDescriptor, SignedVote, apply,
 };
 use ed25519_dalek::SigningKey;
 
@@ -91,6 +91,18 @@ pub(crate) fn endorsement(data: &[u8]) -> bool {
         return false;
     };
     assert_eq!(endorsement.to_bytes(), Ok(document));
+    true
+}
+
+/// Reads the body of a permit. A permit that is accepted has one encoding.
+pub(crate) fn permit(data: &[u8]) -> bool {
+    let key = seeds::authority_key();
+    let document = signed(Kind::Permit, data, &key);
+    let Ok((permit, _)) = Permit::parse_and_verify(&document, the_network()) else {
+        return false;
+    };
+    let again = permit.sign(&the_network().network_id(), &key);
+    assert_eq!(again, Ok(document));
     true
 }
 

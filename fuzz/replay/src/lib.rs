@@ -19,7 +19,7 @@ pub mod seeds;
 pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [FuzzTarget; 23] = [
+pub const TARGETS: [FuzzTarget; 24] = [
     ("front", front::front),
     ("cell", cells::cell),
     ("message", cells::message),
@@ -37,6 +37,7 @@ pub const TARGETS: [FuzzTarget; 23] = [
     ("difference", documents::difference),
     ("endorsement", documents::endorsement),
     ("proof", documents::proof),
+    ("permit", documents::permit),
     ("control", owner::control),
     ("guards", owner::guards),
     ("bias", owner::bias),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cepa_common::dir::Permit;
 use cepa_common::ids::NetworkId;
 use cepa_common::state::StateError;
 use cepa_common::state::record::{self, Generation};
@@ -13,7 +14,7 @@ use cepa_common::world::{Disk, blocking, random};
 use tokio::task::JoinSet;
 
 use super::kept::Remembered;
-use super::measure::{Carried, Job, Measure, MeasureError};
+use super::measure::{Carried, Download, Job, Measure, MeasureError};
 use super::{Authority, OperatorRules};
 use crate::events::{AuthorityFailure, DiskTrouble, RelayEvent, Reporter};
 
@@ -64,6 +65,22 @@ impl Authority {
     ) {
         let Self { relays, params, .. } = self;
         relays.on_measured(job, results, params, now_ms, rng);
+    }
+
+    /// This authority's permit for a download. It is empty while the authority has no key that is good now.
+    fn permit(&self, download: &Download, now_ms: u64, rng: &mut impl rand::Rng) -> Vec<u8> {
+        let mut nonce = [0; 16];
+        rng.fill_bytes(&mut nonce);
+        let [_, relay] = download.path;
+        let permit = Permit {
+            relay,
+            made: now_ms / 1_000,
+            bytes: download.bytes,
+            nonce,
+        };
+        let network = self.config.network.network_id();
+        let signed = permit.sign(&network, &self.config.signing_key);
+        signed.unwrap_or_default()
     }
 
     /// Sets the operator's rules, and how much may be downloaded to measure (MiB an hour; nothing is measured with
@@ -161,7 +178,10 @@ impl Learning {
     /// Starts the downloads that are due, and saves what was learnt when it is time.
     pub(super) async fn work(&mut self, now_ms: u64) {
         if let Some(measure) = self.measure.clone() {
-            while let Some(job) = self.authority.next_measurement(now_ms, &mut random::rng()) {
+            while let Some(mut job) = self.authority.next_measurement(now_ms, &mut random::rng()) {
+                for download in &mut job.downloads {
+                    download.permit = self.authority.permit(download, now_ms, &mut random::rng());
+                }
                 start(&measure, job, &mut self.jobs);
             }
         }

@@ -8,7 +8,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
-use cepa_common::dir::Site;
+use cepa_common::dir::{MAX_PADDING_BYTES, Site};
 use cepa_common::ids::RelayId;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
@@ -20,9 +20,9 @@ const MAX_AT_ONCE: usize = 4;
 /// Size of the first download through a relay (bytes).
 const FIRST_BYTES: u32 = 64 << 10;
 /// Size of the largest download (bytes), which is the most that a directory server sends.
-const MAX_BYTES: u32 = 16 << 20;
-/// Number of downloads of each relay that the budget must allow while a sample lives. If the budget allows fewer, the
-/// downloads are made smaller.
+const MAX_BYTES: u32 = MAX_PADDING_BYTES;
+/// Number of downloads of each relay that the budget must allow while a sample lives. If it would not, downloads are
+/// smaller.
 const SAMPLES_TO_AFFORD: u64 = 6;
 /// A download that takes this time shows what a relay carries. A shorter one is repeated with four times the bytes.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ const SAMPLE_LIFE_INTERVALS: u64 = 8;
 const FAILURES_TO_ZERO: u32 = 4;
 /// The wait after the first failure (milliseconds). The wait doubles with each further failure.
 const FIRST_RETRY_MS: u64 = 5_000;
+/// The wait after a server was busy (milliseconds).
+const BUSY_RETRY_MS: u64 = 20_000;
 /// The estimate for a relay that carries nothing (KiB a second). Zero would mean that the relay must not be used.
 const NEXT_TO_NOTHING: u32 = 1;
 /// The pause before relays are looked through again if none was due (milliseconds).
@@ -54,6 +56,8 @@ pub struct Download {
     pub path: [RelayId; 2],
     /// Number of bytes to ask for.
     pub bytes: u32,
+    /// The authority's permit for the second hop; empty until the authority has signed it.
+    pub permit: Vec<u8>,
     /// The download ends this long after its first byte, and what has come until then counts.
     pub deadline: Duration,
 }
@@ -72,6 +76,8 @@ pub struct Carried {
 pub enum MeasureError {
     /// The download was not tried, because this side is not ready, which says nothing about the relays.
     NotReady,
+    /// The directory server of the second hop was busy. That says nothing about what the relays carry.
+    Busy,
     /// One of the two relays did not do its part.
     Failed,
 }
@@ -360,6 +366,7 @@ impl Scheduler {
             job.downloads.push(Download {
                 path,
                 bytes,
+                permit: Vec::new(),
                 deadline: DOWNLOAD_DEADLINE,
             });
         }
@@ -416,6 +423,15 @@ impl Scheduler {
                 subject.next = now.saturating_add(FIRST_RETRY_MS.min(interval));
             }
             self.next_look = now.saturating_add(LOOK_AGAIN_MS);
+            return;
+        }
+        if results.contains(&Err(MeasureError::Busy)) {
+            for target in &job.targets {
+                let subject = self.subjects.entry(*target).or_default();
+                subject.busy_until = 0;
+                let wait = jittered(BUSY_RETRY_MS.min(interval), rng);
+                subject.next = now.saturating_add(wait);
+            }
             return;
         }
         let carried: Vec<Carried> = results

@@ -273,6 +273,7 @@ fn two_that_fail_by_turns_gain_nothing_by_it() {
             .map(|id| Download {
                 path: [id, identity(3)],
                 bytes: MAX_BYTES,
+                permit: Vec::new(),
                 deadline: DOWNLOAD_DEADLINE,
             })
             .to_vec(),
@@ -361,6 +362,34 @@ fn measurements_survive_a_restart() {
     // The relays come back with the same descriptors.
     world.now_ms += 1_000;
     world.honest(10..=16);
+    assert_eq!(world.weights(), before);
+}
+
+/// Everybody is busy for ten minutes. Gives how often that was asked.
+fn all_are_busy(world: &mut World) -> usize {
+    let (relays, _) = &mut world.authorities[0];
+    let mut asked = 0;
+    for _ in 0..600 {
+        world.now_ms += 1_000;
+        let next = relays.next_job(&world.params, world.now_ms, &mut world.rng);
+        let Some(job) = next else { continue };
+        let results = vec![Err(MeasureError::Busy); job.downloads.len()];
+        relays.on_measured(&job, &results, &world.params, world.now_ms, &mut world.rng);
+        asked += 1;
+    }
+    asked
+}
+
+#[test]
+fn busy_changes_no_weight_and_is_asked_again() {
+    // Of those that were never measured the authority goes on to say nothing.
+    let mut world = World::new(1);
+    world.honest(10..=14);
+    assert!(all_are_busy(&mut world) > 100);
+    world.assert_nothing_is_reported();
+    world.run(600);
+    let before = world.weights();
+    all_are_busy(&mut world);
     assert_eq!(world.weights(), before);
 }
 

@@ -1,13 +1,35 @@
 //! Answers of a directory server that are no documents: a status and a few words (docs/protocol.md, 6.12).
 
+use core::time::Duration;
+
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 
 use crate::authority::{AuthorityError, AuthorityHandle, Submission, SubmitError};
 
-/// Gives a verified document to the authority, and tells the client what the authority says to it.
+/// The body of a request must be complete after this time.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Reads a body of at most `cap` bytes. What is wrong with the body is an answer.
+pub(super) async fn read_body(
+    request: Request<Incoming>,
+    cap: usize,
+) -> Result<Bytes, Response<Full<Bytes>>> {
+    let body = Limited::new(request.into_body(), cap).collect();
+    match tokio::time::timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(text(StatusCode::PAYLOAD_TOO_LARGE, "document is too large"))
+        }
+        Ok(Err(_)) => Err(text(StatusCode::BAD_REQUEST, "body is not complete")),
+        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "body took too long")),
+    }
+}
+
+/// Gives a verified document to the authority, and answers with what that says to it.
 pub(super) async fn submit(
     authority: &AuthorityHandle,
     submission: Submission,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cepa_common::dir::{
     ConsensusSignature, DocError, KnownNetwork, MAX_DESCRIPTOR_BYTES, NetworkFile, SignedDescriptor,
 };
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
@@ -16,7 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::reply::{submit, text};
+use super::reply::{read_body, submit, text};
 use super::server::DirectoryServer;
 use super::watched::Watched;
 use super::{consensus, padding, voting};
@@ -25,9 +25,7 @@ use crate::authority::Submission;
 
 /// The head of a request must be complete after this time.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// The body of a request must be complete after this time.
-const BODY_DEADLINE: Duration = Duration::from_secs(30);
-/// A whole connection may take this time, in which even a slow client reads a consensus of 8 MiB.
+/// A whole connection may take this time: nobody reads a consensus more slowly than 8 MiB in it.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
 /// The most bytes of a request's head that are buffered.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
@@ -57,14 +55,12 @@ where
     };
     let caller = Caller { asker, has_room };
     let io = Watched::new(io, place.watch());
-    let allowance = Arc::new(padding::Allowance::default());
     let service = service_fn(move |request: Request<Incoming>| {
-        let (server, allowance) = (Arc::clone(&server), Arc::clone(&allowance));
+        let server = Arc::clone(&server);
         async move {
-            if let (&Method::GET, Some(bytes)) =
-                (request.method(), padding::asked(request.uri().path()))
-            {
-                return Ok(padding::answer(bytes, server.padding(), &allowance));
+            if padding::is_asked(&request) {
+                let permit = padding::permit(request).await;
+                return Ok(permit.map_or_else(|refusal| refusal, |permit| server.pad(&permit)));
             }
             padding::other(answer(request, &server, caller).await)
         }
@@ -213,14 +209,9 @@ async fn accept(
     let Some(authority) = server.authority() else {
         return text(StatusCode::FORBIDDEN, "not a directory authority");
     };
-    let body = Limited::new(request.into_body(), cap).collect();
-    let body = match tokio::time::timeout(BODY_DEADLINE, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, "document is too large");
-        }
-        Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "body is not complete"),
-        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "body took too long"),
+    let body = match read_body(request, cap).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
     };
     let network = server.networks().for_document(&body);
     let submission = match verify(&body, &network) {

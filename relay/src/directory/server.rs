@@ -7,12 +7,13 @@ use cepa_common::dir::{
     AuthorityEntry, Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, Params,
     StoreError,
 };
+use cepa_common::ids::RelayId;
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::world::Clock;
 use tokio::sync::watch;
 
 use super::differences::Differences;
-use super::padding::Places;
+use super::padding::{Answer, Places};
 use crate::admission::{Asker, ConnectionPlaces, DirectoryAdmission};
 use crate::authority::{AuthorityHandle, Seat, Serve};
 use crate::events::{RelayEvent, Reporter};
@@ -24,6 +25,8 @@ pub struct DirectoryServer {
     clock: Clock,
     store: watch::Sender<Arc<ConsensusStore>>,
     authority: Option<AuthorityHandle>,
+    /// The relay that serves, whom permits must name.
+    own: Option<RelayId>,
     padding: Places,
     events: Reporter,
     pub(super) differences: Differences,
@@ -38,22 +41,35 @@ impl DirectoryServer {
         clock: Clock,
         authority: Option<AuthorityHandle>,
     ) -> Arc<Self> {
-        Self::reporting(network, clock, authority, Reporter::default())
+        Self::build(network.into(), clock, authority, Reporter::default(), None)
     }
 
-    /// A server like that of [`DirectoryServer::new`], whose rooms report to `events`.
-    pub fn reporting(
+    /// A server like that of [`DirectoryServer::new`] that is part of the relay `own`, which authorities measure. Its
+    /// rooms report to `events`.
+    pub fn of_relay(
         network: impl Into<NetworkHandle>,
         clock: Clock,
         authority: Option<AuthorityHandle>,
         events: Reporter,
+        own: RelayId,
+    ) -> Arc<Self> {
+        Self::build(network.into(), clock, authority, events, Some(own))
+    }
+
+    fn build(
+        network: NetworkHandle,
+        clock: Clock,
+        authority: Option<AuthorityHandle>,
+        events: Reporter,
+        own: Option<RelayId>,
     ) -> Arc<Self> {
         let store = watch::Sender::new(Arc::new(ConsensusStore::new()));
         Arc::new(Self {
-            network: network.into(),
+            network,
             clock,
             store,
             authority,
+            own,
             padding: Places::default(),
             events,
             differences: Differences::new(),
@@ -172,9 +188,11 @@ impl DirectoryServer {
         self.authority.as_ref()
     }
 
-    /// The places for answers of padding.
-    pub(super) fn padding(&self) -> &Places {
-        &self.padding
+    /// Answers an authority's permit with padding.
+    pub(super) fn pad(&self, permit: &[u8]) -> Answer {
+        let time = self.clock.now_secs();
+        let network = self.network.at(time);
+        self.padding.answer(permit, self.own, &network, time)
     }
 }
 

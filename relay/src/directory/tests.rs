@@ -4,7 +4,10 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cepa_common::dir::{Consensus, KeyCert, MAX_DESCRIPTOR_BYTES, NetworkFile, RelayDescriptor};
+use cepa_common::dir::{
+    Consensus, KeyCert, MAX_DESCRIPTOR_BYTES, MAX_PERMIT_BYTES, NetworkFile, Permit,
+    RelayDescriptor,
+};
 use cepa_common::net::directory::{Dial, DirRequest, FetchError, fetch, fetch_consensus, upload};
 use cepa_common::testkit::*;
 use cepa_common::world::Clock;
@@ -362,17 +365,55 @@ async fn slow_and_hostile_peers_are_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn padding_is_as_long_as_asked_for() {
-    let mut world = World::new(1);
-    world.authority(1);
-    let fetch = |bytes: u64| {
-        let dial = world.dial().dial(&[address(1)], identity(1).0);
-        async move { cepa_common::net::directory::fetch_padding(dial.await.unwrap(), bytes, SOON).await }
+async fn padding_is_as_long_as_the_permit_says_and_for_nobody_else() {
+    let world = World::new(1);
+    let (clock, events) = (world.clock.clone(), Default::default());
+    let network = Arc::clone(&world.network);
+    let relay = DirectoryServer::of_relay(network, clock, None, events, identity(7));
+    world.board.plug(7, served_by(&relay));
+    let made = world.clock.now_secs();
+    let fetch = |document: Vec<u8>, bytes: u32| {
+        let dial = world.dial().dial(&[address(7)], identity(7).0);
+        async move {
+            let io = dial.await.unwrap();
+            cepa_common::net::directory::fetch_padding(io, document, bytes.into(), SOON).await
+        }
     };
-    assert_eq!(fetch(0).await.unwrap().0, 0);
-    assert_eq!(fetch(3_000_000).await.unwrap().0, 3_000_000);
-    assert!(matches!(
-        fetch(17 << 20).await,
-        Err(FetchError::Refused { status: 413, .. })
-    ));
+    let permit = |bytes: u32| {
+        let permit = Permit {
+            relay: identity(7),
+            made,
+            bytes,
+            nonce: [bytes as u8; 16],
+        };
+        permit
+            .sign(&world.network.network_id(), &signing_key(1))
+            .unwrap()
+    };
+    assert_eq!(fetch(permit(0), 0).await.unwrap().0, 0);
+    assert_eq!(
+        fetch(permit(3_000_001), 3_000_001).await.unwrap().0,
+        3_000_001
+    );
+    for (document, status) in [
+        (Vec::new(), 400),
+        (permit(3_000_001), 409),
+        (vec![11; MAX_PERMIT_BYTES + 1], 413),
+    ] {
+        let error = fetch(document, 1).await.unwrap_err();
+        assert!(!error.is_busy());
+        assert!(matches!(error, FetchError::Refused { status: found, .. } if found == status));
+    }
+    // Answers that nobody reads take the places of their authority, which hears that the relay is busy.
+    let mut held = Vec::new();
+    for n in 10..100 {
+        let document = permit(1_000_000 + n);
+        let fetch = fetch(document, 1_000_000 + n);
+        held.push(tokio::spawn(fetch));
+    }
+    let mut busy = 0;
+    for fetch in held {
+        busy += u32::from(matches!(fetch.await.unwrap(), Err(error) if error.is_busy()));
+    }
+    assert!(busy > 0);
 }

@@ -26,11 +26,12 @@ impl Directory {
     pub(super) async fn load(options: &RelayOptions, ground: &Ground) -> Self {
         let queue = options.authority.as_ref().map(|_| authority_queue());
         let (authority, queue) = queue.unzip();
-        let server = DirectoryServer::reporting(
+        let server = DirectoryServer::of_relay(
             options.network.clone(),
             options.world.clock.clone(),
             authority.clone(),
             ground.events.clone(),
+            ground.identity,
         );
         let files = ConsensusFiles::new(&ground.disk, &options.cache_dir, &server);
         files.load(&server).await;

@@ -34,6 +34,8 @@ pub enum Kind {
     Difference = 9,
     /// An authority's certificate of a key that signs for it.
     AuthorityKeyCert = 10,
+    /// An authority's word that it measures a relay.
+    Permit = 11,
 }
 
 impl Kind {
@@ -46,7 +48,8 @@ impl Kind {
             | Self::KeyCert
             | Self::Family
             | Self::Endorsement
-            | Self::AuthorityKeyCert => 1,
+            | Self::AuthorityKeyCert
+            | Self::Permit => 1,
         }
     }
 }

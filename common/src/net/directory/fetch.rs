@@ -91,6 +91,15 @@ impl FetchError {
         }
     }
 
+    /// Has the server said that it is busy, or closed before it said anything? That says nothing about its network.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => *status == 503,
+            Self::Http(error) => error.is_incomplete_message() || error.is_canceled(),
+            _ => false,
+        }
+    }
+
     /// How long a server that is busy, or asked too often, wants to be left alone; `None` for any other failure.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -3,17 +3,17 @@
 use core::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::HOST;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::fetch::FetchError;
 
-/// Asks a directory server for `bytes` bytes that mean nothing, and drops them as they come.
+/// Gives a directory server an authority's `permit` for `bytes` bytes that mean nothing, and drops them as they come.
 ///
 /// Bytes that have come at the deadline count. Returns how many came, and how long that took from the request on.
 ///
@@ -21,6 +21,7 @@ use super::fetch::FetchError;
 /// [`FetchError`] if nothing came, or if the server refused or broke off.
 pub async fn fetch_padding<S>(
     io: S,
+    permit: Vec<u8>,
     bytes: u64,
     deadline: Duration,
 ) -> Result<(u64, Duration), FetchError>
@@ -29,14 +30,15 @@ where
 {
     let started = Instant::now();
     let until = started + deadline;
-    let handshake = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(io));
+    let handshake = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(io));
     let (mut sender, connection) = timeout_at(until, handshake)
         .await
         .map_err(|_| FetchError::Deadline)??;
     let request = Request::builder()
-        .uri(format!("/cepa/1/padding/{bytes}"))
+        .method(Method::POST)
+        .uri("/cepa/1/padding")
         .header(HOST, "cepa")
-        .body(Empty::new())
+        .body(Full::from(permit))
         .map_err(|_| FetchError::Request)?;
     let download = async {
         let response = timeout_at(until, sender.send_request(request))

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cepa_common::dir::{
     AuthorityCert, ConsensusBody, Endorsement, Entry, EquivocationProof, FamilyFile,
-    FamilyMembership, Flags, KeyCert, LinkCertificate, NetworkDraft, NetworkFile, RandomShare,
-    RandomValue, RelayDescriptor, SignedConsensus, Signer, Vote, VoteEntry, diff,
+    FamilyMembership, Flags, KeyCert, LinkCertificate, NetworkDraft, NetworkFile, Permit,
+    RandomShare, RandomValue, RelayDescriptor, SignedConsensus, Signer, Vote, VoteEntry, diff,
     local_network_params,
 };
 use cepa_common::ids::{NetworkId, RelayId};
@@ -61,6 +61,24 @@ fn endorsements(network: &NetworkFile, vote: &Vote) -> Vec<Seed> {
     ]
 }
 
+fn permits() -> Vec<Seed> {
+    let mut permit = Permit {
+        relay: relay_id(),
+        made: 1_900_000_000,
+        bytes: 65_536,
+        nonce: [5; 16],
+    };
+    let good = postcard::to_allocvec(&permit).unwrap_or_default();
+    permit.bytes = u32::MAX;
+    let huge = postcard::to_allocvec(&permit).unwrap_or_default();
+    let short = good.get(..30).unwrap_or_default().to_vec();
+    vec![
+        ("permit", "short", short),
+        ("permit", "huge", huge),
+        ("permit", "good", good),
+    ]
+}
+
 pub(super) fn documents() -> Vec<Seed> {
     let network = network();
     let text = network.to_toml().unwrap_or_default();
@@ -80,6 +98,7 @@ pub(super) fn documents() -> Vec<Seed> {
         ),
         ("policy", "broken", b"accept 1.2.3.4/33:0-99999".to_vec()),
     ];
+    seeds.extend(permits());
     let descriptor = descriptor();
     let body = |bytes: Result<Vec<u8>, postcard::Error>| bytes.unwrap_or_default();
     let encoded = body(postcard::to_allocvec(&descriptor));
