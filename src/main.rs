@@ -11,6 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     harden::no_core_dumps();
+    harden::no_debuggers();
     harden::raise_file_limit();
     cli::Cli::parse().main()
 }

@@ -295,12 +295,14 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("src/control", &["common/src", "client/src", "src/terminal"]),
+    ("src/harden.rs", &[]),
     (
         "src/testnet",
         &[
             "common/src",
             "src/config",
             "src/control",
+            "src/harden.rs",
             "src/node",
             "src/terminal",
         ],
@@ -315,7 +317,6 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "src/testnet",
         ],
     ),
-    ("src/harden.rs", &[]),
     (
         "src/cli",
         &[
