@@ -152,6 +152,11 @@ const ROWS: &[Row] = &[
     ("6.19.1", "have at most {} elements", Ones, "common/src/dir/relay/descriptor.rs", "MAX_ENTRIES"),
     ("6.20.5", "at most {} onion keys", Ones, "relay/src/keys/schedule.rs", "MAX_KEYS"),
     ("6.20.9", "at most {} KiB", KiB, "common/src/dir/relay/key_files.rs", "MAX_KEY_FILE_BYTES"),
+    ("6.21.7", "are over {} % of the exits", Ones, "client/src/path/select.rs", "NEAR_PERCENT"),
+    ("6.21.9", "by {} silent CREATEs", Ones, "client/src/guard/silence.rs", "MOST_SILENT"),
+    ("6.21.9", "silent CREATEs in {} s", Secs, "client/src/guard/silence.rs", "SILENT_TIME"),
+    ("6.21.9", "has left {} CREATEs and more", Ones, "client/src/guard/silence.rs", "MOST_UNANSWERED"),
+    ("6.21.9", "without CREATED for {} s", Secs, "client/src/guard/silence.rs", "LONGEST"),
     ("6.21.12", "At most {} KiB", KiB, "client/src/guard/persist.rs", "MAX_STATE_BYTES"),
     ("6.21.12", "and {} guards", Ones, "client/src/guard/persist.rs", "MAX_GUARDS"),
     ("6.21.13", "Beyond {} both", Ones, "client/src/guard/bias.rs", "SCALE_AT"),
@@ -170,6 +175,7 @@ const ROWS: &[Row] = &[
     ("7.13", "hour, {} in all", Ones, "client/src/circuit/upkeep.rs", "READY_MOST"),
     ("7.13", "Of the {} that may", Ones, "client/src/circuit/maker.rs", "MOST_BUILDS"),
     ("7.14", "s; {} s at first) it is given up", Secs, "client/src/circuit/timeout.rs", "LOST_UNLEARNT"),
+    ("7.14", "and its answer, have {} s each", Secs, "client/src/circuit/maker.rs", "HOP_TIMEOUT"),
     ("7.14", "before {} are known", Ones, "client/src/circuit/timeout.rs", "ENOUGH"),
     ("7.14", "of at most {} the first", Ones, "client/src/circuit/race.rs", "SIDE_BY_SIDE"),
     ("7.14", "{} given up of the last", Ones, "client/src/circuit/timeout.rs", "TOO_MANY_TIMEOUTS"),
@@ -178,6 +184,8 @@ const ROWS: &[Row] = &[
     ("7.15", "or for {} s while streams", Secs, "client/src/circuit/liveness.rs", "IDLE_SILENCE"),
     ("7.16", "{} circuits and", Ones, "client/src/client.rs", "CONNECT_TRIES"),
     ("7.16", "and {} s at most", Secs, "client/src/client.rs", "CONNECT_TIMEOUT"),
+    ("7.17", "A relay that {} others accuse", Ones, "client/src/circuit/health.rs", "ENOUGH_WORDS"),
+    ("7.17", "leave out up to {} relays", Ones, "client/src/circuit/race.rs", "MOST_LEFT_OUT"),
     ("7.17", "paths for {} s", Secs, "client/src/circuit/health.rs", "FIRST_PENALTY"),
 ];
 

@@ -22,7 +22,7 @@ use cepa_common::onion::{ClientLayers, OpenFailed, SealError, TooManyHops};
 use cepa_common::stream::{LegId, Mux, MuxConfig, Opener, StreamTarget, Violation};
 use cepa_common::world::{random, steady};
 
-use super::links::GuardLinks;
+use super::health::Blame;
 
 /// Why a circuit was not built.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,23 @@ impl From<SealError> for BuildError {
 }
 
 impl BuildError {
-    /// The hop to avoid for a while: a hop that did not answer, or one that the hop before it could not reach.
+    /// The relay of `hops` that the error points at, and on whose word. Guards are judged by rules of their own
+    /// ([`Self::guard_fault`]), so a first hop with others behind it is not named.
+    pub fn blame(&self, hops: &[Entry]) -> Option<Blame> {
+        let suspect = usize::from(self.suspect().0);
+        let relay = hops.get(suspect)?.identity;
+        let Some(before) = suspect.checked_sub(1) else {
+            return (hops.len() == 1).then_some(Blame { relay, by: None });
+        };
+        // What a hop said is sealed by that hop. All else is the word of the hop before, or may be its silence.
+        let by = match self {
+            Self::Violation { .. } => None,
+            _ => hops.get(before).map(|hop| hop.identity),
+        };
+        Some(Blame { relay, by })
+    }
+
+    /// The hop to suspect: a hop that did not answer, or one that the hop before it could not reach.
     pub fn suspect(&self) -> HopIndex {
         match self {
             Self::Link(_) | Self::Destroyed(_) | Self::Length | Self::BetterGuard => HopIndex(0),
@@ -99,6 +115,43 @@ impl BuildError {
             Self::Tampered(_) => HopIndex(0),
         }
     }
+
+    /// What the error says about the guard that the circuit began at (6.21.9). `entered`: the guard had answered
+    /// CREATE. A CREATE that is not answered is judged while it waits, and says no more when it is given up.
+    pub(super) fn guard_fault(&self, entered: bool) -> Option<GuardFault> {
+        let guard = HopIndex(0);
+        match self {
+            Self::Destroyed(_) if entered => None,
+            Self::Destroyed(DestroyReason::Resource) => Some(GuardFault::Busy),
+            Self::Link(_) | Self::Destroyed(_) => Some(GuardFault::Failed),
+            Self::Handshake { hop, .. } | Self::Violation { hop, .. } if *hop == guard => {
+                Some(GuardFault::Failed)
+            }
+            Self::Tampered(OpenFailed::Changed { far, .. }) if *far == guard => {
+                Some(GuardFault::Failed)
+            }
+            _ => None,
+        }
+    }
+
+    /// Has the first relay refused the circuit because it has too much to do? Then it is asked again after a pause.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self, Self::Destroyed(DestroyReason::Resource))
+    }
+
+    /// Was the link lost under the circuit, or the circuit lost behind the first relay?
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self, Self::Destroyed(DestroyReason::Unreachable))
+    }
+}
+
+/// What an error says about a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GuardFault {
+    /// The guard has failed.
+    Failed,
+    /// The guard is there and has no room now.
+    Busy,
 }
 
 /// What a built circuit's task runs on.
@@ -132,23 +185,23 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Starts a circuit at `first`.
+    /// Starts a circuit at `first`, on a link to that relay.
     pub(crate) async fn first(
-        links: &GuardLinks,
+        link: Arc<LinkQueue>,
+        budget: &Arc<Budget>,
         network: NetworkId,
         first: &Entry,
         pacing: Params,
     ) -> Result<Self, BuildError> {
         let window_cells = pacing.circuit_window_cells as usize;
-        let link = links.link_to(first, window_cells).await?;
         let bound = window_cells + cepa_common::limits::QUEUE_SLACK_CELLS;
         let mut builder = Self {
             link,
-            inbox: Arc::new(Inbox::new(bound, links.budget())),
+            inbox: Arc::new(Inbox::new(bound, budget)),
             circ: None,
             layers: ClientLayers::new(),
             network,
-            budget: links.budget().clone(),
+            budget: budget.clone(),
             pacing,
             params: None,
             pending: Vec::new(),
@@ -394,5 +447,82 @@ impl Drop for Builder {
             }
             .send(&self.link);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cepa_common::dir::Flags;
+    use cepa_common::testkit::web_entry;
+
+    use super::*;
+
+    #[test]
+    fn a_hop_is_blamed_on_the_word_of_the_one_before_it() {
+        let hops: Vec<Entry> = (1..=3).map(|n| web_entry(n, Flags::NONE, 1)).collect();
+        let id = |n: usize| hops[n].identity;
+        let by_the_one_before = |n: usize| {
+            Some(Blame {
+                relay: id(n),
+                by: Some(id(n - 1)),
+            })
+        };
+        let reason = DestroyReason::Unreachable;
+        for hop in [0, 1] {
+            let truncated = BuildError::Truncated {
+                hop: HopIndex(hop),
+                reason,
+            };
+            let expected = by_the_one_before(usize::from(hop) + 1);
+            assert_eq!(truncated.blame(&hops), expected);
+        }
+        let late = BuildError::TimedOut { hop: HopIndex(1) };
+        assert_eq!(late.blame(&hops), by_the_one_before(1));
+        let first = BuildError::TimedOut { hop: HopIndex(0) };
+        assert_eq!(first.blame(&hops), None);
+        let seen = |relay| Some(Blame { relay, by: None });
+        assert_eq!(first.blame(&hops[..1]), seen(id(0)));
+        let violation = BuildError::Violation {
+            hop: HopIndex(2),
+            error: Violation::OutOfOrder,
+        };
+        assert_eq!(violation.blame(&hops), seen(id(2)));
+    }
+
+    #[test]
+    fn what_is_busy_or_behind_the_guard_is_no_failure_of_it() {
+        use DestroyReason::{Protocol, Resource, Shutdown, Unreachable};
+        let destroyed = BuildError::Destroyed;
+        let busy = Some(GuardFault::Busy);
+        assert_eq!(destroyed(Resource).guard_fault(false), busy);
+        for reason in [Resource, Unreachable, Protocol, Shutdown] {
+            assert_eq!(destroyed(reason).guard_fault(true), None, "{reason:?}");
+        }
+        let failed = Some(GuardFault::Failed);
+        for reason in [Unreachable, Protocol, Shutdown] {
+            assert_eq!(destroyed(reason).guard_fault(false), failed);
+        }
+        assert_eq!(
+            BuildError::Link(EstablishError::TimedOut).guard_fault(false),
+            failed
+        );
+        for (hop, expected) in [(0, failed), (1, None)] {
+            let hop = HopIndex(hop);
+            let error = Violation::OutOfOrder;
+            assert_eq!(
+                BuildError::Violation { hop, error }.guard_fault(true),
+                expected
+            );
+        }
+        let hop = HopIndex(0);
+        let reason = Unreachable;
+        let behind = [
+            BuildError::Truncated { hop, reason },
+            BuildError::TimedOut { hop },
+            BuildError::Tampered(OpenFailed::NoMarker),
+            BuildError::BetterGuard,
+            BuildError::Length,
+        ];
+        assert!(behind.iter().all(|error| error.guard_fault(true).is_none()));
     }
 }

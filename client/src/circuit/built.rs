@@ -105,6 +105,13 @@ impl Circuit {
         hops.any(|hop| relays.contains(hop))
     }
 
+    /// The first relay of each leg that carries the circuit's streams now.
+    pub(super) fn first_hops(&self) -> Vec<RelayId> {
+        let ways = self.shared.ways();
+        let firsts = ways.iter().filter_map(|(_, hops)| hops.first());
+        firsts.copied().collect()
+    }
+
     /// The circuit's last relay, as the consensus lists it.
     pub fn exit(&self) -> &Entry {
         &self.exit
@@ -154,12 +161,6 @@ impl Circuit {
 }
 
 impl Shelved for Circuit {
-    type Exit = Entry;
-
-    fn exit(&self) -> &Entry {
-        self.exit()
-    }
-
     fn built(&self) -> Instant {
         self.built()
     }

@@ -16,6 +16,10 @@ const LOOK_MOST: Duration = Duration::from_secs(1);
 /// Time from one try to get a leg to the next try, whatever became of the first.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// The most paths drawn for second legs in a circuit's life. A far end that ends one leg after another would else draw
+/// middle after middle out of the client, until one is a friend's and shows which guard the client begins at.
+const MOST_DRAWN: u32 = 2;
+
 /// When a circuit gets a second leg.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Multipath {
@@ -36,6 +40,8 @@ pub(super) struct Growth {
     /// Since when the circuit has moved as bulk does.
     bulk: Option<Instant>,
     tried: Option<Instant>,
+    /// Number of paths that were drawn for a second leg.
+    drawn: u32,
 }
 
 impl Growth {
@@ -45,11 +51,17 @@ impl Growth {
             looked: None,
             bulk: None,
             tried: None,
+            drawn: 0,
         }
     }
 
+    /// A path for a second leg has been drawn, with a middle of its own.
+    pub(super) fn on_drawn(&mut self) {
+        self.drawn += 1;
+    }
+
     /// Is it time for another leg, if `cells` have been moved in all and a round trip took `rtt`? The function says so
-    /// at most once in [`AGAIN`].
+    /// at most once in [`AGAIN`], and no more once [`MOST_DRAWN`] paths were drawn.
     pub(super) fn is_due(&mut self, now: Instant, cells: u64, rtt: Duration, in_use: bool) -> bool {
         let (before, at_before) = self.looked.replace((now, cells)).unwrap_or((now, cells));
         let passed = now.saturating_duration_since(before);
@@ -69,7 +81,7 @@ impl Growth {
             Multipath::Always => in_use,
         };
         let is_rested = |tried: Instant| now.saturating_duration_since(tried) >= AGAIN;
-        let is_due = wanted && self.tried.is_none_or(is_rested);
+        let is_due = wanted && self.drawn < MOST_DRAWN && self.tried.is_none_or(is_rested);
         if is_due {
             self.tried = Some(now);
         }
@@ -114,6 +126,19 @@ mod tests {
         assert!(!growth.is_due(start + LOOK * 10, burst, FAR, true));
         assert!(!growth.is_due(start + LOOK * 11, burst * 2, FAR, true));
         assert!(!growth.is_due(start + LOOK * 12, burst * 3, FAR, true));
+    }
+
+    #[test]
+    fn a_far_end_that_ends_every_leg_draws_two_middles_in_a_circuit_s_life() {
+        let (start, mut growth) = (Instant::now(), Growth::new(Multipath::Always));
+        let mut drawn = 0;
+        for n in 0..1_000 {
+            if growth.is_due(start + AGAIN * n, 0, FAR, true) {
+                growth.on_drawn();
+                drawn += 1;
+            }
+        }
+        assert_eq!(drawn, 2);
     }
 
     #[test]

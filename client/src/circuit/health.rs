@@ -1,9 +1,10 @@
 //! Which relays have failed lately, and for how long that keeps them out of paths.
 //!
-//! A single failure says little: any of three relays may be to blame, or the network. So a relay is avoided for a short
-//! time at first and for longer after every failure in a row. A relay that fails most of the circuits through it is
-//! avoided for as long as that is so. A success ends all that. An avoided relay is not forbidden: a path takes it if no
-//! other is left.
+//! A single failure says little: any of three relays may be to blame, or the network. And mostly it is another relay
+//! that says so, the one before, which may lie: a guard that could exclude relays by its own word would steer paths to
+//! its friends. So a relay is avoided only once two others have accused it, for a short time at first and for longer
+//! after every such failure in a row. A relay that fails most of the circuits through it is avoided for as long as it
+//! does. A success ends all that. An avoided relay is not forbidden: a path takes it if no other is left.
 
 use core::time::Duration;
 use std::collections::{HashMap, HashSet};
@@ -21,6 +22,10 @@ const HALF_LIFE: Duration = Duration::from_secs(1_800);
 const ENOUGH: f64 = 5.0;
 /// A relay is avoided if less than this share of its circuits is built.
 const LEAST_SUCCESS: f64 = 0.5;
+/// An accusation of this age says nothing any more.
+const WORD_TIME: Duration = Duration::from_secs(1_800);
+/// Number of different relays that must accuse a relay before it is avoided.
+const ENOUGH_WORDS: usize = 2;
 /// The most relays remembered. Those that matter least are forgotten first.
 const MOST_RELAYS: usize = 2_048;
 
@@ -30,12 +35,23 @@ pub struct Health {
     relays: HashMap<RelayId, Record>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A relay that a failed circuit points at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blame {
+    /// The relay that is accused.
+    pub relay: RelayId,
+    /// The relay on whose word, or by whose silence; `None` if the client itself has seen what the relay did.
+    pub by: Option<RelayId>,
+}
+
+#[derive(Clone, Debug)]
 struct Record {
     built: f64,
     failed: f64,
     failures_in_row: u32,
     avoid_until: Option<Instant>,
+    /// The relays that have accused this one since it was last avoided, and when. Fewer than [`ENOUGH_WORDS`].
+    words: Vec<(RelayId, Instant)>,
     /// The time that the counts are for.
     at: Instant,
 }
@@ -47,6 +63,7 @@ impl Record {
             failed: 0.0,
             failures_in_row: 0,
             avoid_until: None,
+            words: Vec::new(),
             at: now,
         }
     }
@@ -57,6 +74,16 @@ impl Record {
         self.built *= left;
         self.failed *= left;
         self.at = self.at.max(now);
+    }
+
+    /// Takes in an accusation by a relay. Returns whether enough others have accused this one.
+    fn is_accused_by(&mut self, by: RelayId, now: Instant) -> bool {
+        let is_other = |word: &(RelayId, Instant)| {
+            word.0 != by && now.saturating_duration_since(word.1) < WORD_TIME
+        };
+        self.words.retain(is_other);
+        self.words.push((by, now));
+        self.words.len() >= ENOUGH_WORDS
     }
 
     fn mostly_fails(&self) -> bool {
@@ -77,15 +104,23 @@ impl Health {
             let record = self.record(*relay, now);
             record.built += 1.0;
             record.failures_in_row = 0;
+            record.words.clear();
             if !record.mostly_fails() {
                 record.avoid_until = None;
             }
         }
     }
 
-    /// Notes that a circuit failed and that this relay is the one to suspect.
-    pub fn on_failed(&mut self, relay: RelayId, now: Instant) {
-        let record = self.record(relay, now);
+    /// Notes that a circuit failed and which relay is the one to suspect. One relay's word alone changes nothing.
+    pub fn on_failed(&mut self, blame: Blame, now: Instant) {
+        let record = self.record(blame.relay, now);
+        if let Some(by) = blame.by
+            && !record.is_accused_by(by, now)
+        {
+            return;
+        }
+        // Each time takes new words.
+        record.words.clear();
         record.failed += 1.0;
         let doublings = record.failures_in_row.min(16);
         record.failures_in_row = record.failures_in_row.saturating_add(1);
@@ -132,8 +167,9 @@ impl Health {
     /// Makes room: forgets relays with nothing against them. If all relays have something against them, the network is
     /// at fault and not the relays.
     fn make_room(&mut self, now: Instant) {
+        let is_avoided = |record: &Record| record.avoid_until.is_some_and(|until| now < until);
         self.relays
-            .retain(|_, record| record.avoid_until.is_some_and(|until| now < until));
+            .retain(|_, record| is_avoided(record) || !record.words.is_empty());
         if self.relays.len() >= MOST_RELAYS {
             self.relays.clear();
         }
@@ -147,14 +183,49 @@ mod tests {
     const A: RelayId = RelayId([1; 32]);
     const B: RelayId = RelayId([2; 32]);
 
+    /// The client itself has seen that this relay failed.
+    fn seen(relay: RelayId) -> Blame {
+        Blame { relay, by: None }
+    }
+
+    #[test]
+    fn one_relay_s_word_excludes_nobody_however_often_it_is_said() {
+        let start = Instant::now();
+        let mut health = Health::new();
+        let says = |by: u8| Blame {
+            relay: A,
+            by: Some(RelayId([by; 32])),
+        };
+        let mut now = start;
+        for _ in 0..1_000 {
+            health.on_failed(says(7), now);
+            now += Duration::from_secs(1);
+            assert!(!health.is_avoided(&A, now));
+        }
+        // A second relay says the same: the accused is avoided for 30 s.
+        health.on_failed(says(8), now);
+        assert!(health.is_avoided(&A, now));
+        // Neither of them alone makes it longer.
+        health.on_failed(says(7), now);
+        health.on_failed(says(7), now);
+        assert!(!health.is_avoided(&A, now + FIRST_PENALTY));
+        // An old word counts no more, and a success ends all of them.
+        let later = now + WORD_TIME;
+        health.on_failed(says(8), later);
+        assert!(!health.is_avoided(&A, later));
+        health.on_built(&[A], later);
+        health.on_failed(says(9), later);
+        assert!(!health.is_avoided(&A, later));
+    }
+
     #[test]
     fn failures_in_a_row_keep_a_relay_out_for_longer_and_longer() {
         let start = Instant::now();
         let mut health = Health::new();
-        health.on_failed(A, start);
+        health.on_failed(seen(A), start);
         assert!(health.is_avoided(&A, start) && !health.is_avoided(&B, start));
         assert!(!health.is_avoided(&A, start + FIRST_PENALTY));
-        health.on_failed(A, start + FIRST_PENALTY);
+        health.on_failed(seen(A), start + FIRST_PENALTY);
         assert!(health.is_avoided(&A, start + FIRST_PENALTY * 2));
         assert!(!health.is_avoided(&A, start + FIRST_PENALTY * 3));
         health.on_built(&[A, B], start + FIRST_PENALTY * 2);
@@ -166,8 +237,8 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::new();
         for _ in 0..4 {
-            health.on_failed(A, now);
-            health.on_failed(A, now);
+            health.on_failed(seen(A), now);
+            health.on_failed(seen(A), now);
             health.on_built(&[A], now);
         }
         assert!(health.is_avoided(&A, now + LONGEST_PENALTY / 2));
@@ -184,7 +255,7 @@ mod tests {
         for n in 0..100u32 {
             let now = start + Duration::from_secs(60) * n;
             match n % 4 {
-                0 => health.on_failed(A, now),
+                0 => health.on_failed(seen(A), now),
                 _ => health.on_built(&[A], now),
             }
             assert!(!health.is_avoided(&A, now + FIRST_PENALTY), "{n}");
@@ -198,10 +269,10 @@ mod tests {
         for n in 0..3 * MOST_RELAYS {
             let mut id = [0; 32];
             id[..8].copy_from_slice(&n.to_be_bytes());
-            health.on_failed(RelayId(id), now);
+            health.on_failed(seen(RelayId(id)), now);
             assert!(health.relays.len() <= MOST_RELAYS);
         }
-        health.on_failed(A, now);
+        health.on_failed(seen(A), now);
         health.on_built(&[A], now - HALF_LIFE);
         health.forgive();
         assert!(!health.is_avoided(&A, now));

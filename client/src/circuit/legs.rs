@@ -4,6 +4,7 @@
 //! Both then carry the bulk, each as much as it can, and what a lost leg had not delivered goes by the other.
 //! [`Growth`], which is pure, says when it is time for a second leg; the pool builds it.
 
+use core::ops::RangeInclusive;
 use core::time::Duration;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
@@ -21,7 +22,9 @@ use rand::RngExt;
 use super::build::{BuildError, Parts};
 use super::built::{Circuit, CircuitInner, Grow};
 use super::growth::Growth;
-use super::maker::{CircuitError, Maker, Raised, Wanted};
+use super::health::Blame;
+use super::isolation::Isolation;
+use super::maker::{CircuitError, First, Maker, Raised, Wanted};
 use super::task::{CircuitEnd, CircuitTask, LastHopLayers};
 use crate::guard::Purpose;
 use crate::path::ExitTarget;
@@ -30,6 +33,9 @@ use crate::path::ExitTarget;
 const LINK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the client looks whether the first leg's far end has heard.
 const LINK_POLL: Duration = Duration::from_millis(50);
+
+/// After one circuit was silent, others of its owner are asked after a time from this range (milliseconds).
+const DOUBT_AFTER: RangeInclusive<u64> = 200..=2_000;
 
 /// May a circuit get a second leg?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,31 +79,32 @@ impl Grow for Grower {
             return;
         };
         let hops = shared.hops_of(only);
-        let (secret, rule, generation) = (self.secret, self.rule, self.generation);
+        let (secret, generation) = (self.secret, self.generation);
+        let path = match maker.path_beside(&hops, self.rule) {
+            Ok(path) => path,
+            Err(error) => {
+                tracing::debug!(%error, "no path for a second leg");
+                return;
+            }
+        };
+        lock(&self.growth).on_drawn();
         // The task must not keep streams that nobody holds any more.
         let (streams, shared) = (Arc::downgrade(streams), shared.clone());
         let tasks = maker.tasks.clone();
         tasks.spawn(async move {
-            let path = match maker.path_beside(&hops, rule) {
-                Ok(path) => path,
-                Err(error) => {
-                    tracing::debug!(%error, "no path for a second leg");
-                    return;
-                }
-            };
             if let Some(streams) = streams.upgrade() {
                 streams.mux().link(secret);
                 streams.notify();
             }
             let limit = maker.lost_after();
-            let raised = tokio::time::timeout(limit, maker.raise_at_guard(&path)).await;
+            let raised = maker.raise_at_guard(&path, limit).await;
             match raised {
-                Ok(Ok(Some(raised))) if raised.generation == generation => {
+                Ok(Some(raised)) if raised.generation == generation => {
                     if let Some(streams) = linked(&streams).await {
                         maker.join(raised, &streams, secret, shared);
                     }
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "a second leg was not built"),
+                Err(error) => tracing::debug!(%error, "a second leg was not built"),
                 _ => {}
             }
         });
@@ -139,7 +146,7 @@ impl Maker {
             rule,
             exit: Some(*exit),
         };
-        let path = self.choose_beside(Purpose::Data, wanted, &clashes, &clashes)?;
+        let path = self.choose_from(First::Not(&clashes), Purpose::Data, wanted, &clashes)?;
         Ok(path.hops().cloned().collect())
     }
 
@@ -221,30 +228,105 @@ impl Maker {
             tracing::debug!(%end, "a circuit has ended");
             let path = shared.on_ended(leg);
             if let Some(maker) = maker.upgrade() {
-                maker.on_end(&path, &end);
+                maker.on_end(&shared, &path, &end);
             }
         });
         Some(())
     }
 
     /// Notes that a circuit has ended, and what its end says about its relays and about other circuits.
-    fn on_end(&self, hops: &[RelayId], end: &CircuitEnd) {
-        let suspects: &[RelayId] = match end {
-            CircuitEnd::Finished | CircuitEnd::Overrun => &[],
-            // The suspect is the link to the first relay, or that relay.
-            CircuitEnd::Destroyed(_) => &hops[..1],
-            CircuitEnd::Truncated(hop) => hops
-                .get(usize::from(hop.0) + 1)
-                .map_or(&[], core::slice::from_ref),
-            // Any of the relays may have swallowed the cells.
-            CircuitEnd::Silent | CircuitEnd::Tampered(_) | CircuitEnd::Violation(_) => hops,
-        };
-        self.on_failed(suspects);
-        if !suspects.is_empty() {
-            // The cause may have taken other circuits that share a relay with this one. These circuits are asked at
-            // once, so that nobody has to find out by waiting.
-            self.stock.shelf().doubt_through(hops);
+    fn on_end(&self, shared: &Arc<CircuitInner>, hops: &[RelayId], end: &CircuitEnd) {
+        self.on_failed(blamed(hops, end));
+        if matches!(end, CircuitEnd::Silent) && hops.len() > 1 {
+            self.doubt_beside(shared, &hops[1..]);
         }
         self.stock.ring();
+    }
+
+    /// A circuit was silent, and one of these relays may be why. Only silence says something about other circuits: a
+    /// circuit that ends by DESTROY or TRUNCATED is told so itself.
+    ///
+    /// Clean circuits through the relays are closed. Circuits of the same owner are asked whether they are there, a
+    /// random time later. Circuits of other owners are not asked: an exit that ends one circuit would learn from the
+    /// questions which others are the same client's.
+    fn doubt_beside(&self, shared: &Arc<CircuitInner>, relays: &[RelayId]) {
+        let owner = {
+            let mut shelf = self.stock.shelf();
+            shelf.close_clean(&|circuit| circuit.passes(relays));
+            shelf.owner_of(&|circuit| Arc::ptr_eq(&circuit.shared, shared))
+        };
+        if let Some(owner) = owner {
+            self.doubt_later(owner, Some(relays.to_vec()), DOUBT_AFTER);
+        }
+    }
+
+    /// Asks an owner's circuits whether they are there, after a time drawn at random from `after` (milliseconds). With
+    /// `relays`, only the circuits that pass one of these are asked.
+    pub(super) fn doubt_later(
+        &self,
+        owner: Isolation,
+        relays: Option<Vec<RelayId>>,
+        after: RangeInclusive<u64>,
+    ) {
+        let stock = Arc::downgrade(&self.stock);
+        let wait = Duration::from_millis(random::rng().random_range(after));
+        self.tasks.spawn(async move {
+            tokio::time::sleep(wait).await;
+            if let Some(stock) = stock.upgrade() {
+                stock.shelf().doubt(&owner, relays.as_deref());
+            }
+        });
+    }
+}
+
+/// The relays that the end of a built circuit points at, each on the word of the one before it. Guards have rules of
+/// their own, so a first hop with others behind it is not named.
+fn blamed(hops: &[RelayId], end: &CircuitEnd) -> Vec<Blame> {
+    let from_one_before = |pair: &[RelayId]| Blame {
+        relay: pair[1],
+        by: Some(pair[0]),
+    };
+    let alone = hops.first().filter(|_| hops.len() == 1);
+    let alone = alone.map(|relay| Blame {
+        relay: *relay,
+        by: None,
+    });
+    let pairs = hops.windows(2).map(from_one_before);
+    match end {
+        CircuitEnd::Finished | CircuitEnd::Overrun => Vec::new(),
+        CircuitEnd::Destroyed(_) => alone.into_iter().collect(),
+        CircuitEnd::Truncated(hop) => pairs.skip(usize::from(hop.0)).take(1).collect(),
+        // Any of the relays may have swallowed the cells.
+        CircuitEnd::Silent | CircuitEnd::Tampered(_) | CircuitEnd::Violation(_) => {
+            pairs.chain(alone).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cepa_common::cell::codec::DestroyReason;
+    use cepa_common::ids::HopIndex;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_circuit_points_behind_the_hop_that_speaks() {
+        let hops = [1, 2, 3].map(|n| RelayId([n; 32]));
+        let [guard, middle, exit] = hops;
+        let on = |relay, by| Blame {
+            relay,
+            by: Some(by),
+        };
+        let truncated = |hop| blamed(&hops, &CircuitEnd::Truncated(HopIndex(hop)));
+        assert_eq!(truncated(0), [on(middle, guard)]);
+        assert_eq!(truncated(1), [on(exit, middle)]);
+        assert_eq!(truncated(2), []);
+        let silent = blamed(&hops, &CircuitEnd::Silent);
+        assert_eq!(silent, [on(middle, guard), on(exit, middle)]);
+        let destroyed = CircuitEnd::Destroyed(DestroyReason::Unreachable);
+        assert_eq!(blamed(&hops, &destroyed), []);
+        let relay = guard;
+        assert_eq!(blamed(&hops[..1], &destroyed), [Blame { relay, by: None }]);
     }
 }

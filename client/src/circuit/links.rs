@@ -75,15 +75,29 @@ impl GuardLinks {
         held.links.get(&relay).cloned()
     }
 
+    /// New circuits get new links from now on. Circuits on the links that there are stay on them.
+    pub(crate) fn forget_all(&self) {
+        self.held().links.clear();
+    }
+
+    /// New circuits do not begin on this link from now on.
+    pub(crate) fn forget(&self, relay: &RelayId, link: &Arc<LinkQueue>) {
+        let mut held = self.held();
+        let is_held = |held: &Arc<LinkQueue>| Arc::ptr_eq(held, link);
+        if held.links.get(relay).is_some_and(is_held) {
+            held.links.remove(relay);
+        }
+    }
+
     /// Finds a link to `relay`, or dials one. `window_cells` is the largest window of a circuit, which bounds the
-    /// link's queue.
+    /// link's queue. Says with the link whether it was there already.
     pub(crate) async fn link_to(
         &self,
         relay: &Entry,
         window_cells: usize,
-    ) -> Result<Arc<LinkQueue>, EstablishError> {
+    ) -> Result<(Arc<LinkQueue>, bool), EstablishError> {
         if let Some(queue) = self.find(relay.identity) {
-            return Ok(queue);
+            return Ok((queue, true));
         }
         let turn = self
             .held()
@@ -93,7 +107,7 @@ impl GuardLinks {
             .clone();
         let _turn = turn.lock().await;
         if let Some(queue) = self.find(relay.identity) {
-            return Ok(queue);
+            return Ok((queue, true));
         }
         // Zero stands for no time: a client does not tell relays what its clock says.
         let (key, none) = (relay.link_key(), 0);
@@ -115,6 +129,6 @@ impl GuardLinks {
             let end = link_task::run(link, own, AcceptNone, None).await;
             tracing::debug!(%end, "a link has ended");
         });
-        Ok(queue)
+        Ok((queue, false))
     }
 }

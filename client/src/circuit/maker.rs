@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use cepa_common::dir::{Consensus, Entry, Params};
 use cepa_common::ids::{HopIndex, NetworkId, RelayId};
+use cepa_common::net::establish::EstablishError;
+use cepa_common::net::queue::LinkQueue;
 use cepa_common::net::tasks::Tasks;
 use cepa_common::sync::lock;
 use cepa_common::world::{World, random, steady};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::build::{BuildError, Builder};
+use super::build::{BuildError, Builder, GuardFault};
+use super::built::Circuit;
 use super::growth::Multipath;
-use super::health::Health;
+use super::health::{Blame, Health};
 use super::links::GuardLinks;
 use super::report::Announcer;
 use super::shelf::ExitFit;
@@ -33,8 +36,8 @@ use crate::skew::ClockSkew;
 pub(super) const MOST_BUILDS: usize = 32;
 /// The time within which a hop must answer when a circuit is built hop by hop for a user to see.
 pub(super) const HOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a circuit asks whether a better guard has turned out to answer.
-const BETTER_POLL: Duration = Duration::from_millis(100);
+/// How often a circuit asks whether a better guard has turned out to answer, or whether its own has failed.
+const GUARD_POLL: Duration = Duration::from_millis(100);
 
 /// Why there is no circuit.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +73,27 @@ impl From<ExitTarget> for Wanted {
             target,
             rule: None,
             exit: None,
+        }
+    }
+}
+
+/// Which relays a path may begin at.
+#[derive(Clone, Copy)]
+pub(super) enum First<'a> {
+    /// The guards decide.
+    Any,
+    /// This guard and no other.
+    Only(&'a RelayId),
+    /// No relay that the function names.
+    Not(&'a dyn Fn(&RelayId) -> bool),
+}
+
+impl First<'_> {
+    fn permits(&self, relay: &RelayId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(guard) => *guard == relay,
+            Self::Not(names) => !names(relay),
         }
     }
 }
@@ -190,11 +214,11 @@ impl Maker {
         self.memory().times.lost_after()
     }
 
-    /// Remembers that circuits have failed at these relays.
-    pub(super) fn on_failed(&self, relays: &[RelayId]) {
+    /// Remembers which relays a failed circuit points at.
+    pub(super) fn on_failed(&self, blamed: impl IntoIterator<Item = Blame>) {
         let (mut memory, now) = (self.memory(), steady::now());
-        for relay in relays {
-            memory.health.on_failed(*relay, now);
+        for blame in blamed {
+            memory.health.on_failed(blame, now);
         }
     }
 
@@ -255,9 +279,30 @@ impl Maker {
         Ok(selector)
     }
 
+    /// Does a circuit begin at guards that have failed, or in whose place better guards answer (6.21.10)? Only guards
+    /// that may be in a path with the circuit's exit are better. Without a selector, which knows that, nothing is.
+    pub(super) fn is_outdone(&self, selector: Option<&PathSelector>, circuit: &Circuit) -> bool {
+        let Some(selector) = selector.filter(|_| self.rules.hops > 1) else {
+            return false;
+        };
+        let exit = circuit.exit().identity;
+        let fits = |guard: &RelayId| selector.may_share_path(guard, &exit);
+        let mut guards = circuit.first_hops().into_iter().peekable();
+        let is_over = |guard: RelayId| {
+            self.guards.answers(&guard) == Some(false) || self.guards.is_outdone(&guard, &fits)
+        };
+        guards.peek().is_some() && guards.all(is_over)
+    }
+
     /// The world that the client lives in.
     pub(super) fn world(&self) -> &World {
         self.links.world()
+    }
+
+    /// Circuits that are begun from now on get new links: the network is another one, or the machine slept, and the
+    /// links that there are may be dead.
+    pub(super) fn forget_links(&self) {
+        self.links.forget_all();
     }
 
     /// What relays say about this computer's clock.
@@ -281,31 +326,41 @@ impl Maker {
         wanted: impl Into<Wanted>,
         avoid: &dyn Fn(&RelayId) -> bool,
     ) -> Result<Path, CircuitError> {
-        self.choose_beside(Purpose::Data, wanted.into(), avoid, &|_| false)
+        self.choose_from(First::Any, Purpose::Data, wanted.into(), avoid)
     }
 
-    /// Chooses a path that begins at a guard, but not at one that `not_first` names.
-    pub(super) fn choose_beside(
+    /// Chooses a path that begins at a guard which `first` permits.
+    pub(super) fn choose_from(
         &self,
+        first: First<'_>,
         purpose: Purpose,
         wanted: Wanted,
         avoid: &dyn Fn(&RelayId) -> bool,
-        not_first: &dyn Fn(&RelayId) -> bool,
     ) -> Result<Path, CircuitError> {
         let selector = self.selector()?;
         self.guards.update(selector.consensus());
         self.announcer.tell_guards();
+        // Another exit is drawn in place of one near the guard, as another guard would see the client for it.
+        let redraws = core::cell::Cell::new(wanted.exit.is_none());
         let guard = |exit: &Entry| {
-            let fits = |guard: &RelayId| {
-                selector.may_share_path(guard, &exit.identity) && !not_first(guard)
+            let near = |guard: &RelayId| !selector.may_share_path(guard, &exit.identity);
+            let pick = |fits: &dyn Fn(&RelayId) -> bool| {
+                let choice = self.guards.pick(purpose, fits);
+                choice.map(|choice| choice.identity)
             };
-            let choice = self.guards.pick(purpose, &fits);
-            choice.map(|choice| choice.identity)
+            let best = pick(&|guard| first.permits(guard))?;
+            if !near(&best) {
+                return Some(best);
+            }
+            if redraws.get() && !selector.is_near_many(&best, wanted.target, wanted.rule) {
+                return None;
+            }
+            pick(&|guard| first.permits(guard) && !near(guard))
         };
         let avoided = self.memory().health.avoided(steady::now());
-        // If a path has one hop, its exit is the first hop, and `not_first` holds for the exit.
+        // If a path has one hop, its exit is the first hop, and `first` holds for the exit.
         let alone = self.rules.hops == 1;
-        let avoid = |relay: &RelayId| avoid(relay) || (alone && not_first(relay));
+        let avoid = |relay: &RelayId| avoid(relay) || (alone && !first.permits(relay));
         let careful = |relay: &RelayId| avoid(relay) || avoided.contains(relay);
         let mut request = PathRequest::new(wanted.target);
         request.rule = wanted.rule;
@@ -317,60 +372,130 @@ impl Maker {
             return Ok(path);
         }
         request.exclude = &avoid;
-        Ok(selector.choose(&mut random::rng(), &request)?)
+        selector
+            .choose(&mut random::rng(), &request)
+            .or_else(|_| {
+                redraws.set(false);
+                selector.choose(&mut random::rng(), &request)
+            })
+            .map_err(CircuitError::from)
     }
 
     /// Builds a circuit whose first hop is a guard, and tells the guards how it went. The circuit has no task yet.
-    /// `None` when better guards have turned out to be worth a try, so that the circuit is not wanted.
+    /// `None` when better guards have turned out to be worth a try, so that the circuit is not wanted. The hops behind
+    /// the guard have the time of `limit` together.
     pub(super) async fn raise_at_guard(
         &self,
         hops: &[Entry],
+        limit: Duration,
     ) -> Result<Option<Raised>, BuildError> {
         let guard = hops.first().ok_or(BuildError::Length)?.identity;
         if hops.len() == 1 {
             // The only hop is the exit, which is drawn anew for each circuit and is no guard (6.16.13).
-            return self.raise(hops, HOP_TIMEOUT, &|_| {}).await.map(Some);
+            return self.raise(hops, false, limit, &|_| {}).await.map(Some);
         }
         let mut attempt = Attempt::new(self, guard);
         let on_hop = |hop: usize| {
             // A circuit of one hop has nothing behind its guard that could fail.
             attempt.entered.store(hops.len() > 1, Ordering::Relaxed);
+            self.guards.on_created(&guard);
             self.announcer.guard_answers(&guard);
             let hops = hops.len();
             self.announcer.tell_hop(hop, hops);
         };
-        // A guard that hangs must not cost every circuit the time that a far hop may take.
-        let first_hop = (self.slow_after() * 2).min(HOP_TIMEOUT);
-        let raised = self.raise(hops, first_hop, &on_hop).await;
+        let raised = self.raise(hops, true, limit, &on_hop).await;
         attempt.built = raised.is_ok();
+        let entered = attempt.entered.load(Ordering::Relaxed);
         drop(attempt);
-        let raised = raised.inspect_err(|error| {
-            if error.suspect() == HopIndex(0) {
-                self.guards.on_failure(&guard);
-                self.announcer.tell_of_failure(&guard);
-            }
-        })?;
+        let raised = raised.inspect_err(|error| self.on_guard_error(&guard, error, entered))?;
+        let until = steady::now() + limit;
         loop {
             match self.guards.on_success(&guard) {
                 Verdict::Use => return Ok(Some(raised)),
-                Verdict::Wait => tokio::time::sleep(BETTER_POLL).await,
+                Verdict::Wait if steady::now() < until => tokio::time::sleep(GUARD_POLL).await,
                 // The circuit is closed when its builder is dropped.
-                Verdict::TryBetter => return Ok(None),
+                Verdict::Wait | Verdict::TryBetter => return Ok(None),
             }
+        }
+    }
+
+    /// Tells the guards what an error says about the guard that the circuit began at.
+    fn on_guard_error(&self, guard: &RelayId, error: &BuildError, entered: bool) {
+        match error.guard_fault(entered) {
+            Some(GuardFault::Failed) => {
+                self.guards.on_failure(guard);
+                self.announcer.tell_of_failure(guard);
+            }
+            Some(GuardFault::Busy) => self.on_unanswered(guard, false),
+            None => {}
+        }
+    }
+
+    /// Tells the guards that this guard has left a CREATE without CREATED.
+    fn on_unanswered(&self, guard: &RelayId, is_silent: bool) {
+        if self.guards.on_unanswered(guard, is_silent) {
+            self.announcer.tell_of_failure(guard);
         }
     }
 
     /// Starts a circuit at `first`.
     pub(crate) async fn begin(&self, first: &Entry) -> Result<Builder, BuildError> {
+        self.begin_as(first, false).await
+    }
+
+    /// Starts a circuit at `first`, which is a guard or not. The link and the answer have [`HOP_TIMEOUT`] each. A link
+    /// that was there already and is lost is dialled anew once, because it may have ended for its idleness.
+    async fn begin_as(&self, first: &Entry, is_guard: bool) -> Result<Builder, BuildError> {
         let pacing = self
             .consensus()
             .map_or_else(Params::default, |c| c.params().clone());
-        timeout(
-            HOP_TIMEOUT,
-            Builder::first(&self.links, self.network, first, pacing),
-        )
-        .await
-        .unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))
+        let window_cells = pacing.circuit_window_cells as usize;
+        let mut may_repeat = true;
+        loop {
+            let dialled = timeout(HOP_TIMEOUT, self.links.link_to(first, window_cells)).await;
+            let (link, is_old) = dialled.unwrap_or(Err(EstablishError::TimedOut))?;
+            let (budget, network) = (self.links.budget(), self.network);
+            let create = Builder::first(link.clone(), budget, network, first, pacing.clone());
+            let begun = async {
+                match is_guard {
+                    true => self.watch_guard(&first.identity, &link, create).await,
+                    false => create.await,
+                }
+            };
+            let begun = timeout(HOP_TIMEOUT, begun).await;
+            let begun = begun.unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }));
+            let is_lost = begun.as_ref().is_err_and(BuildError::is_lost);
+            if !(is_lost && is_old && may_repeat) {
+                return begun;
+            }
+            self.links.forget(&first.identity, &link);
+            may_repeat = false;
+        }
+    }
+
+    /// Waits for a guard's answer to CREATE. Tells the guards once when it is late, and gives the circuit up when the
+    /// guard has failed.
+    async fn watch_guard(
+        &self,
+        guard: &RelayId,
+        link: &Arc<LinkQueue>,
+        create: impl Future<Output = Result<Builder, BuildError>>,
+    ) -> Result<Builder, BuildError> {
+        let mut create = core::pin::pin!(create);
+        let heard = link.heard();
+        let late = (self.slow_after() * 2).min(HOP_TIMEOUT / 2);
+        if let Ok(begun) = timeout(late, &mut create).await {
+            return begun;
+        }
+        self.on_unanswered(guard, link.heard() == heard);
+        while self.guards.answers(guard) != Some(false) {
+            if let Ok(begun) = timeout(GUARD_POLL, &mut create).await {
+                return begun;
+            }
+        }
+        // When the guard is tried again, it is by another link: this one may be dead.
+        self.links.forget(guard, link);
+        Err(BuildError::TimedOut { hop: HopIndex(0) })
     }
 
     /// Adds a hop to a circuit.
@@ -379,8 +504,17 @@ impl Maker {
         builder: &mut Builder,
         next: &Entry,
     ) -> Result<(), BuildError> {
+        self.go_on_within(HOP_TIMEOUT, builder, next).await
+    }
+
+    async fn go_on_within(
+        &self,
+        limit: Duration,
+        builder: &mut Builder,
+        next: &Entry,
+    ) -> Result<(), BuildError> {
         let hop = HopIndex(builder.len() as u8);
-        timeout(HOP_TIMEOUT, builder.extend(next))
+        timeout(limit.min(HOP_TIMEOUT), builder.extend(next))
             .await
             .unwrap_or(Err(BuildError::TimedOut { hop }))
     }
@@ -389,40 +523,40 @@ impl Maker {
     pub(crate) async fn begin_at_guard(&self, first: &Entry) -> Result<Builder, BuildError> {
         let guard = first.identity;
         let attempt = Attempt::new(self, guard);
-        let begun = self.begin(first).await;
+        let begun = self.begin_as(first, true).await;
         drop(attempt);
         match &begun {
             Ok(_) => {
+                self.guards.on_created(&guard);
                 self.guards.on_answered(&guard);
                 self.announcer.guard_answers(&guard);
             }
-            Err(error) if error.suspect() == HopIndex(0) => {
-                self.guards.on_failure(&guard);
-                self.announcer.tell_of_failure(&guard);
-            }
-            Err(_) => {}
+            Err(error) => self.on_guard_error(&guard, error, false),
         }
         begun
     }
 
-    /// Builds a circuit along these relays. The first has `first_hop` to answer. `on_hop` hears of each hop, from 1 on.
+    /// Builds a circuit along these relays. `is_guard`: the first of them is a guard. Those behind it have the time of
+    /// `limit` together, and [`HOP_TIMEOUT`] each. `on_hop` hears of each hop, from 1 on.
     pub(super) async fn raise(
         &self,
         hops: &[Entry],
-        first_hop: Duration,
+        is_guard: bool,
+        limit: Duration,
         on_hop: &(dyn Fn(usize) + Sync),
     ) -> Result<Raised, BuildError> {
         // The identity that the circuit belongs to was decided when the circuit was asked for, whatever happens while
         // it is built.
         let generation = self.stock.shelf().generation();
         let first = hops.first().ok_or(BuildError::Length)?;
-        let begun = timeout(first_hop, self.begin(first)).await;
-        let mut builder = begun.unwrap_or(Err(BuildError::TimedOut { hop: HopIndex(0) }))?;
+        let mut builder = self.begin_as(first, is_guard).await?;
         on_hop(1);
+        let entered = steady::now();
         let mut rtt = Duration::ZERO;
         for (number, next) in (2..).zip(&hops[1..]) {
             let asked = steady::now();
-            self.go_on(&mut builder, next).await?;
+            let left = limit.saturating_sub(steady::since(entered));
+            self.go_on_within(left, &mut builder, next).await?;
             rtt = steady::since(asked);
             on_hop(number);
         }

@@ -20,6 +20,7 @@ pub(crate) mod pool;
 mod pool_tests;
 pub mod predict;
 mod race;
+mod refill;
 pub(crate) mod report;
 mod shelf;
 mod stock;

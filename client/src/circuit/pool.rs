@@ -13,7 +13,7 @@ use super::build::BuildError;
 use super::built::Circuit;
 use super::isolation::Isolation;
 use super::legs::Growing;
-use super::maker::{CircuitError, HOP_TIMEOUT, Maker, MakerConfig, Wanted};
+use super::maker::{CircuitError, Maker, MakerConfig, Wanted};
 use super::predict::Predictor;
 use super::shelf::{Counts, ExitFit, Owner};
 use super::stock::Stock;
@@ -176,11 +176,16 @@ impl Pool {
         wanted: Wanted,
         avoid: &dyn Fn(&RelayId) -> bool,
     ) -> Option<Arc<Circuit>> {
-        let fit = |exit: &Entry| match avoid(&exit.identity) {
-            true => ExitFit::Unfit,
-            false => self.maker.exit_fit(wanted, exit),
+        let (max_dirty, selector) = (self.max_dirty(), self.maker.selector().ok());
+        let fit = |circuit: &Circuit| {
+            let exit = circuit.exit();
+            let may_not =
+                avoid(&exit.identity) || self.maker.is_outdone(selector.as_deref(), circuit);
+            match may_not {
+                true => ExitFit::Unfit,
+                false => self.maker.exit_fit(wanted, exit),
+            }
         };
-        let max_dirty = self.max_dirty();
         let found = self
             .stock
             .shelf()
@@ -193,7 +198,10 @@ impl Pool {
 
     /// Builds a circuit through exactly these relays, with ten seconds for each. No stream of the pool gets on it.
     pub(crate) async fn build_path(&self, hops: &[Entry]) -> Result<Arc<Circuit>, BuildError> {
-        let raised = self.maker.raise(hops, HOP_TIMEOUT, &|_| {}).await?;
+        let raised = self
+            .maker
+            .raise(hops, false, Duration::MAX, &|_| {})
+            .await?;
         // The circuit uses these relays and no others, so it gets no second leg.
         self.maker.finish(raised, Growing::Never)
     }

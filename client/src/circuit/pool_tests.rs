@@ -1,26 +1,27 @@
 //! Tests of which circuits a pool gives to whom, and of what a new identity does to them, without any network.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashSet};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cepa_common::budget::Budget;
 use cepa_common::dir::{Consensus, Entry, Flags};
 use cepa_common::flow::FixedWindow;
-use cepa_common::ids::NetworkId;
+use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::net::tasks::{Stopper, tasks};
 use cepa_common::net::tls::Tls;
-use cepa_common::stream::{Mux, MuxConfig, Opener, StreamTarget};
-use cepa_common::testkit::{consensus_of, network_with, web_descriptor, web_entry};
+use cepa_common::stream::{LegId, Mux, MuxConfig, Opener, StreamTarget};
+use cepa_common::testkit::{consensus_of, network_with, params, web_descriptor, web_entry};
 use cepa_common::world::{Clock, World, steady};
 use tokio::sync::watch;
 
 use super::built::CircuitInner;
 use super::isolation::Isolation;
 use super::links::GuardLinks;
-use super::maker::{CircuitError, MOST_BUILDS, MakerConfig};
+use super::maker::{CircuitError, HOP_TIMEOUT, MOST_BUILDS, MakerConfig, Wanted};
 use super::pool::Pool;
 use super::report::Announcer;
 use super::shelf::Owner;
@@ -60,16 +61,20 @@ fn pool_of(consensus: Option<Arc<Consensus>>, rules: PeerRules) -> (Arc<Pool>, S
 }
 
 fn circuit(generation: u64) -> Arc<Circuit> {
+    let exit = web_entry(3, Flags::EXIT, 10);
+    circuit_through(generation, vec![exit.identity], exit)
+}
+
+fn circuit_through(generation: u64, hops: Vec<RelayId>, exit: Entry) -> Arc<Circuit> {
     let mux = Mux::new(MuxConfig {
         control: Box::new(FixedWindow(512)),
         mark_interval_cells: 32,
         stream_window_bytes: 1 << 16,
         budget: Budget::unlimited(),
     });
-    let exit = web_entry(3, Flags::EXIT, 10);
     Arc::new(Circuit {
         streams: Streams::new(mux),
-        hops: vec![exit.identity],
+        hops,
         exit,
         built: steady::now(),
         generation,
@@ -225,6 +230,129 @@ fn with_relay(address: SocketAddr, rules: PeerRules) -> (Arc<Pool>, Entry, Stopp
     let (pool, stopper) = pool_of(Some(consensus.clone()), rules);
     pool.guards().update(&consensus);
     (pool, guard, stopper)
+}
+
+/// A pool with a consensus of four guards, and of relays that are none behind them. Nobody accepts at the guards'
+/// ports. Gives the listeners by identity.
+fn with_silent_guards() -> (Arc<Pool>, BTreeMap<RelayId, TcpListener>, Stopper) {
+    let (mut entries, mut listeners) = (Vec::new(), BTreeMap::new());
+    for n in 1..=8 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut relay = web_descriptor(n);
+        relay.addresses = vec![listener.local_addr().unwrap()];
+        let end = if n <= 4 { Flags::GUARD } else { Flags::EXIT };
+        entries.push(Entry::new(&relay, Flags::RUNNING | Flags::VALID | end, 10));
+        listeners.insert(relay.identity, listener);
+    }
+    let network = network_with(1, params(&[("subnet_rule", 0)]));
+    let consensus = consensus_of(&network, Clock::system().now_secs(), entries);
+    let (pool, stopper) = pool_of(Some(consensus.clone()), PeerRules::default());
+    pool.guards().update(&consensus);
+    (pool, listeners, stopper)
+}
+
+/// A pool with a consensus of four guards, each with one exit in its /16, and of other exits up to this number.
+fn with_exits_near_guards(exits: u8) -> (Arc<Pool>, Stopper) {
+    let entry = |n: u8, net: u8, end: Flags| {
+        let mut relay = web_descriptor(n);
+        relay.addresses = vec![([20, net, 1, n], 9_000).into()];
+        Entry::new(&relay, Flags::RUNNING | Flags::VALID | end, 10)
+    };
+    let guards = (1..=4).map(|n| entry(n, n, Flags::GUARD));
+    let exits = (1..=exits).map(|n| entry(100 + n, n, Flags::EXIT));
+    let entries = guards.chain(exits).collect();
+    let network = network_with(1, params(&[("subnet_rule", 1)]));
+    let consensus = consensus_of(&network, Clock::system().now_secs(), entries);
+    let (pool, stopper) = pool_of(Some(consensus.clone()), PeerRules::default());
+    pool.guards().update(&consensus);
+    (pool, stopper)
+}
+
+#[tokio::test]
+async fn an_exit_near_the_guard_is_drawn_anew_and_brings_in_no_other_guard() {
+    let first_hops = |pool: &Pool| -> HashSet<RelayId> {
+        let path = |_| pool.maker.choose(WEB, &|_| false).unwrap();
+        let paths = (0..300).map(path);
+        paths
+            .map(|path| path.hops().next().unwrap().identity)
+            .collect()
+    };
+    // One exit of 40 is near the guard.
+    let (pool, _stopper) = with_exits_near_guards(40);
+    let guard = pool.guards().report()[0].identity;
+    assert_eq!(first_hops(&pool), HashSet::from([guard]));
+    // Where it is one of six, exits would be drawn unevenly: another guard serves for it.
+    let (pool, _stopper) = with_exits_near_guards(6);
+    assert_eq!(first_hops(&pool).len(), 2);
+    // An exit that is settled is not drawn anew.
+    let (pool, _stopper) = with_exits_near_guards(40);
+    let guard = pool.guards().report()[0].identity;
+    let consensus = pool.consensus().unwrap();
+    let entry = consensus.relay(&guard).unwrap();
+    let is_near = |other: &&Entry| {
+        other.identity != guard && crate::path::nets(other).eq(crate::path::nets(entry))
+    };
+    let near = consensus.entries().iter().find(is_near).unwrap();
+    let wanted = Wanted {
+        exit: Some(near.identity),
+        ..WEB.into()
+    };
+    let path = pool.maker.choose(wanted, &|_| false).unwrap();
+    assert_ne!(path.hops().next().unwrap().identity, guard);
+}
+
+#[tokio::test]
+async fn attempts_beside_a_slow_one_begin_at_the_same_guard() {
+    let (pool, listeners, _stopper) = with_silent_guards();
+    let guard = pool.guards().report()[0].identity;
+    tokio::time::pause();
+    let maker = pool.maker.clone();
+    let race = tokio::spawn(async move { maker.build(Purpose::Data, WEB, &|_| false).await });
+    // Another attempt is begun beside the first, and the guard has not failed yet.
+    tokio::time::sleep(pool.maker.slow_after() * 7 / 4).await;
+    assert_eq!(pool.guards().answers(&guard), None);
+    for (relay, listener) in &listeners {
+        assert_eq!(listener.accept().is_ok(), *relay == guard);
+    }
+    pool.stop();
+    race.abort();
+}
+
+#[tokio::test]
+async fn a_guard_whose_link_is_slow_to_come_up_has_not_failed_until_the_dial_has() {
+    let (pool, _listeners, _stopper) = with_silent_guards();
+    let guard = pool.guards().report()[0].identity;
+    tokio::time::pause();
+    let maker = pool.maker.clone();
+    let race = tokio::spawn(async move { maker.build(Purpose::Data, WEB, &|_| false).await });
+    tokio::time::sleep(HOP_TIMEOUT - Duration::from_secs(1)).await;
+    assert_eq!(pool.guards().answers(&guard), None);
+    // A link that cannot be had is a failure, and then there is another guard.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(pool.guards().answers(&guard), Some(false));
+    pool.stop();
+    race.abort();
+}
+
+#[tokio::test]
+async fn a_circuit_at_a_guard_that_stood_in_is_given_to_nobody_once_the_better_one_answers() {
+    let (pool, _, _stopper) = with_silent_guards();
+    let [one, two] = [0, 1].map(|n| pool.guards().report()[n].identity);
+    let consensus = pool.consensus().unwrap();
+    let is_exit = |entry: &&Entry| entry.flags.contains(Flags::EXIT);
+    let exit = consensus.entries().iter().find(is_exit).unwrap();
+    let circuit = circuit_through(0, vec![two, exit.identity], exit.clone());
+    circuit.shared.on_begun(LegId::FIRST, circuit.hops.clone());
+    pool.stock.shelf().hold(circuit.clone(), Some(owned_by(1)));
+    pool.guards().on_success(&one);
+    pool.guards().on_failure(&one);
+    pool.guards().on_success(&two);
+    assert!(find(&pool, 1).is_some());
+    pool.guards().on_success(&one);
+    assert!(find(&pool, 1).is_none());
+    pool.retire();
+    assert!(circuit.is_lost());
 }
 
 #[tokio::test]

@@ -4,24 +4,32 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cepa_common::dir::Entry;
-use cepa_common::ids::{HopIndex, RelayId};
+use cepa_common::ids::RelayId;
 use cepa_common::world::steady;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
 
 use super::build::BuildError;
 use super::built::Circuit;
 use super::growth::Multipath;
+use super::health::Blame;
 use super::legs::Growing;
-use super::maker::{CircuitError, Maker, Raised, Wanted};
+use super::maker::{CircuitError, First, Maker, Raised, Wanted};
 use crate::guard::Purpose;
+use crate::path::Path;
 
 /// The most attempts side by side for one circuit.
 const SIDE_BY_SIDE: usize = 3;
 /// The most attempts for one circuit in all.
 const ATTEMPTS: u32 = 12;
+/// The most relays that the attempts for one circuit leave out because attempts before have failed there. With so few,
+/// a guard that fails circuits cannot steer where the next one goes.
+const MOST_LEFT_OUT: usize = 3;
 /// The pause after the first failure. The pause doubles with each further failure. A relay that has just started, or a
 /// network that has just come back, can be reached a moment later.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
+/// A relay that has no room for a circuit is asked again after the pause that so many failures make (0.4 to 0.8 s), or
+/// a longer one.
+const BUSY_FAILURES: u32 = 6;
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -33,7 +41,8 @@ fn pause_after(failures: u32) -> Duration {
     longest.mul_f64(rand::random_range(0.5..=1.0))
 }
 
-type Outcome = Result<Arc<Circuit>, BuildError>;
+/// What came of an attempt: a circuit, or an error and the relay that it points at.
+type Outcome = Result<Arc<Circuit>, (BuildError, Option<Blame>)>;
 
 impl Maker {
     /// Builds a new circuit to `target` that is in no pool: only the caller's streams are on it.
@@ -48,7 +57,7 @@ impl Maker {
         let (outcomes, mut done) = mpsc::channel::<Outcome>(ATTEMPTS as usize);
         let (mut begun, mut running, mut failures) = (0, 0, 0);
         let mut last = CircuitError::NoConsensus;
-        let mut entries: Vec<RelayId> = Vec::new();
+        let (mut entries, mut left_out) = (Vec::<RelayId>::new(), Vec::<RelayId>::new());
         let mut next_at = steady::now();
         loop {
             if self.stock.shelf().is_closed() {
@@ -63,22 +72,25 @@ impl Maker {
                     running -= 1;
                     match outcome {
                         Ok(circuit) => return Ok(circuit),
-                        Err(error) => {
+                        Err((error, blame)) => {
+                            let news = blame.map(|blame| blame.relay);
+                            let news = news.filter(|relay| !left_out.contains(relay));
+                            left_out.extend(news.filter(|_| left_out.len() < MOST_LEFT_OUT));
                             tracing::debug!(%error, "a circuit was not built; trying another path");
                             failures += 1;
-                            next_at = steady::now() + pause_after(failures);
+                            let long = if error.is_busy() { BUSY_FAILURES } else { 0 };
+                            next_at = steady::now() + pause_after(failures.max(long));
                             last = error.into();
                         }
                     }
                 }
                 permit = self.permit_at(next_at), if may_begin => {
                     let permit = permit.map_err(|_| CircuitError::Stopping)?;
-                    // Beside an attempt that hangs, another first relay is chosen, because the first relay may be what
-                    // hangs.
-                    let beside = |relay: &RelayId| running > 0 && entries.contains(relay);
+                    let careful = |relay: &RelayId| avoid(relay) || left_out.contains(relay);
+                    let beside = running > 0;
                     let path = self
-                        .choose_beside(purpose, wanted, avoid, &beside)
-                        .or_else(|_| self.choose_beside(purpose, wanted, avoid, &|_| false));
+                        .next_path(purpose, wanted, &careful, &entries, beside)
+                        .or_else(|_| self.next_path(purpose, wanted, avoid, &entries, beside));
                     let hops: Vec<Entry> = match path {
                         Ok(path) => path.hops().cloned().collect(),
                         Err(error) if running == 0 => return Err(error),
@@ -93,6 +105,33 @@ impl Maker {
                 }
             }
         }
+    }
+
+    /// The path of the next attempt of a race whose attempts have begun at `entries`. `beside`: some of them still run.
+    ///
+    /// All attempts begin at one guard for as long as that guard has not failed by the guards' own rules. Otherwise
+    /// whoever can slow a link would choose when data goes by another guard (7.14).
+    fn next_path(
+        &self,
+        purpose: Purpose,
+        wanted: Wanted,
+        avoid: &(dyn Fn(&RelayId) -> bool + Sync),
+        entries: &[RelayId],
+        beside: bool,
+    ) -> Result<Path, CircuitError> {
+        let any = || self.choose_from(First::Any, purpose, wanted, avoid);
+        if self.rules().hops == 1 {
+            // The only hop is no guard. Beside one that hangs, another is chosen.
+            let hangs = |relay: &RelayId| beside && entries.contains(relay);
+            let other = self.choose_from(First::Not(&hangs), purpose, wanted, avoid);
+            return other.or_else(|_| any());
+        }
+        let has_failed = |guard: &&RelayId| self.guards().answers(guard) == Some(false);
+        let Some(guard) = entries.last().filter(|guard| !has_failed(guard)) else {
+            return any();
+        };
+        let same = self.choose_from(First::Only(guard), purpose, wanted, avoid);
+        same.or_else(|error| if beside { Err(error) } else { any() })
     }
 
     /// A permit to build, at this time, or later when one is free. While all permits are taken, the caller hears of
@@ -112,17 +151,13 @@ impl Maker {
         outcomes: mpsc::Sender<Outcome>,
     ) {
         let began = steady::now();
-        let limit = self.lost_after();
-        let built = tokio::time::timeout(limit, self.build_at_guard(&hops, rule)).await;
+        let built = self.build_at_guard(&hops, rule).await;
         drop(permit);
-        let outcome = match built {
-            Ok(Ok(Some(circuit))) => Ok(circuit),
-            Ok(Ok(None)) => Err(BuildError::BetterGuard),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(BuildError::TimedOut {
-                hop: HopIndex(hops.len().saturating_sub(1) as u8),
-            }),
-        };
+        let built = built.and_then(|circuit| circuit.ok_or(BuildError::BetterGuard));
+        let outcome = built.map_err(|error| {
+            let blame = error.blame(&hops);
+            (error, blame)
+        });
         {
             let (mut memory, now) = (self.memory(), steady::now());
             match &outcome {
@@ -130,15 +165,12 @@ impl Maker {
                     memory.times.on_built(steady::since(began));
                     memory.health.on_built(circuit.hops(), now);
                 }
-                Err(error) => {
+                Err((error, blame)) => {
                     if matches!(error, BuildError::TimedOut { .. }) {
                         memory.times.on_given_up(steady::since(began));
                     }
-                    // The guards themselves decide when a guard is tried again.
-                    let suspect = usize::from(error.suspect().0);
-                    if let Some(hop) = hops.get(suspect).filter(|_| suspect > 0 || hops.len() == 1)
-                    {
-                        memory.health.on_failed(hop.identity, now);
+                    if let Some(blame) = blame {
+                        memory.health.on_failed(*blame, now);
                     }
                 }
             }
@@ -156,7 +188,7 @@ impl Maker {
         hops: &[Entry],
         rule: Option<usize>,
     ) -> Result<Option<Arc<Circuit>>, BuildError> {
-        let raised = self.raise_at_guard(hops).await?;
+        let raised = self.raise_at_guard(hops, self.lost_after()).await?;
         let finish = |raised: Raised| {
             // A second leg has a guard of its own, so an owner who wants only one guard gets no second leg.
             let may_grow = raised.hops.len() > 1

@@ -16,12 +16,6 @@ pub(super) const MOST_CIRCUITS: usize = 512;
 
 /// What the shelf knows of a circuit, and does to it.
 pub(super) trait Shelved {
-    /// What the circuit's exit is judged by.
-    type Exit;
-
-    /// The circuit's exit.
-    fn exit(&self) -> &Self::Exit;
-
     /// When the circuit was built.
     fn built(&self) -> Instant;
 
@@ -70,10 +64,10 @@ pub(super) struct Owner {
     pub(super) since: Instant,
 }
 
-/// How well an exit fits what a stream wants.
+/// How well a circuit's exit fits what a stream wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExitFit {
-    /// The exit may not serve the stream.
+    /// The circuit may not serve the stream.
     Unfit,
     /// The exit may serve the stream, but a new circuit would get one that the owner prefers.
     Serves,
@@ -141,13 +135,13 @@ impl<C: Shelved> Shelf<C> {
     }
 
     /// Finds a circuit for a stream of `isolation`: one that this owner has had for less than `max_dirty`, or else a
-    /// clean one, which is the owner's from now on. `fit` judges exits.
+    /// clean one, which is the owner's from now on. `fit` judges circuits.
     pub(super) fn find(
         &mut self,
         isolation: &Isolation,
         max_dirty: Duration,
         now: Instant,
-        fit: &dyn Fn(&C::Exit) -> ExitFit,
+        fit: &dyn Fn(&C) -> ExitFit,
     ) -> Option<Found<C>> {
         self.circuits.retain(|held| !held.circuit.is_lost());
         let generation = self.generation;
@@ -158,7 +152,7 @@ impl<C: Shelved> Shelf<C> {
                 let age = now.saturating_duration_since(owner.since);
                 owner.isolation == *isolation && age < max_dirty
             });
-            is_ours && usable(held) && fit(held.circuit.exit()) != ExitFit::Unfit
+            is_ours && usable(held) && fit(&held.circuit) != ExitFit::Unfit
         });
         if let Some(held) = owned {
             return Some(Found {
@@ -168,7 +162,7 @@ impl<C: Shelved> Shelf<C> {
         }
         let clean = self.circuits.iter_mut().find(|held| {
             let is_clean = held.owner.is_none();
-            is_clean && usable(held) && fit(held.circuit.exit()) == ExitFit::AsGood
+            is_clean && usable(held) && fit(&held.circuit) == ExitFit::AsGood
         })?;
         clean.owner = Some(Owner {
             isolation: isolation.clone(),
@@ -180,10 +174,15 @@ impl<C: Shelved> Shelf<C> {
         })
     }
 
-    /// Lets go of circuits that are lost. Closes those that carry no stream and are of an earlier identity or older
-    /// than `max_dirty`: an owned circuit's age counts from when it got its owner, a clean one's from when it was
-    /// built.
-    pub(super) fn retire(&mut self, max_dirty: Duration, now: Instant) {
+    /// Lets go of circuits that are lost. Closes those that carry no stream and are of an earlier identity, of no more
+    /// use by what `is_outdone` says, or older than `max_dirty`: an owned circuit's age counts from when it got its
+    /// owner, a clean one's from when it was built.
+    pub(super) fn retire(
+        &mut self,
+        max_dirty: Duration,
+        now: Instant,
+        is_outdone: &dyn Fn(&C) -> bool,
+    ) {
         let generation = self.generation;
         self.circuits.retain(|held| {
             let since = match &held.owner {
@@ -192,7 +191,8 @@ impl<C: Shelved> Shelf<C> {
             };
             let is_old = now.saturating_duration_since(since) > max_dirty;
             let is_over = is_old || held.circuit.generation() != generation;
-            let retired = is_over && held.circuit.open_streams() == 0;
+            let retired =
+                held.circuit.open_streams() == 0 && (is_over || is_outdone(&held.circuit));
             if retired {
                 held.circuit.close();
             }
@@ -250,18 +250,44 @@ impl<C: Shelved> Shelf<C> {
             .map(|held| &held.circuit)
     }
 
-    /// Asks every circuit whether it is still there.
-    pub(super) fn doubt_all(&self) {
-        self.circuits.iter().for_each(|held| held.circuit.doubt());
+    /// Closes the clean circuits that `which` names.
+    pub(super) fn close_clean(&mut self, which: &dyn Fn(&C) -> bool) {
+        self.circuits.retain(|held| {
+            let closes = held.owner.is_none() && which(&held.circuit);
+            if closes {
+                held.circuit.close();
+            }
+            !closes
+        });
     }
 
-    /// Asks the circuits that pass one of these relays whether they are still there.
-    pub(super) fn doubt_through(&self, relays: &[RelayId]) {
-        let passing = self
-            .circuits
-            .iter()
-            .filter(|held| held.circuit.passes(relays));
-        passing.for_each(|held| held.circuit.doubt());
+    /// Whose the circuit is that `which` names. `None` if there is none, or if it is nobody's.
+    pub(super) fn owner_of(&self, which: &dyn Fn(&C) -> bool) -> Option<Isolation> {
+        let mut owned = self.circuits.iter().filter(|held| which(&held.circuit));
+        let owner = owned.next()?.owner.as_ref()?;
+        Some(owner.isolation.clone())
+    }
+
+    /// All owners of circuits, each once.
+    pub(super) fn owners(&self) -> Vec<Isolation> {
+        let mut owners: Vec<&Isolation> = Vec::new();
+        for owner in self.circuits.iter().filter_map(|held| held.owner.as_ref()) {
+            if !owners.contains(&&owner.isolation) {
+                owners.push(&owner.isolation);
+            }
+        }
+        owners.into_iter().cloned().collect()
+    }
+
+    /// Asks an owner's circuits whether they are still there; with `relays`, those that pass one of these.
+    pub(super) fn doubt(&self, isolation: &Isolation, relays: Option<&[RelayId]>) {
+        let is_theirs = |held: &&Held<C>| {
+            let owner = held.owner.as_ref();
+            owner.is_some_and(|owner| owner.isolation == *isolation)
+                && relays.is_none_or(|relays| held.circuit.passes(relays))
+        };
+        let theirs = self.circuits.iter().filter(is_theirs);
+        theirs.for_each(|held| held.circuit.doubt());
     }
 }
 

@@ -23,12 +23,6 @@ struct Paper {
 }
 
 impl Shelved for Paper {
-    type Exit = RelayId;
-
-    fn exit(&self) -> &RelayId {
-        &self.relay
-    }
-
     fn built(&self) -> Instant {
         self.built
     }
@@ -128,19 +122,33 @@ fn a_circuit_takes_streams_until_it_is_old_and_goes_when_the_last_has_ended() {
     let last = given + MAX_DIRTY - SECOND;
     assert!(find(&mut shelf, 1, last, ExitFit::Serves).is_some());
     assert!(find(&mut shelf, 1, last + SECOND, ExitFit::Serves).is_none());
-    shelf.retire(MAX_DIRTY, start + MAX_DIRTY);
+    shelf.retire(MAX_DIRTY, start + MAX_DIRTY, &|_| false);
     assert!(!clean.is_lost());
-    shelf.retire(MAX_DIRTY, start + MAX_DIRTY + SECOND);
+    shelf.retire(MAX_DIRTY, start + MAX_DIRTY + SECOND, &|_| false);
     assert!(
         clean.is_lost(),
         "the age of a clean circuit counts from when it was built"
     );
-    shelf.retire(MAX_DIRTY, given + MAX_DIRTY + SECOND);
+    shelf.retire(MAX_DIRTY, given + MAX_DIRTY + SECOND, &|_| false);
     assert!(!used.is_lost(), "it carries a stream");
     assert_eq!(shelf.counts().streams, 1);
     used.close();
-    shelf.retire(MAX_DIRTY, given + MAX_DIRTY + SECOND);
+    shelf.retire(MAX_DIRTY, given + MAX_DIRTY + SECOND, &|_| false);
     assert_eq!(shelf.counts(), Counts::default());
+}
+
+#[test]
+fn what_is_outdone_goes_when_it_is_idle() {
+    let (mut shelf, now) = (Shelf::new(), start());
+    let circuits = [circuit(1, 0, now), circuit(1, 0, now), circuit(2, 0, now)];
+    let [busy, clean, other] = &circuits;
+    busy.streams.set(1);
+    shelf.hold(busy.clone(), owner(1, now));
+    shelf.hold(clean.clone(), None);
+    shelf.hold(other.clone(), None);
+    shelf.retire(MAX_DIRTY, now, &|circuit| circuit.relay == busy.relay);
+    let lost = circuits.each_ref().map(|circuit| circuit.is_lost());
+    assert_eq!(lost, [false, true, false]);
 }
 
 #[test]
@@ -173,17 +181,30 @@ fn a_closed_shelf_ends_what_it_has_and_takes_nothing() {
 }
 
 #[test]
-fn doubt_reaches_the_circuits_that_pass_a_relay() {
+fn doubt_reaches_one_owner_s_circuits_and_nobody_else_s() {
     let (mut shelf, now) = (Shelf::new(), start());
-    let circuits = [circuit(1, 0, now), circuit(2, 0, now)];
-    for circuit in &circuits {
-        shelf.hold(circuit.clone(), None);
+    // All but the second pass one relay. The last is nobody's.
+    let circuits = [1, 2, 1, 1].map(|relay| circuit(relay, 0, now));
+    for (circuit, session) in circuits.iter().zip([Some(1), Some(1), Some(2), None]) {
+        let owner = session.and_then(|session| owner(session, now));
+        shelf.hold(circuit.clone(), owner);
     }
     let doubts = || circuits.each_ref().map(|circuit| circuit.doubts.get());
-    shelf.doubt_through(&[circuits[0].relay]);
-    assert_eq!(doubts(), [1, 0]);
-    shelf.doubt_all();
-    assert_eq!(doubts(), [2, 1]);
+    let is = |nth: usize| {
+        let circuit = circuits[nth].clone();
+        move |held: &Paper| std::ptr::eq(held, &*circuit)
+    };
+    let one = shelf.owner_of(&is(0)).unwrap();
+    assert!(one == Isolation::session(1));
+    assert!(shelf.owner_of(&is(3)).is_none());
+    shelf.doubt(&one, Some(&[circuits[0].relay]));
+    assert_eq!(doubts(), [1, 0, 0, 0]);
+    shelf.doubt(&one, None);
+    assert_eq!(doubts(), [2, 1, 0, 0]);
+    assert_eq!(shelf.owners().len(), 2);
+    shelf.close_clean(&|circuit| circuit.relay == circuits[0].relay);
+    let lost = circuits.each_ref().map(|circuit| circuit.is_lost());
+    assert_eq!(lost, [false, false, false, true]);
 }
 
 #[test]
@@ -205,7 +226,7 @@ fn a_new_identity_leaves_nothing_to_share_and_cuts_nothing_off() {
     shelf.hold(late.clone(), None);
     assert!(late.is_lost());
     busy.streams.set(0);
-    shelf.retire(MAX_DIRTY, now);
+    shelf.retire(MAX_DIRTY, now, &|_| false);
     assert!(busy.is_lost());
 }
 
@@ -306,7 +327,7 @@ proptest::proptest! {
                 }
                 Event::Open { .. } | Event::Lose { .. } => {}
                 Event::Pass { seconds } => now += Duration::from_secs(seconds),
-                Event::Retire => shelf.retire(MAX_DIRTY, now),
+                Event::Retire => shelf.retire(MAX_DIRTY, now, &|_| false),
                 Event::NewIdentity => {
                     shelf.new_identity();
                 }

@@ -2,12 +2,15 @@
 //! slept.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cepa_common::world::{World, steady};
+use cepa_common::world::{World, random, steady};
 
+use super::built::Circuit;
 use super::pool::Pool;
+use super::refill::{Refill, Refilling};
 use crate::guard::Purpose;
 use crate::path::ExitTarget;
 
@@ -19,6 +22,8 @@ const READY_MOST: usize = 8;
 const FREE_BUILDS: usize = 24;
 /// How often the pool looks after its circuits if nothing else wakes it.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// After the machine slept, each owner's circuits are asked after a time from this range (milliseconds).
+const ASKED_AFTER: RangeInclusive<u64> = 0..=10_000;
 /// If the wall clock is ahead of the steady one by this time, the machine slept or its clock was set. Either way,
 /// finding out costs a question to each circuit.
 const SLEPT: Duration = Duration::from_secs(20);
@@ -28,6 +33,7 @@ impl Pool {
     pub(crate) async fn look_after(self: Arc<Self>) {
         let mut surroundings = Surroundings::now(self.maker.world(), self.some_relay());
         let mut news = self.maker.consensus_news();
+        let mut refill = Refill::default();
         loop {
             self.retire();
             let has_circuit = self.counts().ready > 0;
@@ -41,11 +47,16 @@ impl Pool {
                 );
                 self.doubt_all();
                 self.guards().on_network_change();
+                self.maker.forget_links();
             }
             surroundings = now;
-            if let Some(target) = self.missing()
-                && self.maker.builds.available_permits() >= FREE_BUILDS
-                && self.consensus().is_some()
+            let may_build =
+                self.maker.builds.available_permits() >= FREE_BUILDS && self.consensus().is_some();
+            let missing = self.missing().filter(|_| may_build);
+            let left = missing.map(|(_, left)| left);
+            let refilling = refill.next(steady::now(), left, &mut random::rng());
+            if let Some((target, _)) = missing
+                && refilling == Refilling::Build
             {
                 match self.maker.build(Purpose::Data, target, &|_| false).await {
                     Ok(circuit) => {
@@ -58,42 +69,59 @@ impl Pool {
                     }
                 }
             }
+            let until = steady::now() + UPKEEP;
+            let until = match refilling {
+                Refilling::Wait(due) => until.min(due),
+                Refilling::Nothing | Refilling::Build => until,
+            };
             tokio::select! {
                 () = self.stock.rung() => {}
                 Ok(()) = news.changed() => {}
-                () = tokio::time::sleep(UPKEEP) => {}
+                () = tokio::time::sleep_until(until.into()) => {}
             }
         }
     }
 
-    /// Asks every circuit whether it is still there, and forgets what relays have failed at, as the network was to
-    /// blame.
+    /// Closes the clean circuits, asks the others whether they are still there, and forgets what relays did: it was the
+    /// network's doing. Each owner's circuits are asked at a time of their own, so that no exit learns from the times
+    /// which owners are one client.
     fn doubt_all(&self) {
         self.maker.memory().health.forgive();
-        self.stock.shelf().doubt_all();
+        let owners = {
+            let mut shelf = self.stock.shelf();
+            shelf.close_clean(&|_| true);
+            shelf.owners()
+        };
+        for owner in owners {
+            self.maker.doubt_later(owner, None, ASKED_AFTER);
+        }
     }
 
-    /// A port that was asked for lately and for which too few clean circuits are ready.
-    fn missing(&self) -> Option<ExitTarget> {
+    /// A port that was asked for lately and for which too few clean circuits are ready, with the number of these. A
+    /// port for which none is ready comes first.
+    fn missing(&self) -> Option<(ExitTarget, usize)> {
         let shelf = self.stock.shelf();
         let clean: Vec<_> = shelf.clean().collect();
         if clean.len() >= READY_MOST {
             return None;
         }
         let predictor = self.predictor();
-        let mut expected = predictor.expected(steady::now());
-        expected.find(|target| {
-            let ready = clean
-                .iter()
-                .filter(|circuit| target.is_allowed_by(circuit.exit()));
-            ready.count() < READY_EACH
-        })
+        let expected = predictor.expected(steady::now());
+        let with_ready = expected.map(|target| {
+            let serves = |circuit: &&&Arc<Circuit>| target.is_allowed_by(circuit.exit());
+            (target, clean.iter().filter(serves).count())
+        });
+        let missing = with_ready.filter(|(_, ready)| *ready < READY_EACH);
+        missing.min_by_key(|(_, ready)| *ready)
     }
 
-    /// Lets go of circuits that are lost, or old and idle.
+    /// Lets go of circuits that are lost, and of idle ones that are old or begin at a guard that stood in for a better
+    /// one.
     pub(super) fn retire(&self) {
-        let max_dirty = self.max_dirty();
-        self.stock.shelf().retire(max_dirty, steady::now());
+        let (max_dirty, selector) = (self.max_dirty(), self.maker.selector().ok());
+        let is_outdone = |circuit: &Circuit| self.maker.is_outdone(selector.as_deref(), circuit);
+        let mut shelf = self.stock.shelf();
+        shelf.retire(max_dirty, steady::now(), &is_outdone);
     }
 
     /// An address of the network, which shows by which way this machine would reach it.

@@ -163,6 +163,18 @@ impl Keeper {
         })
     }
 
+    /// Does the guard answer? `None` if it has not been tried.
+    pub fn answers(&self, guard: &RelayId) -> Option<bool> {
+        self.kept().set.answers(guard)
+    }
+
+    /// Is there no more use for circuits at this guard, because better guards answer, among those that `allowed` names?
+    pub fn is_outdone(&self, guard: &RelayId, allowed: &dyn Fn(&RelayId) -> bool) -> bool {
+        let kept = self.kept();
+        let fits = |better: &RelayId| !kept.bias.is_dropped(better) && allowed(better);
+        kept.set.is_outdone(guard, &fits)
+    }
+
     /// Notes that a circuit which `guard` had answered was built or failed. Returns the suspicion of the guard if that
     /// is worse than before.
     pub fn on_circuit(&self, guard: &RelayId, is_built: bool) -> Option<Suspicion> {
@@ -213,6 +225,20 @@ impl Keeper {
     /// Notes that a circuit is begun at `guard`.
     pub fn on_attempt(&self, guard: &RelayId) {
         self.step(|kept, now| kept.set.on_attempt(guard, now, &mut random::rng()));
+    }
+
+    /// Notes that `guard` has left a CREATE without CREATED, and whether nothing at all has come from it meanwhile.
+    /// Returns whether the guard has failed by that.
+    pub fn on_unanswered(&self, guard: &RelayId, is_silent: bool) -> bool {
+        self.step(|kept, now| {
+            let rng = &mut random::rng();
+            kept.set.on_unanswered(guard, is_silent, now, rng)
+        })
+    }
+
+    /// Notes that `guard` has answered CREATE by CREATED.
+    pub fn on_created(&self, guard: &RelayId) {
+        self.step(|kept, _| kept.set.on_created(guard));
     }
 
     /// Notes that the guard itself failed.

@@ -8,6 +8,7 @@ use rand::{CryptoRng, RngExt};
 
 use super::sample::{Filter, Guard, Reach, View, primaries};
 use super::schedule::{GuardLimits, Now, blurred};
+use super::silence::Silence;
 use crate::path::PositionWeights;
 
 /// What a circuit is for.
@@ -249,13 +250,42 @@ impl GuardSet {
         }
     }
 
-    /// Notes that the guard did not answer, or could not prove that it is this guard.
+    /// Notes that the guard has refused a CREATE because it has no room, or has left it without an answer for long.
+    /// `is_silent`: nothing at all has come from the guard meanwhile. Returns whether the guard has failed: one that is
+    /// slow or busy has not, unless it had failed before.
+    pub fn on_unanswered(
+        &mut self,
+        relay: &RelayId,
+        is_silent: bool,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) -> bool {
+        let Some(guard) = self.find_mut(relay) else {
+            return false;
+        };
+        let was_failing = matches!(guard.reach, Reach::Failing { .. });
+        let has_failed = guard.silence.on_unanswered(now.mono, is_silent) || was_failing;
+        if has_failed {
+            self.on_failure(relay, now, rng);
+        }
+        has_failed
+    }
+
+    /// Notes that the guard has answered CREATE by CREATED. What comes of the circuit is another matter.
+    pub fn on_created(&mut self, relay: &RelayId) {
+        if let Some(guard) = self.find_mut(relay) {
+            guard.silence = Silence::default();
+        }
+    }
+
+    /// Notes that no link to the guard could be had, or that the guard could not prove that it is this guard.
     pub fn on_failure(&mut self, relay: &RelayId, now: Now, rng: &mut impl CryptoRng) {
         let (limits, primary) = (self.limits, self.is_primary(relay));
         let Some(guard) = self.find_mut(relay) else {
             return;
         };
         guard.tried = None;
+        guard.silence = Silence::default();
         let since = match guard.reach {
             Reach::Failing { since, .. } => since,
             _ => now.mono,
@@ -285,6 +315,14 @@ impl GuardSet {
             Reach::Reached => Some(true),
             Reach::Failing { .. } => Some(false),
         }
+    }
+
+    /// Is there no more use for circuits at this guard, because as many better guards as are in use answer, among those
+    /// that `allowed` names (6.21.10)? Better are the primary guards before this one.
+    pub fn is_outdone(&self, relay: &RelayId, allowed: &dyn Fn(&RelayId) -> bool) -> bool {
+        let better = self.primary.iter().take_while(|guard| *guard != relay);
+        let answers = |guard: &&RelayId| self.answers(guard) == Some(true) && allowed(guard);
+        better.filter(answers).count() >= self.limits.in_use
     }
 
     /// Notes that a circuit failed behind the guard, or was given up, which says nothing about the guard.

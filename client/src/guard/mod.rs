@@ -7,11 +7,14 @@
 //! let only some circuits be built. Guards for the inner hops of onion services are absent on purpose.
 
 mod bias;
+#[cfg(test)]
+mod failing_tests;
 mod keeper;
 mod machine;
 mod persist;
 mod sample;
 mod schedule;
+mod silence;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use cepa_common::ids::RelayId;
 use rand::{CryptoRng, RngExt};
 
 use super::schedule::{GuardLimits, blurred};
+use super::silence::Silence;
 use crate::path::{PREFERENCE, Position, PositionWeights, nets};
 
 /// A guard of the sample.
@@ -25,6 +26,8 @@ pub(super) struct Guard {
     pub(super) reach: Reach,
     /// When a circuit was last begun at the guard, if that circuit has no result yet.
     pub(super) tried: Option<Duration>,
+    /// The CREATEs that the guard has not answered. This is not kept on disk.
+    pub(super) silence: Silence,
 }
 
 /// A guard as the newest consensus has it.
@@ -73,6 +76,7 @@ impl Guard {
             now: Listing::default(),
             reach: Reach::Unknown,
             tried: None,
+            silence: Silence::default(),
         }
     }
 

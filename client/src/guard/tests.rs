@@ -68,7 +68,7 @@ impl World {
         consensus_of(&self.network, at, entries.collect())
     }
 
-    fn set(&self, relays: u16) -> GuardSet {
+    pub(super) fn set(&self, relays: u16) -> GuardSet {
         let mut set = GuardSet::new(self.id());
         let consensus = self.consensus(START, 0..relays);
         set.update(&consensus, &|_| true, at(0), &mut rng(1));
@@ -89,7 +89,7 @@ pub(super) fn at(secs: u64) -> Now {
     }
 }
 
-fn pick(set: &GuardSet, secs: u64) -> GuardChoice {
+pub(super) fn pick(set: &GuardSet, secs: u64) -> GuardChoice {
     set.pick(Purpose::Data, &|_| true, at(secs), &mut rng(secs))
         .unwrap()
 }
@@ -142,37 +142,6 @@ fn guards_are_drawn_by_weight() {
     }
     // The four relays have half of the weight. Five standard deviations are 79.
     assert!(heavy.abs_diff(500) < 79, "{heavy}");
-}
-
-#[test]
-fn a_dead_primary_fails_over_at_once_and_is_tried_again_later() {
-    let mut set = World::new(&[]).set(100);
-    let [one, two, three] = set.primaries().try_into().unwrap();
-    assert_eq!(set.on_success(&one, at(1), &mut rng(1)), Verdict::Use);
-    for (dead, next) in [(one, two), (two, three)] {
-        set.on_failure(&dead, at(2), &mut rng(1));
-        let choice = pick(&set, 2);
-        assert_eq!((choice.identity, choice.usability), (next, Usability::Now));
-    }
-    set.on_failure(&three, at(2), &mut rng(1));
-    let other = pick(&set, 2);
-    assert_eq!(other.usability, Usability::IfNoneBetter);
-    // Three dead guards do not make the network look dead: the fourth guard is used.
-    assert_eq!(
-        set.on_success(&other.identity, at(3), &mut rng(1)),
-        Verdict::Use
-    );
-    // The time until the next try is ten minutes, plus or minus a tenth (6.21.9).
-    let retry = set.next_retry().unwrap().as_secs();
-    assert!((541..=662).contains(&retry), "{retry}");
-    assert_ne!(pick(&set, 500).identity, one);
-    let again = pick(&set, 700).identity;
-    assert_eq!(again, one);
-    // One circuit tries the guard. The other circuits do not wait for its result.
-    set.on_attempt(&one, at(700), &mut rng(1));
-    assert_ne!(pick(&set, 700).identity, one);
-    set.on_success(&one, at(701), &mut rng(1));
-    assert_eq!(pick(&set, 702).identity, one);
 }
 
 #[test]

@@ -19,6 +19,10 @@ const DRAWS: usize = 16;
 /// Number of exits tried before a path is given up. The first exit may exclude every entry.
 const EXITS_TRIED: usize = 8;
 
+/// A guard whose family and networks hold more than this part of the exits that fit (percent) gives way to another
+/// guard for these exits. Where the part is smaller, another exit is drawn (6.21.7).
+const NEAR_PERCENT: u128 = 5;
+
 /// Why no path could be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -163,6 +167,29 @@ impl PathSelector {
             return false;
         };
         one != other && !self.apart.share_family(one, other) && !self.apart.share_subnet(one, other)
+    }
+
+    /// Are over [`NEAR_PERCENT`] of the last hops for a target, by their weight, such that may not be in one path with
+    /// this relay? `rule` is the owner's for the destination.
+    pub fn is_near_many(&self, relay: &RelayId, target: ExitTarget, rule: Option<usize>) -> bool {
+        let position = match target {
+            ExitTarget::Any => Position::Middle,
+            _ => Position::Exit,
+        };
+        let (mut near, mut all) = (0u128, 0u128);
+        for n in self.fit(position, false) {
+            let entry = &self.consensus.entries()[n];
+            if !target.is_allowed_by(entry) || !self.marks.permits(position, rule, n) {
+                continue;
+            }
+            let weight = u64::from(entry.weight) * self.weights.share(position, entry.flags);
+            let weight = u128::from(self.marks.weighted(position, rule, n, weight));
+            all += weight;
+            if !self.may_share_path(relay, &entry.identity) {
+                near += weight;
+            }
+        }
+        near * 100 > all * NEAR_PERCENT
     }
 
     fn index(&self, relay: &RelayId) -> Option<usize> {

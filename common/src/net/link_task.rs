@@ -295,6 +295,7 @@ impl<A: AcceptCircuits> Driver<A> {
         self.partial.extend_from_slice(&plain[whole..]);
         plain.truncate(whole);
         if !plain.is_empty() {
+            self.queue.on_heard();
             self.table.on_cells(steady::now(), plain)?;
         }
         Ok(())

@@ -194,6 +194,8 @@ pub struct LinkQueue {
     waiting: Mutex<Queued>,
     notify: Notify,
     gone: tokio::sync::watch::Sender<bool>,
+    /// Number of times that cells have come in by the link.
+    heard: AtomicU64,
     bound_bytes: usize,
     serial: u64,
 }
@@ -221,6 +223,7 @@ impl LinkQueue {
             }),
             notify: Notify::new(),
             gone: tokio::sync::watch::Sender::new(false),
+            heard: AtomicU64::new(0),
             bound_bytes: bound_cells * CELL_LEN,
             serial: NEXT_SERIAL.fetch_add(1, atomic::Ordering::Relaxed),
         }
@@ -229,6 +232,16 @@ impl LinkQueue {
     /// A number that no other queue of this process has; of two queues the one made first has the lower.
     pub fn serial(&self) -> u64 {
         self.serial
+    }
+
+    /// How often cells have come in by the link. Two equal answers mean that the link was silent between them.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(atomic::Ordering::Relaxed)
+    }
+
+    /// Notes that cells have come in by the link.
+    pub(super) fn on_heard(&self) {
+        self.heard.fetch_add(1, atomic::Ordering::Relaxed);
     }
 
     /// Adds whole cells of one circuit, heads included, behind those that wait.
