@@ -28,6 +28,8 @@ pub(crate) struct CircuitInner {
     doubts: AtomicU32,
     /// The relays of each leg.
     ways: Mutex<Vec<(LegId, Vec<RelayId>)>>,
+    /// The relays between the ends of legs that were lost.
+    lost_middles: Mutex<Vec<RelayId>>,
     /// Builds another leg for the streams when it is time, if they may have one.
     pub(super) grower: Option<Box<dyn Grow>>,
 }
@@ -37,6 +39,7 @@ impl CircuitInner {
         Arc::new(Self {
             doubts: AtomicU32::new(0),
             ways: Mutex::default(),
+            lost_middles: Mutex::default(),
             grower,
         })
     }
@@ -54,7 +57,15 @@ impl CircuitInner {
     pub(super) fn on_ended(&self, leg: LegId) -> Vec<RelayId> {
         let mut ways = self.ways();
         let place = ways.iter().position(|(id, _)| *id == leg);
-        place.map_or_else(Vec::new, |place| ways.swap_remove(place).1)
+        let hops = place.map_or_else(Vec::new, |place| ways.swap_remove(place).1);
+        let middles = hops.get(1..hops.len().saturating_sub(1));
+        lock(&self.lost_middles).extend_from_slice(middles.unwrap_or_default());
+        hops
+    }
+
+    /// The relays between the ends of legs that were lost. A circuit has few legs in its life, and so few of these.
+    pub(super) fn lost_middles(&self) -> Vec<RelayId> {
+        lock(&self.lost_middles).clone()
     }
 
     /// The relays of a leg.

@@ -80,7 +80,7 @@ impl Grow for Grower {
         };
         let hops = shared.hops_of(only);
         let (secret, generation) = (self.secret, self.generation);
-        let path = match maker.path_beside(&hops, self.rule) {
+        let path = match maker.path_beside(&hops, &shared.lost_middles(), self.rule) {
             Ok(path) => path,
             Err(error) => {
                 tracing::debug!(%error, "no path for a second leg");
@@ -129,24 +129,25 @@ async fn linked(streams: &Weak<Streams<Opener>>) -> Option<Arc<Streams<Opener>>>
 
 impl Maker {
     /// Chooses relays for a second way to the exit of a circuit through `hops`. All relays of both ways may be in one
-    /// path, so that no family sees both ends of either.
+    /// path, so that no family sees both ends of either. Relays in `without` are in none of the places.
     fn path_beside(
         &self,
         hops: &[RelayId],
+        without: &[RelayId],
         rule: Option<usize>,
     ) -> Result<Vec<Entry>, CircuitError> {
         let selector = self.selector()?;
         let (exit, before) = hops.split_last().ok_or(CircuitError::NoConsensus)?;
         let clashes = |relay: &RelayId| {
             let clash = |held: &RelayId| !selector.may_share_path(relay, held);
-            before.iter().any(clash)
+            without.contains(relay) || before.iter().any(clash)
         };
         let wanted = Wanted {
             target: ExitTarget::Any,
             rule,
             exit: Some(*exit),
         };
-        let path = self.choose_from(First::Not(&clashes), Purpose::Data, wanted, &clashes)?;
+        let path = self.choose_from(First::Not(&clashes), Purpose::SecondLeg, wanted, &clashes)?;
         Ok(path.hops().cloned().collect())
     }
 

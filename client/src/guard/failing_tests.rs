@@ -1,8 +1,49 @@
 //! Tests of when a guard has failed, and of what becomes of the guard that stood in for it, on virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use cepa_common::ids::RelayId;
+
 use super::tests::{START, World, at, pick, rng};
 use super::*;
+
+#[test]
+fn a_second_leg_and_the_directory_have_the_second_primary_guard_and_no_third() {
+    let mut set = World::new(&[]).set(100);
+    let [one, two, _] = set.primaries().try_into().unwrap();
+    let second = |set: &GuardSet, first: RelayId| {
+        let beside = |guard: &RelayId| *guard != first;
+        let choice = set.pick(Purpose::SecondLeg, &beside, at(5), &mut rng(5));
+        choice.map(|choice| choice.identity)
+    };
+    assert_eq!(second(&set, one), Some(two));
+    assert_eq!(second(&set, two), Some(one));
+    set.on_success(&one, at(1), &mut rng(1));
+    set.on_failure(&two, at(2), &mut rng(1));
+    assert_eq!(second(&set, one), None);
+    for secs in 0..50 {
+        let choice = set.pick(Purpose::Directory, &|_| true, at(5), &mut rng(secs));
+        assert_eq!(choice.unwrap().identity, one);
+    }
+    // A consensus that does not list the second for some hours brings in no third either, and one that does not list it
+    // for a day does.
+    let world = World::new(&[]);
+    let number = |id: RelayId| u16::from_be_bytes([id.0[0], id.0[1]]);
+    let unlisted_at = |secs: u64| {
+        let mut set = set.clone();
+        let others = (0..100).filter(|n| *n != number(two));
+        let consensus = world.consensus(START + secs, others);
+        set.update(&consensus, &|_| true, at(secs), &mut rng(1));
+        second(&set, one)
+    };
+    assert_eq!(unlisted_at(6 * 3_600), None);
+    assert!(unlisted_at(25 * 3_600).is_some());
+    // With neither of the two, others must serve.
+    set.on_failure(&one, at(3), &mut rng(1));
+    for purpose in [Purpose::Data, Purpose::Directory] {
+        let choice = set.pick(purpose, &|_| true, at(5), &mut rng(1));
+        assert!(![one, two].contains(&choice.unwrap().identity));
+    }
+}
 
 #[test]
 fn a_guard_that_is_slow_or_busy_has_not_failed() {

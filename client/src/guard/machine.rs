@@ -18,7 +18,15 @@ pub enum Purpose {
     Data,
     /// Fetches from the directory, and nothing else.
     Directory,
+    /// A second leg beside a circuit for data.
+    SecondLeg,
 }
+
+/// Number of guards that circuits for data and their second legs have between them.
+const PAIR: usize = 2;
+/// A guard that was usable so lately keeps its place in the pair. Else a third guard would see the client whenever one
+/// of two is down for some hours.
+const PLACE_KEPT: Duration = Duration::from_secs(86_400);
 
 /// When a circuit through a guard may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +68,8 @@ pub struct GuardSet {
     /// The guards that were used, in the order of their first use.
     pub(super) confirmed: Vec<RelayId>,
     primary: Vec<RelayId>,
+    /// The first of the guards that are usable or have their place kept, best first: the pair, which sees the client.
+    pair: Vec<RelayId>,
     limits: GuardLimits,
     subnet_rule: bool,
     /// When any guard last succeeded, or the start.
@@ -79,6 +89,7 @@ impl GuardSet {
             sample: Vec::new(),
             confirmed: Vec::new(),
             primary: Vec::new(),
+            pair: Vec::new(),
             limits: GuardLimits::default(),
             subnet_rule: true,
             heard: None,
@@ -142,12 +153,25 @@ impl GuardSet {
                 .any(|g| g.identity == *relay && g.confirmed.is_some())
         };
         self.confirmed.retain(is_used);
+        for guard in self.sample.iter_mut().filter(|guard| guard.now.usable) {
+            guard.usable_at = Some(now.mono);
+        }
         self.choose_primaries();
     }
 
     fn choose_primaries(&mut self) {
         let ordered = self.in_order().filter(|guard| guard.now.usable);
         self.primary = primaries(ordered, self.limits.primaries, self.subnet_rule);
+        let latest = self.seen.map_or(Duration::ZERO, |seen| seen.mono);
+        let is_lately = |at: Duration| latest.saturating_sub(at) < PLACE_KEPT;
+        // Who is in the pair stays there before others that are not confirmed either.
+        let named = self.confirmed.iter().chain(&self.pair);
+        let placed = named
+            .filter_map(|relay| self.find(relay))
+            .chain(self.in_order())
+            .filter(|guard| guard.now.usable || guard.usable_at.is_some_and(is_lately));
+        let most = self.limits.in_use.max(self.limits.directory_in_use);
+        self.pair = primaries(placed, most.max(PAIR), self.subnet_rule);
     }
 
     fn find(&self, relay: &RelayId) -> Option<&Guard> {
@@ -182,7 +206,8 @@ impl GuardSet {
     }
 
     /// The guard for a circuit. `allowed` says which guards fit the circuit's exit: not of its family, not in its
-    /// network, and not the exit itself. `None` if the sample has no guard that is usable and allowed.
+    /// network, and not the exit itself; for a second leg, the guards that fit the first leg too. `None` if the sample
+    /// has no guard that is usable and allowed, or if a second leg may not have it.
     pub fn pick(
         &self,
         purpose: Purpose,
@@ -191,17 +216,31 @@ impl GuardSet {
         rng: &mut impl CryptoRng,
     ) -> Option<GuardChoice> {
         let fits = |guard: &&Guard| guard.now.usable && allowed(&guard.identity);
-        let in_use = match purpose {
-            Purpose::Data => self.limits.in_use,
-            Purpose::Directory => self.limits.directory_in_use,
-        };
         let due = |guard: &&Guard| is_due(guard, now);
         let primary = || self.primary.iter().filter_map(|relay| self.find(relay));
+        let pair = || self.pair.iter().filter_map(|relay| self.find(relay));
         // If a guard in use may not be in this path, another guard in use takes its place before one that is not in use
         // (S41).
         let usable = |guard: &&Guard| guard.now.usable;
-        let of_use = primary().filter(usable).filter(due).take(in_use);
-        let ready: Vec<&Guard> = of_use.filter(fits).collect();
+        let ready: Vec<&Guard> = match purpose {
+            Purpose::Data => {
+                let of_use = primary().filter(usable).filter(due);
+                of_use.take(self.limits.in_use).filter(fits).collect()
+            }
+            // No third guard sees the client because one of the pair is down.
+            Purpose::Directory => {
+                let of_pair = pair().take(self.limits.directory_in_use);
+                of_pair.filter(due).filter(fits).collect()
+            }
+            // Without the other guard of the pair there is no second leg.
+            Purpose::SecondLeg => {
+                let of_pair = pair().take(self.limits.in_use.max(PAIR));
+                return of_pair
+                    .filter(due)
+                    .find(fits)
+                    .map(|guard| self.choice(guard));
+            }
+        };
         if !ready.is_empty() {
             let guard = ready.get(rng.random_range(0..ready.len()))?;
             return Some(self.choice(guard));

@@ -11,6 +11,8 @@ mod bias;
 mod failing_tests;
 mod keeper;
 mod machine;
+#[cfg(test)]
+mod pair_tests;
 mod persist;
 mod sample;
 mod schedule;

@@ -24,6 +24,8 @@ pub(super) struct Guard {
     pub(super) now: Listing,
     /// What this run of the program has found out about the guard, which is not kept on disk.
     pub(super) reach: Reach,
+    /// When the guard was last usable. This is not kept on disk.
+    pub(super) usable_at: Option<Duration>,
     /// When a circuit was last begun at the guard, if that circuit has no result yet.
     pub(super) tried: Option<Duration>,
     /// The CREATEs that the guard has not answered. This is not kept on disk.
@@ -75,6 +77,7 @@ impl Guard {
             unlisted: None,
             now: Listing::default(),
             reach: Reach::Unknown,
+            usable_at: None,
             tried: None,
             silence: Silence::default(),
         }

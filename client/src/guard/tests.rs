@@ -103,8 +103,7 @@ fn one_primary_is_in_use_whatever_is_asked() {
     assert_eq!(used, HashSet::from([set.primaries()[0]]));
     let choose = |n| set.pick(Purpose::Directory, &|_| true, at(n), &mut rng(n));
     let used: HashSet<_> = (0..100).map(|n| choose(n).unwrap().identity).collect();
-    assert_eq!(used.len(), 3);
-    assert!(used.iter().all(|guard| set.primaries().contains(guard)));
+    assert_eq!(used, HashSet::from_iter(set.primaries()[..2].to_vec()));
 }
 
 #[test]

@@ -15,14 +15,28 @@ use super::*;
 const HOUR: u64 = 3_600;
 
 /// Which relays exist and which of them answer, hour by hour.
-struct Relays {
+pub(super) struct Relays {
     /// The hour until which each relay is down, by the relay's number. A relay that has left is not in the map.
     alive: BTreeMap<u16, u64>,
     next: u16,
 }
 
 impl Relays {
-    fn step(&mut self, hour: u64, rng: &mut StdRng) {
+    pub(super) fn new(count: u16) -> Self {
+        Self {
+            alive: (0..count).map(|n| (n, 0)).collect(),
+            next: count,
+        }
+    }
+
+    /// The relays that a consensus of this hour lists. A relay that has been down for an hour is noticed an hour late.
+    pub(super) fn listed(&self, hour: u64) -> Vec<u16> {
+        let numbers = self.alive.keys().copied();
+        let answered = |n: &u16| self.answers(&relay(*n), hour.saturating_sub(1));
+        numbers.filter(answered).collect()
+    }
+
+    pub(super) fn step(&mut self, hour: u64, rng: &mut StdRng) {
         let numbers: Vec<_> = self.alive.keys().copied().collect();
         for n in numbers {
             // On average a relay lives 200 days and is down twice a month for some hours.
@@ -36,7 +50,7 @@ impl Relays {
         }
     }
 
-    fn answers(&self, id: &RelayId, hour: u64) -> bool {
+    pub(super) fn answers(&self, id: &RelayId, hour: u64) -> bool {
         let n = u16::from_be_bytes([id.0[0], id.0[1]]);
         self.alive.get(&n).is_some_and(|until| hour >= *until)
     }
@@ -58,10 +72,9 @@ impl Year {
     fn new(seed: u64) -> Self {
         let world = World::new(&[]);
         let set = GuardSet::new(world.id());
-        let alive = (0..150).map(|n| (n, 0)).collect();
         Self {
             world,
-            relays: Relays { alive, next: 150 },
+            relays: Relays::new(150),
             set,
             rng: rng(seed),
             used: vec![BTreeMap::new(); 13],
@@ -79,13 +92,9 @@ impl Year {
         }
     }
 
-    /// Takes in a new consensus, which lists the relays that answer. A relay that has been down for an hour is noticed
-    /// an hour late.
+    /// Takes in a new consensus, which lists the relays that answer.
     fn hear_consensus(&mut self, hour: u64) {
-        let listed: Vec<_> = (0..self.relays.next)
-            .filter(|n| self.relays.answers(&relay(*n), hour.saturating_sub(1)))
-            .filter(|n| self.relays.alive.contains_key(n))
-            .collect();
+        let listed = self.relays.listed(hour);
         let consensus = self.world.consensus(START + hour * HOUR, listed);
         let now = self.now(hour, 0);
         self.set.update(&consensus, &|_| true, now, &mut self.rng);

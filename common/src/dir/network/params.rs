@@ -134,7 +134,7 @@ params! {
     /// Primary guards that a client's circuits begin at, of those that answer.
     guards_in_use: 1, 1, 5;
     /// Primary guards that circuits begin at which only fetch from the directory, of those that answer.
-    directory_guards_in_use: 3, 1, 10;
+    directory_guards_in_use: 2, 1, 10;
     /// A guard that was never used leaves the sample this long after it came in (seconds).
     guard_unconfirmed_seconds: 120 * 86_400, 86_400, 1_826 * 86_400;
     /// A guard leaves the sample this long after its first use (seconds).
