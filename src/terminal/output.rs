@@ -11,6 +11,9 @@ use tokio::sync::watch;
 use super::error::CliError;
 use super::progress::Progress;
 
+/// With fewer columns a bar leaves no room for the words beside it.
+const NARROW: u16 = 70;
+
 /// Why standard output could not be written, the first time.
 static LOST: OnceLock<String> = OnceLock::new();
 
@@ -63,7 +66,13 @@ impl Meter {
             return Self::of(None);
         }
         let bar = ProgressBar::new(100);
-        let style = ProgressStyle::with_template("{spinner} [{bar:30}] {elapsed:>4} {wide_msg}");
+        // A dumb terminal cannot go back in a line, and the library shows no bar there: plain lines say as much.
+        if bar.is_hidden() {
+            return Self::of(None);
+        }
+        let size = rustix::termios::tcgetwinsize(io::stderr());
+        let columns = size.map_or(80, |size| size.ws_col);
+        let style = ProgressStyle::with_template(template(columns));
         bar.set_style(
             style
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -138,4 +147,17 @@ pub(crate) async fn with_meter<T>(work: impl AsyncFnOnce(watch::Sender<Progress>
     let (sender, receiver) = watch::channel(Progress::default());
     let (done, ()) = tokio::join!(work(sender), meter.follow(receiver));
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_keeps_the_words() {
+        for (columns, has_bar) in [(200, true), (70, true), (69, false), (20, false), (0, true)] {
+            assert_eq!(template(columns).contains("{bar"), has_bar, "{columns}");
+            assert!(template(columns).contains("{wide_msg}"));
+        }
+    }
 }

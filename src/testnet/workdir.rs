@@ -26,6 +26,20 @@ pub(super) fn log_in(dir: &Path) -> PathBuf {
     dir.join("testnet.log")
 }
 
+/// Checks that files of the network, which are text, can name the directory.
+fn in_utf8(path: &Path) -> Result<(), CliError> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => Err(CliError::usage(
+            format!(
+                "the path {} is not UTF-8, and the network's files must name it",
+                path.display()
+            ),
+            "choose a directory with another name: --dir",
+        )),
+    }
+}
+
 impl Workdir {
     /// Opens the directory `named`, which is made if it is missing and cleared of a network that ran there before.
     /// Without a name a temporary directory is made.
@@ -39,9 +53,11 @@ impl Workdir {
                 "choose another directory with --dir",
             )
         };
+        in_utf8(&named)?;
         fs::create_dir_all(&named).map_err(|error| failed("create", error))?;
         // Processes and people elsewhere on the machine read the paths.
         let path = fs::canonicalize(&named).map_err(|error| failed("find", error))?;
+        in_utf8(&path)?;
         let strangers = fs::read_dir(&path).map_err(|error| failed("read", error))?.next().is_some()
             // The log and the lock are the first things that a network leaves.
             && !log_in(&path).exists()
@@ -113,6 +129,8 @@ fn clear(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -136,6 +154,13 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let named = parent.path().to_owned();
         fs::write(named.join("thesis.tex"), "x").unwrap();
+        let odd = named.join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        let error = Workdir::open(Some(odd.clone())).err().unwrap();
+        assert!(
+            error.what.contains("not UTF-8") && !odd.exists(),
+            "{}",
+            error.what
+        );
         assert!(Workdir::open(Some(named.clone())).is_err());
 
         let ours = named.join("net");
