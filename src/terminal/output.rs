@@ -53,6 +53,14 @@ pub(crate) fn complain(error: &CliError) {
     }
 }
 
+/// The template of the bar for a terminal of this width. A narrow terminal needs its columns for the words.
+fn template(columns: u16) -> &'static str {
+    match columns {
+        0 | NARROW.. => "{spinner} [{bar:30}] {elapsed:>4} {wide_msg}",
+        _ => "{spinner} {percent:>3} % {wide_msg}",
+    }
+}
+
 /// How far something has got: a bar on a terminal, plain lines elsewhere.
 pub(crate) struct Meter {
     bar: Option<ProgressBar>,

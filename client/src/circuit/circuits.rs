@@ -27,7 +27,11 @@ impl Circuits {
 
     /// The guards that circuits begin at, and how each does.
     pub fn guards(&self) -> Vec<GuardReport> {
-        self.0.guards().report()
+        // The only relay of a path is no guard: it is drawn anew for each circuit.
+        match self.0.rules().hops {
+            1 => Vec::new(),
+            _ => self.0.guards().report(),
+        }
     }
 
     /// The name of a relay for people, as the consensus has it. A relay without a name is called by the first eight

@@ -339,7 +339,9 @@ impl Maker {
     ) -> Result<Path, CircuitError> {
         let selector = self.selector()?;
         self.guards.update(selector.consensus());
-        self.announcer.tell_guards();
+        if self.rules.hops > 1 {
+            self.announcer.tell_guards();
+        }
         // Another exit is drawn in place of one near the guard, as another guard would see the client for it.
         let redraws = core::cell::Cell::new(wanted.exit.is_none());
         let guard = |exit: &Entry| {
