@@ -1,10 +1,10 @@
 //! What the program says: results on standard output, everything else on standard error.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use cepa_common::sync::lock;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -64,7 +64,7 @@ fn template(columns: u16) -> &'static str {
 /// How far something has got: a bar on a terminal, plain lines elsewhere.
 pub(crate) struct Meter {
     bar: Option<ProgressBar>,
-    shown: Mutex<String>,
+    shown: RefCell<String>,
 }
 
 impl Meter {
@@ -93,18 +93,18 @@ impl Meter {
     fn of(bar: Option<ProgressBar>) -> Self {
         Self {
             bar,
-            shown: Mutex::default(),
+            shown: RefCell::default(),
         }
     }
 
     /// What was shown last.
     pub(crate) fn shown(&self) -> String {
-        lock(&self.shown).clone()
+        self.shown.borrow().clone()
     }
 
     /// Shows `percent` and what happens now.
     pub(crate) fn show(&self, percent: u8, what: &str) {
-        what.clone_into(&mut lock(&self.shown));
+        what.clone_into(&mut self.shown.borrow_mut());
         match &self.bar {
             Some(bar) => {
                 bar.set_position(u64::from(percent));
