@@ -3,122 +3,39 @@
 //! The file is a process of its own, because a process that is simulated once is never real again.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/simulated.rs"]
+mod simulated;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use cepa_client::{Client, ClientOptions};
-use cepa_common::dir::{AuthorityEntry, ExitPolicy, NetworkFile, local_network_params};
-use cepa_common::net::directory::NetworkHandle;
-use cepa_common::onion::Suite;
+use cepa_common::dir::local_network_params;
 use cepa_common::state::{StateDir, StateError, Trust};
-use cepa_common::testkit;
 use cepa_common::world::memory::{Event, EventKind, MemoryNetwork};
-use cepa_common::world::sockets::SocketStream;
-use cepa_common::world::{Disk, NodeLife, Simulation, Sockets, World, simulate};
-use cepa_relay::keys::RelayIdentity;
-use cepa_relay::keys::ring::OnionKeyOptions;
-use cepa_relay::{
-    AuthorityOptions, ExitOptions, Limits, Relay, RelayHandle, RelayOptions, Workers,
+use cepa_common::world::sockets::Stream;
+use cepa_common::world::{Disk, Simulation, Sockets, World, simulate};
+use cepa_relay::{Relay, RelayHandle};
+use simulated::{
+    AUTHORITIES, BEGAN_UNIX_MS, DELAY, STATE, address, at, client_options, found, life,
+    relay_options,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const AUTHORITIES: u32 = 3;
 const RELAYS: u32 = 6;
 /// The node that is an exit, after authorities and relays.
 const EXIT: u32 = AUTHORITIES + RELAYS;
 const CLIENTS: u32 = 2;
 /// The node that clients fetch pages from; it is in no directory.
 const SERVER: u32 = EXIT + CLIENTS + 1;
-const PORT: u16 = 9_400;
-/// The state directory of each node, on its own disk.
-const STATE: &str = "/state";
-/// When the network begins: 2030-03-17, 17:46:40 UTC.
-const BEGAN_UNIX_MS: u64 = 1_900_000_000_000;
-/// How long a byte takes from host to host.
-const DELAY: Duration = Duration::from_millis(15);
 /// Within this time the authorities have agreed on a consensus that lists all relays.
 const FOUNDING: Duration = Duration::from_secs(30);
 /// Bytes of the pages that each client fetches.
 const PAGES: [usize; 3] = [1, 30_000, 400_000];
 
-fn address(node: u32) -> IpAddr {
-    Ipv4Addr::new(20 + u8::try_from(node).unwrap(), 0, 0, 1).into()
-}
-
-/// The number by which the testkit makes a node's keys: authorities have the numbers from 1 on.
-fn number(node: u32) -> u8 {
-    u8::try_from(node).unwrap() + 1
-}
-
-/// The network of the first nodes as its authorities.
-fn found() -> NetworkFile {
-    let authorities = (0..AUTHORITIES).map(|node| AuthorityEntry {
-        addresses: vec![SocketAddr::new(address(node), PORT)],
-        ..testkit::authority(number(node))
-    });
-    testkit::network_named("simulated", authorities.collect(), local_network_params())
-}
-
-fn relay_options(node: u32, network: &NetworkFile, world: World) -> RelayOptions {
-    let state = StateDir::open(&world.disk, STATE.as_ref(), Trust::OwnerOnly).unwrap();
-    let room = |name: &str| state.room(name).unwrap();
-    let authority = (node < AUTHORITIES).then(|| AuthorityOptions {
-        signing_key: testkit::signing_key(number(node)).into(),
-        signing_key_file: None,
-        state_dir: room("authority"),
-        rules: Default::default(),
-        measure: None,
-    });
-    RelayOptions {
-        network: NetworkHandle::from(network.clone()),
-        network_file: None,
-        identity: RelayIdentity::on_line(testkit::link_key(number(node))),
-        onion_keys: OnionKeyOptions {
-            dir: room("keys"),
-            trust: Trust::OwnerOnly,
-            // The suite is named, so that the processor does not choose it.
-            suite: Suite::Aes256Gcm,
-        },
-        listen: SocketAddr::new(address(node), PORT),
-        advertised: Vec::new(),
-        nickname: format!("node{node}"),
-        publish: true,
-        claim_kib: None,
-        exit: (node == EXIT).then(|| ExitOptions {
-            policy: ExitPolicy::from_rules(["accept *:*"]).unwrap(),
-            resolver: None,
-        }),
-        authority,
-        workers: Workers::Tasks {
-            number: 1,
-            each: Duration::from_micros(140),
-        },
-        world,
-        cache_dir: room("directory"),
-        limits: Limits {
-            memory_bytes: 64 << 20,
-            connections: 1_000,
-            bandwidth_kib: 0,
-        },
-    }
-}
-
-fn life(node: u32) -> NodeLife {
-    NodeLife {
-        node,
-        incarnation: 0,
-    }
-}
-
-/// Runs `work` as a task of the node.
-async fn at<T: Send + 'static>(node: u32, work: impl Future<Output = T> + Send + 'static) -> T {
-    let task = Simulation::in_node(life(node), || tokio::spawn(work));
-    task.await.expect("no node panics")
-}
-
-/// Answers each request, which is a number, with that many bytes.
+/// Answers each request, which is a number of bytes, with so many.
 async fn serve(world: World) {
     let listener = world.sockets.bind(SocketAddr::new(address(SERVER), 80));
     let listener = listener.await.unwrap();
@@ -170,10 +87,10 @@ async fn run() -> Run {
     let names = BTreeMap::from([("pages.example".to_owned(), address(SERVER))]);
     let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, names);
     let world = |node| network.world(address(node));
-    let file = found();
+    let file = found(local_network_params());
     let mut relays: Vec<RelayHandle> = Vec::new();
     for node in 0..=EXIT {
-        let options = relay_options(node, &file, world(node));
+        let options = relay_options(node, node == EXIT, &file, world(node));
         relays.push(at(node, Relay::start(options)).await.unwrap());
     }
     let server = Simulation::in_node(life(SERVER), || tokio::spawn(serve(world(SERVER))));
@@ -181,13 +98,7 @@ async fn run() -> Run {
     let clients: Vec<_> = (EXIT + 1..=EXIT + CLIENTS)
         .map(|node| {
             let world = world(node);
-            let state = StateDir::open(&world.disk, STATE.as_ref(), Trust::OwnerOnly);
-            let state = state.unwrap().room("client").unwrap();
-            let options = ClientOptions {
-                state_dir: Some(state),
-                world,
-                ..ClientOptions::new(file.clone())
-            };
+            let options = client_options(&file, world);
             Simulation::in_node(life(node), || tokio::spawn(fetch(options)))
         })
         .collect();

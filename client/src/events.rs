@@ -33,8 +33,6 @@ pub enum DirectorySource {
     Authority(String),
     /// A fallback cache of the network's file.
     Fallback(RelayId),
-    /// The relay with this name, asked directly.
-    Relay(String),
     /// The relay at the end of a circuit.
     Circuit,
 }
@@ -47,7 +45,6 @@ impl fmt::Display for DirectorySource {
                 let hex = identity.to_string();
                 write!(f, "fallback cache {}", hex.get(..8).unwrap_or(&hex))
             }
-            Self::Relay(name) => write!(f, "relay {name}"),
             Self::Circuit => f.write_str("a relay at the end of a circuit"),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use cepa_common::net::directory::{Dial, Reviser, RevisionStore, revise};
+use cepa_common::net::directory::{Asker, Dial, Reviser, RevisionStore, revise};
 use cepa_common::net::tasks::tasks;
 use cepa_common::net::tls::Tls;
 use cepa_common::world::blocking;
@@ -17,10 +17,9 @@ use crate::circuit::maker::MakerConfig;
 use crate::circuit::pool::Pool;
 use crate::circuit::report::Announcer;
 use crate::client::{Client, ClientError, ClientInner, ClientOptions};
-use crate::dir::{DirectoryConfig, directory};
+use crate::dir::{DirStreams, DirectoryConfig, directory};
 use crate::events::{ClientEvent, ClientEvents, Reporter, Warning};
 use crate::guard::Keeper;
-use crate::path::Position;
 use crate::time_sources::TimeSources;
 
 /// The time within which a consensus must be there.
@@ -87,28 +86,8 @@ impl Client {
             cache: options.state_dir.clone(),
             disk: options.world.disk.clone(),
             reporter: reporter.clone(),
-            rules: rules.clone(),
         });
-        let newest = directory.consensus();
-        tasks.spawn(revise(Reviser {
-            network: network.clone(),
-            dial,
-            clock: clock.clone(),
-            consensus: Box::new(move || newest.borrow().clone()),
-            may_ask: Box::new({
-                let rules = rules.clone();
-                // A relay that the client connects to sees it as a first hop does.
-                move |relay| rules.permits(Position::Entry, None, relay)
-            }),
-            asks_authorities: false,
-            store,
-            file: options.network_file,
-            disk: options.world.disk.clone(),
-            tell: Box::new({
-                let reporter = reporter.clone();
-                move |news| reporter.revision(news)
-            }),
-        }));
+        let disk = options.world.disk.clone();
         let (network_id, state_dir) = (network.network_id(), options.state_dir);
         let world = options.world.clone();
         let load = move || Keeper::load(network_id, state_dir.as_deref(), &world);
@@ -148,7 +127,26 @@ impl Client {
         });
         tasks.spawn(task.run());
         tasks.spawn(pool.clone().look_after());
-        directory.use_circuits(Arc::new(CircuitStreams::new(pool.maker())));
+        let circuits = Arc::new(CircuitStreams::new(pool.maker()));
+        directory.use_circuits(circuits.clone());
+        let newest = directory.consensus();
+        tasks.spawn(revise(Reviser {
+            network: network.clone(),
+            dial,
+            clock,
+            consensus: Box::new(move || newest.borrow().clone()),
+            asker: Asker::Client(Box::new(move || {
+                let stream = circuits.open(&[]);
+                Box::pin(async move { Ok(stream.await?.1) })
+            })),
+            store,
+            file: options.network_file,
+            disk,
+            tell: Box::new({
+                let reporter = reporter.clone();
+                move |news| reporter.revision(news)
+            }),
+        }));
         let client = Self {
             inner: Arc::new(ClientInner {
                 network,

@@ -2,24 +2,26 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use core::time::Duration;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use cepa_common::dir::{Consensus, Flags, Lifetime, diff};
 use cepa_common::net::directory::Backoff;
 use cepa_common::testkit::*;
 
 use super::task::until_next;
-use super::tests::{START, ScriptedCircuits, consensus, network, start, start_reporting, until};
+use super::tests::{START, consensus, give_circuits, network, start, start_reporting, until};
 use super::{BootstrapProgress, Directory, WrongClock};
 use crate::events::{Reporter, Warning};
 
 const RELAYS: [u8; 4] = [10, 11, 12, 13];
 
-/// A client that holds the consensus of START, got from authority 1, which then vanishes.
+/// A client that holds the consensus of START, got from authority 1, which then vanishes. From then on its circuits end
+/// at [`RELAYS`] in turn.
 async fn holding(sources: &Sources) -> (Directory, tokio::task::JoinHandle<()>) {
     let network = network();
     sources.put(1, consensus(&network, START, &RELAYS).bytes());
     let (directory, task) = start(&network, sources, START, None);
+    give_circuits(&directory, sources, &RELAYS);
     until(&directory, START).await;
     sources.remove(1);
     sources.dialled();
@@ -217,15 +219,14 @@ async fn nothing_new_then_a_difference_then_the_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn circuits_first_then_directly() {
+async fn circuits_first_then_those_that_the_networks_file_names() {
     let (network, sources) = (network(), Sources::default());
-    let (directory, _task) = holding(&sources).await;
-    let opened = Arc::new(Mutex::new(Vec::new()));
-    directory.use_circuits(Arc::new(ScriptedCircuits {
-        sources: sources.clone(),
-        ends: vec![20, 21, 22, 23],
-        opened: Arc::clone(&opened),
-    }));
+    sources.put(1, consensus(&network, START, &RELAYS).bytes());
+    let (directory, _task) = start(&network, &sources, START, None);
+    let opened = give_circuits(&directory, &sources, &[20, 21, 22, 23]);
+    until(&directory, START).await;
+    sources.remove(1);
+    sources.dialled();
     let next = consensus(&network, START + 10, &RELAYS);
     sources.put(20, b"soup");
     for n in [21, 22, 23] {
@@ -234,17 +235,24 @@ async fn circuits_first_then_directly() {
     until(&directory, START + 10).await;
     assert_eq!(opened.lock().unwrap().len(), 3);
     assert!(sources.dialled().iter().all(|a| a.port() >= 5_020));
-    // The relay that lied is avoided; when circuits fail, only the direct way remains.
+    // The one that lied is avoided. Where circuits fail, an authority has the next; no relay is asked directly.
     for n in 20..=23 {
         sources.remove(n);
     }
     let later = consensus(&network, START + 20, &RELAYS);
-    for n in RELAYS {
+    for n in RELAYS.into_iter().chain([2]) {
         sources.play(n, Script::Cache(vec![later.clone()]));
     }
     until(&directory, START + 20).await;
     let opened = opened.lock().unwrap();
-    assert_eq!(opened.len(), 9);
+    assert_eq!(opened.len(), 12);
+    let relays = 5_010..=5_013;
+    assert!(
+        sources
+            .dialled()
+            .iter()
+            .all(|a| !relays.contains(&a.port()))
+    );
     assert!(opened[3..].iter().all(|who| *who != identity(20)));
 }
 
@@ -253,6 +261,7 @@ async fn a_conflict_names_those_who_signed_both() {
     let (network, sources, reporter) = (network(), Sources::default(), Reporter::default());
     sources.put(1, consensus(&network, START, &RELAYS).bytes());
     let (directory, _task) = start_reporting(&network, &sources, START, None, reporter.clone());
+    give_circuits(&directory, &sources, &RELAYS);
     let held = until(&directory, START).await;
     sources.remove(1);
     let entries = vec![web_entry(11, Flags::VALID | Flags::RUNNING, 10)];

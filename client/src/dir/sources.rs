@@ -5,19 +5,20 @@ use core::time::Duration;
 use std::io;
 use std::net::SocketAddr;
 
-use cepa_common::dir::{Consensus, Flags, NetworkFile};
+use cepa_common::dir::NetworkFile;
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{DirStream, random_below};
 use rand::Rng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
 use crate::events::DirectorySource;
-use crate::path::{PeerRules, Position};
 
 /// Number of sources asked at once: a source that holds news back is outvoted by two others.
 pub(super) const SOURCES: usize = 3;
-/// The most sources remembered as bad. Beyond this number, the source that is forgiven soonest is forgotten.
+/// After so many failed rounds over circuits there is one that asks authorities and fallbacks directly.
+const ROUNDS_OVER_CIRCUITS: u32 = 3;
+/// The most sources remembered as bad. Beyond it, the one that is forgiven soonest is forgotten.
 const MAX_DISTRUSTED: usize = 128;
 /// How long a source is not asked after it misbehaved once. The time doubles with each further time.
 const DISTRUST_FIRST: Duration = Duration::from_secs(600);
@@ -42,7 +43,7 @@ pub trait DirStreams: Send + Sync {
 pub(super) enum Source {
     /// The last relay of a circuit.
     Circuit,
-    /// A relay that is dialled directly, which sees this computer's address.
+    /// An authority or a fallback that is dialled directly, and sees this computer's address.
     Direct {
         /// Identity of the relay.
         identity: RelayId,
@@ -58,57 +59,26 @@ pub(super) enum Source {
 /// What the choice of sources depends on.
 pub(super) struct Choice<'a> {
     pub(super) network: &'a NetworkFile,
-    /// The newest consensus held, usable or not.
-    pub(super) held: Option<&'a Consensus>,
-    /// May `held` be used?
+    /// Is there a consensus that may be used?
     pub(super) is_usable: bool,
     /// Are there circuits?
     pub(super) has_circuits: bool,
     /// Rounds that failed in a row.
     pub(super) failed_rounds: u32,
-    /// The owner's rules about which relays this client may connect to.
-    pub(super) rules: &'a PeerRules,
 }
 
 impl Choice<'_> {
-    /// The sources to ask. With a usable consensus: over circuits in two rounds, then the relays of that consensus
-    /// directly, then authorities and fallbacks, and so on. Without a usable consensus: authorities and fallbacks, and
-    /// every other time the relays of an old consensus.
+    /// The sources to ask: circuits where they can be had, and at times, when they bring nothing, the authorities and
+    /// fallbacks of the network's file. No other relay is ever dialled for a document: it would see who asks.
     ///
     /// A source that is busy is not asked. The list is empty if all sources are busy.
     pub(super) fn sources(&self, distrust: &mut Distrust, rng: &mut impl Rng) -> Vec<Source> {
-        let step = self.failed_rounds % 4;
-        let mut found = match (self.is_usable, self.has_circuits) {
-            (true, true) if step < 2 => return vec![Source::Circuit; SOURCES],
-            (true, _) if step < 3 && step != 1 => self.relays(distrust, rng),
-            (false, _) if step % 2 == 1 => self.relays(distrust, rng),
-            _ => Vec::new(),
-        };
-        if found.is_empty() {
-            found = self.authorities(distrust, rng);
+        let is_over_circuits =
+            self.failed_rounds % (ROUNDS_OVER_CIRCUITS + 1) < ROUNDS_OVER_CIRCUITS;
+        if self.is_usable && self.has_circuits && is_over_circuits {
+            return vec![Source::Circuit; SOURCES];
         }
-        found
-    }
-
-    fn relays(&self, distrust: &mut Distrust, rng: &mut impl Rng) -> Vec<Source> {
-        let entries = self.held.map_or(&[][..], |held| held.entries());
-        let running: Vec<_> = entries
-            .iter()
-            .filter(|e| {
-                let may_be_asked =
-                    !distrust.contains(&e.identity) && !distrust.is_busy(&e.identity);
-                let is_permitted = self.rules.permits(Position::Entry, None, e);
-                e.flags.contains(Flags::RUNNING) && may_be_asked && is_permitted
-            })
-            .collect();
-        let chosen = running.sample(rng, SOURCES);
-        let source = |e: &&cepa_common::dir::Entry| Source::Direct {
-            identity: e.identity,
-            name: DirectorySource::Relay(e.nickname.clone()),
-            addresses: e.addresses.clone(),
-            link_key: e.link_key(),
-        };
-        chosen.map(source).collect()
+        self.authorities(distrust, rng)
     }
 
     fn authorities(&self, distrust: &mut Distrust, rng: &mut impl Rng) -> Vec<Source> {
@@ -231,11 +201,9 @@ impl Distrust {
 mod tests {
     use std::collections::{BTreeMap, HashSet};
 
-    use cepa_common::testkit::{identity, network_with};
+    use cepa_common::testkit::network_with;
 
-    use super::super::tests::consensus;
     use super::*;
-    use crate::path::PeerSet;
 
     #[tokio::test(start_paused = true)]
     async fn distrust_grows_decays_and_is_bounded() {
@@ -282,39 +250,33 @@ mod tests {
         assert_eq!(distrust.busy.len(), MAX_DISTRUSTED);
     }
 
-    /// A relay that is asked without a circuit sees who asks, as a first hop does.
+    /// Whoever is asked without a circuit sees who asks.
     #[test]
-    fn no_relay_is_asked_directly_that_may_not_be_a_first_hop() {
-        let network = network_with(1, BTreeMap::new());
-        let held = consensus(&network, 1_900_000_000, &[11, 12, 13, 14]);
-        let mut rules = PeerRules::default();
-        rules.entry.avoid = vec![
-            PeerSet::Identity(identity(12)),
-            PeerSet::Identity(identity(14)),
-        ];
-        let asked = |rules: &PeerRules, is_usable, failed_rounds| {
-            let choice = Choice {
-                network: &network,
-                held: Some(&held),
-                is_usable,
-                has_circuits: false,
-                failed_rounds,
-                rules,
-            };
-            let sources = choice.sources(&mut Distrust::default(), &mut rand::rng());
-            let named = sources.into_iter().map(|source| match source {
-                Source::Direct { identity, .. } => identity,
-                Source::Circuit => panic!("there are none"),
-            });
-            named.collect::<HashSet<_>>()
-        };
-        for (is_usable, failed_rounds) in [(true, 0), (true, 2), (false, 1), (false, 3)] {
-            let names = asked(&rules, is_usable, failed_rounds);
-            assert_eq!(names, HashSet::from([identity(11), identity(13)]));
+    fn nobody_is_asked_directly_but_those_that_the_networks_file_names() {
+        let network = network_with(3, BTreeMap::new());
+        let named: HashSet<_> = network.authorities().iter().map(|a| a.identity).collect();
+        let mut rounds_over_circuits = 0;
+        for (is_usable, has_circuits) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            for failed_rounds in 0..8 {
+                let choice = Choice {
+                    network: &network,
+                    is_usable,
+                    has_circuits,
+                    failed_rounds,
+                };
+                let sources = choice.sources(&mut Distrust::default(), &mut rand::rng());
+                assert_eq!(sources.len(), SOURCES);
+                rounds_over_circuits += u32::from(sources[0] == Source::Circuit);
+                for source in sources {
+                    match source {
+                        Source::Direct { identity, .. } => assert!(named.contains(&identity)),
+                        Source::Circuit => assert!(is_usable && has_circuits),
+                    }
+                }
+            }
         }
-        // If no relay is left, the authorities and fallbacks of the network's file are asked.
-        rules.entry.only = vec![PeerSet::Identity(identity(99))];
-        let names = asked(&rules, true, 0);
-        assert!(!names.is_empty() && (11..=14).all(|n| !names.contains(&identity(n))));
+        assert_eq!(rounds_over_circuits, 6);
     }
 }

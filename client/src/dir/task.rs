@@ -16,7 +16,6 @@ use super::round::{Outcome, Round, RoundError};
 use super::skew::NoConsensus;
 use super::sources::{Choice, DirStreams, Distrust};
 use crate::events::{ClientEvent, Reporter, Warning};
-use crate::path::PeerRules;
 
 /// The first wait after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(300);
@@ -39,8 +38,6 @@ pub struct DirectoryConfig {
     pub disk: Disk,
     /// Hears how far the client has come.
     pub reporter: Reporter,
-    /// The owner's rules. A relay that is asked directly is a first hop.
-    pub rules: Arc<PeerRules>,
 }
 
 /// How far the client has come, for people to see.
@@ -314,11 +311,9 @@ impl DirectoryTask {
         let is_urgent = self.consensus.borrow().is_none();
         let choice = Choice {
             network: &self.config.network.newest(),
-            held: self.held.as_deref(),
             is_usable: !is_urgent,
             has_circuits: self.circuits.get().is_some(),
             failed_rounds,
-            rules: &self.config.rules,
         };
         let sources = choice.sources(&mut self.distrust, &mut random::rng());
         if sources.is_empty() {

@@ -19,11 +19,11 @@ use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
 pub(super) const START: u64 = 1_900_000_000;
 
-/// Directory streams over circuits that end at these relays in turn. The streams that were opened are counted.
-pub(super) struct ScriptedCircuits {
-    pub(super) sources: Sources,
-    pub(super) ends: Vec<u8>,
-    pub(super) opened: Arc<Mutex<Vec<RelayId>>>,
+/// Directory streams over circuits that end at these relays in turn; counts those opened.
+struct ScriptedCircuits {
+    sources: Sources,
+    ends: Vec<u8>,
+    opened: Arc<Mutex<Vec<RelayId>>>,
 }
 
 impl DirStreams for ScriptedCircuits {
@@ -45,6 +45,21 @@ impl DirStreams for ScriptedCircuits {
         let stream = self.sources.dial(&[address(*n)], who.0);
         Box::pin(async move { Ok((who, stream.await?)) })
     }
+}
+
+/// Has the client ask relays with these numbers, in turn, over circuits. Returns the list of those asked.
+pub(super) fn give_circuits(
+    directory: &Directory,
+    sources: &Sources,
+    ends: &[u8],
+) -> Arc<Mutex<Vec<RelayId>>> {
+    let opened = Arc::default();
+    directory.use_circuits(Arc::new(ScriptedCircuits {
+        sources: sources.clone(),
+        ends: ends.to_vec(),
+        opened: Arc::clone(&opened),
+    }));
+    opened
 }
 
 pub(super) fn network() -> Arc<NetworkFile> {
@@ -75,7 +90,6 @@ pub(super) fn start_reporting(
     reporter: Reporter,
 ) -> (Directory, JoinHandle<()>) {
     let (task, directory) = directory(DirectoryConfig {
-        rules: Default::default(),
         network: Arc::clone(network).into(),
         dial: Arc::new(sources.clone()),
         clock: virtual_clock(start * 1_000),
@@ -135,6 +149,7 @@ async fn refreshes_come_from_relays_after_the_first_tenth() {
     let (network, sources) = (network(), Sources::default());
     sources.put(1, consensus(&network, START, &[10, 11, 12, 13]).bytes());
     let (directory, _task) = start(&network, &sources, START, None);
+    give_circuits(&directory, &sources, &[10, 11, 12, 13]);
     until(&directory, START).await;
     sources.dialled();
     let began = tokio::time::Instant::now();
@@ -159,13 +174,15 @@ async fn refreshes_come_from_relays_after_the_first_tenth() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_relays_send_the_client_back_to_the_authorities() {
+async fn silent_circuits_send_the_client_back_to_the_authorities() {
     let (network, sources) = (network(), Sources::default());
     sources.put(1, consensus(&network, START, &[10]).bytes());
     let (directory, _task) = start(&network, &sources, START, None);
+    let opened = give_circuits(&directory, &sources, &[10]);
     until(&directory, START).await;
     sources.put(1, consensus(&network, START + 10, &[10]).bytes());
     until(&directory, START + 10).await;
+    assert_eq!(opened.lock().unwrap().len(), 9);
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,6 +54,8 @@ pub struct Event {
     pub at: Duration,
     /// The address of the host that the event happened at.
     pub host: IpAddr,
+    /// The connection's other end; of a dial, the address that was asked for.
+    pub peer: SocketAddr,
     /// What happened.
     pub kind: EventKind,
     /// How many bytes the event concerns.
@@ -129,11 +131,12 @@ impl MemoryNetwork {
         lock(&self.0.state)
     }
 
-    fn note(&self, host: IpAddr, kind: EventKind, bytes: usize) {
+    fn note(&self, host: IpAddr, peer: SocketAddr, kind: EventKind, bytes: usize) {
         let at = self.0.began.elapsed();
         self.state().log.push(Event {
             at,
             host,
+            peer,
             kind,
             bytes,
         });
@@ -171,7 +174,7 @@ impl GivenSockets for Host {
     fn connect(&self, to: SocketAddr) -> Answer<'_, Box<dyn GivenStream>> {
         Box::pin(async move {
             let from = self.network.free_port(self.address);
-            self.network.note(self.address, EventKind::Dial, 0);
+            self.network.note(self.address, to, EventKind::Dial, 0);
             tokio::time::sleep(self.network.0.delay).await;
             let listener = self.network.state().listeners.get(&to).cloned();
             let (near, far) = Connection::pair(&self.network, from, to);
@@ -223,7 +226,8 @@ impl GivenListener for Port {
             let accepted = self.waiting.lock().await.recv().await;
             let accepted = accepted.ok_or(io::ErrorKind::NotConnected)?;
             let peer = accepted.peer;
-            self.network.note(self.address.ip(), EventKind::Accept, 0);
+            self.network
+                .note(self.address.ip(), peer, EventKind::Accept, 0);
             Ok((Box::new(accepted) as Box<dyn GivenStream>, peer))
         })
     }
@@ -338,7 +342,8 @@ impl GivenStream for Connection {
         drop(way);
         writer.into_iter().for_each(Waker::wake);
         if read > 0 {
-            self.network.note(self.local.ip(), EventKind::Receive, read);
+            self.network
+                .note(self.local.ip(), self.peer, EventKind::Receive, read);
             return Ok(read);
         }
         match end {
@@ -369,7 +374,8 @@ impl GivenStream for Connection {
         let reader = way.reader.take();
         drop(way);
         reader.into_iter().for_each(Waker::wake);
-        self.network.note(self.local.ip(), EventKind::Send, taken);
+        self.network
+            .note(self.local.ip(), self.peer, EventKind::Send, taken);
         Ok(taken)
     }
 
@@ -401,7 +407,8 @@ impl GivenStream for Connection {
     }
 
     fn shutdown_write(&self) -> io::Result<()> {
-        self.network.note(self.local.ip(), EventKind::End, 0);
+        self.network
+            .note(self.local.ip(), self.peer, EventKind::End, 0);
         self.end(End::Orderly);
         Ok(())
     }
@@ -421,8 +428,9 @@ impl GivenStream for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.network.note(self.local.ip(), EventKind::Close, 0);
-        // TCP resets too if bytes were left unread, or if a reset was asked for.
+        self.network
+            .note(self.local.ip(), self.peer, EventKind::Close, 0);
+        // As TCP does where bytes were left unread, or where a reset was asked for.
         let unread = lock(&self.inward).bytes > 0;
         let how = if unread || *lock(&self.resets) {
             End::Reset

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cepa_common::dir::{Consensus, NetworkDraft, NetworkFile};
 use cepa_common::net::directory::{
-    Dial, DirRequest, DirResponse, FetchError, Reviser, fetch, revise,
+    Asker, Dial, DirRequest, DirResponse, FetchError, Reviser, fetch, revise,
 };
 use cepa_common::testkit::*;
 use cepa_common::world::{Clock, Disk};
@@ -81,8 +81,7 @@ impl World {
             dial: self.dial(),
             clock: self.clock.clone(),
             consensus: Box::new(move || store.snapshot().newest().cloned()),
-            may_ask: Box::new(|_| true),
-            asks_authorities: true,
+            asker: Asker::Relay,
             store: None,
             file: None,
             disk: Disk::Real,

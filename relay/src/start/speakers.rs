@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cepa_common::dir::RelayDescriptor;
 use cepa_common::ids::RelayId;
-use cepa_common::net::directory::{Dial, Reviser, RevisionStore, revise};
+use cepa_common::net::directory::{Asker, Dial, Reviser, RevisionStore, revise};
 use cepa_common::net::tasks::Tasks;
 use cepa_common::world::Disk;
 use tokio::sync::watch;
@@ -157,8 +157,7 @@ impl Speakers {
             dial: self.dial.clone(),
             clock: self.directory.clock().clone(),
             consensus: Box::new(move || directory.snapshot().newest().cloned()),
-            may_ask: Box::new(|_| true),
-            asks_authorities: true,
+            asker: Asker::Relay,
             store: Some(RevisionStore::new(
                 &self.disk,
                 &options.cache_dir,

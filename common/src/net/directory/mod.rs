@@ -30,5 +30,6 @@ pub use handle::{NetworkHandle, RevisionStore};
 pub use offer::offer_vote;
 pub use padding::fetch_padding;
 pub use revise::{
-    MayAsk, NewestConsensus, Reviser, RevisionNews, RevisionSource, TellRevision, revise,
+    Asker, NewestConsensus, OverCircuit, Reviser, RevisionNews, RevisionSource, TellRevision,
+    revise,
 };

@@ -3,20 +3,21 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::SliceRandom;
 use tracing::Level;
 
 use super::backoff::{Backoff, random_below};
-use super::dial::Dial;
+use super::dial::{Dial, DialFuture};
 use super::fetch::{DirRequest, DirResponse, FetchError, fetch};
 use super::handle::{NetworkHandle, RevisionStore};
 use crate::dir::{
-    Consensus, ConsensusStatus, DocError, Entry, Flags, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS,
-    NetworkFile, NetworkFileError, UnixSecs,
+    Consensus, ConsensusStatus, DocError, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkFile,
+    NetworkFileError, UnixSecs,
 };
 use crate::world::{Clock, Disk, blocking, random};
 
@@ -26,7 +27,7 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(20);
 const SOURCES: usize = 3;
 /// The longest wait between two looks at the consensus and at the file.
 const LOOK_CAP: Duration = Duration::from_secs(30);
-/// The first wait between questions. If there has been no fresh consensus for this time, its signers may be new.
+/// The first wait between questions. Whoever is cut off from consensuses for this time asks.
 const ASK_FIRST: Duration = Duration::from_secs(4);
 /// The longest wait between questions.
 const ASK_CAP: Duration = Duration::from_secs(600);
@@ -37,8 +38,31 @@ pub type NewestConsensus = Box<dyn Fn() -> Option<Arc<Consensus>> + Send + Sync>
 /// A function that is told what becomes of later revisions.
 pub type TellRevision = Box<dyn Fn(RevisionNews) + Send + Sync>;
 
-/// A function that says whether a relay may be connected to.
-pub type MayAsk = Box<dyn Fn(&Entry) -> bool + Send + Sync>;
+/// A function that opens a stream to some relay's directory over a circuit of its own.
+pub type OverCircuit = Box<dyn Fn() -> DialFuture + Send + Sync>;
+
+/// Whom a [`Reviser`] asks, and when it asks though no later revision is named.
+pub enum Asker {
+    /// A relay asks authorities and fallbacks, and asks unbidden once it has no fresh consensus.
+    Relay,
+    /// A client asks over circuits while it has a usable consensus, and authorities and fallbacks without one: a relay
+    /// that it connected to would see its address. It asks unbidden only once its consensus is not valid any more.
+    Client(OverCircuit),
+}
+
+impl Asker {
+    /// May all signers be new, so that only a later revision could bring a newer consensus?
+    fn is_cut_off(&self, consensus: Option<&Consensus>, now: UnixSecs) -> bool {
+        let status = consensus.map(|consensus| consensus.status(now));
+        match self {
+            Self::Relay => status != Some(ConsensusStatus::Fresh),
+            Self::Client(_) => !matches!(
+                status,
+                Some(ConsensusStatus::Fresh | ConsensusStatus::Valid)
+            ),
+        }
+    }
+}
 
 /// Everything that [`revise`] needs.
 pub struct Reviser {
@@ -50,10 +74,8 @@ pub struct Reviser {
     pub clock: Clock,
     /// The newest consensus, which names the revision that the authorities hold.
     pub consensus: NewestConsensus,
-    /// Says which relays may be asked.
-    pub may_ask: MayAsk,
-    /// Whether authorities are asked. Relays ask them; clients ask relays while they know some.
-    pub asks_authorities: bool,
+    /// Who asks.
+    pub asker: Asker,
     /// The store of revisions on disk; nothing is stored without it.
     pub store: Option<RevisionStore>,
     /// The file that the network was read from. The file's owner may put a later revision there.
@@ -156,9 +178,14 @@ enum ReviseError {
 }
 
 /// A directory to ask.
-struct Source {
-    addresses: Vec<SocketAddr>,
-    link_key: [u8; 32],
+enum Source {
+    /// An authority or a fallback.
+    Named {
+        addresses: Vec<SocketAddr>,
+        link_key: [u8; 32],
+    },
+    /// The relay at the end of a circuit.
+    Circuit,
 }
 
 impl fmt::Debug for Reviser {
@@ -182,9 +209,9 @@ pub async fn revise(mut reviser: Reviser) {
         reviser.keep(&mut saved).await;
         let now_ms = reviser.clock.now_ms();
         let consensus = (reviser.consensus)();
-        let is_fresh = consensus
-            .as_ref()
-            .is_some_and(|c| c.status(now_ms / 1_000) == ConsensusStatus::Fresh);
+        let is_cut_off = reviser
+            .asker
+            .is_cut_off(consensus.as_deref(), now_ms / 1_000);
         let held = reviser.network.newest().revision();
         let named = consensus.as_ref().map_or(0, |c| c.network_revision());
         if named > held && named != asked_for {
@@ -193,11 +220,11 @@ pub async fn revise(mut reviser: Reviser) {
             asked_for = named;
             again.reset();
             ask_at_ms = now_ms;
-        } else if named <= held && is_fresh {
+        } else if named <= held && !is_cut_off {
             again.reset();
             ask_at_ms = now_ms.saturating_add(first_ms);
         }
-        if (named > held || !is_fresh) && now_ms >= ask_at_ms {
+        if (named > held || is_cut_off) && now_ms >= ask_at_ms {
             reviser.round(consensus.as_deref()).await;
             let wait =
                 u64::try_from(again.next(&mut random::rng()).as_millis()).unwrap_or(u64::MAX);
@@ -281,9 +308,9 @@ impl Reviser {
         source: &Source,
         revision: Option<u32>,
     ) -> Result<NetworkFile, ReviseError> {
-        let dial = self.dial.dial(&source.addresses, source.link_key);
+        let stream = self.open(source);
         let exchange = async {
-            let io = dial.await?;
+            let io = stream.await?;
             let request = DirRequest::network(revision);
             fetch(io, request, MAX_NETWORK_FILE_BYTES, FETCH_DEADLINE).await
         };
@@ -297,21 +324,26 @@ impl Reviser {
         Ok(NetworkFile::parse(text)?)
     }
 
+    /// Opens a stream to a directory, without a deadline.
+    fn open(&self, source: &Source) -> DialFuture {
+        match (source, &self.asker) {
+            (
+                Source::Named {
+                    addresses,
+                    link_key,
+                },
+                _,
+            ) => self.dial.dial(addresses, *link_key),
+            (Source::Circuit, Asker::Client(over_circuit)) => over_circuit(),
+            (Source::Circuit, Asker::Relay) => {
+                Box::pin(async { Err(io::ErrorKind::NotConnected.into()) })
+            }
+        }
+    }
+
     fn sources(&self, consensus: Option<&Consensus>) -> Vec<Source> {
-        let mut rng = random::rng();
-        if let Some(consensus) = consensus.filter(|_| !self.asks_authorities) {
-            let running: Vec<_> = consensus
-                .entries()
-                .iter()
-                .filter(|e| e.flags.contains(Flags::RUNNING) && (self.may_ask)(e))
-                .collect();
-            let chosen = running.sample(&mut rng, SOURCES);
-            return chosen
-                .map(|e| Source {
-                    addresses: e.addresses.clone(),
-                    link_key: e.link_key(),
-                })
-                .collect();
+        if matches!(self.asker, Asker::Client(_)) && consensus.is_some() {
+            return (0..SOURCES).map(|_| Source::Circuit).collect();
         }
         let network = self.network.newest();
         let authorities = network
@@ -324,12 +356,12 @@ impl Reviser {
             .map(|f| (&f.addresses, f.identity));
         let mut sources: Vec<_> = authorities
             .chain(fallbacks)
-            .map(|(addresses, id)| Source {
+            .map(|(addresses, id)| Source::Named {
                 addresses: addresses.clone(),
                 link_key: id.0,
             })
             .collect();
-        sources.shuffle(&mut rng);
+        sources.shuffle(&mut random::rng());
         sources.truncate(SOURCES);
         sources
     }
