@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
-use cepa_common::cell::message::EndReason;
+use cepa_common::cell::message::{EndReason, SpecialName};
 use cepa_common::dir::{Consensus, ConsensusConflict, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::NetworkHandle;
@@ -88,6 +88,9 @@ pub enum ConnectError {
     /// The target is not `host:port`.
     #[error("{0:?} is not a host and a port")]
     BadTarget(String),
+    /// The name is none of the DNS, so that no exit could look it up (docs/protocol.md, 5.3).
+    #[error("the name is passed on to nobody: {0}")]
+    Special(SpecialName),
     /// There is no consensus that may be used: it has expired, or the clock is wrong.
     #[error(transparent)]
     NoConsensus(#[from] NoConsensus),
@@ -219,7 +222,8 @@ impl Client {
     }
 
     /// Opens a stream to `target` with the switches of [`ClientOptions::isolate_by`], on a circuit that only streams
-    /// with an equal `isolation` share. `early` travels with the BEGIN.
+    /// with an equal `isolation` share. `early` travels with the BEGIN, to one exit and once: with `early` nothing else
+    /// is tried when that exit or its circuit fails.
     pub async fn connect_with(
         &self,
         target: StreamTarget,
@@ -238,6 +242,11 @@ impl Client {
         isolation: Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
+        if let StreamTarget::Host(StreamHost::Name(name), _) = &target
+            && let Some(special) = SpecialName::of(name)
+        {
+            return Err(ConnectError::Special(special));
+        }
         let mut isolation = isolation.of_identity(self.inner.pool.identity());
         if let StreamTarget::Host(host, port) = &target {
             let number = self.inner.streams.fetch_add(1, Ordering::Relaxed);
@@ -310,7 +319,8 @@ impl Client {
                 }
                 Err(error) => {
                     last = error.into();
-                    if is_final(error, refused.len()) {
+                    // One exit has read what was said, and nobody knows what had an effect.
+                    if !early.is_empty() || is_final(error, refused.len()) {
                         return Err(last);
                     }
                     if error != StreamError::CircuitLost {

@@ -134,6 +134,7 @@ impl Connector for ClientConnector {
 fn failure(error: &ConnectError) -> Failure {
     match error {
         ConnectError::BadTarget(_) => Failure::GeneralFailure,
+        ConnectError::Special(_) => Failure::NotAllowed,
         ConnectError::NoConsensus(_) => Failure::NoConsensus,
         ConnectError::Circuit(CircuitError::Path(_)) => Failure::NotAllowed,
         ConnectError::Circuit(_) => Failure::NetworkUnreachable,

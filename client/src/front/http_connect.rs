@@ -26,6 +26,7 @@ pub(super) struct Connect {
 
 /// Puts a refusal into the words of HTTP.
 pub(super) fn refuse(refusal: FrontRefusal) -> FrontError {
+    let why;
     let (status, advice) = match refusal {
         FrontRefusal::TooLong => (
             "431 Request Header Fields Too Large",
@@ -36,6 +37,10 @@ pub(super) fn refuse(refusal: FrontRefusal) -> FrontError {
             "Private, loopback and link-local addresses are not reachable through Cepa. \
              Exempt them from the proxy in the application's settings.",
         ),
+        FrontRefusal::Special(special) => {
+            why = format!("Cepa passes this name on to nobody: {special}.");
+            ("403 Forbidden", why.as_str())
+        }
         FrontRefusal::Host => (
             "400 Bad Request",
             "The destination is neither an IP address nor a host name. \

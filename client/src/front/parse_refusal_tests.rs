@@ -1,6 +1,7 @@
 //! Tests of what the front refuses, and what it says then.
 
 use super::*;
+use cepa_common::cell::message::SpecialName::{self, *};
 
 fn refused(bytes: &[u8]) -> (FrontRefusal, Vec<u8>) {
     match talk(bytes).end {
@@ -55,6 +56,10 @@ fn socks4_refusals() {
     }
 }
 
+fn special(name: SpecialName) -> FrontRefusal {
+    FrontRefusal::Special(name)
+}
+
 #[test]
 fn socks5_refusals() {
     let code = |code| vec![5, code, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -70,8 +75,13 @@ fn socks5_refusals() {
         ([&[4][..], &nat64].concat(), 80, FrontRefusal::Private, 2),
         (counted(b"127.0.0.1"), 80, FrontRefusal::Private, 2),
         (counted(b"::1"), 80, FrontRefusal::Private, 2),
-        (counted(b"LocalHost."), 80, FrontRefusal::Private, 2),
-        (counted(b"a.localhost"), 80, FrontRefusal::Private, 2),
+        (counted(b"LocalHost."), 80, special(Localhost), 2),
+        (counted(b"a.localhost"), 80, special(Localhost), 2),
+        (counted(b"abc.onion"), 80, special(Onion), 2),
+        (counted(b"x.cepa.ALT"), 80, special(Alt), 2),
+        (counted(b"printer.local."), 80, special(Local), 2),
+        (counted(b"wiki.internal"), 80, special(Internal), 2),
+        (counted(b"nas.home.arpa"), 80, special(Home), 2),
         (counted(b"127.1"), 80, FrontRefusal::Host, 4),
         (counted(b"2130706433"), 80, FrontRefusal::Host, 4),
         (counted(b"0x7f000001"), 80, FrontRefusal::Host, 4),
@@ -193,7 +203,12 @@ fn http_refusals() {
         ),
         (
             "CONNECT localhost:80 HTTP/1.1\r\n\r\n".into(),
-            FrontRefusal::Private,
+            special(Localhost),
+            "403",
+        ),
+        (
+            "CONNECT abc.onion:80 HTTP/1.1\r\n\r\n".into(),
+            special(Onion),
             "403",
         ),
         (

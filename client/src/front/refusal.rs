@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use cepa_common::cell::message::SpecialName;
+
 /// Length of the longest SOCKS message, in bytes (S28).
 pub const SOCKS_LIMIT: usize = 512;
 /// Length of the longest HTTP head with its final empty line, in bytes (S28).
@@ -37,6 +39,9 @@ pub enum FrontRefusal {
     /// The destination is private or loopback (S30).
     #[error("private destinations are refused")]
     Private,
+    /// The name is none of the DNS, so that no exit could look it up (docs/protocol.md, 5.3).
+    #[error("{0}")]
+    Special(SpecialName),
     /// The parser has given its answer already. This is an error of the caller.
     #[error("the request was complete already")]
     Finished,

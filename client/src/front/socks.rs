@@ -159,7 +159,7 @@ fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Address<'_>>, FrontRe
 /// The SOCKS5 reply code for a request that is refused before anything is tried.
 pub(super) fn refusal_code(refusal: FrontRefusal) -> u8 {
     match refusal {
-        FrontRefusal::Private => 2,
+        FrontRefusal::Private | FrontRefusal::Special(_) => 2,
         // A text that cannot be a name has no address.
         FrontRefusal::Host => 4,
         FrontRefusal::Command => 7,

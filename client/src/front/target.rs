@@ -3,7 +3,7 @@
 use core::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cepa_common::cell::message::is_name;
+use cepa_common::cell::message::{SpecialName, is_name};
 use cepa_common::dir::{AddressClass, classify};
 
 use super::refusal::FrontRefusal;
@@ -57,9 +57,6 @@ impl Host {
         let class = match self {
             Self::Ip4(ip) => classify((*ip).into()),
             Self::Ip6(ip) => classify((*ip).into()),
-            Self::Name(name) if name == "localhost" || name.ends_with(".localhost") => {
-                AddressClass::Private
-            }
             Self::Name(_) => AddressClass::Public,
         };
         match class {
@@ -115,10 +112,15 @@ impl FrontTarget {
     /// # Errors
     ///
     /// [`FrontRefusal::Port`] for port zero; [`FrontRefusal::Private`] for a private destination, unless
-    /// `allow_private`, and always for an address that nobody may dial (S30).
+    /// `allow_private`, and for one that is none (S30); [`FrontRefusal::Special`] for a name that no exit can know.
     pub fn new(host: Host, port: u16, allow_private: bool) -> Result<Self, FrontRefusal> {
         if port == 0 {
             return Err(FrontRefusal::Port);
+        }
+        if let Host::Name(name) = &host
+            && let Some(special) = SpecialName::of(name)
+        {
+            return Err(FrontRefusal::Special(special));
         }
         if host.is_allowed(allow_private) {
             Ok(Self { host, port })

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use cepa_common::budget::Budget;
-use cepa_common::cell::message::is_name;
+use cepa_common::cell::message::{SpecialName, is_name};
 use cepa_common::world::names::{GivenNames, Names};
 use cepa_common::world::steady;
 use hickory_resolver::TokioResolver;
@@ -154,14 +154,14 @@ fn options() -> ResolverOpts {
     options
 }
 
-/// Is `name` a name for the DNS? The name must be neither `localhost`, which hickory answers without asking, nor the
-/// name of an onion service, nor anything that looks like an address: a resolver that takes `127.1` for an address
-/// would be a way around the policy (S31).
+/// Is `name` a name for the DNS? It must be neither a special one, which the DNS does not have and hickory may answer
+/// without asking, nor anything that looks like an address: a resolver that takes `127.1` for an address would be a way
+/// around the policy (S31).
 fn may_be_asked(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     let hex = last.strip_prefix("0x").unwrap_or(last);
     let number = last.bytes().all(|b| b.is_ascii_digit()) || hex.len() < last.len() && is_hex(hex);
-    is_name(name) && !number && !matches!(last, "localhost" | "onion" | "local")
+    is_name(name) && !number && SpecialName::of(name).is_none()
 }
 
 fn is_hex(text: &str) -> bool {
@@ -197,6 +197,9 @@ mod unit {
             "a.localhost",
             "x.onion",
             "printer.local",
+            "wiki.internal",
+            "nas.home.arpa",
+            "x.cepa.alt",
             "127.1",
             "2130706433",
             "0x7f000001",

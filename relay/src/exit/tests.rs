@@ -189,6 +189,10 @@ async fn names_are_asked_for_as_they_are_and_special_ones_never() {
         "localhost",
         "a.localhost",
         "abc.onion",
+        "printer.local",
+        "wiki.internal",
+        "nas.home.arpa",
+        "x.cepa.alt",
         "127.1",
         "not a name",
     ] {

@@ -8,6 +8,7 @@
 
 mod pack;
 mod read;
+mod special;
 mod words;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 
 pub use pack::{NoRoom, Packer};
 pub use read::{Decode, Inward, MessageError, Messages, Outward, Telescope, messages};
+pub use special::SpecialName;
 pub use words::{
     BeginHost, EndReason, FlowMessage, LegMessage, MARK_LEN, MARK_MESSAGE_LEN, MAX_DATA_LEN,
     MAX_NAME_LEN, MESSAGE_HEAD_LEN, NUMBER_MESSAGE_LEN, SECRET_LEN, StreamMessage, is_name,
