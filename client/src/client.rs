@@ -247,6 +247,7 @@ impl Client {
         {
             return Err(ConnectError::Special(special));
         }
+        self.inner.directory.use_now();
         let mut isolation = isolation.of_identity(self.inner.pool.identity());
         if let StreamTarget::Host(host, port) = &target {
             let number = self.inner.streams.fetch_add(1, Ordering::Relaxed);

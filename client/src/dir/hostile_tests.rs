@@ -253,7 +253,7 @@ async fn circuits_first_then_those_that_the_networks_file_names() {
             .iter()
             .all(|a| !relays.contains(&a.port()))
     );
-    assert!(opened[3..].iter().all(|who| *who != identity(20)));
+    assert!(opened[3..].iter().all(|(who, _)| *who != identity(20)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 //! it chose independently, verifies, takes the newest and never an older one than it holds, across restarts when it
 //! has a place on disk. Once there are circuits ([`Directory::use_circuits`]) requests go over them. Directly only
 //! those are asked that the network's file names, at the start and when circuits fail. A source that lies, stalls or
-//! sends what it should not is not asked for a while.
+//! sends what it should not is not asked for a while. A client that nobody uses ([`Directory::use_now`]) asks seldom.
 
 mod cache;
 mod round;

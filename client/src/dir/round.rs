@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use cepa_common::dir::{Consensus, ConsensusConflict, ConsensusStatus, UnixSecs};
 use cepa_common::ids::RelayId;
-use cepa_common::net::directory::{Dial, FetchError, NetworkHandle, Received, fetch_newer_watched};
+use cepa_common::net::directory::{
+    Dial, FetchError, NetworkHandle, Received, fetch_newer_watched, random_below,
+};
+use cepa_common::world::random;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::cache::Mark;
 use super::skew::WrongClock;
-use super::sources::{DirStreams, Source};
+use super::sources::{DirStreamFuture, DirStreams, Source};
 use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
 /// The longest time that the dial and fetch from one source may take.
@@ -53,6 +56,8 @@ pub(super) struct Round {
     pub(super) takes_differences: bool,
     /// Is there no consensus that may be used?
     pub(super) is_urgent: bool,
+    /// The longest pause between two sources. All are asked at once where it is zero.
+    pub(super) pause: Duration,
     /// Relays that must not be asked.
     pub(super) avoid: Vec<RelayId>,
     pub(super) now: UnixSecs,
@@ -105,21 +110,29 @@ impl Outcome {
     }
 }
 
+/// Opens a stream when it is called: nothing of a circuit is built before.
+type Opening = Box<dyn FnOnce() -> DirStreamFuture + Send>;
+
 struct Answer {
     who: Option<RelayId>,
     found: Result<Option<Arc<Consensus>>, FetchError>,
 }
 
 impl Round {
-    /// Asks all sources at once, until all have answered or the time for the others is over.
+    /// Asks all sources, with pauses at random between them, until all have answered or the time for the others is
+    /// over.
     pub(super) async fn ask(&self, sources: Vec<Source>) -> Outcome {
         let mut asked = JoinSet::new();
         let count = sources.len();
-        for source in sources {
-            asked.spawn(self.ask_one(source));
+        let mut begins = Instant::now();
+        for (place, source) in sources.into_iter().enumerate() {
+            if place > 0 {
+                begins += random_below(&mut random::rng(), self.pause);
+            }
+            asked.spawn(self.ask_one(source, begins));
         }
         let mut answers: Vec<Answer> = Vec::with_capacity(count);
-        let mut deadline = Instant::now() + FETCH_DEADLINE + OTHERS_LATER;
+        let mut deadline = begins + FETCH_DEADLINE + OTHERS_LATER;
         while let Ok(Some(answer)) = timeout_at(deadline, asked.join_next()).await {
             let Ok(answer) = answer else { continue };
             let is_good = matches!(&answer.found, Ok(Some(found)) if self.check(found).is_ok());
@@ -129,14 +142,19 @@ impl Round {
                 } else {
                     OTHERS_LATER
                 };
-                deadline = deadline.min(Instant::now() + others);
+                deadline = deadline.min(Instant::now().max(begins) + others);
             }
             answers.push(answer);
         }
         self.judge(answers)
     }
 
-    fn ask_one(&self, source: Source) -> impl Future<Output = Answer> + Send + 'static {
+    /// Asks one source at the time `begins`.
+    fn ask_one(
+        &self,
+        source: Source,
+        begins: Instant,
+    ) -> impl Future<Output = Answer> + Send + 'static {
         let network = self.network.clone();
         let held = self.held.clone().filter(|_| self.takes_differences);
         let (known, name, open) = self.open(source);
@@ -145,7 +163,8 @@ impl Round {
             reporter.stage(ClientEvent::Connecting(name.clone()));
         }
         async move {
-            let (who, io) = match timeout(FETCH_DEADLINE, open).await {
+            tokio::time::sleep_until(begins).await;
+            let (who, io) = match timeout(FETCH_DEADLINE, open()).await {
                 Ok(Ok((who, io))) => (Some(who), io),
                 // A source that was not reached has not lied; with circuits the fault may not even be its own.
                 Ok(Err(error)) => {
@@ -176,35 +195,29 @@ impl Round {
         }
     }
 
-    fn open(
-        &self,
-        source: Source,
-    ) -> (
-        Option<RelayId>,
-        DirectorySource,
-        super::sources::DirStreamFuture,
-    ) {
-        match (source, &self.circuits) {
-            (Source::Circuit, Some(circuits)) => {
-                (None, DirectorySource::Circuit, circuits.open(&self.avoid))
+    /// Who is asked, as far as that is known, and what opens a stream there.
+    fn open(&self, source: Source) -> (Option<RelayId>, DirectorySource, Opening) {
+        match source {
+            Source::Circuit => {
+                let (circuits, avoid) = (self.circuits.clone(), self.avoid.clone());
+                let open = move || match circuits {
+                    Some(circuits) => circuits.open(&avoid),
+                    None => Box::pin(async { Err(std::io::ErrorKind::NotConnected.into()) }),
+                };
+                (None, DirectorySource::Circuit, Box::new(open))
             }
-            (Source::Circuit, None) => {
-                let none = std::io::Error::from(std::io::ErrorKind::NotConnected);
-                let open = Box::pin(core::future::ready(Err(none)));
-                (None, DirectorySource::Circuit, open)
-            }
-            (
-                Source::Direct {
-                    identity,
-                    name,
-                    addresses,
-                    link_key,
-                },
-                _,
-            ) => {
-                let dial = self.dial.dial(&addresses, link_key);
-                let open = async move { Ok((identity, dial.await?)) };
-                (Some(identity), name, Box::pin(open))
+            Source::Direct {
+                identity,
+                name,
+                addresses,
+                link_key,
+            } => {
+                let dial = Arc::clone(&self.dial);
+                let open = move || -> DirStreamFuture {
+                    let stream = dial.dial(&addresses, link_key);
+                    Box::pin(async move { Ok((identity, stream.await?)) })
+                };
+                (Some(identity), name, Box::new(open))
             }
         }
     }

@@ -8,8 +8,9 @@ use cepa_common::dir::{Consensus, ConsensusConflict, Lifetime, UnixSecs};
 use cepa_common::log_pace::LogPace;
 use cepa_common::net::directory::{Backoff, Dial, NetworkHandle, random_below};
 use cepa_common::world::{Clock, Disk, random, steady};
-use rand::Rng;
+use rand::{Rng, RngExt};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::cache::{Cache, Mark};
 use super::round::{Outcome, Round, RoundError};
@@ -23,6 +24,13 @@ const RETRY_FIRST: Duration = Duration::from_millis(300);
 const RETRY_CAP: Duration = Duration::from_secs(60);
 /// The longest wait after failures while an older consensus may be used.
 const RETRY_CAP_IDLE: Duration = Duration::from_secs(600);
+/// The longest pause between two sources of a round while nobody waits: a guard that sees three circuits built in one
+/// instant knows what they are for.
+const PAUSE: Duration = Duration::from_secs(10);
+/// A client that was asked for no stream for so long is asleep (docs/protocol.md, 6.15.4).
+const ASLEEP_AFTER: Duration = Duration::from_secs(86_400);
+/// Parts of the time in which a client that is asleep fetches.
+const SHARES: u64 = 1_000;
 
 /// What the directory client needs.
 pub struct DirectoryConfig {
@@ -84,6 +92,7 @@ pub struct Directory {
     why: watch::Receiver<NoConsensus>,
     alarm: watch::Receiver<Option<ConsensusConflict>>,
     circuits: Arc<OnceLock<Arc<dyn DirStreams>>>,
+    used: Arc<watch::Sender<Instant>>,
 }
 
 impl Directory {
@@ -112,7 +121,13 @@ impl Directory {
         let _ = self.circuits.set(circuits);
     }
 
-    /// Waits for a usable consensus. The caller sets a deadline.
+    /// Says that somebody uses the client now: a stream is asked for. A client that nobody uses for a day fetches less
+    /// and less often.
+    pub fn use_now(&self) {
+        self.used.send_replace(Instant::now());
+    }
+
+    /// Waits for a usable consensus; set a deadline around it.
     ///
     /// # Errors
     /// [`DirectoryError::Stopped`].
@@ -140,6 +155,11 @@ pub struct DirectoryTask {
     /// Paces the log lines about caches whose consensus is of another time.
     skewed: LogPace,
     circuits: Arc<OnceLock<Arc<dyn DirStreams>>>,
+    /// When a stream was asked for last, or when the client began.
+    used: watch::Receiver<Instant>,
+    /// Which part of the time in which a client that is asleep fetches has passed when this one does, of [`SHARES`]:
+    /// drawn for each consensus.
+    share: u64,
     consensus: watch::Sender<Option<Arc<Consensus>>>,
     progress: watch::Sender<BootstrapProgress>,
     why: watch::Sender<NoConsensus>,
@@ -153,6 +173,7 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
     let (why, why_out) = watch::channel(NoConsensus::default());
     let (alarm, alarm_out) = watch::channel(None);
     let circuits = Arc::new(OnceLock::new());
+    let (used, used_in) = watch::channel(Instant::now());
     let cache = config
         .cache
         .as_deref()
@@ -167,6 +188,8 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
         wants_whole: false,
         skewed: LogPace::default(),
         circuits: Arc::clone(&circuits),
+        used: used_in,
+        share: random::rng().random_range(0..SHARES),
         consensus,
         progress,
         why,
@@ -180,6 +203,7 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
             why: why_out,
             alarm: alarm_out,
             circuits,
+            used: Arc::new(used),
         },
     )
 }
@@ -200,6 +224,18 @@ pub(super) fn until_next(lifetime: Lifetime, now_ms: u64, rng: &mut impl Rng) ->
     let earliest = (interval / 10).min(latest);
     let spread = (interval / 2).min(latest).saturating_sub(earliest);
     Some(Duration::from_millis(left_ms) + earliest + random_below(rng, spread))
+}
+
+/// When a client that is asleep fetches: in the last quarter of the validity of its consensus, and a tenth of an
+/// interval before the end at the latest, after `share` of [`SHARES`] of this time. So it always has a consensus to
+/// start with, and shows itself once in most of a day instead of each hour.
+pub(super) fn next_asleep(lifetime: Lifetime, share: u64) -> UnixSecs {
+    let interval = lifetime.fresh_until.saturating_sub(lifetime.valid_after);
+    let validity = lifetime.valid_until.saturating_sub(lifetime.valid_after);
+    let earliest = lifetime.valid_until.saturating_sub(validity / 4);
+    let latest = lifetime.valid_until.saturating_sub(interval / 10);
+    let spread = latest.saturating_sub(earliest);
+    earliest.saturating_add(spread.saturating_mul(share) / SHARES)
 }
 
 impl DirectoryTask {
@@ -234,8 +270,32 @@ impl DirectoryTask {
                     wait.max(self.all_busy.take().unwrap_or_default())
                 }
             };
-            self.sleep(wait).await;
+            self.rest(wait).await;
             self.show();
+        }
+    }
+
+    /// Was the client asked for no stream for a day?
+    fn is_asleep(&self) -> bool {
+        self.used.borrow().elapsed() >= ASLEEP_AFTER
+    }
+
+    /// Waits; a client that is asleep, no longer than until somebody uses it.
+    async fn rest(&self, wait: Duration) {
+        let mut used = self.used.clone();
+        used.mark_unchanged();
+        if !self.is_asleep() {
+            return self.sleep(wait).await;
+        }
+        let used = async {
+            if used.changed().await.is_err() {
+                // Nobody is left who could ask for a stream.
+                core::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.sleep(wait) => {}
+            () = used => {}
         }
     }
 
@@ -244,6 +304,12 @@ impl DirectoryTask {
         let interval = self.config.network.newest().params().vote_interval_seconds;
         let cap = cap.min(Duration::from_secs(u64::from(interval)) / 4);
         Backoff::new(RETRY_FIRST, cap.max(RETRY_FIRST * 2))
+    }
+
+    /// The longest pause between two sources. Networks with short intervals have short ones.
+    fn pause(&self) -> Duration {
+        let interval = self.config.network.newest().params().vote_interval_seconds;
+        PAUSE.min(Duration::from_secs(u64::from(interval)) / 20)
     }
 
     /// Waits, and drops the consensus meanwhile if its grace ends.
@@ -267,6 +333,11 @@ impl DirectoryTask {
         let now_ms = self.config.clock.now_ms();
         let held = self.held.as_ref();
         let held = held.filter(|held| held.is_usable(now_ms / 1_000))?;
+        if self.is_asleep() {
+            let at_ms = next_asleep(held.lifetime(), self.share).saturating_mul(1_000);
+            let left_ms = at_ms.checked_sub(now_ms).filter(|left| *left > 0)?;
+            return Some(Duration::from_millis(left_ms));
+        }
         until_next(held.lifetime(), now_ms, &mut random::rng())
     }
 
@@ -333,6 +404,11 @@ impl DirectoryTask {
             mark: self.mark,
             takes_differences: !self.wants_whole,
             is_urgent,
+            pause: if is_urgent {
+                Duration::ZERO
+            } else {
+                self.pause()
+            },
             avoid: self.distrust.list(),
             now: self.config.clock.now_secs(),
             reporter: self.config.reporter.clone(),
@@ -354,6 +430,7 @@ impl DirectoryTask {
             return false;
         };
         self.held = Some(Arc::clone(&newest));
+        self.share = random::rng().random_range(0..SHARES);
         self.why.send_replace(NoConsensus::default());
         self.show();
         if let Some(cache) = &self.cache {

@@ -11,6 +11,7 @@ use cepa_common::net::directory::Dial;
 use cepa_common::testkit::*;
 use cepa_common::world::Disk;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{
     BootstrapProgress, DirStreamFuture, DirStreams, Directory, DirectoryConfig, directory,
@@ -19,11 +20,14 @@ use crate::events::{ClientEvent, DirectorySource, Reporter, Warning};
 
 pub(super) const START: u64 = 1_900_000_000;
 
+/// Where circuits ended, and when they were asked for.
+pub(super) type Opened = Arc<Mutex<Vec<(RelayId, Instant)>>>;
+
 /// Directory streams over circuits that end at these relays in turn; counts those opened.
 struct ScriptedCircuits {
     sources: Sources,
     ends: Vec<u8>,
-    opened: Arc<Mutex<Vec<RelayId>>>,
+    opened: Opened,
 }
 
 impl DirStreams for ScriptedCircuits {
@@ -40,7 +44,7 @@ impl DirStreams for ScriptedCircuits {
         else {
             return Box::pin(async { Err(io::ErrorKind::NotConnected.into()) });
         };
-        opened.push(identity(*n));
+        opened.push((identity(*n), Instant::now()));
         let who = identity(*n);
         let stream = self.sources.dial(&[address(*n)], who.0);
         Box::pin(async move { Ok((who, stream.await?)) })
@@ -48,12 +52,8 @@ impl DirStreams for ScriptedCircuits {
 }
 
 /// Has the client ask relays with these numbers, in turn, over circuits. Returns the list of those asked.
-pub(super) fn give_circuits(
-    directory: &Directory,
-    sources: &Sources,
-    ends: &[u8],
-) -> Arc<Mutex<Vec<RelayId>>> {
-    let opened = Arc::default();
+pub(super) fn give_circuits(directory: &Directory, sources: &Sources, ends: &[u8]) -> Opened {
+    let opened = Opened::default();
     directory.use_circuits(Arc::new(ScriptedCircuits {
         sources: sources.clone(),
         ends: ends.to_vec(),
@@ -152,7 +152,7 @@ async fn refreshes_come_from_relays_after_the_first_tenth() {
     give_circuits(&directory, &sources, &[10, 11, 12, 13]);
     until(&directory, START).await;
     sources.dialled();
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     for n in 10..=13 {
         sources.put(
             n,
@@ -317,4 +317,79 @@ async fn the_start_is_told_step_by_step() {
     told.dedup();
     assert_eq!(told[..3], ["starting", "connecting", "waiting"]);
     assert!(told.ends_with(&["receiving", "consensus"]), "{told:?}");
+}
+
+/// A network with the interval of a real one, and a consensus of it that is fresh for an hour and valid for a week.
+fn hourly() -> (Arc<NetworkFile>, Arc<Consensus>) {
+    let network = Arc::new(network_with(3, params(&[("vote_interval_seconds", 3_600)])));
+    let entries = vec![web_entry(10, Flags::VALID | Flags::RUNNING, 10)];
+    let week = lifetime_of(START, 3_600, 7 * 86_400);
+    let held = cepa_common::testkit::consensus(&network, &body_of(week, entries));
+    (network, held)
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuits_of_a_round_begin_apart_from_each_other() {
+    let (network, held) = hourly();
+    let sources = Sources::default();
+    for n in [1, 10] {
+        sources.play(n, Script::Cache(vec![held.clone()]));
+    }
+    let (directory, _task) = start(&network, &sources, START, None);
+    let opened = give_circuits(&directory, &sources, &[10]);
+    until(&directory, START).await;
+    // Ten rounds at least: there is nothing newer.
+    tokio::time::sleep(Duration::from_secs(4 * 3_600)).await;
+    let opened = opened.lock().unwrap();
+    let rounds: Vec<_> = opened.chunks_exact(3).collect();
+    assert!(rounds.len() > 10, "{}", rounds.len());
+    let pauses = rounds.iter().flat_map(|round| {
+        let apart = |pair: &[(RelayId, Instant)]| pair[1].1 - pair[0].1;
+        round.windows(2).map(apart).collect::<Vec<_>>()
+    });
+    let pauses: Vec<_> = pauses.collect();
+    let ten = Duration::from_secs(10);
+    assert!(pauses.iter().all(|pause| *pause <= ten), "{pauses:?}");
+    let together = pauses.iter().filter(|pause| **pause < ten / 100);
+    assert!(together.count() < pauses.len() / 4, "{pauses:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_used_for_a_day_fetches_only_before_its_consensus_ends() {
+    let (network, held) = hourly();
+    let sources = Sources::default();
+    for n in [1, 10] {
+        sources.play(n, Script::Cache(vec![held.clone()]));
+    }
+    let (directory, _task) = start(&network, &sources, START, None);
+    let opened = give_circuits(&directory, &sources, &[10]);
+    until(&directory, START).await;
+    let asked = || std::mem::take(&mut *opened.lock().unwrap()).len();
+    let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
+    // Nobody has a newer one, so a client that is awake goes on asking.
+    tokio::time::sleep(day).await;
+    assert!(asked() > 24);
+    // The last wait of a client that was awake may have begun before.
+    tokio::time::sleep(hour).await;
+    asked();
+    tokio::time::sleep(3 * day).await;
+    assert_eq!(asked(), 0, "asked while asleep");
+    // A stream wakes it, for a day.
+    directory.use_now();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(asked() > 0, "the stream has woken nobody");
+    tokio::time::sleep(day + hour).await;
+    asked();
+    // In the last quarter of the validity it asks without being woken.
+    tokio::time::sleep(2 * day - 2 * hour).await;
+    assert!(asked() > 0, "the consensus has nearly ended");
+}
+
+#[test]
+fn a_client_that_is_asleep_fetches_in_the_last_quarter_of_the_validity() {
+    let day = lifetime_of(0, 3_600, 86_400);
+    let hours = |at| super::task::next_asleep(day, at) as f64 / 3_600.0;
+    assert_eq!(hours(0), 18.0);
+    assert!((20.9..21.0).contains(&hours(500)), "{}", hours(500));
+    assert!((23.8..23.9).contains(&hours(999)), "{}", hours(999));
 }
