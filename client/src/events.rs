@@ -7,7 +7,7 @@
 use core::fmt;
 use std::collections::VecDeque;
 
-use cepa_common::dir::{ConsensusConflict, UnixSecs};
+use cepa_common::dir::{ConsensusConflict, UnixSecs, WeightLoss};
 use cepa_common::ids::RelayId;
 use cepa_common::log_pace::LogPace;
 use cepa_common::net::directory::RevisionNews;
@@ -154,7 +154,9 @@ impl ClientEvent {
     /// The level of the log line.
     pub fn level(&self) -> Level {
         match self {
-            Self::Lost(_) | Self::Warning(Warning::TwoConsensuses(_)) => Level::ERROR,
+            Self::Lost(_) | Self::Warning(Warning::TwoConsensuses(_) | Warning::WeightLost(_)) => {
+                Level::ERROR
+            }
             Self::Warning(Warning::ClockSkew { .. } | Warning::PathBias { .. })
             | Self::CacheMisbehaved { .. } => Level::WARN,
             Self::Revision(news) => news.level(),
@@ -215,6 +217,9 @@ impl fmt::Display for ClientEvent {
                     )
                 }
                 Warning::TwoConsensuses(_) => f.write_str("the two consensuses are of the past"),
+                Warning::WeightLost(_) => {
+                    f.write_str("the network's weight is back, or has been lower for a day")
+                }
             },
             Self::CacheMisbehaved { cache, times } => {
                 write!(
@@ -271,6 +276,8 @@ pub enum Warning {
     },
     /// Two valid consensuses for one time (S25).
     TwoConsensuses(ConsensusConflict),
+    /// The newest consensus has lost more than a third of its weight at once. It is in use.
+    WeightLost(WeightLoss),
 }
 
 impl Warning {
@@ -299,7 +306,7 @@ impl Warning {
     /// Does the warning need somebody's attention, because the trouble does not mend itself?
     pub fn is_alarm(&self) -> bool {
         match self {
-            Self::TwoConsensuses(_) => true,
+            Self::TwoConsensuses(_) | Self::WeightLost(_) => true,
             Self::PathBias { suspicion, .. } => *suspicion >= Suspicion::Warn,
             _ => false,
         }
@@ -351,6 +358,10 @@ impl fmt::Display for Warning {
                 } else {
                     conflict.signed_both.join(", ")
                 }
+            ),
+            Self::WeightLost(loss) => write!(
+                f,
+                "{loss}. Circuits go through those that are left; tell whoever runs the network"
             ),
         }
     }

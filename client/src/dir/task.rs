@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use cepa_common::dir::{Consensus, ConsensusConflict, Lifetime, UnixSecs};
+use cepa_common::dir::{Consensus, ConsensusConflict, Lifetime, UnixSecs, WeightLoss};
 use cepa_common::log_pace::LogPace;
 use cepa_common::net::directory::{Backoff, Dial, NetworkHandle, random_below};
 use cepa_common::world::{Clock, Disk, random, steady};
@@ -29,8 +29,8 @@ const RETRY_CAP_IDLE: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_secs(10);
 /// A client that was asked for no stream for so long is asleep (docs/protocol.md, 6.15.4).
 const ASLEEP_AFTER: Duration = Duration::from_secs(86_400);
-/// Parts of the time in which a client that is asleep fetches.
-const SHARES: u64 = 1_000;
+/// Thousandths of the time in which a client that is asleep fetches.
+const PERMILLE: u64 = 1_000;
 
 /// What the directory client needs.
 pub struct DirectoryConfig {
@@ -127,7 +127,7 @@ impl Directory {
         self.used.send_replace(Instant::now());
     }
 
-    /// Waits for a usable consensus; set a deadline around it.
+    /// Waits for a usable consensus. The caller sets a deadline.
     ///
     /// # Errors
     /// [`DirectoryError::Stopped`].
@@ -152,14 +152,16 @@ pub struct DirectoryTask {
     all_busy: Option<Duration>,
     /// Was the last difference wrong? Then the whole consensus is asked for next.
     wants_whole: bool,
+    /// What the owner was told of weight that a consensus lost, while that holds.
+    lost: Option<WeightLoss>,
     /// Paces the log lines about caches whose consensus is of another time.
     skewed: LogPace,
     circuits: Arc<OnceLock<Arc<dyn DirStreams>>>,
     /// When a stream was asked for last, or when the client began.
     used: watch::Receiver<Instant>,
-    /// Which part of the time in which a client that is asleep fetches has passed when this one does, of [`SHARES`]:
+    /// Which part of the time in which a client that is asleep fetches has passed when this one does, in thousandths:
     /// drawn for each consensus.
-    share: u64,
+    asleep_permille: u64,
     consensus: watch::Sender<Option<Arc<Consensus>>>,
     progress: watch::Sender<BootstrapProgress>,
     why: watch::Sender<NoConsensus>,
@@ -186,10 +188,11 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
         distrust: Distrust::default(),
         all_busy: None,
         wants_whole: false,
+        lost: None,
         skewed: LogPace::default(),
         circuits: Arc::clone(&circuits),
         used: used_in,
-        share: random::rng().random_range(0..SHARES),
+        asleep_permille: random::rng().random_range(0..PERMILLE),
         consensus,
         progress,
         why,
@@ -227,15 +230,15 @@ pub(super) fn until_next(lifetime: Lifetime, now_ms: u64, rng: &mut impl Rng) ->
 }
 
 /// When a client that is asleep fetches: in the last quarter of the validity of its consensus, and a tenth of an
-/// interval before the end at the latest, after `share` of [`SHARES`] of this time. So it always has a consensus to
+/// interval before the end at the latest, after `permille` thousandths of this time. So it always has a consensus to
 /// start with, and shows itself once in most of a day instead of each hour.
-pub(super) fn next_asleep(lifetime: Lifetime, share: u64) -> UnixSecs {
+pub(super) fn next_asleep(lifetime: Lifetime, permille: u64) -> UnixSecs {
     let interval = lifetime.fresh_until.saturating_sub(lifetime.valid_after);
     let validity = lifetime.valid_until.saturating_sub(lifetime.valid_after);
     let earliest = lifetime.valid_until.saturating_sub(validity / 4);
     let latest = lifetime.valid_until.saturating_sub(interval / 10);
     let spread = latest.saturating_sub(earliest);
-    earliest.saturating_add(spread.saturating_mul(share) / SHARES)
+    earliest.saturating_add(spread.saturating_mul(permille) / PERMILLE)
 }
 
 impl DirectoryTask {
@@ -334,7 +337,7 @@ impl DirectoryTask {
         let held = self.held.as_ref();
         let held = held.filter(|held| held.is_usable(now_ms / 1_000))?;
         if self.is_asleep() {
-            let at_ms = next_asleep(held.lifetime(), self.share).saturating_mul(1_000);
+            let at_ms = next_asleep(held.lifetime(), self.asleep_permille).saturating_mul(1_000);
             let left_ms = at_ms.checked_sub(now_ms).filter(|left| *left > 0)?;
             return Some(Duration::from_millis(left_ms));
         }
@@ -429,14 +432,29 @@ impl DirectoryTask {
             self.report(failed_rounds.saturating_add(1), outcome);
             return false;
         };
+        self.weigh(&newest);
         self.held = Some(Arc::clone(&newest));
-        self.share = random::rng().random_range(0..SHARES);
+        self.asleep_permille = random::rng().random_range(0..PERMILLE);
         self.why.send_replace(NoConsensus::default());
         self.show();
         if let Some(cache) = &self.cache {
             cache.store(&newest).await;
         }
         true
+    }
+
+    /// Raises the alarm when much of the weight is gone since the consensus held, and ends it when the loss is over.
+    fn weigh(&mut self, newest: &Consensus) {
+        let held = self.held.as_deref();
+        let loss = held.and_then(|held| WeightLoss::between(held, newest));
+        if let Some(loss) = loss {
+            let warning = Warning::WeightLost(loss.clone());
+            self.config.reporter.warn(warning);
+            self.lost = Some(loss);
+        } else if self.lost.take_if(|lost| lost.is_over(newest)).is_some() {
+            let is_it = |warning: &Warning| matches!(warning, Warning::WeightLost(_));
+            self.config.reporter.over(is_it);
+        }
     }
 
     fn raise(&self, conflict: ConsensusConflict) {

@@ -23,7 +23,7 @@ pub(super) const START: u64 = 1_900_000_000;
 /// Where circuits ended, and when they were asked for.
 pub(super) type Opened = Arc<Mutex<Vec<(RelayId, Instant)>>>;
 
-/// Directory streams over circuits that end at these relays in turn; counts those opened.
+/// Directory streams over circuits that end at these relays in turn. The streams that were opened are counted.
 struct ScriptedCircuits {
     sources: Sources,
     ends: Vec<u8>,
@@ -392,4 +392,37 @@ fn a_client_that_is_asleep_fetches_in_the_last_quarter_of_the_validity() {
     assert_eq!(hours(0), 18.0);
     assert!((20.9..21.0).contains(&hours(500)), "{}", hours(500));
     assert!((23.8..23.9).contains(&hours(999)), "{}", hours(999));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consensus_that_lost_much_weight_is_used_and_the_owner_is_told_once() {
+    let (network, sources, reporter) = (network(), Sources::default(), Reporter::default());
+    let mut events = reporter.subscribe();
+    let (directory, _task) = start_reporting(&network, &sources, START, None, reporter.clone());
+    for (time, relays) in [
+        (START, &[10, 11, 12][..]),
+        (START + 10, &[10]),
+        (START + 20, &[10]),
+        (START + 30, &[10, 11]),
+    ] {
+        sources.put(1, consensus(&network, time, relays).bytes());
+        until(&directory, time).await;
+        let alarms = usize::from([START + 10, START + 20].contains(&time));
+        assert_eq!(
+            reporter.warnings().iter().filter(|w| w.is_alarm()).count(),
+            alarms
+        );
+    }
+    let (mut alarms, mut over) = (0, 0);
+    while over == 0 {
+        match events.next().await.unwrap() {
+            ClientEvent::Warning(Warning::WeightLost(loss)) => {
+                assert_eq!((loss.relays_before, loss.relays_after), (3, 1));
+                alarms += 1;
+            }
+            ClientEvent::Over(Warning::WeightLost(_)) => over += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(alarms, 1);
 }

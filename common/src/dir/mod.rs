@@ -31,7 +31,7 @@ pub use consensus::{
     Consensus, ConsensusBody, ConsensusConflict, ConsensusSignature, ConsensusStatus,
     ConsensusStore, DiffError, Entry, Inserted, Inspection, Lifetime, MAX_CONSENSUS_BYTES,
     MAX_DIFFERENCE_BYTES, RandomShare, RandomValue, SignatureReport, SignatureVerdict,
-    SignedConsensus, StoreError, apply, diff, inspect_consensus,
+    SignedConsensus, StoreError, WeightLoss, apply, diff, inspect_consensus,
 };
 pub use network::{
     AuthorityEntry, Fallback, KnownNetwork, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkDraft,

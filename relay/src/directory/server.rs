@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cepa_common::dir::{
-    AuthorityEntry, Consensus, ConsensusConflict, ConsensusStore, Inserted, NetworkFile, Params,
-    StoreError,
+    AuthorityEntry, Consensus, ConsensusConflict, ConsensusStatus, ConsensusStore, Inserted,
+    NetworkFile, Params, StoreError, WeightLoss,
 };
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::NetworkHandle;
@@ -84,12 +84,16 @@ impl DirectoryServer {
     /// [`StoreError`] if the consensus is not taken; what was held stays.
     pub fn offer(&self, consensus: Arc<Consensus>) -> Result<Inserted, StoreError> {
         let now = self.clock.now_secs();
+        let is_fresh = consensus.status(now) == ConsensusStatus::Fresh;
         let mut result = Ok(Inserted::AlreadyHeld);
-        let mut conflict = None;
+        let (mut conflict, mut loss) = (None, None);
         self.store.send_if_modified(|store| {
             let between =
                 |newest| ConsensusConflict::between(newest, &consensus, &self.network.newest());
             conflict = store.newest().and_then(|newest| between(newest));
+            loss = store
+                .newest()
+                .and_then(|newest| WeightLoss::between(newest, &consensus));
             let mut next = ConsensusStore::clone(store);
             result = next.insert(Arc::clone(&consensus), now);
             if result == Ok(Inserted::AlreadyHeld) {
@@ -104,6 +108,11 @@ impl DirectoryServer {
         });
         if let Some(conflict) = conflict {
             self.events.report(RelayEvent::TwoConsensuses(conflict));
+        }
+        // Of what is read from the disk at a start, only the newest is news.
+        let is_news = result == Ok(Inserted::Newest) && is_fresh;
+        if let Some(loss) = loss.filter(|_| is_news) {
+            self.events.report(RelayEvent::WeightLost(loss));
         }
         result
     }
@@ -203,5 +212,47 @@ impl Serve for DirectoryServer {
 
     fn newest(&self) -> Option<Arc<Consensus>> {
         self.snapshot().newest().cloned()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cepa_common::dir::Flags;
+    use cepa_common::testkit::{consensus_of, network, virtual_clock, web_entry};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_consensus_that_lost_much_weight_is_told_once_and_served() {
+        const NOW: u64 = 1_900_000_000;
+        let (network, events) = (network(3), Reporter::default());
+        let mut told = events.subscribe();
+        let clock = virtual_clock(NOW * 1_000);
+        let handle = NetworkHandle::from(network.clone());
+        let server = DirectoryServer::build(handle, clock, None, events.clone(), None);
+        let offer = |valid_after, relays: &[u8]| {
+            let run = Flags::VALID | Flags::RUNNING;
+            let entries = relays.iter().map(|n| web_entry(*n, run, 10)).collect();
+            server
+                .offer(consensus_of(&network, valid_after, entries))
+                .unwrap()
+        };
+        // What a start reads from the disk is old, and was told of when it was new.
+        offer(NOW - 30, &[1, 2, 3, 4]);
+        offer(NOW - 20, &[1]);
+        offer(NOW - 10, &[1, 2, 3]);
+        assert_eq!(offer(NOW, &[1]), Inserted::Newest);
+        assert_eq!(offer(NOW, &[1]), Inserted::AlreadyHeld);
+        let newest = server.snapshot().newest().unwrap().clone();
+        assert_eq!(newest.entries().len(), 1);
+        drop((server, events));
+        let mut lost = Vec::new();
+        while let Some(event) = told.next().await {
+            if let RelayEvent::WeightLost(loss) = event {
+                lost.push((loss.valid_after, loss.relays_before, loss.relays_after));
+            }
+        }
+        assert_eq!(lost, [(NOW, 3, 1)]);
     }
 }

@@ -11,7 +11,7 @@ mod reporter;
 use core::fmt;
 use std::net::SocketAddr;
 
-use cepa_common::dir::{ConsensusConflict, UnixSecs};
+use cepa_common::dir::{ConsensusConflict, UnixSecs, WeightLoss};
 use cepa_common::net::directory::RevisionNews;
 use tracing::Level;
 
@@ -140,6 +140,8 @@ pub enum RelayEvent {
     Listing(Listing),
     /// Two valid consensuses for one time (S25).
     TwoConsensuses(ConsensusConflict),
+    /// The newest consensus has lost more than a third of its weight at once.
+    WeightLost(WeightLoss),
     /// More was queued than the memory limit allows, and circuits that nobody reads were ended.
     MemoryExceeded {
         /// Bytes that were held.
@@ -258,6 +260,7 @@ impl RelayEvent {
             Self::OnionKeysStuck { .. }
             | Self::CertificateEnded
             | Self::TwoConsensuses(_)
+            | Self::WeightLost(_)
             | Self::HandshakePanicked { .. }
             | Self::DescriptorInvalid { .. } => Level::ERROR,
             Self::Disk { trouble, .. } => trouble.level(),
@@ -370,6 +373,7 @@ impl fmt::Display for RelayEvent {
                 conflict.offered,
                 conflict.signed_both.join(", ")
             ),
+            Self::WeightLost(loss) => loss.fmt(f),
             Self::MemoryExceeded { used, ended } => write!(
                 f,
                 "more is queued than the memory limit allows ({used} bytes); {ended} circuits that nobody reads are \
