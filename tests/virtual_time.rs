@@ -15,7 +15,7 @@ use cepa_client::{Client, ClientOptions};
 use cepa_common::dir::local_network_params;
 use cepa_common::state::{StateDir, StateError, Trust};
 use cepa_common::world::memory::{Event, EventKind, MemoryNetwork};
-use cepa_common::world::sockets::Stream;
+use cepa_common::world::sockets::SocketStream;
 use cepa_common::world::{Disk, Simulation, Sockets, World, simulate};
 use cepa_relay::{Relay, RelayHandle};
 use simulated::{
@@ -35,7 +35,7 @@ const FOUNDING: Duration = Duration::from_secs(30);
 /// Bytes of the pages that each client fetches.
 const PAGES: [usize; 3] = [1, 30_000, 400_000];
 
-/// Answers each request, which is a number of bytes, with so many.
+/// Answers each request, which is a number, with that many bytes.
 async fn serve(world: World) {
     let listener = world.sockets.bind(SocketAddr::new(address(SERVER), 80));
     let listener = listener.await.unwrap();

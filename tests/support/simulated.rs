@@ -22,7 +22,7 @@ pub(crate) const AUTHORITIES: u32 = 3;
 pub(crate) const PORT: u16 = 9_400;
 /// The state directory of each node, on its own disk.
 pub(crate) const STATE: &str = "/state";
-/// 2030-03-17, 17:46:40 UTC.
+/// When the network begins: 2030-03-17, 17:46:40 UTC.
 pub(crate) const BEGAN_UNIX_MS: u64 = 1_900_000_000_000;
 /// How long a byte takes from host to host.
 pub(crate) const DELAY: Duration = Duration::from_millis(15);
@@ -102,7 +102,7 @@ pub(crate) fn life(node: u32) -> NodeLife {
     }
 }
 
-/// Runs `work` as the node's.
+/// Runs `work` as a task of the node.
 pub(crate) async fn at<T: Send + 'static>(
     node: u32,
     work: impl Future<Output = T> + Send + 'static,

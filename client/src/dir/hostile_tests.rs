@@ -11,7 +11,7 @@ use cepa_common::testkit::*;
 use super::task::until_next;
 use super::tests::{START, consensus, give_circuits, network, start, start_reporting, until};
 use super::{BootstrapProgress, Directory, WrongClock};
-use crate::events::{Reporter, Warning};
+use crate::events::{ClientEvent, Reporter, Warning};
 
 const RELAYS: [u8; 4] = [10, 11, 12, 13];
 
@@ -84,7 +84,7 @@ async fn a_bad_signature() {
 
 #[tokio::test(start_paused = true)]
 async fn older_than_what_is_held() {
-    let old = consensus(&network(), START - 10, &RELAYS);
+    let old = consensus(&network(), START - 20, &RELAYS);
     survives(Script::Whole(old.bytes().to_vec()), true).await;
 }
 
@@ -150,6 +150,49 @@ async fn busy_is_no_lie() {
         sources.play(n, Script::Cache(vec![next.clone()]));
     }
     until(&directory, START + 10).await;
+}
+
+/// A server that is full closes connections unanswered.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_closes_unanswered_is_no_lie() {
+    let (network, sources) = (network(), Sources::default());
+    let (directory, _task) = holding(&sources).await;
+    for n in RELAYS {
+        sources.play(n, Script::Raw(Vec::new(), false));
+    }
+    sources.until_dialled(6).await;
+    let next = consensus(&network, START + 10, &RELAYS);
+    for n in RELAYS {
+        sources.play(n, Script::Cache(vec![next.clone()]));
+    }
+    until(&directory, START + 10).await;
+}
+
+/// A client whose clock is ahead asks before all relays have fetched: their consensus is one interval old.
+#[tokio::test(start_paused = true)]
+async fn one_interval_behind_is_no_lie_and_two_are() {
+    for (age, misbehaves) in [(10, false), (20, true)] {
+        let (network, sources, reporter) = (network(), Sources::default(), Reporter::default());
+        let mut events = reporter.subscribe();
+        sources.put(1, consensus(&network, START, &RELAYS).bytes());
+        let (directory, task) =
+            start_reporting(&network, &sources, START + 30, None, reporter.clone());
+        let opened = give_circuits(&directory, &sources, &RELAYS);
+        until(&directory, START).await;
+        for n in RELAYS {
+            sources.put(n, consensus(&network, START - age, &RELAYS).bytes());
+        }
+        sources.until_dialled(12).await;
+        assert!(opened.lock().unwrap().len() >= 3);
+        task.abort();
+        let _ = task.await;
+        drop((directory, reporter));
+        let mut is_told = false;
+        while let Some(event) = events.next().await {
+            is_told |= matches!(event, ClientEvent::CacheMisbehaved { .. });
+        }
+        assert_eq!(is_told, misbehaves, "{age}");
+    }
 }
 
 /// Busy for a minute.

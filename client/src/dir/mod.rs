@@ -1,10 +1,11 @@
 //! The client's directory: keeps one verified, usable consensus at hand (docs/protocol.md, 6.15).
 //!
 //! [`directory`] makes a [`DirectoryTask`] to run and a [`Directory`] to read. The task asks up to three sources that
-//! it chose independently, verifies, takes the newest and never an older one than it holds, across restarts when it
-//! has a place on disk. Once there are circuits ([`Directory::use_circuits`]) requests go over them. Directly only
-//! those are asked that the network's file names, at the start and when circuits fail. A source that lies, stalls or
-//! sends what it should not is not asked for a while. A client that nobody uses ([`Directory::use_now`]) asks seldom.
+//! it chose independently, verifies their answers, and takes the newest, but never an older one than it holds (with a
+//! place on disk, not even after a restart). As soon as there are circuits ([`Directory::use_circuits`]), requests go
+//! over them. Directly the task asks only those that the network's file names, at the start and when circuits fail. A
+//! source that lies, stalls or sends what it should not is not asked for a while. For a client that nobody uses
+//! ([`Directory::use_now`]) the task asks seldom.
 
 mod cache;
 mod round;

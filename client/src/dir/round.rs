@@ -246,6 +246,12 @@ impl Round {
         }
     }
 
+    /// Is this consensus by more than an interval older than the newest that was taken?
+    fn is_far_behind(&self, found: &Consensus) -> bool {
+        let held = self.held.as_deref().map(Mark::of).or(self.mark);
+        held.is_some_and(|held| found.lifetime().fresh_until < held.valid_after)
+    }
+
     fn judge(&self, answers: Vec<Answer>) -> Outcome {
         let mut outcome = Outcome::default();
         let mut wrong_time: Vec<Arc<Consensus>> = Vec::new();
@@ -284,8 +290,10 @@ impl Round {
                         RoundError::NoNews if !found.is_usable(self.now) => {
                             wrong_time.push(found);
                         }
-                        // The cache has an older consensus than the one held: it is behind, or was rolled back.
-                        RoundError::Older => outcome.blamed.extend(who),
+                        // The cache is behind, or was rolled back. By one interval an honest one may be.
+                        RoundError::Older if self.is_far_behind(&found) => {
+                            outcome.blamed.extend(who);
+                        }
                         _ => {}
                     }
                     outcome.blame_on(error);

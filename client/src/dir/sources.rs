@@ -18,7 +18,7 @@ use crate::events::DirectorySource;
 pub(super) const SOURCES: usize = 3;
 /// After so many failed rounds over circuits there is one that asks authorities and fallbacks directly.
 const ROUNDS_OVER_CIRCUITS: u32 = 3;
-/// The most sources remembered as bad. Beyond it, the one that is forgiven soonest is forgotten.
+/// The most sources remembered as bad. Beyond this number, the source that is forgiven soonest is forgotten.
 const MAX_DISTRUSTED: usize = 128;
 /// How long a source is not asked after it misbehaved once. The time doubles with each further time.
 const DISTRUST_FIRST: Duration = Duration::from_secs(600);

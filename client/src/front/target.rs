@@ -112,7 +112,8 @@ impl FrontTarget {
     /// # Errors
     ///
     /// [`FrontRefusal::Port`] for port zero; [`FrontRefusal::Private`] for a private destination, unless
-    /// `allow_private`, and for one that is none (S30); [`FrontRefusal::Special`] for a name that no exit can know.
+    /// `allow_private`, and always for an address that nobody may dial (S30); [`FrontRefusal::Special`] for a name that
+    /// no exit can know.
     pub fn new(host: Host, port: u16, allow_private: bool) -> Result<Self, FrontRefusal> {
         if port == 0 {
             return Err(FrontRefusal::Port);

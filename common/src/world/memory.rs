@@ -430,7 +430,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.network
             .note(self.local.ip(), self.peer, EventKind::Close, 0);
-        // As TCP does where bytes were left unread, or where a reset was asked for.
+        // TCP resets too if bytes were left unread, or if a reset was asked for.
         let unread = lock(&self.inward).bytes > 0;
         let how = if unread || *lock(&self.resets) {
             End::Reset

@@ -122,7 +122,12 @@ async fn an_address_that_asks_too_often_is_told_to_come_later() {
     assert!(matches!(vote, Err(FetchError::Refused { status: 403, .. })));
     idle.extend((0..8).map(|_| open(&server, None)));
     tokio::task::yield_now().await;
-    assert!(matches!(ask(None).await, Err(FetchError::Http(_))));
+    let unanswered = ask(None).await.unwrap_err();
+    assert!(
+        matches!(unanswered, FetchError::Unanswered(_)),
+        "{unanswered}"
+    );
+    assert!(!unanswered.is_misbehaviour());
     drop(idle);
     // Places become free, and buckets fill.
     tokio::time::advance(Duration::from_secs(20)).await;

@@ -14,6 +14,8 @@ pub enum DiskTrouble {
     ConsensusInvalid,
     /// A consensus cannot be written.
     ConsensusNotWritten,
+    /// An onion key is damaged; its file is put aside, and another key takes its place.
+    OnionKeyDamaged,
     /// The newest record of the onion keys' times is damaged; the one before is used.
     OnionTimesDamaged,
     /// No record of the onion keys' times can be read.
@@ -45,6 +47,10 @@ impl fmt::Display for DiskTrouble {
             Self::ConsensusInvalid => "a consensus on disk is not valid, and is not used",
             Self::ConsensusNotWritten => {
                 "a consensus cannot be written to disk; relaying goes on without"
+            }
+            Self::OnionKeyDamaged => {
+                "an onion key is damaged and put aside; another takes its place, and clients use it with their next \
+                 consensus"
             }
             Self::OnionTimesDamaged => {
                 "the times of the onion keys are damaged; those saved before are taken"

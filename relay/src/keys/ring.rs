@@ -60,24 +60,32 @@ pub struct OnionRing {
     options: OnionKeyOptions,
     schedule: Schedule,
     keys: BTreeMap<u64, (PathBuf, Arc<OnionKeypair>)>,
-    /// What was wrong with the record when it was read.
-    trouble: Option<RelayEvent>,
+    /// What was wrong with the files when they were read.
+    troubles: Vec<RelayEvent>,
 }
 
 impl OnionRing {
     /// Loads the keys in the directory on `disk`.
     ///
     /// # Errors
-    /// [`StateError`] if a key's file cannot be used. A damaged record is no error: its times are then taken from the
-    /// files.
+    /// [`StateError`] if a key's file cannot be read, or a newer program wrote it. A damaged record is no error: its
+    /// times are then taken from the files. Nor is a damaged key, which is put aside: another can take its place.
     pub fn load(disk: &Disk, options: OnionKeyOptions, now: UnixSecs) -> Result<Self, StateError> {
         let (Record(observed, known), trouble) = read_record(disk, &options.dir.join(RECORD))?;
+        let mut troubles = Vec::from_iter(trouble);
         let known = known.into_iter().map(|key| (key.generation, key));
         let mut known: BTreeMap<u64, Times> = known.collect();
         let mut keys = BTreeMap::new();
         let mut times = Vec::new();
         for (generation, suite, path) in files(disk, &options.dir)? {
-            let secret = load_key(disk, &path, KeyKind::Onion, options.trust)?;
+            let secret = match load_key(disk, &path, KeyKind::Onion, options.trust) {
+                Ok(secret) => secret,
+                Err(why @ (StateError::Damaged { .. } | StateError::WrongKind { .. })) => {
+                    troubles.push(put_aside(disk, &path, &why)?);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let key = OnionKeypair::from_bytes(suite, &secret);
             let mut of_key =
                 KeyTimes::new(generation, suite, key.public().key, born(disk, &path, now));
@@ -94,13 +102,13 @@ impl OnionRing {
             options,
             schedule: Schedule::new(times, observed, now),
             keys,
-            trouble,
+            troubles,
         })
     }
 
-    /// What was wrong with the record of the keys' times when it was read, for whoever reports it.
-    pub(crate) fn take_trouble(&mut self) -> Option<RelayEvent> {
-        self.trouble.take()
+    /// What was wrong with the keys and the record of their times when they were read, for whoever reports it.
+    pub(crate) fn take_troubles(&mut self) -> Vec<RelayEvent> {
+        core::mem::take(&mut self.troubles)
     }
 
     /// The keys that are accepted now.
@@ -214,6 +222,17 @@ fn read_record(disk: &Disk, path: &Path) -> Result<(Record, Option<RelayEvent>),
         }
     };
     Ok((postcard::from_bytes(&body).unwrap_or_default(), trouble))
+}
+
+/// Puts the file of a damaged key aside, for its owner to look at, and returns what to tell him.
+fn put_aside(disk: &Disk, path: &Path, why: &StateError) -> Result<RelayEvent, StateError> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".damaged");
+    let aside = PathBuf::from(aside);
+    let moved = disk.rename(path, &aside);
+    moved.map_err(|source| StateError::io("put aside", path, source))?;
+    let reason = format!("{why}; the file is {} now", aside.display());
+    Ok(RelayEvent::disk(DiskTrouble::OnionKeyDamaged, &reason))
 }
 
 /// Every key file of `dir`.
@@ -348,12 +367,12 @@ mod tests {
         turn(&mut first, now);
         turn(&mut first, now + 7 * DAY);
         let held = publics(&first);
-        assert_eq!(first.take_trouble(), None);
+        assert_eq!(first.take_troubles(), []);
         let trouble_after = |damage: &dyn Fn()| {
             damage();
-            match ring(dir.path(), suite, now + 8 * DAY).take_trouble() {
-                Some(RelayEvent::Disk { trouble, .. }) => trouble,
-                other => panic!("{other:?}"),
+            match ring(dir.path(), suite, now + 8 * DAY).take_troubles()[..] {
+                [RelayEvent::Disk { trouble, .. }] => trouble,
+                ref other => panic!("{other:?}"),
             }
         };
         let newest = || std::fs::write(dir.path().join(RECORD), b"damaged").unwrap();
@@ -366,6 +385,50 @@ mod tests {
         assert!(times[0].born <= now + 60);
         assert_eq!(times[0].replaced, Some(now + 8 * DAY));
         assert_eq!(times[1].replaced, None);
+    }
+
+    #[test]
+    fn a_damaged_key_is_put_aside_told_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let suite = Suite::Aes256Gcm;
+        let mut first = ring(dir.path(), suite, NOW);
+        turn(&mut first, NOW);
+        turn(&mut first, NOW + 7 * DAY);
+        let held = publics(&first);
+        let path = |generation| dir.path().join(name(generation, suite));
+        let damage = |generation, bytes: &[u8]| std::fs::write(path(generation), bytes).unwrap();
+        // Without the newest, the one before is current again.
+        damage(2, b"soup");
+        let mut second = ring(dir.path(), suite, NOW + 7 * DAY);
+        assert_eq!(publics(&second), held[..1]);
+        let troubles = second.take_troubles();
+        let [
+            RelayEvent::Disk {
+                trouble, reason, ..
+            },
+        ] = &troubles[..]
+        else {
+            panic!("{troubles:?}");
+        };
+        assert_eq!(*trouble, DiskTrouble::OnionKeyDamaged);
+        assert!(reason.contains("onion-2-aes-256-gcm.damaged"), "{reason}");
+        let aside = dir.path().join("onion-2-aes-256-gcm.damaged");
+        assert_eq!(std::fs::read(aside).unwrap(), b"soup");
+        // It is due, so that a third key takes the place of the second; and without any there is a new one.
+        assert!(turn(&mut second, NOW + 7 * DAY));
+        let held = publics(&second);
+        assert_eq!(publics(&ring(dir.path(), suite, NOW + 7 * DAY)), held);
+        for file in files(&Disk::Real, dir.path()).unwrap() {
+            std::fs::write(file.2, [0; 50]).unwrap();
+        }
+        let mut third = ring(dir.path(), suite, NOW + 7 * DAY);
+        assert_eq!(
+            (publics(&third).len(), third.take_troubles().len()),
+            (0, held.len())
+        );
+        assert!(turn(&mut third, NOW + 7 * DAY));
+        assert_eq!(publics(&third).len(), 1);
+        assert!(!held.contains(&publics(&third)[0]));
     }
 
     #[test]

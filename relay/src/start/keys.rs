@@ -27,7 +27,7 @@ impl Keys {
     pub(super) fn load(options: &RelayOptions, ground: &Ground) -> Result<Self, RelayError> {
         let now = options.world.clock.now_secs();
         let mut ring = OnionRing::load(&ground.disk, options.onion_keys.clone(), now)?;
-        if let Some(trouble) = ring.take_trouble() {
+        for trouble in ring.take_troubles() {
             ground.events.report(trouble);
         }
         let params = options.network.newest().params();

@@ -42,6 +42,9 @@ pub enum FetchError {
     /// The server does not speak HTTP as expected, or closed early.
     #[error("directory exchange failed: {0}")]
     Http(#[from] hyper::Error),
+    /// The connection broke, or the server closed it, before anything of an answer came: a server that is full does so.
+    #[error("the connection was closed before an answer: {0}")]
+    Unanswered(#[source] hyper::Error),
     /// The server sent more than the cap.
     #[error("answer is over the cap of {0} bytes")]
     TooLarge(usize),
@@ -87,7 +90,7 @@ impl FetchError {
             | Self::Deadline
             | Self::Difference(_)
             | Self::Unasked => true,
-            Self::Refused { .. } | Self::Dial(_) | Self::Request => false,
+            Self::Refused { .. } | Self::Dial(_) | Self::Unanswered(_) | Self::Request => false,
         }
     }
 
@@ -270,10 +273,10 @@ where
         let head = sender.send_request(request);
         let response = if is_upload {
             // The deadline is the caller's, who knows how long sending the body takes.
-            head.await?
+            head.await.map_err(no_head)?
         } else {
             let head = tokio::time::timeout(PROGRESS_DEADLINE, head).await;
-            head.map_err(|_| FetchError::Stalled)??
+            head.map_err(|_| FetchError::Stalled)?.map_err(no_head)?
         };
         let status = response.status();
         let base = response.headers().get(DELTA_BASE).cloned();
@@ -314,6 +317,19 @@ where
     tokio::select! {
         answer = answer => answer,
         () = drive => Err(FetchError::Deadline),
+    }
+}
+
+/// What it means that no head of an answer came: bytes that are not HTTP are the server's fault, a connection that ends
+/// is nobody's.
+fn no_head(error: hyper::Error) -> FetchError {
+    let is_broken = error.is_incomplete_message()
+        || error.is_canceled()
+        || error.is_closed()
+        || core::error::Error::source(&error).is_some_and(|source| source.is::<io::Error>());
+    match is_broken {
+        true => FetchError::Unanswered(error),
+        false => FetchError::Http(error),
     }
 }
 
