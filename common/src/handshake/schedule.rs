@@ -231,3 +231,19 @@ pub(super) fn open(
         .ok()?;
     Some(params)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The key schedule hashes secrets, and the states of HMAC and HKDF are states of the hash. What a state has read
+    /// must not outlive it. Features of the crates decide this, so a feature that is lost is noticed here: the test
+    /// does not compile then.
+    #[test]
+    fn hashes_erase_what_they_have_read() {
+        fn erases<T: zeroize::ZeroizeOnDrop>() -> usize {
+            size_of::<T>()
+        }
+        assert!(erases::<Sha256>() > 0);
+    }
+}
