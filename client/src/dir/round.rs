@@ -43,6 +43,14 @@ pub(super) enum RoundError {
     NoNews,
 }
 
+impl RoundError {
+    /// Has the source answered that it has nothing to give for now? A busy source says the same as one of a network that
+    /// has no consensus yet.
+    pub(super) fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Fetch(FetchError::Refused { status: 503, .. }))
+    }
+}
+
 /// Everything that a round needs to know.
 pub(super) struct Round {
     pub(super) network: NetworkHandle,

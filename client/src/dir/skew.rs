@@ -76,6 +76,19 @@ pub struct NoConsensus {
     pub skew: Option<WrongClock>,
     /// What the last source said; empty before any was asked.
     pub reason: String,
+    /// The time of the next consensus by network.toml's interval, if sources answer and have no consensus. A network's
+    /// first hour looks like that, and so does one whose authorities are all busy.
+    pub next_at: Option<UnixSecs>,
+}
+
+/// A time for people; the words say so where it is out of all calendars.
+fn date(at: UnixSecs) -> String {
+    std::time::UNIX_EPOCH
+        .checked_add(Duration::from_secs(at))
+        .map_or_else(
+            || "an unknown time".to_owned(),
+            |at| humantime::format_rfc3339_seconds(at).to_string(),
+        )
 }
 
 impl fmt::Display for NoConsensus {
@@ -84,11 +97,7 @@ impl fmt::Display for NoConsensus {
             return write!(f, "no consensus may be used: {skew}");
         }
         if let Some(at) = self.expired_at {
-            let at = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(at));
-            let at = at.map_or_else(
-                || "an unknown time".to_owned(),
-                |at| humantime::format_rfc3339_seconds(at).to_string(),
-            );
+            let at = date(at);
             return write!(
                 f,
                 "the newest consensus that could be had expired at {at}; the authorities do not answer, or this \
@@ -97,6 +106,14 @@ impl fmt::Display for NoConsensus {
                     Some(WrongClock::Ahead(by)) => format!(" (ahead by about {})", About(by)),
                     _ => String::new(),
                 }
+            );
+        }
+        if let Some(next) = self.next_at {
+            return write!(
+                f,
+                "the authorities answer and have no consensus to give: a new network has its first one to two \
+                 intervals after more than half of its authorities run; the next is due at {}",
+                date(next)
             );
         }
         if self.reason.is_empty() {
@@ -138,6 +155,12 @@ mod tests {
     fn why_in_words() {
         let mut why = NoConsensus::default();
         assert_eq!(why.to_string(), "no consensus could be had yet");
+        why.next_at = Some(1_900_000_000);
+        let text = why.to_string();
+        assert!(
+            text.contains("no consensus to give") && text.ends_with("due at 2030-03-17T17:46:40Z"),
+            "{text}"
+        );
         why.expired_at = Some(1_900_000_000);
         let text = why.to_string();
         assert!(

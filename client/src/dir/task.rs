@@ -465,11 +465,18 @@ impl DirectoryTask {
 
     fn report(&mut self, rounds: u32, outcome: Outcome) {
         let error = outcome.error.unwrap_or(RoundError::NoNews);
+        let interval = u64::from(self.config.network.newest().params().vote_interval_seconds);
+        let now = self.config.clock.now_secs();
+        let next_at = now
+            .checked_div(interval)
+            .map(|past| (past + 1).saturating_mul(interval));
+        let has_none = error.is_unavailable();
         tracing::debug!(rounds, %error, "no consensus fetched");
         self.why.send_modify(|why| {
             why.reason = error.to_string();
             why.skew = outcome.skew;
             why.expired_at = why.expired_at.max(outcome.expired_at);
+            why.next_at = next_at.filter(|_| has_none);
         });
         // While an older consensus may still be used, a failure is no news for people.
         if self.consensus.borrow().is_none() {

@@ -80,6 +80,8 @@ impl fmt::Debug for StreamRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Start,
+    /// An empty line has come, which HTTP allows before a request (RFC 9112, section 2.2).
+    EmptyLine,
     Socks4,
     Socks5Methods,
     Socks5Password,
@@ -135,11 +137,23 @@ impl FrontParser {
             let Some(&first) = self.buffer.first() else {
                 return Ok(FrontStep::NeedMore);
             };
-            self.state = match first {
-                4 => State::Socks4,
-                5 => State::Socks5Methods,
-                b'A'..=b'Z' => State::Http,
+            self.state = match (first, self.buffer.get(1)) {
+                (4, _) => State::Socks4,
+                (5, _) => State::Socks5Methods,
+                (b'A'..=b'Z', _) => State::Http,
+                (b'\r', None) => return Ok(FrontStep::NeedMore),
+                (b'\r', Some(b'\n')) => {
+                    self.buffer.drain(..2);
+                    State::EmptyLine
+                }
                 _ => return Err(FrontError::new(FrontRefusal::UnknownProtocol, [])),
+            };
+        }
+        if self.state == State::EmptyLine {
+            self.state = match self.buffer.first() {
+                None => return Ok(FrontStep::NeedMore),
+                Some(b'A'..=b'Z') => State::Http,
+                Some(_) => return Err(FrontError::new(FrontRefusal::UnknownProtocol, [])),
             };
         }
         match self.state {
@@ -148,7 +162,9 @@ impl FrontParser {
             State::Socks5Password => self.socks5_password(),
             State::Socks5Request => self.socks5_request(),
             State::Http => self.http(fresh),
-            State::Start | State::Finished => Err(FrontError::new(FrontRefusal::Finished, [])),
+            State::Start | State::EmptyLine | State::Finished => {
+                Err(FrontError::new(FrontRefusal::Finished, []))
+            }
         }
     }
 

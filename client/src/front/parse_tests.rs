@@ -234,6 +234,22 @@ fn accepted() -> Vec<Accepted> {
             None,
             HttpConnect,
         ),
+        (
+            [b"\r\n", &connect("example.org:443")[..]].concat(),
+            none,
+            name("example.org"),
+            443,
+            None,
+            HttpConnect,
+        ),
+        (
+            socks5(&counted(b"[2600::1]"), 80),
+            plain,
+            ip6.clone(),
+            80,
+            None,
+            Socks5,
+        ),
         (connect("8.8.4.4:443"), none, ip4, 443, None, HttpConnect),
         (connect("[2600::1]:443"), none, ip6, 443, None, HttpConnect),
         (
@@ -299,8 +315,9 @@ fn private_destinations_pass_where_the_owner_allows_them() {
     // No machine anywhere has these addresses.
     assert!(!passes(&[1, 0, 0, 0, 0]));
     assert!(!passes(&[1, 224, 0, 0, 1]));
-    // No exit leads back to this machine by its name.
-    assert!(!passes(&counted(b"localhost")));
+    // A local network is on this machine, and its exits reach the machine's own addresses; no other name becomes one.
+    assert!(passes(&counted(b"localhost")) && passes(&counted(b"a.LocalHost.")));
+    assert!(!passes(&counted(b"printer.local")) && !passes(&counted(b"abc.onion")));
 }
 
 #[test]

@@ -40,6 +40,13 @@ impl Host {
     /// [`FrontRefusal::Host`] if the text is neither.
     pub fn parse(text: &[u8]) -> Result<Self, FrontRefusal> {
         let text = core::str::from_utf8(text).map_err(|_| FrontRefusal::Host)?;
+        // Some programs hand an IPv6 address on as it stands in a URL, in brackets.
+        let inside = text
+            .strip_prefix('[')
+            .and_then(|text| text.strip_suffix(']'));
+        if let Some(ip) = inside.and_then(|text| text.parse::<Ipv6Addr>().ok()) {
+            return Ok(IpAddr::from(ip).into());
+        }
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(ip.into());
         }
@@ -113,16 +120,20 @@ impl FrontTarget {
     ///
     /// [`FrontRefusal::Port`] for port zero; [`FrontRefusal::Private`] for a private destination, unless
     /// `allow_private`, and always for an address that nobody may dial (S30); [`FrontRefusal::Special`] for a name that
-    /// no exit can know.
+    /// no exit can know, which `localhost` is unless `allow_private`.
     pub fn new(host: Host, port: u16, allow_private: bool) -> Result<Self, FrontRefusal> {
         if port == 0 {
             return Err(FrontRefusal::Port);
         }
-        if let Host::Name(name) = &host
-            && let Some(special) = SpecialName::of(name)
-        {
-            return Err(FrontRefusal::Special(special));
-        }
+        let host = match &host {
+            Host::Name(name) => match SpecialName::of(name) {
+                None => host,
+                // In a local network the exit's machine is this machine, and `localhost` is its loopback (RFC 6761).
+                Some(SpecialName::Localhost) if allow_private => Host::Ip4(Ipv4Addr::LOCALHOST),
+                Some(special) => return Err(FrontRefusal::Special(special)),
+            },
+            Host::Ip4(_) | Host::Ip6(_) => host,
+        };
         if host.is_allowed(allow_private) {
             Ok(Self { host, port })
         } else {

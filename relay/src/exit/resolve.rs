@@ -18,6 +18,7 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::Name;
 use hickory_resolver::system_conf::read_system_conf;
 use tokio::time::timeout;
 
@@ -105,8 +106,8 @@ impl Resolver {
                 if let Some(answer) = known.get(name, steady::now()) {
                     return answer.ok_or(LookupError::Failed);
                 }
-                // The final dot says that the name is complete.
-                match dns.lookup_ip(format!("{name}.")).await {
+                let name_of = complete(name).ok_or(LookupError::Failed)?;
+                match dns.lookup_ip(name_of).await {
                     Ok(found) => {
                         let (addresses, now) = (in_turn(found.iter()), steady::now());
                         let lives = found.valid_until().saturating_duration_since(now);
@@ -162,6 +163,15 @@ fn may_be_asked(name: &str) -> bool {
     let hex = last.strip_prefix("0x").unwrap_or(last);
     let number = last.bytes().all(|b| b.is_ascii_digit()) || hex.len() < last.len() && is_hex(hex);
     is_name(name) && !number && SpecialName::of(name).is_none()
+}
+
+/// The name as a question has it, label by label and as it is: hickory's reading of text would refuse some names that
+/// servers know, such as those with a hyphen in front, and change others (IDNA).
+fn complete(name: &str) -> Option<Name> {
+    let mut name = Name::from_labels(name.split('.').map(str::as_bytes)).ok()?;
+    // Nothing is added to a complete name.
+    name.set_fqdn(true);
+    Some(name)
 }
 
 fn is_hex(text: &str) -> bool {
@@ -221,8 +231,12 @@ mod unit {
             "1.example",
             "xn--p1ai",
             "x.0xyz",
+            "a_b.example",
+            "-a.example",
+            "xn--a.example",
         ] {
             assert!(may_be_asked(name), "{name}");
+            assert_eq!(complete(name).unwrap().to_ascii(), format!("{name}."));
         }
     }
 
