@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use cepa_client::front::MAX_CONNECTIONS;
 use cepa_client::path::{MOST_DESTINATIONS, MOST_GUARDS, MOST_HOPS};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -113,6 +114,13 @@ settings! {
             kind "list of tables";
             says "Further ports like `client.socks`.",
             docs "Each is a table with `address` and, if it is to differ from `client.isolate`, `isolate`.";
+        connections: u32 = MAX_CONNECTIONS as u32;
+            within 1..=65_536, "connections";
+            example "1024";
+            flag "--connections N";
+            kind "number";
+            says "Connections of applications that a port serves at a time. Further ones wait for some seconds, and are \
+                then told so.";
         hops: u8 = 3;
             within 1..=MOST_HOPS as u64, "relays";
             example "3";

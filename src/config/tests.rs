@@ -41,6 +41,7 @@ fn every_key_is_read_into_its_place() {
         multipath = "always"
         isolate = ["destination", "stream"]
         listeners = [{ address = "127.0.0.2:2", isolate = [] }, { address = "127.0.0.2:3" }]
+        connections = 16
         hops = 4
         guards = 2
         entry_only = ["192.0.2.0"]
@@ -107,6 +108,7 @@ fn every_key_is_read_into_its_place() {
                     isolate: None,
                 },
             ],
+            connections: 16,
             hops: 4,
             guards: 2,
             destinations: vec!["*:25 avoid 192.0.2.9".to_owned()],

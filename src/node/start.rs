@@ -137,6 +137,7 @@ impl Node {
         let front = client::front::FrontOptions {
             allow_private: settings.allow_private,
             answer_early: settings.answer_early,
+            max_connections: settings.connections as usize,
             ..Default::default()
         };
         for (listener, isolate) in listeners {

@@ -20,8 +20,10 @@ pub struct FrontOptions {
     /// request, which saves a round trip. If the stream fails afterwards, the application sees a reset without a
     /// reason.
     pub answer_early: bool,
-    /// Number of connections served at once. Further connections wait in the kernel's queue.
+    /// Number of connections served at once. Further connections wait for some seconds, and are then told.
     pub max_connections: usize,
+    /// Time that a connection waits for its turn before it is told that too many others are served.
+    pub patience: Duration,
     /// Time from accepting a connection to its complete request. After this time the connection is closed (S28).
     pub head_timeout: Duration,
 }
@@ -32,6 +34,7 @@ impl Default for FrontOptions {
             allow_private: false,
             answer_early: false,
             max_connections: MAX_CONNECTIONS,
+            patience: Duration::from_secs(5),
             head_timeout: Duration::from_secs(30),
         }
     }

@@ -28,6 +28,9 @@ pub enum Failure {
     /// There was no answer in time.
     #[error("no answer in time")]
     TimedOut,
+    /// The port serves as many connections as its owner lets it.
+    #[error("the proxy serves as many connections as it may")]
+    Busy,
     /// Any other failure.
     #[error("the stream failed")]
     GeneralFailure,
@@ -35,7 +38,7 @@ pub enum Failure {
 
 impl Failure {
     /// All failures.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Refused,
         Self::HostUnreachable,
         Self::NetworkUnreachable,
@@ -43,13 +46,14 @@ impl Failure {
         Self::NotAllowed,
         Self::Unresolvable,
         Self::TimedOut,
+        Self::Busy,
         Self::GeneralFailure,
     ];
 
     /// The reply code of SOCKS5 (RFC 1928, section 6).
     pub fn socks5_code(self) -> u8 {
         match self {
-            Self::GeneralFailure => 1,
+            Self::Busy | Self::GeneralFailure => 1,
             Self::NotAllowed => 2,
             Self::NetworkUnreachable | Self::NoConsensus => 3,
             Self::HostUnreachable | Self::Unresolvable => 4,
@@ -63,6 +67,7 @@ impl Failure {
         match self {
             Self::NotAllowed => "403 Forbidden",
             Self::TimedOut => "504 Gateway Timeout",
+            Self::Busy => "503 Service Unavailable",
             _ => "502 Bad Gateway",
         }
     }
@@ -93,6 +98,10 @@ impl Failure {
             }
             Self::Unresolvable => "The name has no address. Check its spelling.",
             Self::TimedOut => "The destination did not answer in time. Try again later.",
+            Self::Busy => {
+                "Cepa serves as many connections of applications as it may. Close some, or raise \
+                 `client.connections` in its configuration."
+            }
             Self::GeneralFailure => "The stream failed inside the network. Try again.",
         }
     }

@@ -31,6 +31,8 @@ const COPY_BUFFER: usize = 64 * 1024;
 const HEAD_READ: usize = 4096;
 /// The most bytes that an application may send while its stream is being opened.
 const AHEAD: usize = 64 * 1024;
+/// Connections that wait for a place at once; further ones wait in the kernel's queue.
+const MOST_WAITING: usize = 64;
 /// The time that a refused application has to read why.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -114,24 +116,31 @@ pub async fn serve<C: Connector>(
     shutdown: impl Future<Output = ()>,
 ) {
     let permits = Arc::new(Semaphore::new(options.max_connections));
+    let waiting = Arc::new(Semaphore::new(MOST_WAITING));
     // The set is dropped on return, which aborts every task in it.
     let mut tasks = JoinSet::new();
     let mut failed = LogPace::default();
     let accept = async {
         loop {
             while tasks.try_join_next().is_some() {}
-            // The permit is taken first, so that a connection which cannot be served waits in the kernel's queue.
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            // A place to wait is taken first, so that what cannot even wait stays in the kernel's queue.
+            let Ok(place) = Arc::clone(&waiting).acquire_owned().await else {
                 return;
             };
             match accept(&listener).await {
                 Ok((stream, isolation)) => {
-                    let connector = Arc::clone(&connector);
+                    let (connector, permits) = (Arc::clone(&connector), Arc::clone(&permits));
                     tasks.spawn(async move {
-                        Connection::new(stream)
-                            .run(&*connector, isolation, options)
-                            .await;
-                        drop(permit);
+                        let connection = Connection::new(stream);
+                        match timeout(options.patience, permits.acquire_owned()).await {
+                            Ok(Ok(permit)) => {
+                                drop(place);
+                                connection.run(&*connector, isolation, options).await;
+                                drop(permit);
+                            }
+                            // A silent port would look like a network that hangs.
+                            Ok(Err(_)) | Err(_) => connection.refuse(options).await,
+                        }
                     });
                 }
                 Err(error) => pause(&error, &mut failed).await,
@@ -251,6 +260,14 @@ impl Connection {
                     tracing::debug!(kind = ?error.kind(), "a proxied stream broke");
                 }
             }
+        }
+    }
+
+    /// Tells the application that the port serves as many connections as it may.
+    async fn refuse(mut self, options: FrontOptions) {
+        if let Ok(Ok(Some(request))) = timeout(FAREWELL, self.request(options)).await {
+            let reply = reply::failed(request.protocol, Failure::Busy);
+            self.farewell(&reply).await;
         }
     }
 

@@ -377,6 +377,21 @@ async fn connections_over_the_limit_wait() {
 }
 
 #[tokio::test]
+async fn who_gets_no_place_is_told_and_not_left_to_hang() {
+    let mut front = front(FrontOptions {
+        max_connections: 1,
+        patience: Duration::ZERO,
+        ..FrontOptions::default()
+    })
+    .await;
+    let _first = front.open().await;
+    let mut second = front.app(REQUEST).await;
+    let told = rest(&mut second).await.unwrap();
+    assert_eq!(told, REJECTED);
+    assert!(front.requests.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn shutdown_resets_what_is_open() {
     let mut front = front(FrontOptions::default()).await;
     let mut open = front.open().await;

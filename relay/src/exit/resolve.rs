@@ -236,7 +236,12 @@ mod unit {
             "xn--a.example",
         ] {
             assert!(may_be_asked(name), "{name}");
-            assert_eq!(complete(name).unwrap().to_ascii(), format!("{name}."));
+            let asked = complete(name).unwrap();
+            assert_eq!(
+                asked.iter().collect::<Vec<_>>().join(&b'.'),
+                name.as_bytes()
+            );
+            assert!(asked.is_fqdn());
         }
     }
 
