@@ -402,14 +402,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_link_that_holds_most_goes_before_who_moves() {
-        let memory = Memory::new(256 * 1024);
+        let memory = Memory::new(400 * 1024);
         let budget = memory.budget();
         let links = [(); 2].map(|()| Arc::new(LinkQueue::new(100, budget)));
         let (honest, mut stream) = begun(budget);
         memory.add_circuit(&links[0], circ(1), &honest);
         stream.write_all(&[1; 100 * 1024]).await.unwrap();
         let mut hostile = Vec::new();
-        for n in 1..=16 {
+        for n in 1..=24 {
             let (circuit, mut stream) = begun(budget);
             memory.add_circuit(&links[1], circ(n), &circuit);
             stream.write_all(&[1; 8 * 1024]).await.unwrap();
