@@ -280,6 +280,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         &[
             "common/src",
             "relay/src/authority",
+            "client/src/front",
             "client/src/path",
             "src/terminal",
         ],

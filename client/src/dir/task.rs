@@ -273,7 +273,12 @@ impl DirectoryTask {
                     wait.max(self.all_busy.take().unwrap_or_default())
                 }
             };
-            self.rest(wait).await;
+            if self.rest(wait).await {
+                // The rounds of the time asleep say nothing of now: whoever wakes begins over circuits, and at once.
+                failed_rounds = 0;
+                urgent.reset();
+                idle.reset();
+            }
             self.show();
         }
     }
@@ -283,12 +288,13 @@ impl DirectoryTask {
         self.used.borrow().elapsed() >= ASLEEP_AFTER
     }
 
-    /// Waits; a client that is asleep, no longer than until somebody uses it.
-    async fn rest(&self, wait: Duration) {
+    /// Waits; a client that is asleep, no longer than until somebody uses it. Returns whether that woke it.
+    async fn rest(&self, wait: Duration) -> bool {
         let mut used = self.used.clone();
         used.mark_unchanged();
         if !self.is_asleep() {
-            return self.sleep(wait).await;
+            self.sleep(wait).await;
+            return false;
         }
         let used = async {
             if used.changed().await.is_err() {
@@ -297,8 +303,8 @@ impl DirectoryTask {
             }
         };
         tokio::select! {
-            () = self.sleep(wait) => {}
-            () = used => {}
+            () = self.sleep(wait) => false,
+            () = used => true,
         }
     }
 
