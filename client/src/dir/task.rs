@@ -1,5 +1,6 @@
 //! When to ask for a consensus, what to keep, and whom to tell.
 
+use core::convert::Infallible;
 use core::time::Duration;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -323,19 +324,40 @@ impl DirectoryTask {
 
     /// Waits, and drops the consensus meanwhile if its grace ends.
     async fn sleep(&self, wait: Duration) {
-        let now_ms = self.config.clock.now_ms();
         let mut wait = wait;
-        if let Some(held) = self.held.as_ref().filter(|c| c.is_usable(now_ms / 1_000)) {
-            let grace = u64::from(held.params().consensus_grace_seconds);
-            let ends = held.lifetime().valid_until.saturating_add(grace);
-            let left = Duration::from_millis(ends.saturating_mul(1_000).saturating_sub(now_ms));
-            if left < wait {
-                self.config.clock.sleep(left).await;
-                self.show();
-                wait -= left;
-            }
+        if let Some(left) = self.usable_for().filter(|left| *left < wait) {
+            self.config.clock.sleep(left).await;
+            self.show();
+            wait -= left;
         }
         self.config.clock.sleep(wait).await;
+    }
+
+    /// How long the consensus held may still be used; `None` if there is none that may.
+    fn usable_for(&self) -> Option<Duration> {
+        let now_ms = self.config.clock.now_ms();
+        let held = self.held.as_ref()?;
+        let held = held.is_usable(now_ms / 1_000).then_some(held)?;
+        let grace = u64::from(held.params().consensus_grace_seconds);
+        let ends = held.lifetime().valid_until.saturating_add(grace);
+        Some(Duration::from_millis(
+            ends.saturating_mul(1_000).saturating_sub(now_ms),
+        ))
+    }
+
+    /// Waits for `work`, and drops the consensus meanwhile if its grace ends: a round takes long, with its pauses.
+    async fn meanwhile<T>(&self, work: impl Future<Output = T>) -> T {
+        let ends = async {
+            if let Some(left) = self.usable_for() {
+                self.config.clock.sleep(left).await;
+                self.show();
+            }
+            core::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            done = work => done,
+            never = ends => match never {},
+        }
     }
 
     fn until_refresh(&self) -> Option<Duration> {
@@ -422,7 +444,7 @@ impl DirectoryTask {
             now: self.config.clock.now_secs(),
             reporter: self.config.reporter.clone(),
         };
-        let mut outcome = round.ask(sources).await;
+        let mut outcome = self.meanwhile(round.ask(sources)).await;
         self.wants_whole = outcome.wrong_difference;
         for who in outcome.blamed.drain(..) {
             self.config.reporter.misbehaved(who);
