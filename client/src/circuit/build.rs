@@ -14,7 +14,7 @@ use cepa_common::flow::vegas::Vegas;
 use cepa_common::handshake::{
     ClientHandshake, ClientParams, HandshakeContext, HandshakeError, OnionPublicKey, RelayParams,
 };
-use cepa_common::ids::{CircId, HopIndex, NetworkId};
+use cepa_common::ids::{CircId, HopIndex, NetworkId, RelayId};
 use cepa_common::net::establish::EstablishError;
 use cepa_common::net::inbox::{Arrived, Inbox};
 use cepa_common::net::queue::{LinkQueue, TableCommand};
@@ -226,7 +226,7 @@ impl Builder {
     /// Adds a hop behind the last.
     pub async fn extend(&mut self, next: &Entry) -> Result<(), BuildError> {
         let (handshake, message) = self.start_handshake(next)?;
-        self.say(|packer| packer.extend(&next.identity, &message))?;
+        self.say_extend(&next.identity, &message)?;
         let body = self.hear().await?;
         let mut answers = messages::<Telescope<'_>>(&body);
         let answer = self.legal(answers.next().unwrap_or(Err(MessageError::Empty)))?;
@@ -355,13 +355,17 @@ impl Builder {
     }
 
     /// Sends one message to the last hop.
-    fn say<E>(
+    /// Asks the last hop to extend the circuit to `next`, with the first message of the handshake with it.
+    fn say_extend(
         &mut self,
-        pack: impl FnOnce(&mut Packer<'_>) -> Result<(), E>,
+        next: &RelayId,
+        message: &[u8; codec::CREATE_LEN],
     ) -> Result<(), BuildError> {
         let mut cell = [0; CELL_LEN];
         let mut packer = Packer::new(payload_mut(codec::body_mut(&mut cell)));
-        pack(&mut packer).map_err(|_| BuildError::Length)?;
+        packer
+            .extend(next, message)
+            .map_err(|_| BuildError::Length)?;
         packer.finish();
         self.send(cell)
     }

@@ -237,33 +237,20 @@ fn start(measure: &Arc<dyn Measure>, job: Job, jobs: &mut JoinSet<Measured>) {
         })
         .collect();
     jobs.spawn(async move {
-        // Each download has a task of its own, so that all run at the same time.
-        let tasks: Vec<_> = downloads.into_iter().map(AbortOnDrop::spawn).collect();
-        let mut results = Vec::with_capacity(tasks.len());
-        for mut task in tasks {
-            let result = (&mut task.0).await;
-            results.push(match result {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) | Err(_) => Err(MeasureError::Failed),
-            });
+        // Each download has a task of its own, so that all run at the same time. Dropping the set aborts its tasks.
+        let mut results = vec![Err(MeasureError::Failed); downloads.len()];
+        let mut running = JoinSet::new();
+        for (index, download) in downloads.into_iter().enumerate() {
+            running.spawn(async move { (index, download.await) });
+        }
+        while let Some(ended) = running.join_next().await {
+            // A download that panicked or took too long has failed.
+            if let Ok((index, Ok(result))) = ended {
+                results[index] = result;
+            }
         }
         (job, results)
     });
-}
-
-/// A task that is aborted when its owner is dropped.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T: Send + 'static> AbortOnDrop<T> {
-    fn spawn(work: impl Future<Output = T> + Send + 'static) -> Self {
-        Self(tokio::spawn(work))
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 fn load(disk: &Disk, path: &Path) -> Result<Option<(Vec<u8>, Generation)>, StateError> {
