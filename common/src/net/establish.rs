@@ -199,3 +199,71 @@ async fn hello(
         hello: theirs,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use ed25519_dalek::SigningKey;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::world::memory::MemoryNetwork;
+    use crate::world::sockets::SocketStream;
+
+    const NETWORK: NetworkId = NetworkId([7; 32]);
+    /// The time that a byte takes from host to host.
+    const DELAY: Duration = Duration::from_millis(15);
+
+    /// How a peer keeps a relay waiting.
+    #[derive(Clone, Copy, Debug)]
+    enum Stalls {
+        /// The peer says nothing at all.
+        BeforeTls,
+        /// The peer says nothing once TLS is there.
+        BeforeHello,
+        /// The peer says HELLO byte by byte, one in half a second.
+        WithinHello,
+    }
+
+    async fn stall(tcp: SocketStream, how: Stalls, key: [u8; 32]) {
+        if let Stalls::BeforeTls = how {
+            return std::future::pending().await;
+        }
+        let mut io = TlsIo::dial(tcp, &Tls::client(), key).await.unwrap();
+        if let Stalls::WithinHello = how {
+            for byte in Hello::ours(NETWORK, None, 0).encode() {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                io.write(&[byte]).unwrap();
+                io.flush().await.unwrap();
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// S5: 10 s may pass in all before there is a link, whatever the peer says meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn who_keeps_a_relay_waiting_for_10_s_gets_no_link() {
+        let key = SigningKey::from_bytes(&[3; 32]);
+        let (tls, public) = (Tls::relay(&key).unwrap(), key.verifying_key().to_bytes());
+        for how in [Stalls::BeforeTls, Stalls::BeforeHello, Stalls::WithinHello] {
+            let network = MemoryNetwork::new(1, DELAY, BTreeMap::new());
+            let [near, far] = [1, 2].map(|n| network.world([20, 0, 0, n].into()));
+            let address = ([20, 0, 0, 2], 9_400).into();
+            let listener = far.sockets.bind(address).await.unwrap();
+            let (tcp, accepted) = tokio::join!(near.sockets.connect(address), listener.accept());
+            let peer = tokio::spawn(stall(tcp.unwrap(), how, public));
+            let began = Instant::now();
+            let refused = accept(accepted.unwrap().0, &tls, NETWORK, 0).await;
+            assert!(
+                matches!(refused, Err(EstablishError::TimedOut)),
+                "{how:?}: {:?}",
+                refused.err()
+            );
+            assert_eq!(began.elapsed().as_secs(), 10, "{how:?}");
+            peer.abort();
+        }
+    }
+}
