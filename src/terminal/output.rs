@@ -114,6 +114,13 @@ impl Meter {
         }
     }
 
+    /// Shows a step, unless it is shown already, or is a detail that only a bar has a use for.
+    pub(crate) fn show_step(&self, percent: u8, what: &str, is_detail: bool) {
+        if *self.shown.borrow() != what && !(is_detail && self.bar.is_none()) {
+            self.show(percent, what);
+        }
+    }
+
     /// Says a line that stays, above the bar if there is one.
     fn say(&self, line: &str) {
         match &self.bar {
@@ -124,7 +131,7 @@ impl Meter {
 
     /// Shows every step that `progress` tells, until its other end is gone.
     pub(crate) async fn follow(&self, mut progress: watch::Receiver<Progress>) {
-        let (mut told, mut shown) = (0, String::new());
+        let mut told = 0;
         while progress.changed().await.is_ok() {
             let now = progress.borrow_and_update().clone();
             now.warnings
@@ -132,11 +139,7 @@ impl Meter {
                 .skip(told)
                 .for_each(|line| self.say(line));
             told = now.warnings.len();
-            // A log has no use for every step of a download.
-            if now.what != shown && !(now.is_detail && self.bar.is_none()) {
-                self.show(now.percent, &now.what);
-                shown = now.what;
-            }
+            self.show_step(now.percent, &now.what, now.is_detail);
         }
     }
 }

@@ -63,7 +63,8 @@ impl Here {
                     node = &mut starting => break Some(node?),
                     Ok(()) = receiver.changed() => {
                         let now = receiver.borrow_and_update().clone();
-                        meter.show(client_percent(&now), &format!("client: {}", now.what));
+                        let what = format!("client: {}", now.what);
+                        meter.show_step(client_percent(&now), &what, now.is_detail);
                     }
                     relays = listed.all() => {
                         let now = client_percent(&receiver.borrow());
