@@ -354,7 +354,6 @@ impl Builder {
         pushed.map_err(|_| BuildError::Destroyed(DestroyReason::Unreachable))
     }
 
-    /// Sends one message to the last hop.
     /// Asks the last hop to extend the circuit to `next`, with the first message of the handshake with it.
     fn say_extend(
         &mut self,
