@@ -44,6 +44,9 @@ pub const ENDED_TIME: Duration = Duration::from_secs(10);
 pub const QUEUE_SLACK_CELLS: usize = 256;
 /// Streams on one circuit, those included that are half-closed or wait for their END (S15).
 pub const STREAMS_PER_CIRCUIT: usize = 1024;
+/// Streams on one circuit beyond those, by which a client asks whether the far end is there (7.15). One is asked at a
+/// time, and the END of the one before may still be on its way.
+pub const QUESTIONS_PER_CIRCUIT: usize = 8;
 /// A stream's credit is never more than this many times its first credit.
 pub const CREDIT_GROWTH: u32 = 8;
 /// Bytes by which the credits of all streams of a circuit together may have grown. An application that stops reading

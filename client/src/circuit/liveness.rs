@@ -27,7 +27,7 @@ const LONGEST_RTT: Duration = Duration::from_secs(5);
 pub(crate) enum Step {
     /// Nothing is to be done before that time. The caller comes back then, if nothing was heard until then.
     Wait(Instant),
-    /// Ask the far end, then come back.
+    /// Ask the far end, say so by [`Liveness::on_asked`], then come back.
     Ask,
     /// The far end has not answered: the circuit is gone.
     Lost,
@@ -90,13 +90,19 @@ impl Liveness {
         if !self.doubted && now < until {
             return Step::Wait(until);
         }
-        self.doubted = false;
-        self.asked = Some(now);
         // If an acknowledgement is owed, the mark was the question already.
         match owed {
-            Owes::Ack => Step::Wait(now + ANSWER + self.rtt * 3),
+            Owes::Ack => Step::Wait(self.on_asked(now)),
             _ => Step::Ask,
         }
+    }
+
+    /// Notes that the far end is being asked. Returns until when its answer is awaited. As long as nothing is asked,
+    /// silence proves nothing.
+    pub(crate) fn on_asked(&mut self, now: Instant) -> Instant {
+        self.doubted = false;
+        self.asked = Some(now);
+        now + ANSWER + self.rtt * 3
     }
 }
 
@@ -114,6 +120,7 @@ mod tests {
         let asks = start + OWED_SILENCE + RTT * 2;
         assert_eq!(far.next(start, Owes::Answer), Step::Wait(asks));
         assert_eq!(far.next(asks, Owes::Answer), Step::Ask);
+        far.on_asked(asks);
         let until = asks + ANSWER + RTT * 3;
         assert_eq!(far.next(asks, Owes::Answer), Step::Wait(until));
         assert!(far.on_heard(asks + RTT, None));
@@ -141,7 +148,10 @@ mod tests {
             let lost = loop {
                 match far.next(now, owed) {
                     Step::Wait(until) => now = until,
-                    Step::Ask => assert_eq!(owed, Owes::Answer),
+                    Step::Ask => {
+                        assert_eq!(owed, Owes::Answer);
+                        far.on_asked(now);
+                    }
                     Step::Lost => break now - start,
                 }
             };
@@ -166,11 +176,27 @@ mod tests {
     }
 
     #[test]
+    fn a_question_that_was_not_asked_is_owed_no_answer() {
+        let start = Instant::now();
+        let mut far = Liveness::new(start, RTT);
+        for doubted in [false, true] {
+            if doubted {
+                far.doubt();
+            }
+            for n in 1..100 {
+                let now = start + IDLE_SILENCE * n;
+                assert_eq!(far.next(now, Owes::Idle), Step::Ask);
+            }
+        }
+    }
+
+    #[test]
     fn doubt_asks_at_once_and_hearing_ends_it() {
         let start = Instant::now();
         let mut far = Liveness::new(start, RTT);
         far.doubt();
         assert_eq!(far.next(start + MS, Owes::Nothing), Step::Ask);
+        far.on_asked(start + MS);
         assert!(far.on_heard(start + MS * 50, Some(MS * 49)));
         assert!(!far.on_heard(start + MS * 51, None));
         assert!(matches!(

@@ -13,7 +13,7 @@ use cepa_common::net::buffers;
 use cepa_common::net::circuit_end::{EndDriver, Layers};
 use cepa_common::net::queue::{PushError, TableCommand};
 use cepa_common::onion::{ClientLayers, OpenFailed};
-use cepa_common::stream::{LegId, Mux, Opener, StreamKey, StreamTarget, Violation};
+use cepa_common::stream::{LegId, Mux, Opener, StreamKey, Violation};
 use cepa_common::world::steady;
 use rand::CryptoRng;
 use tokio::time::Sleep;
@@ -216,8 +216,17 @@ impl Running {
         let until = loop {
             match self.liveness.next(now, owed) {
                 Step::Wait(until) => break until,
-                Step::Ask if mux.ask(leg) => {}
-                Step::Ask => self.question = mux.open(StreamTarget::Directory),
+                Step::Ask => {
+                    let is_asked = mux.ask(leg) || {
+                        self.question = mux.open_question();
+                        self.question.is_some()
+                    };
+                    if !is_asked {
+                        // What could not be asked proves nothing, and is asked later.
+                        break now + WATCH;
+                    }
+                    self.liveness.on_asked(now);
+                }
                 Step::Lost => return Err(CircuitEnd::Silent),
             }
         };
@@ -272,3 +281,7 @@ fn ended_by(hop: HopIndex, payload: &Payload) -> CircuitEnd {
         _ => CircuitEnd::Violation(Violation::OutOfOrder),
     }
 }
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

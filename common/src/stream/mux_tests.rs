@@ -12,6 +12,7 @@ use crate::cell::codec::CREATE_LEN;
 use crate::cell::message::{Packer, StreamMessage};
 use crate::flow::FixedWindow;
 use crate::ids::RelayId;
+use crate::limits::QUESTIONS_PER_CIRCUIT;
 use crate::stream::end::{BeginStep, Beginning};
 use crate::stream::{Acceptor, Opener, Request, StreamTarget, Violation};
 
@@ -372,6 +373,30 @@ fn streams_are_bounded() {
         opened += 1;
     }
     assert_eq!(opened, STREAMS_PER_CIRCUIT);
+}
+
+/// 7.15: also a circuit that can take no further stream is asked, again and again, and the refusal is an answer.
+#[test]
+fn a_full_circuit_is_asked_whether_it_is_there() {
+    let mut pair = Pair::new();
+    while pair.client.open(StreamTarget::Directory).is_some() {}
+    pair.settle();
+    for _ in 0..3 * STREAMS_PER_CIRCUIT {
+        let question = pair.client.open_question().unwrap();
+        assert!(pair.outward() && pair.inward());
+        assert_eq!(
+            read(&mut pair.client, question),
+            Poll::Ready(Err(StreamError::Ended(EndReason::Resource)))
+        );
+        pair.client.release(question);
+        pair.settle();
+        assert_eq!(pair.client.open_streams(), STREAMS_PER_CIRCUIT);
+    }
+    // Questions are bounded too.
+    let asked = (0..STREAMS_PER_CIRCUIT).map_while(|_| pair.client.open_question());
+    assert_eq!(asked.count(), QUESTIONS_PER_CIRCUIT);
+    pair.client.lose();
+    assert!(pair.client.open_question().is_none());
 }
 
 #[derive(Clone, Debug)]

@@ -15,6 +15,7 @@ use crate::cell::Payload;
 use crate::cell::codec::DestroyReason;
 use crate::cell::message::{Inward, LegMessage, SECRET_LEN, messages};
 use crate::ids::StreamId;
+use crate::limits::{QUESTIONS_PER_CIRCUIT, STREAMS_PER_CIRCUIT};
 
 /// What the far end of a leg owes the opener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,20 @@ impl Mux<Opener> {
         if !self.has_room() {
             return None;
         }
+        self.begin(target)
+    }
+
+    /// Opens the stream by which the far end is asked whether it is there (7.15): one to its directory. The stream needs
+    /// no place among those of applications, because the refusal of one more is an answer too. `None` when the circuit
+    /// is gone, or when [`QUESTIONS_PER_CIRCUIT`] of these streams have not ended.
+    pub fn open_question(&mut self) -> Option<StreamKey> {
+        if self.lost || self.streams.len() >= STREAMS_PER_CIRCUIT + QUESTIONS_PER_CIRCUIT {
+            return None;
+        }
+        self.begin(StreamTarget::Directory)
+    }
+
+    fn begin(&mut self, target: StreamTarget) -> Option<StreamKey> {
         let id = self.free_id()?;
         let key = self.insert(id, Beginning::new(target));
         self.enqueue(key);
@@ -115,8 +130,8 @@ impl Mux<Opener> {
         }
     }
 
-    /// Asks the far end of a leg whether it is there, if it is a leg of a set. If `false`, the caller opens a stream to
-    /// the directory there and sees whether that is answered.
+    /// Asks the far end of a leg whether it is there, if it is a leg of a set. If `false`, the caller asks by
+    /// [`Self::open_question`].
     pub fn ask(&mut self, id: LegId) -> bool {
         let is_set = self.set.as_ref().is_some_and(|set| set.numbers_out);
         let Some(leg) = self.leg_mut(id).filter(|leg| is_set && leg.linked) else {
