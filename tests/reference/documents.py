@@ -316,4 +316,5 @@ def main():
     (OUT / "documents.json").write_text(json.dumps(value, indent=1) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,11 @@
-//! Replays the vectors that the reference in `tests/reference` wrote. The reference plays each side in turn, and the
-//! code under test plays the other.
+//! Replays the vectors that the reference in `tests/reference` wrote, the one that docs/protocol.md prints (8.2) among
+//! them. The reference plays each side in turn, and the code under test plays the other.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use aws_lc_rs::kem::{DecapsulationKey, ML_KEM_768};
-use serde_json::Value;
+use hkdf::Hkdf;
+use serde_json::{Value, json};
+use sha2::Sha256;
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::relay::respond_with;
@@ -11,6 +13,7 @@ use super::*;
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::{HopKeys, Suite};
 use crate::secret::Secret;
+use crate::testkit::vectors;
 
 const HANDSHAKES: &str = include_str!("../../testdata/handshakes.json");
 
@@ -91,10 +94,59 @@ fn unhex<const N: usize>(value: &Value) -> [u8; N] {
 
 fn each(test: impl Fn(Vector<'_>)) {
     let all: Value = serde_json::from_str(HANDSHAKES).unwrap();
-    all.as_array()
-        .unwrap()
-        .iter()
+    let all = all.as_array().unwrap().iter();
+    all.chain([&printed()])
         .for_each(|value| test(Vector(value)));
+}
+
+/// The handshake that docs/protocol.md prints, in the form of the others.
+fn printed() -> Value {
+    let values = vectors("handshake");
+    let suite = Suite::from_code(values["suite"][0]).unwrap().name();
+    let (message, reply) = (&values["message"], &values["reply"]);
+    let ek = &message[2 * POINT_LEN..2 * POINT_LEN + EK_LEN];
+    let dk = [&values["dk_pke"], ek, &values["ek_hash"], &values["z"]].concat();
+    let keys: Vec<String> = KEYS.map(|name| hex::encode(&values[name])).into();
+    let mut vector = json!({
+        "suite": suite,
+        "ek": hex::encode(ek),
+        "dk": hex::encode(dk),
+        "ct": hex::encode(&reply[POINT_LEN..POINT_LEN + CT_LEN]),
+        "keys": keys,
+    });
+    let fields = vector.as_object_mut().unwrap();
+    for (name, value) in &values {
+        let known = fields.get(*name).is_some();
+        if !known {
+            fields.insert((*name).to_owned(), hex::encode(value).into());
+        }
+    }
+    vector
+}
+
+/// Names of a layer's keys, in the order of [`HopKeys`].
+const KEYS: [&str; 6] = [
+    "forward_aead",
+    "forward_header",
+    "forward_chain",
+    "backward_aead",
+    "backward_header",
+    "backward_chain",
+];
+
+#[test]
+fn the_steps_that_the_document_prints_are_those_of_its_rules() {
+    let values = vectors("handshake");
+    assert_eq!(values["client_params"], ClientParams::default().encode());
+    let secrets = [&values["xy"][..], &values["xb"], &values["kem"]].concat();
+    let (prk, expand) = Hkdf::<Sha256>::extract(Some(b"cepa-circ-1"), &secrets);
+    assert_eq!(values["prk"], prk.to_vec());
+    for (name, label) in [("k2", "relay params"), ("ka", "relay auth")] {
+        let mut key = [0; 32];
+        let info = [label.as_bytes(), &values["t2"]].concat();
+        expand.expand(&info, &mut key).unwrap();
+        assert_eq!(values[name], key, "{name}");
+    }
 }
 
 /// The name of the error's variant, without the fields.

@@ -1,13 +1,16 @@
-//! Replays the vectors that the reference in `tests/reference` wrote.
+//! Replays the vectors that the reference in `tests/reference` wrote, and those that docs/protocol.md prints (8.3).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::tests::{Scripted, hop_index};
 use super::*;
-use crate::cell::{BODY_LEN, Body, HEADER_LEN, PAYLOAD_LEN};
+use crate::cell::codec::{self, CircuitCommand};
+use crate::cell::{BODY_LEN, Body, CELL_LEN, HEADER_LEN, PAYLOAD_LEN};
+use crate::ids::CircId;
 use crate::secret::Secret;
+use crate::testkit::vectors;
 
 const LAYERS: &str = include_str!("../../testdata/layers.json");
 const SPLICES: &str = include_str!("../../testdata/splices.json");
@@ -132,10 +135,20 @@ fn check(body: &Body, link: &Value, what: &str) {
 }
 
 fn replay(circuit: &mut Circuit, cell: &Value) {
-    let (hop, links) = (number(&cell["hop"]), list(&cell["links"]));
     let what = text(&cell["payload"]);
-    let payload = payload(what);
-    let mut body = body_of(&payload);
+    replay_payload(circuit, cell, &payload(what), what);
+}
+
+/// Plays one cell, and gives its body as it is on the link between the client and the first hop.
+fn replay_payload(
+    circuit: &mut Circuit,
+    cell: &Value,
+    payload: &[u8; PAYLOAD_LEN],
+    what: &str,
+) -> Body {
+    let (hop, links) = (number(&cell["hop"]), list(&cell["links"]));
+    let mut body = body_of(payload);
+    let near;
     if text(&cell["way"]) == "forward" {
         let mut rng = script(&cell["random"]);
         circuit
@@ -143,6 +156,7 @@ fn replay(circuit: &mut Circuit, cell: &Value) {
             .seal(hop_index(hop - 1), &mut body, &mut rng)
             .unwrap();
         assert!(rng.0.is_empty(), "all of the padding is drawn: {what}");
+        near = body;
         check(&body, &links[0], what);
         for (number, (relay, link)) in circuit.relays.iter_mut().zip(&links[1..]).enumerate() {
             let opened = relay.0.open(&mut body).unwrap();
@@ -156,13 +170,72 @@ fn replay(circuit: &mut Circuit, cell: &Value) {
             relay.1.wrap(&mut body).unwrap();
             check(&body, link, what);
         }
+        near = body;
         assert_eq!(
             circuit.client.open(&mut body),
             Ok(hop_index(hop - 1)),
             "{what}"
         );
     }
-    assert_eq!(body[HEADER_LEN..], payload, "{what}");
+    assert_eq!(body[HEADER_LEN..], *payload, "{what}");
+    near
+}
+
+#[test]
+fn the_cells_that_the_document_prints_are_those_of_its_rules() {
+    let (first, cells) = (vectors("handshake"), vectors("cells"));
+    let of_hop = |number: usize, suite: Suite| {
+        let keys = ["forward", "backward"].map(|way| {
+            ["aead", "header", "chain"].map(|kind| {
+                let bytes = match number {
+                    1 => &first[format!("{way}_{kind}").as_str()],
+                    _ => &cells[format!("hop{number}_{way}_{kind}").as_str()],
+                };
+                hex::encode(bytes)
+            })
+        });
+        json!({ "suite": suite.name(), "keys": keys.concat() })
+    };
+    let (one, two) = (Suite::from_code(1).unwrap(), Suite::from_code(2).unwrap());
+    let hops = json!([of_hop(1, one), of_hop(2, two), of_hop(3, one)]);
+    let mut circuit = Circuit::new(&hops, 0);
+
+    let link = |header: String, sum: String| {
+        let hex = |name: String| hex::encode(&cells[name.as_str()]);
+        json!({ "header": hex(header), "sha256": hex(sum) })
+    };
+    let padded = |name: &str| {
+        let mut payload = [0; PAYLOAD_LEN];
+        payload[..cells[name].len()].copy_from_slice(&cells[name]);
+        payload
+    };
+    let forward = |hop: &str| {
+        link(
+            format!("forward_header_{hop}"),
+            format!("forward_body_{hop}_sha256"),
+        )
+    };
+    let links = ["to_1", "to_2", "to_3", "opened"].map(forward);
+    let random = hex::encode(&cells["random"]);
+    let forward = json!({ "way": "forward", "hop": 3, "random": random, "links": links });
+    let backward = |hop: &str| {
+        link(
+            format!("backward_header_{hop}"),
+            format!("backward_body_{hop}_sha256"),
+        )
+    };
+    let links = ["from_3", "from_2", "from_1"].map(backward);
+    let backward = json!({ "way": "backward", "hop": 3, "links": links });
+    for (way, cell) in [("forward", forward), ("backward", backward)] {
+        let said = padded(&format!("{way}_payload"));
+        let body = replay_payload(&mut circuit, &cell, &said, way);
+        let mut whole = [0; CELL_LEN];
+        let id = CircId::new(0x8000_0001).unwrap();
+        codec::write_circuit_head(&mut whole, id, CircuitCommand::Relay);
+        *codec::body_mut(&mut whole) = body;
+        let sum = Sha256::digest(whole).to_vec();
+        assert_eq!(sum, cells[format!("{way}_cell_sha256").as_str()], "{way}");
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod sources;
 mod switchboard;
 #[cfg(test)]
 mod tests;
+mod vectors;
 
 #[cfg(feature = "net")]
 pub use clock::virtual_clock;
@@ -44,3 +45,4 @@ pub use relays::{descriptor, descriptor_at, signed_descriptor, web_descriptor, w
 pub use sources::{Script, Sources};
 #[cfg(feature = "net")]
 pub use switchboard::Switchboard;
+pub use vectors::{vector_text, vectors};
