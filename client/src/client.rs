@@ -37,6 +37,9 @@ pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Number of circuits that are tried for one stream.
 const CONNECT_TRIES: usize = 8;
 
+/// What a client may hold if its owner says nothing (bytes).
+const MEMORY_BYTES: usize = 256 << 20;
+
 /// What a client is started with.
 pub struct ClientOptions {
     /// The network, as it is known now.
@@ -52,6 +55,9 @@ pub struct ClientOptions {
     pub peers: PeerRules,
     /// When a circuit gets a second circuit that carries its streams with it.
     pub multipath: Multipath,
+    /// What circuits, streams and queues may hold together (bytes). Over it, streams end: first, of those whose bytes
+    /// nobody reads, the one that holds most.
+    pub memory_bytes: usize,
     /// The world that the client lives in: [`World::default`] for the real one.
     pub world: World,
 }
@@ -66,6 +72,7 @@ impl ClientOptions {
             isolate_by: IsolateBy::default(),
             peers: PeerRules::default(),
             multipath: Multipath::default(),
+            memory_bytes: MEMORY_BYTES,
             world: World::default(),
         }
     }
@@ -409,6 +416,7 @@ fn is_final(error: StreamError, refusals: usize) -> bool {
             EndReason::Timeout | EndReason::Unresolvable | EndReason::Unreachable,
         ) => refusals > 0,
         // The destination itself has answered.
-        StreamError::Ended(EndReason::Refused | EndReason::Done | EndReason::Reset) => true,
+        StreamError::Ended(EndReason::Refused | EndReason::Done | EndReason::Reset)
+        | StreamError::Memory => true,
     }
 }

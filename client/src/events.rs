@@ -124,6 +124,13 @@ pub enum ClientEvent {
         /// How many answers of this kind there were since this was last told.
         times: u64,
     },
+    /// More was held than the client's memory limit allows, and streams were ended.
+    MemoryExceeded {
+        /// Bytes that were held.
+        used: usize,
+        /// Streams that were ended since this was last told.
+        ended: u64,
+    },
     /// What has become of a later revision of the network's file.
     Revision(RevisionNews),
 }
@@ -145,7 +152,11 @@ impl ClientEvent {
             Self::Guards(_) | Self::NoCircuit(_) => 70,
             Self::Circuit { hop, hops } => 70 + share(*hop.min(hops), *hops, 29),
             Self::Ready => 100,
-            Self::Warning(_) | Self::Over(_) | Self::CacheMisbehaved { .. } | Self::Revision(_) => {
+            Self::Warning(_)
+            | Self::Over(_)
+            | Self::CacheMisbehaved { .. }
+            | Self::MemoryExceeded { .. }
+            | Self::Revision(_) => {
                 return None;
             }
         })
@@ -158,7 +169,8 @@ impl ClientEvent {
                 Level::ERROR
             }
             Self::Warning(Warning::ClockSkew { .. } | Warning::PathBias { .. })
-            | Self::CacheMisbehaved { .. } => Level::WARN,
+            | Self::CacheMisbehaved { .. }
+            | Self::MemoryExceeded { .. } => Level::WARN,
             Self::Revision(news) => news.level(),
             _ => Level::DEBUG,
         }
@@ -231,6 +243,12 @@ impl fmt::Display for ClientEvent {
                     times => write!(f, " ({times} such answers since this was last said)"),
                 }
             }
+            Self::MemoryExceeded { used, ended } => write!(
+                f,
+                "streams hold more than the client's memory limit allows ({} MiB); {ended} that hold most are ended. \
+                 If applications are to read so slowly, raise `limits.client_memory_mib`",
+                used >> 20
+            ),
             Self::Revision(news) => news.fmt(f),
         }
     }
@@ -383,6 +401,8 @@ struct State {
     has_joined: bool,
     /// Paces the events about caches that misbehave.
     misbehaved: LogPace,
+    /// Paces the events about memory.
+    memory: LogPace,
 }
 
 impl Standing for State {
@@ -413,6 +433,7 @@ impl Default for Reporter {
             warnings: Vec::new(),
             has_joined: false,
             misbehaved: LogPace::default(),
+            memory: LogPace::default(),
         }))
     }
 }
@@ -506,6 +527,15 @@ impl Reporter {
         self.change(|state, tell| {
             if let Some(times) = state.misbehaved.count(1, steady::now()) {
                 tell(ClientEvent::CacheMisbehaved { cache, times });
+            }
+        });
+    }
+
+    /// Reports that `ended` streams were ended, as `used` bytes were held. Within ten seconds one event tells of all.
+    pub(crate) fn memory_exceeded(&self, used: usize, ended: u64) {
+        self.change(|state, tell| {
+            if let Some(ended) = state.memory.count(ended, steady::now()) {
+                tell(ClientEvent::MemoryExceeded { used, ended });
             }
         });
     }

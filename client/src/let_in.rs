@@ -139,7 +139,9 @@ fn failure(error: &ConnectError) -> Failure {
         ConnectError::Circuit(CircuitError::Path(_)) => Failure::NotAllowed,
         ConnectError::Circuit(_) => Failure::NetworkUnreachable,
         ConnectError::TimedOut => Failure::TimedOut,
-        ConnectError::Stream(StreamError::CircuitLost) => Failure::GeneralFailure,
+        ConnectError::Stream(StreamError::CircuitLost | StreamError::Memory) => {
+            Failure::GeneralFailure
+        }
         ConnectError::Stream(StreamError::Ended(reason)) => match reason {
             EndReason::Refused => Failure::Refused,
             EndReason::Unreachable => Failure::HostUnreachable,

@@ -14,6 +14,7 @@ use crate::circuit::Circuits;
 use crate::circuit::dir_streams::CircuitStreams;
 use crate::circuit::links::GuardLinks;
 use crate::circuit::maker::MakerConfig;
+use crate::circuit::memory::{MemoryLimit, keep_within_budget};
 use crate::circuit::pool::Pool;
 use crate::circuit::report::Announcer;
 use crate::client::{Client, ClientError, ClientInner, ClientOptions};
@@ -95,12 +96,15 @@ impl Client {
         let guards = guards.unwrap_or_else(|_| Keeper::load(network_id, None, &options.world));
         let guards = Arc::new(guards.with_rules(rules.clone()));
         tasks.spawn(guards.clone().write_changes());
+        let memory = MemoryLimit::new(options.memory_bytes);
         let links = GuardLinks::new(
             network.network_id(),
             tls.clone(),
             options.world,
             tasks.clone(),
+            memory.clone(),
         );
+        tasks.spawn(keep_within_budget(memory, reporter.clone()));
         let skew = links.skew().clone();
         let times = TimeSources {
             network: network.clone(),

@@ -17,6 +17,7 @@ use cepa_common::cell::codec::{self, CREATE_LEN, CREATED_LEN, CircuitCommand};
 use cepa_common::ids::{CircId, HopIndex};
 use cepa_common::net::buffers;
 use cepa_common::net::inbox::Inbox;
+use cepa_common::net::passage::Passage;
 use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::net::switch::{AcceptCircuits, AcceptNone, CreateRefusal, Table};
 use cepa_common::net::tls::Tls;
@@ -105,6 +106,7 @@ fn table_passes_outward(bencher: Bencher<'_, '_>, mix: (usize, usize)) {
                 layer: Box::new(RelayForward::new(SUITE, keys(0).forward)),
                 next: next.clone(),
                 next_circ: circ(n),
+                passage: Passage::new(&Budget::unlimited(), now),
             });
             let mut client = ClientLayers::new();
             for hop in 0..3 {

@@ -2,7 +2,8 @@
 //!
 //! Every queue of cells and every stream's buffer charges what it holds to the [`Budget`] that it was made with. The
 //! budget refuses nothing. Whoever watches the budget ends the circuits whose bytes have waited longest until there is
-//! room again. This file is pure: it counts, and wakes the task that waits for the budget to be exceeded.
+//! room again. A budget can have parts, one for each party, with a limit of their own; what a part holds counts in the
+//! whole as well. This file is pure: it counts, and wakes the task that waits for the budget or a part to be exceeded.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,15 +20,31 @@ pub struct Budget {
     limit: usize,
     used: AtomicUsize,
     watcher: Mutex<Option<Waker>>,
+    /// What this budget is a part of.
+    whole: Option<Arc<Budget>>,
+    /// How many parts are exceeded.
+    parts_exceeded: AtomicUsize,
 }
 
 impl Budget {
     /// An empty budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
+        Self::with(limit, None)
+    }
+
+    /// An empty part of `whole` with a limit of its own (bytes). What is charged to the part counts in both. Whoever
+    /// watches the whole hears when the part is exceeded.
+    pub fn part(whole: &Arc<Self>, limit: usize) -> Arc<Self> {
+        Self::with(limit, Some(whole.clone()))
+    }
+
+    fn with(limit: usize, whole: Option<Arc<Self>>) -> Arc<Self> {
         Arc::new(Self {
             limit,
             used: AtomicUsize::new(0),
             watcher: Mutex::new(None),
+            whole,
+            parts_exceeded: AtomicUsize::new(0),
         })
     }
 
@@ -46,18 +63,59 @@ impl Budget {
         self.used() > self.limit
     }
 
-    /// Is more used than should be left after circuits have ended for a budget that was exceeded?
-    pub fn is_above_low_water(&self) -> bool {
-        self.used() > self.limit / 100 * LOW_WATER_PERCENT
+    /// The limit (bytes).
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
-    /// Waits until the budget is exceeded. Only the task that asked last is woken.
+    /// Is more used than should be left after circuits have ended for a budget that was exceeded?
+    pub fn is_above_low_water(&self) -> bool {
+        self.above_low_water() > 0
+    }
+
+    /// Bytes that are used beyond what should be left after circuits have ended for a budget that was exceeded.
+    pub fn above_low_water(&self) -> usize {
+        let low_water = self.limit / 100 * LOW_WATER_PERCENT;
+        self.used().saturating_sub(low_water)
+    }
+
+    /// Waits until the budget, or a part of it, is exceeded. Only the task that asked last is woken.
     pub fn poll_exceeded(&self, cx: &mut Context<'_>) -> Poll<()> {
         *self.watcher() = Some(cx.waker().clone());
-        if self.is_exceeded() {
+        if self.is_exceeded() || self.parts_exceeded.load(Ordering::Relaxed) > 0 {
             Poll::Ready(())
         } else {
             Poll::Pending
+        }
+    }
+
+    fn add(&self, bytes: usize) {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.add(bytes);
+            if before <= self.limit && before + bytes > self.limit {
+                whole.parts_exceeded.fetch_add(1, Ordering::Relaxed);
+                whole.wake();
+            }
+        }
+        if before + bytes > self.limit {
+            self.wake();
+        }
+    }
+
+    fn take(&self, bytes: usize) {
+        let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.take(bytes);
+            if before > self.limit && before - bytes <= self.limit {
+                whole.parts_exceeded.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.watcher().take() {
+            waker.wake();
         }
     }
 
@@ -85,18 +143,9 @@ impl Charge {
     /// Says that the queue holds `bytes` bytes now.
     pub fn set(&mut self, bytes: usize) {
         if bytes > self.bytes {
-            self.budget
-                .used
-                .fetch_add(bytes - self.bytes, Ordering::Relaxed);
-            if self.budget.is_exceeded()
-                && let Some(waker) = self.budget.watcher().take()
-            {
-                waker.wake();
-            }
-        } else {
-            self.budget
-                .used
-                .fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            self.budget.add(bytes - self.bytes);
+        } else if bytes < self.bytes {
+            self.budget.take(self.bytes - bytes);
         }
         self.bytes = bytes;
     }
@@ -148,5 +197,26 @@ mod tests {
         assert!(budget.poll_exceeded(&mut cx).is_pending());
         charge.set(11);
         assert!(budget.poll_exceeded(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_part_counts_in_the_whole_and_its_excess_is_heard_of() {
+        let whole = Budget::new(100);
+        let part = Budget::part(&whole, 10);
+        let mut cx = Context::from_waker(Waker::noop());
+        let [mut one, mut other] = [Charge::none(&part), Charge::none(&part)];
+        one.set(6);
+        other.set(4);
+        assert_eq!((part.used(), whole.used()), (10, 10));
+        assert!(whole.poll_exceeded(&mut cx).is_pending());
+        other.set(5);
+        assert!(whole.poll_exceeded(&mut cx).is_ready());
+        assert!(part.is_exceeded() && !whole.is_exceeded());
+        // However far the part goes over, it is one part.
+        one.set(50);
+        drop(one);
+        assert!(whole.poll_exceeded(&mut cx).is_pending());
+        drop(other);
+        assert_eq!((part.used(), whole.used()), (0, 0));
     }
 }

@@ -303,8 +303,17 @@ settings! {
             example "512";
             flag "--memory-mib N";
             kind "number";
-            says "Bound on the memory of all queues of a relay. Over it, the circuits that have waited longest are \
-                closed.";
+            says "Bound on what circuits, streams and queues of a relay hold together. Over it circuits end, those \
+                first that nobody reads.",
+            docs "Then the peer that holds most loses circuits. A peer that is no relay may hold a quarter of the \
+                bound; over that its own circuits end.";
+        client_memory_mib: u32 = 256;
+            within 16..=1_048_576, "MiB";
+            example "256";
+            flag "--client-memory-mib N";
+            kind "number";
+            says "Bound on what circuits, streams and queues of a client hold together.",
+            docs "Over it streams end with an error: of those whose bytes nobody reads, first the one that holds most.";
         connections: u32 = 4096;
             within 1..=1_048_576, "links";
             example "4096";

@@ -79,6 +79,7 @@ fn every_key_is_read_into_its_place() {
         [limits]
         threads = 3
         memory_mib = 64
+        client_memory_mib = 32
         connections = 5
         bandwidth_kib = 50
     "#;
@@ -150,6 +151,7 @@ fn every_key_is_read_into_its_place() {
         limits: Limits {
             threads: 3,
             memory_mib: 64,
+            client_memory_mib: 32,
             connections: 5,
             bandwidth_kib: 50,
         },

@@ -97,9 +97,10 @@ fn line(event: &ClientEvent) -> Option<String> {
     match event {
         // The consensus came from another source, so the start has gone on.
         ClientEvent::Over(Warning::Unreachable { .. }) => None,
-        ClientEvent::Warning(_) | ClientEvent::Over(_) | ClientEvent::Lost(_) => {
-            Some(event.to_string())
-        }
+        ClientEvent::Warning(_)
+        | ClientEvent::Over(_)
+        | ClientEvent::Lost(_)
+        | ClientEvent::MemoryExceeded { .. } => Some(event.to_string()),
         _ => None,
     }
 }

@@ -125,6 +125,7 @@ impl Node {
             network,
             peers,
             multipath: clients::multipath(settings.multipath),
+            memory_bytes: (config.limits.client_memory_mib as usize) << 20,
             world: World::default(),
             network_file: Some(config.network.file.clone()),
             state_dir: Some(self.state.room(CLIENT_ROOM)?),

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cepa_client as client;
-use cepa_client::path::PeerRules;
 use cepa_common::dir::{Consensus, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::RevisionStore;
 use cepa_common::onion::Suite;
-use cepa_common::world::{Disk, World};
+use cepa_common::world::Disk;
 use tokio::sync::watch;
 
 use super::client as clients;
@@ -47,16 +46,8 @@ impl Visitor {
     /// Joins the network of the file at `path` with nothing but that file.
     pub async fn join(path: &Path, progress: watch::Sender<Progress>) -> Result<Self, AppError> {
         let network = read_network(path)?;
-        let options = client::ClientOptions {
-            network: RevisionStore::open(&Disk::Real, None, network),
-            network_file: None,
-            peers: PeerRules::default(),
-            // A visit leaves nothing behind, and needs nothing that was there before.
-            state_dir: None,
-            isolate_by: Default::default(),
-            multipath: Default::default(),
-            world: World::default(),
-        };
+        // A visit leaves nothing behind, and needs nothing that was there before.
+        let options = client::ClientOptions::new(RevisionStore::open(&Disk::Real, None, network));
         let mut started = clients::start(options).await;
         started.ready(progress).await?;
         Ok(Self {

@@ -174,6 +174,7 @@ impl Maker {
         growing: Growing,
     ) -> Result<Arc<Circuit>, BuildError> {
         let streams = Streams::new(raised.builder.mux()?);
+        self.links.memory().add(&streams);
         let hops = raised.hops.iter().map(|hop| hop.identity).collect();
         let generation = raised.generation;
         let exit = raised.hops.last().cloned().ok_or(BuildError::Length)?;

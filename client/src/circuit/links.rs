@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use cepa_common::budget::Budget;
 use cepa_common::dir::Entry;
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::limits::QUEUE_SLACK_CELLS;
@@ -16,6 +15,7 @@ use cepa_common::net::tls::Tls;
 use cepa_common::sync::lock;
 use cepa_common::world::World;
 
+use super::memory::MemoryLimit;
 use crate::skew::ClockSkew;
 
 #[derive(Default)]
@@ -30,21 +30,27 @@ pub(crate) struct GuardLinks {
     tls: Tls,
     world: World,
     tasks: Tasks,
-    /// The budget that the client's queues are charged to. Nobody watches it: what the queues hold is bounded by the
-    /// windows of circuits and streams.
-    budget: Arc<Budget>,
+    /// What the client's queues are charged to.
+    memory: Arc<MemoryLimit>,
     held: Mutex<Held>,
     skew: ClockSkew,
 }
 
 impl GuardLinks {
-    pub(crate) fn new(network: NetworkId, tls: Tls, world: World, tasks: Tasks) -> Self {
+    /// No links yet. What waits for them is charged to `memory`.
+    pub(crate) fn new(
+        network: NetworkId,
+        tls: Tls,
+        world: World,
+        tasks: Tasks,
+        memory: Arc<MemoryLimit>,
+    ) -> Self {
         Self {
             network,
             tls,
             world,
             tasks,
-            budget: Budget::unlimited(),
+            memory,
             held: Mutex::default(),
             skew: ClockSkew::default(),
         }
@@ -55,9 +61,9 @@ impl GuardLinks {
         &self.world
     }
 
-    /// The budget that the client's queues are charged to.
-    pub(crate) fn budget(&self) -> &Arc<Budget> {
-        &self.budget
+    /// What the client's queues, circuits and streams are charged to.
+    pub(crate) fn memory(&self) -> &Arc<MemoryLimit> {
+        &self.memory
     }
 
     /// What relays have said about the time when links to them were made. The handle hears of later links too.
@@ -121,7 +127,7 @@ impl GuardLinks {
         );
         let queue = Arc::new(LinkQueue::new(
             window_cells + QUEUE_SLACK_CELLS,
-            &self.budget,
+            self.memory.budget(),
         ));
         self.held().links.insert(relay.identity, queue.clone());
         let own = queue.clone();

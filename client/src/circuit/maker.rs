@@ -134,7 +134,7 @@ pub(super) struct Memory {
 /// Builds a client's circuits.
 pub(crate) struct Maker {
     network: NetworkId,
-    links: GuardLinks,
+    pub(super) links: GuardLinks,
     pub(super) tasks: Tasks,
     consensus: watch::Receiver<Option<Arc<Consensus>>>,
     guards: Arc<Keeper>,
@@ -456,7 +456,7 @@ impl Maker {
         loop {
             let dialled = timeout(HOP_TIMEOUT, self.links.link_to(first, window_cells)).await;
             let (link, is_old) = dialled.unwrap_or(Err(EstablishError::TimedOut))?;
-            let (budget, network) = (self.links.budget(), self.network);
+            let (budget, network) = (self.links.memory().budget(), self.network);
             let create = Builder::first(link.clone(), budget, network, first, pacing.clone());
             let begun = async {
                 match is_guard {

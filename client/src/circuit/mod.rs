@@ -15,6 +15,7 @@ mod legs;
 pub(crate) mod links;
 mod liveness;
 pub(crate) mod maker;
+pub(crate) mod memory;
 pub(crate) mod pool;
 #[cfg(test)]
 mod pool_tests;

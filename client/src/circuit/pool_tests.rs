@@ -22,6 +22,7 @@ use super::built::CircuitInner;
 use super::isolation::Isolation;
 use super::links::GuardLinks;
 use super::maker::{CircuitError, HOP_TIMEOUT, MOST_BUILDS, MakerConfig, Wanted};
+use super::memory::MemoryLimit;
 use super::pool::Pool;
 use super::report::Announcer;
 use super::shelf::Owner;
@@ -39,7 +40,14 @@ fn pool() -> (Arc<Pool>, Stopper) {
 fn pool_of(consensus: Option<Arc<Consensus>>, rules: PeerRules) -> (Arc<Pool>, Stopper) {
     let (tasks, stopper) = tasks();
     let network = NetworkId([7; 32]);
-    let links = GuardLinks::new(network, Tls::client(), World::default(), tasks.clone());
+    let (tls, world) = (Tls::client(), World::default());
+    let links = GuardLinks::new(
+        network,
+        tls,
+        world,
+        tasks.clone(),
+        MemoryLimit::new(1 << 20),
+    );
     let guards = Arc::new(Keeper::load(network, None, &World::default()));
     let (_, consensus) = watch::channel(consensus);
     let pool = Pool::new(MakerConfig {

@@ -12,8 +12,10 @@ use crate::cell::codec::{
     self, CREATE_LEN, CREATED_LEN, Cell, CircuitCommand, DestroyReason, Head,
 };
 use crate::ids::{CircId, HopIndex, NetworkId};
+use crate::limits::PASSING_BYTES;
 use crate::net::establish::{self, Accepted};
 use crate::net::inbox::Inbox;
+use crate::net::passage::Passage;
 use crate::net::switch::{AcceptNone, CreateRefusal};
 use crate::net::tls::Tls;
 use crate::onion::{ClientLayers, DirectionKeys, HopKeys, RelayForward, Suite};
@@ -145,13 +147,16 @@ async fn a_cell_that_comes_with_the_hand_over_is_passed_on() {
     // The link's task stands still meanwhile, as it does on a busy relay.
     let next = Arc::new(LinkQueue::new(64, &budget));
     let next_circ = CircId::new(77).unwrap();
+    let passage = Passage::new(&budget, steady::now());
     TableCommand::PassOutward {
         circ,
         layer: Box::new(RelayForward::new(Suite::Aes256Gcm, keys(1).forward)),
         next: next.clone(),
         next_circ,
+        passage: passage.clone(),
     }
     .send(&queue);
+    assert_eq!((budget.used(), passage.last_used()), (PASSING_BYTES, None));
     let mut client = ClientLayers::new();
     client.push(Suite::Aes256Gcm, keys(1)).unwrap();
     client.push(Suite::Aes256Gcm, keys(50)).unwrap();
@@ -178,6 +183,18 @@ async fn a_cell_that_comes_with_the_hand_over_is_passed_on() {
     next.take_cells(steady::now(), 8, &mut out);
     let head = codec::head(out.first_chunk().unwrap());
     assert_eq!(head, Ok(Head::Circuit(next_circ, CircuitCommand::Relay)));
+
+    // The circuit is of use, and is charged until it has ended.
+    assert!(passage.last_used().is_some());
+    drop(passage);
+    assert_eq!(budget.used(), PASSING_BYTES);
+    let destroy = codec::destroy(circ, DestroyReason::Finished);
+    near.send(&destroy).await;
+    tokio::select! {
+        _ = &mut far => unreachable!("the link lives"),
+        answer = near.next() => assert_eq!(answer, destroy),
+    }
+    assert_eq!(budget.used(), 0);
 }
 
 /// Refuses every CREATE, and notes how many answers have ever waited.

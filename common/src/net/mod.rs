@@ -24,6 +24,7 @@ pub mod inbox;
 pub mod limit;
 pub mod link_task;
 pub mod news;
+pub mod passage;
 pub mod queue;
 pub mod switch;
 pub mod tasks;

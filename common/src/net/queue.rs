@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::cell_run::CellRun;
 use super::inbox::Inbox;
 pub use super::inbox::PushError;
+use super::passage::Passage;
 use crate::budget::{Budget, Charge};
 use crate::cell::CELL_LEN;
 use crate::cell::codec::{self, CREATE_LEN, CREATED_LEN, Cell, CircuitCommand, DestroyReason};
@@ -206,6 +207,16 @@ static NEXT_SERIAL: AtomicU64 = AtomicU64::new(0);
 impl LinkQueue {
     /// A queue in which one circuit may have `bound_cells` waiting, charged to `budget`.
     pub fn new(bound_cells: usize, budget: &Arc<Budget>) -> Self {
+        Self::with_serial(Self::next_serial(), bound_cells, budget)
+    }
+
+    /// The serial number of a queue that is yet to be made ([`LinkQueue::with_serial`]).
+    pub fn next_serial() -> u64 {
+        NEXT_SERIAL.fetch_add(1, atomic::Ordering::Relaxed)
+    }
+
+    /// A queue like [`LinkQueue::new`], whose serial number was drawn before.
+    pub fn with_serial(serial: u64, bound_cells: usize, budget: &Arc<Budget>) -> Self {
         Self {
             waiting: Mutex::new(Queued {
                 circuits: HashMap::new(),
@@ -225,7 +236,7 @@ impl LinkQueue {
             gone: tokio::sync::watch::Sender::new(false),
             heard: AtomicU64::new(0),
             bound_bytes: bound_cells * CELL_LEN,
-            serial: NEXT_SERIAL.fetch_add(1, atomic::Ordering::Relaxed),
+            serial,
         }
     }
 
@@ -525,6 +536,8 @@ pub enum TableCommand {
         next: Arc<LinkQueue>,
         /// The circuit's id on that link.
         next_circ: CircId,
+        /// What the circuit is charged, and when it was of use.
+        passage: Arc<Passage>,
     },
     /// From now on wrap the peer's cells and pass them back to the link that asked for the circuit.
     PassInward {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::inbox::Inbox;
+use super::passage::Passage;
 use super::queue::{LinkQueue, PushError, TableCommand, close, truncate};
 use crate::cell::codec::{
     self, CREATE_LEN, CREATED_LEN, Cell, CellError, CircuitCommand, DestroyReason, Head,
@@ -90,6 +91,7 @@ enum Entry {
         layer: Box<RelayForward>,
         next: Arc<LinkQueue>,
         next_circ: CircId,
+        passage: Arc<Passage>,
     },
     /// This side's circuit; its cells are wrapped and passed back.
     Inward {
@@ -232,8 +234,12 @@ impl<A: AcceptCircuits> Table<A> {
         match self.entries.get_mut(&circ) {
             Some(Entry::End(_)) => done = all,
             Some(Entry::Outward {
-                layer, next_circ, ..
+                layer,
+                next_circ,
+                passage,
+                ..
             }) => {
+                passage.on_used(now);
                 for cell in cells {
                     // Nothing may be said to a hop after its circuit was extended (S14).
                     let Ok(Opened::Onward) = layer.open(codec::body_mut(cell)) else {
@@ -413,11 +419,12 @@ impl<A: AcceptCircuits> Table<A> {
                 layer,
                 next,
                 next_circ,
+                passage,
             } => {
                 match self.entries.get_mut(&circ) {
                     Some(entry @ Entry::End(_)) => {
                         let early = matches!(
-                            core::mem::replace(entry, Entry::Outward { layer, next, next_circ }),
+                            core::mem::replace(entry, Entry::Outward { layer, next, next_circ, passage }),
                             Entry::End(inbox) if !inbox.take().cells.is_empty()
                         );
                         if early {
@@ -430,6 +437,7 @@ impl<A: AcceptCircuits> Table<A> {
                         layer,
                         next,
                         next_circ,
+                        passage,
                     }
                     .abandon(),
                 }

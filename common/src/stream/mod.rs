@@ -25,6 +25,7 @@ mod receive;
 mod recent;
 mod request;
 mod set;
+mod shed;
 mod state;
 mod target;
 mod turns;
@@ -35,6 +36,7 @@ pub use mux::{Mux, MuxConfig};
 pub use names::{LegId, StreamKey};
 pub use opener::Owes;
 pub use request::Request;
+pub use shed::StreamHolds;
 pub use state::StreamError;
 pub use target::{StreamHost, StreamTarget};
 

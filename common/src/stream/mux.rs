@@ -292,6 +292,9 @@ impl<E: StreamEnd> Mux<E> {
         let Some(stream) = self.streams.get_mut(&key) else {
             return Poll::Ready(Err(StreamError::CircuitLost));
         };
+        if stream.shed {
+            return Poll::Ready(Err(StreamError::Memory));
+        }
         if stream.receive.buffer.is_empty() {
             return stream.receive.poll_end(cx);
         }
@@ -310,6 +313,9 @@ impl<E: StreamEnd> Mux<E> {
         let Some(stream) = self.streams.get_mut(&key) else {
             return Poll::Ready(Err(StreamError::CircuitLost));
         };
+        if stream.shed {
+            return Poll::Ready(Err(StreamError::Memory));
+        }
         if stream.receive.buffer.is_empty() {
             return stream.receive.poll_end(cx);
         }
@@ -349,7 +355,7 @@ impl<E: StreamEnd> Mux<E> {
         let Some(stream) = self.streams.get_mut(&key) else {
             return Poll::Ready(());
         };
-        if matches!(stream.receive.state, Received::Failed(_)) {
+        if stream.shed || matches!(stream.receive.state, Received::Failed(_)) {
             return Poll::Ready(());
         }
         stream.receive.reader = Some(cx.waker().clone());
@@ -366,6 +372,9 @@ impl<E: StreamEnd> Mux<E> {
         let Some(stream) = self.streams.get_mut(&key) else {
             return Poll::Ready(Err(StreamError::CircuitLost));
         };
+        if stream.shed {
+            return Poll::Ready(Err(StreamError::Memory));
+        }
         if let Received::Failed(error) = stream.receive.state {
             return Poll::Ready(Err(error));
         }

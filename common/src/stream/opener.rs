@@ -69,6 +69,9 @@ impl Mux<Opener> {
         let Some(stream) = self.streams.get_mut(&key) else {
             return Poll::Ready(Err(StreamError::CircuitLost));
         };
+        if stream.shed {
+            return Poll::Ready(Err(StreamError::Memory));
+        }
         match (&stream.opening.step, stream.receive.state) {
             (BeginStep::Open, _) => Poll::Ready(Ok(())),
             (_, Received::Failed(error)) => Poll::Ready(Err(error)),

@@ -205,7 +205,7 @@ impl<E: StreamEnd> Mux<E> {
                     .ok_or(Violation::Credit)?;
                 // Bytes that were on their way when this end gave the stream up are dropped, and their credit is not
                 // granted again.
-                if !stream.released && !stream.send.state.is_given_up() {
+                if !stream.released && !stream.shed && !stream.send.state.is_given_up() {
                     stream.receive.buffer.push(now, data);
                 }
                 if let Some(waker) = stream.receive.reader.take() {

@@ -20,6 +20,9 @@ pub enum StreamError {
     /// The circuit under the stream is gone.
     #[error("the circuit under the stream is gone")]
     CircuitLost,
+    /// This end gave the stream up, because it held too much memory.
+    #[error("the stream was ended as it held most of a memory that is full")]
+    Memory,
 }
 
 impl From<StreamError> for std::io::Error {
@@ -34,7 +37,7 @@ impl From<StreamError> for std::io::Error {
             StreamError::Ended(EndReason::Policy) => Kind::PermissionDenied,
             StreamError::Ended(EndReason::Unresolvable) => Kind::NotFound,
             StreamError::Ended(EndReason::Timeout) => Kind::TimedOut,
-            StreamError::Ended(EndReason::Resource) => Kind::ResourceBusy,
+            StreamError::Ended(EndReason::Resource) | StreamError::Memory => Kind::ResourceBusy,
         };
         Self::new(kind, error)
     }
@@ -204,6 +207,8 @@ pub(super) struct Stream<O> {
     pub(super) released: bool,
     /// The stream's id has been freed.
     pub(super) closed: bool,
+    /// This end has ended the stream to save memory.
+    pub(super) shed: bool,
 }
 
 impl<O: Opening> Stream<O> {
@@ -215,6 +220,7 @@ impl<O: Opening> Stream<O> {
             receive: ReceiveHalf::new(window, budget),
             released: false,
             closed: false,
+            shed: false,
         }
     }
 
@@ -230,7 +236,7 @@ impl<O: Opening> Stream<O> {
 
     /// Is there credit to grant? After this end has said that it gives the stream up, it may say nothing more.
     pub(super) fn may_grant(&self) -> bool {
-        let silent = self.closed || self.released || self.send.state.is_given_up();
+        let silent = self.closed || self.released || self.shed || self.send.state.is_given_up();
         let receive = &self.receive;
         let has = receive.drained > 0 || receive.starved && receive.buffer.is_empty();
         !silent && receive.state == Received::Open && has

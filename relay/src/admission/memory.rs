@@ -1,74 +1,270 @@
-//! Keeps what all queues hold within the relay's memory limit (protocol.md 7.11, S20).
+//! Keeps what circuits, streams and queues hold within the relay's memory limit (protocol.md 7.11, S20).
 //!
-//! When more is held than may be, circuits are destroyed until there is room again: first those whose bytes have waited
-//! longest, then those of whoever holds most. Bytes that move are never the oldest: the first victims are circuits that
-//! somebody has stopped reading.
+//! Everything is charged to the party that caused it. When more is held in all than may be, circuits are destroyed
+//! until there is room again (`victims.rs` says which). A party that is no relay may hold a quarter of the limit: over
+//! that, circuits of its own end, whatever others hold.
 
 use core::cmp::Reverse;
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use cepa_common::budget::Budget;
+use cepa_common::budget::{Budget, Charge};
 use cepa_common::cell::codec::DestroyReason;
 use cepa_common::ids::CircId;
-use cepa_common::limits::CIRCUIT_BYTES;
+use cepa_common::limits::{CIRCUIT_BYTES, PASSING_BYTES};
 use cepa_common::net::circuit_io::Streams;
+use cepa_common::net::passage::Passage;
 use cepa_common::net::queue::{LinkQueue, TableCommand, Waiting};
 use cepa_common::stream::Acceptor;
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use tokio::time::sleep;
 
+use super::Party;
+use super::victims::{self, Candidate, Place, STALLED, Use};
 use crate::events::{RelayEvent, Reporter};
 
 /// The wait between two looks for victims, in which the memory of the victims comes back.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Bytes that have not moved for this time are stalled.
-const STALLED: Duration = Duration::from_secs(1);
+/// Of the limit, a party that is no relay may hold one part in this many. A relay carries the circuits of many clients,
+/// and has no bound but the limit.
+const PARTY_SHARE: usize = 4;
 
-/// A circuit that ends at this relay: its streams' buffers hold bytes.
-struct EndingHere {
-    link: Weak<LinkQueue>,
-    streams: Weak<Streams<Acceptor>>,
+/// What a circuit is to this relay.
+enum Kind {
+    /// The circuit ends here: its streams' buffers hold bytes.
+    Ends {
+        streams: Weak<Streams<Acceptor>>,
+        began: Instant,
+    },
+    /// The circuit passes, and goes on as another circuit of another link.
+    Passes {
+        passage: Weak<Passage>,
+        next: Weak<LinkQueue>,
+        next_circ: CircId,
+    },
 }
 
-/// A circuit: the serial number of its link, and its id there.
-type Place = (u64, CircId);
+struct Circuit {
+    link: Weak<LinkQueue>,
+    kind: Kind,
+}
 
-#[derive(Default)]
-struct Holders {
+impl Circuit {
+    fn is_over(&self) -> bool {
+        match &self.kind {
+            Kind::Ends { streams, .. } => streams.strong_count() == 0,
+            Kind::Passes { passage, .. } => passage.strong_count() == 0,
+        }
+    }
+}
+
+/// What one party has.
+struct Held {
+    budget: Arc<Budget>,
     links: Vec<Weak<LinkQueue>>,
-    circuits: BTreeMap<Place, EndingHere>,
+    circuits: BTreeMap<Place, Circuit>,
     /// Lists are cleaned when they have doubled since the last time.
     clean_at: usize,
 }
 
-/// The memory that queues and buffers may take, and who holds it, so that victims can be chosen.
+impl Held {
+    fn clean(&mut self) {
+        if self.links.len() + self.circuits.len() <= self.clean_at {
+            return;
+        }
+        self.sweep();
+        self.clean_at = 2 * (self.links.len() + self.circuits.len()) + 64;
+    }
+
+    fn sweep(&mut self) {
+        self.links.retain(|link| link.strong_count() > 0);
+        self.circuits.retain(|_, circuit| !circuit.is_over());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.circuits.is_empty() && Arc::strong_count(&self.budget) == 1
+    }
+}
+
+#[derive(Default)]
+struct Parties {
+    held: BTreeMap<Party, Held>,
+    /// Parties that have nothing any more are forgotten when there are as many as this.
+    clean_at: usize,
+}
+
+/// The memory that circuits, queues and buffers may take, and who holds it, so that victims can be chosen.
 pub(crate) struct Memory {
     budget: Arc<Budget>,
-    holders: Mutex<Holders>,
+    parties: Mutex<Parties>,
 }
 
 /// A circuit that could be destroyed.
 struct Victim {
     link: Arc<LinkQueue>,
     circ: CircId,
-    /// Since when the circuit's bytes wait without any of them moving.
-    since: Option<Instant>,
-    /// Bytes that the circuit holds in all.
-    held: usize,
+    /// The circuit as it goes on.
+    next: Option<(Arc<LinkQueue>, CircId)>,
     streams: Option<Arc<Streams<Acceptor>>>,
 }
 
 impl Victim {
-    fn is_in_use(&self) -> bool {
-        let streams = self.streams.as_ref();
-        streams.is_none_or(|streams| streams.mux().open_streams() > 0)
+    /// Ends the circuit, both ways. Its links give the circuit's own memory back when they carry the commands out.
+    /// Cells that wait for the links are dropped here and now.
+    fn end(self) {
+        for (link, circ) in [(self.link, self.circ)].into_iter().chain(self.next) {
+            link.purge(circ);
+            TableCommand::Destroy {
+                circ,
+                reason: DestroyReason::Resource,
+            }
+            .send(&link);
+        }
+        if let Some(streams) = self.streams {
+            streams.discard();
+        }
     }
+}
+
+/// Every circuit that holds memory, with what is known of each.
+#[derive(Default)]
+struct Found {
+    candidates: Vec<Candidate>,
+    victims: Vec<Option<Victim>>,
+    /// Where a circuit stands in the lists, under each of its ids.
+    places: HashMap<Place, usize>,
+    /// Streams whose bytes are counted. Two circuits that carry streams together have the same.
+    counted: HashSet<*const Streams<Acceptor>>,
+}
+
+impl Found {
+    fn add(&mut self, candidate: Candidate, victim: Victim) {
+        let at = self.candidates.len();
+        self.places.insert(candidate.place, at);
+        if let Some((next, circ)) = &victim.next {
+            self.places.insert((next.serial(), *circ), at);
+        }
+        self.candidates.push(candidate);
+        self.victims.push(Some(victim));
+    }
+
+    fn add_circuit(&mut self, now: Instant, party: Party, place: Place, circuit: &Circuit) {
+        let Some(link) = circuit.link.upgrade() else {
+            return;
+        };
+        let mut victim = Victim {
+            link,
+            circ: place.1,
+            next: None,
+            streams: None,
+        };
+        let (waits_since, usefulness, held) = match &circuit.kind {
+            Kind::Ends { streams, began } => {
+                let Some(streams) = streams.upgrade() else {
+                    return;
+                };
+                let is_new = self.counted.insert(Arc::as_ptr(&streams));
+                let (since, of_streams, open) = {
+                    let mux = streams.mux();
+                    (mux.waiting_since(), mux.held_bytes(), mux.open_streams())
+                };
+                victim.streams = Some(streams);
+                let held = CIRCUIT_BYTES + if is_new { of_streams } else { 0 };
+                let usefulness = match open {
+                    0 => Use::None(*began),
+                    _ => Use::Serves(Reverse(held)),
+                };
+                (since, usefulness, held)
+            }
+            Kind::Passes {
+                passage,
+                next,
+                next_circ,
+            } => {
+                let Some(passage) = passage.upgrade() else {
+                    return;
+                };
+                victim.next = next.upgrade().map(|next| (next, *next_circ));
+                let usefulness = match passage.last_used() {
+                    None => Use::None(passage.began()),
+                    Some(at) if now.saturating_duration_since(at) >= STALLED => Use::Rests(at),
+                    Some(_) => Use::Serves(Reverse(PASSING_BYTES)),
+                };
+                (None, usefulness, PASSING_BYTES)
+            }
+        };
+        let candidate = Candidate {
+            party,
+            place,
+            waits_since,
+            usefulness,
+            held,
+        };
+        self.add(candidate, victim);
+    }
+
+    /// Counts cells that wait for a link to the circuit that they are of. Cells of a circuit that passes count for the
+    /// party of its client's side, whichever of the two links they wait for.
+    fn add_waiting(&mut self, party: Party, link: &Arc<LinkQueue>, waiting: Waiting) {
+        let Waiting { circ, since, held } = waiting;
+        let place = (link.serial(), circ);
+        if let Some(known) = self.places.get(&place) {
+            let known = &mut self.candidates[*known];
+            known.waits_since = known.waits_since.into_iter().chain([since]).min();
+            known.held += held;
+            if let Use::Serves(all) = &mut known.usefulness {
+                all.0 += held;
+            }
+            return;
+        }
+        let candidate = Candidate {
+            party,
+            place,
+            waits_since: Some(since),
+            usefulness: Use::Serves(Reverse(held)),
+            held,
+        };
+        let victim = Victim {
+            link: link.clone(),
+            circ,
+            next: None,
+            streams: None,
+        };
+        self.add(candidate, victim);
+    }
+
+    fn look_at<'a>(
+        now: Instant,
+        parties: impl Iterator<Item = (&'a Party, &'a Held)> + Clone,
+    ) -> Self {
+        let mut found = Self::default();
+        for (party, held) in parties.clone() {
+            for (place, circuit) in &held.circuits {
+                found.add_circuit(now, *party, *place, circuit);
+            }
+        }
+        for (party, held) in parties {
+            for link in held.links.iter().filter_map(Weak::upgrade) {
+                for waiting in link.waiting() {
+                    found.add_waiting(*party, &link, waiting);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// How many circuits and links have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Relief {
+    /// As the relay held more than its limit.
+    of_all: u64,
+    /// As one party held more than its share.
+    of_share: u64,
 }
 
 impl Memory {
@@ -76,163 +272,171 @@ impl Memory {
     pub(crate) fn new(bytes: usize) -> Arc<Self> {
         Arc::new(Self {
             budget: Budget::new(bytes),
-            holders: Mutex::default(),
+            parties: Mutex::default(),
         })
     }
 
-    /// What queues and buffers charge the bytes that they hold to.
+    /// The whole memory, to which is charged what no party has caused.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
-    fn holders(&self) -> MutexGuard<'_, Holders> {
-        lock(&self.holders)
+    fn parties(&self) -> MutexGuard<'_, Parties> {
+        lock(&self.parties)
     }
 
-    /// From now on the circuits whose cells wait for this link can be victims.
-    pub(crate) fn add_link(&self, link: &Arc<LinkQueue>) {
-        let mut holders = self.holders();
-        holders.links.push(Arc::downgrade(link));
-        holders.clean();
+    /// Looks at what `party` has, after what is long gone was forgotten.
+    fn with<T>(&self, party: Party, look: impl FnOnce(&mut Held) -> T) -> T {
+        let mut parties = self.parties();
+        if parties.held.len() >= parties.clean_at {
+            parties.held.values_mut().for_each(Held::sweep);
+            parties.held.retain(|_, held| !held.is_empty());
+            parties.clean_at = 2 * parties.held.len() + 64;
+        }
+        let held = parties.held.entry(party).or_insert_with(|| {
+            let limit = match party {
+                Party::Relay(_) => usize::MAX,
+                Party::Site(_) | Party::Link(_) => self.budget.limit() / PARTY_SHARE,
+            };
+            Held {
+                budget: Budget::part(&self.budget, limit),
+                links: Vec::new(),
+                circuits: BTreeMap::new(),
+                clean_at: 0,
+            }
+        });
+        held.clean();
+        look(held)
     }
 
-    /// From now on this circuit, which ends here, can be a victim for what its streams hold.
+    /// What the party's queues, circuits and buffers charge the bytes that they hold to.
+    pub(crate) fn of(&self, party: Party) -> Arc<Budget> {
+        self.with(party, |held| held.budget.clone())
+    }
+
+    /// From now on the circuits whose cells wait for this link of the party can be victims.
+    pub(crate) fn add_link(&self, party: Party, link: &Arc<LinkQueue>) {
+        self.with(party, |held| held.links.push(Arc::downgrade(link)));
+    }
+
+    /// From now on this circuit, which ends here, can be a victim for what it and its streams hold. The circuit is to
+    /// keep the charge for as long as it ends here.
+    #[must_use]
     pub(crate) fn add_circuit(
         &self,
+        party: Party,
         link: &Arc<LinkQueue>,
         circ: CircId,
         streams: &Arc<Streams<Acceptor>>,
-    ) {
-        let mut holders = self.holders();
+    ) -> Charge {
+        let kind = Kind::Ends {
+            streams: Arc::downgrade(streams),
+            began: steady::now(),
+        };
+        let budget = self.register(party, link, circ, kind);
+        let mut charge = Charge::none(&budget);
+        charge.set(CIRCUIT_BYTES);
+        charge
+    }
+
+    /// From now on this circuit, which passes, is charged to the party and can be a victim. It goes on as the circuit
+    /// `next_circ` of the link `next`.
+    pub(crate) fn add_passing(
+        &self,
+        party: Party,
+        (link, circ): (&Arc<LinkQueue>, CircId),
+        (next, next_circ): (&Arc<LinkQueue>, CircId),
+    ) -> Arc<Passage> {
+        let passage = Passage::new(&self.of(party), steady::now());
+        let kind = Kind::Passes {
+            passage: Arc::downgrade(&passage),
+            next: Arc::downgrade(next),
+            next_circ,
+        };
+        self.register(party, link, circ, kind);
+        passage
+    }
+
+    fn register(
+        &self,
+        party: Party,
+        link: &Arc<LinkQueue>,
+        circ: CircId,
+        kind: Kind,
+    ) -> Arc<Budget> {
         let place = (link.serial(), circ);
-        let (link, streams) = (Arc::downgrade(link), Arc::downgrade(streams));
-        holders.circuits.insert(place, EndingHere { link, streams });
-        holders.clean();
+        let link = Arc::downgrade(link);
+        self.with(party, |held| {
+            held.circuits.insert(place, Circuit { link, kind });
+            held.budget.clone()
+        })
     }
 
-    /// Every circuit that holds memory, in the order in which they are to end.
-    ///
-    /// Circuits that have stalled go first, the longest wait first, because somebody has stopped reading. Then come the
-    /// others, by the link that holds most in all, as one peer with many circuits that each hold little would otherwise
-    /// never be found. Of one link, circuits without streams go first, and then whichever holds most. Between equals
-    /// the older link and the lower id decide, so that a run can be repeated.
-    fn victims(&self, now: Instant) -> Vec<Victim> {
-        let holders = self.holders();
-        let mut circuits: BTreeMap<Place, Victim> = BTreeMap::new();
-        let mut add = |link: Arc<LinkQueue>, circ, since: Option<Instant>, held, streams| {
-            let victim = Victim {
-                link,
-                circ,
-                since,
-                held,
-                streams,
-            };
-            match circuits.entry((victim.link.serial(), circ)) {
-                Entry::Vacant(place) => {
-                    place.insert(victim);
-                }
-                Entry::Occupied(mut known) => {
-                    let known = known.get_mut();
-                    known.since = known.since.into_iter().chain(since).min();
-                    known.held += held;
-                    known.streams = known.streams.take().or(victim.streams);
-                }
-            }
+    /// Ends circuits until there is room again, of each party that holds more than its share and of all, and links of
+    /// parties that are no relays if that does not help.
+    fn relieve(&self, now: Instant) -> Relief {
+        let mut relief = Relief::default();
+        // Nothing is ended under the lock: what ends may have to take it.
+        let over: Vec<_> = {
+            let parties = self.parties();
+            let held = parties.held.iter();
+            let over = held.filter(|(_, held)| held.budget.is_exceeded());
+            over.map(|(party, held)| (*party, held.budget.clone()))
+                .collect()
         };
-        for link in holders.links.iter().filter_map(Weak::upgrade) {
-            for Waiting { circ, since, held } in link.waiting() {
-                add(link.clone(), circ, Some(since), held, None);
-            }
+        for (party, budget) in over {
+            relief.of_share += self.relieve_budget(now, &budget, Some(party));
         }
-        for ((_, circ), circuit) in &holders.circuits {
-            if let Some(link) = circuit.link.upgrade()
-                && let Some(streams) = circuit.streams.upgrade()
-            {
-                let (since, held) = {
-                    let mux = streams.mux();
-                    (mux.waiting_since(), CIRCUIT_BYTES + mux.held_bytes())
-                };
-                add(link, *circ, since, held, Some(streams));
-            }
+        if self.budget.is_exceeded() {
+            relief.of_all = self.relieve_budget(now, &self.budget, None);
         }
-        drop(holders);
-        let mut of_links: HashMap<u64, usize> = HashMap::new();
-        for ((link, _), victim) in &circuits {
-            *of_links.entry(*link).or_default() += victim.held;
-        }
-        let has_stalled = |victim: &Victim| {
-            let waits = |since| now.saturating_duration_since(since) >= STALLED;
-            victim.since.filter(|since| waits(*since))
-        };
-        let mut victims: Vec<_> = circuits.into_values().collect();
-        // The sort is stable: the order of the map decides between equals.
-        victims.sort_by_cached_key(|victim| {
-            let stalled = has_stalled(victim);
-            let of_link = of_links.get(&victim.link.serial()).copied();
-            let rest = (
-                Reverse(of_link),
-                victim.link.serial(),
-                victim.is_in_use(),
-                Reverse(victim.held),
-            );
-            (
-                stalled.is_none(),
-                stalled,
-                stalled.is_none().then_some(rest),
+        relief
+    }
+
+    /// Ends circuits, of one party or of all, until the budget is below its low water.
+    fn relieve_budget(&self, now: Instant, budget: &Budget, party: Option<Party>) -> u64 {
+        let (needed, over) = (
+            budget.above_low_water(),
+            budget.used().saturating_sub(budget.limit()),
+        );
+        let mut found = {
+            let parties = self.parties();
+            let held = parties.held.iter();
+            Found::look_at(
+                now,
+                held.filter(|(one, _)| party.is_none_or(|party| party == **one)),
             )
-        });
-        victims
-    }
-
-    /// Ends circuits until there is room again, and links if that does not help. Returns how many of both have ended.
-    fn relieve(&self, now: Instant) -> u64 {
+        };
+        // What the victims hold is counted, as links give much of it back only when their tasks have had a turn.
+        let (chosen, mut freed) = victims::choose(&found.candidates, now, needed);
         let mut ended = 0;
-        for victim in self.victims(now) {
-            if !self.budget.is_above_low_water() {
-                return ended;
-            }
+        for victim in chosen.iter().filter_map(|at| found.victims[*at].take()) {
             ended += 1;
-            let Victim { link, circ, .. } = victim;
-            // The link gives the circuit's memory back when it carries this command out. Cells that wait for the link
-            // are dropped here and now.
-            link.purge(circ);
-            TableCommand::Destroy {
-                circ,
-                reason: DestroyReason::Resource,
-            }
-            .send(&link);
-            if let Some(streams) = victim.streams {
-                streams.discard();
-            }
+            victim.end();
         }
-        // The memory that is still held belongs to links themselves: answers that their peers do not read.
-        let mut links: Vec<_> = self
-            .holders()
-            .links
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
+        if freed >= over {
+            return ended;
+        }
+        // The memory that is still held belongs to links themselves: answers that their peers do not read. What waits
+        // for a relay is bounded by `ANSWERS_PER_LINK`, and its link carries the circuits of many clients.
+        let mut links: Vec<_> = {
+            let parties = self.parties();
+            let held = parties.held.iter().filter(|(one, _)| {
+                one.relay().is_none() && party.is_none_or(|party| party == **one)
+            });
+            let links = held.flat_map(|(_, held)| held.links.iter());
+            links.filter_map(Weak::upgrade).collect()
+        };
         links.sort_by_cached_key(|link| (Reverse(link.held_bytes()), link.serial()));
         for link in links {
-            if !self.budget.is_exceeded() || link.held_bytes() == 0 {
-                return ended;
+            let held = link.held_bytes();
+            if freed >= over || held == 0 {
+                break;
             }
-            ended += 1;
+            (ended, freed) = (ended + 1, freed + held);
             link.end();
         }
         ended
-    }
-}
-
-impl Holders {
-    fn clean(&mut self) {
-        if self.links.len() + self.circuits.len() <= self.clean_at {
-            return;
-        }
-        self.links.retain(|link| link.strong_count() > 0);
-        self.circuits
-            .retain(|_, circuit| circuit.streams.strong_count() > 0);
-        self.clean_at = 2 * (self.links.len() + self.circuits.len()) + 64;
     }
 }
 
@@ -241,203 +445,21 @@ pub(crate) async fn keep_within_budget(memory: Arc<Memory>, events: Reporter) {
     loop {
         poll_fn(|cx| memory.budget.poll_exceeded(cx)).await;
         let used = memory.budget.used();
-        let ended = memory.relieve(steady::now());
-        events.report(RelayEvent::MemoryExceeded { used, ended });
+        let Relief { of_all, of_share } = memory.relieve(steady::now());
+        if of_all > 0 || used > memory.budget.limit() {
+            events.report(RelayEvent::MemoryExceeded {
+                used,
+                ended: of_all,
+            });
+        }
+        if of_share > 0 {
+            events.report(RelayEvent::ShareExceeded { ended: of_share });
+        }
         // The links need a turn to give the memory back.
         sleep(SETTLE).await;
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use cepa_common::cell::message::{LegMessage, Packer, SECRET_LEN};
-    use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN};
-    use cepa_common::flow::FixedWindow;
-    use cepa_common::ids::StreamId;
-    use cepa_common::limits::STREAM_BYTES;
-    use cepa_common::net::circuit_io::StreamIo;
-    use cepa_common::stream::{LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamTarget};
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-
-    fn circ(n: u32) -> CircId {
-        CircId::new(n).unwrap()
-    }
-
-    fn mux<E: StreamEnd>(budget: &Arc<Budget>) -> Mux<E> {
-        Mux::new(MuxConfig {
-            control: Box::new(FixedWindow(64)),
-            mark_interval_cells: 8,
-            stream_window_bytes: 1 << 16,
-            budget: budget.clone(),
-        })
-    }
-
-    /// The streams of a circuit, and one of them that its client has begun.
-    fn begun(budget: &Arc<Budget>) -> (Arc<Streams<Acceptor>>, StreamIo<Acceptor>) {
-        let mut client = mux::<Opener>(&Budget::unlimited());
-        client.open(StreamTarget::Directory).unwrap();
-        let (mut payload, now) = ([0; PAYLOAD_LEN], Instant::now());
-        assert!(client.fill(LegId::FIRST, now, &mut rand::rng(), &mut payload));
-        let mut relay = mux::<Acceptor>(budget);
-        let asked = relay.on_outward(LegId::FIRST, now, &payload).unwrap().pop();
-        let Some(Request::Begin(key, _)) = asked else {
-            panic!("a stream is begun");
-        };
-        let streams = Streams::new(relay);
-        let stream = streams.hold(key);
-        (streams, stream)
-    }
-
-    fn waits(link: &LinkQueue) -> Vec<u32> {
-        link.waiting().iter().map(|one| one.circ.get()).collect()
-    }
-
-    #[test]
-    fn the_longest_wait_ends_first_and_no_more_than_needed() {
-        let memory = Memory::new(10 * CELL_LEN);
-        let budget = memory.budget();
-        let links = [(); 2].map(|()| Arc::new(LinkQueue::new(100, budget)));
-        links.iter().for_each(|link| memory.add_link(link));
-        for (link, n) in [(0, 1), (1, 2), (0, 3)] {
-            links[link].push(circ(n), &[0; 4 * CELL_LEN]).unwrap();
-        }
-        assert!(budget.is_exceeded());
-        let later = steady::now() + STALLED;
-        assert_eq!(memory.relieve(later), 2);
-        // Twelve cells were queued; the low water is at seven and a half.
-        assert_eq!((waits(&links[0]), waits(&links[1])), (vec![3], vec![]));
-        assert_eq!(memory.relieve(later), 0, "there is room already");
-        assert_eq!(waits(&links[0]), [3]);
-    }
-
-    #[tokio::test]
-    async fn of_equal_waits_the_older_link_and_the_lower_circuit_go_first() {
-        let memory = Memory::new(1 << 20);
-        let budget = memory.budget();
-        let links = [(); 8].map(|()| Arc::new(LinkQueue::new(100, budget)));
-        // All have waited since the same moment. The order in which they were added does not decide.
-        let (stalled, mut stream) = begun(budget);
-        stream.write_all(b"nobody reads this").await.unwrap();
-        for n in [3, 1, 2] {
-            for link in links.iter().rev() {
-                memory.add_circuit(link, circ(n), &stalled);
-            }
-        }
-        let victims = memory.victims(steady::now());
-        let order = victims
-            .iter()
-            .map(|victim| (victim.link.serial(), victim.circ));
-        let circuits = |link: &Arc<LinkQueue>| [1, 2, 3].map(|n| (link.serial(), circ(n)));
-        assert!(order.eq(links.iter().flat_map(circuits)));
-    }
-
-    #[tokio::test]
-    async fn what_streams_hold_counts_and_is_given_back() {
-        let memory = Memory::new(64 * 1024);
-        let budget = memory.budget();
-        let link = Arc::new(LinkQueue::new(100, budget));
-        let (stalled, mut stream) = begun(budget);
-        memory.add_circuit(&link, circ(1), &stalled);
-        stream.write_all(&[1; 100 * 1024]).await.unwrap();
-        assert!(budget.is_exceeded());
-        memory.relieve(steady::now());
-        assert_eq!(
-            budget.used(),
-            STREAM_BYTES,
-            "its application still holds it"
-        );
-        assert!(stalled.mux().is_lost());
-        assert!(
-            stream.write_all(b"more").await.is_err(),
-            "the application hears of it"
-        );
-    }
-
-    /// The streams of a circuit that is a leg, with this many payloads that came early and wait.
-    fn with_early_payloads(budget: &Arc<Budget>, payloads: u16) -> Arc<Streams<Acceptor>> {
-        let (mut relay, now) = (mux::<Acceptor>(budget), Instant::now());
-        let say = |relay: &mut Mux<Acceptor>, pack: &dyn Fn(&mut Packer<'_>)| {
-            let mut payload = [0; PAYLOAD_LEN];
-            let mut packer = Packer::new(&mut payload);
-            pack(&mut packer);
-            packer.finish();
-            relay.on_outward(LegId::FIRST, now, &payload).unwrap();
-        };
-        let secret = &[1; SECRET_LEN];
-        say(&mut relay, &|p| {
-            p.leg(&LegMessage::Link { secret, leg: 0 }).unwrap();
-        });
-        relay.begin_set();
-        for n in 1..=payloads {
-            say(&mut relay, &|p| {
-                p.leg(&LegMessage::Switch(n.into())).unwrap();
-                p.begin_dir(StreamId::new(n).unwrap()).unwrap();
-            });
-        }
-        Streams::new(relay)
-    }
-
-    #[tokio::test]
-    async fn who_holds_early_payloads_for_ever_goes_first() {
-        let memory = Memory::new(800 * 1024);
-        let budget = memory.budget();
-        let link = Arc::new(LinkQueue::new(100, budget));
-        let hostile = with_early_payloads(budget, 400);
-        memory.add_circuit(&link, circ(1), &hostile);
-        let (honest, mut stream) = begun(budget);
-        memory.add_circuit(&link, circ(2), &honest);
-        let mut others = Vec::new();
-        while !budget.is_exceeded() {
-            stream.write_all(&[1; 8 * 1024]).await.unwrap();
-            others.push(begun(budget));
-        }
-        memory.relieve(steady::now() + STALLED);
-        assert!(hostile.mux().is_lost());
-        assert!(!honest.mux().is_lost());
-        assert!(!budget.is_above_low_water());
-    }
-
-    #[tokio::test]
-    async fn the_link_that_holds_most_goes_before_who_moves() {
-        let memory = Memory::new(400 * 1024);
-        let budget = memory.budget();
-        let links = [(); 2].map(|()| Arc::new(LinkQueue::new(100, budget)));
-        let (honest, mut stream) = begun(budget);
-        memory.add_circuit(&links[0], circ(1), &honest);
-        stream.write_all(&[1; 100 * 1024]).await.unwrap();
-        let mut hostile = Vec::new();
-        for n in 1..=24 {
-            let (circuit, mut stream) = begun(budget);
-            memory.add_circuit(&links[1], circ(n), &circuit);
-            stream.write_all(&[1; 8 * 1024]).await.unwrap();
-            hostile.push((circuit, stream));
-        }
-        assert!(budget.is_exceeded());
-        // Nothing has stalled: each circuit of the other link holds a tenth of what the honest circuit holds.
-        assert!(memory.relieve(steady::now()) > 8);
-        assert!(!honest.mux().is_lost());
-        assert!(hostile[0].0.mux().is_lost());
-    }
-
-    #[test]
-    fn answers_that_nobody_reads_cost_the_link() {
-        let memory = Memory::new(1 << 20);
-        let budget = memory.budget();
-        let links = [(); 2].map(|()| Arc::new(LinkQueue::new(100, budget)));
-        links.iter().for_each(|link| memory.add_link(link));
-        for n in 1..=600 {
-            links[1].push_last(circ(n), &[0; CELL_LEN]);
-        }
-        links[0].push_last(circ(1), &[0; CELL_LEN]);
-        assert!(budget.is_exceeded());
-        assert_eq!(memory.relieve(steady::now()), 1);
-        assert_eq!(budget.used(), CELL_LEN);
-        let goes_on = links
-            .each_ref()
-            .map(|link| link.take_commands(&mut Vec::new()));
-        assert_eq!(goes_on, [true, false]);
-    }
-}
+#[path = "memory_tests.rs"]
+mod tests;

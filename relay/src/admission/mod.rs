@@ -12,6 +12,7 @@ mod links;
 mod memory;
 mod party;
 mod places;
+mod victims;
 
 use std::sync::Arc;
 

@@ -11,7 +11,6 @@ use cepa_common::cell::message::{EndReason, SECRET_LEN};
 use cepa_common::flow::vegas::Vegas;
 use cepa_common::handshake::RelayParams;
 use cepa_common::ids::{CircId, RelayId};
-use cepa_common::limits::CIRCUIT_BYTES;
 use cepa_common::net::buffers;
 use cepa_common::net::circuit_end::{EndDriver, Layers, OpenedCells};
 use cepa_common::net::circuit_io::Streams;
@@ -120,7 +119,7 @@ pub(crate) struct EndHop {
     /// Bounds the streams that the client begins.
     begins: Bucket,
     /// What the circuit takes at rest.
-    _charge: Charge,
+    pub(super) charge: Charge,
 }
 
 impl EndHop {
@@ -137,8 +136,6 @@ impl EndHop {
             keys,
             params,
         } = agreed;
-        let mut charge = Charge::none(context.memory.budget());
-        charge.set(CIRCUIT_BYTES);
         let mux = Mux::new(MuxConfig {
             control: Box::new(Vegas::new(
                 context
@@ -148,15 +145,17 @@ impl EndHop {
             )),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
-            budget: context.memory.budget().clone(),
+            budget: context.memory.of(party),
         });
+        let streams = Streams::new(mux);
+        let charge = context.memory.add_circuit(party, &link, circ, &streams);
         Self {
             context,
             end: EndDriver {
                 link,
                 circ,
                 inbox,
-                streams: Streams::new(mux),
+                streams,
                 leg: LegId::FIRST,
                 layers: HopLayers {
                     forward: Box::new(RelayForward::new(suite, keys.forward)),
@@ -168,7 +167,7 @@ impl EndHop {
             was_used: false,
             rest: Rest::default(),
             begins: Bucket::new(BEGINS_BURST, BEGINS_PER_SECOND, steady::now()),
-            _charge: charge,
+            charge,
         }
     }
 
@@ -176,7 +175,6 @@ impl EndHop {
     pub(crate) async fn run(mut self) {
         let (circ, link) = (self.end.circ, self.end.link.clone());
         let context = &self.context;
-        context.memory.add_circuit(&link, circ, &self.end.streams);
         let half_open = Duration::from_secs(context.params.get().half_open_seconds.into());
         let mut alarm = Box::pin(sleep(half_open));
         let (end, streams, leg) = loop {
@@ -295,7 +293,8 @@ impl EndHop {
             Some(Entered::First) => Ok(()),
             Some(Entered::Joined(set, leg)) => {
                 let memory = &self.context.memory;
-                memory.add_circuit(&self.end.link, self.end.circ, &set);
+                let (link, circ) = (&self.end.link, self.end.circ);
+                self.charge = memory.add_circuit(self.party, link, circ, &set);
                 (self.end.streams, self.end.leg) = (set, leg);
                 Ok(())
             }

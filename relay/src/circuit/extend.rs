@@ -45,11 +45,15 @@ impl EndHop {
         let EndDriver {
             link, circ, layers, ..
         } = self.end;
+        let memory = &self.context.memory;
+        let passage = memory.add_passing(self.party, (&link, circ), (&leg.link, leg.circ));
+        drop(self.charge);
         TableCommand::PassOutward {
             circ,
             layer: layers.forward,
             next: leg.link.clone(),
             next_circ: leg.circ,
+            passage,
         }
         .send(&link);
         TableCommand::PassInward {
@@ -77,7 +81,7 @@ impl EndHop {
             Err(_) => return None,
         };
         let bound_cells = self.context.params.queue_bound_cells();
-        let inbox = Arc::new(Inbox::new(bound_cells, self.context.memory.budget()));
+        let inbox = Arc::new(Inbox::new(bound_cells, &self.context.memory.of(self.party)));
         let mut leg = OpenLeg {
             link,
             circ: None,

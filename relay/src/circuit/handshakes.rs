@@ -153,7 +153,7 @@ impl Responder {
             }
         };
         let bound_cells = params.queue_bound_cells();
-        let inbox = Arc::new(Inbox::new(bound_cells, self.ends.memory.budget()));
+        let inbox = Arc::new(Inbox::new(bound_cells, &self.ends.memory.of(party)));
         let end = EndHop::new(
             self.ends.clone(),
             link.clone(),

@@ -67,6 +67,7 @@ pub enum ConnectionBound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Class {
     Memory,
+    Share,
     Connections(ConnectionBound),
     Accept,
     Handshake,
@@ -142,10 +143,15 @@ pub enum RelayEvent {
     TwoConsensuses(ConsensusConflict),
     /// The newest consensus has lost more than a third of its weight at once.
     WeightLost(WeightLoss),
-    /// More was queued than the memory limit allows, and circuits that nobody reads were ended.
+    /// More was held than the memory limit allows, and circuits were ended.
     MemoryExceeded {
         /// Bytes that were held.
         used: usize,
+        /// Circuits that were ended since this was last told.
+        ended: u64,
+    },
+    /// A peer that is no relay held more than a quarter of the memory limit, and circuits of its own were ended.
+    ShareExceeded {
         /// Circuits that were ended since this was last told.
         ended: u64,
     },
@@ -214,6 +220,7 @@ impl RelayEvent {
     fn class(&mut self) -> Option<(Class, &mut u64)> {
         Some(match self {
             Self::MemoryExceeded { ended, .. } => (Class::Memory, ended),
+            Self::ShareExceeded { ended } => (Class::Share, ended),
             Self::ConnectionsFull { bound, refused } => (Class::Connections(*bound), refused),
             Self::AcceptFailed { times, .. } => (Class::Accept, times),
             Self::HandshakePanicked { times } => (Class::Handshake, times),
@@ -242,7 +249,8 @@ impl RelayEvent {
             Self::Listening(_)
             | Self::Consensus { .. }
             | Self::Listing(_)
-            | Self::Family { .. } => Level::DEBUG,
+            | Self::Family { .. }
+            | Self::ShareExceeded { .. } => Level::DEBUG,
             Self::OnionKeyMade | Self::OnionKeyRetired | Self::CertificateRenewed => Level::INFO,
             Self::Descriptor { answer, .. } => match answer {
                 DescriptorAnswer::Refused { .. } => Level::WARN,
@@ -376,7 +384,12 @@ impl fmt::Display for RelayEvent {
             Self::WeightLost(loss) => loss.fmt(f),
             Self::MemoryExceeded { used, ended } => write!(
                 f,
-                "more is queued than the memory limit allows ({used} bytes); {ended} circuits that nobody reads are \
+                "more is held than `limits.memory_mib` allows ({used} bytes); {ended} circuits are ended, those first \
+                 that nobody reads"
+            ),
+            Self::ShareExceeded { ended } => write!(
+                f,
+                "a peer that is no relay held more than a quarter of `limits.memory_mib`; {ended} of its circuits are \
                  ended"
             ),
             Self::ConnectionsFull { bound, refused } => {

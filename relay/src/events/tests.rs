@@ -94,6 +94,7 @@ async fn what_others_can_cause_is_told_as_a_sum_and_class_by_class() {
         full(ConnectionBound::All, 1),
         full(ConnectionBound::Address, 1),
         RelayEvent::MemoryExceeded { used: 9, ended: 1 },
+        RelayEvent::ShareExceeded { ended: 1 },
         RelayEvent::HandshakePanicked { times: 1 },
         RelayEvent::WrongDifference {
             reason: "no such line".to_owned(),

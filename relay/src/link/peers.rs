@@ -163,12 +163,12 @@ impl PeerLinks {
 
     /// Starts the task of a new link, and keeps the link for reuse if its far side has proven to be the relay `peer`.
     fn start(&self, link: NewLink, peer: Option<RelayId>) -> Arc<LinkQueue> {
-        let queue = self.context.queue();
-        if let Some(peer) = peer {
-            self.register(peer, queue.clone(), link.dialled);
-        }
-        self.context.start(link, queue.clone(), peer);
-        queue
+        let dialled = link.dialled;
+        self.context.start(link, peer, |queue| {
+            if let Some(peer) = peer {
+                self.register(peer, queue.clone(), dialled);
+            }
+        })
     }
 
     /// Who the far side of an accepted link is, if its key is a relay's (protocol.md 1.3).

@@ -31,27 +31,33 @@ pub(crate) struct LinkContext {
 }
 
 impl LinkContext {
-    /// Makes the queue of a new link.
-    pub(super) fn queue(&self) -> Arc<LinkQueue> {
-        let bound_cells = self.params.queue_bound_cells();
-        let queue = Arc::new(LinkQueue::new(bound_cells, self.memory.budget()));
-        self.memory.add_link(&queue);
-        queue
-    }
-
-    /// Starts the task of a new link. `peer` is the relay that its far side has proven to be.
-    pub(super) fn start(&self, link: NewLink, queue: Arc<LinkQueue>, peer: Option<RelayId>) {
+    /// Starts the task of a new link, and gives the link's queue. `peer` is the relay that its far side has proven to
+    /// be. `register` hears of the queue before the task starts.
+    pub(super) fn start(
+        &self,
+        link: NewLink,
+        peer: Option<RelayId>,
+        register: impl FnOnce(&Arc<LinkQueue>),
+    ) -> Arc<LinkQueue> {
+        let serial = LinkQueue::next_serial();
+        let party = Party::of(peer, link.peer_address.ip(), serial);
+        let (bound_cells, budget) = (self.params.queue_bound_cells(), self.memory.of(party));
+        let queue = Arc::new(LinkQueue::with_serial(serial, bound_cells, &budget));
+        self.memory.add_link(party, &queue);
+        register(&queue);
         let acceptor = Acceptor {
             params: self.params.clone(),
             creates: self.creates.clone(),
             link: queue.clone(),
-            party: Party::of(peer, link.peer_address.ip(), queue.serial()),
+            party,
         };
         let bandwidth = self.bandwidth.clone();
+        let own = queue.clone();
         self.tasks.spawn(async move {
-            let end = link_task::run(link, queue, acceptor, bandwidth).await;
+            let end = link_task::run(link, own, acceptor, bandwidth).await;
             tracing::debug!(%end, "a link has ended");
         });
+        queue
     }
 }
 
