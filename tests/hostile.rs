@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use cepa_common::net::directory::fetch_consensus;
 use cepa_common::net::establish::{self, EstablishError, NewLink};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
-use cepa_common::onion::ClientLayers;
+use cepa_common::onion::{ClientLayers, HopKeys};
 use support::Testnet;
 use tokio::net::TcpStream;
 
@@ -33,6 +34,8 @@ use tokio::net::TcpStream;
 struct Peer {
     io: TlsIo,
     plain: Vec<u8>,
+    /// Circuits that the relay has ended for its memory while the peer waited for others, in order.
+    destroyed: VecDeque<CircId>,
 }
 
 /// The result of a CREATE: the circuit's id and its layers.
@@ -69,6 +72,7 @@ impl Net {
         Peer {
             io: self.link(relay).await.unwrap().io,
             plain: Vec::new(),
+            destroyed: VecDeque::new(),
         }
     }
 
@@ -89,7 +93,7 @@ impl Net {
         let circ = ours(circ);
         let (handshake, message) = self.handshake(relay);
         peer.send(&codec::create(circ, &message)).await;
-        let cell = peer.next().await.expect("CREATED");
+        let cell = peer.next_of(circ).await.expect("CREATED");
         assert_eq!(
             codec::head(&cell),
             Ok(Head::Circuit(circ, CircuitCommand::Created))
@@ -174,8 +178,10 @@ impl Peer {
     async fn next_of(&mut self, circ: CircId) -> Option<Cell> {
         loop {
             let cell = self.next().await?;
-            if matches!(codec::head(&cell), Ok(Head::Circuit(c, _)) if c == circ) {
-                return Some(cell);
+            match codec::head(&cell) {
+                Ok(Head::Circuit(c, _)) if c == circ => return Some(cell),
+                Ok(Head::Circuit(c, CircuitCommand::Destroy)) => self.note(c, &cell).await,
+                _ => {}
             }
         }
     }
@@ -186,6 +192,29 @@ impl Peer {
             let cell = self.next_of(circ).await?;
             if let Ok(Head::Circuit(_, CircuitCommand::Destroy)) = codec::head(&cell) {
                 return Some(codec::parse_destroy(codec::body(&cell)).unwrap());
+            }
+        }
+    }
+
+    /// Takes the end of a circuit that the relay has ended for its memory, and lets go of the id.
+    async fn note(&mut self, circ: CircId, cell: &Cell) {
+        let reason = codec::parse_destroy(codec::body(cell));
+        if reason == Ok(DestroyReason::Resource) {
+            self.destroyed.push_back(circ);
+            let answer = codec::destroy(circ, DestroyReason::Finished);
+            self.send(&answer).await;
+        }
+    }
+
+    /// The next circuit that the relay ends for its memory.
+    async fn next_destroyed(&mut self) -> CircId {
+        loop {
+            if let Some(circ) = self.destroyed.pop_front() {
+                return circ;
+            }
+            let cell = self.next().await.expect("the link lives");
+            if let Ok(Head::Circuit(circ, CircuitCommand::Destroy)) = codec::head(&cell) {
+                self.note(circ, &cell).await;
             }
         }
     }
@@ -241,6 +270,50 @@ async fn peers_that_break_the_rules_end_what_is_theirs() {
         .unwrap();
 }
 
+/// A stranger makes circuits that pass through a relay, more than its share of the relay's memory has room for. They
+/// push each other out, and nobody else's.
+#[tokio::test]
+async fn circuits_that_pass_cost_who_made_them() {
+    /// The least that a node's owner can set (MiB).
+    const MEMORY: &str = "32";
+    /// Circuits that have room in a stranger's share of that.
+    const ROOM: u32 = (32 << 20) / 4 / 4_224;
+    let testnet = tokio::task::spawn_blocking(|| Testnet::start(&["--memory-mib", MEMORY]))
+        .await
+        .unwrap();
+    let net = Net::of(&testnet).await;
+    let named = |name| {
+        let mut relays = net.relays.iter();
+        relays.find(|relay| relay.nickname == name).unwrap()
+    };
+    let (relay, other) = (named("relay1"), named("relay2"));
+    let mut honest = net.peer(relay).await;
+    let (kept, mut layers, keys) = passing(&net, &mut honest, relay, other, 4).await;
+    layers.push(other.suite, keys).unwrap();
+
+    let mut hostile = net.peer(relay).await;
+    for number in 1..=ROOM + 300 {
+        passing(&net, &mut hostile, relay, other, 100_000 + 1_000 * number).await;
+    }
+    // The share is exceeded, so a quarter of it is ended, the oldest circuits first.
+    for number in 1..=ROOM / 4 {
+        let circ = hostile.next_destroyed().await;
+        assert_eq!(circ.get() & !CircId::DIALLER_BIT, 100_000 + 1_000 * number);
+    }
+    net.still_serves(relay, Some(&mut hostile)).await;
+
+    // The honest circuit has waited all the time, and is older than any of them.
+    assert!(honest.destroyed.is_empty());
+    honest.say(kept, &mut layers, begin_dir).await;
+    let mut cell = honest.next_of(kept).await.expect("an answer");
+    layers.open(codec::body_mut(&mut cell)).unwrap();
+    let first = messages::<Inward<'_>>(payload(codec::body(&cell))).next();
+    assert!(matches!(first, Some(Ok(Inward::Connected(_)))), "{first:?}");
+    tokio::task::spawn_blocking(move || assert!(testnet.stop().success()))
+        .await
+        .unwrap();
+}
+
 /// Tries dials to the wrong identity, in another network, and in another protocol.
 async fn identities(net: &Net, relay: &Entry, other: &Entry) {
     let tls = Tls::client();
@@ -260,6 +333,7 @@ async fn identities(net: &Net, relay: &Entry, other: &Entry) {
         let mut peer = Peer {
             io,
             plain: Vec::new(),
+            destroyed: VecDeque::new(),
         };
         peer.send(first).await;
         assert!(peer.is_closed().await, "{first:?}");
@@ -441,12 +515,25 @@ async fn extending(net: &Net, relay: &Entry, other: &Entry) {
 }
 
 /// A circuit through `relay` that has been extended to `other`. The layers are those of the first hop.
+async fn extended(net: &Net, peer: &mut Peer, relay: &Entry, other: &Entry) -> Keys {
+    let (circ, layers, _) = passing(net, peer, relay, other, 4).await;
+    (circ, layers)
+}
+
+/// A circuit through `relay` that has been extended to `other`: its id, the layers of the first hop and the keys of the
+/// second. The id is `number`, or one of the next.
 ///
 /// A relay that has just started may not hold the consensus yet that lists the other relay, and says so. Then another
 /// circuit is tried.
-async fn extended(net: &Net, peer: &mut Peer, relay: &Entry, other: &Entry) -> Keys {
+async fn passing(
+    net: &Net,
+    peer: &mut Peer,
+    relay: &Entry,
+    other: &Entry,
+    number: u32,
+) -> (CircId, ClientLayers, HopKeys) {
     let give_up = std::time::Instant::now() + Duration::from_secs(30);
-    for number in 4.. {
+    for number in number.. {
         let (circ, mut layers) = net.circuit(peer, relay, number).await;
         let (handshake, message) = net.handshake(other);
         let extend = |p: &mut Packer<'_>| p.extend(&other.identity, &message).unwrap();
@@ -458,8 +545,8 @@ async fn extended(net: &Net, peer: &mut Peer, relay: &Entry, other: &Entry) -> K
             .unwrap();
         match said.unwrap() {
             Telescope::Extended(reply) => {
-                handshake.finish(reply).unwrap();
-                return (circ, layers);
+                let (keys, _) = handshake.finish(reply).unwrap();
+                return (circ, layers, keys);
             }
             Telescope::Truncated(reason) => {
                 assert_eq!(reason, DestroyReason::Unreachable);

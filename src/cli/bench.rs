@@ -93,6 +93,7 @@ impl Bench {
             measure: false,
             conditions: self.links.conditions(),
             multipath: self.multipath,
+            memory_mib: None,
         };
         shape.check()?;
         let workdir = Workdir::open(None)?;

@@ -61,6 +61,9 @@ pub(super) struct Testnet {
     /// When a circuit of the client gets a second one by other relays that carries its streams with it.
     #[arg(long, value_name = "WHEN", default_value = "bulk")]
     multipath: MultipathKind,
+    /// What circuits, streams and queues of each relay may hold together [default: 512].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..=1_048_576))]
+    memory_mib: Option<u32>,
     #[command(flatten)]
     links: LinkArgs,
     /// A command to run in the network, after two dashes.
@@ -80,6 +83,7 @@ impl Testnet {
             measure: self.measure,
             conditions: self.links.conditions(),
             multipath: self.multipath,
+            memory_mib: self.memory_mib,
         };
         shape.check()?;
         let workdir = Workdir::open(self.dir)?;

@@ -181,6 +181,7 @@ mod tests {
             measure: false,
             conditions: Default::default(),
             multipath: Default::default(),
+            memory_mib: None,
         };
         let ports = Ports {
             socks: shape.socks,

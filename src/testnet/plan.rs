@@ -32,6 +32,8 @@ pub struct Shape {
     pub conditions: Conditions,
     /// When the client's circuits get a second leg.
     pub multipath: MultipathKind,
+    /// `limits.memory_mib` of every node, if it is not to be the default.
+    pub memory_mib: Option<u32>,
 }
 
 /// Number of hops of a circuit. With fewer relays there is no circuit.
@@ -144,6 +146,8 @@ pub(super) struct Plan {
     pub conditions: Conditions,
     /// When the client's circuits get a second leg.
     pub multipath: MultipathKind,
+    /// `limits.memory_mib` of every node, if it is not to be the default.
+    memory_mib: Option<u32>,
     /// The time between two consensuses (whole seconds).
     pub vote_interval: Duration,
 }
@@ -246,6 +250,7 @@ impl Plan {
             measure: shape.measure,
             conditions: shape.conditions,
             multipath: shape.multipath,
+            memory_mib: shape.memory_mib,
             vote_interval: shape.vote_interval(),
         })
     }
@@ -345,6 +350,9 @@ impl Plan {
             // Each node has one thread, because a dozen nodes share the machine.
             limits: config::Limits {
                 threads: 1,
+                memory_mib: self
+                    .memory_mib
+                    .unwrap_or(config::Limits::default().memory_mib),
                 ..Default::default()
             },
         }
@@ -369,6 +377,7 @@ mod tests {
             measure: false,
             conditions: Conditions::default(),
             multipath: MultipathKind::default(),
+            memory_mib: None,
         }
     }
 
