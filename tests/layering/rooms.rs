@@ -103,7 +103,12 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "relay/src/exit",
-        &["common/src", "relay/src/admission", "relay/src/directory"],
+        &[
+            "common/src",
+            "relay/src/admission",
+            "relay/src/directory",
+            "relay/src/events",
+        ],
     ),
     (
         "relay/src/params.rs",

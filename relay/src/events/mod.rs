@@ -116,6 +116,9 @@ pub enum RelayEvent {
         /// Whether the relay is in one.
         is_member: bool,
     },
+    /// These servers are asked for the names of destinations from now on. If there are none, the exit connects to
+    /// addresses alone until the system's file has one.
+    NameServers(Vec<SocketAddr>),
     /// A file of the owner cannot be used; what the relay had before stays in use.
     OwnersFile {
         /// Which file cannot be used, and what is wrong.
@@ -211,6 +214,7 @@ impl RelayEvent {
                 | Self::Consensus { .. }
                 | Self::Listing(_)
                 | Self::Family { .. }
+                | Self::NameServers(_)
                 | Self::TwoConsensuses(_)
         )
     }
@@ -252,6 +256,8 @@ impl RelayEvent {
             | Self::Family { .. }
             | Self::ShareExceeded { .. } => Level::DEBUG,
             Self::OnionKeyMade | Self::OnionKeyRetired | Self::CertificateRenewed => Level::INFO,
+            Self::NameServers(servers) if servers.is_empty() => Level::WARN,
+            Self::NameServers(_) => Level::DEBUG,
             Self::Descriptor { answer, .. } => match answer {
                 DescriptorAnswer::Refused { .. } => Level::WARN,
                 DescriptorAnswer::Taken | DescriptorAnswer::Unreachable { .. } => Level::DEBUG,
@@ -336,6 +342,14 @@ impl fmt::Display for RelayEvent {
             ),
             Self::Family { is_member: true } => f.write_str("this relay is in a family"),
             Self::Family { is_member: false } => f.write_str("this relay is in no family"),
+            Self::NameServers(servers) if servers.is_empty() => f.write_str(
+                "no name server is known, and this exit connects to no names: put one into /etc/resolv.conf, which is \
+                 read again, or set the key `exit.resolver`",
+            ),
+            Self::NameServers(servers) => {
+                f.write_str("names are asked of")?;
+                servers.iter().try_for_each(|server| write!(f, " {server}"))
+            }
             Self::OwnersFile { reason } => {
                 write!(f, "{reason}; going on with what was there before")
             }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::attempts::{Attempt, Attempts, OF_ADDRESS, OF_EXIT, Origin, WeakAttempts};
 use super::resolve::{LookupError, Resolver, ResolverError};
+use crate::events::Reporter;
 
 /// Number of addresses of one name that are tried.
 const MAX_ATTEMPTS: usize = 4;
@@ -90,6 +91,8 @@ impl From<LookupError> for DestinationError {
         match error {
             LookupError::Failed => Self::ResolveFailed,
             LookupError::TimedOut => Self::TimedOut,
+            // Another exit may have a name server.
+            LookupError::NoServer => Self::Resource,
         }
     }
 }
@@ -149,18 +152,19 @@ impl Destinations {
 impl ExitConnector {
     /// A connector that connects to what `policy` allows, and asks the DNS server at `resolver`, or the system's
     /// servers if there is none, unless `world` has names of its own. What the connector remembers of names is charged
-    /// to `budget`. Call this inside a tokio runtime.
+    /// to `budget`. Which servers there are is reported to `events`. Call this inside a tokio runtime.
     ///
     /// # Errors
-    /// [`ResolverError`] if the system's resolver configuration cannot be read.
+    /// [`ResolverError`] if name servers cannot be asked at all.
     pub fn new(
         policy: Arc<dyn AddressPolicy>,
         resolver: Option<SocketAddr>,
         world: &World,
         budget: &Arc<Budget>,
+        events: Reporter,
     ) -> Result<Self, ResolverError> {
         Ok(Self {
-            names: Resolver::new(resolver, &world.names, budget)?,
+            names: Resolver::new(resolver, world, budget, events)?,
             policy,
             sockets: world.sockets.clone(),
             attempts: Attempts::new(OF_EXIT),

@@ -1,7 +1,7 @@
 //! The exit: where a stream leaves the overlay for a TCP connection.
 //!
 //! A circuit's end hands a stream that a client has begun to `serve`. That calls [`ExitConnector::connect`], which
-//! waits for a turn (`attempts`), resolves the name (`resolve`, `known`), asks the policy (`outside`) and dials
+//! waits for a turn (`attempts`), resolves the name (`resolve`, `servers`, `known`), asks the policy (`outside`) and dials
 //! (`connect`). Then `copy` moves the bytes.
 //!
 //! Three things are absent on purpose: search domains, the hosts file, and any answer that did not come from a name
@@ -14,6 +14,7 @@ mod known;
 mod outside;
 mod resolve;
 mod serve;
+mod servers;
 
 #[cfg(test)]
 mod tests;

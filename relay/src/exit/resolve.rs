@@ -9,20 +9,15 @@ use std::sync::Arc;
 
 use cepa_common::budget::Budget;
 use cepa_common::cell::message::{SpecialName, is_name};
-use cepa_common::world::names::{GivenNames, Names};
-use cepa_common::world::steady;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
-    ResolverOpts,
-};
+use cepa_common::world::names::GivenNames;
+use cepa_common::world::{World, steady};
+use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverOpts};
 use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
-use hickory_resolver::system_conf::read_system_conf;
 use tokio::time::timeout;
 
-use super::known::KnownNames;
+use super::servers::{NameServers, Servers};
+use crate::events::Reporter;
 
 /// The longest time that a lookup may take (S32).
 pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
@@ -42,7 +37,7 @@ const NEGATIVE_TTL: Duration = Duration::from_secs(60);
 
 /// The resolver could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("name resolution could not be set up: {0}. Name a DNS server in the exit's configuration")]
+#[error("name resolution could not be set up: {0}. Name a DNS server by the key `exit.resolver`")]
 pub struct ResolverError(#[from] NetError);
 
 /// Why a name gave no address.
@@ -52,41 +47,37 @@ pub(super) enum LookupError {
     Failed,
     /// No server answered in time.
     TimedOut,
+    /// There is no server to ask.
+    NoServer,
 }
 
 /// Resolves names.
 pub(super) enum Resolver {
     /// Through one or several DNS servers.
-    Dns(Box<TokioResolver>, KnownNames),
+    Dns(NameServers),
     /// Through the names of a simulated world.
     Given(Arc<dyn GivenNames>),
 }
 
 impl Resolver {
-    /// A resolver that asks `server`, or the servers of the system's configuration if there is none. Where the world
-    /// has names of its own, the resolver asks those alone. What it remembers is charged to `budget`.
+    /// A resolver that asks `server`, or the servers of the system's file if there is none. Where the world has names of
+    /// its own, the resolver asks those alone. What it remembers is charged to `budget`.
     pub(super) fn new(
         server: Option<SocketAddr>,
-        names: &Names,
+        world: &World,
         budget: &Arc<Budget>,
+        events: Reporter,
     ) -> Result<Self, ResolverError> {
-        if let Some(names) = names.given() {
+        if let Some(names) = world.names.given() {
             return Ok(Self::Given(Arc::clone(names)));
         }
-        let servers = match server {
-            Some(server) => vec![name_server(server)],
-            // Only the servers are taken from the system's configuration. The configuration's search domains are not
-            // for clients.
-            None => read_system_conf()?.0.into_parts().2,
-        };
-        let config = ResolverConfig::from_name_servers(servers);
-        let provider = TokioRuntimeProvider::default();
-        let mut builder = TokioResolver::builder_with_config(config, provider);
-        *builder.options_mut() = options();
-        Ok(Self::Dns(
-            Box::new(builder.build()?),
-            KnownNames::new(budget),
-        ))
+        Ok(Self::Dns(NameServers::new(
+            server,
+            &world.disk,
+            options,
+            budget,
+            events,
+        )?))
     }
 
     /// The addresses of `name`, IPv4 and IPv6 in turn.
@@ -102,7 +93,9 @@ impl Resolver {
 
     async fn ask(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
         match self {
-            Self::Dns(dns, known) => {
+            Self::Dns(servers) => {
+                let servers = servers.current().await.ok_or(LookupError::NoServer)?;
+                let Servers { dns, known } = &*servers;
                 if let Some(answer) = known.get(name, steady::now()) {
                     return answer.ok_or(LookupError::Failed);
                 }
@@ -132,16 +125,8 @@ impl Resolver {
     }
 }
 
-fn name_server(server: SocketAddr) -> NameServerConfig {
-    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-    let connections = connections.map(|mut connection| {
-        connection.port = server.port();
-        connection
-    });
-    NameServerConfig::new(server.ip(), true, connections.into())
-}
-
-fn options() -> ResolverOpts {
+/// How servers are asked.
+pub(super) fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = QUERY_TIMEOUT;
     options.attempts = REPEATS;

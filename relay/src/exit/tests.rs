@@ -21,15 +21,18 @@ use cepa_common::stream::{
     StreamTarget,
 };
 use cepa_common::world::sockets::{Answer, GivenListener, GivenSockets, GivenStream, SocketStream};
-use cepa_common::world::{Sockets, World};
+use cepa_common::world::{Disk, Sockets, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::attempts::Origin;
 use super::copy::copy;
+use super::resolve::{LookupError, Resolver};
+use super::servers::{NameServers, READ_EVERY, SystemFile};
 use super::*;
 use crate::admission::Party;
+use crate::events::{RelayEvent, Reporter};
 
 /// Who asks. Attempts are few here.
 fn origin() -> Origin {
@@ -68,7 +71,11 @@ struct Dns {
 
 impl Dns {
     async fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    async fn start_at(address: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(address).await.unwrap();
         let address = socket.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let notes = Arc::clone(&asked);
@@ -91,6 +98,7 @@ impl Dns {
             Some(self.address),
             &World::default(),
             &Budget::unlimited(),
+            Reporter::default(),
         )
         .unwrap()
     }
@@ -284,6 +292,71 @@ async fn a_silent_server_costs_three_seconds_and_holds_up_nobody() {
     assert_eq!(error, DestinationError::TimedOut);
 }
 
+/// Lets the time pass after which the file of name servers is read again.
+async fn wait_for_the_file() {
+    tokio::time::pause();
+    tokio::time::advance(READ_EVERY).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn name_servers_may_be_missing_at_the_start_and_change_at_any_time() {
+    let first = Dns::start().await;
+    let second = Dns::start_at(SocketAddr::from(([127, 0, 0, 2], first.address.port()))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    let file = SystemFile {
+        disk: Disk::Real,
+        path: path.clone(),
+        port: first.address.port(),
+    };
+    let reporter = Reporter::default();
+    let mut events = reporter.subscribe();
+    let budget = Budget::unlimited();
+    let servers = NameServers::of(Err(file), resolve::options, &budget, reporter).unwrap();
+    assert_eq!(
+        events.next().await,
+        Some(RelayEvent::NameServers(Vec::new()))
+    );
+    let names = Resolver::Dns(servers);
+    let lookup = async || names.lookup("good.example").await;
+    let found = Ok(vec![IpAddr::from([127, 0, 0, 1])]);
+    assert_eq!(lookup().await, Err(LookupError::NoServer));
+    assert_eq!(
+        DestinationError::from(LookupError::NoServer).end_reason(),
+        EndReason::Resource,
+        "another exit may have one"
+    );
+
+    std::fs::write(&path, "search inside.example\nnameserver 127.0.0.1\n").unwrap();
+    assert_eq!(lookup().await, Err(LookupError::NoServer), "not yet read");
+    wait_for_the_file().await;
+    assert_eq!(lookup().await, found);
+    let now = events.next().await;
+    assert_eq!(now, Some(RelayEvent::NameServers(vec![first.address])));
+    let asked = first.asked.lock().unwrap().clone();
+    assert!(asked.iter().all(|name| name == "good.example"), "{asked:?}");
+
+    std::fs::write(&path, "nameserver 127.0.0.2\n").unwrap();
+    wait_for_the_file().await;
+    assert!(second.asked.lock().unwrap().is_empty());
+    assert_eq!(lookup().await, found);
+    let is_asked = !second.asked.lock().unwrap().is_empty();
+    assert!(is_asked, "what the former server said is not this one's");
+    assert_eq!(first.asked.lock().unwrap().len(), asked.len());
+
+    // A file that is written anew is empty for a moment.
+    for away in [true, false] {
+        if away {
+            std::fs::remove_file(&path).unwrap();
+        } else {
+            std::fs::write(&path, "").unwrap();
+        }
+        wait_for_the_file().await;
+        assert_eq!(lookup().await, found);
+    }
+}
+
 #[tokio::test]
 async fn a_chain_without_end_fails_after_a_few_questions() {
     let dns = Dns::start().await;
@@ -359,6 +432,7 @@ async fn what_is_given_up_dials_no_longer() {
         Some(server),
         &world,
         &Budget::unlimited(),
+        Reporter::default(),
     );
     let exit = Arc::new(exit.unwrap());
     let are = async |number: usize| {

@@ -102,6 +102,12 @@ fn exit(
         own,
         sockets: options.world.sockets.clone(),
     });
-    let connector = ExitConnector::new(policy, exit.resolver, &options.world, budget)?;
+    let connector = ExitConnector::new(
+        policy,
+        exit.resolver,
+        &options.world,
+        budget,
+        ground.events.clone(),
+    )?;
     Ok(Some(Arc::new(connector)))
 }
