@@ -235,8 +235,8 @@ settings! {
             flag "--resolver ADDR:PORT";
             kind "address and port";
             says "The DNS server to ask for names.",
-            docs "Otherwise the first three of `/etc/resolv.conf` are asked, which is read again when it changes. While \
-                it names none, the exit connects to addresses alone.",
+            docs "Otherwise the first three of `/etc/resolv.conf` are asked, which is read again when it changes. \
+                While it names none, the exit connects to addresses alone.",
             unset "the system's servers";
     }
 }

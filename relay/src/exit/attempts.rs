@@ -172,6 +172,18 @@ impl State {
         granted
     }
 
+    /// May one more attempt of `origin` begin without a wait? Those of the same party that wait come first.
+    fn is_free(&self, origin: Origin) -> bool {
+        let held_of = |party| self.held_of_party.get(party).copied().unwrap_or_default();
+        let held = self.held_of_circuit.get(&origin).copied();
+        let strangers_may = self.held_of_strangers < self.bounds.strangers;
+        self.held < self.bounds.all
+            && held_of(&origin.party) < self.bounds.party
+            && held.unwrap_or_default() < self.bounds.circuit
+            && (strangers_may || !is_stranger(origin.party))
+            && !self.parties.contains_key(&origin.party)
+    }
+
     fn release(&mut self, ticket: u64, origin: Origin) {
         if let Some(Ticket::Holds) = self.tickets.remove(&ticket) {
             self.held -= 1;
@@ -229,6 +241,25 @@ impl Attempts {
     /// The same attempts, which this value does not keep alive.
     pub(super) fn downgrade(&self) -> WeakAttempts {
         WeakAttempts(Arc::downgrade(&self.0))
+    }
+
+    /// A place, if one is free at once and nobody of the same party waits for one.
+    pub(super) fn at_once(&self, origin: Origin) -> Option<Attempt> {
+        let mut state = lock(&self.0);
+        if !state.is_free(origin) {
+            return None;
+        }
+        let ticket = state.add(origin);
+        state.grant();
+        let attempt = Attempt {
+            attempts: self.clone(),
+            ticket,
+            origin,
+        };
+        let is_held = matches!(state.tickets.get(&ticket), Some(Ticket::Holds));
+        // Giving the place up takes the lock.
+        drop(state);
+        is_held.then_some(attempt)
     }
 
     /// Waits for a turn. The place is held until it is dropped. Whoever stops waiting gives up its turn.
@@ -396,6 +427,26 @@ mod tests {
         places.by_ref().take(3).for_each(drop);
         assert!(poll(&mut third[0]).is_some());
         drop((places, all, relay, waiting, third));
+        assert!(is_clean(&attempts));
+    }
+
+    #[test]
+    fn a_further_place_is_given_at_once_or_not_and_never_before_those_who_wait() {
+        let attempts = Attempts::new(OF_EXIT);
+        let (mut held, waiting) = begin(&attempts, origin(1, 1), OF_EXIT.circuit - 1);
+        assert!(waiting.is_empty());
+        held.extend(attempts.at_once(origin(1, 1)));
+        assert_eq!(held.len(), OF_EXIT.circuit);
+        assert!(attempts.at_once(origin(1, 1)).is_none(), "of a circuit");
+        let (_, waiting) = begin(&attempts, origin(1, 1), 1);
+        assert!(attempts.at_once(origin(1, 2)).is_none(), "others wait");
+        assert!(
+            attempts.at_once(origin(2, 1)).is_some(),
+            "not of this party"
+        );
+        drop((held, waiting));
+        // Tickets of those who gave up waiting stay in the queue until a turn comes by.
+        assert!(attempts.at_once(origin(1, 2)).is_some());
         assert!(is_clean(&attempts));
     }
 }

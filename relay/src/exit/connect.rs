@@ -1,6 +1,8 @@
 //! Dials the destination of a stream.
 
-use core::future::Future;
+use core::future::{Future, poll_fn};
+use core::pin::Pin;
+use core::task::Poll;
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
@@ -8,24 +10,26 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use cepa_common::budget::Budget;
-use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
 use cepa_common::stream::StreamHost;
 use cepa_common::sync::lock;
 use cepa_common::world::sockets::SocketStream;
-use cepa_common::world::{Sockets, World};
+use cepa_common::world::{Sockets, World, steady};
 use tokio::time::{Instant, timeout_at};
 
 use super::attempts::{Attempt, Attempts, OF_ADDRESS, OF_EXIT, Origin, WeakAttempts};
+use super::error::DestinationError;
+use super::known::KnownFates;
+use super::race::{ATTEMPT_DELAY, Family, Fate, Race, Step};
 use super::resolve::{LookupError, Resolver, ResolverError};
 use crate::events::Reporter;
 
-/// Number of addresses of one name that are tried.
-const MAX_ATTEMPTS: usize = 4;
-/// The longest time that one address may take.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Dials of one stream that are under way at once.
+const MOST_DIALS: usize = 8;
+/// An address that was silent for so long makes room for another one.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// The longest time that one stream may take, with the lookup of its name.
-const DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Says which addresses this exit connects to.
 pub trait AddressPolicy: Send + Sync + 'static {
@@ -45,79 +49,6 @@ impl<F: Fn(SocketAddr) -> bool + Send + Sync + 'static> AddressPolicy for F {
     }
 }
 
-/// Why an exit could not connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DestinationError {
-    /// The policy allows none of the addresses.
-    #[error("the policy does not allow it")]
-    Policy,
-    /// The destination refused the connection.
-    #[error("the destination refused")]
-    Refused,
-    /// There is no route to the destination.
-    #[error("no route to the destination")]
-    Unreachable,
-    /// The name has no address.
-    #[error("the name has no address")]
-    ResolveFailed,
-    /// The name server or the destination did not answer in time.
-    #[error("no answer in time")]
-    TimedOut,
-    /// This machine has no sockets, ports or memory left.
-    #[error("out of resources")]
-    Resource,
-    /// Any other failure.
-    #[error("the connection failed")]
-    Internal,
-}
-
-impl DestinationError {
-    /// The reason that the client is told.
-    pub fn end_reason(self) -> EndReason {
-        match self {
-            Self::Policy => EndReason::Policy,
-            Self::Refused => EndReason::Refused,
-            Self::Unreachable => EndReason::Unreachable,
-            Self::ResolveFailed => EndReason::Unresolvable,
-            Self::TimedOut => EndReason::Timeout,
-            // The client must not learn what is wrong with this machine.
-            Self::Resource | Self::Internal => EndReason::Resource,
-        }
-    }
-}
-
-impl From<LookupError> for DestinationError {
-    fn from(error: LookupError) -> Self {
-        match error {
-            LookupError::Failed => Self::ResolveFailed,
-            LookupError::TimedOut => Self::TimedOut,
-            // Another exit may have a name server.
-            LookupError::NoServer => Self::Resource,
-        }
-    }
-}
-
-impl From<io::Error> for DestinationError {
-    fn from(error: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        match error.kind() {
-            Kind::ConnectionRefused | Kind::ConnectionReset | Kind::ConnectionAborted => {
-                Self::Refused
-            }
-            // `PermissionDenied` means that a packet filter of this machine is in the way.
-            Kind::HostUnreachable
-            | Kind::NetworkUnreachable
-            | Kind::NetworkDown
-            | Kind::PermissionDenied => Self::Unreachable,
-            Kind::TimedOut => Self::TimedOut,
-            Kind::AddrNotAvailable | Kind::OutOfMemory => Self::Resource,
-            // EMFILE, ENFILE and ENOBUFS have no `ErrorKind`, so they are recognised by their numbers.
-            _ if matches!(error.raw_os_error(), Some(23 | 24 | 105)) => Self::Resource,
-            _ => Self::Internal,
-        }
-    }
-}
-
 /// Resolves and dials the destinations of streams.
 pub struct ExitConnector {
     names: Resolver,
@@ -125,6 +56,7 @@ pub struct ExitConnector {
     sockets: Sockets,
     attempts: Attempts,
     destinations: Destinations,
+    fates: KnownFates,
 }
 
 /// The dials that are under way, by address.
@@ -169,6 +101,7 @@ impl ExitConnector {
             sockets: world.sockets.clone(),
             attempts: Attempts::new(OF_EXIT),
             destinations: Destinations::default(),
+            fates: KnownFates::new(budget),
         })
     }
 
@@ -185,126 +118,243 @@ impl ExitConnector {
     ) -> Result<SocketStream, DestinationError> {
         let deadline = Instant::now() + DEADLINE;
         let turn = timeout_at(deadline, self.attempts.turn(origin)).await;
-        let _attempt = turn.map_err(|_| DestinationError::Resource)?;
-        let addresses = match host {
-            StreamHost::Ip(ip) => vec![*ip],
-            StreamHost::Name(name) => self.names.lookup(name).await?,
+        let attempt = turn.map_err(|_| DestinationError::Resource)?;
+        let mut dials = Dials {
+            exit: self,
+            host,
+            port,
+            origin,
+            own: Some(attempt),
+            lookups: [None, None],
+            dials: Vec::new(),
         };
-        let addresses = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
-        first_of(addresses, &*self.policy, deadline, |address| async move {
-            let _turn = self.destinations.turn(address.ip(), origin).await;
-            self.sockets.connect(address).await
-        })
-        .await
+        let connected = timeout_at(deadline, dials.run()).await;
+        connected.unwrap_or_else(|_| dials.on_deadline())
     }
 }
 
-/// The first connection that succeeds. The error is that of the first address that was dialled; if none was dialled,
-/// the policy allowed none.
-async fn first_of<C: Future<Output = io::Result<SocketStream>>>(
-    addresses: impl Iterator<Item = SocketAddr>,
-    policy: &dyn AddressPolicy,
-    deadline: Instant,
-    dial: impl Fn(SocketAddr) -> C,
-) -> Result<SocketStream, DestinationError> {
-    let mut first_error = None;
-    // The policy is asked after resolution, and for each stream again, whether the answer was cached or not. This keeps
-    // a name whose addresses change away from the exit's own network (S31).
-    let allowed = addresses.filter(|address| address.port() != 0 && policy.allows(*address));
-    for address in allowed.take(MAX_ATTEMPTS) {
-        let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
-        let error = match timeout_at(until, dial(address)).await {
-            Ok(Ok(stream)) => {
-                // The call fails only on a connection that is gone already; reading will show that.
-                let _ = stream.tune();
-                return Ok(stream);
-            }
-            Ok(Err(error)) => error.into(),
-            Err(_) => DestinationError::TimedOut,
-        };
-        first_error.get_or_insert(error);
-    }
-    Err(first_error.unwrap_or(DestinationError::Policy))
+/// What a dial or a look-up will end with.
+type Awaited<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A dial that is under way.
+struct Dial<'a> {
+    address: SocketAddr,
+    began: Instant,
+    connected: Awaited<'a, io::Result<SocketStream>>,
+    /// The place of the dial among all attempts.
+    place: Attempt,
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod unit {
-    use super::*;
+/// The addresses of a family, or why there are none.
+type Found = Result<Vec<IpAddr>, LookupError>;
 
-    fn addresses(text: &str) -> impl Iterator<Item = SocketAddr> {
-        text.split(' ').map(|a| a.parse().unwrap())
-    }
+enum Happened {
+    Found(Family, Found),
+    Dialled(usize, io::Result<SocketStream>),
+    Time,
+}
 
-    async fn fails(text: &str, dial: impl Fn(SocketAddr) -> io::Error) -> DestinationError {
-        let deadline = Instant::now() + DEADLINE;
-        let policy = |a: SocketAddr| a.ip().is_ipv4();
-        let dial = |a| core::future::ready(Err(dial(a)));
-        first_of(addresses(text), &policy, deadline, dial)
-            .await
-            .unwrap_err()
-    }
+/// The look-ups and dials of one stream. What is dropped is given up.
+struct Dials<'a> {
+    exit: &'a ExitConnector,
+    host: &'a StreamHost,
+    port: u16,
+    origin: Origin,
+    /// The stream's own place, if no dial has it. Each further dial that is under way at once needs a place of its own.
+    own: Option<Attempt>,
+    lookups: [Option<Awaited<'a, Found>>; 2],
+    dials: Vec<Dial<'a>>,
+}
 
-    #[tokio::test]
-    async fn a_few_allowed_addresses_are_tried_and_the_first_error_counts() {
-        let tried = core::cell::RefCell::new(Vec::new());
-        let error = fails(
-            "[::1]:1 1.1.1.1:1 [::2]:1 1.1.1.2:1 1.1.1.3:1 1.1.1.4:1 1.1.1.5:1",
-            |a| {
-                tried.borrow_mut().push(a);
-                match tried.borrow().len() {
-                    1 => io::ErrorKind::ConnectionRefused.into(),
-                    _ => io::ErrorKind::HostUnreachable.into(),
+impl<'a> Dials<'a> {
+    async fn run(&mut self) -> Result<SocketStream, DestinationError> {
+        let fates = &self.exit.fates;
+        let mut race = Race::new(fates.first_family(steady::now()));
+        // Families of whose addresses it is known that no server answers are asked for when the other leads nowhere.
+        let mut put_off = Vec::new();
+        match self.host {
+            StreamHost::Ip(ip) => self.on_found(&mut race, Family::of(*ip), vec![*ip]),
+            StreamHost::Name(name) => {
+                for family in Family::BOTH {
+                    if self.exit.names.is_silent(name, family) {
+                        put_off.push((name, family));
+                    } else {
+                        self.ask(&mut race, name, family);
+                    }
                 }
-            },
-        );
-        assert_eq!(error.await, DestinationError::Refused);
-        let expected: Vec<_> = addresses("1.1.1.1:1 1.1.1.2:1 1.1.1.3:1 1.1.1.4:1").collect();
-        assert_eq!(tried.into_inner(), expected);
-    }
-
-    #[tokio::test]
-    async fn nothing_allowed_is_a_matter_of_policy() {
-        let never = |_| unreachable!();
-        assert_eq!(
-            fails("[::1]:1 [::2]:2", never).await,
-            DestinationError::Policy
-        );
-        assert_eq!(fails("1.1.1.1:0", never).await, DestinationError::Policy);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silent_addresses_cost_five_seconds_each_and_fifteen_in_all() {
-        for (text, seconds) in [
-            ("1.1.1.1:1", 5),
-            ("1.1.1.1:1 1.1.1.2:1 1.1.1.3:1 1.1.1.4:1", 15),
-        ] {
-            let start = Instant::now();
-            let result = first_of(addresses(text), &|_| true, start + DEADLINE, |_| {
-                core::future::pending()
-            });
-            assert_eq!(result.await.unwrap_err(), DestinationError::TimedOut);
-            assert_eq!(start.elapsed().as_secs(), seconds);
+            }
+        }
+        loop {
+            let until = loop {
+                let now = Instant::now();
+                match race.next(now) {
+                    Step::Dial => self.dial(&mut race, now),
+                    Step::Wait(until) => break until,
+                    Step::Failed(error) if put_off.is_empty() => return Err(error),
+                    Step::Failed(_) => {
+                        for (name, family) in put_off.drain(..) {
+                            self.ask(&mut race, name, family);
+                        }
+                    }
+                }
+            };
+            match self.happened(until).await {
+                Happened::Time => {}
+                Happened::Found(family, Ok(ips)) => self.on_found(&mut race, family, ips),
+                Happened::Found(family, Err(error)) => race.on_no_answer(family, error.into()),
+                Happened::Dialled(place, result) => {
+                    let dial = self.dials.swap_remove(place);
+                    match result {
+                        Ok(stream) => return Ok(self.on_connected(&dial, stream)),
+                        Err(error) => self.on_failed(&mut race, dial, error.into()),
+                    }
+                }
+            }
         }
     }
 
-    #[test]
-    fn a_full_descriptor_table_is_told_as_such() {
-        for (code, error) in [
-            (24, DestinationError::Resource),
-            (105, DestinationError::Resource),
-            (99, DestinationError::Resource),
-            (111, DestinationError::Refused),
-            (113, DestinationError::Unreachable),
-            (101, DestinationError::Unreachable),
-            (110, DestinationError::TimedOut),
-            (1, DestinationError::Unreachable),
-            (22, DestinationError::Internal),
-        ] {
-            assert_eq!(
-                DestinationError::from(io::Error::from_raw_os_error(code)),
-                error
-            );
+    fn ask(&mut self, race: &mut Race, name: &'a str, family: Family) {
+        race.on_asked(family);
+        let names = &self.exit.names;
+        self.lookups[family.index()] = Some(Box::pin(names.lookup(name, family)));
+    }
+
+    fn on_found(&self, race: &mut Race, family: Family, ips: Vec<IpAddr>) {
+        let now = steady::now();
+        let addresses = ips.into_iter().map(|ip| {
+            let fate = self.exit.fates.of(ip, now);
+            (fate, SocketAddr::new(ip, self.port))
+        });
+        race.on_addresses(Instant::now(), family, addresses);
+    }
+
+    /// Begins the next dial, if there is a place for it.
+    fn dial(&mut self, race: &mut Race, now: Instant) {
+        let exit = self.exit;
+        let place = match self.own.take() {
+            Some(place) => Some(place),
+            None if self.dials.len() < MOST_DIALS => exit.attempts.at_once(self.origin),
+            None => None,
+        };
+        let Some(place) = place else {
+            race.on_no_place(now);
+            let longest = self
+                .dials
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, dial)| dial.began);
+            if let Some((place, dial)) = longest
+                && now >= dial.began + SILENT_AFTER
+            {
+                let dial = self.dials.swap_remove(place);
+                exit.fates
+                    .note(dial.address.ip(), Fate::Silent, now.into_std());
+                self.on_failed(race, dial, DestinationError::TimedOut);
+            }
+            return;
+        };
+        let Some(address) = race.take(now) else {
+            self.own = Some(place);
+            return;
+        };
+        // The policy is asked after resolution, and for each stream again, whether the answer was cached or not. This
+        // keeps a name whose addresses change away from the exit's own network (S31).
+        if address.port() == 0 || !exit.policy.allows(address) {
+            self.put_back(place);
+            return race.on_failed(now, DestinationError::Policy);
+        }
+        let origin = self.origin;
+        let connected = Box::pin(async move {
+            let _turn = exit.destinations.turn(address.ip(), origin).await;
+            exit.sockets.connect(address).await
+        });
+        self.dials.push(Dial {
+            address,
+            began: now,
+            connected,
+            place,
+        });
+    }
+
+    fn on_failed(&mut self, race: &mut Race, dial: Dial<'a>, error: DestinationError) {
+        let now = Instant::now();
+        if error == DestinationError::Refused {
+            let ip = dial.address.ip();
+            self.exit.fates.note(ip, Fate::Answered, now.into_std());
+        }
+        self.put_back(dial.place);
+        race.on_failed(now, error);
+    }
+
+    /// Keeps a place for the next dial. A stream that dials keeps no more places than it has dials.
+    fn put_back(&mut self, place: Attempt) {
+        if self.own.is_none() && self.dials.is_empty() {
+            self.own = Some(place);
+        }
+    }
+
+    /// A dial has won. Those that began before it and are silent still are known to be so from now on.
+    fn on_connected(&mut self, winner: &Dial<'_>, stream: SocketStream) -> SocketStream {
+        let (fates, now) = (&self.exit.fates, Instant::now().into_std());
+        fates.note(winner.address.ip(), Fate::Answered, now);
+        let won = Family::of(winner.address.ip());
+        let beaten = |dial: &&Dial<'_>| dial.began + ATTEMPT_DELAY <= winner.began;
+        for dial in self.dials.iter().filter(beaten) {
+            fates.note(dial.address.ip(), Fate::Silent, now);
+        }
+        let mut families = self.dials.iter().filter(beaten);
+        if families.any(|dial| Family::of(dial.address.ip()) != won) {
+            fates.on_beaten(won.other(), now);
+        }
+        self.on_silent_servers();
+        // The call fails only on a connection that is gone already; reading will show that.
+        let _ = stream.tune();
+        stream
+    }
+
+    /// Notes which look-ups have had no answer up to now.
+    fn on_silent_servers(&self) {
+        if let StreamHost::Name(name) = self.host {
+            for family in Family::BOTH {
+                if self.lookups[family.index()].is_some() {
+                    self.exit.names.on_silence(name, family);
+                }
+            }
+        }
+    }
+
+    fn on_deadline(&mut self) -> Result<SocketStream, DestinationError> {
+        let now = Instant::now();
+        for dial in &self.dials {
+            if now >= dial.began + SILENT_AFTER {
+                let ip = dial.address.ip();
+                self.exit.fates.note(ip, Fate::Silent, now.into_std());
+            }
+        }
+        Err(DestinationError::TimedOut)
+    }
+
+    /// Waits until something has happened, or until a time.
+    async fn happened(&mut self, until: Option<Instant>) -> Happened {
+        let (lookups, dials) = (&mut self.lookups, &mut self.dials);
+        let any = poll_fn(|cx| {
+            for family in Family::BOTH {
+                let lookup = &mut lookups[family.index()];
+                if let Some(Poll::Ready(found)) = lookup.as_mut().map(|it| it.as_mut().poll(cx)) {
+                    *lookup = None;
+                    return Poll::Ready(Happened::Found(family, found));
+                }
+            }
+            for (place, dial) in dials.iter_mut().enumerate() {
+                if let Poll::Ready(result) = dial.connected.as_mut().poll(cx) {
+                    return Poll::Ready(Happened::Dialled(place, result));
+                }
+            }
+            Poll::Pending
+        });
+        match until {
+            Some(until) => timeout_at(until, any).await.unwrap_or(Happened::Time),
+            None => any.await,
         }
     }
 }

@@ -11,28 +11,32 @@ use cepa_common::budget::Budget;
 use cepa_common::cell::message::{SpecialName, is_name};
 use cepa_common::world::names::GivenNames;
 use cepa_common::world::{World, steady};
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverOpts};
+use hickory_resolver::config::{ResolveHosts, ResolverOpts};
 use hickory_resolver::net::NetError;
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::time::timeout;
 
+use super::error::DestinationError;
+use super::known::Answer;
+use super::race::Family;
 use super::servers::{NameServers, Servers};
 use crate::events::Reporter;
 
 /// The longest time that a lookup may take (S32).
-pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
-/// The longest time that one query may take. Two queries fit into the deadline.
-const QUERY_TIMEOUT: Duration = Duration::from_millis(1400);
-/// Number of times that a query without an answer is repeated.
+pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_secs(6);
+/// The longest time that one query may take: as long as resolv.conf(5) has it. The library says a question again long
+/// before, and still takes the answer to the first.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Number of times that a query which has failed is repeated.
 const REPEATS: usize = 1;
-/// Addresses of a name that are used and remembered. [`super::connect`] tries fewer, so more need not be known.
+/// Addresses of a name, of each family, that are used and remembered.
 const MOST_ADDRESSES: usize = 8;
 /// Answers are remembered for at least this time: a time to live of zero must not tell a name server the moment of
 /// every single stream.
 const TTL_MIN: Duration = Duration::from_secs(60);
 /// Answers are remembered for at most this time.
 const TTL_MAX: Duration = Duration::from_secs(30 * 60);
-/// An answer that a name has no address is remembered for this time.
+/// An answer that a name has no address, or that no answer comes, is remembered for this time.
 const NEGATIVE_TTL: Duration = Duration::from_secs(60);
 
 /// The resolver could not be set up.
@@ -51,6 +55,17 @@ pub(super) enum LookupError {
     NoServer,
 }
 
+impl From<LookupError> for DestinationError {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::Failed => Self::ResolveFailed,
+            LookupError::TimedOut => Self::TimedOut,
+            // Another exit may have a name server.
+            LookupError::NoServer => Self::Resource,
+        }
+    }
+}
+
 /// Resolves names.
 pub(super) enum Resolver {
     /// Through one or several DNS servers.
@@ -60,8 +75,8 @@ pub(super) enum Resolver {
 }
 
 impl Resolver {
-    /// A resolver that asks `server`, or the servers of the system's file if there is none. Where the world has names of
-    /// its own, the resolver asks those alone. What it remembers is charged to `budget`.
+    /// A resolver that asks `server`, or the servers of the system's file if there is none. Where the world has names
+    /// of its own, the resolver asks those alone. What it remembers is charged to `budget`.
     pub(super) fn new(
         server: Option<SocketAddr>,
         world: &World,
@@ -80,49 +95,95 @@ impl Resolver {
         )?))
     }
 
-    /// The addresses of `name`, IPv4 and IPv6 in turn.
-    pub(super) async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    /// The addresses of `name` of one family; none if it has none.
+    pub(super) async fn lookup(
+        &self,
+        name: &str,
+        family: Family,
+    ) -> Result<Vec<IpAddr>, LookupError> {
+        let name = canonical(name);
         if !may_be_asked(&name) {
             return Err(LookupError::Failed);
         }
-        timeout(LOOKUP_DEADLINE, self.ask(&name))
-            .await
-            .unwrap_or(Err(LookupError::TimedOut))
-    }
-
-    async fn ask(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
         match self {
             Self::Dns(servers) => {
                 let servers = servers.current().await.ok_or(LookupError::NoServer)?;
-                let Servers { dns, known } = &*servers;
-                if let Some(answer) = known.get(name, steady::now()) {
-                    return answer.ok_or(LookupError::Failed);
+                let asked = timeout(LOOKUP_DEADLINE, ask(&servers, &name, family)).await;
+                let asked = asked.unwrap_or(Err(LookupError::TimedOut));
+                if asked == Err(LookupError::TimedOut) {
+                    servers.on_silence(&name, family);
                 }
-                let name_of = complete(name).ok_or(LookupError::Failed)?;
-                match dns.lookup_ip(name_of).await {
-                    Ok(found) => {
-                        let (addresses, now) = (in_turn(found.iter()), steady::now());
-                        let lives = found.valid_until().saturating_duration_since(now);
-                        let time = lives.clamp(TTL_MIN, TTL_MAX);
-                        known.add(name, Some(addresses.clone()), now, time);
-                        Ok(addresses)
-                    }
-                    Err(NetError::Timeout) => Err(LookupError::TimedOut),
-                    Err(error) => {
-                        if error.is_no_records_found() {
-                            known.add(name, None, steady::now(), NEGATIVE_TTL);
-                        }
-                        Err(LookupError::Failed)
-                    }
-                }
+                asked
             }
-            Self::Given(names) => match names.lookup(name).await {
-                Ok(found) => Ok(in_turn(found.into_iter())),
-                Err(_) => Err(LookupError::Failed),
-            },
+            Self::Given(names) => {
+                let found = timeout(LOOKUP_DEADLINE, names.lookup(&name)).await;
+                let found = found.map_err(|_| LookupError::TimedOut)?;
+                let found = found.map_err(|_| LookupError::Failed)?.into_iter();
+                Ok(found.filter(|ip| Family::of(*ip) == family).collect())
+            }
         }
     }
+
+    /// Is it known that no server answers when it is asked for a name's addresses of a family?
+    pub(super) fn is_silent(&self, name: &str, family: Family) -> bool {
+        let Self::Dns(servers) = self else {
+            return false;
+        };
+        let servers = servers.latest();
+        servers.is_some_and(|servers| {
+            let known = servers.known.get(&canonical(name), family, steady::now());
+            known == Some(Answer::Silence)
+        })
+    }
+
+    /// Notes that no answer has come before the name's stream was connected by the other family.
+    pub(super) fn on_silence(&self, name: &str, family: Family) {
+        if let Self::Dns(servers) = self
+            && let Some(servers) = servers.latest()
+        {
+            servers.on_silence(&canonical(name), family);
+        }
+    }
+}
+
+impl Servers {
+    fn on_silence(&self, name: &str, family: Family) {
+        let now = steady::now();
+        self.known
+            .add(name, family, Answer::Silence, now, NEGATIVE_TTL);
+    }
+}
+
+/// The name as it is remembered and asked for.
+fn canonical(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+async fn ask(servers: &Servers, name: &str, family: Family) -> Result<Vec<IpAddr>, LookupError> {
+    let Servers { dns, known } = servers;
+    if let Some(Answer::Addresses(addresses)) = known.get(name, family, steady::now()) {
+        return Ok(addresses);
+    }
+    let name_of = complete(name).ok_or(LookupError::Failed)?;
+    let kind = match family {
+        Family::V4 => RecordType::A,
+        Family::V6 => RecordType::AAAA,
+    };
+    let (addresses, time) = match dns.lookup(name_of, kind).await {
+        Ok(found) => {
+            let lives = found.valid_until().saturating_duration_since(steady::now());
+            let addresses = found.answers().iter().filter_map(|it| it.data.ip_addr());
+            let addresses = addresses.filter(|ip| Family::of(*ip) == family);
+            let addresses: Vec<_> = addresses.take(MOST_ADDRESSES).collect();
+            (addresses, lives.clamp(TTL_MIN, TTL_MAX))
+        }
+        Err(NetError::Timeout) => return Err(LookupError::TimedOut),
+        Err(error) if error.is_no_records_found() => (Vec::new(), NEGATIVE_TTL),
+        Err(_) => return Err(LookupError::Failed),
+    };
+    let answer = Answer::Addresses(addresses.clone());
+    known.add(name, family, answer, steady::now(), time);
+    Ok(addresses)
 }
 
 /// How servers are asked.
@@ -130,7 +191,6 @@ pub(super) fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = QUERY_TIMEOUT;
     options.attempts = REPEATS;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     // Clients must not learn the names that only this machine knows.
     options.use_hosts_file = ResolveHosts::Never;
     // The library would count answers, and each can have 64 KiB. This room has its own memory of names.
@@ -161,23 +221,6 @@ fn complete(name: &str) -> Option<Name> {
 
 fn is_hex(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// The first addresses of both families in turn, IPv4 first, so that a family which leads nowhere from this machine
-/// costs one attempt.
-fn in_turn(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let (v4, v6): (Vec<_>, Vec<_>) = addresses.partition(IpAddr::is_ipv4);
-    let mut all = Vec::with_capacity(MOST_ADDRESSES + 1);
-    let (mut v4, mut v6) = (v4.into_iter(), v6.into_iter());
-    loop {
-        let before = all.len();
-        all.extend(v4.next());
-        all.extend(v6.next());
-        if all.len() == before || all.len() >= MOST_ADDRESSES {
-            all.truncate(MOST_ADDRESSES);
-            return all;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -228,16 +271,5 @@ mod unit {
             );
             assert!(asked.is_fqdn());
         }
-    }
-
-    #[test]
-    fn families_take_turns() {
-        let ips = |text: &str| {
-            text.split(' ')
-                .map(|ip| ip.parse().unwrap())
-                .collect::<Vec<IpAddr>>()
-        };
-        let turns = in_turn(ips("::1 ::2 1.1.1.1 ::3 1.1.1.2").into_iter());
-        assert_eq!(turns, ips("1.1.1.1 ::1 1.1.1.2 ::2 ::3"));
     }
 }

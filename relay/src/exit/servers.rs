@@ -143,6 +143,11 @@ impl NameServers {
                 tracing::debug!(%error, "name servers cannot be asked");
             }
         }
+        self.latest()
+    }
+
+    /// The servers as they were when they were last looked for.
+    pub(super) fn latest(&self) -> Option<Arc<Servers>> {
         lock(&self.state).servers.clone()
     }
 

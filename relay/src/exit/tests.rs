@@ -28,6 +28,7 @@ use tokio::time::timeout;
 
 use super::attempts::Origin;
 use super::copy::copy;
+use super::race::Family;
 use super::resolve::{LookupError, Resolver};
 use super::servers::{NameServers, READ_EVERY, SystemFile};
 use super::*;
@@ -46,6 +47,10 @@ fn origin() -> Origin {
 /// What the DNS server answers.
 enum Say {
     Address([u8; 4]),
+    /// Several addresses.
+    Addresses(u8),
+    /// An address to whoever asks for IPv4; whoever asks for IPv6 hears nothing.
+    OnlyV4([u8; 4]),
     Alias(&'static str),
     NoSuchName,
     Nothing,
@@ -59,6 +64,9 @@ fn say(name: &str) -> Say {
         "loop.example" => Say::Alias("pool.example"),
         "pool.example" => Say::Alias("loop.example"),
         "silent.example" => Say::Nothing,
+        "slow.example" => Say::Address([127, 0, 0, 1]),
+        "six.example" => Say::Addresses(6),
+        "mute.example" => Say::OnlyV4([127, 0, 0, 1]),
         _ => Say::NoSuchName,
     }
 }
@@ -75,7 +83,7 @@ impl Dns {
     }
 
     async fn start_at(address: SocketAddr) -> Self {
-        let socket = UdpSocket::bind(address).await.unwrap();
+        let socket = Arc::new(UdpSocket::bind(address).await.unwrap());
         let address = socket.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let notes = Arc::clone(&asked);
@@ -85,7 +93,13 @@ impl Dns {
                 let (name, end) = question(&query[..len]);
                 notes.lock().unwrap().push(name.clone());
                 if let Some(answer) = answer(&query[..end], &name) {
-                    socket.send_to(&answer, from).await.unwrap();
+                    let socket = Arc::clone(&socket);
+                    tokio::spawn(async move {
+                        if name == "slow.example" {
+                            tokio::time::sleep(Duration::from_secs(2)).await;
+                        }
+                        let _ = socket.send_to(&answer, from).await;
+                    });
                 }
             }
         });
@@ -118,21 +132,27 @@ fn question(query: &[u8]) -> (String, usize) {
 
 fn answer(query: &[u8], name: &str) -> Option<Vec<u8>> {
     let is_a = query[query.len() - 4..] == [0, 1, 0, 1];
-    let (code, kind, data) = match say(name) {
+    let (code, kind, all): (_, _, Vec<Vec<u8>>) = match say(name) {
         Say::Nothing => return None,
         Say::NoSuchName => (3, 0, vec![]),
-        Say::Alias(to) => (0, 5, encode(to)),
-        Say::Address(ip) if is_a => (0, 1, ip.to_vec()),
-        Say::Address(_) => (0, 0, vec![]),
+        Say::Alias(to) => (0, 5, vec![encode(to)]),
+        Say::Address(ip) | Say::OnlyV4(ip) if is_a => (0, 1, vec![ip.to_vec()]),
+        Say::OnlyV4(_) => return None,
+        // The last one is that of the others.
+        Say::Addresses(n) if is_a => {
+            let ips = (1..=n).rev().map(|last| vec![127, 0, 0, last]);
+            (0, 1, ips.collect())
+        }
+        Say::Address(_) | Say::Addresses(_) => (0, 0, vec![]),
     };
-    let records = u8::from(kind != 0);
+    let records = all.len() as u8;
     let mut out = [
         &query[..2],
         &[0x81, 0x80 | code, 0, 1, 0, records, 0, 0, 0, 0],
     ]
     .concat();
     out.extend(&query[12..]);
-    if kind != 0 {
+    for data in all {
         // The owner of the record is the question's name, by pointer. The time to live is 0.
         out.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, data.len() as u8]);
         out.extend(data);
@@ -275,7 +295,7 @@ async fn a_closed_port_is_refused() {
 }
 
 #[tokio::test]
-async fn a_silent_server_costs_three_seconds_and_holds_up_nobody() {
+async fn a_silent_server_costs_six_seconds_and_holds_up_nobody() {
     let dns = Dns::start().await;
     let exit = Arc::new(dns.exit(anywhere));
     let silent = {
@@ -287,7 +307,7 @@ async fn a_silent_server_costs_three_seconds_and_holds_up_nobody() {
     let other = timeout(Duration::from_secs(1), other).await;
     assert_eq!(other.unwrap().unwrap_err(), DestinationError::ResolveFailed);
     assert!(!silent.is_finished());
-    let silent = timeout(Duration::from_millis(3500), silent).await;
+    let silent = timeout(Duration::from_millis(7500), silent).await;
     let error = silent.expect("in time").unwrap().unwrap_err();
     assert_eq!(error, DestinationError::TimedOut);
 }
@@ -319,7 +339,7 @@ async fn name_servers_may_be_missing_at_the_start_and_change_at_any_time() {
         Some(RelayEvent::NameServers(Vec::new()))
     );
     let names = Resolver::Dns(servers);
-    let lookup = async || names.lookup("good.example").await;
+    let lookup = async || names.lookup("good.example", Family::V4).await;
     let found = Ok(vec![IpAddr::from([127, 0, 0, 1])]);
     assert_eq!(lookup().await, Err(LookupError::NoServer));
     assert_eq!(
@@ -355,6 +375,51 @@ async fn name_servers_may_be_missing_at_the_start_and_change_at_any_time() {
         wait_for_the_file().await;
         assert_eq!(lookup().await, found);
     }
+}
+
+/// RFC 8305, section 3: what no server answers is waited for 50 ms, not for as long as a question takes to fail, and
+/// not again for the next stream.
+#[tokio::test]
+async fn a_server_that_drops_questions_for_ipv6_holds_up_no_stream() {
+    let dns = Dns::start().await;
+    let exit = dns.exit(anywhere);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let start = Instant::now();
+    exit.connect(&name("mute.example"), port, origin())
+        .await
+        .unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let asked = dns.asked.lock().unwrap().len();
+    for _ in 0..3 {
+        exit.connect(&name("mute.example"), port, origin())
+            .await
+            .unwrap();
+    }
+    assert_eq!(dns.asked.lock().unwrap().len(), asked);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_two_seconds_is_waited_for() {
+    let dns = Dns::start().await;
+    let exit = dns.exit(anywhere);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    exit.connect(&name("slow.example"), port, origin())
+        .await
+        .unwrap();
+}
+
+/// Real addresses that refuse, of which the last one lives.
+#[tokio::test]
+async fn addresses_that_refuse_cost_no_try() {
+    let dns = Dns::start().await;
+    let exit = dns.exit(anywhere);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let stream = exit.connect(&name("six.example"), port, origin()).await;
+    let connected = stream.unwrap().peer_addr().unwrap();
+    assert_eq!(connected, listener.local_addr().unwrap());
 }
 
 #[tokio::test]
