@@ -10,6 +10,7 @@ mod support;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
 use cepa_common::cell::codec::{self, Cell, CircuitCommand, DestroyReason, Head};
@@ -23,12 +24,20 @@ use cepa_common::handshake::{
 use cepa_common::ids::{CircId, NetworkId, RelayId};
 use cepa_common::link::Hello;
 use cepa_common::net::directory::fetch_consensus;
+use cepa_common::net::establish::Accepted;
 use cepa_common::net::establish::{self, EstablishError, NewLink};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
 use cepa_common::onion::{ClientLayers, HopKeys};
-use support::Testnet;
-use tokio::net::TcpStream;
+use cepa_common::state::{KeyKind, Trust, load_key};
+use cepa_common::world::clock::Clock;
+use cepa_common::world::disk::Disk;
+use ed25519_dalek::SigningKey;
+use support::own::OwnNetwork;
+use support::{Testnet, until};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 /// A peer that completes TLS and HELLO with real keys and then says what the test wants.
 struct Peer {
@@ -69,11 +78,7 @@ impl Net {
     }
 
     async fn peer(&self, relay: &Entry) -> Peer {
-        Peer {
-            io: self.link(relay).await.unwrap().io,
-            plain: Vec::new(),
-            destroyed: VecDeque::new(),
-        }
+        Peer::on(self.link(relay).await.unwrap())
     }
 
     fn handshake(&self, relay: &Entry) -> (ClientHandshake, [u8; codec::CREATE_LEN]) {
@@ -138,6 +143,14 @@ fn ours(n: u32) -> CircId {
 }
 
 impl Peer {
+    fn on(link: NewLink) -> Self {
+        Self {
+            io: link.io,
+            plain: Vec::new(),
+            destroyed: VecDeque::new(),
+        }
+    }
+
     async fn send(&mut self, bytes: &[u8]) {
         self.io.flush().await.unwrap();
         // The relay may have closed the link meanwhile; the next read will show that.
@@ -336,7 +349,9 @@ async fn identities(net: &Net, relay: &Entry, other: &Entry) {
             destroyed: VecDeque::new(),
         };
         peer.send(first).await;
-        assert!(peer.is_closed().await, "{first:?}");
+        // An end without close_notify would be an error.
+        let end = peer.io.read(&mut [0]).await;
+        assert_eq!(end.unwrap(), 0, "{first:?}");
     }
     // These are tries without TLS 1.3, and without TLS at all.
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -558,4 +573,156 @@ async fn passing(
         }
     }
     unreachable!("the loop returns")
+}
+
+/// A relay that breaks the rules: its key is a relay's in the consensus, and the test speaks for it.
+#[test]
+fn a_relay_that_breaks_the_rules_ends_the_circuits_through_it() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(Box::pin(relays()));
+}
+
+async fn relays() {
+    let mut own = OwnNetwork::start(&[]);
+    let keys = own.path("willow/keys");
+    let mut made = std::fs::DirBuilder::new();
+    made.recursive(true).mode(0o700).create(&keys).unwrap();
+    let identity = own.says(&["keys", "identity", "--out", "willow/keys/identity"]);
+    let willow = RelayId::from_hex(&identity).unwrap();
+    let key = format!("{keys}/identity");
+    let key = load_key(
+        &Disk::Real,
+        key.as_ref(),
+        KeyKind::Identity,
+        Trust::Everyone,
+    );
+    let tls = Tls::relay(&SigningKey::from_bytes(key.unwrap().expose())).unwrap();
+    let oak = own.file.authorities()[0].identity;
+    let oak = own.listed(oak, |_| true).await;
+    let net = Net {
+        file: own.file.clone(),
+        relays: vec![oak.clone()],
+    };
+
+    // The link is older than every consensus that lists the key by which it was dialled.
+    let now = Clock::system().now_secs();
+    let link = establish::dial_link(&oak.addresses, oak.link_key(), &tls, net.id(), now).await;
+    let mut early = Peer::on(link.unwrap());
+    let address = own.relay("willow", &[]);
+    let entry = own.listed(willow, |_| true).await;
+    straight_back(&net, &mut early, &oak, &entry).await;
+
+    for stop in [OwnNetwork::stop, OwnNetwork::interrupt] {
+        let mut peer = net.peer(&entry).await;
+        let (circ, _) = net.circuit(&mut peer, &entry, 1).await;
+        stop(&mut own, "willow");
+        let shutdown = Some(DestroyReason::Shutdown);
+        assert_eq!(peer.reason_of(circ).await, shutdown, "protocol.md 2.13");
+        let end = peer.io.read(&mut [0]).await;
+        assert_eq!(end.unwrap(), 0, "close_notify");
+        own.relay_at(address, "willow", &[]);
+    }
+
+    own.crash("willow");
+    let listener = TcpListener::bind(address).await.unwrap();
+    let (told, mut reasons) = mpsc::channel(8);
+    let speaks = tokio::spawn(speak_early(listener, tls, net.id(), told));
+    what_comes_with_an_answer(&net, &oak, &entry, &mut reasons).await;
+    net.still_serves(&oak, None).await;
+    // protocol.md 6.13.2: TLS and HELLO alone keep no relay on the list.
+    until("willow off the list", Duration::from_secs(60), async || {
+        let consensus = own.consensus().await.ok_or("no consensus")?;
+        match consensus.relay(&willow) {
+            None => Ok(()),
+            Some(entry) => Err(format!("{entry:?}")),
+        }
+    })
+    .await;
+    speaks.abort();
+}
+
+/// protocol.md 7.4: a relay does not extend a circuit back to the relay that it came from, whatever that relay counted
+/// as when it dialled.
+async fn straight_back(net: &Net, early: &mut Peer, oak: &Entry, willow: &Entry) {
+    let (circ, mut layers) = net.circuit(early, oak, 1).await;
+    let (_, message) = net.handshake(willow);
+    let extend = |p: &mut Packer<'_>| p.extend(&willow.identity, &message).unwrap();
+    early.say(circ, &mut layers, extend).await;
+    let protocol = Some(DestroyReason::Protocol);
+    assert_eq!(early.reason_of(circ).await, protocol, "straight back");
+}
+
+/// A relay that answers each CREATE by CREATED and RELAY in one record, and tells with what reason each circuit ends.
+async fn speak_early(
+    listener: TcpListener,
+    tls: Tls,
+    network: NetworkId,
+    told: mpsc::Sender<Option<DestroyReason>>,
+) {
+    loop {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let (tls, told) = (tls.clone(), told.clone());
+        tokio::spawn(async move {
+            let now = Clock::system().now_secs();
+            // Some dial for HTTP, or to see whether the relay is there.
+            let Ok(Accepted::Link(link)) = establish::accept(tcp, &tls, network, now).await else {
+                return;
+            };
+            let mut peer = Peer::on(link);
+            peer.plain = peer.io.take_plain();
+            while let Some(cell) = peer.next().await {
+                let Ok(Head::Circuit(circ, CircuitCommand::Create)) = codec::head(&cell) else {
+                    continue;
+                };
+                let mut both = codec::created(circ, &[7; codec::CREATED_LEN]).to_vec();
+                let mut early = [7; CELL_LEN];
+                codec::write_circuit_head(&mut early, circ, CircuitCommand::Relay);
+                both.extend(early);
+                peer.send(&both).await;
+                let _ = told.send(peer.reason_of(circ).await).await;
+            }
+        });
+    }
+}
+
+/// protocol.md 7.6: a cell that comes with CREATED destroys the circuit, both ways.
+async fn what_comes_with_an_answer(
+    net: &Net,
+    oak: &Entry,
+    willow: &Entry,
+    reasons: &mut mpsc::Receiver<Option<DestroyReason>>,
+) {
+    let mut peer = net.peer(oak).await;
+    let give_up = std::time::Instant::now() + Duration::from_secs(30);
+    // The relay may hold the link to the process that is gone for a moment.
+    for number in 1.. {
+        let (circ, mut layers) = net.circuit(&mut peer, oak, number).await;
+        let (_, message) = net.handshake(willow);
+        let extend = |p: &mut Packer<'_>| p.extend(&willow.identity, &message).unwrap();
+        peer.say(circ, &mut layers, extend).await;
+        let mut truncated = None;
+        let unreachable = DestroyReason::Unreachable;
+        loop {
+            let mut cell = peer.next_of(circ).await.unwrap();
+            if let Ok(Head::Circuit(_, CircuitCommand::Destroy)) = codec::head(&cell) {
+                let reason = codec::parse_destroy(codec::body(&cell));
+                assert_eq!(reason, Ok(unreachable));
+                break;
+            }
+            layers.open(codec::body_mut(&mut cell)).unwrap();
+            let said = messages::<Telescope<'_>>(payload(codec::body(&cell))).next();
+            // EXTENDED comes first if the cell behind CREATED was read a moment later.
+            if let Some(Ok(Telescope::Truncated(reason))) = said {
+                truncated = Some(reason);
+            }
+        }
+        assert_eq!(truncated, Some(unreachable));
+        peer.send(&codec::destroy(circ, DestroyReason::Finished))
+            .await;
+        if let Ok(reason) = reasons.try_recv() {
+            assert_eq!(reason, Some(DestroyReason::Protocol));
+            return;
+        }
+        assert!(std::time::Instant::now() < give_up, "never reached");
+    }
 }

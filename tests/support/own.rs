@@ -199,6 +199,11 @@ impl OwnNetwork {
         self.end(name, rustix::process::Signal::TERM);
     }
 
+    /// Stops the node `name` as Ctrl-C would.
+    pub(crate) fn interrupt(&mut self, name: &str) {
+        self.end(name, rustix::process::Signal::INT);
+    }
+
     /// Ends the node `name` as a crash would.
     pub(crate) fn crash(&mut self, name: &str) {
         self.end(name, rustix::process::Signal::KILL);

@@ -139,9 +139,11 @@ impl BuildError {
         matches!(self, Self::Destroyed(DestroyReason::Resource))
     }
 
-    /// Was the link lost under the circuit, or the circuit lost behind the first relay?
+    /// Was the link lost under the circuit, or the circuit lost behind the first relay, or does the first relay stop?
+    /// A relay that stopped may be there again already.
     pub(super) fn is_lost(&self) -> bool {
-        matches!(self, Self::Destroyed(DestroyReason::Unreachable))
+        use DestroyReason::{Shutdown, Unreachable};
+        matches!(self, Self::Destroyed(Unreachable | Shutdown))
     }
 }
 
@@ -215,6 +217,7 @@ impl Builder {
         open.send(&builder.link);
         let created = loop {
             let arrived = builder.arrived().await?;
+            builder.pending.extend(arrived.cells);
             if let Some(created) = arrived.created {
                 break created;
             }
@@ -225,6 +228,7 @@ impl Builder {
 
     /// Adds a hop behind the last.
     pub async fn extend(&mut self, next: &Entry) -> Result<(), BuildError> {
+        self.check_silence().await?;
         let (handshake, message) = self.start_handshake(next)?;
         self.say_extend(&next.identity, &message)?;
         let body = self.hear().await?;
@@ -288,9 +292,11 @@ impl Builder {
         HopIndex(self.layers.len().saturating_sub(1) as u8)
     }
 
-    /// Gives the parts to the circuit's task. Dropping the builder closes nothing from now on.
+    /// Gives the parts to the circuit's task, which judges what has come behind the last answer. Dropping the builder
+    /// closes nothing from now on.
     pub(super) fn hand_over(mut self) -> Parts {
         self.handed_over = true;
+        self.inbox.put_back(core::mem::take(&mut self.pending));
         Parts {
             link: self.link.clone(),
             inbox: self.inbox.clone(),
@@ -382,6 +388,22 @@ impl Builder {
         Ok(())
     }
 
+    /// Fails if the last hop has said something behind its answer, before it was asked anything else. The last hop has
+    /// nothing to say then, and what it says must not pass for the answer to the next question (protocol.md 5.2).
+    async fn check_silence(&mut self) -> Result<(), BuildError> {
+        if self.pending.is_empty() {
+            self.pending = self.take_arrived()?.cells;
+        }
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.hear().await?;
+        Err(BuildError::Violation {
+            hop: self.last_hop(),
+            error: Violation::OutOfOrder,
+        })
+    }
+
     /// Waits for the next payload from the last hop.
     async fn hear(&mut self) -> Result<Payload, BuildError> {
         while self.pending.is_empty() {
@@ -421,6 +443,10 @@ impl Builder {
 
     async fn arrived(&mut self) -> Result<Arrived, BuildError> {
         self.inbox.wait().await;
+        self.take_arrived()
+    }
+
+    fn take_arrived(&mut self) -> Result<Arrived, BuildError> {
         let arrived = self.inbox.take();
         self.circ = self.circ.or(arrived.opened);
         match arrived.destroyed {
@@ -454,8 +480,11 @@ impl Drop for Builder {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use cepa_common::dir::Flags;
+    use cepa_common::handshake::{OnionKeypair, respond};
+    use cepa_common::onion::{RelayBackward, Suite};
     use cepa_common::testkit::web_entry;
 
     use super::*;
@@ -527,5 +556,99 @@ mod tests {
             BuildError::Length,
         ];
         assert!(behind.iter().all(|error| error.guard_fault(true).is_none()));
+    }
+
+    const NETWORK: NetworkId = NetworkId([7; 32]);
+
+    /// A circuit of one hop that has just been answered, with so many cells of that hop behind its CREATED, and what is
+    /// left of the relay's layers.
+    async fn answered(early: usize) -> (Builder, Entry, RelayBackward) {
+        let suite = Suite::Aes256Gcm;
+        let onion = OnionKeypair::generate(suite, &mut random::rng());
+        let mut entry = web_entry(1, Flags::NONE, 1);
+        (entry.suite, entry.onion_key) = (suite, onion.public().key);
+        let budget = Budget::unlimited();
+        let link = Arc::new(LinkQueue::new(64, &budget));
+        let builds = Builder::first(link.clone(), &budget, NETWORK, &entry, Params::default());
+        let answers = async {
+            let mut commands = Vec::new();
+            while commands.is_empty() {
+                link.take_commands(&mut commands);
+                tokio::task::yield_now().await;
+            }
+            let Some(TableCommand::Open { inbox, message }) = commands.pop() else {
+                panic!("the builder opens a circuit");
+            };
+            let params = RelayParams {
+                version: 1,
+                circuit_window_cells: 1_000,
+                mark_interval_cells: 32,
+                stream_window_bytes: 1 << 20,
+            };
+            let keys = [onion];
+            let made = respond(
+                &NETWORK,
+                &entry.identity,
+                &keys,
+                &message,
+                params,
+                &mut random::rng(),
+            );
+            let (suite, keys, reply, _) = made.unwrap();
+            let mut backward = RelayBackward::new(suite, keys.backward);
+            let circ = CircId::new(CircId::DIALLER_BIT | 1).unwrap();
+            let cells: Vec<u8> = (0..early).flat_map(|_| spoken(&mut backward)).collect();
+            inbox.update(|arrived| {
+                arrived.opened = Some(circ);
+                arrived.created = Some(Box::new(reply));
+                arrived.cells = cells;
+            });
+            backward
+        };
+        let (built, backward) = tokio::join!(builds, answers);
+        (built.unwrap(), entry.clone(), backward)
+    }
+
+    /// A cell of a hop: its half of a handshake, which nobody has asked for.
+    fn spoken(backward: &mut RelayBackward) -> Cell {
+        let mut cell = [0; CELL_LEN];
+        let mut packer = Packer::new(payload_mut(codec::body_mut(&mut cell)));
+        packer.extended(&[7; CREATED_LEN]).unwrap();
+        packer.finish();
+        backward.speak(codec::body_mut(&mut cell)).unwrap();
+        cell
+    }
+
+    /// protocol.md 5.2: what a hop says behind its answer is judged, and is no answer to the next question.
+    #[tokio::test]
+    async fn what_comes_with_an_answer_is_judged() {
+        let (mut builder, entry, _) = answered(1).await;
+        let next = web_entry(2, Flags::NONE, 1);
+        let error = builder.extend(&next).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                BuildError::Violation {
+                    hop: HopIndex(0),
+                    error: Violation::OutOfOrder
+                }
+            ),
+            "{error}"
+        );
+        let alone = [entry];
+        let relay = alone[0].identity;
+        assert_eq!(error.blame(&alone), Some(Blame { relay, by: None }));
+
+        // The same if it comes a moment later, and has not been read yet.
+        let (mut builder, _, mut backward) = answered(0).await;
+        builder.inbox.push(&spoken(&mut backward)).unwrap();
+        let error = builder.extend(&next).await.unwrap_err();
+        assert!(matches!(error, BuildError::Violation { .. }), "{error}");
+
+        // The task of a circuit that is built reads it.
+        let (builder, ..) = answered(2).await;
+        let parts = builder.hand_over();
+        parts.inbox.wait().await;
+        assert_eq!(parts.inbox.take().cells.len(), 2 * CELL_LEN);
     }
 }

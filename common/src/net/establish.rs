@@ -207,6 +207,7 @@ mod tests {
     use std::time::Duration;
 
     use ed25519_dalek::SigningKey;
+    use tokio::io::AsyncReadExt;
     use tokio::time::Instant;
 
     use super::*;
@@ -241,6 +242,77 @@ mod tests {
             }
         }
         std::future::pending().await
+    }
+
+    /// protocol.md 1.7: whoever refuses a connection says close_notify, and says nothing of why.
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_says_close_notify_and_nothing_else() {
+        let key = SigningKey::from_bytes(&[3; 32]);
+        let (tls, public) = (Tls::relay(&key).unwrap(), key.verifying_key().to_bytes());
+        let elsewhere = Hello::ours(NetworkId([8; 32]), None, 0).encode();
+        // Nothing at all is said in the last row, until the deadline.
+        for (said, is_link) in [(&[1; 64][..], false), (&elsewhere, true), (&[], false)] {
+            let network = MemoryNetwork::new(1, DELAY, BTreeMap::new());
+            let [near, far] = [1, 2].map(|n| network.world([20, 0, 0, n].into()));
+            let address = ([20, 0, 0, 2], 9_400).into();
+            let listener = far.sockets.bind(address).await.unwrap();
+            let (tcp, accepted) = tokio::join!(near.sockets.connect(address), listener.accept());
+            let refuses = accept(accepted.unwrap().0, &tls, NETWORK, 0);
+            let hears = async {
+                let dialled = TlsIo::dial(tcp.unwrap(), &Tls::client(), public).await;
+                let mut io = dialled.unwrap();
+                io.write(said).unwrap();
+                let mut heard = Vec::new();
+                // An end without close_notify is an error.
+                io.read_to_end(&mut heard).await.map(|_| heard)
+            };
+            let (refused, heard) = tokio::join!(refuses, hears);
+            assert!(refused.is_err());
+            let len = if is_link { CELL_LEN } else { 0 };
+            assert_eq!(heard.unwrap().len(), len, "HELLO goes without waiting");
+        }
+    }
+
+    /// protocol.md 1.7: whoever has said close_notify says nothing more, and is not waited for, whether or not it
+    /// closes TCP. Bytes and close_notify come in one read here.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_said_close_notify_is_not_waited_for() {
+        let key = SigningKey::from_bytes(&[3; 32]);
+        let (tls, public) = (Tls::relay(&key).unwrap(), key.verifying_key().to_bytes());
+        let hello = Hello::ours(NETWORK, None, 0).encode();
+        for said in [&hello[..5], &hello[..]] {
+            let network = MemoryNetwork::new(1, DELAY, BTreeMap::new());
+            let [near, far] = [1, 2].map(|n| network.world([20, 0, 0, n].into()));
+            let address = ([20, 0, 0, 2], 9_400).into();
+            let listener = far.sockets.bind(address).await.unwrap();
+            let (tcp, accepted) = tokio::join!(near.sockets.connect(address), listener.accept());
+            let said = said.to_vec();
+            let is_whole = said.len() == CELL_LEN;
+            let peer = tokio::spawn(async move {
+                let dialled = TlsIo::dial(tcp.unwrap(), &Tls::client(), public).await;
+                let mut io = dialled.unwrap();
+                // The far side has taken the end of the handshake by then.
+                tokio::time::sleep(4 * DELAY).await;
+                io.write(&said).unwrap();
+                io.say_close();
+                std::future::pending::<()>().await;
+                drop(io);
+            });
+            let began = Instant::now();
+            let made = accept(accepted.unwrap().0, &tls, NETWORK, 0).await;
+            match made {
+                Ok(Accepted::Link(mut link)) if is_whole => {
+                    link.io.ready().await.unwrap();
+                    assert_eq!(link.io.try_read(&mut Vec::new()).unwrap(), Some(0));
+                }
+                Err(EstablishError::Io(error)) if !is_whole => {
+                    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+                }
+                other => panic!("{:?}", other.err()),
+            }
+            assert!(began.elapsed() < Duration::from_secs(1));
+            peer.abort();
+        }
     }
 
     /// S5: 10 s may pass in all before there is a link, whatever the peer says meanwhile.

@@ -73,6 +73,20 @@ impl Inbox {
         pushed
     }
 
+    /// Puts cells that were taken back in front of those that have come since.
+    pub fn put_back(&self, mut cells: Vec<u8>) {
+        if cells.is_empty() {
+            return;
+        }
+        let mut guard = lock(&self.arrived);
+        let (arrived, charge) = &mut *guard;
+        cells.append(&mut arrived.cells);
+        arrived.cells = cells;
+        charge.set(arrived.cells.capacity());
+        drop(guard);
+        self.notify.notify_one();
+    }
+
     fn push_with(&self, len: usize, add: impl FnOnce(&mut Vec<u8>)) -> Result<(), PushError> {
         let mut guard = lock(&self.arrived);
         let (arrived, charge) = &mut *guard;

@@ -128,7 +128,8 @@ thread_local! {
 }
 
 /// Drives a link until it ends, and tells everyone who has a circuit on it. If there is a `limit`, which links may
-/// share, the link moves no more than it allows. Dropping the future ends the link too.
+/// share, the link moves no more than it allows. Dropping the future ends the link too, with a DESTROY for each
+/// circuit.
 pub async fn run<A: AcceptCircuits>(
     link: NewLink,
     queue: Arc<LinkQueue>,
@@ -144,10 +145,14 @@ pub async fn run<A: AcceptCircuits>(
         partial: Vec::new(),
         pace: Pace(limit),
         unread: None,
+        ended: false,
     };
     match driver.run().await {
         Ok(never) => match never {},
-        Err(end) => end,
+        Err(end) => {
+            driver.ended = true;
+            end
+        }
     }
 }
 
@@ -162,6 +167,8 @@ struct Driver<A: AcceptCircuits> {
     /// Since when the peer takes no byte while too many answers wait ([`ANSWERS_PER_LINK`]), and how many bytes were
     /// unsent then.
     unread: Option<(tokio::time::Instant, usize)>,
+    /// Has the link ended by itself? A link that is dropped before is one that this side stops.
+    ended: bool,
 }
 
 impl<A: AcceptCircuits> Driver<A> {
@@ -302,8 +309,20 @@ impl<A: AcceptCircuits> Driver<A> {
     }
 }
 
+impl<A: AcceptCircuits> Driver<A> {
+    /// Says DESTROY for each circuit because this side stops, as far as the kernel takes it (protocol.md 2.13). A limit
+    /// of bandwidth does not hold this up.
+    fn take_leave(&mut self) {
+        self.table.take_leave();
+        while let Ok(1..) = self.write() {}
+    }
+}
+
 impl<A: AcceptCircuits> Drop for Driver<A> {
     fn drop(&mut self) {
+        if !self.ended {
+            self.take_leave();
+        }
         self.table.on_link_lost();
         self.io.say_close();
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ed25519_dalek::SigningKey;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Sender, channel};
 
@@ -275,4 +276,76 @@ async fn a_peer_that_never_reads_its_answers_loses_its_link() {
     };
     assert!(ask.await.is_err(), "the link is closed");
     assert!(matches!(far.await.unwrap(), LinkEnd::Unread));
+}
+
+/// All that comes until close_notify. An end without close_notify is an error.
+async fn rest_of(peer: &mut Peer) -> Vec<(Head, Option<DestroyReason>)> {
+    peer.io.put_plain_back(core::mem::take(&mut peer.plain));
+    let mut bytes = Vec::new();
+    peer.io.read_to_end(&mut bytes).await.unwrap();
+    let cells = bytes.as_chunks::<CELL_LEN>().0.iter();
+    let read = |cell: &Cell| {
+        let head = codec::head(cell).unwrap();
+        let is_destroy = matches!(head, Head::Circuit(_, CircuitCommand::Destroy));
+        let reason = is_destroy.then(|| codec::parse_destroy(codec::body(cell)).unwrap());
+        (head, reason)
+    };
+    cells.map(read).collect()
+}
+
+/// protocol.md 2.13: whoever stops says so for every circuit that has not ended, and says nothing else of it.
+#[tokio::test]
+async fn a_link_that_is_stopped_says_destroy_for_each_circuit() {
+    let (near, far) = pair().await;
+    let budget = Budget::unlimited();
+    let queue = Arc::new(LinkQueue::new(64, &budget));
+    let (tell, mut told) = channel(8);
+    let far = tokio::spawn(run(far, queue.clone(), Tell(tell), None));
+    let mut near = Peer {
+        io: near.io,
+        plain: Vec::new(),
+    };
+    let circ = |n| CircId::new(CircId::DIALLER_BIT | n).unwrap();
+    let (answering, ending, ended) = (circ(1), circ(2), circ(3));
+    for circ in [answering, ending, ended] {
+        near.send(&codec::create(circ, &[0; CREATE_LEN])).await;
+        told.recv().await.unwrap();
+    }
+    let inbox = || Arc::new(Inbox::new(64, &budget));
+    let (inbox, own) = (inbox(), inbox());
+    let reply = Box::new([0; CREATED_LEN]);
+    let (circ, message) = (ending, Box::new([0; CREATE_LEN]));
+    TableCommand::Accept { circ, inbox, reply }.send(&queue);
+    near.next().await;
+    let (circ, reason) = (ended, DestroyReason::Protocol);
+    TableCommand::Close { circ, reason }.send(&queue);
+    near.next().await;
+    let inbox = own;
+    TableCommand::Open { inbox, message }.send(&queue);
+    let opened = near.next().await;
+    let Ok(Head::Circuit(made, CircuitCommand::Create)) = codec::head(&opened) else {
+        panic!("CREATE");
+    };
+
+    far.abort();
+    let destroy = |circ, reason| (Head::Circuit(circ, CircuitCommand::Destroy), Some(reason));
+    let shutdown = DestroyReason::Shutdown;
+    let expected = [made, answering, ending].map(|circ| destroy(circ, shutdown));
+    assert_eq!(rest_of(&mut near).await, expected);
+
+    // A client says Finished, whatever happened.
+    let (near, far) = pair().await;
+    let queue = Arc::new(LinkQueue::new(64, &budget));
+    let near = tokio::spawn(run(near, queue.clone(), AcceptNone, None));
+    let mut far = Peer {
+        io: far.io,
+        plain: Vec::new(),
+    };
+    let (inbox, message) = (Arc::new(Inbox::new(64, &budget)), Box::new([0; CREATE_LEN]));
+    TableCommand::Open { inbox, message }.send(&queue);
+    far.next().await;
+    near.abort();
+    let finished = DestroyReason::Finished;
+    let made = CircId::new(CircId::DIALLER_BIT | 1).unwrap();
+    assert_eq!(rest_of(&mut far).await, [destroy(made, finished)]);
 }

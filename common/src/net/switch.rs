@@ -36,6 +36,11 @@ pub enum CreateRefusal {
 pub trait AcceptCircuits: Send {
     /// A CREATE has come; [`TableCommand::Accept`] or [`TableCommand::Close`] is to follow.
     fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal>;
+
+    /// The reason in the DESTROYs that this side sends when it stops (protocol.md 2.13).
+    fn on_stop(&self) -> DestroyReason {
+        DestroyReason::Shutdown
+    }
 }
 
 /// Accepts no circuits: a client's side of its links.
@@ -44,6 +49,11 @@ pub struct AcceptNone;
 impl AcceptCircuits for AcceptNone {
     fn on_create(&mut self, _: CircId, _: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal> {
         Err(CreateRefusal::NotARelay)
+    }
+
+    fn on_stop(&self) -> DestroyReason {
+        // A client says nothing else, whatever happened (protocol.md 7.10).
+        DestroyReason::Finished
     }
 }
 
@@ -510,6 +520,19 @@ impl<A: AcceptCircuits> Table<A> {
         self.own.begin(circ);
         self.entries.insert(circ, Entry::Creating(inbox));
         let _ = self.own.push(circ, &codec::create(circ, message));
+    }
+
+    /// This side stops: queues DESTROY for each circuit, in place of what waits for it. [`Table::on_link_lost`] is to
+    /// follow.
+    pub fn take_leave(&mut self) {
+        let reason = self.accept.on_stop();
+        let mut circuits: Vec<_> = self.entries.iter().collect();
+        circuits.retain(|(_, entry)| !matches!(entry, Entry::Closing));
+        circuits.sort_unstable_by_key(|(circ, _)| **circ);
+        for (circ, _) in circuits {
+            self.own.purge(*circ);
+            self.own.push_last(*circ, &codec::destroy(*circ, reason));
+        }
     }
 
     /// The link is gone: tells everyone who has a circuit on it.

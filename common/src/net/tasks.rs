@@ -48,6 +48,9 @@ impl Tasks {
         };
         tokio::spawn(async move {
             tokio::select! {
+                // A stop goes first. A task that has been told of it does nothing more, so that what other tasks leave
+                // behind as they end does not look like an event to it.
+                biased;
                 _ = stop.wait_for(|stop| *stop) => {}
                 () = work => {}
             }

@@ -123,9 +123,12 @@ impl TlsIo {
         self.tcp.peer_addr()
     }
 
-    /// Waits until the socket can be read or, if something is unsent, written.
+    /// Waits until the socket can be read or, if something is unsent, written. After the peer's close_notify nothing is
+    /// waited for: [`TlsIo::try_read`] tells the end then, whether or not the peer has closed TCP too.
     pub async fn ready(&self) -> io::Result<()> {
-        if self.has_unsent() {
+        if self.progress == Progress::PeerClosed {
+            Ok(())
+        } else if self.has_unsent() {
             self.tcp.ready().await
         } else {
             self.tcp.readable().await
@@ -150,6 +153,9 @@ impl TlsIo {
     /// Reads once from the kernel and appends what it decrypts to `plain`. Returns `None` if there is nothing now, and
     /// `Some(0)` if the peer has closed its side.
     pub fn try_read(&mut self, plain: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        if self.progress == Progress::PeerClosed {
+            return Ok(Some(0));
+        }
         INCOMING.with_borrow_mut(|buffer| {
             let kept = self.partial.len();
             buffer[..kept].copy_from_slice(&self.partial);
@@ -391,6 +397,14 @@ fn on_status<Data>(
         _ => return Err(invalid("a TLS state that this program does not know")),
     };
     Ok(Done { bytes, asks_again })
+}
+
+/// However a connection comes to its end, it says close_notify: refused, timed out, dropped with its task (protocol.md
+/// 1.7).
+impl Drop for TlsIo {
+    fn drop(&mut self) {
+        self.say_close();
+    }
 }
 
 impl AsyncRead for TlsIo {

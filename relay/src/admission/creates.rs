@@ -18,7 +18,7 @@ use cepa_common::net::queue::{LinkQueue, TableCommand};
 use cepa_common::sync::lock;
 use tokio::sync::Notify;
 
-use super::party::Party;
+use super::party::{FarSide, Party};
 
 /// Of so many turns strangers have one while relays wait too. A circuit of three hops has one CREATE that a client
 /// sends, and two that come by relays.
@@ -28,8 +28,8 @@ const TURNS_OF_BOTH: u32 = 3;
 pub(crate) struct Job {
     /// The link that the CREATE came in on, where the answer goes.
     pub(crate) link: Arc<LinkQueue>,
-    /// Whose link that is.
-    pub(crate) party: Party,
+    /// Who is at the other end of that link.
+    pub(crate) far_side: FarSide,
     /// The peer's circuit.
     pub(crate) circ: CircId,
     /// The client's half of the handshake.
@@ -212,7 +212,7 @@ impl JobQueue {
     /// The link has too many waiting, or all have and no queue is longer than this link's: the reason for the peer. The
     /// refusal costs no public-key work. After [`JobQueue::stop`] every job is refused.
     pub(crate) fn submit(&self, job: Job, share: usize) -> Result<(), DestroyReason> {
-        let (party, link, circ) = (job.party, job.link.serial(), job.circ);
+        let (party, link, circ) = (job.far_side.party, job.link.serial(), job.circ);
         let mut guard = self.lock();
         let waiting = &mut *guard;
         if waiting.is_stopped {
@@ -298,7 +298,10 @@ mod tests {
     fn job_of(party: Party, link: &Arc<LinkQueue>, circ: u32) -> Job {
         Job {
             link: link.clone(),
-            party,
+            far_side: FarSide {
+                party,
+                link_key: None,
+            },
             circ: CircId::new(circ).unwrap(),
             message: Box::new([0; CREATE_LEN]),
             since: steady::now(),

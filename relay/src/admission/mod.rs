@@ -24,7 +24,7 @@ pub(crate) use creates::{Job, JobQueue};
 pub(crate) use directory::DirectoryAdmission;
 pub(crate) use links::{Comer, LinkAdmission, LinkPlace};
 pub(crate) use memory::{Memory, keep_within_budget};
-pub(crate) use party::{Party, SharedPlaces};
+pub(crate) use party::{FarSide, Party, SharedPlaces};
 pub(crate) use places::{Asker, ConnectionPlaces, Watch};
 
 /// How much of the machine a relay may take.

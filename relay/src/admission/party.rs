@@ -40,6 +40,16 @@ impl Party {
     }
 }
 
+/// The other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FarSide {
+    /// Whose work on the link is counted together.
+    pub(crate) party: Party,
+    /// The link key that the other end has proven, if it showed one. A relay that no consensus listed when the link was
+    /// accepted has one too, and counts as a client.
+    pub(crate) link_key: Option<[u8; 32]>,
+}
+
 struct Holder {
     party: Party,
     evicted: Arc<Notify>,

@@ -8,6 +8,7 @@ use cepa_common::dir::{
     Consensus, Digest, Lifetime, NetworkFile, Params, RelayDescriptor, SignedDescriptor, UnixSecs,
     VoteEntry, is_dialable,
 };
+use cepa_common::handshake::OnionPublicKey;
 use cepa_common::ids::RelayId;
 use cepa_common::world::random;
 use rand::Rng;
@@ -26,7 +27,8 @@ const FAILURES_TO_UNLIST: u32 = 2;
 /// The wait after the first failed probe (milliseconds). The wait doubles each time, up to the usual interval.
 const PROBE_RETRY_MS: u64 = 1_000;
 
-/// A dial that the authority asks for. The dial succeeds if the relay proves its link key at every address.
+/// A look at a relay that the authority asks for. It succeeds if the relay takes a link and answers CREATE at every
+/// address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// Identity of the relay to dial.
@@ -37,6 +39,8 @@ pub struct Probe {
     pub addresses: Vec<SocketAddr>,
     /// The key that the relay must prove.
     pub link_key: [u8; 32],
+    /// The key by which the relay must answer CREATE.
+    pub onion: OnionPublicKey,
 }
 
 /// The most dials at once. Relays that were never dialled go first.
@@ -368,6 +372,10 @@ impl Relays {
                 digest: held.signed.digest(),
                 addresses: descriptor.addresses.clone(),
                 link_key: descriptor.link_key(),
+                onion: OnionPublicKey {
+                    suite: descriptor.suite,
+                    key: descriptor.onion_key,
+                },
             })
         })
         .collect()

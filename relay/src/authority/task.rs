@@ -31,16 +31,18 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 /// The wait before a vote or signature is sent again.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
 
-/// A dial that is under way. The future yields `true` if the relay proved its key at every address.
+/// A look at a relay that is under way. The future yields `true` if the relay runs at every address.
 pub type ProbeFuture = Pin<Box<dyn Future<Output = bool> + Send>>;
 
-/// Finds out whether a relay answers with its link key at every address.
+/// Finds out whether a relay runs: whether it takes a link by its link key at every address, and answers CREATE there
+/// (protocol.md 6.13.2).
 pub trait ReachabilityProbe: Send + Sync {
-    /// Dials the relay. The caller sets a deadline.
+    /// Looks at the relay. The caller sets a deadline.
     fn probe(&self, probe: &Probe) -> ProbeFuture;
 }
 
-/// A [`Dial`] probes a relay address by address.
+/// A [`Dial`] sees only whether a relay proves its link key at each address. This is for those who have no links, as in
+/// tests of authorities whose relays are not there.
 impl<D: Dial + ?Sized> ReachabilityProbe for Arc<D> {
     fn probe(&self, probe: &Probe) -> ProbeFuture {
         let dials: Vec<_> = probe

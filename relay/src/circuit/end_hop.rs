@@ -27,7 +27,7 @@ use tokio::time::{Instant as Deadline, Sleep, sleep};
 use super::EndContext;
 use super::rest::{self, Rest};
 use super::sets::Entered;
-use crate::admission::{Bucket, Party};
+use crate::admission::{Bucket, FarSide};
 use crate::directory::serve_connection;
 use crate::exit::{self, Origin};
 
@@ -109,8 +109,8 @@ pub(crate) struct EndHop {
     pub(super) context: Arc<EndContext>,
     /// Receives and sends, by the link to the client's side.
     pub(super) end: EndDriver<HopLayers, Acceptor>,
-    /// Whose the link to the client's side is.
-    pub(super) party: Party,
+    /// Who is at the other end of the link to the client's side.
+    pub(super) far_side: FarSide,
     /// Has a cell opened? Until then the client has proven nothing.
     confirmed: bool,
     /// Has anything happened since the last look?
@@ -126,7 +126,7 @@ impl EndHop {
     pub(crate) fn new(
         context: Arc<EndContext>,
         link: Arc<LinkQueue>,
-        party: Party,
+        far_side: FarSide,
         circ: CircId,
         inbox: Arc<Inbox>,
         agreed: Agreed,
@@ -145,10 +145,12 @@ impl EndHop {
             )),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
-            budget: context.memory.of(party),
+            budget: context.memory.of(far_side.party),
         });
         let streams = Streams::new(mux);
-        let charge = context.memory.add_circuit(party, &link, circ, &streams);
+        let charge = context
+            .memory
+            .add_circuit(far_side.party, &link, circ, &streams);
         Self {
             context,
             end: EndDriver {
@@ -162,7 +164,7 @@ impl EndHop {
                     backward: Box::new(RelayBackward::new(suite, keys.backward)),
                 },
             },
-            party,
+            far_side,
             confirmed: false,
             was_used: false,
             rest: Rest::default(),
@@ -294,7 +296,7 @@ impl EndHop {
             Some(Entered::Joined(set, leg)) => {
                 let memory = &self.context.memory;
                 let (link, circ) = (&self.end.link, self.end.circ);
-                self.charge = memory.add_circuit(self.party, link, circ, &set);
+                self.charge = memory.add_circuit(self.far_side.party, link, circ, &set);
                 (self.end.streams, self.end.leg) = (set, leg);
                 Ok(())
             }
@@ -328,7 +330,7 @@ impl EndHop {
             }
             StreamTarget::Host(host, port) => {
                 let origin = Origin {
-                    party: self.party,
+                    party: self.far_side.party,
                     link: self.end.link.serial(),
                     circ: self.end.circ,
                 };

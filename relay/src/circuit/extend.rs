@@ -10,11 +10,20 @@ use cepa_common::cell::message::{NoRoom, Packer};
 use cepa_common::cell::{CELL_LEN, HEADER_LEN};
 use cepa_common::ids::{CircId, RelayId};
 use cepa_common::net::circuit_end::EndDriver;
-use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::{LinkQueue, TableCommand};
 use tokio::time::timeout;
 
 use super::end_hop::{End, EndHop, Extend};
+use super::open_leg::OpenLeg;
+use crate::admission::FarSide;
+
+/// Why a circuit does not go on to the next relay.
+enum NotReached {
+    /// The circuit would go to a relay that it comes from.
+    Loop,
+    /// The next relay is unknown, can't be reached, refuses, answers wrongly or does not answer in time.
+    Failed,
+}
 
 /// The circuit as it goes on to the next relay: the link and the circuit id there, and the relay's answer to CREATE.
 struct Leg {
@@ -28,13 +37,10 @@ impl EndHop {
     /// the client, and the circuit ends.
     pub(super) async fn extend(mut self, extend: Extend) -> End {
         let Extend { relay, message } = extend;
-        // A circuit that goes to this relay again, or straight back, is a loop that no client needs (S17).
-        if relay == self.context.identity || Some(relay) == self.party.relay() {
-            return End::Here(DestroyReason::Protocol);
-        }
         let leg = match self.while_quiet(self.reach(relay, message)).await {
-            Ok(Some(leg)) => leg,
-            Ok(None) => return self.give_up(),
+            Ok(Ok(leg)) => leg,
+            Ok(Err(NotReached::Loop)) => return End::Here(DestroyReason::Protocol),
+            Ok(Err(NotReached::Failed)) => return self.give_up(),
             Err(end) => return end,
         };
         // Both tables get their command before EXTENDED is on its way. A link's task takes commands before cells, so
@@ -46,7 +52,7 @@ impl EndHop {
             link, circ, layers, ..
         } = self.end;
         let memory = &self.context.memory;
-        let passage = memory.add_passing(self.party, (&link, circ), (&leg.link, leg.circ));
+        let passage = memory.add_passing(self.far_side.party, (&link, circ), (&leg.link, leg.circ));
         drop(self.charge);
         TableCommand::PassOutward {
             circ,
@@ -67,34 +73,47 @@ impl EndHop {
         End::Passed
     }
 
+    /// Would a circuit that goes on to `relay` go to this relay again, or straight back? No client needs such a loop
+    /// (protocol.md 7.4, S17).
+    fn is_loop(&self, relay: RelayId) -> bool {
+        let FarSide { party, link_key } = self.far_side;
+        // A link that was accepted before a consensus listed its key is a client's for as long as it lives (1.3).
+        let proven = link_key.and_then(|key| self.context.links.identity_of(&key));
+        [Some(self.context.identity), party.relay(), proven].contains(&Some(relay))
+    }
+
     /// Finds or dials a link to `relay`, opens a circuit there with the client's half of the handshake, and waits for
-    /// the answer. `None` if one of these fails or takes too long.
-    async fn reach(&self, relay: RelayId, message: Box<[u8; CREATE_LEN]>) -> Option<Leg> {
+    /// the answer.
+    ///
+    /// # Errors
+    /// [`NotReached`]: one of these may not be done, fails or takes too long.
+    async fn reach(
+        &self,
+        relay: RelayId,
+        message: Box<[u8; CREATE_LEN]>,
+    ) -> Result<Leg, NotReached> {
+        if self.is_loop(relay) {
+            return Err(NotReached::Loop);
+        }
         let patience = Duration::from_secs(self.context.params.get().extend_dial_seconds.into());
-        let dial = self.context.links.link_to(relay, self.party);
+        let dial = self.context.links.link_to(relay, self.far_side.party);
         let link = match timeout(patience, dial).await {
             Ok(Ok(link)) => link,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "can't extend a circuit");
-                return None;
+                return Err(NotReached::Failed);
             }
-            Err(_) => return None,
+            Err(_) => return Err(NotReached::Failed),
         };
-        let bound_cells = self.context.params.queue_bound_cells();
-        let inbox = Arc::new(Inbox::new(bound_cells, &self.context.memory.of(self.party)));
-        let mut leg = OpenLeg {
-            link,
-            circ: None,
-            inbox,
-        };
-        TableCommand::Open {
-            inbox: leg.inbox.clone(),
-            message,
+        // While this relay dialled, a consensus may have come that lists the far side of the client's link.
+        if self.is_loop(relay) {
+            return Err(NotReached::Loop);
         }
-        .send(&leg.link);
-        let reply = timeout(patience, leg.answered()).await.ok().flatten()?;
-        let (link, circ) = (leg.link.clone(), leg.circ.take()?);
-        Some(Leg { link, circ, reply })
+        let mut leg = OpenLeg::open(&self.context, self.far_side.party, link, message);
+        let answered = timeout(patience, leg.answered()).await.ok().flatten();
+        let reply = answered.ok_or(NotReached::Failed)?;
+        let (link, circ) = leg.keep().ok_or(NotReached::Failed)?;
+        Ok(Leg { link, circ, reply })
     }
 
     /// A cell for the client with one message from this relay, sealed.
@@ -120,44 +139,5 @@ impl EndHop {
             let _ = self.end.link.push(self.end.circ, &truncated);
         }
         End::Here(reason)
-    }
-}
-
-/// A circuit that is being opened to the next relay. Dropping this value closes the circuit, unless `circ` was taken
-/// out of it.
-struct OpenLeg {
-    link: Arc<LinkQueue>,
-    circ: Option<CircId>,
-    inbox: Arc<Inbox>,
-}
-
-impl OpenLeg {
-    /// Waits for CREATED. `None` if the next relay has ended the circuit instead.
-    async fn answered(&mut self) -> Option<Box<[u8; CREATED_LEN]>> {
-        loop {
-            self.inbox.wait().await;
-            let arrived = self.inbox.take();
-            self.circ = self.circ.or(arrived.opened);
-            if arrived.destroyed.is_some() {
-                self.circ = None;
-                return None;
-            }
-            if arrived.created.is_some() {
-                return arrived.created;
-            }
-        }
-    }
-}
-
-impl Drop for OpenLeg {
-    fn drop(&mut self) {
-        let opened = self.inbox.abandon().or(self.circ);
-        if let Some(circ) = opened {
-            TableCommand::Close {
-                circ,
-                reason: DestroyReason::Finished,
-            }
-            .send(&self.link);
-        }
     }
 }

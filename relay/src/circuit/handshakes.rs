@@ -121,7 +121,7 @@ impl Responder {
     fn answer(&self, job: Job) {
         let Job {
             link,
-            party,
+            far_side,
             circ,
             message,
             since,
@@ -153,11 +153,14 @@ impl Responder {
             }
         };
         let bound_cells = params.queue_bound_cells();
-        let inbox = Arc::new(Inbox::new(bound_cells, &self.ends.memory.of(party)));
+        let inbox = Arc::new(Inbox::new(
+            bound_cells,
+            &self.ends.memory.of(far_side.party),
+        ));
         let end = EndHop::new(
             self.ends.clone(),
             link.clone(),
-            party,
+            far_side,
             circ,
             inbox.clone(),
             Agreed {
@@ -181,7 +184,7 @@ mod tests {
     use cepa_common::net::queue::LinkQueue;
 
     use super::*;
-    use crate::admission::Party;
+    use crate::admission::{FarSide, Party};
 
     #[tokio::test]
     async fn a_thread_whose_answer_panics_goes_on_with_the_next_and_says_so() {
@@ -196,7 +199,10 @@ mod tests {
         for circ in [1, 2] {
             let job = Job {
                 link: link.clone(),
-                party: Party::Link(link.serial()),
+                far_side: FarSide {
+                    party: Party::Link(link.serial()),
+                    link_key: None,
+                },
                 circ: CircId::new(circ).unwrap(),
                 message: Box::new([0; CREATE_LEN]),
                 since: steady::now(),

@@ -9,10 +9,13 @@ mod context;
 mod end_hop;
 mod extend;
 mod handshakes;
+mod open_leg;
+mod prober;
 mod rest;
 mod sets;
 
 pub(crate) use context::EndContext;
 pub use handshakes::Workers;
 pub(crate) use handshakes::{HandshakePool, Responder};
+pub(crate) use prober::{Prober, Reached};
 pub(crate) use sets::Sets;

@@ -134,3 +134,44 @@ async fn an_address_that_asks_too_often_is_told_to_come_later() {
     tokio::task::yield_now().await;
     assert!(ask(from(1)).await.is_ok());
 }
+
+/// protocol.md 6.12.3: what is not HTTP is refused, and the connection ends.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_http_is_refused_and_closed() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let server = server();
+    let long = format!(
+        "GET /cepa/1/network HTTP/1.1\r\nhost: {}\r\n\r\n",
+        "x".repeat(10_000)
+    );
+    let rows = [
+        ("GET nothing at all\r\n\r\n", "400 Bad Request"),
+        ("GET /cepa/1/network\r\n\r\n", "400 Bad Request"),
+        ("GET / HTTP/9.9\r\n\r\n", "400 Bad Request"),
+        (
+            "GET /cepa/1/network HTTP/1.1\r\nno colon\r\n\r\n",
+            "400 Bad Request",
+        ),
+        (
+            "POST /cepa/1/vote/ HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+            "400 Bad Request",
+        ),
+        ("\0\0\0\0\r\n\r\n", "400 Bad Request"),
+        (long.as_str(), "431 Request Header Fields Too Large"),
+    ];
+    for (said, status) in rows {
+        let mut io = open(&server, None);
+        io.write_all(said.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        io.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{said}: {answer}"
+        );
+        assert!(
+            answer.ends_with("content-length: 0\r\n\r\n"),
+            "{said}: {answer}"
+        );
+    }
+}

@@ -134,7 +134,6 @@ impl PeerLinks {
         if let Some(queue) = self.find(relay) {
             return Ok(queue);
         }
-        let now = self.directory.clock().now_secs();
         let (key, addresses) = self
             .target(relay, party)
             .await
@@ -144,9 +143,24 @@ impl PeerLinks {
         if let Some(queue) = self.find(relay) {
             return Ok(queue);
         }
-        let link = establish::dial_link(&addresses, key, &self.tls, self.network, now).await;
+        let link = self.dial(relay, key, &addresses).await;
         self.peers().dialling.remove(&relay);
-        Ok(self.start(link?, Some(relay)))
+        Ok(link?)
+    }
+
+    /// Dials `relay` at the first of these addresses that answers, whatever links there are.
+    ///
+    /// # Errors
+    /// No address answers by the link key `key`.
+    pub(crate) async fn dial(
+        &self,
+        relay: RelayId,
+        key: [u8; 32],
+        addresses: &[SocketAddr],
+    ) -> Result<Arc<LinkQueue>, EstablishError> {
+        let now = self.directory.clock().now_secs();
+        let link = establish::dial_link(addresses, key, &self.tls, self.network, now).await?;
+        Ok(self.start(link, Some(relay)))
     }
 
     /// Finds out what a connection that came in is.
@@ -157,7 +171,7 @@ impl PeerLinks {
 
     /// Starts a link that came in, and says whether its far side has proven to be a relay.
     pub(super) fn take(&self, link: NewLink) -> (Arc<LinkQueue>, bool) {
-        let peer = self.identity_of(&link);
+        let peer = link.peer_key.and_then(|key| self.identity_of(&key));
         (self.start(link, peer), peer.is_some())
     }
 
@@ -171,18 +185,17 @@ impl PeerLinks {
         })
     }
 
-    /// Who the far side of an accepted link is, if its key is a relay's (protocol.md 1.3).
-    fn identity_of(&self, link: &NewLink) -> Option<RelayId> {
+    /// The relay whose link key this is by some consensus that is valid now (protocol.md 1.3).
+    pub(crate) fn identity_of(&self, key: &[u8; 32]) -> Option<RelayId> {
         let now = self.directory.clock().now_secs();
-        let key = link.peer_key.as_ref()?;
         self.directory.snapshot().identity_of_link_key(key, now)
     }
 
     fn register(&self, relay: RelayId, queue: Arc<LinkQueue>, dialled: bool) {
-        self.peers()
-            .held
-            .entry(relay)
-            .or_default()
-            .push(Held { queue, dialled });
+        let mut peers = self.peers();
+        let held = peers.held.entry(relay).or_default();
+        // Who comes and goes leaves nothing behind, also where nobody looks for its links.
+        held.retain(|link| !link.queue.is_closed());
+        held.push(Held { queue, dialled });
     }
 }

@@ -12,7 +12,7 @@ use cepa_common::net::switch::{AcceptCircuits, CreateRefusal};
 use cepa_common::net::tasks::Tasks;
 use cepa_common::world::steady;
 
-use crate::admission::{Job, JobQueue, Memory, Party};
+use crate::admission::{FarSide, Job, JobQueue, Memory, Party};
 use crate::params::ParamsInForce;
 
 /// What every link of a relay runs with.
@@ -49,7 +49,10 @@ impl LinkContext {
             params: self.params.clone(),
             creates: self.creates.clone(),
             link: queue.clone(),
-            party,
+            far_side: FarSide {
+                party,
+                link_key: link.peer_key,
+            },
         };
         let bandwidth = self.bandwidth.clone();
         let own = queue.clone();
@@ -66,14 +69,14 @@ struct Acceptor {
     params: ParamsInForce,
     creates: Arc<JobQueue>,
     link: Arc<LinkQueue>,
-    party: Party,
+    far_side: FarSide,
 }
 
 impl AcceptCircuits for Acceptor {
     fn on_create(&mut self, circ: CircId, message: &[u8; CREATE_LEN]) -> Result<(), CreateRefusal> {
         let job = Job {
             link: self.link.clone(),
-            party: self.party,
+            far_side: self.far_side,
             circ,
             message: Box::new(*message),
             since: steady::now(),

@@ -10,7 +10,7 @@ use super::error::RelayError;
 use super::ground::Ground;
 use super::keys::Keys;
 use crate::admission::{Admission, LinkAdmission, keep_within_budget};
-use crate::circuit::{EndContext, HandshakePool, Responder, Sets};
+use crate::circuit::{EndContext, HandshakePool, Prober, Responder, Sets};
 use crate::exit::{ExitConnector, Outside, ResolverError};
 use crate::link::{LinkContext, PeerLinks};
 use crate::options::RelayOptions;
@@ -23,6 +23,8 @@ pub(super) struct Circuits {
     pub(super) admission: LinkAdmission,
     /// Answers CREATEs.
     pub(super) handshakes: HandshakePool,
+    /// Finds out whether other relays run.
+    pub(super) prober: Arc<Prober>,
 }
 
 impl Circuits {
@@ -70,6 +72,7 @@ impl Circuits {
                 tasks: tasks.clone(),
             }),
         };
+        let prober = Arc::new(Prober::new(responder.network, responder.ends.clone()));
         let handshakes = HandshakePool::start(options.workers, creates, &responder, &ground.events);
         let handshakes = handshakes.map_err(|source| RelayError::Io {
             what: "no thread",
@@ -80,6 +83,7 @@ impl Circuits {
             links,
             admission,
             handshakes,
+            prober,
         })
     }
 }

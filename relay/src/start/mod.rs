@@ -57,7 +57,7 @@ impl Relay {
         let mut directory = Directory::load(&options, &ground).await;
         let circuits = Circuits::start(&options, &ground, &keys, &directory)?;
         directory.keep(&ground);
-        let speakers = Speakers::new(&ground, &directory);
+        let speakers = Speakers::new(&ground, &directory, circuits.prober.clone());
         speakers.start(&options, directory.queue.take());
         let descriptor = speakers.publish(&options, &keys, &ground, directory.authority.take());
         keys.look_after(options, &ground, &directory, descriptor);

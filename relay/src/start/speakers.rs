@@ -14,12 +14,29 @@ use super::ground::Ground;
 use super::keys::Keys;
 use crate::authority::{
     self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, KnowledgeOptions,
-    follow_voting_key,
+    Probe, ProbeFuture, ReachabilityProbe, follow_voting_key,
 };
+use crate::circuit::{Prober, Reached};
 use crate::descriptor::own_descriptor;
 use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
 use crate::events::{AuthorityFailure, RelayEvent, follow_consensus};
 use crate::options::{AuthorityOptions, RelayOptions};
+
+/// An authority's look at relays: links and circuits, as those who use a relay open them.
+struct LinkProbe(Arc<Prober>);
+
+impl ReachabilityProbe for LinkProbe {
+    fn probe(&self, probe: &Probe) -> ProbeFuture {
+        let prober = self.0.clone();
+        let at = Reached {
+            relay: probe.identity,
+            link_key: probe.link_key,
+            onion: probe.onion,
+            addresses: probe.addresses.clone(),
+        };
+        Box::pin(async move { prober.is_running(at).await })
+    }
+}
 
 /// Starts the tasks that speak to authorities.
 pub(super) struct Speakers {
@@ -28,17 +45,19 @@ pub(super) struct Speakers {
     dial: Arc<dyn Dial>,
     disk: Disk,
     tasks: Tasks,
+    prober: Arc<Prober>,
 }
 
 impl Speakers {
     /// Those who speak for the relay on `ground`, about what `directory` holds.
-    pub(super) fn new(ground: &Ground, directory: &Directory) -> Self {
+    pub(super) fn new(ground: &Ground, directory: &Directory, prober: Arc<Prober>) -> Self {
         Self {
             identity: ground.identity,
             directory: directory.server.clone(),
             dial: Arc::new(ground.tls.clone()),
             disk: ground.disk.clone(),
             tasks: ground.sources.tasks.clone(),
+            prober,
         }
     }
 
@@ -97,7 +116,7 @@ impl Speakers {
             renewals,
             params: Default::default(),
             dial: self.dial.clone(),
-            probe: Some(Arc::new(self.dial.clone())),
+            probe: Some(Arc::new(LinkProbe(self.prober.clone()))),
             seat: self.directory.seat(),
             record: Arc::new(FileSigningRecord::new(
                 &self.disk,
