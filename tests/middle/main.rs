@@ -181,6 +181,7 @@ struct Outcome {
 struct Stage {
     testnet: Testnet,
     network: NetworkId,
+    authorities: Vec<[u8; 32]>,
     relays: Vec<Entry>,
     destination: SocketAddr,
 }
@@ -199,6 +200,7 @@ impl Stage {
         Self {
             testnet,
             network: file.network_id(),
+            authorities: file.authorities().iter().map(|a| a.identity.0).collect(),
             relays,
             destination: destination().await,
         }
@@ -245,6 +247,7 @@ impl Stage {
             tls: Tls::relay(&identity).unwrap(),
             onion,
             next: (behind.address, next.link_key()),
+            authorities: self.authorities.clone(),
             expected: Mutex::default(),
             view: Mutex::default(),
         });

@@ -4,17 +4,19 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use cepa_common::cell::codec::{
-    self, CREATE_LEN, Cell, CircuitCommand, DestroyReason, Head, payload, payload_mut,
+    self, CREATE_LEN, CREATED_LEN, Cell, CircuitCommand, DestroyReason, Head, payload, payload_mut,
 };
 use cepa_common::cell::message::{Outward, Packer, messages};
 use cepa_common::cell::{CELL_LEN, HEADER_LEN, SLOT_LEN};
 use cepa_common::dir::Entry;
-use cepa_common::handshake::{CIRCUIT_VERSION, ClientParams, OnionKeypair, RelayParams, respond};
+use cepa_common::handshake::{
+    CIRCUIT_VERSION, ClientParams, HandshakeError, OnionKeypair, RelayParams, respond,
+};
 use cepa_common::ids::{CircId, NetworkId};
 use cepa_common::net::establish::{self, Accepted, NewLink};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
-use cepa_common::onion::{Opened, RelayBackward, RelayForward};
+use cepa_common::onion::{HopKeys, Opened, RelayBackward, RelayForward, Suite};
 use cepa_common::world::Clock;
 use tokio::io::ReadHalf;
 use tokio::net::TcpListener;
@@ -78,7 +80,9 @@ pub(crate) struct Middle {
     pub(crate) onion: OnionKeypair,
     /// Address and link key of the next relay on the circuit, at the end of a tapped wire.
     pub(crate) next: (SocketAddr, [u8; 32]),
-    /// The CREATE of the circuit that is watched. All others are refused.
+    /// The link keys of the authorities, whose CREATEs are answered: they list who answers.
+    pub(crate) authorities: Vec<[u8; 32]>,
+    /// The CREATE of the circuit that is watched. All others are refused, but for those of authorities.
     pub(crate) expected: Mutex<Option<[u8; CREATE_LEN]>>,
     pub(crate) view: Mutex<View>,
 }
@@ -105,10 +109,21 @@ impl Middle {
         self.view.lock().unwrap().bytes.push(bytes.to_vec());
     }
 
+    fn respond(
+        &self,
+        message: &[u8; CREATE_LEN],
+    ) -> Result<(Suite, HopKeys, [u8; CREATED_LEN], ClientParams), HandshakeError> {
+        let keys = std::slice::from_ref(&self.onion);
+        let (network, relay) = (&self.network, &self.entry.identity);
+        respond(network, relay, keys, message, PACE, &mut rand::rng())
+    }
+
     async fn serve(&self, link: NewLink) -> Option<()> {
         let hello = link.hello.encode();
         // All relays are at one address here. What matters is what an address says about a client.
         let address = format!("{} {:?}", link.peer_address, link.hello);
+        let of_authority = |key| self.authorities.contains(&key);
+        let is_authority = link.peer_key.is_some_and(of_authority);
         let mut link = Link::new(link);
         let (circ, message) = loop {
             let cell = read(&mut link.0).await?;
@@ -120,19 +135,15 @@ impl Middle {
                 self.see(&cell);
                 break (circ, message);
             }
-            write(&mut link.1, &codec::destroy(circ, DestroyReason::Resource)).await;
+            let answer = match self.respond(&message) {
+                Ok((_, _, reply, _)) if is_authority => codec::created(circ, &reply),
+                _ => codec::destroy(circ, DestroyReason::Resource),
+            };
+            write(&mut link.1, &answer).await;
         };
         self.see(&hello);
         self.see(address.as_bytes());
-        let (suite, keys, reply, client) = respond(
-            &self.network,
-            &self.entry.identity,
-            std::slice::from_ref(&self.onion),
-            &message,
-            PACE,
-            &mut rand::rng(),
-        )
-        .unwrap();
+        let (suite, keys, reply, client) = self.respond(&message).unwrap();
         self.view.lock().unwrap().shapes.push(Shape::Create(client));
         write(&mut link.1, &codec::created(circ, &reply)).await;
         let forward = RelayForward::new(suite, keys.forward);
