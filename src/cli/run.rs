@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -97,14 +98,41 @@ async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliEr
         }
     };
     tracing::info!(?cause, "stopping");
-    if cause == Cause::Interrupt {
-        output::note("stopping; press Ctrl-C again to stop at once");
+    // Whoever ends a local network waits for nobody.
+    let to_drain = node.to_drain().filter(|_| cause != Cause::Parent);
+    if let Some((streams, limit)) = to_drain {
+        tracing::info!(streams, ?limit, "streams of the exit may end by themselves");
     }
+    if cause == Cause::Interrupt {
+        output::note(&stopping(to_drain));
+    }
+    let stopped = async {
+        match to_drain {
+            Some(_) => node.stop_in_order().await,
+            None => node.stop().await,
+        }
+    };
     tokio::select! {
-        () = node.stop() => {}
+        () = stopped => {}
         _ = stop.requested_of_node() => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the owner reads when the node stops, with the streams that may end by themselves and for how long.
+fn stopping(to_drain: Option<(usize, Duration)>) -> String {
+    let when = match to_drain {
+        Some((1, limit)) => format!(
+            " when its stream has ended, {} s from now at the latest",
+            limit.as_secs()
+        ),
+        Some((streams, limit)) => format!(
+            " when its {streams} streams have ended, {} s from now at the latest",
+            limit.as_secs()
+        ),
+        None => String::new(),
+    };
+    format!("stopping{when}; press Ctrl-C again to stop at once")
 }
 
 fn listen(exit_with_stdin: bool) -> Result<Stop, CliError> {

@@ -238,6 +238,13 @@ settings! {
             docs "Otherwise the first three of `/etc/resolv.conf` are asked, which is read again when it changes. \
                 While it names none, the exit connects to addresses alone.",
             unset "the system's servers";
+        drain_seconds: u32 = 30;
+            within 0..=86_400, "seconds";
+            example "30";
+            flag "--drain SECONDS";
+            kind "number";
+            says "When the node is asked to stop, its streams may go on for so long. Meanwhile it takes no more; a \
+                second request stops it at once.";
     }
 }
 

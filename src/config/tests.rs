@@ -68,6 +68,7 @@ fn every_key_is_read_into_its_place() {
         policy = ["accept *:80"]
         allow_private = true
         resolver = "127.0.0.1:53"
+        drain_seconds = 7
         [authority]
         signing_key = "a"
         reject = ["192.0.2.0/24"]
@@ -137,6 +138,7 @@ fn every_key_is_read_into_its_place() {
             policy: vec!["accept *:80".to_owned()],
             allow_private: true,
             resolver: Some("127.0.0.1:53".parse().unwrap()),
+            drain_seconds: 7,
         }),
         authority: Some(Authority {
             signing_key: "a".to_owned(),

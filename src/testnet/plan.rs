@@ -334,6 +334,8 @@ impl Plan {
                 // A local network's destinations are on loopback.
                 allow_private: true,
                 resolver: self.resolver,
+                // Whoever ends a local network waits for nobody.
+                drain_seconds: 0,
             }),
             authority: has(Role::Authority).then(|| config::Authority {
                 measure_mib_per_hour: if self.measure {

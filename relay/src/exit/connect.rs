@@ -21,6 +21,7 @@ use super::attempts::{Attempt, Attempts, OF_ADDRESS, OF_EXIT, Origin, WeakAttemp
 use super::error::DestinationError;
 use super::known::KnownFates;
 use super::race::{ATTEMPT_DELAY, Family, Fate, Race, Step};
+use super::open::OpenStreams;
 use super::resolve::{LookupError, Resolver, ResolverError};
 use crate::events::Reporter;
 
@@ -57,6 +58,7 @@ pub struct ExitConnector {
     attempts: Attempts,
     destinations: Destinations,
     fates: KnownFates,
+    open: Arc<OpenStreams>,
 }
 
 /// The dials that are under way, by address.
@@ -102,7 +104,13 @@ impl ExitConnector {
             attempts: Attempts::new(OF_EXIT),
             destinations: Destinations::default(),
             fates: KnownFates::new(budget),
+            open: OpenStreams::new(),
         })
+    }
+
+    /// The streams that the exit carries now, those that it still connects included.
+    pub(crate) fn open_streams(&self) -> &Arc<OpenStreams> {
+        &self.open
     }
 
     /// Connects to `host` and `port` within 15 s, for a stream from `origin`: parties take turns. Dropping the future

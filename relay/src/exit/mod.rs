@@ -1,8 +1,8 @@
 //! The exit: where a stream leaves the overlay for a TCP connection.
 //!
-//! A circuit's end hands a stream that a client has begun to `serve`. That calls [`ExitConnector::connect`], which
-//! waits for a turn (`attempts`), resolves the name (`resolve`, `servers`, `known`), asks the policy (`outside`) and
-//! dials (`connect`, `race`). Then `copy` moves the bytes.
+//! A circuit's end hands a stream that a client has begun to `serve`. That counts the stream (`open`) and calls
+//! [`ExitConnector::connect`], which waits for a turn (`attempts`), resolves the name (`resolve`, `servers`, `known`),
+//! asks the policy (`outside`) and dials (`connect`, `race`). Then `copy` moves the bytes.
 //!
 //! Three things are absent on purpose: search domains, the hosts file, and any answer that did not come from a name
 //! server.
@@ -12,6 +12,7 @@ mod connect;
 mod copy;
 mod error;
 mod known;
+mod open;
 mod outside;
 mod race;
 mod resolve;
@@ -26,6 +27,7 @@ mod tests;
 pub(crate) use attempts::Origin;
 pub use connect::{AddressPolicy, ExitConnector};
 pub use error::DestinationError;
+pub(crate) use open::OpenStreams;
 pub(crate) use outside::Outside;
 pub use resolve::ResolverError;
 pub(crate) use serve::serve;

@@ -19,6 +19,11 @@ pub(crate) async fn serve(
     port: u16,
     origin: Origin,
 ) {
+    // A relay that stops lets its streams end and takes no more. The client begins the stream at another exit.
+    let counted = exit.as_ref().map(|exit| exit.open_streams().enter());
+    if let Some(None) = counted {
+        return stream.abort(EndReason::Resource);
+    }
     let connected = match &exit {
         // A stream that the client gives up ends its look-up, its dial and its place among the attempts at once. The
         // future is in a box, because connecting takes much more memory than the long copying after it.

@@ -11,7 +11,7 @@ use super::ground::Ground;
 use super::keys::Keys;
 use crate::admission::{Admission, LinkAdmission, keep_within_budget};
 use crate::circuit::{EndContext, HandshakePool, Prober, Responder, Sets};
-use crate::exit::{ExitConnector, Outside, ResolverError};
+use crate::exit::{ExitConnector, OpenStreams, Outside, ResolverError};
 use crate::link::{LinkContext, PeerLinks};
 use crate::options::RelayOptions;
 
@@ -25,6 +25,8 @@ pub(super) struct Circuits {
     pub(super) handshakes: HandshakePool,
     /// Finds out whether other relays run.
     pub(super) prober: Arc<Prober>,
+    /// The streams of the exit, if this relay is one.
+    pub(super) streams: Option<Arc<OpenStreams>>,
 }
 
 impl Circuits {
@@ -45,6 +47,7 @@ impl Circuits {
             bandwidth,
         } = Admission::new(options.limits, Instant::now());
         let exit = exit(options, ground, directory, memory.budget())?;
+        let streams = exit.as_ref().map(|exit| exit.open_streams().clone());
         let (params, tasks) = (&directory.params, &ground.work.tasks);
         let links = Arc::new(PeerLinks::new(
             ground.identity,
@@ -84,6 +87,7 @@ impl Circuits {
             admission,
             handshakes,
             prober,
+            streams,
         })
     }
 }

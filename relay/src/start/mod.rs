@@ -11,9 +11,12 @@ mod keys;
 mod speakers;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use cepa_common::ids::RelayId;
 use cepa_common::net::tasks::Stopper;
+use tokio::time::timeout;
 
 pub use self::error::RelayError;
 
@@ -24,6 +27,7 @@ use self::keys::Keys;
 use self::speakers::Speakers;
 use crate::circuit::HandshakePool;
 use crate::events::{RelayEvent, RelayEvents, Reporter};
+use crate::exit::OpenStreams;
 use crate::link::{Doors, LinkListener, listen};
 use crate::options::RelayOptions;
 
@@ -39,6 +43,8 @@ pub struct RelayHandle {
     sources: Stopper,
     /// The threads that make circuits.
     handshakes: HandshakePool,
+    /// The streams that leave the network here, if the relay is an exit.
+    streams: Option<Arc<OpenStreams>>,
     /// Links, circuits and streams.
     work: Stopper,
 }
@@ -88,6 +94,7 @@ fn open(ground: Ground, directory: Directory, circuits: Circuits) -> RelayHandle
         events: ground.events,
         sources: ground.sources.stop,
         handshakes: circuits.handshakes,
+        streams: circuits.streams,
         work: ground.work.stop,
     }
 }
@@ -108,10 +115,33 @@ impl RelayHandle {
         self.events.subscribe()
     }
 
+    /// How many streams leave the network here now.
+    pub fn open_streams(&self) -> usize {
+        self.streams.as_ref().map_or(0, |streams| streams.count())
+    }
+
     /// Stops accepting, ends all links and circuits, and waits until all tasks have ended.
     pub async fn shutdown(self) {
-        self.sources.stop().await;
-        drop(self.handshakes);
-        self.work.stop().await;
+        self.drain(Duration::ZERO).await;
+    }
+
+    /// Stops as [`Self::shutdown`] does, but lets the streams that leave the network here end by themselves first, for
+    /// `limit` at most. Meanwhile the relay takes no link, no circuit and no stream; what it has goes on. Dropping the
+    /// future stops the relay at once.
+    pub async fn drain(self, limit: Duration) {
+        let Self {
+            sources,
+            handshakes,
+            streams,
+            work,
+            ..
+        } = self;
+        sources.stop().await;
+        drop(handshakes);
+        if let Some(streams) = streams {
+            // Streams that are left when the time is over end with their circuits.
+            let _ = timeout(limit, streams.drain()).await;
+        }
+        work.stop().await;
     }
 }
