@@ -76,6 +76,9 @@ pub(super) fn page(report: &Report) -> String {
     page
 }
 
+/// The share of the processors that other programs may use before the figures say little.
+const MUCH: f64 = 0.05;
+
 /// Says where and how the report was measured.
 pub(super) fn setting(report: &Report) -> String {
     let (network, machine) = (&report.network, &report.machine);
@@ -91,11 +94,18 @@ pub(super) fn setting(report: &Report) -> String {
             }
         ),
     };
+    let others = machine.others.filter(|others| *others > MUCH);
+    let busy = others.map_or_else(String::new, |others| {
+        format!(
+            " ({:.0} % of them busy with other programs: measure again on an idle machine)",
+            others * 100.0
+        )
+    });
     let rate = network
         .bandwidth
         .map(|rate| format!("{} MB/s", rate as f64 / 1e6));
     format!(
-        "Cepa {}{} on {} ({}), {} processors; {what}; links: {} ms, {}, {} % lost; {} s a row; {}{}",
+        "Cepa {}{} on {} ({}), {} processors{busy}; {what}; links: {} ms, {}, {} % lost; {} s a row; {}{}",
         report.version,
         if machine.optimised {
             ""

@@ -238,6 +238,7 @@ fn new_report(options: &Options) -> Report {
             arch: std::env::consts::ARCH,
             os: std::env::consts::OS,
             optimised: !cfg!(debug_assertions),
+            others: None,
         },
         network: Setting {
             file: options
@@ -283,6 +284,11 @@ async fn measure(
         .iter()
         .filter(|row| options.only.is_empty() || options.only.iter().any(|name| name == row.0))
         .collect();
+    let everybody: Roles = [&field.roles, &field.plain_roles]
+        .into_iter()
+        .flat_map(|roles| roles.clone())
+        .collect();
+    let machine = usage::Machine::look(&everybody);
     let meter = Meter::new();
     for (number, (id, title, kind)) in wanted.iter().enumerate() {
         let percent = u8::try_from(number * 100 / wanted.len()).unwrap_or(100);
@@ -302,6 +308,8 @@ async fn measure(
         report.compare(&mut row);
         report.rows.push(row);
     }
+    let processors = report.machine.processors;
+    report.machine.others = machine.and_then(|machine| machine.others(&everybody, processors));
     report.complete = true;
     Ok(())
 }

@@ -35,6 +35,8 @@ pub(super) struct Machine {
     pub(super) os: &'static str,
     /// Was the program built with optimisation? The figures of a program that was not say little.
     pub(super) optimised: bool,
+    /// The share of the processors, from 0 to 1, that other processes used during the run, if it is known.
+    pub(super) others: Option<f64>,
 }
 
 /// The network and its links.
@@ -196,6 +198,7 @@ pub(super) mod tests {
                 arch: "x",
                 os: "y",
                 optimised: true,
+                others: Some(0.25),
             },
             network: Setting {
                 file: Some("<&\">".to_owned()),

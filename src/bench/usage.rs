@@ -1,6 +1,9 @@
 //! What processes have used, as Linux says it in `/proc`. On other systems nothing is known.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
+
+use cepa_common::world::steady;
 
 /// The process ids of each role: `client`, `relay`, `authority`, `plain`, or `all` if there is one process.
 pub(super) type Roles = BTreeMap<String, Vec<u32>>;
@@ -29,6 +32,56 @@ fn ticks_in(stat: &str) -> Option<u64> {
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some(user + system)
+}
+
+/// What the machine's processors have done, to see later how busy other processes kept them.
+pub(super) struct Machine {
+    at: Instant,
+    /// Processor seconds of all processes, and those that a host of this machine took away.
+    all: f64,
+    /// Processor seconds of the bench's own processes.
+    own: f64,
+}
+
+impl Machine {
+    /// Reads how things stand; `None` where the system does not tell. The bench's own processes are `roles` and this
+    /// one.
+    pub(super) fn look(roles: &Roles) -> Option<Self> {
+        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        let stat = std::fs::read_to_string("/proc/stat").ok()?;
+        let mut own: Vec<u32> = roles.values().flatten().copied().collect();
+        own.push(std::process::id());
+        own.sort_unstable();
+        own.dedup();
+        let own: Option<Vec<u64>> = own.into_iter().map(processor_ticks).collect();
+        Some(Self {
+            at: steady::now(),
+            all: taken_in(&stat)? as f64 / ticks,
+            own: own?.iter().sum::<u64>() as f64 / ticks,
+        })
+    }
+
+    /// The share of this machine's `processors`, from 0 to 1, that other processes have used since.
+    pub(super) fn others(&self, roles: &Roles, processors: usize) -> Option<f64> {
+        let now = Self::look(roles)?;
+        let seconds = now.at.duration_since(self.at).as_secs_f64() * processors as f64;
+        let others = (now.all - self.all) - (now.own - self.own);
+        (seconds > 0.0).then(|| (others / seconds).clamp(0.0, 1.0))
+    }
+}
+
+/// The ticks in the first line of `/proc/stat` that processes have used, or that were stolen: user, nice, system, steal.
+/// Interrupts are left out, as the kernel may count them as the process's too.
+fn taken_in(stat: &str) -> Option<u64> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let fields: Vec<u64> = line
+        .split_ascii_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    [0, 1, 2, 7]
+        .into_iter()
+        .map(|field| fields.get(field))
+        .sum::<Option<u64>>()
 }
 
 /// Memory of a process (KiB).
@@ -75,6 +128,14 @@ mod tests {
         assert_eq!(ticks_in(stat), Some(42));
         assert_eq!(ticks_in("7 (a"), None);
         assert_eq!(field("Name: x\nVmRSS:\t  64 kB\n", "VmRSS:"), Some(64.0));
+    }
+
+    #[test]
+    fn interrupts_and_idle_time_are_not_what_others_took() {
+        let stat = "cpu  10 20 30 1000 5 7 8 40 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0";
+        assert_eq!(taken_in(stat), Some(100));
+        assert_eq!(taken_in("cpu  1 2"), None);
+        assert_eq!(taken_in("intr 1"), None);
     }
 
     #[test]
