@@ -132,7 +132,7 @@ const ROWS: &[Row] = &[
     ("6.15.4", "({} s while a usable", Secs, "client/src/dir/task.rs", "RETRY_CAP_IDLE"),
     ("6.15.4", "asked for no stream in {} h", Hours, "client/src/dir/task.rs", "ASLEEP_AFTER"),
     ("6.15.7", "{} minutes at most", Minutes, "client/src/dir/sources.rs", "BUSY_CAP"),
-    ("6.15.8", "asks up to {} authorities", Ones, "client/src/time_sources.rs", "TIME_SOURCES"),
+    ("6.15.8", "asks up to {} authorities", Ones, "common/src/net/skew.rs", "TIME_SOURCES"),
     ("6.16.3", "while fewer than {} relays", Ones, "client/src/path/weights.rs", "FEWEST_GUARDS"),
     ("6.16.5", "position counts {}", Ones, "client/src/path/weights.rs", "ONE"),
     ("6.16.7", "up to {} times until", Ones, "client/src/path/select.rs", "DRAWS"),

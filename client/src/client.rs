@@ -25,10 +25,10 @@ use crate::StreamIo;
 use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::circuit::pool::Pool;
 use crate::circuit::{CircuitError, Circuits, Multipath, Wanted};
-use crate::dir::{Directory, NoConsensus};
-use crate::events::Reporter;
+use crate::dir::{Directory, NoConsensus, WrongClock};
+use crate::events::{ClientEvent, Reporter, Warning};
 use crate::path::{ExitTarget, PathError, PeerRules, RuleError};
-use crate::skew::ClockSkew;
+use cepa_common::net::skew::ClockSkew;
 
 /// The time within which a stream must be open, over all tries.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -263,7 +263,7 @@ impl Client {
         let all_tries = async {
             if !self.inner.reporter.has_joined() {
                 // The client is still starting, which is worth a wait.
-                let _ = self.inner.directory.usable().await;
+                self.until_usable().await?;
             }
             self.try_connect(&target, &isolation, early).await
         };
@@ -275,7 +275,43 @@ impl Client {
     fn timed_out(&self) -> ConnectError {
         match self.inner.reporter.has_joined() {
             true => ConnectError::TimedOut,
-            false => self.inner.directory.why_none().into(),
+            false => self.no_consensus().into(),
+        }
+    }
+
+    /// Waits for a consensus that may be used.
+    ///
+    /// # Errors
+    /// [`NoConsensus`] at once when it is known that this computer's clock is wrong: nothing is to be had before its
+    /// owner sets it.
+    async fn until_usable(&self) -> Result<(), NoConsensus> {
+        let mut events = self.inner.reporter.subscribe();
+        let wrong_clock = async {
+            while let Some(event) = events.next().await {
+                match event {
+                    ClientEvent::Warning(Warning::ClockSkew { .. }) => return,
+                    ClientEvent::Waiting { why, .. } if why.is_clock_behind() => return,
+                    _ => {}
+                }
+            }
+            core::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            // A directory that has stopped is noticed by whoever looks for a circuit.
+            _ = self.inner.directory.usable() => Ok(()),
+            () = wrong_clock => Err(self.no_consensus()),
+        }
+    }
+
+    /// Why there is no consensus, with what is known of this computer's clock.
+    fn no_consensus(&self) -> NoConsensus {
+        let why = self.inner.directory.why_none();
+        NoConsensus {
+            skew: why
+                .skew
+                .or_else(|| self.inner.skew.wrong_by().map(WrongClock::by)),
+            ..why
         }
     }
 
@@ -306,7 +342,7 @@ impl Client {
                 // If every exit has refused, the refusal says more than the missing path.
                 Err(CircuitError::Path(_)) if !refused.is_empty() => return Err(last),
                 Err(CircuitError::NoConsensus) => {
-                    return Err(self.inner.directory.why_none().into());
+                    return Err(self.no_consensus().into());
                 }
                 Err(error) => return Err(error.into()),
             };

@@ -12,12 +12,13 @@ use cepa_common::ids::RelayId;
 use cepa_common::log_pace::LogPace;
 use cepa_common::net::directory::RevisionNews;
 use cepa_common::net::news::{self, Feed, News, Standing};
+use cepa_common::net::skew;
+use cepa_common::words::{At, Count};
 use cepa_common::world::steady;
 use tracing::Level;
 
 use crate::dir::NoConsensus;
 use crate::guard::Suspicion;
-use crate::skew;
 
 /// The most warnings at a time. A further warning is reported only after one of them is over.
 const MOST_WARNINGS: usize = 16;
@@ -202,8 +203,9 @@ impl fmt::Display for ClientEvent {
                 valid_until,
             } => write!(
                 f,
-                "consensus of {relays} relays verified, valid until {}",
-                date(*valid_until)
+                "consensus of {} verified, valid until {}",
+                Count(*relays, "relay"),
+                At(*valid_until)
             ),
             Self::Guards(names) if names.is_empty() => f.write_str("no guard can be chosen"),
             Self::Guards(names) => write!(f, "guards chosen: {}", names.join(", ")),
@@ -368,7 +370,7 @@ impl fmt::Display for Warning {
                 f,
                 "two consensuses for one time ({}) are validly signed: {} and {}. Broken or hostile are the authorities \
                  that signed both: {}. The one held stays; tell whoever runs the network",
-                date(conflict.valid_after),
+                At(conflict.valid_after),
                 conflict.held,
                 conflict.offered,
                 if conflict.signed_both.is_empty() {
@@ -383,15 +385,6 @@ impl fmt::Display for Warning {
             ),
         }
     }
-}
-
-/// A time as people read it, in UTC.
-fn date(at: UnixSecs) -> String {
-    let at = std::time::UNIX_EPOCH.checked_add(core::time::Duration::from_secs(at));
-    at.map_or_else(
-        || "an unknown time".to_owned(),
-        |at| humantime::format_rfc3339_seconds(at).to_string(),
-    )
 }
 
 #[derive(Debug)]

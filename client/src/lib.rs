@@ -43,7 +43,6 @@ pub mod front;
 pub mod guard;
 mod let_in;
 pub mod path;
-pub mod skew;
 mod start;
 mod time_sources;
 

@@ -3,21 +3,14 @@
 use std::time::Duration;
 
 use cepa_common::net::directory::NetworkHandle;
-use cepa_common::net::establish;
 use cepa_common::net::tls::Tls;
 use cepa_common::world::Clock;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::dir::BootstrapProgress;
 use crate::events::{Reporter, Warning};
-use crate::skew::ClockSkew;
+use cepa_common::net::skew::ClockSkew;
 
-/// Number of authorities that are asked for the time if no consensus can be had.
-const TIME_SOURCES: usize = 5;
-/// The longest time that asking one authority may take.
-const TIME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the authorities are asked.
 const TIME_AGAIN: Duration = Duration::from_secs(60);
 
@@ -43,22 +36,14 @@ impl TimeSources {
 
     /// Says HELLO to some authorities, each of which proves its key and says what time it is (2.1).
     async fn ask(&self) {
-        let (newest, id) = (self.network.newest(), self.network.network_id());
-        let mut asked = JoinSet::new();
-        for authority in newest.authorities().iter().take(TIME_SOURCES) {
-            let (authority, tls) = (authority.clone(), self.tls.clone());
-            asked.spawn(timeout(TIME_TIMEOUT, async move {
-                let (addresses, key) = (&authority.addresses, authority.identity);
-                // A client's HELLO has no time in it.
-                let link = establish::dial_link(addresses, key.0, &tls, id, 0).await;
-                Some((key, link.ok()?.hello.time_unix_sec))
-            }));
-        }
-        while let Some(told) = asked.join_next().await {
-            if let Ok(Ok(Some((authority, time)))) = told {
-                self.skew.observe(authority, self.clock.now_secs(), time);
-            }
-        }
+        let Self {
+            network,
+            tls,
+            clock,
+            skew,
+            ..
+        } = self;
+        skew.ask_authorities(network, None, tls, clock).await;
         if let Some(ahead_secs) = self.skew.wrong_by() {
             self.reporter.warn(Warning::ClockSkew { ahead_secs });
         }
@@ -69,6 +54,7 @@ impl TimeSources {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use cepa_common::dir::AuthorityEntry;
+    use cepa_common::net::establish;
     use tokio::net::TcpListener;
 
     use super::*;

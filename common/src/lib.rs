@@ -9,6 +9,7 @@
 //! * [`link`]: the first words between two peers;
 //! * [`budget`]: the bound on what all queues hold together;
 //! * [`log_pace`]: the bound on what strangers can write into the log;
+//! * [`words`]: times and numbers as people read them;
 //! * [`dir`]: the signed documents that say who is in the network;
 //! * `world` (feature `net`): clocks, randomness and what else a machine has and a function does not;
 //! * `state` (feature `net`): files and keys on disk;
@@ -45,5 +46,6 @@ pub mod stream;
 pub mod sync;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
+pub mod words;
 #[cfg(feature = "net")]
 pub mod world;

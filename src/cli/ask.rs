@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
 
+use cepa_common::words::{At, Count};
 use clap::Args;
 use serde_json::Value;
 
@@ -114,11 +114,10 @@ impl StatusCommand {
 fn lines(status: &Status) -> Vec<String> {
     let mut lines = vec![format!("{} ({} %)", status.stage, status.percent)];
     if let (Some(relays), Some(until)) = (status.relays, status.valid_until) {
-        let until = UNIX_EPOCH.checked_add(Duration::from_secs(until));
-        let until = until.map(humantime::format_rfc3339_seconds);
         lines.push(format!(
-            "consensus  {relays} relays, valid until {}",
-            until.map_or_else(String::new, |until| until.to_string())
+            "consensus  {}, valid until {}",
+            Count(relays, "relay"),
+            At(until)
         ));
     }
     for guard in &status.guards {
@@ -126,8 +125,11 @@ fn lines(status: &Status) -> Vec<String> {
         lines.push(format!("guard      {name} {identity} {}", guard.health));
     }
     lines.push(format!(
-        "circuits   {} ready for streams, {} of them unused; {} with a second leg; {} streams open",
-        status.circuits, status.clean, status.paired, status.streams
+        "circuits   {} ready for streams, {} unused; {} with a second leg; {} open",
+        status.circuits,
+        status.clean,
+        status.paired,
+        Count(status.streams, "stream")
     ));
     lines.extend(
         status
@@ -163,8 +165,7 @@ impl NewIdentityCommand {
     pub(super) fn main(self) -> Result<ExitCode, CliError> {
         let answer = self.which.ask(ControlRequest::NewIdentity)?;
         let done: NewIdentity = serde_json::from_value(answer).map_err(|_| unreadable())?;
-        let plural = if done.retired == 1 { "" } else { "s" };
-        say(&format!("{} circuit{plural} retired", done.retired));
+        say(&format!("{} retired", Count(done.retired, "circuit")));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use cepa_common::dir::{AddressClass, classify, local_network_params};
 use cepa_common::state::{KeyKind, Trust, load_key, write_whole};
+use cepa_common::words::At;
 use cepa_common::world::Disk;
 use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
@@ -263,11 +264,7 @@ impl Certify {
         }
         let until = in_days(self.days);
         let cert = certify(&key, network.network_id(), until, &self.out)?;
-        say(&format!(
-            "{} is good until {}",
-            cert.display(),
-            super::consensus_view::time(until)
-        ));
+        say(&format!("{} is good until {}", cert.display(), At(until)));
         Ok(ExitCode::SUCCESS)
     }
 }

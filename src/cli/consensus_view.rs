@@ -7,6 +7,7 @@ use cepa_common::dir::{
     Consensus, ConsensusStatus, Entry, Flags, Inspection, Lifetime, NetworkFile, PortRange,
     SignatureReport, SignatureVerdict, UnixSecs,
 };
+use cepa_common::words::At;
 use serde::Serialize;
 
 /// A consensus, for people and scripts.
@@ -77,16 +78,6 @@ pub(crate) enum Order {
     Identity,
 }
 
-/// A time as RFC 3339, to the second.
-pub(crate) fn time(seconds: UnixSecs) -> String {
-    let at = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-    // Later years have more than four digits, which the format does not know.
-    at.filter(|_| seconds < 253_402_300_800)
-        .map_or_else(String::new, |at| {
-            humantime::format_rfc3339_seconds(at).to_string()
-        })
-}
-
 /// The status as one word.
 pub(crate) fn word(status: ConsensusStatus) -> &'static str {
     match status {
@@ -142,9 +133,9 @@ impl ConsensusView {
             network_id: network.network_id().to_string(),
             revision: network.revision(),
             digest: consensus.digest().to_string(),
-            valid_after: time(lifetime.valid_after),
-            fresh_until: time(lifetime.fresh_until),
-            valid_until: time(lifetime.valid_until),
+            valid_after: At(lifetime.valid_after).to_string(),
+            fresh_until: At(lifetime.fresh_until).to_string(),
+            valid_until: At(lifetime.valid_until).to_string(),
             status: word(consensus.status(now)),
             now: in_words(consensus.status(now), lifetime, now),
             signatures: consensus.signature_count(),
@@ -341,7 +332,7 @@ impl SignatureView {
         Self {
             authority: report.authority.clone(),
             signing_key: digits.collect(),
-            certified_until: report.not_after.map(time),
+            certified_until: report.not_after.map(|at| At(at).to_string()),
             verdict: match report.verdict {
                 SignatureVerdict::Good => "good",
                 SignatureVerdict::Expired => "expired",
@@ -370,10 +361,10 @@ impl Verdict {
             problem,
             network_id: network.network_id().to_string(),
             digest: inspection.digest.to_string(),
-            valid_after: time(lifetime.valid_after),
-            fresh_until: time(lifetime.fresh_until),
-            valid_until: time(lifetime.valid_until),
-            at: time(at),
+            valid_after: At(lifetime.valid_after).to_string(),
+            fresh_until: At(lifetime.fresh_until).to_string(),
+            valid_until: At(lifetime.valid_until).to_string(),
+            at: At(at).to_string(),
             status: word(status),
             relays: inspection.relays,
             need: inspection.need,

@@ -24,7 +24,8 @@ use crate::terminal::output::say;
 mod files;
 mod show;
 
-use files::{bad_file, certificate, date, public, read, state_error};
+use cepa_common::words::At;
+use files::{bad_file, certificate, public, read, state_error};
 
 /// Keep a relay's identity off line, renew its certificate, and put relays into a family.
 ///
@@ -284,7 +285,7 @@ impl Certify {
             "{} certifies the link key {} of relay {own} until {}",
             self.out.display(),
             RelayId(key),
-            date(not_after)
+            At(not_after)
         ));
         Ok(())
     }
@@ -359,11 +360,7 @@ fn fits(path: &Path, state: &Path, found: &LinkCertificate) -> Result<(), CliErr
     }
     if found.cert.not_after <= Clock::system().now_secs() {
         return Err(CliError::usage(
-            format!(
-                "{} expired at {}",
-                path.display(),
-                date(found.cert.not_after)
-            ),
+            format!("{} expired at {}", path.display(), At(found.cert.not_after)),
             "make a new one with `cepa keys certify`",
         ));
     }

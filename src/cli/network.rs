@@ -10,12 +10,12 @@ use cepa_common::dir::{
     UnixSecs,
 };
 use cepa_common::ids::RelayId;
+use cepa_common::words::At;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::authority::{load_signing_key, parse_param};
 use super::consensus::{parse_time, say_json};
-use super::consensus_view::time;
 use super::context::now;
 use crate::node::{read_network, write_out};
 use crate::terminal::output::{note, say};
@@ -510,7 +510,7 @@ fn view(
         name: draft.name().to_owned(),
         network_id: draft.network_id().map_err(bad)?.to_string(),
         revision: draft.revision(),
-        effective_after: (draft.revision() > 0).then(|| time(draft.effective_after())),
+        effective_after: (draft.revision() > 0).then(|| At(draft.effective_after()).to_string()),
         authorities: authorities.collect(),
         fallbacks: fallbacks.collect(),
         params: draft.param_pairs().clone(),

@@ -19,6 +19,8 @@ pub(super) struct Told {
     publishes: bool,
     /// Was the relay in a family when that was last told?
     is_member: bool,
+    /// Was the owner told that no newer consensus comes, and not yet that one has come?
+    is_late: bool,
 }
 
 impl Told {
@@ -28,6 +30,7 @@ impl Told {
             events: relay.events(),
             publishes,
             is_member: false,
+            is_late: false,
         }
     }
 
@@ -39,6 +42,16 @@ impl Told {
                 && std::mem::replace(&mut self.is_member, is_member) == is_member
             {
                 continue;
+            }
+            match &event {
+                RelayEvent::ConsensusMissed { .. } => self.is_late = true,
+                RelayEvent::Consensus { .. } if std::mem::take(&mut self.is_late) => {
+                    return News {
+                        line: format!("there is a newer {event}"),
+                        is_logged: false,
+                    };
+                }
+                _ => {}
             }
             if let Some(news) = news(&event, self.publishes) {
                 return news;
@@ -63,7 +76,10 @@ fn news(event: &RelayEvent, publishes: bool) -> Option<News> {
     let is_logged = event.level() <= Level::INFO;
     let is_news = match event {
         RelayEvent::Listing(_) => publishes,
-        RelayEvent::CertificateRenewed | RelayEvent::Family { .. } => true,
+        RelayEvent::CertificateRenewed
+        | RelayEvent::Family { .. }
+        | RelayEvent::Published { .. }
+        | RelayEvent::Clock { .. } => true,
         event => event.level() <= Level::WARN,
     };
     is_news.then(|| News {

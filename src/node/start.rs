@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use cepa_client as client;
 use cepa_client::path::{GeoIp, PeerRules};
@@ -43,6 +44,8 @@ pub struct Node {
     measurer: Option<Measurer>,
     /// Keeps the state directory locked until all else has stopped.
     state: StateDir,
+    /// How long the streams of the exit may go on when the node stops in order.
+    drain: Duration,
     /// Where applications connect, if the node is a client.
     pub socks: Vec<SocketAddr>,
     /// Who the node is to other relays, if it is a relay.
@@ -95,6 +98,7 @@ impl Node {
             relay,
             measurer,
             state,
+            drain: drain(config),
             socks: Vec::new(),
         };
         if let Err(error) = node.start_client(config, network, progress, attend).await {
@@ -134,7 +138,8 @@ impl Node {
         let started = self.client.insert(clients::start(options).await);
         // The owner may ask from the beginning: whoever waits may want to know what for.
         self.attendants = attend(self.state.path(), &started.client, &progress);
-        started.ready(progress).await?;
+        // Programs are let in from the beginning: a stream waits while the client starts, and is told where that is
+        // hopeless.
         let front = client::front::FrontOptions {
             allow_private: settings.allow_private,
             answer_early: settings.answer_early,
@@ -146,6 +151,7 @@ impl Node {
             let (by, client) = (clients::isolate_by(isolate), &started.client);
             self.fronts.push(client.serve_front_by(by, listener, front));
         }
+        started.ready(progress).await?;
         Ok(())
     }
 
@@ -183,8 +189,22 @@ impl Node {
         }
     }
 
-    /// Stops every role, sources of work first.
+    /// How many streams leave the network at this node, and how long they may go on when it stops in order; `None` if
+    /// there are none, or they may not.
+    pub fn to_drain(&self) -> Option<(usize, Duration)> {
+        let streams = self.relay.as_ref()?.open_streams();
+        (streams > 0 && !self.drain.is_zero()).then_some((streams, self.drain))
+    }
+
+    /// Stops every role, sources of work first, and cuts off what is under way.
     pub async fn stop(mut self) {
+        self.drain = Duration::ZERO;
+        self.stop_in_order().await;
+    }
+
+    /// Stops every role, sources of work first. The streams of an exit may end by themselves for as long as the
+    /// configuration says.
+    pub async fn stop_in_order(mut self) {
         for front in self.fronts {
             front.shutdown().await;
         }
@@ -196,9 +216,15 @@ impl Node {
             measurer.stop().await;
         }
         if let Some(relay) = self.relay {
-            relay.shutdown().await;
+            relay.drain(self.drain).await;
         }
     }
+}
+
+/// How long the streams of the exit of `config` may go on when it stops.
+fn drain(config: &Config) -> Duration {
+    let seconds = config.exit.as_ref().map_or(0, |exit| exit.drain_seconds);
+    Duration::from_secs(seconds.into())
 }
 
 async fn bind(address: SocketAddr) -> Result<SocketListener, AppError> {

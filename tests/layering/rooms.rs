@@ -9,6 +9,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("common/src/secret.rs", &[]),
     ("common/src/sync.rs", &[]),
     ("common/src/log_pace.rs", &[]),
+    ("common/src/words.rs", &[]),
     ("common/src/budget.rs", &["common/src/sync.rs"]),
     ("common/src/cell", &["common/src/ids.rs"]),
     (
@@ -49,6 +50,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "common/src/ids.rs",
             "common/src/limits.rs",
             "common/src/sync.rs",
+            "common/src/words.rs",
         ],
     ),
     (
@@ -58,6 +60,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "common/src/ids.rs",
             "common/src/limits.rs",
             "common/src/sync.rs",
+            "common/src/words.rs",
         ],
     ),
     (
@@ -85,6 +88,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "common/src/sync.rs",
             "common/src/ids.rs",
             "common/src/limits.rs",
+            "common/src/words.rs",
         ],
     ),
     ("common/src/lib.rs", &[]),
@@ -174,17 +178,8 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("client/src/guard", &["common/src", "client/src/path"]),
     ("client/src/dir/skew.rs", &["common/src"]),
     (
-        "client/src/skew.rs",
-        &["common/src", "client/src/dir/skew.rs"],
-    ),
-    (
         "client/src/events.rs",
-        &[
-            "common/src",
-            "client/src/dir/skew.rs",
-            "client/src/guard",
-            "client/src/skew.rs",
-        ],
+        &["common/src", "client/src/dir/skew.rs", "client/src/guard"],
     ),
     (
         "client/src/dir",
@@ -205,7 +200,6 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "client/src/front",
             "client/src/guard",
             "client/src/path",
-            "client/src/skew.rs",
         ],
     ),
     (
@@ -219,7 +213,6 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "client/src/front",
             "client/src/guard",
             "client/src/path",
-            "client/src/skew.rs",
         ],
     ),
     (
@@ -244,7 +237,6 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "client/src/front",
             "client/src/guard",
             "client/src/path",
-            "client/src/skew.rs",
         ],
     ),
     (
@@ -259,7 +251,6 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "client/src/front",
             "client/src/guard",
             "client/src/path",
-            "client/src/skew.rs",
         ],
     ),
     (
@@ -274,7 +265,6 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "client/src/front",
             "client/src/guard",
             "client/src/path",
-            "client/src/skew.rs",
             "client/src/let_in.rs",
             "client/src/time_sources.rs",
         ],

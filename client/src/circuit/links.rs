@@ -16,7 +16,7 @@ use cepa_common::sync::lock;
 use cepa_common::world::World;
 
 use super::memory::MemoryLimit;
-use crate::skew::ClockSkew;
+use cepa_common::net::skew::ClockSkew;
 
 #[derive(Default)]
 struct Held {

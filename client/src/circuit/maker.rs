@@ -30,7 +30,7 @@ use crate::guard::{Keeper, Purpose, Verdict};
 use crate::path::{
     ExitTarget, Path, PathError, PathRequest, PathSelector, PeerRules, Position, RuleError,
 };
-use crate::skew::ClockSkew;
+use cepa_common::net::skew::ClockSkew;
 
 /// The most circuits that a whole client builds at once.
 pub(super) const MOST_BUILDS: usize = 32;

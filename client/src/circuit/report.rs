@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::events::{ClientEvent, Reporter, Warning};
 use crate::guard::Keeper;
-use crate::skew::ClockSkew;
+use cepa_common::net::skew::ClockSkew;
 
 /// Tells people of guards and circuits, through the client's [`Reporter`].
 pub(crate) struct Announcer {

@@ -3,14 +3,16 @@
 
 use core::time::Duration;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cepa_common::dir::{Consensus, Flags, Lifetime, diff};
 use cepa_common::net::directory::Backoff;
 use cepa_common::testkit::*;
+use cepa_common::world::{Clock, Disk};
 
 use super::task::until_next;
 use super::tests::{START, consensus, give_circuits, network, start, start_reporting, until};
-use super::{BootstrapProgress, Directory, WrongClock};
+use super::{BootstrapProgress, Directory, DirectoryConfig, WrongClock, directory};
 use crate::events::{ClientEvent, Reporter, Warning};
 
 const RELAYS: [u8; 4] = [10, 11, 12, 13];
@@ -435,4 +437,53 @@ fn many_clients_do_not_come_at_once() {
         seconds[usize::try_from(waits.as_secs() % 60).unwrap()] += 1;
     }
     assert!(seconds.iter().all(|count| *count < 300), "{seconds:?}");
+}
+
+/// How many caches were said to misbehave of those that were silent in a round in which the clock made this step.
+async fn blamed_when_the_clock_steps(step_ms: u64) -> usize {
+    let (network, sources) = (network(), Sources::default());
+    let (base, step) = (virtual_clock(START * 1_000), Arc::new(AtomicU64::new(0)));
+    let steps = Arc::clone(&step);
+    let reporter = Reporter::default();
+    let (task, directory) = directory(DirectoryConfig {
+        network: Arc::clone(&network).into(),
+        dial: Arc::new(sources.clone()),
+        clock: Clock::from_fn(move || base.now_ms() + steps.load(Ordering::Relaxed)),
+        cache: None,
+        disk: Disk::Real,
+        reporter: reporter.clone(),
+    });
+    let task = tokio::spawn(task.run());
+    let held = consensus(&network, START, &RELAYS);
+    sources.put(1, held.bytes());
+    give_circuits(&directory, &sources, &RELAYS);
+    until(&directory, START).await;
+    sources.remove(1);
+    for n in RELAYS {
+        sources.play(n, Script::Raw(Vec::new(), true));
+    }
+    let mut events = reporter.subscribe();
+    sources.dialled();
+    while sources.dialled().is_empty() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    step.store(step_ms, Ordering::Relaxed);
+    // Whoever is asked from now on answers.
+    for n in RELAYS {
+        sources.play(n, Script::Cache(vec![Arc::clone(&held)]));
+    }
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    task.abort();
+    let mut blamed = 0;
+    let moment = Duration::from_secs(1);
+    while let Ok(Some(event)) = tokio::time::timeout(moment, events.next()).await {
+        blamed += usize::from(matches!(event, ClientEvent::CacheMisbehaved { .. }));
+    }
+    blamed
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_blamed_for_the_time_in_which_the_machine_slept() {
+    assert_eq!(blamed_when_the_clock_steps(0).await, 1);
+    assert_eq!(blamed_when_the_clock_steps(3_600_000).await, 0);
 }

@@ -18,7 +18,6 @@ mod hostile_tests;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use skew::About;
 pub use skew::{NoConsensus, WrongClock};
 pub use sources::{DirStreamFuture, DirStreams};
 pub use task::{

@@ -4,6 +4,7 @@ use core::fmt;
 use core::time::Duration;
 
 use cepa_common::dir::{CLOCK_SKEW_SECS, Lifetime, UnixSecs};
+use cepa_common::words::{About, At};
 
 /// By how much this computer's clock seems to be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,15 @@ pub enum WrongClock {
 }
 
 impl WrongClock {
+    /// A clock that is ahead by this many seconds, or behind if the number is negative.
+    pub fn by(ahead_secs: i64) -> Self {
+        let off = Duration::from_secs(ahead_secs.unsigned_abs());
+        match ahead_secs {
+            ..0 => Self::Behind(off),
+            0.. => Self::Ahead(off),
+        }
+    }
+
     /// What a verified consensus that several sources serve as the newest says of a clock that shows `now`; `None` when
     /// the clock may be right.
     pub fn of(lifetime: Lifetime, now: UnixSecs) -> Option<Self> {
@@ -47,26 +57,6 @@ impl fmt::Display for WrongClock {
     }
 }
 
-/// A duration in its largest unit.
-pub(crate) struct About(pub(crate) Duration);
-
-impl fmt::Display for About {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
-        let units = [
-            (365 * 86_400, "year"),
-            (86_400, "day"),
-            (3_600, "hour"),
-            (60, "minute"),
-        ];
-        let fits = units.iter().find(|(length, _)| seconds >= *length);
-        let (length, unit) = fits.copied().unwrap_or((1, "second"));
-        let count = (seconds + length / 2) / length;
-        let plural = if count == 1 { "" } else { "s" };
-        write!(f, "{count} {unit}{plural}")
-    }
-}
-
 /// Why there is no consensus that may be used, and what to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NoConsensus {
@@ -81,23 +71,13 @@ pub struct NoConsensus {
     pub next_at: Option<UnixSecs>,
 }
 
-/// A time for people; the words say so where it is out of all calendars.
-fn date(at: UnixSecs) -> String {
-    std::time::UNIX_EPOCH
-        .checked_add(Duration::from_secs(at))
-        .map_or_else(
-            || "an unknown time".to_owned(),
-            |at| humantime::format_rfc3339_seconds(at).to_string(),
-        )
-}
-
 impl fmt::Display for NoConsensus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(skew @ WrongClock::Behind(_)) = self.skew {
             return write!(f, "no consensus may be used: {skew}");
         }
         if let Some(at) = self.expired_at {
-            let at = date(at);
+            let at = At(at);
             return write!(
                 f,
                 "the newest consensus that could be had expired at {at}; the authorities do not answer, or this \
@@ -108,18 +88,28 @@ impl fmt::Display for NoConsensus {
                 }
             );
         }
+        if let Some(skew) = self.skew {
+            return write!(f, "no consensus may be used: {skew}");
+        }
         if let Some(next) = self.next_at {
             return write!(
                 f,
                 "the authorities answer and have no consensus to give: a new network has its first one to two \
                  intervals after more than half of its authorities run; the next is due at {}",
-                date(next)
+                At(next)
             );
         }
         if self.reason.is_empty() {
             return f.write_str("no consensus could be had yet");
         }
         write!(f, "no consensus could be had: {}", self.reason)
+    }
+}
+
+impl NoConsensus {
+    /// Do signed documents of a later time show that this computer's clock is behind? Then no wait helps.
+    pub fn is_clock_behind(&self) -> bool {
+        matches!(self.skew, Some(WrongClock::Behind(_)))
     }
 }
 
@@ -168,7 +158,7 @@ mod tests {
             "{text}"
         );
         why.expired_at = Some(u64::MAX);
-        assert!(why.to_string().contains("unknown time"));
+        assert!(why.to_string().contains("after the year 9999"));
         why.skew = Some(WrongClock::Behind(Duration::from_secs(7_200)));
         assert!(why.to_string().contains("behind by about 2 hours"));
     }

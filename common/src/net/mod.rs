@@ -4,7 +4,8 @@
 //! [`establish`] turns a connection into a link or a directory request.
 //! [`link_task`] reads and writes one link. [`switch`] decides what happens to each cell. [`queue`] stands between two
 //! links, [`inbox`] between a link and a circuit's end, and [`buffers`] circulate between them. [`circuit_io`] gives
-//! streams to applications. [`news`] tells whoever listens what a relay or a client reports.
+//! streams to applications. [`news`] tells whoever listens what a relay or a client reports. [`skew`] judges this
+//! computer's clock by what others say.
 //!
 //! Every link is one task that owns its socket, its TLS state and the table of its circuits. Others reach it only by
 //! its [`queue::LinkQueue`], so nothing on the path of a cell waits for a lock that is held during cryptography.
@@ -26,6 +27,7 @@ pub mod link_task;
 pub mod news;
 pub mod passage;
 pub mod queue;
+pub mod skew;
 pub mod switch;
 pub mod tasks;
 pub mod tls;

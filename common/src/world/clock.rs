@@ -38,19 +38,45 @@ impl Clock {
         let mut left = wait;
         while !left.is_zero() {
             let slice = left.min(LOOK_EVERY);
-            let (before, began) = (self.now_ms(), tokio::time::Instant::now());
+            let reading = self.read();
             tokio::time::sleep(slice).await;
-            let passed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            if self.now_ms().abs_diff(before.saturating_add(passed)) > STEP_MS {
+            if reading.is_void() {
                 return;
             }
             left = left.saturating_sub(slice);
         }
     }
 
+    /// Reads the clock, to see later whether it has been set since, or the machine has slept.
+    pub fn read(&self) -> Reading {
+        Reading {
+            clock: self.clone(),
+            showed_ms: self.now_ms(),
+            at: tokio::time::Instant::now(),
+        }
+    }
+
     /// Seconds since the Unix epoch.
     pub fn now_secs(&self) -> UnixSecs {
         self.now_ms() / 1_000
+    }
+}
+
+/// What a clock showed at some moment.
+#[derive(Debug)]
+pub struct Reading {
+    clock: Clock,
+    showed_ms: u64,
+    at: tokio::time::Instant,
+}
+
+impl Reading {
+    /// Has the clock been set since, or has the machine slept? Then what was reckoned from the reading is void, and who
+    /// was late meanwhile may not have been.
+    pub fn is_void(&self) -> bool {
+        let passed = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let expected = self.showed_ms.saturating_add(passed);
+        self.clock.now_ms().abs_diff(expected) > STEP_MS
     }
 }
 

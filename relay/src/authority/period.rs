@@ -143,6 +143,8 @@ pub struct Authority {
     /// Valid-after of the first vote of this run. In that vote, relays that the last consensus listed stay listed until
     /// they have been dialled anew.
     pub(super) first_vote: Option<UnixSecs>,
+    /// Number of periods in a row, up to the newest that was counted, in which too few votes were agreed on.
+    pub(super) without_quorum: u64,
     /// What has happened at the last [`Authority::poll`].
     pub(super) news: Vec<AuthorityEvent>,
 }
@@ -174,6 +176,7 @@ impl Authority {
             first,
             newest: None,
             first_vote: None,
+            without_quorum: 0,
             news: Vec::new(),
         }
     }

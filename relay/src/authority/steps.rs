@@ -133,6 +133,12 @@ impl Authority {
         named.next().map_or("?", |authority| &authority.name)
     }
 
+    /// The names of authorities.
+    fn names(&self, list: &[RelayId]) -> Vec<String> {
+        let names = list.iter().map(|identity| self.name(identity).to_owned());
+        names.collect()
+    }
+
     /// Counts the votes once, when the last round is over. Before that, a second vote of an author may still become
     /// known.
     pub(super) fn count(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
@@ -143,15 +149,21 @@ impl Authority {
         let network = Arc::clone(&self.config.network);
         let outcome = self.period.agreement.outcome();
         let (votes, needed) = (outcome.votes.len(), network.majority());
-        self.period.outcome = Some(outcome);
         let valid_after = self.period.lifetime().valid_after;
         if votes < needed {
-            return self.news.push(AuthorityEvent::NoQuorum {
+            self.without_quorum = self.without_quorum.saturating_add(1);
+            self.news.push(AuthorityEvent::NoQuorum {
                 valid_after,
                 votes,
                 needed,
+                silent: self.names(&outcome.silent),
+                in_a_row: self.without_quorum,
             });
+            self.period.outcome = Some(outcome);
+            return;
         }
+        self.without_quorum = 0;
+        self.period.outcome = Some(outcome);
         self.news
             .push(AuthorityEvent::Agreed { valid_after, votes });
         if self.period.attended_ms.is_none() {
@@ -223,10 +235,6 @@ impl Authority {
     fn complete(&self, signatures: usize) -> Option<AuthorityEvent> {
         let outcome = self.period.outcome.as_ref()?;
         let consensus = self.period.consensus.as_ref()?;
-        let names = |list: &[RelayId]| {
-            let names = list.iter().map(|identity| self.name(identity).to_owned());
-            names.collect()
-        };
         let authorities = self.config.network.authorities().iter();
         let unsigned: Vec<_> = authorities
             .filter(|authority| !consensus.is_signed_by(&authority.signing_key))
@@ -236,9 +244,9 @@ impl Authority {
             valid_after: self.period.lifetime().valid_after,
             votes: outcome.votes.len(),
             signatures,
-            silent: names(&outcome.silent),
-            convicted: names(&outcome.convicted),
-            unsigned: names(&unsigned),
+            silent: self.names(&outcome.silent),
+            convicted: self.names(&outcome.convicted),
+            unsigned: self.names(&unsigned),
         })
     }
 }

@@ -2,6 +2,7 @@
 //! missing from a consensus.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cepa_common::dir::{
@@ -14,6 +15,7 @@ use cepa_common::world::random;
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::authority::AuthorityHandle;
 use crate::events::{DescriptorAnswer, RelayEvent, Reporter};
@@ -26,6 +28,10 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_CAP: Duration = Duration::from_secs(120);
 /// A relay that a consensus does not list publishes again, but not more often than this.
 const MISSED_AGAIN: Duration = Duration::from_secs(5);
+
+/// The owner hears that authorities lack the descriptor if they do after this time. Who starts a network starts its
+/// relays and authorities in the same minute.
+const TELL_AFTER: Duration = Duration::from_secs(30);
 
 /// Everything that [`publish`] needs.
 pub struct Publisher {
@@ -49,17 +55,25 @@ pub struct Publisher {
 
 /// Publishes until the descriptor's sender is gone.
 pub async fn publish(mut publisher: Publisher) {
-    let mut last_published: UnixSecs = 0;
-    loop {
-        // Two descriptors of one second would count as one: an authority keeps the first.
-        let published = next_published(publisher.clock.now_secs(), last_published);
-        last_published = published;
-        let uploads = publisher.start(published);
-        if !publisher.until_due(published).await {
-            return;
+    let answers = watch::Sender::new(Answers::new());
+    let told = tell(answers.subscribe(), publisher.events.clone());
+    let published = async {
+        let mut last_published: UnixSecs = 0;
+        loop {
+            // Two descriptors of one second would count as one: an authority keeps the first.
+            let published = next_published(publisher.clock.now_secs(), last_published);
+            last_published = published;
+            let uploads = publisher.start(published, &answers);
+            if !publisher.until_due(published).await {
+                return;
+            }
+            // Uploads that still wait for an authority would bring it an old descriptor.
+            drop(uploads);
         }
-        // Uploads that still wait for an authority would bring it an old descriptor.
-        drop(uploads);
+    };
+    tokio::select! {
+        () = published => {}
+        () = told => {}
     }
 }
 
@@ -75,8 +89,9 @@ fn next_published(now: UnixSecs, last: UnixSecs) -> UnixSecs {
 }
 
 impl Publisher {
-    /// Signs the descriptor and uploads it to every authority at the same time, until each has answered.
-    fn start(&mut self, published: UnixSecs) -> JoinSet<()> {
+    /// Signs the descriptor and uploads it to every authority at the same time, until each has answered; the answers
+    /// go to `answers`.
+    fn start(&mut self, published: UnixSecs, answers: &watch::Sender<Answers>) -> JoinSet<()> {
         let mut uploads = JoinSet::new();
         let descriptor = RelayDescriptor {
             published,
@@ -99,7 +114,15 @@ impl Publisher {
         };
         // The authorities of a revision that is about to count get the descriptor too: they list relays that they could
         // reach by then.
-        for authority in self.network.revisions().authorities(published) {
+        let authorities = self.network.revisions().authorities(published);
+        // An authority that has taken an older descriptor has not lost it.
+        answers.send_modify(|answers| {
+            answers.retain(|name, _| authorities.iter().any(|known| known.name == *name));
+            for authority in &authorities {
+                answers.entry(authority.name.clone()).or_default();
+            }
+        });
+        for authority in authorities {
             let local = self
                 .local
                 .as_ref()
@@ -109,6 +132,7 @@ impl Publisher {
                 dial: Arc::clone(&self.dial),
                 local: local.map(|(_, handle)| handle.clone()),
                 signed: signed.clone(),
+                answers: answers.clone(),
                 events: self.events.clone(),
             };
             uploads.spawn(target.upload_until_answered());
@@ -157,11 +181,65 @@ struct Target {
     dial: Arc<dyn Dial>,
     local: Option<AuthorityHandle>,
     signed: SignedDescriptor,
+    answers: watch::Sender<Answers>,
     events: Reporter,
+}
+
+/// The newest answer of each authority, by its name: `Ok` if it has taken the descriptor, else what went wrong; `None`
+/// before it was asked.
+type Answers = BTreeMap<String, Option<Result<(), String>>>;
+
+/// Have more than half of the authorities taken the descriptor?
+fn is_enough(answers: &Answers) -> bool {
+    taken(answers) * 2 > answers.len()
+}
+
+fn taken(answers: &Answers) -> usize {
+    let answers = answers.values().flatten();
+    answers.filter(|answer| answer.is_ok()).count()
+}
+
+fn said(answers: &Answers) -> RelayEvent {
+    let missing = answers.iter().filter_map(|(name, answer)| {
+        let reason = answer.as_ref()?.as_ref().err()?;
+        Some(format!("{name} ({reason})"))
+    });
+    RelayEvent::Published {
+        taken: taken(answers),
+        of: answers.len(),
+        missing: missing.collect(),
+    }
+}
+
+/// Tells the owner when half of the authorities or more have lacked the descriptor for some time, and when they no
+/// longer do. Ends with the sender of the answers.
+async fn tell(mut answers: watch::Receiver<Answers>, events: Reporter) {
+    let lacks = |answers: &Answers| !answers.is_empty() && !is_enough(answers);
+    while answers.wait_for(lacks).await.is_ok() {
+        let is_soon = timeout(TELL_AFTER, answers.wait_for(is_enough))
+            .await
+            .is_ok();
+        if is_soon {
+            continue;
+        }
+        events.report(said(&answers.borrow()));
+        if answers.wait_for(is_enough).await.is_err() {
+            return;
+        }
+        events.report(said(&answers.borrow()));
+    }
 }
 
 impl Target {
     fn report(&self, answer: DescriptorAnswer) {
+        let said = match &answer {
+            DescriptorAnswer::Taken => Ok(()),
+            DescriptorAnswer::Refused { status, reason } => Err(format!("{status}, {reason}")),
+            DescriptorAnswer::Unreachable { reason } => Err(reason.clone()),
+        };
+        self.answers.send_modify(|answers| {
+            answers.insert(self.authority.name.clone(), Some(said));
+        });
         self.events.report(RelayEvent::Descriptor {
             authority: self.authority.name.clone(),
             answer,
@@ -171,7 +249,7 @@ impl Target {
     async fn upload_until_answered(self) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
         loop {
-            let attempt = tokio::time::timeout(UPLOAD_DEADLINE, Box::pin(self.upload())).await;
+            let attempt = timeout(UPLOAD_DEADLINE, Box::pin(self.upload())).await;
             match attempt.unwrap_or(Err(FetchError::Deadline)) {
                 Ok(()) => return self.report(DescriptorAnswer::Taken),
                 // The authority will not change its mind about these bytes. 429 says that it has not looked at them
@@ -238,8 +316,9 @@ mod tests {
             local: None,
             events: Reporter::default(),
         };
-        assert_eq!(publisher.start(1_999).len(), 3);
-        assert_eq!(publisher.start(2_000).len(), 0);
+        let answers = watch::Sender::new(Answers::new());
+        assert_eq!(publisher.start(1_999, &answers).len(), 3);
+        assert_eq!(publisher.start(2_000, &answers).len(), 0);
     }
 
     #[test]

@@ -171,7 +171,13 @@ async fn what_authorities_answer_and_a_consensus_says_is_told() {
     let first = world.authority(1);
     let relay = world.relay(10);
     let (of_first, of_relay) = (first.events(), relay.events());
-    let follow = follow_consensus(relay.subscribe(), identity(10), of_relay.clone());
+    let follow = follow_consensus(
+        relay.subscribe(),
+        identity(10),
+        relay.clock().clone(),
+        Duration::from_secs(3_600),
+        of_relay.clone(),
+    );
     world.tasks.spawn(follow);
     let mut of_relay = of_relay.subscribe();
     let answered = |answer: fn(&DescriptorAnswer) -> bool| move |event: &RelayEvent| matches!(event, RelayEvent::Descriptor { answer: a, .. } if answer(a));

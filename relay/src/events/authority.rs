@@ -3,6 +3,7 @@
 use core::fmt;
 
 use cepa_common::dir::UnixSecs;
+use cepa_common::words::{At, Count};
 use tracing::Level;
 
 /// What an authority failed at. Each is a fault of the authority itself or of its machine.
@@ -51,6 +52,10 @@ pub enum AuthorityEvent {
         votes: usize,
         /// How many are needed.
         needed: usize,
+        /// Names of the authorities without a vote.
+        silent: Vec<String>,
+        /// How many periods have been so in a row, this one included.
+        in_a_row: u64,
     },
     /// This authority was not there for all rounds of the vote, and signs nothing.
     Absent {
@@ -128,6 +133,10 @@ impl AuthorityEvent {
     /// The level of the log line.
     pub fn level(&self) -> Level {
         match self {
+            // The first period of a new network is often so. Later the same is told more and more rarely.
+            Self::NoQuorum { in_a_row, .. } if *in_a_row > 1 && in_a_row.is_power_of_two() => {
+                Level::WARN
+            }
             Self::VoteMade { .. }
             | Self::NoQuorum { .. }
             | Self::Agreed { .. }
@@ -173,40 +182,65 @@ impl fmt::Display for AuthorityEvent {
         /// How an owner renews the signing key.
         const RENEW: &str = "`cepa authority certify` makes a new one";
         match self {
-            Self::VoteMade { valid_after } => write!(f, "vote made for {valid_after}"),
+            Self::VoteMade { valid_after } => write!(f, "vote made for {}", At(*valid_after)),
             Self::VotedTwice {
                 authority,
                 valid_after,
                 votes: [first, second],
             } => write!(
                 f,
-                "authority {authority} signed two votes for one time ({valid_after}): {first} and {second}"
+                "authority {authority} signed two votes for one time ({}): {first} and {second}",
+                At(*valid_after)
             ),
             Self::NoQuorum {
                 valid_after,
                 votes,
                 needed,
-            } => write!(
-                f,
-                "too few votes to count for {valid_after}: {votes} of {needed} that are needed"
-            ),
+                silent,
+                in_a_row,
+            } => {
+                write!(
+                    f,
+                    "too few votes to count for {}: {votes} of {needed} that are needed",
+                    At(*valid_after)
+                )?;
+                if !silent.is_empty() {
+                    write!(f, "; no vote of {}", silent.join(", "))?;
+                }
+                if *in_a_row > 1 {
+                    write!(
+                        f,
+                        "; so for {in_a_row} periods in a row: without a new consensus the network ends"
+                    )?;
+                }
+                Ok(())
+            }
             Self::Absent { valid_after } => write!(
                 f,
-                "this authority was not there for all rounds of the vote for {valid_after}; it signs nothing"
+                "this authority was not there for all rounds of the vote for {}; it signs nothing",
+                At(*valid_after)
             ),
             Self::Agreed { valid_after, votes } => {
-                write!(f, "{votes} votes are agreed on for {valid_after}")
+                write!(
+                    f,
+                    "{} agreed on for {}",
+                    Count(*votes, "vote"),
+                    At(*valid_after)
+                )
             }
             Self::NoRelays { valid_after } => write!(
                 f,
-                "more than half of the authorities agree on no relay for {valid_after}; nothing to sign"
+                "more than half of the authorities agree on no relay for {}; nothing to sign",
+                At(*valid_after)
             ),
             Self::Signed {
                 valid_after,
                 relays,
             } => write!(
                 f,
-                "consensus of {relays} relays signed, valid from {valid_after}"
+                "consensus of {} signed, valid from {}",
+                Count(*relays, "relay"),
+                At(*valid_after)
             ),
             Self::Complete {
                 valid_after,
@@ -218,7 +252,10 @@ impl fmt::Display for AuthorityEvent {
             } => {
                 write!(
                     f,
-                    "consensus complete, valid from {valid_after}: {votes} votes, {signatures} signatures"
+                    "consensus complete, valid from {}: {}, {}",
+                    At(*valid_after),
+                    Count(*votes, "vote"),
+                    Count(*signatures, "signature")
                 )?;
                 let lists = [
                     ("no vote of", silent),
@@ -237,17 +274,24 @@ impl fmt::Display for AuthorityEvent {
                 relays,
             } => write!(
                 f,
-                "consensus of {relays} relays published, valid from {valid_after}"
+                "consensus of {} published, valid from {}",
+                Count(*relays, "relay"),
+                At(*valid_after)
             ),
             Self::KeyRenewed { until: Some(until) } => {
-                write!(f, "signing with a renewed key from now on, until {until}")
+                write!(
+                    f,
+                    "signing with a renewed key from now on, until {}",
+                    At(*until)
+                )
             }
             Self::KeyRenewed { until: None } => {
                 f.write_str("signing with a renewed key from now on")
             }
             Self::KeyEnding { hours_left } => write!(
                 f,
-                "the certified signing key ends in {hours_left} hours; {RENEW}"
+                "the certified signing key ends in {}; {RENEW}",
+                Count(*hours_left, "hour")
             ),
             Self::KeyEnded => write!(
                 f,

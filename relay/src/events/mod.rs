@@ -5,6 +5,7 @@
 //! one, or what anybody does (S34).
 
 mod authority;
+mod clock;
 mod disk;
 mod reporter;
 
@@ -13,9 +14,12 @@ use std::net::SocketAddr;
 
 use cepa_common::dir::{ConsensusConflict, UnixSecs, WeightLoss};
 use cepa_common::net::directory::RevisionNews;
+use cepa_common::net::skew;
+use cepa_common::words::{At, Count};
 use tracing::Level;
 
 pub use authority::{AuthorityEvent, AuthorityFailure};
+pub(crate) use clock::ClockWatch;
 pub use disk::DiskTrouble;
 pub(crate) use reporter::follow_consensus;
 pub use reporter::{RelayEvents, Reporter};
@@ -131,6 +135,15 @@ pub enum RelayEvent {
         /// What the authority has answered.
         answer: DescriptorAnswer,
     },
+    /// Half of the authorities or more lack the relay's descriptor, or no longer do.
+    Published {
+        /// Authorities that have taken the descriptor.
+        taken: usize,
+        /// All authorities.
+        of: usize,
+        /// The authorities that have answered or failed otherwise, each with what went wrong.
+        missing: Vec<String>,
+    },
     /// There is a newer consensus.
     Consensus {
         /// Number of relays in the consensus.
@@ -140,10 +153,22 @@ pub enum RelayEvent {
         /// The time until which the consensus is valid.
         valid_until: UnixSecs,
     },
+    /// No newer consensus has come for at least one interval more than usual.
+    ConsensusMissed {
+        /// The time from which the newest is valid; `None` if there has been none since the relay started.
+        valid_after: Option<UnixSecs>,
+        /// Can clients still use the newest?
+        is_usable: bool,
+    },
     /// What the newest consensus says of this relay has changed.
     Listing(Listing),
     /// Two valid consensuses for one time (S25).
     TwoConsensuses(ConsensusConflict),
+    /// This computer's clock is wrong, or right again, as several authorities say.
+    Clock {
+        /// By how many seconds the clock is ahead, or behind if the number is negative; `None` if it is right.
+        wrong_by: Option<i64>,
+    },
     /// The newest consensus has lost more than a third of its weight at once.
     WeightLost(WeightLoss),
     /// More was held than the memory limit allows, and circuits were ended.
@@ -216,6 +241,7 @@ impl RelayEvent {
                 | Self::Family { .. }
                 | Self::NameServers(_)
                 | Self::TwoConsensuses(_)
+                | Self::Clock { .. }
         )
     }
 
@@ -255,23 +281,38 @@ impl RelayEvent {
             | Self::Listing(_)
             | Self::Family { .. }
             | Self::ShareExceeded { .. } => Level::DEBUG,
-            Self::OnionKeyMade | Self::OnionKeyRetired | Self::CertificateRenewed => Level::INFO,
             Self::NameServers(servers) if servers.is_empty() => Level::WARN,
             Self::NameServers(_) => Level::DEBUG,
+            Self::OnionKeyMade
+            | Self::OnionKeyRetired
+            | Self::CertificateRenewed
+            | Self::Clock { wrong_by: None } => Level::INFO,
             Self::Descriptor { answer, .. } => match answer {
                 DescriptorAnswer::Refused { .. } => Level::WARN,
                 DescriptorAnswer::Taken | DescriptorAnswer::Unreachable { .. } => Level::DEBUG,
+            },
+            Self::Published { taken, of, .. } => match taken * 2 > *of {
+                true => Level::INFO,
+                false => Level::WARN,
             },
             Self::ConnectionsFull { bound, .. } => match bound {
                 ConnectionBound::All => Level::WARN,
                 ConnectionBound::Address => Level::DEBUG,
             },
             Self::CertificateEnding { .. }
+            | Self::ConsensusMissed {
+                is_usable: true, ..
+            }
+            | Self::ConsensusMissed {
+                valid_after: None, ..
+            }
+            | Self::Clock { wrong_by: Some(_) }
             | Self::OwnersFile { .. }
             | Self::MemoryExceeded { .. }
             | Self::AcceptFailed { .. }
             | Self::WrongDifference { .. } => Level::WARN,
             Self::OnionKeysStuck { .. }
+            | Self::ConsensusMissed { .. }
             | Self::CertificateEnded
             | Self::TwoConsensuses(_)
             | Self::WeightLost(_)
@@ -333,8 +374,9 @@ impl fmt::Display for RelayEvent {
             }
             Self::CertificateEnding { hours_left } => write!(
                 f,
-                "the certificate of the link key ends in {hours_left} hours; the network lists a relay only while it is \
-                 valid for longer than a consensus: {RENEW}"
+                "the certificate of the link key ends in {}; the network lists a relay only while it is valid for \
+                 longer than a consensus: {RENEW}",
+                Count(*hours_left, "hour")
             ),
             Self::CertificateEnded => write!(
                 f,
@@ -370,19 +412,60 @@ impl fmt::Display for RelayEvent {
                     )
                 }
             },
+            Self::Published { taken, of, missing } => {
+                write!(f, "{taken} of {} took this relay's descriptor", Count(*of, "authority"))?;
+                if taken * 2 <= *of {
+                    f.write_str(", and more than half are needed")?;
+                }
+                match missing.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, ": {}", missing.join("; ")),
+                }
+            }
             Self::Consensus {
                 relays,
                 valid_after,
                 valid_until,
             } => write!(
                 f,
-                "consensus of {relays} relays, valid from {valid_after} until {valid_until}"
+                "consensus of {}, valid from {} until {}",
+                Count(*relays, "relay"),
+                At(*valid_after),
+                At(*valid_until)
+            ),
+            Self::ConsensusMissed {
+                valid_after: None, ..
+            } => f.write_str(
+                "no consensus could be had since this relay started: nobody finds the relay before the authorities \
+                 have made one, and this machine can reach them",
+            ),
+            Self::ConsensusMissed {
+                valid_after: Some(at),
+                is_usable: true,
+            } => write!(
+                f,
+                "no newer consensus than that of {} could be had: the authorities make none, or this machine cannot \
+                 reach them; clients can still use the old one",
+                At(*at)
+            ),
+            Self::ConsensusMissed {
+                valid_after: Some(at),
+                is_usable: false,
+            } => write!(
+                f,
+                "the newest consensus, that of {}, has expired: nobody finds this relay until the authorities make a \
+                 new one, and this machine can reach them",
+                At(*at)
             ),
             Self::Listing(Listing::Absent) => {
-                f.write_str("the newest consensus does not list this relay")
+                f.write_str(
+                    "the newest consensus does not list this relay: most authorities have not taken its descriptor, or \
+                     have not reached it",
+                )
             }
             Self::Listing(Listing::Unreachable) => f.write_str(
-                "the newest consensus lists this relay, but as one that most authorities cannot reach",
+                "the newest consensus lists this relay, but as one that most authorities cannot reach: see that the \
+                 addresses of relay.advertise are this machine's, and that firewall and router let them in",
             ),
             Self::Listing(Listing::Reachable) => {
                 f.write_str("the newest consensus lists this relay, and authorities reach it")
@@ -390,21 +473,25 @@ impl fmt::Display for RelayEvent {
             Self::TwoConsensuses(conflict) => write!(
                 f,
                 "two consensuses for one time ({}), {} and {}: the authorities that signed both are broken or hostile: {}",
-                conflict.valid_after,
+                At(conflict.valid_after),
                 conflict.held,
                 conflict.offered,
                 conflict.signed_both.join(", ")
             ),
+            Self::Clock { wrong_by: None } => f.write_str("this computer's clock is right again"),
+            Self::Clock {
+                wrong_by: Some(ahead),
+            } => f.write_str(&skew::advice(*ahead)),
             Self::WeightLost(loss) => loss.fmt(f),
             Self::MemoryExceeded { used, ended } => write!(
                 f,
-                "more is held than `limits.memory_mib` allows ({used} bytes); {ended} circuits are ended, those first \
-                 that nobody reads"
+                "more is held than limits.memory_mib allows ({used} bytes); {} ended, those first that nobody reads",
+                Count(*ended, "circuit")
             ),
             Self::ShareExceeded { ended } => write!(
                 f,
-                "a peer that is no relay held more than a quarter of `limits.memory_mib`; {ended} of its circuits are \
-                 ended"
+                "a peer that is no relay held more than a quarter of limits.memory_mib; {} of it ended",
+                Count(*ended, "circuit")
             ),
             Self::ConnectionsFull { bound, refused } => {
                 let whose = match bound {
@@ -413,7 +500,7 @@ impl fmt::Display for RelayEvent {
                 };
                 write!(
                     f,
-                    "{whose} has as many connections as may be; {refused} more were not accepted"
+                    "{whose} has as many connections as may be; {refused} not accepted"
                 )
             }
             Self::AcceptFailed { reason, times } => write!(

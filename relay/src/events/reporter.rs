@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cepa_common::dir::{Consensus, ConsensusStore, Flags};
+use cepa_common::dir::{Consensus, ConsensusStore, Flags, Lifetime, UnixSecs};
 use cepa_common::ids::RelayId;
 use cepa_common::log_pace::LogPaces;
 use cepa_common::net::news::{self, Feed, News, Standing};
-use cepa_common::world::steady;
+use cepa_common::world::{Clock, steady};
 use tokio::sync::watch;
 
 use super::{Class, Listing, RelayEvent};
@@ -98,15 +99,20 @@ impl RelayEvents {
     }
 }
 
-/// Reports each newer consensus, and what it says of this relay, `own`.
+/// Reports each newer consensus and what it says of this relay, `own`; and says so when no newer one comes. `interval`
+/// is the time between two consensuses while none is held.
 pub(crate) async fn follow_consensus(
     mut consensus: watch::Receiver<Arc<ConsensusStore>>,
     own: RelayId,
+    clock: Clock,
+    interval: Duration,
     events: Reporter,
 ) {
+    let began = clock.now_secs();
+    let mut told = None;
     loop {
-        let store = Arc::clone(&consensus.borrow_and_update());
-        if let Some(newest) = store.newest() {
+        let newest = consensus.borrow_and_update().newest().cloned();
+        if let Some(newest) = &newest {
             let lifetime = newest.lifetime();
             events.report(RelayEvent::Consensus {
                 relays: newest.entries().len(),
@@ -115,9 +121,70 @@ pub(crate) async fn follow_consensus(
             });
             events.report(RelayEvent::Listing(listing(newest, &own)));
         }
-        if consensus.changed().await.is_err() {
-            return;
+        let lifetime = newest.map(|newest| newest.lifetime());
+        let late = Lateness::of(lifetime, began, interval);
+        loop {
+            let now = clock.now_secs();
+            let event = late.event(now);
+            if event != told {
+                told.clone_from(&event);
+                if let Some(event) = event {
+                    events.report(event);
+                }
+            }
+            tokio::select! {
+                changed = consensus.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = clock.sleep(late.next(now)) => {}
+            }
         }
+    }
+}
+
+/// When a newer consensus is missed, and what its owner hears then.
+struct Lateness {
+    newest: Option<Lifetime>,
+    /// From then on, a newer consensus is missed (Unix seconds).
+    missed_from: UnixSecs,
+}
+
+impl Lateness {
+    /// A relay fetches a consensus in the first tenth of its interval, so one that is an interval late is missed. A
+    /// network that has just begun needs two intervals for its first.
+    fn of(newest: Option<Lifetime>, began: UnixSecs, interval: Duration) -> Self {
+        let missed_from = match newest {
+            Some(newest) => {
+                let interval = newest.fresh_until.saturating_sub(newest.valid_after);
+                newest.fresh_until.saturating_add(interval)
+            }
+            None => began.saturating_add(interval.as_secs().saturating_mul(3)),
+        };
+        Self {
+            newest,
+            missed_from,
+        }
+    }
+
+    fn event(&self, now: UnixSecs) -> Option<RelayEvent> {
+        if now < self.missed_from {
+            return None;
+        }
+        Some(RelayEvent::ConsensusMissed {
+            valid_after: self.newest.map(|newest| newest.valid_after),
+            is_usable: self.newest.is_some_and(|newest| now < newest.valid_until),
+        })
+    }
+
+    /// How long until there may be something else to say.
+    fn next(&self, now: UnixSecs) -> Duration {
+        let over = self.newest.map(|newest| newest.valid_until);
+        let moments = [Some(self.missed_from), over];
+        let next = moments.into_iter().flatten().filter(|at| *at > now).min();
+        next.map_or(Duration::from_secs(86_400), |at| {
+            Duration::from_secs(at.saturating_sub(now))
+        })
     }
 }
 

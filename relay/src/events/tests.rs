@@ -155,8 +155,8 @@ fn troubles_and_revisions_say_what_follows_from_them() {
         source: RevisionSource::Owner,
     });
     assert_eq!(taken.level(), Level::INFO);
-    let said =
-        "revision 3 of the network is in use, from its file; it decides about documents after 7";
+    let said = "revision 3 of the network is in use, from its file; it decides about documents after \
+                1970-01-01T00:00:07Z";
     assert_eq!(taken.to_string(), said);
     let fault = AuthorityFailure::Measurement.because(&"a panic");
     assert_eq!(fault.level(), Level::ERROR);
@@ -172,7 +172,7 @@ fn events_say_what_they_are_about_and_how_loudly() {
         convicted: vec!["oak".to_owned()],
         unsigned: vec!["elm".to_owned(), "ash".to_owned()],
     };
-    let said = "consensus complete, valid from 7: 3 votes, 2 signatures; voted twice oak; not signed by elm, ash";
+    let said = "consensus complete, valid from 1970-01-01T00:00:07Z: 3 votes, 2 signatures; voted twice oak; not signed by elm, ash";
     let event = RelayEvent::from(authority);
     assert_eq!(
         (event.to_string().as_str(), event.level()),

@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout_at};
 use super::attempts::{Attempt, Attempts, OF_ADDRESS, OF_EXIT, Origin, WeakAttempts};
 use super::error::DestinationError;
 use super::known::KnownFates;
-use super::race::{ATTEMPT_DELAY, Family, Fate, Race, Step};
 use super::open::OpenStreams;
+use super::race::{ATTEMPT_DELAY, Family, Fate, Race, Step};
 use super::resolve::{LookupError, Resolver, ResolverError};
 use crate::events::Reporter;
 

@@ -1,11 +1,13 @@
 //! The fifth step: all that speaks to authorities and to other directories.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cepa_common::dir::RelayDescriptor;
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{Asker, Dial, Reviser, RevisionStore, revise};
 use cepa_common::net::tasks::Tasks;
+use cepa_common::net::tls::Tls;
 use cepa_common::world::Disk;
 use tokio::sync::watch;
 
@@ -19,7 +21,7 @@ use crate::authority::{
 use crate::circuit::{Prober, Reached};
 use crate::descriptor::own_descriptor;
 use crate::directory::{DirectoryServer, Publisher, Refresher, publish, refresh};
-use crate::events::{AuthorityFailure, RelayEvent, follow_consensus};
+use crate::events::{AuthorityFailure, ClockWatch, RelayEvent, follow_consensus};
 use crate::options::{AuthorityOptions, RelayOptions};
 
 /// An authority's look at relays: links and circuits, as those who use a relay open them.
@@ -43,6 +45,7 @@ pub(super) struct Speakers {
     identity: RelayId,
     directory: Arc<DirectoryServer>,
     dial: Arc<dyn Dial>,
+    tls: Tls,
     disk: Disk,
     tasks: Tasks,
     prober: Arc<Prober>,
@@ -55,6 +58,7 @@ impl Speakers {
             identity: ground.identity,
             directory: directory.server.clone(),
             dial: Arc::new(ground.tls.clone()),
+            tls: ground.tls.clone(),
             disk: ground.disk.clone(),
             tasks: ground.sources.tasks.clone(),
             prober,
@@ -69,9 +73,20 @@ impl Speakers {
         }
         self.start_refresher();
         self.start_reviser(options);
+        let watch = ClockWatch {
+            network: self.directory.networks().clone(),
+            own: self.identity,
+            tls: self.tls.clone(),
+            clock: self.directory.clock().clone(),
+            events: self.directory.events().clone(),
+        };
+        self.tasks.spawn(watch.run());
+        let interval = self.directory.network().params().vote_interval_seconds;
         self.tasks.spawn(follow_consensus(
             self.directory.subscribe(),
             self.identity,
+            self.directory.clock().clone(),
+            Duration::from_secs(interval.into()),
             self.directory.events().clone(),
         ));
     }

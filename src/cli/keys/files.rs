@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use cepa_common::dir::{KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES, NetworkFile, UnixSecs};
+use cepa_common::dir::{KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::state::StateError;
 use ed25519_dalek::SigningKey;
@@ -56,14 +56,4 @@ pub(super) fn bad_file(path: &Path, error: &KeyFileError) -> CliError {
 pub(super) fn certificate(path: &Path, network: &NetworkFile) -> Result<LinkCertificate, CliError> {
     LinkCertificate::parse(&read(path)?, &network.network_id())
         .map_err(|error| bad_file(path, &error))
-}
-
-/// A time for people.
-pub(super) fn date(secs: UnixSecs) -> String {
-    std::time::UNIX_EPOCH
-        .checked_add(std::time::Duration::from_secs(secs))
-        .map_or_else(
-            || "never".to_owned(),
-            |at| humantime::format_rfc3339_seconds(at).to_string(),
-        )
 }

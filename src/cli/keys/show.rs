@@ -10,12 +10,13 @@ use cepa_relay::keys::ring::{OnionKeyOptions, OnionRing};
 use cepa_relay::keys::schedule::Timing;
 use clap::Args;
 
-use super::files::{bad_file, certificate, date, public, read, state_error};
+use super::files::{bad_file, certificate, public, read, state_error};
 use crate::cli::context::{NetworkArg, state_dir};
 use crate::node::identity::{CERTIFICATE, FAMILY, LINK_KEY, key_file};
 use crate::node::{IDENTITY_KEY, read_network};
 use crate::terminal::CliError;
 use crate::terminal::output::say;
+use cepa_common::words::At;
 
 /// Show which keys a relay's state directory has and when they expire. No secret is printed.
 ///
@@ -83,11 +84,11 @@ fn links(state: &Path, network: &NetworkFile) -> Result<(), CliError> {
     let what = if found.cert.key != link.0 {
         "the certificate is for another link key".to_owned()
     } else if left == 0 {
-        format!("the certificate EXPIRED at {}", date(found.cert.not_after))
+        format!("the certificate EXPIRED at {}", At(found.cert.not_after))
     } else {
         format!(
             "certified until {} ({} days left)",
-            date(found.cert.not_after),
+            At(found.cert.not_after),
             left / 86_400
         )
     };
@@ -123,15 +124,15 @@ fn onion_keys(state: &Path, network: &NetworkFile) -> Result<(), CliError> {
         let what = match key.end(&timing) {
             None => {
                 let next = key.born.saturating_add(timing.rotation_secs());
-                format!("current, replaced after {}", date(next))
+                format!("current, replaced after {}", At(next))
             }
-            Some(end) => format!("still accepted, erased after {}", date(end)),
+            Some(end) => format!("still accepted, erased after {}", At(end)),
         };
         let suite = key.suite.name();
         say(&format!(
             "onion key    {}  {suite}, made {}, {what}",
             RelayId(key.public),
-            date(key.born)
+            At(key.born)
         ));
     }
     Ok(())

@@ -19,6 +19,7 @@ use crate::dir::{
     Consensus, ConsensusStatus, DocError, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkFile,
     NetworkFileError, UnixSecs,
 };
+use crate::words::At;
 use crate::world::{Clock, Disk, blocking, random};
 
 /// The longest time that the dial and fetch of one revision may take.
@@ -148,7 +149,8 @@ impl fmt::Display for RevisionNews {
                 write!(
                     f,
                     "revision {revision} of the network is in use, from {from}; it decides about documents after \
-                     {effective_after}"
+                     {}",
+                    At(*effective_after)
                 )
             }
             Self::FileRefused { file, reason } => write!(

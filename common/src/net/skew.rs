@@ -1,19 +1,29 @@
-//! How wrong this computer's clock may be, judged by what relays say about the time (docs/protocol.md, 2.6).
+//! How wrong this computer's clock may be, judged by what relays and authorities say about the time
+//! (docs/protocol.md, 2.6).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cepa_common::dir::{CLOCK_SKEW_SECS, UnixSecs};
-use cepa_common::ids::RelayId;
-use cepa_common::sync::lock;
-
-use crate::dir::About;
+use crate::dir::{CLOCK_SKEW_SECS, UnixSecs};
+use crate::ids::RelayId;
+use crate::net::directory::NetworkHandle;
+use crate::net::establish;
+use crate::net::tls::Tls;
+use crate::sync::lock;
+use crate::words::About;
+use crate::world::Clock;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// Number of relays that must agree before they are believed, because one or two could lie.
 const MIN_RELAYS: usize = 3;
 /// Number of relays whose newest word is remembered.
 const MAX_RELAYS: usize = 15;
+/// Number of authorities that are asked for the time.
+const TIME_SOURCES: usize = 5;
+/// The longest time that asking one authority may take.
+const TIME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An estimate from what relays have said. The estimate is right while fewer than half of the relays lie.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +82,36 @@ impl ClockSkew {
         lock(&self.0).observe(relay, ours, theirs);
     }
 
+    /// Says HELLO to some authorities of `network`, each of which proves its key and says what time it is, and takes
+    /// their words beside what `clock` shows. A relay is `own`: it says its time too, and does not ask itself.
+    pub async fn ask_authorities(
+        &self,
+        network: &NetworkHandle,
+        own: Option<RelayId>,
+        tls: &Tls,
+        clock: &Clock,
+    ) {
+        let (newest, id) = (network.newest(), network.network_id());
+        let others = newest.authorities().iter();
+        let others = others.filter(|authority| Some(authority.identity) != own);
+        // A client's HELLO has no time in it.
+        let time = own.map_or(0, |_| clock.now_secs());
+        let mut asked = JoinSet::new();
+        for authority in others.take(TIME_SOURCES) {
+            let (authority, tls) = (authority.clone(), tls.clone());
+            asked.spawn(timeout(TIME_TIMEOUT, async move {
+                let (addresses, key) = (&authority.addresses, authority.identity);
+                let link = establish::dial_link(addresses, key.0, &tls, id, time).await;
+                Some((key, link.ok()?.hello.time_unix_sec))
+            }));
+        }
+        while let Some(told) = asked.join_next().await {
+            if let Ok(Ok(Some((authority, time)))) = told {
+                self.observe(authority, clock.now_secs(), time);
+            }
+        }
+    }
+
     /// By how many seconds this computer's clock is ahead (positive) or behind (negative), as most relays say; `None`
     /// before three relays have spoken. Nobody has proven it: the number is good for advice, never for a decision.
     pub fn estimate(&self) -> Option<i64> {
@@ -94,10 +134,10 @@ fn is_wrong(median: i64) -> bool {
 }
 
 /// What it means for people that the clock is ahead by this many seconds, or behind if the number is negative.
-pub(crate) fn advice(median: i64) -> String {
+pub fn advice(median: i64) -> String {
     let direction = if median > 0 { "ahead" } else { "behind" };
     format!(
-        "this computer's clock is about {} {direction}, as several relays say; set it, best by NTP, and try again",
+        "this computer's clock is about {} {direction}, as several others say; set it, best by NTP",
         About(Duration::from_secs(median.unsigned_abs()))
     )
 }
