@@ -18,6 +18,7 @@ mod serve;
 mod server;
 mod voting;
 mod watched;
+mod worded;
 
 #[cfg(test)]
 mod revision_tests;

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::reply::{read_body, submit, text};
 use super::server::DirectoryServer;
 use super::watched::Watched;
+use super::worded::Worded;
 use super::{consensus, padding, voting};
 use crate::admission::Asker;
 use crate::authority::Submission;
@@ -54,7 +55,7 @@ where
         return;
     };
     let caller = Caller { asker, has_room };
-    let io = Watched::new(io, place.watch());
+    let io = Worded::new(Watched::new(io, place.watch()));
     let service = service_fn(move |request: Request<Incoming>| {
         let server = Arc::clone(&server);
         async move {
