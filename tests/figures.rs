@@ -109,7 +109,7 @@ const ROWS: &[Row] = &[
     ("6.12.4", "any connection after {} s", Secs, "relay/src/directory/serve.rs", "CONNECTION_DEADLINE"),
     ("6.12.4", "no pause of more than {} s", Secs, "common/src/net/directory/fetch.rs", "PROGRESS_DEADLINE"),
     ("6.12.5", "looks at the first {}", Ones, "relay/src/directory/consensus.rs", "MAX_TAGS"),
-    ("6.13.2", "At most {} dials", Ones, "relay/src/authority", "MAX_PROBES"),
+    ("6.13.2", "At most {} relays are looked at at once", Ones, "relay/src/authority", "MAX_PROBES"),
     ("6.13.2", "After {} failures in a row", Ones, "relay/src/authority", "FAILURES_TO_UNLIST"),
     ("6.14.1", "every {} s). Each upload", Secs, "relay/src/directory/publish.rs", "MISSED_AGAIN"),
     ("6.14.1", "({} ms to", Ms, "relay/src/directory/publish.rs", "RETRY_FIRST"),
