@@ -11,17 +11,22 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use cepa_client::Client;
 use cepa_common::dir::{NetworkFile, local_network_params};
 use cepa_common::world::memory::MemoryNetwork;
 use cepa_common::world::{Clock, Simulation, World, simulate};
 use cepa_relay::{AuthorityEvent, Listing, Relay, RelayEvent, RelayEvents, RelayHandle};
-use simulated::{AUTHORITIES, BEGAN_UNIX_MS, DELAY, address, at, found, relay_options};
-use tokio::time::timeout;
+use simulated::{
+    AUTHORITIES, BEGAN_UNIX_MS, DELAY, address, at, client_options, found, relay_options,
+};
+use tokio::time::{Instant, timeout};
 use tracing::Level;
 
 const RELAY: u32 = AUTHORITIES;
 const OTHER: u32 = RELAY + 1;
+const CLIENT: u32 = OTHER + 1;
 const TWO_HOURS: u64 = 7_200;
+const DAY_MS: u64 = 86_400_000;
 /// Within this time whatever a test waits for has happened, on virtual time.
 const PATIENCE: Duration = Duration::from_secs(700);
 
@@ -106,6 +111,39 @@ async fn wrong_clock() {
 #[test]
 fn a_relay_with_a_wrong_clock_says_so_and_that_authorities_refuse_it() {
     SIMULATION.run(7, Box::pin(wrong_clock())).unwrap();
+}
+
+/// How long a stream waits at a client whose clock is a day behind, and what it is told.
+async fn stream_of_a_client_in_the_past() -> (Duration, String) {
+    let network = Network::begin().await;
+    let relay = network.relay(RELAY, network.world(RELAY), None).await;
+    let listed = |event: &RelayEvent| *event == RelayEvent::Listing(Listing::Reachable);
+    hear(&mut relay.events(), listed).await;
+    let world = network.world(CLIENT);
+    let right = world.clock.clone();
+    let clock = Clock::from_fn(move || right.now_ms() - DAY_MS);
+    let options = client_options(&network.file, World { clock, ..world });
+    let opened = at(CLIENT, async move {
+        let (client, _events) = Client::start(options).await;
+        let began = Instant::now();
+        let opened = client.connect("pages.example:80").await;
+        let refused = opened
+            .map(|_| ())
+            .expect_err("there is no consensus of yesterday");
+        client.shutdown().await;
+        (began.elapsed(), refused.to_string())
+    });
+    let told = opened.await;
+    network.end(vec![relay]).await;
+    told
+}
+
+#[test]
+fn a_client_whose_clock_is_behind_refuses_streams_at_once_with_the_reason() {
+    let told = SIMULATION.run(7, Box::pin(stream_of_a_client_in_the_past()));
+    let (after, said) = told.unwrap();
+    assert!(said.contains("clock is behind by about 1 day"), "{said}");
+    assert!(after < Duration::from_secs(10), "{after:?}");
 }
 
 /// A relay that is not where it says.
