@@ -204,11 +204,11 @@ fn authorities_come_and_go_and_a_client_goes_on() {
     std::fs::copy(world.path("draft.toml"), world.path("copy.toml")).unwrap();
     let lack = world.refused(finish);
     assert!(
-        lack.contains("2 of its own authorities have signed and 3 are needed"),
+        lack.contains("its own authorities: 2 signed, 3 needed; missing: "),
         "{lack}"
     );
     assert!(
-        lack.contains("1 of the authorities before have signed and 2 are needed"),
+        lack.contains("the authorities before: 1 signed, 2 needed; missing: "),
         "{lack}"
     );
     world.ok("network sign @copy.toml --key @offline/elm");

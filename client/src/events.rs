@@ -247,9 +247,10 @@ impl fmt::Display for ClientEvent {
             }
             Self::MemoryExceeded { used, ended } => write!(
                 f,
-                "streams hold more than the client's memory limit allows ({} MiB); {ended} that hold most are ended. \
+                "streams hold more than the client's memory limit allows ({} MiB); {} ended, those first that hold most. \
                  If applications are to read so slowly, raise `limits.client_memory_mib`",
-                used >> 20
+                used >> 20,
+                Count(*ended, "stream")
             ),
             Self::Revision(news) => news.fmt(f),
         }
@@ -357,7 +358,8 @@ impl fmt::Display for Warning {
             } => {
                 write!(
                     f,
-                    "of {begun} circuits through the guard {nickname} only {built} were built; "
+                    "the guard {nickname} let only {built} of {} be built; ",
+                    Count(*begun, "circuit")
                 )?;
                 f.write_str(match suspicion {
                     Suspicion::Extreme => {

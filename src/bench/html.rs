@@ -1,5 +1,7 @@
 //! Shows the report as one page with plots: without scripts, with nothing loaded from elsewhere, in light and dark.
 
+use cepa_common::words::Count;
+
 use super::report::{Report, Row, Value, shown};
 
 const STYLE: &str = "\
@@ -85,8 +87,8 @@ pub(super) fn setting(report: &Report) -> String {
     let what = match (&network.file, network.relays) {
         (Some(file), _) => format!("network {file}"),
         (None, relays) => format!(
-            "local network of {} relays, {}",
-            relays.unwrap_or(0),
+            "local network of {}, {}",
+            Count(relays.unwrap_or(0), "relay"),
             if network.processes {
                 "a process each"
             } else {

@@ -419,7 +419,7 @@ fn former(
 
 fn lack(whose: &str, who: &Signatories) -> String {
     format!(
-        "{} of {whose} have signed and {} are needed; missing: {}",
+        "{whose}: {} signed, {} needed; missing: {}",
         who.signed.len(),
         who.need,
         who.missing.join(", ")

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cepa_common::words::Count;
 use clap::Args;
 
 use super::context::{Context, block_on};
@@ -122,12 +123,9 @@ async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliEr
 /// What the owner reads when the node stops, with the streams that may end by themselves and for how long.
 fn stopping(to_drain: Option<(usize, Duration)>) -> String {
     let when = match to_drain {
-        Some((1, limit)) => format!(
-            " when its stream has ended, {} s from now at the latest",
-            limit.as_secs()
-        ),
         Some((streams, limit)) => format!(
-            " when its {streams} streams have ended, {} s from now at the latest",
+            " at the end of {}, {} s from now at the latest",
+            Count(streams, "open stream"),
             limit.as_secs()
         ),
         None => String::new(),

@@ -12,6 +12,9 @@ use crate::terminal::Progress;
 /// The most warnings of one start that are kept for whoever follows the start.
 const MOST_WARNINGS: usize = 32;
 
+/// From so many failed rounds on the owner is told once more, now and then, although nothing has changed.
+const LONG_AWAY: u32 = 16;
+
 /// A client that works, and what it tells.
 pub struct Started {
     /// The client.
@@ -79,11 +82,15 @@ fn tell(progress: &watch::Sender<Progress>, event: &ClientEvent) {
             progress.is_detail = match event {
                 ClientEvent::Receiving { bytes, of, .. } => Some(*bytes) != *of,
                 // Failed rounds are told more and more rarely, because the same again is no news.
-                ClientEvent::Waiting { rounds, .. } => !rounds.is_power_of_two(),
-                ClientEvent::Connecting(_) => progress.has_waited,
+                ClientEvent::Waiting { rounds, why } => {
+                    let why = why.to_string();
+                    let is_news = *rounds >= LONG_AWAY || why != progress.waits_for;
+                    progress.waits_for = why;
+                    !(rounds.is_power_of_two() && is_news)
+                }
+                ClientEvent::Connecting(_) => !progress.waits_for.is_empty(),
                 _ => false,
             };
-            progress.has_waited |= matches!(event, ClientEvent::Waiting { .. });
         } else if let Some(line) = line(event)
             && progress.warnings.len() < MOST_WARNINGS
         {
@@ -161,6 +168,7 @@ mod tests {
         assert!(said(ClientEvent::Over(Warning::NetworkDown)).contains("again"));
         assert_eq!(said(ClientEvent::Ready), "");
     }
+
     #[test]
     fn a_log_is_not_filled_by_a_network_that_is_away() {
         let progress = watch::Sender::new(Progress::default());
@@ -175,6 +183,10 @@ mod tests {
             tell(&progress, &ClientEvent::Waiting { rounds, why });
             shown += usize::from(!progress.borrow().is_detail);
         }
-        assert_eq!(shown, 3 + 10, "the first round, and 1, 2, 4 up to 512");
+        assert_eq!(
+            shown,
+            3 + 1 + 6,
+            "the first round, its failure, and 16, 32, 64 up to 512"
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! Why a node could not be started or asked, and what its owner could try.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cepa_common::state::StateError;
+use cepa_relay::RelayError;
 
 use crate::terminal::{CliError, FAILED, NETWORK};
 
@@ -60,14 +62,18 @@ impl AppError {
     /// What the reader of the error could try.
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::NetworkUnreadable { source, .. } if source.kind() == ErrorKind::NotFound => {
+                "name the network's file with --network FILE, or by `file` under [network] in a configuration file; \
+                 `cepa testnet` and `cepa authority init` make one"
+            }
             Self::NetworkUnreadable { .. } => {
-                "name the network with --network FILE; `cepa testnet` and `cepa authority init` make one"
+                "check that this is the network's file, which is text, and that this account may read it"
             }
             Self::NetworkInvalid { .. } => {
                 "get the file anew from somebody who runs an authority of the network"
             }
             Self::State(error) => error.hint(),
-            Self::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+            Self::Listen { source, .. } if source.kind() == ErrorKind::AddrInUse => {
                 "another program listens there; stop it or choose another port"
             }
             Self::Listen { .. } => "choose an address of this machine and a port above 1023",
@@ -86,6 +92,16 @@ impl AppError {
     }
 }
 
+impl From<RelayError> for AppError {
+    fn from(error: RelayError) -> Self {
+        match error {
+            RelayError::Listen { address, source } => Self::Listen { address, source },
+            RelayError::State(error) => Self::State(error),
+            other => Self::Relay(other.to_string()),
+        }
+    }
+}
+
 impl From<AppError> for CliError {
     fn from(error: AppError) -> Self {
         let code = if error.is_network() { NETWORK } else { FAILED };
@@ -99,3 +115,26 @@ impl From<AppError> for CliError {
 
 /// Where the lists of peers are explained.
 pub(super) const PEERS_HINT: &str = "docs/peers.md explains the lists of [client] and client.geoip";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_fit_what_the_system_said() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9001));
+        // A relay's port is as busy as a client's.
+        let busy = AppError::from(RelayError::Listen {
+            address,
+            source: ErrorKind::AddrInUse.into(),
+        });
+        assert!(busy.hint().contains("another program"), "{}", busy.hint());
+        let unreadable = |kind: ErrorKind| AppError::NetworkUnreadable {
+            path: PathBuf::from("network.toml"),
+            source: kind.into(),
+        };
+        assert!(unreadable(ErrorKind::NotFound).hint().contains("--network"));
+        let denied = unreadable(ErrorKind::PermissionDenied);
+        assert!(denied.hint().contains("may read"), "{}", denied.hint());
+    }
+}

@@ -80,11 +80,7 @@ impl Node {
         let network = RevisionStore::open(state.disk(), Some(&state.room(room)?), given);
         let measurer = Measurer::of(config, &network.newest());
         let relay = match relay_options(config, &network, &state, measurer.as_ref())? {
-            Some(options) => Some(
-                relay::Relay::start(options)
-                    .await
-                    .map_err(|e| AppError::Relay(e.to_string()))?,
-            ),
+            Some(options) => Some(relay::Relay::start(options).await?),
             None => None,
         };
         let publishes = config.relay.as_ref().is_some_and(|relay| relay.publish);

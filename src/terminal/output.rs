@@ -1,6 +1,7 @@
 //! What the program says: results on standard output, everything else on standard error.
 
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -38,6 +39,20 @@ pub(crate) fn lost() -> Result<(), CliError> {
             "is the disk full that it goes to?",
         )),
     }
+}
+
+/// The name by which this program was called: a command that is printed for people to copy names the program so, as it
+/// may not be on their path.
+pub(crate) fn program() -> String {
+    called(std::env::args_os().next())
+}
+
+fn called(first: Option<OsString>) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    first
+        .and_then(|first| first.into_string().ok())
+        .filter(|first| !first.is_empty() && first.chars().all(is_plain))
+        .unwrap_or_else(|| "cepa".to_owned())
 }
 
 /// Writes a line of news to standard error.
@@ -163,6 +178,16 @@ pub(crate) async fn with_meter<T>(work: impl AsyncFnOnce(watch::Sender<Progress>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_name_the_program_as_it_was_called() {
+        let named = |first: &str| called(Some(first.into()));
+        assert_eq!(named("target/release/cepa"), "target/release/cepa");
+        assert_eq!(named("cepa"), "cepa");
+        // What a shell would read otherwise is left to the reader.
+        assert_eq!(named("/my programs/cepa"), "cepa");
+        assert_eq!(called(None), "cepa");
+    }
 
     #[test]
     fn a_narrow_terminal_keeps_the_words() {

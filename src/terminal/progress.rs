@@ -9,8 +9,8 @@ pub struct Progress {
     pub what: String,
     /// Is this a step within a step, which does not belong in a log?
     pub is_detail: bool,
-    /// Has a round of asking for a consensus failed?
-    pub has_waited: bool,
+    /// Why the last round of asking for a consensus failed; empty if none has.
+    pub waits_for: String,
     /// What was found to be wrong, the earliest first.
     pub warnings: Vec<String>,
 }

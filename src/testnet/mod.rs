@@ -25,7 +25,7 @@ use cepa_common::world::steady;
 pub use plan::Shape;
 pub use workdir::Workdir;
 
-use crate::terminal::output::{Meter, note, say};
+use crate::terminal::output::{self, Meter, note, say};
 use crate::terminal::stop::{Cause, Stop};
 use crate::terminal::{CliError, NETWORK};
 use here::Here;
@@ -179,11 +179,12 @@ fn announce(layout: &Layout, page: &WebPage, took: Duration, for_command: bool) 
     say(&format!(
         "\nUse it:\n  \
          curl --proxy socks5h://{socks} {page}\n  \
-         cepa trace --network {network}\n  \
-         cepa consensus --network {network}\n  \
-         cepa status --config {client}\n\
+         {cepa} trace --network {network}\n  \
+         {cepa} consensus --network {network}\n  \
+         {cepa} status --config {client}\n\
          Nodes, logs and keys: {summary}\n\
          Stop it with Ctrl-C.",
+        cepa = output::program(),
         page = page.url(),
         network = network.display(),
         summary = summary.display(),

@@ -35,7 +35,7 @@ fn in_utf8(path: &Path) -> Result<(), CliError> {
                 "the path {} is not UTF-8, and the network's files must name it",
                 path.display()
             ),
-            "choose a directory with another name: --dir",
+            "name another directory with --dir",
         )),
     }
 }
@@ -78,9 +78,15 @@ impl Workdir {
     }
 
     fn temporary() -> Result<Self, CliError> {
+        Self::temporary_in(&std::env::temp_dir())
+    }
+
+    /// Makes a temporary directory in `parent`.
+    fn temporary_in(parent: &Path) -> Result<Self, CliError> {
+        in_utf8(parent)?;
         let temporary = tempfile::Builder::new()
             .prefix("cepa-testnet-")
-            .tempdir()
+            .tempdir_in(parent)
             .map_err(|error| {
                 CliError::failed(
                     format!("cannot create a temporary directory: {error}"),
@@ -161,6 +167,11 @@ mod tests {
             "{}",
             error.what
         );
+        // The directory for temporary files may have such a name too.
+        fs::create_dir(&odd).unwrap();
+        let error = Workdir::temporary_in(&odd).err().unwrap();
+        assert!(error.what.contains("not UTF-8"), "{}", error.what);
+        assert_eq!(fs::read_dir(&odd).unwrap().count(), 0);
         assert!(Workdir::open(Some(named.clone())).is_err());
 
         let ours = named.join("net");

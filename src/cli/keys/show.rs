@@ -16,7 +16,7 @@ use crate::node::identity::{CERTIFICATE, FAMILY, LINK_KEY, key_file};
 use crate::node::{IDENTITY_KEY, read_network};
 use crate::terminal::CliError;
 use crate::terminal::output::say;
-use cepa_common::words::At;
+use cepa_common::words::{At, Count};
 
 /// Show which keys a relay's state directory has and when they expire. No secret is printed.
 ///
@@ -87,9 +87,9 @@ fn links(state: &Path, network: &NetworkFile) -> Result<(), CliError> {
         format!("the certificate EXPIRED at {}", At(found.cert.not_after))
     } else {
         format!(
-            "certified until {} ({} days left)",
+            "certified until {} ({} left)",
             At(found.cert.not_after),
-            left / 86_400
+            Count(left / 86_400, "day")
         )
     };
     say(&format!("link key     {link}  {what}"));

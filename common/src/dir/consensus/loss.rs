@@ -72,9 +72,9 @@ impl core::fmt::Display for WeightLoss {
         let percent = lost.saturating_mul(100) / self.before_kib.max(1);
         write!(
             f,
-            "the newest consensus has lost {percent} % of the network's weight at once: {} relays run of {} before. \
-             Authorities may have lost what they knew, or many relays fail together",
-            self.relays_after, self.relays_before
+            "the newest consensus has lost {percent} % of the network's weight at once: the relays that run were \
+             {} and are {}. Authorities may have lost what they knew, or many relays fail together",
+            self.relays_before, self.relays_after
         )
     }
 }
