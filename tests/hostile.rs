@@ -13,19 +13,16 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
-use cepa_common::cell::codec::{self, Cell, CircuitCommand, DestroyReason, Head};
-use cepa_common::cell::codec::{payload, payload_mut};
+use cepa_common::cell::codec::payload;
+use cepa_common::cell::codec::{self, CircuitCommand, DestroyReason, Head};
 use cepa_common::cell::message::{Inward, Packer, StreamMessage, Telescope, messages};
 use cepa_common::cell::{CELL_LEN, CLEAR_LEN};
 use cepa_common::dir::{Entry, NetworkFile};
-use cepa_common::handshake::{
-    ClientHandshake, ClientParams, HandshakeContext, HandshakeError, OnionPublicKey,
-};
+use cepa_common::handshake::HandshakeError;
 use cepa_common::ids::{CircId, NetworkId, RelayId};
 use cepa_common::link::Hello;
-use cepa_common::net::directory::fetch_consensus;
 use cepa_common::net::establish::Accepted;
-use cepa_common::net::establish::{self, EstablishError, NewLink};
+use cepa_common::net::establish::{self, EstablishError};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
 use cepa_common::onion::{ClientLayers, HopKeys};
@@ -34,220 +31,15 @@ use cepa_common::world::clock::Clock;
 use cepa_common::world::disk::Disk;
 use ed25519_dalek::SigningKey;
 use support::own::OwnNetwork;
+use support::peer::{Keys, Net, Peer, ours, sealed};
 use support::{Testnet, until};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-/// A peer that completes TLS and HELLO with real keys and then says what the test wants.
-struct Peer {
-    io: TlsIo,
-    plain: Vec<u8>,
-    /// Circuits that the relay has ended for its memory while the peer waited for others, in order.
-    destroyed: VecDeque<CircId>,
-}
-
-/// The result of a CREATE: the circuit's id and its layers.
-type Keys = (CircId, ClientLayers);
-
-struct Net {
-    file: NetworkFile,
-    relays: Vec<Entry>,
-}
-
-impl Net {
-    async fn of(testnet: &Testnet) -> Self {
-        let text = std::fs::read_to_string(testnet.network_file()).unwrap();
-        let file = NetworkFile::parse(&text).unwrap();
-        let authority = &file.authorities()[0];
-        let (tls, key) = (Tls::client(), authority.identity.0);
-        let io = establish::dial_http(&authority.addresses, key, &tls);
-        let patience = Duration::from_secs(30);
-        let consensus = fetch_consensus(io.await.unwrap(), &file, None, patience).await;
-        let relays = consensus.unwrap().expect("a consensus").entries().to_vec();
-        Self { file, relays }
-    }
-
-    fn id(&self) -> NetworkId {
-        self.file.network_id()
-    }
-
-    async fn link(&self, relay: &Entry) -> Result<NewLink, EstablishError> {
-        let tls = Tls::client();
-        establish::dial_link(&relay.addresses, relay.link_key(), &tls, self.id(), 0).await
-    }
-
-    async fn peer(&self, relay: &Entry) -> Peer {
-        Peer::on(self.link(relay).await.unwrap())
-    }
-
-    fn handshake(&self, relay: &Entry) -> (ClientHandshake, [u8; codec::CREATE_LEN]) {
-        let context = HandshakeContext {
-            network: self.id(),
-            relay: relay.identity,
-            onion: OnionPublicKey {
-                suite: relay.suite,
-                key: relay.onion_key,
-            },
-        };
-        ClientHandshake::start(&context, ClientParams::default(), &mut rand::rng()).unwrap()
-    }
-
-    /// Makes a circuit by CREATE and CREATED as the rules want them.
-    async fn circuit(&self, peer: &mut Peer, relay: &Entry, circ: u32) -> Keys {
-        let circ = ours(circ);
-        let (handshake, message) = self.handshake(relay);
-        peer.send(&codec::create(circ, &message)).await;
-        let cell = peer.next_of(circ).await.expect("CREATED");
-        assert_eq!(
-            codec::head(&cell),
-            Ok(Head::Circuit(circ, CircuitCommand::Created))
-        );
-        let reply = codec::parse_created(codec::body(&cell)).unwrap();
-        let mut layers = ClientLayers::new();
-        layers
-            .push(relay.suite, handshake.finish(reply).unwrap().0)
-            .unwrap();
-        (circ, layers)
-    }
-
-    /// Checks that the relay still serves an honest circuit, on a link of its own and on this one.
-    async fn still_serves(&self, relay: &Entry, same_link: Option<&mut Peer>) {
-        let mut other = self.peer(relay).await;
-        let peer = match same_link {
-            Some(peer) => peer,
-            None => &mut other,
-        };
-        let number = rand::random_range(1000..1 << 30);
-        let (circ, mut layers) = self.circuit(peer, relay, number).await;
-        peer.say(circ, &mut layers, |p| {
-            p.begin_dir(cepa_common::ids::StreamId::new(1).unwrap())
-                .unwrap();
-        })
-        .await;
-        let mut cell = peer.next_of(circ).await.expect("an answer");
-        layers.open(codec::body_mut(&mut cell)).unwrap();
-        let first = messages::<Inward<'_>>(payload(codec::body(&cell)))
-            .next()
-            .unwrap();
-        assert!(matches!(first, Ok(Inward::Connected(_))), "{first:?}");
-        peer.send(&codec::destroy(circ, DestroyReason::Finished))
-            .await;
-        assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Finished));
-    }
-}
-
-/// A circuit id of the dialling side.
-fn ours(n: u32) -> CircId {
-    CircId::new(CircId::DIALLER_BIT | n).unwrap()
-}
-
-impl Peer {
-    fn on(link: NewLink) -> Self {
-        Self {
-            io: link.io,
-            plain: Vec::new(),
-            destroyed: VecDeque::new(),
-        }
-    }
-
-    async fn send(&mut self, bytes: &[u8]) {
-        self.io.flush().await.unwrap();
-        // The relay may have closed the link meanwhile; the next read will show that.
-        let _ = self.io.write(bytes);
-        let _ = self.io.flush().await;
-    }
-
-    async fn say(
-        &mut self,
-        circ: CircId,
-        layers: &mut ClientLayers,
-        pack: impl FnOnce(&mut Packer<'_>),
-    ) {
-        let cell = sealed(circ, layers, pack);
-        self.send(&cell).await;
-    }
-
-    /// The next cell; `None` if the link is closed.
-    async fn next(&mut self) -> Option<Cell> {
-        let read = async {
-            while self.plain.len() < CELL_LEN {
-                self.io.ready().await.ok()?;
-                if self.io.try_read(&mut self.plain).ok()? == Some(0) && self.plain.len() < CELL_LEN
-                {
-                    return None;
-                }
-            }
-            let cell = *self.plain.first_chunk()?;
-            self.plain.drain(..CELL_LEN);
-            Some(cell)
-        };
-        let patience = Duration::from_secs(30);
-        tokio::time::timeout(patience, read)
-            .await
-            .expect("the relay says or closes something")
-    }
-
-    async fn next_of(&mut self, circ: CircId) -> Option<Cell> {
-        loop {
-            let cell = self.next().await?;
-            match codec::head(&cell) {
-                Ok(Head::Circuit(c, _)) if c == circ => return Some(cell),
-                Ok(Head::Circuit(c, CircuitCommand::Destroy)) => self.note(c, &cell).await,
-                _ => {}
-            }
-        }
-    }
-
-    /// The reason in the DESTROY for a circuit. Other cells may come before it.
-    async fn reason_of(&mut self, circ: CircId) -> Option<DestroyReason> {
-        loop {
-            let cell = self.next_of(circ).await?;
-            if let Ok(Head::Circuit(_, CircuitCommand::Destroy)) = codec::head(&cell) {
-                return Some(codec::parse_destroy(codec::body(&cell)).unwrap());
-            }
-        }
-    }
-
-    /// Takes the end of a circuit that the relay has ended for its memory, and lets go of the id.
-    async fn note(&mut self, circ: CircId, cell: &Cell) {
-        let reason = codec::parse_destroy(codec::body(cell));
-        if reason == Ok(DestroyReason::Resource) {
-            self.destroyed.push_back(circ);
-            let answer = codec::destroy(circ, DestroyReason::Finished);
-            self.send(&answer).await;
-        }
-    }
-
-    /// The next circuit that the relay ends for its memory.
-    async fn next_destroyed(&mut self) -> CircId {
-        loop {
-            if let Some(circ) = self.destroyed.pop_front() {
-                return circ;
-            }
-            let cell = self.next().await.expect("the link lives");
-            if let Ok(Head::Circuit(circ, CircuitCommand::Destroy)) = codec::head(&cell) {
-                self.note(circ, &cell).await;
-            }
-        }
-    }
-
-    async fn is_closed(&mut self) -> bool {
-        while self.next().await.is_some() {}
-        true
-    }
-}
-
-fn sealed(circ: CircId, layers: &mut ClientLayers, pack: impl FnOnce(&mut Packer<'_>)) -> Cell {
-    let mut cell = [0; CELL_LEN];
-    codec::write_circuit_head(&mut cell, circ, CircuitCommand::Relay);
-    let body = codec::body_mut(&mut cell);
-    let mut packer = Packer::new(payload_mut(body));
-    pack(&mut packer);
-    packer.finish();
-    let last = cepa_common::ids::HopIndex(layers.len() as u8 - 1);
-    layers.seal(last, body, &mut rand::rng()).unwrap();
-    cell
+fn network_of(testnet: &Testnet) -> NetworkFile {
+    let text = std::fs::read_to_string(testnet.network_file()).unwrap();
+    NetworkFile::parse(&text).unwrap()
 }
 
 fn begin_dir(p: &mut Packer<'_>) {
@@ -260,7 +52,7 @@ async fn peers_that_break_the_rules_end_what_is_theirs() {
     let testnet = tokio::task::spawn_blocking(|| Testnet::start(&[]))
         .await
         .unwrap();
-    let net = Net::of(&testnet).await;
+    let net = Net::of(network_of(&testnet)).await;
     let relay = net
         .relays
         .iter()
@@ -294,7 +86,7 @@ async fn circuits_that_pass_cost_who_made_them() {
     let testnet = tokio::task::spawn_blocking(|| Testnet::start(&["--memory-mib", MEMORY]))
         .await
         .unwrap();
-    let net = Net::of(&testnet).await;
+    let net = Net::of(network_of(&testnet)).await;
     let named = |name| {
         let mut relays = net.relays.iter();
         relays.find(|relay| relay.nickname == name).unwrap()

@@ -3,6 +3,7 @@
 
 pub(crate) mod dns;
 pub(crate) mod own;
+pub(crate) mod peer;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -46,6 +46,8 @@ impl Tasks {
         let Some(running) = self.running.upgrade() else {
             return;
         };
+        // In a box, because a future that is moved into another one takes its place twice there.
+        let work = Box::pin(work);
         tokio::spawn(async move {
             tokio::select! {
                 // A stop goes first. A task that has been told of it does nothing more, so that what other tasks leave
