@@ -467,3 +467,66 @@ fn what_breaks_the_rules_of_legs_ends_both() {
         );
     }
 }
+
+/// The relay's words on a stream that both ends have ended go by the slow leg, and its SEEN of the client's END by the
+/// quick one.
+#[test]
+fn an_id_lingers_until_what_the_slow_leg_brings_is_read() {
+    let (mut world, here, _, slow) = World::joined([5, 50]);
+    world.client.shutdown(here);
+    (0..100).for_each(|_| world.step());
+    let id = StreamId::new(1).unwrap();
+    let (now, next) = (world.now(), world.client.set.as_ref().unwrap().read().0);
+    let said = |number: u64, message: StreamMessage<'_>| {
+        let mut payload = [0; PAYLOAD_LEN];
+        let mut packer = Packer::new(&mut payload);
+        packer.leg(&LegMessage::Switch(number)).unwrap();
+        packer.stream(id, message).unwrap();
+        packer.finish();
+        payload
+    };
+    let done = said(next, StreamMessage::End(EndReason::Done));
+    let grant = said(next + 1, StreamMessage::Window(9));
+    let reset = said(next + 2, StreamMessage::End(EndReason::Reset));
+    let all = world.client.set.as_ref().unwrap().next_out();
+    let mut seen = [0; PAYLOAD_LEN];
+    let mut packer = Packer::new(&mut seen);
+    packer.leg(&LegMessage::Seen(all)).unwrap();
+    packer.finish();
+    for (leg, payload) in [
+        (LegId::FIRST, &done),
+        (LegId::FIRST, &seen),
+        (slow, &grant),
+        (slow, &reset),
+    ] {
+        assert_eq!(world.client.on_inward(leg, now, payload), Ok(None));
+    }
+    assert!(world.client.lingering.contains_key(&id));
+    let again = said(next + 3, StreamMessage::Window(9));
+    let read = world.client.on_inward(slow, now, &again);
+    assert_eq!(read, Err(Violation::OutOfOrder), "who gave up says no more");
+}
+
+/// Nothing of old can come any more when 2,048 payloads have been read since the END was seen.
+#[test]
+fn an_id_of_a_set_is_free_again() {
+    let (mut world, here, there, _) = World::joined([5, 50]);
+    let other = world.client.open(StreamTarget::Directory).unwrap();
+    world.run_until(|world| world.begun.len() == 2);
+    let other_there = world.begun[1];
+    world.relay.accept(other_there);
+    world.client.shutdown(here);
+    world.relay.shutdown(there);
+    (0..200).for_each(|_| world.step());
+    assert_eq!(
+        (world.client.lingering.len(), world.relay.lingering.len()),
+        (1, 1)
+    );
+    let data = bytes(1, 5 << 20);
+    let read = world.transfer([other, other_there], [&data, &data], |_| {});
+    assert!(read[0] == data && read[1] == data);
+    assert_eq!(
+        (world.client.lingering.len(), world.relay.lingering.len()),
+        (0, 0)
+    );
+}

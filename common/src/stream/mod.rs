@@ -27,6 +27,7 @@ mod request;
 mod set;
 mod shed;
 mod state;
+mod table;
 mod target;
 mod turns;
 

@@ -127,6 +127,7 @@ impl<E: StreamEnd> Mux<E> {
     pub fn lose(&mut self) {
         self.lost = true;
         self.ids.clear();
+        self.lingering.clear();
         self.ready.clear();
         self.windows_due.clear();
         for leg in self.legs.iter_mut().flatten() {

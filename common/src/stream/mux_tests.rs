@@ -18,6 +18,10 @@ use crate::stream::{Acceptor, Opener, Request, StreamTarget, Violation};
 
 #[path = "mux_credit_tests.rs"]
 mod credit;
+#[path = "mux_legs_tests.rs"]
+mod legs;
+#[path = "mux_table_tests.rs"]
+mod table;
 
 const WINDOW: u32 = 8 * 1024;
 

@@ -10,6 +10,7 @@ use super::names::LegId;
 use super::request::Request;
 use super::set::Set;
 use super::state::Received;
+use super::table::{Effect, Kind, effect};
 use super::{StreamError, StreamKey, StreamTarget, Violation};
 use crate::cell::Payload;
 use crate::cell::codec::DestroyReason;
@@ -239,9 +240,13 @@ impl Mux<Opener> {
 
     fn on_connected(&mut self, id: StreamId) -> Result<(), Violation> {
         let (_, stream) = self.stream_mut(id)?;
-        if !matches!(stream.opening.step, BeginStep::Waiting)
-            || stream.receive.state != Received::Open
-        {
+        let effect = effect(
+            stream.send.said,
+            stream.receive.state.word(),
+            Kind::Connected,
+        );
+        let waits = matches!(stream.opening.step, BeginStep::Waiting);
+        if !waits || !matches!(effect, Effect::Take | Effect::Pass) {
             return Err(Violation::OutOfOrder);
         }
         stream.opening.step = BeginStep::Open;

@@ -9,6 +9,7 @@ use super::leg::Leg;
 use super::mux::Mux;
 use super::names::LegId;
 use super::state::{Sending, Stream};
+use super::table::Word;
 use crate::cell::Payload;
 use crate::cell::message::{
     EndReason, FlowMessage, LegMessage, MARK_LEN, MARK_MESSAGE_LEN, MESSAGE_HEAD_LEN,
@@ -317,7 +318,10 @@ fn pack_stream<O: Opening>(packer: &mut Packer<'_>, now: Instant, stream: &mut S
             return true;
         }
         stream.send.state = Sending::Ended;
-        stream.send.said_done = reason == EndReason::Done;
+        stream.send.said = match reason {
+            EndReason::Done => Word::Done,
+            _ => Word::GaveUp,
+        };
     }
     packer.room().is_none_or(|room| room < MESSAGE_HEAD_LEN)
 }

@@ -8,6 +8,7 @@ use super::names::LegId;
 use super::request::Request;
 use super::set::Arrival;
 use super::state::{Lingering, Received, Sending, Stream};
+use super::table::{self, Effect, Word, effect};
 use super::{StreamError, StreamKey, Violation};
 use crate::cell::Payload;
 use crate::cell::codec::DestroyReason;
@@ -16,6 +17,10 @@ use crate::cell::message::{
 };
 use crate::ids::StreamId;
 use crate::limits::CREDIT_GROWTH;
+
+/// After this many payloads of a set, ids that lingered are looked for that may be forgotten: each look goes over all of
+/// them.
+const FORGET_INTERVAL: u64 = 64;
 
 /// What a payload says besides messages of streams.
 #[derive(Default)]
@@ -128,9 +133,14 @@ impl<E: StreamEnd> Mux<E> {
         one.next_in = number.checked_add(1);
         let set = self.set.as_mut().ok_or(Violation::Linking)?;
         if set.on_arrival(now, number, payload)? == Arrival::Now {
+            let before = number / FORGET_INTERVAL;
             apply(self, now, payload, &mut aside.requests)?;
             while let Some(early) = self.set.as_mut().and_then(|set| set.take_early(now)) {
                 apply(self, now, &early, &mut aside.requests)?;
+            }
+            let read = self.set.as_ref().map_or(0, |set| set.read().0);
+            if read / FORGET_INTERVAL != before {
+                self.forget_lingering();
             }
         }
         Ok(aside)
@@ -186,17 +196,21 @@ impl<E: StreamEnd> Mux<E> {
         }
         let most = self.stream_window.saturating_mul(CREDIT_GROWTH);
         let (key, stream) = self.stream_mut(id)?;
-        match (stream.receive.state, message) {
-            (Received::Open, _) | (Received::Complete, StreamMessage::Window(_)) => {}
-            // The other end has completed its direction and then given the stream up: its application listens no more.
-            (Received::Complete, StreamMessage::End(reason)) if reason != EndReason::Done => {}
-            _ => return Err(Violation::OutOfOrder),
+        let kind = table::Kind::of(&message);
+        let effect = effect(stream.send.said, stream.receive.state.word(), kind);
+        // What lingers stands in no stream's state: a stream that both ends have ended is closed.
+        if matches!(effect, Effect::Linger | Effect::Destroy) {
+            return Err(Violation::OutOfOrder);
+        }
+        let begins = matches!(
+            kind,
+            table::Kind::Data | table::Kind::Done | table::Kind::Blocked
+        );
+        if begins && !stream.opening.may_receive() {
+            return Err(Violation::OutOfOrder);
         }
         match message {
             StreamMessage::Data(data) => {
-                if !stream.opening.may_receive() {
-                    return Err(Violation::OutOfOrder);
-                }
                 let len = u32::try_from(data.len()).map_err(|_| Violation::Credit)?;
                 stream.receive.credit = stream
                     .receive
@@ -204,8 +218,9 @@ impl<E: StreamEnd> Mux<E> {
                     .checked_sub(len)
                     .ok_or(Violation::Credit)?;
                 // Bytes that were on their way when this end gave the stream up are dropped, and their credit is not
-                // granted again.
-                if !stream.released && !stream.shed && !stream.send.state.is_given_up() {
+                // granted again. The same goes for a stream whose END is still to be said.
+                let gives_up = stream.released || stream.shed || stream.send.state.is_given_up();
+                if effect == Effect::Take && !gives_up {
                     stream.receive.buffer.push(now, data);
                 }
                 if let Some(waker) = stream.receive.reader.take() {
@@ -224,7 +239,7 @@ impl<E: StreamEnd> Mux<E> {
                 // BLOCKED may be said once for each grant, and once for the credit that the stream begins with.
                 let left = stream.receive.may_starve.checked_sub(1);
                 stream.receive.may_starve = left.ok_or(Violation::OutOfOrder)?;
-                stream.receive.starved = true;
+                stream.receive.starved = effect == Effect::Take;
                 if stream.may_grant() && !stream.receive.is_window_due {
                     stream.receive.is_window_due = true;
                     self.windows_due.push_back(key);
@@ -233,15 +248,12 @@ impl<E: StreamEnd> Mux<E> {
             }
             StreamMessage::End(reason) => {
                 if reason == EndReason::Done {
-                    if !stream.opening.may_receive() {
-                        return Err(Violation::OutOfOrder);
-                    }
                     stream.receive.state = Received::Complete;
                 } else {
                     stream.receive.state = Received::Failed(StreamError::Ended(reason));
                     stream.abort(EndReason::Reset);
                 }
-                if stream.send.said_done && stream.send.state.is_given_up() {
+                if stream.send.said == Word::Done && stream.send.state.is_given_up() {
                     // Both ends have said END, so neither waits for another END.
                     stream.send.state = Sending::Ended;
                 }
@@ -286,12 +298,19 @@ impl<E: StreamEnd> Mux<E> {
         }
     }
 
-    fn forget_lingering(&mut self) {
-        let confirmed = self.confirmed();
-        if !self.lingering.is_empty() {
-            self.lingering.retain(|_, past| past.until > confirmed);
-            self.account();
+    /// Forgets the ids on which nothing of old can come any more.
+    pub(super) fn forget_lingering(&mut self) {
+        if self.lingering.is_empty() {
+            return;
         }
+        let confirmed = self.confirmed();
+        let numbered = self.set.as_ref().filter(|set| set.numbers_in);
+        let numbered = numbered.map(|set| (set.read().0, set.bound_in()));
+        self.lingering.retain(|_, past| {
+            past.until > confirmed
+                || numbered.is_some_and(|(read, bound)| read < *past.last.get_or_insert(bound))
+        });
+        self.account();
     }
 
     pub(super) fn close_if_over(&mut self, key: StreamKey) {
@@ -305,11 +324,14 @@ impl<E: StreamEnd> Mux<E> {
             let (id, released) = (stream.id, stream.released);
             let past = Lingering {
                 room: self.stream_window.saturating_mul(CREDIT_GROWTH) - stream.send.credit,
+                said: stream.send.said,
+                heard: stream.receive.state.word(),
                 until: stream.send.end_cell,
-                given_up: matches!(stream.receive.state, Received::Failed(_)),
+                last: None,
             };
             self.ids.remove(&id);
-            if past.until > self.confirmed() {
+            // The acknowledgement of an END comes ahead of older words if these go by a slower leg.
+            if past.until > self.confirmed() || self.numbers_in() {
                 self.lingering.insert(id, past);
             }
             if released {
@@ -321,20 +343,15 @@ impl<E: StreamEnd> Mux<E> {
 }
 
 /// Takes a message on an id that this end has freed. Only what the other end may have said before it read this end's
-/// END is legal.
+/// END is legal. Returns whether the window counts the message.
 fn on_lingering(past: &mut Lingering, message: StreamMessage<'_>) -> Result<bool, Violation> {
-    match message {
-        StreamMessage::Window(bytes) => {
-            past.room = past.room.checked_sub(bytes).ok_or(Violation::Credit)?;
-            Ok(false)
-        }
-        StreamMessage::End(reason) if reason != EndReason::Done && !past.given_up => {
-            past.given_up = true;
-            past.room = 0;
-            Ok(true)
-        }
-        StreamMessage::End(_) | StreamMessage::Data(_) | StreamMessage::Blocked => {
-            Err(Violation::OutOfOrder)
-        }
+    if effect(past.said, past.heard, table::Kind::of(&message)) != Effect::Linger {
+        return Err(Violation::OutOfOrder);
     }
+    if let StreamMessage::Window(bytes) = message {
+        past.room = past.room.checked_sub(bytes).ok_or(Violation::Credit)?;
+        return Ok(false);
+    }
+    past.heard = Word::GaveUp;
+    Ok(true)
 }

@@ -229,6 +229,12 @@ impl Set {
         (self.next_in, self.next_in != self.told)
     }
 
+    /// All payloads that the other end can have said by now have a lower number than this: it sends no further one while
+    /// it holds copies of [`UNSEEN_PAYLOADS`] that it was not told of (5.24).
+    pub(super) fn bound_in(&self) -> u64 {
+        self.told.saturating_add(UNSEEN_PAYLOADS)
+    }
+
     /// Notes that the other end is being told what [`Self::read`] returns.
     pub(super) fn on_told(&mut self) {
         self.told = self.next_in;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::buffer::ByteQueue;
 use super::end::Opening;
 use super::recent::Recent;
+use super::table::Word;
 use crate::budget::Budget;
 use crate::cell::message::EndReason;
 use crate::ids::StreamId;
@@ -54,6 +55,17 @@ pub(super) enum Received {
     Failed(StreamError),
 }
 
+impl Received {
+    /// The same, as the table of 5.8 has it.
+    pub(super) fn word(self) -> Word {
+        match self {
+            Self::Open => Word::Nothing,
+            Self::Complete => Word::Done,
+            Self::Failed(_) => Word::GaveUp,
+        }
+    }
+}
+
 /// What this end has to say, or has said, about its own direction of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sending {
@@ -72,16 +84,19 @@ impl Sending {
     }
 }
 
-/// A stream whose id this end has freed, until the other end has acknowledged the END. Grants for the stream, or word
-/// that its reader gave up, may still be on their way.
+/// A stream whose id this end has freed, for as long as the other end's words from before it knew of the END may come:
+/// grants for the stream, or word that its reader gave up.
 #[derive(Debug)]
 pub(super) struct Lingering {
     /// Bytes that the other end may still grant without breaking the credit's bound.
     pub(super) room: u32,
-    /// The other end has given the stream up and says nothing more.
-    pub(super) given_up: bool,
+    /// What both ends have said.
+    pub(super) said: Word,
+    pub(super) heard: Word,
     /// The END is acknowledged with the counted cell of this number.
     pub(super) until: u64,
+    /// Of a set whose other end has acknowledged the END: all that it said before that has a lower number than this.
+    pub(super) last: Option<u64>,
 }
 
 /// The direction of a stream away from this end.
@@ -94,8 +109,8 @@ pub(super) struct SendHalf {
     pub(super) credit: u32,
     /// Since the last grant, the other end has been told that there are bytes and no credit.
     pub(super) said_blocked: bool,
-    /// `END(Done)` has been sent; the stream may still be given up after it.
-    pub(super) said_done: bool,
+    /// Which END has been sent. After `END(Done)` the stream may still be given up.
+    pub(super) said: Word,
     /// Number of the counted cell that carried this end's END.
     pub(super) end_cell: u64,
     /// What the stream has said of late.
@@ -113,7 +128,7 @@ impl SendHalf {
             buffer: ByteQueue::new(budget),
             credit: window,
             said_blocked: false,
-            said_done: false,
+            said: Word::Nothing,
             end_cell: 0,
             recent: Recent::default(),
             is_queued: false,
@@ -236,7 +251,8 @@ impl<O: Opening> Stream<O> {
 
     /// Is there credit to grant? After this end has said that it gives the stream up, it may say nothing more.
     pub(super) fn may_grant(&self) -> bool {
-        let silent = self.closed || self.released || self.shed || self.send.state.is_given_up();
+        let gives_up = self.send.state.is_given_up() || self.send.said == Word::GaveUp;
+        let silent = self.closed || self.released || self.shed || gives_up;
         let receive = &self.receive;
         let has = receive.drained > 0 || receive.starved && receive.buffer.is_empty();
         !silent && receive.state == Received::Open && has
@@ -251,7 +267,7 @@ impl<O: Opening> Stream<O> {
     pub(super) fn abort(&mut self, reason: EndReason) {
         let send = &mut self.send;
         send.buffer.clear();
-        let complete_only = send.said_done && self.receive.state == Received::Open;
+        let complete_only = send.said == Word::Done && self.receive.state == Received::Open;
         if !send.state.is_given_up() && (send.state != Sending::Ended || complete_only) {
             send.state = Sending::Ending(reason);
         }
