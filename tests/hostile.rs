@@ -83,9 +83,13 @@ async fn circuits_that_pass_cost_who_made_them() {
     const MEMORY: &str = "32";
     /// Circuits that have room in a stranger's share of that.
     const ROOM: u32 = (32 << 20) / 4 / 4_224;
-    let testnet = tokio::task::spawn_blocking(|| Testnet::start(&["--memory-mib", MEMORY]))
-        .await
-        .unwrap();
+    let testnet = tokio::task::spawn_blocking(|| {
+        // Nothing is said on these circuits, and they must not end for that while they are made.
+        let slow = ["--param", "half_open_seconds=120"];
+        Testnet::start(&[&["--memory-mib", MEMORY][..], &slow].concat())
+    })
+    .await
+    .unwrap();
     let net = Net::of(network_of(&testnet)).await;
     let named = |name| {
         let mut relays = net.relays.iter();

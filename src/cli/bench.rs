@@ -94,6 +94,7 @@ impl Bench {
             conditions: self.links.conditions(),
             multipath: self.multipath,
             memory_mib: None,
+            params: Default::default(),
         };
         shape.check()?;
         let workdir = Workdir::open(None)?;

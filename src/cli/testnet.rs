@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::authority::parse_param;
 use super::context::{Context, block_on};
 use super::links::LinkArgs;
 use crate::config::{DEFAULT_SOCKS, MultipathKind};
@@ -64,6 +65,9 @@ pub(super) struct Testnet {
     /// What circuits, streams and queues of each relay may hold together [default: 512].
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..=1_048_576))]
     memory_mib: Option<u32>,
+    /// A parameter of the network in place of a local network's usual one; may be repeated. docs/protocol.md lists them.
+    #[arg(long = "param", value_name = "NAME=NUMBER", value_parser = parse_param)]
+    params: Vec<(String, u32)>,
     #[command(flatten)]
     links: LinkArgs,
     /// A command to run in the network, after two dashes.
@@ -84,6 +88,7 @@ impl Testnet {
             conditions: self.links.conditions(),
             multipath: self.multipath,
             memory_mib: self.memory_mib,
+            params: self.params.into_iter().collect(),
         };
         shape.check()?;
         let workdir = Workdir::open(self.dir)?;

@@ -77,6 +77,7 @@ impl Layout {
         let mut params = local_network_params();
         let interval = u32::try_from(plan.vote_interval.as_secs()).unwrap_or(u32::MAX);
         params.insert("vote_interval_seconds".to_owned(), interval);
+        params.extend(plan.params.clone());
         let network = sign_network("testnet", authorities, &signers, params)?;
         write_text(&plan.network_file(), &network)?;
         for node in &plan.nodes {
@@ -182,6 +183,7 @@ mod tests {
             conditions: Default::default(),
             multipath: Default::default(),
             memory_mib: None,
+            params: Default::default(),
         };
         let ports = Ports {
             socks: shape.socks,

@@ -1,5 +1,6 @@
 //! The nodes of a local network. This file is pure, but for [`choose_ports`].
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct Shape {
     pub multipath: MultipathKind,
     /// `limits.memory_mib` of every node, if it is not to be the default.
     pub memory_mib: Option<u32>,
+    /// Parameters of the network in place of a local network's usual ones.
+    pub params: BTreeMap<String, u32>,
 }
 
 /// Number of hops of a circuit. With fewer relays there is no circuit.
@@ -148,6 +151,8 @@ pub(super) struct Plan {
     pub multipath: MultipathKind,
     /// `limits.memory_mib` of every node, if it is not to be the default.
     memory_mib: Option<u32>,
+    /// Parameters of the network in place of a local network's usual ones.
+    pub(super) params: BTreeMap<String, u32>,
     /// The time between two consensuses (whole seconds).
     pub vote_interval: Duration,
 }
@@ -251,6 +256,7 @@ impl Plan {
             conditions: shape.conditions,
             multipath: shape.multipath,
             memory_mib: shape.memory_mib,
+            params: shape.params.clone(),
             vote_interval: shape.vote_interval(),
         })
     }
@@ -380,6 +386,7 @@ mod tests {
             conditions: Conditions::default(),
             multipath: MultipathKind::default(),
             memory_mib: None,
+            params: Default::default(),
         }
     }
 
