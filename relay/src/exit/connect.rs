@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use cepa_common::budget::Budget;
+use cepa_common::budget::{Budget, Charge};
 use cepa_common::dir::ExitPolicy;
 use cepa_common::stream::StreamHost;
 use cepa_common::sync::lock;
@@ -29,6 +29,8 @@ use crate::events::Reporter;
 const MOST_DIALS: usize = 8;
 /// An address that was silent for so long makes room for another one.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
+/// What the questions for a name take while they are under way (bytes), with their sockets and buffers; measured.
+pub(super) const LOOKUP_BYTES: usize = 24 << 10;
 /// The longest time that one stream may take, with the lookup of its name.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
 
@@ -59,6 +61,7 @@ pub struct ExitConnector {
     destinations: Destinations,
     fates: KnownFates,
     open: Arc<OpenStreams>,
+    budget: Arc<Budget>,
 }
 
 /// The dials that are under way, by address.
@@ -85,8 +88,8 @@ impl Destinations {
 
 impl ExitConnector {
     /// A connector that connects to what `policy` allows, and asks the DNS server at `resolver`, or the system's
-    /// servers if there is none, unless `world` has names of its own. What the connector remembers of names is charged
-    /// to `budget`. Which servers there are is reported to `events`. Call this inside a tokio runtime.
+    /// servers if there is none, unless `world` has names of its own. What the connector remembers of names, and
+    /// asks for at the moment, is charged to `budget`. Which servers there are is reported to `events`. Call this inside a tokio runtime.
     ///
     /// # Errors
     /// [`ResolverError`] if name servers cannot be asked at all.
@@ -105,6 +108,7 @@ impl ExitConnector {
             destinations: Destinations::default(),
             fates: KnownFates::new(budget),
             open: OpenStreams::new(),
+            budget: Arc::clone(budget),
         })
     }
 
@@ -127,6 +131,10 @@ impl ExitConnector {
         let deadline = Instant::now() + DEADLINE;
         let turn = timeout_at(deadline, self.attempts.turn(origin)).await;
         let attempt = turn.map_err(|_| DestinationError::Resource)?;
+        let mut charge = Charge::none(&self.budget);
+        if let StreamHost::Name(_) = host {
+            charge.set(LOOKUP_BYTES);
+        }
         let mut dials = Dials {
             exit: self,
             host,

@@ -20,6 +20,7 @@ use cepa_common::stream::{
     Acceptor, LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamHost, StreamKey,
     StreamTarget,
 };
+use cepa_common::world::names::{GivenNames, Names};
 use cepa_common::world::sockets::{Answer, GivenListener, GivenSockets, GivenStream, SocketStream};
 use cepa_common::world::{Disk, Sockets, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -481,6 +482,35 @@ fn hear(client: &mut Mux<Opener>, streams: &Streams<Acceptor>) -> Vec<Request> {
     assert!(client.fill(LegId::FIRST, now, &mut rand::rng(), &mut payload));
     let heard = streams.mux().on_outward(LegId::FIRST, now, &payload);
     heard.unwrap()
+}
+
+/// Names that nobody answers.
+struct Unanswered;
+
+impl GivenNames for Unanswered {
+    fn lookup<'a>(&'a self, _: &'a str) -> Answer<'a, Vec<IpAddr>> {
+        Box::pin(core::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_look_up_is_charged_while_it_is_under_way() {
+    let world = World {
+        names: Names::Given(Arc::new(Unanswered)),
+        ..World::default()
+    };
+    let budget = Budget::new(1 << 20);
+    let (policy, events) = (Arc::new(anywhere), Reporter::default());
+    let exit = ExitConnector::new(policy, None, &world, &budget, events).unwrap();
+    let before = budget.used();
+    let name = StreamHost::Name("pages.example".into());
+    {
+        let mut connecting = core::pin::pin!(exit.connect(&name, 80, origin()));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(connecting.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(budget.used() - before, connect::LOOKUP_BYTES);
+    }
+    assert_eq!(budget.used(), before, "what is given up costs nothing");
 }
 
 /// S23: a stream that a client gives up, or leaves behind with its circuit, costs no dial and no place any more.
