@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
+use cepa_client::{Client, ClientOptions};
 use cepa_common::cell::codec::payload;
 use cepa_common::cell::codec::{self, CircuitCommand, DestroyReason, Head};
 use cepa_common::cell::message::{Inward, Packer, StreamMessage, Telescope, messages};
@@ -20,16 +21,17 @@ use cepa_common::cell::{CELL_LEN, CLEAR_LEN};
 use cepa_common::dir::{Entry, NetworkFile};
 use cepa_common::handshake::HandshakeError;
 use cepa_common::ids::{CircId, NetworkId, RelayId};
+use cepa_common::limits::CREATES_WAITING;
 use cepa_common::link::Hello;
 use cepa_common::net::establish::Accepted;
 use cepa_common::net::establish::{self, EstablishError};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
-use cepa_common::onion::{ClientLayers, HopKeys};
 use cepa_common::state::{KeyKind, Trust, load_key};
 use cepa_common::world::clock::Clock;
 use cepa_common::world::disk::Disk;
 use ed25519_dalek::SigningKey;
+use support::flood::Flood;
 use support::own::OwnNetwork;
 use support::peer::{Keys, Net, Peer, ours, sealed};
 use support::{Testnet, until};
@@ -52,17 +54,8 @@ async fn peers_that_break_the_rules_end_what_is_theirs() {
     let testnet = tokio::task::spawn_blocking(|| Testnet::start(&[]))
         .await
         .unwrap();
-    let net = Net::of(network_of(&testnet)).await;
-    let relay = net
-        .relays
-        .iter()
-        .find(|relay| relay.nickname == "relay1")
-        .unwrap();
-    let other = net
-        .relays
-        .iter()
-        .find(|relay| relay.nickname == "relay2")
-        .unwrap();
+    let net = Net::listing(&network_of(&testnet), &["relay1", "relay2"]).await;
+    let (relay, other) = (net.named("relay1"), net.named("relay2"));
 
     identities(&net, relay, other).await;
     links(&net, relay).await;
@@ -90,19 +83,16 @@ async fn circuits_that_pass_cost_who_made_them() {
     })
     .await
     .unwrap();
-    let net = Net::of(network_of(&testnet)).await;
-    let named = |name| {
-        let mut relays = net.relays.iter();
-        relays.find(|relay| relay.nickname == name).unwrap()
-    };
-    let (relay, other) = (named("relay1"), named("relay2"));
+    let net = Net::listing(&network_of(&testnet), &["relay1", "relay2"]).await;
+    let (relay, other) = (net.named("relay1"), net.named("relay2"));
     let mut honest = net.peer(relay).await;
-    let (kept, mut layers, keys) = passing(&net, &mut honest, relay, other, 4).await;
+    let (kept, mut layers, keys) = net.passing(&mut honest, relay, other, 4).await;
     layers.push(other.suite, keys).unwrap();
 
     let mut hostile = net.peer(relay).await;
     for number in 1..=ROOM + 300 {
-        passing(&net, &mut hostile, relay, other, 100_000 + 1_000 * number).await;
+        net.passing(&mut hostile, relay, other, 100_000 + 1_000 * number)
+            .await;
     }
     // The share is exceeded, so a quarter of it is ended, the oldest circuits first.
     for number in 1..=ROOM / 4 {
@@ -118,6 +108,71 @@ async fn circuits_that_pass_cost_who_made_them() {
     layers.open(codec::body_mut(&mut cell)).unwrap();
     let first = messages::<Inward<'_>>(payload(codec::body(&cell))).next();
     assert!(matches!(first, Some(Ok(Inward::Connected(_)))), "{first:?}");
+    tokio::task::spawn_blocking(move || assert!(testnet.stop().success()))
+        .await
+        .unwrap();
+}
+
+/// A stranger keeps all places full in which CREATEs wait at a relay (protocol.md 7.2). Whoever else makes circuits
+/// there, as a client or through another relay, waits for a few of the flood's CREATEs and not for all of them, and is
+/// refused nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_creates_holds_up_who_sends_it() {
+    /// Circuits that are made one after the other by each way.
+    const TRIES: usize = 6;
+    let testnet = tokio::task::spawn_blocking(|| {
+        // One link may have as many waiting as all of them together, and none is dropped for its age: who is refused
+        // is refused for the bound, and whoever stood behind the flood would have to wait for all of it.
+        let wide = [
+            "handshake_queue_per_link=65536",
+            "handshake_max_wait_ms=30000",
+        ];
+        Testnet::start(&["--param", wide[0], "--param", wide[1]])
+    })
+    .await
+    .unwrap();
+    let net = Net::listing(&network_of(&testnet), &["relay1", "relay2", "exit1"]).await;
+    let [relay, other, exit] = ["relay1", "relay2", "exit1"].map(|name| net.named(name).identity);
+    let honest = Client::bootstrap(ClientOptions::new(network_of(&testnet))).await;
+    let honest = honest.unwrap();
+    // What the relays need for these circuits, links and a consensus, is there before the flood.
+    let ways = [[relay, other, exit], [other, relay, exit]];
+    for way in &ways {
+        until("a first circuit", Duration::from_secs(60), async || {
+            let circuit = honest
+                .circuit(way)
+                .await
+                .map_err(|error| error.to_string())?;
+            circuit.close();
+            Ok(())
+        })
+        .await;
+    }
+
+    let flood = Flood::new(&net, net.named("relay1"), CREATES_WAITING + 64).await;
+    let told = flood.told();
+    let flood = tokio::spawn(flood.run());
+    until("a first refusal", Duration::from_secs(60), async || {
+        let refused = told.refused() > 0;
+        refused.then_some(()).ok_or_else(|| "none".to_owned())
+    })
+    .await;
+    for way in &ways {
+        // Where a processor is busy elsewhere, some tries take longer, and more of the flood is answered meanwhile.
+        let mut least = usize::MAX;
+        for _ in 0..TRIES {
+            let before = told.answered();
+            honest.circuit(way).await.expect("a circuit").close();
+            least = least.min(told.answered() - before);
+        }
+        assert!(least < CREATES_WAITING / 4, "{least} went before");
+    }
+    assert!(
+        !flood.is_finished(),
+        "the link lives, as no bound of it was broken"
+    );
+    flood.abort();
+    net.still_serves(net.named("relay1"), None).await;
     tokio::task::spawn_blocking(move || assert!(testnet.stop().success()))
         .await
         .unwrap();
@@ -327,48 +382,8 @@ async fn extending(net: &Net, relay: &Entry, other: &Entry) {
 
 /// A circuit through `relay` that has been extended to `other`. The layers are those of the first hop.
 async fn extended(net: &Net, peer: &mut Peer, relay: &Entry, other: &Entry) -> Keys {
-    let (circ, layers, _) = passing(net, peer, relay, other, 4).await;
+    let (circ, layers, _) = net.passing(peer, relay, other, 4).await;
     (circ, layers)
-}
-
-/// A circuit through `relay` that has been extended to `other`: its id, the layers of the first hop and the keys of the
-/// second. The id is `number`, or one of the next.
-///
-/// A relay that has just started may not hold the consensus yet that lists the other relay, and says so. Then another
-/// circuit is tried.
-async fn passing(
-    net: &Net,
-    peer: &mut Peer,
-    relay: &Entry,
-    other: &Entry,
-    number: u32,
-) -> (CircId, ClientLayers, HopKeys) {
-    let give_up = std::time::Instant::now() + Duration::from_secs(30);
-    for number in number.. {
-        let (circ, mut layers) = net.circuit(peer, relay, number).await;
-        let (handshake, message) = net.handshake(other);
-        let extend = |p: &mut Packer<'_>| p.extend(&other.identity, &message).unwrap();
-        peer.say(circ, &mut layers, extend).await;
-        let mut cell = peer.next_of(circ).await.unwrap();
-        layers.open(codec::body_mut(&mut cell)).unwrap();
-        let said = messages::<Telescope<'_>>(payload(codec::body(&cell)))
-            .next()
-            .unwrap();
-        match said.unwrap() {
-            Telescope::Extended(reply) => {
-                let (keys, _) = handshake.finish(reply).unwrap();
-                return (circ, layers, keys);
-            }
-            Telescope::Truncated(reason) => {
-                assert_eq!(reason, DestroyReason::Unreachable);
-                assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Unreachable));
-                peer.send(&codec::destroy(circ, DestroyReason::Finished))
-                    .await;
-                assert!(std::time::Instant::now() < give_up, "never extended");
-            }
-        }
-    }
-    unreachable!("the loop returns")
 }
 
 /// A relay that breaks the rules: its key is a relay's in the consensus, and the test speaks for it.

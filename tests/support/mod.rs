@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod dns;
+pub(crate) mod flood;
 pub(crate) mod own;
 pub(crate) mod peer;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cepa_common::cell::CELL_LEN;
 use cepa_common::cell::codec::{self, Cell, CircuitCommand, DestroyReason, Head};
 use cepa_common::cell::codec::{payload, payload_mut};
-use cepa_common::cell::message::{Inward, Packer, messages};
+use cepa_common::cell::message::{Inward, Packer, Telescope, messages};
 use cepa_common::dir::{Entry, NetworkFile};
 use cepa_common::handshake::{ClientHandshake, ClientParams, HandshakeContext, OnionPublicKey};
 use cepa_common::ids::{CircId, NetworkId};
@@ -14,7 +14,9 @@ use cepa_common::net::directory::fetch_consensus;
 use cepa_common::net::establish::{self, EstablishError, NewLink};
 use cepa_common::net::tls::Tls;
 use cepa_common::net::tls_io::TlsIo;
-use cepa_common::onion::ClientLayers;
+use cepa_common::onion::{ClientLayers, HopKeys};
+
+use super::until;
 
 /// A peer that completes TLS and HELLO with real keys and then says what the test wants.
 pub(crate) struct Peer {
@@ -33,11 +35,6 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    /// Asks the first authority of the network, which has a consensus, for the relays.
-    pub(crate) async fn of(file: NetworkFile) -> Self {
-        Self::look(file).await.expect("a consensus")
-    }
-
     /// Asks the first authority of the network for the relays; `None` if the authority has no consensus yet.
     pub(crate) async fn look(file: NetworkFile) -> Option<Self> {
         let authority = &file.authorities()[0];
@@ -47,6 +44,29 @@ impl Net {
         let consensus = fetch_consensus(io.await.unwrap(), &file, None, patience).await;
         let relays = consensus.ok()??.entries().to_vec();
         Some(Self { file, relays })
+    }
+
+    /// Waits until the first authority of the network lists all of these nicknames.
+    pub(crate) async fn listing(file: &NetworkFile, names: &[&str]) -> Self {
+        let within = Duration::from_secs(60);
+        until("relays on the list", within, async || {
+            let net = Self::look(file.clone()).await.ok_or("no consensus")?;
+            let missing = |name: &&&str| net.find(name).is_none();
+            match names.iter().find(missing) {
+                None => Ok(net),
+                Some(name) => Err(format!("{name} is missing")),
+            }
+        })
+        .await
+    }
+
+    fn find(&self, nickname: &str) -> Option<&Entry> {
+        self.relays.iter().find(|relay| relay.nickname == nickname)
+    }
+
+    /// The relay with this nickname, which is on the list.
+    pub(crate) fn named(&self, nickname: &str) -> &Entry {
+        self.find(nickname).expect("a relay on the list")
     }
 
     pub(crate) fn id(&self) -> NetworkId {
@@ -90,6 +110,46 @@ impl Net {
             .push(relay.suite, handshake.finish(reply).unwrap().0)
             .unwrap();
         (circ, layers)
+    }
+
+    /// A circuit through `relay` that has been extended to `other`: its id, the layers of the first hop and the keys of
+    /// the second. The id is `number`, or one of the next.
+    ///
+    /// A relay that has just started may not hold the consensus yet that lists the other relay, and says so. Then
+    /// another circuit is tried.
+    pub(crate) async fn passing(
+        &self,
+        peer: &mut Peer,
+        relay: &Entry,
+        other: &Entry,
+        number: u32,
+    ) -> (CircId, ClientLayers, HopKeys) {
+        let give_up = std::time::Instant::now() + Duration::from_secs(30);
+        for number in number.. {
+            let (circ, mut layers) = self.circuit(peer, relay, number).await;
+            let (handshake, message) = self.handshake(other);
+            let extend = |p: &mut Packer<'_>| p.extend(&other.identity, &message).unwrap();
+            peer.say(circ, &mut layers, extend).await;
+            let mut cell = peer.next_of(circ).await.unwrap();
+            layers.open(codec::body_mut(&mut cell)).unwrap();
+            let said = messages::<Telescope<'_>>(payload(codec::body(&cell)))
+                .next()
+                .unwrap();
+            match said.unwrap() {
+                Telescope::Extended(reply) => {
+                    let (keys, _) = handshake.finish(reply).unwrap();
+                    return (circ, layers, keys);
+                }
+                Telescope::Truncated(reason) => {
+                    assert_eq!(reason, DestroyReason::Unreachable);
+                    assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Unreachable));
+                    peer.send(&codec::destroy(circ, DestroyReason::Finished))
+                        .await;
+                    assert!(std::time::Instant::now() < give_up, "never extended");
+                }
+            }
+        }
+        unreachable!("the loop returns")
     }
 
     /// Checks that the relay still serves an honest circuit, on a link of its own and on this one.
