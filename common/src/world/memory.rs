@@ -1,34 +1,48 @@
-//! A network in memory: hosts with addresses and disks, connections with a delay, and a log of what happened.
+//! A network in memory: hosts with addresses, disks and clocks, connections between them, and a log of what happened.
 //!
-//! The network models what a link's task and a stream can tell of TCP: a round trip to open, refusal where nobody
-//! listens, a bounded buffer in each direction, an end of file that follows the last byte, and a reset that overtakes
-//! nothing. Bandwidth, loss and partitions are not modelled. All hosts live in one thread on one clock, so that the
-//! order of events is the runtime's alone.
+//! The network models what a link's task and a stream can tell of TCP. All hosts live in one thread on one clock, so
+//! that the order of events is the runtime's and the seed's alone.
+//!
+//! - **Connections** take a round trip to open, are refused where nobody listens, and have a bounded buffer in each
+//!   direction, an end of file that follows the last byte, and a reset that overtakes nothing.
+//! - **Lines** of hosts have a rate each way. Connections of a host take turns of 16 KiB at its uplink. A lost packet
+//!   holds up what is behind it on its connection until it is sent again. How a sender learns what rate it may send at
+//!   is not modelled.
+//! - **Ways** can be blocked, by a partition or a cable that is pulled. What is sent meanwhile is sent again, at longer
+//!   and longer intervals, and after 15 minutes in vain its sender gets an error. A dial is tried for 127 s.
+//! - **Hosts** have lives. [`MemoryNetwork::world`] begins one, and [`MemoryNetwork::kill`] ends all of a host: nothing
+//!   that is left of them reaches the network or the host's disk, however late it is dropped.
 
+mod clock;
+mod connection;
 mod disk;
+mod host;
+mod kill;
+mod names;
+mod pair;
+mod sockets;
+mod state;
+mod watch;
+mod way;
 
-use core::task::{Context, Poll, Waker};
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 pub use disk::{Fault, MemoryDisk, Unsynced};
-use tokio::sync::mpsc;
+pub use host::{Kill, Line, NamesFault, Open};
 use tokio::time::Instant;
 
-use super::names::{GivenNames, Names};
-use super::sockets::{Answer, GivenListener, GivenSockets, GivenStream};
-use super::{Clock, Sockets, World};
-use crate::sync::lock;
+use super::{Names, Sockets, World};
+use names::HostNames;
+use sockets::HostSockets;
+use state::State;
+use watch::Watcher;
 
-/// Bytes that one direction of a connection holds, on their way or unread. TCP holds unsent bytes besides.
-const BUFFER_BYTES: usize = 256 * 1024;
-/// Connections that wait to be accepted.
-const BACKLOG: usize = 128;
-/// The first port that is given out to whoever asks for port 0.
-const FIRST_FREE_PORT: u16 = 32_768;
+/// How long it takes from one host to another, one way. The answer is always the same, and nothing else is asked of the
+/// network meanwhile.
+pub type Delays = Arc<dyn Fn(IpAddr, IpAddr) -> Duration + Send + Sync>;
 
 /// What happened on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,470 +76,180 @@ pub struct Event {
     pub bytes: usize,
 }
 
-/// Hosts in memory.
+/// Hosts in memory. Clones are handles on one network, which ends with the last of them.
 #[derive(Clone)]
 pub struct MemoryNetwork(Arc<NetworkState>);
 
 struct NetworkState {
-    began: Instant,
-    unix_ms: u64,
-    delay: Duration,
     names: BTreeMap<String, IpAddr>,
     state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    listeners: BTreeMap<SocketAddr, mpsc::Sender<Connection>>,
-    next_port: BTreeMap<IpAddr, u16>,
-    disks: BTreeMap<IpAddr, MemoryDisk>,
-    log: Vec<Event>,
+    watcher: Mutex<Watcher>,
 }
 
 impl MemoryNetwork {
     /// A network without hosts, in which it is `unix_ms` (milliseconds since 1970) now, each way takes `delay`, and
     /// `names` are known. Call this within a runtime, whose clock is the network's.
     pub fn new(unix_ms: u64, delay: Duration, names: BTreeMap<String, IpAddr>) -> Self {
-        Self(Arc::new(NetworkState {
-            began: Instant::now(),
-            unix_ms,
-            delay,
+        Self::with_delays(unix_ms, 0, Arc::new(move |_, _| delay), names)
+    }
+
+    /// A network without hosts, in which it is `unix_ms` (milliseconds since 1970) now, `delays` says how long each way
+    /// takes, and `names` are known. What is lost, and what a host that dribbles does, follow from `seed`. Call this
+    /// within a runtime, whose clock is the network's.
+    pub fn with_delays(
+        unix_ms: u64,
+        seed: u64,
+        delays: Delays,
+        names: BTreeMap<String, IpAddr>,
+    ) -> Self {
+        let state = State::new(Instant::now(), unix_ms, seed, delays);
+        let network = Arc::new(NetworkState {
             names,
-            state: Mutex::default(),
-        }))
-    }
-
-    /// The world as the host with `address` sees it.
-    pub fn world(&self, address: IpAddr) -> World {
-        World {
-            sockets: Sockets::Given(Arc::new(Host {
-                network: self.clone(),
-                address,
-            })),
-            clock: self.clock(),
-            names: Names::Given(Arc::new(self.clone())),
-            disk: self.disk(address).disk(),
-        }
-    }
-
-    /// The disk of the host with `address`, which stays when the host's nodes end.
-    pub fn disk(&self, address: IpAddr) -> MemoryDisk {
-        let clock = self.clock();
-        let mut state = self.state();
-        let disk = state.disks.entry(address);
-        disk.or_insert_with(|| MemoryDisk::new(clock)).clone()
-    }
-
-    fn clock(&self) -> Clock {
-        let (began, unix_ms) = (self.0.began, self.0.unix_ms);
-        let passed = move || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Clock::from_fn(move || unix_ms.saturating_add(passed()))
-    }
-
-    /// All that has happened so far.
-    pub fn log(&self) -> Vec<Event> {
-        self.state().log.clone()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.0.state)
-    }
-
-    fn note(&self, host: IpAddr, peer: SocketAddr, kind: EventKind, bytes: usize) {
-        let at = self.0.began.elapsed();
-        self.state().log.push(Event {
-            at,
-            host,
-            peer,
-            kind,
-            bytes,
+            state: Mutex::new(state),
+            watcher: Mutex::default(),
         });
+        tokio::spawn(NetworkState::drive(Arc::downgrade(&network)));
+        Self(network)
     }
 
-    /// A port of `address` that nobody has.
-    fn free_port(&self, address: IpAddr) -> SocketAddr {
-        let mut state = self.state();
-        let port = state.next_port.entry(address).or_insert(FIRST_FREE_PORT);
-        let free = *port;
-        *port = port.checked_add(1).unwrap_or(FIRST_FREE_PORT);
-        SocketAddr::new(address, free)
-    }
-}
-
-impl GivenNames for MemoryNetwork {
-    fn lookup<'a>(&'a self, name: &'a str) -> Answer<'a, Vec<IpAddr>> {
-        Box::pin(async move {
-            tokio::time::sleep(2 * self.0.delay).await;
-            let found = self.0.names.get(name);
-            found
-                .map(|address| vec![*address])
-                .ok_or_else(|| io::ErrorKind::NotFound.into())
-        })
-    }
-}
-
-/// One host.
-struct Host {
-    network: MemoryNetwork,
-    address: IpAddr,
-}
-
-impl GivenSockets for Host {
-    fn connect(&self, to: SocketAddr) -> Answer<'_, Box<dyn GivenStream>> {
-        Box::pin(async move {
-            let from = self.network.free_port(self.address);
-            self.network.note(self.address, to, EventKind::Dial, 0);
-            tokio::time::sleep(self.network.0.delay).await;
-            let listener = self.network.state().listeners.get(&to).cloned();
-            let (near, far) = Connection::pair(&self.network, from, to);
-            let taken = listener.is_some_and(|listener| listener.try_send(far).is_ok());
-            tokio::time::sleep(self.network.0.delay).await;
-            match taken {
-                true => Ok(Box::new(near) as Box<dyn GivenStream>),
-                false => Err(io::ErrorKind::ConnectionRefused.into()),
-            }
-        })
-    }
-
-    fn bind(&self, address: SocketAddr) -> io::Result<Box<dyn GivenListener>> {
-        if address.ip() != self.address && !address.ip().is_unspecified() {
-            return Err(io::ErrorKind::AddrNotAvailable.into());
-        }
-        let address = match address.port() {
-            0 => self.network.free_port(self.address),
-            port => SocketAddr::new(self.address, port),
-        };
-        let (sender, waiting) = mpsc::channel(BACKLOG);
-        let mut state = self.network.state();
-        if state.listeners.contains_key(&address) {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        state.listeners.insert(address, sender);
-        drop(state);
-        Ok(Box::new(Port {
-            network: self.network.clone(),
-            address,
-            waiting: tokio::sync::Mutex::new(waiting),
-        }))
-    }
-
-    fn local_address(&self, _: SocketAddr) -> Option<IpAddr> {
-        Some(self.address)
-    }
-}
-
-struct Port {
-    network: MemoryNetwork,
-    address: SocketAddr,
-    waiting: tokio::sync::Mutex<mpsc::Receiver<Connection>>,
-}
-
-impl GivenListener for Port {
-    fn accept(&self) -> Answer<'_, (Box<dyn GivenStream>, SocketAddr)> {
-        Box::pin(async move {
-            let accepted = self.waiting.lock().await.recv().await;
-            let accepted = accepted.ok_or(io::ErrorKind::NotConnected)?;
-            let peer = accepted.peer;
-            self.network
-                .note(self.address.ip(), peer, EventKind::Accept, 0);
-            Ok((Box::new(accepted) as Box<dyn GivenStream>, peer))
-        })
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.network.state().listeners.remove(&self.address);
-    }
-}
-
-/// One direction of a connection.
-#[derive(Default)]
-struct Lane {
-    /// Bytes and when they arrive. The bytes are in order, because every byte takes equally long.
-    parts: VecDeque<(Instant, Vec<u8>)>,
-    /// Number of bytes of the first part that have been read.
-    read: usize,
-    bytes: usize,
-    end: Option<(Instant, End)>,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-}
-
-/// How a direction ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// With the last byte.
-    Orderly,
-    /// With an error.
-    Reset,
-}
-
-impl Lane {
-    /// When there will be something to read: bytes, an end or an error.
-    fn readable_at(&self) -> Option<Instant> {
-        let first = self.parts.front().map(|(at, _)| *at);
-        first.or(self.end.map(|(at, _)| at))
-    }
-}
-
-/// One side of a connection.
-struct Connection {
-    network: MemoryNetwork,
-    local: SocketAddr,
-    peer: SocketAddr,
-    inward: Arc<Mutex<Lane>>,
-    outward: Arc<Mutex<Lane>>,
-    /// Wakes the reader when the bytes on their way arrive.
-    timer: Mutex<Option<core::pin::Pin<Box<tokio::time::Sleep>>>>,
-    resets: Mutex<bool>,
-}
-
-impl Connection {
-    /// Both sides of a new connection.
-    fn pair(network: &MemoryNetwork, from: SocketAddr, to: SocketAddr) -> (Self, Self) {
-        let (there, back) = (Arc::<Mutex<Lane>>::default(), Arc::<Mutex<Lane>>::default());
-        let side = |local, peer, inward: &Arc<_>, outward: &Arc<_>| Self {
+    /// Begins a life of the host with `address`: gives the world as that life sees it. A host that was killed is up
+    /// again. Several lives can go on side by side, like processes of one machine.
+    pub fn world(&self, address: IpAddr) -> World {
+        let (life, clock, disk) = self.0.with(|state, _| {
+            let life = state.begin_life(address);
+            let host = state.host(address);
+            (life, host.clock.clock(), host.disk.disk())
+        });
+        let network = self.clone();
+        let sockets = HostSockets {
             network: network.clone(),
-            local,
-            peer,
-            inward: Arc::clone(inward),
-            outward: Arc::clone(outward),
-            timer: Mutex::default(),
-            resets: Mutex::default(),
+            address,
+            life,
         };
-        (side(from, to, &back, &there), side(to, from, &there, &back))
-    }
-
-    fn end(&self, how: End) {
-        let mut way = lock(&self.outward);
-        if way
-            .end
-            .is_some_and(|(_, end)| end == End::Reset || how == End::Orderly)
-        {
-            return;
-        }
-        way.end = Some((Instant::now() + self.network.0.delay, how));
-        let woken = [way.reader.take(), way.writer.take()];
-        drop(way);
-        woken.into_iter().flatten().for_each(Waker::wake);
-    }
-}
-
-impl GivenStream for Connection {
-    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut way = lock(&self.inward);
-        let now = Instant::now();
-        let mut read = 0;
-        while read < buffer.len()
-            && let Some((at, part)) = way.parts.front()
-            && *at <= now
-        {
-            let there = &part[way.read..];
-            let taken = there.len().min(buffer.len() - read);
-            buffer[read..read + taken].copy_from_slice(&there[..taken]);
-            let is_over = taken == there.len();
-            read += taken;
-            way.read += taken;
-            if is_over {
-                way.read = 0;
-                way.parts.pop_front();
-            }
-        }
-        way.bytes -= read;
-        let writer = if read > 0 { way.writer.take() } else { None };
-        let end = way.end.filter(|(at, _)| *at <= now && way.parts.is_empty());
-        drop(way);
-        writer.into_iter().for_each(Waker::wake);
-        if read > 0 {
-            self.network
-                .note(self.local.ip(), self.peer, EventKind::Receive, read);
-            return Ok(read);
-        }
-        match end {
-            Some((_, End::Orderly)) => Ok(0),
-            Some((_, End::Reset)) => Err(io::ErrorKind::ConnectionReset.into()),
-            None => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        if lock(&self.inward)
-            .end
-            .is_some_and(|(at, end)| end == End::Reset && at <= Instant::now())
-        {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        let mut way = lock(&self.outward);
-        if way.end.is_some() {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        let taken = bytes.len().min(BUFFER_BYTES.saturating_sub(way.bytes));
-        if taken == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let at = Instant::now() + self.network.0.delay;
-        way.parts.push_back((at, bytes[..taken].to_vec()));
-        way.bytes += taken;
-        let reader = way.reader.take();
-        drop(way);
-        reader.into_iter().for_each(Waker::wake);
-        self.network
-            .note(self.local.ip(), self.peer, EventKind::Send, taken);
-        Ok(taken)
-    }
-
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut way = lock(&self.inward);
-        let Some(at) = way.readable_at() else {
-            way.reader = Some(cx.waker().clone());
-            return Poll::Pending;
+        let names = HostNames {
+            network,
+            address,
+            life,
         };
-        drop(way);
-        if at <= Instant::now() {
-            return Poll::Ready(Ok(()));
+        World {
+            sockets: Sockets::Given(Arc::new(sockets)),
+            clock,
+            names: Names::Given(Arc::new(names)),
+            disk,
         }
-        let mut timer = lock(&self.timer);
-        let sleep = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        if sleep.deadline() != at {
-            sleep.as_mut().reset(at);
-        }
-        sleep.as_mut().poll(cx).map(Ok)
     }
 
-    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut way = lock(&self.outward);
-        if way.bytes < BUFFER_BYTES || way.end.is_some() {
-            return Poll::Ready(Ok(()));
-        }
-        way.writer = Some(cx.waker().clone());
-        Poll::Pending
+    /// The disk of the host with `address` now. It stays when the host's nodes end; after a kill it is another one.
+    pub fn disk(&self, address: IpAddr) -> MemoryDisk {
+        self.0.with(|state, _| state.host(address).disk.clone())
     }
 
-    fn shutdown_write(&self) -> io::Result<()> {
-        self.network
-            .note(self.local.ip(), self.peer, EventKind::End, 0);
-        self.end(End::Orderly);
-        Ok(())
+    /// All that has happened so far; nothing once [`MemoryNetwork::watch`] was called.
+    pub fn log(&self) -> Vec<Event> {
+        self.0.with(|state, _| state.log.clone())
     }
 
-    fn reset_when_dropped(&self) {
-        *lock(&self.resets) = true;
+    /// From now on each event goes to `each` and is not kept. What `each` itself has happen comes to it afterwards.
+    pub fn watch(&self, each: Box<dyn FnMut(&Event) + Send>) {
+        self.0.watch(each);
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.local)
+    /// Sets the rates of a host's line. A turn that is under way ends at the rate that it began at.
+    pub fn set_line(&self, host: IpAddr, line: Line) {
+        self.0.with(|state, _| state.host(host).line = line);
     }
 
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.peer)
+    /// From now on `per_million` of a million packets of 1,400 bytes are lost on the host's line, either way.
+    pub fn set_loss(&self, host: IpAddr, per_million: u32) {
+        self.0
+            .with(|state, _| state.host(host).loss_ppm = per_million);
     }
-}
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.network
-            .note(self.local.ip(), self.peer, EventKind::Close, 0);
-        // TCP resets too if bytes were left unread, or if a reset was asked for.
-        let unread = lock(&self.inward).bytes > 0;
-        let how = if unread || *lock(&self.resets) {
-            End::Reset
-        } else {
-            End::Orderly
-        };
-        self.end(how);
-        // Nobody reads any more what the other side writes, so the other side's writes fail.
-        let mut way = lock(&self.inward);
-        way.end = Some((Instant::now(), End::Reset));
-        let writer = way.writer.take();
-        drop(way);
-        writer.into_iter().for_each(Waker::wake);
+    /// From now on everything to the host and from it takes `extra` longer.
+    pub fn set_extra_delay(&self, host: IpAddr, extra: Duration) {
+        self.0.with(|state, _| state.host(host).extra_delay = extra);
+    }
+
+    /// From now on nothing gets from a host of `one` to a host of `other`, or back. Gives the partition's number.
+    pub fn part(&self, one: &[IpAddr], other: &[IpAddr]) -> u64 {
+        self.0.with(|state, _| {
+            let sides = [one, other].map(|side| side.iter().copied().collect::<BTreeSet<_>>());
+            let number = state.number();
+            state.partitions.insert(number, sides);
+            number
+        })
+    }
+
+    /// Ends the partition of that number.
+    pub fn join(&self, partition: u64) {
+        self.0.with(|state, _| state.partitions.remove(&partition));
+    }
+
+    /// Pulls the host's cable, or puts it back. Within the host connections go on.
+    pub fn silence(&self, host: IpAddr, is_silent: bool) {
+        self.0
+            .with(|state, _| state.host(host).is_silent = is_silent);
+    }
+
+    /// Ends all lives of the host at once. What is left of them fails from now on: reads, writes and dials give errors,
+    /// nobody is accepted, and each step of the disk fails. The host's disk is what `how` leaves of it: after
+    /// [`Kill::Power`], what [`MemoryDisk::crash`] says of `is_kept` and `unsynced`. Tasks are the caller's to end.
+    pub fn kill(
+        &self,
+        host: IpAddr,
+        how: Kill,
+        is_kept: impl Fn(usize) -> bool,
+        unsynced: Unsynced,
+    ) {
+        let left = kill::disk_after(&self.disk(host), how, is_kept, unsynced);
+        self.0
+            .with(|state, now| state.end_lives(host, how, left, now));
+    }
+
+    /// Moves the host's clock by `milliseconds`.
+    pub fn step_clock(&self, host: IpAddr, milliseconds: i64) {
+        self.0
+            .with(|state, _| state.host(host).clock.step(milliseconds));
+    }
+
+    /// From now on the host's clock gains `parts_per_million` microseconds in each second.
+    pub fn set_drift(&self, host: IpAddr, parts_per_million: i32) {
+        self.0
+            .with(|state, _| state.host(host).clock.drift(parts_per_million));
+    }
+
+    /// From now on the living processes of the host have at most `most` connections together. One more is the error
+    /// EMFILE, of a dial and of an accept.
+    pub fn limit_connections(&self, host: IpAddr, most: Option<usize>) {
+        self.0
+            .with(|state, _| state.host(host).most_connections = most);
+    }
+
+    /// From now on, or no longer, some reads of the host give one byte, and some of its writes take a part.
+    pub fn dribble(&self, host: IpAddr, on: bool) {
+        self.0.with(|state, _| state.host(host).dribbles = on);
+    }
+
+    /// Sets how the host's name servers answer.
+    pub fn set_names(&self, host: IpAddr, fault: NamesFault) {
+        self.0.with(|state, _| state.host(host).names = fault);
+    }
+
+    /// What is open at the host now, that of earlier lives included.
+    pub fn open(&self, host: IpAddr) -> Open {
+        self.0.with(|state, _| state.host(host).open())
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    const DELAY: Duration = Duration::from_millis(20);
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(1, 0, 0, 1));
-    const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(2, 0, 0, 1));
-
-    fn worlds() -> (World, World) {
-        let names = BTreeMap::from([("there.example".to_owned(), THERE)]);
-        let network = MemoryNetwork::new(1_900_000_000_000, DELAY, names);
-        (network.world(HERE), network.world(THERE))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn bytes_arrive_after_the_delay_and_then_the_end() {
-        let (here, there) = worlds();
-        let at = SocketAddr::new(THERE, 80);
-        let began = Instant::now();
-        assert!(here.sockets.connect(at).await.is_err());
-        let listener = there.sockets.bind(at).await.unwrap();
-        let mut near = here.sockets.connect(at).await.unwrap();
-        assert_eq!(began.elapsed(), 4 * DELAY);
-        let (mut far, peer) = listener.accept().await.unwrap();
-        assert_eq!(
-            (peer, near.peer_addr().unwrap()),
-            (near.local_addr().unwrap(), at)
-        );
-        near.write_all(&[7; 1_000]).await.unwrap();
-        near.shutdown().await.unwrap();
-        let mut got = Vec::new();
-        far.read_to_end(&mut got).await.unwrap();
-        assert_eq!((got, began.elapsed()), (vec![7; 1_000], 5 * DELAY));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reset_is_an_error_and_a_full_buffer_waits() {
-        let (here, there) = worlds();
-        let listener = there
-            .sockets
-            .bind(SocketAddr::new(THERE, 80))
-            .await
-            .unwrap();
-        let near = here
-            .sockets
-            .connect(SocketAddr::new(THERE, 80))
-            .await
-            .unwrap();
-        let (mut far, _) = listener.accept().await.unwrap();
-        assert_eq!(
-            near.try_write(&vec![0; 2 * BUFFER_BYTES]).unwrap(),
-            BUFFER_BYTES
-        );
-        assert_eq!(
-            near.try_write(&[0]).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
-        let mut half = vec![0; BUFFER_BYTES / 2];
-        far.read_exact(&mut half).await.unwrap();
-        near.writable().await.unwrap();
-        assert_eq!(near.try_write(&[0]).unwrap(), 1);
-        near.reset_when_dropped();
-        drop(near);
-        let mut rest = Vec::new();
-        let error = far.read_to_end(&mut rest).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn names_and_the_time_of_day_are_the_networks() {
-        let (here, _) = worlds();
-        let Names::Given(names) = &here.names else {
-            panic!()
-        };
-        assert_eq!(names.lookup("there.example").await.unwrap(), [THERE]);
-        assert!(names.lookup("nowhere.example").await.is_err());
-        assert_eq!(here.clock.now_ms(), 1_900_000_000_000 + 4 * 20);
-    }
-}
+mod kill_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod line_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod way_tests;
