@@ -249,6 +249,9 @@ mod kill_tests;
 mod line_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod storm_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

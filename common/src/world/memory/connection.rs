@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use tokio::time::Instant;
 
 use super::super::sockets::GivenStream;
-use super::pair::{BUFFER_BYTES, End, Phase, Side, SideId};
+use super::pair::{BUFFER_BYTES, End, Inbox, Outgoing, Phase, Side, SideId};
 use super::state::{State, What};
 use super::{EventKind, MemoryNetwork};
 
@@ -200,13 +200,16 @@ pub(super) fn close(state: &mut State, id: SideId, now: Instant) {
     // TCP resets too if bytes were left unread, or if a reset was asked for.
     let resets = side.resets || side.inbox.has_bytes();
     let has_failed = side.fault.is_some();
-    side.inbox = super::pair::Inbox::default();
-    side.phase = match resets || has_failed {
-        true => Phase::Gone,
-        false => Phase::Closed,
-    };
-    if side.phase == Phase::Closed && side.outgoing.end == End::No {
-        side.outgoing.end = End::Asked;
+    side.inbox = Inbox::default();
+    if resets || has_failed {
+        side.phase = Phase::Gone;
+        // What is not sent yet is forgotten, as TCP does.
+        side.outgoing = Outgoing::default();
+    } else {
+        side.phase = Phase::Closed;
+        if side.outgoing.end == End::No {
+            side.outgoing.end = End::Asked;
+        }
     }
     state.effects.dropped.extend(wakers.into_iter().flatten());
     match (has_failed, resets) {

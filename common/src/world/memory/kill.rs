@@ -8,7 +8,6 @@ use super::connection::close;
 use super::disk::{Fault, MemoryDisk, Unsynced};
 use super::host::Kill;
 use super::pair::{Phase, SideId};
-use super::sockets::reset_unaccepted;
 use super::state::State;
 
 impl State {
@@ -31,17 +30,11 @@ impl State {
             host.has_power = false;
             host.turns.clear();
         }
-        let mut waiting = Vec::new();
         for (port, listener) in listeners {
             self.host(address).ports.remove(&(port, listener.number));
             self.effects.dropped.extend(listener.acceptors);
-            waiting.extend(listener.waiting);
         }
-        if how == Kill::Process {
-            for connection in waiting {
-                reset_unaccepted(self, connection, now);
-            }
-        }
+        // Connections that wait to be accepted are among them.
         for id in self.sides_of(address) {
             self.end_side(id, how, now);
         }

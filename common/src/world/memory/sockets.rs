@@ -338,7 +338,7 @@ impl Drop for Port {
 }
 
 /// Resets a connection that nobody will accept any more.
-pub(super) fn reset_unaccepted(state: &mut State, connection: u64, now: Instant) {
+fn reset_unaccepted(state: &mut State, connection: u64, now: Instant) {
     let id = SideId {
         connection,
         side: 1,

@@ -64,6 +64,24 @@ async fn what_is_on_its_way_when_a_cable_is_pulled_is_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reset_that_answers_bytes_gets_through_in_the_end() {
+    let two = Two::new().await;
+    let (mut near, far) = two.connection().await;
+    drop(far);
+    sleep(DELAY).await;
+    let began = Instant::now();
+    near.write_all(&[1]).await.unwrap();
+    sleep(DELAY + DELAY / 2).await;
+    two.network.silence(HERE, true);
+    sleep(500 * MS).await;
+    assert!(near.try_write(&[1]).is_ok());
+    two.network.silence(HERE, false);
+    sleep(600 * MS + 2 * DELAY - began.elapsed()).await;
+    let late = near.try_write(&[1]).unwrap_err();
+    assert_eq!(late.kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pulled_cable_leaves_the_host_to_itself() {
     let two = Two::new().await;
     two.network.silence(THERE, true);
