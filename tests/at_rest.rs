@@ -1,7 +1,9 @@
-//! What idle streams and idle circuits take at an exit: an allocator counts all that the exit holds.
+//! What idle streams and idle circuits take at an exit, and circuits that pass at a relay: an allocator counts all that
+//! the node holds.
 //!
-//! The file is a process of its own with one thread and one test in it, because the allocator counts the whole process.
-//! The test speaks the protocol by hand and keeps nothing that grows, so that what grows is the exit's.
+//! The file is a process of its own, with one thread for each test, and the tests wait for each other, because the
+//! allocator counts the whole process. A test speaks the protocol by hand and keeps nothing that grows, so that what
+//! grows is the node's.
 #![allow(
     clippy::disallowed_methods,
     reason = "the test uses the real world: it stands outside of nodes"
@@ -18,14 +20,13 @@ mod support;
 use std::alloc::System;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
 use std::time::Duration;
 
 use cepa_common::cell::codec::{self, payload};
 use cepa_common::cell::message::{BeginHost, FlowMessage, Inward, StreamMessage, messages};
 use cepa_common::dir::{AuthorityEntry, ExitPolicy, NetworkFile, local_network_params};
 use cepa_common::ids::{CircId, StreamId};
-use cepa_common::limits::{CIRCUIT_BYTES, STREAM_BYTES};
+use cepa_common::limits::{CIRCUIT_BYTES, PASSING_BYTES, STREAM_BYTES};
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::onion::{ClientLayers, Suite};
 use cepa_common::state::{StateDir, Trust};
@@ -36,9 +37,10 @@ use cepa_relay::keys::ring::OnionKeyOptions;
 use cepa_relay::{AuthorityOptions, ExitOptions, Limits, Relay, RelayOptions, Workers};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use support::own::free_port;
+use support::own::{OwnNetwork, free_port};
 use support::peer::{Net, Peer};
-use support::until;
+use support::{alone, until};
+use tempfile::TempDir;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -60,31 +62,45 @@ fn each(before: usize) -> usize {
     (held() - before) / usize::from(MEASURED)
 }
 
-/// The options of a node that is a whole network: its authority and its exit.
-fn options(dir: &Path, resolver: SocketAddr) -> (NetworkFile, RelayOptions) {
-    let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port());
-    let authority = AuthorityEntry {
-        addresses: vec![listen],
-        ..testkit::authority(1)
-    };
-    let file = testkit::network_named("at rest", vec![authority], local_network_params());
-    let state = StateDir::open(&Disk::Real, dir, Trust::Everyone).unwrap();
-    let room = |name: &str| state.room(name).unwrap();
-    let options = RelayOptions {
+/// The options of a node of the network `file` that is a relay and nothing else.
+fn options(state: &StateDir, file: &NetworkFile, listen: SocketAddr) -> RelayOptions {
+    RelayOptions {
         network: NetworkHandle::from(file.clone()),
         network_file: None,
         identity: RelayIdentity::on_line(testkit::link_key(1)),
         onion_keys: OnionKeyOptions {
-            dir: room("keys"),
+            dir: state.room("keys").unwrap(),
             trust: Trust::Everyone,
             // The keys of this suite take more memory than those of the other one.
             suite: Suite::Aes256Gcm,
         },
         listen,
         advertised: Vec::new(),
-        nickname: "exit".to_owned(),
+        nickname: "counted".to_owned(),
         publish: true,
         claim_kib: None,
+        exit: None,
+        authority: None,
+        workers: Workers::Threads(1),
+        world: World::default(),
+        cache_dir: state.room("directory").unwrap(),
+        limits: Limits {
+            memory_bytes: 256 << 20,
+            connections: 1_000,
+            bandwidth_kib: 0,
+        },
+    }
+}
+
+/// A network of one node, which is its authority and its exit, and the options of the node.
+fn whole_network(state: &StateDir, resolver: SocketAddr) -> (NetworkFile, RelayOptions) {
+    let listen = local_address();
+    let authority = AuthorityEntry {
+        addresses: vec![listen],
+        ..testkit::authority(1)
+    };
+    let file = testkit::network_named("at rest", vec![authority], local_network_params());
+    let options = RelayOptions {
         exit: Some(ExitOptions {
             policy: ExitPolicy::from_rules(["accept *:*"])
                 .unwrap()
@@ -94,20 +110,21 @@ fn options(dir: &Path, resolver: SocketAddr) -> (NetworkFile, RelayOptions) {
         authority: Some(AuthorityOptions {
             signing_key: testkit::signing_key(1).into(),
             signing_key_file: None,
-            state_dir: room("authority"),
+            state_dir: state.room("authority").unwrap(),
             rules: Default::default(),
             measure: None,
         }),
-        workers: Workers::Threads(1),
-        world: World::default(),
-        cache_dir: room("directory"),
-        limits: Limits {
-            memory_bytes: 256 << 20,
-            connections: 1_000,
-            bandwidth_kib: 0,
-        },
+        ..options(state, &file, listen)
     };
     (file, options)
+}
+
+fn state(dir: &TempDir) -> StateDir {
+    StateDir::open(&Disk::Real, dir.path(), Trust::Everyone).unwrap()
+}
+
+fn local_address() -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port())
 }
 
 /// A server that says one byte of each connection back and keeps the connection. The server's thread allocates nothing
@@ -189,8 +206,20 @@ async fn wait(peer: &mut Peer, circ: CircId, layers: &mut ClientLayers, id: u16)
     }
 }
 
-#[tokio::test]
-async fn what_is_idle_takes_no_more_than_is_charged() {
+/// Runs a test in one thread while no other test runs.
+fn alone_in_one_thread(test: impl Future) {
+    let _alone = alone();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    runtime.block_on(test);
+}
+
+#[test]
+fn what_is_idle_takes_no_more_than_is_charged() {
+    alone_in_one_thread(idle());
+}
+
+async fn idle() {
     // The streams take two descriptors each, and shells often allow no more than 1,024.
     let files = getrlimit(Resource::Nofile);
     let most = Rlimit {
@@ -200,7 +229,7 @@ async fn what_is_idle_takes_no_more_than_is_charged() {
     setrlimit(Resource::Nofile, most).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (file, options) = options(dir.path(), silent.local_addr().unwrap());
+    let (file, options) = whole_network(&state(&dir), silent.local_addr().unwrap());
     let relay = Relay::start(options).await.unwrap();
     let listed = async || {
         let net = Net::look(file.clone()).await;
@@ -239,4 +268,39 @@ async fn what_is_idle_takes_no_more_than_is_charged() {
     assert!(of_stream.max(of_waiting) <= STREAM_BYTES);
     assert!(of_circuit <= CIRCUIT_BYTES);
     relay.shutdown().await;
+}
+
+#[test]
+fn what_passes_takes_no_more_than_is_charged() {
+    alone_in_one_thread(passing());
+}
+
+async fn passing() {
+    let mut own = OwnNetwork::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let relay = Relay::start(options(&state(&dir), &own.file, local_address())).await;
+    let relay = relay.unwrap();
+    let net = Net::listing(&own.file, &["counted", "oak"]).await;
+    let (entry, next) = (net.named("counted"), net.named("oak"));
+    let mut peer = net.peer(entry).await;
+    let mut before = 0;
+    for number in 1..=BEFORE + MEASURED {
+        let id = 1_000 * u32::from(number);
+        let (circ, mut layers, keys) = net.passing(&mut peer, entry, next, id).await;
+        layers.push(next.suite, keys).unwrap();
+        // A cell passes each way: the next relay is no exit and says so.
+        peer.say(circ, &mut layers, |packer| {
+            let host = BeginHost::V4(Ipv4Addr::LOCALHOST.octets());
+            packer.begin(StreamId::new(1).unwrap(), host, 80).unwrap();
+        })
+        .await;
+        let mut cell = peer.next_of(circ).await.expect("an answer");
+        layers.open(codec::body_mut(&mut cell)).unwrap();
+        before = if number == BEFORE { held() } else { before };
+    }
+    let of_passing = each(before);
+    println!("bytes of a circuit that passes: {of_passing}");
+    assert!(of_passing <= PASSING_BYTES);
+    relay.shutdown().await;
+    own.stop("oak");
 }

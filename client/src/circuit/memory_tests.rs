@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
 use cepa_common::cell::PAYLOAD_LEN;
+use cepa_common::cell::message::{LegMessage, Packer, SECRET_LEN, StreamMessage};
 use cepa_common::flow::FixedWindow;
+use cepa_common::ids::StreamId;
 use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::stream::{
     Acceptor, LegId, Mux, MuxConfig, Request, StreamEnd, StreamError, StreamKey, StreamTarget,
@@ -160,6 +162,49 @@ fn the_largest_of_the_stalled_ends_first() {
     assert_eq!(memory.relieve(steady::now() + STALLED), 1);
     let holds = |circuit: &Pair| circuit.client.mux().holders().count();
     assert_eq!(circuits.each_ref().map(holds), [1, 0, 1]);
+    drop(streams);
+}
+
+/// An exit that numbers what it says and leaves the first number out makes a client keep all the rest, which belongs to
+/// no stream.
+#[test]
+fn a_circuit_that_holds_what_came_early_ends_when_no_stream_holds_anything() {
+    let memory = MemoryLimit::new(1 << 20);
+    let mut circuits = [(); 2].map(|()| Pair::new(&memory));
+    let streams: Vec<_> = circuits.iter_mut().map(Pair::open).collect();
+    let (hostile, now) = (&circuits[0].client, steady::now());
+    assert!(hostile.mux().link([1; SECRET_LEN]));
+    let mut payload = [0; PAYLOAD_LEN];
+    assert!(
+        hostile
+            .mux()
+            .fill(LegId::FIRST, now, &mut rand::rng(), &mut payload),
+        "LINK is on its way"
+    );
+    let say = |pack: &dyn Fn(&mut Packer<'_>)| {
+        let mut payload = [0; PAYLOAD_LEN];
+        let mut packer = Packer::new(&mut payload);
+        pack(&mut packer);
+        packer.finish();
+        hostile
+            .mux()
+            .on_inward(LegId::FIRST, now, &payload)
+            .unwrap();
+    };
+    say(&|packer| packer.leg(&LegMessage::Linked).unwrap());
+    let mut number = 0;
+    while !memory.budget().is_exceeded() {
+        number += 1;
+        say(&|packer| {
+            packer.leg(&LegMessage::Switch(number)).unwrap();
+            let stream = StreamId::new(1).unwrap();
+            packer.stream(stream, StreamMessage::Data(b"x")).unwrap();
+        });
+    }
+    assert_eq!(hostile.mux().holders().count(), 0);
+    assert_eq!(memory.relieve(now), 1, "its one stream");
+    assert!(hostile.mux().is_lost() && !circuits[1].client.mux().is_lost());
+    assert!(!memory.budget().is_above_low_water());
     drop(streams);
 }
 
