@@ -305,7 +305,7 @@ impl Client {
     }
 
     /// Why there is no consensus, with what is known of this computer's clock.
-    fn no_consensus(&self) -> NoConsensus {
+    pub(crate) fn no_consensus(&self) -> NoConsensus {
         let why = self.inner.directory.why_none();
         NoConsensus {
             skew: why

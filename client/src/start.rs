@@ -181,7 +181,7 @@ impl Client {
         let mut events = self.events();
         let usable = timeout(BOOTSTRAP_TIMEOUT, self.inner.directory.usable()).await;
         if !matches!(usable, Ok(Ok(_))) {
-            return Err(ClientError::NoConsensus(self.why_none()));
+            return Err(ClientError::NoConsensus(self.no_consensus().to_string()));
         }
         self.inner.pool.check_rules()?;
         let first_circuit = async {
@@ -209,13 +209,5 @@ impl Client {
     /// The warnings that hold.
     pub fn warnings(&self) -> Vec<Warning> {
         self.inner.reporter.warnings()
-    }
-
-    fn why_none(&self) -> String {
-        let why = self.inner.directory.why_none().to_string();
-        match self.inner.skew.advice() {
-            Some(advice) => format!("{why}; {advice}"),
-            None => why,
-        }
     }
 }

@@ -2,7 +2,6 @@
 
 use cepa_common::budget::Budget;
 use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN};
-use cepa_common::flow::FixedWindow;
 use cepa_common::ids::CircId;
 use cepa_common::limits::STREAMS_PER_CIRCUIT;
 use cepa_common::net::circuit_io::Streams;
@@ -10,18 +9,10 @@ use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::LinkQueue;
 use cepa_common::onion::{DirectionKeys, HopKeys, Opened, RelayBackward, RelayForward, Suite};
 use cepa_common::secret::Secret;
-use cepa_common::stream::{Acceptor, MuxConfig, Request, StreamEnd, StreamTarget};
+use cepa_common::stream::{Acceptor, Request, StreamTarget};
+use cepa_common::testkit::mux;
 
 use super::*;
-
-fn mux<E: StreamEnd>() -> Mux<E> {
-    Mux::new(MuxConfig {
-        control: Box::new(FixedWindow(64)),
-        mark_interval_cells: 8,
-        stream_window_bytes: 1 << 16,
-        budget: Budget::unlimited(),
-    })
-}
 
 fn keys() -> HopKeys {
     let direction = |n| DirectionKeys {
@@ -106,7 +97,7 @@ fn circuit() -> (CircuitTask, FarEnd) {
     layers.push(Suite::Aes256Gcm, keys()).unwrap();
     let HopKeys { forward, backward } = keys();
     let far = FarEnd {
-        mux: mux(),
+        mux: mux(&budget),
         forward: RelayForward::new(Suite::Aes256Gcm, forward),
         backward: RelayBackward::new(Suite::Aes256Gcm, backward),
         link: link.clone(),
@@ -118,7 +109,7 @@ fn circuit() -> (CircuitTask, FarEnd) {
             link,
             circ,
             inbox,
-            streams: Streams::new(mux()),
+            streams: Streams::new(mux(&budget)),
             leg: LegId::FIRST,
             layers: LastHopLayers::new(layers).unwrap(),
         },

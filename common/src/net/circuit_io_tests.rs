@@ -5,16 +5,10 @@ use std::task::Waker;
 
 use super::*;
 use crate::budget::Budget;
-use crate::flow::FixedWindow;
-use crate::stream::MuxConfig;
+use crate::testkit::mux;
 
-fn mux() -> Mux<Acceptor> {
-    Mux::new(MuxConfig {
-        control: Box::new(FixedWindow(64)),
-        mark_interval_cells: 8,
-        stream_window_bytes: 1 << 16,
-        budget: Budget::unlimited(),
-    })
+fn ours() -> Mux<Acceptor> {
+    mux(&Budget::unlimited())
 }
 
 /// Says LINKED on a leg.
@@ -25,7 +19,7 @@ fn link(streams: &Streams<Acceptor>, leg: LegId) {
 }
 
 fn join(streams: &Streams<Acceptor>, number: u32) -> LegId {
-    let circuit = mux().take_leg().unwrap();
+    let circuit = ours().take_leg().unwrap();
     let leg = streams.join(circuit, LegId::from_wire(number)).unwrap();
     link(streams, leg);
     leg
@@ -40,7 +34,7 @@ fn is_woken(streams: &Streams<Acceptor>, leg: LegId) -> bool {
 /// docs/protocol.md, 5.21: the client chooses the numbers of legs. Each leg's task is woken, whatever the leg's number.
 #[test]
 fn every_leg_is_woken_whatever_its_number() {
-    let streams = Streams::new(mux());
+    let streams = Streams::new(ours());
     streams.mux().begin_set();
     link(&streams, LegId::FIRST);
     let first = join(&streams, 1);

@@ -24,6 +24,7 @@ mod networks;
 mod relays;
 #[cfg(feature = "net")]
 mod sources;
+mod streams;
 #[cfg(feature = "net")]
 mod switchboard;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use networks::{
 pub use relays::{descriptor, descriptor_at, signed_descriptor, web_descriptor, web_entry};
 #[cfg(feature = "net")]
 pub use sources::{Script, Sources};
+pub use streams::mux;
 #[cfg(feature = "net")]
 pub use switchboard::Switchboard;
 pub use vectors::{vector_text, vectors};

@@ -2,11 +2,11 @@
 
 use cepa_common::cell::message::{LegMessage, Packer, SECRET_LEN};
 use cepa_common::cell::{CELL_LEN, PAYLOAD_LEN};
-use cepa_common::flow::FixedWindow;
 use cepa_common::ids::{RelayId, StreamId};
 use cepa_common::limits::STREAM_BYTES;
 use cepa_common::net::circuit_io::StreamIo;
-use cepa_common::stream::{LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamTarget};
+use cepa_common::stream::{LegId, Mux, Opener, Request, StreamTarget};
+use cepa_common::testkit::mux;
 use tokio::io::AsyncWriteExt;
 
 use super::*;
@@ -24,15 +24,6 @@ fn relieve(memory: &Memory, now: Instant) -> u64 {
     let Relief { of_all, of_share } = memory.relieve(now);
     assert_eq!(of_share, 0, "no party held more than its share");
     of_all
-}
-
-fn mux<E: StreamEnd>(budget: &Arc<Budget>) -> Mux<E> {
-    Mux::new(MuxConfig {
-        control: Box::new(FixedWindow(64)),
-        mark_interval_cells: 8,
-        stream_window_bytes: 1 << 16,
-        budget: budget.clone(),
-    })
 }
 
 /// The streams of a circuit, and one of them that its client has begun.

@@ -44,7 +44,7 @@ pub struct Probe {
 }
 
 /// The most dials at once. Relays that were never dialled go first.
-const MAX_PROBES: usize = 64;
+pub(super) const MAX_PROBES: usize = 64;
 /// Knowledge is saved at least this often (milliseconds of observed time).
 const SAVE_EVERY_MS: u64 = 3_600_000;
 /// If there is news, knowledge is saved after this time, or after a quarter of the interval of votes if that is shorter

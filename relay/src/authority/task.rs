@@ -19,13 +19,12 @@ use tokio::task::JoinSet;
 
 use super::handle::{AuthorityQueue, Submission};
 use super::knowledge::Learning;
+use super::relays::MAX_PROBES;
 use super::{
     Action, Authority, AuthorityConfig, AuthorityError, KnowledgeOptions, Probe, SigningRecord,
 };
 use crate::events::{AuthorityEvent, AuthorityFailure, Reporter};
 
-/// The most dials to relays at once.
-const MAX_PROBES: usize = 64;
 /// The longest time that a dial to one relay may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 /// The wait before a vote or signature is sent again.

@@ -13,13 +13,12 @@ use cepa_common::budget::Budget;
 use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::message::EndReason;
 use cepa_common::dir::ExitPolicy;
-use cepa_common::flow::FixedWindow;
 use cepa_common::ids::CircId;
 use cepa_common::net::circuit_io::Streams;
 use cepa_common::stream::{
-    Acceptor, LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamHost, StreamKey,
-    StreamTarget,
+    Acceptor, LegId, Mux, Opener, Request, StreamHost, StreamKey, StreamTarget,
 };
+use cepa_common::testkit;
 use cepa_common::world::names::{GivenNames, Names};
 use cepa_common::world::sockets::{Answer, GivenListener, GivenSockets, GivenStream, SocketStream};
 use cepa_common::world::{Disk, Sockets, World};
@@ -467,13 +466,13 @@ impl GivenSockets for Nowhere {
     }
 }
 
-fn mux<E: StreamEnd>() -> Mux<E> {
-    Mux::new(MuxConfig {
-        control: Box::new(FixedWindow(64)),
-        mark_interval_cells: 8,
-        stream_window_bytes: 1 << 16,
-        budget: Budget::unlimited(),
-    })
+/// The two ends of a circuit.
+fn ends() -> (Mux<Opener>, Arc<Streams<Acceptor>>) {
+    let unlimited = Budget::unlimited();
+    (
+        testkit::mux(&unlimited),
+        Streams::new(testkit::mux(&unlimited)),
+    )
 }
 
 /// Hands what the client has to say to the exit's end. Gives the streams that the client begins.
@@ -540,7 +539,7 @@ async fn what_is_given_up_dials_no_longer() {
         false
     };
 
-    let (mut client, streams) = (mux::<Opener>(), Streams::new(mux::<Acceptor>()));
+    let (mut client, streams) = ends();
     let to = |n| StreamTarget::Host(StreamHost::Ip([192, 0, 2, n].into()), 80);
     let keys: Vec<_> = (1..=40).map(|n| client.open(to(n)).unwrap()).collect();
     let mut begun = 0;
@@ -582,7 +581,7 @@ fn converse(client: &mut Mux<Opener>, streams: &Streams<Acceptor>) {
 
 /// A circuit with one stream that `copy` joins to a destination: its two ends, and the stream at the client.
 fn joined(tcp: TcpStream) -> (Mux<Opener>, Arc<Streams<Acceptor>>, StreamKey, Copying) {
-    let (mut client, streams) = (mux::<Opener>(), Streams::new(mux::<Acceptor>()));
+    let (mut client, streams) = ends();
     let key = client.open(StreamTarget::Directory).unwrap();
     let begun = hear(&mut client, &streams).pop();
     let Some(Request::Begin(held, _)) = begun else {
