@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
-use cepa_common::world::steady;
+use cepa_common::world::{random, steady};
+use rand::RngExt;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
 
 use super::build::BuildError;
@@ -38,7 +39,7 @@ fn pause_after(failures: u32) -> Duration {
     let longest = FIRST_PAUSE
         .saturating_mul(1 << failures.saturating_sub(1).min(16))
         .min(LONGEST_PAUSE);
-    longest.mul_f64(rand::random_range(0.5..=1.0))
+    longest.mul_f64(random::rng().random_range(0.5..=1.0))
 }
 
 /// What came of an attempt: a circuit, or an error and the relay that it points at.
