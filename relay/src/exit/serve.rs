@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cepa_common::cell::message::EndReason;
 use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::stream::{Acceptor, StreamHost};
+use cepa_common::world::sockets::SocketStream;
 
 use super::attempts::Origin;
 use super::copy::copy;
@@ -36,13 +37,29 @@ pub(crate) async fn serve(
         None => Err(EndReason::Policy),
     };
     drop((exit, host));
-    let mut tcp = match connected {
-        Ok(tcp) => tcp,
+    let mut destination = match connected {
+        Ok(tcp) => Destination {
+            tcp,
+            has_all: false,
+        },
         Err(reason) => return stream.abort(reason),
     };
     stream.accept();
-    if copy(&stream, &mut tcp).await.is_err() {
-        // The destination must not believe that it has got everything.
-        tcp.reset_when_dropped();
+    destination.has_all = copy(&stream, &mut destination.tcp).await.is_ok();
+}
+
+/// The connection to a destination. It is reset if it is dropped before its orderly end, also when the relay stops and
+/// ends this task: the destination must not believe that it has got everything.
+struct Destination {
+    tcp: SocketStream,
+    /// Has everything gone both ways?
+    has_all: bool,
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        if !self.has_all {
+            self.tcp.reset_when_dropped();
+        }
     }
 }
