@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::{Builder, Runtime};
 
 /// One life of one node. Two lives of a node draw different numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeLife {
     /// The node's number in its network.
     pub node: u32,
@@ -27,12 +27,49 @@ const NOBODY: NodeLife = NodeLife {
     incarnation: 0,
 };
 
+/// Number of polls of tasks without any time passing after which a run is taken to stand still.
+const MOST_POLLS: u32 = 1_000_000;
+
 struct State {
     seed: u64,
     current: NodeLife,
     rngs: BTreeMap<NodeLife, ChaCha20Rng>,
     /// To which life each living task belongs. The table is never walked, so its order does not matter.
     tasks: HashMap<tokio::task::Id, NodeLife>,
+    /// How many tasks each life has; a life without tasks is not in the table.
+    counts: BTreeMap<NodeLife, usize>,
+    /// The moment of the last poll, and the number of polls at that moment.
+    polls: (Option<tokio::time::Instant>, u32),
+}
+
+impl State {
+    fn begin_task(&mut self, task: tokio::task::Id) {
+        self.tasks.insert(task, self.current);
+        *self.counts.entry(self.current).or_default() += 1;
+    }
+
+    fn end_task(&mut self, task: tokio::task::Id) {
+        let Some(life) = self.tasks.remove(&task) else {
+            return;
+        };
+        if let Some(count) = self.counts.get_mut(&life) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&life);
+            }
+        }
+    }
+
+    /// Counts a poll. Gives false if the run stands still.
+    fn count_poll(&mut self) -> bool {
+        let now = Some(tokio::time::Instant::now());
+        let (at, polls) = &mut self.polls;
+        if *at != now {
+            (*at, *polls) = (now, 0);
+        }
+        *polls += 1;
+        *polls < MOST_POLLS
+    }
 }
 
 thread_local! {
@@ -49,6 +86,9 @@ impl Simulation {
     ///
     /// # Errors
     /// The system's error, if no runtime can be made.
+    ///
+    /// # Panics
+    /// If tasks are polled a million times without any time passing: the run would never end.
     pub fn run<F: Future>(&self, seed: u64, work: F) -> std::io::Result<F::Output> {
         let _over = Over::begin(seed);
         let runtime = runtime(seed)?;
@@ -56,6 +96,19 @@ impl Simulation {
         // Tasks that are left draw from the same seed while they end.
         drop(runtime);
         Ok(done)
+    }
+
+    /// The life whose work is done now; `None` for work that belongs to no node.
+    pub fn current() -> Option<NodeLife> {
+        let current = with_state(|state| state.current);
+        current.filter(|life| *life != NOBODY)
+    }
+
+    /// How many tasks this life of a node has now. Without the unstable interface of tokio this is always 0.
+    pub fn tasks_of(life: NodeLife) -> usize {
+        with_state(|state| state.counts.get(&life).copied())
+            .flatten()
+            .unwrap_or(0)
     }
 
     /// Calls `begin`, which spawns the tasks of one life of a node. These tasks, and all that they spawn, belong to
@@ -78,6 +131,8 @@ impl Over {
             current: NOBODY,
             rngs: BTreeMap::new(),
             tasks: HashMap::new(),
+            counts: BTreeMap::new(),
+            polls: (None, 0),
         };
         STATE.set(Some(state));
         Self
@@ -97,20 +152,36 @@ fn runtime(seed: u64) -> std::io::Result<Runtime> {
         .start_paused(true)
         .rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_be_bytes()))
         .on_task_spawn(|task| {
-            with_state(|state| state.tasks.insert(task.id(), state.current));
+            with_state(|state| state.begin_task(task.id()));
         })
         .on_before_task_poll(|task| {
-            with_state(|state| {
-                state.current = state.tasks.get(&task.id()).copied().unwrap_or(NOBODY)
+            let moves = with_state(|state| {
+                state.current = state.tasks.get(&task.id()).copied().unwrap_or(NOBODY);
+                state.count_poll()
             });
+            if moves == Some(false) {
+                stand_still();
+            }
         })
         .on_after_task_poll(|_| {
             with_state(|state| state.current = NOBODY);
         })
         .on_task_terminate(|task| {
-            with_state(|state| state.tasks.remove(&task.id()));
+            with_state(|state| state.end_task(task.id()));
         })
         .build()
+}
+
+/// Ends a run whose tasks wake one another for ever without any time passing.
+#[cold]
+#[cfg(tokio_unstable)]
+#[expect(
+    clippy::panic,
+    reason = "nothing else ends a runtime that never waits; who runs simulations catches it"
+)]
+fn stand_still() {
+    let life = Simulation::current();
+    panic!("the run stands still: {MOST_POLLS} polls at one moment, the last by {life:?}");
 }
 
 /// Without the unstable interface of tokio everything works but exact repetition: tokio's own dice have no seed, and

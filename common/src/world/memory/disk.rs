@@ -90,6 +90,7 @@ struct State {
     steps: usize,
     fault: Option<(usize, Fault)>,
     is_dead: bool,
+    is_full: bool,
 }
 
 /// A disk in memory. Clones are handles on one disk; file times come from the clock that the disk was given.
@@ -141,6 +142,12 @@ impl MemoryDisk {
         state.fault = Some((at, fault));
     }
 
+    /// From now on the disk is full, or has room again. On a full disk files can be named, read, renamed and removed, and
+    /// nothing can be written.
+    pub fn set_full(&self, is_full: bool) {
+        self.state().is_full = is_full;
+    }
+
     /// Ends the fault: the power is back, without a crash. Returns whether the fault was reached.
     pub fn heal(&self) -> bool {
         let mut state = self.state();
@@ -188,6 +195,7 @@ impl MemoryDisk {
             next_lock: state.next_lock,
             lasting: names.clone(),
             names,
+            is_full: state.is_full,
             ..State::default()
         };
         state.forget_nameless();
@@ -235,7 +243,18 @@ impl MemoryDisk {
     }
 }
 
+/// "No space left on device."
+const ENOSPC: i32 = 28;
+
 impl State {
+    /// An error if nothing can be written.
+    fn check_space(&self) -> io::Result<()> {
+        match self.is_full {
+            true => Err(io::Error::from_raw_os_error(ENOSPC)),
+            false => Ok(()),
+        }
+    }
+
     fn add(&mut self, kind: EntryKind, mode: u32, modified_ms: u64) -> u64 {
         let number = self.next_inode;
         self.next_inode += 1;

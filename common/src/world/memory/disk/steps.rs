@@ -184,6 +184,7 @@ impl GivenFile for MemoryFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let now_ms = self.disk.clock.now_ms();
         let mut state = self.disk.step()?;
+        state.check_space()?;
         let taken = bytes
             .len()
             .min(SHORT_WRITE_BYTES.max(bytes.len().div_ceil(2)));
