@@ -12,6 +12,7 @@ mod network;
 mod proxy;
 mod relay;
 mod run;
+mod simulate;
 mod testnet;
 mod trace;
 
@@ -66,6 +67,7 @@ enum CepaCommand {
     Trace(trace::Trace),
     Consensus(consensus::Consensus),
     Bench(bench::Bench),
+    Simulate(simulate::Simulate),
 }
 
 impl Cli {
@@ -85,6 +87,7 @@ impl Cli {
             CepaCommand::Trace(command) => command.main(&context),
             CepaCommand::Consensus(command) => command.main(&context),
             CepaCommand::Bench(command) => command.main(&context),
+            CepaCommand::Simulate(command) => command.main(&context),
         };
         done.and_then(|code| output::lost().map(|()| code))
             .unwrap_or_else(|error| {

@@ -269,6 +269,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "client/src/time_sources.rs",
         ],
     ),
+    ("sim/src", &["common/src", "relay/src", "client/src"]),
     ("src/terminal", &[]),
     (
         "src/config",
@@ -318,6 +319,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         &[
             "common/src",
             "relay/src/keys",
+            "sim/src",
             "src/bench",
             "src/config",
             "src/control",

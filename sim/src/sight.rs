@@ -1,0 +1,298 @@
+//! What is seen of a run while it goes on: events, jobs, consensuses, and whatever must not be.
+
+use core::fmt;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use cepa_common::sync::lock;
+use cepa_common::world::memory::Event;
+use tokio::time::{Duration, Instant};
+
+use crate::load::JobKind;
+use crate::log::Log;
+
+/// What must hold in every run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Invariant {
+    /// Bytes that are read are those that were written, and an end of file follows the last of them.
+    Streams,
+    /// There are never two consensuses with a majority for one time.
+    OneConsensus,
+    /// There is a new consensus each period while a majority of the authorities is honest and connected.
+    Consensuses,
+    /// No client uses an older consensus than before.
+    NoWayBack,
+    /// Nodes stay within their memory limits.
+    Bounds,
+    /// A node that has ended has no task and no socket two minutes later.
+    NothingLeft,
+    /// No line of the log names a destination.
+    Secrets,
+    /// Nothing panics.
+    Panics,
+    /// Two minutes after the last fault every client reaches its destination, and every relay is listed.
+    Liveness,
+    /// A run does not stand still.
+    Progress,
+    /// Two runs of one seed are the same.
+    Repeats,
+}
+
+impl Invariant {
+    /// The invariant's name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Streams => "streams",
+            Self::OneConsensus => "one-consensus",
+            Self::Consensuses => "consensuses",
+            Self::NoWayBack => "no-way-back",
+            Self::Bounds => "bounds",
+            Self::NothingLeft => "nothing-left",
+            Self::Secrets => "secrets",
+            Self::Panics => "panics",
+            Self::Liveness => "liveness",
+            Self::Progress => "progress",
+            Self::Repeats => "repeats",
+        }
+    }
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Something that must not be.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Time since the run began.
+    pub at: Duration,
+    /// What did not hold.
+    pub invariant: Invariant,
+    /// What was seen.
+    pub what: String,
+    /// Numbers of the nodes concerned.
+    pub nodes: Vec<u32>,
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct JobEnd {
+    /// When the job began.
+    pub began: Duration,
+    /// The client.
+    pub node: u32,
+    /// The kind of job.
+    pub kind: JobKind,
+    /// Time until the first byte of an answer; `None` if there was none.
+    pub first_byte: Option<Duration>,
+    /// Time until the end.
+    pub whole: Duration,
+    /// Bytes that the client read and wrote.
+    pub bytes: u64,
+    /// Did all streams come to their end?
+    pub is_done: bool,
+}
+
+/// How two runs are compared event by event.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Compare {
+    /// Not at all.
+    #[default]
+    No,
+    /// All events are kept.
+    Keep(Vec<Event>),
+    /// Each event is compared with those of an earlier run.
+    With(Arc<Vec<Event>>),
+}
+
+/// Number of events of the network that are kept for a failure's story.
+const KEPT: usize = 2_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) events: u64,
+    pub(crate) hash: u64,
+    pub(crate) compare: Compare,
+    pub(crate) last: VecDeque<Event>,
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) jobs: Vec<JobEnd>,
+    pub(crate) guards: BTreeMap<u32, std::collections::BTreeSet<String>>,
+    /// The digest of each consensus, by its valid-after, and the first node that had it.
+    pub(crate) consensuses: BTreeMap<u64, (String, u32)>,
+    /// The newest consensus of each node: its valid-after, and whether it lists the node itself.
+    pub(crate) newest: BTreeMap<u32, u64>,
+    /// How long the run was, once it is over.
+    pub(crate) lasted: Option<Duration>,
+    /// Does each relay, by its name, find itself listed as running?
+    pub(crate) listed: BTreeMap<String, bool>,
+}
+
+/// What is seen of one run. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sight {
+    began: Instant,
+    seen: Arc<Mutex<Seen>>,
+    pub(crate) log: Log,
+}
+
+impl Sight {
+    /// Nothing has been seen, and the run begins now.
+    pub(crate) fn new(log: Log, compare: Compare) -> Self {
+        log.begin();
+        let seen = Seen {
+            compare,
+            hash: 0xcbf2_9ce4_8422_2325,
+            ..Seen::default()
+        };
+        Self {
+            began: Instant::now(),
+            seen: Arc::new(Mutex::new(seen)),
+            log,
+        }
+    }
+
+    /// Time since the run began.
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The run is over.
+    pub(crate) fn end(&self) {
+        let now = self.now();
+        let mut seen = self.seen();
+        seen.lasted = Some(now);
+        let number = seen.events;
+        let more = match &seen.compare {
+            Compare::With(events) => usize::try_from(number)
+                .ok()
+                .and_then(|place| events.get(place))
+                .copied(),
+            Compare::No | Compare::Keep(_) => None,
+        };
+        if more.is_some() && seen.violations.is_empty() {
+            drop(seen);
+            self.differs(number, more, None);
+        }
+    }
+
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+        lock(&self.seen)
+    }
+
+    /// Takes an event of the network.
+    pub(crate) fn event(&self, event: &Event) {
+        let hash = hash_of(event);
+        let mut seen = self.seen();
+        if seen.lasted.is_some() {
+            // What a runtime that ends drops first is the runtime's own affair.
+            return;
+        }
+        let number = seen.events;
+        seen.events += 1;
+        seen.hash = mix(seen.hash, hash);
+        if seen.last.len() == KEPT {
+            seen.last.pop_front();
+        }
+        seen.last.push_back(*event);
+        let before = match &mut seen.compare {
+            Compare::No => return,
+            Compare::Keep(events) => return events.push(*event),
+            Compare::With(events) => usize::try_from(number)
+                .ok()
+                .and_then(|place| events.get(place))
+                .copied(),
+        };
+        if before != Some(*event) && seen.violations.is_empty() {
+            drop(seen);
+            self.differs(number, before, Some(*event));
+        }
+    }
+
+    /// Event `number` of this run is not that of the run before.
+    fn differs(&self, number: u64, first: Option<Event>, second: Option<Event>) {
+        let said =
+            |event: Option<Event>| event.map_or("the end".to_owned(), |event| format!("{event:?}"));
+        let what = format!(
+            "event {number} is {} in the first run and {} in the second",
+            said(first),
+            said(second)
+        );
+        self.violation(Invariant::Repeats, Vec::new(), what);
+    }
+
+    /// Notes what must not be.
+    pub(crate) fn violation(&self, invariant: Invariant, nodes: Vec<u32>, what: String) {
+        let at = self.now();
+        self.seen().violations.push(Violation {
+            at,
+            invariant,
+            what,
+            nodes,
+        });
+    }
+
+    /// Has anything been seen that must not be?
+    pub(crate) fn is_bad(&self) -> bool {
+        !self.seen().violations.is_empty()
+    }
+
+    /// A node has a consensus with this valid-after.
+    pub(crate) fn newest(&self, node: u32, valid_after: u64) {
+        let mut seen = self.seen();
+        let newest = seen.newest.entry(node).or_default();
+        *newest = valid_after.max(*newest);
+    }
+
+    /// A relay has read in its newest consensus whether it is listed as running.
+    pub(crate) fn listing(&self, name: &str, is_running: bool) {
+        self.seen().listed.insert(name.to_owned(), is_running);
+    }
+
+    /// A client has a consensus with this valid-after and this digest.
+    pub(crate) fn consensus(&self, node: u32, valid_after: u64, digest: String) {
+        let mut seen = self.seen();
+        let first = seen
+            .consensuses
+            .entry(valid_after)
+            .or_insert_with(|| (digest.clone(), node));
+        if first.0 != digest {
+            let (of, what) = (
+                first.1,
+                format!("two consensuses are valid after {valid_after}"),
+            );
+            drop(seen);
+            self.violation(Invariant::OneConsensus, vec![of, node], what);
+            return;
+        }
+        drop(seen);
+        self.newest(node, valid_after);
+    }
+}
+
+/// FNV-1a over words: quick, and nobody who runs a simulation wants to deceive himself.
+fn mix(hash: u64, word: u64) -> u64 {
+    let mixed = (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+    mixed ^ (mixed >> 29)
+}
+
+fn hash_of(event: &Event) -> u64 {
+    let host = match event.host {
+        std::net::IpAddr::V4(address) => u64::from(u32::from(address)),
+        std::net::IpAddr::V6(address) => u128::from(address) as u64,
+    };
+    let peer = match event.peer.ip() {
+        std::net::IpAddr::V4(address) => u64::from(u32::from(address)),
+        std::net::IpAddr::V6(address) => u128::from(address) as u64,
+    };
+    let words = [
+        u64::try_from(event.at.as_nanos()).unwrap_or(u64::MAX),
+        host,
+        peer,
+        u64::from(event.peer.port()),
+        event.kind as u64,
+        u64::try_from(event.bytes).unwrap_or(u64::MAX),
+    ];
+    words.into_iter().fold(0xcbf2_9ce4_8422_2325, mix)
+}
