@@ -34,7 +34,7 @@ use crate::terminal::output::{self, Meter, note, say};
 #[command(after_help = "\
 Examples:
   cepa simulate                                      one run of `small`, ten minutes of virtual time
-  cepa simulate storm --seed 7f3a --html run.html    one run, with plots
+  cepa simulate storm --lasts 24h --html run.html    one run of a day, with plots
   cepa simulate small,storm --seeds 200 --limit 60s  many seeds, until one fails
   cepa simulate --show storm > my.toml               a scenario to change
   cepa simulate --scenario my.toml --twice           your own; are two runs the same?
@@ -67,8 +67,8 @@ pub(super) struct Simulate {
     #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
     limit: Option<Duration>,
     /// How long load and faults go on, in place of what the scenario says.
-    #[arg(long, value_name = "N")]
-    hours: Option<u32>,
+    #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
+    lasts: Option<Duration>,
     /// Run each seed twice and name the first event that differs.
     #[arg(long)]
     twice: bool,
@@ -125,6 +125,10 @@ impl Simulate {
             let mut report = Report::new(&named.name);
             is_good &= self.run(&simulation, named, watch, &mut report)?;
             report.finish();
+            let text = report.to_text();
+            if !text.is_empty() && !self.is_json_said() {
+                say(text.trim_end());
+            }
             reports.push(report);
         }
         self.write_reports(&reports)?;
@@ -142,8 +146,8 @@ impl Simulate {
             None => self.built_in()?,
         };
         for named in &mut all {
-            if let Some(hours) = self.hours {
-                named.scenario.lasts = Span::exactly(Duration::from_secs(3_600) * hours);
+            if let Some(lasts) = self.lasts {
+                named.scenario.lasts = Span::exactly(lasts);
             }
             if self.replay.is_some() && named.scenario.seed.is_none() {
                 return Err(CliError::usage(
@@ -215,7 +219,12 @@ impl Simulate {
         let found = search::search(simulation, &named.scenario, seeds, watch, &each);
         drop(kept);
         let found = found.map_err(|error| bad_scenario(&named.name, &error.to_string()))?;
-        tell(named, first, &found);
+        let told = told(named, first, &found);
+        match self.is_json_said() {
+            // Standard output is for machines then.
+            true => note(&told),
+            false => say(&told),
+        }
         let Some(failed) = &found.failed else {
             return Ok(true);
         };
@@ -224,6 +233,11 @@ impl Simulate {
             self.keep(simulation, named, failed, watch)?;
         }
         Ok(false)
+    }
+
+    /// Is the JSON for standard output?
+    fn is_json_said(&self) -> bool {
+        self.json.as_deref() == Some(Path::new("-"))
     }
 
     /// Makes a failure small and writes it to a file.
@@ -294,12 +308,6 @@ impl Simulate {
     }
 
     fn write_reports(&self, reports: &[Report]) -> Result<(), CliError> {
-        for report in reports {
-            let text = report.to_text();
-            if !text.is_empty() && self.json.as_deref() != Some(Path::new("-")) {
-                say(text.trim_end());
-            }
-        }
         if let Some(path) = &self.json {
             let each: Vec<String> = reports.iter().map(Report::to_json).collect();
             let text = match each.as_slice() {
@@ -373,9 +381,9 @@ fn write(path: &Path, text: &str) -> Result<(), CliError> {
     })
 }
 
-fn tell(named: &Named, first: Seed, found: &Found) {
+fn told(named: &Named, first: Seed, found: &Found) -> String {
     let hours = found.lasted.as_secs_f64() / 3_600.0;
-    say(&format!(
+    format!(
         "{}: {} from {first} on, {hours:.1} hours of virtual time, {}: {}",
         named.name,
         Count(found.ran, "seed"),
@@ -384,7 +392,7 @@ fn tell(named: &Named, first: Seed, found: &Found) {
             None => "all holds",
             Some(_) => "FAILED",
         }
-    ));
+    )
 }
 
 fn tell_failure(failed: &Outcome) {
