@@ -46,6 +46,8 @@ pub enum JobKind {
     Download,
     /// A file that goes.
     Upload,
+    /// Many streams whose bytes nobody reads.
+    Stall,
     /// A small page at the end of the run, which every client must get.
     Last,
 }
@@ -58,6 +60,7 @@ impl JobKind {
             Self::Chat => "chat",
             Self::Download => "download",
             Self::Upload => "upload",
+            Self::Stall => "stall",
             Self::Last => "last",
         }
     }
@@ -69,6 +72,7 @@ fn pause_between(kind: JobKind) -> Duration {
         JobKind::Page => 30,
         JobKind::Chat => 120,
         JobKind::Download | JobKind::Upload => 90,
+        JobKind::Stall => 20,
         JobKind::Last => 0,
     })
 }
@@ -93,6 +97,7 @@ pub(crate) fn jobs(
         LoadKind::Chat => JobKind::Chat,
         LoadKind::Download => JobKind::Download,
         LoadKind::Upload => JobKind::Upload,
+        LoadKind::Stall => JobKind::Stall,
         LoadKind::Mixed => dice.one_of(&kinds).copied().unwrap_or(JobKind::Page),
     };
     let mut jobs = Vec::new();
@@ -142,6 +147,12 @@ pub(crate) fn job(kind: JobKind, at: Duration, servers: u32, dice: &mut Dice) ->
         JobKind::Upload => Job {
             up: dice.size(100_000, 2_000_000),
             down: dice.size(1, 500),
+            ..none
+        },
+        JobKind::Stall => Job {
+            streams: 100,
+            down: 4_000_000,
+            pause: Duration::from_secs(120),
             ..none
         },
         JobKind::Last => Job {

@@ -36,7 +36,7 @@ const STATE: &str = "/state";
 const HANDSHAKE: Duration = Duration::from_micros(140);
 /// The connections that a relay accepts.
 const CONNECTIONS: u32 = 1_000;
-/// How often a client is looked at.
+/// How often a node is looked at.
 const LOOK: Duration = Duration::from_secs(10);
 /// What a relay may hold over its memory limit, for the moment until circuits have ended: a tenth.
 const OVER: u64 = 10;
@@ -179,10 +179,12 @@ async fn relay(
     let relay = Relay::start(relay_options(&site, &node, world)?).await?;
     let mut events = relay.events();
     let mut stop = orders.stop;
+    let mut look = interval(LOOK);
     loop {
         tokio::select! {
             biased;
             _ = &mut stop => break,
+            _ = look.tick() => weigh(&site, &node, relay.held_bytes()),
             event = events.next() => match event {
                 Some(event) => hear(&site, &node, &event),
                 None => break,
@@ -191,6 +193,16 @@ async fn relay(
     }
     relay.shutdown().await;
     Ok(())
+}
+
+/// Looks at what a relay holds.
+fn weigh(site: &Site, node: &NodePlan, held: usize) {
+    let (held, limit) = (u64::try_from(held).unwrap_or(u64::MAX), memory_bytes(site));
+    if held > limit + limit / OVER {
+        let what = format!("{} holds {held} bytes of {limit}", node.name);
+        site.sight
+            .violation(Invariant::Bounds, vec![node.number], what);
+    }
 }
 
 /// Takes what a relay tells.
@@ -208,13 +220,6 @@ fn hear(site: &Site, node: &NodePlan, event: &RelayEvent) {
                 vec![node.number],
                 format!("{conflict:?}"),
             );
-        }
-        RelayEvent::MemoryExceeded { used, .. } => {
-            let limit = memory_bytes(site);
-            if u64::try_from(*used).unwrap_or(u64::MAX) > limit + limit / OVER {
-                let what = format!("{used} bytes are held of {limit}");
-                sight.violation(Invariant::Bounds, vec![node.number], what);
-            }
         }
         _ => {}
     }

@@ -10,7 +10,7 @@ use cepa_common::world::memory::Line;
 
 use crate::cities::{CITIES, City, Region};
 use crate::load::{Job, jobs};
-use crate::scenario::{BadScenario, Fault, Scenario, What};
+use crate::scenario::{BadScenario, Fault, LoadKind, Scenario, What};
 use crate::seed::{Dice, Seed};
 use crate::units::{self, Rate, Span};
 
@@ -309,14 +309,12 @@ fn node(
         up = down;
     }
     let starts = kind.starts.draw(&mut dice);
+    let load = match place < scenario.clients.stalled {
+        true => LoadKind::Stall,
+        false => scenario.clients.load,
+    };
     let jobs = if kind.role == Role::Client {
-        jobs(
-            scenario.clients.load,
-            scenario.servers,
-            starts,
-            lasts,
-            &mut dice,
-        )
+        jobs(load, scenario.servers, starts, lasts, &mut dice)
     } else {
         Vec::new()
     };

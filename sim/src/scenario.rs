@@ -128,6 +128,9 @@ pub struct Clients {
     pub start: Span,
     /// What their users do.
     pub load: LoadKind,
+    /// So many of them, the first ones, open many streams that they never read, again and again.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub stalled: u32,
     /// Their uplinks; without it, lines have no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up: Option<Rate>,
@@ -137,6 +140,10 @@ pub struct Clients {
     /// Where they are: `any`, or the name of a region.
     #[serde(default = "any", skip_serializing_if = "is_any")]
     pub cities: String,
+}
+
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What a client's user does.
@@ -151,7 +158,9 @@ pub enum LoadKind {
     Download,
     /// Sends large files.
     Upload,
-    /// Each client does one of these.
+    /// Opens many streams whose bytes nobody reads.
+    Stall,
+    /// Each client does one of those before.
     Mixed,
     /// Nothing: the client keeps circuits ready.
     Idle,

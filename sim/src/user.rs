@@ -101,6 +101,15 @@ async fn one(site: &Site, node: u32, client: &Client, job: &Job) -> Got {
         }
     };
     let (mut inward, mut outward) = tokio::io::split(stream);
+    if job.kind == JobKind::Stall {
+        let asked = request(job.key, job.up, job.down, job.turns);
+        let is_done = outward.write_all(&asked).await.is_ok();
+        sleep(job.pause).await;
+        return Got {
+            is_done,
+            ..Got::default()
+        };
+    }
     let mut got = Got::default();
     let up = async {
         let mut bytes = Pattern::new(job.key, true);

@@ -27,6 +27,8 @@ pub(super) struct Circuits {
     pub(super) prober: Arc<Prober>,
     /// The streams of the exit, if this relay is one.
     pub(super) streams: Option<Arc<OpenStreams>>,
+    /// What links, circuits and streams hold.
+    pub(super) memory: Arc<Budget>,
 }
 
 impl Circuits {
@@ -48,6 +50,7 @@ impl Circuits {
         } = Admission::new(options.limits, Instant::now());
         let exit = exit(options, ground, directory, memory.budget())?;
         let streams = exit.as_ref().map(|exit| exit.open_streams().clone());
+        let held = memory.budget().clone();
         let (params, tasks) = (&directory.params, &ground.work.tasks);
         let links = Arc::new(PeerLinks::new(
             ground.identity,
@@ -88,6 +91,7 @@ impl Circuits {
             handshakes,
             prober,
             streams,
+            memory: held,
         })
     }
 }

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cepa_common::budget::Budget;
 use cepa_common::ids::RelayId;
 use cepa_common::net::tasks::Stopper;
 use tokio::time::timeout;
@@ -45,6 +46,8 @@ pub struct RelayHandle {
     handshakes: HandshakePool,
     /// The streams that leave the network here, if the relay is an exit.
     streams: Option<Arc<OpenStreams>>,
+    /// What links, circuits and streams hold.
+    memory: Arc<Budget>,
     /// Links, circuits and streams.
     work: Stopper,
 }
@@ -95,6 +98,7 @@ fn open(ground: Ground, directory: Directory, circuits: Circuits) -> RelayHandle
         sources: ground.sources.stop,
         handshakes: circuits.handshakes,
         streams: circuits.streams,
+        memory: circuits.memory,
         work: ground.work.stop,
     }
 }
@@ -118,6 +122,11 @@ impl RelayHandle {
     /// How many streams leave the network here now.
     pub fn open_streams(&self) -> usize {
         self.streams.as_ref().map_or(0, |streams| streams.count())
+    }
+
+    /// What links, circuits, streams and queues are charged together (bytes), which `limits.memory_bytes` bounds.
+    pub fn held_bytes(&self) -> usize {
+        self.memory.used()
     }
 
     /// Stops accepting, ends all links and circuits, and waits until all tasks have ended.
