@@ -20,6 +20,7 @@
 pub mod cities;
 pub mod load;
 pub mod log;
+mod looks;
 mod node;
 pub mod outcome;
 pub mod plan;

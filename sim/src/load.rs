@@ -12,6 +12,14 @@ use crate::seed::Dice;
 /// Number of bytes of a request.
 pub(crate) const REQUEST_BYTES: usize = 32;
 
+/// One stream in this many is broken off by its server.
+const BROKEN: u64 = 16;
+
+/// Does the server of the stream with this key reset the connection in the middle of its last answer?
+pub(crate) fn breaks_off(key: u64) -> bool {
+    key.is_multiple_of(BROKEN)
+}
+
 /// What a user does once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -158,6 +166,8 @@ pub(crate) fn job(kind: JobKind, at: Duration, servers: u32, dice: &mut Dice) ->
         JobKind::Last => Job {
             up: 100,
             down: 3_000,
+            // The last page says whether the network works, so its server does.
+            key: none.key | 1,
             ..none
         },
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cepa_client::{Client, ClientEvent, ClientOptions};
-use cepa_common::dir::{AuthorityEntry, ExitPolicy, Flags, NetworkDraft, NetworkFile};
+use cepa_common::dir::{AuthorityEntry, ExitPolicy, NetworkDraft, NetworkFile};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::state::{StateDir, StateError, Trust};
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, interval, sleep_until};
 
 use crate::load::{Job, JobKind};
+use crate::looks::Looks;
 use crate::plan::{NodePlan, Plan, Role};
 use crate::seed::Seed;
 use crate::sight::{Invariant, JobEnd};
@@ -232,8 +233,10 @@ async fn client(
     orders: Orders,
 ) -> Result<(), NodeError> {
     let state = StateDir::open(&world.disk, Path::new(STATE), Trust::OwnerOnly)?;
+    let room = state.room("client")?;
+    let mut looks = Looks::new(&site, node.number, &world.disk, &room);
     let options = ClientOptions {
-        state_dir: Some(state.room("client")?),
+        state_dir: Some(room),
         world,
         ..ClientOptions::new(site.network.clone())
     };
@@ -251,7 +254,6 @@ async fn client(
         .collect();
     let mut users = JoinSet::new();
     let mut look = interval(LOOK);
-    let mut newest = 0;
     loop {
         let next = jobs
             .front()
@@ -278,7 +280,7 @@ async fn client(
                     ended(&site, end);
                 }
             }
-            _ = look.tick() => see(&site, &node, &client, &mut newest),
+            _ = look.tick() => looks.see(&client),
             event = events.next() => match event {
                 Some(event) => tell(&event),
                 None => break,
@@ -302,29 +304,4 @@ fn ended(site: &Site, end: JobEnd) {
         tracing::debug!(target: "cepa_sim", is_done = end.is_done, "the last page");
     }
     site.sight.seen().jobs.push(end);
-}
-
-/// Looks at a client: its consensus, which never grows older, and its guards.
-fn see(site: &Site, node: &NodePlan, client: &Client, newest: &mut u64) {
-    if let Some(consensus) = client.consensus() {
-        let valid_after = consensus.lifetime().valid_after;
-        if valid_after < *newest {
-            let what = format!("a consensus of {valid_after} is used after one of {newest}");
-            site.sight
-                .violation(Invariant::NoWayBack, vec![node.number], what);
-        }
-        *newest = valid_after;
-        site.sight
-            .consensus(node.number, valid_after, consensus.digest().to_string());
-        let running = consensus
-            .entries()
-            .iter()
-            .filter(|entry| entry.flags.contains(Flags::RUNNING));
-        let running = running.count();
-        tracing::trace!(target: "cepa_sim", running, valid_after, "consensus");
-    }
-    let guards = client.circuits().guards();
-    let mut seen = site.sight.seen();
-    let of = seen.guards.entry(node.number).or_default();
-    of.extend(guards.iter().map(|guard| guard.identity.to_string()));
 }

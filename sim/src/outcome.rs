@@ -123,8 +123,12 @@ fn observe(
     compare: Compare,
 ) -> Result<(Outcome, Vec<Event>), RunError> {
     catch_panics();
-    // What a program asks for is seen by nobody but the exit; the names of hosts stand for that.
-    let secrets = plan.servers.iter().map(|(name, _)| name.clone()).collect();
+    // What a program asks for is seen by nobody but the exit; the hosts' names and addresses stand for that.
+    let secrets = plan
+        .servers
+        .iter()
+        .flat_map(|(name, address)| [name.clone(), address.to_string()]);
+    let secrets = secrets.collect();
     let log = Log::new(watch.level.unwrap_or(Level::DEBUG), watch.echo, secrets);
     let kept: Arc<std::sync::Mutex<Option<Sight>>> = Arc::default();
     PANICS.set(Some(Vec::new()));

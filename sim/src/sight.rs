@@ -4,6 +4,7 @@ use core::fmt;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cepa_common::ids::RelayId;
 use cepa_common::sync::lock;
 use cepa_common::world::memory::Event;
 use tokio::time::{Duration, Instant};
@@ -22,6 +23,10 @@ pub enum Invariant {
     Consensuses,
     /// No client uses an older consensus than before.
     NoWayBack,
+    /// A client keeps the guards that it has drawn, also when it is started again, and uses none that is not listed.
+    Guards,
+    /// No crash takes what a node has written to its state.
+    Durable,
     /// Nodes stay within their memory limits.
     Bounds,
     /// A node that has ended has no task and no socket two minutes later.
@@ -46,6 +51,8 @@ impl Invariant {
             Self::OneConsensus => "one-consensus",
             Self::Consensuses => "consensuses",
             Self::NoWayBack => "no-way-back",
+            Self::Guards => "guards",
+            Self::Durable => "durable",
             Self::Bounds => "bounds",
             Self::NothingLeft => "nothing-left",
             Self::Secrets => "secrets",
@@ -107,6 +114,27 @@ pub(crate) enum Compare {
     With(Arc<Vec<Event>>),
 }
 
+/// The guards of a client, as they are on its disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeptGuards {
+    /// All that were drawn.
+    pub(crate) sampled: Vec<RelayId>,
+    /// Those that were used, in the order of their first use.
+    pub(crate) confirmed: Vec<RelayId>,
+}
+
+impl KeptGuards {
+    /// What of these guards is not as it was in `before`; `None` if nothing is lost.
+    pub(crate) fn lost_since(&self, before: &Self) -> Option<String> {
+        let gone = |guard: &&RelayId| !self.sampled.contains(guard);
+        if let Some(gone) = before.sampled.iter().find(gone) {
+            return Some(format!("guard {gone} is no longer among those drawn"));
+        }
+        let is_in_order = self.confirmed.starts_with(&before.confirmed);
+        (!is_in_order).then(|| "the guards that were used are not those of before".to_owned())
+    }
+}
+
 /// Number of events of the network that are kept for a failure's story.
 const KEPT: usize = 2_000;
 
@@ -119,6 +147,10 @@ pub(crate) struct Seen {
     pub(crate) violations: Vec<Violation>,
     pub(crate) jobs: Vec<JobEnd>,
     pub(crate) guards: BTreeMap<u32, std::collections::BTreeSet<String>>,
+    /// The guards that each client has on its disk, as they were seen last.
+    pub(crate) kept_guards: BTreeMap<u32, KeptGuards>,
+    /// The newest consensus that each client has used for a while, in this life or another.
+    pub(crate) used: BTreeMap<u32, u64>,
     /// The digest of each consensus, by its valid-after, and the first node that had it.
     pub(crate) consensuses: BTreeMap<u64, (String, u32)>,
     /// The newest consensus of each node: its valid-after, and whether it lists the node itself.
@@ -295,4 +327,33 @@ fn hash_of(event: &Event) -> u64 {
         u64::try_from(event.bytes).unwrap_or(u64::MAX),
     ];
     words.into_iter().fold(0xcbf2_9ce4_8422_2325, mix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guards(sampled: &[u8], confirmed: &[u8]) -> KeptGuards {
+        let relays = |of: &[u8]| of.iter().map(|one| RelayId([*one; 32])).collect();
+        KeptGuards {
+            sampled: relays(sampled),
+            confirmed: relays(confirmed),
+        }
+    }
+
+    #[test]
+    fn guards_come_and_do_not_go() {
+        let before = guards(&[1, 2, 3], &[2]);
+        for kept in [guards(&[1, 2, 3], &[2]), guards(&[1, 2, 3, 4], &[2, 4])] {
+            assert_eq!(kept.lost_since(&before), None);
+        }
+        for lost in [
+            guards(&[], &[]),
+            guards(&[1, 2, 4], &[2]),
+            guards(&[1, 2, 3], &[]),
+            guards(&[1, 2, 3], &[3, 2]),
+        ] {
+            assert!(lost.lost_since(&before).is_some(), "{lost:?}");
+        }
+    }
 }

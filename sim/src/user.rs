@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep, timeout};
 
-use crate::load::{Job, JobKind, Pattern, REQUEST_BYTES, read_request, request};
+use crate::load::{Job, JobKind, Pattern, REQUEST_BYTES, breaks_off, read_request, request};
 use crate::sight::{Invariant, JobEnd, Sight};
 use crate::site::Site;
 
@@ -134,6 +134,8 @@ async fn one(site: &Site, node: u32, client: &Client, job: &Job) -> Got {
         Ok(read) => got.bytes += read,
         Err(ReadError::Io(error)) => {
             tracing::debug!(target: "cepa_sim", "the stream ended: {error}");
+            // The user hears that the server has broken the stream off, as he must.
+            got.is_done = breaks_off(job.key);
             return got;
         }
         Err(ReadError::Wrong(what)) => {
@@ -243,17 +245,27 @@ async fn answer(stream: SocketStream) -> Result<(), (u64, String)> {
     );
     let writing = async {
         let mut bytes = Pattern::new(key, false);
+        let broken = breaks_off(key).then_some(down / 2);
         for number in 1..=turns {
             // The answer of a turn follows the last byte of its question; the channel's end follows the last of all.
             let asked = turn.wait_for(|seen| *seen >= up * number).await.is_ok();
             if !asked {
                 return Ok(());
             }
+            if number == turns
+                && let Some(part) = broken
+            {
+                write(&mut outward, &mut bytes, part).await?;
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
             write(&mut outward, &mut bytes, down).await?;
         }
         outward.shutdown().await
     };
-    let (read, _) = tokio::join!(reading, writing);
+    let (read, written) = tokio::join!(reading, writing);
+    if written.is_err() {
+        inward.unsplit(outward).reset_when_dropped();
+    }
     match read {
         Ok(_) | Err(ReadError::Io(_)) => Ok(()),
         Err(ReadError::Wrong(what)) => Err((key, what)),

@@ -94,6 +94,41 @@ fn a_network_lives_through_faults_of_every_kind() {
 }
 
 #[test]
+fn a_client_that_dies_ends_its_upload_and_one_whose_caches_are_behind_takes_no_older_consensus() {
+    // An upload that breaks must be a reset at the destination too.
+    let dies = Scenario::parse(
+        r#"
+        lasts = "5m"
+        authorities = { count = 1 }
+        relays = { count = 4, exits = 1 }
+        clients = { count = 1, start = "130s", load = "upload", up = "200kbit", down = "1mbit" }
+        params = { vote_interval_seconds = 30 }
+        fault = [
+            { every = "15s", what = "kill", of = "client", for = "2s" },
+            { every = "25s", what = "kill", of = "relay", for = "2s" },
+        ]
+        "#,
+    );
+    let plan = Plan::draw(&dies.unwrap(), Seed(3)).unwrap();
+    assert_good(&run_plan(&SIMULATION, &plan, Watch::default()).unwrap());
+    // A relay whose clock is behind takes its consensus for fresh, and gives it to clients.
+    let behind = Scenario::parse(
+        r#"
+        lasts = "8m"
+        authorities = { count = 1 }
+        relays = { count = 3, exits = 1 }
+        clients = { count = 2, start = "130s", load = "browse" }
+        params = { vote_interval_seconds = 30 }
+        fault = [
+            { at = "160s", what = "clock", of = "relay-0", by = "-8m", for = "5m" },
+            { at = "165s", what = "clock", of = "relay-1", by = "-8m", for = "5m" },
+        ]
+        "#,
+    );
+    assert_good(&run(&behind.unwrap()));
+}
+
+#[test]
 fn a_failure_is_found_made_small_and_repeated() {
     // The only exit is gone for good, so no client gets a page. The other faults have nothing to do with that.
     let scenario = tiny(

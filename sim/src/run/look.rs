@@ -1,6 +1,7 @@
 //! What the director looks at again and again: what must hold at any time.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use cepa_common::world::Simulation;
 use tokio::task::JoinHandle;
@@ -9,6 +10,9 @@ use tokio::time::Duration;
 use super::state::{AGAIN, BEGAN_UNIX_MS, Director, GONE, Past, STOPPED};
 use crate::plan::{Act, Role};
 use crate::sight::Invariant;
+
+/// The name of a state directory's lock.
+const LOCK: &str = "lock";
 
 impl Director {
     /// Looks at what must hold at any time, and starts again what could not start.
@@ -52,6 +56,15 @@ impl Director {
                     format!("{} has ended by itself", host.plan.name),
                 ));
             }
+        }
+        let undurable = self.network.disk(host.plan.address).undurable();
+        if let Some(path) = undurable.iter().find(|path| counts(path)) {
+            let what = format!(
+                "a crash of {} could take {}",
+                host.plan.name,
+                path.display()
+            );
+            wrong.push((Invariant::Durable, what));
         }
         let open = self.network.open(host.plan.address);
         let is_down = host.life.is_none();
@@ -159,4 +172,9 @@ impl Director {
             self.sight().violation(Invariant::Consensuses, nodes, what);
         }
     }
+}
+
+/// Does anybody count on this file or directory? Whether a lock's file exists does not matter.
+fn counts(path: &Path) -> bool {
+    path.file_name().is_none_or(|name| name != LOCK)
 }

@@ -161,6 +161,17 @@ impl MemoryDisk {
         self.state().pending.len()
     }
 
+    /// The files and directories whose name or content a crash now could take, in order.
+    pub fn undurable(&self) -> Vec<PathBuf> {
+        let state = self.state();
+        let is_synced = |inode: &u64| state.inodes.get(inode).is_none_or(|inode| inode.synced);
+        let at_risk = state
+            .names
+            .iter()
+            .filter(|(path, inode)| state.lasting.get(*path) != Some(inode) || !is_synced(inode));
+        at_risk.map(|(path, _)| path.clone()).collect()
+    }
+
     /// Crashes: what was not synced is lost or not, as `unsynced` says, and all locks end. A pending change of a name
     /// has happened if `is_kept` is true for its place in the list.
     pub fn crash(&self, is_kept: impl Fn(usize) -> bool, unsynced: Unsynced) {

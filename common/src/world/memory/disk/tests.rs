@@ -94,3 +94,30 @@ fn a_lock_has_one_holder_and_ends_with_it_or_with_a_crash() {
     drop(second);
     assert!(matches!(take(), Locked::Held(_)));
 }
+
+#[test]
+fn what_a_crash_could_take_is_told() {
+    let (memory, _) = disk();
+    let disk = memory.disk();
+    let (dir, new, name) = (
+        Path::new("/state"),
+        Path::new("/state/new"),
+        Path::new("/state/a"),
+    );
+    disk.create_dirs(dir, 0o700).unwrap();
+    assert_eq!(memory.undurable(), [dir]);
+    disk.sync_dir(Path::new("/")).unwrap();
+    assert!(memory.undurable().is_empty());
+    // Neither the bytes alone nor the name alone are enough.
+    let file = write(&disk, new, b"bytes");
+    disk.rename(new, name).unwrap();
+    assert_eq!(memory.undurable(), [name]);
+    file.sync().unwrap();
+    assert_eq!(memory.undurable(), [name]);
+    disk.sync_dir(dir).unwrap();
+    assert!(memory.undurable().is_empty());
+    drop(write(&disk, new, b"others"));
+    disk.rename(new, name).unwrap();
+    disk.sync_dir(dir).unwrap();
+    assert_eq!(memory.undurable(), [name]);
+}

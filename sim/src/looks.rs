@@ -1,0 +1,151 @@
+//! What is looked at in a client again and again: its consensus, which never grows older, and its guards, which stay.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cepa_client::Client;
+use cepa_client::guard::{GuardHealth, GuardSet, MAX_STATE_BYTES};
+use cepa_common::dir::{Consensus, Flags};
+use cepa_common::ids::RelayId;
+use cepa_common::state::record;
+use cepa_common::world::Disk;
+
+use crate::plan::Act;
+use crate::sight::{Invariant, KeptGuards};
+use crate::site::Site;
+
+/// Kind of the record that a client's guards are in.
+const GUARDS: &str = "guards";
+
+/// What was seen of one life of a client.
+pub(crate) struct Looks {
+    site: Arc<Site>,
+    node: u32,
+    disk: Disk,
+    guards: PathBuf,
+    /// The consensus of the last look.
+    newest: u64,
+    /// Guards that answered at the last look.
+    answered: BTreeSet<RelayId>,
+    /// Guards that the consensus did not list at the last look.
+    unlisted: BTreeSet<RelayId>,
+}
+
+impl Looks {
+    /// Nothing has been seen of this life of client `node`, whose state is in `room` on `disk`.
+    pub(crate) fn new(site: &Arc<Site>, node: u32, disk: &Disk, room: &Path) -> Self {
+        Self {
+            guards: room.join(format!("guards-{}", site.network.network_id())),
+            site: site.clone(),
+            node,
+            disk: disk.clone(),
+            newest: 0,
+            answered: BTreeSet::new(),
+            unlisted: BTreeSet::new(),
+        }
+    }
+
+    fn violation(&self, invariant: Invariant, what: String) {
+        let sight = &self.site.sight;
+        sight.violation(invariant, vec![self.node], what);
+    }
+
+    /// Looks at the client. What two looks in a row have seen is not just about to change.
+    pub(crate) fn see(&mut self, client: &Client) {
+        let consensus = client.consensus();
+        if let Some(consensus) = &consensus {
+            self.see_consensus(consensus);
+        }
+        self.see_guards(client, consensus.as_deref());
+    }
+
+    fn see_consensus(&mut self, consensus: &Consensus) {
+        let valid_after = consensus.lifetime().valid_after;
+        let used = self.site.sight.seen().used.get(&self.node).copied();
+        let before = self.newest.max(used.unwrap_or(0));
+        if valid_after < before {
+            let what = format!("a consensus of {valid_after} is used after one of {before}");
+            self.violation(Invariant::NoWayBack, what);
+        }
+        // A client on a full disk may forget a consensus when it is started again.
+        if valid_after == self.newest && !self.was_full() {
+            self.site.sight.seen().used.insert(self.node, valid_after);
+        }
+        self.newest = valid_after;
+        let digest = consensus.digest().to_string();
+        self.site.sight.consensus(self.node, valid_after, digest);
+        let running = consensus
+            .entries()
+            .iter()
+            .filter(|entry| entry.flags.contains(Flags::RUNNING));
+        let running = running.count();
+        tracing::trace!(target: "cepa_sim", running, valid_after, "consensus");
+    }
+
+    fn see_guards(&mut self, client: &Client, consensus: Option<&Consensus>) {
+        let guards = client.circuits().guards();
+        {
+            let mut seen = self.site.sight.seen();
+            let of = seen.guards.entry(self.node).or_default();
+            of.extend(guards.iter().map(|guard| guard.identity.to_string()));
+        }
+        let unlisted: BTreeSet<RelayId> = guards
+            .iter()
+            .map(|guard| guard.identity)
+            .filter(|guard| consensus.is_some_and(|known| !lists(known, guard)))
+            .collect();
+        if let Some(stale) = unlisted.intersection(&self.unlisted).next() {
+            let what = format!("guard {stale} is used, and no consensus lists it");
+            self.violation(Invariant::Guards, what);
+        }
+        self.unlisted = unlisted;
+        let answered = guards
+            .iter()
+            .filter(|guard| guard.health == GuardHealth::Answers);
+        let answered: BTreeSet<RelayId> = answered.map(|guard| guard.identity).collect();
+        let kept = self.kept();
+        let forgotten = |guard: &&RelayId| !kept.sampled.contains(guard);
+        if let Some(guard) = answered.intersection(&self.answered).find(forgotten)
+            && !self.was_full()
+        {
+            let what = format!("guard {guard} is used, and is not on the disk");
+            self.violation(Invariant::Guards, what);
+        }
+        self.answered = answered;
+        let before = self
+            .site
+            .sight
+            .seen()
+            .kept_guards
+            .insert(self.node, kept.clone());
+        if let Some(lost) = before.and_then(|before| kept.lost_since(&before)) {
+            self.violation(Invariant::Guards, lost);
+        }
+    }
+
+    /// The guards on the disk; none if they cannot be read.
+    fn kept(&self) -> KeptGuards {
+        let network = self.site.network.network_id();
+        let body = record::load(&self.disk, &self.guards, GUARDS, MAX_STATE_BYTES);
+        let set = body.ok().flatten();
+        let set = set.and_then(|(body, _)| GuardSet::from_state(&body, network).ok());
+        set.map_or_else(KeptGuards::default, |set| KeptGuards {
+            sampled: set.sampled().copied().collect(),
+            confirmed: set.confirmed().to_vec(),
+        })
+    }
+
+    /// Has the client's disk been full in this run?
+    fn was_full(&self) -> bool {
+        let now = self.site.sight.now();
+        let faults = self.site.plan.faults.iter();
+        let mut begun = faults.filter(|fault| fault.begins <= now);
+        begun.any(|fault| matches!(fault.act, Act::FullDisk(node) if node == self.node))
+    }
+}
+
+fn lists(consensus: &Consensus, guard: &RelayId) -> bool {
+    let mut entries = consensus.entries().iter();
+    entries.any(|entry| entry.identity == *guard)
+}
