@@ -142,7 +142,7 @@ impl Report {
         let mut page = format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
              <title>cepa simulate {name}</title><style>{STYLE}</style><h1>{name}</h1>\
-             <p>{} runs, {:.0} hours of virtual time, {} faults, {} failed</p>",
+             <p>{} runs, {:.1} hours of virtual time, {} faults, {} failed</p>",
             self.runs,
             self.virtual_seconds / 3_600.0,
             self.faults,
@@ -221,7 +221,7 @@ impl Report {
             least.log10().floor(),
             most.log10().ceil().max(least.log10().floor() + 1.0),
         );
-        let across = |value: f64| 50.0 + 690.0 * (value.max(least).log10() - low) / (high - low);
+        let across = |value: f64| 50.0 + 690.0 * (value.max(1e-3).log10() - low) / (high - low);
         let up = |share: f64| 230.0 - 210.0 * share;
         let mut plot = format!(
             "<h2>{title}</h2><svg viewBox=\"0 0 760 260\" role=\"img\" aria-label=\"{title}\">"

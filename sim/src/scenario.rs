@@ -352,6 +352,17 @@ mod tests {
     }
 
     #[test]
+    fn the_scenario_in_the_document_can_be_run() {
+        let document = include_str!("../../docs/simulation.md");
+        let (_, rest) = document.split_once("## A scenario").unwrap();
+        let (section, _) = rest.split_once("`load` is").unwrap();
+        let lines = section.lines().filter_map(|line| line.strip_prefix("    "));
+        let text: String = lines.flat_map(|line| [line, "\n"]).collect();
+        assert!(text.contains("[[fault]]"));
+        Scenario::parse(&text).unwrap();
+    }
+
+    #[test]
     fn a_wrong_word_is_named_with_its_place() {
         let text = built_in("small").unwrap();
         for (right, wrong, said) in [
