@@ -1,6 +1,6 @@
 //! What is looked at in a client again and again: its consensus, which never grows older, and its guards, which stay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ pub(crate) struct Looks {
     newest: u64,
     /// Guards that answered at the last look.
     answered: BTreeSet<RelayId>,
-    /// Guards that the consensus did not list at the last look.
-    unlisted: BTreeSet<RelayId>,
+    /// Guards that are not listed, each with the valid-after of the first consensus that did not list it.
+    unlisted: BTreeMap<RelayId, u64>,
 }
 
 impl Looks {
@@ -42,7 +42,7 @@ impl Looks {
             disk: disk.clone(),
             newest: 0,
             answered: BTreeSet::new(),
-            unlisted: BTreeSet::new(),
+            unlisted: BTreeMap::new(),
         }
     }
 
@@ -90,16 +90,24 @@ impl Looks {
             let of = seen.guards.entry(self.node).or_default();
             of.extend(guards.iter().map(|guard| guard.identity.to_string()));
         }
-        let unlisted: BTreeSet<RelayId> = guards
-            .iter()
-            .map(|guard| guard.identity)
-            .filter(|guard| consensus.is_some_and(|known| !lists(known, guard)))
-            .collect();
-        if let Some(stale) = unlisted.intersection(&self.unlisted).next() {
-            let what = format!("guard {stale} is used, and no consensus lists it");
-            self.violation(Invariant::Guards, what);
+        // A client that rests takes a consensus into account when it next builds a circuit, which it does to fetch the
+        // one after.
+        if let Some(consensus) = consensus {
+            let since = consensus.lifetime().valid_after;
+            let gone = guards
+                .iter()
+                .map(|guard| guard.identity)
+                .filter(|guard| !lists(consensus, guard));
+            let before = std::mem::take(&mut self.unlisted);
+            self.unlisted = gone
+                .map(|guard| (guard, before.get(&guard).copied().unwrap_or(since)))
+                .collect();
+            let stale = self.unlisted.iter().find(|(_, first)| **first < since);
+            if let Some((guard, _)) = stale {
+                let what = format!("guard {guard} is used, and two consensuses do not list it");
+                self.violation(Invariant::Guards, what);
+            }
         }
-        self.unlisted = unlisted;
         let answered = guards
             .iter()
             .filter(|guard| guard.health == GuardHealth::Answers);
