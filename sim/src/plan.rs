@@ -5,13 +5,14 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use cepa_common::dir::WITHOUT_AGES;
 use cepa_common::onion::Suite;
 use cepa_common::world::memory::Line;
 
 use crate::cities::{CITIES, City, Region};
 use crate::load::{Job, jobs};
 use crate::scenario::{BadScenario, Fault, LoadKind, Scenario, What};
-use crate::seed::{Dice, Seed};
+use crate::seed::{Dice, Seed, millis};
 use crate::units::{self, Rate, Span};
 
 /// What a node is.
@@ -131,18 +132,13 @@ pub struct Plan {
     pub faults: Vec<FaultPlan>,
 }
 
-/// The parameters of a simulated network: those of a network in the field, with intervals of a minute in place of an
-/// hour, and without the ages that a relay must have before it is trusted.
-const PARAMS: [(&str, u32); 10] = [
+/// The intervals of a simulated network: a minute in place of an hour. Its other parameters are those of a network in
+/// the field, without the ages that a relay must have before it is trusted.
+const INTERVALS: [(&str, u32); 5] = [
     ("vote_interval_seconds", 60),
     ("consensus_valid_seconds", 600),
     ("reachability_interval_seconds", 30),
     ("descriptor_interval_seconds", 300),
-    ("stable_mtbf_seconds", 0),
-    ("guard_min_age_seconds", 0),
-    ("guard_uptime_permille", 0),
-    ("guard_min_weight", 0),
-    ("hsdir_min_uptime_seconds", 0),
     ("guard_retry_seconds", 60),
 ];
 
@@ -175,8 +171,10 @@ impl Plan {
             )));
         }
         nodes.retain(|node| !without.contains(&node.name));
-        let mut params: BTreeMap<String, u32> =
-            PARAMS.map(|(name, value)| (name.to_owned(), value)).into();
+        let usual = INTERVALS.into_iter().chain(WITHOUT_AGES);
+        let mut params: BTreeMap<String, u32> = usual
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
         params.extend(scenario.params.clone());
         let server = |number: u32| {
             let name = format!("site{number}.example");
@@ -364,11 +362,6 @@ fn faults(
     Ok(all)
 }
 
-/// Whole milliseconds, as a shrunk scenario writes them.
-fn millis(time: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// One occurrence of a fault.
 fn one(
     fault: &Fault,
@@ -377,7 +370,8 @@ fn one(
     nodes: &[NodePlan],
     dice: &mut Dice,
 ) -> Result<FaultPlan, BadScenario> {
-    let begins = millis(at);
+    // Whole milliseconds, as a shrunk scenario writes them.
+    let begins = Duration::from_millis(millis(at));
     // All that ends has ended when the load ends.
     let ends = fault
         .lasts

@@ -24,8 +24,8 @@ pub struct Seeds {
     pub jobs: usize,
     /// No seed is begun after this (real) time.
     pub limit: Option<Duration>,
-    /// The first so many seeds are run twice and compared.
-    pub twice: u64,
+    /// Is each seed run twice and compared?
+    pub twice: bool,
 }
 
 /// What a search found.
@@ -86,7 +86,7 @@ pub fn search(
                 return;
             }
             let seed = Seed(seeds.first.0.wrapping_add(number));
-            let outcome = one(simulation, scenario, seed, number < seeds.twice, watch);
+            let outcome = one(simulation, scenario, seed, seeds.twice, watch);
             if let Ok(outcome) = &outcome {
                 each(outcome);
             }

@@ -69,6 +69,11 @@ impl Seed {
     }
 }
 
+/// Whole milliseconds of a time.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A source of drawn values.
 pub(crate) struct Dice(ChaCha20Rng);
 
@@ -80,7 +85,6 @@ impl Dice {
 
     /// A length of time from `least` to `most`, in whole milliseconds.
     pub(crate) fn time(&mut self, least: Duration, most: Duration) -> Duration {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Duration::from_millis(self.number(millis(least), millis(most)))
     }
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use cepa_common::world::Simulation;
 
-use crate::outcome::Outcome;
-use crate::outcome::Watch;
+use crate::outcome::{Outcome, Watch};
 use crate::plan::{Plan, Role};
 use crate::scenario::{Fault, Scenario};
 use crate::search::{SearchError, one};
@@ -97,7 +96,7 @@ pub fn shrink(
 }
 
 impl Shrinking<'_> {
-    /// Runs `scenario`, and keeps it if it fails in the same way.
+    /// Runs `scenario`, and keeps it if it fails in the same way. Once all runs are spent, nothing does.
     fn fails(
         &mut self,
         scenario: &Scenario,
@@ -149,9 +148,6 @@ impl Shrinking<'_> {
                 fewer.fault.drain(from..to);
                 if !self.fails(&fewer, each)? {
                     from = to;
-                }
-                if self.runs >= RUNS {
-                    return Ok(());
                 }
             }
             if part == 1 {
@@ -229,9 +225,7 @@ impl Shrinking<'_> {
             };
             let half = Duration::from_secs(lasts.0.most.as_secs() / 2);
             shorter.fault[place].lasts = Some(Span::exactly(half));
-            if self.runs >= RUNS || !self.fails(&shorter, each)? {
-                continue;
-            }
+            self.fails(&shorter, each)?;
         }
         Ok(())
     }

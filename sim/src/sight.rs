@@ -1,7 +1,8 @@
 //! What is seen of a run while it goes on: events, jobs, consensuses, and whatever must not be.
 
 use core::fmt;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cepa_common::ids::RelayId;
@@ -114,6 +115,17 @@ pub(crate) enum Compare {
     With(Arc<Vec<Event>>),
 }
 
+impl Compare {
+    /// Event `number` of the earlier run; `None` if it had fewer events, or if there is none to compare with.
+    fn before(&self, number: u64) -> Option<Event> {
+        let Self::With(events) = self else {
+            return None;
+        };
+        let place = usize::try_from(number).ok()?;
+        events.get(place).copied()
+    }
+}
+
 /// The guards of a client, as they are on its disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KeptGuards {
@@ -146,14 +158,14 @@ pub(crate) struct Seen {
     pub(crate) last: VecDeque<Event>,
     pub(crate) violations: Vec<Violation>,
     pub(crate) jobs: Vec<JobEnd>,
-    pub(crate) guards: BTreeMap<u32, std::collections::BTreeSet<String>>,
+    pub(crate) guards: BTreeMap<u32, BTreeSet<String>>,
     /// The guards that each client has on its disk, as they were seen last.
     pub(crate) kept_guards: BTreeMap<u32, KeptGuards>,
     /// The newest consensus that each client has used for a while, in this life or another.
     pub(crate) used: BTreeMap<u32, u64>,
     /// The digest of each consensus, by its valid-after, and the first node that had it.
     pub(crate) consensuses: BTreeMap<u64, (String, u32)>,
-    /// The newest consensus of each node: its valid-after, and whether it lists the node itself.
+    /// The valid-after of the newest consensus that each node has had.
     pub(crate) newest: BTreeMap<u32, u64>,
     /// How long the run was, once it is over.
     pub(crate) lasted: Option<Duration>,
@@ -196,13 +208,7 @@ impl Sight {
         let mut seen = self.seen();
         seen.lasted = Some(now);
         let number = seen.events;
-        let more = match &seen.compare {
-            Compare::With(events) => usize::try_from(number)
-                .ok()
-                .and_then(|place| events.get(place))
-                .copied(),
-            Compare::No | Compare::Keep(_) => None,
-        };
+        let more = seen.compare.before(number);
         if more.is_some() && seen.violations.is_empty() {
             drop(seen);
             self.differs(number, more, None);
@@ -228,14 +234,12 @@ impl Sight {
             seen.last.pop_front();
         }
         seen.last.push_back(*event);
-        let before = match &mut seen.compare {
+        match &mut seen.compare {
             Compare::No => return,
             Compare::Keep(events) => return events.push(*event),
-            Compare::With(events) => usize::try_from(number)
-                .ok()
-                .and_then(|place| events.get(place))
-                .copied(),
-        };
+            Compare::With(_) => {}
+        }
+        let before = seen.compare.before(number);
         if before != Some(*event) && seen.violations.is_empty() {
             drop(seen);
             self.differs(number, before, Some(*event));
@@ -310,18 +314,14 @@ fn mix(hash: u64, word: u64) -> u64 {
 }
 
 fn hash_of(event: &Event) -> u64 {
-    let host = match event.host {
-        std::net::IpAddr::V4(address) => u64::from(u32::from(address)),
-        std::net::IpAddr::V6(address) => u128::from(address) as u64,
-    };
-    let peer = match event.peer.ip() {
-        std::net::IpAddr::V4(address) => u64::from(u32::from(address)),
-        std::net::IpAddr::V6(address) => u128::from(address) as u64,
+    let word = |address| match address {
+        IpAddr::V4(address) => u64::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address) as u64,
     };
     let words = [
         u64::try_from(event.at.as_nanos()).unwrap_or(u64::MAX),
-        host,
-        peer,
+        word(event.host),
+        word(event.peer.ip()),
         u64::from(event.peer.port()),
         event.kind as u64,
         u64::try_from(event.bytes).unwrap_or(u64::MAX),

@@ -33,11 +33,8 @@ pub fn parse_time(text: &str) -> Result<Duration, BadUnit> {
     })
 }
 
-/// Reads a rate (bytes a second).
-///
-/// # Errors
-/// [`BadUnit`].
-pub fn parse_rate(text: &str) -> Result<u64, BadUnit> {
+/// Splits a rate into its number, whatever that is, and its unit (bytes a second); `None` if there is no such unit.
+pub fn split_rate(text: &str) -> Option<(&str, u64)> {
     const UNITS: [(&str, u64); 6] = [
         ("kbit", 125),
         ("mbit", 125_000),
@@ -46,9 +43,19 @@ pub fn parse_rate(text: &str) -> Result<u64, BadUnit> {
         ("MB", 1_000_000),
         ("GB", 1_000_000_000),
     ];
-    let bytes = UNITS.iter().find_map(|(unit, bytes)| {
-        let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
-        number.checked_mul(*bytes).filter(|bytes| *bytes > 0)
+    UNITS
+        .iter()
+        .find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?.trim(), *bytes)))
+}
+
+/// Reads a rate (bytes a second).
+///
+/// # Errors
+/// [`BadUnit`].
+pub fn parse_rate(text: &str) -> Result<u64, BadUnit> {
+    let bytes = split_rate(text).and_then(|(number, bytes)| {
+        let number: u64 = number.parse().ok()?;
+        number.checked_mul(bytes).filter(|bytes| *bytes > 0)
     });
     bytes.ok_or(BadUnit {
         text: text.to_owned(),
@@ -57,15 +64,11 @@ pub fn parse_rate(text: &str) -> Result<u64, BadUnit> {
     })
 }
 
-/// Writes a rate as [`parse_rate`] reads it.
+/// Writes a rate as [`parse_rate`] reads it, in whole kilobits: what is left of one counts as one.
 pub fn rate_text(bytes: u64) -> String {
-    if bytes.is_multiple_of(125_000) {
-        format!("{}mbit", bytes / 125_000)
-    } else if bytes.is_multiple_of(125) {
-        format!("{}kbit", bytes / 125)
-    } else {
-        // No unit is smaller than this; what is written must be read as the same.
-        format!("{}kbit", bytes.div_ceil(125))
+    match bytes.is_multiple_of(125_000) {
+        true => format!("{}mbit", bytes / 125_000),
+        false => format!("{}kbit", bytes.div_ceil(125)),
     }
 }
 
@@ -167,25 +170,6 @@ impl Span {
     }
 }
 
-impl FromStr for Span {
-    type Err = BadUnit;
-
-    fn from_str(text: &str) -> Result<Self, BadUnit> {
-        parse_range(text, parse_time).map(Self)
-    }
-}
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Between { least, most } = self.0;
-        f.write_str(&time_text(least))?;
-        if most > least {
-            write!(f, "..{}", time_text(most))?;
-        }
-        Ok(())
-    }
-}
-
 /// A rate (bytes a second), or a range of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -198,27 +182,28 @@ impl Rate {
     }
 }
 
-impl FromStr for Rate {
-    type Err = BadUnit;
+/// Reads and writes a range by what reads and writes one of its ends.
+macro_rules! range {
+    ($kind:ty, $parse:path, $text:path) => {
+        impl FromStr for $kind {
+            type Err = BadUnit;
 
-    fn from_str(text: &str) -> Result<Self, BadUnit> {
-        parse_range(text, parse_rate).map(Self)
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Between { least, most } = self.0;
-        f.write_str(&rate_text(least))?;
-        if most > least {
-            write!(f, "..{}", rate_text(most))?;
+            fn from_str(text: &str) -> Result<Self, BadUnit> {
+                parse_range(text, $parse).map(Self)
+            }
         }
-        Ok(())
-    }
-}
 
-macro_rules! text {
-    ($($kind:ty),*) => {$(
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let Between { least, most } = self.0;
+                f.write_str(&$text(least))?;
+                if most > least {
+                    write!(f, "..{}", $text(most))?;
+                }
+                Ok(())
+            }
+        }
+
         impl TryFrom<String> for $kind {
             type Error = BadUnit;
 
@@ -232,10 +217,11 @@ macro_rules! text {
                 quantity.to_string()
             }
         }
-    )*};
+    };
 }
 
-text!(Span, Rate);
+range!(Span, parse_time, time_text);
+range!(Rate, parse_rate, rate_text);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -101,8 +101,8 @@ async fn one(site: &Site, node: u32, client: &Client, job: &Job) -> Got {
         }
     };
     let (mut inward, mut outward) = tokio::io::split(stream);
+    let asked = request(job.key, job.up, job.down, job.turns);
     if job.kind == JobKind::Stall {
-        let asked = request(job.key, job.up, job.down, job.turns);
         let is_done = outward.write_all(&asked).await.is_ok();
         sleep(job.pause).await;
         return Got {
@@ -113,9 +113,7 @@ async fn one(site: &Site, node: u32, client: &Client, job: &Job) -> Got {
     let mut got = Got::default();
     let up = async {
         let mut bytes = Pattern::new(job.key, true);
-        outward
-            .write_all(&request(job.key, job.up, job.down, job.turns))
-            .await?;
+        outward.write_all(&asked).await?;
         for turn in 0..job.turns {
             if turn > 0 {
                 sleep(job.pause).await;

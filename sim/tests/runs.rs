@@ -156,7 +156,7 @@ fn a_failure_is_found_made_small_and_repeated() {
         count: 3,
         jobs: 2,
         limit: None,
-        twice: 0,
+        twice: false,
     };
     let found = search(&SIMULATION, &scenario, seeds, Watch::default(), &|_| {}).unwrap();
     let failed = found.failed.expect("there is no way out");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cepa_common::net::emulate::Conditions;
+use cepa_sim::units::split_rate;
 use clap::Args;
 
 /// Conditions of every link, emulated in this process.
@@ -48,21 +49,10 @@ fn parse_delay(text: &str) -> Result<Duration, String> {
 
 /// Reads a bandwidth in bytes a second.
 fn parse_bandwidth(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 6] = [
-        ("kbit", 125.0),
-        ("mbit", 125e3),
-        ("gbit", 125e6),
-        ("kB", 1e3),
-        ("MB", 1e6),
-        ("GB", 1e9),
-    ];
     let said = "write a number and kbit, mbit, gbit, kB, MB or GB, for example 100mbit";
-    let number_and_unit = UNITS
-        .iter()
-        .find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
-    let (number, bytes) = number_and_unit.ok_or(said)?;
-    let number: f64 = number.trim().parse().map_err(|_| said)?;
-    let rate = number * bytes;
+    let (number, bytes) = split_rate(text).ok_or(said)?;
+    let number: f64 = number.parse().map_err(|_| said)?;
+    let rate = number * bytes as f64;
     // A text that is no number, and the infinite, fail here too.
     if !(rate >= LEAST_BANDWIDTH as f64 && rate <= 1e12) {
         return Err("a link has from 80kbit to 8000gbit".to_owned());

@@ -191,7 +191,7 @@ impl Simulate {
             count: self.seeds.max(1),
             jobs: self.jobs,
             limit: self.limit,
-            twice: if self.twice { u64::MAX } else { 0 },
+            twice: self.twice,
         };
         let meter = Meter::new();
         let what = format!(

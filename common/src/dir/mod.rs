@@ -35,7 +35,8 @@ pub use consensus::{
 };
 pub use network::{
     AuthorityEntry, Fallback, KnownNetwork, MAX_NETWORK_FILE_BYTES, MAX_REVISIONS, NetworkDraft,
-    NetworkFile, NetworkFileError, Params, Revisions, Signatories, local_network_params,
+    NetworkFile, NetworkFileError, Params, Revisions, Signatories, WITHOUT_AGES,
+    local_network_params,
 };
 pub use permit::{MAX_PADDING_BYTES, MAX_PERMIT_BYTES, Permit};
 pub use relay::{

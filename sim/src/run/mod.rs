@@ -236,6 +236,7 @@ impl Director {
             return;
         }
         self.is_calm = true;
+        let excused = self.excused();
         let now = self.sight().now();
         let clients = self
             .hosts
@@ -254,7 +255,7 @@ impl Director {
             let mut dice = seed.dice("last page", &[u64::from(number)]);
             let last = job(JobKind::Last, now, servers, &mut dice);
             let told = jobs.is_some_and(|jobs| jobs.try_send(last).is_ok());
-            if !told && !self.excused().contains(&number) {
+            if !told && !excused.contains(&number) {
                 let what = "a client does not run long after the last fault".to_owned();
                 self.sight()
                     .violation(Invariant::Liveness, vec![number], what);
@@ -275,7 +276,6 @@ impl Director {
                 waiting.remove(&end.node);
             }
         }
-        let excused = self.excused();
         for number in waiting.difference(&excused).copied() {
             let what = "a client does not get a page long after the last fault".to_owned();
             self.sight()

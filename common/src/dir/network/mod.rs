@@ -22,6 +22,6 @@ pub use body::{AuthorityEntry, Fallback};
 pub use error::NetworkFileError;
 pub use file::{MAX_NETWORK_FILE_BYTES, NetworkDraft, NetworkFile};
 pub(super) use params::{MAX_PARAMS, NETWORK_REVISION};
-pub use params::{Params, local_network_params};
+pub use params::{Params, WITHOUT_AGES, local_network_params};
 pub use revisions::{KnownNetwork, MAX_REVISIONS, Revisions};
 pub use signatories::Signatories;

@@ -200,6 +200,15 @@ pub(in crate::dir) fn validate(pairs: &BTreeMap<String, u32>) -> Result<(), DocE
     }
 }
 
+/// Parameters of a network that trusts its relays at once, as one that has just begun must: no relay has any age yet.
+pub const WITHOUT_AGES: [(&str, u32); 5] = [
+    ("stable_mtbf_seconds", 0),
+    ("guard_min_age_seconds", 0),
+    ("guard_uptime_permille", 0),
+    ("guard_min_weight", 0),
+    ("hsdir_min_uptime_seconds", 0),
+];
+
 /// Parameters of a network on one machine: loopback addresses, a consensus every two seconds, no waiting for age.
 ///
 /// A consensus stays valid for ten minutes, so that such a network outlives the loss of its authorities for a while.
@@ -213,17 +222,14 @@ pub fn local_network_params() -> BTreeMap<String, u32> {
         ("consensus_valid_seconds", 600),
         ("reachability_interval_seconds", 4),
         ("descriptor_interval_seconds", 300),
-        ("stable_mtbf_seconds", 0),
-        ("guard_min_age_seconds", 0),
-        ("guard_uptime_permille", 0),
-        ("guard_min_weight", 0),
-        ("hsdir_min_uptime_seconds", 0),
         ("measure_interval_seconds", 10),
         ("guard_retry_seconds", 10),
         ("directory_requests_per_minute", 1 << 20),
     ]
+    .into_iter()
+    .chain(WITHOUT_AGES)
     .map(|(name, value)| (name.to_owned(), value))
-    .into()
+    .collect()
 }
 
 #[cfg(test)]
