@@ -16,11 +16,13 @@ use std::time::Duration;
 use cepa_client::{Client, ClientOptions};
 use cepa_common::cell::codec::payload;
 use cepa_common::cell::codec::{self, CircuitCommand, DestroyReason, Head};
-use cepa_common::cell::message::{Inward, Packer, StreamMessage, Telescope, messages};
+use cepa_common::cell::message::{
+    BeginHost, EndReason, FlowMessage, Inward, Packer, StreamMessage, Telescope, messages,
+};
 use cepa_common::cell::{CELL_LEN, CLEAR_LEN};
 use cepa_common::dir::{Entry, NetworkFile};
 use cepa_common::handshake::HandshakeError;
-use cepa_common::ids::{CircId, NetworkId, RelayId};
+use cepa_common::ids::{CircId, NetworkId, RelayId, StreamId};
 use cepa_common::limits::CREATES_WAITING;
 use cepa_common::link::Hello;
 use cepa_common::net::establish::Accepted;
@@ -45,8 +47,7 @@ fn network_of(testnet: &Testnet) -> NetworkFile {
 }
 
 fn begin_dir(p: &mut Packer<'_>) {
-    p.begin_dir(cepa_common::ids::StreamId::new(1).unwrap())
-        .unwrap();
+    p.begin_dir(StreamId::new(1).unwrap()).unwrap();
 }
 
 #[tokio::test]
@@ -61,6 +62,7 @@ async fn peers_that_break_the_rules_end_what_is_theirs() {
     links(&net, relay).await;
     handshakes(&net, relay, other).await;
     circuits(&net, relay).await;
+    churn(&net, relay).await;
     extending(&net, relay, other).await;
     net.still_serves(relay, None).await;
     tokio::task::spawn_blocking(move || assert!(testnet.stop().success()))
@@ -324,7 +326,7 @@ async fn circuits(net: &Net, relay: &Entry) {
             _ => {
                 peer.send(&cell).await;
                 cell = sealed(circ, &mut layers, |p| {
-                    let nobody = cepa_common::ids::StreamId::new(99).unwrap();
+                    let nobody = StreamId::new(99).unwrap();
                     p.stream(nobody, StreamMessage::Data(b"x")).unwrap();
                 });
             }
@@ -334,6 +336,65 @@ async fn circuits(net: &Net, relay: &Entry) {
         peer.send(&codec::destroy(circ, DestroyReason::Finished))
             .await;
     }
+    peer.say(neighbour, &mut kept, begin_dir).await;
+    let mut cell = peer.next_of(neighbour).await.expect("the neighbour lives");
+    kept.open(codec::body_mut(&mut cell)).unwrap();
+    net.still_serves(relay, Some(&mut peer)).await;
+}
+
+/// Begins streams without a pause, each of which is refused and given up (protocol.md 2.9, 7.20). The relay soon says
+/// that it takes no more, and then ends the circuit, and not the one beside it.
+async fn churn(net: &Net, relay: &Entry) {
+    const STREAMS: u16 = 50;
+    let mut peer = net.peer(relay).await;
+    let (neighbour, mut kept) = net.circuit(&mut peer, relay, 1).await;
+    let (circ, mut layers) = net.circuit(&mut peer, relay, 2).await;
+    let mut refused = 0;
+    let mut over = None;
+    let mut first = 1;
+    while over.is_none() {
+        assert!(first < 20_000, "streams are begun for ever");
+        peer.say(circ, &mut layers, |p| {
+            for number in first..first + STREAMS {
+                let before = number.checked_sub(STREAMS).and_then(StreamId::new);
+                if let Some(before) = before {
+                    p.stream(before, StreamMessage::End(EndReason::Done))
+                        .unwrap();
+                }
+                let id = StreamId::new(number).unwrap();
+                p.begin(id, BeginHost::V4([127, 0, 0, 1]), 80).unwrap();
+            }
+        })
+        .await;
+        first += STREAMS;
+        let mut unanswered = STREAMS;
+        while unanswered > 0 && over.is_none() {
+            let mut cell = peer.next_of(circ).await.expect("the link lives");
+            if let Ok(Head::Circuit(_, CircuitCommand::Destroy)) = codec::head(&cell) {
+                over = Some(codec::parse_destroy(codec::body(&cell)).unwrap());
+                break;
+            }
+            layers.open(codec::body_mut(&mut cell)).unwrap();
+            let mut acks = Vec::new();
+            for said in messages::<Inward<'_>>(payload(codec::body(&cell))) {
+                match said.unwrap() {
+                    Inward::Stream(_, StreamMessage::End(reason)) => {
+                        unanswered -= 1;
+                        refused += usize::from(reason == EndReason::Resource);
+                    }
+                    Inward::Flow(FlowMessage::Mark(mark)) => acks.push(FlowMessage::Ack(mark)),
+                    other => panic!("{other:?}"),
+                }
+            }
+            for ack in acks {
+                peer.say(circ, &mut layers, |p| p.flow(&ack).unwrap()).await;
+            }
+        }
+    }
+    assert_eq!(over, Some(DestroyReason::Resource));
+    assert!(refused > 900, "{refused}");
+    peer.send(&codec::destroy(circ, DestroyReason::Finished))
+        .await;
     peer.say(neighbour, &mut kept, begin_dir).await;
     let mut cell = peer.next_of(neighbour).await.expect("the neighbour lives");
     kept.open(codec::body_mut(&mut cell)).unwrap();
