@@ -123,6 +123,8 @@ pub(crate) struct ClientInner {
     pub(crate) reporter: Reporter,
     pub(crate) isolate_by: IsolateBy,
     pub(crate) sessions: AtomicU64,
+    /// Numbers listeners.
+    pub(crate) fronts: AtomicU64,
     /// Numbers streams, if each is to be alone on its circuit.
     pub(crate) streams: AtomicU64,
 }

@@ -1,6 +1,7 @@
 //! How programs of this machine are let in: a front end whose streams the client opens.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use crate::StreamIo;
@@ -8,7 +9,6 @@ use cepa_common::cell::message::EndReason;
 use cepa_common::log_pace::LogPaces;
 use cepa_common::stream::{StreamError, StreamTarget};
 use cepa_common::sync::lock;
-use cepa_common::world::sockets::SocketListener;
 use cepa_common::world::steady;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -16,11 +16,11 @@ use tokio::task::JoinHandle;
 use crate::circuit::CircuitError;
 use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::client::{Client, ConnectError};
-use crate::front::{self, ConnectRequest, Connector, Failure, FrontOptions, Host};
+use crate::front::{self, ConnectRequest, Connector, Failure, FrontListener, FrontOptions, Host};
 use crate::path::PathError;
 
 impl Client {
-    /// Lets programs in at `listener`, by SOCKS and HTTP CONNECT, until the front is shut down or dropped.
+    /// Lets programs in at `listener`, a TCP port or a Unix socket, by SOCKS and HTTP CONNECT, until the front is shut down or dropped.
     ///
     /// ```no_run
     /// # async fn example(client: cepa_client::Client) -> std::io::Result<()> {
@@ -31,7 +31,7 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn serve_front(&self, listener: impl Into<SocketListener>, options: FrontOptions) -> Front {
+    pub fn serve_front(&self, listener: impl Into<FrontListener>, options: FrontOptions) -> Front {
         self.serve_front_by(self.inner.isolate_by, listener, options)
     }
 
@@ -40,7 +40,7 @@ impl Client {
     pub fn serve_front_by(
         &self,
         by: IsolateBy,
-        listener: impl Into<SocketListener>,
+        listener: impl Into<FrontListener>,
         options: FrontOptions,
     ) -> Front {
         let client = self.clone();
@@ -50,8 +50,10 @@ impl Client {
             refused: Mutex::default(),
         });
         let (stop, stopped) = oneshot::channel::<()>();
+        let number = self.inner.fronts.fetch_add(1, Ordering::Relaxed);
         let task = tokio::spawn(front::serve(
             listener.into(),
+            number,
             connector,
             options,
             async move {

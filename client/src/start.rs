@@ -161,6 +161,7 @@ impl Client {
                 reporter,
                 isolate_by: options.isolate_by,
                 sessions: AtomicU64::new(1),
+                fronts: AtomicU64::new(0),
                 streams: AtomicU64::new(0),
             }),
             session: 0,

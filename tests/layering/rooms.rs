@@ -367,6 +367,7 @@ pub(crate) const PURE: &[&str] = &[
     "client/src/circuit/predict.rs",
     "client/src/circuit/shelf.rs",
     "client/src/front/parse.rs",
+    "client/src/front/request.rs",
     "client/src/front/socks.rs",
     "client/src/front/http_connect.rs",
 ];

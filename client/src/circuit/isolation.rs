@@ -1,10 +1,8 @@
 //! Which streams may share a circuit: those with equal keys.
 
-use std::net::{IpAddr, SocketAddr};
-
 use cepa_common::stream::StreamHost;
 
-use crate::front::{IsolationKey, Protocol};
+use crate::front::{IsolationKey, Origin, Protocol};
 
 /// Which of the things that tell streams apart keep them on different circuits.
 ///
@@ -27,7 +25,7 @@ pub struct IsolateBy {
     pub credentials: bool,
     /// The proxy port that the application connected to.
     pub listener: bool,
-    /// The address of the application's machine.
+    /// The address of the application's machine; at a Unix socket the user that runs the application.
     pub client: bool,
     /// SOCKS 4, 4a, 5 or HTTP CONNECT.
     pub protocol: bool,
@@ -63,8 +61,8 @@ pub struct Isolation {
     /// Is this a directory fetch? No user's stream shares its circuit.
     directory: bool,
     credentials: Option<(Vec<u8>, Vec<u8>)>,
-    listener: Option<SocketAddr>,
-    client: Option<IpAddr>,
+    listener: Option<u64>,
+    client: Option<Origin>,
     protocol: Option<Protocol>,
     destination: Option<StreamHost>,
     port: Option<u16>,
@@ -133,15 +131,15 @@ mod tests {
     use super::*;
     use crate::front::Credentials;
 
-    fn key(user: &str, client: [u8; 4], port: u16, protocol: Protocol) -> IsolationKey {
+    fn key(user: &str, client: Origin, listener: u64, protocol: Protocol) -> IsolationKey {
         IsolationKey {
             credentials: Some(Credentials {
                 user: user.into(),
                 password: b"x".to_vec(),
             }),
             protocol,
-            client: client.into(),
-            listener: SocketAddr::from(([127, 0, 0, 1], port)),
+            client,
+            listener,
         }
     }
 
@@ -152,8 +150,8 @@ mod tests {
             let pick = |at: usize| usize::from(n == at);
             let key = key(
                 ["anna", "bert"][pick(1)],
-                [[127, 0, 0, 1], [127, 0, 0, 2]][pick(2)],
-                [9_350, 9_351][pick(3)],
+                [Origin::Uid(1), Origin::Uid(2)][pick(2)],
+                [0, 1][pick(3)],
                 [Protocol::Socks5, Protocol::HttpConnect][pick(4)],
             );
             let host = host(["a.example", "b.example"][pick(5)]);

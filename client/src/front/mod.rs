@@ -3,9 +3,11 @@
 //! Applications connect to this port, and a [`Connector`] opens their streams. The files, in the order in which a
 //! connection meets them:
 //!
-//! * `serve` accepts connections and runs one task for each;
-//! * [`FrontParser`] (`parse`, with `socks` and `http_connect` under it) takes bytes and yields one [`StreamRequest`],
-//!   without I/O;
+//! * `serve` accepts connections, by TCP or a Unix socket (`accepted`), and runs one task for each;
+//! * `connection` is such a task: the request, then the stream, then bytes;
+//! * [`FrontParser`] (`parse`, with `socks` and `http_connect` under it) takes bytes and yields one [`FrontRequest`]
+//!   (`request`), without I/O;
+//! * `connector` says what the front end wants of whoever opens streams, and what keeps streams apart;
 //! * `target` says what a destination may look like;
 //! * `refusal` says why a request is refused, and which limits it must keep;
 //! * `reply` says what the application is told.
@@ -13,10 +15,14 @@
 //! Three things are absent on purpose: any lookup of a name (names go to the exit as they are, S30), the choice of a
 //! circuit, and UDP.
 
+mod accepted;
+mod connection;
+mod connector;
 mod http_connect;
 mod parse;
 mod refusal;
 mod reply;
+mod request;
 mod serve;
 mod socks;
 mod target;
@@ -26,8 +32,11 @@ mod parse_tests;
 #[cfg(test)]
 mod serve_tests;
 
-pub use parse::{FrontOptions, FrontParser, FrontStep, MAX_CONNECTIONS, StreamRequest};
+pub use accepted::FrontListener;
+pub use connector::{ConnectRequest, Connector, IsolationKey, Origin};
+pub use parse::{FrontOptions, FrontParser, FrontStep, MAX_CONNECTIONS};
 pub use refusal::{FrontError, FrontRefusal, HTTP_HEAD_LIMIT, SOCKS_LIMIT};
 pub use reply::{Failure, connected, failed};
-pub use serve::{BindRefused, ConnectRequest, Connector, IsolationKey, check_bind, serve};
+pub use request::{Address, FrontRequest, Request};
+pub use serve::{BindRefused, check_bind, serve};
 pub use target::{Credentials, FrontTarget, Host, Protocol};

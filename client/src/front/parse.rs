@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use super::refusal::{FrontError, FrontRefusal, HTTP_HEAD_LIMIT, SOCKS_LIMIT};
 use super::reply::{self, REJECT_SOCKS4};
+use super::request::{FrontRequest, Request};
 use super::target::{Credentials, FrontTarget, Protocol};
 use super::{http_connect, socks};
 
@@ -49,34 +50,10 @@ pub enum FrontStep {
     /// message may be here already.
     Reply(Vec<u8>),
     /// The request is complete.
-    Request(StreamRequest),
+    Request(FrontRequest),
     /// Somebody took this port for a web server or an HTTP proxy. Send these bytes, which explain what the port is, and
     /// close. Nothing else happens (S28).
     Page(Vec<u8>),
-}
-
-/// A stream that an application asks for. Debug output hides what belongs to the user.
-#[derive(Clone, PartialEq, Eq)]
-pub struct StreamRequest {
-    /// Where the stream should go.
-    pub target: FrontTarget,
-    /// The credentials that keep this stream apart from others, if the application sent any.
-    pub isolation: Option<Credentials>,
-    /// The protocol in which the application expects the answer.
-    pub protocol: Protocol,
-    /// Bytes that came behind the request: the first of the stream (S28).
-    pub leftover: Vec<u8>,
-}
-
-impl fmt::Debug for StreamRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamRequest")
-            .field("target", &self.target)
-            .field("isolation", &self.isolation)
-            .field("protocol", &self.protocol)
-            .field("leftover", &format_args!("{} bytes", self.leftover.len()))
-            .finish()
-    }
 }
 
 /// The message that the parser expects next.
@@ -190,7 +167,8 @@ impl FrontParser {
         let Some(request) = socks::socks4(self.socks_window()).map_err(refuse)? else {
             return self.socks_more(&REJECT_SOCKS4);
         };
-        let target = FrontTarget::new(request.host, request.port, self.options.allow_private)
+        let asked = (request.ask)
+            .judged(request.host, request.port, self.options.allow_private)
             .map_err(refuse)?;
         if !request.user.is_empty() {
             self.isolation = Some(Credentials {
@@ -198,7 +176,7 @@ impl FrontParser {
                 password: Vec::new(),
             });
         }
-        Ok(self.finish(target, request.protocol, request.len))
+        Ok(self.finish(asked, request.protocol, request.len))
     }
 
     fn socks5_methods(&mut self) -> Result<FrontStep, FrontError> {
@@ -234,9 +212,10 @@ impl FrontParser {
         let Some(request) = socks::socks5(self.socks_window()).map_err(refuse)? else {
             return self.socks_more(&reply::socks5(1));
         };
-        let target = FrontTarget::new(request.host, request.port, self.options.allow_private)
+        let asked = (request.ask)
+            .judged(request.host, request.port, self.options.allow_private)
             .map_err(refuse)?;
-        Ok(self.finish(target, Protocol::Socks5, request.len))
+        Ok(self.finish(asked, Protocol::Socks5, request.len))
     }
 
     fn http(&mut self, fresh: &[u8]) -> Result<FrontStep, FrontError> {
@@ -261,15 +240,15 @@ impl FrontParser {
                 let target = FrontTarget::new(connect.host, connect.port, allow)
                     .map_err(http_connect::refuse)?;
                 self.isolation = connect.credentials;
-                Ok(self.finish(target, Protocol::HttpConnect, len))
+                Ok(self.finish(Request::Connect(target), Protocol::HttpConnect, len))
             }
         }
     }
 
     /// The request, which is the first `len` bytes of the buffer, with the bytes behind it as the first of the stream.
-    fn finish(&mut self, target: FrontTarget, protocol: Protocol, len: usize) -> FrontStep {
-        FrontStep::Request(StreamRequest {
-            target,
+    fn finish(&mut self, request: Request, protocol: Protocol, len: usize) -> FrontStep {
+        FrontStep::Request(FrontRequest {
+            request,
             isolation: self.isolation.take(),
             protocol,
             leftover: self.buffer.split_off(len),

@@ -107,7 +107,7 @@ fn socks5_refusals() {
         let bytes = socks5(&address, port);
         assert_eq!(refused(&bytes), (refusal, code(reply)), "{bytes:x?}");
     }
-    for command in [0, 2, 3, 0xf0] {
+    for command in [0, 2, 3, 0xf2] {
         let bytes = [5, 1, 0, 5, command, 0, 1, 0, 0, 0, 0, 0, 0];
         assert_eq!(refused(&bytes), (FrontRefusal::Command, code(7)));
     }

@@ -21,7 +21,7 @@ struct Talk {
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Open,
-    Request(StreamRequest),
+    Request(FrontRequest),
     Page(Vec<u8>),
     Refused(FrontRefusal, Vec<u8>),
 }
@@ -272,8 +272,8 @@ fn every_variant_is_accepted_with_its_early_data() {
         &[0xaa; 20_000],
     ] {
         for (bytes, replies, host, port, isolation, protocol) in accepted() {
-            let request = StreamRequest {
-                target: FrontTarget { host, port },
+            let request = FrontRequest {
+                request: Request::Connect(FrontTarget { host, port }),
                 isolation,
                 protocol,
                 leftover: early.to_vec(),
@@ -318,6 +318,45 @@ fn private_destinations_pass_where_the_owner_allows_them() {
     // A local network is on this machine, and its exits reach the machine's own addresses; no other name becomes one.
     assert!(passes(&counted(b"localhost")) && passes(&counted(b"a.LocalHost.")));
     assert!(!passes(&counted(b"printer.local")) && !passes(&counted(b"abc.onion")));
+}
+
+/// The request that `bytes` make.
+fn asked(bytes: &[u8]) -> Request {
+    match talk(bytes).end {
+        End::Request(request) => request.request,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn names_and_addresses_are_asked_about_by_socks() {
+    let resolve = |address: &[u8]| [&[5, 1, 0, 5, 0xf0, 0], address, &[0, 0]].concat();
+    let reverse = |address: &[u8]| [&[5, 1, 0, 5, 0xf1, 0], address, &[0, 0]].concat();
+    let answer = Request::Resolve(name("example.org"));
+    assert_eq!(asked(&resolve(&counted(b"Example.org."))), answer);
+    let socks4a = b"\x04\xf0\x00\x00\x00\x00\x00\x01\x00example.org\x00";
+    assert_eq!(asked(socks4a), answer);
+    let ip4 = Host::Ip4(Ipv4Addr::new(8, 8, 4, 4));
+    assert_eq!(asked(&resolve(&[1, 8, 8, 4, 4])), Request::Resolve(ip4));
+    let ip4 = Request::ResolvePtr(Address([8, 8, 4, 4].into()));
+    assert_eq!(asked(&reverse(&[1, 8, 8, 4, 4])), ip4);
+    assert_eq!(asked(&reverse(&counted(b"8.8.4.4"))), ip4);
+    // Names that no exit may hear of are none to ask about either.
+    for (bytes, code) in [
+        (resolve(&counted(b"printer.local")), 2),
+        (resolve(&counted(b"no name")), 4),
+        (reverse(&counted(b"example.org")), 4),
+    ] {
+        let End::Refused(_, reply) = talk(&bytes).end else {
+            panic!("{bytes:x?}");
+        };
+        assert_eq!(reply[1], code, "{bytes:x?}");
+    }
+    let ptr = b"\x04\xf1\x00\x00\x08\x08\x04\x04\x00";
+    assert!(matches!(
+        talk(ptr).end,
+        End::Refused(FrontRefusal::Command, _)
+    ));
 }
 
 #[test]

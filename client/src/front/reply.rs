@@ -147,6 +147,15 @@ pub fn failed(protocol: Protocol, failure: Failure) -> Vec<u8> {
     }
 }
 
+/// The bytes that tell an application that what it asks for is not done here.
+pub(super) fn unsupported(protocol: Protocol) -> Vec<u8> {
+    match protocol {
+        Protocol::Socks4 | Protocol::Socks4a => REJECT_SOCKS4.to_vec(),
+        Protocol::Socks5 => socks5(7).to_vec(),
+        Protocol::HttpConnect => http_text("501 Not Implemented", "Cepa does not do this."),
+    }
+}
+
 /// A complete HTTP response of plain text.
 pub(super) fn http_text(status: &str, text: &str) -> Vec<u8> {
     http(status, "text/plain", &format!("{text}\n"), true)

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -88,10 +88,18 @@ struct Front {
 async fn front(options: FrontOptions) -> Front {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    Front {
+        address,
+        ..front_at(listener, options)
+    }
+}
+
+fn front_at(listener: impl Into<FrontListener>, options: FrontOptions) -> Front {
     let (sender, requests) = mpsc::channel(1024);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(serve(
         listener.into(),
+        7,
         Arc::new(Asked(sender)),
         options,
         async move {
@@ -99,7 +107,7 @@ async fn front(options: FrontOptions) -> Front {
         },
     ));
     Front {
-        address,
+        address: ([127, 0, 0, 1], 0).into(),
         requests,
         stop,
         task,
@@ -167,8 +175,9 @@ async fn a_stream_carries_both_ways_and_early_data_goes_first() {
     assert_eq!(request.early, b"early");
     assert_eq!(request.target.port, 80);
     assert_eq!(request.isolation.protocol, Protocol::Socks4);
-    assert_eq!(request.isolation.listener, front.address);
-    assert!(request.isolation.client.is_loopback());
+    assert_eq!(request.isolation.listener, 7);
+    let this_machine = Origin::Ip([127, 0, 0, 1].into());
+    assert_eq!(request.isolation.client, this_machine);
     app.write_all(b" ahead").await.unwrap();
     let (mut far, _breaker) = grant(answer);
     expect(&mut app, GRANTED).await;
@@ -318,6 +327,38 @@ async fn a_failure_is_told() {
     assert!(answer.send(Err(Failure::TimedOut)).is_ok());
     let told = rest(&mut app).await.unwrap();
     assert!(told.starts_with(b"HTTP/1.1 504 "));
+}
+
+#[tokio::test]
+async fn what_is_not_done_is_told() {
+    let mut front = front(FrontOptions::default()).await;
+    let mut app = front
+        .app(b"\x05\x01\x00\x05\xf1\x00\x01\x08\x08\x08\x08\x00\x00")
+        .await;
+    expect(&mut app, &[5, 0]).await;
+    assert_eq!(rest(&mut app).await.unwrap()[..2], [5, 7]);
+    assert!(front.requests.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_a_port_too_and_says_who_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("port.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut front = front_at(listener, FrontOptions::default());
+    let mut app = UnixStream::connect(&path).await.unwrap();
+    app.write_all(REQUEST).await.unwrap();
+    let (request, answer) = front.next().await;
+    let uid = rustix::process::getuid().as_raw();
+    assert_eq!(request.isolation.client, Origin::Uid(uid));
+    let (mut far, _breaker) = grant(answer);
+    expect(&mut app, GRANTED).await;
+    app.write_all(b"question").await.unwrap();
+    app.shutdown().await.unwrap();
+    assert_eq!(rest(&mut far).await.unwrap(), b"question");
+    far.write_all(b"answer").await.unwrap();
+    far.shutdown().await.unwrap();
+    assert_eq!(rest(&mut app).await.unwrap(), b"answer");
 }
 
 #[tokio::test]

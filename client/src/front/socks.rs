@@ -5,12 +5,52 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::refusal::FrontRefusal;
-use super::target::{Credentials, Host, Protocol};
+use super::request::{Address, Request};
+use super::target::{Credentials, FrontTarget, Host, Protocol};
 
-const CONNECT: u8 = 1;
+/// What a SOCKS request asks for: its command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Connect,
+    /// Tor's extension: the address of a name.
+    Resolve,
+    /// Tor's extension: the name of an address.
+    ResolvePtr,
+}
+
+impl Ask {
+    /// The command of SOCKS 5; SOCKS 4 has the first two.
+    fn of(command: u8) -> Result<Self, FrontRefusal> {
+        match command {
+            1 => Ok(Self::Connect),
+            0xf0 => Ok(Self::Resolve),
+            0xf1 => Ok(Self::ResolvePtr),
+            _ => Err(FrontRefusal::Command),
+        }
+    }
+
+    /// What is asked for of this host and port, if it may be asked for.
+    pub(super) fn judged(
+        self,
+        host: Host,
+        port: u16,
+        allow_private: bool,
+    ) -> Result<Request, FrontRefusal> {
+        match self {
+            Self::Connect => FrontTarget::new(host, port, allow_private).map(Request::Connect),
+            Self::Resolve => host.known(allow_private).map(Request::Resolve),
+            Self::ResolvePtr => match host {
+                Host::Ip4(ip) => Ok(Request::ResolvePtr(Address(ip.into()))),
+                Host::Ip6(ip) => Ok(Request::ResolvePtr(Address(ip.into()))),
+                Host::Name(_) => Err(FrontRefusal::Host),
+            },
+        }
+    }
+}
 
 /// A SOCKS4 or 4a request.
 pub(super) struct Socks4 {
+    pub(super) ask: Ask,
     pub(super) host: Host,
     pub(super) port: u16,
     pub(super) user: Vec<u8>,
@@ -39,10 +79,12 @@ pub(super) fn socks4(bytes: &[u8]) -> Result<Option<Socks4>, FrontRefusal> {
         }
         _ => (Ok(IpAddr::from([a, b, c, d]).into()), Protocol::Socks4),
     };
-    if command != CONNECT {
-        return Err(FrontRefusal::Command);
-    }
+    let ask = match Ask::of(command)? {
+        Ask::ResolvePtr => return Err(FrontRefusal::Command),
+        ask => ask,
+    };
     Ok(Some(Socks4 {
+        ask,
         host: host?,
         port: u16::from_be_bytes([p0, p1]),
         user: user.to_vec(),
@@ -109,6 +151,7 @@ fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// A SOCKS5 request.
 pub(super) struct Socks5 {
+    pub(super) ask: Ask,
     pub(super) host: Host,
     pub(super) port: u16,
     /// Length of the request in bytes.
@@ -130,10 +173,9 @@ pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, FrontRefusal> {
     let Some(&[p0, p1]) = port.first_chunk::<2>() else {
         return Ok(None);
     };
-    if command != CONNECT {
-        return Err(FrontRefusal::Command);
-    }
+    let ask = Ask::of(command)?;
     Ok(Some(Socks5 {
+        ask,
         host: host?,
         port: u16::from_be_bytes([p0, p1]),
         len: len + 2,
@@ -141,9 +183,9 @@ pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, FrontRefusal> {
 }
 
 /// The host, or why there is none, and the bytes behind the host.
-type Address<'a> = (Result<Host, FrontRefusal>, &'a [u8]);
+type Named<'a> = (Result<Host, FrontRefusal>, &'a [u8]);
 
-fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Address<'_>>, FrontRefusal> {
+fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Named<'_>>, FrontRefusal> {
     Ok(match kind {
         1 => bytes
             .split_first_chunk::<4>()

@@ -58,6 +58,22 @@ impl Host {
         Ok(Self::Name(name.to_ascii_lowercase()))
     }
 
+    /// The host as the network knows it; a name must be one that an exit can look up.
+    ///
+    /// # Errors
+    /// [`FrontRefusal::Special`] for a name that no exit can know, which `localhost` is unless `allow_private`.
+    pub(super) fn known(self, allow_private: bool) -> Result<Self, FrontRefusal> {
+        let Self::Name(name) = &self else {
+            return Ok(self);
+        };
+        match SpecialName::of(name) {
+            None => Ok(self),
+            // In a local network the exit's machine is this machine, and `localhost` is its loopback (RFC 6761).
+            Some(SpecialName::Localhost) if allow_private => Ok(Self::Ip4(Ipv4Addr::LOCALHOST)),
+            Some(special) => Err(FrontRefusal::Special(special)),
+        }
+    }
+
     /// May a stream go to this host, if `allow_private` says whether private destinations may be reached? The exit
     /// judges the addresses of a name. Addresses that nobody may dial are always refused.
     fn is_allowed(&self, allow_private: bool) -> bool {
@@ -125,15 +141,7 @@ impl FrontTarget {
         if port == 0 {
             return Err(FrontRefusal::Port);
         }
-        let host = match &host {
-            Host::Name(name) => match SpecialName::of(name) {
-                None => host,
-                // In a local network the exit's machine is this machine, and `localhost` is its loopback (RFC 6761).
-                Some(SpecialName::Localhost) if allow_private => Host::Ip4(Ipv4Addr::LOCALHOST),
-                Some(special) => return Err(FrontRefusal::Special(special)),
-            },
-            Host::Ip4(_) | Host::Ip6(_) => host,
-        };
+        let host = host.known(allow_private)?;
         if host.is_allowed(allow_private) {
             Ok(Self { host, port })
         } else {

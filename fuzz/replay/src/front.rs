@@ -1,6 +1,6 @@
 //! The target for the parser of the proxy port.
 
-use cepa_client::front::{FrontError, FrontOptions, FrontParser, FrontStep};
+use cepa_client::front::{FrontError, FrontOptions, FrontParser, FrontStep, Request};
 
 /// The outcome of a conversation: the replies, and how it ends. A request at the end holds what was left over.
 type Talk = (Vec<u8>, Result<FrontStep, FrontError>);
@@ -37,7 +37,9 @@ pub(crate) fn front(data: &[u8]) -> bool {
     let Ok(FrontStep::Request(request)) = whole.1 else {
         return false;
     };
-    assert_ne!(request.target.port, 0);
+    if let Request::Connect(target) = &request.request {
+        assert_ne!(target.port, 0);
+    }
     assert!(data.ends_with(&request.leftover), "early data is changed");
     true
 }

@@ -1,0 +1,113 @@
+//! Connections of applications: by TCP, or by a Unix socket of this machine.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use cepa_common::world::sockets::{SocketListener, SocketStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+use super::connector::Origin;
+
+/// Where applications are accepted.
+pub enum FrontListener {
+    /// A TCP port.
+    Tcp(SocketListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+impl From<SocketListener> for FrontListener {
+    fn from(listener: SocketListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl From<TcpListener> for FrontListener {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener.into())
+    }
+}
+
+impl From<UnixListener> for FrontListener {
+    fn from(listener: UnixListener) -> Self {
+        Self::Unix(listener)
+    }
+}
+
+impl FrontListener {
+    /// Waits for the next connection, and says who is at its other end.
+    pub(super) async fn accept(&self) -> io::Result<(Accepted, Origin)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.tune()?;
+                let origin = Origin::Ip(peer.ip().to_canonical());
+                Ok((Accepted::Tcp(stream), origin))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let origin = Origin::Uid(stream.peer_cred()?.uid());
+                Ok((Accepted::Unix(stream), origin))
+            }
+        }
+    }
+}
+
+/// A connection of an application.
+pub(super) enum Accepted {
+    Tcp(SocketStream),
+    Unix(UnixStream),
+}
+
+impl Accepted {
+    /// Makes the connection end with a reset when it is dropped. A Unix socket knows no reset; its other side reads an
+    /// end.
+    pub(super) fn reset_when_dropped(&self) {
+        match self {
+            Self::Tcp(stream) => stream.reset_when_dropped(),
+            Self::Unix(_) => {}
+        }
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, out),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, out),
+        }
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

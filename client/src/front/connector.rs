@@ -1,0 +1,67 @@
+//! Who opens streams for the front end, and what tells streams apart.
+
+use core::fmt;
+use core::future::Future;
+use std::net::IpAddr;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::reply::Failure;
+use super::target::{Credentials, FrontTarget, Protocol};
+
+/// Who is at the other end of an accepted connection, as far as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A machine, by its address.
+    Ip(IpAddr),
+    /// A user of this machine who came through a Unix socket, by the number that the system knows him by.
+    Uid(u32),
+}
+
+/// What keeps streams apart: two streams may share a circuit only if their keys are equal. The destination is in the
+/// request; the connector decides whether it counts too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IsolationKey {
+    /// User and password of the request.
+    pub credentials: Option<Credentials>,
+    /// Protocol that the application spoke.
+    pub protocol: Protocol,
+    /// Who the application is.
+    pub client: Origin,
+    /// Number of the listener that the connection came through; each listener of a client has its own.
+    pub listener: u64,
+}
+
+/// A stream to be opened. Debug output hides what belongs to the user.
+pub struct ConnectRequest {
+    /// Where the stream should go.
+    pub target: FrontTarget,
+    /// What decides which streams this one may share a circuit with.
+    pub isolation: IsolationKey,
+    /// The application's first bytes, which the connector must send before all others. Together with BEGIN in one cell
+    /// they save a round trip.
+    pub early: Vec<u8>,
+}
+
+impl fmt::Debug for ConnectRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectRequest")
+            .field("target", &self.target)
+            .field("isolation", &self.isolation)
+            .field("early", &format_args!("{} bytes", self.early.len()))
+            .finish()
+    }
+}
+
+/// Does for the front end what applications ask for.
+pub trait Connector: Send + Sync + 'static {
+    /// The type of streams. `shutdown` ends our direction. A read of zero bytes means that the other side ended its
+    /// direction; every other end is an error. A stream that is dropped before both directions ended is reset.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Opens a stream, up to the point where success or failure is known. Dropping the future gives the stream up.
+    fn connect(
+        &self,
+        request: ConnectRequest,
+    ) -> impl Future<Output = Result<Self::Stream, Failure>> + Send;
+}

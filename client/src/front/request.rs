@@ -1,0 +1,51 @@
+//! What an application asks of the port, whichever protocol it asks in.
+
+use core::fmt;
+use std::net::IpAddr;
+
+use super::target::{Credentials, FrontTarget, Host, Protocol};
+
+/// What an application asks for. Debug output hides destinations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A stream to this target.
+    Connect(FrontTarget),
+    /// The address of this host (RESOLVE, Tor's extension of SOCKS).
+    Resolve(Host),
+    /// The name of this address (RESOLVE_PTR, Tor's extension of SOCKS 5).
+    ResolvePtr(Address),
+}
+
+/// An address that an application asks about. Debug output hides it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub IpAddr);
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Address(…)")
+    }
+}
+
+/// A request with all that came with it. Debug output hides what belongs to the user.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FrontRequest {
+    /// What the application asks for.
+    pub request: Request,
+    /// The credentials that keep this request's stream apart from others, if the application sent any.
+    pub isolation: Option<Credentials>,
+    /// The protocol in which the application expects the answer.
+    pub protocol: Protocol,
+    /// Bytes that came behind the request: the first of the stream (S28).
+    pub leftover: Vec<u8>,
+}
+
+impl fmt::Debug for FrontRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrontRequest")
+            .field("request", &self.request)
+            .field("isolation", &self.isolation)
+            .field("protocol", &self.protocol)
+            .field("leftover", &format_args!("{} bytes", self.leftover.len()))
+            .finish()
+    }
+}
