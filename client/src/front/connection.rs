@@ -26,6 +26,8 @@ const HEAD_READ: usize = 4096;
 const AHEAD: usize = 64 * 1024;
 /// The time that a refused application has to read why.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// What a refused application may send on meanwhile, in bytes.
+const FAREWELL_BYTES: usize = 1 << 20;
 
 /// The time to wait for the first bytes of an application that has its answer already. An application sends them at
 /// once, unless it waits for the destination to speak first.
@@ -122,10 +124,8 @@ impl Connection {
         self.answered = true;
         if early.is_empty() {
             let mut buffer = [0; HEAD_READ];
-            match timeout(FIRST_WORDS, self.stream.read(&mut buffer)).await {
-                Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => early.extend_from_slice(&buffer[..read?]),
-                Err(_) => {}
+            if let Ok(read) = timeout(FIRST_WORDS, self.stream.read(&mut buffer)).await {
+                early.extend_from_slice(&buffer[..read?]);
             }
         }
         Ok(())
@@ -164,8 +164,7 @@ impl Connection {
     }
 
     /// Opens the stream. Returns the stream and what the application sent while it was being opened; `None` if the
-    /// application went away, which gives the stream up. An end of file counts as going away too: nobody can tell an
-    /// application that is gone from one that has only stopped speaking.
+    /// application reset its connection, which gives the stream up.
     async fn connect<C: Connector>(
         &mut self,
         connector: &C,
@@ -199,28 +198,38 @@ impl Connection {
     }
 
     /// Sends last words and waits a little until the application has read them. Closing a connection with unread bytes
-    /// would reset it, and a reset erases words that are on their way.
+    /// would reset it, and a reset erases words that are on their way. So a reasonable amount is read and thrown away;
+    /// who sends more is held back, has the rest of the time to read, and is reset.
     async fn farewell(&mut self, words: &[u8]) {
         self.orderly = true;
         let _ = timeout(FAREWELL, async {
             self.stream.write_all(words).await?;
             self.stream.shutdown().await?;
             let mut sink = [0; HEAD_READ];
-            while self.stream.read(&mut sink).await? > 0 {}
-            io::Result::Ok(())
+            let mut read = 0;
+            while read < FAREWELL_BYTES {
+                match self.stream.read(&mut sink).await? {
+                    0 => return io::Result::Ok(()),
+                    more => read += more,
+                }
+            }
+            core::future::pending().await
         })
         .await;
     }
 }
 
-/// Completes when the application has gone, and collects what it sends until then. Once [`AHEAD`] bytes wait, the
-/// function reads no more and never completes: the connector's own deadline ends the wait.
+/// Completes when the application has gone, and collects what it sends until then. Who ends its sending has not gone, and
+/// waits for an answer. Once [`AHEAD`] bytes wait, the function reads no more and never completes: the connector's own
+/// deadline ends the wait.
 async fn gone(stream: &mut Accepted, ahead: &mut Vec<u8>) {
     let mut buffer = [0; HEAD_READ];
     while ahead.len() < AHEAD {
         match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
+            // The end is read again, and passed on, when the stream is there.
+            Ok(0) => break,
             Ok(n) => ahead.extend_from_slice(&buffer[..n]),
+            Err(_) => return,
         }
     }
     core::future::pending().await

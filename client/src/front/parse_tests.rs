@@ -211,6 +211,21 @@ fn accepted() -> Vec<Accepted> {
             Socks5,
         ),
         (
+            [
+                &[5, 1, 2, 1, 255][..],
+                &[b'u'; 255],
+                &[255],
+                &[b'p'; 255],
+                &[5, 1, 0, 1, 8, 8, 4, 4, 0, 80],
+            ]
+            .concat(),
+            keyed,
+            ip4.clone(),
+            80,
+            credentials(&"u".repeat(255), &"p".repeat(255)),
+            Socks5,
+        ),
+        (
             b"\x05\x01\x02\x01\x00\x00\x05\x01\x00\x01\x08\x08\x04\x04\x00\x50".to_vec(),
             keyed,
             ip4.clone(),

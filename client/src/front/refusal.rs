@@ -4,8 +4,8 @@ use core::fmt;
 
 use cepa_common::cell::message::SpecialName;
 
-/// Length of the longest SOCKS message, in bytes (S28).
-pub const SOCKS_LIMIT: usize = 512;
+/// Length of the longest SOCKS message, in bytes (S28): a user and a password of 255 bytes each (RFC 1929).
+pub const SOCKS_LIMIT: usize = 513;
 /// Length of the longest HTTP head with its final empty line, in bytes (S28).
 pub const HTTP_HEAD_LIMIT: usize = 8192;
 

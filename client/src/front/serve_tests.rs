@@ -293,24 +293,50 @@ async fn an_application_that_resets_drops_the_stream() {
         mut far,
         breaker: _breaker,
     } = front.open().await;
-    socket2::SockRef::from(&app)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
-    drop(app);
+    reset(app);
     assert_eq!(rest(&mut far).await.unwrap(), b"");
     // The whole stream is gone, not only one direction.
     assert!(far.write_all(b"x").await.is_err());
 }
 
+fn reset(app: TcpStream) {
+    let linger = socket2::SockRef::from(&app).set_linger(Some(Duration::ZERO));
+    linger.unwrap();
+}
+
 #[tokio::test]
-async fn an_application_that_leaves_cancels_its_request() {
+async fn an_application_that_resets_gives_its_request_up() {
     let mut front = front(FrontOptions::default()).await;
     for ahead in [b"".as_slice(), b"ahead"] {
         let mut app = front.app(REQUEST).await;
         let (_, mut answer) = front.next().await;
         app.write_all(ahead).await.unwrap();
-        drop(app);
+        reset(app);
         within(answer.closed()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_end_of_sending_before_the_reply_is_passed_on() {
+    for answer_early in [false, true] {
+        let mut front = front(FrontOptions {
+            answer_early,
+            ..FrontOptions::default()
+        })
+        .await;
+        for (with, ahead) in [(b"".as_slice(), b"".as_slice()), (b"ques", b"tion")] {
+            let mut app = front.app(&[REQUEST, with].concat()).await;
+            app.write_all(ahead).await.unwrap();
+            app.shutdown().await.unwrap();
+            let (request, answer) = front.next().await;
+            let (mut far, _breaker) = grant(answer);
+            let said = [request.early, rest(&mut far).await.unwrap()].concat();
+            assert_eq!(said, [with, ahead].concat());
+            far.write_all(b"answer").await.unwrap();
+            far.shutdown().await.unwrap();
+            let told = rest(&mut app).await.unwrap();
+            assert_eq!(told, [GRANTED, b"answer"].concat());
+        }
     }
 }
 
@@ -361,14 +387,38 @@ async fn a_unix_socket_is_a_port_too_and_says_who_comes() {
     assert_eq!(rest(&mut app).await.unwrap(), b"answer");
 }
 
+/// The beginnings of requests that are refused, and what the refusal begins with.
+const HOPELESS: [(&[u8], &[u8]); 3] = [
+    (b"POST / HTTP/1.1\r\n\r\n", b"HTTP/1.1 501 "),
+    (b"CONNECT ", b"HTTP/1.1 431 "),
+    (b"\x04\x01\x00\x50\x08\x08\x08\x08", REJECTED),
+];
+
 #[tokio::test]
 async fn a_refusal_is_read_in_spite_of_unread_bytes() {
     let mut front = front(FrontOptions::default()).await;
-    let post = [b"POST / HTTP/1.1\r\n\r\n".as_slice(), &[b'x'; 100_000]].concat();
-    let mut app = front.app(&post).await;
-    let told = rest(&mut app).await.unwrap();
-    assert!(told.starts_with(b"HTTP/1.1 501 "));
+    for (begin, refusal) in HOPELESS {
+        let mut app = front.app(&[begin, &[b'x'; 900_000]].concat()).await;
+        let told = rest(&mut app).await.unwrap();
+        assert!(told.starts_with(refusal), "{told:?}");
+    }
     assert!(front.requests.try_recv().is_err(), "zero side effects");
+}
+
+#[tokio::test]
+async fn who_is_refused_and_sends_on_and_on_is_cut_off() {
+    // What the kernels of both sides hold comes to what is read.
+    const MOST: usize = 32 << 20;
+    let front = front(FrontOptions::default()).await;
+    let junk = vec![b'x'; 1 << 16];
+    for (begin, _) in HOPELESS {
+        let mut app = front.app(begin).await;
+        let mut sent = 0;
+        while sent <= MOST && within(app.write_all(&junk)).await.is_ok() {
+            sent += junk.len();
+        }
+        assert!(sent <= MOST, "the front read on");
+    }
 }
 
 #[tokio::test]
