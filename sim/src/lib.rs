@@ -18,6 +18,7 @@
 )]
 
 pub mod cities;
+mod hostile;
 pub mod load;
 pub mod log;
 mod looks;

@@ -10,6 +10,7 @@ use cepa_common::ids::RelayId;
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::state::{StateDir, StateError, Trust};
 use cepa_common::world::World;
+use cepa_relay::authority::{OperatorList, OperatorRules};
 use cepa_relay::keys::RelayIdentity;
 use cepa_relay::keys::ring::OnionKeyOptions;
 use cepa_relay::{
@@ -24,13 +25,14 @@ use tokio::time::{Duration, Instant, interval, sleep_until};
 use crate::load::{Job, JobKind};
 use crate::looks::Looks;
 use crate::plan::{NodePlan, Plan, Role};
+use crate::scenario::Hostility;
 use crate::seed::Seed;
 use crate::sight::{Invariant, JobEnd};
 use crate::site::Site;
 use crate::user;
 
 /// The port of every relay and authority.
-const PORT: u16 = 9_400;
+pub(crate) const PORT: u16 = 9_400;
 /// The state directory of every node, on its own disk.
 const STATE: &str = "/state";
 /// What the public-key work of one handshake takes (virtual time).
@@ -58,6 +60,24 @@ pub(crate) enum NodeError {
 
 fn link_key(seed: Seed, node: u32) -> SigningKey {
     SigningKey::from_bytes(&seed.key("link key", &[u64::from(node)]))
+}
+
+/// The secrets of a node that is an authority too.
+pub(crate) struct NodeKeys {
+    /// What its links show.
+    pub(crate) link: SigningKey,
+    /// What signs an authority's votes.
+    pub(crate) signing: SigningKey,
+}
+
+impl NodeKeys {
+    /// The keys of node number `node`.
+    pub(crate) fn of(seed: Seed, node: u32) -> Self {
+        Self {
+            link: link_key(seed, node),
+            signing: signing_key(seed, node),
+        }
+    }
 }
 
 fn signing_key(seed: Seed, node: u32) -> SigningKey {
@@ -98,7 +118,7 @@ fn relay_options(site: &Site, node: &NodePlan, world: World) -> Result<RelayOpti
             signing_key: signing_key(site.plan.seed, node.number).into(),
             signing_key_file: None,
             state_dir: state.room("authority")?,
-            rules: Default::default(),
+            rules: rules(site, node),
             measure: None,
         }),
         Role::Relay | Role::Exit | Role::Client => None,
@@ -139,6 +159,21 @@ fn relay_options(site: &Site, node: &NodePlan, world: World) -> Result<RelayOpti
             bandwidth_kib: 0,
         },
     })
+}
+
+/// The rules of an authority: none, unless it lies. A liar does not know of every second relay.
+fn rules(site: &Site, node: &NodePlan) -> OperatorRules {
+    if site.plan.hostility(node.number, site.sight.now()) != Some(Hostility::Lie) {
+        return OperatorRules::default();
+    }
+    site.sight.misdeeds(Hostility::Lie, 1);
+    let relays = site.plan.nodes.iter().filter(|other| other.number % 2 == 0);
+    let unknown: Vec<String> = relays.map(|other| other.address.to_string()).collect();
+    OperatorRules {
+        // An address is an item of a list.
+        reject: OperatorList::parse(unknown.iter().map(String::as_str)).unwrap_or_default(),
+        ..OperatorRules::default()
+    }
 }
 
 fn memory_bytes(site: &Site) -> u64 {

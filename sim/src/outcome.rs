@@ -1,6 +1,7 @@
 //! One run from a seed, and what it came to.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tracing::Level;
 use crate::log::{Line, Log};
 use crate::plan::Plan;
 use crate::run;
+use crate::scenario::Hostility;
 use crate::seed::Seed;
 use crate::sight::{Compare, Invariant, JobEnd, Sight, Violation};
 
@@ -43,6 +45,9 @@ pub struct Outcome {
     pub consensuses: usize,
     /// Number of guards that each client has had, by the client's number.
     pub guards: Vec<(u32, usize)>,
+    /// What hostile nodes have done, and how often: cells changed or kept back, and cells, connections and votes sent
+    /// that no honest node sends.
+    pub misdeeds: BTreeMap<Hostility, u64>,
 }
 
 impl Outcome {
@@ -232,6 +237,7 @@ fn outcome(plan: &Plan, sight: &Sight, panics: Vec<String>) -> (Outcome, Vec<Eve
         jobs: seen.jobs,
         faults: plan.faults.len(),
         consensuses: seen.consensuses.len(),
+        misdeeds: seen.misdeeds,
         guards: seen
             .guards
             .iter()

@@ -11,7 +11,7 @@ use cepa_common::world::memory::Line;
 
 use crate::cities::{CITIES, City, Region};
 use crate::load::{Job, jobs};
-use crate::scenario::{BadScenario, Fault, LoadKind, Scenario, What};
+use crate::scenario::{BadScenario, Fault, Hostility, LoadKind, Scenario, What};
 use crate::seed::{Dice, Seed, millis};
 use crate::units::{self, Rate, Span};
 
@@ -96,6 +96,8 @@ pub enum Act {
     FewSockets(u32, usize),
     /// Reads and writes take a few bytes.
     Dribble(u32),
+    /// The owner turns hostile.
+    Hostile(u32, Hostility),
 }
 
 /// A fault with its time.
@@ -195,6 +197,28 @@ impl Plan {
     /// The node of this number, unless it is left out.
     pub fn node(&self, number: u32) -> Option<&NodePlan> {
         self.nodes.iter().find(|node| node.number == number)
+    }
+
+    /// The relays, authorities included, whose owners are never hostile.
+    pub(crate) fn honest_relays(&self) -> impl Iterator<Item = &NodePlan> {
+        let is_hostile = |number: u32| {
+            let mut acts = self.faults.iter().map(|fault| &fault.act);
+            acts.any(|act| matches!(act, Act::Hostile(node, _) if *node == number))
+        };
+        let relays = self.nodes.iter().filter(|node| node.role != Role::Client);
+        relays.filter(move |node| !is_hostile(node.number))
+    }
+
+    /// What the owner of a node does to others at this time of the run.
+    pub(crate) fn hostility(&self, node: u32, now: Duration) -> Option<Hostility> {
+        let mut faults = self.faults.iter().rev();
+        faults.find_map(|fault| match fault.act {
+            Act::Hostile(of, how) if of == node => {
+                let is_now = fault.begins <= now && fault.ends.is_none_or(|ends| now < ends);
+                is_now.then_some(how)
+            }
+            _ => None,
+        })
     }
 
     /// The time between two consensuses.
@@ -395,8 +419,18 @@ fn one(
         };
         exactly.of = Some(node.name.clone());
         let act = act(fault, node.number, dice)?;
-        if let Act::Power(_, drawn) = act {
-            exactly.by = Some(drawn.to_string());
+        match act {
+            Act::Power(_, drawn) => exactly.by = Some(drawn.to_string()),
+            Act::Hostile(_, how) => {
+                if how.is_of_authority() && node.role != Role::Authority {
+                    return Err(BadScenario::new(format!(
+                        "only an authority can {:?}: of = \"authority\"",
+                        how.name()
+                    )));
+                }
+                exactly.by = Some(how.name().to_owned());
+            }
+            _ => {}
         }
         act
     };
@@ -416,6 +450,7 @@ fn act(fault: &Fault, node: u32, dice: &mut Dice) -> Result<Act, BadScenario> {
             What::Loss | What::Drift => "5%",
             What::Slow => "1mbit",
             What::Clock => "-2h",
+            What::Hostile => "tag",
             _ => "20",
         };
         text.ok_or_else(|| BadScenario::new(format!("say how much: by = {example:?}")))
@@ -454,6 +489,10 @@ fn act(fault: &Fault, node: u32, dice: &mut Dice) -> Result<Act, BadScenario> {
             Act::FewSockets(node, most)
         }
         What::Dribble => Act::Dribble(node),
+        What::Hostile => {
+            let kinds = Hostility::parse_all(needed()?)?;
+            Act::Hostile(node, dice.one_of(&kinds).copied().unwrap_or(Hostility::Tag))
+        }
     })
 }
 

@@ -34,6 +34,8 @@ pub struct Report {
     pub jobs: BTreeMap<&'static str, Jobs>,
     /// Number of clients that had so many guards.
     pub guards: BTreeMap<usize, usize>,
+    /// What hostile nodes did, and how often, by the name of it.
+    pub misdeeds: BTreeMap<&'static str, u64>,
     #[serde(skip)]
     ends: BTreeMap<JobKind, Vec<JobEnd>>,
 }
@@ -96,6 +98,9 @@ impl Report {
         for (_, guards) in &outcome.guards {
             *self.guards.entry(*guards).or_default() += 1;
         }
+        for (how, count) in &outcome.misdeeds {
+            *self.misdeeds.entry(how.name()).or_default() += count;
+        }
         for end in &outcome.jobs {
             self.ends.entry(end.kind).or_default().push(*end);
         }
@@ -127,6 +132,11 @@ impl Report {
                 at(whole, 1),
                 at(whole, 2),
             );
+        }
+        if !self.misdeeds.is_empty() {
+            let said = |(how, count): (&&str, &u64)| format!("{how} {count}");
+            let all: Vec<String> = self.misdeeds.iter().map(said).collect();
+            let _ = writeln!(text, "hostile   {}", all.join(", "));
         }
         text
     }

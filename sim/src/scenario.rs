@@ -227,6 +227,89 @@ pub enum What {
     FewSockets,
     /// Reads and writes take a few bytes at a time.
     Dribble,
+    /// The node's owner turns hostile (`by`: one of [`Hostility`]'s names, or several of which one is drawn).
+    Hostile,
+}
+
+/// What a hostile node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hostility {
+    /// A relay flips bits in cells that it passes on.
+    Tag,
+    /// A relay drops cells.
+    Drop,
+    /// A relay sends cells twice.
+    Repeat,
+    /// A relay changes the order of cells.
+    Swap,
+    /// A relay ends circuits.
+    Cut,
+    /// A relay makes no circuit with an honest relay on either side.
+    Fail,
+    /// A relay sends others more CREATEs than they answer.
+    FloodCreate,
+    /// A relay sends others PADDING without end.
+    FloodPadding,
+    /// A relay opens connections to others, and says nothing on them.
+    FloodLinks,
+    /// An authority sends different votes to different peers, and votes of past periods.
+    VoteTwice,
+    /// An authority does not know of every second relay.
+    Lie,
+}
+
+impl Hostility {
+    /// All kinds.
+    pub const ALL: [Self; 11] = [
+        Self::Tag,
+        Self::Drop,
+        Self::Repeat,
+        Self::Swap,
+        Self::Cut,
+        Self::Fail,
+        Self::FloodCreate,
+        Self::FloodPadding,
+        Self::FloodLinks,
+        Self::VoteTwice,
+        Self::Lie,
+    ];
+
+    /// The kind's name in a scenario.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tag => "tag",
+            Self::Drop => "drop",
+            Self::Repeat => "repeat",
+            Self::Swap => "swap",
+            Self::Cut => "cut",
+            Self::Fail => "fail",
+            Self::FloodCreate => "flood-create",
+            Self::FloodPadding => "flood-padding",
+            Self::FloodLinks => "flood-links",
+            Self::VoteTwice => "vote-twice",
+            Self::Lie => "lie",
+        }
+    }
+
+    /// Is this what only an authority can do?
+    pub fn is_of_authority(self) -> bool {
+        matches!(self, Self::VoteTwice | Self::Lie)
+    }
+
+    /// The kinds that `by` names, separated by commas.
+    ///
+    /// # Errors
+    /// [`BadScenario`] names the first word that is no kind.
+    pub fn parse_all(by: &str) -> Result<Vec<Self>, BadScenario> {
+        let one = |word: &str| {
+            let found = Self::ALL.into_iter().find(|kind| kind.name() == word);
+            found.ok_or_else(|| {
+                let all = Self::ALL.map(Self::name).join(", ");
+                BadScenario::new(format!("{word:?} is nothing hostile: write one of {all}"))
+            })
+        };
+        by.split(',').map(str::trim).map(one).collect()
+    }
 }
 
 /// A text is no scenario.
@@ -246,11 +329,14 @@ impl BadScenario {
 }
 
 /// The scenarios that the program has: name and text.
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 8] = [
     ("small", include_str!("../scenarios/small.toml")),
     ("storm", include_str!("../scenarios/storm.toml")),
     ("laptop", include_str!("../scenarios/laptop.toml")),
     ("diskful", include_str!("../scenarios/diskful.toml")),
+    ("liars", include_str!("../scenarios/liars.toml")),
+    ("flood", include_str!("../scenarios/flood.toml")),
+    ("churn", include_str!("../scenarios/churn.toml")),
     ("week", include_str!("../scenarios/week.toml")),
 ];
 

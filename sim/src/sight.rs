@@ -12,12 +12,15 @@ use tokio::time::{Duration, Instant};
 
 use crate::load::JobKind;
 use crate::log::Log;
+use crate::scenario::Hostility;
 
 /// What must hold in every run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
     /// Bytes that are read are those that were written, and an end of file follows the last of them.
     Streams,
+    /// A circuit of which a hostile relay has changed a cell does not go on.
+    Cells,
     /// There are never two consensuses with a majority for one time.
     OneConsensus,
     /// There is a new consensus each period while a majority of the authorities is honest and connected.
@@ -49,6 +52,7 @@ impl Invariant {
     pub fn name(self) -> &'static str {
         match self {
             Self::Streams => "streams",
+            Self::Cells => "cells",
             Self::OneConsensus => "one-consensus",
             Self::Consensuses => "consensuses",
             Self::NoWayBack => "no-way-back",
@@ -171,6 +175,8 @@ pub(crate) struct Seen {
     pub(crate) lasted: Option<Duration>,
     /// Does each relay, by its name, find itself listed as running?
     pub(crate) listed: BTreeMap<String, bool>,
+    /// What hostile nodes have done: cells changed or kept back, and cells, connections and votes sent beside.
+    pub(crate) misdeeds: BTreeMap<Hostility, u64>,
 }
 
 /// What is seen of one run. Clones share it.
@@ -272,6 +278,11 @@ impl Sight {
     /// Has anything been seen that must not be?
     pub(crate) fn is_bad(&self) -> bool {
         !self.seen().violations.is_empty()
+    }
+
+    /// A hostile node has done something so many times.
+    pub(crate) fn misdeeds(&self, how: Hostility, count: u64) {
+        *self.seen().misdeeds.entry(how).or_default() += count;
     }
 
     /// A node has a consensus with this valid-after.

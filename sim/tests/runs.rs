@@ -9,7 +9,7 @@ use cepa_common::world::{Simulation, simulate};
 use cepa_sim::load::JobKind;
 use cepa_sim::outcome::{Outcome, Watch, run_plan, run_twice};
 use cepa_sim::plan::Plan;
-use cepa_sim::scenario::Scenario;
+use cepa_sim::scenario::{Hostility, Scenario};
 use cepa_sim::search::{Seeds, search};
 use cepa_sim::seed::Seed;
 use cepa_sim::shrink::shrink;
@@ -91,6 +91,38 @@ fn a_network_lives_through_faults_of_every_kind() {
     let outcome = run(&tiny(&faults));
     assert_good(&outcome);
     assert_eq!(outcome.faults, 15);
+}
+
+#[test]
+fn what_hostile_nodes_do_ends_their_own_circuits_and_nothing_else() {
+    let kinds = Hostility::ALL.into_iter().enumerate();
+    let fault = |(place, kind): (usize, Hostility)| {
+        let node = match kind {
+            Hostility::VoteTwice | Hostility::Lie => "authority-0",
+            _ => ["relay-0", "relay-1", "exit-0"][place % 3],
+        };
+        let (at, by) = (150 + 20 * place, kind.name());
+        format!(
+            "[[fault]]\nat = \"{at}s\"\nwhat = \"hostile\"\nof = \"{node}\"\nby = \"{by}\"\nfor = \"60s\"\n"
+        )
+    };
+    let faults: String = kinds.map(fault).collect();
+    let text = format!(
+        r#"
+        lasts = "8m"
+        authorities = {{ count = 3 }}
+        relays = {{ count = 5, exits = 2, line = "20mbit" }}
+        clients = {{ count = 4, start = "130s..150s", load = "mixed" }}
+        params = {{ vote_interval_seconds = 30 }}
+        {faults}
+        "#
+    );
+    let outcome = run(&Scenario::parse(&text).unwrap());
+    assert_good(&outcome);
+    for kind in Hostility::ALL {
+        let done = outcome.misdeeds.get(&kind).copied().unwrap_or(0);
+        assert!(done > 0, "{}: {:?}", kind.name(), outcome.misdeeds);
+    }
 }
 
 #[test]

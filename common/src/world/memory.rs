@@ -31,7 +31,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 pub use disk::{Fault, MemoryDisk, Unsynced};
-pub use host::{Kill, Line, NamesFault, Open};
+pub use host::{Forge, Kill, Line, NamesFault, Open};
 use tokio::time::Instant;
 
 use super::{Names, Sockets, World};
@@ -233,6 +233,11 @@ impl MemoryNetwork {
     /// Sets how the host's name servers answer.
     pub fn set_names(&self, host: IpAddr, fault: NamesFault) {
         self.0.with(|state, _| state.host(host).names = fault);
+    }
+
+    /// From now on, or no longer, `forger` changes what the host's nodes say.
+    pub fn set_forger(&self, host: IpAddr, forger: Option<Arc<dyn Forge>>) {
+        self.0.with(|state, _| state.host(host).forger = forger);
     }
 
     /// What is open at the host now, that of earlier lives included.

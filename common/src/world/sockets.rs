@@ -58,6 +58,12 @@ pub trait GivenStream: Send + Sync {
     fn local_addr(&self) -> io::Result<SocketAddr>;
     /// The other side's address.
     fn peer_addr(&self) -> io::Result<SocketAddr>;
+    /// What the owner of a hostile host has its node say in place of `plain`, which is about to be encrypted; `None`
+    /// leaves it.
+    fn forged(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        let _ = plain;
+        None
+    }
 }
 
 /// What a node opens connections and ports with.
@@ -271,6 +277,16 @@ impl SocketStream {
         match self {
             Self::Tcp(tcp) => tcp.try_write(bytes),
             Self::Given(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// What is to be encrypted in place of `plain`; `None`, always on a connection of this machine, says that nothing
+    /// is. Only a simulated host whose owner is hostile says otherwise.
+    #[inline]
+    pub(crate) fn forged(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Given(stream) => stream.forged(plain),
         }
     }
 

@@ -1,12 +1,16 @@
 //! What goes wrong: how each fault begins and ends.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cepa_common::world::memory::{Kill, NamesFault, Unsynced};
+use cepa_common::world::{NodeLife, Simulation};
 use tokio::time::Duration;
 
-use super::state::{Director, Effect, Past};
+use super::state::{BESIDE, Director, Effect, Past};
+use crate::hostile::{self, CellForger};
 use crate::plan::Act;
+use crate::scenario::Hostility;
 
 /// Where a lying name server sends everybody: nobody is there.
 const NOWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(199, 99, 0, 1));
@@ -96,6 +100,7 @@ impl Director {
                         .or_default()
                         .push((place, act));
                     self.apply(node, effect);
+                    self.relearn(place);
                 }
             }
         }
@@ -128,6 +133,7 @@ impl Director {
                     let held = self.effects.entry((node, effect)).or_default();
                     held.retain(|(of, _)| *of != place);
                     self.apply(node, effect);
+                    self.relearn(place);
                 }
             }
         }
@@ -140,16 +146,17 @@ impl Director {
     }
 
     /// Makes the network do what the last fault of this kind that holds says, or nothing of the kind.
-    fn apply(&self, node: u32, effect: Effect) {
+    pub(super) fn apply(&mut self, node: u32, effect: Effect) {
         let Some(host) = self.hosts.get(&node) else {
             return;
         };
         let address = host.plan.address;
-        let act = self
+        let held = self
             .effects
             .get(&(node, effect))
-            .and_then(|held| held.last());
-        let act = act.map(|(_, act)| act);
+            .and_then(|held| held.last())
+            .cloned();
+        let act = held.as_ref().map(|(_, act)| act);
         match effect {
             Effect::Silence => self.network.silence(address, act.is_some()),
             Effect::Delay => {
@@ -197,6 +204,60 @@ impl Director {
                 self.network.limit_connections(address, most);
             }
             Effect::Dribble => self.network.dribble(address, act.is_some()),
+            Effect::Hostile => self.turn(node, held),
+        }
+    }
+
+    /// An authority hears when it starts what its owner lies about.
+    fn relearn(&mut self, fault: usize) {
+        let Some(Act::Hostile(node, Hostility::Lie)) =
+            self.site.plan.faults.get(fault).map(|fault| &fault.act)
+        else {
+            return;
+        };
+        let node = *node;
+        if self.hosts.get(&node).is_none_or(|host| host.life.is_none()) {
+            return;
+        }
+        self.kill(node, Kill::Process, |_| true, Unsynced::Kept);
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.holds = host.holds.saturating_sub(1);
+            self.start(node);
+        }
+    }
+
+    /// Has the owner of a node do what the last of these faults says, or nothing against the rules.
+    fn turn(&mut self, node: u32, act: Option<(usize, Act)>) {
+        let Some(host) = self.hosts.get_mut(&node) else {
+            return;
+        };
+        if let Some(beside) = host.beside.take() {
+            beside.abort();
+        }
+        let address = host.plan.address;
+        self.network.set_forger(address, None);
+        let Some((place, Act::Hostile(_, how))) = act else {
+            return;
+        };
+        match how {
+            // The node is told when it starts.
+            Hostility::Lie => {}
+            Hostility::FloodCreate
+            | Hostility::FloodPadding
+            | Hostility::FloodLinks
+            | Hostility::VoteTwice => {
+                let life = NodeLife {
+                    node,
+                    incarnation: BESIDE + u32::try_from(place).unwrap_or(0),
+                };
+                let beside =
+                    hostile::beside(self.site.clone(), node, self.network.world(address), how);
+                host.beside = Some(Simulation::in_node(life, || tokio::spawn(beside)));
+            }
+            how => {
+                let forger = CellForger::new(&self.site, node, place, how);
+                self.network.set_forger(address, Some(Arc::new(forger)));
+            }
         }
     }
 }
@@ -219,8 +280,22 @@ impl Act {
             | Self::NamesSilent(node)
             | Self::NamesLie(node)
             | Self::FewSockets(node, _)
-            | Self::Dribble(node) => *node,
+            | Self::Dribble(node)
+            | Self::Hostile(node, _) => *node,
         })
+    }
+
+    /// Can this keep what one end of a connection says from the other for longer than usual?
+    pub(crate) fn hides(&self) -> bool {
+        !matches!(
+            self,
+            Self::Hostile(..)
+                | Self::Clock(..)
+                | Self::Drift(..)
+                | Self::FullDisk(_)
+                | Self::NamesSilent(_)
+                | Self::NamesLie(_)
+        )
     }
 
     fn effect(&self) -> Option<Effect> {
@@ -239,6 +314,7 @@ impl Act {
             Self::NamesSilent(_) | Self::NamesLie(_) => Effect::Names,
             Self::FewSockets(..) => Effect::Sockets,
             Self::Dribble(_) => Effect::Dribble,
+            Self::Hostile(..) => Effect::Hostile,
         })
     }
 }

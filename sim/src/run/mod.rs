@@ -20,7 +20,7 @@ use crate::plan::{NodePlan, Plan, Role};
 use crate::sight::{Invariant, Sight};
 use crate::site::Site;
 use crate::user;
-use state::{BEGAN_UNIX_MS, Director, GONE, Host, Life, STOPPED};
+use state::{BEGAN_UNIX_MS, Director, Effect, GONE, Host, Life, STOPPED};
 
 /// How often the director looks at what must hold.
 const LOOK: Duration = Duration::from_secs(5);
@@ -71,6 +71,7 @@ pub(crate) async fn run(plan: Plan, sight: Sight) -> Result<(), String> {
         holds: 0,
         start_at: None,
         past: Vec::new(),
+        beside: None,
     };
     let hosts = site
         .plan
@@ -225,6 +226,10 @@ impl Director {
             stop: Some(stop),
             jobs,
         });
+        // What was beside an earlier life went with it.
+        if self.effects.contains_key(&(number, Effect::Hostile)) {
+            self.apply(number, Effect::Hostile);
+        }
     }
 
     /// After the last fault everything works again.
@@ -305,6 +310,11 @@ impl Director {
     /// Stops every node in good order, and looks that nothing is left.
     async fn finish(&mut self) {
         self.is_ending = true;
+        for host in self.hosts.values_mut() {
+            if let Some(beside) = host.beside.take() {
+                beside.abort();
+            }
+        }
         for clients_first in [true, false] {
             let stops = |host: &&Host| (host.plan.role == Role::Client) == clients_first;
             let numbers: Vec<u32> = self

@@ -35,7 +35,11 @@ pub(super) enum Effect {
     Names,
     Sockets,
     Dribble,
+    Hostile,
 }
+
+/// The lives of what hostile owners do beside their nodes are numbered from here.
+pub(super) const BESIDE: u32 = 1 << 24;
 
 /// One life of a node, while the node runs.
 pub(super) struct Life {
@@ -61,6 +65,8 @@ pub(super) struct Host {
     pub(super) holds: u32,
     pub(super) start_at: Option<Duration>,
     pub(super) past: Vec<Past>,
+    /// What the node's owner does to others beside the node.
+    pub(super) beside: Option<JoinHandle<()>>,
 }
 
 pub(super) struct Director {

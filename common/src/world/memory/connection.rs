@@ -173,6 +173,15 @@ impl GivenStream for Connection {
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.peer)
     }
+
+    fn forged(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        // The forger is asked when the network is free again.
+        let forger = self.network.0.with(|state, _| {
+            let host = state.known_host(self.local.ip())?;
+            host.forger.clone()
+        })?;
+        forger.forge(self.id.connection, self.peer.ip(), plain)
+    }
 }
 
 impl Drop for Connection {

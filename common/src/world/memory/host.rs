@@ -45,6 +45,13 @@ pub enum NamesFault {
     Lying(IpAddr),
 }
 
+/// The hostile owner of a host, who changes what the host's nodes say before it is encrypted.
+pub trait Forge: Send + Sync {
+    /// What is said to `peer` on the connection with this number in place of `plain`; `None` leaves it as it is. On a
+    /// link `plain` is whole cells.
+    fn forge(&self, connection: u64, peer: IpAddr, plain: &[u8]) -> Option<Vec<u8>>;
+}
+
 /// What is open at a host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Open {
@@ -83,6 +90,7 @@ pub(super) struct Host {
     pub(super) most_connections: Option<usize>,
     pub(super) dribbles: bool,
     pub(super) names: NamesFault,
+    pub(super) forger: Option<Arc<dyn Forge>>,
     pub(super) listeners: BTreeMap<u16, Listener>,
     /// Ports in use, each with the number of the connection or listener that uses it.
     pub(super) ports: BTreeSet<(u16, u64)>,
@@ -109,6 +117,7 @@ impl Host {
             most_connections: None,
             dribbles: false,
             names: NamesFault::Well,
+            forger: None,
             listeners: BTreeMap::new(),
             ports: BTreeSet::new(),
             next_port: FIRST_FREE_PORT,
