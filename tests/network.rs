@@ -19,12 +19,14 @@ fn a_network_carries_what_programs_send() {
     let url = |path: &str| format!("http://{server}/{path}");
 
     // The loop uses every protocol that the port speaks.
-    for scheme in ["socks5h", "socks5", "socks4", "socks4a", "http"] {
-        let args: &[&str] = if scheme == "http" {
-            &["--proxytunnel"]
-        } else {
-            &[]
-        };
+    for (scheme, args) in [
+        ("socks5h", &[][..]),
+        ("socks5", &[]),
+        ("socks4", &[]),
+        ("socks4a", &[]),
+        ("http", &["--proxytunnel"]),
+        ("http", &[]),
+    ] {
         let got = net.curl(scheme, &[args, &[&url("1/5000")]].concat());
         assert!(
             got.status.success(),

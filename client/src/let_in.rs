@@ -20,7 +20,7 @@ use crate::front::{self, ConnectRequest, Connector, Failure, FrontListener, Fron
 use crate::path::PathError;
 
 impl Client {
-    /// Lets programs in at `listener`, a TCP port or a Unix socket, by SOCKS and HTTP CONNECT, until the front is shut down or dropped.
+    /// Lets programs in at `listener`, a TCP port or a Unix socket, by SOCKS and HTTP, until the front is shut down or dropped.
     ///
     /// ```no_run
     /// # async fn example(client: cepa_client::Client) -> std::io::Result<()> {

@@ -23,7 +23,7 @@
 //! hyper, two clients that share no circuit, and a circuit along a path by hand.
 //!
 //! The rooms: [`dir`] fetches and keeps the consensus; [`guard`] keeps first hops; [`path`] chooses relays; [`circuit`]
-//! builds circuits and carries streams; [`front`] lets programs in by SOCKS and HTTP CONNECT; [`events`] is what the
+//! builds circuits and carries streams; [`front`] lets programs in by SOCKS and HTTP; [`events`] is what the
 //! client tells of its start and of its troubles.
 
 #![cfg_attr(

@@ -11,7 +11,7 @@ use crate::terminal::CliError;
 
 /// Run a client: applications connect to its port, their traffic goes through three relays.
 ///
-/// The port takes SOCKS 4, 4a and 5 and HTTP CONNECT, whatever comes. Names are resolved at the exit,
+/// The port takes SOCKS 4, 4a and 5, HTTP CONNECT and http:// requests, whatever comes. Names are resolved at the exit,
 /// never here, if the application lets them through: with curl write socks5h://, not socks5://.
 /// Streams with different SOCKS user names or passwords never share a circuit.
 /// `cepa status` shows how it does, `cepa new-identity` retires all its circuits.

@@ -47,7 +47,7 @@ pub enum IsolateKind {
     Listener,
     /// The address of the application's machine.
     Client,
-    /// SOCKS 4, 4a, 5 or HTTP CONNECT.
+    /// SOCKS 4, 4a, 5, HTTP CONNECT or an `http://` request.
     Protocol,
     /// The host asked for.
     Destination,

@@ -70,7 +70,7 @@ settings! {
             example r#""127.0.0.1:9350""#;
             flag "--socks ADDR:PORT";
             kind "address and port";
-            says "Where applications connect: one port for SOCKS 4, 4a and 5 and for HTTP CONNECT.";
+            says "Where applications connect: one port for SOCKS 4, 4a and 5, HTTP CONNECT and http:// requests.";
         allow_remote: bool = false;
             example "false";
             flag "--allow-remote";
@@ -104,9 +104,8 @@ settings! {
             kind "list of kinds";
             says "What keeps streams on different circuits: \"credentials\" (user name and password given to the \
                 port), \"listener\" (the port), \"client\" (the application's machine), \"protocol\" (SOCKS 4, 4a, 5, \
-                HTTP CONNECT), \"destination\" (the host asked for), \"port\" (the port asked for), \"stream\" (each \
-                alone). Each that is added costs circuits.",
-            docs "The table below explains each.";
+                HTTP CONNECT, http://), \"destination\" (the host asked for), \"port\" (the port asked for), \
+                \"stream\" (each alone). Each that is added costs circuits.";
         listeners: Vec<Listener> = Vec::new();
             within 0..=64, "ports";
             example r#"[{ address = "127.0.0.1:9351", isolate = ["stream"] }]"#;

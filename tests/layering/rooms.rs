@@ -369,7 +369,8 @@ pub(crate) const PURE: &[&str] = &[
     "client/src/front/parse.rs",
     "client/src/front/request.rs",
     "client/src/front/socks.rs",
-    "client/src/front/http_connect.rs",
+    "client/src/front/http_head.rs",
+    "client/src/front/http_fields.rs",
 ];
 
 /// Files in pure rooms that are not pure, with the reason.

@@ -2,7 +2,7 @@
 
 use cepa_common::stream::StreamHost;
 
-use crate::front::{IsolationKey, Origin, Protocol};
+use crate::front::{IsolationKey, Marks, Origin, Protocol};
 
 /// Which of the things that tell streams apart keep them on different circuits.
 ///
@@ -21,13 +21,13 @@ use crate::front::{IsolationKey, Origin, Protocol};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IsolateBy {
-    /// User name and password given to the proxy port: any text will do, none is checked.
+    /// User name and password given to the proxy port, or an HTTP field for isolation: any text will do.
     pub credentials: bool,
     /// The proxy port that the application connected to.
     pub listener: bool,
     /// The address of the application's machine; at a Unix socket the user that runs the application.
     pub client: bool,
-    /// SOCKS 4, 4a, 5 or HTTP CONNECT.
+    /// SOCKS 4, 4a, 5, HTTP CONNECT or `http://`.
     pub protocol: bool,
     /// The host asked for.
     pub destination: bool,
@@ -60,7 +60,7 @@ pub struct Isolation {
     identity: u64,
     /// Is this a directory fetch? No user's stream shares its circuit.
     directory: bool,
-    credentials: Option<(Vec<u8>, Vec<u8>)>,
+    marks: Option<Marks>,
     listener: Option<u64>,
     client: Option<Origin>,
     protocol: Option<Protocol>,
@@ -105,10 +105,7 @@ impl Isolation {
     /// Adds what the proxy port knows about an application.
     #[must_use]
     pub fn with_front(mut self, by: IsolateBy, key: IsolationKey) -> Self {
-        self.credentials = key
-            .credentials
-            .filter(|_| by.credentials)
-            .map(|given| (given.user, given.password));
+        self.marks = by.credentials.then_some(key.marks);
         self.listener = by.listener.then_some(key.listener);
         self.client = by.client.then_some(key.client);
         self.protocol = by.protocol.then_some(key.protocol);
@@ -133,7 +130,7 @@ mod tests {
 
     fn key(user: &str, client: Origin, listener: u64, protocol: Protocol) -> IsolationKey {
         IsolationKey {
-            credentials: Some(Credentials {
+            marks: Marks::from(Credentials {
                 user: user.into(),
                 password: b"x".to_vec(),
             }),

@@ -1,6 +1,7 @@
 //! Connections of applications: by TCP, or by a Unix socket of this machine.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -62,6 +63,14 @@ pub(super) enum Accepted {
 }
 
 impl Accepted {
+    /// Address of this machine that the connection came to; a Unix socket has none.
+    pub(super) fn local_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Makes the connection end with a reset when it is dropped. A Unix socket knows no reset; its other side reads an
     /// end.
     pub(super) fn reset_when_dropped(&self) {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::accepted::Accepted;
 use super::connector::{ConnectRequest, Connector, IsolationKey};
+use super::http_forward::Forwarder;
 use super::parse::{FrontOptions, FrontParser, FrontStep};
 use super::reply::{self, Failure};
 use super::request::{FrontRequest, Request};
@@ -74,6 +75,11 @@ impl Connection {
         let protocol = request.protocol;
         let target = match request.request {
             Request::Connect(target) => target,
+            Request::Forward => {
+                return self
+                    .forward(request.leftover, connector, isolation, options)
+                    .await;
+            }
             Request::Resolve(_) | Request::ResolvePtr(_) => {
                 return self.farewell(&reply::unsupported(protocol)).await;
             }
@@ -88,7 +94,7 @@ impl Connection {
         let request = ConnectRequest {
             target,
             isolation: IsolationKey {
-                credentials: request.isolation,
+                marks: request.marks,
                 protocol,
                 ..isolation
             },
@@ -107,6 +113,22 @@ impl Connection {
                     tracing::debug!(kind = ?error.kind(), "a proxied stream broke");
                 }
             }
+        }
+    }
+
+    /// Passes `http://` requests on until the connection ends. `begun` is what has been read of them.
+    async fn forward<C: Connector>(
+        mut self,
+        begun: Vec<u8>,
+        connector: &C,
+        isolation: IsolationKey,
+        options: FrontOptions,
+    ) {
+        let forwarder = Forwarder::new(connector, isolation, options);
+        match forwarder.serve(begun, &mut self.stream).await {
+            Ok(()) => self.farewell(&[]).await,
+            // A body that broke off must not look complete.
+            Err(error) => tracing::debug!(%error, "a connection of http:// requests broke"),
         }
     }
 
@@ -133,7 +155,7 @@ impl Connection {
 
     /// Talks with the application until its request is complete; `None` if there is no stream to serve.
     async fn request(&mut self, options: FrontOptions) -> io::Result<Option<FrontRequest>> {
-        let mut parser = FrontParser::new(options);
+        let mut parser = FrontParser::new(options).listening_at(self.stream.local_ip());
         let mut buffer = [0; HEAD_READ];
         let mut fresh = 0;
         loop {

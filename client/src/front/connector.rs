@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::reply::Failure;
-use super::target::{Credentials, FrontTarget, Protocol};
+use super::target::{FrontTarget, Marks, Protocol};
 
 /// Who is at the other end of an accepted connection, as far as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,8 +22,8 @@ pub enum Origin {
 /// request; the connector decides whether it counts too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IsolationKey {
-    /// User and password of the request.
-    pub credentials: Option<Credentials>,
+    /// What the application sent to have its streams kept apart.
+    pub marks: Marks,
     /// Protocol that the application spoke.
     pub protocol: Protocol,
     /// Who the application is.

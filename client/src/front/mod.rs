@@ -1,12 +1,13 @@
-//! The proxy front end: one port for SOCKS4, 4a, 5 and HTTP CONNECT.
+//! The proxy front end: one port for SOCKS4, 4a, 5, HTTP CONNECT and `http://` requests.
 //!
 //! Applications connect to this port, and a [`Connector`] opens their streams. The files, in the order in which a
 //! connection meets them:
 //!
 //! * `serve` accepts connections, by TCP or a Unix socket (`accepted`), and runs one task for each;
 //! * `connection` is such a task: the request, then the stream, then bytes;
-//! * [`FrontParser`] (`parse`, with `socks` and `http_connect` under it) takes bytes and yields one [`FrontRequest`]
+//! * [`FrontParser`] (`parse`, with `socks`, `http_head` and `http_fields` under it) takes bytes and yields one [`FrontRequest`]
 //!   (`request`), without I/O;
+//! * `http_forward` passes `http://` requests on, as many as come on a connection;
 //! * `connector` says what the front end wants of whoever opens streams, and what keeps streams apart;
 //! * `target` says what a destination may look like;
 //! * `refusal` says why a request is refused, and which limits it must keep;
@@ -18,7 +19,10 @@
 mod accepted;
 mod connection;
 mod connector;
-mod http_connect;
+mod http_fields;
+mod http_forward;
+mod http_head;
+mod http_rewrite;
 mod parse;
 mod refusal;
 mod reply;
@@ -39,4 +43,4 @@ pub use refusal::{FrontError, FrontRefusal, HTTP_HEAD_LIMIT, SOCKS_LIMIT};
 pub use reply::{Failure, connected, failed};
 pub use request::{Address, FrontRequest, Request};
 pub use serve::{BindRefused, check_bind, serve};
-pub use target::{Credentials, FrontTarget, Host, Protocol};
+pub use target::{Credentials, FrontTarget, Host, Marks, Protocol};

@@ -1,13 +1,14 @@
 //! The incremental parser of the front end: bytes go in, one request comes out.
 
 use core::fmt;
+use core::net::IpAddr;
 use core::time::Duration;
 
 use super::refusal::{FrontError, FrontRefusal, HTTP_HEAD_LIMIT, SOCKS_LIMIT};
 use super::reply::{self, REJECT_SOCKS4};
 use super::request::{FrontRequest, Request};
-use super::target::{Credentials, FrontTarget, Protocol};
-use super::{http_connect, socks};
+use super::target::{Credentials, FrontTarget, Marks, Protocol};
+use super::{http_head, socks};
 
 /// Number of connections served at once, unless the owner says otherwise: at most 128 MiB of buffers.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -51,8 +52,8 @@ pub enum FrontStep {
     Reply(Vec<u8>),
     /// The request is complete.
     Request(FrontRequest),
-    /// Somebody took this port for a web server or an HTTP proxy. Send these bytes, which explain what the port is, and
-    /// close. Nothing else happens (S28).
+    /// Somebody took this port for a web server. Send these bytes, which explain what the port is, and close. Nothing
+    /// else happens (S28).
     Page(Vec<u8>),
 }
 
@@ -75,7 +76,11 @@ pub struct FrontParser {
     options: FrontOptions,
     state: State,
     buffer: Vec<u8>,
-    isolation: Option<Credentials>,
+    marks: Marks,
+    /// Address that the connection came to, if it has one.
+    listener: Option<IpAddr>,
+    /// Is there a line in the buffer that no step has looked at?
+    has_line: bool,
 }
 
 impl fmt::Debug for FrontParser {
@@ -93,8 +98,18 @@ impl FrontParser {
             options,
             state: State::Start,
             buffer: Vec::new(),
-            isolation: None,
+            marks: Marks::default(),
+            listener: None,
+            has_line: false,
         }
+    }
+
+    /// Says to which address of this machine the connection came. By that name, as by its own, people may ask the port
+    /// over HTTP what it is.
+    #[must_use]
+    pub fn listening_at(mut self, listener: Option<IpAddr>) -> Self {
+        self.listener = listener;
+        self
     }
 
     /// Takes what the application sent, which may be nothing, and says what to do. After a request, a page or an error
@@ -104,7 +119,8 @@ impl FrontParser {
     /// [`FrontError`]: the caller sends its reply and closes.
     pub fn on_bytes(&mut self, bytes: &[u8]) -> Result<FrontStep, FrontError> {
         self.buffer.extend_from_slice(bytes);
-        let step = self.step(bytes);
+        self.has_line |= bytes.contains(&b'\n');
+        let step = self.step();
         if !matches!(step, Ok(FrontStep::NeedMore | FrontStep::Reply(_))) {
             self.state = State::Finished;
             self.buffer = Vec::new();
@@ -112,7 +128,7 @@ impl FrontParser {
         step
     }
 
-    fn step(&mut self, fresh: &[u8]) -> Result<FrontStep, FrontError> {
+    fn step(&mut self) -> Result<FrontStep, FrontError> {
         if self.state == State::Start {
             let Some(&first) = self.buffer.first() else {
                 return Ok(FrontStep::NeedMore);
@@ -141,7 +157,7 @@ impl FrontParser {
             State::Socks5Methods => self.socks5_methods(),
             State::Socks5Password => self.socks5_password(),
             State::Socks5Request => self.socks5_request(),
-            State::Http => self.http(fresh),
+            State::Http => self.http(),
             State::Start | State::EmptyLine | State::Finished => {
                 Err(FrontError::new(FrontRefusal::Finished, []))
             }
@@ -171,10 +187,11 @@ impl FrontParser {
             .judged(request.host, request.port, self.options.allow_private)
             .map_err(refuse)?;
         if !request.user.is_empty() {
-            self.isolation = Some(Credentials {
+            let credentials = Credentials {
                 user: request.user,
                 password: Vec::new(),
-            });
+            };
+            self.marks = credentials.into();
         }
         Ok(self.finish(asked, request.protocol, request.len))
     }
@@ -200,7 +217,10 @@ impl FrontParser {
         let Some((credentials, len)) = socks::password(self.socks_window()).map_err(refuse)? else {
             return self.socks_more(&[1, 1]);
         };
-        self.isolation = Some(credentials);
+        if !has_isolation_alone(&credentials.user) {
+            return Err(refuse(FrontRefusal::Format));
+        }
+        self.marks = credentials.into();
         self.state = State::Socks5Request;
         self.buffer.drain(..len);
         Ok(FrontStep::Reply(vec![1, 0]))
@@ -218,28 +238,38 @@ impl FrontParser {
         Ok(self.finish(asked, Protocol::Socks5, request.len))
     }
 
-    fn http(&mut self, fresh: &[u8]) -> Result<FrontStep, FrontError> {
+    fn http(&mut self) -> Result<FrontStep, FrontError> {
         // A head ends with the end of a line. If the new bytes have none, nothing can have changed; so a head that
         // comes byte by byte is not searched again for each byte.
-        if self.buffer.len() < HTTP_HEAD_LIMIT && !fresh.contains(&b'\n') {
+        if self.buffer.len() < HTTP_HEAD_LIMIT && !self.has_line {
             return Ok(FrontStep::NeedMore);
         }
+        self.has_line = false;
         let window = &self.buffer[..self.buffer.len().min(HTTP_HEAD_LIMIT)];
         // The head is judged when it is whole and not before, so that it does not matter in which pieces it came.
-        let Some(len) = http_connect::head_len(window) else {
+        let Some(len) = http_head::head_len(window) else {
             return if window.len() < HTTP_HEAD_LIMIT {
                 Ok(FrontStep::NeedMore)
             } else {
-                Err(http_connect::refuse(FrontRefusal::TooLong))
+                Err(http_head::refuse(FrontRefusal::TooLong))
             };
         };
-        match http_connect::parse(&window[..len])? {
-            http_connect::RequestHead::Page(page) => Ok(FrontStep::Page(page)),
-            http_connect::RequestHead::Connect(connect) => {
+        match http_head::parse(&window[..len], self.listener)? {
+            http_head::RequestHead::Page(page) => Ok(FrontStep::Page(page)),
+            http_head::RequestHead::Options(reply) => {
+                self.buffer.drain(..len);
+                // What came along may be the next head.
+                self.has_line = true;
+                Ok(FrontStep::Reply(reply))
+            }
+            http_head::RequestHead::Forward => {
+                Ok(self.finish(Request::Forward, Protocol::HttpForward, 0))
+            }
+            http_head::RequestHead::Connect(connect) => {
                 let allow = self.options.allow_private;
                 let target = FrontTarget::new(connect.host, connect.port, allow)
-                    .map_err(http_connect::refuse)?;
-                self.isolation = connect.credentials;
+                    .map_err(http_head::refuse)?;
+                self.marks = connect.marks;
                 Ok(self.finish(Request::Connect(target), Protocol::HttpConnect, len))
             }
         }
@@ -249,9 +279,18 @@ impl FrontParser {
     fn finish(&mut self, request: Request, protocol: Protocol, len: usize) -> FrontStep {
         FrontStep::Request(FrontRequest {
             request,
-            isolation: self.isolation.take(),
+            marks: core::mem::take(&mut self.marks),
             protocol,
             leftover: self.buffer.split_off(len),
         })
+    }
+}
+
+/// Tor's programs may send a user name whose beginning says how to read the rest (its proposal 351). Isolation alone is
+/// what credentials mean here in any case; a name of another format asks for something else, which is not done.
+fn has_isolation_alone(user: &[u8]) -> bool {
+    match user.strip_prefix(b"<torS0X>") {
+        Some(rest) => rest == b"0",
+        None => true,
     }
 }

@@ -231,6 +231,12 @@ fn http_refusals() {
             "400",
         ),
         (
+            "CONNECT a.example:80 HTTP/1.1\r\nTor-Stream-Isolation: 1\r\ntor-stream-isolation: 1\r\n\r\n"
+                .into(),
+            FrontRefusal::Malformed,
+            "400",
+        ),
+        (
             format!("CONNECT a.example:80 HTTP/1.1\r\na: {field}\r\n\r\n"),
             FrontRefusal::TooLong,
             "431",
@@ -273,11 +279,50 @@ fn other_http_verbs_get_an_explanation() {
     assert_eq!(status(&get), "501");
     let get = String::from_utf8(get).unwrap();
     assert!(get.contains("text/html") && get.contains("This is a Cepa proxy"));
-    assert!(!get.contains("plain HTTP proxy"));
-    let proxied = page("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n");
-    let proxied = String::from_utf8(proxied).unwrap();
-    assert!(proxied.contains("plain HTTP proxy") && proxied.contains("socks5h://"));
+    assert!(
+        get.contains("socks5h://") && get.contains("Cross-Origin-Resource-Policy: same-origin")
+    );
     let post = page("POST /x HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody");
     assert_eq!(status(&post), "501");
     assert!(page("HEAD / HTTP/1.1\r\n\r\n").ends_with(b"\r\n\r\n"));
+}
+
+#[test]
+fn a_web_page_learns_nothing() {
+    for method in ["GET", "HEAD", "POST", "OPTIONS", "PATCH"] {
+        for (target, fields) in [
+            ("/", "Host: evil.example:9350"),
+            ("/", "Host: localhost:9350\r\nOrigin: http://evil.example"),
+            ("/x", "Host: 127.0.0.1:9350\r\nSec-Fetch-Site: cross-site"),
+            ("*", "Host: [::1]:9350\r\nOrigin: null"),
+        ] {
+            let body = "Content-Length: 40\r\n\r\nCONNECT a.example:80 HTTP/1.1\r\n\r\n";
+            let text = format!("{method} {target} HTTP/1.1\r\n{fields}\r\n{body}");
+            let nothing = (FrontRefusal::WebPage, Vec::new());
+            assert_eq!(refused(text.as_bytes()), nothing, "{text}");
+        }
+    }
+}
+
+#[test]
+fn formats_of_user_names_that_mean_more_than_isolation_are_refused() {
+    let login = |user: &[u8]| {
+        let length = user.len() as u8;
+        let login = [
+            &[5, 1, 2, 1, length][..],
+            user,
+            &[1, b'x', 5, 1, 0, 1, 8, 8, 8, 8, 0, 80],
+        ];
+        talk(&login.concat()).end
+    };
+    for taken in ["<torS0X>0", "<torS0x>1", "anna", "<tor>"] {
+        assert!(
+            matches!(login(taken.as_bytes()), End::Request(_)),
+            "{taken}"
+        );
+    }
+    for other in ["<torS0X>", "<torS0X>1", "<torS0X>1object", "<torS0X>0x"] {
+        let refused = End::Refused(FrontRefusal::Format, vec![1, 1]);
+        assert_eq!(login(other.as_bytes()), refused, "{other}");
+    }
 }

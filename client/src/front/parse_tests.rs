@@ -289,7 +289,10 @@ fn every_variant_is_accepted_with_its_early_data() {
         for (bytes, replies, host, port, isolation, protocol) in accepted() {
             let request = FrontRequest {
                 request: Request::Connect(FrontTarget { host, port }),
-                isolation,
+                marks: Marks {
+                    credentials: isolation,
+                    ..Marks::default()
+                },
                 protocol,
                 leftover: early.to_vec(),
             };
@@ -372,6 +375,35 @@ fn names_and_addresses_are_asked_about_by_socks() {
         talk(ptr).end,
         End::Refused(FrontRefusal::Command, _)
     ));
+}
+
+#[test]
+fn requests_to_pass_on_are_handed_over_whole() {
+    for text in [
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nOrigin: http://b.example\r\n\r\n",
+        "POST https://a.example HTTP/1.0\r\n\r\nbody",
+        "OPTIONS http://a.example HTTP/1.1\r\n\r\n",
+    ] {
+        let End::Request(request) = talk(text.as_bytes()).end else {
+            panic!("{text}");
+        };
+        assert_eq!(request.request, Request::Forward);
+        assert_eq!(request.leftover, text.as_bytes());
+    }
+}
+
+#[test]
+fn options_are_told_and_a_request_may_follow() {
+    let options = "OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let talk =
+        talk(format!("{options}{options}CONNECT a.example:1 HTTP/1.1\r\n\r\nearly").as_bytes());
+    let replies = String::from_utf8(talk.replies).unwrap();
+    assert_eq!(replies.matches("Allow: CONNECT, OPTIONS\r\n").count(), 2);
+    let End::Request(request) = talk.end else {
+        panic!("{:?}", talk.end);
+    };
+    assert_eq!(request.protocol, Protocol::HttpConnect);
+    assert_eq!(request.leftover, b"early");
 }
 
 #[test]

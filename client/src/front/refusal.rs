@@ -24,6 +24,9 @@ pub enum FrontRefusal {
     /// SOCKS5: the application offers no method of authentication that the front end knows.
     #[error("no authentication method in common")]
     Method,
+    /// SOCKS5: the user name is of a format of Tor's extended authentication that asks for more than isolation.
+    #[error("the user name has a format that is not supported")]
+    Format,
     /// SOCKS: the command is BIND, UDP ASSOCIATE or unknown (S30).
     #[error("only CONNECT is supported")]
     Command,
@@ -42,6 +45,9 @@ pub enum FrontRefusal {
     /// The name is none of the DNS, so that no exit could look it up (docs/protocol.md, 5.3).
     #[error("{0}")]
     Special(SpecialName),
+    /// HTTP: a page in a browser may have made the request, and learns nothing: not even that it was heard.
+    #[error("a web page may have made the request")]
+    WebPage,
     /// The parser has given its answer already. This is an error of the caller.
     #[error("the request was complete already")]
     Finished,

@@ -1,5 +1,7 @@
 //! What the application is told, in the words of its own protocol (docs/front.md).
 
+use core::fmt;
+
 use cepa_common::cell::message::EndReason;
 
 use super::target::Protocol;
@@ -72,6 +74,21 @@ impl Failure {
         }
     }
 
+    /// What happened, for programs: the value of `Cepa-Failed`.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Refused => "exit/refused",
+            Self::HostUnreachable => "exit/unreachable",
+            Self::NetworkUnreachable => "local/no-circuit",
+            Self::NoConsensus => "local/no-consensus",
+            Self::NotAllowed => "exit/policy",
+            Self::Unresolvable => "exit/no-address",
+            Self::TimedOut => "network/timeout",
+            Self::Busy => "local/busy",
+            Self::GeneralFailure => "network/failed",
+        }
+    }
+
     /// What happened and what to try, for people.
     pub fn advice(self) -> &'static str {
         match self {
@@ -135,6 +152,8 @@ pub fn connected(protocol: Protocol) -> Vec<u8> {
         Protocol::Socks4 | Protocol::Socks4a => GRANT_SOCKS4.to_vec(),
         Protocol::Socks5 => socks5(0).to_vec(),
         Protocol::HttpConnect => b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
+        // The answer is the destination's.
+        Protocol::HttpForward => Vec::new(),
     }
 }
 
@@ -143,7 +162,7 @@ pub fn failed(protocol: Protocol, failure: Failure) -> Vec<u8> {
     match protocol {
         Protocol::Socks4 | Protocol::Socks4a => REJECT_SOCKS4.to_vec(),
         Protocol::Socks5 => socks5(failure.socks5_code()).to_vec(),
-        Protocol::HttpConnect => http_text(failure.http_status(), failure.advice()),
+        Protocol::HttpConnect | Protocol::HttpForward => Words::from(failure).to_bytes(),
     }
 }
 
@@ -152,46 +171,94 @@ pub(super) fn unsupported(protocol: Protocol) -> Vec<u8> {
     match protocol {
         Protocol::Socks4 | Protocol::Socks4a => REJECT_SOCKS4.to_vec(),
         Protocol::Socks5 => socks5(7).to_vec(),
-        Protocol::HttpConnect => http_text("501 Not Implemented", "Cepa does not do this."),
+        Protocol::HttpConnect | Protocol::HttpForward => not_here(),
     }
 }
 
-/// A complete HTTP response of plain text.
-pub(super) fn http_text(status: &str, text: &str) -> Vec<u8> {
-    http(status, "text/plain", &format!("{text}\n"), true)
+/// Fields of every response of the port's own: nothing keeps it, and no page may use it.
+pub(super) const OWN_FIELDS: [(&str, &str); 5] = [
+    ("Connection", "close"),
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+];
+
+/// A failure in the words of HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Words {
+    /// The status line without the version.
+    pub(super) status: &'static str,
+    /// What happened, for programs.
+    pub(super) failed: &'static str,
+    /// What happened and what to try, for people; one line with its end.
+    pub(super) text: String,
 }
 
-/// The page that explains what this port is. `proxied` is true for a request in the form that goes to HTTP proxies;
-/// `body` is false for HEAD.
-pub(super) fn page(proxied: bool, body: bool) -> Vec<u8> {
-    let hint = if proxied {
-        "<p>Your application asked for a page through this port as through a plain HTTP proxy. \
-         Cepa does not do that: set it to SOCKS (<code>socks5h://</code>) or to use HTTP \
-         CONNECT for every site.</p>"
-    } else {
-        ""
-    };
-    let html = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Cepa proxy</title>\
-         </head><body><h1>This is a Cepa proxy</h1>{hint}<p>It is not a website. It carries \
-         connections of applications through the Cepa network, and speaks SOCKS4, SOCKS4a, \
-         SOCKS5 and HTTP CONNECT. Set this address and port as the SOCKS proxy of your \
-         application, and let the proxy resolve names: \
-         <code>curl --proxy socks5h://address:port https://example.org/</code></p>\
-         </body></html>\n"
-    );
-    http("501 Not Implemented", "text/html", &html, body)
+impl Words {
+    pub(super) fn new(status: &'static str, failed: &'static str, text: impl fmt::Display) -> Self {
+        Self {
+            status,
+            failed,
+            text: format!("{text}\n"),
+        }
+    }
+
+    /// A complete response.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let failed = [("Cepa-Failed", self.failed)];
+        http(self.status, "text/plain", &failed, &self.text, true)
+    }
 }
 
-fn http(status: &str, kind: &str, text: &str, body: bool) -> Vec<u8> {
-    let len = text.len();
-    let text = if body { text } else { "" };
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {len}\r\n\
-         Connection: close\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
-         Content-Security-Policy: default-src 'none'\r\n\r\n{text}"
+impl From<Failure> for Words {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.http_status(), failure.code(), failure.advice())
+    }
+}
+
+/// The answer to a request for the port itself that it cannot do.
+pub(super) fn not_here() -> Vec<u8> {
+    Words::new(
+        "501 Not Implemented",
+        "request/method",
+        "This port is a proxy. It speaks SOCKS, HTTP CONNECT, and passes http:// requests on, nothing else.",
     )
-    .into_bytes()
+    .to_bytes()
+}
+
+/// The answer to OPTIONS, after which the connection stays open.
+pub(super) fn options() -> Vec<u8> {
+    b"HTTP/1.1 200 OK\r\nAllow: CONNECT, OPTIONS\r\nContent-Length: 0\r\nCache-Control: no-store\r\n\
+      Cross-Origin-Resource-Policy: same-origin\r\n\r\n"
+        .to_vec()
+}
+
+/// The page that explains what this port is. `body` is false for HEAD.
+pub(super) fn page(body: bool) -> Vec<u8> {
+    let html = "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Cepa proxy</title>\
+         </head><body><h1>This is a Cepa proxy</h1><p>It is not a website. It carries \
+         connections of applications through the Cepa network, and speaks SOCKS4, SOCKS4a, \
+         SOCKS5 and HTTP CONNECT; requests for http:// addresses it passes on. Set this address and port as the \
+         SOCKS proxy of your application, and let the proxy resolve names: \
+         <code>curl --proxy socks5h://address:port https://example.org/</code></p>\
+         </body></html>\n";
+    http("501 Not Implemented", "text/html", &[], html, body)
+}
+
+fn http(status: &str, kind: &str, more: &[(&str, &str)], text: &str, body: bool) -> Vec<u8> {
+    let len = text.len();
+    let mut response = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {len}\r\n"
+    );
+    for (name, value) in OWN_FIELDS.iter().chain(more) {
+        response += &format!("{name}: {value}\r\n");
+    }
+    response += "\r\n";
+    if body {
+        response += text;
+    }
+    response.into_bytes()
 }
 
 #[cfg(test)]
@@ -209,12 +276,15 @@ mod tests {
                 failure.http_status()
             );
             assert!(page.contains(&row), "docs/front.md lacks: {row}");
+            let row = format!("| {failure:?} | `{}` |", failure.code());
+            assert!(page.contains(&row), "docs/front.md lacks: {row}");
             assert_eq!(failed(Protocol::Socks5, failure)[1], failure.socks5_code());
             assert_eq!(failed(Protocol::Socks4, failure), REJECT_SOCKS4);
             let http =
                 String::from_utf8_lossy(&failed(Protocol::HttpConnect, failure)).into_owned();
             assert!(http.starts_with(&format!("HTTP/1.1 {}\r\n", failure.http_status())));
             assert!(http.ends_with(&format!("{}\n", failure.advice())));
+            assert!(http.contains(&format!("\r\nCepa-Failed: {}\r\n", failure.code())));
         }
     }
 

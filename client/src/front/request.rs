@@ -3,7 +3,7 @@
 use core::fmt;
 use std::net::IpAddr;
 
-use super::target::{Credentials, FrontTarget, Host, Protocol};
+use super::target::{FrontTarget, Host, Marks, Protocol};
 
 /// What an application asks for. Debug output hides destinations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub enum Request {
     Resolve(Host),
     /// The name of this address (RESOLVE_PTR, Tor's extension of SOCKS 5).
     ResolvePtr(Address),
+    /// A request for an `http://` address, whose head is at the front of [`FrontRequest::leftover`], still to be judged:
+    /// further ones may follow on the same connection, each for its own destination.
+    Forward,
 }
 
 /// An address that an application asks about. Debug output hides it.
@@ -31,8 +34,8 @@ impl fmt::Debug for Address {
 pub struct FrontRequest {
     /// What the application asks for.
     pub request: Request,
-    /// The credentials that keep this request's stream apart from others, if the application sent any.
-    pub isolation: Option<Credentials>,
+    /// What the application sent to have this request's stream kept apart from others.
+    pub marks: Marks,
     /// The protocol in which the application expects the answer.
     pub protocol: Protocol,
     /// Bytes that came behind the request: the first of the stream (S28).
@@ -43,7 +46,7 @@ impl fmt::Debug for FrontRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FrontRequest")
             .field("request", &self.request)
-            .field("isolation", &self.isolation)
+            .field("marks", &self.marks)
             .field("protocol", &self.protocol)
             .field("leftover", &format_args!("{} bytes", self.leftover.len()))
             .finish()

@@ -17,7 +17,7 @@ use super::accepted::FrontListener;
 use super::connection::Connection;
 use super::connector::{Connector, IsolationKey};
 use super::parse::FrontOptions;
-use super::target::Protocol;
+use super::target::{Marks, Protocol};
 
 /// Connections that wait for a place at once; further ones wait in the kernel's queue.
 const MOST_WAITING: usize = 64;
@@ -70,7 +70,7 @@ pub async fn serve<C: Connector>(
             match listener.accept().await {
                 Ok((stream, client)) => {
                     let isolation = IsolationKey {
-                        credentials: None,
+                        marks: Marks::default(),
                         protocol: Protocol::Socks5,
                         client,
                         listener: number,

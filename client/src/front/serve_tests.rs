@@ -19,6 +19,9 @@ use tokio::time::timeout;
 
 use super::*;
 
+#[path = "forward_tests.rs"]
+mod forward;
+
 const REQUEST: &[u8] = b"\x04\x01\x00\x50\x08\x08\x08\x08\x00";
 const GRANTED: &[u8] = &[0, 90, 0, 0, 0, 0, 0, 0];
 const REJECTED: &[u8] = &[0, 91, 0, 0, 0, 0, 0, 0];
@@ -432,7 +435,7 @@ async fn socks5_credentials_isolate() {
         .await
         .unwrap();
     let (request, answer) = front.next().await;
-    assert_eq!(request.isolation.credentials.unwrap().user, b"bob");
+    assert_eq!(request.isolation.marks.credentials.unwrap().user, b"bob");
     assert_eq!(request.target.host, Host::Name("a.example".into()));
     let (_far, _breaker) = grant(answer);
     expect(&mut app, &connected(Protocol::Socks5)).await;

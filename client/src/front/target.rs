@@ -19,6 +19,8 @@ pub enum Protocol {
     Socks5,
     /// HTTP CONNECT (RFC 9110, section 9.3.6).
     HttpConnect,
+    /// A request for an `http://` address, which is passed on (RFC 9112, section 3.2.2).
+    HttpForward,
 }
 
 /// The host that a stream should go to. Debug output hides it, because logs never hold destinations.
@@ -163,6 +165,30 @@ pub struct Credentials {
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credentials(…)")
+    }
+}
+
+/// What an application sends to have its streams kept apart from others. Debug output hides it.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Marks {
+    /// User and password.
+    pub credentials: Option<Credentials>,
+    /// The values of the HTTP fields `Tor-Stream-Isolation` and `X-Tor-Stream-Isolation`.
+    pub tokens: [Option<Vec<u8>>; 2],
+}
+
+impl From<Credentials> for Marks {
+    fn from(credentials: Credentials) -> Self {
+        Self {
+            credentials: Some(credentials),
+            ..Self::default()
+        }
+    }
+}
+
+impl fmt::Debug for Marks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Marks(…)")
     }
 }
 

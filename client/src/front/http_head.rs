@@ -1,10 +1,12 @@
-//! The head of an HTTP request. The request is a CONNECT, or the request of somebody who needs an explanation.
+//! The head of an HTTP request. The request is a CONNECT, one to pass on, or one for the port itself, which explains
+//! what it is.
 
-use data_encoding::BASE64;
+use core::net::IpAddr;
 
+use super::http_fields::{is_of_a_page, marks};
 use super::refusal::{FrontError, FrontRefusal};
-use super::reply;
-use super::target::{Credentials, Host};
+use super::reply::{self, Words};
+use super::target::{Host, Marks};
 
 /// The most header fields of a request. Real requests have about five.
 const MAX_HEADERS: usize = 64;
@@ -13,7 +15,11 @@ const MAX_HEADERS: usize = 64;
 pub(super) enum RequestHead {
     /// The head is a CONNECT.
     Connect(Connect),
-    /// The head has another verb. This is the page to send.
+    /// The head is that of a request to pass on.
+    Forward,
+    /// The head asks what the port can do. These bytes say it, and further requests may follow.
+    Options(Vec<u8>),
+    /// The head asks for something else of the port. This is the page to send before the connection is closed.
     Page(Vec<u8>),
 }
 
@@ -21,41 +27,51 @@ pub(super) enum RequestHead {
 pub(super) struct Connect {
     pub(super) host: Host,
     pub(super) port: u16,
-    pub(super) credentials: Option<Credentials>,
+    pub(super) marks: Marks,
 }
 
 /// Puts a refusal into the words of HTTP.
 pub(super) fn refuse(refusal: FrontRefusal) -> FrontError {
-    let why;
-    let (status, advice) = match refusal {
+    FrontError::new(refusal, words(refusal).to_bytes())
+}
+
+/// What HTTP says of a refusal.
+pub(super) fn words(refusal: FrontRefusal) -> Words {
+    let (status, failed, advice) = match refusal {
         FrontRefusal::TooLong => (
             "431 Request Header Fields Too Large",
+            "request/too-long",
             "The request's head must fit into 8192 bytes.",
         ),
         FrontRefusal::Private => (
             "403 Forbidden",
+            "request/private",
             "Private, loopback and link-local addresses are not reachable through Cepa. \
              Exempt them from the proxy in the application's settings.",
         ),
         FrontRefusal::Special(special) => {
-            why = format!("Cepa passes this name on to nobody: {special}.");
-            ("403 Forbidden", why.as_str())
+            let why = format!("Cepa passes this name on to nobody: {special}.");
+            return Words::new("403 Forbidden", "request/name", why);
         }
         FrontRefusal::Host => (
             "400 Bad Request",
+            "request/host",
             "The destination is neither an IP address nor a host name. \
              Write CONNECT host:port, an IPv6 address in brackets.",
         ),
         FrontRefusal::Port => (
             "400 Bad Request",
+            "request/port",
             "The destination has no valid port. Write CONNECT host:port.",
         ),
         _ => (
             "400 Bad Request",
-            "This is not a proxy request that Cepa understands. Write CONNECT host:port HTTP/1.1.",
+            "request/malformed",
+            "This is not a proxy request that Cepa understands. Write CONNECT host:port HTTP/1.1, \
+             or GET http://host/ HTTP/1.1.",
         ),
     };
-    FrontError::new(refusal, reply::http_text(status, advice))
+    Words::new(status, failed, advice)
 }
 
 /// Length of the head at the front of `bytes`, with its first empty line; `None` if the head is not complete.
@@ -69,8 +85,8 @@ pub(super) fn head_len(bytes: &[u8]) -> Option<usize> {
         })
 }
 
-/// Reads a request's head, which fills all of `bytes`.
-pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, FrontError> {
+/// Reads a request's head, which fills all of `bytes`. The connection came to the address `listener`.
+pub(super) fn parse(bytes: &[u8], listener: Option<IpAddr>) -> Result<RequestHead, FrontError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
@@ -81,25 +97,30 @@ pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, FrontError> {
     let (Some(method), Some(target)) = (request.method, request.path) else {
         return Err(refuse(FrontRefusal::Malformed));
     };
-    match method {
-        "CONNECT" => {
-            let (host, port) = authority(target).map_err(refuse)?;
-            let credentials = credentials(request.headers).map_err(refuse)?;
-            Ok(RequestHead::Connect(Connect {
-                host,
-                port,
-                credentials,
-            }))
-        }
-        "GET" | "HEAD" => {
-            let absolute = !target.starts_with('/');
-            Ok(RequestHead::Page(reply::page(absolute, method == "GET")))
-        }
-        _ => Ok(RequestHead::Page(reply::http_text(
-            "501 Not Implemented",
-            "This port is a proxy. It speaks SOCKS and HTTP CONNECT, nothing else.",
-        ))),
+    let fields: Vec<_> = request
+        .headers
+        .iter()
+        .map(|field| (field.name, field.value))
+        .collect();
+    if method == "CONNECT" {
+        let (host, port) = authority(target).map_err(refuse)?;
+        let marks = marks(&fields).map_err(refuse)?;
+        return Ok(RequestHead::Connect(Connect { host, port, marks }));
     }
+    if !target.starts_with('/') && target != "*" {
+        return Ok(RequestHead::Forward);
+    }
+    if is_of_a_page(&fields, listener) {
+        return Err(FrontError::new(FrontRefusal::WebPage, []));
+    }
+    let has_body = fields.iter().any(|(name, _)| {
+        ["content-length", "transfer-encoding"].contains(&name.to_ascii_lowercase().as_str())
+    });
+    Ok(match method {
+        "OPTIONS" if !has_body => RequestHead::Options(reply::options()),
+        "GET" | "HEAD" => RequestHead::Page(reply::page(method == "GET")),
+        _ => RequestHead::Page(reply::not_here()),
+    })
 }
 
 /// Reads `host:port` or `[address]:port`.
@@ -109,7 +130,7 @@ fn authority(text: &str) -> Result<(Host, u16), FrontRefusal> {
         Some(inner) => {
             let ip = inner.strip_suffix(']').ok_or(FrontRefusal::Host)?;
             let ip: std::net::Ipv6Addr = ip.parse().map_err(|_| FrontRefusal::Host)?;
-            std::net::IpAddr::from(ip).into()
+            IpAddr::from(ip).into()
         }
         // Without brackets nobody can say where an IPv6 address ends and the port begins.
         None if host.contains(':') => return Err(FrontRefusal::Host),
@@ -120,33 +141,4 @@ fn authority(text: &str) -> Result<(Host, u16), FrontRefusal> {
         return Err(FrontRefusal::Port);
     }
     Ok((host, port.parse().map_err(|_| FrontRefusal::Port)?))
-}
-
-/// Reads the user and password of `Proxy-Authorization: Basic`. A field that is not understood is refused: whoever
-/// sends it wants streams to be kept apart, and must not be left to believe that they are.
-fn credentials(headers: &[httparse::Header<'_>]) -> Result<Option<Credentials>, FrontRefusal> {
-    let mut fields = headers
-        .iter()
-        .filter(|h| h.name.eq_ignore_ascii_case("proxy-authorization"));
-    let Some(field) = fields.next() else {
-        return Ok(None);
-    };
-    if fields.next().is_some() {
-        return Err(FrontRefusal::Malformed);
-    }
-    basic(field.value).map(Some).ok_or(FrontRefusal::Malformed)
-}
-
-fn basic(value: &[u8]) -> Option<Credentials> {
-    let space = value.iter().position(|&b| b == b' ')?;
-    let (scheme, rest) = value.split_at(space);
-    if !scheme.eq_ignore_ascii_case(b"basic") {
-        return None;
-    }
-    let plain = BASE64.decode(rest.trim_ascii()).ok()?;
-    let colon = plain.iter().position(|&b| b == b':')?;
-    Some(Credentials {
-        user: plain[..colon].to_vec(),
-        password: plain[colon + 1..].to_vec(),
-    })
 }
