@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -212,6 +212,24 @@ impl SocketStream {
                 tcp.set_nodelay(true)?;
                 bound_unsent(tcp)
             }
+            Self::Given(_) => Ok(()),
+        }
+    }
+
+    /// Has the kernel ask the other side now and then, while nothing is said, whether it is still there: first after two
+    /// minutes, then every half minute. After four questions without an answer the connection fails. A side that has
+    /// crashed, or that a firewall has forgotten, says nothing by itself, and would be waited for without end.
+    ///
+    /// # Errors
+    /// The system's error, which comes for connections that are gone already.
+    pub fn keep_alive(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => SockRef::from(tcp).set_tcp_keepalive(
+                &TcpKeepalive::new()
+                    .with_time(Duration::from_secs(120))
+                    .with_interval(Duration::from_secs(30))
+                    .with_retries(4),
+            ),
             Self::Given(_) => Ok(()),
         }
     }

@@ -323,8 +323,9 @@ impl<'a> Dials<'a> {
             fates.on_beaten(won.other(), now);
         }
         self.on_silent_servers();
-        // The call fails only on a connection that is gone already; reading will show that.
+        // The calls fail only on a connection that is gone already; reading will show that.
         let _ = stream.tune();
+        let _ = stream.keep_alive();
         stream
     }
 

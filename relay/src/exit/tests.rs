@@ -192,7 +192,15 @@ async fn names_and_addresses_are_reached() {
         name("alias.example"),
     ] {
         let stream = exit.connect(&host, port, origin()).await.unwrap();
-        assert!(matches!(stream, SocketStream::Tcp(tcp) if tcp.nodelay().unwrap()));
+        let SocketStream::Tcp(tcp) = stream else {
+            panic!("this machine's TCP");
+        };
+        assert!(tcp.nodelay().unwrap());
+        let socket = socket2::SockRef::from(&tcp);
+        assert!(socket.keepalive().unwrap(), "a dead destination is noticed");
+        assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 120);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 30);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
         listener.accept().await.unwrap();
     }
 }
