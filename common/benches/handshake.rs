@@ -33,7 +33,7 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         let mut rng = StdRng::seed_from_u64(1);
-        let keys = [OnionKeypair::generate(Suite::Aes256Gcm, &mut rng)];
+        let keys = [OnionKeypair::generate(Suite::Aes256Gcm, &mut rng).unwrap()];
         let ctx = HandshakeContext {
             network: NetworkId([1; 32]),
             relay: RelayId([2; 32]),

@@ -140,7 +140,7 @@ fn client_open(times: u32) {
 
 fn shake(times: u32, finish: bool) {
     let mut rng = rng();
-    let keys = [OnionKeypair::generate(SUITE, &mut rng)];
+    let keys = [OnionKeypair::generate(SUITE, &mut rng).unwrap()];
     let ctx = HandshakeContext {
         network: NetworkId([1; 32]),
         relay: RelayId([2; 32]),

@@ -37,7 +37,7 @@ fn circuit(suite: Suite, hops: u8, rng: &mut StdRng) -> (ClientLayers, Vec<Relay
     let mut relays = Vec::new();
     for hop in 0..hops {
         let relay = RelayId([hop; 32]);
-        let onion = OnionKeypair::generate(suite, rng);
+        let onion = OnionKeypair::generate(suite, rng).unwrap();
         let context = HandshakeContext {
             network,
             relay,

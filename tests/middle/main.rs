@@ -235,8 +235,9 @@ impl Stage {
         let named = named.filter_map(|name| name.into_string().ok());
         let onion =
             named.filter(|name| name.starts_with("onion-") && name.ends_with(entry.suite.name()));
-        let onion =
-            onion.map(|name| OnionKeypair::from_bytes(entry.suite, &load(&name, KeyKind::Onion)));
+        let onion = onion.map(|name| {
+            OnionKeypair::from_bytes(entry.suite, &load(&name, KeyKind::Onion)).unwrap()
+        });
         let onion = onion
             .into_iter()
             .find(|key| key.public().key == entry.onion_key)

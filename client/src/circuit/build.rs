@@ -564,7 +564,7 @@ mod tests {
     /// left of the relay's layers.
     async fn answered(early: usize) -> (Builder, Entry, RelayBackward) {
         let suite = Suite::Aes256Gcm;
-        let onion = OnionKeypair::generate(suite, &mut random::rng());
+        let onion = OnionKeypair::generate(suite, &mut random::rng()).unwrap();
         let mut entry = web_entry(1, Flags::NONE, 1);
         (entry.suite, entry.onion_key) = (suite, onion.public().key);
         let budget = Budget::unlimited();

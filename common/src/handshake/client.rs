@@ -2,12 +2,12 @@
 
 use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, ML_KEM_768};
 use rand_core::CryptoRng;
-use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::error::HandshakeError;
 use super::keys::OnionPublicKey;
 use super::params::{ClientParams, RelayParams};
 use super::schedule::{self, Schedule, Sealed, Transcript};
+use super::x25519::SecretKey;
 use super::{AUTH_LEN, CLIENT_MESSAGE_LEN, CT_LEN, EK_LEN, POINT_LEN, REPLY_LEN};
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::HopKeys;
@@ -27,7 +27,7 @@ pub struct HandshakeContext {
 /// A handshake that waits for the relay's reply. Each serves once and is erased when it is dropped.
 pub struct ClientHandshake {
     offered: ClientParams,
-    x: StaticSecret,
+    x: SecretKey,
     /// The secret X·b, between the client's ephemeral key and the relay's onion key.
     fixed: Secret<32>,
     kem: DecapsulationKey,
@@ -56,26 +56,25 @@ impl ClientHandshake {
             .ok()
             .and_then(|bytes| bytes.as_ref().try_into().ok())
             .ok_or(HandshakeError::Library)?;
-        Self::start_with(ctx, params, StaticSecret::random_from_rng(rng), kem, &ek)
+        Self::start_with(ctx, params, SecretKey::draw(rng)?, kem, &ek)
     }
 
     /// Starts a handshake like [`ClientHandshake::start`], but with ephemeral keys that the caller gives.
     pub(super) fn start_with(
         ctx: &HandshakeContext,
         params: ClientParams,
-        x: StaticSecret,
+        x: SecretKey,
         kem: DecapsulationKey,
         ek: &[u8; EK_LEN],
     ) -> Result<(Self, [u8; CLIENT_MESSAGE_LEN]), HandshakeError> {
         params.check()?;
-        let point = PublicKey::from(&x).to_bytes();
-        let fixed = schedule::agree(&x, &ctx.onion.key)?;
-        let t1 = schedule::client_transcript(&ctx.network, &ctx.relay, &ctx.onion, &point, ek);
+        let fixed = x.agree(&ctx.onion.key)?;
+        let t1 = schedule::client_transcript(&ctx.network, &ctx.relay, &ctx.onion, x.point(), ek);
         let c1 = schedule::seal(&schedule::client_key(&fixed, &t1)?, &t1, &params.encode())?;
 
         let mut message = [0; CLIENT_MESSAGE_LEN];
         let mut rest = &mut message[..];
-        for part in [&ctx.onion.key[..], &point, ek, &c1] {
+        for part in [&ctx.onion.key[..], x.point(), ek, &c1] {
             let (place, behind) = rest.split_at_mut(part.len());
             place.copy_from_slice(part);
             rest = behind;
@@ -99,7 +98,7 @@ impl ClientHandshake {
     /// [`HandshakeError`] if the reply is not good; the caller then destroys the circuit (protocol.md 3.14).
     pub fn finish(self, reply: &[u8; REPLY_LEN]) -> Result<(HopKeys, RelayParams), HandshakeError> {
         let Reply { y, ct, c2, auth } = Reply::split(reply).ok_or(HandshakeError::Library)?;
-        let ephemeral = schedule::agree(&self.x, y)?;
+        let ephemeral = self.x.agree(y)?;
         let shared = self
             .kem
             .decapsulate(Ciphertext::from(&ct[..]))

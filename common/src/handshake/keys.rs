@@ -4,8 +4,9 @@ use core::fmt;
 
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
-use x25519_dalek::{PublicKey, StaticSecret};
 
+use super::error::HandshakeError;
+use super::x25519::SecretKey;
 use crate::onion::Suite;
 use crate::secret::Secret;
 
@@ -32,33 +33,32 @@ impl fmt::Debug for OnionPublicKey {
 /// A relay's onion key with its secret. The type is neither `Clone` nor `Debug`, and the secret is erased on drop.
 pub struct OnionKeypair {
     public: OnionPublicKey,
-    secret: StaticSecret,
+    secret: SecretKey,
 }
 
 impl OnionKeypair {
     /// Makes a fresh key.
-    pub fn generate(suite: Suite, rng: &mut impl CryptoRng) -> Self {
-        Self::from_static(suite, StaticSecret::random_from_rng(rng))
+    ///
+    /// # Errors
+    /// [`HandshakeError::Library`] if the cryptographic library fails.
+    pub fn generate(suite: Suite, rng: &mut impl CryptoRng) -> Result<Self, HandshakeError> {
+        Ok(Self::new(suite, SecretKey::draw(rng)?))
     }
 
-    /// The key with the bytes that [`OnionKeypair::secret_bytes`] returned.
-    pub fn from_bytes(suite: Suite, secret: &Secret<32>) -> Self {
-        Self::from_static(suite, StaticSecret::from(*secret.expose()))
+    /// The key of a secret that its owner keeps on disk. Any 32 bytes are one.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Library`] if the cryptographic library fails.
+    pub fn from_bytes(suite: Suite, secret: &Secret<32>) -> Result<Self, HandshakeError> {
+        Ok(Self::new(suite, SecretKey::from_bytes(secret)?))
     }
 
-    fn from_static(suite: Suite, secret: StaticSecret) -> Self {
-        let key = PublicKey::from(&secret).to_bytes();
+    fn new(suite: Suite, secret: SecretKey) -> Self {
+        let key = *secret.point();
         Self {
             public: OnionPublicKey { suite, key },
             secret,
         }
-    }
-
-    /// The secret half, which the caller keeps on disk.
-    pub fn secret_bytes(&self) -> Secret<32> {
-        let mut bytes = Secret::zeroed();
-        bytes.expose_mut().copy_from_slice(self.secret.as_bytes());
-        bytes
     }
 
     /// The public half, which the relay publishes.
@@ -66,7 +66,7 @@ impl OnionKeypair {
         self.public
     }
 
-    pub(super) fn secret(&self) -> &StaticSecret {
+    pub(super) fn secret(&self) -> &SecretKey {
         &self.secret
     }
 }

@@ -18,6 +18,7 @@ mod schedule;
 mod tests;
 #[cfg(test)]
 mod vectors;
+mod x25519;
 
 use crate::cell::SLOT_LEN;
 

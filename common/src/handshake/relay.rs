@@ -4,12 +4,12 @@ use core::borrow::Borrow;
 
 use aws_lc_rs::kem::{EncapsulationKey, ML_KEM_768};
 use rand_core::CryptoRng;
-use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::error::HandshakeError;
 use super::keys::OnionKeypair;
 use super::params::{ClientParams, RelayParams};
 use super::schedule::{self, Schedule, Sealed};
+use super::x25519::SecretKey;
 use super::{CLIENT_MESSAGE_LEN, CT_LEN, EK_LEN, POINT_LEN, REPLY_LEN};
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::{HopKeys, Suite};
@@ -30,7 +30,7 @@ pub fn respond(
     reply: RelayParams,
     rng: &mut impl CryptoRng,
 ) -> Result<(Suite, HopKeys, [u8; REPLY_LEN], ClientParams), HandshakeError> {
-    let ephemeral = || StaticSecret::random_from_rng(rng);
+    let ephemeral = || SecretKey::draw(rng);
     respond_with(network, relay, keys, message, reply, ephemeral, encapsulate)
 }
 
@@ -57,7 +57,7 @@ pub(super) fn respond_with(
     keys: &[impl Borrow<OnionKeypair>],
     message: &[u8; CLIENT_MESSAGE_LEN],
     reply: RelayParams,
-    ephemeral: impl FnOnce() -> StaticSecret,
+    ephemeral: impl FnOnce() -> Result<SecretKey, HandshakeError>,
     encapsulate: impl FnOnce(&[u8; EK_LEN]) -> Result<Encapsulated, HandshakeError>,
 ) -> Result<(Suite, HopKeys, [u8; REPLY_LEN], ClientParams), HandshakeError> {
     reply.check()?;
@@ -69,7 +69,7 @@ pub(super) fn respond_with(
         .ok_or(HandshakeError::UnknownOnionKey)?;
 
     // Only one multiplication comes before the check of the client's seal. The costly rest comes behind both (S9).
-    let fixed = schedule::agree(onion.secret(), x)?;
+    let fixed = onion.secret().agree(x)?;
     let t1 = schedule::client_transcript(network, relay, &onion.public(), x, ek);
     let params = schedule::open(&schedule::client_key(&fixed, &t1)?, &t1, c1)
         .ok_or(HandshakeError::WrongKey)?;
@@ -79,10 +79,10 @@ pub(super) fn respond_with(
     }
 
     let (ct, kem) = encapsulate(ek)?;
-    let secret = ephemeral();
-    let y = PublicKey::from(&secret).to_bytes();
-    let shared = schedule::agree(&secret, x)?;
-    let t2 = schedule::full_transcript(&t1, c1, &y, &ct);
+    let secret = ephemeral()?;
+    let y = secret.point();
+    let shared = secret.agree(x)?;
+    let t2 = schedule::full_transcript(&t1, c1, y, &ct);
     let schedule = Schedule::new(&shared, &fixed, &kem, &t2)?;
     let (c2, auth) = schedule.seal_reply(&t2, &reply.encode())?;
 

@@ -8,7 +8,6 @@ use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroize;
 
 use super::error::HandshakeError;
@@ -70,20 +69,6 @@ pub(super) fn full_transcript(
 fn length(sealed: &Sealed) -> [u8; 2] {
     const { assert!(SEALED_LEN <= u16::MAX as usize) };
     (sealed.len() as u16).to_be_bytes()
-}
-
-/// Computes a Diffie-Hellman secret and refuses it if it is zero (protocol.md 3.3).
-pub(super) fn agree(
-    secret: &StaticSecret,
-    point: &[u8; POINT_LEN],
-) -> Result<Secret<32>, HandshakeError> {
-    let shared = secret.diffie_hellman(&PublicKey::from(*point));
-    if !shared.was_contributory() {
-        return Err(HandshakeError::BadPoint);
-    }
-    let mut bytes = Secret::zeroed();
-    bytes.expose_mut().copy_from_slice(shared.as_bytes());
-    Ok(bytes)
 }
 
 /// Computes k1, the key of the client's parameters (protocol.md 3.6).

@@ -9,6 +9,7 @@ use sha2::Sha256;
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::relay::respond_with;
+use super::x25519::SecretKey;
 use super::*;
 use crate::ids::{NetworkId, RelayId};
 use crate::onion::{HopKeys, Suite};
@@ -32,7 +33,7 @@ impl Vector<'_> {
     }
 
     fn onion(&self) -> OnionKeypair {
-        OnionKeypair::from_bytes(self.suite(), &Secret::new(self.bytes("b")))
+        OnionKeypair::from_bytes(self.suite(), &Secret::new(self.bytes("b"))).unwrap()
     }
 
     fn context(&self) -> HandshakeContext {
@@ -45,7 +46,7 @@ impl Vector<'_> {
 
     fn start(&self) -> (ClientHandshake, [u8; CLIENT_MESSAGE_LEN]) {
         let kem = DecapsulationKey::new(&ML_KEM_768, &self.bytes::<2400>("dk")).unwrap();
-        let x = StaticSecret::from(self.bytes("x"));
+        let x = SecretKey::from_bytes(&Secret::new(self.bytes("x"))).unwrap();
         let ek = self.bytes("ek");
         ClientHandshake::start_with(&self.context(), ClientParams::default(), x, kem, &ek).unwrap()
     }
@@ -56,7 +57,7 @@ impl Vector<'_> {
     ) -> Result<(HopKeys, [u8; REPLY_LEN]), HandshakeError> {
         let ctx = self.context();
         let params = RelayParams::decode(&self.bytes("relay_params")).unwrap();
-        let y = || StaticSecret::from(self.bytes("y"));
+        let y = || SecretKey::from_bytes(&Secret::new(self.bytes("y")));
         let kem = |ek: &[u8; EK_LEN]| {
             assert_eq!(*ek, self.bytes("ek"));
             Ok((self.bytes("ct"), Secret::new(self.bytes("kem"))))
@@ -179,10 +180,16 @@ fn the_relay_answers_what_the_reference_does() {
 fn every_step_of_the_key_schedule_is_the_references() {
     each(|vector| {
         let ctx = vector.context();
-        let [x, y, b] = ["x", "y", "b"].map(|name| StaticSecret::from(vector.bytes(name)));
-        let point = |secret| PublicKey::from(secret).to_bytes();
-        let fixed = schedule::agree(&b, &point(&x)).unwrap();
-        let ephemeral = schedule::agree(&y, &point(&x)).unwrap();
+        let [x, y, b] = ["x", "y", "b"].map(|name| {
+            let (bytes, key) = (Secret::new(vector.bytes(name)), vector.bytes(name));
+            let key = PublicKey::from(&StaticSecret::from(key)).to_bytes();
+            let secret = SecretKey::from_bytes(&bytes).unwrap();
+            assert_eq!(*secret.point(), key, "{name}, by another library");
+            secret
+        });
+        let point = |secret: &SecretKey| *secret.point();
+        let fixed = b.agree(&point(&x)).unwrap();
+        let ephemeral = y.agree(&point(&x)).unwrap();
         assert_eq!(*fixed.expose(), vector.bytes("xb"));
         assert_eq!(*ephemeral.expose(), vector.bytes("xy"));
         let ek = vector.bytes("ek");

@@ -6,12 +6,14 @@
 //! somebody may still use.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cepa_common::dir::{Params, UnixSecs};
 use cepa_common::handshake::OnionKeypair;
 use cepa_common::onion::Suite;
+use cepa_common::secret::Secret;
 use cepa_common::state::{KeyKind, StateError, Trust, create_key, erase_key, load_key, record};
 use cepa_common::world::Disk;
 use rand::CryptoRng;
@@ -86,7 +88,7 @@ impl OnionRing {
                 }
                 Err(error) => return Err(error),
             };
-            let key = OnionKeypair::from_bytes(suite, &secret);
+            let key = keypair(suite, &secret, &path)?;
             let mut of_key =
                 KeyTimes::new(generation, suite, key.public().key, born(disk, &path, now));
             if let Some(known) = known.remove(&generation) {
@@ -168,7 +170,7 @@ impl OnionRing {
         let (generation, suite) = (self.schedule.next_generation(), self.options.suite);
         let path = self.options.dir.join(name(generation, suite));
         let secret = create_key(&self.disk, &path, KeyKind::Onion, rng)?;
-        let key = OnionKeypair::from_bytes(suite, &secret);
+        let key = keypair(suite, &secret, &path)?;
         self.schedule.add(generation, suite, key.public().key, now);
         self.keys.insert(generation, (path, Arc::new(key)));
         Ok(())
@@ -206,6 +208,12 @@ impl Times {
 }
 
 /// Reads the record, and says what is wrong with it if the relay can go on all the same.
+/// The key whose secret is in the file at `path`.
+fn keypair(suite: Suite, secret: &Secret<32>, path: &Path) -> Result<OnionKeypair, StateError> {
+    OnionKeypair::from_bytes(suite, secret)
+        .map_err(|error| StateError::io("compute with the key in", path, io::Error::other(error)))
+}
+
 fn read_record(disk: &Disk, path: &Path) -> Result<(Record, Option<RelayEvent>), StateError> {
     let (body, trouble) = match record::load(disk, path, RECORD_KIND, MAX_RECORD_BYTES) {
         Ok(Some((body, record::Generation::Current))) => (body, None),
