@@ -95,8 +95,8 @@ fn hourly() -> BTreeMap<String, u32> {
     params
 }
 
-/// What happened while a client that nobody uses was up for a day.
-async fn day() -> Vec<Event> {
+/// What happened while a client that nobody uses was up for a day, and how many circuits it built.
+async fn day() -> (Vec<Event>, u64) {
     let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, BTreeMap::new());
     let names = Arc::new(CountedNames(AtomicUsize::new(0)));
     let (file, relays) = relays(&network, hourly(), &names).await;
@@ -105,13 +105,14 @@ async fn day() -> Vec<Event> {
     let options = client_options(&file, network.world(address(CLIENT)));
     let client = at(CLIENT, Client::bootstrap(options)).await.unwrap();
     tokio::time::sleep(24 * HOUR).await;
+    let built = client.circuits().counts().built;
     stop(client, relays).await;
-    network.log()
+    (network.log(), built)
 }
 
 #[test]
 fn in_a_day_a_client_dials_its_guards_and_whom_the_networks_file_names() {
-    let log = SIMULATION.run(7, Box::pin(day())).unwrap();
+    let (log, built) = SIMULATION.run(7, Box::pin(day())).unwrap();
     let dialled = log
         .iter()
         .filter(|event| event.host == address(CLIENT) && event.kind == EventKind::Dial);
@@ -121,6 +122,11 @@ fn in_a_day_a_client_dials_its_guards_and_whom_the_networks_file_names() {
     assert!(!relays.is_empty(), "the client has guards");
     // There are three primary guards, and none failed.
     assert!(relays.len() <= 3, "these relays saw the client: {relays:?}");
+    // Whoever builds more circuits than it uses lets more relays see it, and costs the network handshakes.
+    assert!(
+        built <= 24,
+        "a client that nobody uses built {built} circuits"
+    );
 }
 
 /// How many look-ups exits made for a stream without first bytes, for one with them, and for special names.

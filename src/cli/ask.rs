@@ -125,11 +125,12 @@ fn lines(status: &Status) -> Vec<String> {
         lines.push(format!("guard      {name} {identity} {}", guard.health));
     }
     lines.push(format!(
-        "circuits   {} ready for streams, {} unused; {} with a second leg; {} open",
+        "circuits   {} ready for streams, {} unused; {} with a second leg; {} open; {} built so far",
         status.circuits,
         status.clean,
         status.paired,
-        Count(status.streams, "stream")
+        Count(status.streams, "stream"),
+        status.built
     ));
     lines.extend(
         status
@@ -212,6 +213,7 @@ mod tests {
             }],
             circuits: 4,
             clean: 2,
+            built: 31,
             paired: 1,
             streams: 7,
             alarms: vec!["two consensuses".to_owned()],

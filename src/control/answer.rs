@@ -73,6 +73,8 @@ pub struct Status {
     pub circuits: usize,
     /// How many of these circuits have carried no stream yet.
     pub clean: usize,
+    /// Number of circuits that were built since the start.
+    pub built: u64,
     /// Circuits whose streams have a second leg.
     #[serde(default)]
     pub paired: usize,

@@ -119,6 +119,7 @@ fn status(client: &Client) -> Status {
         guards: guards.collect(),
         circuits: counts.ready,
         clean: counts.clean,
+        built: counts.built,
         paired: counts.paired,
         streams: counts.streams,
         alarms: words(alarms),

@@ -278,14 +278,16 @@ impl Builder {
     /// The machine of the circuit's streams, with what was agreed with the last hop.
     pub(super) fn mux(&self) -> Result<Mux<Opener>, BuildError> {
         let params = self.params.ok_or(BuildError::Length)?;
-        Ok(Mux::new(MuxConfig {
+        let mut mux = Mux::new(MuxConfig {
             control: Box::new(Vegas::new(
                 self.pacing.congestion_control(params.circuit_window_cells),
             )),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
             budget: self.budget.clone(),
-        }))
+        });
+        mux.confirm();
+        Ok(mux)
     }
 
     pub(super) fn last_hop(&self) -> HopIndex {

@@ -55,6 +55,8 @@ pub struct Counts {
     pub paired: usize,
     /// Number of open streams, those of retired circuits included.
     pub streams: usize,
+    /// Number of circuits that were built since the client started.
+    pub built: u64,
 }
 
 /// Who may use a circuit.
@@ -93,6 +95,8 @@ pub(super) struct Shelf<C> {
     circuits: Vec<Held<C>>,
     /// How many new identities there were. A circuit of an earlier identity takes no new stream.
     generation: u64,
+    /// Number of circuits that were taken in.
+    built: u64,
     closed: bool,
 }
 
@@ -101,6 +105,7 @@ impl<C: Shelved> Shelf<C> {
         Self {
             circuits: Vec::new(),
             generation: 0,
+            built: 0,
             closed: false,
         }
     }
@@ -120,6 +125,7 @@ impl<C: Shelved> Shelf<C> {
     pub(super) fn hold(&mut self, circuit: Arc<C>, owner: Option<Owner>) {
         // A circuit for a stream that is about to be opened is held even if it takes no other stream, because it must
         // be looked after.
+        self.built += 1;
         let is_stale = circuit.generation() != self.generation && owner.is_none();
         if self.closed || is_stale {
             circuit.close();
@@ -229,7 +235,10 @@ impl<C: Shelved> Shelf<C> {
 
     /// How many circuits and streams there are.
     pub(super) fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+        let mut counts = Counts {
+            built: self.built,
+            ..Counts::default()
+        };
         for held in self.circuits.iter().filter(|held| !held.circuit.is_lost()) {
             counts.streams += held.circuit.open_streams();
             counts.paired += usize::from(held.circuit.legs() > 1);

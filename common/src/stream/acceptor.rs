@@ -125,6 +125,8 @@ impl Mux<Acceptor> {
                     counted |= self.on_stream(now, id, message)?;
                 }
                 Outward::Flow(message) => marks += self.on_flow(leg, now, message)?,
+                // The circuit was confirmed when the cell opened.
+                Outward::Padding => counted = true,
                 Outward::Leg(LegMessage::Link { secret, leg }) => {
                     if counted || link.is_some() || self.set.is_some() {
                         return Err(Violation::Linking);

@@ -50,6 +50,12 @@ pub trait LegWords: Default + Send {
     /// Says LINK or LINKED, if there is room for it.
     fn pack_link(&mut self, leg: LegId, packer: &mut Packer<'_>) -> Result<(), NoRoom>;
 
+    /// Must something be said, whatever it is?
+    fn is_word_due(&self) -> bool;
+
+    /// Something is being said.
+    fn on_said(&mut self);
+
     /// Is there anything else to say that no window counts?
     fn has_uncounted(&self) -> bool;
 
@@ -202,6 +208,8 @@ pub struct OpenerWords {
     pub(super) unlink: Option<LegId>,
     /// ASK: what has the other end seen?
     pub(super) ask: bool,
+    /// The other end must hear something, so that it knows that this end holds the keys.
+    pub(super) confirm: bool,
 }
 
 impl LegWords for OpenerWords {
@@ -219,6 +227,14 @@ impl LegWords for OpenerWords {
         }
         self.link = None;
         Ok(())
+    }
+
+    fn is_word_due(&self) -> bool {
+        self.confirm
+    }
+
+    fn on_said(&mut self) {
+        self.confirm = false;
     }
 
     fn has_uncounted(&self) -> bool {
@@ -264,6 +280,12 @@ impl LegWords for AcceptorWords {
         self.linked = false;
         Ok(())
     }
+
+    fn is_word_due(&self) -> bool {
+        false
+    }
+
+    fn on_said(&mut self) {}
 
     fn has_uncounted(&self) -> bool {
         self.asked

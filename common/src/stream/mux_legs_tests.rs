@@ -239,3 +239,14 @@ proptest! {
         prop_assert!(set.client.ids.is_empty() && set.relay.ids.is_empty());
     }
 }
+
+#[test]
+fn a_leg_takes_no_padding() {
+    let mut set = Set::new();
+    let mut payload = [0; PAYLOAD_LEN];
+    let mut packer = Packer::new(&mut payload);
+    packer.padding().unwrap();
+    packer.finish();
+    let read = set.relay.on_outward(LegId::FIRST, set.now, &payload);
+    assert!(matches!(read, Err(Violation::Linking)), "{read:?}");
+}

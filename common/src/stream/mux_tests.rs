@@ -16,6 +16,8 @@ use crate::limits::QUESTIONS_PER_CIRCUIT;
 use crate::stream::end::{BeginStep, Beginning};
 use crate::stream::{Acceptor, Opener, Request, StreamTarget, Violation};
 
+#[path = "mux_confirm_tests.rs"]
+mod confirm;
 #[path = "mux_credit_tests.rs"]
 mod credit;
 #[path = "mux_legs_tests.rs"]

@@ -89,6 +89,14 @@ impl Mux<Opener> {
         streams.any(|stream| !stream.closed && !stream.opening.may_receive())
     }
 
+    /// The next payload is due at once, whatever is in it: until the other end has opened one, it takes the circuit for
+    /// half-open and soon ends it (7.3).
+    pub fn confirm(&mut self) {
+        if let Some(leg) = self.leg_mut(LegId::FIRST) {
+            leg.words.confirm = true;
+        }
+    }
+
     // ---- legs -------------------------------------------------------------------
 
     /// Makes the circuit the first leg of a set with this secret. `false` when it is one already, or gone.

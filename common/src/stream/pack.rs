@@ -79,7 +79,8 @@ impl<E: StreamEnd> Mux<E> {
     fn may_say(&self, leg: &Leg<E>) -> bool {
         let fresh = !(self.ready.is_empty() && self.windows_due.is_empty());
         let Some(set) = self.set.as_ref().filter(|set| set.numbers_out) else {
-            return !self.windows_due.is_empty() || fresh && leg.send.is_open();
+            let says = fresh || leg.words.is_word_due();
+            return !self.windows_due.is_empty() || says && leg.send.is_open();
         };
         let any = set.first_again().is_some() || fresh && set.has_room();
         let is_open = |leg: &Leg<E>| leg.is_usable() && leg.send.is_open();
@@ -105,10 +106,15 @@ impl<E: StreamEnd> Mux<E> {
     ) {
         self.pack_windows(packer);
         self.drop_idle();
-        if !self.ready.is_empty() && leg.send.is_open() {
+        let pads = self.ready.is_empty() && leg.words.is_word_due();
+        if (pads || !self.ready.is_empty()) && leg.send.is_open() {
             let mark = leg.send.is_mark_due().then(|| pack_mark(packer, rng));
+            if pads {
+                let _ = packer.padding();
+            }
             self.pack_streams(packer, now, leg.send.sent() + 1);
             leg.send.on_sent(now, mark);
+            leg.words.on_said();
         }
     }
 
@@ -129,6 +135,7 @@ impl<E: StreamEnd> Mux<E> {
         let mark = leg.send.may_mark().then(|| pack_mark(packer, rng));
         leg.send.on_sent(now, mark);
         leg.linked = !leg.joined || E::Words::LINKS_AT_ONCE;
+        leg.words.on_said();
         if !set.numbers_out {
             set.numbers_out = true;
             set.before = leg.send.sent();

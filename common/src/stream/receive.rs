@@ -45,6 +45,7 @@ pub(super) enum Kind<'a> {
     Leg(LegMessage<'a>),
     Truncated(DestroyReason),
     Extend,
+    Padding,
 }
 
 pub(super) trait Classify: Copy {
@@ -69,6 +70,7 @@ impl Classify for Outward<'_> {
             Self::Flow(message) => Kind::Flow(message),
             Self::Leg(message) => Kind::Leg(message),
             Self::Extend { .. } => Kind::Extend,
+            Self::Padding => Kind::Padding,
         }
     }
 }
@@ -118,6 +120,7 @@ impl<E: StreamEnd> Mux<E> {
                 Kind::Flow(message) => aside.marks += self.on_flow(leg, now, message)?,
                 Kind::Truncated(reason) => aside.truncated = Some(reason),
                 Kind::Extend => return Err(Violation::Extend),
+                Kind::Padding => return Err(Violation::Linking),
                 Kind::Leg(message) => self.on_leg_message(leg, now, message, &mut aside, on_leg)?,
             }
         }

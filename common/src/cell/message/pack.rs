@@ -142,6 +142,11 @@ impl<'a> Packer<'a> {
         }
     }
 
+    /// Adds PADDING.
+    pub fn padding(&mut self) -> Result<(), NoRoom> {
+        self.push(kind::PADDING, None, &[])
+    }
+
     /// Adds TRUNCATED.
     pub fn truncated(&mut self, reason: DestroyReason) -> Result<(), NoRoom> {
         self.push(kind::TRUNCATED, None, &[&[reason.code()]])

@@ -60,6 +60,8 @@ pub enum Outward<'a> {
     Stream(StreamId, StreamMessage<'a>),
     /// MARK or ACK.
     Flow(FlowMessage),
+    /// PADDING: says nothing, but that the client holds the circuit's keys.
+    Padding,
     /// A message about the circuit as a leg of a set: any of them but LINKED.
     Leg(LegMessage<'a>),
 }
@@ -122,6 +124,10 @@ impl<'a> Decode<'a> for Outward<'a> {
                 Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))
             }
             kind::MARK | kind::ACK => Ok(Self::Flow(decode_flow(k, stream, data)?)),
+            kind::PADDING => {
+                empty(data)?;
+                of_circuit(stream).map(|()| Self::Padding)
+            }
             kind::LINK | kind::SWITCH | kind::SEEN | kind::UNLINK | kind::ASK => {
                 Ok(Self::Leg(decode_leg(k, stream, data)?))
             }

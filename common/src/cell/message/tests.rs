@@ -36,7 +36,7 @@ fn one<'a, M: Decode<'a>>(payload: &'a Payload) -> Result<M, MessageError> {
 fn each_party_decodes_only_what_it_may_receive() {
     // Each row is a type, a stream id and a valid body; then who may receive the message: a relay, a client, a client
     // that extends.
-    let table: [(u8, u16, &[u8], [bool; 3]); 18] = [
+    let table: [(u8, u16, &[u8], [bool; 3]); 19] = [
         (1, 0, &[7; 32 + CREATE_LEN], [true, false, false]),
         (2, 0, &[7; CREATED_LEN], [false, false, true]),
         (3, 9, &[0, 80, 4, 192, 0, 2, 1], [true, false, false]),
@@ -48,6 +48,7 @@ fn each_party_decodes_only_what_it_may_receive() {
         (11, 0, &[5; 16], [true, true, false]),
         (12, 0, &[5; 16], [true, true, false]),
         (15, 0, &[4], [false, true, true]),
+        (16, 0, &[], [true, false, false]),
         (17, 0, &[5; 36], [true, false, false]),
         (18, 0, &[], [false, true, false]),
         (19, 0, &[0; 8], [true, true, false]),
@@ -187,6 +188,7 @@ proptest! {
             Outward::BeginDir(id) => p.begin_dir(*id).unwrap(),
             Outward::Stream(id, message) => p.stream(*id, *message).unwrap(),
             Outward::Flow(message) => p.flow(message).unwrap(),
+            Outward::Padding => p.padding().unwrap(),
             Outward::Leg(message) => p.leg(message).unwrap(),
         }});
         prop_assert_eq!(payload, again);

@@ -18,7 +18,7 @@ pub const NUMBER_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + 8;
 pub const MARK_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + MARK_LEN;
 
 /// Numbers of the message types on the wire. The numbers that are missing in between are kept for BEGIN_UDP (5),
-/// DATAGRAM (8), RESOLVE (13), RESOLVED (14) and PADDING (16). Nothing negotiates those yet, so receiving one is an
+/// DATAGRAM (8), RESOLVE (13) and RESOLVED (14). Nothing negotiates those yet, so receiving one is an
 /// error.
 pub(super) mod kind {
     pub(in crate::cell::message) const EXTEND: u8 = 1;
@@ -32,6 +32,7 @@ pub(super) mod kind {
     pub(in crate::cell::message) const MARK: u8 = 11;
     pub(in crate::cell::message) const ACK: u8 = 12;
     pub(in crate::cell::message) const TRUNCATED: u8 = 15;
+    pub(in crate::cell::message) const PADDING: u8 = 16;
     pub(in crate::cell::message) const LINK: u8 = 17;
     pub(in crate::cell::message) const LINKED: u8 = 18;
     pub(in crate::cell::message) const SWITCH: u8 = 19;

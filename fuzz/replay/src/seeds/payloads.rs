@@ -68,6 +68,7 @@ pub(super) fn payloads() -> Vec<Seed> {
         numbered(0, &|p| p.begin(id?, BeginHost::Name("a.example"), 443).ok()),
     );
     let (ask, unlink) = (leg(LegMessage::Ask), leg(LegMessage::Unlink(1)));
+    let padding = payload(|p| p.padding().ok());
     let (linked, seen) = (leg(LegMessage::Linked), leg(LegMessage::Seen(0)));
     // Payload 1, by the second leg, comes before payload 0, by the first leg.
     let legs = [(0, &link), (1, &early), (0, &late), (1, &ask), (0, &unlink)];
@@ -97,12 +98,23 @@ pub(super) fn payloads() -> Vec<Seed> {
             "early_mark",
             conversation(0, &[&begin, &marked, &marked]),
         ),
+        (
+            "mux",
+            "padding_on_a_leg",
+            by_legs(2, &[(0, &link), (0, &padding)]),
+        ),
         ("message", "good_link", link),
         ("message", "good_linked", linked),
         ("message", "good_numbered", early),
         ("message", "good_seen", seen),
         ("message", "good_unlink", unlink),
         ("message", "good_ask", ask),
+        (
+            "mux",
+            "good_padding",
+            conversation(0, &[&padding, &padding]),
+        ),
+        ("message", "good_padding", padding),
         ("mux", "id_in_use", conversation(0, &[&begin, &addresses])),
         ("mux", "good_client", client),
         ("mux", "good_extend", conversation(0, &[&extend])),
