@@ -119,7 +119,7 @@ fn replies(net: &Testnet) {
         .port();
     assert_eq!(socks5(net.socks(), &LOOPBACK, free, None).1, 5, "refused");
     // No server knows this name.
-    let reply = socks5(net.socks(), &name("no-such-host.invalid"), 80, None).1;
+    let reply = socks5(net.socks(), &name("no-such-host.cepa-test"), 80, None).1;
     assert_eq!(reply, 4, "unresolvable");
     // This is a relay's own port: exits do not dial relays.
     let relay = net.node("relay1")["address"].as_str().unwrap().to_owned();

@@ -427,6 +427,7 @@ fn write_early<'a>(stream: &mut StreamIo, early: &'a [u8]) -> &'a [u8] {
 fn wanted(target: &StreamTarget) -> ExitTarget {
     match target {
         StreamTarget::Directory => ExitTarget::Any,
+        StreamTarget::Resolver => ExitTarget::Resolver,
         StreamTarget::Host(StreamHost::Name(_), port) => ExitTarget::Name(*port),
         StreamTarget::Host(StreamHost::Ip(IpAddr::V4(_)), port) => ExitTarget::V4(*port),
         StreamTarget::Host(StreamHost::Ip(IpAddr::V6(_)), port) => ExitTarget::V6(*port),

@@ -30,6 +30,8 @@
 pub mod budget;
 pub mod cell;
 pub mod dir;
+#[cfg(feature = "net")]
+pub mod dns;
 pub mod flow;
 pub mod handshake;
 pub mod ids;

@@ -53,6 +53,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "common/src/words.rs",
         ],
     ),
+    ("common/src/dns", &["common/src/dir", "common/src/cell"]),
     (
         "common/src/world",
         &[
@@ -76,6 +77,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         &[
             "common/src/world",
             "common/src/state",
+            "common/src/dns",
             "common/src/dir",
             "common/src/link",
             "common/src/stream",
@@ -347,6 +349,7 @@ pub(crate) const PURE: &[&str] = &[
     "common/src/flow",
     "common/src/stream",
     "common/src/dir",
+    "common/src/dns",
     "common/src/net/emulate/wire.rs",
     "relay/src/authority/period.rs",
     "relay/src/authority/steps.rs",

@@ -30,7 +30,8 @@ impl Predictor {
 
     /// Notes that a stream to `target` was asked for.
     pub fn on_asked(&mut self, target: ExitTarget, now: Instant) {
-        if target == ExitTarget::Any {
+        // Any exit has a resolver, so a circuit for any port serves.
+        if matches!(target, ExitTarget::Resolver | ExitTarget::Any) {
             return;
         }
         self.asked.retain(|(held, _)| *held != target);
@@ -66,6 +67,7 @@ mod tests {
         let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
         let mut ports = Predictor::new(start);
         ports.on_asked(ExitTarget::V4(22), at(30));
+        ports.on_asked(ExitTarget::Resolver, at(30));
         ports.on_asked(ExitTarget::Any, at(30));
         assert_eq!(expected(&ports, at(59)), [ExitTarget::V4(22), FIRST]);
         assert_eq!(expected(&ports, at(61)), [ExitTarget::V4(22)]);

@@ -23,6 +23,8 @@ pub enum ExitTarget {
     V4(u16),
     /// An IPv6 address and this port.
     V6(u16),
+    /// The exit's resolver. Any exit will do: it need let streams out to one port only.
+    Resolver,
     /// No destination: the last hop need not be an exit.
     Any,
 }
@@ -43,6 +45,7 @@ impl ExitTarget {
             Self::Name(port) => entry.policy.allows_port(port),
             Self::V4(port) => entry.policy.allows_v4(port),
             Self::V6(port) => entry.policy.allows_v6(port),
+            Self::Resolver => !entry.policy.is_reject_all(),
             Self::Any => true,
         }
     }
@@ -51,7 +54,7 @@ impl ExitTarget {
     pub fn is_long_lived(self) -> bool {
         match self {
             Self::Name(port) | Self::V4(port) | Self::V6(port) => LONG_LIVED_PORTS.contains(&port),
-            Self::Any => false,
+            Self::Resolver | Self::Any => false,
         }
     }
 }

@@ -374,7 +374,7 @@ fn what(position: Position, target: ExitTarget) -> String {
     match (position, target) {
         (Position::Entry, _) => "relays fit for a first hop".to_owned(),
         (Position::Middle, _) => "relays fit for the middle".to_owned(),
-        (Position::Exit, ExitTarget::Any) => "exits".to_owned(),
+        (Position::Exit, ExitTarget::Resolver | ExitTarget::Any) => "exits".to_owned(),
         (Position::Exit, ExitTarget::Name(port)) => format!("exits for port {port}"),
         (Position::Exit, ExitTarget::V4(port)) => format!("exits for port {port} of IPv4"),
         (Position::Exit, ExitTarget::V6(port)) => format!("exits for port {port} of IPv6"),

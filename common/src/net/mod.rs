@@ -15,6 +15,7 @@ mod cell_run;
 pub mod circuit_end;
 pub mod circuit_io;
 pub mod directory;
+pub mod dns_stream;
 #[expect(
     clippy::disallowed_methods,
     reason = "stands between real sockets as a cable does"

@@ -117,6 +117,10 @@ impl Mux<Acceptor> {
                     counted = true;
                     requests.extend(self.on_begin(stream, StreamTarget::Directory)?);
                 }
+                Outward::BeginDns(stream) => {
+                    counted = true;
+                    requests.extend(self.on_begin(stream, StreamTarget::Resolver)?);
+                }
                 Outward::Stream(id, message) => {
                     // A LINK stands alone in its payload: not even a grant of credit stands beside it.
                     if link.is_some() {
@@ -177,6 +181,9 @@ impl Mux<Acceptor> {
                 }
                 Outward::BeginDir(stream) => {
                     requests.extend(self.on_begin(stream, StreamTarget::Directory)?);
+                }
+                Outward::BeginDns(stream) => {
+                    requests.extend(self.on_begin(stream, StreamTarget::Resolver)?);
                 }
                 Outward::Stream(id, message) => {
                     self.on_stream(now, id, message)?;

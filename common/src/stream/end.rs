@@ -133,6 +133,7 @@ impl Opening for Beginning {
         };
         match target {
             StreamTarget::Directory => packer.begin_dir(id)?,
+            StreamTarget::Resolver => packer.begin_dns(id)?,
             StreamTarget::Host(StreamHost::Name(name), port) => {
                 packer.begin(id, BeginHost::Name(name), *port)?;
             }

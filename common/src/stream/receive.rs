@@ -66,7 +66,9 @@ impl Classify for Inward<'_> {
 impl Classify for Outward<'_> {
     fn kind(&self) -> Kind<'_> {
         match *self {
-            Self::Begin { .. } | Self::BeginDir(_) | Self::Stream(..) => Kind::Stream,
+            Self::Begin { .. } | Self::BeginDir(_) | Self::BeginDns(_) | Self::Stream(..) => {
+                Kind::Stream
+            }
             Self::Flow(message) => Kind::Flow(message),
             Self::Leg(message) => Kind::Leg(message),
             Self::Extend { .. } => Kind::Extend,

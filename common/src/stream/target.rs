@@ -9,6 +9,8 @@ pub enum StreamTarget {
     Host(StreamHost, u16),
     /// The directory of the circuit's last relay.
     Directory,
+    /// The resolver of the circuit's last relay, an exit.
+    Resolver,
 }
 
 /// The host of a [`StreamTarget`].
@@ -41,11 +43,11 @@ impl StreamTarget {
         (address.port() != 0).then(|| Self::Host(StreamHost::Ip(address.ip()), address.port()))
     }
 
-    /// The TCP port; `None` for the directory.
+    /// The TCP port; `None` for the directory and the resolver.
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Host(_, port) => Some(*port),
-            Self::Directory => None,
+            Self::Directory | Self::Resolver => None,
         }
     }
 }

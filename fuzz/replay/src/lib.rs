@@ -9,6 +9,7 @@
 )]
 
 mod cells;
+mod dns;
 mod documents;
 mod front;
 mod owner;
@@ -19,13 +20,14 @@ pub mod seeds;
 pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [FuzzTarget; 24] = [
+pub const TARGETS: [FuzzTarget; 25] = [
     ("front", front::front),
     ("cell", cells::cell),
     ("message", cells::message),
     ("hello", cells::hello),
     ("params", cells::params),
     ("mux", cells::mux),
+    ("dns", dns::dns),
     ("network", documents::network),
     ("policy", documents::policy),
     ("descriptor", documents::descriptor),

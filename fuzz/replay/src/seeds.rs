@@ -13,6 +13,7 @@ use cepa_common::testkit;
 use ed25519_dalek::SigningKey;
 
 mod cells;
+mod dns;
 mod documents;
 mod front;
 mod owner;
@@ -67,6 +68,7 @@ pub fn all() -> Vec<Seed> {
         front::front(),
         cells::cells(),
         payloads::payloads(),
+        dns::dns(),
         documents::documents(),
         documents::key_files(),
         owner::owner(),

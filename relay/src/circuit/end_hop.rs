@@ -323,17 +323,18 @@ impl EndHop {
             tasks,
             ..
         } = &*self.context;
+        let origin = Origin {
+            party: self.far_side.party,
+            link: self.end.link.serial(),
+            circ: self.end.circ,
+        };
         match target {
             StreamTarget::Directory => {
                 stream.accept();
                 tasks.spawn(serve_connection(stream, directory.clone()));
             }
+            StreamTarget::Resolver => tasks.spawn(exit::answer(exit.clone(), stream, origin)),
             StreamTarget::Host(host, port) => {
-                let origin = Origin {
-                    party: self.far_side.party,
-                    link: self.end.link.serial(),
-                    circ: self.end.circ,
-                };
                 tasks.spawn(exit::serve(exit.clone(), stream, host, port, origin));
             }
         }

@@ -38,11 +38,20 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(15);
 pub trait AddressPolicy: Send + Sync + 'static {
     /// May the exit connect to `address`? The policy is asked about the very address that is dialled, each time (S31).
     fn allows(&self, address: SocketAddr) -> bool;
+
+    /// Is the exit's network one in which clients may be told private addresses?
+    fn tells_private(&self) -> bool {
+        false
+    }
 }
 
 impl AddressPolicy for ExitPolicy {
     fn allows(&self, address: SocketAddr) -> bool {
         ExitPolicy::allows(self, address)
+    }
+
+    fn tells_private(&self) -> bool {
+        self.allows_private()
     }
 }
 
@@ -54,14 +63,14 @@ impl<F: Fn(SocketAddr) -> bool + Send + Sync + 'static> AddressPolicy for F {
 
 /// Resolves and dials the destinations of streams.
 pub struct ExitConnector {
-    names: Resolver,
-    policy: Arc<dyn AddressPolicy>,
+    pub(super) names: Resolver,
+    pub(super) policy: Arc<dyn AddressPolicy>,
     sockets: Sockets,
-    attempts: Attempts,
+    pub(super) attempts: Attempts,
     destinations: Destinations,
     fates: KnownFates,
     open: Arc<OpenStreams>,
-    budget: Arc<Budget>,
+    pub(super) budget: Arc<Budget>,
 }
 
 /// The dials that are under way, by address.

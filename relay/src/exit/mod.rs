@@ -2,7 +2,8 @@
 //!
 //! A circuit's end hands a stream that a client has begun to `serve`. That counts the stream (`open`) and calls
 //! [`ExitConnector::connect`], which waits for a turn (`attempts`), resolves the name (`resolve`, `servers`, `known`),
-//! asks the policy (`outside`) and dials (`connect`, `race`). Then `copy` moves the bytes.
+//! asks the policy (`outside`) and dials (`connect`, `race`). Then `copy` moves the bytes. A stream to the exit's
+//! resolver goes to `answer` (`dns`), which answers queries by the same name servers.
 //!
 //! Three things are absent on purpose: search domains, the hosts file, and any answer that did not come from a name
 //! server.
@@ -10,6 +11,7 @@
 mod attempts;
 mod connect;
 mod copy;
+mod dns;
 mod error;
 mod known;
 mod open;
@@ -20,12 +22,15 @@ mod serve;
 mod servers;
 
 #[cfg(test)]
+mod dns_tests;
+#[cfg(test)]
 mod race_tests;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use attempts::Origin;
 pub use connect::{AddressPolicy, ExitConnector};
+pub(crate) use dns::answer;
 pub use error::DestinationError;
 pub(crate) use open::OpenStreams;
 pub(crate) use outside::Outside;

@@ -44,6 +44,10 @@ impl AddressPolicy for Outside {
             && !self.directory.snapshot().is_relay_address(address, now)
             && (self.rules.names(address) || !self.is_own(address))
     }
+
+    fn tells_private(&self) -> bool {
+        self.rules.allows_private()
+    }
 }
 
 #[cfg(test)]

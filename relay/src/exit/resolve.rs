@@ -1,19 +1,21 @@
 //! Resolves names to addresses at the exit (S32).
 //!
 //! hickory checks the id, question, source and compression of an answer, and bounds its chain of CNAMEs. This file adds
-//! what hickory leaves open: which names may be asked for, how long a lookup may take, and how much is remembered.
+//! what hickory leaves open: which names may be asked for (with `cepa_common::dns`, which judges for clients too), how
+//! long a lookup may take, and how much is remembered.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use cepa_common::budget::Budget;
-use cepa_common::cell::message::{SpecialName, is_name};
+use cepa_common::dns::{
+    Answer as DnsAnswer, Question, RData, Record, RecordType, ResponseCode, TTL_SECONDS,
+};
 use cepa_common::world::names::GivenNames;
 use cepa_common::world::{World, steady};
 use hickory_resolver::config::{ResolveHosts, ResolverOpts};
-use hickory_resolver::net::NetError;
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::net::{DnsError, NetError};
 use tokio::time::timeout;
 
 use super::error::DestinationError;
@@ -101,27 +103,45 @@ impl Resolver {
         name: &str,
         family: Family,
     ) -> Result<Vec<IpAddr>, LookupError> {
-        let name = canonical(name);
-        if !may_be_asked(&name) {
-            return Err(LookupError::Failed);
-        }
+        let question = question(name, family).ok_or(LookupError::Failed)?;
+        let name = question.name();
         match self {
             Self::Dns(servers) => {
                 let servers = servers.current().await.ok_or(LookupError::NoServer)?;
-                let asked = timeout(LOOKUP_DEADLINE, ask(&servers, &name, family)).await;
+                let asked = timeout(LOOKUP_DEADLINE, ask(&servers, &question, family)).await;
                 let asked = asked.unwrap_or(Err(LookupError::TimedOut));
                 if asked == Err(LookupError::TimedOut) {
-                    servers.on_silence(&name, family);
+                    servers.on_silence(name, family);
                 }
                 asked
             }
             Self::Given(names) => {
-                let found = timeout(LOOKUP_DEADLINE, names.lookup(&name)).await;
+                let found = timeout(LOOKUP_DEADLINE, names.lookup(name)).await;
                 let found = found.map_err(|_| LookupError::TimedOut)?;
                 let found = found.map_err(|_| LookupError::Failed)?.into_iter();
                 Ok(found.filter(|ip| Family::of(*ip) == family).collect())
             }
         }
+    }
+
+    /// What the servers say to a question that they may be asked, within [`LOOKUP_DEADLINE`]. Nothing is remembered: by
+    /// how fast an answer comes, nobody learns what others have asked.
+    pub(super) async fn answer(
+        &self,
+        question: &Question,
+        allow_private: bool,
+    ) -> Result<DnsAnswer, LookupError> {
+        let answered = async {
+            match self {
+                Self::Dns(servers) => {
+                    let servers = servers.current().await.ok_or(LookupError::NoServer)?;
+                    ask_for_all(&servers, question, allow_private).await
+                }
+                Self::Given(names) => Ok(given_answer(&**names, question, allow_private).await),
+            }
+        };
+        let answered = timeout(LOOKUP_DEADLINE, answered).await;
+        answered.unwrap_or(Err(LookupError::TimedOut))
     }
 
     /// Is it known that no server answers when it is asked for a name's addresses of a family?
@@ -159,17 +179,27 @@ fn canonical(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-async fn ask(servers: &Servers, name: &str, family: Family) -> Result<Vec<IpAddr>, LookupError> {
-    let Servers { dns, known } = servers;
-    if let Some(Answer::Addresses(addresses)) = known.get(name, family, steady::now()) {
-        return Ok(addresses);
-    }
-    let name_of = complete(name).ok_or(LookupError::Failed)?;
+/// The question for the addresses of a family; `None` if nobody may be asked that.
+fn question(name: &str, family: Family) -> Option<Question> {
     let kind = match family {
         Family::V4 => RecordType::A,
         Family::V6 => RecordType::AAAA,
     };
-    let (addresses, time) = match dns.lookup(name_of, kind).await {
+    // What addresses lead to is for the policy to judge.
+    Question::new(name, kind).filter(|question| question.judge(true).is_ok())
+}
+
+async fn ask(
+    servers: &Servers,
+    question: &Question,
+    family: Family,
+) -> Result<Vec<IpAddr>, LookupError> {
+    let (Servers { dns, known }, name) = (servers, question.name());
+    if let Some(Answer::Addresses(addresses)) = known.get(name, family, steady::now()) {
+        return Ok(addresses);
+    }
+    let name_of = question.wire_name().ok_or(LookupError::Failed)?;
+    let (addresses, time) = match dns.lookup(name_of, question.kind()).await {
         Ok(found) => {
             let lives = found.valid_until().saturating_duration_since(steady::now());
             let addresses = found.answers().iter().filter_map(|it| it.data.ip_addr());
@@ -186,6 +216,47 @@ async fn ask(servers: &Servers, name: &str, family: Family) -> Result<Vec<IpAddr
     Ok(addresses)
 }
 
+/// Asks for all records of a name and a type, whatever the type is.
+async fn ask_for_all(
+    servers: &Servers,
+    question: &Question,
+    allow_private: bool,
+) -> Result<DnsAnswer, LookupError> {
+    let name = question.wire_name().ok_or(LookupError::Failed)?;
+    match servers.dns.lookup(name, question.kind()).await {
+        Ok(found) => {
+            let (code, records) = (ResponseCode::NoError, found.answers().iter().cloned());
+            Ok(DnsAnswer::cleaned(question, code, records, allow_private))
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
+            code @ (ResponseCode::NoError | ResponseCode::NXDomain) => Ok(DnsAnswer::of(code)),
+            _ => Err(LookupError::Failed),
+        },
+        Err(NetError::Timeout) => Err(LookupError::TimedOut),
+        Err(_) => Err(LookupError::Failed),
+    }
+}
+
+/// What names that take the place of servers say to a question: they know addresses and nothing else.
+async fn given_answer(
+    names: &dyn GivenNames,
+    question: &Question,
+    allow_private: bool,
+) -> DnsAnswer {
+    let Ok(found) = names.lookup(question.name()).await else {
+        return DnsAnswer::of(ResponseCode::NXDomain);
+    };
+    let records = found.into_iter().filter_map(|address| {
+        let data = match address {
+            IpAddr::V4(ip) => RData::A(ip.into()),
+            IpAddr::V6(ip) => RData::AAAA(ip.into()),
+        };
+        let name = question.wire_name()?;
+        Some(Record::from_rdata(name, TTL_SECONDS, data))
+    });
+    DnsAnswer::cleaned(question, ResponseCode::NoError, records, allow_private)
+}
+
 /// How servers are asked.
 pub(super) fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
@@ -200,31 +271,8 @@ pub(super) fn options() -> ResolverOpts {
     options
 }
 
-/// Is `name` a name for the DNS? It must be neither a special one, which the DNS does not have and hickory may answer
-/// without asking, nor anything that looks like an address: a resolver that takes `127.1` for an address would be a way
-/// around the policy (S31).
-fn may_be_asked(name: &str) -> bool {
-    let last = name.rsplit('.').next().unwrap_or_default();
-    let hex = last.strip_prefix("0x").unwrap_or(last);
-    let number = last.bytes().all(|b| b.is_ascii_digit()) || hex.len() < last.len() && is_hex(hex);
-    is_name(name) && !number && SpecialName::of(name).is_none()
-}
-
-/// The name as a question has it, label by label and as it is: hickory's reading of text would refuse some names that
-/// servers know, such as those with a hyphen in front, and change others (IDNA).
-fn complete(name: &str) -> Option<Name> {
-    let mut name = Name::from_labels(name.split('.').map(str::as_bytes)).ok()?;
-    // Nothing is added to a complete name.
-    name.set_fqdn(true);
-    Some(name)
-}
-
-fn is_hex(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod unit {
     use super::*;
 
@@ -250,7 +298,7 @@ mod unit {
             "a/b",
             "::1",
         ] {
-            assert!(!may_be_asked(name), "{name}");
+            assert!(question(name, Family::V4).is_none(), "{name}");
         }
         for name in [
             "example.org",
@@ -263,8 +311,7 @@ mod unit {
             "-a.example",
             "xn--a.example",
         ] {
-            assert!(may_be_asked(name), "{name}");
-            let asked = complete(name).unwrap();
+            let asked = question(name, Family::V6).expect(name).wire_name().unwrap();
             assert_eq!(
                 asked.iter().collect::<Vec<_>>().join(&b'.'),
                 name.as_bytes()

@@ -229,6 +229,9 @@ async fn names_are_asked_for_as_they_are_and_special_ones_never() {
         "wiki.internal",
         "nas.home.arpa",
         "x.cepa.alt",
+        "a.test",
+        "b.invalid",
+        "x.cepa",
         "127.1",
         "not a name",
     ] {

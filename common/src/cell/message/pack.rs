@@ -103,6 +103,11 @@ impl<'a> Packer<'a> {
         self.push(kind::BEGIN_DIR, Some(stream), &[])
     }
 
+    /// Adds BEGIN_DNS.
+    pub fn begin_dns(&mut self, stream: StreamId) -> Result<(), NoRoom> {
+        self.push(kind::BEGIN_DNS, Some(stream), &[])
+    }
+
     /// Adds CONNECTED.
     pub fn connected(&mut self, stream: StreamId) -> Result<(), NoRoom> {
         self.push(kind::CONNECTED, Some(stream), &[])

@@ -56,6 +56,8 @@ pub enum Outward<'a> {
     },
     /// BEGIN_DIR: opens a stream to this relay's own directory.
     BeginDir(StreamId),
+    /// BEGIN_DNS: opens a stream to this exit's resolver.
+    BeginDns(StreamId),
     /// DATA, END, WINDOW or BLOCKED of an open stream.
     Stream(StreamId, StreamMessage<'a>),
     /// MARK or ACK.
@@ -119,6 +121,10 @@ impl<'a> Decode<'a> for Outward<'a> {
             kind::BEGIN_DIR => {
                 empty(data)?;
                 of_stream(stream).map(Self::BeginDir)
+            }
+            kind::BEGIN_DNS => {
+                empty(data)?;
+                of_stream(stream).map(Self::BeginDns)
             }
             kind::DATA | kind::END | kind::WINDOW | kind::BLOCKED => {
                 Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))

@@ -18,6 +18,13 @@ pub enum SpecialName {
     Onion,
     /// Below `.alt`: names of other systems than the DNS (RFC 9476).
     Alt,
+    /// Below `.cepa`: what somebody wrote who meant `.cepa.alt`. The DNS has no such names, and its servers must not
+    /// hear of what was meant.
+    Cepa,
+    /// Below `.test`: names that are for tests (RFC 6761).
+    Test,
+    /// Below `.invalid`: names that never exist (RFC 6761).
+    Invalid,
 }
 
 impl SpecialName {
@@ -32,6 +39,9 @@ impl SpecialName {
             ("internal", Self::Internal),
             ("onion", Self::Onion),
             ("alt", Self::Alt),
+            ("cepa", Self::Cepa),
+            ("test", Self::Test),
+            ("invalid", Self::Invalid),
         ];
         if let Some((_, kind)) = kinds.into_iter().find(|(text, _)| is(text)) {
             return Some(kind);
@@ -64,6 +74,11 @@ impl fmt::Display for SpecialName {
             Self::Alt => {
                 "names under .alt belong to systems other than the DNS, and no exit knows them"
             }
+            Self::Cepa => "names under .cepa do not exist in the DNS, and no exit knows them",
+            Self::Test => {
+                "names under .test are those of somebody's tests, and no exit knows them; exempt them from the proxy"
+            }
+            Self::Invalid => "names under .invalid never exist",
         })
     }
 }
@@ -86,6 +101,9 @@ mod tests {
             ("abc.onion", SpecialName::Onion),
             ("onion", SpecialName::Onion),
             ("x.cepa.alt", SpecialName::Alt),
+            ("x.CEPA", SpecialName::Cepa),
+            ("a.test.", SpecialName::Test),
+            ("no-such-host.Invalid", SpecialName::Invalid),
         ] {
             assert_eq!(SpecialName::of(name), Some(kind), "{name}");
         }
@@ -97,6 +115,9 @@ mod tests {
             "myonion",
             "local.example",
             "alt.example",
+            "test.example",
+            "cepa.example",
+            "site.cepa-test",
             "1.0.0.10.in-addr.arpa",
             "home.example",
             "home.arpa.example",

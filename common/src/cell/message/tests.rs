@@ -36,7 +36,7 @@ fn one<'a, M: Decode<'a>>(payload: &'a Payload) -> Result<M, MessageError> {
 fn each_party_decodes_only_what_it_may_receive() {
     // Each row is a type, a stream id and a valid body; then who may receive the message: a relay, a client, a client
     // that extends.
-    let table: [(u8, u16, &[u8], [bool; 3]); 19] = [
+    let table: [(u8, u16, &[u8], [bool; 3]); 20] = [
         (1, 0, &[7; 32 + CREATE_LEN], [true, false, false]),
         (2, 0, &[7; CREATED_LEN], [false, false, true]),
         (3, 9, &[0, 80, 4, 192, 0, 2, 1], [true, false, false]),
@@ -47,6 +47,7 @@ fn each_party_decodes_only_what_it_may_receive() {
         (10, 9, &[0, 0, 0, 1], [true, true, false]),
         (11, 0, &[5; 16], [true, true, false]),
         (12, 0, &[5; 16], [true, true, false]),
+        (13, 9, &[], [true, false, false]),
         (15, 0, &[4], [false, true, true]),
         (16, 0, &[], [true, false, false]),
         (17, 0, &[5; 36], [true, false, false]),
@@ -186,6 +187,7 @@ proptest! {
             Outward::Extend { relay, message } => p.extend(relay, message).unwrap(),
             Outward::Begin { stream, host, port } => p.begin(*stream, *host, *port).unwrap(),
             Outward::BeginDir(id) => p.begin_dir(*id).unwrap(),
+            Outward::BeginDns(id) => p.begin_dns(*id).unwrap(),
             Outward::Stream(id, message) => p.stream(*id, *message).unwrap(),
             Outward::Flow(message) => p.flow(message).unwrap(),
             Outward::Padding => p.padding().unwrap(),

@@ -17,9 +17,8 @@ pub const NUMBER_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + 8;
 /// Length of a MARK or an ACK, in bytes, with its head.
 pub const MARK_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + MARK_LEN;
 
-/// Numbers of the message types on the wire. The numbers that are missing in between are kept for BEGIN_UDP (5),
-/// DATAGRAM (8), RESOLVE (13) and RESOLVED (14). Nothing negotiates those yet, so receiving one is an
-/// error.
+/// Numbers of the message types on the wire. The numbers that are missing in between are kept for BEGIN_UDP (5)
+/// and DATAGRAM (8), and 14 for nothing yet. Nothing negotiates those, so receiving one is an error.
 pub(super) mod kind {
     pub(in crate::cell::message) const EXTEND: u8 = 1;
     pub(in crate::cell::message) const EXTENDED: u8 = 2;
@@ -31,6 +30,7 @@ pub(super) mod kind {
     pub(in crate::cell::message) const WINDOW: u8 = 10;
     pub(in crate::cell::message) const MARK: u8 = 11;
     pub(in crate::cell::message) const ACK: u8 = 12;
+    pub(in crate::cell::message) const BEGIN_DNS: u8 = 13;
     pub(in crate::cell::message) const TRUNCATED: u8 = 15;
     pub(in crate::cell::message) const PADDING: u8 = 16;
     pub(in crate::cell::message) const LINK: u8 = 17;

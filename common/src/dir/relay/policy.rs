@@ -147,6 +147,11 @@ impl ExitPolicy {
         self
     }
 
+    /// Does the exit connect to private addresses, if its rules allow them?
+    pub fn allows_private(&self) -> bool {
+        self.allow_private
+    }
+
     /// The rules in order.
     pub fn rules(&self) -> &[PolicyRule] {
         &self.rules

@@ -30,6 +30,10 @@ pub(super) fn payloads() -> Vec<Seed> {
             .ok()?;
         p.begin_dir(StreamId::new(3)?).ok()
     });
+    let resolver = payload(|p| {
+        p.begin_dns(id?).ok()?;
+        p.stream(id?, StreamMessage::Data(&[0, 12])).ok()
+    });
     let flow = payload(|p| {
         p.flow(&FlowMessage::Mark([3; 16])).ok()?;
         p.stream(id?, StreamMessage::Window(1000)).ok()?;
@@ -121,6 +125,8 @@ pub(super) fn payloads() -> Vec<Seed> {
         ("mux", "begin_twice", conversation(0, &[&begin, &begin])),
         ("message", "good_begin", begin),
         ("message", "good_addresses", addresses),
+        ("mux", "good_resolver", conversation(0, &[&resolver])),
+        ("message", "good_resolver", resolver),
         ("message", "good_flow", flow),
         ("message", "good_connected", connected),
         ("message", "good_extend", extend),
