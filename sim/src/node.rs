@@ -14,7 +14,7 @@ use cepa_relay::authority::{OperatorList, OperatorRules};
 use cepa_relay::keys::RelayIdentity;
 use cepa_relay::keys::ring::OnionKeyOptions;
 use cepa_relay::{
-    AuthorityOptions, ExitOptions, Limits, Listing, Relay, RelayError, RelayEvent, RelayOptions,
+    AuthorityEvent, AuthorityOptions, ExitOptions, Limits, Listing, Relay, RelayError, RelayEvent, RelayOptions,
     Workers,
 };
 use ed25519_dalek::SigningKey;
@@ -256,6 +256,12 @@ fn hear(site: &Site, node: &NodePlan, event: &RelayEvent) {
                 vec![node.number],
                 format!("{conflict:?}"),
             );
+        }
+        RelayEvent::Authority(AuthorityEvent::VotedTwice { authority, .. }) => {
+            if let Some(honest) = site.plan.votes_once(authority) {
+                let what = format!("{event}");
+                sight.violation(Invariant::OneVote, vec![honest, node.number], what);
+            }
         }
         _ => {}
     }

@@ -209,6 +209,14 @@ impl Plan {
         relays.filter(move |node| !is_hostile(node.number))
     }
 
+    /// The authority with this name, if its owner never has it vote twice.
+    pub(crate) fn votes_once(&self, name: &str) -> Option<u32> {
+        let named = self.nodes.iter().find(|node| node.name == name)?;
+        let twice = Act::Hostile(named.number, Hostility::VoteTwice);
+        let is_honest = self.faults.iter().all(|fault| fault.act != twice);
+        is_honest.then_some(named.number)
+    }
+
     /// What the owner of a node does to others at this time of the run.
     pub(crate) fn hostility(&self, node: u32, now: Duration) -> Option<Hostility> {
         let mut faults = self.faults.iter().rev();

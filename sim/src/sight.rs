@@ -21,6 +21,8 @@ pub enum Invariant {
     Streams,
     /// A circuit of which a hostile relay has changed a cell does not go on.
     Cells,
+    /// No authority signs two votes for one time, unless its owner has it do so.
+    OneVote,
     /// There are never two consensuses with a majority for one time.
     OneConsensus,
     /// There is a new consensus each period while a majority of the authorities is honest and connected.
@@ -53,6 +55,7 @@ impl Invariant {
         match self {
             Self::Streams => "streams",
             Self::Cells => "cells",
+            Self::OneVote => "one-vote",
             Self::OneConsensus => "one-consensus",
             Self::Consensuses => "consensuses",
             Self::NoWayBack => "no-way-back",
