@@ -14,8 +14,8 @@ use cepa_relay::authority::{OperatorList, OperatorRules};
 use cepa_relay::keys::RelayIdentity;
 use cepa_relay::keys::ring::OnionKeyOptions;
 use cepa_relay::{
-    AuthorityEvent, AuthorityOptions, ExitOptions, Limits, Listing, Relay, RelayError, RelayEvent, RelayOptions,
-    Workers,
+    AuthorityEvent, AuthorityOptions, ExitOptions, Limits, Listing, Relay, RelayError, RelayEvent,
+    RelayOptions, Workers,
 };
 use ed25519_dalek::SigningKey;
 use tokio::sync::{mpsc, oneshot};

@@ -97,22 +97,26 @@ fn a_network_lives_through_faults_of_every_kind() {
 fn what_hostile_nodes_do_ends_their_own_circuits_and_nothing_else() {
     let kinds = Hostility::ALL.into_iter().enumerate();
     let fault = |(place, kind): (usize, Hostility)| {
-        let node = match kind {
-            Hostility::VoteTwice | Hostility::Lie => "authority-0",
-            _ => ["relay-0", "relay-1", "exit-0"][place % 3],
+        // Every stream passes one of both exits.
+        let nodes = match kind {
+            Hostility::VoteTwice | Hostility::Lie => &["authority-0"][..],
+            _ => &["exit-0", "exit-1"],
         };
-        let (at, by) = (150 + 20 * place, kind.name());
-        format!(
-            "[[fault]]\nat = \"{at}s\"\nwhat = \"hostile\"\nof = \"{node}\"\nby = \"{by}\"\nfor = \"60s\"\n"
-        )
+        let (at, by) = (160 + 40 * place, kind.name());
+        let one = |node: &&str| {
+            format!(
+                "[[fault]]\nat = \"{at}s\"\nwhat = \"hostile\"\nof = \"{node}\"\nby = \"{by}\"\nfor = \"40s\"\n"
+            )
+        };
+        nodes.iter().map(one).collect::<String>()
     };
     let faults: String = kinds.map(fault).collect();
     let text = format!(
         r#"
-        lasts = "8m"
+        lasts = "10m"
         authorities = {{ count = 3 }}
         relays = {{ count = 5, exits = 2, line = "20mbit" }}
-        clients = {{ count = 4, start = "130s..150s", load = "mixed" }}
+        clients = {{ count = 6, start = "130s..150s", load = "browse" }}
         params = {{ vote_interval_seconds = 30 }}
         {faults}
         "#

@@ -17,7 +17,7 @@ use crate::sight::Invariant;
 use crate::site::Site;
 
 /// Of so many cells of a circuit one is changed, on average.
-const ONE_IN: u64 = 60;
+const ONE_IN: u64 = 20;
 /// A circuit of which a cell was changed has ended after this time, as both its neighbours see at once.
 const ENDED: Duration = Duration::from_secs(20);
 
