@@ -10,6 +10,7 @@ use cepa_common::dir::{Consensus, Flags};
 use cepa_common::ids::RelayId;
 use cepa_common::state::record;
 use cepa_common::world::Disk;
+use tokio::time::Instant;
 
 use crate::plan::Act;
 use crate::sight::{Invariant, KeptGuards};
@@ -18,10 +19,16 @@ use crate::site::Site;
 /// Kind of the record that a client's guards are in.
 const GUARDS: &str = "guards";
 
+/// Circuits that a client may build and never use, in all and for each minute: faults end circuits that are ready, and
+/// others take their places.
+const WASTED: u64 = 12;
+const WASTED_A_MINUTE: u64 = 2;
+
 /// What was seen of one life of a client.
 pub(crate) struct Looks {
     site: Arc<Site>,
     node: u32,
+    began: Instant,
     disk: Disk,
     guards: PathBuf,
     /// The consensus of the last look.
@@ -39,6 +46,7 @@ impl Looks {
             guards: room.join(format!("guards-{}", site.network.network_id())),
             site: site.clone(),
             node,
+            began: Instant::now(),
             disk: disk.clone(),
             newest: 0,
             answered: BTreeSet::new(),
@@ -58,6 +66,29 @@ impl Looks {
             self.see_consensus(consensus);
         }
         self.see_guards(client, consensus.as_deref());
+        self.see_circuits(client);
+    }
+
+    /// Circuits that nobody uses cost the network handshakes, and show the client to relays.
+    fn see_circuits(&self, client: &Client) {
+        let faults = &self.site.plan.faults;
+        if faults
+            .iter()
+            .any(|fault| matches!(fault.act, Act::Hostile(..)))
+        {
+            return;
+        }
+        let counts = client.circuits().counts();
+        let kept = u64::try_from(counts.clean).unwrap_or(u64::MAX);
+        let wasted = counts.built.saturating_sub(counts.used + kept);
+        let minutes = self.began.elapsed().as_secs() / 60;
+        if wasted > WASTED + WASTED_A_MINUTE * minutes {
+            let what = format!(
+                "of {} circuits that were built in {minutes} minutes, {wasted} ended without any use",
+                counts.built
+            );
+            self.violation(Invariant::Waste, what);
+        }
     }
 
     fn see_consensus(&mut self, consensus: &Consensus) {

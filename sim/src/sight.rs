@@ -35,6 +35,8 @@ pub enum Invariant {
     Durable,
     /// Nodes stay within their memory limits.
     Bounds,
+    /// A client builds few circuits that nobody uses.
+    Waste,
     /// A node that has ended has no task and no socket two minutes later.
     NothingLeft,
     /// No line of the log names a destination.
@@ -62,6 +64,7 @@ impl Invariant {
             Self::Guards => "guards",
             Self::Durable => "durable",
             Self::Bounds => "bounds",
+            Self::Waste => "waste",
             Self::NothingLeft => "nothing-left",
             Self::Secrets => "secrets",
             Self::Panics => "panics",

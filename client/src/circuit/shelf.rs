@@ -57,6 +57,8 @@ pub struct Counts {
     pub streams: usize,
     /// Number of circuits that were built since the client started.
     pub built: u64,
+    /// The circuits among `built` that a stream has taken.
+    pub used: u64,
 }
 
 /// Who may use a circuit.
@@ -97,6 +99,8 @@ pub(super) struct Shelf<C> {
     generation: u64,
     /// Number of circuits that were taken in.
     built: u64,
+    /// Number of circuits that a stream has taken.
+    used: u64,
     closed: bool,
 }
 
@@ -106,6 +110,7 @@ impl<C: Shelved> Shelf<C> {
             circuits: Vec::new(),
             generation: 0,
             built: 0,
+            used: 0,
             closed: false,
         }
     }
@@ -126,6 +131,7 @@ impl<C: Shelved> Shelf<C> {
         // A circuit for a stream that is about to be opened is held even if it takes no other stream, because it must
         // be looked after.
         self.built += 1;
+        self.used += u64::from(owner.is_some());
         let is_stale = circuit.generation() != self.generation && owner.is_none();
         if self.closed || is_stale {
             circuit.close();
@@ -174,6 +180,7 @@ impl<C: Shelved> Shelf<C> {
             isolation: isolation.clone(),
             since: now,
         });
+        self.used += 1;
         Some(Found {
             circuit: clean.circuit.clone(),
             was_clean: true,
@@ -237,6 +244,7 @@ impl<C: Shelved> Shelf<C> {
     pub(super) fn counts(&self) -> Counts {
         let mut counts = Counts {
             built: self.built,
+            used: self.used,
             ..Counts::default()
         };
         for held in self.circuits.iter().filter(|held| !held.circuit.is_lost()) {

@@ -249,6 +249,7 @@ fn a_full_circuit_is_passed_over_and_two_legs_are_counted() {
         paired,
         streams,
         built: 2,
+        used: 2,
     };
     assert_eq!(shelf.counts(), counts);
     assert_eq!(shelf.clean().count(), 0);
