@@ -8,10 +8,11 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 
 use support::*;
 
@@ -47,6 +48,7 @@ fn programs_carry_what_is_natural_to_them() {
     netcat(&net);
     python(&net, server);
     git(&net);
+    unix_socket(&net, server);
     assert!(net.stop().success());
 }
 
@@ -229,4 +231,97 @@ fn git(net: &Testnet) {
     }
     server.kill().unwrap();
     server.wait().unwrap();
+}
+
+/// A client of the network that listens at a Unix socket too.
+struct Unix {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Unix {
+    /// Starts the client. Gives the line that it prints when it is ready, or what it says instead.
+    fn start(net: &Testnet, name: &str, socket: &Path) -> (Self, String) {
+        let dir = net.dir.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        let text = format!(
+            "[network]\nfile = {:?}\n[state]\ndir = {:?}\ncheck_permissions = false\n\
+             [client]\nsocks = \"127.0.0.1:0\"\nallow_private = true\n\
+             [[client.listeners]]\naddress = \"unix:{}\"\nmode = \"0620\"\n[log]\nlevel = \"warn\"\n",
+            net.network_file(),
+            dir.join("state"),
+            socket.display(),
+        );
+        std::fs::write(dir.join("node.toml"), text).unwrap();
+        let mut child = cepa()
+            .args(["run", "--exit-with-stdin", "--config"])
+            .arg(dir.join("node.toml"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        if lines.read_line(&mut said).unwrap() == 0 {
+            let mut errors = child.stderr.take().unwrap();
+            errors.read_to_string(&mut said).unwrap();
+        }
+        let socket = socket.to_owned();
+        (Self { child, socket }, said)
+    }
+
+    fn fetches(&self, server: SocketAddr) {
+        let mut command = Command::new("curl");
+        command
+            .args([
+                "--silent",
+                "--show-error",
+                "--fail",
+                "--max-time",
+                "60",
+                "--proxy",
+            ])
+            .arg(format!("socks5h://localhost{}", self.socket.display()))
+            .arg(format!("http://{server}/1/5000"));
+        assert!(succeed(&mut command).stdout == content(1, 5_000));
+    }
+
+    fn stop(mut self) {
+        // The client ends when its standard input is closed.
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+}
+
+fn unix_socket(net: &Testnet, server: SocketAddr) {
+    let path = net.dir.path().join("port");
+    let (mut first, ready) = Unix::start(net, "first", &path);
+    assert!(
+        ready.contains(&format!(" unix:{}", path.display())),
+        "{ready}"
+    );
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o620);
+    first.fetches(server);
+
+    // Another client does not take the socket away from it, and one that comes after its death does.
+    let (second, said) = Unix::start(net, "second", &path);
+    assert!(said.contains("another program listens there"), "{said}");
+    second.stop();
+    first.fetches(server);
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    assert!(path.exists(), "it was killed");
+    let (third, _) = Unix::start(net, "third", &path);
+    third.fetches(server);
+    third.stop();
+    assert!(!path.exists(), "a client that stops removes its socket");
+
+    // What is no socket is left alone.
+    std::fs::write(&path, "precious").unwrap();
+    let (fourth, said) = Unix::start(net, "fourth", &path);
+    assert!(said.contains("no socket"), "{said}");
+    fourth.stop();
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }

@@ -8,7 +8,7 @@ use cepa_common::words::Count;
 use clap::Args;
 
 use super::context::{Context, block_on};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, ListenAddress};
 use crate::control;
 use crate::node::Node;
 use crate::terminal::CliError;
@@ -156,7 +156,10 @@ fn ready_line(node: &Node) -> String {
         } else {
             ","
         };
-        line.push_str(&format!("{before} socks5h://{socks}"));
+        line.push_str(&match socks {
+            ListenAddress::Tcp(address) => format!("{before} socks5h://{address}"),
+            ListenAddress::Unix(_) => format!("{before} {socks}"),
+        });
     }
     if let (Some(address), Some(identity)) = (node.listening, node.identity) {
         let also = if node.socks.is_empty() { ":" } else { ";" };

@@ -7,6 +7,7 @@ use cepa_common::dir::ExitPolicy;
 use cepa_relay::authority::{OperatorList, OperatorListError, OperatorRules};
 
 use super::error::ConfigError;
+use super::kinds::ListenAddress;
 use super::node::Config;
 use super::settings::{Authority, Client, Exit, Relay};
 use crate::terminal::logging;
@@ -48,6 +49,9 @@ impl Client {
     fn check(&self) -> Result<(), ConfigError> {
         // S29: whoever reaches the port uses the network in this client's name.
         for (key, address) in self.addresses() {
+            let ListenAddress::Tcp(address) = address else {
+                continue;
+            };
             if !address.ip().is_loopback() && !self.allow_remote {
                 return Err(ConfigError::rule(
                     key,
@@ -58,7 +62,20 @@ impl Client {
                 ));
             }
         }
-        let ports: Vec<_> = self.addresses().filter(|(_, a)| a.port() != 0).collect();
+        if let Some(port) = (self.listeners.iter())
+            .find(|port| port.mode.is_some() && matches!(port.address, ListenAddress::Tcp(_)))
+        {
+            return Err(ConfigError::rule(
+                "client.listeners",
+                format!(
+                    "{} is a TCP port, which has no mode; use \"unix:PATH\", or leave `mode` out",
+                    port.address
+                ),
+            ));
+        }
+        let any_free =
+            |address: &ListenAddress| matches!(address, ListenAddress::Tcp(a) if a.port() == 0);
+        let ports: Vec<_> = self.addresses().filter(|(_, a)| !any_free(a)).collect();
         let twice = |n: usize| ports[..n].iter().any(|(_, before)| *before == ports[n].1);
         if (0..ports.len()).any(twice) {
             return Err(ConfigError::rule(
@@ -70,10 +87,10 @@ impl Client {
     }
 
     /// Every port, the one of `socks` first, with the key that names it.
-    fn addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+    fn addresses(&self) -> impl Iterator<Item = (&'static str, ListenAddress)> {
         let more = self.listeners.iter();
-        let more = more.map(|listener| ("client.listeners", listener.address));
-        std::iter::once(("client.socks", self.socks)).chain(more)
+        let more = more.map(|listener| ("client.listeners", listener.address.clone()));
+        std::iter::once(("client.socks", ListenAddress::Tcp(self.socks))).chain(more)
     }
 
     /// What the owner decides about paths, with the opened file of [`Client::geoip`].

@@ -1,28 +1,131 @@
 //! The values that a setting can have where the language has no type for them.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Where a listener of the client listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A Unix socket, by its path.
+    Unix(PathBuf),
+}
+
+/// How the address of a Unix socket begins.
+const UNIX: &str = "unix:";
+
+/// A text is neither of the two.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "it takes an address and a port, as in 127.0.0.1:9351, or unix: and a path, as in unix:/run/cepa/port"
+)]
+pub struct NoListenAddress;
+
+impl FromStr for ListenAddress {
+    type Err = NoListenAddress;
+
+    fn from_str(text: &str) -> Result<Self, NoListenAddress> {
+        match text.strip_prefix(UNIX) {
+            Some("") => Err(NoListenAddress),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| NoListenAddress),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+/// Who may use a Unix socket: the permission bits of its file, as `chmod` takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMode(pub u32);
+
+/// A text is no mode.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it takes three or four octal digits in quotes, as in \"0660\"")]
+pub struct NoMode;
+
+impl FromStr for SocketMode {
+    type Err = NoMode;
+
+    fn from_str(text: &str) -> Result<Self, NoMode> {
+        let digits = text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let mode = u32::from_str_radix(text, 8).map_err(|_| NoMode)?;
+        let fits = digits && (3..=4).contains(&text.len()) && mode <= 0o777;
+        fits.then_some(Self(mode)).ok_or(NoMode)
+    }
+}
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
 
 /// One of `client.listeners`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// Where applications connect.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// What keeps the streams of this port on different circuits; `None` for the client's isolation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolate: Option<Vec<IsolateKind>>,
+    /// Who may use a Unix socket; `None` for its owner alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<SocketMode>,
 }
 
 impl Listener {
     /// A port at this address, with the client's isolation.
-    pub fn at(address: SocketAddr) -> Self {
+    pub fn at(address: ListenAddress) -> Self {
         Self {
             address,
             isolate: None,
+            mode: None,
+        }
+    }
+
+    /// Takes relative paths from `base`.
+    pub(super) fn resolve(&mut self, base: &Path) {
+        if let ListenAddress::Unix(path) = &mut self.address {
+            *path = base.join(&*path);
         }
     }
 }
+
+/// Has serde write and read a type as the text of its `Display` and `FromStr`.
+macro_rules! as_text {
+    ($($type:ty)*) => {
+        $(
+            impl Serialize for $type {
+                fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                    to.collect_str(self)
+                }
+            }
+
+            impl<'de> Deserialize<'de> for $type {
+                fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                    let text = String::deserialize(from)?;
+                    text.parse().map_err(D::Error::custom)
+                }
+            }
+        )*
+    };
+}
+
+as_text!(ListenAddress SocketMode);
 
 /// When a circuit gets a second one to the same exit that carries its streams with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -26,7 +26,9 @@ mod value;
 
 pub use error::ConfigError;
 pub(crate) use flags::Flags;
-pub use kinds::{DEFAULT_SOCKS, IsolateKind, Listener, MultipathKind, SuiteChoice};
+pub use kinds::{
+    DEFAULT_SOCKS, IsolateKind, ListenAddress, Listener, MultipathKind, SocketMode, SuiteChoice,
+};
 pub use node::Config;
 pub use peers::Peers;
 pub use print::{print, update_reference};

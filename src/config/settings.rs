@@ -111,8 +111,9 @@ settings! {
             example r#"[{ address = "127.0.0.1:9351", isolate = ["stream"] }]"#;
             flag "--listener ADDR:PORT";
             kind "list of tables";
-            says "Further ports like `client.socks`.",
-            docs "Each is a table with `address` and, if it is to differ from `client.isolate`, `isolate`.";
+            says "Further ports like `client.socks`, or Unix sockets (unix:PATH).",
+            docs "Each is a table with `address`, and as far as they are to differ from the usual `isolate` (that of \
+                `client.isolate`) and `mode` (of a Unix socket: \"0600\", its owner alone). The text below says more.";
         connections: u32 = MAX_CONNECTIONS as u32;
             within 1..=65_536, "connections";
             example "1024";

@@ -40,7 +40,7 @@ fn every_key_is_read_into_its_place() {
         answer_early = true
         multipath = "always"
         isolate = ["destination", "stream"]
-        listeners = [{ address = "127.0.0.2:2", isolate = [] }, { address = "127.0.0.2:3" }]
+        listeners = [{ address = "127.0.0.2:2", isolate = [] }, { address = "unix:u", mode = "660" }]
         connections = 16
         hops = 4
         guards = 2
@@ -104,10 +104,12 @@ fn every_key_is_read_into_its_place() {
                 Listener {
                     address: "127.0.0.2:2".parse().unwrap(),
                     isolate: Some(Vec::new()),
+                    mode: None,
                 },
                 Listener {
-                    address: "127.0.0.2:3".parse().unwrap(),
+                    address: ListenAddress::Unix("u".into()),
                     isolate: None,
+                    mode: Some(SocketMode(0o660)),
                 },
             ],
             connections: 16,
@@ -314,6 +316,14 @@ fn rules_name_their_key() {
         (
             "[client]\n[[client.listeners]]\naddress = \"127.0.0.1:9350\"\n",
             "client.listeners (line 2): two of the client's ports",
+        ),
+        (
+            "[client]\nlisteners = [{ address = \"unix:/x\" }, { address = \"unix:/x\" }]\n",
+            "client.listeners (line 2): two of the client's ports",
+        ),
+        (
+            "[client]\nlisteners = [{ address = \"127.0.0.1:1\", mode = \"0600\" }]\n",
+            "client.listeners (line 2): 127.0.0.1:1 is a TCP port",
         ),
         ("[relay]\n", "relay.advertise: name the address"),
         (
@@ -552,7 +562,11 @@ proptest! {
         let address = SocketAddr::new(ip, port);
         let file = || flags[0].then(|| word.clone().into());
         let listener = Listener {
-            address,
+            address: match flags[5] {
+                true => ListenAddress::Tcp(address),
+                false => ListenAddress::Unix(format!("/{word}").into()),
+            },
+            mode: flags[0].then_some(SocketMode(numbers.1 & 0o777)),
             isolate: flags[1].then(|| vec![IsolateKind::Stream]),
         };
         let client = Client {

@@ -310,9 +310,13 @@ word!(
     |_| EnumValueParser::<IsolateKind>::new().into(),
     const DELIMITER: Option<char> = Some(',');
 );
-word!(Listener, |_| ValueParser::from(
-    |text: &str| parsed(text).map(Listener::at)
-));
+word!(
+    Listener,
+    |_| ValueParser::from(|text: &str| parsed(text).map(Listener::at)),
+    fn resolve_word(&mut self, base: &Path) {
+        self.resolve(base);
+    }
+);
 
 impl Word for PeerSet {
     fn write_word(&self) -> Option<toml::Value> {

@@ -1,7 +1,6 @@
 //! Why a node could not be started or asked, and what its owner could try.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cepa_common::state::StateError;
@@ -34,8 +33,8 @@ pub enum AppError {
     /// A port cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The port.
-        address: SocketAddr,
+        /// The port, or the path of a socket.
+        address: String,
         /// The system's answer.
         source: std::io::Error,
     },
@@ -76,6 +75,9 @@ impl AppError {
             Self::Listen { source, .. } if source.kind() == ErrorKind::AddrInUse => {
                 "another program listens there; stop it or choose another port"
             }
+            Self::Listen { address, .. } if address.starts_with("unix:") => {
+                "choose a path of at most 107 bytes that no program uses, in a directory that is there"
+            }
             Self::Listen { .. } => "choose an address of this machine and a port above 1023",
             Self::Mismatch { hint, .. } => hint,
             Self::Relay(_) => "look at the log; `--log debug` says more",
@@ -95,7 +97,10 @@ impl AppError {
 impl From<RelayError> for AppError {
     fn from(error: RelayError) -> Self {
         match error {
-            RelayError::Listen { address, source } => Self::Listen { address, source },
+            RelayError::Listen { address, source } => {
+                let address = address.to_string();
+                Self::Listen { address, source }
+            }
             RelayError::State(error) => Self::State(error),
             other => Self::Relay(other.to_string()),
         }
@@ -118,6 +123,8 @@ pub(super) const PEERS_HINT: &str = "docs/peers.md explains the lists of [client
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]

@@ -11,6 +11,7 @@ mod error;
 mod files;
 pub mod found;
 pub mod identity;
+mod listen;
 mod measure;
 mod news;
 mod out;

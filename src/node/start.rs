@@ -12,8 +12,7 @@ use cepa_client::path::{GeoIp, PeerRules};
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{NetworkHandle, RevisionStore};
 use cepa_common::state::{StateDir, Trust};
-use cepa_common::world::sockets::SocketListener;
-use cepa_common::world::{Disk, Sockets, World, blocking};
+use cepa_common::world::{Disk, World, blocking};
 use cepa_relay as relay;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,10 +20,11 @@ use tokio::task::JoinSet;
 use super::client as clients;
 use super::error::{AppError, PEERS_HINT};
 use super::files::{CLIENT_ROOM, DIRECTORY_ROOM, read_network};
+use super::listen::{SocketFile, bind};
 use super::measure::Measurer;
 use super::news::{News, Told, until_listed};
 use super::relay::relay_options;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ListenAddress, Listener};
 use crate::terminal::Progress;
 
 /// A function that lets the owner of a node speak with the node's client as soon as there is one. The arguments are the
@@ -36,6 +36,7 @@ pub type Attend = fn(&Path, &client::Client, &watch::Sender<Progress>) -> JoinSe
 pub struct Node {
     client: Option<clients::Started>,
     fronts: Vec<client::Front>,
+    socket_files: Vec<SocketFile>,
     /// The tasks that speak with the client's owner. The tasks end when they are dropped.
     attendants: JoinSet<()>,
     relay: Option<relay::RelayHandle>,
@@ -47,7 +48,7 @@ pub struct Node {
     /// How long the streams of the exit may go on when the node stops in order.
     drain: Duration,
     /// Where applications connect, if the node is a client.
-    pub socks: Vec<SocketAddr>,
+    pub socks: Vec<ListenAddress>,
     /// Who the node is to other relays, if it is a relay.
     pub identity: Option<RelayId>,
     /// Where the node accepts links, if it is a relay.
@@ -87,6 +88,7 @@ impl Node {
         let mut node = Self {
             client: None,
             fronts: Vec::new(),
+            socket_files: Vec::new(),
             attendants: JoinSet::new(),
             identity: relay.as_ref().map(relay::RelayHandle::identity),
             told: relay.as_ref().map(|relay| Told::by(relay, publishes)),
@@ -115,10 +117,11 @@ impl Node {
             return Ok(());
         };
         // The ports come first: whether they are free is the one thing that we know at once.
-        let mut listeners = vec![(bind(settings.socks).await?, &settings.isolate)];
-        for more in &settings.listeners {
-            let isolate = more.isolate.as_ref().unwrap_or(&settings.isolate);
-            listeners.push((bind(more.address).await?, isolate));
+        let first = Listener::at(ListenAddress::Tcp(settings.socks));
+        let mut listeners = Vec::new();
+        for listener in std::iter::once(&first).chain(&settings.listeners) {
+            let isolate = listener.isolate.as_ref().unwrap_or(&settings.isolate);
+            listeners.push((bind(listener, self.state.trust()).await?, isolate));
         }
         let peers = peer_rules(settings).await?;
         let options = client::ClientOptions {
@@ -142,10 +145,12 @@ impl Node {
             max_connections: settings.connections as usize,
             ..Default::default()
         };
-        for (listener, isolate) in listeners {
-            self.socks.extend(listener.local_addr().ok());
+        for (bound, isolate) in listeners {
+            self.socks.push(bound.address);
+            self.socket_files.extend(bound.file);
             let (by, client) = (clients::isolate_by(isolate), &started.client);
-            self.fronts.push(client.serve_front_by(by, listener, front));
+            self.fronts
+                .push(client.serve_front_by(by, bound.listener, front));
         }
         started.ready(progress).await?;
         Ok(())
@@ -221,11 +226,6 @@ impl Node {
 fn drain(config: &Config) -> Duration {
     let seconds = config.exit.as_ref().map_or(0, |exit| exit.drain_seconds);
     Duration::from_secs(seconds.into())
-}
-
-async fn bind(address: SocketAddr) -> Result<SocketListener, AppError> {
-    let listener = Sockets::Tcp.bind(address).await;
-    listener.map_err(|source| AppError::Listen { address, source })
 }
 
 /// What the owner decides about paths, with the GeoIP file read.

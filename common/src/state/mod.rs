@@ -28,8 +28,8 @@ pub use file::write_whole;
 pub use key::{KeyKind, create_key, erase_key, load_key, load_or_create_key, save_key};
 pub use lock::StateLock;
 use rand_core::CryptoRng;
-pub use trust::Trust;
 use trust::check_directory;
+pub use trust::{Trust, check_place};
 
 use crate::secret::Secret;
 use crate::world::Disk;

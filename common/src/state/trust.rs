@@ -29,6 +29,13 @@ pub(super) fn check_directory(disk: &Disk, path: &Path, trust: Trust) -> Result<
     check(disk, path, trust, |verifier| verifier.require_directory())
 }
 
+/// Checks that nobody else can put files into the directory `path`, or into those above it, though others may look in.
+pub fn check_place(disk: &Disk, path: &Path, trust: Trust) -> Result<(), StateError> {
+    check(disk, path, trust, |verifier| {
+        verifier.require_directory().permit_readable()
+    })
+}
+
 fn check(
     disk: &Disk,
     path: &Path,
@@ -62,5 +69,24 @@ fn mistrust(trust: Trust) -> Result<Mistrust, StateError> {
             .build()
             .map_err(|_| StateError::Rules),
         Trust::Everyone => Ok(Mistrust::new_dangerously_trust_everyone()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_place_may_be_seen_by_others_and_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        for (mode, is_taken) in [(0o700, true), (0o755, true), (0o777, false), (0o722, false)] {
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            let checked = check_place(&Disk::Real, dir.path(), Trust::OwnerOnly);
+            assert_eq!(checked.is_ok(), is_taken, "{mode:o}: {checked:?}");
+            check_place(&Disk::Real, dir.path(), Trust::Everyone).unwrap();
+        }
     }
 }

@@ -7,14 +7,17 @@
 use std::future::poll_fn;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 /// A future that a given network answers with.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
@@ -134,6 +137,69 @@ impl Sockets {
         Some(socket.local_addr().ok()?.ip())
     }
 }
+
+/// Longest path of a Unix socket (bytes): what Linux has room for, without the final zero.
+const UNIX_PATH_BYTES: usize = 107;
+
+/// Why there is no Unix socket to listen at.
+#[derive(Debug, thiserror::Error)]
+pub enum UnixBindError {
+    /// The path is longer than the system takes.
+    #[error("its path has {0} bytes, and the system takes {UNIX_PATH_BYTES} at most")]
+    TooLong(usize),
+    /// There is a file that is no socket.
+    #[error("something that is no socket is in its place")]
+    InTheWay,
+    /// Another program listens there.
+    #[error("another program listens there")]
+    InUse,
+    /// The system's error.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Listens at the Unix socket `path`, which those may use whom the permission bits `mode` let. A socket that is left
+/// from a program that has ended is replaced.
+///
+/// # Errors
+/// [`UnixBindError`].
+#[expect(clippy::disallowed_methods, reason = "this is the seam")]
+pub fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, UnixBindError> {
+    super::kind::be_real("sockets");
+    let bytes = path.as_os_str().len();
+    if bytes > UNIX_PATH_BYTES {
+        return Err(UnixBindError::TooLong(bytes));
+    }
+    let address = SockAddr::unix(path)?;
+    let socket = || Socket::new(Domain::UNIX, Type::STREAM, None);
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            let probe = socket()?;
+            // A full queue would block.
+            probe.set_nonblocking(true)?;
+            match probe.connect(&address) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path)?;
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
+                _ => return Err(UnixBindError::InUse),
+            }
+        }
+        Ok(_) => return Err(UnixBindError::InTheWay),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let socket = socket()?;
+    socket.bind(&address)?;
+    // Nobody can connect before the socket is listened at, whatever its mode is until here.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    socket.listen(UNIX_BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(UnixListener::from_std(OwnedFd::from(socket).into())?)
+}
+
+/// Connections that wait in the kernel to be accepted at a Unix socket.
+const UNIX_BACKLOG: i32 = 1024;
 
 /// A port that is listened at.
 pub enum SocketListener {

@@ -1,0 +1,66 @@
+//! Where applications connect: TCP ports, and Unix sockets that are gone when the node is.
+
+use std::path::{Path, PathBuf};
+
+use cepa_client::front::FrontListener;
+use cepa_common::state::{Trust, check_place};
+use cepa_common::world::sockets::bind_unix;
+use cepa_common::world::{Disk, Sockets};
+
+use super::error::AppError;
+use crate::config::{ListenAddress, Listener};
+
+/// Who may use a Unix socket if nobody says otherwise: its owner.
+const OWNER_ONLY: u32 = 0o600;
+
+/// A Unix socket that is removed when this value is dropped.
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // The socket may be gone already, with its directory.
+        let _ = Disk::Real.remove(&self.0);
+    }
+}
+
+/// A listener, where applications find it, and its file if it has one.
+pub(super) struct Bound {
+    pub(super) listener: FrontListener,
+    pub(super) address: ListenAddress,
+    pub(super) file: Option<SocketFile>,
+}
+
+/// Listens as `listener` says. `trust` says whether the directory of a Unix socket may be open to others.
+pub(super) async fn bind(listener: &Listener, trust: Trust) -> Result<Bound, AppError> {
+    let refused = |what: String| AppError::Listen {
+        address: listener.address.to_string(),
+        source: std::io::Error::other(what),
+    };
+    match &listener.address {
+        ListenAddress::Tcp(address) => {
+            let io = |source| AppError::Listen {
+                address: address.to_string(),
+                source,
+            };
+            let bound = Sockets::Tcp.bind(*address).await.map_err(io)?;
+            let address = bound.local_addr().map_err(io)?;
+            Ok(Bound {
+                listener: bound.into(),
+                address: ListenAddress::Tcp(address),
+                file: None,
+            })
+        }
+        ListenAddress::Unix(path) => {
+            let parent = path.parent().filter(|parent| *parent != Path::new(""));
+            let parent = parent.unwrap_or(Path::new("."));
+            check_place(&Disk::Real, parent, trust)?;
+            let mode = listener.mode.map_or(OWNER_ONLY, |mode| mode.0);
+            let bound = bind_unix(path, mode).map_err(|error| refused(error.to_string()))?;
+            Ok(Bound {
+                listener: bound.into(),
+                address: listener.address.clone(),
+                file: Some(SocketFile(path.clone())),
+            })
+        }
+    }
+}
