@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use cepa_client::circuit::isolation::Isolation;
-use cepa_client::{Client, ConnectError, StreamTarget};
+use cepa_client::{Client, ConnectError, ResolveError, StreamTarget};
 use cepa_common::dir::{ExitPolicy, local_network_params};
 use cepa_common::world::memory::{Event, EventKind, MemoryNetwork};
 use cepa_common::world::names::{GivenNames, Names};
@@ -182,4 +182,66 @@ fn first_bytes_are_said_to_one_exit_and_special_names_to_none() {
     let [silent, speaking, special] = SIMULATION.run(7, Box::pin(lookups())).unwrap();
     assert_eq!(silent, FAMILIES * EXITS as usize, "all exits are tried");
     assert_eq!((speaking, special), (FAMILIES, 0));
+}
+
+/// What exits say of a name, how often they ask for it when two clients want to know, and of what they never hear.
+async fn known_names() -> [usize; 3] {
+    let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, BTreeMap::new());
+    let names = Arc::new(CountedNames(AtomicUsize::new(0)));
+    let (file, relays) = relays(&network, local_network_params(), &names).await;
+    tokio::time::sleep(FOUNDING).await;
+    let options = client_options(&file, network.world(address(CLIENT)));
+    let client = at(CLIENT, Client::bootstrap(options)).await.unwrap();
+    let made = |before: usize| names.0.load(Ordering::Relaxed) - before;
+    let resolve = |client: &Client, name: &'static str| {
+        let client = client.clone();
+        at(CLIENT, async move { client.resolve(name).await })
+    };
+    for name in ["pages.example", "Pages.EXAMPLE."] {
+        assert_eq!(resolve(&client, name).await.unwrap(), [address(SERVER)]);
+    }
+    let first = made(0);
+    let other = client.isolated();
+    assert_eq!(
+        resolve(&other, "pages.example").await.unwrap(),
+        [address(SERVER)]
+    );
+    let second = made(first);
+    for name in [
+        "localhost",
+        "a.local",
+        "e.alt",
+        "x.cepa",
+        "a.test",
+        "b.invalid",
+    ] {
+        let refused = resolve(&client, name).await.expect_err("no exit knows it");
+        assert!(
+            matches!(refused, ResolveError::Special(_)),
+            "{name}: {refused}"
+        );
+    }
+    let reverse = |ip: [u8; 4]| {
+        let client = client.clone();
+        at(CLIENT, async move { client.resolve_ptr(ip.into()).await })
+    };
+    let private = reverse([192, 168, 0, 1]).await;
+    assert!(matches!(private, Err(ResolveError::Private)), "{private:?}");
+    let never = made(first + second);
+    // These names know addresses alone.
+    let none = reverse([8, 8, 8, 8]).await;
+    assert!(matches!(none, Err(ResolveError::NoRecords)), "{none:?}");
+    // A new identity knows nothing of what was before.
+    client.new_identity();
+    let before = names.0.load(Ordering::Relaxed);
+    resolve(&client, "pages.example").await.unwrap();
+    assert_eq!(made(before), FAMILIES);
+    stop(client, relays).await;
+    [first, second, never]
+}
+
+#[test]
+fn exits_are_asked_for_names_once_a_client_and_never_for_what_is_not_theirs() {
+    let [first, second, never] = SIMULATION.run(7, Box::pin(known_names())).unwrap();
+    assert_eq!((first, second, never), (FAMILIES, FAMILIES, 0));
 }

@@ -13,7 +13,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use support::dns::{KNOWN, UNKNOWN, dns_server};
+use support::dns::{KNOWN, NAMED, UNKNOWN, dns_server};
 use support::*;
 
 #[test]
@@ -22,6 +22,7 @@ fn streams_keep_their_promises() {
     let resolver = dns_server().to_string();
     let net = Testnet::start(&["--resolver", &resolver]);
     names_are_resolved_at_the_exit(&net);
+    exits_are_asked_for_names(&net);
     what_the_port_does_not_do_is_refused(&net);
     a_broken_stream_does_not_look_finished(&net);
     many_streams_do_not_mix(&net);
@@ -57,6 +58,45 @@ fn names_are_resolved_at_the_exit(net: &Testnet) {
         let got = net.curl("http", &tunnel);
         assert!(!got.status.success());
         assert_eq!(got.stdout, b"502", "{url}");
+    }
+}
+
+/// Checks RESOLVE and RESOLVE_PTR, Tor's commands of SOCKS, and the program that speaks them if it is there.
+fn exits_are_asked_for_names(net: &Testnet) {
+    let ask = |command, host: &[u8]| {
+        let (mut stream, code) = socks5_command(net.socks(), command, host, 0, None);
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        (code, rest)
+    };
+    // The reply to a look-up of an address is as long as the reply to CONNECT, which has been read.
+    assert_eq!(ask(0xf0, &name(KNOWN)), (0, Vec::new()));
+    assert_eq!(ask(0xf0, &name(UNKNOWN)).0, 4, "no such name");
+    assert_eq!(ask(0xf0, &name("nas.local")).0, 2, "no name of the DNS");
+    let address = |ip: [u8; 4]| [&[1][..], &ip].concat();
+    let (code, rest) = ask(0xf1, &address(NAMED));
+    // Ten bytes of the reply have been read: the head, the length of the name, and five bytes of that.
+    assert_eq!((code, &rest[..rest.len() - 2]), (0, &KNOWN.as_bytes()[5..]));
+    assert_eq!(
+        ask(0xf1, &address([9, 9, 9, 9])).0,
+        4,
+        "an address without a name"
+    );
+    let tor_resolve = |args: &[&str]| {
+        let mut command = std::process::Command::new("tor-resolve");
+        let output = command.args(args).arg(net.socks().to_string()).output();
+        output.map(|output| String::from_utf8(output.stdout).unwrap())
+    };
+    let [a, b, c, d] = NAMED;
+    match tor_resolve(&[KNOWN]) {
+        Err(error) => eprintln!("without tor-resolve: {error}"),
+        Ok(said) => {
+            assert_eq!(said, "127.0.0.1\n");
+            assert_eq!(tor_resolve(&["-4", KNOWN]).unwrap(), "127.0.0.1\n");
+            let named = tor_resolve(&["-x", &format!("{a}.{b}.{c}.{d}")]).unwrap();
+            assert_eq!(named, format!("{KNOWN}\n"));
+            assert_eq!(tor_resolve(&[UNKNOWN]).unwrap(), "");
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::circuit::pool::Pool;
 use crate::circuit::{CircuitError, Circuits, Multipath, Wanted};
 use crate::dir::{Directory, NoConsensus, WrongClock};
 use crate::events::{ClientEvent, Reporter, Warning};
+use crate::names::Names;
 use crate::path::{ExitTarget, PathError, PeerRules, RuleError};
 use cepa_common::net::skew::ClockSkew;
 
@@ -58,6 +59,8 @@ pub struct ClientOptions {
     /// What circuits, streams and queues may hold together (bytes). Over it, streams end: first, of those whose bytes
     /// nobody reads, the one that holds most.
     pub memory_bytes: usize,
+    /// Believe exits that tell private addresses of names. This is meant for networks on one machine only.
+    pub allow_private: bool,
     /// The world that the client lives in: [`World::default`] for the real one.
     pub world: World,
 }
@@ -73,6 +76,7 @@ impl ClientOptions {
             peers: PeerRules::default(),
             multipath: Multipath::default(),
             memory_bytes: MEMORY_BYTES,
+            allow_private: false,
             world: World::default(),
         }
     }
@@ -119,6 +123,7 @@ pub(crate) struct ClientInner {
     /// The pool, as programs that embed the client may see it.
     pub(crate) circuits: Circuits,
     pub(crate) directory: Directory,
+    pub(crate) names: Names,
     pub(crate) skew: ClockSkew,
     pub(crate) reporter: Reporter,
     pub(crate) isolate_by: IsolateBy,
@@ -256,18 +261,44 @@ impl Client {
         {
             return Err(ConnectError::Special(special));
         }
+        let isolation = match &target {
+            StreamTarget::Host(host, port) => self.key(by, isolation, host, *port),
+            StreamTarget::Directory | StreamTarget::Resolver => {
+                isolation.of_identity(self.inner.pool.identity())
+            }
+        };
+        let opened = self.open(&target, &isolation, early, None).await;
+        opened.map(|(stream, _)| stream)
+    }
+
+    /// The whole key of a stream that is asked for now, or of a question about its host.
+    pub(crate) fn key(
+        &self,
+        by: IsolateBy,
+        isolation: Isolation,
+        host: &StreamHost,
+        port: u16,
+    ) -> Isolation {
+        let number = self.inner.streams.fetch_add(1, Ordering::Relaxed);
+        let isolation = isolation.of_identity(self.inner.pool.identity());
+        isolation.with_target(by, host, port, number)
+    }
+
+    /// Opens a stream to `target` for a whole key, at an exit that is not `avoid`. Says which exit it is.
+    pub(crate) async fn open(
+        &self,
+        target: &StreamTarget,
+        isolation: &Isolation,
+        early: &[u8],
+        avoid: Option<RelayId>,
+    ) -> Result<(StreamIo, RelayId), ConnectError> {
         self.inner.directory.use_now();
-        let mut isolation = isolation.of_identity(self.inner.pool.identity());
-        if let StreamTarget::Host(host, port) = &target {
-            let number = self.inner.streams.fetch_add(1, Ordering::Relaxed);
-            isolation = isolation.with_target(by, host, *port, number);
-        }
         let all_tries = async {
             if !self.inner.reporter.has_joined() {
                 // The client is still starting, which is worth a wait.
                 self.until_usable().await?;
             }
-            self.try_connect(&target, &isolation, early).await
+            self.try_connect(target, isolation, early, avoid).await
         };
         timeout(CONNECT_TIMEOUT, all_tries)
             .await
@@ -330,12 +361,13 @@ impl Client {
         target: &StreamTarget,
         isolation: &Isolation,
         early: &[u8],
-    ) -> Result<StreamIo, ConnectError> {
+        avoided: Option<RelayId>,
+    ) -> Result<(StreamIo, RelayId), ConnectError> {
         let wanted = self.wanted(target);
         let mut refused: Vec<RelayId> = Vec::new();
         let mut last = ConnectError::TimedOut;
         for _ in 0..CONNECT_TRIES {
-            let avoid = |relay: &RelayId| refused.contains(relay);
+            let avoid = |relay: &RelayId| refused.contains(relay) || avoided == Some(*relay);
             let circuit = self.inner.pool.circuit_for(isolation, wanted, &avoid).await;
             let circuit = match circuit {
                 Ok(circuit) => circuit,
@@ -361,7 +393,7 @@ impl Client {
                         let wrote = stream.write_all(rest).await;
                         wrote.map_err(|_| StreamError::CircuitLost)?;
                     }
-                    return Ok(stream);
+                    return Ok((stream, exit));
                 }
                 Err(error) => {
                     last = error.into();

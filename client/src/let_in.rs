@@ -16,8 +16,12 @@ use tokio::task::JoinHandle;
 use crate::circuit::CircuitError;
 use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::client::{Client, ConnectError};
-use crate::front::{self, ConnectRequest, Connector, Failure, FrontListener, FrontOptions, Host};
+use crate::front::{
+    self, Address, ConnectRequest, Connector, Failure, Found, FrontListener, FrontOptions, Host,
+    IsolationKey, LookUp,
+};
 use crate::path::PathError;
+use crate::resolve::ResolveError;
 
 impl Client {
     /// Lets programs in at `listener`, a TCP port or a Unix socket, by SOCKS and HTTP, until the front is shut down or dropped.
@@ -130,6 +134,33 @@ impl Connector for ClientConnector {
             tracing::debug!(%error, "a stream was not opened");
             failure(&error)
         })
+    }
+
+    async fn look_up(&self, asked: LookUp, isolation: IsolationKey) -> Result<Found, Failure> {
+        let isolation = Isolation::session(self.client.session).with_front(self.by, isolation);
+        let client = &self.client;
+        let found = match asked {
+            LookUp::Address(host) => {
+                let asked = client
+                    .resolve_by(self.by, isolation, &host.to_string())
+                    .await;
+                asked.map(|found| found.first().copied().map(Found::Address))
+            }
+            LookUp::Name(Address(ip)) => {
+                let asked = client.resolve_ptr_by(self.by, isolation, ip).await;
+                asked.map(|found| found.into_iter().next().map(Found::Name))
+            }
+        };
+        match found {
+            Ok(found) => found.ok_or(Failure::Unresolvable),
+            Err(ResolveError::Connect(error)) => {
+                self.tell(&error);
+                tracing::debug!(%error, "a name was not looked up");
+                Err(failure(&error))
+            }
+            Err(ResolveError::Special(_) | ResolveError::Private) => Err(Failure::NotAllowed),
+            Err(_) => Err(Failure::Unresolvable),
+        }
     }
 }
 

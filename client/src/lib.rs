@@ -23,8 +23,8 @@
 //! hyper, two clients that share no circuit, and a circuit along a path by hand.
 //!
 //! The rooms: [`dir`] fetches and keeps the consensus; [`guard`] keeps first hops; [`path`] chooses relays; [`circuit`]
-//! builds circuits and carries streams; [`front`] lets programs in by SOCKS and HTTP; [`events`] is what the
-//! client tells of its start and of its troubles.
+//! builds circuits and carries streams; `names` asks exits for names; [`front`] lets programs in by SOCKS and HTTP;
+//! [`events`] is what the client tells of its start and of its troubles.
 
 #![cfg_attr(
     test,
@@ -42,7 +42,9 @@ pub mod events;
 pub mod front;
 pub mod guard;
 mod let_in;
+mod names;
 pub mod path;
+mod resolve;
 mod start;
 mod time_sources;
 
@@ -58,3 +60,4 @@ pub type StreamIo = cepa_common::net::circuit_io::StreamIo<cepa_common::stream::
 pub use client::{Client, ClientError, ClientOptions, ConnectError, HopReport};
 pub use events::{ClientEvent, ClientEvents, DirectorySource, Warning};
 pub use let_in::Front;
+pub use resolve::ResolveError;

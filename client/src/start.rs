@@ -21,6 +21,7 @@ use crate::client::{Client, ClientError, ClientInner, ClientOptions};
 use crate::dir::{DirStreams, DirectoryConfig, directory};
 use crate::events::{ClientEvent, ClientEvents, Reporter, Warning};
 use crate::guard::Keeper;
+use crate::names::Names;
 use crate::time_sources::TimeSources;
 
 /// The time within which a consensus must be there.
@@ -104,6 +105,7 @@ impl Client {
             tasks.clone(),
             memory.clone(),
         );
+        let names = Names::new(options.allow_private, tasks.clone(), memory.budget());
         tasks.spawn(keep_within_budget(memory, reporter.clone()));
         let skew = links.skew().clone();
         let times = TimeSources {
@@ -157,6 +159,7 @@ impl Client {
                 circuits: Circuits::new(pool.clone()),
                 pool,
                 directory,
+                names,
                 skew,
                 reporter,
                 isolate_by: options.isolate_by,

@@ -129,6 +129,7 @@ impl Node {
             peers,
             multipath: clients::multipath(settings.multipath),
             memory_bytes: (config.limits.client_memory_mib as usize) << 20,
+            allow_private: settings.allow_private,
             world: World::default(),
             network_file: Some(config.network.file.clone()),
             state_dir: Some(self.state.room(CLIENT_ROOM)?),

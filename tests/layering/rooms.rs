@@ -204,12 +204,14 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "client/src/path",
         ],
     ),
+    ("client/src/names", &["common/src", "client/src/circuit"]),
     (
         "client/src/client.rs",
         &[
             "common/src",
             "client/src/lib.rs",
             "client/src/circuit",
+            "client/src/names",
             "client/src/dir",
             "client/src/events.rs",
             "client/src/front",
@@ -228,10 +230,21 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "client/src/resolve.rs",
+        &[
+            "common/src",
+            "client/src/lib.rs",
+            "client/src/circuit",
+            "client/src/client.rs",
+            "client/src/names",
+        ],
+    ),
+    (
         "client/src/let_in.rs",
         &[
             "common/src",
             "client/src/lib.rs",
+            "client/src/resolve.rs",
             "client/src/circuit",
             "client/src/client.rs",
             "client/src/dir",
@@ -260,6 +273,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         &[
             "common/src",
             "client/src/lib.rs",
+            "client/src/names",
             "client/src/circuit",
             "client/src/client.rs",
             "client/src/dir",

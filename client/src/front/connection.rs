@@ -16,8 +16,8 @@ use super::connector::{ConnectRequest, Connector, IsolationKey};
 use super::http_forward::Forwarder;
 use super::parse::{FrontOptions, FrontParser, FrontStep};
 use super::reply::{self, Failure};
-use super::request::{FrontRequest, Request};
-use super::target::Protocol;
+use super::request::{Found, FrontRequest, LookUp, Request};
+use super::target::{Host, Protocol};
 
 /// Size of the buffer for one direction of one connection, in bytes.
 const COPY_BUFFER: usize = 64 * 1024;
@@ -80,8 +80,15 @@ impl Connection {
                     .forward(request.leftover, connector, isolation, options)
                     .await;
             }
-            Request::Resolve(_) | Request::ResolvePtr(_) => {
-                return self.farewell(&reply::unsupported(protocol)).await;
+            Request::Resolve(host) => {
+                let isolation = isolation.of(request.marks, protocol);
+                let asked = LookUp::Address(host);
+                return self.look_up(asked, connector, isolation).await;
+            }
+            Request::ResolvePtr(address) => {
+                let isolation = isolation.of(request.marks, protocol);
+                let asked = LookUp::Name(address);
+                return self.look_up(asked, connector, isolation).await;
             }
         };
         let mut early = request.leftover;
@@ -93,11 +100,7 @@ impl Connection {
         }
         let request = ConnectRequest {
             target,
-            isolation: IsolationKey {
-                marks: request.marks,
-                protocol,
-                ..isolation
-            },
+            isolation: isolation.of(request.marks, protocol),
             early,
         };
         match self.connect(connector, request).await {
@@ -114,6 +117,24 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Tells the application what an exit knows of a name or of an address. What needs no exit is told at once.
+    async fn look_up<C: Connector>(
+        mut self,
+        asked: LookUp,
+        connector: &C,
+        isolation: IsolationKey,
+    ) {
+        let protocol = isolation.protocol;
+        let found = match asked {
+            LookUp::Address(Host::Ip4(ip)) => Ok(Found::Address(ip.into())),
+            LookUp::Address(Host::Ip6(ip)) => Ok(Found::Address(ip.into())),
+            asked => connector.look_up(asked, isolation).await,
+        };
+        let answer = found.and_then(|found| reply::found(protocol, &found));
+        let answer = answer.unwrap_or_else(|failure| reply::failed(protocol, failure));
+        self.farewell(&answer).await;
     }
 
     /// Passes `http://` requests on until the connection ends. `begun` is what has been read of them.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::reply::Failure;
+use super::request::{Found, LookUp};
 use super::target::{FrontTarget, Marks, Protocol};
 
 /// Who is at the other end of an accepted connection, as far as the kernel says.
@@ -30,6 +31,17 @@ pub struct IsolationKey {
     pub client: Origin,
     /// Number of the listener that the connection came through; each listener of a client has its own.
     pub listener: u64,
+}
+
+impl IsolationKey {
+    /// The key of a request that came with these marks, in this protocol.
+    pub(super) fn of(self, marks: Marks, protocol: Protocol) -> Self {
+        Self {
+            marks,
+            protocol,
+            ..self
+        }
+    }
 }
 
 /// A stream to be opened. Debug output hides what belongs to the user.
@@ -64,4 +76,11 @@ pub trait Connector: Send + Sync + 'static {
         &self,
         request: ConnectRequest,
     ) -> impl Future<Output = Result<Self::Stream, Failure>> + Send;
+
+    /// Looks a name or an address up, within a bounded time. Dropping the future gives the look-up up.
+    fn look_up(
+        &self,
+        asked: LookUp,
+        isolation: IsolationKey,
+    ) -> impl Future<Output = Result<Found, Failure>> + Send;
 }

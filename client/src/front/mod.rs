@@ -13,8 +13,8 @@
 //! * `refusal` says why a request is refused, and which limits it must keep;
 //! * `reply` says what the application is told.
 //!
-//! Three things are absent on purpose: any lookup of a name (names go to the exit as they are, S30), the choice of a
-//! circuit, and UDP.
+//! Three things are absent on purpose: any lookup of a name on this machine (names go to the exit as they are, S30), the
+//! choice of a circuit, and UDP.
 
 mod accepted;
 mod connection;
@@ -41,6 +41,6 @@ pub use connector::{ConnectRequest, Connector, IsolationKey, Origin};
 pub use parse::{FrontOptions, FrontParser, FrontStep, MAX_CONNECTIONS};
 pub use refusal::{FrontError, FrontRefusal, HTTP_HEAD_LIMIT, SOCKS_LIMIT};
 pub use reply::{Failure, connected, failed};
-pub use request::{Address, FrontRequest, Request};
+pub use request::{Address, Found, FrontRequest, LookUp, Request};
 pub use serve::{BindRefused, check_bind, serve};
 pub use target::{Credentials, FrontTarget, Host, Marks, Protocol};

@@ -1,9 +1,11 @@
 //! What the application is told, in the words of its own protocol (docs/front.md).
 
 use core::fmt;
+use std::net::IpAddr;
 
 use cepa_common::cell::message::EndReason;
 
+use super::request::Found;
 use super::target::Protocol;
 
 /// Why a stream could not be opened.
@@ -166,12 +168,23 @@ pub fn failed(protocol: Protocol, failure: Failure) -> Vec<u8> {
     }
 }
 
-/// The bytes that tell an application that what it asks for is not done here.
-pub(super) fn unsupported(protocol: Protocol) -> Vec<u8> {
-    match protocol {
-        Protocol::Socks4 | Protocol::Socks4a => REJECT_SOCKS4.to_vec(),
-        Protocol::Socks5 => socks5(7).to_vec(),
-        Protocol::HttpConnect | Protocol::HttpForward => not_here(),
+/// The bytes that tell an application what it wants to know of a name or of an address. SOCKS 4 has no words for
+/// addresses of IPv6 and for names, and HTTP asks for neither.
+pub(super) fn found(protocol: Protocol, found: &Found) -> Result<Vec<u8>, Failure> {
+    let socks5 = |kind, said: &[u8]| [&[5, 0, 0, kind][..], said, &[0, 0]].concat();
+    match (protocol, found) {
+        (Protocol::Socks4 | Protocol::Socks4a, Found::Address(IpAddr::V4(ip))) => {
+            let mut granted = GRANT_SOCKS4;
+            granted[4..].copy_from_slice(&ip.octets());
+            Ok(granted.to_vec())
+        }
+        (Protocol::Socks5, Found::Address(IpAddr::V4(ip))) => Ok(socks5(1, &ip.octets())),
+        (Protocol::Socks5, Found::Address(IpAddr::V6(ip))) => Ok(socks5(4, &ip.octets())),
+        (Protocol::Socks5, Found::Name(name)) => {
+            let len = u8::try_from(name.len()).map_err(|_| Failure::Unresolvable)?;
+            Ok(socks5(3, &[&[len], name.as_bytes()].concat()))
+        }
+        _ => Err(Failure::Unresolvable),
     }
 }
 

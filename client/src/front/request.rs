@@ -29,6 +29,33 @@ impl fmt::Debug for Address {
     }
 }
 
+/// What an application wants to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LookUp {
+    /// The address of a host that has a name.
+    Address(Host),
+    /// The name of an address.
+    Name(Address),
+}
+
+/// What is known. Debug output hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Found {
+    /// The address of the name: one of IPv4 if there is one.
+    Address(IpAddr),
+    /// The name of the address.
+    Name(String),
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Address(_) => "Address(…)",
+            Self::Name(_) => "Name(…)",
+        })
+    }
+}
+
 /// A request with all that came with it. Debug output hides what belongs to the user.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FrontRequest {
