@@ -6,9 +6,9 @@
 //!
 //! The rooms, in the order in which a run goes through them: [`scenario`] is what people write, in the quantities of
 //! [`units`]; [`plan`] is what a [`seed`] makes of it, with places from [`cities`] and users from [`load`]; `run`
-//! starts the nodes of `node`, whose users are in `user`, and lets go wrong what should; [`sight`] and [`log`] see
-//! what happens and what must not; [`outcome`] is what a run came to. [`search`] runs many seeds, [`shrink`] makes a
-//! failure small, and [`report`] shows what was measured.
+//! starts the nodes of `node`, whose users are in `user`, and lets go wrong what should, also by owners in `hostile`;
+//! [`sight`] and [`log`] see what happens and what must not; [`outcome`] is what a run came to. [`search`] runs many
+//! seeds, [`shrink`] makes a failure small, and [`report`] shows what was measured.
 //!
 //! Absent: any model of a part of Cepa. What a run shows, the code that ships does.
 
