@@ -9,10 +9,11 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use cepa_common::dns::{Answer, Question, RecordType, framed};
 use support::dns::{KNOWN, NAMED, UNKNOWN, dns_server};
 use support::*;
 
@@ -82,6 +83,17 @@ fn exits_are_asked_for_names(net: &Testnet) {
         4,
         "an address without a name"
     );
+    let (mut stream, code) = socks5(net.socks(), &name("resolver.cepa.alt"), 53, None);
+    assert_eq!(code, 0);
+    let question = Question::new(KNOWN, RecordType::A).unwrap();
+    stream
+        .write_all(&framed(&question.to_query(7).unwrap()).unwrap())
+        .unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = Answer::read(&answer[2..], &question, true).unwrap();
+    assert!(answer.addresses().eq([IpAddr::from([127, 0, 0, 1])]));
     let tor_resolve = |args: &[&str]| {
         let mut command = std::process::Command::new("tor-resolve");
         let output = command.args(args).arg(net.socks().to_string()).output();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::StreamIo;
 use cepa_common::cell::message::EndReason;
+use cepa_common::dns::Query;
 use cepa_common::log_pace::LogPaces;
 use cepa_common::stream::{StreamError, StreamTarget};
 use cepa_common::sync::lock;
@@ -134,6 +135,11 @@ impl Connector for ClientConnector {
             tracing::debug!(%error, "a stream was not opened");
             failure(&error)
         })
+    }
+
+    async fn answer(&self, query: Query, isolation: IsolationKey) -> Vec<u8> {
+        let isolation = Isolation::session(self.client.session).with_front(self.by, isolation);
+        self.client.answer_by(self.by, isolation, &query).await
     }
 
     async fn look_up(&self, asked: LookUp, isolation: IsolationKey) -> Result<Found, Failure> {

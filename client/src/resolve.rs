@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use cepa_common::cell::message::SpecialName;
-use cepa_common::dns::{Answer, Heard, Question, RecordType, ResponseCode, Unasked, read_query};
+use cepa_common::dns::{
+    Answer, Heard, Query, Question, RecordType, ResponseCode, Unasked, read_query,
+};
 use cepa_common::ids::RelayId;
 use cepa_common::stream::{StreamHost, StreamTarget};
 
@@ -103,12 +105,23 @@ impl Client {
             Heard::Refused(answer) => return Ok(answer),
         };
         let isolation = Isolation::session(self.session);
-        let asked = self.ask(self.inner.isolate_by, isolation, &query.question);
-        let answer = asked.await.unwrap_or_else(|error| match error {
+        let (by, query) = (self.inner.isolate_by, &query);
+        Ok(self.answer_by(by, isolation, query).await)
+    }
+
+    /// The answer to a query, with switches of the caller's own. What comes to nothing has an answer too.
+    pub(crate) async fn answer_by(
+        &self,
+        by: IsolateBy,
+        isolation: Isolation,
+        query: &Query,
+    ) -> Vec<u8> {
+        let asked = self.ask(by, isolation, &query.question).await;
+        let answer = asked.unwrap_or_else(|error| match error {
             Unanswered::Unasked(why) => Answer::of(why.code()),
             Unanswered::Silent | Unanswered::Exit(_) => Answer::of(ResponseCode::ServFail),
         });
-        Ok(query.reply(&answer, usize::from(u16::MAX)))
+        query.reply(&answer, usize::from(u16::MAX))
     }
 
     /// The addresses of a name like [`Client::resolve`], with switches of the caller's own.

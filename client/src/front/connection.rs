@@ -3,9 +3,12 @@
 //! The application sees an orderly end of its connection only if both sides ended their own direction. In every other
 //! case it sees a reset (protocol.md 5.6).
 
+use core::task::Poll;
 use core::time::Duration;
 use std::io;
 
+use cepa_common::budget::{Budget, Charge};
+use cepa_common::net::dns_stream::{Bounds, Conversation, Ended};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes,
 };
@@ -29,6 +32,13 @@ const AHEAD: usize = 64 * 1024;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// What a refused application may send on meanwhile, in bytes.
 const FAREWELL_BYTES: usize = 1 << 20;
+
+/// What an application may have that speaks to the resolver of an exit (RFC 7766, section 6.2.3, wants such ends). What
+/// is held of it is bounded by this and by the number of connections, as the buffers of streams are.
+const QUERIES: Bounds = Bounds {
+    at_once: 64,
+    idle: Duration::from_secs(30),
+};
 
 /// The time to wait for the first bytes of an application that has its answer already. An application sends them at
 /// once, unless it waits for the destination to speak first.
@@ -74,6 +84,10 @@ impl Connection {
         };
         let protocol = request.protocol;
         let target = match request.request {
+            Request::Connect(target) if target.is_resolver() => {
+                let isolation = isolation.of(request.marks, protocol);
+                return self.answer(&request.leftover, connector, isolation).await;
+            }
             Request::Connect(target) => target,
             Request::Forward => {
                 return self
@@ -116,6 +130,23 @@ impl Connection {
                     tracing::debug!(kind = ?error.kind(), "a proxied stream broke");
                 }
             }
+        }
+    }
+
+    /// Answers the DNS queries of an application that has asked for the resolver of an exit, as a name server does by TCP.
+    /// `begun` is what has been read of them. The queries go to the exit in the client's own words.
+    async fn answer<C: Connector>(mut self, begun: &[u8], connector: &C, isolation: IsolationKey) {
+        let connected = reply::connected(isolation.protocol);
+        if self.stream.write_all(&connected).await.is_err() {
+            return;
+        }
+        let answer = |query| connector.answer(query, isolation.clone());
+        let charge = Charge::none(&Budget::unlimited());
+        let queries = Conversation::new(&mut self.stream, answer, QUERIES, charge);
+        let ended = queries.begun_with(begun).run(|_, _| Poll::Pending).await;
+        // Who says what is no query is reset, and so is a broken connection.
+        if matches!(ended, Ended::Done | Ended::Idle) {
+            self.farewell(&[]).await;
         }
     }
 

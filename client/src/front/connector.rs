@@ -4,6 +4,7 @@ use core::fmt;
 use core::future::Future;
 use std::net::IpAddr;
 
+use cepa_common::dns::Query;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::reply::Failure;
@@ -76,6 +77,10 @@ pub trait Connector: Send + Sync + 'static {
         &self,
         request: ConnectRequest,
     ) -> impl Future<Output = Result<Self::Stream, Failure>> + Send;
+
+    /// Answers a DNS query, within a bounded time. Dropping the future gives the query up.
+    fn answer(&self, query: Query, isolation: IsolationKey)
+    -> impl Future<Output = Vec<u8>> + Send;
 
     /// Looks a name or an address up, within a bounded time. Dropping the future gives the look-up up.
     fn look_up(

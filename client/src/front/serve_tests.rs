@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use cepa_common::dns::{self, Frames, Query, Question, RecordType, framed};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
@@ -80,6 +81,11 @@ impl Connector for Asked {
         result.await.unwrap()
     }
 
+    /// Answers every query by NODATA.
+    async fn answer(&self, query: Query, _: IsolationKey) -> Vec<u8> {
+        query.reply(&dns::Answer::of(dns::ResponseCode::NoError), usize::MAX)
+    }
+
     /// Knows what `known` says, whoever asks.
     async fn look_up(&self, asked: LookUp, _: IsolationKey) -> Result<Found, Failure> {
         known(&asked)
@@ -105,6 +111,47 @@ async fn told(first: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     app.read_to_end(&mut all).await.unwrap();
     all
+}
+
+#[tokio::test]
+async fn the_resolver_of_an_exit_is_reached_by_its_name() {
+    let question = Question::new("a.example", RecordType::MX).unwrap();
+    let query = |id| framed(&question.to_query(id).unwrap()).unwrap();
+    let queries = [query(7), query(8)].concat();
+    for (head, reply) in [
+        (
+            &b"\x04\x01\x00\x35\x00\x00\x00\x01\x00Resolver.cepa.alt\x00"[..],
+            GRANTED,
+        ),
+        (
+            b"CONNECT resolver.cepa.alt:53 HTTP/1.1\r\n\r\n",
+            b"HTTP/1.1 200 Connection established\r\n\r\n",
+        ),
+    ] {
+        // The second query comes in two parts, and then the application says that there are no more.
+        let front = front(FrontOptions::default()).await;
+        let cut = queries.len() - 3;
+        let mut app = front.app(&[head, &queries[..cut]].concat()).await;
+        expect(&mut app, reply).await;
+        app.write_all(&queries[cut..]).await.unwrap();
+        app.shutdown().await.unwrap();
+        let mut frames = Frames::new(512);
+        frames.push(&rest(&mut app).await.unwrap());
+        let mut ids = Vec::new();
+        while let Some(message) = frames.next_message().unwrap() {
+            assert!(dns::Answer::read(&message, &question, false).is_ok());
+            ids.extend(dns::Answer::id(&message));
+        }
+        ids.sort_unstable();
+        assert_eq!(ids, [7, 8]);
+        // What is no query is a reset.
+        let mut app = front.app(&[head, &[0, 1]].concat()).await;
+        expect(&mut app, reply).await;
+        assert!(rest(&mut app).await.is_err());
+    }
+    // By another port the name is what it was.
+    let other = told(b"\x04\x01\x00\x50\x00\x00\x00\x01\x00resolver.cepa.alt\x00").await;
+    assert_eq!(other, REJECTED);
 }
 
 #[tokio::test]

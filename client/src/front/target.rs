@@ -8,6 +8,11 @@ use cepa_common::dir::{AddressClass, classify};
 
 use super::refusal::FrontRefusal;
 
+/// The name of the resolver of an exit, which one follows from the isolation of whoever asks.
+const RESOLVER_NAME: &str = "resolver.cepa.alt";
+/// The port of that resolver, which is that of name servers.
+const RESOLVER_PORT: u16 = 53;
+
 /// The protocol that an application spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -143,12 +148,25 @@ impl FrontTarget {
         if port == 0 {
             return Err(FrontRefusal::Port);
         }
+        let target = Self { host, port };
+        if target.is_resolver() {
+            return Ok(target);
+        }
+        let Self { host, port } = target;
         let host = host.known(allow_private)?;
         if host.is_allowed(allow_private) {
             Ok(Self { host, port })
         } else {
             Err(FrontRefusal::Private)
         }
+    }
+}
+
+impl FrontTarget {
+    /// Is this the name by which applications reach the resolver of an exit, as they would reach a name server by TCP?
+    pub fn is_resolver(&self) -> bool {
+        self.port == RESOLVER_PORT
+            && matches!(&self.host, Host::Name(name) if name == RESOLVER_NAME)
     }
 }
 

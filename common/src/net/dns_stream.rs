@@ -80,6 +80,13 @@ where
         }
     }
 
+    /// Takes bytes that have been read of the stream already.
+    #[must_use]
+    pub fn begun_with(mut self, bytes: &[u8]) -> Self {
+        self.frames.push(bytes);
+        self
+    }
+
     /// Answers until the conversation has ended. `is_over` ends it as broken.
     pub async fn run(mut self, is_over: impl Fn(&S, &mut Context<'_>) -> Poll<()>) -> Ended {
         let mut alarm = pin!(sleep_until(self.moved + self.bounds.idle));
