@@ -7,7 +7,7 @@ use cepa_common::dir::ExitPolicy;
 use cepa_relay::authority::{OperatorList, OperatorListError, OperatorRules};
 
 use super::error::ConfigError;
-use super::kinds::ListenAddress;
+use super::kinds::{ListenAddress, Listener};
 use super::node::Config;
 use super::settings::{Authority, Client, Exit, Relay};
 use crate::terminal::logging;
@@ -48,19 +48,27 @@ impl Config {
 impl Client {
     fn check(&self) -> Result<(), ConfigError> {
         // S29: whoever reaches the port uses the network in this client's name.
-        for (key, address) in self.addresses() {
-            let ListenAddress::Tcp(address) = address else {
+        for (key, port) in self.ports() {
+            let ListenAddress::Tcp(address) = port.address else {
                 continue;
             };
-            if !address.ip().is_loopback() && !self.allow_remote {
-                return Err(ConfigError::rule(
-                    key,
-                    format!(
-                        "{address} can be reached from other machines, and everybody there could use this client; \
-                         set client.allow_remote = true if that is wanted",
-                    ),
-                ));
+            if address.ip().is_loopback() {
+                continue;
             }
+            let missing = match self.allow_remote {
+                false => "set client.allow_remote = true if that is wanted",
+                true if port.credentials.is_some() => continue,
+                true => {
+                    "name a file of users and passwords in client.credentials, or `credentials` of a listener"
+                }
+            };
+            return Err(ConfigError::rule(
+                key,
+                format!(
+                    "{address} can be reached from other machines, and everybody there could use this client; \
+                     {missing}",
+                ),
+            ));
         }
         if let Some(port) = (self.listeners.iter())
             .find(|port| port.mode.is_some() && matches!(port.address, ListenAddress::Tcp(_)))
@@ -75,8 +83,11 @@ impl Client {
         }
         let any_free =
             |address: &ListenAddress| matches!(address, ListenAddress::Tcp(a) if a.port() == 0);
-        let ports: Vec<_> = self.addresses().filter(|(_, a)| !any_free(a)).collect();
-        let twice = |n: usize| ports[..n].iter().any(|(_, before)| *before == ports[n].1);
+        let ports: Vec<ListenAddress> = (self.ports())
+            .map(|(_, port)| port.address)
+            .filter(|address| !any_free(address))
+            .collect();
+        let twice = |n: usize| ports[..n].iter().any(|before| *before == ports[n]);
         if (0..ports.len()).any(twice) {
             return Err(ConfigError::rule(
                 "client.listeners",
@@ -87,10 +98,14 @@ impl Client {
     }
 
     /// Every port, the one of `socks` first, with the key that names it.
-    fn addresses(&self) -> impl Iterator<Item = (&'static str, ListenAddress)> {
-        let more = self.listeners.iter();
-        let more = more.map(|listener| ("client.listeners", listener.address.clone()));
-        std::iter::once(("client.socks", ListenAddress::Tcp(self.socks))).chain(more)
+    pub fn ports(&self) -> impl Iterator<Item = (&'static str, Listener)> {
+        let first = Listener {
+            credentials: self.credentials.clone(),
+            ..Listener::at(ListenAddress::Tcp(self.socks))
+        };
+        let more = self.listeners.iter().cloned();
+        let more = more.map(|listener| ("client.listeners", listener));
+        std::iter::once(("client.socks", first)).chain(more)
     }
 
     /// What the owner decides about paths, with the opened file of [`Client::geoip`].

@@ -85,6 +85,9 @@ pub struct Listener {
     /// Who may use a Unix socket; `None` for its owner alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<SocketMode>,
+    /// File of those who may use this port; `None` for everybody who reaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PathBuf>,
 }
 
 impl Listener {
@@ -94,12 +97,16 @@ impl Listener {
             address,
             isolate: None,
             mode: None,
+            credentials: None,
         }
     }
 
     /// Takes relative paths from `base`.
     pub(super) fn resolve(&mut self, base: &Path) {
         if let ListenAddress::Unix(path) = &mut self.address {
+            *path = base.join(&*path);
+        }
+        if let Some(path) = &mut self.credentials {
             *path = base.join(&*path);
         }
     }

@@ -75,8 +75,15 @@ settings! {
             example "false";
             flag "--allow-remote";
             kind "boolean";
-            says "Let `client.socks` be an address that other machines can reach. Everybody there could use this \
-                client.";
+            says "Let `client.socks` be an address that other machines can reach. `client.credentials` must say who \
+                may use it.";
+        credentials: Option<PathBuf> = None;
+            example r#""users""#;
+            flag "--credentials FILE";
+            kind "path";
+            says "File of those who may use `client.socks`: a line USER:PASSWORD for each.",
+            docs "The text below says more.",
+            unset "none, everybody who reaches it";
         allow_private: bool = false;
             example "false";
             flag "--allow-private";
@@ -113,7 +120,8 @@ settings! {
             kind "list of tables";
             says "Further ports like `client.socks`, or Unix sockets (unix:PATH).",
             docs "Each is a table with `address`, and as far as they are to differ from the usual `isolate` (that of \
-                `client.isolate`) and `mode` (of a Unix socket: \"0600\", its owner alone). The text below says more.";
+                `client.isolate`), `mode` (of a Unix socket: \"0600\", its owner alone) and \
+                `credentials` (who may use it: everybody). The text below says more.";
         connections: u32 = MAX_CONNECTIONS as u32;
             within 1..=65_536, "connections";
             example "1024";

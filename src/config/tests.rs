@@ -36,11 +36,12 @@ fn every_key_is_read_into_its_place() {
         [client]
         socks = "127.0.0.2:1"
         allow_remote = true
+        credentials = "v"
         allow_private = true
         answer_early = true
         multipath = "always"
         isolate = ["destination", "stream"]
-        listeners = [{ address = "127.0.0.2:2", isolate = [] }, { address = "unix:u", mode = "660" }]
+        listeners = [{ address = "127.0.0.2:2", isolate = [], credentials = "w" }, { address = "unix:u", mode = "660" }]
         connections = 16
         hops = 4
         guards = 2
@@ -96,6 +97,7 @@ fn every_key_is_read_into_its_place() {
         client: Some(Client {
             socks: "127.0.0.2:1".parse().unwrap(),
             allow_remote: true,
+            credentials: Some("v".into()),
             allow_private: true,
             answer_early: true,
             multipath: MultipathKind::Always,
@@ -105,11 +107,13 @@ fn every_key_is_read_into_its_place() {
                     address: "127.0.0.2:2".parse().unwrap(),
                     isolate: Some(Vec::new()),
                     mode: None,
+                    credentials: Some("w".into()),
                 },
                 Listener {
                     address: ListenAddress::Unix("u".into()),
                     isolate: None,
                     mode: Some(SocketMode(0o660)),
+                    credentials: None,
                 },
             ],
             connections: 16,
@@ -443,7 +447,13 @@ fn what_flags_ask_for_is_told_in_words_of_flags() {
 
 #[test]
 fn a_remote_front_is_possible_when_said_twice() {
-    checked("[client]\nsocks = \"0.0.0.0:9350\"\nallow_remote = true\n").unwrap();
+    let text = "[client]\nsocks = \"0.0.0.0:9350\"\nallow_remote = true\n";
+    let open = checked(text).unwrap_err().to_string();
+    assert!(open.contains("client.credentials"), "{open}");
+    checked(&format!("{text}credentials = \"users\"\n")).unwrap();
+    // The file of one port is not that of another.
+    let more = "credentials = \"users\"\nlisteners = [{ address = \"0.0.0.0:1\" }]\n";
+    assert!(checked(&format!("{text}{more}")).is_err());
 }
 
 #[test]
@@ -566,12 +576,14 @@ proptest! {
                 true => ListenAddress::Tcp(address),
                 false => ListenAddress::Unix(format!("/{word}").into()),
             },
+            credentials: file(),
             mode: flags[0].then_some(SocketMode(numbers.1 & 0o777)),
             isolate: flags[1].then(|| vec![IsolateKind::Stream]),
         };
         let client = Client {
             socks: address,
             allow_remote: flags[2],
+            credentials: file(),
             listeners: vec![listener; words.len()],
             hops: numbers.0,
             destinations: words.clone(),

@@ -1,9 +1,10 @@
 //! Where applications connect: TCP ports, and Unix sockets that are gone when the node is.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use cepa_client::front::FrontListener;
-use cepa_common::state::{Trust, check_place};
+use cepa_client::front::{FrontListener, Gate};
+use cepa_common::state::{StateError, Trust, check_place, check_secret};
 use cepa_common::world::sockets::bind_unix;
 use cepa_common::world::{Disk, Sockets};
 
@@ -30,8 +31,35 @@ pub(super) struct Bound {
     pub(super) file: Option<SocketFile>,
 }
 
-/// Listens as `listener` says. `trust` says whether the directory of a Unix socket may be open to others.
+/// The most that a file of users may have (bytes).
+const MOST_USERS_BYTES: u64 = 1 << 20;
+
+/// Listens as `listener` says. `trust` says whether the directory of a Unix socket, and the file of who may come in, may
+/// be open to others.
 pub(super) async fn bind(listener: &Listener, trust: Trust) -> Result<Bound, AppError> {
+    let gate = match &listener.credentials {
+        Some(path) => Some(Arc::new(gate(path, trust)?)),
+        None => None,
+    };
+    let mut bound = open(listener, trust).await?;
+    if let Some(gate) = gate {
+        bound.listener = bound.listener.behind(gate);
+    }
+    Ok(bound)
+}
+
+/// Reads the file of who may come in.
+fn gate(path: &Path, trust: Trust) -> Result<Gate, AppError> {
+    check_secret(&Disk::Real, path, trust)?;
+    let text = Disk::Real.read_text(path, MOST_USERS_BYTES);
+    let text = text.map_err(|source| StateError::io("read", path, source))?;
+    Gate::parse(&text).map_err(|error| AppError::Mismatch {
+        what: format!("{}: {error}", path.display()),
+        hint: "docs/config.md says what a file of users looks like",
+    })
+}
+
+async fn open(listener: &Listener, trust: Trust) -> Result<Bound, AppError> {
     let refused = |what: String| AppError::Listen {
         address: listener.address.to_string(),
         source: std::io::Error::other(what),

@@ -24,7 +24,7 @@ use super::listen::{SocketFile, bind};
 use super::measure::Measurer;
 use super::news::{News, Told, until_listed};
 use super::relay::relay_options;
-use crate::config::{self, Config, ListenAddress, Listener};
+use crate::config::{self, Config, ListenAddress};
 use crate::terminal::Progress;
 
 /// A function that lets the owner of a node speak with the node's client as soon as there is one. The arguments are the
@@ -117,11 +117,11 @@ impl Node {
             return Ok(());
         };
         // The ports come first: whether they are free is the one thing that we know at once.
-        let first = Listener::at(ListenAddress::Tcp(settings.socks));
         let mut listeners = Vec::new();
-        for listener in std::iter::once(&first).chain(&settings.listeners) {
-            let isolate = listener.isolate.as_ref().unwrap_or(&settings.isolate);
-            listeners.push((bind(listener, self.state.trust()).await?, isolate));
+        for (_, port) in settings.ports() {
+            let isolate = port.isolate.as_ref().unwrap_or(&settings.isolate);
+            let by = clients::isolate_by(isolate);
+            listeners.push((bind(&port, self.state.trust()).await?, by));
         }
         let peers = peer_rules(settings).await?;
         let options = client::ClientOptions {
@@ -146,12 +146,11 @@ impl Node {
             max_connections: settings.connections as usize,
             ..Default::default()
         };
-        for (bound, isolate) in listeners {
+        for (bound, by) in listeners {
             self.socks.push(bound.address);
             self.socket_files.extend(bound.file);
-            let (by, client) = (clients::isolate_by(isolate), &started.client);
-            self.fronts
-                .push(client.serve_front_by(by, bound.listener, front));
+            let front = started.client.serve_front_by(by, bound.listener, front);
+            self.fronts.push(front);
         }
         started.ready(progress).await?;
         Ok(())

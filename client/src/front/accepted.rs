@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use cepa_common::world::sockets::{SocketListener, SocketStream};
@@ -10,44 +11,70 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::connector::Origin;
+use super::gate::{Gate, Guard};
 
-/// Where applications are accepted.
-pub enum FrontListener {
-    /// A TCP port.
+/// Where applications are accepted: a TCP port or a Unix socket.
+pub struct FrontListener {
+    socket: Listening,
+    /// Who may come in, if not everybody may.
+    gate: Option<Arc<Gate>>,
+}
+
+enum Listening {
     Tcp(SocketListener),
-    /// A Unix socket.
     Unix(UnixListener),
+}
+
+impl From<Listening> for FrontListener {
+    fn from(socket: Listening) -> Self {
+        Self { socket, gate: None }
+    }
 }
 
 impl From<SocketListener> for FrontListener {
     fn from(listener: SocketListener) -> Self {
-        Self::Tcp(listener)
+        Listening::Tcp(listener).into()
     }
 }
 
 impl From<TcpListener> for FrontListener {
     fn from(listener: TcpListener) -> Self {
-        Self::Tcp(listener.into())
+        Listening::Tcp(listener.into()).into()
     }
 }
 
 impl From<UnixListener> for FrontListener {
     fn from(listener: UnixListener) -> Self {
-        Self::Unix(listener)
+        Listening::Unix(listener).into()
     }
 }
 
 impl FrontListener {
+    /// Lets in only whom `gate` lets in.
+    #[must_use]
+    pub fn behind(self, gate: Arc<Gate>) -> Self {
+        Self {
+            gate: Some(gate),
+            ..self
+        }
+    }
+
+    /// The gate before a connection from `origin`.
+    pub(super) fn guard(&self, origin: Origin) -> Option<Guard> {
+        let gate = self.gate.clone()?;
+        Some(Guard::new(gate, origin))
+    }
+
     /// Waits for the next connection, and says who is at its other end.
     pub(super) async fn accept(&self) -> io::Result<(Accepted, Origin)> {
-        match self {
-            Self::Tcp(listener) => {
+        match &self.socket {
+            Listening::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.tune()?;
                 let origin = Origin::Ip(peer.ip().to_canonical());
                 Ok((Accepted::Tcp(stream), origin))
             }
-            Self::Unix(listener) => {
+            Listening::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let origin = Origin::Uid(stream.peer_cred()?.uid());
                 Ok((Accepted::Unix(stream), origin))

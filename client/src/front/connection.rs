@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::accepted::Accepted;
 use super::connector::{ConnectRequest, Connector, IsolationKey};
+use super::gate::Guard;
 use super::http_forward::Forwarder;
 use super::parse::{FrontOptions, FrontParser, FrontStep};
 use super::reply::{self, Failure};
@@ -48,6 +49,8 @@ const FIRST_WORDS: Duration = Duration::from_millis(20);
 /// take a broken stream for a complete one.
 pub(super) struct Connection {
     stream: Accepted,
+    /// Who may use the connection, if not everybody may.
+    guard: Option<Guard>,
     orderly: bool,
     /// Has the application been told that its stream is open?
     answered: bool,
@@ -62,9 +65,10 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Accepted) -> Self {
+    pub(super) fn new(stream: Accepted, guard: Option<Guard>) -> Self {
         Self {
             stream,
+            guard,
             orderly: false,
             answered: false,
         }
@@ -176,7 +180,7 @@ impl Connection {
         isolation: IsolationKey,
         options: FrontOptions,
     ) {
-        let forwarder = Forwarder::new(connector, isolation, options);
+        let forwarder = Forwarder::new(connector, isolation, options, self.guard.clone());
         match forwarder.serve(begun, &mut self.stream).await {
             Ok(()) => self.farewell(&[]).await,
             // A body that broke off must not look complete.
@@ -207,7 +211,9 @@ impl Connection {
 
     /// Talks with the application until its request is complete; `None` if there is no stream to serve.
     async fn request(&mut self, options: FrontOptions) -> io::Result<Option<FrontRequest>> {
-        let mut parser = FrontParser::new(options).listening_at(self.stream.local_ip());
+        let mut parser = FrontParser::new(options)
+            .listening_at(self.stream.local_ip())
+            .guarded_by(self.guard.clone());
         let mut buffer = [0; HEAD_READ];
         let mut fresh = 0;
         loop {

@@ -26,9 +26,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
 use super::connector::{ConnectRequest, Connector, IsolationKey};
+use super::gate::Guard;
+use super::http_head;
 use super::http_rewrite::{self, Judged};
 use super::parse::FrontOptions;
-use super::refusal::HTTP_HEAD_LIMIT;
+use super::refusal::{FrontRefusal, HTTP_HEAD_LIMIT};
 use super::reply::{OWN_FIELDS, Words};
 use super::target::{FrontTarget, Protocol};
 
@@ -46,6 +48,8 @@ pub(super) struct Forwarder<'a, C> {
     /// The key of the connection; each request adds its own marks.
     isolation: IsolationKey,
     options: FrontOptions,
+    /// Who may send requests, if not everybody may.
+    guard: Option<Guard>,
     /// The stream of the last request, until the next takes it.
     upstream: Mutex<Option<Upstream>>,
 }
@@ -65,7 +69,12 @@ impl Drop for Upstream {
 }
 
 impl<'a, C: Connector> Forwarder<'a, C> {
-    pub(super) fn new(connector: &'a C, isolation: IsolationKey, options: FrontOptions) -> Self {
+    pub(super) fn new(
+        connector: &'a C,
+        isolation: IsolationKey,
+        options: FrontOptions,
+        guard: Option<Guard>,
+    ) -> Self {
         Self {
             connector,
             isolation: IsolationKey {
@@ -73,6 +82,7 @@ impl<'a, C: Connector> Forwarder<'a, C> {
                 ..isolation
             },
             options,
+            guard,
             upstream: Mutex::default(),
         }
     }
@@ -119,6 +129,11 @@ impl<'a, C: Connector> Forwarder<'a, C> {
     async fn pass_on(&self, request: Request<Incoming>) -> Result<Answer, Words> {
         let (mut parts, body) = request.into_parts();
         let Judged { target, marks } = http_rewrite::judge(&parts, self.options.allow_private)?;
+        if let Some(guard) = &self.guard
+            && !guard.admits(marks.credentials.as_ref())
+        {
+            return Err(http_head::words(FrontRefusal::Credentials));
+        }
         let isolation = IsolationKey {
             marks,
             ..self.isolation.clone()
@@ -214,18 +229,16 @@ fn no_answer() -> Words {
 
 /// A response of the port's own.
 fn own(words: Words) -> Answer {
-    let mut response = Response::new(Either::Right(Full::from(words.text)));
+    let mut response = Response::new(Either::Right(Full::from(words.text.clone())));
     let status = words
         .status
         .split(' ')
         .next()
         .and_then(|code| code.parse().ok());
     *response.status_mut() = status.unwrap_or(StatusCode::BAD_GATEWAY);
-    let more = [
-        ("content-type", "text/plain; charset=utf-8"),
-        ("cepa-failed", words.failed),
-    ];
-    for (name, value) in more.into_iter().chain(OWN_FIELDS) {
+    let kind = ("content-type", "text/plain; charset=utf-8");
+    let more = [kind].into_iter().chain(words.fields());
+    for (name, value) in more.chain(OWN_FIELDS) {
         if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
             response
                 .headers_mut()

@@ -53,6 +53,12 @@ pub(super) fn words(refusal: FrontRefusal) -> Words {
             let why = format!("Cepa passes this name on to nobody: {special}.");
             return Words::new("403 Forbidden", "request/name", why);
         }
+        FrontRefusal::Credentials => (
+            "407 Proxy Authentication Required",
+            "request/credentials",
+            "This port asks for a user and a password. Write http://user:password@host:port where the application \
+             is told its proxy. After some wrong ones wait a second.",
+        ),
         FrontRefusal::Host => (
             "400 Bad Request",
             "request/host",

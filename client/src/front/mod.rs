@@ -8,6 +8,7 @@
 //! * [`FrontParser`] (`parse`, with `socks`, `http_head` and `http_fields` under it) takes bytes and yields one [`FrontRequest`]
 //!   (`request`), without I/O;
 //! * `http_forward` passes `http://` requests on, as many as come on a connection;
+//! * `gate` says who may use a port that asks for a password;
 //! * `connector` says what the front end wants of whoever opens streams, and what keeps streams apart;
 //! * `target` says what a destination may look like;
 //! * `refusal` says why a request is refused, and which limits it must keep;
@@ -19,6 +20,7 @@
 mod accepted;
 mod connection;
 mod connector;
+mod gate;
 mod http_fields;
 mod http_forward;
 mod http_head;
@@ -38,6 +40,7 @@ mod serve_tests;
 
 pub use accepted::FrontListener;
 pub use connector::{ConnectRequest, Connector, IsolationKey, Origin};
+pub use gate::{Gate, GateError, Guard};
 pub use parse::{FrontOptions, FrontParser, FrontStep, MAX_CONNECTIONS};
 pub use refusal::{FrontError, FrontRefusal, HTTP_HEAD_LIMIT, SOCKS_LIMIT};
 pub use reply::{Failure, connected, failed};

@@ -4,6 +4,7 @@ use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
 
+use super::gate::Guard;
 use super::refusal::{FrontError, FrontRefusal, HTTP_HEAD_LIMIT, SOCKS_LIMIT};
 use super::reply::{self, REJECT_SOCKS4};
 use super::request::{FrontRequest, Request};
@@ -79,6 +80,8 @@ pub struct FrontParser {
     marks: Marks,
     /// Address that the connection came to, if it has one.
     listener: Option<IpAddr>,
+    /// Who may use the connection, if not everybody may.
+    guard: Option<Guard>,
     /// Is there a line in the buffer that no step has looked at?
     has_line: bool,
 }
@@ -100,6 +103,7 @@ impl FrontParser {
             buffer: Vec::new(),
             marks: Marks::default(),
             listener: None,
+            guard: None,
             has_line: false,
         }
     }
@@ -110,6 +114,19 @@ impl FrontParser {
     pub fn listening_at(mut self, listener: Option<IpAddr>) -> Self {
         self.listener = listener;
         self
+    }
+
+    /// Lets `guard` say whose requests are taken. SOCKS 4, which has no password, is refused then.
+    #[must_use]
+    pub fn guarded_by(mut self, guard: Option<Guard>) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// Does a guard refuse these credentials?
+    fn is_refused(&self, credentials: Option<&Credentials>) -> bool {
+        let guard = self.guard.as_ref();
+        guard.is_some_and(|guard| !guard.admits(credentials))
     }
 
     /// Takes what the application sent, which may be nothing, and says what to do. After a request, a page or an error
@@ -180,6 +197,9 @@ impl FrontParser {
 
     fn socks4(&mut self) -> Result<FrontStep, FrontError> {
         let refuse = |refusal| FrontError::new(refusal, REJECT_SOCKS4);
+        if self.guard.is_some() {
+            return Err(refuse(FrontRefusal::Credentials));
+        }
         let Some(request) = socks::socks4(self.socks_window()).map_err(refuse)? else {
             return self.socks_more(&REJECT_SOCKS4);
         };
@@ -200,6 +220,9 @@ impl FrontParser {
         let Some((method, len)) = socks::methods(self.socks_window()) else {
             return self.socks_more(&[]);
         };
+        // A guarded port has one method.
+        let method = method
+            .filter(|method| self.guard.is_none() || matches!(method, socks::Method::Password));
         self.state = match method {
             Some(socks::Method::Password) => State::Socks5Password,
             Some(socks::Method::None) => State::Socks5Request,
@@ -219,6 +242,9 @@ impl FrontParser {
         };
         if !has_isolation_alone(&credentials.user) {
             return Err(refuse(FrontRefusal::Format));
+        }
+        if self.is_refused(Some(&credentials)) {
+            return Err(refuse(FrontRefusal::Credentials));
         }
         self.marks = credentials.into();
         self.state = State::Socks5Request;
@@ -266,6 +292,9 @@ impl FrontParser {
                 Ok(self.finish(Request::Forward, Protocol::HttpForward, 0))
             }
             http_head::RequestHead::Connect(connect) => {
+                if self.is_refused(connect.marks.credentials.as_ref()) {
+                    return Err(http_head::refuse(FrontRefusal::Credentials));
+                }
                 let allow = self.options.allow_private;
                 let target = FrontTarget::new(connect.host, connect.port, allow)
                     .map_err(http_head::refuse)?;

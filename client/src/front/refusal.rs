@@ -27,6 +27,9 @@ pub enum FrontRefusal {
     /// SOCKS5: the user name is of a format of Tor's extended authentication that asks for more than isolation.
     #[error("the user name has a format that is not supported")]
     Format,
+    /// The port asks for a user and a password, and was given none or others.
+    #[error("user and password are not those of a user of this port")]
+    Credentials,
     /// SOCKS: the command is BIND, UDP ASSOCIATE or unknown (S30).
     #[error("only CONNECT is supported")]
     Command,

@@ -219,8 +219,15 @@ impl Words {
 
     /// A complete response.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let failed = [("Cepa-Failed", self.failed)];
-        http(self.status, "text/plain", &failed, &self.text, true)
+        let fields: Vec<_> = self.fields().collect();
+        http(self.status, "text/plain", &fields, &self.text, true)
+    }
+
+    /// The fields that say more.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        let asks = self.status.starts_with("407");
+        let asks = asks.then_some(("Proxy-Authenticate", "Basic realm=\"Cepa\""));
+        [("Cepa-Failed", self.failed)].into_iter().chain(asks)
     }
 }
 

@@ -75,9 +75,10 @@ pub async fn serve<C: Connector>(
                         client,
                         listener: number,
                     };
+                    let guard = listener.guard(client);
                     let (connector, permits) = (Arc::clone(&connector), Arc::clone(&permits));
                     tasks.spawn(async move {
-                        let connection = Connection::new(stream);
+                        let connection = Connection::new(stream, guard);
                         match timeout(options.patience, permits.acquire_owned()).await {
                             Ok(Ok(permit)) => {
                                 drop(place);

@@ -618,3 +618,47 @@ async fn shutdown_resets_what_is_open() {
     let error = rest(&mut open.app).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
+
+#[tokio::test]
+async fn a_guarded_port_takes_its_users_alone() {
+    let gate = Arc::new(Gate::parse("bob:correct horse\n").unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut front = Front {
+        address,
+        ..front_at(
+            FrontListener::from(listener).behind(gate),
+            FrontOptions::default(),
+        )
+    };
+    // Base64 of "bob:correct horse", "bob+x:correct horse" and "bob:wrong".
+    let (right, more, wrong) = (
+        "Proxy-Authorization: Basic Ym9iOmNvcnJlY3QgaG9yc2U=\r\n",
+        "Proxy-Authorization: Basic Ym9iK3g6Y29ycmVjdCBob3JzZQ==\r\n",
+        "Proxy-Authorization: Basic Ym9iOndyb25n\r\n",
+    );
+    for ask in ["CONNECT a.example:80", "GET http://a.example/"] {
+        for field in [right, more] {
+            let _app = front
+                .app(format!("{ask} HTTP/1.1\r\n{field}\r\n").as_bytes())
+                .await;
+            front.next().await;
+        }
+        for field in ["", wrong] {
+            let mut app = front
+                .app(format!("{ask} HTTP/1.1\r\n{field}\r\n").as_bytes())
+                .await;
+            let told = String::from_utf8(rest(&mut app).await.unwrap()).unwrap();
+            assert!(told.starts_with("HTTP/1.1 407 "), "{told}");
+            assert!(told.contains("Proxy-Authenticate: Basic "), "{told}");
+        }
+    }
+    let mut app = front.app(REQUEST).await;
+    assert_eq!(rest(&mut app).await.unwrap(), REJECTED);
+    let mut app = front.app(b"\x05\x01\x00").await;
+    assert_eq!(rest(&mut app).await.unwrap(), [5, 0xff]);
+    let login = [&b"\x05\x01\x02\x01\x03bob\x05"[..], b"wrong"].concat();
+    let mut app = front.app(&login).await;
+    assert_eq!(rest(&mut app).await.unwrap(), [5, 2, 1, 1]);
+    assert!(front.requests.try_recv().is_err());
+}

@@ -19,6 +19,11 @@ pub enum Trust {
 /// Rights that only an owner may have.
 const OTHERS_BITS: u32 = 0o077;
 
+/// Checks that nobody else can read or change the file `path`, which the owner wrote.
+pub fn check_secret(disk: &Disk, path: &Path, trust: Trust) -> Result<(), StateError> {
+    check_file(disk, path, trust)
+}
+
 /// Checks who can reach the file `path`.
 pub(super) fn check_file(disk: &Disk, path: &Path, trust: Trust) -> Result<(), StateError> {
     check(disk, path, trust, |verifier| verifier.require_file())
