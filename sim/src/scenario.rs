@@ -329,7 +329,7 @@ impl BadScenario {
 }
 
 /// The scenarios that the program has: name and text.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("small", include_str!("../scenarios/small.toml")),
     ("storm", include_str!("../scenarios/storm.toml")),
     ("laptop", include_str!("../scenarios/laptop.toml")),
@@ -337,6 +337,7 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("liars", include_str!("../scenarios/liars.toml")),
     ("flood", include_str!("../scenarios/flood.toml")),
     ("churn", include_str!("../scenarios/churn.toml")),
+    ("city", include_str!("../scenarios/city.toml")),
     ("week", include_str!("../scenarios/week.toml")),
 ];
 
