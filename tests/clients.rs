@@ -247,11 +247,14 @@ impl Unix {
         let text = format!(
             "[network]\nfile = {:?}\n[state]\ndir = {:?}\ncheck_permissions = false\n\
              [client]\nsocks = \"127.0.0.1:0\"\nallow_private = true\n\
-             [[client.listeners]]\naddress = \"unix:{}\"\nmode = \"0620\"\n[log]\nlevel = \"warn\"\n",
+             [[client.listeners]]\naddress = \"unix:{}\"\nmode = \"0620\"\n\
+             [[client.listeners]]\naddress = \"127.0.0.1:0\"\ncredentials = \"users\"\n\
+             [log]\nlevel = \"warn\"\n",
             net.network_file(),
             dir.join("state"),
             socket.display(),
         );
+        std::fs::write(dir.join("users"), "anna:correct horse\n").unwrap();
         std::fs::write(dir.join("node.toml"), text).unwrap();
         let mut child = cepa()
             .args(["run", "--exit-with-stdin", "--config"])
@@ -304,6 +307,30 @@ fn unix_socket(net: &Testnet, server: SocketAddr) {
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o620);
     first.fetches(server);
+
+    // Its third port asks for a password.
+    let guarded = ready.trim().rsplit("socks5h://").next().unwrap();
+    for scheme in ["socks5h", "http"] {
+        for (user, is_right) in [
+            ("anna:correct%20horse@", true),
+            ("anna+web:correct%20horse@", true),
+            ("anna:wrong%20horse@", false),
+            ("", false),
+        ] {
+            let got = Command::new("curl")
+                .args(["--silent", "--fail", "--max-time", "60", "--proxy"])
+                .arg(format!("{scheme}://{user}{guarded}"))
+                .arg(format!("http://{server}/1/5000"))
+                .output()
+                .unwrap();
+            let has_it = got.stdout == content(1, 5_000);
+            assert_eq!(
+                (got.status.success(), has_it),
+                (is_right, is_right),
+                "{scheme} {user}"
+            );
+        }
+    }
 
     // Another client does not take the socket away from it, and one that comes after its death does.
     let (second, said) = Unix::start(net, "second", &path);

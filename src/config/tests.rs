@@ -462,12 +462,16 @@ fn relative_paths_are_taken_from_the_files_directory() {
     let path = dir.path().join("node.toml");
     std::fs::write(
         &path,
-        "[client]\n[log]\nfile = \"log\"\n[state]\ndir = \"/abs\"\n",
+        "[client]\nlisteners = [{ address = \"unix:u\", credentials = \"w\" }]\n[log]\nfile = \"log\"\n[state]\ndir = \"/abs\"\n",
     )
     .unwrap();
     let config = Config::load(&path).unwrap();
     assert_eq!(config.network.file, dir.path().join("network.toml"));
     assert_eq!(config.log.file, Some(dir.path().join("log")));
+    let listener = &config.client.unwrap().listeners[0];
+    let socket = ListenAddress::Unix(dir.path().join("u"));
+    assert_eq!(listener.address, socket);
+    assert_eq!(listener.credentials, Some(dir.path().join("w")));
     assert_eq!(config.state.dir, Path::new("/abs"));
 }
 

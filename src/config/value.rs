@@ -187,6 +187,10 @@ impl<T: Word> Value for Vec<T> {
     fn is_repeated() -> bool {
         T::DELIMITER.is_none()
     }
+
+    fn resolve(&mut self, base: &Path) {
+        self.iter_mut().for_each(|word| word.resolve_word(base));
+    }
 }
 
 fn is_given(matches: &ArgMatches, id: &str) -> bool {

@@ -50,9 +50,9 @@ pub(super) async fn bind(listener: &Listener, trust: Trust) -> Result<Bound, App
 
 /// Reads the file of who may come in.
 fn gate(path: &Path, trust: Trust) -> Result<Gate, AppError> {
-    check_secret(&Disk::Real, path, trust)?;
     let text = Disk::Real.read_text(path, MOST_USERS_BYTES);
     let text = text.map_err(|source| StateError::io("read", path, source))?;
+    check_secret(&Disk::Real, path, trust)?;
     Gate::parse(&text).map_err(|error| AppError::Mismatch {
         what: format!("{}: {error}", path.display()),
         hint: "docs/config.md says what a file of users looks like",
