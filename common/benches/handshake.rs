@@ -95,3 +95,31 @@ fn client_finish(bencher: Bencher<'_, '_>) {
         .with_inputs(waiting)
         .bench_local_values(|(client, reply)| client.finish(&reply).map(|(_, params)| params));
 }
+
+/// One multiplication by the library that the handshake uses, as it uses it.
+#[divan::bench]
+fn x25519(bencher: Bencher<'_, '_>) {
+    use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
+    let key = PrivateKey::from_private_key(&X25519, &[7; 32]).unwrap();
+    let point = UnparsedPublicKey::new(&X25519, BASE);
+    count(bencher).bench_local(|| {
+        agree(&key, point, (), |shared| {
+            let shared: [u8; 32] = shared.try_into().map_err(|_| ())?;
+            Ok(shared)
+        })
+    });
+}
+
+/// The baseline: the same multiplication in portable code.
+#[divan::bench]
+fn x25519_portable(bencher: Bencher<'_, '_>) {
+    let (key, point) = (x25519_dalek::StaticSecret::from([7; 32]), BASE.into());
+    count(bencher).bench_local(|| key.diffie_hellman(&point).to_bytes());
+}
+
+/// The base point of the curve.
+const BASE: [u8; 32] = {
+    let mut point = [0; 32];
+    point[0] = 9;
+    point
+};
