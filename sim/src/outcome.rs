@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once};
+use std::thread;
 use std::time::Duration;
 
 use cepa_common::world::Simulation;
@@ -121,6 +122,12 @@ pub fn run_twice(simulation: &Simulation, plan: &Plan, watch: Watch) -> Result<O
     observe(simulation, plan, watch, Compare::With(Arc::new(events))).map(|(outcome, _)| outcome)
 }
 
+/// Runs the plan on a thread of its own: buffers that a thread keeps for the next use are of whatever size a run before
+/// has left, and how much is read or sent at once follows from their size.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of the simulator, which is waited for: it has one run, and no node"
+)]
 fn observe(
     simulation: &Simulation,
     plan: &Plan,
@@ -128,6 +135,17 @@ fn observe(
     compare: Compare,
 ) -> Result<(Outcome, Vec<Event>), RunError> {
     catch_panics();
+    let run = || observe_here(simulation, plan, watch, compare);
+    let ended = thread::scope(|scope| scope.spawn(run).join());
+    ended.unwrap_or_else(|_| Err(RunError::Runtime("the run's thread panicked".to_owned())))
+}
+
+fn observe_here(
+    simulation: &Simulation,
+    plan: &Plan,
+    watch: Watch,
+    compare: Compare,
+) -> Result<(Outcome, Vec<Event>), RunError> {
     // What a program asks for is seen by nobody but the exit; the hosts' names and addresses stand for that.
     let secrets = plan
         .servers
