@@ -143,6 +143,11 @@ async fn each_request_is_judged() {
             400,
             "request/port",
         ),
+        (
+            "GET http://a.example:+80/ HTTP/1.1\r\n\r\n",
+            400,
+            "request/port",
+        ),
         ("GET http://127.1/ HTTP/1.1\r\n\r\n", 400, "request/host"),
         (
             "GET http://a.example/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",

@@ -79,6 +79,8 @@ fn target(head: &request::Parts, allow_private: bool) -> Result<FrontTarget, Wor
     let host = Host::parse(authority.host().as_bytes()).map_err(http_head::words)?;
     let port = match authority.as_str().strip_prefix(authority.host()) {
         Some("" | ":") => HTTP_PORT,
+        // The library alone would accept ":+80".
+        Some(port) if port.contains('+') => return Err(http_head::words(FrontRefusal::Port)),
         _ => authority
             .port_u16()
             .ok_or_else(|| http_head::words(FrontRefusal::Port))?,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::svcb::{SVCB, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::BinEncodable as _;
 
 use super::question::{Question, text_of};
 use crate::dir::is_dialable;
@@ -129,19 +130,30 @@ impl Answer {
         })
     }
 
-    /// About how many bytes the answer takes in memory.
+    /// About how many bytes the answer takes in memory, and rather too many: what an exit says must not weigh more than
+    /// it counts.
     pub fn bytes(&self) -> usize {
-        let data = |record: &Record| match &record.data {
-            RData::TXT(text) => text.txt_data.iter().map(|part| part.len() + 16).sum(),
-            RData::SVCB(service) => service.svc_params.len() * 64 + 256,
-            RData::HTTPS(service) => service.svc_params.len() * 64 + 256,
-            RData::Unknown { rdata, .. } => rdata.anything.len(),
-            // Names, the longest of which have 255 bytes, and numbers.
-            _ => 256,
-        };
-        let data: usize = self.records.iter().map(data).sum();
-        size_of::<Self>() + self.records.capacity() * (size_of::<Record>() + 64) + data
+        let records = self.records.capacity() * size_of::<Record>();
+        let held: usize = self.records.iter().map(heap_bytes).sum();
+        size_of::<Self>() + records + held
     }
+}
+
+/// What a record takes in memory beside its own place, in bytes.
+fn heap_bytes(record: &Record) -> usize {
+    // What cannot be written has no more than a message.
+    let written = |data: &RData| data.to_bytes().map_or(usize::from(u16::MAX), |it| it.len());
+    let data = match &record.data {
+        RData::A(_) | RData::AAAA(_) => 0,
+        RData::TXT(text) => text.txt_data.iter().map(|part| part.len() + 16).sum(),
+        RData::Unknown { rdata, .. } => rdata.anything.len(),
+        // Each bit is an entry of a tree.
+        data @ RData::CSYNC(_) => 96 * written(data),
+        // Lists of short texts weigh most, and each parameter of a service has a place of its own.
+        data => 256 + 24 * written(data),
+    };
+    // The labels of a name, and where they end.
+    64 + 2 * record.name.len() + data
 }
 
 /// The name that was asked for, and those that CNAMEs lead to from there.

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Asked};
-use hickory_proto::rr::rdata::svcb::{IpHint, Mandatory, SVCB, SvcParamKey, SvcParamValue};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, HTTPS, MX, PTR, TXT};
+use hickory_proto::rr::rdata::svcb::{
+    IpHint, Mandatory, SVCB, SvcParamKey, SvcParamValue, Unknown,
+};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, CSYNC, HTTPS, MX, NULL, OPENPGPKEY, PTR, TXT};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use proptest::prelude::*;
 
@@ -430,6 +432,41 @@ fn messages_come_out_of_any_pieces_of_a_stream() {
         assert_eq!(frames.next_message(), Err(BadFrame(len.into())));
     }
     assert!(framed(&vec![0; 65_536]).is_none());
+}
+
+/// An exit that fills records of whatever type must not have more remembered than is counted.
+#[test]
+fn answers_count_for_what_they_hold() {
+    const LONG: usize = 50_000;
+    let service = |key| {
+        let value = SvcParamValue::Unknown(Unknown(vec![7; LONG]));
+        SVCB::new(1, name("b.example"), vec![(key, value)])
+    };
+    let long = [
+        RData::SVCB(service(SvcParamKey::Unknown(700))),
+        RData::HTTPS(HTTPS(service(SvcParamKey::Unknown(700)))),
+        RData::OPENPGPKEY(OPENPGPKEY::new(vec![7; LONG])),
+        RData::NULL(NULL::with(vec![7; LONG])),
+        RData::TXT(TXT::from_bytes(vec![&[7; 250]; LONG / 250])),
+    ];
+    for data in long {
+        let record = record("a.example", data);
+        let asked = question("a.example", record.record_type());
+        let answer = Answer::cleaned(&asked, ResponseCode::NoError, [record], false);
+        assert!(answer.bytes() >= LONG, "{}", asked.kind());
+        assert_eq!(answer.records().len(), 1);
+    }
+    let types = (0..LONG as u16).map(RecordType::from);
+    let data = RData::CSYNC(CSYNC::new(1, false, false, types));
+    let asked = question("a.example", RecordType::CSYNC);
+    let records = [record("a.example", data)];
+    let answer = Answer::cleaned(&asked, ResponseCode::NoError, records, false);
+    assert!(answer.bytes() >= LONG * 8);
+    let long_name = ["a".repeat(60).as_str(); 4].join(".");
+    let asked = question(&long_name, RecordType::A);
+    let records = vec![a(&long_name, "8.8.8.8"); 100];
+    let answer = Answer::cleaned(&asked, ResponseCode::NoError, records, false);
+    assert!(answer.bytes() >= 100 * (size_of::<Record>() + long_name.len()));
 }
 
 proptest! {

@@ -121,7 +121,7 @@ where
             let Ok(wrote) = self.poll_write(cx) else {
                 return Poll::Ready(Ended::Broken);
             };
-            let Ok(began) = self.begin() else {
+            let Ok(began) = self.begin(cx) else {
                 return Poll::Ready(Ended::NoQuery);
             };
             if answered || wrote || began {
@@ -167,7 +167,16 @@ where
             match Pin::new(&mut *self.stream).poll_write(cx, &self.out[self.sent..]) {
                 Poll::Ready(Ok(wrote @ 1..)) => self.sent += wrote,
                 Poll::Ready(_) => return Err(()),
-                Poll::Pending => return Ok(self.sent > before),
+                Poll::Pending => {
+                    let wrote = self.sent > before;
+                    // Whoever always leaves something untaken must not have all that is gone held. Less is not worth
+                    // a move of what waits.
+                    if self.sent >= MOST_WAITING {
+                        self.out.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                    return Ok(wrote);
+                }
             }
         }
         let wrote = self.sent > before;
@@ -185,8 +194,9 @@ where
         self.at_work.len() < self.bounds.at_once && self.out.len() - self.sent < MOST_WAITING
     }
 
-    /// Begins to answer the queries that have come, as far as there are places. Says whether there were any.
-    fn begin(&mut self) -> Result<bool, ()> {
+    /// Begins to answer the queries that have come, as far as there are places. Says whether there were any. An answer
+    /// that is known at once counts among those that wait before the next query is begun.
+    fn begin(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
         let mut began = false;
         while self.has_place() {
             let Some(message) = self.frames.next_message().map_err(|_| ())? else {
@@ -194,7 +204,13 @@ where
             };
             began = true;
             match read_query(&message).map_err(|_| ())? {
-                Heard::Query(query) => self.at_work.push(Box::pin((self.answer)(query))),
+                Heard::Query(query) => {
+                    let mut work = Box::pin((self.answer)(query));
+                    match work.as_mut().poll(cx) {
+                        Poll::Ready(answer) => self.out.extend(framed(&answer).unwrap_or_default()),
+                        Poll::Pending => self.at_work.push(work),
+                    }
+                }
                 Heard::Refused(answer) => self.out.extend(framed(&answer).unwrap_or_default()),
             }
         }
@@ -217,5 +233,79 @@ where
                 Ok(true)
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::budget::Budget;
+    use crate::dns::{Question, RecordType};
+
+    const BOUNDS: Bounds = Bounds {
+        at_once: 64,
+        idle: Duration::from_secs(30),
+    };
+    const LONG: usize = 60_000;
+
+    fn query() -> Vec<u8> {
+        let question = Question::new("a.example", RecordType::TXT).unwrap();
+        framed(&question.to_query(7).unwrap()).unwrap()
+    }
+
+    /// What is held while many queries, whose long answers are known at once, have come and `take` bytes of the answers
+    /// are taken.
+    async fn held(queries: usize, take: usize) -> usize {
+        let budget = Budget::unlimited();
+        let (mut near, mut far) = duplex(8_192);
+        let charge = Charge::none(&budget);
+        let talk = tokio::spawn(async move {
+            let answer = |_| async { vec![0; LONG] };
+            let talk = Conversation::new(&mut near, answer, BOUNDS, charge);
+            talk.run(|_, _| Poll::Pending).await
+        });
+        let (mut reader, mut writer) = tokio::io::split(&mut far);
+        let ask = async {
+            for _ in 0..queries {
+                writer.write_all(&query()).await.unwrap();
+            }
+        };
+        let most = most_used(&budget, take, &mut reader);
+        let (most, ()) = tokio::join!(most, ask);
+        talk.abort();
+        most
+    }
+
+    /// The most that is held while `take` bytes are taken, a few at a time.
+    async fn most_used(
+        budget: &Arc<Budget>,
+        take: usize,
+        reader: &mut (impl AsyncRead + Unpin),
+    ) -> usize {
+        let (mut bytes, mut most, mut taken) = ([0; 1_000], 0, 0);
+        while taken < take {
+            taken += reader.read(&mut bytes).await.unwrap();
+            most = most.max(budget.used());
+        }
+        most
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_known_at_once_wait_within_the_bound() {
+        let bound = 3 * (MOST_WAITING + LONG);
+        let held = held(64, LONG / 2).await;
+        assert!(held < bound, "{held} bytes");
+    }
+
+    #[tokio::test]
+    async fn who_never_takes_all_has_nothing_held_that_is_gone() {
+        let bound = 4 * (MOST_WAITING + LONG);
+        let held = held(400, 300 * LONG).await;
+        assert!(held < bound, "{held} bytes");
     }
 }
