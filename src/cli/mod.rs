@@ -46,7 +46,8 @@ pub struct Cli {
     command: CepaCommand,
     /// What to log: a level (off, error, warn, info, debug, trace) or filters such as
     /// info,cepa_relay=debug. Goes before RUST_LOG and the configuration file.
-    #[arg(long, global = true, value_name = "FILTER")]
+    // Behind the options of each command.
+    #[arg(long, global = true, value_name = "FILTER", display_order = 900)]
     log: Option<String>,
 }
 

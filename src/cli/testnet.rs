@@ -25,11 +25,11 @@ use crate::testnet::{self, Shape, Workdir};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  cepa testnet                                          until Ctrl-C
-  cepa testnet --processes --dir testnet                a process for each node, files kept in testnet/
-  cepa testnet -- curl -sS http://127.0.0.1:9380/       for one command
+  cepa testnet                                       until Ctrl-C
+  cepa testnet --processes --dir testnet             a process for each node, files in testnet/
+  cepa testnet -- curl -sS http://127.0.0.1:9380/    for one command
   cepa testnet --relays 20 --exits 5 --socks 127.0.0.1:0
-  cepa testnet --delay 30ms --bandwidth 100mbit         links as between towns
+  cepa testnet --delay 30ms --bandwidth 100mbit      links as between towns
 
 testnet.json in the directory lists every node with its process, configuration file and log:
   jq -r '.nodes[] | [.name, .pid, .address] | @tsv' testnet/testnet.json")]

@@ -87,11 +87,11 @@ impl Client {
             .map(|(_, port)| port.address)
             .filter(|address| !any_free(address))
             .collect();
-        let twice = |n: usize| ports[..n].iter().any(|before| *before == ports[n]);
-        if (0..ports.len()).any(twice) {
+        let twice = |n: &usize| ports[..*n].contains(&ports[*n]);
+        if let Some(n) = (0..ports.len()).find(twice) {
             return Err(ConfigError::rule(
                 "client.listeners",
-                "two of the client's ports are the same",
+                format!("two of the client's ports are {}", ports[n]),
             ));
         }
         self.peer_rules(None).map(drop)

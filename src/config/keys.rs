@@ -1,5 +1,6 @@
 //! The keys of all sections: where each is, what resembles it, and which flag stands for it.
 
+use super::kinds::Listener;
 use super::section::Key;
 use super::settings::SECTIONS;
 
@@ -27,6 +28,12 @@ pub fn nearest(unknown: &str) -> String {
         // The right key in the wrong section is nearer than a stranger in the right one.
         whole.max(0.9 * strsim::normalized_damerau_levenshtein(leaf, known_leaf))
     };
+    // These are keys of a table within a list, and resemble nothing elsewhere.
+    if let Some(("client.listeners", leaf)) = unknown.rsplit_once('.') {
+        let score = |known: &&str| strsim::normalized_damerau_levenshtein(leaf, known);
+        let nearest = (Listener::KEYS.into_iter()).max_by(|a, b| score(a).total_cmp(&score(b)));
+        return format!("client.listeners.{}", nearest.unwrap_or_default());
+    }
     let sections = SECTIONS.iter().map(|section| section.name);
     let nearest = paths()
         .chain(sections.filter(|_| !unknown.contains('.')))

@@ -76,6 +76,7 @@ impl fmt::Display for SocketMode {
 
 /// One of `client.listeners`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(expecting = "a table with `address`, which [[client.listeners]] begins")]
 pub struct Listener {
     /// Where applications connect.
     pub address: ListenAddress,
@@ -91,6 +92,9 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The keys of its table.
+    pub(super) const KEYS: [&str; 4] = ["address", "isolate", "mode", "credentials"];
+
     /// A port at this address, with the client's isolation.
     pub fn at(address: ListenAddress) -> Self {
         Self {

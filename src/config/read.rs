@@ -65,6 +65,7 @@ pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
 
 fn unknown_key(text: &str, document: &Spanned<DeTable<'_>>, key: String) -> Problem {
     let line = span_of(document.get_ref(), &key).map(|span| line_at(text, span.start));
+    let key = without_numbers(&key);
     let what = format!(
         "unknown key; the nearest that exists is {}",
         keys::nearest(&key)
@@ -80,7 +81,7 @@ fn syntax(text: &str, document: Option<&DeTable<'_>>, error: &toml::de::Error) -
     let line = error.span().map(|span| line_at(text, span.start));
     let value = error.span().and_then(|span| text.get(span));
     let what = out_of_type(&key, value.unwrap_or_default())
-        .unwrap_or_else(|| error.message().trim().to_owned());
+        .unwrap_or_else(|| in_words(error.message().trim()));
     ConfigError::Syntax(Problem { key, line, what })
 }
 
@@ -97,7 +98,22 @@ fn out_of_type(key: &str, value: &str) -> Option<String> {
     })
 }
 
-/// A path as people write it: `relay.listen`.
+/// What the reader of TOML says, in words of who wrote the file.
+fn in_words(said: &str) -> String {
+    if said.starts_with("unexpected leading zero") {
+        return "a number has no leading zero; a mode stands in quotes, as in \"0660\"".to_owned();
+    }
+    said.to_owned()
+}
+
+/// A path without the places in lists, as the line says which is meant: `client.listeners.mode`.
+fn without_numbers(path: &str) -> String {
+    let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
+    let names: Vec<_> = path.split('.').filter(|part| !is_number(part)).collect();
+    names.join(".")
+}
+
+/// A path: `relay.listen`, `client.listeners.0.mode`.
 fn dotted(path: &KeyPath<'_>) -> String {
     let (parent, leaf): (_, Cow<'_, str>) = match path {
         KeyPath::Root => return String::new(),
@@ -122,10 +138,17 @@ fn span_of(table: &DeTable<'_>, key: &str) -> Option<Range<usize>> {
     let (name, value) = table
         .iter()
         .find(|(name, _)| name.get_ref().as_ref() == first)?;
-    match (rest, value.get_ref()) {
-        (Some(rest), DeValue::Table(inner)) => span_of(inner, rest),
-        _ => Some(name.span()),
-    }
+    let inner = match (rest, value.get_ref()) {
+        (Some(rest), DeValue::Table(inner)) => return span_of(inner, rest),
+        (Some(rest), DeValue::Array(items)) => rest.split_once('.').and_then(|(index, rest)| {
+            match items.get(index.parse::<usize>().ok()?)?.get_ref() {
+                DeValue::Table(inner) => span_of(inner, rest),
+                _ => None,
+            }
+        }),
+        _ => None,
+    };
+    Some(inner.unwrap_or_else(|| name.span()))
 }
 
 /// The dotted path of the innermost key whose value covers the beginning of `span`.
@@ -133,6 +156,10 @@ fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
     table.iter().find_map(|(name, value)| {
         let inner = match value.get_ref() {
             DeValue::Table(inner) => key_at(inner, span),
+            DeValue::Array(items) => items.iter().find_map(|item| match item.get_ref() {
+                DeValue::Table(inner) => key_at(inner, span),
+                _ => None,
+            }),
             _ => None,
         };
         match inner {

@@ -81,7 +81,8 @@ settings! {
             example r#""users""#;
             flag "--credentials FILE";
             kind "path";
-            says "File of those who may use `client.socks`: a line USER:PASSWORD for each.",
+            says "File of those who may use `client.socks`, which nobody else may read: a line USER:PASSWORD for each, \
+                with a password of 12 bytes at least.",
             docs "The text below says more.",
             unset "none, everybody who reaches it";
         allow_private: bool = false;

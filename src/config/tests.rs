@@ -224,6 +224,18 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
         ("[client]\n\nsock = 1\n", "client.sock", 3, "client.socks"),
         ("[client]\n[rellay]\n", "rellay", 2, "[relay]"),
         (
+            "[client]\n[[client.listeners]]\naddress = \"unix:/x\"\n[[client.listeners]]\naddres = \"unix:/y\"\n",
+            "client.listeners.addres",
+            5,
+            "client.listeners.address",
+        ),
+        (
+            "[client]\nlisteners = [{ address = \"unix:/x\", credential = \"c\" }]\n",
+            "client.listeners.credential",
+            2,
+            "client.listeners.credentials",
+        ),
+        (
             "[client]\n[log]\nlevle = \"info\"\n",
             "log.levle",
             3,
@@ -288,6 +300,22 @@ fn a_wrong_type_names_its_key_and_line() {
             "limits.threads (line 3): ",
         ),
         ("client = 3\n", "client (line 1): "),
+        (
+            "[client]\n[[client.listeners]]\naddress = \"unix:/x\"\nmode = 660\n",
+            "client.listeners.mode (line 4): ",
+        ),
+        (
+            "[client]\n[[client.listeners]]\naddress = \"localhost:1\"\n",
+            "client.listeners.address (line 3): it takes an address and a port, as in 127.0.0.1:9351, or unix:",
+        ),
+        (
+            "[client]\nlisteners = [\"127.0.0.1:1\"]\n",
+            "client.listeners (line 2): invalid type: string \"127.0.0.1:1\", expected a table with `address`",
+        ),
+        (
+            "[client.listeners]\naddress = \"127.0.0.1:1\"\n",
+            "client.listeners (line 1): invalid type: map, expected a list of tables, each begun by [[client.listeners]]",
+        ),
     ] {
         let message = problem(text);
         assert!(message.starts_with(begins), "{text}: {message}");
@@ -298,6 +326,11 @@ fn a_wrong_type_names_its_key_and_line() {
 fn broken_toml_names_its_line() {
     assert!(problem("[client]\nsocks = \n").starts_with("line 2: "));
     assert!(problem("[client]\n[client]\n").contains("duplicate key"));
+    let mode = "[client]\n[[client.listeners]]\naddress = \"unix:/x\"\nmode = 0660\n";
+    assert_eq!(
+        problem(mode),
+        "line 4: a number has no leading zero; a mode stands in quotes, as in \"0660\""
+    );
 }
 
 #[test]
@@ -319,7 +352,7 @@ fn rules_name_their_key() {
         ),
         (
             "[client]\n[[client.listeners]]\naddress = \"127.0.0.1:9350\"\n",
-            "client.listeners (line 2): two of the client's ports",
+            "client.listeners (line 2): two of the client's ports are 127.0.0.1:9350",
         ),
         (
             "[client]\nlisteners = [{ address = \"unix:/x\" }, { address = \"unix:/x\" }]\n",

@@ -55,6 +55,8 @@ pub(crate) trait Word: Clone + Send + Sync + 'static {
     const DELIMITER: Option<char> = None;
     /// Has the flag no value, and means `true` by being there?
     const IS_SWITCH: bool = false;
+    /// What a list of such words is, if something else stands there.
+    const LIST: &'static str = "a list";
     /// Is the word a number?
     const IS_NUMBER: bool = false;
 
@@ -220,7 +222,7 @@ impl<'de, T: Word> Visitor<'de> for Words<T> {
     type Value = Vec<T>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a list")
+        f.write_str(T::LIST)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
@@ -317,6 +319,7 @@ word!(
 word!(
     Listener,
     |_| ValueParser::from(|text: &str| parsed(text).map(Listener::at)),
+    const LIST: &'static str = "a list of tables, each begun by [[client.listeners]]";,
     fn resolve_word(&mut self, base: &Path) {
         self.resolve(base);
     }

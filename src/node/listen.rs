@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cepa_client::front::{FrontListener, Gate};
-use cepa_common::state::{StateError, Trust, check_place, check_secret};
+use cepa_common::state::{Trust, check_place, check_secret};
 use cepa_common::world::sockets::bind_unix;
 use cepa_common::world::{Disk, Sockets};
 
@@ -51,7 +51,10 @@ pub(super) async fn bind(listener: &Listener, trust: Trust) -> Result<Bound, App
 /// Reads the file of who may come in.
 fn gate(path: &Path, trust: Trust) -> Result<Gate, AppError> {
     let text = Disk::Real.read_text(path, MOST_USERS_BYTES);
-    let text = text.map_err(|source| StateError::io("read", path, source))?;
+    let text = text.map_err(|source| AppError::Mismatch {
+        what: format!("cannot read the file of users {}: {source}", path.display()),
+        hint: "name a file with a line USER:PASSWORD for each user; docs/config.md says what it looks like",
+    })?;
     check_secret(&Disk::Real, path, trust)?;
     Gate::parse(&text).map_err(|error| AppError::Mismatch {
         what: format!("{}: {error}", path.display()),

@@ -12,7 +12,8 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -78,13 +79,15 @@ async fn serve(listener: TcpListener) {
     }
 }
 
-async fn connection(tcp: TcpStream, peer: SocketAddr) {
+async fn connection(tcp: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
     let service = service_fn(async |request: Request<Incoming>| {
         Ok::<_, Infallible>(answer(request.method(), request.uri().path(), peer))
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
+        // Who has ended its sending (`nc -N`) still reads.
+        .half_close(true)
         .serve_connection(TokioIo::new(tcp), service)
         .await;
     if let Err(error) = served {
@@ -146,6 +149,8 @@ fn page(peer: SocketAddr) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -168,9 +173,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_pages_have_two_addresses_and_end_with_their_values() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    async fn who_has_ended_its_sending_is_answered() {
+        let (mut ours, theirs) = tokio::io::duplex(4096);
+        ours.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        ours.shutdown().await.unwrap();
+        connection(theirs, SocketAddr::from(([127, 0, 0, 1], 4711))).await;
+        let mut text = String::new();
+        ours.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.0 200 OK"), "{text}");
+    }
 
+    #[tokio::test]
+    async fn two_pages_have_two_addresses_and_end_with_their_values() {
         let (one, two) = (
             WebPage::start().await.unwrap(),
             WebPage::start().await.unwrap(),

@@ -63,12 +63,12 @@ pub(super) fn words(refusal: FrontRefusal) -> Words {
             "400 Bad Request",
             "request/host",
             "The destination is neither an IP address nor a host name. \
-             Write CONNECT host:port, an IPv6 address in brackets.",
+             Write host:port, an IPv6 address in brackets.",
         ),
         FrontRefusal::Port => (
             "400 Bad Request",
             "request/port",
-            "The destination has no valid port. Write CONNECT host:port.",
+            "The destination has no valid port. Write host:port, with a port from 1 to 65535.",
         ),
         _ => (
             "400 Bad Request",

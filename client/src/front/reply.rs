@@ -258,8 +258,8 @@ pub(super) fn options() -> Vec<u8> {
 pub(super) fn page(body: bool) -> Vec<u8> {
     let html = "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Cepa proxy</title>\
          </head><body><h1>This is a Cepa proxy</h1><p>It is not a website. It carries \
-         connections of applications through the Cepa network, and speaks SOCKS4, SOCKS4a, \
-         SOCKS5 and HTTP CONNECT; requests for http:// addresses it passes on. Set this address and port as the \
+         connections of applications through the Cepa network. It speaks SOCKS 4, 4a and 5 and \
+         HTTP CONNECT, and passes requests for http:// addresses on. Set this address and port as the \
          SOCKS proxy of your application, and let the proxy resolve names: \
          <code>curl --proxy socks5h://address:port https://example.org/</code></p>\
          </body></html>\n";
