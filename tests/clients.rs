@@ -275,18 +275,8 @@ impl Unix {
     }
 
     fn fetches(&self, server: SocketAddr) {
-        let mut command = Command::new("curl");
-        command
-            .args([
-                "--silent",
-                "--show-error",
-                "--fail",
-                "--max-time",
-                "60",
-                "--proxy",
-            ])
-            .arg(format!("socks5h://localhost{}", self.socket.display()))
-            .arg(format!("http://{server}/1/5000"));
+        let mut command = curl_through(format!("socks5h://localhost{}", self.socket.display()));
+        command.arg(format!("http://{server}/1/5000"));
         assert!(succeed(&mut command).stdout == content(1, 5_000));
     }
 

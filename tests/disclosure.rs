@@ -129,14 +129,20 @@ fn in_a_day_a_client_dials_its_guards_and_whom_the_networks_file_names() {
     );
 }
 
-/// How many look-ups exits made for a stream without first bytes, for one with them, and for special names.
-async fn lookups() -> [usize; 3] {
+/// A client of a network that stands, its relays, and the names that exits ask for.
+async fn client_and_exits() -> (Client, Vec<RelayHandle>, Arc<CountedNames>) {
     let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, BTreeMap::new());
     let names = Arc::new(CountedNames(AtomicUsize::new(0)));
     let (file, relays) = relays(&network, local_network_params(), &names).await;
     tokio::time::sleep(FOUNDING).await;
     let options = client_options(&file, network.world(address(CLIENT)));
     let client = at(CLIENT, Client::bootstrap(options)).await.unwrap();
+    (client, relays, names)
+}
+
+/// How many look-ups exits made for a stream without first bytes, for one with them, and for special names.
+async fn lookups() -> [usize; 3] {
+    let (client, relays, names) = client_and_exits().await;
     let made = |before: usize| names.0.load(Ordering::Relaxed) - before;
 
     let target = StreamTarget::name("pages.example", 80).unwrap();
@@ -186,12 +192,7 @@ fn first_bytes_are_said_to_one_exit_and_special_names_to_none() {
 
 /// What exits say of a name, how often they ask for it when two clients want to know, and of what they never hear.
 async fn known_names() -> [usize; 3] {
-    let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, BTreeMap::new());
-    let names = Arc::new(CountedNames(AtomicUsize::new(0)));
-    let (file, relays) = relays(&network, local_network_params(), &names).await;
-    tokio::time::sleep(FOUNDING).await;
-    let options = client_options(&file, network.world(address(CLIENT)));
-    let client = at(CLIENT, Client::bootstrap(options)).await.unwrap();
+    let (client, relays, names) = client_and_exits().await;
     let made = |before: usize| names.0.load(Ordering::Relaxed) - before;
     let resolve = |client: &Client, name: &'static str| {
         let client = client.clone();

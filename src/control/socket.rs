@@ -2,13 +2,14 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cepa_common::log_pace::LogPace;
+use cepa_common::world::sockets::{OWNER_ONLY, UNIX_PATH_BYTES, UnixBindError, bind_unix};
 use cepa_common::world::steady;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -21,8 +22,6 @@ use super::request::{self, ControlRequest, MAX_REQUEST_BYTES, parse};
 
 /// Name of the socket in the state directory.
 const SOCKET: &str = "control.sock";
-/// Longest path of a socket (bytes): what Linux has room for, without the final zero.
-const MAX_PATH_BYTES: usize = 107;
 /// Longest answer that is taken (bytes).
 const MAX_ANSWER_BYTES: u64 = 256 * 1024;
 /// One exchange must be over within this time.
@@ -37,7 +36,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 pub enum ControlError {
     /// The system has no room for the socket's path.
     #[error(
-        "the path of the control socket {} has {} bytes, and the system takes {MAX_PATH_BYTES} at most; choose a \
+        "the path of the control socket {} has {} bytes, and the system takes {UNIX_PATH_BYTES} at most; choose a \
          shorter state directory",
         path.display(),
         path.as_os_str().len()
@@ -62,7 +61,7 @@ pub enum ControlError {
 /// The socket's path in the state directory `dir`, if the system has room for it.
 fn socket_path(dir: &Path) -> Result<PathBuf, ControlError> {
     let path = dir.join(SOCKET);
-    match path.as_os_str().as_bytes().len() <= MAX_PATH_BYTES {
+    match path.as_os_str().as_bytes().len() <= UNIX_PATH_BYTES {
         true => Ok(path),
         false => Err(ControlError::TooLong { path }),
     }
@@ -83,17 +82,16 @@ impl Control {
             path: path.clone(),
             source,
         };
-        match std::fs::symlink_metadata(&path) {
-            Ok(found) if found.file_type().is_socket() => {
-                std::fs::remove_file(&path).map_err(io)?;
-            }
-            Ok(_) => return Err(ControlError::InTheWay(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io(error)),
+        let found = std::fs::symlink_metadata(&path);
+        if found.is_ok_and(|found| found.file_type().is_socket()) {
+            std::fs::remove_file(&path).map_err(io)?;
         }
-        let listener = UnixListener::bind(&path).map_err(io)?;
-        let owner_only = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(&path, owner_only).map_err(io)?;
+        let listener = bind_unix(&path, OWNER_ONLY).map_err(|error| match error {
+            UnixBindError::TooLong(_) => ControlError::TooLong { path: path.clone() },
+            UnixBindError::InTheWay => ControlError::InTheWay(path.clone()),
+            UnixBindError::InUse => io(io::ErrorKind::AddrInUse.into()),
+            UnixBindError::Io(source) => io(source),
+        })?;
         Ok(Self { listener, path })
     }
 
@@ -212,6 +210,8 @@ pub fn ask(dir: &Path, request: ControlRequest) -> Result<Answer, AskError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -300,7 +300,7 @@ mod tests {
     #[tokio::test]
     async fn a_path_that_the_system_has_no_room_for_is_said_to_be_too_long() {
         let dir = tempfile::tempdir().unwrap();
-        let room = MAX_PATH_BYTES - SOCKET.len() - 2 - dir.path().as_os_str().len();
+        let room = UNIX_PATH_BYTES - SOCKET.len() - 2 - dir.path().as_os_str().len();
         let fits = dir.path().join("x".repeat(room));
         let long = dir.path().join("x".repeat(room + 1));
         for path in [&fits, &long] {

@@ -5,14 +5,11 @@ use std::sync::Arc;
 
 use cepa_client::front::{FrontListener, Gate};
 use cepa_common::state::{Trust, check_place, check_secret};
-use cepa_common::world::sockets::bind_unix;
+use cepa_common::world::sockets::{OWNER_ONLY, bind_unix};
 use cepa_common::world::{Disk, Sockets};
 
 use super::error::AppError;
 use crate::config::{ListenAddress, Listener};
-
-/// Who may use a Unix socket if nobody says otherwise: its owner.
-const OWNER_ONLY: u32 = 0o600;
 
 /// A Unix socket that is removed when this value is dropped.
 pub(super) struct SocketFile(PathBuf);

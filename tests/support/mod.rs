@@ -93,9 +93,10 @@ impl Testnet {
     }
 }
 
-/// Runs curl through a proxy.
-pub(crate) fn curl_by(proxy: SocketAddr, scheme: &str, args: &[&str]) -> Output {
-    Command::new("curl")
+/// curl through the proxy at this URL.
+pub(crate) fn curl_through(proxy: String) -> Command {
+    let mut command = Command::new("curl");
+    command
         .args([
             "--silent",
             "--show-error",
@@ -104,7 +105,13 @@ pub(crate) fn curl_by(proxy: SocketAddr, scheme: &str, args: &[&str]) -> Output 
             "60",
             "--proxy",
         ])
-        .arg(format!("{scheme}://{proxy}"))
+        .arg(proxy);
+    command
+}
+
+/// Runs curl through a proxy.
+pub(crate) fn curl_by(proxy: SocketAddr, scheme: &str, args: &[&str]) -> Output {
+    curl_through(format!("{scheme}://{proxy}"))
         .args(args)
         .output()
         .expect("curl is installed")

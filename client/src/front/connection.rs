@@ -87,9 +87,9 @@ impl Connection {
             return;
         };
         let protocol = request.protocol;
+        let isolation = isolation.of(request.marks, protocol);
         let target = match request.request {
             Request::Connect(target) if target.is_resolver() => {
-                let isolation = isolation.of(request.marks, protocol);
                 return self.answer(&request.leftover, connector, isolation).await;
             }
             Request::Connect(target) => target,
@@ -99,12 +99,10 @@ impl Connection {
                     .await;
             }
             Request::Resolve(host) => {
-                let isolation = isolation.of(request.marks, protocol);
                 let asked = LookUp::Address(host);
                 return self.look_up(asked, connector, isolation).await;
             }
             Request::ResolvePtr(address) => {
-                let isolation = isolation.of(request.marks, protocol);
                 let asked = LookUp::Name(address);
                 return self.look_up(asked, connector, isolation).await;
             }
@@ -118,7 +116,7 @@ impl Connection {
         }
         let request = ConnectRequest {
             target,
-            isolation: isolation.of(request.marks, protocol),
+            isolation,
             early,
         };
         match self.connect(connector, request).await {

@@ -3,10 +3,10 @@
 //! The user of a request may go on behind a plus sign: what follows opens nothing and keeps streams apart.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use cepa_common::dir::Site;
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use subtle::{Choice, ConstantTimeEq};
@@ -138,7 +138,7 @@ impl Gate {
 struct Failures {
     since: Option<Instant>,
     all: u32,
-    of: HashMap<Origin, u32>,
+    of: HashMap<Party, u32>,
 }
 
 impl Failures {
@@ -149,24 +149,29 @@ impl Failures {
                 ..Self::default()
             };
         }
-        let of = self.of.get(&network_of(origin)).copied();
+        let of = self.of.get(&Party::of(origin)).copied();
         self.all >= ALL_FAILURES || of.unwrap_or_default() >= FAILURES
     }
 
     fn count(&mut self, origin: Origin) {
         self.all += 1;
-        *self.of.entry(network_of(origin)).or_default() += 1;
+        *self.of.entry(Party::of(origin)).or_default() += 1;
     }
 }
 
-/// What one party has of addresses: of IPv6 the first half (RFC 6177).
-fn network_of(origin: Origin) -> Origin {
-    match origin {
-        Origin::Ip(IpAddr::V6(ip)) => {
-            let half = u128::from(ip) >> 64 << 64;
-            Origin::Ip(Ipv6Addr::from(half).into())
+/// Who is counted as one: an address, a subnet of IPv6, or a user of this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Party {
+    Site(Site),
+    Uid(u32),
+}
+
+impl Party {
+    fn of(origin: Origin) -> Self {
+        match origin {
+            Origin::Ip(ip) => Self::Site(Site::of(ip)),
+            Origin::Uid(uid) => Self::Uid(uid),
         }
-        origin => origin,
     }
 }
 

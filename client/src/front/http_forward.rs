@@ -32,7 +32,7 @@ use super::http_rewrite::{self, Judged};
 use super::parse::FrontOptions;
 use super::refusal::{FrontRefusal, HTTP_HEAD_LIMIT};
 use super::reply::{OWN_FIELDS, Words};
-use super::target::{FrontTarget, Protocol};
+use super::target::FrontTarget;
 
 /// The most header fields of a request or a response.
 const MOST_FIELDS: usize = 100;
@@ -77,10 +77,7 @@ impl<'a, C: Connector> Forwarder<'a, C> {
     ) -> Self {
         Self {
             connector,
-            isolation: IsolationKey {
-                protocol: Protocol::HttpForward,
-                ..isolation
-            },
+            isolation,
             options,
             guard,
             upstream: Mutex::default(),

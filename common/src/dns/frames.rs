@@ -54,7 +54,7 @@ impl Frames {
         Ok(Some(message))
     }
 
-    /// Has only a part of a message come, or nothing of one?
+    /// Is nothing of a further message there?
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }

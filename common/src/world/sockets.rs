@@ -139,7 +139,9 @@ impl Sockets {
 }
 
 /// Longest path of a Unix socket (bytes): what Linux has room for, without the final zero.
-const UNIX_PATH_BYTES: usize = 107;
+pub const UNIX_PATH_BYTES: usize = 107;
+/// The mode of a Unix socket that is for its owner alone.
+pub const OWNER_ONLY: u32 = 0o600;
 
 /// Why there is no Unix socket to listen at.
 #[derive(Debug, thiserror::Error)]

@@ -21,7 +21,7 @@ use cepa_common::ids::RelayId;
 use super::AuthorityError;
 use super::record::Signed;
 use super::relays::{Probe, Relays};
-use super::schedule::{lifetime_at, lifetime_of};
+use super::schedule::lifetime_at;
 use crate::events::AuthorityEvent;
 
 /// What an [`Authority`] is made of.
@@ -162,7 +162,7 @@ impl Authority {
             Some(last) => last.max(lifetime.valid_after).saturating_add(interval),
         };
         let agreement = Agreement::new(Arc::clone(&config.network), lifetime);
-        let next = lifetime_of(&params, lifetime.fresh_until);
+        let next = Lifetime::of(&params, lifetime.fresh_until);
         let revisions = Arc::new(Revisions::new(Arc::clone(&config.network)));
         Self {
             next: Agreement::new(Arc::clone(&config.network), next),

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use cepa_common::dir::{Agreement, NetworkFile, SignedConsensus, Vote, tally};
+use cepa_common::dir::{Agreement, Lifetime, NetworkFile, SignedConsensus, Vote, tally};
 use cepa_common::ids::RelayId;
 
 use super::AuthorityError;
 use super::period::{Action, Authority, Period};
 use super::record::Signed;
-use super::schedule::{lifetime_at, lifetime_of};
+use super::schedule::lifetime_at;
 use crate::events::{AuthorityEvent, AuthorityFailure};
 
 /// Number of valid-afters whose proofs are kept.
@@ -26,7 +26,7 @@ impl Authority {
         }
         let network = Arc::clone(self.revisions.at(lifetime.valid_after));
         self.params = network.params();
-        let after = lifetime_of(&self.params, lifetime.fresh_until);
+        let after = Lifetime::of(&self.params, lifetime.fresh_until);
         let after_network = Arc::clone(self.revisions.at(after.valid_after));
         let after = Agreement::new(after_network, after);
         let mut agreement = std::mem::replace(&mut self.next, after);

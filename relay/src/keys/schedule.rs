@@ -9,7 +9,7 @@
 //! Clocks go wrong. No time is set before the newest consensus that was seen. Before that consensus is out of date, no
 //! key ends except by its age. So a clock that steps ahead erases no key that is still listed.
 
-use cepa_common::dir::{CLOCK_SKEW_SECS, Params, UnixSecs};
+use cepa_common::dir::{CLOCK_SKEW_SECS, Lifetime, Params, UnixSecs};
 use cepa_common::onion::Suite;
 
 /// No onion key is kept for longer than this after it was made, whatever lists it (seconds).
@@ -34,7 +34,7 @@ impl Timing {
     /// The figures that follow from the network's parameters.
     pub fn new(params: &Params) -> Self {
         let interval = u64::from(params.vote_interval_seconds);
-        let valid = u64::from(params.consensus_valid_seconds).max(3 * interval);
+        let valid = Lifetime::of(params, 0).valid_until;
         let grace = u64::from(params.consensus_grace_seconds);
         let age = u64::from(params.descriptor_max_age_seconds);
         // One interval is added because a vote is made before its consensus, and the skew because clocks of clients and

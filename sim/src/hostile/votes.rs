@@ -87,15 +87,9 @@ fn said(
     variant: u32,
 ) -> Option<Said> {
     let network = &site.network;
-    let interval = u64::from(network.params().vote_interval_seconds);
-    let valid = u64::from(network.params().consensus_valid_seconds);
     let vote = Vote {
         authority: own,
-        lifetime: Lifetime {
-            valid_after,
-            fresh_until: valid_after + interval,
-            valid_until: valid_after + valid.max(3 * interval),
-        },
+        lifetime: Lifetime::of(&network.params(), valid_after),
         params: [("circuit_window_cells".to_owned(), 9_000 + variant)].into(),
         entries: Vec::new(),
         values: Vec::new(),

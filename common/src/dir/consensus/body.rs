@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::random::{self, RandomValue};
-use crate::dir::network::params;
+use crate::dir::network::{Params, params};
 use crate::dir::relay::{Flags, MAX_ENTRIES, PolicySummary, RelayDescriptor, descriptor};
 use crate::dir::signed::{CLOCK_SKEW_SECS, DocError, UnixSecs};
 use crate::ids::RelayId;
@@ -26,7 +26,21 @@ pub struct Lifetime {
     pub valid_until: UnixSecs,
 }
 
+/// The least validity of a consensus, in intervals. The loss of a period or two must not stop a network.
+const MIN_VALID_INTERVALS: u64 = 3;
+
 impl Lifetime {
+    /// The lifetime of the consensus with this valid-after (docs/protocol.md, 6.13).
+    pub fn of(params: &Params, valid_after: UnixSecs) -> Self {
+        let interval = u64::from(params.vote_interval_seconds);
+        let valid = u64::from(params.consensus_valid_seconds).max(MIN_VALID_INTERVALS * interval);
+        Self {
+            valid_after,
+            fresh_until: valid_after.saturating_add(interval),
+            valid_until: valid_after.saturating_add(valid),
+        }
+    }
+
     /// The status of a consensus with these times at `now`, with this many seconds of grace (6.10.1).
     pub fn status(&self, now: UnixSecs, grace: u64) -> ConsensusStatus {
         if self.valid_after > now.saturating_add(CLOCK_SKEW_SECS) {

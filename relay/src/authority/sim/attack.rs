@@ -7,17 +7,11 @@ use super::*;
 /// Makes different votes of one author for one time.
 pub(super) fn votes(world: &World, author: usize, valid_after: UnixSecs) -> Vec<Arc<SignedVote>> {
     let number = world.number(author);
-    let interval = u64::from(world.network.params().vote_interval_seconds);
-    let valid = u64::from(world.network.params().consensus_valid_seconds);
     let variants = 0..3u32;
     let sign = |variant: u32| {
         let vote = Vote {
             authority: identity(number),
-            lifetime: Lifetime {
-                valid_after,
-                fresh_until: valid_after + interval,
-                valid_until: valid_after + valid.max(3 * interval),
-            },
+            lifetime: Lifetime::of(&world.network.params(), valid_after),
             params: [("circuit_window_cells".to_owned(), 9_000 + variant)].into(),
             entries: Vec::new(),
             values: Vec::new(),
