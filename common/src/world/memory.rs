@@ -8,6 +8,8 @@
 //! - **Lines** of hosts have a rate each way. Connections of a host take turns of 16 KiB at its uplink. A lost packet
 //!   holds up what is behind it on its connection until it is sent again. How a sender learns what rate it may send at
 //!   is not modelled.
+//! - **Datagrams** take turns with connections at lines. One is lost whole if a packet of it is lost, where a way is
+//!   blocked, and where a queue is full: an uplink's, a downlink's or a port's. Datagrams keep their order.
 //! - **Ways** can be blocked, by a partition or a cable that is pulled. What is sent meanwhile is sent again, at longer
 //!   and longer intervals, and after 15 minutes in vain its sender gets an error. A dial is tried for 127 s.
 //! - **Hosts** have lives. [`MemoryNetwork::world`] begins one, and [`MemoryNetwork::kill`] ends all of a host: nothing
@@ -15,6 +17,7 @@
 
 mod clock;
 mod connection;
+mod datagrams;
 mod disk;
 mod host;
 mod kill;
@@ -44,7 +47,7 @@ use watch::Watcher;
 /// network meanwhile.
 pub type Delays = Arc<dyn Fn(IpAddr, IpAddr) -> Duration + Send + Sync>;
 
-/// What happened on a connection.
+/// What happened on a connection or at a port for datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// A connection was asked for.
@@ -59,6 +62,10 @@ pub enum EventKind {
     End,
     /// A connection was dropped.
     Close,
+    /// A datagram was taken to be sent.
+    SendDatagram,
+    /// A datagram was read.
+    ReceiveDatagram,
 }
 
 /// One line of the log.
@@ -68,7 +75,7 @@ pub struct Event {
     pub at: Duration,
     /// The address of the host that the event happened at.
     pub host: IpAddr,
-    /// The connection's other end; of a dial, the address that was asked for.
+    /// The other end of the connection or datagram; of a dial, the address that was asked for.
     pub peer: SocketAddr,
     /// What happened.
     pub kind: EventKind,
@@ -159,7 +166,8 @@ impl MemoryNetwork {
         self.0.with(|state, _| state.host(host).line = line);
     }
 
-    /// From now on `per_million` of a million packets of 1,400 bytes are lost on the host's line, either way.
+    /// From now on `per_million` of a million packets of 1,400 bytes are lost on the host's line, either way. What a
+    /// connection loses is sent again; a datagram is lost with any packet of it.
     pub fn set_loss(&self, host: IpAddr, per_million: u32) {
         self.0
             .with(|state, _| state.host(host).loss_ppm = per_million);
@@ -218,8 +226,8 @@ impl MemoryNetwork {
             .with(|state, _| state.host(host).clock.drift(parts_per_million));
     }
 
-    /// From now on the living processes of the host have at most `most` connections together. One more is the error
-    /// EMFILE, of a dial and of an accept.
+    /// From now on the living processes of the host have at most `most` connections and ports for datagrams together.
+    /// One more is the error EMFILE, of a dial, of an accept and of a port for datagrams.
     pub fn limit_connections(&self, host: IpAddr, most: Option<usize>) {
         self.0
             .with(|state, _| state.host(host).most_connections = most);
@@ -246,6 +254,9 @@ impl MemoryNetwork {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod datagram_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod kill_tests;

@@ -3,9 +3,9 @@
 //! A clock, a random number, a blocking call or a socket from anywhere else could not be replaced, and a run of a whole
 //! network on virtual time could not be repeated. So `clippy.toml` bans such calls by name, and everybody asks here.
 //! [`steady`] has the time that only moves forward, for waits and round trips; [`clock`] has the time of day;
-//! [`random`] has randomness; [`blocking`] takes work that blocks its thread; [`sockets`] has connections; [`names`]
-//! has what an exit asks for addresses; [`disk`] has what is kept across a restart. A [`World`] holds those that differ
-//! from node to node.
+//! [`random`] has randomness; [`blocking`] takes work that blocks its thread; [`sockets`] has connections and
+//! [`datagrams`] datagrams; [`names`] has what an exit asks for addresses; [`disk`] has what is kept across a restart. A
+//! [`World`] holds those that differ from node to node.
 //!
 //! A process is real or simulated from its first line to its last. [`simulate`] refuses as soon as a real socket, this
 //! machine's disk or the system's randomness was used. After [`simulate`] those refuse, and so do the system's clock,
@@ -13,6 +13,7 @@
 
 pub mod blocking;
 pub mod clock;
+pub mod datagrams;
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub mod disk;
 mod kind;
@@ -25,6 +26,7 @@ pub mod sockets;
 pub mod steady;
 
 pub use clock::Clock;
+pub use datagrams::DatagramSocket;
 pub use disk::Disk;
 pub use kind::{NotSimulated, simulate};
 pub use names::Names;

@@ -19,6 +19,8 @@ use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
+use super::datagrams::{DatagramSocket, GivenDatagrams, UdpPort};
+
 /// A future that a given network answers with.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
 
@@ -28,6 +30,13 @@ pub trait GivenSockets: Send + Sync {
     fn connect(&self, address: SocketAddr) -> Answer<'_, Box<dyn GivenStream>>;
     /// Listens at `address`; port 0 means any free port.
     fn bind(&self, address: SocketAddr) -> io::Result<Box<dyn GivenListener>>;
+    /// Opens a port for datagrams at `address`; port 0 means any free port.
+    ///
+    /// A network that has none of this method's own has no datagrams.
+    fn bind_datagrams(&self, address: SocketAddr) -> io::Result<Box<dyn GivenDatagrams>> {
+        let _ = address;
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// The address from which this host would send to reach `to`; `None` if there is no way.
     fn local_address(&self, to: SocketAddr) -> Option<IpAddr>;
 }
@@ -72,7 +81,7 @@ pub trait GivenStream: Send + Sync {
 /// What a node opens connections and ports with.
 #[derive(Clone, Default)]
 pub enum Sockets {
-    /// TCP of this machine.
+    /// TCP and UDP of this machine.
     #[default]
     Tcp,
     /// Another network.
@@ -116,6 +125,18 @@ impl Sockets {
                 TcpListener::bind(address).await.map(SocketListener::Tcp)
             }
             Self::Given(sockets) => sockets.bind(address).map(SocketListener::Given),
+        }
+    }
+
+    /// Opens a port for datagrams at `address`; port 0 means any free port. A port of IPv6 hears nothing of IPv4. What
+    /// is sent is never fragmented: a datagram that the way does not take is an error, or lost.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn bind_datagrams(&self, address: SocketAddr) -> io::Result<DatagramSocket> {
+        match self {
+            Self::Tcp => UdpPort::bind(address).map(DatagramSocket::Udp),
+            Self::Given(sockets) => sockets.bind_datagrams(address).map(DatagramSocket::Given),
         }
     }
 

@@ -77,7 +77,7 @@ impl Director {
                 return false;
             }
             let sockets = if is_down {
-                open.connections + open.ports
+                open.connections + open.ports + open.datagram_ports
             } else {
                 0
             };

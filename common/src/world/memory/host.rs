@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::clock::HostClock;
+use super::datagrams::{Datagram, Waiting};
 use super::disk::MemoryDisk;
 use super::pair::SideId;
 
@@ -59,6 +60,8 @@ pub struct Open {
     pub connections: usize,
     /// Ports that are listened at.
     pub ports: usize,
+    /// Ports for datagrams.
+    pub datagram_ports: usize,
 }
 
 /// A port that is listened at.
@@ -67,6 +70,14 @@ pub(super) struct Listener {
     /// Connections that wait to be accepted.
     pub(super) waiting: VecDeque<u64>,
     pub(super) acceptors: Vec<Waker>,
+}
+
+/// What waits for a turn of a host's uplink.
+pub(super) enum Turn {
+    /// A side that has something to send.
+    Side(SideId),
+    /// A datagram to another host.
+    Datagram(Datagram),
 }
 
 /// One host.
@@ -83,8 +94,10 @@ pub(super) struct Host {
     pub(super) line: Line,
     /// Whether a turn of the uplink is under way.
     pub(super) is_sending: bool,
-    /// Sides that wait for a turn of the uplink.
-    pub(super) turns: VecDeque<SideId>,
+    /// What waits for a turn of the uplink.
+    pub(super) turns: VecDeque<Turn>,
+    /// Bytes of the datagrams that wait for a turn.
+    pub(super) datagrams_held: usize,
     /// When the downlink has brought all that has come to it so far.
     pub(super) down_free: Instant,
     pub(super) most_connections: Option<usize>,
@@ -95,6 +108,9 @@ pub(super) struct Host {
     /// Ports in use, each with the number of the connection or listener that uses it.
     pub(super) ports: BTreeSet<(u16, u64)>,
     next_port: u16,
+    /// Ports for datagrams, with what waits at each.
+    pub(super) datagram_ports: BTreeMap<u16, Waiting>,
+    next_datagram_port: u16,
     /// What is open, by the life that opened it.
     open: BTreeMap<u64, Open>,
 }
@@ -113,6 +129,7 @@ impl Host {
             line: Line::default(),
             is_sending: false,
             turns: VecDeque::new(),
+            datagrams_held: 0,
             down_free: now,
             most_connections: None,
             dribbles: false,
@@ -121,6 +138,8 @@ impl Host {
             listeners: BTreeMap::new(),
             ports: BTreeSet::new(),
             next_port: FIRST_FREE_PORT,
+            datagram_ports: BTreeMap::new(),
+            next_datagram_port: FIRST_FREE_PORT,
             open: BTreeMap::new(),
         }
     }
@@ -130,10 +149,12 @@ impl Host {
         life >= self.alive_from
     }
 
-    /// Whether one more connection is more than the host may have.
+    /// Whether one more connection or port for datagrams is more than the host may have.
     pub(super) fn is_full(&self) -> bool {
         let living = self.open.range(self.alive_from..);
-        let open: usize = living.map(|(_, open)| open.connections).sum();
+        let open: usize = living
+            .map(|(_, open)| open.connections + open.datagram_ports)
+            .sum();
         self.most_connections.is_some_and(|most| open >= most)
     }
 
@@ -143,6 +164,7 @@ impl Host {
         Open {
             connections: sum(|open| open.connections),
             ports: sum(|open| open.ports),
+            datagram_ports: sum(|open| open.datagram_ports),
         }
     }
 
@@ -153,6 +175,18 @@ impl Host {
         if *open == Open::default() {
             self.open.remove(&life);
         }
+    }
+
+    /// A port for datagrams that nobody has; `None` if there is none.
+    pub(super) fn free_datagram_port(&mut self) -> Option<u16> {
+        for _ in FIRST_FREE_PORT..=u16::MAX {
+            let port = self.next_datagram_port;
+            self.next_datagram_port = port.checked_add(1).unwrap_or(FIRST_FREE_PORT);
+            if !self.datagram_ports.contains_key(&port) {
+                return Some(port);
+            }
+        }
+        None
     }
 
     /// A port that nobody has; `None` if there is none.

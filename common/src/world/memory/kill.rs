@@ -29,7 +29,11 @@ impl State {
         if how == Kill::Power {
             host.has_power = false;
             host.turns.clear();
+            host.datagrams_held = 0;
         }
+        let datagram_ports = std::mem::take(&mut host.datagram_ports).into_values();
+        let receivers = datagram_ports.filter_map(|waiting| waiting.receiver);
+        self.effects.dropped.extend(receivers);
         for (port, listener) in listeners {
             self.host(address).ports.remove(&(port, listener.number));
             self.effects.dropped.extend(listener.acceptors);

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::time::{Instant, sleep_until};
 
+use super::super::datagrams::GivenDatagrams;
 use super::super::sockets::{Answer, GivenListener, GivenSockets, GivenStream};
 use super::connection::{Connection, close};
 use super::host::{Host, Listener};
@@ -23,7 +24,7 @@ const TRIES: [u64; 7] = [0, 1, 3, 7, 15, 31, 63];
 /// When a dial is given up.
 const DIAL_GIVE_UP: Duration = Duration::from_secs(127);
 /// EMFILE, the error of a process that has as many descriptors as it may have.
-const TOO_MANY_FILES: i32 = 24;
+pub(super) const TOO_MANY_FILES: i32 = 24;
 
 /// A host as one life of it sees the network.
 pub(super) struct HostSockets {
@@ -34,7 +35,7 @@ pub(super) struct HostSockets {
 
 impl HostSockets {
     /// The host, if this life goes on.
-    fn living<'a>(&self, state: &'a mut State) -> io::Result<&'a mut Host> {
+    pub(super) fn living<'a>(&self, state: &'a mut State) -> io::Result<&'a mut Host> {
         let host = state.host(self.address);
         match host.is_alive(self.life) {
             true => Ok(host),
@@ -236,6 +237,11 @@ impl GivenSockets for HostSockets {
                 number,
             }) as Box<dyn GivenListener>)
         })
+    }
+
+    fn bind_datagrams(&self, address: SocketAddr) -> io::Result<Box<dyn GivenDatagrams>> {
+        let port = self.open_datagram_port(address)?;
+        Ok(Box::new(port))
     }
 
     fn local_address(&self, _: SocketAddr) -> Option<IpAddr> {

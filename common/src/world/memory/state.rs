@@ -15,6 +15,7 @@ use rand_core::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use super::clock::HostClock;
+use super::datagrams::Datagram;
 use super::host::Host;
 use super::pair::{Pair, Part, SideId};
 use super::{Delays, Event, EventKind, NetworkState};
@@ -29,6 +30,12 @@ pub(super) enum Due {
     Deliver(Packet),
     /// What did not get through is tried again.
     Retry(SideId),
+    /// A turn of the uplink ends, and the datagram is on its way.
+    DatagramSent(Datagram),
+    /// A datagram comes to the downlink of the host that it is sent to.
+    DatagramArrives(Datagram),
+    /// A datagram has come through the downlink.
+    DatagramDelivered(Datagram),
 }
 
 /// What is on its way to a side.
@@ -193,6 +200,9 @@ impl State {
                 Due::Arrive(packet) => self.on_arrival(packet, at),
                 Due::Deliver(packet) => self.on_delivery(packet, at),
                 Due::Retry(side) => self.on_retry(side, at),
+                Due::DatagramSent(datagram) => self.on_datagram_sent(datagram, at),
+                Due::DatagramArrives(datagram) => self.on_datagram_arrival(datagram, at),
+                Due::DatagramDelivered(datagram) => self.on_datagram_delivery(datagram),
             }
         }
     }

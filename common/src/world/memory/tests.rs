@@ -211,7 +211,9 @@ async fn who_watches_hears_of_each_event_and_none_is_kept() {
 async fn what_is_open_is_counted_until_it_is_dropped() {
     let two = Two::new().await;
     let open = |host| {
-        let Open { connections, ports } = two.network.open(host);
+        let Open {
+            connections, ports, ..
+        } = two.network.open(host);
         (connections, ports)
     };
     let (near, far) = two.connection().await;

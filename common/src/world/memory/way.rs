@@ -6,13 +6,14 @@ use std::net::IpAddr;
 
 use tokio::time::Instant;
 
+use super::host::Turn;
 use super::pair::{BUFFER_BYTES, Pair, Part, Phase, SideId, Stall};
 use super::state::{Due, Packet, State, What};
 
 /// What a connection may send before it is the next one's turn.
 const TURN_BYTES: usize = 16 * 1024;
 /// Bytes of a packet. A loss takes one.
-const PACKET_BYTES: usize = 1_400;
+pub(super) const PACKET_BYTES: usize = 1_400;
 /// After this time, and a round trip if one is known, a packet counts as lost.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// The longest time between two tries.
@@ -31,7 +32,7 @@ pub(super) fn backoff(first: Duration, tries: u32) -> Duration {
 }
 
 /// How long a line of `rate` bytes a second, which is not 0, takes for `bytes`.
-fn time_for(bytes: usize, rate: u64) -> Duration {
+pub(super) fn time_for(bytes: usize, rate: u64) -> Duration {
     let nanos = (bytes as u64).saturating_mul(1_000_000_000) / rate;
     Duration::from_nanos(nanos)
 }
@@ -81,7 +82,7 @@ impl State {
             return;
         }
         side.outgoing.waits = true;
-        self.host(host).turns.push_back(id);
+        self.host(host).turns.push_back(Turn::Side(id));
         self.serve(host, at);
     }
 
@@ -97,15 +98,27 @@ impl State {
     }
 
     /// Gives turns of the host's uplink to those that wait, until one takes time.
-    fn serve(&mut self, address: IpAddr, at: Instant) {
+    pub(super) fn serve(&mut self, address: IpAddr, at: Instant) {
         loop {
             let host = self.host(address);
             if host.is_sending {
                 return;
             }
             let rate = host.line.up;
-            let Some(id) = host.turns.pop_front() else {
-                return;
+            let id = match host.turns.pop_front() {
+                None => return,
+                Some(Turn::Side(id)) => id,
+                Some(Turn::Datagram(datagram)) => {
+                    let bytes = datagram.bytes.len();
+                    host.datagrams_held -= bytes;
+                    if rate == 0 {
+                        self.launch(datagram, at);
+                        continue;
+                    }
+                    host.is_sending = true;
+                    self.post(at + time_for(bytes, rate), Due::DatagramSent(datagram));
+                    return;
+                }
             };
             let Some(pair) = self.pair_mut(id) else {
                 continue;
@@ -126,7 +139,7 @@ impl State {
             let waits = outgoing.waits;
             let host = self.host(address);
             if waits {
-                host.turns.push_back(id);
+                host.turns.push_back(Turn::Side(id));
             }
             host.is_sending = true;
             let sent = at + time_for(part.bytes.len(), rate);
