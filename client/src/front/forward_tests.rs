@@ -1,5 +1,12 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 //! Tests of `http://` requests, with every byte that the destination and the application get.
 
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::oneshot;
+
+use super::tests::*;
 use super::*;
 
 /// Reads until `end` has come.

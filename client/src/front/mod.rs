@@ -34,9 +34,17 @@ mod socks;
 mod target;
 
 #[cfg(test)]
+mod forward_tests;
+#[cfg(test)]
+mod limits_tests;
+#[cfg(test)]
+mod names_tests;
+#[cfg(test)]
 mod parse_tests;
 #[cfg(test)]
 mod serve_tests;
+#[cfg(test)]
+mod tests;
 
 pub use accepted::FrontListener;
 pub use connector::{ConnectRequest, Connector, IsolationKey, Origin};
