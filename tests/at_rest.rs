@@ -105,6 +105,7 @@ fn whole_network(state: &StateDir, resolver: SocketAddr) -> (NetworkFile, RelayO
             policy: ExitPolicy::from_rules(["accept *:*"])
                 .unwrap()
                 .allow_private(),
+            udp_policy: ExitPolicy::reject_all(),
             resolver: Some(resolver),
         }),
         authority: Some(AuthorityOptions {

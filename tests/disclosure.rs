@@ -66,6 +66,7 @@ async fn relays(
             let rejected = format!("reject {}:*", address(SERVER));
             options.exit = Some(ExitOptions {
                 policy: ExitPolicy::from_rules([rejected.as_str(), "accept *:*"]).unwrap(),
+                udp_policy: ExitPolicy::from_rules([rejected.as_str(), "accept *:*"]).unwrap(),
                 resolver: None,
             });
         }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use cepa_client::path::{ExitTarget, PathRequest, PathSelector};
@@ -272,6 +272,16 @@ fn policies() -> Vec<PolicySummary> {
         .collect()
 }
 
+/// What exits let datagrams out to unless their owners say otherwise, which few will.
+fn datagrams() -> &'static PolicySummary {
+    static SUMMARY: LazyLock<PolicySummary> = LazyLock::new(|| {
+        const USUAL: &str = "accept *:53, accept *:123, accept *:443, reject *:1-1023, reject *:1900, \
+            reject *:5353, reject *:11211, accept *:*";
+        USUAL.parse::<ExitPolicy>().unwrap().summary()
+    });
+    &SUMMARY
+}
+
 /// A descriptor as they occur in networks: a third of the relays are exits of a few kinds, and half have IPv6.
 fn descriptor(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> RelayDescriptor {
     let policy = match n % 3 {
@@ -300,6 +310,10 @@ fn descriptor(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> RelayDe
         suite: Suite::Aes256Gcm,
         addresses,
         policy: policy.clone(),
+        udp: match policy.is_reject_all() {
+            true => PolicySummary::reject_all(),
+            false => datagrams().clone(),
+        },
         nickname: format!("relay{n}"),
         ..testkit::web_descriptor(1)
     }

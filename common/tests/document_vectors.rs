@@ -164,6 +164,7 @@ fn a_descriptor_with_certificate_and_family() {
     assert_eq!(good.addresses, addresses);
     assert_eq!((good.published, good.bandwidth), (1_900_000_000, 12_345));
     assert!(good.policy.allows_port(443) && !good.policy.allows_port(81));
+    assert!(good.udp.allows_v6(53) && !good.udp.allows_v4(53) && !good.udp.allows_v6(443));
     for bad in [
         "signed_by_the_identity",
         "family_of_another_relay",

@@ -22,11 +22,9 @@ pub(crate) fn own_descriptor(
     family: Option<FamilyMembership>,
 ) -> RelayDescriptor {
     let identity = &options.identity;
-    let reject_all = ExitPolicy::reject_all();
-    let policy = options
-        .exit
-        .as_ref()
-        .map_or(&reject_all, |exit| &exit.policy);
+    let (policy, udp) = options.exit.as_ref().map_or_else(Default::default, |exit| {
+        summaries(&exit.policy, &exit.udp_policy)
+    });
     RelayDescriptor {
         identity: identity.identity(),
         key_cert: identity.key_cert(),
@@ -36,15 +34,25 @@ pub(crate) fn own_descriptor(
         published,
         bandwidth: claim_kib(options.claim_kib, options.limits.bandwidth_kib),
         offers: Flags::GUARD | Flags::HSDIR,
-        policy: policy.summary(),
-        // No relay carries datagrams yet.
-        udp: PolicySummary::reject_all(),
+        policy,
+        udp,
         family,
         nickname: options.nickname.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         contact: String::new(),
         away: None,
     }
+}
+
+/// What an exit says of its policies for streams and for datagrams. A relay that lets no stream out is no exit, which
+/// its datagrams follow (6.4.7).
+fn summaries(policy: &ExitPolicy, udp_policy: &ExitPolicy) -> (PolicySummary, PolicySummary) {
+    let streams = policy.summary();
+    let datagrams = match streams.is_reject_all() {
+        true => PolicySummary::reject_all(),
+        false => udp_policy.summary(),
+    };
+    (streams, datagrams)
 }
 
 /// Where others reach a relay that listens at `listening`: there, or where its owner says. Port 0 stands for the port
@@ -71,6 +79,7 @@ fn claim_kib(claim: Option<u32>, limit: u32) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -80,6 +89,19 @@ mod tests {
         let listening = SocketAddr::from(([127, 0, 0, 1], 9001));
         assert_eq!(addresses(&[], listening), [listening]);
         assert_eq!(addresses(&[at(0), at(443)], listening), [at(9001), at(443)]);
+    }
+
+    #[test]
+    fn datagrams_leave_by_their_own_policy_where_streams_do() {
+        let policy = |text: &str| text.parse::<ExitPolicy>().unwrap();
+        let (web, dns) = (policy("accept *:443"), policy("accept *6:53"));
+        let (streams, datagrams) = summaries(&web, &dns);
+        assert!(streams.allows_v4(443) && !streams.allows_port(53));
+        assert!(datagrams.allows_v6(53) && !datagrams.allows_v4(53) && !datagrams.allows_port(443));
+        let none = ExitPolicy::reject_all();
+        assert!(summaries(&web, &none).1.is_reject_all());
+        let (streams, datagrams) = summaries(&none, &dns);
+        assert!(streams.is_reject_all() && datagrams.is_reject_all());
     }
 
     #[test]

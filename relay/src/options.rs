@@ -34,7 +34,7 @@ pub struct RelayOptions {
     /// Traffic that the relay claims in its descriptor to carry (KiB a second). `None`: the relay claims what is usual,
     /// or `limits.bandwidth_kib` if that is less.
     pub claim_kib: Option<u32>,
-    /// Present if the relay is an exit, which connects streams to the outside.
+    /// Present if the relay is an exit, which lets streams and datagrams out.
     pub exit: Option<ExitOptions>,
     /// Present if the relay is a directory authority.
     pub authority: Option<AuthorityOptions>,
@@ -48,10 +48,13 @@ pub struct RelayOptions {
     pub limits: Limits,
 }
 
-/// How a relay connects streams to the outside.
+/// How a relay lets streams and datagrams out.
 pub struct ExitOptions {
-    /// The addresses and ports that the exit connects to.
+    /// The addresses and ports that the exit connects streams to.
     pub policy: ExitPolicy,
+    /// The addresses and ports that the exit sends datagrams to; [`ExitPolicy::reject_all`] if it carries none. A
+    /// relay whose `policy` accepts nothing is no exit, and carries no datagrams either.
+    pub udp_policy: ExitPolicy,
     /// The DNS server that the exit asks; `None` for the system's servers.
     pub resolver: Option<SocketAddr>,
 }

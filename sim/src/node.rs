@@ -124,11 +124,15 @@ fn relay_options(site: &Site, node: &NodePlan, world: World) -> Result<RelayOpti
         Role::Relay | Role::Exit | Role::Client => None,
     };
     let exit = match node.role {
-        Role::Exit => Some(ExitOptions {
-            policy: ExitPolicy::from_rules(["accept *:*"])
-                .map_err(|error| NodeError::Policy(error.to_string()))?,
-            resolver: None,
-        }),
+        Role::Exit => {
+            let all = ExitPolicy::from_rules(["accept *:*"])
+                .map_err(|error| NodeError::Policy(error.to_string()))?;
+            Some(ExitOptions {
+                policy: all.clone(),
+                udp_policy: all,
+                resolver: None,
+            })
+        }
         Role::Authority | Role::Relay | Role::Client => None,
     };
     Ok(RelayOptions {

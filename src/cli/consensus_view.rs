@@ -60,6 +60,8 @@ pub(crate) struct RelayView {
     pub(crate) suite: &'static str,
     /// Ports to which the relay lets streams out.
     pub(crate) exit_ports: String,
+    /// Ports to which the relay lets datagrams out.
+    pub(crate) exit_udp_ports: String,
     /// The key of the relay's family, in hexadecimal digits.
     pub(crate) family: Option<String>,
     /// Version of the relay's program.
@@ -196,7 +198,7 @@ impl ConsensusView {
         ];
         let head = [
             "NICKNAME", "IDENTITY", "ADDRESS", "WEIGHT", "FLAGS", "SUITE", "FAMILY", "VERSION",
-            "EXITS TO",
+            "EXITS TO", "BY UDP",
         ];
         let mut rows = vec![head.map(str::to_owned)];
         rows.extend(self.relays.iter().map(|relay| relay.row(wide)));
@@ -216,6 +218,7 @@ impl RelayView {
             flags: flags.split_whitespace().map(str::to_owned).collect(),
             suite: entry.suite.name(),
             exit_ports: ports(entry.policy.v4()),
+            exit_udp_ports: ports(entry.udp.v4()),
             family: entry.family.map(|key| {
                 let digits = key.iter().map(|byte| format!("{byte:02x}"));
                 digits.collect()
@@ -224,7 +227,7 @@ impl RelayView {
         }
     }
 
-    fn row(&self, wide: bool) -> [String; 9] {
+    fn row(&self, wide: bool) -> [String; 10] {
         let short = |text: &str| {
             let digits = if wide { usize::MAX } else { 8 };
             text.chars().take(digits).collect::<String>()
@@ -240,6 +243,7 @@ impl RelayView {
             self.family.as_deref().map_or_else(|| "-".to_owned(), short),
             self.version.clone(),
             self.exit_ports.clone(),
+            self.exit_udp_ports.clone(),
         ]
     }
 }

@@ -184,9 +184,14 @@ impl Exit {
                 "no server answers at port 0; name the server's port, which usually is 53",
             ));
         }
-        ExitPolicy::from_rules(&self.policy)
-            .map(|_| ())
-            .map_err(|error| ConfigError::rule("exit.policy", error.to_string()))
+        for (key, rules) in [
+            ("exit.policy", &self.policy),
+            ("exit.udp_policy", &self.udp_policy),
+        ] {
+            ExitPolicy::from_rules(rules)
+                .map_err(|error| ConfigError::rule(key, error.to_string()))?;
+        }
+        Ok(())
     }
 }
 

@@ -233,6 +233,30 @@ settings! {
             says "Rules for addresses and ports; the first that matches counts, and what none matches is refused.",
             docs "A rule is `accept` or `reject`, an address (`*`, `*4`, `*6`, `192.0.2.0/24`, `[2001:db8::]/32`), a \
                 colon and ports (`*`, `443`, `1-1023`).";
+        udp: bool = true;
+            example "true";
+            kind "boolean";
+            says "Carry datagrams (UDP) to the outside, by the rules of `exit.udp_policy`.",
+            docs "A relay whose `exit.policy` lets no stream out carries no datagrams either.";
+        // What is left after names, time and the web is what programs speak among themselves. Amplifiers (1900, 5353,
+        // 11211) would answer the exit alone, and complaints would come.
+        udp_policy: Vec<String> = [
+            "accept *:53",
+            "accept *:123",
+            "accept *:443",
+            "reject *:1-1023",
+            "reject *:1900",
+            "reject *:5353",
+            "reject *:11211",
+            "accept *:*",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+            within 0..=1_024, "rules";
+            example r#"["accept *:53", "accept *:123", "accept *:443", "reject *:1-1023", "accept *:*"]"#;
+            flag "--udp-policy RULE";
+            kind "list of rules";
+            says "Rules for the addresses and ports that datagrams go to, written as those of `exit.policy`.";
         allow_private: bool = false;
             example "false";
             flag "--allow-private";

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use cepa_client::path::{PeerLists, PeerSet};
+use cepa_common::dir::ExitPolicy;
 
 use super::read::{checked, parse};
 use super::section::Key;
@@ -67,6 +68,8 @@ fn every_key_is_read_into_its_place() {
         claim_kib = 700
         [exit]
         policy = ["accept *:80"]
+        udp = false
+        udp_policy = ["accept *:53"]
         allow_private = true
         resolver = "127.0.0.1:53"
         drain_seconds = 7
@@ -142,6 +145,8 @@ fn every_key_is_read_into_its_place() {
         }),
         exit: Some(Exit {
             policy: vec!["accept *:80".to_owned()],
+            udp: false,
+            udp_policy: vec!["accept *:53".to_owned()],
             allow_private: true,
             resolver: Some("127.0.0.1:53".parse().unwrap()),
             drain_seconds: 7,
@@ -372,6 +377,10 @@ fn rules_name_their_key() {
             "exit.policy (line 4): ",
         ),
         (
+            "[relay]\nlisten = \"127.0.0.1:1\"\n[exit]\nudp_policy = [\"accept all\"]\n",
+            "exit.udp_policy (line 4): ",
+        ),
+        (
             "[relay]\nlisten = \"127.0.0.1:1\"\n[authority]\nsigning_key = \"../k\"\n",
             "authority.signing_key (line 4): ",
         ),
@@ -525,6 +534,25 @@ fn errors_name_the_file() {
 }
 
 #[test]
+fn the_usual_policy_for_datagrams_lets_names_time_and_the_web_out_and_nothing_else_that_is_low() {
+    let exit = Exit::default();
+    let policy = ExitPolicy::from_rules(&exit.udp_policy).unwrap();
+    let port = |port| policy.allows(([8, 8, 8, 8], port).into());
+    assert!(
+        exit.udp
+            && [53, 123, 443, 1_024, 3_478, 51_820, 65_535]
+                .into_iter()
+                .all(port)
+    );
+    assert!(
+        ![1, 19, 161, 389, 1_023, 1_900, 5_353, 11_211]
+            .into_iter()
+            .any(port)
+    );
+    assert!(!policy.allows(([192, 168, 0, 1], 443).into()));
+}
+
+#[test]
 fn the_printed_configuration_reads_back_as_itself() {
     for text in [
         MINIMAL,
@@ -641,6 +669,8 @@ proptest! {
         };
         let exit = Exit {
             policy: words.clone(),
+            udp: flags[0],
+            udp_policy: words.iter().rev().cloned().collect(),
             resolver: flags[1].then_some(address),
             ..Exit::default()
         };

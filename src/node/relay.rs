@@ -129,17 +129,22 @@ fn authority_options(
 }
 
 fn exit_options(settings: &config::Exit) -> Result<relay::ExitOptions, AppError> {
-    let policy = ExitPolicy::from_rules(&settings.policy).map_err(|error| AppError::Mismatch {
-        what: error.to_string(),
-        hint: "docs/config.md describes the rules of exit.policy",
-    })?;
-    let policy = if settings.allow_private {
-        policy.allow_private()
-    } else {
-        policy
+    let policy = |rules: &[String]| {
+        let policy = ExitPolicy::from_rules(rules).map_err(|error| AppError::Mismatch {
+            what: error.to_string(),
+            hint: "docs/config.md describes the rules of exit.policy and exit.udp_policy",
+        })?;
+        Ok::<_, AppError>(match settings.allow_private {
+            true => policy.allow_private(),
+            false => policy,
+        })
     };
     Ok(relay::ExitOptions {
-        policy,
+        policy: policy(&settings.policy)?,
+        udp_policy: match settings.udp {
+            true => policy(&settings.udp_policy)?,
+            false => ExitPolicy::reject_all(),
+        },
         resolver: settings.resolver,
     })
 }

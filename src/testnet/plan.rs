@@ -337,6 +337,8 @@ impl Plan {
             relay,
             exit: has(Role::Exit).then(|| config::Exit {
                 policy: vec!["accept *:*".to_owned()],
+                udp: true,
+                udp_policy: vec!["accept *:*".to_owned()],
                 // A local network's destinations are on loopback.
                 allow_private: true,
                 resolver: self.resolver,

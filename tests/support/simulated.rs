@@ -78,6 +78,7 @@ pub(crate) fn relay_options(
         claim_kib: None,
         exit: is_exit.then(|| ExitOptions {
             policy: ExitPolicy::from_rules(["accept *:*"]).unwrap(),
+            udp_policy: ExitPolicy::from_rules(["accept *:*"]).unwrap(),
             resolver: None,
         }),
         authority,

@@ -18,7 +18,7 @@ use super::predict::Predictor;
 use super::shelf::{Counts, ExitFit, Owner};
 use super::stock::Stock;
 use crate::guard::{Keeper, Purpose};
-use crate::path::{PeerRules, RuleError};
+use crate::path::{ExitTarget, PathError, PeerRules, Position, Rule, RuleError};
 
 /// Time for which an owner's circuit takes new streams, while no consensus says otherwise.
 const MAX_DIRTY_SECONDS: u32 = 600;
@@ -160,13 +160,25 @@ impl Pool {
         if let Some(circuit) = self.find(isolation, wanted, avoid) {
             return Ok(circuit);
         }
-        let circuit = self.maker.build(Purpose::Data, wanted, avoid).await?;
+        let built = self.maker.build(Purpose::Data, wanted, avoid).await;
+        let circuit = built.inspect_err(|error| self.on_unbuilt(wanted.target, error))?;
         let owner = Owner {
             isolation: isolation.clone(),
             since: steady::now(),
         };
         self.stock.shelf().hold(circuit.clone(), Some(owner));
         Ok(circuit)
+    }
+
+    /// No circuit for this target was built. If no exit lets out to it, none is kept ready either.
+    pub(super) fn on_unbuilt(&self, target: ExitTarget, error: &CircuitError) {
+        let policy = PathError::NoRelay {
+            position: Position::Exit,
+            rule: Rule::Policy,
+        };
+        if matches!(error, CircuitError::Path(why) if *why == policy) {
+            self.predictor().on_impossible(target);
+        }
     }
 
     /// A circuit that is there already. If it was clean, it is the owner's from now on.

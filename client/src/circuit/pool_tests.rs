@@ -209,6 +209,22 @@ async fn what_was_asked_for_before_predicts_nothing_after() {
 }
 
 #[tokio::test]
+async fn a_port_that_no_exit_lets_out_to_is_kept_ready_by_nobody() {
+    let (pool, _guard, _stopper) = with_guard().await;
+    let expected = || pool.predictor().expected(steady::now()).collect::<Vec<_>>();
+    let before = expected();
+    let (owner, version, port) = (Isolation::session(1), None, 1_900);
+    for target in [ExitTarget::Name(25), ExitTarget::Udp { version, port }] {
+        let built = pool.circuit_for(&owner, target, &|_| false).await;
+        assert!(matches!(built, Err(CircuitError::Path(_))));
+        assert_eq!(expected(), before);
+    }
+    // A circuit that could have been, and was not built, is expected.
+    assert!(pool.circuit_for(&owner, WEB, &|_| false).await.is_err());
+    assert_eq!(expected()[0], WEB);
+}
+
+#[tokio::test]
 async fn a_stop_ends_streams_too() {
     let (pool, _stopper) = pool();
     let busy = held(&pool, Some(1));

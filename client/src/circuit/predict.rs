@@ -28,7 +28,7 @@ impl Predictor {
         }
     }
 
-    /// Notes that a stream to `target` was asked for.
+    /// Notes that `target` was asked for.
     pub fn on_asked(&mut self, target: ExitTarget, now: Instant) {
         // Any exit has a resolver, so a circuit for any port serves.
         if matches!(target, ExitTarget::Resolver | ExitTarget::Any) {
@@ -39,6 +39,12 @@ impl Predictor {
             self.asked.remove(0);
         }
         self.asked.push((target, now));
+    }
+
+    /// Notes that no exit lets out to `target`: no circuit can be ready for it. Otherwise every look for what is missing
+    /// would find it first, and nothing else would be built.
+    pub fn on_impossible(&mut self, target: ExitTarget) {
+        self.asked.retain(|(held, _)| *held != target);
     }
 
     /// The targets to be ready for, the latest first. A client that has been idle for long expects nothing, so that it
@@ -76,6 +82,24 @@ mod tests {
         assert!(expected(&ports, at(200)).is_empty());
         // Time that steps back does not make the predictor forget.
         assert_eq!(expected(&ports, start), [FIRST, ExitTarget::V4(22)]);
+    }
+
+    #[test]
+    fn datagrams_are_expected_like_streams_and_what_no_exit_allows_is_not() {
+        let now = Instant::now();
+        let mut ports = Predictor::new(now);
+        let datagrams = |port| ExitTarget::Udp {
+            version: None,
+            port,
+        };
+        ports.on_asked(datagrams(443), now);
+        ports.on_asked(datagrams(1_900), now);
+        assert_eq!(
+            expected(&ports, now),
+            [datagrams(1_900), datagrams(443), FIRST]
+        );
+        ports.on_impossible(datagrams(1_900));
+        assert_eq!(expected(&ports, now), [datagrams(443), FIRST]);
     }
 
     #[test]

@@ -65,6 +65,7 @@ impl Pool {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no circuit could be built ahead");
+                        self.on_unbuilt(target, &error);
                         self.maker.announcer().tell_of_no_circuit(error.to_string());
                     }
                 }

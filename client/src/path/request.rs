@@ -3,7 +3,7 @@
 use core::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use cepa_common::dir::Entry;
+use cepa_common::dir::{Entry, IpVersion, Transport};
 use cepa_common::ids::RelayId;
 
 /// Number of hops of a circuit when the owner does not say otherwise.
@@ -14,7 +14,7 @@ pub const LONG_LIVED_PORTS: [u16; 12] = [
     21, 22, 706, 1863, 5050, 5190, 5222, 5223, 6523, 6667, 6697, 8300,
 ];
 
-/// What the exit must let streams out to.
+/// What the exit must let out to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitTarget {
     /// A name, which the exit resolves, and a port.
@@ -23,6 +23,13 @@ pub enum ExitTarget {
     V4(u16),
     /// An IPv6 address and this port.
     V6(u16),
+    /// Datagrams to this port of addresses of this version; without a version, of a name, which the exit resolves.
+    Udp {
+        /// The version of the address; `None` for a name.
+        version: Option<IpVersion>,
+        /// The UDP port.
+        port: u16,
+    },
     /// The exit's resolver. Any exit will do: it need let streams out to one port only.
     Resolver,
     /// No destination: the last hop need not be an exit.
@@ -45,6 +52,7 @@ impl ExitTarget {
             Self::Name(port) => entry.policy.allows_port(port),
             Self::V4(port) => entry.policy.allows_v4(port),
             Self::V6(port) => entry.policy.allows_v6(port),
+            Self::Udp { version, port } => entry.ports(Transport::Udp).allows(version, port),
             Self::Resolver => !entry.policy.is_reject_all(),
             Self::Any => true,
         }
@@ -54,7 +62,8 @@ impl ExitTarget {
     pub fn is_long_lived(self) -> bool {
         match self {
             Self::Name(port) | Self::V4(port) | Self::V6(port) => LONG_LIVED_PORTS.contains(&port),
-            Self::Resolver | Self::Any => false,
+            // Who sends datagrams begins another association where a circuit is lost.
+            Self::Udp { .. } | Self::Resolver | Self::Any => false,
         }
     }
 }
@@ -65,7 +74,7 @@ pub type GuardFor<'a> = dyn Fn(&Entry) -> Option<RelayId> + 'a;
 /// What a path is for, and what it must keep to.
 #[derive(Clone, Copy)]
 pub struct PathRequest<'a> {
-    /// What the last hop must let streams out to.
+    /// What the last hop must let out to.
     pub target: ExitTarget,
     /// The owner's rule for the destination ([`PeerRules::rule_for`]).
     pub rule: Option<usize>,

@@ -3,7 +3,7 @@
 
 use core::str::FromStr;
 
-use cepa_common::dir::{Consensus, Entry};
+use cepa_common::dir::{Consensus, Entry, IpVersion};
 use cepa_common::stream::StreamTarget;
 
 use super::geoip::{Country, GeoIp};
@@ -378,6 +378,14 @@ fn what(position: Position, target: ExitTarget) -> String {
         (Position::Exit, ExitTarget::Name(port)) => format!("exits for port {port}"),
         (Position::Exit, ExitTarget::V4(port)) => format!("exits for port {port} of IPv4"),
         (Position::Exit, ExitTarget::V6(port)) => format!("exits for port {port} of IPv6"),
+        (Position::Exit, ExitTarget::Udp { version, port }) => {
+            let of = match version {
+                Some(IpVersion::V4) => " of IPv4",
+                Some(IpVersion::V6) => " of IPv6",
+                None => "",
+            };
+            format!("exits for datagrams to port {port}{of}")
+        }
     }
 }
 

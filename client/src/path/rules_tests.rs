@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cepa_common::dir::Flags;
+use cepa_common::dir::{Flags, IpVersion};
 use cepa_common::stream::StreamHost;
-use cepa_common::testkit::{consensus_of, identity, network_with, web_descriptor};
+use cepa_common::testkit::{self, consensus_of, identity, network_with, web_descriptor};
 use proptest::prelude::*;
 
 use super::*;
@@ -80,6 +80,26 @@ fn a_list_that_leaves_none_is_named_with_what_it_emptied() {
     let text = "client.middle_avoid = [20.1.0.0/16, 20.2.0.0/16, 20.3.0.0/16, 20.4.0.0/16] \
                 leaves none of the 4 relays fit for the middle";
     assert_eq!(chosen(rules, &web()), (true, text.to_owned()));
+    // What the relays would be is said as it was asked for.
+    let none = |target| {
+        let rules = PeerRules {
+            exit: only(&[9]),
+            ..Default::default()
+        };
+        let entry = Entry::new(&testkit::descriptor(1), Flags::EXIT, 10);
+        let blamed = rules.blame(Position::Exit, None, target, [&entry].into_iter());
+        blamed.map(|error| error.to_string())
+    };
+    for (version, of) in [
+        (Some(IpVersion::V4), " of IPv4"),
+        (Some(IpVersion::V6), " of IPv6"),
+        (None, ""),
+    ] {
+        let text = format!(
+            "client.exit_only = [20.9.0.0/16] leaves none of the 1 exits for datagrams to port 53{of}"
+        );
+        assert_eq!(none(ExitTarget::Udp { version, port: 53 }), Some(text));
+    }
     // `only` leaves one relay, and `avoid` takes that one away.
     let entry = PeerLists {
         avoid: sets(&[2]),

@@ -1,6 +1,6 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use cepa_common::dir::{FamilyMembership, RelayDescriptor};
+use cepa_common::dir::{ExitPolicy, FamilyMembership, IpVersion, RelayDescriptor};
 use cepa_common::testkit::{self, consensus_of, identity, network_with, web_descriptor};
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
@@ -107,6 +107,30 @@ fn errors_name_the_rule_that_left_none() {
         let request = PathRequest { hops, ..web() };
         assert_eq!(choose(&three, &request), Err(PathError::Hops(hops)));
     }
+}
+
+#[test]
+fn datagrams_leave_where_the_summary_for_datagrams_says_so() {
+    let policy = |text: &str| text.parse::<ExitPolicy>().unwrap().summary();
+    let mut relays = exits(5);
+    relays[0].descriptor.udp = policy("accept *4:53");
+    relays[1].descriptor.udp = policy("accept *6:53");
+    // Without the flag the relay is no exit, whatever it says.
+    relays[2].descriptor.udp = policy("accept *:*");
+    relays[2].flags = Flags::VALID | Flags::RUNNING;
+    let relays = selector(&relays, &[]);
+    let exits_for = |version, port| {
+        let request = PathRequest::new(ExitTarget::Udp { version, port });
+        let drawn = (0..200).map(|_| choose(&relays, &request).map(|path| path[2]));
+        drawn.collect::<Result<BTreeSet<_>, _>>()
+    };
+    let relays = |numbers: &[u8]| Ok(numbers.iter().map(|n| identity(*n)).collect());
+    assert_eq!(exits_for(Some(IpVersion::V4), 53), relays(&[1]));
+    assert_eq!(exits_for(Some(IpVersion::V6), 53), relays(&[2]));
+    assert_eq!(exits_for(None, 53), relays(&[1, 2]));
+    // These exits let streams out to port 80, and no datagram.
+    let policy = no_relay(Position::Exit, Rule::Policy);
+    assert_eq!(exits_for(None, 80), Err(policy));
 }
 
 #[test]

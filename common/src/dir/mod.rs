@@ -40,10 +40,10 @@ pub use network::{
 };
 pub use permit::{MAX_PADDING_BYTES, MAX_PERMIT_BYTES, Permit};
 pub use relay::{
-    AddressClass, Away, DescriptorCache, ExitPolicy, FamilyFile, FamilyMembership, Flags, KeyCert,
-    KeyFileError, LinkCertificate, MAX_DESCRIPTOR_BYTES, MAX_KEY_FILE_BYTES, PolicyError,
-    PolicyRule, PolicySummary, PortRange, RelayDescriptor, SignedDescriptor, Site, classify,
-    is_contact, is_dialable,
+    AddressClass, Away, DescriptorCache, ExitPolicy, FamilyFile, FamilyMembership, Flags,
+    IpVersion, KeyCert, KeyFileError, LinkCertificate, MAX_DESCRIPTOR_BYTES, MAX_KEY_FILE_BYTES,
+    PolicyError, PolicyRule, PolicySummary, PortRange, RelayDescriptor, SignedDescriptor, Site,
+    Transport, classify, is_contact, is_dialable,
 };
 pub use signed::{
     AsSigner, AuthorityCert, AuthoritySignature, CLOCK_SKEW_SECS, CertFileError, Digest, DocError,

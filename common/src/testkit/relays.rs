@@ -9,13 +9,14 @@ use crate::dir::{
 };
 use crate::onion::Suite;
 
-/// The descriptor of relay `n`, published at 1,000: a guard that lets everything out.
+/// The descriptor of relay `n`, published at 1,000: a guard that lets all streams and datagrams out.
 pub fn descriptor(n: u8) -> RelayDescriptor {
     descriptor_at(n, 1_000)
 }
 
-/// The descriptor of relay `n`, published at this time: a guard that lets everything out.
+/// The descriptor of relay `n`, published at this time: a guard that lets all streams and datagrams out.
 pub fn descriptor_at(n: u8, published: UnixSecs) -> RelayDescriptor {
+    let all = ExitPolicy::from_rules(["accept *:*"]).unwrap().summary();
     RelayDescriptor {
         identity: identity(n),
         key_cert: None,
@@ -25,8 +26,8 @@ pub fn descriptor_at(n: u8, published: UnixSecs) -> RelayDescriptor {
         published,
         bandwidth: 1_000,
         offers: Flags::GUARD,
-        policy: ExitPolicy::from_rules(["accept *:*"]).unwrap().summary(),
-        udp: PolicySummary::reject_all(),
+        policy: all.clone(),
+        udp: all,
         family: None,
         nickname: format!("relay{n}"),
         version: "0.1.0".to_owned(),
@@ -46,6 +47,7 @@ pub fn web_descriptor(n: u8) -> RelayDescriptor {
     RelayDescriptor {
         offers: Flags::NONE,
         policy: POLICY.clone(),
+        udp: PolicySummary::reject_all(),
         ..descriptor(n)
     }
 }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use cepa_common::budget::{Budget, Charge};
-use cepa_common::dir::ExitPolicy;
+use cepa_common::dir::{ExitPolicy, Transport};
 use cepa_common::stream::StreamHost;
 use cepa_common::sync::lock;
 use cepa_common::world::sockets::SocketStream;
@@ -34,10 +34,16 @@ pub(super) const LOOKUP_BYTES: usize = 24 << 10;
 /// The longest time that one stream may take, with the lookup of its name.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Says which addresses this exit connects to.
+/// Says which addresses this exit connects streams to, and sends datagrams to.
 pub trait AddressPolicy: Send + Sync + 'static {
-    /// May the exit connect to `address`? The policy is asked about the very address that is dialled, each time (S31).
-    fn allows(&self, address: SocketAddr) -> bool;
+    /// May the exit connect, or send, to `address`? The policy is asked about the very address that is dialled, each
+    /// time (S31).
+    fn allows(&self, transport: Transport, address: SocketAddr) -> bool;
+
+    /// Is there any address that the exit lets this transport out to?
+    fn carries(&self, _transport: Transport) -> bool {
+        true
+    }
 
     /// Is the exit's network one in which clients may be told private addresses?
     fn tells_private(&self) -> bool {
@@ -45,9 +51,14 @@ pub trait AddressPolicy: Send + Sync + 'static {
     }
 }
 
+/// The same rules for every transport.
 impl AddressPolicy for ExitPolicy {
-    fn allows(&self, address: SocketAddr) -> bool {
+    fn allows(&self, _: Transport, address: SocketAddr) -> bool {
         ExitPolicy::allows(self, address)
+    }
+
+    fn carries(&self, _: Transport) -> bool {
+        self.accepts_any()
     }
 
     fn tells_private(&self) -> bool {
@@ -56,7 +67,7 @@ impl AddressPolicy for ExitPolicy {
 }
 
 impl<F: Fn(SocketAddr) -> bool + Send + Sync + 'static> AddressPolicy for F {
-    fn allows(&self, address: SocketAddr) -> bool {
+    fn allows(&self, _: Transport, address: SocketAddr) -> bool {
         self(address)
     }
 }
@@ -284,7 +295,7 @@ impl<'a> Dials<'a> {
         };
         // The policy is asked after resolution, and for each stream again, whether the answer was cached or not. This
         // keeps a name whose addresses change away from the exit's own network (S31).
-        if address.port() == 0 || !exit.policy.allows(address) {
+        if address.port() == 0 || !exit.policy.allows(Transport::Tcp, address) {
             self.put_back(place);
             return race.on_failed(now, DestinationError::Policy);
         }

@@ -1,9 +1,9 @@
-//! Which addresses an exit connects to: what its owner's rules say, and what always holds.
+//! Which addresses an exit connects and sends to: what its owner's rules say, and what always holds.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use cepa_common::dir::ExitPolicy;
+use cepa_common::dir::{ExitPolicy, Transport};
 use cepa_common::world::Sockets;
 
 use super::AddressPolicy;
@@ -11,12 +11,14 @@ use crate::directory::DirectoryServer;
 
 /// The rules of an exit's owner, and two more that always hold (protocol.md 6.4.6 and 6.10.3).
 ///
-/// The exit connects to no relay, so that nobody makes circuits that run in a circle through exits. And it connects to
-/// none of its own addresses, whatever the port, unless a rule names that one address: what runs beside the exit may
+/// The exit connects and sends to no relay, so that nobody makes circuits that run in a circle through exits. And it connects to
+/// none of its own addresses, nor sends there, whatever the port, unless a rule names that one address: what runs beside the exit may
 /// trust whoever comes from the machine itself.
 pub(crate) struct Outside {
-    /// The owner's rules.
+    /// The owner's rules for streams.
     pub(crate) rules: ExitPolicy,
+    /// The owner's rules for datagrams.
+    pub(crate) udp_rules: ExitPolicy,
     /// The directory, which knows the addresses of relays.
     pub(crate) directory: Arc<DirectoryServer>,
     /// The addresses that the relay listens on or is told to be reached at. An address that is translated on the way,
@@ -27,6 +29,13 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
+    fn rules(&self, transport: Transport) -> &ExitPolicy {
+        match transport {
+            Transport::Tcp => &self.rules,
+            Transport::Udp => &self.udp_rules,
+        }
+    }
+
     /// Is this an address of the relay or of its machine? Loopback is private, and the rules decide about it.
     fn is_own(&self, address: SocketAddr) -> bool {
         let ip = address.ip();
@@ -38,11 +47,16 @@ impl Outside {
 }
 
 impl AddressPolicy for Outside {
-    fn allows(&self, address: SocketAddr) -> bool {
-        let now = self.directory.clock().now_secs();
-        self.rules.allows(address)
+    fn allows(&self, transport: Transport, address: SocketAddr) -> bool {
+        let (rules, now) = (self.rules(transport), self.directory.clock().now_secs());
+        rules.allows(address)
             && !self.directory.snapshot().is_relay_address(address, now)
-            && (self.rules.names(address) || !self.is_own(address))
+            && (rules.names(address) || !self.is_own(address))
+    }
+
+    fn carries(&self, transport: Transport) -> bool {
+        // A relay that lets no stream out is no exit, and lets no datagram out either (6.4.7).
+        self.rules.accepts_any() && self.rules(transport).accepts_any()
     }
 
     fn tells_private(&self) -> bool {
@@ -78,11 +92,12 @@ mod tests {
         }
     }
 
-    fn outside(rules: &str) -> Outside {
+    fn outside(rules: &str, udp_rules: &str) -> Outside {
         let rules: ExitPolicy = rules.parse().unwrap();
         let network = testkit::network(1);
         Outside {
             rules: rules.allow_private(),
+            udp_rules: udp_rules.parse::<ExitPolicy>().unwrap().allow_private(),
             directory: DirectoryServer::new(network, Clock::system(), None),
             own: ["198.20.0.1", "2600::7"]
                 .map(|ip| ip.parse().unwrap())
@@ -92,12 +107,12 @@ mod tests {
     }
 
     fn allows(outside: &Outside, address: &str) -> bool {
-        outside.allows(address.parse().unwrap())
+        outside.allows(Transport::Tcp, address.parse().unwrap())
     }
 
     #[test]
     fn own_addresses_are_refused_on_all_ports_unless_a_rule_names_them() {
-        let all = outside("accept *:*");
+        let all = outside("accept *:*", "");
         for own in ["198.20.0.1", "[2600::7]", "198.20.0.9"] {
             for port in [22, 80, 9_001, 65_535] {
                 assert!(!allows(&all, &format!("{own}:{port}")), "{own}:{port}");
@@ -107,12 +122,44 @@ mod tests {
             assert!(allows(&all, other), "{other}");
         }
         // A network that holds the address does not name it; the address alone does, on the ports of the rule.
-        let near = outside("accept 198.20.0.0/31:*, accept *:*");
+        let near = outside("accept 198.20.0.0/31:*, accept *:*", "");
         assert!(!allows(&near, "198.20.0.1:80"));
-        let named = outside("accept 198.20.0.1:80, accept [2600::7]:443, accept *:*");
+        let named = outside("accept 198.20.0.1:80, accept [2600::7]:443, accept *:*", "");
         assert!(allows(&named, "198.20.0.1:80") && allows(&named, "[2600::7]:443"));
         assert!(!allows(&named, "198.20.0.1:81") && !allows(&named, "[2600::7]:80"));
-        let late = outside("reject 198.20.0.1:80, accept 198.20.0.1:80");
+        let late = outside("reject 198.20.0.1:80, accept 198.20.0.1:80", "");
         assert!(!allows(&late, "198.20.0.1:80"));
+    }
+
+    #[test]
+    fn datagrams_have_rules_of_their_own_and_keep_what_always_holds() {
+        let both = outside(
+            "accept *:80, accept 198.20.0.1:53",
+            "accept 198.20.0.9:123, accept *:53",
+        );
+        let allows = |transport, address: &str| both.allows(transport, address.parse().unwrap());
+        assert!(
+            allows(Transport::Tcp, "198.20.0.2:80") && !allows(Transport::Udp, "198.20.0.2:80")
+        );
+        assert!(allows(Transport::Udp, "[2600::8]:53") && !allows(Transport::Tcp, "[2600::8]:53"));
+        // An own address must be named by a rule of the same transport.
+        assert!(
+            allows(Transport::Udp, "198.20.0.9:123") && !allows(Transport::Udp, "198.20.0.9:53")
+        );
+        assert!(
+            allows(Transport::Tcp, "198.20.0.1:53") && !allows(Transport::Udp, "198.20.0.1:53")
+        );
+        assert!(
+            !allows(Transport::Udp, "198.20.0.2:0") && !allows(Transport::Udp, "224.0.0.251:53")
+        );
+        assert!(both.carries(Transport::Tcp) && both.carries(Transport::Udp));
+    }
+
+    #[test]
+    fn what_no_rule_accepts_is_not_carried() {
+        let carries = |rules, udp_rules, transport| outside(rules, udp_rules).carries(transport);
+        assert!(carries("accept *:80", "reject *:*", Transport::Tcp));
+        assert!(!carries("accept *:80", "reject *:*", Transport::Udp));
+        assert!(!carries("reject *:*", "accept *:53", Transport::Udp));
     }
 }

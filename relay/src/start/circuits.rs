@@ -110,6 +110,7 @@ fn exit(
     own.extend(options.advertised.iter().map(|address| address.ip()));
     let policy = Arc::new(Outside {
         rules: exit.policy.clone(),
+        udp_rules: exit.udp_policy.clone(),
         directory: directory.server.clone(),
         own,
         sockets: options.world.sockets.clone(),

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::random::{self, RandomValue};
 use crate::dir::network::{Params, params};
-use crate::dir::relay::{Flags, MAX_ENTRIES, PolicySummary, RelayDescriptor, descriptor};
+use crate::dir::relay::{
+    Flags, MAX_ENTRIES, PolicySummary, RelayDescriptor, Transport, descriptor,
+};
 use crate::dir::signed::{CLOCK_SKEW_SECS, DocError, UnixSecs};
 use crate::ids::RelayId;
 use crate::onion::Suite;
@@ -134,6 +136,14 @@ impl Entry {
     /// The key that the relay proves on links.
     pub fn link_key(&self) -> [u8; 32] {
         self.link_key.unwrap_or(self.identity.0)
+    }
+
+    /// The ports that the relay lets this transport out to.
+    pub fn ports(&self, transport: Transport) -> &PolicySummary {
+        match transport {
+            Transport::Tcp => &self.policy,
+            Transport::Udp => &self.udp,
+        }
     }
 
     /// The link key as encoded: none when it is the identity.

@@ -27,4 +27,4 @@ pub use descriptor_cache::DescriptorCache;
 pub use flags::Flags;
 pub use key_files::{FamilyFile, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES};
 pub use policy::{ExitPolicy, PolicyError, PolicyRule};
-pub use summary::{PolicySummary, PortRange};
+pub use summary::{IpVersion, PolicySummary, PortRange, Transport};

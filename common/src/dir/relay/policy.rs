@@ -1,4 +1,4 @@
-//! Exit policies: which addresses and ports an exit connects to (docs/protocol.md, 6.4).
+//! Exit policies: which addresses and ports an exit lets streams, or datagrams, out to (docs/protocol.md, 6.4).
 
 use core::fmt;
 use core::str::FromStr;
@@ -106,7 +106,7 @@ impl Addresses {
     }
 }
 
-/// Which addresses and ports an exit connects to. The first rule that matches decides. If none matches, the answer is
+/// Which addresses and ports an exit lets one [`Transport`](super::Transport) out to. The first rule that matches decides. If none matches, the answer is
 /// no.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExitPolicy {
@@ -157,7 +157,13 @@ impl ExitPolicy {
         &self.rules
     }
 
-    /// May the exit connect to this address? The caller asks this about the very address that it dials (S31).
+    /// Do the rules accept anything at all?
+    pub fn accepts_any(&self) -> bool {
+        self.rules.iter().any(|rule| rule.accept)
+    }
+
+    /// May the exit connect to this address, or send datagrams there? The caller asks this about the very address that
+    /// it dials or sends to (S31).
     pub fn allows(&self, address: SocketAddr) -> bool {
         super::is_dialable(address, self.allow_private)
             && self

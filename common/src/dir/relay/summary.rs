@@ -1,4 +1,6 @@
-//! The part of an exit policy that a consensus entry holds: the ports that the exit lets streams out to.
+//! The part of an exit policy that a consensus entry holds: the ports that the exit lets streams, or datagrams, out to.
+
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -6,6 +8,33 @@ use crate::dir::signed::DocError;
 
 /// The most ranges in one summary and IP version. A policy with more loses the last.
 pub(in crate::dir) const MAX_RANGES: usize = 64;
+
+/// What leaves an exit: each has a policy of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Streams, by TCP.
+    Tcp,
+    /// Datagrams, by UDP.
+    Udp,
+}
+
+/// A version of IP, for which a [`PolicySummary`] has ports of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IpVersion {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl From<IpAddr> for IpVersion {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
 
 /// Ports `low` to `high`, both included; `1 <= low <= high`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,7 +57,7 @@ impl PortRange {
     }
 }
 
-/// The ports that an exit lets streams out to on most public addresses, by IP version.
+/// The ports that an exit lets one [`Transport`] out to on most public addresses, by IP version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PolicySummary {
     v4: Vec<PortRange>,
@@ -44,7 +73,7 @@ impl PolicySummary {
         }
     }
 
-    /// The summary of a relay that lets no stream out.
+    /// The summary of a relay that lets nothing out.
     pub fn reject_all() -> Self {
         Self::default()
     }
@@ -59,22 +88,31 @@ impl PolicySummary {
         &self.v6
     }
 
-    /// Does the exit let streams out to `port` of most IPv4 addresses?
+    /// Does the exit let out to `port` of most IPv4 addresses?
     pub fn allows_v4(&self, port: u16) -> bool {
         covers(&self.v4, port)
     }
 
-    /// Does the exit let streams out to `port` of most IPv6 addresses?
+    /// Does the exit let out to `port` of most IPv6 addresses?
     pub fn allows_v6(&self, port: u16) -> bool {
         covers(&self.v6, port)
     }
 
-    /// Does the exit let streams out to `port` of either IP version? This is asked for a name, which the exit resolves.
+    /// Does the exit let out to `port` of either IP version? This is asked for a name, which the exit resolves.
     pub fn allows_port(&self, port: u16) -> bool {
         self.allows_v4(port) || self.allows_v6(port)
     }
 
-    /// Does the relay let no stream out?
+    /// Does the exit let out to `port` of most addresses of this version; without one, of either version?
+    pub fn allows(&self, version: Option<IpVersion>, port: u16) -> bool {
+        match version {
+            Some(IpVersion::V4) => self.allows_v4(port),
+            Some(IpVersion::V6) => self.allows_v6(port),
+            None => self.allows_port(port),
+        }
+    }
+
+    /// Does the relay let nothing out?
     pub fn is_reject_all(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
     }
@@ -164,6 +202,9 @@ mod tests {
             prop_assert_eq!(summary.allows_v6(port), expected);
             prop_assert!(!summary.allows_v4(port));
             prop_assert_eq!(summary.allows_port(port), expected);
+            prop_assert_eq!(summary.allows(None, port), expected);
+            prop_assert_eq!(summary.allows(Some(IpVersion::V6), port), expected);
+            prop_assert!(!summary.allows(Some(IpVersion::V4), port));
         }
     }
 }
