@@ -1,18 +1,20 @@
 //! Answers the queries that come by a stream of bytes: at an exit those of a client, at a client those of a program.
 //!
 //! Answers go out in the order in which they come about (RFC 7766, section 6.2.1.1). Queries are read only while there
-//! is a place for one more, and while whoever asks takes the answers.
+//! is a place for one more, while whoever asks takes the answers, and as fast as a [`Pace`] lets them begin.
 
 use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 use core::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::budget::Charge;
 use crate::dns::{Frames, Heard, MOST_QUERY, Query, framed, read_query};
+use crate::sync::lock;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 2_048;
@@ -28,6 +30,43 @@ pub struct Bounds {
     pub idle: Duration,
 }
 
+/// How often queries may begin: a number of them at once, and a number a second in the long run. Conversations that
+/// share a pace take turns by it: each has its next query's time before it asks for another.
+#[derive(Debug)]
+pub struct Pace {
+    step: Duration,
+    burst: Duration,
+    /// When all that has begun will have been made up for.
+    even: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// `burst` queries at once, and `per_second` in the long run; both are 1 at least.
+    pub fn new(burst: u32, per_second: u32) -> Self {
+        let step = Duration::from_secs(1) / per_second.max(1);
+        Self {
+            step,
+            burst: step * burst.max(1),
+            even: Mutex::new(None),
+        }
+    }
+
+    /// Counts one more query, and says when it may begin: at `now`, or later.
+    pub fn next(&self, now: Instant) -> Instant {
+        let mut even = lock(&self.even);
+        let next = even.map_or(now, |even| even.max(now)) + self.step;
+        *even = Some(next);
+        // Nothing is due before the clock's own beginning.
+        next.checked_sub(self.burst).map_or(now, |due| due.max(now))
+    }
+}
+
+/// A query that has been read and waits for the time at which it may begin.
+struct Next {
+    message: Vec<u8>,
+    due: Option<Pin<Box<Sleep>>>,
+}
+
 /// How a conversation has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -37,7 +76,7 @@ pub enum Ended {
     Idle,
     /// What came was no query, or a longer one than anybody takes.
     NoQuery,
-    /// The stream is broken.
+    /// The stream is broken, or its answers wait untaken while memory is short.
     Broken,
 }
 
@@ -47,7 +86,9 @@ pub struct Conversation<'s, S, A, F> {
     answer: A,
     bounds: Bounds,
     charge: Charge,
+    pace: Option<Arc<Pace>>,
     frames: Frames,
+    next: Option<Next>,
     at_work: Vec<Pin<Box<F>>>,
     /// Answers with their lengths, `sent` bytes of which are gone.
     out: Vec<u8>,
@@ -71,13 +112,22 @@ where
             answer,
             bounds,
             charge,
+            pace: None,
             frames: Frames::new(MOST_QUERY),
+            next: None,
             at_work: Vec::new(),
             out: Vec::new(),
             sent: 0,
             has_read_all: false,
             moved: Instant::now(),
         }
+    }
+
+    /// Begins queries no faster than `pace` lets them. Those that come faster wait, and what is behind them is not read.
+    #[must_use]
+    pub fn paced(mut self, pace: Arc<Pace>) -> Self {
+        self.pace = Some(pace);
+        self
     }
 
     /// Takes bytes that have been read of the stream already.
@@ -105,10 +155,10 @@ where
                 if alarm.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                if self.at_work.is_empty() {
+                if self.at_work.is_empty() && self.next.is_none() {
                     return Poll::Ready(Ended::Idle);
                 }
-                // What is at work ends by itself.
+                // What is at work ends by itself, and what waits for its time has one.
                 self.moved = Instant::now();
             }
         })
@@ -130,9 +180,15 @@ where
             let Ok(read) = self.poll_read(cx) else {
                 return Poll::Ready(Ended::Broken);
             };
-            let held = READ_BYTES + self.frames.bytes() + self.out.capacity();
+            let next = self.next.as_ref().map_or(0, |next| next.message.len());
+            let held = READ_BYTES + self.frames.bytes() + next + self.out.capacity();
             self.charge.set(held);
-            if self.has_read_all && self.at_work.is_empty() && self.out.is_empty() {
+            // Whoever has asked for much and does not take it goes first, and everybody else keeps his place.
+            if self.waiting() > MOST_WAITING && self.charge.budget().is_exceeded() {
+                return Poll::Ready(Ended::Broken);
+            }
+            let has_begun_all = self.has_read_all && self.next.is_none();
+            if has_begun_all && self.at_work.is_empty() && self.out.is_empty() {
                 return Poll::Ready(match self.frames.is_empty() {
                     true => Ended::Done,
                     false => Ended::NoQuery,
@@ -190,8 +246,32 @@ where
         Ok(wrote)
     }
 
+    /// Bytes of answers that wait to be taken.
+    fn waiting(&self) -> usize {
+        self.out.len() - self.sent
+    }
+
     fn has_place(&self) -> bool {
-        self.at_work.len() < self.bounds.at_once && self.out.len() - self.sent < MOST_WAITING
+        self.at_work.len() < self.bounds.at_once && self.waiting() < MOST_WAITING
+    }
+
+    /// Is there a query whose time to begin has come? Takes the next one, if it has all come.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Result<Option<Vec<u8>>, ()> {
+        if self.next.is_none() {
+            let Some(message) = self.frames.next_message().map_err(|_| ())? else {
+                return Ok(None);
+            };
+            let now = Instant::now();
+            let due = self.pace.as_ref().map(|pace| pace.next(now));
+            let due = due.filter(|due| *due > now);
+            let due = due.map(|due| Box::pin(sleep_until(due)));
+            self.next = Some(Next { message, due });
+        }
+        let due = self.next.as_mut().and_then(|next| next.due.as_mut());
+        match due.map(|due| due.as_mut().poll(cx)) {
+            Some(Poll::Pending) => Ok(None),
+            _ => Ok(self.next.take().map(|next| next.message)),
+        }
     }
 
     /// Begins to answer the queries that have come, as far as there are places. Says whether there were any. An answer
@@ -199,7 +279,7 @@ where
     fn begin(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
         let mut began = false;
         while self.has_place() {
-            let Some(message) = self.frames.next_message().map_err(|_| ())? else {
+            let Some(message) = self.poll_next(cx)? else {
                 break;
             };
             began = true;
@@ -219,7 +299,7 @@ where
 
     /// Reads more, if there is a place for a query. Says whether anything came.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
-        if !self.has_place() || self.has_read_all {
+        if !self.has_place() || self.next.is_some() || self.has_read_all {
             return Ok(false);
         }
         let mut bytes = [0; READ_BYTES];
@@ -293,6 +373,84 @@ mod tests {
             most = most.max(budget.used());
         }
         most
+    }
+
+    #[test]
+    fn a_pace_lets_so_many_begin_at_once_and_then_one_after_the_other() {
+        let (pace, start) = (Pace::new(4, 2), Instant::now() + Duration::from_secs(3_600));
+        let dues: Vec<_> = (0..7).map(|_| pace.next(start) - start).collect();
+        let half = Duration::from_millis(500);
+        assert_eq!(dues, [0, 0, 0, 0, 1, 2, 3].map(|steps| half * steps));
+        // The wait is made up for, and a long rest saves up no more than the burst.
+        assert_eq!(pace.next(start + 4 * half), start + 4 * half);
+        let later = start + Duration::from_secs(60);
+        let free = (0..9).filter(|_| pace.next(later) == later).count();
+        assert_eq!(free, 4);
+        // A clock that goes back is no reason to panic, and brings no gain.
+        assert!(pace.next(start) > later);
+    }
+
+    /// Two conversations ask `queries` each. Gives how long it takes until all is answered.
+    async fn time_of(queries: usize, pace: Option<&Arc<Pace>>) -> Duration {
+        let begun = Instant::now();
+        let talks = (0..2).map(|_| {
+            let pace = pace.cloned();
+            let (mut near, mut far) = duplex(1 << 20);
+            tokio::spawn(async move {
+                for _ in 0..queries {
+                    far.write_all(&query()).await.unwrap();
+                }
+                far.shutdown().await.unwrap();
+                let answer = |_| async { vec![7; 20] };
+                let charge = Charge::none(&Budget::unlimited());
+                let talk = Conversation::new(&mut near, answer, BOUNDS, charge);
+                let talk = match pace {
+                    Some(pace) => talk.paced(pace),
+                    None => talk,
+                };
+                assert_eq!(talk.run(|_, _| Poll::Pending).await, Ended::Done);
+                drop(near);
+                let mut all = Vec::new();
+                far.read_to_end(&mut all).await.unwrap();
+                assert_eq!(all.len(), queries * 22, "each has its answer");
+            })
+        });
+        for talk in talks.collect::<Vec<_>>() {
+            talk.await.unwrap();
+        }
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn queries_that_come_too_fast_wait_for_their_time_and_none_is_lost() {
+        assert_eq!(time_of(600, None).await, Duration::ZERO);
+        let pace = Arc::new(Pace::new(200, 10));
+        // Of 1,200 together 200 are free.
+        let took = time_of(600, Some(&pace)).await;
+        let (least, most) = (Duration::from_secs(100), Duration::from_secs(101));
+        assert!(least <= took && took < most, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_takes_end_the_conversation_when_memory_is_short() {
+        for (limit, is_short) in [(usize::MAX, false), (LONG, true)] {
+            let budget = Budget::new(limit);
+            let (mut near, mut far) = duplex(8_192);
+            for _ in 0..8 {
+                far.write_all(&query()).await.unwrap();
+            }
+            let charge = Charge::none(&budget);
+            // All are at work before the first answer is there.
+            let answer = |_| async {
+                tokio::task::yield_now().await;
+                vec![0; LONG]
+            };
+            let talk = Conversation::new(&mut near, answer, BOUNDS, charge);
+            let talk = talk.run(|_, _| Poll::Pending);
+            let ended = tokio::time::timeout(Duration::from_millis(100), talk).await;
+            assert_eq!(ended.ok(), is_short.then_some(Ended::Broken));
+            assert_eq!(budget.used(), 0);
+        }
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use cepa_common::ids::{CircId, RelayId};
 use cepa_common::net::buffers;
 use cepa_common::net::circuit_end::{EndDriver, Layers, OpenedCells};
 use cepa_common::net::circuit_io::Streams;
+use cepa_common::net::dns_stream::Pace;
 use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::{LinkQueue, PushError, TableCommand};
 use cepa_common::onion::{HopKeys, Opened, RelayBackward, RelayForward, Suite};
@@ -118,6 +119,8 @@ pub(crate) struct EndHop {
     rest: Rest,
     /// Bounds the streams that the client begins.
     begins: Bucket,
+    /// Bounds the queries that the client asks of the exit's resolver; made when the first stream to it begins.
+    queries: Option<Arc<Pace>>,
     /// What the circuit takes at rest.
     pub(super) charge: Charge,
 }
@@ -169,6 +172,7 @@ impl EndHop {
             was_used: false,
             rest: Rest::default(),
             begins: Bucket::new(BEGINS_BURST, BEGINS_PER_SECOND, steady::now()),
+            queries: None,
             charge,
         }
     }
@@ -333,7 +337,10 @@ impl EndHop {
                 stream.accept();
                 tasks.spawn(serve_connection(stream, directory.clone()));
             }
-            StreamTarget::Resolver => tasks.spawn(exit::answer(exit.clone(), stream, origin)),
+            StreamTarget::Resolver => {
+                let pace = self.queries.get_or_insert_with(|| Arc::new(exit::pace()));
+                tasks.spawn(exit::answer(exit.clone(), stream, origin, pace.clone()));
+            }
             StreamTarget::Host(host, port) => {
                 tasks.spawn(exit::serve(exit.clone(), stream, host, port, origin));
             }

@@ -10,7 +10,7 @@ use cepa_common::budget::Charge;
 use cepa_common::cell::message::EndReason;
 use cepa_common::dns::{Answer, Query, ResponseCode};
 use cepa_common::net::circuit_io::StreamIo;
-use cepa_common::net::dns_stream::{Bounds, Conversation, Ended};
+use cepa_common::net::dns_stream::{Bounds, Conversation, Ended, Pace};
 use cepa_common::stream::Acceptor;
 use tokio::time::{Instant, timeout_at};
 
@@ -22,17 +22,31 @@ use super::resolve::LookupError;
 /// What one stream may have. Its queries wait for places among the attempts of the circuit like streams that connect,
 /// so more at once would only wait.
 const BOUNDS: Bounds = Bounds {
-    at_once: 32,
-    // A client ends a stream after half of that.
-    idle: Duration::from_secs(120),
+    at_once: AT_ONCE,
+    idle: IDLE,
 };
+const AT_ONCE: usize = 32;
+/// A client ends a stream after half of that.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// The queries of a circuit. One costs what the look-up for a stream costs, so as many may begin as streams may.
+pub(crate) fn pace() -> Pace {
+    Pace::new(QUERIES_BURST, QUERIES_PER_SECOND)
+}
+
+/// Queries that a client may ask on a circuit at once, before each waits for its turn (S23). A page of 100 names has 300.
+const QUERIES_BURST: u32 = 1_024;
+/// Queries that a client may ask on a circuit in a second, in the long run.
+const QUERIES_PER_SECOND: u32 = 64;
 
 /// Answers the queries of a stream that a client has begun, until the client ends it or says what is no query. A relay
-/// that is no exit has no `exit`, and refuses. `origin` says who has begun the stream.
+/// that is no exit has no `exit`, and refuses. `origin` says who has begun the stream, `pace` how fast all streams of
+/// its circuit together are answered.
 pub(crate) async fn answer(
     exit: Option<Arc<ExitConnector>>,
     mut stream: StreamIo<Acceptor>,
     origin: Origin,
+    pace: Arc<Pace>,
 ) {
     let Some(exit) = exit else {
         return stream.abort(EndReason::Policy);
@@ -43,6 +57,7 @@ pub(crate) async fn answer(
     let conversation = Conversation::new(&mut stream, answer, BOUNDS, charge);
     // A stream that the client gives up ends its look-ups and their places at once.
     let ended = conversation
+        .paced(pace)
         .run(|stream, cx| stream.poll_given_up(cx))
         .await;
     match ended {

@@ -131,7 +131,7 @@ impl Circuit {
             link: 1,
             circ: CircId::new(1).unwrap(),
         };
-        let answering = tokio::spawn(answer(exit, relay.hold(held), origin));
+        let answering = tokio::spawn(answer(exit, relay.hold(held), origin, Arc::new(pace())));
         Self {
             client,
             relay,
@@ -328,6 +328,25 @@ async fn many_queries_at_once_are_answered_and_a_silent_one_holds_up_nobody() {
     assert_eq!(circuit.hear().await, Ok(None));
     circuit.answering.await.unwrap();
     assert_eq!((budget.used(), exit.open_streams().count()), (at_rest, 0));
+}
+
+/// However few name servers a query needs, a circuit has no more of them than of streams.
+#[tokio::test]
+async fn a_circuit_asks_no_faster_than_it_may_and_has_every_answer() {
+    const FREE: u16 = 1_024;
+    const MORE: u16 = 32;
+    let (server, _) = name_server().await;
+    let mut circuit = Circuit::new(Some(Arc::new(exit(server, public(), &Budget::unlimited()))));
+    let asked = Question::new("localhost", RecordType::A).unwrap();
+    let queries = (0..FREE + MORE).map(|id| framed(&asked.to_query(id).unwrap()).unwrap());
+    let begun = Instant::now();
+    circuit.say(&queries.collect::<Vec<_>>().concat()).await;
+    for id in 0..FREE + MORE {
+        let answer = circuit.hear().await.unwrap().unwrap();
+        assert_eq!(Answer::id(&answer), Some(id));
+    }
+    // 64 a second; that it is half a second and not less is all that a slow machine lets be said.
+    assert!(begun.elapsed() >= Duration::from_millis(1_000 * u64::from(MORE) / 64));
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ mod tests;
 
 pub(crate) use attempts::Origin;
 pub use connect::{AddressPolicy, ExitConnector};
-pub(crate) use dns::answer;
+pub(crate) use dns::{answer, pace};
 pub use error::DestinationError;
 pub(crate) use open::OpenStreams;
 pub(crate) use outside::Outside;
