@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use crate::StreamIo;
+use cepa_common::budget::Budget;
 use cepa_common::cell::message::EndReason;
 use cepa_common::dns::Query;
 use cepa_common::log_pace::LogPaces;
@@ -115,6 +116,14 @@ impl ClientConnector {
 
 impl Connector for ClientConnector {
     type Stream = StreamIo;
+
+    fn budget(&self) -> &Arc<Budget> {
+        self.client.inner.names.budget()
+    }
+
+    fn identity(&self) -> u64 {
+        self.client.inner.pool.identity()
+    }
 
     async fn connect(&self, request: ConnectRequest) -> Result<StreamIo, Failure> {
         let port = request.target.port;

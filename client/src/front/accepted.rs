@@ -6,12 +6,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use cepa_common::world::hangup::Hangup;
 use cepa_common::world::sockets::{SocketListener, SocketStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::connector::Origin;
 use super::gate::{Gate, Guard};
+use super::places::Seat;
 
 /// Where applications are accepted: a TCP port or a Unix socket.
 pub struct FrontListener {
@@ -71,39 +73,75 @@ impl FrontListener {
             Listening::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.tune()?;
+                // An application that has crashed with its machine, or has closed its socket while nothing is sent to
+                // it, would else be waited for without end.
+                stream.keep_alive()?;
                 let origin = Origin::Ip(peer.ip().to_canonical());
-                Ok((Accepted::Tcp(stream), origin))
+                Ok((Link::Tcp(stream).into(), origin))
             }
             Listening::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let origin = Origin::Uid(stream.peer_cred()?.uid());
-                Ok((Accepted::Unix(stream), origin))
+                Ok((Link::Unix(stream).into(), origin))
             }
         }
     }
 }
 
 /// A connection of an application.
-pub(super) enum Accepted {
+pub(super) struct Accepted {
+    link: Link,
+    /// What its listener knows of it.
+    seat: Arc<Seat>,
+}
+
+enum Link {
     Tcp(SocketStream),
     Unix(UnixStream),
 }
 
+impl From<Link> for Accepted {
+    fn from(link: Link) -> Self {
+        Self {
+            link,
+            seat: Seat::new(),
+        }
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        self.seat.is_over();
+    }
+}
+
 impl Accepted {
+    /// What the listener knows of the connection.
+    pub(super) fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+
     /// Address of this machine that the connection came to; a Unix socket has none.
     pub(super) fn local_ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
-            Self::Unix(_) => None,
+        match &self.link {
+            Link::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
+            Link::Unix(_) => None,
         }
     }
 
     /// Makes the connection end with a reset when it is dropped. A Unix socket knows no reset; its other side reads an
     /// end.
     pub(super) fn reset_when_dropped(&self) {
-        match self {
-            Self::Tcp(stream) => stream.reset_when_dropped(),
-            Self::Unix(_) => {}
+        match &self.link {
+            Link::Tcp(stream) => stream.reset_when_dropped(),
+            Link::Unix(_) => {}
+        }
+    }
+
+    fn hangup(&self) -> Option<Hangup> {
+        match &self.link {
+            Link::Tcp(stream) => stream.hangup(),
+            Link::Unix(stream) => Hangup::of(stream).ok(),
         }
     }
 }
@@ -114,10 +152,17 @@ impl AsyncRead for Accepted {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, out),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, out),
+        let this = self.get_mut();
+        let before = out.filled().len();
+        let read = match &mut this.link {
+            Link::Tcp(stream) => Pin::new(stream).poll_read(cx, out),
+            Link::Unix(stream) => Pin::new(stream).poll_read(cx, out),
+        };
+        let is_end = matches!(read, Poll::Ready(Ok(()))) && out.filled().len() == before;
+        if is_end && out.remaining() > 0 {
+            this.seat.is_half(|| this.hangup());
         }
+        read
     }
 }
 
@@ -127,23 +172,28 @@ impl AsyncWrite for Accepted {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        let this = self.get_mut();
+        let wrote = match &mut this.link {
+            Link::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Link::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        if let Poll::Ready(Ok(1..)) = wrote {
+            this.seat.has_moved();
         }
+        wrote
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().link {
+            Link::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Link::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().link {
+            Link::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Link::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

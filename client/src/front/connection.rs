@@ -6,8 +6,9 @@
 use core::task::Poll;
 use core::time::Duration;
 use std::io;
+use std::sync::Arc;
 
-use cepa_common::budget::{Budget, Charge};
+use cepa_common::budget::Charge;
 use cepa_common::net::dns_stream::{Bounds, Conversation, Ended};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes,
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use super::accepted::Accepted;
 use super::connector::{ConnectRequest, Connector, IsolationKey};
+use super::fresh::FieldKeys;
 use super::gate::Guard;
 use super::http_forward::Forwarder;
 use super::parse::{FrontOptions, FrontParser, FrontStep};
@@ -34,8 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// What a refused application may send on meanwhile, in bytes.
 const FAREWELL_BYTES: usize = 1 << 20;
 
-/// What an application may have that speaks to the resolver of an exit (RFC 7766, section 6.2.3, wants such ends). What
-/// is held of it is bounded by this and by the number of connections, as the buffers of streams are.
+/// What an application may have that speaks to the resolver of an exit (RFC 7766, section 6.2.3, wants such ends). An
+/// answer has 64 KiB at most, and what waits to be taken is charged to the client's memory.
 const QUERIES: Bounds = Bounds {
     at_once: 64,
     idle: Duration::from_secs(30),
@@ -51,6 +53,8 @@ pub(super) struct Connection {
     stream: Accepted,
     /// Who may use the connection, if not everybody may.
     guard: Option<Guard>,
+    /// The isolation keys of its listener that came by fields of `http://` requests.
+    keys: Arc<FieldKeys>,
     orderly: bool,
     /// Has the application been told that its stream is open?
     answered: bool,
@@ -65,10 +69,11 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Accepted, guard: Option<Guard>) -> Self {
+    pub(super) fn new(stream: Accepted, guard: Option<Guard>, keys: Arc<FieldKeys>) -> Self {
         Self {
             stream,
             guard,
+            keys,
             orderly: false,
             answered: false,
         }
@@ -143,7 +148,7 @@ impl Connection {
             return;
         }
         let answer = |query| connector.answer(query, isolation.clone());
-        let charge = Charge::none(&Budget::unlimited());
+        let charge = Charge::none(connector.budget());
         let queries = Conversation::new(&mut self.stream, answer, QUERIES, charge);
         let ended = queries.begun_with(begun).run(|_, _| Poll::Pending).await;
         // Who says what is no query is reset, and so is a broken connection.
@@ -178,7 +183,8 @@ impl Connection {
         isolation: IsolationKey,
         options: FrontOptions,
     ) {
-        let forwarder = Forwarder::new(connector, isolation, options, self.guard.clone());
+        let (guard, keys) = (self.guard.clone(), self.keys.clone());
+        let forwarder = Forwarder::new(connector, isolation, options, guard, keys);
         match forwarder.serve(begun, &mut self.stream).await {
             Ok(()) => self.farewell(&[]).await,
             // A body that broke off must not look complete.
@@ -266,6 +272,7 @@ impl Connection {
         if !self.answered {
             self.stream.write_all(&reply::connected(protocol)).await?;
         }
+        self.stream.seat().stream_begins();
         if !ahead.is_empty() {
             stream.write_all(ahead).await?;
         }

@@ -3,7 +3,10 @@
 use core::fmt;
 use core::future::Future;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use cepa_common::budget::Budget;
+use cepa_common::dir::Site;
 use cepa_common::dns::Query;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -18,6 +21,22 @@ pub enum Origin {
     Ip(IpAddr),
     /// A user of this machine who came through a Unix socket, by the number that the system knows him by.
     Uid(u32),
+}
+
+/// Who is counted as one: an address, a subnet of IPv6, or a user of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Party {
+    Site(Site),
+    Uid(u32),
+}
+
+impl Party {
+    pub(super) fn of(origin: Origin) -> Self {
+        match origin {
+            Origin::Ip(ip) => Self::Site(Site::of(ip)),
+            Origin::Uid(uid) => Self::Uid(uid),
+        }
+    }
 }
 
 /// What keeps streams apart: two streams may share a circuit only if their keys are equal. The destination is in the
@@ -71,6 +90,13 @@ pub trait Connector: Send + Sync + 'static {
     /// The type of streams. `shutdown` ends our direction. A read of zero bytes means that the other side ended its
     /// direction; every other end is an error. A stream that is dropped before both directions ended is reset.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// What the front end holds for applications is charged to this.
+    fn budget(&self) -> &Arc<Budget>;
+
+    /// The number of the identity that streams are opened under now. Another number means that nothing may be used any
+    /// more that an earlier one has opened.
+    fn identity(&self) -> u64;
 
     /// Opens a stream, up to the point where success or failure is known. Dropping the future gives the stream up.
     fn connect(

@@ -2,6 +2,7 @@
 //! Tests of `http://` requests, with every byte that the destination and the application get.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::oneshot;
@@ -228,6 +229,9 @@ async fn a_stream_serves_the_requests_that_fit_it_and_no_others() {
     for (url, field, is_new) in [
         ("http://a.example/1", "", true),
         ("http://A.example:80/2", "", false),
+        // A new identity shares no stream with the one before.
+        ("http://a.example/new", "", true),
+        ("http://a.example/2", "", false),
         ("http://a.example/3", "Tor-Stream-Isolation: x\r\n", true),
         ("http://a.example/4", "Tor-Stream-Isolation: x\r\n", false),
         (
@@ -235,9 +239,24 @@ async fn a_stream_serves_the_requests_that_fit_it_and_no_others() {
             "Proxy-Authorization: Basic Ym9iOnh5Og==\r\n",
             true,
         ),
+        ("http://a.example/5", "", true),
+        // What a page asks for is not asked by the user.
+        (
+            "http://a.example/5",
+            "Origin: http://a.example\r\nX-Tor-Stream-Isolation: y\r\n",
+            false,
+        ),
+        (
+            "http://a.example/5",
+            "Tor-Stream-Isolation: y\r\nSec-Fetch-Mode: cors\r\n",
+            false,
+        ),
         ("http://a.example:81/6", "", true),
         ("http://b.example/7", "", true),
     ] {
+        if url.ends_with("new") {
+            front.identity.fetch_add(1, Ordering::Relaxed);
+        }
         let request = format!("GET {url} HTTP/1.1\r\n{field}\r\n");
         app.write_all(request.as_bytes()).await.unwrap();
         if is_new {
@@ -350,4 +369,30 @@ async fn who_may_send_a_body_is_told_so() {
     app.write_all(b"body").await.unwrap();
     let got = until(&mut far, "body").await;
     assert!(!got.to_lowercase().contains("expect"), "{got}");
+}
+
+/// A page can have its requests marked, and has no circuit for each mark.
+#[tokio::test]
+async fn fields_make_few_isolation_keys() {
+    let mut front = front(FrontOptions::default()).await;
+    for (n, is_passed) in (0..40).map(|n| (n, n < 16)).chain([(3, true)]) {
+        let field = format!("Tor-Stream-Isolation: {n}\r\n");
+        let request = format!("GET http://a.example/ HTTP/1.1\r\n{field}\r\n");
+        let mut app = front.app(request.as_bytes()).await;
+        if is_passed {
+            front.next().await;
+            continue;
+        }
+        let told = String::from_utf8(rest(&mut app).await.unwrap()).unwrap();
+        assert!(told.starts_with("HTTP/1.1 429 "), "{told}");
+        assert!(
+            told.contains("Cepa-Failed: request/isolation\r\n"),
+            "{told}"
+        );
+    }
+    // Other words keep requests apart as ever.
+    let request =
+        "GET http://a.example/ HTTP/1.1\r\nProxy-Authorization: Basic Ym9iOnh5Og==\r\n\r\n";
+    let _app = front.app(request.as_bytes()).await;
+    front.next().await;
 }

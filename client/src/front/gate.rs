@@ -2,31 +2,39 @@
 //!
 //! The user of a request may go on behind a plus sign: what follows opens nothing and keeps streams apart.
 
+use core::hash::Hash;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cepa_common::dir::Site;
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-use super::connector::Origin;
+use super::connector::{Origin, Party};
 use super::target::Credentials;
+use super::threshold::Unproven;
 
 /// The longest user or password (bytes): what SOCKS 5 can say (RFC 1929).
 const MOST_BYTES: usize = 255;
-/// The shortest password (bytes). At [`ALL_FAILURES`] a second, 12 letters that were drawn at random are not guessed.
+/// The shortest password (bytes). At [`MOST_FAILURES`] a second, 12 letters that were drawn at random are not guessed.
 const LEAST_PASSWORD: usize = 12;
 /// The most users.
 const MOST_USERS: usize = 1_024;
 /// Wrong passwords in a [`WINDOW`] after which an address is refused without a look at its password.
 const FAILURES: u32 = 3;
-/// The same for all addresses together.
+/// Wrong passwords of all addresses together in a [`WINDOW`] after which those are refused that were wrong of late.
 const ALL_FAILURES: u32 = 30;
+/// Those after which nobody's are looked at but of whoever was right of late: as many addresses belong to one attacker.
+const MOST_FAILURES: u32 = 1_024;
 /// The time over which wrong passwords are counted.
 const WINDOW: Duration = Duration::from_secs(1);
+/// For how long it is remembered who was right, and who was wrong.
+const MEMORY: Duration = Duration::from_secs(600);
+/// How many are remembered of each.
+const MOST_REMEMBERED: usize = 4_096;
 
 /// A text of a length that does not show in how long it takes to compare it: the length, the bytes, and zeroes.
 type Padded = Zeroizing<[u8; MOST_BYTES + 1]>;
@@ -39,19 +47,19 @@ fn padded(text: &[u8]) -> Option<Padded> {
 }
 
 /// A file of users cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub struct GateError {
     /// The line, counted from 1.
     pub line: usize,
     /// What is wrong.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
 }
 
 /// The users of a port, and how many wrong passwords there were of late.
 pub struct Gate {
     users: Vec<(Padded, Padded)>,
-    failures: Mutex<Failures>,
+    guesses: Mutex<Guesses>,
 }
 
 /// Debug output hides who may come in.
@@ -67,11 +75,13 @@ impl Gate {
     /// # Errors
     /// [`GateError`] names the line that cannot be read.
     pub fn parse(text: &str) -> Result<Self, GateError> {
-        let mut users = Vec::new();
+        let mut users: Vec<(Padded, Padded)> = Vec::new();
+        let mut lines = HashMap::new();
         for (number, line) in text.lines().enumerate() {
-            let wrong = |what| GateError {
-                line: number + 1,
-                what,
+            let line_number = number + 1;
+            let wrong = |what: &'static str| GateError {
+                line: line_number,
+                what: what.into(),
             };
             if line.trim().is_empty() || line.starts_with('#') {
                 continue;
@@ -87,6 +97,15 @@ impl Gate {
                     "the password is shorter than 12 bytes and could be guessed",
                 ));
             }
+            if let Some(first) = lines.insert(user.to_owned(), line_number) {
+                return Err(GateError {
+                    line: line_number,
+                    what: format!(
+                        "line {first} has this user already; take out the one that is not meant"
+                    )
+                    .into(),
+                });
+            }
             let long = || wrong("a user and a password have at most 255 bytes each");
             let user = padded(user.as_bytes()).ok_or_else(long)?;
             users.push((user, padded(password.as_bytes()).ok_or_else(long)?));
@@ -97,24 +116,25 @@ impl Gate {
         match users.is_empty() {
             true => Err(GateError {
                 line: 1,
-                what: "there is no user; write a line such as anna:PASSWORD",
+                what: "there is no user; write a line such as anna:PASSWORD".into(),
             }),
             false => Ok(Self {
                 users,
-                failures: Mutex::default(),
+                guesses: Mutex::default(),
             }),
         }
     }
 
     /// May whoever comes from `origin` with these credentials use the port? Who has been wrong too often is not judged.
     fn admits(&self, origin: Origin, credentials: &Credentials, now: Instant) -> bool {
-        let mut failures = lock(&self.failures);
-        if failures.are_too_many(origin, now) {
+        let mut guesses = lock(&self.guesses);
+        if !guesses.are_judged(origin, now) {
             return false;
         }
         let is_right = self.knows(credentials);
-        if !is_right {
-            failures.count(origin);
+        match is_right {
+            true => guesses.count_right(origin, now),
+            false => guesses.count_wrong(origin, now),
         }
         is_right
     }
@@ -133,64 +153,110 @@ impl Gate {
     }
 }
 
-/// Wrong passwords of the present window. Only who was judged is in it, so it is bounded by [`ALL_FAILURES`].
+/// Who was wrong and who was right of late. Numbers are of the present window.
 #[derive(Default)]
-struct Failures {
+struct Guesses {
     since: Option<Instant>,
     all: u32,
     of: HashMap<Party, u32>,
+    /// When each party was last wrong.
+    wrong: HashMap<Party, Instant>,
+    /// Whoever was right, with when that was last and how often wrong passwords have come from there.
+    right: HashMap<Origin, (Instant, u32)>,
 }
 
-impl Failures {
-    fn are_too_many(&mut self, origin: Origin, now: Instant) -> bool {
+impl Guesses {
+    /// Are the credentials of `origin` looked at?
+    fn are_judged(&mut self, origin: Origin, now: Instant) -> bool {
         if self.since.is_none_or(|since| now >= since + WINDOW) {
-            *self = Self {
-                since: Some(now),
-                ..Self::default()
-            };
+            (self.since, self.all) = (Some(now), 0);
+            self.of.clear();
+            let is_young = |at: Instant| now.saturating_duration_since(at) < MEMORY;
+            self.wrong.retain(|_, at| is_young(*at));
+            self.right.retain(|_, (at, wrong)| {
+                *wrong = 0;
+                is_young(*at)
+            });
         }
-        let of = self.of.get(&Party::of(origin)).copied();
-        self.all >= ALL_FAILURES || of.unwrap_or_default() >= FAILURES
+        // Neighbours that guess are no reason to refuse whoever has the password.
+        if let Some((_, wrong)) = self.right.get(&origin) {
+            return *wrong < FAILURES;
+        }
+        let party = Party::of(origin);
+        let of_party = self.of.get(&party).copied().unwrap_or_default();
+        let is_slowed = self.all >= ALL_FAILURES && self.wrong.contains_key(&party);
+        of_party < FAILURES && !is_slowed && self.all < MOST_FAILURES
     }
 
-    fn count(&mut self, origin: Origin) {
+    fn count_wrong(&mut self, origin: Origin, now: Instant) {
         self.all += 1;
-        *self.of.entry(Party::of(origin)).or_default() += 1;
+        if let Some((_, wrong)) = self.right.get_mut(&origin) {
+            *wrong += 1;
+        }
+        let party = Party::of(origin);
+        *self.of.entry(party).or_default() += 1;
+        make_room(&mut self.wrong, |at| *at);
+        self.wrong.insert(party, now);
+    }
+
+    fn count_right(&mut self, origin: Origin, now: Instant) {
+        let wrong = self.right.get(&origin).map(|(_, wrong)| *wrong);
+        make_room(&mut self.right, |(at, _)| *at);
+        self.right.insert(origin, (now, wrong.unwrap_or_default()));
     }
 }
 
-/// Who is counted as one: an address, a subnet of IPv6, or a user of this machine.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Party {
-    Site(Site),
-    Uid(u32),
-}
-
-impl Party {
-    fn of(origin: Origin) -> Self {
-        match origin {
-            Origin::Ip(ip) => Self::Site(Site::of(ip)),
-            Origin::Uid(uid) => Self::Uid(uid),
-        }
+/// Removes the oldest of too many.
+fn make_room<K: Copy + Eq + Hash, V>(held: &mut HashMap<K, V>, at: impl Fn(&V) -> Instant) {
+    if held.len() < MOST_REMEMBERED {
+        return;
+    }
+    let oldest = held.iter().min_by_key(|(_, held)| at(held));
+    if let Some(oldest) = oldest.map(|(key, _)| *key) {
+        held.remove(&oldest);
     }
 }
 
 /// A gate, before one connection.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Guard {
     gate: Arc<Gate>,
     origin: Origin,
+    /// Holds the connection's place among those that have shown no password, until it shows one.
+    unproven: Arc<Mutex<Option<Unproven>>>,
+}
+
+/// Debug output hides who may come in.
+impl core::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
 }
 
 impl Guard {
     /// The gate `gate` before a connection from `origin`.
     pub fn new(gate: Arc<Gate>, origin: Origin) -> Self {
-        Self { gate, origin }
+        Self {
+            gate,
+            origin,
+            unproven: Arc::default(),
+        }
+    }
+
+    /// Keeps `unproven` until the connection has shown a password.
+    pub(super) fn until_proven(self, unproven: Unproven) -> Self {
+        *lock(&self.unproven) = Some(unproven);
+        self
     }
 
     /// May the connection be used with these credentials?
     pub(super) fn admits(&self, credentials: Option<&Credentials>) -> bool {
-        credentials.is_some_and(|given| self.gate.admits(self.origin, given, steady::now()))
+        let is_admitted =
+            credentials.is_some_and(|given| self.gate.admits(self.origin, given, steady::now()));
+        if is_admitted {
+            lock(&self.unproven).take();
+        }
+        is_admitted
     }
 }
 
@@ -237,6 +303,7 @@ mod tests {
             ("anna:correct horse\n:correct horse\n", 2),
             ("a+b:correct horse\n", 1),
             ("anna:short\n", 1),
+            ("anna:correct horse\n\nanna:battery staple\n", 3),
         ] {
             assert_eq!(Gate::parse(text).unwrap_err().line, line, "{text}");
         }
@@ -259,12 +326,50 @@ mod tests {
         assert!(!gate.admits(ip("2001:db8::2:3"), &right, start));
         assert!(gate.admits(ip("2001:db8:0:1::1"), &right, start));
         assert!(gate.admits(guesser, &right, start + WINDOW));
-        // Many addresses together have no more guesses than that.
+        // Neighbours do not shut out whoever was right.
+        let neighbour = ip("2001:db8::99");
         let later = start + 2 * WINDOW;
-        for n in 0..ALL_FAILURES {
-            assert!(!gate.admits(Origin::Uid(n), &wrong, later));
+        for _ in 0..10 * FAILURES {
+            assert!(!gate.admits(neighbour, &wrong, later));
         }
-        assert!(!gate.admits(ip("192.0.2.1"), &right, later));
-        assert!(gate.admits(ip("192.0.2.1"), &right, later + WINDOW));
+        assert!(
+            !gate.admits(ip("2001:db8::1:1"), &right, later),
+            "not yet known"
+        );
+        assert!(gate.admits(guesser, &right, later));
+    }
+
+    #[test]
+    fn many_who_guess_shut_out_themselves_and_not_who_has_the_password() {
+        let gate = Gate::parse(USERS).unwrap();
+        let start = steady::now();
+        let (right, wrong) = (given("anna", "correct horse"), given("anna", "x"));
+        let ip = |n: u32| Origin::Ip(std::net::Ipv4Addr::from_bits(n).into());
+        for n in 0..ALL_FAILURES {
+            assert!(!gate.admits(ip(n), &wrong, start));
+        }
+        assert!(
+            gate.admits(ip(1_000), &right, start),
+            "an address of its own"
+        );
+        assert!(!gate.admits(ip(0), &right, start), "one that has guessed");
+        assert!(gate.admits(ip(0), &right, start + WINDOW));
+        // So many addresses are one attacker's. Who was right of late gets in all the same.
+        let later = start + 2 * WINDOW;
+        for n in 0..2 * MOST_FAILURES {
+            assert!(!gate.admits(ip(10_000 + n), &wrong, later));
+        }
+        assert!(!gate.admits(ip(1_001), &right, later));
+        assert!(gate.admits(ip(1_000), &right, later));
+        assert_eq!(lock(&gate.guesses).all, MOST_FAILURES);
+        // What is remembered of them is bounded, and not for long.
+        for round in 3..10 {
+            for n in 0..MOST_FAILURES {
+                gate.admits(ip(round * 100_000 + n), &wrong, start + round * WINDOW);
+            }
+            assert!(lock(&gate.guesses).wrong.len() <= MOST_REMEMBERED);
+        }
+        gate.admits(ip(1), &wrong, start + 2 * MEMORY);
+        assert_eq!(lock(&gate.guesses).wrong.len(), 1);
     }
 }

@@ -72,6 +72,15 @@ pub(super) fn is_of_a_page(fields: &[Field<'_>], listener: Option<IpAddr>) -> bo
     !here || !by_hand || has("origin")
 }
 
+/// Does a browser say that a page has made the request? Some requests of pages it does not mark, above all those to
+/// `http://` addresses of the page's own site.
+pub(super) fn may_be_of_a_page(fields: &[Field<'_>]) -> bool {
+    fields.iter().any(|(name, _)| {
+        let name = name.to_ascii_lowercase();
+        name == "origin" || name.starts_with("sec-fetch-")
+    })
+}
+
 /// Does a `Host` field name this machine's loopback or `listener`?
 fn is_here(host: &[u8], listener: Option<IpAddr>) -> bool {
     let Ok(text) = core::str::from_utf8(host) else {

@@ -1,7 +1,7 @@
 //! Passes `http://` requests on: reads each, judges it anew, and sends it over a stream to its destination.
 //!
 //! A connection may carry requests for many destinations. One stream is open at a time; it is used again for the next
-//! request that goes to the same host and port and must be kept apart by the same key. What is meant for the port goes no
+//! request that goes to the same host and port and must be kept apart by the same key, until the client has a new identity. What is meant for the port goes no
 //! further, in either direction, and nothing is added that says a proxy was on the way.
 //!
 //! Absent on purpose: caching, `https://` (programs use CONNECT for it) and upgrades.
@@ -9,11 +9,12 @@
 use core::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use cepa_common::sync::lock;
+use cepa_common::world::steady;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{Builder as ClientBuilder, SendRequest};
@@ -26,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
 use super::connector::{ConnectRequest, Connector, IsolationKey};
+use super::fresh::FieldKeys;
 use super::gate::Guard;
 use super::http_head;
 use super::http_rewrite::{self, Judged};
@@ -50,6 +52,7 @@ pub(super) struct Forwarder<'a, C> {
     options: FrontOptions,
     /// Who may send requests, if not everybody may.
     guard: Option<Guard>,
+    keys: Arc<FieldKeys>,
     /// The stream of the last request, until the next takes it.
     upstream: Mutex<Option<Upstream>>,
 }
@@ -58,6 +61,8 @@ pub(super) struct Forwarder<'a, C> {
 struct Upstream {
     target: FrontTarget,
     isolation: IsolationKey,
+    /// The client's identity that held before the stream was opened.
+    identity: u64,
     sender: SendRequest<Incoming>,
     task: AbortHandle,
 }
@@ -74,12 +79,14 @@ impl<'a, C: Connector> Forwarder<'a, C> {
         isolation: IsolationKey,
         options: FrontOptions,
         guard: Option<Guard>,
+        keys: Arc<FieldKeys>,
     ) -> Self {
         Self {
             connector,
             isolation,
             options,
             guard,
+            keys,
             upstream: Mutex::default(),
         }
     }
@@ -135,6 +142,9 @@ impl<'a, C: Connector> Forwarder<'a, C> {
             marks,
             ..self.isolation.clone()
         };
+        if !self.keys.admits(&isolation, steady::now()) {
+            return Err(http_head::words(FrontRefusal::Keys));
+        }
         let size = body.size_hint().exact();
         http_rewrite::rewrite_request(&mut parts, &target, size);
         let is_head = parts.method == Method::HEAD;
@@ -186,11 +196,13 @@ impl<'a, C: Connector> Forwarder<'a, C> {
     /// The stream of the last request, if this one may use it. Another stream is ended.
     async fn kept(&self, target: &FrontTarget, isolation: &IsolationKey) -> Option<Upstream> {
         let mut kept = lock(&self.upstream).take()?;
-        let fits = kept.target == *target && kept.isolation == *isolation;
+        let is_current = kept.identity == self.connector.identity();
+        let fits = is_current && kept.target == *target && kept.isolation == *isolation;
         (fits && kept.sender.ready().await.is_ok()).then_some(kept)
     }
 
     async fn open(&self, target: FrontTarget, isolation: IsolationKey) -> Result<Upstream, Words> {
+        let identity = self.connector.identity();
         let request = ConnectRequest {
             target: target.clone(),
             isolation: isolation.clone(),
@@ -210,6 +222,7 @@ impl<'a, C: Connector> Forwarder<'a, C> {
         Ok(Upstream {
             target,
             isolation,
+            identity,
             sender,
             task: task.abort_handle(),
         })

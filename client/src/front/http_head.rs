@@ -59,6 +59,12 @@ pub(super) fn words(refusal: FrontRefusal) -> Words {
             "This port asks for a user and a password. Write http://user:password@host:port where the application \
              is told its proxy. After some wrong ones wait a second.",
         ),
+        FrontRefusal::Keys => (
+            "429 Too Many Requests",
+            "request/isolation",
+            "16 values of Tor-Stream-Isolation are in use by this application, and each costs a circuit. Use one of \
+             them again, wait ten minutes, or keep requests apart by user and password (Proxy-Authorization).",
+        ),
         FrontRefusal::Host => (
             "400 Bad Request",
             "request/host",

@@ -44,7 +44,11 @@ pub(super) fn judge(head: &request::Parts, allow_private: bool) -> Result<Judged
     let fields: Vec<_> = fields
         .map(|(name, value)| (name.as_str(), value.as_bytes()))
         .collect();
-    let marks = http_fields::marks(&fields).map_err(http_head::words)?;
+    let mut marks = http_fields::marks(&fields).map_err(http_head::words)?;
+    if http_fields::may_be_of_a_page(&fields) {
+        // A page must not choose what its requests cost. A browser that means it has a user and a password.
+        marks.tokens = [None, None];
+    }
     // An offer of HTTP/2 may be passed over, and many programs make it with every request.
     let upgrades = head.headers.get_all(UPGRADE).iter();
     if upgrades

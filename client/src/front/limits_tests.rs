@@ -142,3 +142,77 @@ async fn a_guarded_port_takes_its_users_alone() {
     assert_eq!(rest(&mut app).await.unwrap(), [5, 2, 1, 1]);
     assert!(front.requests.try_recv().is_err());
 }
+
+/// A page that begins requests and gives them up leaves connections behind that look as if they waited for an answer.
+#[tokio::test]
+async fn who_has_ended_his_sending_and_hears_nothing_gives_way_to_others() {
+    const MOST: usize = 4;
+    let mut front = front(FrontOptions {
+        max_connections: MOST,
+        ..FrontOptions::default()
+    })
+    .await;
+    let mut open = front.open().await;
+    let mut left = Vec::new();
+    for _ in 1..MOST {
+        let mut given_up = front.open().await;
+        given_up.app.shutdown().await.unwrap();
+        assert_eq!(rest(&mut given_up.far).await.unwrap(), b"");
+        left.push(given_up);
+    }
+    // The destination has an answer for the last one, who can wait.
+    let waits = left.last_mut().unwrap();
+    waits.far.write_all(b"slow").await.unwrap();
+    expect(&mut waits.app, b"slow").await;
+    for given_up in 0..MOST - 2 {
+        let mut newest = front.open().await;
+        newest.app.write_all(b"x").await.unwrap();
+        expect(&mut newest.far, b"x").await;
+        let error = rest(&mut left[given_up].app).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        // Who takes the place may still send.
+        left.push(newest);
+    }
+    let waits = &mut left[MOST - 2];
+    for end in [waits, &mut open] {
+        end.far.write_all(b"answer").await.unwrap();
+        expect(&mut end.app, b"answer").await;
+    }
+}
+
+#[tokio::test]
+async fn strangers_before_a_password_have_few_places() {
+    let gate = Arc::new(Gate::parse("bob:correct horse\n").unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = FrontOptions {
+        max_connections: 16,
+        ..FrontOptions::default()
+    };
+    let mut front = Front {
+        address,
+        ..front_at(FrontListener::from(listener).behind(gate), options)
+    };
+    let right = b"CONNECT a.example:80 HTTP/1.1\r\nProxy-Authorization: Basic Ym9iOmNvcnJlY3QgaG9yc2U=\r\n\r\n";
+    // Whom the port knows is not counted among them.
+    let mut known = Vec::new();
+    for _ in 0..8 {
+        let app = front.app(right).await;
+        known.push((app, front.next().await));
+    }
+    let mut strangers = Vec::new();
+    for _ in 0..40 {
+        strangers.push(front.app(b"CONNECT a.exa").await);
+    }
+    // The oldest of them are sent away, and there is a place for whoever has a password.
+    let error = rest(&mut strangers[0]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let mut app = front.app(right).await;
+    let (_, answer) = front.next().await;
+    let (_far, _breaker) = grant(answer);
+    expect(&mut app, &connected(Protocol::HttpConnect)).await;
+    for (mut app, (_, answer)) in known {
+        let (_far, _breaker) = grant(answer);
+        expect(&mut app, &connected(Protocol::HttpConnect)).await;
+    }
+}

@@ -8,7 +8,8 @@
 //! * [`FrontParser`] (`parse`, with `socks`, `http_head` and `http_fields` under it) takes bytes and yields one [`FrontRequest`]
 //!   (`request`), without I/O;
 //! * `http_forward` passes `http://` requests on, as many as come on a connection;
-//! * `gate` says who may use a port that asks for a password;
+//! * `gate` says who may use a port that asks for a password, `threshold` how many may stand before it;
+//! * `places` says how many are served at once, and who gives way; `fresh` bounds what a web page can ask for;
 //! * `connector` says what the front end wants of whoever opens streams, and what keeps streams apart;
 //! * `target` says what a destination may look like;
 //! * `refusal` says why a request is refused, and which limits it must keep;
@@ -20,18 +21,21 @@
 mod accepted;
 mod connection;
 mod connector;
+mod fresh;
 mod gate;
 mod http_fields;
 mod http_forward;
 mod http_head;
 mod http_rewrite;
 mod parse;
+mod places;
 mod refusal;
 mod reply;
 mod request;
 mod serve;
 mod socks;
 mod target;
+mod threshold;
 
 #[cfg(test)]
 mod forward_tests;

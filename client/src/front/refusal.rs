@@ -51,6 +51,9 @@ pub enum FrontRefusal {
     /// HTTP: a page in a browser may have made the request, and learns nothing: not even that it was heard.
     #[error("a web page may have made the request")]
     WebPage,
+    /// HTTP: there are as many isolation keys as fields of requests may make.
+    #[error("too many isolation keys")]
+    Keys,
     /// The parser has given its answer already. This is an error of the caller.
     #[error("the request was complete already")]
     Finished,

@@ -11,13 +11,15 @@ use cepa_common::log_pace::LogPace;
 use cepa_common::world::steady;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use super::accepted::FrontListener;
 use super::connection::Connection;
-use super::connector::{Connector, IsolationKey};
+use super::connector::{Connector, IsolationKey, Party};
+use super::fresh::FieldKeys;
 use super::parse::FrontOptions;
+use super::places::Places;
 use super::target::{Marks, Protocol};
+use super::threshold::Threshold;
 
 /// Connections that wait for a place at once; further ones wait in the kernel's queue.
 const MOST_WAITING: usize = 64;
@@ -55,7 +57,9 @@ pub async fn serve<C: Connector>(
     options: FrontOptions,
     shutdown: impl Future<Output = ()>,
 ) {
-    let permits = Arc::new(Semaphore::new(options.max_connections));
+    let places = Places::new(options.max_connections);
+    let threshold = Threshold::new(options.max_connections);
+    let keys = Arc::new(FieldKeys::default());
     let waiting = Arc::new(Semaphore::new(MOST_WAITING));
     // The set is dropped on return, which aborts every task in it.
     let mut tasks = JoinSet::new();
@@ -75,18 +79,30 @@ pub async fn serve<C: Connector>(
                         client,
                         listener: number,
                     };
+                    let seat = stream.seat().clone();
                     let guard = listener.guard(client);
-                    let (connector, permits) = (Arc::clone(&connector), Arc::clone(&permits));
+                    let guard = guard.map(|guard| {
+                        guard.until_proven(threshold.enter(Party::of(client), seat.clone()))
+                    });
+                    let (connector, places) = (connector.clone(), places.clone());
+                    let connection = Connection::new(stream, guard, keys.clone());
                     tasks.spawn(async move {
-                        let connection = Connection::new(stream, guard);
-                        match timeout(options.patience, permits.acquire_owned()).await {
-                            Ok(Ok(permit)) => {
-                                drop(place);
-                                connection.run(&*connector, isolation, options).await;
-                                drop(permit);
+                        let served = async {
+                            let taken = places.take(&seat, options.patience).await;
+                            match taken {
+                                Some(taken) => {
+                                    drop(place);
+                                    connection.run(&*connector, isolation, options).await;
+                                    drop(taken);
+                                }
+                                // A silent port would look like a network that hangs.
+                                None => connection.refuse(options).await,
                             }
-                            // A silent port would look like a network that hangs.
-                            Ok(Err(_)) | Err(_) => connection.refuse(options).await,
+                        };
+                        tokio::select! {
+                            () = served => {}
+                            // A connection that is dropped is reset.
+                            () = seat.end() => {}
                         }
                     });
                 }

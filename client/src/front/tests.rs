@@ -8,7 +8,9 @@ use core::time::Duration;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use cepa_common::budget::Budget;
 use cepa_common::dns::{self, Query};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
@@ -67,14 +69,26 @@ impl AsyncWrite for Breakable {
 pub(super) type Answer = oneshot::Sender<Result<Breakable, Failure>>;
 
 /// A connector that hands every request to the test, with the means to answer it.
-pub(super) struct Asked(mpsc::Sender<(ConnectRequest, Answer)>);
+pub(super) struct Asked {
+    requests: mpsc::Sender<(ConnectRequest, Answer)>,
+    identity: Arc<AtomicU64>,
+    budget: Arc<Budget>,
+}
 
 impl Connector for Asked {
     type Stream = Breakable;
 
+    fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    fn identity(&self) -> u64 {
+        self.identity.load(Ordering::Relaxed)
+    }
+
     async fn connect(&self, request: ConnectRequest) -> Result<Breakable, Failure> {
         let (answer, result) = oneshot::channel();
-        self.0.try_send((request, answer)).unwrap();
+        self.requests.try_send((request, answer)).unwrap();
         result.await.unwrap()
     }
 
@@ -104,6 +118,8 @@ pub(super) fn known(asked: &LookUp) -> Result<Found, Failure> {
 pub(super) struct Front {
     pub(super) address: SocketAddr,
     pub(super) requests: mpsc::Receiver<(ConnectRequest, Answer)>,
+    /// The identity that streams are opened under.
+    pub(super) identity: Arc<AtomicU64>,
     pub(super) stop: oneshot::Sender<()>,
     pub(super) task: JoinHandle<()>,
 }
@@ -120,10 +136,16 @@ pub(super) async fn front(options: FrontOptions) -> Front {
 pub(super) fn front_at(listener: impl Into<FrontListener>, options: FrontOptions) -> Front {
     let (sender, requests) = mpsc::channel(1024);
     let (stop, stopped) = oneshot::channel::<()>();
+    let identity = Arc::<AtomicU64>::default();
+    let connector = Asked {
+        requests: sender,
+        identity: identity.clone(),
+        budget: Budget::unlimited(),
+    };
     let task = tokio::spawn(serve(
         listener.into(),
         7,
-        Arc::new(Asked(sender)),
+        Arc::new(connector),
         options,
         async move {
             let _ = stopped.await;
@@ -132,6 +154,7 @@ pub(super) fn front_at(listener: impl Into<FrontListener>, options: FrontOptions
     Front {
         address: ([127, 0, 0, 1], 0).into(),
         requests,
+        identity,
         stop,
         task,
     }

@@ -82,6 +82,11 @@ impl Names {
         }
     }
 
+    /// What answers are charged to.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// The answer to a question of a key. One that fails, or comes to SERVFAIL, is asked once more, at another exit.
     pub(crate) async fn ask<E: Exits>(
         &self,

@@ -16,6 +16,7 @@ pub mod clock;
 pub mod datagrams;
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
 pub mod disk;
+pub mod hangup;
 mod kind;
 #[cfg(any(test, feature = "simulation"))]
 pub mod memory;

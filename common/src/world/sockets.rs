@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use super::datagrams::{DatagramSocket, GivenDatagrams, UdpPort};
+use super::hangup::Hangup;
 
 /// A future that a given network answers with.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
@@ -333,6 +334,14 @@ impl SocketStream {
                 let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
             }
             Self::Given(stream) => stream.reset_when_dropped(),
+        }
+    }
+
+    /// A handle by which to ask whether the other side has gone; `None` if there is none, as in a given network.
+    pub fn hangup(&self) -> Option<Hangup> {
+        match self {
+            Self::Tcp(tcp) => Hangup::of(tcp).ok(),
+            Self::Given(_) => None,
         }
     }
 
