@@ -28,10 +28,14 @@ pub fn no_debuggers() {
     }
 }
 
+/// The limit on open files before [`raise_file_limit`].
+static FILES_BEFORE: std::sync::OnceLock<Rlimit> = std::sync::OnceLock::new();
+
 /// Raises the limit on open files as far as the system lets everybody: each link takes a file, and so does each stream
 /// at an exit (S39).
 pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
+    let _ = FILES_BEFORE.set(limit);
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {
@@ -39,6 +43,14 @@ pub fn raise_file_limit() {
             ..limit
         },
     );
+}
+
+/// Puts the limit on open files back: a command that is no part of Cepa gets it from this process, and some close as
+/// many files as there may be.
+pub fn lower_file_limit() {
+    if let Some(limit) = FILES_BEFORE.get() {
+        let _ = setrlimit(Resource::Nofile, *limit);
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = cli::become_command() {
+        return code;
+    }
     harden::no_core_dumps();
     harden::no_debuggers();
     harden::raise_file_limit();

@@ -14,8 +14,8 @@ use crate::terminal::output::say;
 use crate::terminal::{CliError, NETWORK};
 
 /// Which client is meant.
-#[derive(Debug, Args)]
-struct Which {
+#[derive(Debug, Default, Args)]
+pub(super) struct Which {
     /// State directory of the client that runs [default: that of the one client that runs for this user].
     ///
     /// Needed when several clients run.
@@ -27,7 +27,7 @@ struct Which {
 }
 
 impl Which {
-    fn ask(self, request: ControlRequest) -> Result<Value, CliError> {
+    pub(super) fn ask(self, request: ControlRequest) -> Result<Value, CliError> {
         let dir = match self.config {
             Some(file) => Config::load(&file)?.state.dir,
             None => match self.state {
@@ -216,6 +216,7 @@ mod tests {
             built: 31,
             paired: 1,
             streams: 7,
+            listeners: vec!["127.0.0.1:9350".to_owned()],
             alarms: vec!["two consensuses".to_owned()],
             warnings: Vec::new(),
         };

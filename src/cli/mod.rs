@@ -6,6 +6,7 @@ mod bench;
 mod consensus;
 mod consensus_view;
 mod context;
+mod exec;
 mod keys;
 pub(crate) mod links;
 mod network;
@@ -23,6 +24,8 @@ use clap::{Parser, Subcommand};
 use crate::terminal::output;
 use context::Context;
 
+pub use exec::become_command;
+
 /// An anonymizing onion-routing overlay: client, relay, exit, directory and a whole network on one machine.
 #[derive(Debug, Parser)]
 #[command(
@@ -39,7 +42,7 @@ Try it, on this machine alone:
   cepa testnet -- curl -sS http://127.0.0.1:9380/         or both in one
 
 Exit codes: 0 done; 1 failed; 2 wrong arguments or configuration; 3 the network could not be
-reached. `cepa testnet -- COMMAND` ends with the command's own."
+reached. `cepa testnet -- COMMAND` and `cepa exec -- COMMAND` end with the command's own."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -56,6 +59,7 @@ enum CepaCommand {
     Testnet(testnet::Testnet),
     Run(run::Run),
     Proxy(proxy::Proxy),
+    Exec(exec::Exec),
     Status(ask::StatusCommand),
     NewIdentity(ask::NewIdentityCommand),
     Relay(relay::Relay),
@@ -79,6 +83,7 @@ impl Cli {
             CepaCommand::Testnet(command) => command.main(&context),
             CepaCommand::Run(command) => command.main(&context),
             CepaCommand::Proxy(command) => command.main(&context),
+            CepaCommand::Exec(command) => command.main(&context),
             CepaCommand::Status(command) => command.main(),
             CepaCommand::NewIdentity(command) => command.main(),
             CepaCommand::Relay(command) => command.main(&context),

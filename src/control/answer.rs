@@ -80,6 +80,9 @@ pub struct Status {
     pub paired: usize,
     /// Open streams, those of retired circuits among them.
     pub streams: usize,
+    /// The ports that let programs in without a password: `ADDR:PORT`, or `unix:PATH`.
+    #[serde(default)]
+    pub listeners: Vec<String>,
     /// What asks for somebody's attention.
     pub alarms: Vec<String>,
     /// What else is wrong.

@@ -15,16 +15,23 @@ use super::answer::{Answer, GuardStatus, NewIdentity, Status};
 use super::request::ControlRequest;
 use super::running::{self, Running};
 use super::socket::Control;
+use crate::config::ListenAddress;
 use crate::terminal::Progress;
 
 /// A new identity is given at most once in this time (Tor's limit on NEWNYM).
 const IDENTITY_EVERY: Duration = Duration::from_secs(10);
 
 /// Lets the owner of `client` ask it over a socket in the state directory `dir`, which is locked by the client's node.
+/// `ports` let programs in without a password.
 ///
 /// A client without the socket is of use as well: that there is none is said to `progress` and to the log, and no more.
 /// The socket is gone when the tasks end.
-pub fn attend(dir: &Path, client: &Client, progress: &watch::Sender<Progress>) -> JoinSet<()> {
+pub fn attend(
+    dir: &Path,
+    client: &Client,
+    ports: Vec<ListenAddress>,
+    progress: &watch::Sender<Progress>,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     match Control::listen(dir) {
         Ok(control) => {
@@ -35,7 +42,7 @@ pub fn attend(dir: &Path, client: &Client, progress: &watch::Sender<Progress>) -
                 })
                 .ok()
             });
-            let serving = control.serve(handler(client.clone()));
+            let serving = control.serve(handler(client.clone(), ports));
             tasks.spawn(async move {
                 serving.await;
                 drop(running);
@@ -71,10 +78,13 @@ impl IdentityLimit {
 }
 
 /// Answers what is asked of `client` over the control socket.
-fn handler(client: Client) -> Arc<dyn Fn(ControlRequest) -> Answer + Send + Sync> {
+fn handler(
+    client: Client,
+    ports: Vec<ListenAddress>,
+) -> Arc<dyn Fn(ControlRequest) -> Answer + Send + Sync> {
     let limit = Mutex::new(IdentityLimit::default());
     Arc::new(move |request| match request {
-        ControlRequest::Status => Answer::ok(&status(&client)),
+        ControlRequest::Status => Answer::ok(&status(&client, &ports)),
         ControlRequest::NewIdentity => {
             let mut limit = lock(&limit);
             match limit.ask(steady::now()) {
@@ -90,7 +100,7 @@ fn handler(client: Client) -> Arc<dyn Fn(ControlRequest) -> Answer + Send + Sync
     })
 }
 
-fn status(client: &Client) -> Status {
+fn status(client: &Client, ports: &[ListenAddress]) -> Status {
     let stage = client.stage();
     let consensus = client.consensus();
     let counts = client.circuits().counts();
@@ -114,6 +124,7 @@ fn status(client: &Client) -> Status {
     Status {
         percent: stage.percent().unwrap_or_default(),
         stage: stage.to_string(),
+        listeners: ports.iter().map(ToString::to_string).collect(),
         relays: consensus.as_ref().map(|c| c.entries().len()),
         valid_until: consensus.as_ref().map(|c| c.lifetime().valid_until),
         guards: guards.collect(),

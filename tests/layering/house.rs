@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The packages, each with the directory of its sources and the name that others import it by.
-pub(crate) const PACKAGES: [(&str, &str); 5] = [
+pub(crate) const PACKAGES: [(&str, &str); 6] = [
     ("common/src", "cepa_common"),
     ("relay/src", "cepa_relay"),
     ("client/src", "cepa_client"),
     ("sim/src", "cepa_sim"),
+    ("exec/src", "cepa_exec"),
     ("src", "cepa"),
 ];
 

@@ -286,6 +286,72 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("sim/src", &["common/src", "relay/src", "client/src"]),
+    ("exec/src/error.rs", &[]),
+    ("exec/src/stack", &["common/src/dns"]),
+    ("exec/src/via.rs", &["exec/src/error.rs"]),
+    ("exec/src/socks.rs", &["common/src", "exec/src/via.rs"]),
+    (
+        "exec/src/shared.rs",
+        &[
+            "common/src",
+            "exec/src/socks.rs",
+            "exec/src/stack",
+            "exec/src/via.rs",
+        ],
+    ),
+    (
+        "exec/src/flows.rs",
+        &["exec/src/shared.rs", "exec/src/socks.rs", "exec/src/stack"],
+    ),
+    (
+        "exec/src/names.rs",
+        &[
+            "common/src",
+            "exec/src/shared.rs",
+            "exec/src/socks.rs",
+            "exec/src/stack",
+        ],
+    ),
+    (
+        "exec/src/datagrams.rs",
+        &["exec/src/shared.rs", "exec/src/socks.rs", "exec/src/stack"],
+    ),
+    (
+        "exec/src/drive.rs",
+        &[
+            "exec/src/shared.rs",
+            "exec/src/flows.rs",
+            "exec/src/names.rs",
+            "exec/src/datagrams.rs",
+            "exec/src/stack",
+        ],
+    ),
+    ("exec/src/tun.rs", &["exec/src/error.rs", "exec/src/stack"]),
+    ("exec/src/mounts.rs", &["exec/src/error.rs"]),
+    ("exec/src/confine.rs", &["exec/src/error.rs"]),
+    (
+        "exec/src/inner.rs",
+        &[
+            "exec/src/error.rs",
+            "exec/src/tun.rs",
+            "exec/src/mounts.rs",
+            "exec/src/confine.rs",
+        ],
+    ),
+    (
+        "exec/src/outer.rs",
+        &[
+            "exec/src/error.rs",
+            "exec/src/via.rs",
+            "exec/src/socks.rs",
+            "exec/src/shared.rs",
+            "exec/src/drive.rs",
+            "exec/src/tun.rs",
+            "exec/src/mounts.rs",
+            "exec/src/inner.rs",
+        ],
+    ),
+    ("exec/src/lib.rs", &[]),
     ("src/terminal", &[]),
     (
         "src/config",
@@ -307,7 +373,10 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "src/terminal",
         ],
     ),
-    ("src/control", &["common/src", "client/src", "src/terminal"]),
+    (
+        "src/control",
+        &["common/src", "client/src", "src/config", "src/terminal"],
+    ),
     ("src/harden.rs", &[]),
     (
         "src/testnet",
@@ -336,9 +405,11 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "common/src",
             "relay/src/keys",
             "sim/src",
+            "exec/src",
             "src/bench",
             "src/config",
             "src/control",
+            "src/harden.rs",
             "src/node",
             "src/terminal",
             "src/testnet",
@@ -388,6 +459,7 @@ pub(crate) const PURE: &[&str] = &[
     "client/src/front/socks.rs",
     "client/src/front/http_head.rs",
     "client/src/front/http_fields.rs",
+    "exec/src/stack",
 ];
 
 /// Files in pure rooms that are not pure, with the reason.

@@ -1,0 +1,343 @@
+//! What the command sees of the file system: no socket by which a program outside could be asked to do what the
+//! command must not, and its own configuration of names.
+//!
+//! A Unix socket that has a path crosses network namespaces. Programs outside would look names up for the command
+//! (systemd-resolved, nscd, sssd), or open connections for it (docker, D-Bus, a shared ssh, a browser that runs).
+
+use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
+    mount_change, move_mount, open_tree,
+};
+
+use crate::error::{ExecError, USERNS_HINT};
+
+const RUN: &str = "/run";
+const TMP: &str = "/tmp";
+/// Directories that are full of sockets; those that are there get an empty one in their place.
+const HIDDEN: [&str; 3] = [RUN, "/var/run", "/var/lib/sss/pipes"];
+const RESOLV: &str = "/etc/resolv.conf";
+const NSSWITCH: &str = "/etc/nsswitch.conf";
+/// Where the command's own configuration is.
+const OWN: &str = "/run/cepa";
+
+/// The name server of the namespace. An answer may take a while, above all the first.
+const RESOLV_CONF: &str =
+    "# Written by cepa exec.\nnameserver 198.18.0.53\noptions timeout:15 attempts:2\n";
+
+/// What the owner lets in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// These, with all that is in them, are as they are outside.
+    pub paths: Vec<PathBuf>,
+    /// `/tmp` is as it is outside.
+    pub tmp: bool,
+}
+
+/// A path that is brought back over an empty directory.
+struct Shared {
+    path: PathBuf,
+    tree: OwnedFd,
+    is_dir: bool,
+}
+
+/// The paths of sockets that programs outside listen at, as far as the kernel names them. To be asked before the
+/// process has a network namespace of its own.
+pub(crate) fn listening() -> BTreeSet<PathBuf> {
+    let table = fs::read(Path::new("/proc/net/unix")).unwrap_or_default();
+    let paths = listening_in(&String::from_utf8_lossy(&table));
+    let mut found = BTreeSet::new();
+    for path in paths {
+        if path.is_absolute() {
+            found.insert(path);
+        } else {
+            // The kernel knows the path as it was given: in the working directory of whoever gave it.
+            found.extend(working_dirs().into_iter().map(|dir| dir.join(&path)));
+        }
+    }
+    found
+}
+
+/// The paths in a table of Unix sockets, of those at which somebody hears: connections or datagrams.
+fn listening_in(table: &str) -> Vec<PathBuf> {
+    let lines = table.lines().skip(1);
+    let paths = lines.filter_map(|line| {
+        let fields: Vec<_> = line.splitn(8, ' ').collect();
+        // Num RefCount Protocol Flags Type St Inode Path; the inode is filled up with blanks.
+        let [_, _, _, flags, kind, _, rest @ ..] = fields.as_slice() else {
+            return None;
+        };
+        let rest = rest.join(" ");
+        let (_, path) = rest.trim_start().split_once(' ')?;
+        let accepts = u32::from_str_radix(flags, 16).ok()? & 0x1_0000 != 0;
+        let is_datagram = *kind == "0002";
+        // An abstract socket belongs to its network namespace.
+        let is_abstract = path.is_empty() || path.starts_with('@');
+        ((accepts || is_datagram) && !is_abstract).then(|| PathBuf::from(path))
+    });
+    paths.collect()
+}
+
+/// The working directories of processes that this user may look at.
+fn working_dirs() -> BTreeSet<PathBuf> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let dirs = processes.filter_map(|process| fs::read_link(process.path().join("cwd")).ok());
+    dirs.filter(|dir| dir.is_absolute()).collect()
+}
+
+fn failed(what: &str, path: &Path, error: impl Into<io::Error>) -> ExecError {
+    let error = error.into();
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => USERNS_HINT,
+        _ => "look whether the kernel's log (dmesg) says more",
+    };
+    ExecError::new(format!("cannot {what} {}: {error}", path.display()), hint)
+}
+
+/// Changes the file system of this process's own mount namespace. `sockets` are those of [`listening`].
+pub(crate) fn prepare(shares: &Shares, sockets: &BTreeSet<PathBuf>) -> Result<(), ExecError> {
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", flags)
+        .map_err(|error| failed("set apart the mounts below", Path::new("/"), error))?;
+    let mut hidden: Vec<PathBuf> = HIDDEN.iter().map(PathBuf::from).collect();
+    if !shares.tmp {
+        hidden.push(TMP.into());
+    }
+    // One that is a link elsewhere is hidden there.
+    hidden.retain(|dir| dir.is_dir() && fs::canonicalize(dir).is_ok_and(|real| real == *dir));
+    let is_hidden = |path: &Path| hidden.iter().any(|dir| path.starts_with(dir));
+    let resolv = target_of(Path::new(RESOLV));
+    let nsswitch = fs::read_to_string(NSSWITCH).ok();
+    let mut shared = Vec::new();
+    for path in &shares.paths {
+        let real = fs::canonicalize(path).map_err(|error| {
+            ExecError::new(
+                format!("cannot share {}: {error}", path.display()),
+                "name a file or directory that there is",
+            )
+        })?;
+        if is_hidden(&real) {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE;
+            let tree =
+                open_tree(CWD, &real, flags).map_err(|error| failed("share", &real, error))?;
+            shared.push(Shared {
+                is_dir: real.is_dir(),
+                path: real.clone(),
+                tree,
+            });
+        }
+    }
+    for dir in &hidden {
+        let (mode, flags): (&CStr, _) = match dir == Path::new(TMP) {
+            true => (
+                c"mode=1777,size=50%",
+                MountFlags::NOSUID | MountFlags::NODEV,
+            ),
+            false => (
+                c"mode=0755,size=20%",
+                MountFlags::NOSUID | MountFlags::NODEV,
+            ),
+        };
+        mount("tmpfs", dir, "tmpfs", flags, mode).map_err(|error| failed("hide", dir, error))?;
+    }
+    furnish().map_err(|error| failed("furnish", Path::new(RUN), error))?;
+    for share in &shared {
+        bring_back(share).map_err(|error| failed("share", &share.path, error))?;
+    }
+    names(resolv, nsswitch.as_deref(), &is_hidden)?;
+    let real: Vec<_> = shares
+        .paths
+        .iter()
+        .filter_map(|path| fs::canonicalize(path).ok())
+        .collect();
+    cover_sockets(sockets, &real)
+}
+
+/// Where a path leads, also if nothing is there.
+fn target_of(path: &Path) -> Option<PathBuf> {
+    if let Ok(real) = fs::canonicalize(path) {
+        return Some(real);
+    }
+    let target = fs::read_link(path).ok()?;
+    Some(path.parent()?.join(target))
+}
+
+/// What programs expect in the empty directories.
+fn furnish() -> io::Result<()> {
+    let make = |dir: &str, mode| {
+        fs::DirBuilder::new().recursive(true).create(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+    };
+    make("/run/lock", 0o1777)?;
+    make(OWN, 0o755)?;
+    let user = rustix::process::getuid().as_raw();
+    fs::create_dir_all("/run/user")?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(format!("/run/user/{user}"))
+}
+
+fn bring_back(share: &Shared) -> io::Result<()> {
+    if let Some(parent) = share.path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match share.is_dir {
+        true => fs::create_dir_all(&share.path)?,
+        false if share.path.exists() => {}
+        false => fs::write(&share.path, "")?,
+    }
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(&share.tree, "", CWD, &share.path, flags)?)
+}
+
+/// Has programs ask the name server of the namespace, and nobody else.
+fn names(
+    resolv: Option<PathBuf>,
+    nsswitch: Option<&str>,
+    is_hidden: &impl Fn(&Path) -> bool,
+) -> Result<(), ExecError> {
+    let Some(resolv) = resolv else {
+        return Err(ExecError::new(
+            format!("there is no {RESOLV} to put the name server of the namespace in the place of"),
+            format!("make an empty one: `sudo touch {RESOLV}`"),
+        ));
+    };
+    put(RESOLV_CONF, "resolv.conf", &resolv, is_hidden(&resolv))
+        .map_err(|error| failed("replace", &resolv, error))?;
+    let Some(nsswitch) = nsswitch else {
+        return Ok(());
+    };
+    let path = Path::new(NSSWITCH);
+    let real = target_of(path).unwrap_or_else(|| path.to_owned());
+    put(
+        &by_files_and_dns(nsswitch),
+        "nsswitch.conf",
+        &real,
+        is_hidden(&real),
+    )
+    .map_err(|error| failed("replace", &real, error))
+}
+
+/// Puts a text in the place of the file at `path`.
+fn put(text: &str, name: &str, path: &Path, is_hidden: bool) -> io::Result<()> {
+    if is_hidden {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        // A share may have brought the file back, and then it is not ours to write.
+        if !path.exists() {
+            return fs::write(path, text);
+        }
+    }
+    let own = Path::new(OWN).join(name);
+    fs::write(&own, text)?;
+    Ok(mount_bind(&own, path)?)
+}
+
+/// The rules of name look-ups, with hosts by file and DNS alone.
+fn by_files_and_dns(nsswitch: &str) -> String {
+    let is_of = |line: &str, what: &str| {
+        line.trim_start()
+            .strip_prefix(what)
+            .is_some_and(|rest| rest.trim_start().starts_with(':'))
+    };
+    let kept = nsswitch
+        .lines()
+        .filter(|line| !is_of(line, "hosts") && !is_of(line, "networks"));
+    let kept: Vec<_> = kept
+        .chain(["hosts: files dns", "networks: files", ""])
+        .collect();
+    kept.join("\n")
+}
+
+/// Puts `/dev/null` over each socket that can still be reached, and over its neighbours: a program may bind a socket
+/// under one name and keep it under another, as ssh does.
+fn cover_sockets(sockets: &BTreeSet<PathBuf>, shared: &[PathBuf]) -> Result<(), ExecError> {
+    let dirs: BTreeSet<_> = sockets
+        .iter()
+        .filter_map(|path| path.parent())
+        .filter_map(|dir| fs::canonicalize(dir).ok())
+        .collect();
+    for dir in dirs {
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        let names = sockets
+            .iter()
+            .filter(|path| path.parent() == Some(dir.as_path()));
+        // A directory may let nobody list it, and lead to its files all the same.
+        let paths: BTreeSet<_> = entries
+            .map(|entry| entry.path())
+            .chain(names.cloned())
+            .collect();
+        for path in paths {
+            let is_socket =
+                fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket());
+            if !is_socket || shared.iter().any(|share| path.starts_with(share)) {
+                continue;
+            }
+            match mount_bind("/dev/null", &path) {
+                // It has gone meanwhile.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(failed("hide the socket", &path, error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_hear_are_found_in_the_kernels_table() {
+        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 16450 /run/a\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03   450 /run/connected\n\
+            0000000000000000: 00000002 00000000 00000000 0002 01 18450 /run/log\n\
+            0000000000000000: 00000002 00000000 00010000 0005 01  8450 with a blank\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 16451 @abstract\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 16452\n";
+        let found = listening_in(table);
+        assert_eq!(
+            found,
+            ["/run/a", "/run/log", "with a blank"].map(PathBuf::from)
+        );
+        assert_eq!(listening_in(""), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_socket_of_a_relative_path_is_found_by_its_working_directory() {
+        let dirs = working_dirs();
+        let own = std::env::current_dir().unwrap();
+        assert!(dirs.contains(&own));
+    }
+
+    #[test]
+    fn hosts_are_looked_up_by_file_and_dns_alone() {
+        let text = "passwd: files systemd\nhosts:  mymachines resolve [!UNAVAIL=return] dns\n networks : x\n# hosts: x\n";
+        let made = by_files_and_dns(text);
+        let wanted = "passwd: files systemd\n# hosts: x\nhosts: files dns\nnetworks: files\n";
+        assert_eq!(made, wanted);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("resolv.conf");
+        std::os::unix::fs::symlink("../run/x/stub", &link).unwrap();
+        assert_eq!(target_of(&link), Some(dir.path().join("../run/x/stub")));
+        assert_eq!(target_of(&dir.path().join("none")), None);
+    }
+}

@@ -1,0 +1,211 @@
+//! The node's port, and whether it may be trusted with what a program sends.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::ExecError;
+
+/// Where the node lets programs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A port of this machine.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// The text names no port of a node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write it like 127.0.0.1:9350, [::1]:9350 or unix:/path/of/the/socket")]
+pub struct NotAPort;
+
+impl FromStr for Via {
+    type Err = NotAPort;
+
+    fn from_str(text: &str) -> Result<Self, NotAPort> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match Path::new(path).is_absolute() {
+                true => Ok(Self::Unix(path.into())),
+                false => Err(NotAPort),
+            };
+        }
+        let address = text.strip_prefix("socks5h://").unwrap_or(text);
+        address.parse().map(Self::Tcp).map_err(|_| NotAPort)
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Via {
+    /// Checks that a port of TCP is one that this user, root or the user `cepa` listens at: any user may take a port
+    /// that is free, and would see all that the command sends. Who may make a Unix socket, its directory decides.
+    ///
+    /// # Errors
+    /// [`ExecError`] with what to try.
+    pub(crate) fn check_owner(&self) -> Result<(), ExecError> {
+        let Self::Tcp(address) = self else {
+            return Ok(());
+        };
+        if !address.ip().is_loopback() {
+            return Err(ExecError::new(
+                format!("{address} is no port of this machine alone"),
+                "name a port on 127.0.0.1 or ::1, or a Unix socket: who listens elsewhere cannot be known",
+            ));
+        }
+        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
+        let owner = tables
+            .iter()
+            .flatten()
+            .find_map(|table| listener(table, *address));
+        let Some(owner) = owner else {
+            return Err(nobody_there(self, &io::ErrorKind::ConnectionRefused.into()));
+        };
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let own = rustix::process::geteuid().as_raw();
+        if owner == own || owner == 0 || Some(owner) == uid_of(&passwd, "cepa") {
+            return Ok(());
+        }
+        Err(ExecError::new(
+            format!(
+                "another user (uid {owner}) listens at {address}, and would see all that the command sends"
+            ),
+            "start a client of your own with `cepa proxy --socks 127.0.0.1:PORT`, and name it with --via",
+        ))
+    }
+}
+
+/// The error where no node answers.
+pub(crate) fn nobody_there(via: &Via, error: &io::Error) -> ExecError {
+    ExecError::new(
+        format!("no node answers at {via}: {error}"),
+        "start one with `cepa proxy`, or name its port with --via",
+    )
+}
+
+/// The user who listens at `address`, by a table of `/proc/net`.
+fn listener(table: &str, address: SocketAddr) -> Option<u32> {
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, state) = (fields.next()?, fields.nth(1)?);
+        let uid = fields.nth(3)?;
+        let (ip, port) = local.split_once(':')?;
+        let is_listening = state == "0A";
+        let at = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
+        let is_any = at.ip().is_unspecified() && at.port() == address.port();
+        let is_same =
+            is_any || (at.ip().to_canonical(), at.port()) == (address.ip(), address.port());
+        (is_listening && is_same)
+            .then(|| uid.parse().ok())
+            .flatten()
+    })
+}
+
+/// An address as the kernel writes it: words of four bytes in the machine's order.
+fn parse_ip(text: &str) -> Option<IpAddr> {
+    let word = |n: usize| {
+        let word = u32::from_str_radix(text.get(8 * n..8 * n + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    match text.len() {
+        8 => Some(IpAddr::from(word(0)?)),
+        32 => {
+            let mut bytes = [0; 16];
+            for n in 0..4 {
+                bytes.get_mut(4 * n..4 * n + 4)?.copy_from_slice(&word(n)?);
+            }
+            Some(Ipv6Addr::from(bytes).into())
+        }
+        _ => None,
+    }
+}
+
+/// The number of a user in the text of `/etc/passwd`.
+fn uid_of(passwd: &str, name: &str) -> Option<u32> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name)
+            .then(|| fields.nth(1)?.parse().ok())
+            .flatten()
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_addresses_and_sockets() {
+        let via = |text: &str| text.parse::<Via>();
+        let at = Via::Tcp(([127, 0, 0, 1], 9350).into());
+        assert_eq!(via("127.0.0.1:9350"), Ok(at.clone()));
+        assert_eq!(via("socks5h://127.0.0.1:9350"), Ok(at));
+        assert_eq!(
+            via("unix:/run/cepa/port"),
+            Ok(Via::Unix("/run/cepa/port".into()))
+        );
+        for bad in [
+            "",
+            "9350",
+            "127.0.0.1",
+            "localhost:9350",
+            "unix:port",
+            "http://127.0.0.1:1",
+        ] {
+            assert_eq!(via(bad), Err(NotAPort), "{bad}");
+        }
+        for text in ["[::1]:9350", "unix:/x"] {
+            assert_eq!(via(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn whoever_listens_is_found() {
+        // As a machine of little endian writes them.
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+            0: 0100007F:2486 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 8571 1 0\n   \
+            1: 00000000:2487 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 8572 1 0\n   \
+            2: 0100007F:2488 0100007F:2486 01 00000000:00000000 00:00000000 00000000  1001        0 8573 1 0\n";
+        let table6 = "  sl  local_address rem_address st\n   \
+            0: 00000000000000000000000001000000:2486 00000000000000000000000000000000:0000 0A 0:0 00:0 0 7 0 1 1\n";
+        if cfg!(target_endian = "little") {
+            let at = |table, text: &str| listener(table, text.parse().unwrap());
+            assert_eq!(at(table, "127.0.0.1:9350"), Some(1000));
+            assert_eq!(at(table, "127.0.0.1:9351"), Some(0));
+            assert_eq!(at(table, "127.0.0.1:9352"), None, "it does not listen");
+            assert_eq!(at(table, "127.0.0.2:9350"), None);
+            assert_eq!(at(table6, "[::1]:9350"), Some(7));
+        }
+        let passwd = "root:x:0:0::/root:/bin/sh\ncepa:x:990:990::/var/lib/cepa:/bin/false\n";
+        assert_eq!(uid_of(passwd, "cepa"), Some(990));
+        assert_eq!(uid_of(passwd, "cep"), None);
+    }
+
+    #[test]
+    fn only_ports_of_this_machine_are_taken() {
+        let error = Via::Tcp(([192, 0, 2, 1], 9350).into())
+            .check_owner()
+            .unwrap_err();
+        assert!(error.what.contains("no port of this machine"), "{error}");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let via = Via::Tcp(listener.local_addr().unwrap());
+        via.check_owner().unwrap();
+        drop(listener);
+        assert!(
+            via.check_owner()
+                .unwrap_err()
+                .what
+                .contains("no node answers")
+        );
+    }
+}
