@@ -49,6 +49,36 @@ impl StreamId {
     }
 }
 
+/// Number of an association for datagrams on one circuit. It is no stream's id: one of each may be alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AssociationId(NonZeroU16);
+
+impl AssociationId {
+    /// The association with the number `raw` on the wire; `None` for zero, which belongs to the circuit itself.
+    pub fn new(raw: u16) -> Option<Self> {
+        NonZeroU16::new(raw).map(Self)
+    }
+
+    /// The association's number on the wire.
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl From<StreamId> for AssociationId {
+    /// The association whose number stands in a message's stream field.
+    fn from(id: StreamId) -> Self {
+        Self(id.0)
+    }
+}
+
+impl From<AssociationId> for StreamId {
+    /// What stands in the stream field of the association's messages.
+    fn from(id: AssociationId) -> Self {
+        Self(id.0)
+    }
+}
+
 /// Position of a hop on a client's circuit, counted from 0 at the first relay.
 ///
 /// Only the client knows the positions: no relay ever learns its own.

@@ -57,6 +57,20 @@ pub const CREDIT_GROWTH: u32 = 8;
 /// Bytes by which the credits of all streams of a circuit together may have grown. An application that stops reading
 /// can make this end hold this many bytes beyond the first credit of each stream.
 pub const CREDIT_EXTRA: u32 = 8 << 20;
+/// Most bytes of a datagram: 65,535, less the heads of IPv4 and UDP (protocol.md 5.32).
+pub const DATAGRAM_BYTES: usize = 65_507;
+/// Associations that may be in use on one circuit (protocol.md 5.30). A program has one for each of its ports.
+pub const ASSOCIATIONS_PER_CIRCUIT: usize = 64;
+/// Datagrams that one association holds in one direction (protocol.md 5.35): some round trips of a video call.
+pub const DATAGRAMS_QUEUED: usize = 128;
+/// Bytes of such datagrams.
+pub const DATAGRAM_QUEUE_BYTES: usize = 256 * 1024;
+/// Bytes of the datagrams that all associations of a circuit hold in one direction.
+pub const DATAGRAM_QUEUES_BYTES: usize = 1024 * 1024;
+/// A datagram that has waited to be sent for so long is worth nothing to most who use datagrams.
+pub const DATAGRAM_AGE: Duration = Duration::from_secs(1);
+/// What one association is charged, in bytes, for its places in tables and an exit's task, sockets and peers.
+pub const ASSOCIATION_BYTES: usize = 8 * 1_024;
 /// Bytes that a stream takes from its application before the network can send them, if its circuit has few streams.
 pub const STREAM_SEND_BUFFER: usize = 128 * 1024;
 /// Bytes that the streams of a circuit take together before each of them takes less. Bytes that wait for longer than a

@@ -11,7 +11,10 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("common/src/log_pace.rs", &[]),
     ("common/src/words.rs", &[]),
     ("common/src/budget.rs", &["common/src/sync.rs"]),
-    ("common/src/cell", &["common/src/ids.rs"]),
+    (
+        "common/src/cell",
+        &["common/src/ids.rs", "common/src/limits.rs"],
+    ),
     (
         "common/src/onion",
         &[

@@ -1,4 +1,5 @@
-"""The vectors that docs/protocol.md prints: a network id, a handshake, and one cell each way through three hops.
+"""The vectors that docs/protocol.md prints: a network id, a handshake, one cell each way through three hops, and
+datagrams.
 
 `python document.py` writes them into chapter 8 of the document; `python document.py --check` compares the chapter with
 what it would write, and fails where they differ. The chapter's fenced blocks are named by the word behind the fence's
@@ -186,6 +187,23 @@ def cells(first_layer):
     return values
 
 
+def datagrams():
+    """5.32: two payloads with whole datagrams, and one datagram that two payloads carry."""
+    to_name = struct.pack(">HBB", 53, 1, 11) + b"example.com" + b"\x12\x34"
+    from_v6 = struct.pack(">HB", 443, 6) + bytes.fromhex("20010db8000000000000000000000001")
+    cut = struct.pack(">HB", 4500, 4) + bytes([192, 0, 2, 7]) + bytes(place % 251 for place in range(3000))
+    room = PAYLOAD - 5
+    first = message(24, 1, cut[:room])
+    second = message(8, 1, cut[room:]) + message(26, 1, b"\x01")
+    assert len(first) == PAYLOAD
+    return {
+        "forward_payload": message(5, 1, b"") + message(8, 1, to_name),
+        "backward_payload": message(25, 1, b"") + message(8, 1, from_v6),
+        "cut_first_sha256": sha(first),
+        "cut_second_sha256": sha(second.ljust(PAYLOAD, b"\0")),
+    }
+
+
 # The document ------------------------------------------------------------------------
 
 
@@ -209,6 +227,7 @@ def blocks():
         "network": show(values),
         "handshake": show(shaken),
         "cells": show(cells(layer)),
+        "datagrams": show(datagrams()),
     }
 
 

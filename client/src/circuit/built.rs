@@ -145,7 +145,7 @@ impl Circuit {
 
     /// Number of streams on the circuit.
     pub fn open_streams(&self) -> usize {
-        self.streams.mux().open_streams()
+        self.streams.mux().in_use()
     }
 
     /// Number of circuits that carry the streams: this one, and a second leg if there is one; none if the circuit is

@@ -190,7 +190,7 @@ impl Running {
         }
         let now = steady::now();
         let mut mux = self.task.end.streams.mux();
-        let in_use = mux.open_streams() > 0;
+        let in_use = mux.in_use() > 0;
         if !self.watching && in_use {
             self.watching = true;
             self.alarm.as_mut().reset((now + WATCH).into());
@@ -230,7 +230,7 @@ impl Running {
                 Step::Lost => return Err(CircuitEnd::Silent),
             }
         };
-        self.watching = mux.open_streams() > 0;
+        self.watching = mux.in_use() > 0;
         drop(mux);
         let until = if self.watching {
             until.min(now + WATCH)

@@ -6,6 +6,7 @@ use super::end::{Acceptor, Answering};
 use super::leg::Leg;
 use super::mux::Mux;
 use super::names::LegId;
+use super::receive::Reading;
 use super::request::Request;
 use super::set::Set;
 use super::{StreamKey, StreamTarget, Violation};
@@ -74,13 +75,12 @@ impl Mux<Acceptor> {
         }
         self.moved += 1;
         let read = if self.numbers_in() {
-            let read = self.on_numbered::<Outward<'_>>(
-                leg,
-                now,
-                payload,
-                Self::apply_outward,
-                Self::on_leg_outward,
-            );
+            let reading = Reading {
+                apply: Self::apply_outward,
+                on_leg: Self::on_leg_outward,
+                on_association: Self::on_association_outward,
+            };
+            let read = self.on_numbered::<Outward<'_>>(leg, now, payload, &reading);
             read.map(|aside| aside.requests)
         } else {
             self.on_plain_outward(leg, now, payload)
@@ -100,7 +100,7 @@ impl Mux<Acceptor> {
             match message? {
                 Outward::Extend { relay, message } => {
                     counted = true;
-                    if others || !requests.is_empty() || !self.ids.is_empty() {
+                    if others || !requests.is_empty() || self.in_use() > 0 {
                         return Err(Violation::Extend);
                     }
                     requests.push(Request::Extend {
@@ -127,6 +127,13 @@ impl Mux<Acceptor> {
                         return Err(Violation::Linking);
                     }
                     counted |= self.on_stream(now, id, message)?;
+                }
+                Outward::Association(id, message) => {
+                    if link.is_some() {
+                        return Err(Violation::Linking);
+                    }
+                    counted = true;
+                    requests.extend(self.on_association_outward(leg, now, id, message)?);
                 }
                 Outward::Flow(message) => marks += self.on_flow(leg, now, message)?,
                 // The circuit was confirmed when the cell opened.

@@ -8,8 +8,8 @@
 use core::task::Waker;
 
 use super::names::LegId;
-use super::target::{StreamHost, StreamTarget};
-use crate::cell::message::{BeginHost, LegMessage, NoRoom, Packer, SECRET_LEN};
+use super::target::StreamTarget;
+use crate::cell::message::{LegMessage, NoRoom, Packer, SECRET_LEN};
 use crate::ids::StreamId;
 
 /// One of the two ends: [`Opener`] or [`Acceptor`], and no other.
@@ -134,15 +134,7 @@ impl Opening for Beginning {
         match target {
             StreamTarget::Directory => packer.begin_dir(id)?,
             StreamTarget::Resolver => packer.begin_dns(id)?,
-            StreamTarget::Host(StreamHost::Name(name), port) => {
-                packer.begin(id, BeginHost::Name(name), *port)?;
-            }
-            StreamTarget::Host(StreamHost::Ip(std::net::IpAddr::V4(ip)), port) => {
-                packer.begin(id, BeginHost::V4(ip.octets()), *port)?;
-            }
-            StreamTarget::Host(StreamHost::Ip(std::net::IpAddr::V6(ip)), port) => {
-                packer.begin(id, BeginHost::V6(ip.octets()), *port)?;
-            }
+            StreamTarget::Host(host, port) => packer.begin(id, host.to_wire(), *port)?,
         }
         self.step = BeginStep::Waiting;
         Ok(())

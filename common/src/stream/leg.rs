@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::datagrams::Datagrams;
 use super::end::{LegWords, StreamEnd};
 use super::names::LegId;
 use crate::cell::message::MARK_LEN;
@@ -27,6 +28,8 @@ pub struct Leg<E: StreamEnd> {
     /// In each direction, the number of the next numbered payload on the leg, unless that payload says another number.
     pub(super) next_out: Option<u64>,
     pub(super) next_in: Option<u64>,
+    /// The associations of the circuit, as soon as there is one. That there was one stays known.
+    pub(super) datagrams: Option<Box<Datagrams>>,
 }
 
 impl<E: StreamEnd> Leg<E> {
@@ -41,6 +44,7 @@ impl<E: StreamEnd> Leg<E> {
             linked: false,
             next_out: None,
             next_in: None,
+            datagrams: None,
         }
     }
 
@@ -52,6 +56,23 @@ impl<E: StreamEnd> Leg<E> {
     /// The round-trip time of the leg, for comparing.
     pub(super) fn rtt(&self) -> Duration {
         self.send.smooth_rtt().unwrap_or_default()
+    }
+
+    /// Has an association something to say?
+    pub(super) fn has_datagrams(&self) -> bool {
+        self.datagrams.as_ref().is_some_and(|one| one.has_work())
+    }
+
+    /// Associations whose number is in use.
+    pub(super) fn associations(&self) -> usize {
+        self.datagrams.as_ref().map_or(0, |one| one.in_use())
+    }
+
+    /// The circuit is gone, and its associations with it.
+    pub(super) fn lose_datagrams(&mut self) {
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.lose();
+        }
     }
 
     /// Is there anything to be said on the leg that no window counts?

@@ -12,9 +12,13 @@
 //! A second circuit to the same relay can carry the streams together with the first. Each circuit is then a [`Leg`]
 //! with a window of its own, payloads have numbers, and what a lost leg had not delivered goes by the other leg (5.20
 //! to 5.28).
+//!
+//! Beside its streams each circuit has associations, which carry datagrams (`datagrams`, 5.30 to 5.36).
 
 mod acceptor;
+mod association;
 mod buffer;
+mod datagrams;
 mod end;
 mod leg;
 mod mux;
@@ -25,16 +29,18 @@ mod receive;
 mod recent;
 mod request;
 mod set;
+mod shares;
 mod shed;
 mod state;
 mod table;
 mod target;
 mod turns;
 
+pub use datagrams::HeldDatagram;
 pub use end::{Acceptor, Opener, StreamEnd};
 pub use leg::{Leg, MOST_LEGS};
 pub use mux::{Mux, MuxConfig};
-pub use names::{LegId, StreamKey};
+pub use names::{AssociationKey, LegId, StreamKey};
 pub use opener::Owes;
 pub use request::Request;
 pub use shed::StreamHolds;
@@ -53,8 +59,14 @@ pub enum Violation {
     /// A message for a stream that is not open, or an id that is in use.
     #[error("message for a stream that is not open")]
     NoSuchStream,
-    /// A message that the stream's state does not allow.
-    #[error("message out of order on a stream")]
+    /// A message of an association whose number is not in use.
+    #[error("message of an association that is not there")]
+    NoAssociation,
+    /// Parts that are no datagram together, or are not where they belong.
+    #[error("parts of a datagram that do not belong together")]
+    Cut,
+    /// A message that the state of its stream or association does not allow.
+    #[error("message out of order on a stream or association")]
     OutOfOrder,
     /// More data than was granted, or more granted than the window allows.
     #[error("stream credit exceeded")]

@@ -57,7 +57,7 @@ pub struct Mux<E: StreamEnd> {
     /// Freed ids for which grants may still arrive, until our END is acknowledged.
     pub(super) lingering: FxHashMap<StreamId, Lingering>,
     /// Streams with something to pack, in the order of their turns.
-    pub(super) ready: Turns,
+    pub(super) ready: Turns<StreamKey>,
     /// Streams whose application has drained enough to grant more.
     pub(super) windows_due: VecDeque<StreamKey>,
     pub(super) next_key: u64,
@@ -105,6 +105,11 @@ impl<E: StreamEnd> Mux<E> {
         self.ids.len()
     }
 
+    /// Number of streams and associations in use.
+    pub fn in_use(&self) -> usize {
+        self.open_streams() + self.open_associations()
+    }
+
     /// Can one more stream be opened?
     pub fn has_room(&self) -> bool {
         !self.lost && self.streams.len() < STREAMS_PER_CIRCUIT
@@ -120,7 +125,9 @@ impl<E: StreamEnd> Mux<E> {
     /// Would [`Mux::fill`] have something to pack if the windows were open?
     pub fn wants_fill(&self) -> bool {
         !(self.windows_due.is_empty() && self.ready.is_empty())
-            || self.legs().any(|leg| leg.has_uncounted())
+            || self
+                .legs()
+                .any(|leg| leg.has_uncounted() || leg.has_datagrams())
     }
 
     /// The circuit is gone: every stream fails when the application has read what was received.
@@ -132,6 +139,7 @@ impl<E: StreamEnd> Mux<E> {
         self.windows_due.clear();
         for leg in self.legs.iter_mut().flatten() {
             leg.acks.clear();
+            leg.lose_datagrams();
         }
         if let Some(set) = &mut self.set {
             set.clear();
@@ -169,14 +177,18 @@ impl<E: StreamEnd> Mux<E> {
             .flat_map(|stream| [&stream.receive.buffer, &stream.send.buffer]);
         let of_set = self.set.as_ref().and_then(|set| set.waiting_since());
         let waiting = buffers.filter_map(|buffer| buffer.waiting_since());
-        waiting.chain(of_set).min()
+        let of_datagrams = self.legs().filter_map(|leg| leg.datagrams.as_ref());
+        let of_datagrams = of_datagrams.filter_map(|one| one.waiting_since());
+        waiting.chain(of_set).chain(of_datagrams).min()
     }
 
     /// Bytes that the streams hold in buffers and tables, and what legs carry together.
     pub fn held_bytes(&self) -> usize {
         let of_streams = self.streams.values().map(Stream::held_bytes);
         let of_set = self.set.as_ref().map_or(0, |set| set.held_bytes());
-        of_streams.sum::<usize>() + of_set + self.lingering.len() * LINGERING_BYTES
+        let of_datagrams = self.legs().filter_map(|leg| leg.datagrams.as_ref());
+        let of_datagrams: usize = of_datagrams.map(|one| one.held_bytes()).sum();
+        of_streams.sum::<usize>() + of_set + of_datagrams + self.lingering.len() * LINGERING_BYTES
     }
 
     /// Has the circuit been lost?
@@ -230,11 +242,12 @@ impl<E: StreamEnd> Mux<E> {
         self.legs.iter().all(Option::is_some)
     }
 
-    /// Takes the circuit out of a machine in which no stream was ever begun, so that another [`Mux`] can [`Mux::join`]
+    /// Takes the circuit out of a machine in which no stream and no association was ever begun, so that another [`Mux`] can [`Mux::join`]
     /// it.
     pub fn take_leg(&mut self) -> Option<Box<Leg<E>>> {
         let is_fresh = self.next_key == 0 && self.set.is_none() && !self.lost;
-        let leg = self.legs[0].take_if(|leg| is_fresh && leg.id == LegId::FIRST);
+        let leg = self.legs[0]
+            .take_if(|leg| is_fresh && leg.id == LegId::FIRST && leg.datagrams.is_none());
         self.lost |= leg.is_some();
         leg
     }
@@ -267,7 +280,9 @@ impl<E: StreamEnd> Mux<E> {
         else {
             return;
         };
-        *place = None;
+        if let Some(mut leg) = place.take() {
+            leg.lose_datagrams();
+        }
         // A second leg is linked only after the first, so nothing that was sent before the first was linked is still on
         // its way.
         let other = self.legs.iter_mut().flatten().find(|leg| leg.linked);

@@ -119,7 +119,7 @@ impl Set {
                     let circuit = self.alone.take().unwrap().take_leg().unwrap();
                     assert_eq!(self.relay.join(circuit, leg), Some(leg));
                 }
-                other @ Request::Extend { .. } => panic!("{other:?}"),
+                other => panic!("{other:?}"),
             }
         }
         true

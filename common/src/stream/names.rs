@@ -22,3 +22,17 @@ impl LegId {
 /// The name of a stream at the end that holds it. Unlike the stream's id on the wire, the name is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamKey(pub(super) u64);
+
+/// The name of an association at the end that holds it. The name is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AssociationKey {
+    pub(super) leg: LegId,
+    pub(super) key: u64,
+}
+
+impl AssociationKey {
+    /// The leg that the association belongs to.
+    pub fn leg(self) -> LegId {
+        self.leg
+    }
+}

@@ -7,6 +7,7 @@ use super::end::{BeginStep, Beginning, Opener, Opening};
 use super::leg::Leg;
 use super::mux::Mux;
 use super::names::LegId;
+use super::receive::Reading;
 use super::request::Request;
 use super::set::Set;
 use super::state::Received;
@@ -21,11 +22,11 @@ use crate::limits::{QUESTIONS_PER_CIRCUIT, STREAMS_PER_CIRCUIT};
 /// What the far end of a leg owes the opener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owes {
-    /// No stream is open: nobody would miss the leg.
+    /// No stream is open, and no association: nobody would miss the leg.
     Nothing,
-    /// Streams are open, and everything sent has been acknowledged or seen.
+    /// Streams or associations are open, and everything sent has been acknowledged or seen.
     Idle,
-    /// An answer about a stream that is being opened, or about what was sent. The destination may be slow, or the leg
+    /// An answer about a stream or an association that is being opened, or about what was sent. The destination may be slow, or the leg
     /// may be gone.
     Answer,
     /// An acknowledgement, which the far end sends at once whatever its application does.
@@ -123,19 +124,21 @@ impl Mux<Opener> {
             return Owes::Nothing;
         };
         let unseen = |set: &Set| set.has_gap() || set.is_unseen(id);
+        let is_opening = leg.datagrams.as_ref().is_some_and(|one| one.is_opening());
+        let in_use = self.open_streams() + leg.associations();
         if leg.send.awaits_ack() {
             Owes::Ack
         } else if leg.words.link.is_some() || leg.joined && !leg.linked {
             Owes::Answer
         } else if let Some(set) = self.set.as_ref().filter(|set| set.numbers_out) {
-            match (unseen(set), self.open_streams()) {
+            match (unseen(set) || is_opening, in_use) {
                 (true, _) => Owes::Answer,
                 (false, 0) => Owes::Nothing,
                 (false, _) => Owes::Idle,
             }
-        } else if self.is_opening() {
+        } else if is_opening || self.is_opening() {
             Owes::Answer
-        } else if self.open_streams() > 0 {
+        } else if in_use > 0 {
             Owes::Idle
         } else {
             Owes::Nothing
@@ -172,13 +175,12 @@ impl Mux<Opener> {
         }
         self.moved += 1;
         let read = if self.numbers_in() {
-            let read = self.on_numbered::<Inward<'_>>(
-                leg,
-                now,
-                payload,
-                Self::apply_inward,
-                Self::on_leg_inward,
-            );
+            let reading = Reading {
+                apply: Self::apply_inward,
+                on_leg: Self::on_leg_inward,
+                on_association: Self::on_association_inward,
+            };
+            let read = self.on_numbered::<Inward<'_>>(leg, now, payload, &reading);
             read.map(|aside| aside.truncated)
         } else {
             self.on_plain_inward(leg, now, payload)
@@ -203,6 +205,10 @@ impl Mux<Opener> {
                 Inward::Stream(id, message) => {
                     others = true;
                     counted |= self.on_stream(now, id, message)?;
+                }
+                Inward::Association(id, message) => {
+                    counted = true;
+                    self.on_association_inward(leg, now, id, message)?;
                 }
                 Inward::Flow(message) => marks += self.on_flow(leg, now, message)?,
                 Inward::Truncated(reason) => truncated = Some(reason),

@@ -23,6 +23,12 @@ const UNCOUNTED_ROOM: usize = 1024;
 /// A DATA that would be shorter than this waits for the next cell.
 const MIN_DATA_LEN: usize = 64;
 
+/// A payload that has less room than this left behind its datagrams has no messages of streams: it could not hold a
+/// number, a mark and the longest BEGIN.
+const STREAM_ROOM: usize = 512;
+/// What SEEN, UNLINK and ASK take, which stand behind datagrams.
+const OTHERS_ROOM: usize = NUMBER_MESSAGE_LEN + (MESSAGE_HEAD_LEN + 4) + MESSAGE_HEAD_LEN;
+
 /// What SWITCH and MARK take. A payload with a number leaves this room free, so that it can be sent again on another
 /// leg.
 const AGAIN_ROOM: usize = NUMBER_MESSAGE_LEN + MARK_MESSAGE_LEN;
@@ -69,10 +75,14 @@ impl<E: StreamEnd> Mux<E> {
     pub fn wants(&mut self, leg: LegId) -> bool {
         self.drop_idle();
         self.drop_idle_windows();
+        if let Some(datagrams) = self.leg_mut(leg).and_then(|leg| leg.datagrams.as_mut()) {
+            datagrams.drop_idle(None);
+        }
         let Some(one) = self.leg(leg).filter(|_| !self.lost) else {
             return false;
         };
-        one.has_uncounted() || one.words.is_link_due() && one.send.is_open() || self.may_say(one)
+        let says = one.words.is_link_due() || one.has_datagrams();
+        one.has_uncounted() || says && one.send.is_open() || self.may_say(one)
     }
 
     /// Is there a payload to be said, and should this leg carry it?
@@ -106,13 +116,24 @@ impl<E: StreamEnd> Mux<E> {
     ) {
         self.pack_windows(packer);
         self.drop_idle();
-        let pads = self.ready.is_empty() && leg.words.is_word_due();
-        if (pads || !self.ready.is_empty()) && leg.send.is_open() {
+        let first = datagrams_first(leg, now, self.ready.len());
+        let idle = self.ready.is_empty() && !leg.has_datagrams();
+        let pads = idle && leg.words.is_word_due();
+        if (pads || !idle) && leg.send.is_open() {
             let mark = leg.send.is_mark_due().then(|| pack_mark(packer, rng));
             if pads {
                 let _ = packer.padding();
             }
-            self.pack_streams(packer, now, leg.send.sent() + 1);
+            if let Some(only_light) = first {
+                pack_datagrams(packer, leg, now, only_light);
+            }
+            let is_begun = first.is_some_and(|_| packer.space() < STREAM_ROOM);
+            if !is_begun {
+                self.pack_streams(packer, leg, now, leg.send.sent() + 1);
+            }
+            if first.is_none() {
+                pack_datagrams(packer, leg, now, false);
+            }
             leg.send.on_sent(now, mark);
             leg.words.on_said();
         }
@@ -152,7 +173,36 @@ impl<E: StreamEnd> Mux<E> {
         self.drop_idle();
         self.drop_idle_windows();
         let may_say = self.may_say(leg);
-        let Some(set) = &mut self.set else { return };
+        let speakers = if may_say { self.ready.len().max(1) } else { 0 };
+        let first = datagrams_first(leg, now, speakers).filter(|_| leg.send.is_open());
+        let mut mark = None;
+        if let Some(only_light) = first {
+            mark = is_mark_due(leg).then(|| pack_mark(packer, rng));
+            packer.leave(OTHERS_ROOM);
+            pack_datagrams(packer, leg, now, only_light);
+            packer.leave(0);
+        }
+        let says = self.pack_payload(packer, leg, now, rng, &mut mark, may_say);
+        if says || first.is_some() {
+            leg.send.on_sent(now, mark);
+        }
+    }
+
+    /// Packs what is about legs and, where this leg is to carry it, the next payload of streams. Gives whether it has
+    /// packed one.
+    fn pack_payload(
+        &mut self,
+        packer: &mut Packer<'_>,
+        leg: &mut Leg<E>,
+        now: Instant,
+        rng: &mut impl CryptoRng,
+        mark: &mut Option<[u8; MARK_LEN]>,
+        may_say: bool,
+    ) -> bool {
+        let may_say = may_say && packer.space() >= STREAM_ROOM;
+        let Some(set) = &mut self.set else {
+            return false;
+        };
         let (read, news) = set.read();
         if leg.words.take_asked() || news && (may_say || !packer.is_empty()) {
             let _ = packer.leg(&LegMessage::Seen(read));
@@ -160,39 +210,40 @@ impl<E: StreamEnd> Mux<E> {
         }
         leg.words.pack_others(packer);
         if !may_say {
-            return;
+            return false;
         }
         let again = set.first_again();
         let number = again.unwrap_or(set.next_out());
         let messages = again.and_then(|number| set.take_again(number, leg.id, packer.space()));
         if again.is_some() && messages.is_none() {
             // The payload has no room for these messages, but the next payload has.
-            return;
+            return false;
         }
         if leg.next_out != Some(number) {
             let _ = packer.leg(&LegMessage::Switch(number));
         }
         leg.next_out = Some(number + 1);
-        // If the round trip of a leg has not been measured yet, a mark measures it as soon as one may be sent.
-        let unknown = leg.send.smooth_rtt().is_none() && !leg.send.awaits_ack();
-        let is_due = leg.send.is_mark_due() || unknown && leg.send.may_mark();
+        let is_due = mark.is_none() && is_mark_due(leg);
         if let Some(messages) = messages {
             let has_room = packer.space() >= MARK_MESSAGE_LEN + messages.len();
-            let mark = (is_due && has_room).then(|| pack_mark(packer, rng));
+            if is_due && has_room {
+                *mark = Some(pack_mark(packer, rng));
+            }
             let _ = packer.again(messages);
-            leg.send.on_sent(now, mark);
-            return;
+            return true;
         }
-        let mark = is_due.then(|| pack_mark(packer, rng));
+        if is_due {
+            *mark = Some(pack_mark(packer, rng));
+        }
         let from = packer.used();
         packer.leave(AGAIN_ROOM.saturating_sub(from));
         let position = self.position(leg);
         self.pack_windows(packer);
-        self.pack_streams(packer, now, position);
+        self.pack_streams(packer, leg, now, position);
         if let Some(set) = &mut self.set {
             set.keep(now, leg.id, packer.packed_from(from));
         }
-        leg.send.on_sent(now, mark);
+        true
     }
 
     fn pack_windows(&mut self, packer: &mut Packer<'_>) {
@@ -242,7 +293,23 @@ impl<E: StreamEnd> Mux<E> {
     }
 
     /// Gives each stream its turn until the payload, which stands at `position`, is full.
-    fn pack_streams(&mut self, packer: &mut Packer<'_>, now: Instant, position: u64) {
+    fn pack_streams(
+        &mut self,
+        packer: &mut Packer<'_>,
+        leg: &mut Leg<E>,
+        now: Instant,
+        position: u64,
+    ) {
+        let (before, speakers) = (packer.used(), self.ready.len());
+        self.pack_turns(packer, now, position);
+        if let Some(datagrams) = &mut leg.datagrams {
+            datagrams
+                .shares
+                .on_streams(packer.used() - before, speakers);
+        }
+    }
+
+    fn pack_turns(&mut self, packer: &mut Packer<'_>, now: Instant, position: u64) {
         let send_buffer = self.send_buffer();
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.take() else {
@@ -286,6 +353,43 @@ fn pack_acks<E: StreamEnd>(packer: &mut Packer<'_>, leg: &mut Leg<E>) {
         && packer.flow(&FlowMessage::Ack(*bytes)).is_ok()
     {
         leg.acks.pop_front();
+    }
+}
+
+/// Should a leg's next counted payload have a mark? If the round trip of the leg has not been measured yet, a mark
+/// measures it as soon as one may be sent.
+fn is_mark_due<E: StreamEnd>(leg: &Leg<E>) -> bool {
+    let unknown = leg.send.smooth_rtt().is_none() && !leg.send.awaits_ack();
+    leg.send.is_mark_due() || unknown && leg.send.may_mark()
+}
+
+/// Should the leg's datagrams go first, while `streams` streams have something to say? If so, gives whether only those
+/// should of associations that have said little of late.
+fn datagrams_first<E: StreamEnd>(leg: &mut Leg<E>, now: Instant, streams: usize) -> Option<bool> {
+    let datagrams = leg.datagrams.as_mut()?;
+    datagrams.drop_idle(Some(now));
+    if !datagrams.has_work() {
+        datagrams.shares.on_none();
+        return None;
+    }
+    if datagrams.shares.is_for_associations(streams) {
+        return Some(false);
+    }
+    datagrams.is_light_next().then_some(true)
+}
+
+/// Packs datagrams.
+fn pack_datagrams<E: StreamEnd>(
+    packer: &mut Packer<'_>,
+    leg: &mut Leg<E>,
+    now: Instant,
+    only_light: bool,
+) {
+    if let Some(datagrams) = &mut leg.datagrams {
+        let (before, speakers) = (packer.used(), datagrams.speakers());
+        datagrams.pack(packer, now, only_light);
+        let said = packer.used() - before;
+        datagrams.shares.on_associations(said, speakers);
     }
 }
 

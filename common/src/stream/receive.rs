@@ -13,9 +13,10 @@ use super::{StreamError, StreamKey, Violation};
 use crate::cell::Payload;
 use crate::cell::codec::DestroyReason;
 use crate::cell::message::{
-    Decode, EndReason, FlowMessage, Inward, LegMessage, Outward, StreamMessage, messages,
+    AssociationMessage, Decode, EndReason, FlowMessage, Inward, LegMessage, Outward, StreamMessage,
+    messages,
 };
-use crate::ids::StreamId;
+use crate::ids::{AssociationId, StreamId};
 use crate::limits::CREDIT_GROWTH;
 
 /// After this many payloads of a set, ids that lingered are looked for that may be forgotten: each look goes over all of
@@ -30,6 +31,8 @@ pub(super) struct Aside {
     pub(super) links: bool,
     /// The payload holds a message of a stream.
     streams: bool,
+    /// The payload holds a message of an association.
+    datagrams: bool,
     number: Option<u64>,
     pub(super) requests: Vec<Request>,
     pub(super) truncated: Option<DestroyReason>,
@@ -38,9 +41,29 @@ pub(super) struct Aside {
 /// Reads a message about a leg that only one end may receive. Gives whether the message makes the circuit a leg.
 type OnLeg<E> = fn(&mut Mux<E>, LegId, LegMessage<'_>) -> Result<bool, Violation>;
 
+/// Does what the messages of streams in a payload say, whose turn has come.
+type Apply<E> = fn(&mut Mux<E>, Instant, &Payload, &mut Vec<Request>) -> Result<(), Violation>;
+
+/// Takes a message of an association. Gives what it asks for.
+type OnAssociation<E> = fn(
+    &mut Mux<E>,
+    LegId,
+    Instant,
+    AssociationId,
+    AssociationMessage<'_>,
+) -> Result<Option<Request>, Violation>;
+
+/// What only one end of a set does with what it reads.
+pub(super) struct Reading<E: StreamEnd> {
+    pub(super) apply: Apply<E>,
+    pub(super) on_leg: OnLeg<E>,
+    pub(super) on_association: OnAssociation<E>,
+}
+
 /// A message, as far as the numbering of payloads cares.
 pub(super) enum Kind<'a> {
     Stream,
+    Association(AssociationId, AssociationMessage<'a>),
     Flow(FlowMessage),
     Leg(LegMessage<'a>),
     Truncated(DestroyReason),
@@ -56,6 +79,7 @@ impl Classify for Inward<'_> {
     fn kind(&self) -> Kind<'_> {
         match *self {
             Self::Connected(_) | Self::Stream(..) => Kind::Stream,
+            Self::Association(id, message) => Kind::Association(id, message),
             Self::Flow(message) => Kind::Flow(message),
             Self::Leg(message) => Kind::Leg(message),
             Self::Truncated(reason) => Kind::Truncated(reason),
@@ -69,6 +93,7 @@ impl Classify for Outward<'_> {
             Self::Begin { .. } | Self::BeginDir(_) | Self::BeginDns(_) | Self::Stream(..) => {
                 Kind::Stream
             }
+            Self::Association(id, message) => Kind::Association(id, message),
             Self::Flow(message) => Kind::Flow(message),
             Self::Leg(message) => Kind::Leg(message),
             Self::Extend { .. } => Kind::Extend,
@@ -112,13 +137,18 @@ impl<E: StreamEnd> Mux<E> {
         leg: LegId,
         now: Instant,
         payload: &'a Payload,
-        apply: fn(&mut Self, Instant, &Payload, &mut Vec<Request>) -> Result<(), Violation>,
-        on_leg: OnLeg<E>,
+        reading: &Reading<E>,
     ) -> Result<Aside, Violation> {
+        let (apply, on_leg) = (reading.apply, reading.on_leg);
         let mut aside = Aside::default();
         for message in messages::<M>(payload) {
             match message?.kind() {
                 Kind::Stream => aside.streams = true,
+                Kind::Association(id, message) => {
+                    aside.datagrams = true;
+                    let asked = (reading.on_association)(self, leg, now, id, message)?;
+                    aside.requests.extend(asked);
+                }
                 Kind::Flow(message) => aside.marks += self.on_flow(leg, now, message)?,
                 Kind::Truncated(reason) => aside.truncated = Some(reason),
                 Kind::Extend => return Err(Violation::Extend),
@@ -126,10 +156,13 @@ impl<E: StreamEnd> Mux<E> {
                 Kind::Leg(message) => self.on_leg_message(leg, now, message, &mut aside, on_leg)?,
             }
         }
-        if aside.number.is_some() && !aside.streams || aside.links && aside.streams {
+        if aside.number.is_some() && !aside.streams
+            || aside.links && (aside.streams || aside.datagrams)
+        {
             return Err(Violation::Linking);
         }
-        self.received(leg, aside.streams || aside.links, aside.marks)?;
+        let is_counted = aside.streams || aside.links || aside.datagrams;
+        self.received(leg, is_counted, aside.marks)?;
         if !aside.streams {
             return Ok(aside);
         }

@@ -1,6 +1,6 @@
 //! What the end that accepts is asked for.
 
-use super::names::{LegId, StreamKey};
+use super::names::{AssociationKey, LegId, StreamKey};
 use super::target::StreamTarget;
 use crate::cell::codec::CREATE_LEN;
 use crate::cell::message::SECRET_LEN;
@@ -18,6 +18,8 @@ pub enum Request {
     },
     /// Connect a stream, then [`super::Mux::accept`] or [`super::Mux::refuse`] it.
     Begin(StreamKey, StreamTarget),
+    /// Open a port for datagrams, then [`super::Mux::bind`] the association, or [`super::Mux::unbind`] it.
+    Associate(AssociationKey),
     /// Make the circuit a leg of the set with this secret: by [`super::Mux::begin_set`] if there is no such set, else
     /// by [`super::Mux::take_leg`] here and [`super::Mux::join`] at the streams of the set.
     Link {

@@ -22,15 +22,31 @@ pub enum StreamHost {
     Name(String),
 }
 
+impl StreamHost {
+    /// The host as messages have it.
+    pub(super) fn to_wire(&self) -> BeginHost<'_> {
+        match self {
+            Self::Ip(std::net::IpAddr::V4(ip)) => BeginHost::V4(ip.octets()),
+            Self::Ip(std::net::IpAddr::V6(ip)) => BeginHost::V6(ip.octets()),
+            Self::Name(name) => BeginHost::Name(name),
+        }
+    }
+}
+
+impl From<BeginHost<'_>> for StreamHost {
+    fn from(host: BeginHost<'_>) -> Self {
+        match host {
+            BeginHost::V4(octets) => Self::Ip(octets.into()),
+            BeginHost::V6(octets) => Self::Ip(octets.into()),
+            BeginHost::Name(name) => Self::Name(name.to_owned()),
+        }
+    }
+}
+
 impl StreamTarget {
     /// A target from a host of the wire.
     pub fn from_wire(host: BeginHost<'_>, port: u16) -> Self {
-        let host = match host {
-            BeginHost::V4(octets) => StreamHost::Ip(octets.into()),
-            BeginHost::V6(octets) => StreamHost::Ip(octets.into()),
-            BeginHost::Name(name) => StreamHost::Name(name.to_owned()),
-        };
-        Self::Host(host, port)
+        Self::Host(host.into(), port)
     }
 
     /// A target from a name and a port; `None` if a BEGIN can't carry the name.

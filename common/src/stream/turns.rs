@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 
-use super::StreamKey;
 use super::recent::Recent;
 
 /// Number of payloads that a stream with much to say fills before the next stream has its turn.
@@ -19,19 +18,31 @@ const HALF_AFTER_BITS: u32 = 20;
 const LITTLE: u32 = 16 * 1024;
 
 /// Streams with something to say, in the order of their turns.
-#[derive(Debug, Default)]
-pub(super) struct Turns {
+#[derive(Debug)]
+pub(super) struct Turns<K> {
     /// The stream whose turn it is, if the turn goes on.
-    present: Option<StreamKey>,
+    present: Option<K>,
     /// Number of payloads that this stream has filled in its turn.
     cells: u32,
-    light: VecDeque<StreamKey>,
-    heavy: VecDeque<StreamKey>,
+    light: VecDeque<K>,
+    heavy: VecDeque<K>,
     /// Bytes that all streams have said.
     said: u64,
 }
 
-impl Turns {
+impl<K> Default for Turns<K> {
+    fn default() -> Self {
+        Self {
+            present: None,
+            cells: 0,
+            light: VecDeque::new(),
+            heavy: VecDeque::new(),
+            said: 0,
+        }
+    }
+}
+
+impl<K: Copy> Turns<K> {
     fn epoch(&self) -> u64 {
         self.said >> HALF_AFTER_BITS
     }
@@ -44,6 +55,16 @@ impl Turns {
         usize::from(self.present.is_some()) + self.light.len() + self.heavy.len()
     }
 
+    /// Is the next turn that of somebody who has said little of late?
+    pub(super) fn is_light_next(&self) -> bool {
+        self.present.is_none() && !self.light.is_empty()
+    }
+
+    /// Counts a payload that was filled by whoever was taken last, who waits elsewhere to go on.
+    pub(super) fn on_filled(&mut self) {
+        self.cells += 1;
+    }
+
     pub(super) fn clear(&mut self) {
         self.present = None;
         self.light.clear();
@@ -51,7 +72,7 @@ impl Turns {
     }
 
     /// Adds a stream that had nothing to say and now has something.
-    pub(super) fn add(&mut self, key: StreamKey, recent: &mut Recent) {
+    pub(super) fn add(&mut self, key: K, recent: &mut Recent) {
         if *recent.at(self.epoch()) < LITTLE {
             self.light.push_back(key);
         } else {
@@ -60,13 +81,13 @@ impl Turns {
     }
 
     /// The stream whose turn is next.
-    pub(super) fn front(&self) -> Option<StreamKey> {
+    pub(super) fn front(&self) -> Option<K> {
         let waiting = || self.light.front().or(self.heavy.front()).copied();
         self.present.or_else(waiting)
     }
 
     /// Takes out the stream whose turn is next.
-    pub(super) fn take(&mut self) -> Option<StreamKey> {
+    pub(super) fn take(&mut self) -> Option<K> {
         self.present.take().or_else(|| {
             self.cells = 0;
             self.light.pop_front().or_else(|| self.heavy.pop_front())
@@ -83,7 +104,7 @@ impl Turns {
 
     /// The stream that was taken last has filled a payload and has more to say: its turn goes on, or it waits for its
     /// next one.
-    pub(super) fn go_on(&mut self, key: StreamKey) {
+    pub(super) fn go_on(&mut self, key: K) {
         self.cells += 1;
         if self.cells < TURN_CELLS {
             self.present = Some(key);
@@ -99,11 +120,12 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::stream::StreamKey;
 
     const CELL: usize = 1_900;
 
     struct World {
-        turns: Turns,
+        turns: Turns<StreamKey>,
         recent: HashMap<StreamKey, Recent>,
     }
 

@@ -15,8 +15,6 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// Most bytes of a datagram: 65,535 less the heads of IPv4 and UDP.
-pub const DATAGRAM_BYTES: usize = 65_507;
 /// Bytes that wait in the kernel to be received, about: a burst of a few milliseconds.
 const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
 /// Messages that one system call receives. The kernel may put several datagrams of one sender into a message.
@@ -202,6 +200,7 @@ impl DatagramSocket {
 mod tests {
     use super::super::Sockets;
     use super::*;
+    use crate::limits::DATAGRAM_BYTES;
 
     const LOOPBACK: SocketAddr =
         SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);

@@ -9,7 +9,8 @@ use cepa_common::flow::FixedWindow;
 use cepa_common::handshake::{ClientParams, RelayParams};
 use cepa_common::link::Hello;
 use cepa_common::stream::{
-    Acceptor, LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamTarget, Violation,
+    Acceptor, LegId, Mux, MuxConfig, Opener, Request, StreamEnd, StreamHost, StreamTarget,
+    Violation,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -113,6 +114,9 @@ impl Talks for Opener {
             let address = ([192, 0, 2, 1], port).into();
             let _ = StreamTarget::address(address).map(|t| mux.open(t));
         }
+        let association = mux.associate();
+        let peer = StreamHost::Name("a.example".to_owned());
+        let _ = association.map(|it| mux.send_datagram(it, Instant::now(), &peer, 53, &[7; 4_000]));
         if legs {
             mux.link([6; SECRET_LEN]);
         }
@@ -148,6 +152,7 @@ impl Talks for Acceptor {
         for request in mux.on_outward(leg, now, payload)? {
             match request {
                 Request::Begin(key, _) => mux.accept(key),
+                Request::Associate(key) => mux.bind(key),
                 Request::Link { .. } => mux.begin_set(),
                 Request::Extend { .. } => {}
             }

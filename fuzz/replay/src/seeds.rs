@@ -68,6 +68,7 @@ pub fn all() -> Vec<Seed> {
         front::front(),
         cells::cells(),
         payloads::payloads(),
+        payloads::datagrams(),
         dns::dns(),
         documents::documents(),
         documents::key_files(),

@@ -170,7 +170,7 @@ impl Found {
                 let is_new = self.counted.insert(Arc::as_ptr(&streams));
                 let (since, of_streams, open) = {
                     let mux = streams.mux();
-                    (mux.waiting_since(), mux.held_bytes(), mux.open_streams())
+                    (mux.waiting_since(), mux.held_bytes(), mux.in_use())
                 };
                 victim.streams = Some(streams);
                 let held = CIRCUIT_BYTES + if is_new { of_streams } else { 0 };

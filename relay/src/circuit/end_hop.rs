@@ -234,7 +234,7 @@ impl EndHop {
             return Err(End::Here(DestroyReason::Resource));
         }
         let was_used = core::mem::take(&mut self.was_used);
-        let in_use = was_used || self.end.streams.mux().open_streams() > 0;
+        let in_use = was_used || self.end.streams.mux().in_use() > 0;
         match self.rest.is_over(in_use) {
             true => Err(End::Here(DestroyReason::Finished)),
             false => Ok(()),
@@ -274,6 +274,10 @@ impl EndHop {
             for request in mux.on_outward(leg, now, payload)? {
                 match request {
                     Request::Begin(key, target) => begun.push((key, target)),
+                    Request::Associate(key) => {
+                        mux.unbind(key, EndReason::Policy);
+                        mux.release_association(key);
+                    }
                     Request::Extend { relay, message } => {
                         asked = Some(Asked::Extend(Extend { relay, message }));
                     }

@@ -6,6 +6,7 @@
 //! EXTENDED. A message that a party may not receive is not decoded at all (S14). A [`Packer`] writes what [`messages`]
 //! reads.
 
+mod datagram;
 mod pack;
 mod read;
 mod special;
@@ -14,10 +15,12 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use datagram::{CUT_DATAGRAM_LEN, Datagram, read_datagram, write_datagram_head};
 pub use pack::{NoRoom, Packer};
 pub use read::{Decode, Inward, MessageError, Messages, Outward, Telescope, messages};
 pub use special::SpecialName;
 pub use words::{
-    BeginHost, EndReason, FlowMessage, LegMessage, MARK_LEN, MARK_MESSAGE_LEN, MAX_DATA_LEN,
-    MAX_NAME_LEN, MESSAGE_HEAD_LEN, NUMBER_MESSAGE_LEN, SECRET_LEN, StreamMessage, is_name,
+    AssociationMessage, BeginHost, EndReason, FlowMessage, LegMessage, MARK_LEN, MARK_MESSAGE_LEN,
+    MAX_DATA_LEN, MAX_NAME_LEN, MESSAGE_HEAD_LEN, NUMBER_MESSAGE_LEN, SECRET_LEN, StreamMessage,
+    is_name,
 };

@@ -1,9 +1,11 @@
 //! Writes payloads.
 
-use super::words::{BeginHost, FlowMessage, LegMessage, MESSAGE_HEAD_LEN, StreamMessage, kind};
+use super::words::{
+    AssociationMessage, BeginHost, FlowMessage, LegMessage, MESSAGE_HEAD_LEN, StreamMessage, kind,
+};
 use crate::cell::codec::{CREATE_LEN, CREATED_LEN, DestroyReason};
 use crate::cell::{PAYLOAD_LEN, Payload};
-use crate::ids::{RelayId, StreamId};
+use crate::ids::{AssociationId, RelayId, StreamId};
 
 /// Packs messages into a payload. [`Packer::finish`] zeroes the bytes behind them.
 #[derive(Debug)]
@@ -122,6 +124,22 @@ impl<'a> Packer<'a> {
                 self.push(kind::WINDOW, Some(id), &[&bytes.to_be_bytes()])
             }
             StreamMessage::Blocked => self.push(kind::BLOCKED, Some(id), &[]),
+        }
+    }
+
+    /// Adds a message of an association.
+    pub fn association(
+        &mut self,
+        id: AssociationId,
+        message: AssociationMessage<'_>,
+    ) -> Result<(), NoRoom> {
+        let id = Some(id.into());
+        match message {
+            AssociationMessage::Begin => self.push(kind::BEGIN_UDP, id, &[]),
+            AssociationMessage::Bound => self.push(kind::BOUND, id, &[]),
+            AssociationMessage::Part(bytes) => self.push(kind::PART, id, &[bytes]),
+            AssociationMessage::Datagram(bytes) => self.push(kind::DATAGRAM, id, &[bytes]),
+            AssociationMessage::Unbind(reason) => self.push(kind::UNBIND, id, &[&[reason.code()]]),
         }
     }
 

@@ -1,10 +1,12 @@
 //! Reads payloads: each party decodes what it may receive, and nothing else.
 
-use super::words::{BeginHost, EndReason, FlowMessage, LegMessage, StreamMessage, is_name, kind};
+use super::words::{
+    AssociationMessage, BeginHost, EndReason, FlowMessage, LegMessage, StreamMessage, is_name, kind,
+};
 use crate::cell::Payload;
 use crate::cell::codec::{CREATE_LEN, CREATED_LEN, DestroyReason};
 use crate::cell::wire::{Reader, UnexpectedEnd, all_zero};
-use crate::ids::{RelayId, StreamId};
+use crate::ids::{AssociationId, RelayId, StreamId};
 
 /// Why a payload is not a run of messages. Each of these errors destroys the circuit (protocol.md 2.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +62,8 @@ pub enum Outward<'a> {
     BeginDns(StreamId),
     /// DATA, END, WINDOW or BLOCKED of an open stream.
     Stream(StreamId, StreamMessage<'a>),
+    /// BEGIN_UDP, PART, DATAGRAM or UNBIND of an association.
+    Association(AssociationId, AssociationMessage<'a>),
     /// MARK or ACK.
     Flow(FlowMessage),
     /// PADDING: says nothing, but that the client holds the circuit's keys.
@@ -75,6 +79,8 @@ pub enum Inward<'a> {
     Connected(StreamId),
     /// DATA, END, WINDOW or BLOCKED of an open stream.
     Stream(StreamId, StreamMessage<'a>),
+    /// BOUND, PART, DATAGRAM or UNBIND of an association.
+    Association(AssociationId, AssociationMessage<'a>),
     /// MARK or ACK.
     Flow(FlowMessage),
     /// A message about the circuit as a leg of a set: LINKED, SWITCH or SEEN.
@@ -129,6 +135,10 @@ impl<'a> Decode<'a> for Outward<'a> {
             kind::DATA | kind::END | kind::WINDOW | kind::BLOCKED => {
                 Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))
             }
+            kind::BEGIN_UDP | kind::PART | kind::DATAGRAM | kind::UNBIND => {
+                let id = of_stream(stream)?.into();
+                Ok(Self::Association(id, decode_association(k, data)?))
+            }
             kind::MARK | kind::ACK => Ok(Self::Flow(decode_flow(k, stream, data)?)),
             kind::PADDING => {
                 empty(data)?;
@@ -151,6 +161,10 @@ impl<'a> Decode<'a> for Inward<'a> {
             }
             kind::DATA | kind::END | kind::WINDOW | kind::BLOCKED => {
                 Ok(Self::Stream(of_stream(stream)?, decode_stream(k, data)?))
+            }
+            kind::BOUND | kind::PART | kind::DATAGRAM | kind::UNBIND => {
+                let id = of_stream(stream)?.into();
+                Ok(Self::Association(id, decode_association(k, data)?))
             }
             kind::MARK | kind::ACK => Ok(Self::Flow(decode_flow(k, stream, data)?)),
             kind::LINKED | kind::SWITCH | kind::SEEN => Ok(Self::Leg(decode_leg(k, stream, data)?)),
@@ -196,18 +210,30 @@ fn decode_stream(k: u8, data: &[u8]) -> Result<StreamMessage<'_>, MessageError> 
         // An empty DATA would let its sender send a cell that costs no credit (S14).
         kind::DATA if data.is_empty() => Err(MessageError::Malformed("DATA")),
         kind::DATA => Ok(StreamMessage::Data(data)),
-        kind::END => {
-            let [code] = *exact(data)?;
-            EndReason::from_code(code)
-                .map(StreamMessage::End)
-                .ok_or(MessageError::Malformed("END"))
-        }
+        kind::END => decode_reason("END", data).map(StreamMessage::End),
         kind::BLOCKED => empty(data).map(|()| StreamMessage::Blocked),
         _ => match u32::from_be_bytes(*exact(data)?) {
             0 => Err(MessageError::Malformed("WINDOW")),
             bytes => Ok(StreamMessage::Window(bytes)),
         },
     }
+}
+
+fn decode_association(k: u8, data: &[u8]) -> Result<AssociationMessage<'_>, MessageError> {
+    match k {
+        kind::BEGIN_UDP => empty(data).map(|()| AssociationMessage::Begin),
+        kind::BOUND => empty(data).map(|()| AssociationMessage::Bound),
+        kind::PART if data.is_empty() => Err(MessageError::Malformed("PART")),
+        kind::PART => Ok(AssociationMessage::Part(data)),
+        kind::DATAGRAM if data.is_empty() => Err(MessageError::Malformed("DATAGRAM")),
+        kind::DATAGRAM => Ok(AssociationMessage::Datagram(data)),
+        _ => decode_reason("UNBIND", data).map(AssociationMessage::Unbind),
+    }
+}
+
+fn decode_reason(what: &'static str, data: &[u8]) -> Result<EndReason, MessageError> {
+    let [code] = *exact(data)?;
+    EndReason::from_code(code).ok_or(MessageError::Malformed(what))
 }
 
 fn decode_flow(k: u8, stream: Option<StreamId>, data: &[u8]) -> Result<FlowMessage, MessageError> {

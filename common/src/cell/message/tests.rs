@@ -36,13 +36,15 @@ fn one<'a, M: Decode<'a>>(payload: &'a Payload) -> Result<M, MessageError> {
 fn each_party_decodes_only_what_it_may_receive() {
     // Each row is a type, a stream id and a valid body; then who may receive the message: a relay, a client, a client
     // that extends.
-    let table: [(u8, u16, &[u8], [bool; 3]); 20] = [
+    let table: [(u8, u16, &[u8], [bool; 3]); 25] = [
         (1, 0, &[7; 32 + CREATE_LEN], [true, false, false]),
         (2, 0, &[7; CREATED_LEN], [false, false, true]),
         (3, 9, &[0, 80, 4, 192, 0, 2, 1], [true, false, false]),
         (4, 9, &[], [true, false, false]),
+        (5, 9, &[], [true, false, false]),
         (6, 9, &[], [false, true, false]),
         (7, 9, b"x", [true, true, false]),
+        (8, 9, b"x", [true, true, false]),
         (9, 9, &[1], [true, true, false]),
         (10, 9, &[0, 0, 0, 1], [true, true, false]),
         (11, 0, &[5; 16], [true, true, false]),
@@ -57,6 +59,9 @@ fn each_party_decodes_only_what_it_may_receive() {
         (21, 0, &[0; 4], [true, false, false]),
         (22, 0, &[], [true, false, false]),
         (23, 9, &[], [true, true, false]),
+        (24, 9, b"x", [true, true, false]),
+        (25, 9, &[], [false, true, false]),
+        (26, 9, &[1], [true, true, false]),
     ];
     for kind in 1..=255u8 {
         let row = table.iter().find(|row| row.0 == kind);
@@ -89,7 +94,7 @@ fn each_party_decodes_only_what_it_may_receive() {
         let mut off = vec![longer];
         off.extend(body.split_last().map(|(_, rest)| rest.to_vec()));
         for body in off {
-            if kind == 7 && !body.is_empty() {
+            if matches!(kind, 7 | 8 | 24) && !body.is_empty() {
                 continue;
             }
             let payload = raw(kind, id, &body);
@@ -189,6 +194,7 @@ proptest! {
             Outward::BeginDir(id) => p.begin_dir(*id).unwrap(),
             Outward::BeginDns(id) => p.begin_dns(*id).unwrap(),
             Outward::Stream(id, message) => p.stream(*id, *message).unwrap(),
+            Outward::Association(id, message) => p.association(*id, *message).unwrap(),
             Outward::Flow(message) => p.flow(message).unwrap(),
             Outward::Padding => p.padding().unwrap(),
             Outward::Leg(message) => p.leg(message).unwrap(),

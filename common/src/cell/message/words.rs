@@ -17,15 +17,17 @@ pub const NUMBER_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + 8;
 /// Length of a MARK or an ACK, in bytes, with its head.
 pub const MARK_MESSAGE_LEN: usize = MESSAGE_HEAD_LEN + MARK_LEN;
 
-/// Numbers of the message types on the wire. The numbers that are missing in between are kept for BEGIN_UDP (5)
-/// and DATAGRAM (8), and 14 for nothing yet. Nothing negotiates those, so receiving one is an error.
+/// Numbers of the message types on the wire. 14, which is missing in between, is kept for nothing yet. Nothing negotiates
+/// it, so receiving it is an error.
 pub(super) mod kind {
     pub(in crate::cell::message) const EXTEND: u8 = 1;
     pub(in crate::cell::message) const EXTENDED: u8 = 2;
     pub(in crate::cell::message) const BEGIN: u8 = 3;
     pub(in crate::cell::message) const BEGIN_DIR: u8 = 4;
+    pub(in crate::cell::message) const BEGIN_UDP: u8 = 5;
     pub(in crate::cell::message) const CONNECTED: u8 = 6;
     pub(in crate::cell::message) const DATA: u8 = 7;
+    pub(in crate::cell::message) const DATAGRAM: u8 = 8;
     pub(in crate::cell::message) const END: u8 = 9;
     pub(in crate::cell::message) const WINDOW: u8 = 10;
     pub(in crate::cell::message) const MARK: u8 = 11;
@@ -40,6 +42,9 @@ pub(super) mod kind {
     pub(in crate::cell::message) const UNLINK: u8 = 21;
     pub(in crate::cell::message) const ASK: u8 = 22;
     pub(in crate::cell::message) const BLOCKED: u8 = 23;
+    pub(in crate::cell::message) const PART: u8 = 24;
+    pub(in crate::cell::message) const BOUND: u8 = 25;
+    pub(in crate::cell::message) const UNBIND: u8 = 26;
 }
 
 /// The host that a stream should be connected to.
@@ -128,6 +133,21 @@ pub enum StreamMessage<'a> {
     Window(u32),
     /// BLOCKED: the sender has bytes to send and no credit to send them with.
     Blocked,
+}
+
+/// What the two ends say of an association for datagrams (docs/protocol.md, 5.30 to 5.34).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AssociationMessage<'a> {
+    /// BEGIN_UDP, from a client: begins the association.
+    Begin,
+    /// BOUND, from a relay: the association is there.
+    Bound,
+    /// PART: bytes of a datagram that goes on, at least one.
+    Part(&'a [u8]),
+    /// DATAGRAM: a datagram, or what is left of one that was cut; at least one byte.
+    Datagram(&'a [u8]),
+    /// UNBIND: the sender says nothing more of the association.
+    Unbind(EndReason),
 }
 
 /// What the two ends of a circuit say to pace each other.

@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::datagrams::{DATAGRAM_BYTES, GivenDatagrams};
+use super::super::datagrams::GivenDatagrams;
 use super::host::Turn;
 use super::sockets::{HostSockets, TOO_MANY_FILES};
 use super::state::{Due, State};
 use super::way::{PACKET_BYTES, time_for};
 use super::{EventKind, MemoryNetwork};
+use crate::limits::DATAGRAM_BYTES;
 
 /// Bytes of datagrams that wait for a host's uplink, or at a port, before one more is lost.
 const QUEUE_BYTES: usize = 256 * 1024;

@@ -3,9 +3,10 @@
 use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::codec::{CREATE_LEN, CREATED_LEN, DestroyReason};
 use cepa_common::cell::message::{
-    BeginHost, EndReason, FlowMessage, LegMessage, Packer, SECRET_LEN, StreamMessage,
+    AssociationMessage, BeginHost, EndReason, FlowMessage, LegMessage, Packer, SECRET_LEN,
+    StreamMessage,
 };
-use cepa_common::ids::{RelayId, StreamId};
+use cepa_common::ids::{AssociationId, RelayId, StreamId};
 
 use super::{Seed, trimmed};
 
@@ -16,6 +17,63 @@ fn payload(write: impl FnOnce(&mut Packer<'_>) -> Option<()>) -> Vec<u8> {
     let _ = write(&mut packer);
     packer.finish();
     trimmed(&bytes)
+}
+
+/// Payloads of associations.
+pub(super) fn datagrams() -> Vec<Seed> {
+    use AssociationMessage::{Begin, Bound, Datagram, Part, Unbind};
+    const PEER: &[u8] = &[0, 53, 4, 192, 0, 2, 1, 7, 7];
+    let said = |messages: &[(u16, AssociationMessage<'_>)]| {
+        payload(|p| {
+            for (id, message) in messages {
+                p.association(AssociationId::new(*id)?, *message).ok()?;
+            }
+            Some(())
+        })
+    };
+    let done = Unbind(EndReason::Done);
+    let begin = said(&[
+        (1, Begin),
+        (1, Datagram(b"\0\x35\x01\x09a.example!")),
+        (
+            1,
+            Datagram(&[1, 187, 6, 0x26, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        ),
+    ]);
+    let (first, rest) = PEER.split_at(4);
+    let cut = said(&[
+        (1, Begin),
+        (1, Part(first)),
+        (2, Begin),
+        (1, Datagram(rest)),
+        (1, done),
+    ]);
+    let crossed = said(&[
+        (1, Begin),
+        (2, Begin),
+        (1, Part(first)),
+        (2, Datagram(PEER)),
+    ]);
+    let again = said(&[(1, Begin), (1, done), (1, Begin)]);
+    let open = said(&[(1, Begin), (1, Part(&[7; 1_900]))]);
+    let more = said(&[(1, Part(&[7; 1_900]))]);
+    let bound = said(&[(1, Bound), (1, Datagram(PEER))]);
+    let end = said(&[(1, Part(first)), (1, Unbind(EndReason::Timeout))]);
+    let early = said(&[(1, Datagram(PEER))]);
+    let endless = [&[&open][..], &[&more; 36]].concat();
+    vec![
+        ("mux", "good_datagrams", conversation(0, &[&begin, &early])),
+        ("mux", "good_cut", conversation(0, &[&cut])),
+        ("mux", "crossed_cuts", conversation(0, &[&crossed])),
+        ("mux", "endless_cut", conversation(0, &endless)),
+        ("mux", "number_in_use", conversation(0, &[&again])),
+        ("mux", "good_bound", conversation(1, &[&bound, &end])),
+        ("mux", "datagram_before_bound", conversation(1, &[&early])),
+        ("message", "good_datagrams", begin),
+        ("message", "good_cut", cut),
+        ("message", "good_bound", bound),
+        ("message", "good_unbind", end),
+    ]
 }
 
 pub(super) fn payloads() -> Vec<Seed> {
