@@ -133,7 +133,7 @@ const ROWS: &[Row] = &[
     ("6.14.4", "and {} MiB)", MiB, "relay/src/directory/disk.rs", "MAX_BYTES"),
     ("6.15.1", "A client asks {} sources", Ones, "client/src/dir/sources.rs", "SOURCES"),
     ("6.15.1", "after {} rounds in a row", Ones, "client/src/dir/sources.rs", "ROUNDS_OVER_CIRCUITS"),
-    ("6.15.2", "lets up to {} s at random", Secs, "client/src/dir/task.rs", "PAUSE"),
+    ("6.15.2", "lets up to {} s at random", Secs, "client/src/dir/schedule.rs", "PAUSE"),
     ("6.15.2", "({} ms without", Ms, "client/src/dir/round.rs", "OTHERS_AT_START"),
     ("6.15.2", "else {} s)", Secs, "client/src/dir/round.rs", "OTHERS_LATER"),
     ("6.15.3", "is not asked for {} minutes", Minutes, "client/src/dir/sources.rs", "DISTRUST_FIRST"),

@@ -38,4 +38,4 @@ pub use events::{
     RelayEvent, RelayEvents, Reporter,
 };
 pub use options::{AuthorityOptions, ExitOptions, RelayOptions};
-pub use start::{Relay, RelayError, RelayHandle};
+pub use start::{Relay, RelayError, RelayHandle, RelayLoad};

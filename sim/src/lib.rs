@@ -17,6 +17,7 @@
     allow(clippy::disallowed_methods, reason = "tests use the real world too")
 )]
 
+pub mod choices;
 pub mod cities;
 mod hostile;
 pub mod load;
@@ -25,6 +26,7 @@ mod looks;
 mod node;
 pub mod outcome;
 pub mod plan;
+pub mod population;
 pub mod report;
 mod run;
 pub mod scenario;

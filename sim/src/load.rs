@@ -75,7 +75,7 @@ impl JobKind {
 }
 
 /// The time between two jobs, on average.
-fn pause_between(kind: JobKind) -> Duration {
+pub(crate) fn pause_between(kind: JobKind) -> Duration {
     Duration::from_secs(match kind {
         JobKind::Page => 30,
         JobKind::Chat => 120,

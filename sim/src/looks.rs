@@ -91,8 +91,14 @@ impl Looks {
         }
     }
 
-    fn see_consensus(&mut self, consensus: &Consensus) {
+    fn see_consensus(&mut self, consensus: &Arc<Consensus>) {
         let valid_after = consensus.lifetime().valid_after;
+        if let Some(measured) = &mut self.site.sight.seen().measured {
+            let documents = &mut measured.documents;
+            documents
+                .entry(valid_after)
+                .or_insert_with(|| consensus.clone());
+        }
         let used = self.site.sight.seen().used.get(&self.node).copied();
         let before = self.newest.max(used.unwrap_or(0));
         if valid_after < before {
@@ -120,6 +126,10 @@ impl Looks {
             let mut seen = self.site.sight.seen();
             let of = seen.guards.entry(self.node).or_default();
             of.extend(guards.iter().map(|guard| guard.identity.to_string()));
+            if let Some(measured) = &mut seen.measured {
+                let of = measured.guards.entry(self.node).or_default();
+                of.extend(guards.iter().map(|guard| guard.identity));
+            }
         }
         // A client that rests takes a consensus into account when it next builds a circuit, which it does to fetch the
         // one after.

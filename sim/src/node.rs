@@ -224,7 +224,13 @@ async fn relay(
         tokio::select! {
             biased;
             _ = &mut stop => break,
-            _ = look.tick() => weigh(&site, &node, relay.held_bytes()),
+            _ = look.tick() => {
+                weigh(&site, &node, relay.held_bytes());
+                let now = site.sight.now();
+                if let Some(measured) = &mut site.sight.seen().measured {
+                    measured.loads.push((now, node.number, relay.load()));
+                }
+            }
             event = events.next() => match event {
                 Some(event) => hear(&site, &node, &event),
                 None => break,

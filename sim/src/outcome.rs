@@ -16,7 +16,7 @@ use crate::plan::Plan;
 use crate::run;
 use crate::scenario::Hostility;
 use crate::seed::Seed;
-use crate::sight::{Compare, Invariant, JobEnd, Sight, Violation};
+use crate::sight::{Compare, Invariant, JobEnd, Measured, Sight, Violation};
 
 /// Lines of the story of a failure.
 const STORY: usize = 40;
@@ -49,6 +49,8 @@ pub struct Outcome {
     /// What hostile nodes have done, and how often: cells changed or kept back, and cells, connections and votes sent
     /// that no honest node sends.
     pub misdeeds: BTreeMap<Hostility, u64>,
+    /// What models are compared with, if that was asked for.
+    pub measured: Option<Measured>,
 }
 
 impl Outcome {
@@ -65,6 +67,8 @@ pub struct Watch {
     pub level: Option<Level>,
     /// Is called with each line.
     pub echo: Option<fn(&Line)>,
+    /// Is what models are compared with kept?
+    pub measures: bool,
 }
 
 /// What makes a run impossible, other than what nodes do.
@@ -159,7 +163,7 @@ fn observe_here(
         tracing::subscriber::with_default(log.clone(), || {
             let (plan, log, kept) = (plan.clone(), log.clone(), kept.clone());
             simulation.run(plan.seed.0, async move {
-                let sight = Sight::new(log, compare);
+                let sight = Sight::new(log, compare, watch.measures);
                 *cepa_common::sync::lock(&kept) = Some(sight.clone());
                 let ran = Box::pin(run::run(plan, sight.clone())).await;
                 sight.end();
@@ -256,6 +260,7 @@ fn outcome(plan: &Plan, sight: &Sight, panics: Vec<String>) -> (Outcome, Vec<Eve
         faults: plan.faults.len(),
         consensuses: seen.consensuses.len(),
         misdeeds: seen.misdeeds,
+        measured: seen.measured,
         guards: seen
             .guards
             .iter()

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cepa_common::dir::Consensus;
 use cepa_common::ids::RelayId;
 use cepa_common::sync::lock;
 use cepa_common::world::memory::Event;
+use cepa_relay::RelayLoad;
 use tokio::time::{Duration, Instant};
 
 use crate::load::JobKind;
@@ -183,6 +185,19 @@ pub(crate) struct Seen {
     pub(crate) listed: BTreeMap<String, bool>,
     /// What hostile nodes have done: cells changed or kept back, and cells, connections and votes sent beside.
     pub(crate) misdeeds: BTreeMap<Hostility, u64>,
+    /// What is kept for models to be compared with; `None` if nothing is.
+    pub(crate) measured: Option<Measured>,
+}
+
+/// What models of the network are compared with.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// What relays carried: when, the relay's number, and its load.
+    pub loads: Vec<(Duration, u32, RelayLoad)>,
+    /// The consensuses that clients have used, by their valid-after.
+    pub documents: BTreeMap<u64, Arc<Consensus>>,
+    /// The guards of each client, as often as they were looked at.
+    pub guards: BTreeMap<u32, BTreeSet<RelayId>>,
 }
 
 /// What is seen of one run. Clones share it.
@@ -195,10 +210,11 @@ pub(crate) struct Sight {
 
 impl Sight {
     /// Nothing has been seen, and the run begins now.
-    pub(crate) fn new(log: Log, compare: Compare) -> Self {
+    pub(crate) fn new(log: Log, compare: Compare, measures: bool) -> Self {
         log.begin();
         let seen = Seen {
             compare,
+            measured: measures.then(Measured::default),
             hash: 0xcbf2_9ce4_8422_2325,
             ..Seen::default()
         };

@@ -21,6 +21,8 @@ use clap::Args;
 use tracing::Level;
 
 use super::context::Context;
+use super::rehearse::ChoicesArgs;
+use super::result_file::write;
 use crate::terminal::CliError;
 use crate::terminal::output::{self, Meter, note, say};
 
@@ -38,7 +40,8 @@ Examples:
   cepa simulate small,storm --seeds 200 --limit 60s  many seeds, until one fails
   cepa simulate --show storm > my.toml               a scenario to change
   cepa simulate --scenario my.toml --twice           your own; are two runs the same?
-  cepa simulate --replay failed-storm-7f3a.toml --log debug")]
+  cepa simulate --replay failed-storm-7f3a.toml --log debug
+  cepa simulate --choices --relays 10000 --users 1000000 --days 30 --seeds 3")]
 pub(super) struct Simulate {
     /// Built-in scenarios; `all` stands for each [default: small].
     #[arg(
@@ -84,6 +87,8 @@ pub(super) struct Simulate {
     /// Leave a failure as it is.
     #[arg(long)]
     no_shrink: bool,
+    #[command(flatten)]
+    choices: ChoicesArgs,
     /// Print a built-in scenario and do nothing else.
     #[arg(long, value_name = "SCENARIO", value_parser = clap::builder::PossibleValuesParser::new(scenario::names()))]
     show: Option<String>,
@@ -110,6 +115,10 @@ impl Simulate {
         if let Some(name) = &self.show {
             say(scenario::built_in(name).unwrap_or_default().trim_end());
             return Ok(ExitCode::SUCCESS);
+        }
+        if self.choices.is_asked() {
+            let first = self.seed.unwrap_or(Seed(1));
+            return self.choices.run(first, self.seeds, self.json.as_ref());
         }
         let watch = watch(context)?;
         let scenarios = self.scenarios()?;
@@ -344,6 +353,7 @@ fn watch(context: &Context) -> Result<Watch, CliError> {
     Ok(Watch {
         level: Some(level),
         echo: Some(echo),
+        ..Watch::default()
     })
 }
 
@@ -370,15 +380,6 @@ fn read(path: &Path) -> Result<Named, CliError> {
     let scenario =
         scenario.map_err(|error| bad_scenario(&path.display().to_string(), &error.to_string()))?;
     Ok(Named { name, scenario })
-}
-
-fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    std::fs::write(path, text).map_err(|error| {
-        CliError::failed(
-            format!("cannot write {}: {error}", path.display()),
-            "name a file in a directory that you may write to",
-        )
-    })
 }
 
 fn told(named: &Named, first: Seed, found: &Found) -> String {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use cepa_common::ids::RelayId;
 
 use super::built::Circuit;
+use super::choose::Wanted;
 use super::isolation::Isolation;
-use super::maker::{CircuitError, Wanted};
+use super::maker::CircuitError;
 use super::pool::Pool;
 use super::shelf::Counts;
 use crate::guard::GuardReport;

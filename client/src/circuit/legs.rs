@@ -21,10 +21,11 @@ use rand::RngExt;
 
 use super::build::{BuildError, Parts};
 use super::built::{Circuit, CircuitInner, Grow};
+use super::choose::{First, Wanted};
 use super::growth::Growth;
 use super::health::Blame;
 use super::isolation::Isolation;
-use super::maker::{CircuitError, First, Maker, Raised, Wanted};
+use super::maker::{CircuitError, Maker, Raised};
 use super::task::{CircuitEnd, CircuitTask, LastHopLayers};
 use crate::guard::Purpose;
 use crate::path::ExitTarget;

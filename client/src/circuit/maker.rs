@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::build::{BuildError, Builder, GuardFault};
 use super::built::Circuit;
+use super::choose::{Choosing, First, Wanted};
 use super::growth::Multipath;
 use super::health::{Blame, Health};
 use super::links::GuardLinks;
@@ -27,9 +28,7 @@ use super::shelf::ExitFit;
 use super::stock::Stock;
 use super::timeout::BuildTimes;
 use crate::guard::{Keeper, Purpose, Verdict};
-use crate::path::{
-    ExitTarget, Path, PathError, PathRequest, PathSelector, PeerRules, Position, RuleError,
-};
+use crate::path::{Path, PathError, PathSelector, PeerRules, Position, RuleError};
 use cepa_common::net::skew::ClockSkew;
 
 /// The most circuits that a whole client builds at once.
@@ -54,48 +53,6 @@ pub enum CircuitError {
     /// The client is stopping.
     #[error("the client is stopping")]
     Stopping,
-}
-
-/// What a circuit is wanted for.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// What the circuit's exit must let out to.
-    pub target: ExitTarget,
-    /// The owner's rule for the destination ([`PeerRules::rule_for`]).
-    pub rule: Option<usize>,
-    /// The exit, if it is settled already.
-    pub exit: Option<RelayId>,
-}
-
-impl From<ExitTarget> for Wanted {
-    fn from(target: ExitTarget) -> Self {
-        Self {
-            target,
-            rule: None,
-            exit: None,
-        }
-    }
-}
-
-/// Which relays a path may begin at.
-#[derive(Clone, Copy)]
-pub(super) enum First<'a> {
-    /// The guards decide.
-    Any,
-    /// This guard and no other.
-    Only(&'a RelayId),
-    /// No relay that the function names.
-    Not(&'a dyn Fn(&RelayId) -> bool),
-}
-
-impl First<'_> {
-    fn permits(&self, relay: &RelayId) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Only(guard) => *guard == relay,
-            Self::Not(names) => !names(relay),
-        }
-    }
 }
 
 /// A circuit that is built and has no task yet.
@@ -342,44 +299,21 @@ impl Maker {
         if self.rules.hops > 1 {
             self.announcer.tell_guards();
         }
-        // Another exit is drawn in place of one near the guard, as another guard would see the client for it.
-        let redraws = core::cell::Cell::new(wanted.exit.is_none());
-        let guard = |exit: &Entry| {
-            let near = |guard: &RelayId| !selector.may_share_path(guard, &exit.identity);
-            let pick = |fits: &dyn Fn(&RelayId) -> bool| {
+        let avoided = self.memory().health.avoided(steady::now());
+        let choosing = Choosing {
+            selector: &selector,
+            hops: self.rules.hops,
+            first,
+            wanted,
+            avoid,
+            failed: &|relay| avoided.contains(relay),
+            pick: &|fits| {
                 let choice = self.guards.pick(purpose, fits);
                 choice.map(|choice| choice.identity)
-            };
-            let best = pick(&|guard| first.permits(guard))?;
-            if !near(&best) {
-                return Some(best);
-            }
-            if redraws.get() && !selector.is_near_many(&best, wanted.target, wanted.rule) {
-                return None;
-            }
-            pick(&|guard| first.permits(guard) && !near(guard))
+            },
         };
-        let avoided = self.memory().health.avoided(steady::now());
-        // If a path has one hop, its exit is the first hop, and `first` holds for the exit.
-        let alone = self.rules.hops == 1;
-        let avoid = |relay: &RelayId| avoid(relay) || (alone && !first.permits(relay));
-        let careful = |relay: &RelayId| avoid(relay) || avoided.contains(relay);
-        let mut request = PathRequest::new(wanted.target);
-        request.rule = wanted.rule;
-        request.last = wanted.exit;
-        request.hops = usize::from(self.rules.hops);
-        request.guard = Some(&guard);
-        request.exclude = &careful;
-        if let Ok(path) = selector.choose(&mut random::rng(), &request) {
-            return Ok(path);
-        }
-        request.exclude = &avoid;
-        selector
-            .choose(&mut random::rng(), &request)
-            .or_else(|_| {
-                redraws.set(false);
-                selector.choose(&mut random::rng(), &request)
-            })
+        choosing
+            .path(&mut random::rng())
             .map_err(CircuitError::from)
     }
 

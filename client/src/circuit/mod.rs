@@ -6,6 +6,7 @@
 
 pub mod build;
 mod built;
+mod choose;
 mod circuits;
 pub(crate) mod dir_streams;
 mod growth;
@@ -22,6 +23,7 @@ mod pool_tests;
 pub mod predict;
 mod race;
 mod refill;
+pub mod rehearsal;
 pub(crate) mod report;
 mod shelf;
 mod stock;
@@ -30,7 +32,8 @@ pub mod timeout;
 mod upkeep;
 
 pub use self::built::Circuit;
+pub use self::choose::Wanted;
 pub use self::circuits::Circuits;
 pub use self::growth::Multipath;
-pub use self::maker::{CircuitError, Wanted};
+pub use self::maker::CircuitError;
 pub use self::shelf::Counts;

@@ -11,9 +11,10 @@ use cepa_common::world::steady;
 
 use super::build::BuildError;
 use super::built::Circuit;
+use super::choose::Wanted;
 use super::isolation::Isolation;
 use super::legs::Growing;
-use super::maker::{CircuitError, Maker, MakerConfig, Wanted};
+use super::maker::{CircuitError, Maker, MakerConfig};
 use super::predict::Predictor;
 use super::shelf::{Counts, ExitFit, Owner};
 use super::stock::Stock;

@@ -19,9 +19,10 @@ use cepa_common::world::{Clock, World, steady};
 use tokio::sync::watch;
 
 use super::built::CircuitInner;
+use super::choose::Wanted;
 use super::isolation::Isolation;
 use super::links::GuardLinks;
-use super::maker::{CircuitError, HOP_TIMEOUT, MOST_BUILDS, MakerConfig, Wanted};
+use super::maker::{CircuitError, HOP_TIMEOUT, MOST_BUILDS, MakerConfig};
 use super::memory::MemoryLimit;
 use super::pool::Pool;
 use super::report::Announcer;

@@ -11,23 +11,24 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
 
 use super::build::BuildError;
 use super::built::Circuit;
+use super::choose::{First, Wanted};
 use super::growth::Multipath;
 use super::health::Blame;
 use super::legs::Growing;
-use super::maker::{CircuitError, First, Maker, Raised, Wanted};
+use super::maker::{CircuitError, Maker, Raised};
 use crate::guard::Purpose;
 use crate::path::Path;
 
 /// The most attempts side by side for one circuit.
 const SIDE_BY_SIDE: usize = 3;
 /// The most attempts for one circuit in all.
-const ATTEMPTS: u32 = 12;
+pub(super) const ATTEMPTS: u32 = 12;
 /// The most relays that the attempts for one circuit leave out because attempts before have failed there. With so few,
 /// a guard that fails circuits cannot steer where the next one goes.
-const MOST_LEFT_OUT: usize = 3;
+pub(super) const MOST_LEFT_OUT: usize = 3;
 /// The pause after the first failure. The pause doubles with each further failure. A relay that has just started, or a
 /// network that has just come back, can be reached a moment later.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(25);
 /// A relay that has no room for a circuit is asked again after the pause that so many failures make (0.4 to 0.8 s), or
 /// a longer one.
 const BUSY_FAILURES: u32 = 6;

@@ -6,10 +6,12 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cepa_common::dir::Entry;
 use cepa_common::world::{World, random, steady};
 
 use super::built::Circuit;
 use super::pool::Pool;
+use super::predict::Predictor;
 use super::refill::{Refill, Refilling};
 use crate::guard::Purpose;
 use crate::path::ExitTarget;
@@ -21,7 +23,7 @@ const READY_MOST: usize = 8;
 /// Number of builds that must be free before a circuit is built ahead of need, because those who wait go first.
 const FREE_BUILDS: usize = 24;
 /// How often the pool looks after its circuits if nothing else wakes it.
-const UPKEEP: Duration = Duration::from_secs(5);
+pub(super) const UPKEEP: Duration = Duration::from_secs(5);
 /// After the machine slept, each owner's circuits are asked after a time from this range (milliseconds).
 const ASKED_AFTER: RangeInclusive<u64> = 0..=10_000;
 /// If the wall clock is ahead of the steady one by this time, the machine slept or its clock was set. Either way,
@@ -102,18 +104,8 @@ impl Pool {
     /// port for which none is ready comes first.
     fn missing(&self) -> Option<(ExitTarget, usize)> {
         let shelf = self.stock.shelf();
-        let clean: Vec<_> = shelf.clean().collect();
-        if clean.len() >= READY_MOST {
-            return None;
-        }
-        let predictor = self.predictor();
-        let expected = predictor.expected(steady::now());
-        let with_ready = expected.map(|target| {
-            let serves = |circuit: &&&Arc<Circuit>| target.is_allowed_by(circuit.exit());
-            (target, clean.iter().filter(serves).count())
-        });
-        let missing = with_ready.filter(|(_, ready)| *ready < READY_EACH);
-        missing.min_by_key(|(_, ready)| *ready)
+        let exits = shelf.clean().map(|circuit| circuit.exit());
+        missing(exits, &self.predictor(), steady::now())
     }
 
     /// Lets go of circuits that are lost, and of idle ones that are old or begin at a guard that stood in for a better
@@ -130,6 +122,25 @@ impl Pool {
         let consensus = self.consensus()?;
         consensus.entries().first()?.addresses.first().copied()
     }
+}
+
+/// A port that was asked for lately and for which too few clean circuits are ready, by the `exits` of these, with the
+/// number of those that serve it. A port for which none is ready comes first.
+pub(super) fn missing<'a>(
+    exits: impl Iterator<Item = &'a Entry>,
+    predictor: &Predictor,
+    now: Instant,
+) -> Option<(ExitTarget, usize)> {
+    let exits: Vec<_> = exits.collect();
+    if exits.len() >= READY_MOST {
+        return None;
+    }
+    let with_ready = predictor.expected(now).map(|target| {
+        let serves = |exit: &&&Entry| target.is_allowed_by(exit);
+        (target, exits.iter().filter(serves).count())
+    });
+    let missing = with_ready.filter(|(_, ready)| *ready < READY_EACH);
+    missing.min_by_key(|(_, ready)| *ready)
 }
 
 /// Where this machine is, and the time.

@@ -10,7 +10,7 @@ use cepa_common::net::directory::Backoff;
 use cepa_common::testkit::*;
 use cepa_common::world::{Clock, Disk};
 
-use super::task::until_next;
+use super::schedule::until_next;
 use super::tests::{START, consensus, give_circuits, network, start, start_reporting, until};
 use super::{BootstrapProgress, Directory, DirectoryConfig, WrongClock, directory};
 use crate::events::{ClientEvent, Reporter, Warning};

@@ -9,6 +9,7 @@
 
 mod cache;
 mod round;
+mod schedule;
 mod skew;
 mod sources;
 mod task;
@@ -18,7 +19,9 @@ mod hostile_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use schedule::{pause_of, until_next};
 pub use skew::{NoConsensus, WrongClock};
+pub(crate) use sources::SOURCES;
 pub use sources::{DirStreamFuture, DirStreams};
 pub use task::{
     BootstrapProgress, Directory, DirectoryConfig, DirectoryError, DirectoryTask, directory,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::events::DirectorySource;
 
 /// Number of sources asked at once: a source that holds news back is outvoted by two others.
-pub(super) const SOURCES: usize = 3;
+pub(crate) const SOURCES: usize = 3;
 /// After so many failed rounds over circuits there is one that asks authorities and fallbacks directly.
 const ROUNDS_OVER_CIRCUITS: u32 = 3;
 /// The most sources remembered as bad. Beyond this number, the source that is forgiven soonest is forgotten.

@@ -5,16 +5,17 @@ use core::time::Duration;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use cepa_common::dir::{Consensus, ConsensusConflict, Lifetime, UnixSecs, WeightLoss};
+use cepa_common::dir::{Consensus, ConsensusConflict, UnixSecs, WeightLoss};
 use cepa_common::log_pace::LogPace;
-use cepa_common::net::directory::{Backoff, Dial, NetworkHandle, random_below};
+use cepa_common::net::directory::{Backoff, Dial, NetworkHandle};
 use cepa_common::world::{Clock, Disk, random, steady};
-use rand::{Rng, RngExt};
+use rand::RngExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::cache::{Cache, Mark};
 use super::round::{Outcome, Round, RoundError};
+use super::schedule::{PERMILLE, next_asleep, pause_of, until_next};
 use super::skew::NoConsensus;
 use super::sources::{Choice, DirStreams, Distrust};
 use crate::events::{ClientEvent, Reporter, Warning};
@@ -25,14 +26,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(300);
 const RETRY_CAP: Duration = Duration::from_secs(60);
 /// The longest wait after failures while an older consensus may be used.
 const RETRY_CAP_IDLE: Duration = Duration::from_secs(600);
-/// The longest pause between two sources of a round while nobody waits: a guard that sees three circuits built in one
-/// instant knows what they are for.
-const PAUSE: Duration = Duration::from_secs(10);
 /// A client that was asked for no stream for so long is asleep (docs/protocol.md, 6.15.4).
 const ASLEEP_AFTER: Duration = Duration::from_secs(86_400);
-/// Thousandths of the time in which a client that is asleep fetches.
-const PERMILLE: u64 = 1_000;
-
 /// What the directory client needs.
 pub struct DirectoryConfig {
     /// The network, as it is known now.
@@ -212,36 +207,6 @@ pub fn directory(config: DirectoryConfig) -> (DirectoryTask, Directory) {
     )
 }
 
-/// How long a usable consensus needs no successor; `None` if it needs one now.
-///
-/// Relays fetch in the first tenth after fresh-until. Clients fetch at a random time from there to the middle of the
-/// interval, and at the latest a tenth of an interval before the consensus ends. So they do not all come at once, and
-/// no client is known by the time at which it comes.
-pub(super) fn until_next(lifetime: Lifetime, now_ms: u64, rng: &mut impl Rng) -> Option<Duration> {
-    let fresh_until_ms = lifetime.fresh_until.saturating_mul(1_000);
-    let left_ms = fresh_until_ms
-        .checked_sub(now_ms)
-        .filter(|left| *left > 0)?;
-    let interval = Duration::from_secs(lifetime.fresh_until.saturating_sub(lifetime.valid_after));
-    let after = lifetime.valid_until.saturating_sub(lifetime.fresh_until);
-    let latest = Duration::from_secs(after).saturating_sub(interval / 10);
-    let earliest = (interval / 10).min(latest);
-    let spread = (interval / 2).min(latest).saturating_sub(earliest);
-    Some(Duration::from_millis(left_ms) + earliest + random_below(rng, spread))
-}
-
-/// When a client that is asleep fetches: in the last quarter of the validity of its consensus, and a tenth of an
-/// interval before the end at the latest, after `permille` thousandths of this time. So it always has a consensus to
-/// start with, and shows itself once in most of a day instead of each hour.
-pub(super) fn next_asleep(lifetime: Lifetime, permille: u64) -> UnixSecs {
-    let interval = lifetime.fresh_until.saturating_sub(lifetime.valid_after);
-    let validity = lifetime.valid_until.saturating_sub(lifetime.valid_after);
-    let earliest = lifetime.valid_until.saturating_sub(validity / 4);
-    let latest = lifetime.valid_until.saturating_sub(interval / 10);
-    let spread = latest.saturating_sub(earliest);
-    earliest.saturating_add(spread.saturating_mul(permille) / PERMILLE)
-}
-
 impl DirectoryTask {
     /// Loads the consensus on disk, then fetches: at once if that consensus is not fresh, and from time to time for
     /// ever.
@@ -314,12 +279,6 @@ impl DirectoryTask {
         let interval = self.config.network.newest().params().vote_interval_seconds;
         let cap = cap.min(Duration::from_secs(u64::from(interval)) / 4);
         Backoff::new(RETRY_FIRST, cap.max(RETRY_FIRST * 2))
-    }
-
-    /// The longest pause between two sources. Networks with short intervals have short ones.
-    fn pause(&self) -> Duration {
-        let interval = self.config.network.newest().params().vote_interval_seconds;
-        PAUSE.min(Duration::from_secs(u64::from(interval)) / 20)
     }
 
     /// Waits, and drops the consensus meanwhile if its grace ends.
@@ -438,7 +397,7 @@ impl DirectoryTask {
             pause: if is_urgent {
                 Duration::ZERO
             } else {
-                self.pause()
+                pause_of(&self.config.network.newest())
             },
             avoid: self.distrust.list(),
             now: self.config.clock.now_secs(),

@@ -388,7 +388,7 @@ async fn who_is_not_used_for_a_day_fetches_only_before_its_consensus_ends() {
 #[test]
 fn a_client_that_is_asleep_fetches_in_the_last_quarter_of_the_validity() {
     let day = lifetime_of(0, 3_600, 86_400);
-    let hours = |at| super::task::next_asleep(day, at) as f64 / 3_600.0;
+    let hours = |at| super::schedule::next_asleep(day, at) as f64 / 3_600.0;
     assert_eq!(hours(0), 18.0);
     assert!((20.9..21.0).contains(&hours(500)), "{}", hours(500));
     assert!((23.8..23.9).contains(&hours(999)), "{}", hours(999));

@@ -126,6 +126,21 @@ impl GuardSet {
         now: Now,
         rng: &mut impl CryptoRng,
     ) {
+        let weights = PositionWeights::new(consensus);
+        self.update_weighted(consensus, weights, filter, prefer, now, rng);
+    }
+
+    /// Takes in a consensus and the owner's filter like [`GuardSet::update_preferring`]. `weights` are those of the
+    /// consensus: whoever keeps many sets computes them once for all.
+    pub(crate) fn update_weighted(
+        &mut self,
+        consensus: &Consensus,
+        weights: PositionWeights,
+        filter: Filter<'_>,
+        prefer: Filter<'_>,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) {
         self.observe(now);
         self.limits = GuardLimits::from(consensus.params()).with_in_use(self.own_in_use);
         self.subnet_rule = consensus.params().subnet_rule != 0;
@@ -136,7 +151,7 @@ impl GuardSet {
         self.date = now.wall.clamp(lifetime.valid_after.min(latest), latest);
         let view = View {
             consensus,
-            weights: PositionWeights::new(consensus),
+            weights,
             filter,
             prefer,
             limits: self.limits,

@@ -158,6 +158,11 @@ impl View<'_> {
 
     /// Draws guards into the sample until it is large enough or may not grow (6.21.3).
     pub(super) fn extend(&self, sample: &mut Vec<Guard>, rng: &mut impl CryptoRng) -> bool {
+        // Nearly always there are enough, and nobody need look at the whole consensus.
+        let usable = |sample: &[Guard]| sample.iter().filter(|guard| guard.now.usable).count();
+        if usable(sample) >= self.limits.sample_min {
+            return false;
+        }
         let eligible = || {
             let entries = self.consensus.entries().iter();
             entries.filter(|entry| self.weights.is_entry(entry))
@@ -168,7 +173,7 @@ impl View<'_> {
         candidates.retain(|entry| sample.iter().all(|guard| guard.identity != entry.identity));
         let before = sample.len();
         loop {
-            let usable = sample.iter().filter(|guard| guard.now.usable).count();
+            let usable = usable(sample);
             let held: u64 = sample.iter().map(|guard| guard.now.weight).sum();
             let full = sample.len() >= self.limits.sample_max
                 || (sample.len() >= self.limits.sample_min && held >= limit);

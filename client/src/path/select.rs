@@ -61,6 +61,11 @@ impl Path {
         self.hops.iter().map(|n| &self.consensus.entries()[*n])
     }
 
+    /// The places of the relays in the consensus, first hop first.
+    pub fn places(&self) -> &[usize] {
+        &self.hops
+    }
+
     /// The consensus that the path was chosen from.
     pub fn consensus(&self) -> &Arc<Consensus> {
         &self.consensus

@@ -97,6 +97,17 @@ struct Parties {
     clean_at: usize,
 }
 
+/// How many circuits and links a relay has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Circuits that pass or end here.
+    pub(crate) circuits: usize,
+    /// Links to relays.
+    pub(crate) relay_links: usize,
+    /// Links of clients, and of whoever is no relay.
+    pub(crate) other_links: usize,
+}
+
 /// The memory that circuits, queues and buffers may take, and who holds it, so that victims can be chosen.
 pub(crate) struct Memory {
     budget: Arc<Budget>,
@@ -283,6 +294,22 @@ impl Memory {
 
     fn parties(&self) -> MutexGuard<'_, Parties> {
         lock(&self.parties)
+    }
+
+    /// How many circuits and links there are now. The call looks at each of them.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for (party, held) in &self.parties().held {
+            let live = held.links.iter().filter_map(Weak::upgrade);
+            let links = live.filter(|link| !link.is_closed()).count();
+            match party.relay() {
+                Some(_) => counts.relay_links += links,
+                None => counts.other_links += links,
+            }
+            let circuits = held.circuits.values();
+            counts.circuits += circuits.filter(|circuit| !circuit.is_over()).count();
+        }
+        counts
     }
 
     /// Looks at what `party` has, after what is long gone was forgotten.

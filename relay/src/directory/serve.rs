@@ -9,7 +9,7 @@ use cepa_common::dir::{
     ConsensusSignature, DocError, KnownNetwork, MAX_DESCRIPTOR_BYTES, NetworkFile, SignedDescriptor,
 };
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -151,7 +151,12 @@ async fn answer(
     }
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
-        (&Method::GET, "/cepa/1/consensus") => consensus::answer(&request, server).await,
+        (&Method::GET, "/cepa/1/consensus") => {
+            let answer = consensus::answer(&request, server).await;
+            let bytes = answer.body().size_hint().exact();
+            server.count_served(caller.asker, bytes.unwrap_or_default());
+            answer
+        }
         (&Method::GET, path) if path.starts_with(NETWORK_PATH) => network(path, server),
         (&Method::POST, DESCRIPTOR_PATH) => {
             accept(request, server, MAX_DESCRIPTOR_BYTES, |bytes, network| {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cepa_common::dir::{
     AuthorityEntry, Consensus, ConsensusConflict, ConsensusStatus, ConsensusStore, Inserted,
@@ -32,6 +33,8 @@ pub struct DirectoryServer {
     pub(super) differences: Differences,
     pub(super) admission: DirectoryAdmission,
     pub(super) places: ConnectionPlaces,
+    /// Bytes of consensuses and differences that were served: over circuits, and to who dialled.
+    served: [AtomicU64; 2],
 }
 
 impl DirectoryServer {
@@ -56,6 +59,21 @@ impl DirectoryServer {
         Self::build(network.into(), clock, authority, events, Some(own))
     }
 
+    /// Counts the bytes of an answer to who asked for a consensus.
+    pub(super) fn count_served(&self, asker: Asker, bytes: u64) {
+        let place = usize::from(asker != Asker::Stream);
+        self.served[place].fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of consensuses and differences that were served since the start: over circuits, and to who dialled.
+    pub(crate) fn served(&self) -> (u64, u64) {
+        let [streams, others] = &self.served;
+        (
+            streams.load(Ordering::Relaxed),
+            others.load(Ordering::Relaxed),
+        )
+    }
+
     fn build(
         network: NetworkHandle,
         clock: Clock,
@@ -75,6 +93,7 @@ impl DirectoryServer {
             differences: Differences::new(),
             admission: DirectoryAdmission::default(),
             places: ConnectionPlaces::default(),
+            served: Default::default(),
         })
     }
 

@@ -9,7 +9,7 @@ use super::directory::Directory;
 use super::error::RelayError;
 use super::ground::Ground;
 use super::keys::Keys;
-use crate::admission::{Admission, LinkAdmission, keep_within_budget};
+use crate::admission::{Admission, LinkAdmission, Memory, keep_within_budget};
 use crate::circuit::{EndContext, HandshakePool, Prober, Responder, Sets};
 use crate::exit::{ExitConnector, OpenStreams, Outside, ResolverError};
 use crate::link::{LinkContext, PeerLinks};
@@ -28,7 +28,7 @@ pub(super) struct Circuits {
     /// The streams of the exit, if this relay is one.
     pub(super) streams: Option<Arc<OpenStreams>>,
     /// What links, circuits and streams hold.
-    pub(super) memory: Arc<Budget>,
+    pub(super) memory: Arc<Memory>,
 }
 
 impl Circuits {
@@ -50,7 +50,7 @@ impl Circuits {
         } = Admission::new(options.limits, Instant::now());
         let exit = exit(options, ground, directory, memory.budget())?;
         let streams = exit.as_ref().map(|exit| exit.open_streams().clone());
-        let held = memory.budget().clone();
+        let held = memory.clone();
         let (params, tasks) = (&directory.params, &ground.work.tasks);
         let links = Arc::new(PeerLinks::new(
             ground.identity,

@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cepa_common::budget::Budget;
 use cepa_common::ids::RelayId;
 use cepa_common::net::tasks::Stopper;
 use tokio::time::timeout;
@@ -26,7 +25,9 @@ use self::directory::Directory;
 use self::ground::Ground;
 use self::keys::Keys;
 use self::speakers::Speakers;
+use crate::admission::Memory;
 use crate::circuit::HandshakePool;
+use crate::directory::DirectoryServer;
 use crate::events::{RelayEvent, RelayEvents, Reporter};
 use crate::exit::OpenStreams;
 use crate::link::{Doors, LinkListener, listen};
@@ -47,9 +48,25 @@ pub struct RelayHandle {
     /// The streams that leave the network here, if the relay is an exit.
     streams: Option<Arc<OpenStreams>>,
     /// What links, circuits and streams hold.
-    memory: Arc<Budget>,
+    memory: Arc<Memory>,
+    directory: Arc<DirectoryServer>,
     /// Links, circuits and streams.
     work: Stopper,
+}
+
+/// What a relay carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayLoad {
+    /// Number of circuits that pass or end here.
+    pub circuits: usize,
+    /// Number of links to relays.
+    pub relay_links: usize,
+    /// Number of links of clients, and of whoever is no relay.
+    pub other_links: usize,
+    /// Bytes of consensuses and differences that were asked for over circuits, since the start.
+    pub consensus_bytes_by_circuits: u64,
+    /// Bytes of consensuses and differences that were asked for by who dialled the relay, since the start.
+    pub consensus_bytes_to_diallers: u64,
 }
 
 impl Relay {
@@ -78,7 +95,7 @@ impl Relay {
 fn open(ground: Ground, directory: Directory, circuits: Circuits) -> RelayHandle {
     let doors = Doors {
         links: circuits.links,
-        directory: directory.server,
+        directory: directory.server.clone(),
     };
     ground.sources.tasks.spawn(listen(LinkListener {
         socket: ground.socket,
@@ -99,6 +116,7 @@ fn open(ground: Ground, directory: Directory, circuits: Circuits) -> RelayHandle
         handshakes: circuits.handshakes,
         streams: circuits.streams,
         memory: circuits.memory,
+        directory: directory.server,
         work: ground.work.stop,
     }
 }
@@ -126,7 +144,20 @@ impl RelayHandle {
 
     /// What links, circuits, streams and queues are charged together (bytes), which `limits.memory_bytes` bounds.
     pub fn held_bytes(&self) -> usize {
-        self.memory.used()
+        self.memory.budget().used()
+    }
+
+    /// How many links and circuits the relay has now, and what of the directory it has served since its start.
+    pub fn load(&self) -> RelayLoad {
+        let counts = self.memory.counts();
+        let (streams, others) = self.directory.served();
+        RelayLoad {
+            circuits: counts.circuits,
+            relay_links: counts.relay_links,
+            other_links: counts.other_links,
+            consensus_bytes_by_circuits: streams,
+            consensus_bytes_to_diallers: others,
+        }
     }
 
     /// Stops accepting, ends all links and circuits, and waits until all tasks have ended.

@@ -1,7 +1,7 @@
 //! Benchmarks of how the directory grows: synthetic consensuses of several sizes, and what they cost (docs/scale.md has
 //! the figures).
 //!
-//! `cargo bench -p cepa-client --bench scale` prints a table in Markdown; sizes may be given as arguments. Times are
+//! `cargo bench -p cepa-sim --bench scale` prints a table in Markdown; sizes may be given as arguments. Times are
 //! processor time of this process and medians of several rounds, so that other work on the machine changes them little.
 //! Each size runs in a process of its own, so that its memory can be told from that of the others.
 #![allow(clippy::disallowed_methods, reason = "a bench measures the real world")]
@@ -9,22 +9,18 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cepa_client::path::{ExitTarget, PathRequest, PathSelector};
 use cepa_common::dir::{
-    Consensus, ConsensusBody, DescriptorCache, Entry, ExitPolicy, Flags, Lifetime, NetworkFile,
-    PolicySummary, RelayDescriptor, SignedConsensus, SignedVote, Vote, VoteEntry, apply, diff,
+    Consensus, DescriptorCache, Entry, Flags, RelayDescriptor, SignedConsensus, SignedVote, Vote,
+    VoteEntry, apply, diff,
 };
 use cepa_common::ids::RelayId;
-use cepa_common::onion::Suite;
-use cepa_common::testkit::{
-    self, authorities, body_of, consensus_bytes, identity, lifetime_of, network_named, params,
-    signing_key,
-};
+use cepa_common::testkit::{authorities, identity, lifetime_of, network_named, signing_key};
+use cepa_sim::population::{HOUR, Population, Publisher};
 use ed25519_dalek::SigningKey;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -32,8 +28,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const AUTHORITIES: u8 = 9;
-/// Percentage of the relays that leave in an hour. As many come.
-const CHURN_PERCENT: usize = 1;
+/// The hours after which as many relays are down as at any later time.
+const SETTLED: u64 = 24;
 
 fn main() {
     let sizes: Vec<usize> = std::env::args()
@@ -79,16 +75,15 @@ fn measure_apart(size: usize, what: &str) {
 /// Measures the vote that an authority sends to each other authority, and what it costs the receiver: with descriptors
 /// that the receiver has never seen, and with descriptors that it has seen before.
 fn measure_vote(relays: usize) {
-    let network = network();
+    let network = network_named("scale", authorities(AUTHORITIES), BTreeMap::new());
+    let mut population = Population::new(0, NOON, [7; 32]);
     let mut rng = StdRng::seed_from_u64(7);
-    let policies = policies();
     let signed = (0..relays).map(|n| {
         let key = SigningKey::from_bytes(&rng.random());
         let descriptor = RelayDescriptor {
             identity: RelayId(key.verifying_key().to_bytes()),
             bandwidth: 100 << rng.random_range(0..10),
-            published: NOON,
-            ..descriptor(n, &policies, &mut rng)
+            ..population.descriptor(n)
         };
         let signed = descriptor.sign(&network.network_id(), &key).unwrap();
         (descriptor.identity, signed.bytes().to_vec())
@@ -101,7 +96,7 @@ fn measure_vote(relays: usize) {
     });
     let vote = Vote {
         authority: identity(1),
-        lifetime: lifetime(NOON),
+        lifetime: lifetime_of(NOON, HOUR, 24 * HOUR),
         params: BTreeMap::new(),
         entries: entries.collect(),
         values: Vec::new(),
@@ -131,31 +126,35 @@ fn measure_vote(relays: usize) {
 }
 
 fn measure(relays: usize) {
-    let network = network();
-    let mut rng = StdRng::seed_from_u64(7);
-    let relays_now = entries(&mut rng, relays);
-    let bytes = sign(&network, NOON, relays_now.clone());
+    let (mut population, publisher) = network(relays);
+    let network = publisher.network();
+    // A relay that is down is not listed, so there are a few more than are asked for.
+    population.advance(NOON + SETTLED * HOUR);
+    let at = |hour: u64| NOON + hour * HOUR;
+    let bytes = publisher.sign(at(SETTLED), entries(&population)).unwrap();
     // The first parse loads the code and fills the allocator's arenas. Memory is counted from then on.
-    let small = sign(&network, NOON, entries(&mut rng, 10));
-    drop(SignedConsensus::parse_and_verify(&small, &network).unwrap());
+    let small = entries(&Population::new(10, NOON, [8; 32]));
+    let small = publisher.sign(NOON, small).unwrap();
+    drop(SignedConsensus::parse_and_verify(&small, network).unwrap());
     let before = resident_bytes();
-    let consensus = SignedConsensus::parse_and_verify(&bytes, &network).unwrap();
+    let consensus = SignedConsensus::parse_and_verify(&bytes, network).unwrap();
     let memory = resident_bytes().saturating_sub(before);
     let parse = cpu_median(5, || {
-        black_box(SignedConsensus::parse_and_verify(&bytes, &network).unwrap());
+        black_box(SignedConsensus::parse_and_verify(&bytes, network).unwrap());
     });
     let tables = cpu_median(5, || {
         black_box(PathSelector::new(Arc::clone(&consensus)));
     });
-    let paths = paths_per_second(&consensus, &mut rng);
-    let later = sign(&network, NOON + 3_600, an_hour_later(&relays_now, &mut rng));
-    let later = SignedConsensus::parse_and_verify(&later, &network).unwrap();
+    let paths = paths_per_second(&consensus, &mut StdRng::seed_from_u64(7));
+    population.advance(at(SETTLED + 1));
+    let later = publisher.publish(at(SETTLED + 1), entries(&population));
+    let later = later.unwrap();
     let made = cpu_median(5, || {
         black_box(diff(&consensus, &later).unwrap());
     });
     let difference = diff(&consensus, &later).unwrap();
     let applied = cpu_median(5, || {
-        black_box(apply(&consensus, &difference, &network).unwrap());
+        black_box(apply(&consensus, &difference, network).unwrap());
     });
     let day = 24 * difference.len();
     println!(
@@ -225,136 +224,16 @@ fn mib(bytes: usize) -> f64 {
     f64::from(u32::try_from(bytes / 1_024).unwrap()) / 1_024.0
 }
 
-fn network() -> NetworkFile {
-    network_named("scale", authorities(AUTHORITIES), BTreeMap::new())
+/// Relays as they occur in networks, and the authorities that list them.
+fn network(relays: usize) -> (Population, Publisher) {
+    let publisher = Publisher::new(AUTHORITIES, [7; 32]).unwrap();
+    (Population::new(relays, NOON, [7; 32]), publisher)
+}
+
+fn entries(population: &Population) -> Vec<Entry> {
+    let listed = population.listed().into_iter();
+    listed.map(|(_, entry)| entry.clone()).collect()
 }
 
 /// Valid-after of the first consensus, in seconds since 1970.
 const NOON: u64 = 1_800_000_000;
-
-fn entries(rng: &mut StdRng, relays: usize) -> Vec<Entry> {
-    let policies = policies();
-    let mut entries: Vec<Entry> = (0..relays).map(|n| entry(n, &policies, rng)).collect();
-    entries.sort_by_key(|entry| entry.identity);
-    entries
-}
-
-/// The lifetime of a network that votes each hour.
-fn lifetime(valid_after: u64) -> Lifetime {
-    lifetime_of(valid_after, 3_600, 86_400)
-}
-
-/// Makes a consensus that all authorities have signed.
-fn sign(network: &NetworkFile, valid_after: u64, entries: Vec<Entry>) -> Vec<u8> {
-    let body = ConsensusBody {
-        params: params(&[("circuit_window_cells", 600)]),
-        ..body_of(lifetime(valid_after), entries)
-    };
-    let all: Vec<u8> = (1..=AUTHORITIES).collect();
-    consensus_bytes(network, &body, &all)
-}
-
-/// Exit policies as they occur in networks. The first is that of relays that are no exits.
-fn policies() -> Vec<PolicySummary> {
-    const EXITS: [&str; 4] = [
-        "accept *:*",
-        "reject *:25, accept *:*",
-        "accept *:80, accept *:443",
-        "accept *:20-23, accept *:43, accept *:53, accept *:79-81, accept *:88, accept *:110, accept *:143, \
-         accept *:194, accept *:220, accept *:389, accept *:443, accept *:464-465, accept *:531, accept *:993-995",
-    ];
-    let exits = EXITS.map(|text| text.parse::<ExitPolicy>().unwrap());
-    let none = ExitPolicy::reject_all();
-    [none]
-        .iter()
-        .chain(&exits)
-        .map(ExitPolicy::summary)
-        .collect()
-}
-
-/// What exits let datagrams out to unless their owners say otherwise, which few will.
-fn datagrams() -> &'static PolicySummary {
-    static SUMMARY: LazyLock<PolicySummary> = LazyLock::new(|| {
-        const USUAL: &str = "accept *:53, accept *:123, accept *:443, reject *:1-1023, reject *:1900, \
-            reject *:5353, reject *:11211, accept *:*";
-        USUAL.parse::<ExitPolicy>().unwrap().summary()
-    });
-    &SUMMARY
-}
-
-/// A descriptor as they occur in networks: a third of the relays are exits of a few kinds, and half have IPv6.
-fn descriptor(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> RelayDescriptor {
-    let policy = match n % 3 {
-        0 => &policies[rng.random_range(0..policies.len())],
-        _ => &policies[0],
-    };
-    let v4 = Ipv4Addr::from(rng.random_range(0x0100_0000u32..0x0a00_0000));
-    let mut addresses = vec![SocketAddr::from((v4, rng.random_range(1..u16::MAX)))];
-    if n.is_multiple_of(2) {
-        let low: [u16; 4] = rng.random();
-        let ip = [
-            0x2600,
-            rng.random(),
-            rng.random(),
-            0,
-            low[0],
-            low[1],
-            low[2],
-            low[3],
-        ];
-        addresses.push(SocketAddr::from((ip, 9_001)));
-    }
-    RelayDescriptor {
-        identity: RelayId(rng.random()),
-        onion_key: rng.random(),
-        suite: Suite::Aes256Gcm,
-        addresses,
-        policy: policy.clone(),
-        udp: match policy.is_reject_all() {
-            true => PolicySummary::reject_all(),
-            false => datagrams().clone(),
-        },
-        nickname: format!("relay{n}"),
-        ..testkit::web_descriptor(1)
-    }
-}
-
-/// A relay's entry in a consensus. Weights are far apart.
-fn entry(n: usize, policies: &[PolicySummary], rng: &mut StdRng) -> Entry {
-    let descriptor = descriptor(n, policies, rng);
-    let exit = if descriptor.policy.is_reject_all() {
-        Flags::NONE
-    } else {
-        Flags::EXIT
-    };
-    let guard = if rng.random_ratio(4, 10) {
-        Flags::GUARD | Flags::HSDIR
-    } else {
-        Flags::NONE
-    };
-    let flags = Flags::VALID | Flags::RUNNING | Flags::FAST | Flags::STABLE | exit | guard;
-    let weight = 100u32 << rng.random_range(0..10);
-    Entry::new(&descriptor, flags, weight)
-}
-
-/// What an hour changes: some relays leave, as many come, a tenth of the weights move, and onion keys that are a week
-/// old are replaced.
-fn an_hour_later(entries: &[Entry], rng: &mut StdRng) -> Vec<Entry> {
-    let moved = entries.len() * CHURN_PERCENT / 100;
-    let policies = policies();
-    let mut later = entries.to_vec();
-    for _ in 0..moved {
-        let n = rng.random_range(0..later.len());
-        later[n] = entry(rng.random_range(0..1 << 30), &policies, rng);
-    }
-    for entry in &mut later {
-        if rng.random_ratio(1, 10) {
-            entry.weight += rng.random_range(1..=entry.weight / 10 + 1);
-        }
-        if rng.random_ratio(1, 7 * 24) {
-            entry.onion_key = rng.random();
-        }
-    }
-    later.sort_by_key(|entry| entry.identity);
-    later
-}
