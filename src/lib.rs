@@ -5,9 +5,9 @@
 //! published. Who embeds a client in another program takes the package `cepa-client`.
 //!
 //! The rooms stand above one another, and each calls only those below it: [`cli`] has one file for each command;
-//! [`testnet`] runs a whole network on this machine, `bench` measures one, [`control`] lets other programs of the
-//! owner ask a client that runs; [`node`] starts and stops a node; [`config`] turns a file into checked settings;
-//! [`terminal`] is what the program says and hears.
+//! [`testnet`] runs a whole network on this machine, `bench` measures one, `check` looks whether a client does its work,
+//! [`control`] lets other programs of the owner ask a client that runs; [`node`] starts and stops a node; [`config`]
+//! turns a file into checked settings; [`terminal`] is what the program says and hears.
 
 #![cfg_attr(
     test,
@@ -22,6 +22,11 @@
     reason = "measures real sockets and processes from outside, and writes what its caller named"
 )]
 mod bench;
+#[expect(
+    clippy::disallowed_methods,
+    reason = "looks at a running client from outside, and at the machine that it runs on"
+)]
+mod check;
 #[expect(
     clippy::disallowed_methods,
     reason = "speaks with the owner, not for a node: reads and writes the files that the owner named"

@@ -256,11 +256,7 @@ impl Client {
         isolation: Isolation,
         early: &[u8],
     ) -> Result<StreamIo, ConnectError> {
-        if let StreamTarget::Host(StreamHost::Name(name), _) = &target
-            && let Some(special) = SpecialName::of(name)
-        {
-            return Err(ConnectError::Special(special));
-        }
+        refuse_special(&target)?;
         let isolation = match &target {
             StreamTarget::Host(host, port) => self.key(by, isolation, host, *port),
             StreamTarget::Directory | StreamTarget::Resolver => {
@@ -466,7 +462,17 @@ fn wanted(target: &StreamTarget) -> ExitTarget {
     }
 }
 
-fn parse_target(text: &str) -> Option<StreamTarget> {
+/// Refuses a name that the DNS does not have, of which no exit shall hear.
+pub(crate) fn refuse_special(target: &StreamTarget) -> Result<(), ConnectError> {
+    match target {
+        StreamTarget::Host(StreamHost::Name(name), _) => {
+            SpecialName::of(name).map_or(Ok(()), |special| Err(ConnectError::Special(special)))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn parse_target(text: &str) -> Option<StreamTarget> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return StreamTarget::address(address);
     }

@@ -44,6 +44,7 @@ pub mod guard;
 mod let_in;
 mod names;
 pub mod path;
+mod probe;
 mod resolve;
 mod start;
 mod time_sources;
@@ -60,4 +61,5 @@ pub type StreamIo = cepa_common::net::circuit_io::StreamIo<cepa_common::stream::
 pub use client::{Client, ClientError, ClientOptions, ConnectError, HopReport};
 pub use events::{ClientEvent, ClientEvents, DirectorySource, Warning};
 pub use let_in::Front;
+pub use probe::ProbeReport;
 pub use resolve::ResolveError;

@@ -31,4 +31,5 @@ pub use error::{ExecError, FAILED, NOT_FOUND, NOT_RUN};
 pub use inner::{INNER, become_command};
 pub use mounts::Shares;
 pub use outer::{Options, run};
+pub use stack::NAME_SERVERS;
 pub use via::{NotAPort, Via};

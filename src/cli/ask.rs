@@ -27,14 +27,21 @@ pub(super) struct Which {
 }
 
 impl Which {
-    pub(super) fn ask(self, request: ControlRequest) -> Result<Value, CliError> {
-        let dir = match self.config {
-            Some(file) => Config::load(&file)?.state.dir,
-            None => match self.state {
-                Some(dir) => dir,
-                None => found(state_dir(None, "client")?, control::running())?,
-            },
+    /// The state directory of the client that is meant, and the configuration if that was named.
+    pub(super) fn find(self) -> Result<(PathBuf, Option<Config>), CliError> {
+        if let Some(file) = self.config {
+            let config = Config::load(&file)?;
+            return Ok((config.state.dir.clone(), Some(config)));
+        }
+        let dir = match self.state {
+            Some(dir) => dir,
+            None => found(state_dir(None, "client")?, control::running())?,
         };
+        Ok((dir, None))
+    }
+
+    pub(super) fn ask(self, request: ControlRequest) -> Result<Value, CliError> {
+        let (dir, _) = self.find()?;
         match control::ask(&dir, request) {
             Ok(Answer::Ok(result)) => Ok(result),
             Ok(Answer::Error { what, hint }) => Err(CliError::failed(what, hint)),
@@ -104,9 +111,9 @@ impl StatusCommand {
         } else {
             lines(&status).iter().for_each(|line| say(line));
         }
-        Ok(match status.percent {
-            100.. => ExitCode::SUCCESS,
-            _ => ExitCode::from(NETWORK),
+        Ok(match status.is_ready() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(NETWORK),
         })
     }
 }
@@ -216,9 +223,16 @@ mod tests {
             built: 31,
             paired: 1,
             streams: 7,
-            listeners: vec!["127.0.0.1:9350".to_owned()],
             alarms: vec!["two consensuses".to_owned()],
             warnings: Vec::new(),
+            process: 7,
+            started: Some(1_900_000_000),
+            ready_since: None,
+            listeners: Vec::new(),
+            valid_after: None,
+            exits: 3,
+            datagram_exits: 2,
+            clock_ahead: Some(1),
         };
         let lines = lines(&status);
         assert_eq!(lines[0], "ready (100 %)");

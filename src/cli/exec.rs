@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::ask::Which;
 use super::context::{Context, block_on};
-use crate::control::{ControlRequest, Status};
+use crate::control::{ControlRequest, ListenerStatus, Status};
 use crate::harden;
 use crate::terminal::CliError;
 
@@ -103,10 +103,9 @@ fn found() -> Result<Via, CliError> {
             "name its port by --via",
         )
     })?;
-    let ports = status
-        .listeners
-        .iter()
-        .filter_map(|text| text.parse::<Via>().ok());
+    let open = (status.listeners.iter())
+        .filter(|port| port.kind == ListenerStatus::PROXY && !port.asks_who);
+    let ports = open.filter_map(|port| port.address.parse::<Via>().ok());
     // Whatever of this machine: a port beyond loopback asks for a password.
     let mut ports = ports.filter(|via| !matches!(via, Via::Tcp(at) if !at.ip().is_loopback()));
     ports.next().ok_or_else(|| {

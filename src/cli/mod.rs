@@ -3,6 +3,7 @@
 mod ask;
 mod authority;
 mod bench;
+mod check;
 mod consensus;
 mod consensus_view;
 mod context;
@@ -63,6 +64,7 @@ enum CepaCommand {
     Proxy(proxy::Proxy),
     Exec(exec::Exec),
     Status(ask::StatusCommand),
+    Check(check::Check),
     NewIdentity(ask::NewIdentityCommand),
     Relay(relay::Relay),
     #[command(subcommand)]
@@ -87,6 +89,7 @@ impl Cli {
             CepaCommand::Proxy(command) => command.main(&context),
             CepaCommand::Exec(command) => command.main(&context),
             CepaCommand::Status(command) => command.main(),
+            CepaCommand::Check(command) => command.main(),
             CepaCommand::NewIdentity(command) => command.main(),
             CepaCommand::Relay(command) => command.main(&context),
             CepaCommand::Authority(command) => command.main(),

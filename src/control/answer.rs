@@ -1,5 +1,8 @@
 //! What is answered on the control socket (docs/control.md): the text alone, without a socket.
 
+use std::net::SocketAddr;
+
+use cepa_common::net::skew;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -80,13 +83,80 @@ pub struct Status {
     pub paired: usize,
     /// Open streams, those of retired circuits among them.
     pub streams: usize,
-    /// The ports that let programs in without a password: `ADDR:PORT`, or `unix:PATH`.
-    #[serde(default)]
-    pub listeners: Vec<String>,
     /// What asks for somebody's attention.
     pub alarms: Vec<String>,
     /// What else is wrong.
     pub warnings: Vec<String>,
+    /// Number of the client's process.
+    #[serde(default)]
+    pub process: u32,
+    /// When the client was started (seconds since 1970).
+    #[serde(default)]
+    pub started: Option<u64>,
+    /// Since when the client is ready (seconds since 1970), if it has been so.
+    #[serde(default)]
+    pub ready_since: Option<u64>,
+    /// Where programs reach the client.
+    #[serde(default)]
+    pub listeners: Vec<ListenerStatus>,
+    /// From when on the consensus is valid (seconds since 1970).
+    #[serde(default)]
+    pub valid_after: Option<u64>,
+    /// Relays of the consensus that let streams out.
+    #[serde(default)]
+    pub exits: usize,
+    /// How many of these exits let datagrams out.
+    #[serde(default)]
+    pub datagram_exits: usize,
+    /// By how many seconds this computer's clock is ahead, or behind if the number is negative, as most of the relays
+    /// say that were asked; `None` before three have spoken.
+    #[serde(default)]
+    pub clock_ahead: Option<i64>,
+}
+
+impl Status {
+    /// Can streams be opened?
+    pub fn is_ready(&self) -> bool {
+        self.percent >= 100
+    }
+
+    /// Do several relays say that this computer's clock is wrong?
+    pub fn clock_is_wrong(&self) -> bool {
+        self.clock_ahead.is_some_and(skew::is_wrong)
+    }
+}
+
+/// One of the client's ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its address: an IP address and a port, or `unix:` and a path.
+    pub address: String,
+    /// What it speaks: [`ListenerStatus::PROXY`].
+    pub kind: String,
+    /// Does it want a user and a password?
+    pub asks_who: bool,
+}
+
+impl ListenerStatus {
+    /// The kind of a port that takes SOCKS and HTTP.
+    pub const PROXY: &str = "proxy";
+}
+
+/// Where a stream came out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Identity of the exit.
+    pub identity: String,
+    /// Nickname of the exit; empty if the consensus lists it no longer.
+    pub nickname: String,
+    /// Addresses of the exit by the consensus.
+    pub addresses: Vec<SocketAddr>,
+    /// The exit's country, two letters, if the client has a GeoIP file that knows it.
+    pub country: Option<String>,
+    /// Relays that the stream passed.
+    pub hops: u8,
+    /// Time until the exit had answered, with the circuit if one had to be built.
+    pub milliseconds: u64,
 }
 
 /// Whether a guard works.

@@ -1,35 +1,37 @@
 //! What a client answers its owner: how it does, and that its circuits are retired.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cepa_client::guard::GuardHealth;
-use cepa_client::{Client, Warning};
+use cepa_client::{Client, ClientEvent, Warning};
+use cepa_common::dir::{Entry, Flags, Transport};
 use cepa_common::sync::lock;
-use cepa_common::world::steady;
+use cepa_common::world::{Clock, steady};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::answer::{Answer, GuardStatus, NewIdentity, Status};
+use super::answer::{Answer, GuardStatus, ListenerStatus, NewIdentity, Reached, Status};
 use super::request::ControlRequest;
 use super::running::{self, Running};
-use super::socket::Control;
-use crate::config::ListenAddress;
+use super::socket::{Control, Handler};
+use crate::config::Listener;
 use crate::terminal::Progress;
 
 /// A new identity is given at most once in this time (Tor's limit on NEWNYM).
 const IDENTITY_EVERY: Duration = Duration::from_secs(10);
 
 /// Lets the owner of `client` ask it over a socket in the state directory `dir`, which is locked by the client's node.
-/// `ports` let programs in without a password.
+/// Programs reach the client at `listeners`.
 ///
 /// A client without the socket is of use as well: that there is none is said to `progress` and to the log, and no more.
 /// The socket is gone when the tasks end.
 pub fn attend(
     dir: &Path,
     client: &Client,
-    ports: Vec<ListenAddress>,
+    listeners: &[Listener],
     progress: &watch::Sender<Progress>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -42,7 +44,9 @@ pub fn attend(
                 })
                 .ok()
             });
-            let serving = control.serve(handler(client.clone(), ports));
+            let life = Arc::new(Life::new(listeners));
+            tasks.spawn(wait_until_ready(client.clone(), life.clone()));
+            let serving = control.serve(handler(client.clone(), life));
             tasks.spawn(async move {
                 serving.await;
                 drop(running);
@@ -77,30 +81,91 @@ impl IdentityLimit {
     }
 }
 
-/// Answers what is asked of `client` over the control socket.
-fn handler(
-    client: Client,
-    ports: Vec<ListenAddress>,
-) -> Arc<dyn Fn(ControlRequest) -> Answer + Send + Sync> {
-    let limit = Mutex::new(IdentityLimit::default());
-    Arc::new(move |request| match request {
-        ControlRequest::Status => Answer::ok(&status(&client, &ports)),
-        ControlRequest::NewIdentity => {
-            let mut limit = lock(&limit);
-            match limit.ask(steady::now()) {
-                Ok(()) => Answer::ok(&NewIdentity {
-                    retired: client.new_identity(),
-                }),
-                Err(left) => Answer::error(
-                    "a new identity was given just now",
-                    format!("ask again in {} s", left.as_millis().div_ceil(1_000)),
-                ),
-            }
+/// What is known of a client's life besides what the client says.
+struct Life {
+    /// When it was started (seconds since 1970).
+    started: u64,
+    /// Since when it is ready; zero before.
+    ready_since: AtomicU64,
+    listeners: Vec<ListenerStatus>,
+}
+
+impl Life {
+    fn new(listeners: &[Listener]) -> Self {
+        let listeners = listeners.iter().map(|listener| ListenerStatus {
+            address: listener.address.to_string(),
+            kind: ListenerStatus::PROXY.to_owned(),
+            asks_who: listener.credentials.is_some(),
+        });
+        Self {
+            started: Clock::system().now_secs(),
+            ready_since: AtomicU64::new(0),
+            listeners: listeners.collect(),
         }
+    }
+}
+
+/// Notes when the client is ready for the first time, and again after each time that it was not.
+async fn wait_until_ready(client: Client, life: Arc<Life>) {
+    let mut events = client.events();
+    while let Some(event) = events.next().await {
+        match event {
+            ClientEvent::Ready => {
+                let now = Clock::system().now_secs();
+                life.ready_since.store(now, Ordering::Relaxed);
+            }
+            ClientEvent::Lost(_) => life.ready_since.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+}
+
+/// Answers what is asked of `client` over the control socket.
+fn handler(client: Client, life: Arc<Life>) -> Handler {
+    let limit = Mutex::new(IdentityLimit::default());
+    Arc::new(move |request| {
+        let answer = match request {
+            ControlRequest::Status => Answer::ok(&status(&client, &life)),
+            ControlRequest::NewIdentity => new_identity(&client, &mut lock(&limit)),
+            ControlRequest::Reach { to } => {
+                let client = client.clone();
+                return Box::pin(async move { reach(&client, to.as_deref()).await });
+            }
+        };
+        Box::pin(core::future::ready(answer))
     })
 }
 
-fn status(client: &Client, ports: &[ListenAddress]) -> Status {
+fn new_identity(client: &Client, limit: &mut IdentityLimit) -> Answer {
+    match limit.ask(steady::now()) {
+        Ok(()) => Answer::ok(&NewIdentity {
+            retired: client.new_identity(),
+        }),
+        Err(left) => Answer::error(
+            "a new identity was given just now",
+            format!("ask again in {} s", left.as_millis().div_ceil(1_000)),
+        ),
+    }
+}
+
+async fn reach(client: &Client, to: Option<&str>) -> Answer {
+    match Box::pin(client.probe(to)).await {
+        Ok(report) => Answer::ok(&Reached {
+            identity: report.exit.to_string(),
+            nickname: report.nickname,
+            addresses: report.addresses,
+            country: report.country.map(|country| country.to_string()),
+            hops: report.hops,
+            milliseconds: u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
+        }),
+        Err(error) => Answer::error(
+            error.to_string(),
+            "`cepa status` and the client's log say more",
+        ),
+    }
+}
+
+fn status(client: &Client, life: &Life) -> Status {
     let stage = client.stage();
     let consensus = client.consensus();
     let counts = client.circuits().counts();
@@ -121,10 +186,17 @@ fn status(client: &Client, ports: &[ListenAddress]) -> Status {
         .into_iter()
         .partition(|warning| warning.is_alarm());
     let words = |warnings: Vec<Warning>| warnings.iter().map(ToString::to_string).collect();
+    let entries = consensus.as_ref().map_or(&[][..], |c| c.entries());
+    let exits = || {
+        let runs = entries
+            .iter()
+            .filter(|entry| entry.flags.contains(Flags::RUNNING));
+        runs.filter(|entry| entry.flags.contains(Flags::EXIT))
+    };
+    let carries = |entry: &&Entry| !entry.ports(Transport::Udp).is_reject_all();
     Status {
         percent: stage.percent().unwrap_or_default(),
         stage: stage.to_string(),
-        listeners: ports.iter().map(ToString::to_string).collect(),
         relays: consensus.as_ref().map(|c| c.entries().len()),
         valid_until: consensus.as_ref().map(|c| c.lifetime().valid_until),
         guards: guards.collect(),
@@ -135,6 +207,14 @@ fn status(client: &Client, ports: &[ListenAddress]) -> Status {
         streams: counts.streams,
         alarms: words(alarms),
         warnings: words(warnings),
+        process: std::process::id(),
+        started: Some(life.started),
+        ready_since: Some(life.ready_since.load(Ordering::Relaxed)).filter(|since| *since > 0),
+        listeners: life.listeners.clone(),
+        valid_after: consensus.as_ref().map(|c| c.lifetime().valid_after),
+        exits: exits().count(),
+        datagram_exits: exits().filter(carries).count(),
+        clock_ahead: client.clock_skew().estimate(),
     }
 }
 

@@ -15,7 +15,7 @@ pub mod request;
 mod running;
 mod socket;
 
-pub use answer::{Answer, GuardStatus, NewIdentity, Status};
+pub use answer::{Answer, GuardStatus, ListenerStatus, NewIdentity, Reached, Status};
 pub use client::attend;
 pub use request::ControlRequest;
 pub use socket::{AskError, ask, is_there};

@@ -9,13 +9,26 @@ pub const VERSION: u32 = 1;
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024;
 
 /// What can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlRequest {
     /// How the client does.
     Status,
     /// Retire all circuits.
     NewIdentity,
+    /// Open a stream on a circuit of its own, and say where it came out.
+    Reach {
+        /// The destination, `host:port`; without one the exit's resolver, which is asked nothing.
+        to: Option<String>,
+    },
+}
+
+/// The commands by name.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Command {
+    Status,
+    NewIdentity,
+    Reach,
 }
 
 /// The line of a request.
@@ -23,14 +36,22 @@ pub enum ControlRequest {
 #[serde(deny_unknown_fields)]
 struct Line {
     version: u32,
-    command: ControlRequest,
+    command: Command,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<String>,
 }
 
 /// The request as it is sent.
-pub fn line(request: ControlRequest) -> String {
+pub fn line(request: &ControlRequest) -> String {
+    let (command, to) = match request {
+        ControlRequest::Status => (Command::Status, None),
+        ControlRequest::NewIdentity => (Command::NewIdentity, None),
+        ControlRequest::Reach { to } => (Command::Reach, to.clone()),
+    };
     let line = serde_json::json!(Line {
         version: VERSION,
-        command: request,
+        command,
+        to,
     });
     format!("{line}\n")
 }
@@ -53,5 +74,12 @@ pub fn parse(line: &[u8]) -> Result<ControlRequest, &'static str> {
     }
     let line: Line = serde_json::from_value(value)
         .map_err(|_| "the request names no command that is known, or more than one")?;
-    Ok(line.command)
+    match (line.command, line.to) {
+        (Command::Status, None) => Ok(ControlRequest::Status),
+        (Command::NewIdentity, None) => Ok(ControlRequest::NewIdentity),
+        (Command::Reach, to) => Ok(ControlRequest::Reach { to }),
+        (Command::Status | Command::NewIdentity, Some(_)) => {
+            Err("the command takes no destination")
+        }
+    }
 }

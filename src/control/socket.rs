@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::request::{self, ControlRequest, MAX_REQUEST_BYTES, parse};
@@ -24,12 +26,20 @@ use super::request::{self, ControlRequest, MAX_REQUEST_BYTES, parse};
 const SOCKET: &str = "control.sock";
 /// Longest answer that is taken (bytes).
 const MAX_ANSWER_BYTES: u64 = 256 * 1024;
-/// One exchange must be over within this time.
+/// A request must have been read, and an answer written, within this time.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// An answer for which a stream has to be opened is there within this time: a client gives up after 60 s.
+const LONGEST_WORK: Duration = Duration::from_secs(65);
 /// Connections served at once.
 const MAX_CONNECTIONS: usize = 8;
 /// Pause after an accept that failed (S39).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// What a request is answered by.
+pub(super) type Work = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// Answers requests.
+pub(super) type Handler = Arc<dyn Fn(ControlRequest) -> Work + Send + Sync>;
 
 /// There is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +106,7 @@ impl Control {
     }
 
     /// Answers requests with `handler` until the future is dropped.
-    pub(super) async fn serve(self, handler: Arc<dyn Fn(ControlRequest) -> Answer + Send + Sync>) {
+    pub(super) async fn serve(self, handler: Handler) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         // The set is dropped with this future, which ends every exchange.
         let mut exchanges = JoinSet::new();
@@ -110,8 +120,7 @@ impl Control {
                 Ok((stream, _)) => {
                     let handler = handler.clone();
                     exchanges.spawn(async move {
-                        let exchange = exchange(stream, handler);
-                        if let Ok(Err(error)) = tokio::time::timeout(DEADLINE, exchange).await {
+                        if let Err(error) = exchange(stream, handler).await {
                             tracing::debug!(%error, "a control connection broke");
                         }
                         drop(permit);
@@ -136,10 +145,7 @@ impl Drop for Control {
 }
 
 /// One request and its answer.
-async fn exchange(
-    mut stream: UnixStream,
-    handler: Arc<dyn Fn(ControlRequest) -> Answer + Send + Sync>,
-) -> io::Result<()> {
+async fn exchange(mut stream: UnixStream, handler: Handler) -> io::Result<()> {
     // If the directory is open to others, as that of a throwaway network may be, this check keeps them out (S33).
     let theirs = stream.peer_cred()?.uid();
     if theirs != 0 && theirs != rustix::process::getuid().as_raw() {
@@ -148,13 +154,16 @@ async fn exchange(
     let mut line = Vec::new();
     let (read, mut write) = stream.split();
     let mut bounded = tokio::io::BufReader::new(read.take(MAX_REQUEST_BYTES as u64 + 1));
-    bounded.read_until(b'\n', &mut line).await?;
+    timeout(DEADLINE, bounded.read_until(b'\n', &mut line)).await??;
     let answer = match parse(&line) {
-        Ok(request) => handler(request),
+        Ok(request) => timeout(LONGEST_WORK, handler(request)).await?,
         Err(what) => refusal(what),
     };
-    write.write_all(answer.line().as_bytes()).await?;
-    write.shutdown().await
+    let answered = async {
+        write.write_all(answer.line().as_bytes()).await?;
+        write.shutdown().await
+    };
+    timeout(DEADLINE, answered).await?
 }
 
 /// The answer to what is no request.
@@ -187,7 +196,8 @@ pub fn is_there(dir: &Path) -> bool {
     socket_path(dir).is_ok_and(|path| BlockingStream::connect(path).is_ok())
 }
 
-/// Asks the client that runs with the state directory `dir`. Blocks for a few seconds at most.
+/// Asks the client that runs with the state directory `dir`. Blocks for a few seconds at most, or for a minute where
+/// the client opens a stream.
 pub fn ask(dir: &Path, request: ControlRequest) -> Result<Answer, AskError> {
     let path = socket_path(dir)?;
     let mut stream = BlockingStream::connect(path).map_err(|error| match error.kind() {
@@ -196,9 +206,13 @@ pub fn ask(dir: &Path, request: ControlRequest) -> Result<Answer, AskError> {
         }
         _ => error.into(),
     })?;
-    stream.set_read_timeout(Some(DEADLINE))?;
+    let wait = match request {
+        ControlRequest::Reach { .. } => LONGEST_WORK + DEADLINE,
+        ControlRequest::Status | ControlRequest::NewIdentity => DEADLINE,
+    };
+    stream.set_read_timeout(Some(wait))?;
     stream.set_write_timeout(Some(DEADLINE))?;
-    stream.write_all(request::line(request).as_bytes())?;
+    stream.write_all(request::line(&request).as_bytes())?;
     let mut line = String::new();
     BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut line)?;
     let mut answer: Value = serde_json::from_str(&line).map_err(|_| AskError::NoAnswer)?;
@@ -215,10 +229,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn echo() -> Arc<dyn Fn(ControlRequest) -> Answer + Send + Sync> {
-        Arc::new(|request| match request {
-            ControlRequest::Status => Answer::ok(&"fine"),
-            ControlRequest::NewIdentity => Answer::error("too soon", "wait"),
+    fn echo() -> Handler {
+        Arc::new(|request| {
+            let answer = match request {
+                ControlRequest::Status => Answer::ok(&"fine"),
+                ControlRequest::NewIdentity => Answer::error("too soon", "wait"),
+                ControlRequest::Reach { to } => Answer::ok(&to),
+            };
+            Box::pin(core::future::ready(answer))
         })
     }
 
@@ -249,6 +267,10 @@ mod tests {
         assert_eq!(refused, Answer::error("too soon", "wait"));
         let line = raw(dir.path(), b"{\"command\":\"status\",\"version\":1}\n").await;
         assert_eq!(line, "{\"ok\":\"fine\",\"version\":1}\n");
+        for to in [None, Some("a.example:80".to_owned())] {
+            let reached = ask(ControlRequest::Reach { to: to.clone() }).await.unwrap();
+            assert_eq!(reached, Answer::ok(&to));
+        }
         // A request that is not understood is answered with an error, and harms nobody.
         for bad in [
             &b"GET / HTTP/1.1\r\n"[..],
@@ -258,6 +280,7 @@ mod tests {
             b"{\"version\":2,\"command\":\"status\"}\n",
             b"{\"version\":1,\"command\":\"format\"}\n",
             b"{\"version\":1,\"command\":\"status\",\"more\":1}\n",
+            b"{\"version\":1,\"command\":\"status\",\"to\":\"a.example:80\"}\n",
             &vec![b'['; 100_000],
         ] {
             let line = raw(dir.path(), bad).await;

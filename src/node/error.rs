@@ -73,7 +73,8 @@ impl AppError {
             }
             Self::State(error) => error.hint(),
             Self::Listen { source, .. } if source.kind() == ErrorKind::AddrInUse => {
-                "another program listens there; stop it or choose another port"
+                "another program listens there, perhaps a client of another user: `cepa check` says which; stop it or \
+                 choose another port"
             }
             Self::Listen { address, .. } if address.starts_with("unix:") => {
                 "choose a path of at most 107 bytes that no program uses, in a directory that is there"

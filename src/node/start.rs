@@ -28,10 +28,10 @@ use crate::config::{self, Config, ListenAddress};
 use crate::terminal::Progress;
 
 /// A function that lets the owner of a node speak with the node's client as soon as there is one. The arguments are the
-/// state directory, the client, the ports that ask for no password, and the sender that hears of the client's start. The
-/// tasks end when the node is stopped or dropped.
+/// state directory, the client, where programs reach it, and the sender that hears of the client's start. The tasks end
+/// when the node is stopped or dropped.
 pub type Attend =
-    fn(&Path, &client::Client, Vec<ListenAddress>, &watch::Sender<Progress>) -> JoinSet<()>;
+    fn(&Path, &client::Client, &[config::Listener], &watch::Sender<Progress>) -> JoinSet<()>;
 
 /// A node that runs.
 pub struct Node {
@@ -118,15 +118,15 @@ impl Node {
             return Ok(());
         };
         // The ports come first: whether they are free is the one thing that we know at once.
-        let mut listeners = Vec::new();
-        let mut open = Vec::new();
+        let (mut listeners, mut ports) = (Vec::new(), Vec::new());
         for (_, port) in settings.ports() {
             let isolate = port.isolate.as_ref().unwrap_or(&settings.isolate);
             let by = clients::isolate_by(isolate);
             let bound = bind(&port, self.state.trust()).await?;
-            if port.credentials.is_none() {
-                open.push(bound.address.clone());
-            }
+            ports.push(config::Listener {
+                address: bound.address.clone(),
+                ..port
+            });
             listeners.push((bound, by));
         }
         let peers = peer_rules(settings).await?;
@@ -143,7 +143,7 @@ impl Node {
         };
         let started = self.client.insert(clients::start(options).await);
         // The owner may ask from the beginning: whoever waits may want to know what for.
-        self.attendants = attend(self.state.path(), &started.client, open, &progress);
+        self.attendants = attend(self.state.path(), &started.client, &ports, &progress);
         // Programs are let in from the beginning: a stream waits while the client starts, and is told where that is
         // hopeless.
         let front = client::front::FrontOptions {

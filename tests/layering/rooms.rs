@@ -243,6 +243,15 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "client/src/probe.rs",
+        &[
+            "common/src",
+            "client/src/circuit",
+            "client/src/client.rs",
+            "client/src/path",
+        ],
+    ),
+    (
         "client/src/let_in.rs",
         &[
             "common/src",
@@ -380,6 +389,10 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         "src/control",
         &["common/src", "client/src", "src/config", "src/terminal"],
     ),
+    (
+        "src/check",
+        &["common/src", "exec/src", "src/config", "src/control"],
+    ),
     ("src/harden.rs", &[]),
     (
         "src/testnet",
@@ -410,6 +423,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "sim/src",
             "exec/src",
             "src/bench",
+            "src/check",
             "src/config",
             "src/control",
             "src/harden.rs",

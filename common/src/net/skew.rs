@@ -124,15 +124,21 @@ impl ClockSkew {
     }
 }
 
-fn is_wrong(median: i64) -> bool {
+/// Is a clock wrong that is ahead by this many seconds, or behind if the number is negative?
+pub fn is_wrong(median: i64) -> bool {
     median.unsigned_abs() > CLOCK_SKEW_SECS
 }
 
 /// What it means for people that the clock is ahead by this many seconds, or behind if the number is negative.
 pub fn advice(median: i64) -> String {
+    format!("{}; set it, best by NTP", off(median))
+}
+
+/// By how much the clock is wrong, in a sentence without its full stop.
+pub fn off(median: i64) -> String {
     let direction = if median > 0 { "ahead" } else { "behind" };
     format!(
-        "this computer's clock is about {} {direction}, as several others say; set it, best by NTP",
+        "this computer's clock is about {} {direction}, as several others say",
         About(Duration::from_secs(median.unsigned_abs()))
     )
 }

@@ -29,7 +29,7 @@ pub use key::{KeyKind, create_key, erase_key, load_key, load_or_create_key, save
 pub use lock::StateLock;
 use rand_core::CryptoRng;
 use trust::check_directory;
-pub use trust::{Trust, check_place, check_secret};
+pub use trust::{Trust, check_place, check_private, check_secret};
 
 use crate::secret::Secret;
 use crate::world::Disk;

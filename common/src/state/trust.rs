@@ -24,6 +24,11 @@ pub fn check_secret(disk: &Disk, path: &Path, trust: Trust) -> Result<(), StateE
     check_file(disk, path, trust)
 }
 
+/// Checks that nobody else can look into the directory `path` or put files there.
+pub fn check_private(disk: &Disk, path: &Path, trust: Trust) -> Result<(), StateError> {
+    check_directory(disk, path, trust)
+}
+
 /// Checks who can reach the file `path`.
 pub(super) fn check_file(disk: &Disk, path: &Path, trust: Trust) -> Result<(), StateError> {
     check(disk, path, trust, |verifier| verifier.require_file())

@@ -24,8 +24,8 @@ pub(crate) use packet::{Dropped, Pair};
 use tcp::Flows;
 pub(crate) use tcp::{FlowId, MTU, Read, Written};
 
-/// The name server of the namespace.
-pub(crate) const NAME_SERVERS: [IpAddr; 2] = [
+/// The name servers of the namespace, which are Cepa.
+pub const NAME_SERVERS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(198, 18, 0, 53)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xce9a, 0, 0, 0, 0, 0, 0x53)),
 ];

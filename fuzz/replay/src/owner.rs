@@ -22,7 +22,7 @@ pub(crate) fn control(data: &[u8]) -> bool {
         return false;
     };
     assert!(data.len() <= request::MAX_REQUEST_BYTES);
-    let again = request::line(asked);
+    let again = request::line(&asked);
     assert_eq!(request::parse(again.as_bytes()), Ok(asked));
     true
 }

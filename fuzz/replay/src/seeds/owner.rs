@@ -27,6 +27,15 @@ pub(super) fn owner() -> Vec<Seed> {
             "good_spaces",
             " { \"command\" : \"new-identity\", \"version\" : 1 }\n",
         ),
+        control("good_reach", "{\"version\":1,\"command\":\"reach\"}\n"),
+        control(
+            "good_reach_to",
+            "{\"version\":1,\"command\":\"reach\",\"to\":\"example.org:443\"}\n",
+        ),
+        control(
+            "status_to",
+            "{\"version\":1,\"command\":\"status\",\"to\":\"example.org:443\"}\n",
+        ),
         control("version_2", "{\"version\":2,\"command\":\"status\"}\n"),
         control("endless", "{\"version\":1,\"command\":\"status\"}"),
         control("deep", &"[".repeat(300)),
