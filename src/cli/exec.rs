@@ -90,10 +90,7 @@ fn found() -> Result<Via, CliError> {
     };
     let answer = Which::default().ask(ControlRequest::Status);
     let answer = answer.map_err(|error| CliError {
-        hint: format!(
-            "start a client with `cepa proxy`, or name its port by --via; {}",
-            error.hint
-        ),
+        hint: format!("{}; or name a port by --via", error.hint),
         code: cepa_exec::FAILED,
         ..error
     })?;

@@ -59,6 +59,7 @@ pub(crate) fn run_apart(test: &str) {
 /// Is this program here? `python3:NAME` is a module, `node:NAME` a package. Says so if it is not.
 pub(crate) fn is_here(program: &str) -> bool {
     let is_there = match program.split_once(':') {
+        None if program.starts_with("/dev/") => std::fs::File::open(program).is_ok(),
         None => quiet(Command::new("sh").args(["-c", "command -v \"$0\"", program])),
         Some(("python3", module)) => quiet(
             Command::new("python3")
@@ -128,7 +129,8 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn start() -> Self {
-        let home = tempfile::tempdir().unwrap();
+        // `cepa exec` hides `/tmp`.
+        let home = tempfile::tempdir_in("/var/tmp").unwrap();
         prepare::all(home.path());
         let (world, news, resolver) = start_world(home.path());
         let net = Testnet::start(&["--resolver", &resolver]);
@@ -306,7 +308,7 @@ fn start_client(net: &Testnet, home: &Path) -> (Child, Option<PathBuf>) {
          [client]\nsocks = \"127.0.0.1:9350\"\n\
          [[client.listeners]]\naddress = \"unix:/run/user/1000/cepa/port\"\n",
         net.network_file(),
-        home.join("state"),
+        home.join(".local/state/cepa/client"),
     );
     std::fs::write(home.join("node.toml"), config).unwrap();
     let program = cepa();

@@ -17,6 +17,7 @@ pub(crate) fn all(home: &Path) {
     );
     certificate(home);
     settings(home);
+    program(home);
     git(home);
     apt(home);
     pip(&www);
@@ -117,6 +118,12 @@ fn settings(home: &Path) {
         "exec /usr/bin/chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
          --disable-background-networking --disable-component-update --disable-sync ${DEBUG---dump-dom} \"$@\"",
     );
+}
+
+/// The program under test, found by its name, where `cepa exec` does not hide it.
+fn program(home: &Path) {
+    let path = home.join("bin/cepa");
+    std::fs::copy(env!("CARGO_BIN_EXE_cepa"), path).unwrap();
 }
 
 fn git(home: &Path) {
