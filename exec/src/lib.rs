@@ -27,6 +27,12 @@ mod stack;
 mod tun;
 mod via;
 
+/// Runs the stack over packets that a fuzzer made. Says whether any packet asked for something.
+#[doc(hidden)]
+pub fn fuzz_packets(data: &[u8]) -> bool {
+    stack::fuzzed::packets(data)
+}
+
 pub use error::{ExecError, FAILED, NOT_FOUND, NOT_RUN};
 pub use inner::{INNER, become_command};
 pub use mounts::Shares;

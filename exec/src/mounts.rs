@@ -114,6 +114,12 @@ pub(crate) fn prepare(shares: &Shares, sockets: &BTreeSet<PathBuf>) -> Result<()
     }
     // One that is a link elsewhere is hidden there.
     hidden.retain(|dir| dir.is_dir() && fs::canonicalize(dir).is_ok_and(|real| real == *dir));
+    if !fs::canonicalize(RUN).is_ok_and(|real| hidden.contains(&real)) {
+        return Err(ExecError::new(
+            format!("there is no directory {RUN} to put one of the command's own in the place of"),
+            format!("make an empty one: `sudo mkdir {RUN}`"),
+        ));
+    }
     let is_hidden = |path: &Path| hidden.iter().any(|dir| path.starts_with(dir));
     let resolv = target_of(Path::new(RESOLV));
     let nsswitch = fs::read_to_string(NSSWITCH).ok();

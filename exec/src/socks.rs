@@ -13,8 +13,9 @@ use tokio::net::UnixStream;
 
 use crate::via::Via;
 
-/// The node tells what became of a request within this time: it waits 60 s while it starts, and tries some exits.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// The node tells what became of a request within this time, which is longer than a program's system waits for a
+/// connection in the namespace (63 s).
+const PATIENCE: Duration = Duration::from_secs(75);
 /// The name by which the node leads to the resolver of an exit (docs/front.md).
 const RESOLVER: &[u8] = b"resolver.cepa.alt";
 const RESOLVER_PORT: u16 = 53;

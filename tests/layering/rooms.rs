@@ -363,7 +363,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "exec/src/inner.rs",
         ],
     ),
-    ("exec/src/lib.rs", &[]),
+    ("exec/src/lib.rs", &["exec/src/stack"]),
     ("src/terminal", &[]),
     (
         "src/config",

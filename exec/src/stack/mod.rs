@@ -2,9 +2,11 @@
 //! there are connections, datagrams and questions of the DNS.
 //!
 //! The room is pure: whoever drives it gives it packets and the time, and does what it says. `packet` tells packets
-//! apart, `tcp` has the connections, `udp` and `icmp` make packets, and `dns` has the questions.
+//! apart, `tcp` has the connections, `udp` and `icmp` make packets, and `dns` has the questions. `fuzzed` is for
+//! fuzzers.
 
 mod dns;
+pub(crate) mod fuzzed;
 mod icmp;
 mod packet;
 mod tcp;

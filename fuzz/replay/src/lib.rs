@@ -20,7 +20,7 @@ pub mod seeds;
 pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [FuzzTarget; 25] = [
+pub const TARGETS: [FuzzTarget; 26] = [
     ("front", front::front),
     ("cell", cells::cell),
     ("message", cells::message),
@@ -28,6 +28,7 @@ pub const TARGETS: [FuzzTarget; 25] = [
     ("params", cells::params),
     ("mux", cells::mux),
     ("dns", dns::dns),
+    ("packets", cepa_exec::fuzz_packets),
     ("network", documents::network),
     ("policy", documents::policy),
     ("descriptor", documents::descriptor),

@@ -17,6 +17,7 @@ mod dns;
 mod documents;
 mod front;
 mod owner;
+mod packets;
 mod payloads;
 
 /// One sample: its target, its name, its bytes.
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Seed> {
         payloads::payloads(),
         payloads::datagrams(),
         dns::dns(),
+        packets::packets(),
         documents::documents(),
         documents::key_files(),
         owner::owner(),

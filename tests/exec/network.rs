@@ -1,0 +1,141 @@
+//! The whole way: programs by `cepa exec`, a client, three relays, an exit, and servers on an Internet of the test's own.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use super::space::{Space, TARGET};
+use super::{Place, Who, everybody, text};
+
+/// Servers of the Internet: a repository and pages by HTTP, and a name server that knows one name.
+const SERVERS: &str = r#"
+import functools, http.server, socket, struct, sys, threading
+def names():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind((sys.argv[1], 53))
+    while True:
+        query, who = s.recvfrom(2000)
+        end = 12
+        while query[end]: end += query[end] + 1
+        known = query[12:end] == b"\x03www\x07example\x03org" and query[end + 1:end + 3] == b"\0\x01"
+        answer = query[:2] + b"\x81\x80\0\x01\0" + bytes([known]) + b"\0\0\0\0" + query[12:end + 5]
+        if known: answer += b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04" + socket.inet_aton(sys.argv[1])
+        s.sendto(answer, who)
+threading.Thread(target=names, daemon=True).start()
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[2])
+server = http.server.ThreadingHTTPServer((sys.argv[1], 80), handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print("ready", flush=True)
+sys.stdin.read()
+"#;
+
+fn git(args: &[&str]) {
+    let done = Command::new("git")
+        .args(["-c", "user.name=x", "-c", "user.email=x@example.org"])
+        .args(args)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{args:?}: {done:?}");
+}
+
+#[test]
+fn programs_go_through_a_whole_network() {
+    let everybody = everybody();
+    if !everybody.contains(&Who::Root) {
+        return;
+    }
+    let (place, space) = (Place::new(), Space::new());
+    let work = place.open_dir("work");
+    let at = |name: &str| work.join(name).to_str().unwrap().to_owned();
+    std::fs::write(work.join("page"), vec![b'p'; 1_000_000]).unwrap();
+    git(&["init", "--quiet", &at("source")]);
+    std::fs::write(work.join("source/file"), "text").unwrap();
+    git(&["-C", &at("source"), "add", "file"]);
+    git(&[
+        "-C",
+        &at("source"),
+        "commit",
+        "--quiet",
+        "--message",
+        "first",
+    ]);
+    git(&[
+        "clone",
+        "--quiet",
+        "--bare",
+        &at("source"),
+        &at("served.git"),
+    ]);
+    git(&["-C", &at("served.git"), "update-server-info"]);
+
+    let mut servers = space.far("python3");
+    servers
+        .args(["-c", SERVERS, TARGET])
+        .arg(&work)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut servers = servers.stderr(Stdio::null()).spawn().unwrap();
+    let mut ready = [0; 6];
+    servers
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
+
+    let capture = space.capture(false);
+    // The command finds the client by itself. Its proxy settings are those of the network around it.
+    let script = format!(
+        "set -e\n\
+         run() {{ {cepa} exec -- \"$@\"; }}\n\
+         run curl -sS --max-time 60 http://www.example.org/page | cmp - {page}\n\
+         run curl -sS --max-time 60 http://{TARGET}/page | cmp - {page}\n\
+         run git clone --quiet http://www.example.org/served.git {clone}\n\
+         cmp {clone}/file {source}/file\n\
+         run getent ahostsv4 www.example.org | grep -q {TARGET}\n\
+         ! run getent ahostsv4 nobody.example.org\n\
+         ! run curl -sS --max-time 60 http://{TARGET}:81/\n\
+         ! run ping -c 1 -W 2 {TARGET}\n\
+         echo all is well\n",
+        cepa = place.path("cepa").display(),
+        page = at("page"),
+        clone = at("clone"),
+        source = at("source"),
+    );
+    let mut network = space.near("env");
+    network
+        .arg(place.path("cepa"))
+        .args([
+            "testnet",
+            "--socks",
+            "127.0.0.1:0",
+            "--resolver",
+            &format!("{TARGET}:53"),
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ])
+        .env("XDG_RUNTIME_DIR", place.open_dir("runtime"))
+        .env("HOME", place.open_dir("home"))
+        .current_dir("/")
+        .stdin(Stdio::null());
+    let output = network.output().unwrap();
+    assert!(
+        text(&output.stdout).ends_with("all is well\n"),
+        "{output:?}"
+    );
+    let seen = capture.end(&space);
+    drop(servers.stdin.take());
+    servers.wait().unwrap();
+    assert!(seen.len() > 20, "{seen:?}");
+    // The exits' links: to the servers that were asked for, and to the name server of the exits.
+    for packet in &seen {
+        let is_of = |port: &str| {
+            packet.contains(&format!("{TARGET}.{port}:"))
+                || packet.contains(&format!("{TARGET}.{port} "))
+        };
+        assert!(is_of("80") || is_of("81") || is_of("53"), "{packet}");
+        assert!(packet.contains(" 10.77.0.2."), "{packet}");
+    }
+}

@@ -1,0 +1,182 @@
+//! A node's port that does by itself what the network would: so whatever else is on the wire is a leak.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use cepa_common::sync::lock;
+
+/// Answers a request for a page.
+pub(crate) const HTTP: u16 = 80;
+/// Says what it hears.
+pub(crate) const ECHO: u16 = 7;
+/// Says hello, then resets.
+pub(crate) const RESET: u16 = 8;
+/// Ports below this one are answered by their own number as the reply of SOCKS.
+const REPLIES: u16 = 7;
+
+/// The address of every name.
+pub(crate) const NAMED: [u8; 4] = [10, 77, 0, 9];
+
+/// What was asked for, in order: `192.0.2.1:80`, or the name of a query.
+pub(crate) type Asked = Arc<Mutex<Vec<String>>>;
+
+trait Connection: Read + Write + Send {
+    fn end(&self);
+    fn reset(&self);
+}
+
+impl Connection for std::net::TcpStream {
+    fn end(&self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
+
+    fn reset(&self) {
+        rustix::net::sockopt::set_socket_linger(self, Some(std::time::Duration::ZERO)).unwrap();
+    }
+}
+
+impl Connection for std::os::unix::net::UnixStream {
+    fn end(&self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
+
+    fn reset(&self) {}
+}
+
+/// Listens at a Unix socket that everybody may use.
+pub(crate) fn at_path(path: &Path) -> Asked {
+    let listener = UnixListener::bind(path).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let asked = Asked::default();
+    let kept = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let asked = asked.clone();
+            std::thread::spawn(move || serve(stream, &asked));
+        }
+    });
+    kept
+}
+
+/// Listens at a port of loopback.
+pub(crate) fn at_port() -> (std::net::SocketAddr, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let asked = Asked::default();
+    let kept = (listener.local_addr().unwrap(), asked.clone());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let asked = asked.clone();
+            std::thread::spawn(move || serve(stream, &asked));
+        }
+    });
+    kept
+}
+
+fn read<const N: usize>(stream: &mut impl Read) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn read_counted(stream: &mut impl Read) -> Option<Vec<u8>> {
+    let [len] = read(stream)?;
+    let mut bytes = vec![0; len.into()];
+    stream.read_exact(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn serve(mut stream: impl Connection, asked: &Asked) -> Option<()> {
+    assert_eq!(read(&mut stream)?, [5, 1, 2]);
+    stream.write_all(&[5, 2]).ok()?;
+    assert_eq!(read(&mut stream)?, [1]);
+    assert_eq!(read_counted(&mut stream)?.len(), 32, "a user of its own");
+    read_counted(&mut stream)?;
+    stream.write_all(&[1, 0]).ok()?;
+    let [5, command, 0, kind] = read(&mut stream)? else {
+        panic!("no request of SOCKS 5")
+    };
+    let host = match kind {
+        1 => std::net::Ipv4Addr::from(read::<4>(&mut stream)?).to_string(),
+        4 => std::net::Ipv6Addr::from(read::<16>(&mut stream)?).to_string(),
+        _ => String::from_utf8(read_counted(&mut stream)?).unwrap(),
+    };
+    let port = u16::from_be_bytes(read(&mut stream)?);
+    let reply = |code| [5, code, 0, 1, 0, 0, 0, 0, 0, 0];
+    if command != 1 {
+        return stream.write_all(&reply(7)).ok();
+    }
+    if host == "resolver.cepa.alt" && port == 53 {
+        stream.write_all(&reply(0)).ok()?;
+        return names(&mut stream, asked);
+    }
+    lock(asked).push(format!("{host}:{port}"));
+    if port < REPLIES {
+        return stream.write_all(&reply(port as u8)).ok();
+    }
+    stream.write_all(&reply(0)).ok()?;
+    match port {
+        HTTP => {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.extend(read::<1>(&mut stream)?);
+            }
+            stream
+                .write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\npage\n",
+                )
+                .ok()?;
+        }
+        RESET => {
+            stream.write_all(b"hello").ok()?;
+            // It goes when the program has answered.
+            read::<1>(&mut stream)?;
+            stream.reset();
+            return Some(());
+        }
+        ECHO => {
+            let mut piece = [0; 16_384];
+            while let len @ 1.. = stream.read(&mut piece).ok()? {
+                stream.write_all(&piece[..len]).ok()?;
+            }
+        }
+        _ => {}
+    }
+    stream.end();
+    // Any other port has nothing to say. The other side ends when it has read to the end.
+    stream.read_to_end(&mut Vec::new()).ok()?;
+    Some(())
+}
+
+/// Answers queries for addresses of IPv4 by [`NAMED`], and all others by no record.
+fn names(stream: &mut impl Connection, asked: &Asked) -> Option<()> {
+    loop {
+        let len = u16::from_be_bytes(read(stream)?);
+        let mut query = vec![0; len.into()];
+        stream.read_exact(&mut query).ok()?;
+        let mut labels = Vec::new();
+        let mut at = 12;
+        while query[at] != 0 {
+            let end = at + 1 + usize::from(query[at]);
+            labels.push(String::from_utf8_lossy(&query[at + 1..end]).into_owned());
+            at = end;
+        }
+        let end = at + 5;
+        let has_answer = query[at + 1..at + 3] == [0, 1];
+        lock(asked).push(labels.join("."));
+        let mut answer = query[..2].to_vec();
+        answer.extend([0x81, 0x80, 0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
+        answer.extend(&query[12..end]);
+        if has_answer {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            answer.extend(NAMED);
+        }
+        stream
+            .write_all(&(answer.len() as u16).to_be_bytes())
+            .ok()?;
+        stream.write_all(&answer).ok()?;
+    }
+}
