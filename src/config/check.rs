@@ -71,12 +71,28 @@ impl Client {
             ));
         }
         if let Some(port) = (self.listeners.iter())
-            .find(|port| port.mode.is_some() && matches!(port.address, ListenAddress::Tcp(_)))
+            .filter(|port| matches!(port.address, ListenAddress::Tcp(_)))
+            .find(|port| port.mode.is_some() || port.group.is_some())
         {
             return Err(ConfigError::rule(
                 "client.listeners",
                 format!(
-                    "{} is a TCP port, which has no mode; use \"unix:PATH\", or leave `mode` out",
+                    "{} is a TCP port, which has neither mode nor group; use \"unix:PATH\", or leave `mode` and `group` \
+                     out",
+                    port.address
+                ),
+            ));
+        }
+        let is_shut_out = |port: &&Listener| {
+            let is_named = port.group.is_some();
+            is_named && port.mode.is_some_and(|mode| mode.0 & 0o060 == 0)
+        };
+        if let Some(port) = self.listeners.iter().find(is_shut_out) {
+            return Err(ConfigError::rule(
+                "client.listeners",
+                format!(
+                    "{} names a group, and its mode lets no group in; use mode = \"0660\", or leave `mode` or `group` \
+                     out",
                     port.address
                 ),
             ));

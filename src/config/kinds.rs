@@ -86,6 +86,9 @@ pub struct Listener {
     /// Who may use a Unix socket; `None` for its owner alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<SocketMode>,
+    /// The group of a Unix socket, by name or number; `None` for that which the system gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// File of those who may use this port; `None` for everybody who reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<PathBuf>,
@@ -93,7 +96,7 @@ pub struct Listener {
 
 impl Listener {
     /// The keys of its table.
-    pub(super) const KEYS: [&str; 4] = ["address", "isolate", "mode", "credentials"];
+    pub(super) const KEYS: [&str; 5] = ["address", "isolate", "mode", "group", "credentials"];
 
     /// A port at this address, with the client's isolation.
     pub fn at(address: ListenAddress) -> Self {
@@ -101,6 +104,7 @@ impl Listener {
             address,
             isolate: None,
             mode: None,
+            group: None,
             credentials: None,
         }
     }

@@ -42,7 +42,7 @@ fn every_key_is_read_into_its_place() {
         answer_early = true
         multipath = "always"
         isolate = ["destination", "stream"]
-        listeners = [{ address = "127.0.0.2:2", isolate = [], credentials = "w" }, { address = "unix:u", mode = "660" }]
+        listeners = [{ address = "127.0.0.2:2", isolate = [], credentials = "w" }, { address = "unix:u", mode = "660", group = "g" }]
         connections = 16
         hops = 4
         guards = 2
@@ -110,12 +110,14 @@ fn every_key_is_read_into_its_place() {
                     address: "127.0.0.2:2".parse().unwrap(),
                     isolate: Some(Vec::new()),
                     mode: None,
+                    group: None,
                     credentials: Some("w".into()),
                 },
                 Listener {
                     address: ListenAddress::Unix("u".into()),
                     isolate: None,
                     mode: Some(SocketMode(0o660)),
+                    group: Some("g".to_owned()),
                     credentials: None,
                 },
             ],
@@ -366,6 +368,14 @@ fn rules_name_their_key() {
         (
             "[client]\nlisteners = [{ address = \"127.0.0.1:1\", mode = \"0600\" }]\n",
             "client.listeners (line 2): 127.0.0.1:1 is a TCP port",
+        ),
+        (
+            "[client]\nlisteners = [{ address = \"127.0.0.1:1\", group = \"g\" }]\n",
+            "client.listeners (line 2): 127.0.0.1:1 is a TCP port",
+        ),
+        (
+            "[client]\nlisteners = [{ address = \"unix:/x\", group = \"g\", mode = \"0600\" }]\n",
+            "client.listeners (line 2): unix:/x names a group, and its mode lets no group in",
         ),
         ("[relay]\n", "relay.advertise: name the address"),
         (
@@ -643,6 +653,7 @@ proptest! {
             },
             credentials: file(),
             mode: flags[0].then_some(SocketMode(numbers.1 & 0o777)),
+            group: flags[2].then(|| word.clone()),
             isolate: flags[1].then(|| vec![IsolateKind::Stream]),
         };
         let client = Client {

@@ -96,11 +96,11 @@ impl Control {
         if found.is_ok_and(|found| found.file_type().is_socket()) {
             std::fs::remove_file(&path).map_err(io)?;
         }
-        let listener = bind_unix(&path, OWNER_ONLY).map_err(|error| match error {
+        let listener = bind_unix(&path, OWNER_ONLY, None).map_err(|error| match error {
             UnixBindError::TooLong(_) => ControlError::TooLong { path: path.clone() },
             UnixBindError::InTheWay => ControlError::InTheWay(path.clone()),
             UnixBindError::InUse => io(io::ErrorKind::AddrInUse.into()),
-            UnixBindError::Io(source) => io(source),
+            UnixBindError::Io(source) | UnixBindError::Group(source) => io(source),
         })?;
         Ok(Self { listener, path })
     }

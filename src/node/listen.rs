@@ -28,6 +28,9 @@ pub(super) struct Bound {
     pub(super) file: Option<SocketFile>,
 }
 
+/// The mode of a Unix socket that has a group named for it.
+const GROUP_TOO: u32 = 0o660;
+
 /// The most that a file of users may have (bytes).
 const MOST_USERS_BYTES: u64 = 1 << 20;
 
@@ -59,6 +62,20 @@ fn gate(path: &Path, trust: Trust) -> Result<Gate, AppError> {
     })
 }
 
+/// The number of a group, which is named or has its number written.
+fn group(text: &str) -> Result<u32, AppError> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let hint = "`group` of a listener is a name of a group of this machine (`getent group` lists them), or a number";
+    let what = match pwd_grp::getgrnam(text) {
+        Ok(Some(group)) => return Ok(group.gid),
+        Ok(None) => format!("there is no group {text:?} on this machine"),
+        Err(error) => format!("cannot look up the group {text:?}: {error}"),
+    };
+    Err(AppError::Mismatch { what, hint })
+}
+
 async fn open(listener: &Listener, trust: Trust) -> Result<Bound, AppError> {
     let refused = |what: String| AppError::Listen {
         address: listener.address.to_string(),
@@ -82,13 +99,69 @@ async fn open(listener: &Listener, trust: Trust) -> Result<Bound, AppError> {
             let parent = path.parent().filter(|parent| *parent != Path::new(""));
             let parent = parent.unwrap_or(Path::new("."));
             check_place(&Disk::Real, parent, trust)?;
-            let mode = listener.mode.map_or(OWNER_ONLY, |mode| mode.0);
-            let bound = bind_unix(path, mode).map_err(|error| refused(error.to_string()))?;
+            let group = listener.group.as_deref().map(group).transpose()?;
+            // A group is named so that it may use the socket.
+            let usual = group.map_or(OWNER_ONLY, |_| GROUP_TOO);
+            let mode = listener.mode.map_or(usual, |mode| mode.0);
+            let bound = bind_unix(path, mode, group).map_err(|error| refused(error.to_string()))?;
             Ok(Bound {
                 listener: bound.into(),
                 address: listener.address.clone(),
                 file: Some(SocketFile(path.clone())),
             })
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+    use crate::config::SocketMode;
+
+    #[tokio::test]
+    async fn a_socket_is_given_to_its_group_which_may_use_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let path = dir.path().join("port");
+        let own = std::fs::metadata(dir.path()).unwrap();
+        // Whoever is not root may give it to groups that he is in only.
+        let other = if own.uid() == 0 {
+            own.gid() + 1
+        } else {
+            own.gid()
+        };
+        for (group, mode, has_group, has_mode) in [
+            (None, None, own.gid(), 0o600),
+            (Some(other.to_string()), None, other, 0o660),
+            (
+                Some(other.to_string()),
+                Some(SocketMode(0o620)),
+                other,
+                0o620,
+            ),
+        ] {
+            let listener = Listener {
+                mode,
+                group,
+                ..Listener::at(ListenAddress::Unix(path.clone()))
+            };
+            let _bound = bind(&listener, Trust::Everyone).await.unwrap();
+            let found = std::fs::metadata(&path).unwrap();
+            assert_eq!((found.gid(), found.mode() & 0o777), (has_group, has_mode));
+        }
+    }
+
+    #[test]
+    fn groups_are_found_by_name_and_by_number() {
+        assert_eq!(group("1234").unwrap(), 1234);
+        let own = rustix::process::getgid().as_raw();
+        if let Ok(Some(known)) = pwd_grp::getgrgid(own) {
+            assert_eq!(group(&known.name).unwrap(), own);
+        }
+        let error = group("no such group").unwrap_err();
+        assert!(error.to_string().contains("there is no group"), "{error}");
     }
 }

@@ -26,6 +26,14 @@ pub enum StateError {
         /// What is wrong, and with which part of the path.
         source: Box<fs_mistrust::Error>,
     },
+    /// There is no such file or directory, or it is not of the kind that it must be.
+    #[error("{} {what}", path.display())]
+    BadPlace {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// Another process uses this state directory.
     #[error("{} is in use by another process{}", path.display(), named(*holder))]
     InUse {
@@ -87,11 +95,25 @@ impl StateError {
         }
     }
 
-    /// The error `source`, which says who else can reach `path`.
+    /// The error `source` of a look at who can reach `path`. Not every such error says that others can.
     pub(super) fn exposed(path: &Path, source: fs_mistrust::Error) -> Self {
-        Self::Exposed {
-            path: path.to_owned(),
-            source: Box::new(source),
+        match source {
+            fs_mistrust::Error::NotFound(path) => Self::BadPlace {
+                path,
+                what: "is not there",
+            },
+            fs_mistrust::Error::BadType(path) => Self::BadPlace {
+                path,
+                what: "is a file where a directory must be, or a directory where a file must be",
+            },
+            fs_mistrust::Error::CouldNotInspect(path, source) => {
+                let source = io::Error::new(source.kind(), source.to_string());
+                Self::io("look at", &path, source)
+            }
+            source => Self::Exposed {
+                path: path.to_owned(),
+                source: Box::new(source),
+            },
         }
     }
 
@@ -108,8 +130,11 @@ impl StateError {
         match self {
             Self::Io { .. } => "check that the path exists, is writable and has room",
             Self::Exposed { .. } => {
-                "take those rights away as said, choose another directory, or set check_permissions = false under \
-                 [state] on a machine that is yours alone"
+                "do as said, choose another directory, or set check_permissions = false under [state] on a machine \
+                 that is yours alone"
+            }
+            Self::BadPlace { .. } => {
+                "make the directory, as with mkdir -m 700 and its path, or name another place"
             }
             Self::InUse { .. } => {
                 "stop the other process, or give this one a state directory of its own"
@@ -135,6 +160,17 @@ fn named(holder: Option<u32>) -> String {
 /// Says what is wrong with which part of the path, and which command puts it right.
 fn remedy(source: &fs_mistrust::Error) -> String {
     match source {
+        // A directory for everybody, as /tmp. It must stay so.
+        fs_mistrust::Error::BadPermission(path, mode, bad)
+            if mode & 0o1000 != 0 && bad & 0o002 != 0 =>
+        {
+            let shown = path.display();
+            format!(
+                "everybody may write to {shown}, as is meant (mode {:04o}); use a directory of your own: \
+                 mkdir -m 700 {shown}/cepa-$(id -u)",
+                mode & 0o7777
+            )
+        }
         fs_mistrust::Error::BadPermission(path, mode, bad) => {
             let rights: String = [(0o444, 'r'), (0o222, 'w'), (0o111, 'x')]
                 .into_iter()

@@ -67,7 +67,17 @@ fn check(
             }
         }
     };
-    checked.map_err(|source| StateError::exposed(path, source))
+    checked.map_err(|source| {
+        let source = match source {
+            // The library leaves out the bit by which a directory is for everybody.
+            fs_mistrust::Error::BadPermission(at, mode, bad) => {
+                let mode = disk.mode(&at).unwrap_or(mode);
+                fs_mistrust::Error::BadPermission(at, mode, bad)
+            }
+            source => source,
+        };
+        StateError::exposed(path, source)
+    })
 }
 
 /// The rules by which paths are trusted. Environment variables cannot switch the rules off: a service's environment is
@@ -98,5 +108,43 @@ mod tests {
             assert_eq!(checked.is_ok(), is_taken, "{mode:o}: {checked:?}");
             check_place(&Disk::Real, dir.path(), Trust::Everyone).unwrap();
         }
+    }
+
+    #[test]
+    fn a_directory_for_everybody_stays_so_and_a_missing_one_is_called_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let why = |path: &Path| {
+            let checked = check_place(&Disk::Real, path, Trust::OwnerOnly);
+            checked.unwrap_err().to_string()
+        };
+        let set = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path(), mode).unwrap();
+        };
+        set(0o1777);
+        let (said, shown) = (why(dir.path()), dir.path().display());
+        assert!(!said.contains("chmod"), "{said}");
+        let command = format!("mkdir -m 700 {shown}/cepa-$(id -u)");
+        assert!(said.ends_with(&command), "{said}");
+        // What is said helps.
+        let own = dir.path().join("own");
+        std::fs::create_dir(&own).unwrap();
+        std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o700)).unwrap();
+        check_place(&Disk::Real, &own, Trust::OwnerOnly).unwrap();
+        set(0o777);
+        assert!(
+            why(dir.path()).ends_with(&format!("chmod o-w {shown}"))
+                || why(dir.path()).contains("chmod go-w")
+        );
+        set(0o700);
+        let missing = dir.path().join("none");
+        assert_eq!(why(&missing), format!("{} is not there", missing.display()));
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(
+            why(&file).contains("where a directory must be"),
+            "{}",
+            why(&file)
+        );
     }
 }

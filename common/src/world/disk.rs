@@ -251,6 +251,19 @@ impl Disk {
         String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
+    /// The permission bits of what is at `path`, links followed, with those that are set beside them.
+    ///
+    /// # Errors
+    /// The disk's error, for example that nothing is there.
+    pub fn mode(&self, path: &Path) -> io::Result<u32> {
+        if let Self::Given(disk) = self {
+            return disk.status(path).map(|status| status.mode);
+        }
+        be_real()?;
+        let mode = fs::metadata(path)?.permissions().mode();
+        Ok(mode & 0o7777)
+    }
+
     /// Writes `bytes` over the beginning of a file that is there, and makes them durable.
     ///
     /// # Errors

@@ -177,18 +177,25 @@ pub enum UnixBindError {
     /// Another program listens there.
     #[error("another program listens there")]
     InUse,
+    /// The socket cannot be given to the group.
+    #[error("it cannot be given to its group: {0}; who runs the program must be in the group")]
+    Group(io::Error),
     /// The system's error.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Listens at the Unix socket `path`, which those may use whom the permission bits `mode` let. A socket that is left
-/// from a program that has ended is replaced.
+/// Listens at the Unix socket `path`, which those may use whom the permission bits `mode` let, its group being `group` or
+/// that which the system gives it. A socket that is left from a program that has ended is replaced.
 ///
 /// # Errors
 /// [`UnixBindError`].
 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
-pub fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, UnixBindError> {
+pub fn bind_unix(
+    path: &Path,
+    mode: u32,
+    group: Option<u32>,
+) -> Result<UnixListener, UnixBindError> {
     super::kind::be_real("sockets");
     let bytes = path.as_os_str().len();
     if bytes > UNIX_PATH_BYTES {
@@ -215,6 +222,9 @@ pub fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, UnixBindError> 
     }
     let socket = socket()?;
     socket.bind(&address)?;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(path, None, Some(group)).map_err(UnixBindError::Group)?;
+    }
     // Nobody can connect before the socket is listened at, whatever its mode is until here.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     socket.listen(UNIX_BACKLOG)?;
