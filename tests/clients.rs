@@ -14,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use support::dns::{KNOWN, NAMED, UNKNOWN, dns_server};
 use support::*;
 
 /// Is this program here? Says so if it is not.
@@ -41,7 +42,8 @@ fn succeed(command: &mut Command) -> Output {
 
 #[test]
 fn programs_carry_what_is_natural_to_them() {
-    let net = Testnet::start(&[]);
+    let resolver = dns_server().to_string();
+    let net = Testnet::start(&["--resolver", &resolver]);
     let server = http_server();
     curl(&net, server);
     wget(&net, server);
@@ -248,6 +250,7 @@ impl Unix {
             "[network]\nfile = {:?}\n[state]\ndir = {:?}\ncheck_permissions = false\n\
              [client]\nsocks = \"127.0.0.1:0\"\nallow_private = true\n\
              [[client.listeners]]\naddress = \"unix:{}\"\nmode = \"0620\"\n\
+             [[client.listeners]]\naddress = \"127.0.0.1:0\"\nkind = \"dns\"\n\
              [[client.listeners]]\naddress = \"127.0.0.1:0\"\ncredentials = \"users\"\n\
              [log]\nlevel = \"warn\"\n",
             net.network_file(),
@@ -287,6 +290,40 @@ impl Unix {
     }
 }
 
+/// Asks for names by UDP and by TCP.
+fn dig(port: &str) {
+    if Command::new("dig").arg("-v").output().is_err() {
+        return eprintln!("dig is not installed; what it would do is not tested");
+    }
+    let [a, b, c, d] = NAMED;
+    let address = format!("{a}.{b}.{c}.{d}");
+    for by in ["+notcp", "+tcp"] {
+        for (asked, status, told) in [
+            (&["A", KNOWN][..], "NOERROR", "127.0.0.1\n"),
+            (&["AAAA", KNOWN], "NOERROR", ""),
+            (&["-x", &address], "NOERROR", KNOWN),
+            (&["A", UNKNOWN], "NXDOMAIN", ""),
+            (&["A", "localhost"], "NXDOMAIN", ""),
+            (&["TXT", "nas.local"], "NXDOMAIN", ""),
+            (&["ANY", KNOWN], "REFUSED", ""),
+        ] {
+            let mut command = Command::new("dig");
+            let options = [by, "+time=30", "+tries=1", "+ignore"];
+            command.args(["@127.0.0.1", "-p", port]).args(options);
+            let said = succeed(command.args(asked)).stdout;
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.contains(&format!("status: {status},")), "{said}");
+            let answer = said.split("ANSWER SECTION:\n").nth(1).unwrap_or_default();
+            let line = answer.lines().next().unwrap_or_default();
+            assert_eq!(line.is_empty(), told.is_empty(), "{said}");
+            assert!(line.contains(told.trim()), "{said}");
+            if !line.is_empty() {
+                assert_eq!(line.split_whitespace().nth(1), Some("60"), "{said}");
+            }
+        }
+    }
+}
+
 fn unix_socket(net: &Testnet, server: SocketAddr) {
     let path = net.dir.path().join("port");
     let (mut first, ready) = Unix::start(net, "first", &path);
@@ -298,7 +335,11 @@ fn unix_socket(net: &Testnet, server: SocketAddr) {
     assert_eq!(mode & 0o7777, 0o620);
     first.fetches(server);
 
-    // Its third port asks for a password.
+    // Its third port is for DNS.
+    let (before, _) = ready.split_once(" for DNS").unwrap();
+    dig(before.rsplit(':').next().unwrap());
+
+    // Its fourth port asks for a password.
     let guarded = ready.trim().rsplit("socks5h://").next().unwrap();
     for scheme in ["socks5h", "http"] {
         for (user, is_right) in [

@@ -26,7 +26,9 @@ use crate::path::PathError;
 use crate::resolve::ResolveError;
 
 impl Client {
-    /// Lets programs in at `listener`, a TCP port or a Unix socket, by SOCKS and HTTP, until the front is shut down or dropped.
+    /// Lets programs in at `listener`, a TCP port or a Unix socket, by SOCKS and HTTP, until the front is shut down or
+    /// dropped. A listener for DNS, and one that the system leads connections to, are [`FrontListener::dns`] and
+    /// [`FrontListener::transparent`].
     ///
     /// ```no_run
     /// # async fn example(client: cepa_client::Client) -> std::io::Result<()> {
@@ -146,9 +148,10 @@ impl Connector for ClientConnector {
         })
     }
 
-    async fn answer(&self, query: Query, isolation: IsolationKey) -> Vec<u8> {
+    async fn answer(&self, query: Query, most: usize, isolation: IsolationKey) -> Vec<u8> {
         let isolation = Isolation::session(self.client.session).with_front(self.by, isolation);
-        self.client.answer_by(self.by, isolation, &query).await
+        let answer = self.client.answer_by(self.by, isolation, &query).await;
+        query.reply(&answer, most)
     }
 
     async fn look_up(&self, asked: LookUp, isolation: IsolationKey) -> Result<Found, Failure> {

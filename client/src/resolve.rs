@@ -105,8 +105,8 @@ impl Client {
             Heard::Refused(answer) => return Ok(answer),
         };
         let isolation = Isolation::session(self.session);
-        let (by, query) = (self.inner.isolate_by, &query);
-        Ok(self.answer_by(by, isolation, query).await)
+        let answer = self.answer_by(self.inner.isolate_by, isolation, &query);
+        Ok(query.reply(&answer.await, usize::from(u16::MAX)))
     }
 
     /// The answer to a query, with switches of the caller's own. What comes to nothing has an answer too.
@@ -115,13 +115,12 @@ impl Client {
         by: IsolateBy,
         isolation: Isolation,
         query: &Query,
-    ) -> Vec<u8> {
+    ) -> Answer {
         let asked = self.ask(by, isolation, &query.question).await;
-        let answer = asked.unwrap_or_else(|error| match error {
+        asked.unwrap_or_else(|error| match error {
             Unanswered::Unasked(why) => Answer::of(why.code()),
             Unanswered::Silent | Unanswered::Exit(_) => Answer::of(ResponseCode::ServFail),
-        });
-        query.reply(&answer, usize::from(u16::MAX))
+        })
     }
 
     /// The addresses of a name like [`Client::resolve`], with switches of the caller's own.

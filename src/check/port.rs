@@ -13,7 +13,7 @@ use rand::Rng;
 
 use super::finding::Finding;
 use super::holder;
-use crate::config::{ListenAddress, Listener};
+use crate::config::{ListenAddress, Listener, ListenerKind};
 use crate::control::{ListenerStatus, Status};
 
 /// A port of this machine answers within this time.
@@ -69,7 +69,7 @@ impl From<&Listener> for Port {
     fn from(listener: &Listener) -> Self {
         Self {
             address: listener.address.clone(),
-            is_proxy: true,
+            is_proxy: listener.kind == ListenerKind::Proxy,
             asks_who: listener.credentials.is_some(),
         }
     }

@@ -8,7 +8,7 @@ use cepa_common::words::Count;
 use clap::Args;
 
 use super::context::{Context, block_on};
-use crate::config::{self, Config, ConfigError, ListenAddress};
+use crate::config::{self, Config, ConfigError, ListenAddress, ListenerKind};
 use crate::control;
 use crate::node::Node;
 use crate::terminal::CliError;
@@ -150,19 +150,21 @@ fn listen(exit_with_stdin: bool) -> Result<Stop, CliError> {
 
 fn ready_line(node: &Node) -> String {
     let mut line = "ready".to_owned();
-    for (n, socks) in node.socks.iter().enumerate() {
+    for (n, (kind, at)) in node.ports.iter().enumerate() {
         let before = if n == 0 {
             ": applications connect to"
         } else {
             ","
         };
-        line.push_str(&match socks {
-            ListenAddress::Tcp(address) => format!("{before} socks5h://{address}"),
-            ListenAddress::Unix(_) => format!("{before} {socks}"),
+        line.push_str(&match (kind, at) {
+            (ListenerKind::Dns, _) => format!("{before} {at} for DNS"),
+            (ListenerKind::Transparent, _) => format!("{before} {at} (transparent)"),
+            (ListenerKind::Proxy, ListenAddress::Tcp(_)) => format!("{before} socks5h://{at}"),
+            (ListenerKind::Proxy, ListenAddress::Unix(_)) => format!("{before} {at}"),
         });
     }
     if let (Some(address), Some(identity)) = (node.listening, node.identity) {
-        let also = if node.socks.is_empty() { ":" } else { ";" };
+        let also = if node.ports.is_empty() { ":" } else { ";" };
         line.push_str(&format!("{also} relay {identity} listens on {address}"));
     }
     line

@@ -7,7 +7,7 @@ use cepa_common::dir::ExitPolicy;
 use cepa_relay::authority::{OperatorList, OperatorListError, OperatorRules};
 
 use super::error::ConfigError;
-use super::kinds::{ListenAddress, Listener};
+use super::kinds::{ListenAddress, Listener, ListenerKind};
 use super::node::Config;
 use super::settings::{Authority, Client, Exit, Relay};
 use crate::terminal::logging;
@@ -47,6 +47,9 @@ impl Config {
 
 impl Client {
     fn check(&self) -> Result<(), ConfigError> {
+        if let Some(why) = self.listeners.iter().find_map(unfit) {
+            return Err(ConfigError::rule("client.listeners", why));
+        }
         // S29: whoever reaches the port uses the network in this client's name.
         for (key, port) in self.ports() {
             let ListenAddress::Tcp(address) = port.address else {
@@ -147,6 +150,31 @@ impl Client {
             Err(RuleError::NoGeoIp { .. }) if self.geoip.is_some() => Ok(rules),
             Err(error) => Err(ConfigError::rule(key_of(&error), error.to_string())),
             Ok(()) => Ok(rules),
+        }
+    }
+}
+
+/// Why a port cannot be of its kind; `None` if it can.
+fn unfit(port: &Listener) -> Option<String> {
+    if port.kind == ListenerKind::Proxy {
+        return None;
+    }
+    let what = port.kind.word();
+    let at = &port.address;
+    match at {
+        ListenAddress::Unix(_) => Some(format!(
+            "{at} cannot be of the kind \"{what}\", which takes an address and a port, as in 127.0.0.1:9353"
+        )),
+        ListenAddress::Tcp(address) if !address.ip().is_loopback() => Some(format!(
+            "{at} can be reached from other machines, and a port of the kind \"{what}\" knows no password: it takes an \
+             address of loopback, 127.0.0.1 or [::1]"
+        )),
+        ListenAddress::Tcp(_) if port.credentials.is_some() => Some(format!(
+            "{at} is of the kind \"{what}\", at which nobody gives a password; leave `credentials` out"
+        )),
+        ListenAddress::Tcp(_) => {
+            let is_missing = port.kind == ListenerKind::Transparent && !cfg!(target_os = "linux");
+            is_missing.then(|| format!("the kind \"{what}\" of {at} is there on Linux alone"))
         }
     }
 }

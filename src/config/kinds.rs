@@ -74,12 +74,44 @@ impl fmt::Display for SocketMode {
     }
 }
 
+/// What applications say at a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ListenerKind {
+    /// SOCKS or HTTP.
+    #[default]
+    Proxy,
+    /// DNS, by UDP and TCP.
+    Dns,
+    /// What they would say to the destination that a packet filter has led them away from.
+    Transparent,
+}
+
+impl ListenerKind {
+    /// The word for it, in files and in what a client says of itself.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Dns => "dns",
+            Self::Transparent => "transparent",
+        }
+    }
+
+    /// Is it what ports are if nobody says otherwise?
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One of `client.listeners`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(expecting = "a table with `address`, which [[client.listeners]] begins")]
 pub struct Listener {
     /// Where applications connect.
     pub address: ListenAddress,
+    /// What applications say there.
+    #[serde(default, skip_serializing_if = "ListenerKind::is_usual")]
+    pub kind: ListenerKind,
     /// What keeps the streams of this port on different circuits; `None` for the client's isolation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolate: Option<Vec<IsolateKind>>,
@@ -96,12 +128,14 @@ pub struct Listener {
 
 impl Listener {
     /// The keys of its table.
-    pub(super) const KEYS: [&str; 5] = ["address", "isolate", "mode", "group", "credentials"];
+    pub(super) const KEYS: [&str; 6] =
+        ["address", "kind", "isolate", "mode", "group", "credentials"];
 
     /// A port at this address, with the client's isolation.
     pub fn at(address: ListenAddress) -> Self {
         Self {
             address,
+            kind: ListenerKind::Proxy,
             isolate: None,
             mode: None,
             group: None,

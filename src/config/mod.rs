@@ -27,7 +27,8 @@ mod value;
 pub use error::ConfigError;
 pub(crate) use flags::Flags;
 pub use kinds::{
-    DEFAULT_SOCKS, IsolateKind, ListenAddress, Listener, MultipathKind, SocketMode, SuiteChoice,
+    DEFAULT_SOCKS, IsolateKind, ListenAddress, Listener, ListenerKind, MultipathKind, SocketMode,
+    SuiteChoice,
 };
 pub use node::Config;
 pub use peers::Peers;

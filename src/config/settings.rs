@@ -120,7 +120,8 @@ settings! {
             flag "--listener ADDR:PORT";
             kind "list of tables";
             says "Further ports like `client.socks`, or Unix sockets (unix:PATH).",
-            docs "Each is a table with `address`, and as far as they are to differ from the usual `isolate` (that of \
+            docs "Each is a table with `address`, and as far as they are to differ from the usual `kind` (\"proxy\"; or \
+                \"dns\", or \"transparent\"), `isolate` (that of \
                 `client.isolate`), `mode` and `group` (of a Unix socket: \"0600\", its \
                 owner alone) and `credentials` (who may use it: everybody). The text below says more.";
         connections: u32 = MAX_CONNECTIONS as u32;

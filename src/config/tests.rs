@@ -42,7 +42,7 @@ fn every_key_is_read_into_its_place() {
         answer_early = true
         multipath = "always"
         isolate = ["destination", "stream"]
-        listeners = [{ address = "127.0.0.2:2", isolate = [], credentials = "w" }, { address = "unix:u", mode = "660", group = "g" }]
+        listeners = [{ address = "127.0.0.2:2", kind = "proxy", isolate = [], credentials = "w" }, { address = "unix:u", mode = "660", group = "g" }, { address = "[::1]:3", kind = "dns" }]
         connections = 16
         hops = 4
         guards = 2
@@ -108,6 +108,7 @@ fn every_key_is_read_into_its_place() {
             listeners: vec![
                 Listener {
                     address: "127.0.0.2:2".parse().unwrap(),
+                    kind: ListenerKind::Proxy,
                     isolate: Some(Vec::new()),
                     mode: None,
                     group: None,
@@ -115,10 +116,15 @@ fn every_key_is_read_into_its_place() {
                 },
                 Listener {
                     address: ListenAddress::Unix("u".into()),
+                    kind: ListenerKind::Proxy,
                     isolate: None,
                     mode: Some(SocketMode(0o660)),
                     group: Some("g".to_owned()),
                     credentials: None,
+                },
+                Listener {
+                    kind: ListenerKind::Dns,
+                    ..Listener::at("[::1]:3".parse().unwrap())
                 },
             ],
             connections: 16,
@@ -376,6 +382,18 @@ fn rules_name_their_key() {
         (
             "[client]\nlisteners = [{ address = \"unix:/x\", group = \"g\", mode = \"0600\" }]\n",
             "client.listeners (line 2): unix:/x names a group, and its mode lets no group in",
+        ),
+        (
+            "[client]\nlisteners = [{ address = \"unix:/x\", kind = \"dns\" }]\n",
+            "client.listeners (line 2): unix:/x cannot be of the kind \"dns\"",
+        ),
+        (
+            "[client]\nallow_remote = true\nlisteners = [{ address = \"0.0.0.0:53\", kind = \"dns\", credentials = \"c\" }]\n",
+            "client.listeners (line 3): 0.0.0.0:53 can be reached from other machines, and a port of the kind",
+        ),
+        (
+            "[client]\nlisteners = [{ address = \"127.0.0.1:1\", kind = \"transparent\", credentials = \"c\" }]\n",
+            "client.listeners (line 2): 127.0.0.1:1 is of the kind \"transparent\"",
         ),
         ("[relay]\n", "relay.advertise: name the address"),
         (
@@ -651,6 +669,7 @@ proptest! {
                 true => ListenAddress::Tcp(address),
                 false => ListenAddress::Unix(format!("/{word}").into()),
             },
+            kind: [ListenerKind::Proxy, ListenerKind::Dns, ListenerKind::Transparent][usize::from(numbers.0) % 3],
             credentials: file(),
             mode: flags[0].then_some(SocketMode(numbers.1 & 0o777)),
             group: flags[2].then(|| word.clone()),

@@ -94,7 +94,7 @@ impl Life {
     fn new(listeners: &[Listener]) -> Self {
         let listeners = listeners.iter().map(|listener| ListenerStatus {
             address: listener.address.to_string(),
-            kind: ListenerStatus::PROXY.to_owned(),
+            kind: listener.kind.word().to_owned(),
             asks_who: listener.credentials.is_some(),
         });
         Self {

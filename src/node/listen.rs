@@ -9,7 +9,7 @@ use cepa_common::world::sockets::{OWNER_ONLY, bind_unix};
 use cepa_common::world::{Disk, Sockets};
 
 use super::error::AppError;
-use crate::config::{ListenAddress, Listener};
+use crate::config::{ListenAddress, Listener, ListenerKind};
 
 /// A Unix socket that is removed when this value is dropped.
 pub(super) struct SocketFile(PathBuf);
@@ -89,8 +89,16 @@ async fn open(listener: &Listener, trust: Trust) -> Result<Bound, AppError> {
             };
             let bound = Sockets::Tcp.bind(*address).await.map_err(io)?;
             let address = bound.local_addr().map_err(io)?;
+            let listener = match listener.kind {
+                ListenerKind::Proxy => bound.into(),
+                ListenerKind::Dns => {
+                    let datagrams = Sockets::Tcp.bind_datagrams(address).map_err(io)?;
+                    FrontListener::dns(bound, datagrams)
+                }
+                ListenerKind::Transparent => FrontListener::transparent(bound),
+            };
             Ok(Bound {
-                listener: bound.into(),
+                listener,
                 address: ListenAddress::Tcp(address),
                 file: None,
             })

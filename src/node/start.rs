@@ -24,7 +24,7 @@ use super::listen::{SocketFile, bind};
 use super::measure::Measurer;
 use super::news::{News, Told, until_listed};
 use super::relay::relay_options;
-use crate::config::{self, Config, ListenAddress};
+use crate::config::{self, Config, ListenAddress, ListenerKind};
 use crate::terminal::Progress;
 
 /// A function that lets the owner of a node speak with the node's client as soon as there is one. The arguments are the
@@ -48,8 +48,8 @@ pub struct Node {
     state: StateDir,
     /// How long the streams of the exit may go on when the node stops in order.
     drain: Duration,
-    /// Where applications connect, if the node is a client.
-    pub socks: Vec<ListenAddress>,
+    /// Where applications connect, if the node is a client, and what they say there.
+    pub ports: Vec<(ListenerKind, ListenAddress)>,
     /// Who the node is to other relays, if it is a relay.
     pub identity: Option<RelayId>,
     /// Where the node accepts links, if it is a relay.
@@ -98,7 +98,7 @@ impl Node {
             measurer,
             state,
             drain: drain(config),
-            socks: Vec::new(),
+            ports: Vec::new(),
         };
         if let Err(error) = node.start_client(config, network, progress, attend).await {
             node.stop().await;
@@ -123,11 +123,12 @@ impl Node {
             let isolate = port.isolate.as_ref().unwrap_or(&settings.isolate);
             let by = clients::isolate_by(isolate);
             let bound = bind(&port, self.state.trust()).await?;
+            let kind = port.kind;
             ports.push(config::Listener {
                 address: bound.address.clone(),
                 ..port
             });
-            listeners.push((bound, by));
+            listeners.push((bound, by, kind));
         }
         let peers = peer_rules(settings).await?;
         let options = client::ClientOptions {
@@ -152,8 +153,8 @@ impl Node {
             max_connections: settings.connections as usize,
             ..Default::default()
         };
-        for (bound, by) in listeners {
-            self.socks.push(bound.address);
+        for (bound, by, kind) in listeners {
+            self.ports.push((kind, bound.address));
             self.socket_files.extend(bound.file);
             let front = started.client.serve_front_by(by, bound.listener, front);
             self.fronts.push(front);

@@ -1,11 +1,12 @@
 //! Connections of applications: by TCP, or by a Unix socket of this machine.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use cepa_common::world::datagrams::DatagramSocket;
 use cepa_common::world::hangup::Hangup;
 use cepa_common::world::sockets::{SocketListener, SocketStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,12 +15,36 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use super::connector::Origin;
 use super::gate::{Gate, Guard};
 use super::places::Seat;
+use super::target::Protocol;
 
 /// Where applications are accepted: a TCP port or a Unix socket.
 pub struct FrontListener {
     socket: Listening,
+    pub(super) kind: Kind,
     /// Who may come in, if not everybody may.
     gate: Option<Arc<Gate>>,
+}
+
+/// What applications say at a listener.
+pub(super) enum Kind {
+    /// SOCKS or HTTP.
+    Proxy,
+    /// DNS, by TCP and by these datagrams.
+    Dns(DatagramSocket),
+    /// What they would say to the destination that the system has led them away from.
+    Transparent,
+}
+
+impl Kind {
+    /// The protocol of requests, as far as the listener alone says it.
+    pub(super) fn protocol(&self) -> Protocol {
+        match self {
+            // The request says more.
+            Self::Proxy => Protocol::Socks5,
+            Self::Dns(_) => Protocol::Dns,
+            Self::Transparent => Protocol::Transparent,
+        }
+    }
 }
 
 enum Listening {
@@ -29,7 +54,11 @@ enum Listening {
 
 impl From<Listening> for FrontListener {
     fn from(socket: Listening) -> Self {
-        Self { socket, gate: None }
+        Self {
+            socket,
+            kind: Kind::Proxy,
+            gate: None,
+        }
     }
 }
 
@@ -58,6 +87,24 @@ impl FrontListener {
         Self {
             gate: Some(gate),
             ..self
+        }
+    }
+
+    /// A name server of this machine, at the TCP port `stream` and the UDP port `datagrams`. Whoever reaches it can use
+    /// it, so both should be of loopback.
+    pub fn dns(stream: impl Into<SocketListener>, datagrams: DatagramSocket) -> Self {
+        Self {
+            kind: Kind::Dns(datagrams),
+            ..Listening::Tcp(stream.into()).into()
+        }
+    }
+
+    /// A port to which a packet filter of this machine leads connections that are for others (Linux). Each goes to the
+    /// address that it was for.
+    pub fn transparent(listener: impl Into<SocketListener>) -> Self {
+        Self {
+            kind: Kind::Transparent,
+            ..Listening::Tcp(listener.into()).into()
         }
     }
 
@@ -125,6 +172,14 @@ impl Accepted {
     pub(super) fn local_ip(&self) -> Option<IpAddr> {
         match &self.link {
             Link::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
+            Link::Unix(_) => None,
+        }
+    }
+
+    /// The address that the connection was for before the system led it here; `None` if it came by itself.
+    pub(super) fn led_away_from(&self) -> Option<SocketAddr> {
+        match &self.link {
+            Link::Tcp(stream) => stream.led_away_from(),
             Link::Unix(_) => None,
         }
     }

@@ -23,7 +23,7 @@ use super::http_forward::Forwarder;
 use super::parse::{FrontOptions, FrontParser, FrontStep};
 use super::reply::{self, Failure};
 use super::request::{Found, FrontRequest, LookUp, Request};
-use super::target::{Host, Protocol};
+use super::target::{FrontTarget, Host, Marks, Protocol};
 
 /// Size of the buffer for one direction of one connection, in bytes.
 const COPY_BUFFER: usize = 64 * 1024;
@@ -85,10 +85,15 @@ impl Connection {
         isolation: IsolationKey,
         options: FrontOptions,
     ) {
-        let Ok(request) = timeout(options.head_timeout, self.request(options)).await else {
-            return;
+        let request = match isolation.protocol {
+            Protocol::Dns => return self.answer(&[], connector, isolation).await,
+            Protocol::Transparent => self.led_here(options),
+            _ => {
+                let request = timeout(options.head_timeout, self.request(options)).await;
+                request.ok().and_then(Result::ok).flatten()
+            }
         };
-        let Ok(Some(request)) = request else {
+        let Some(request) = request else {
             return;
         };
         let protocol = request.protocol;
@@ -147,7 +152,8 @@ impl Connection {
         if self.stream.write_all(&connected).await.is_err() {
             return;
         }
-        let answer = |query| connector.answer(query, isolation.clone());
+        let most = usize::from(u16::MAX);
+        let answer = |query| connector.answer(query, most, isolation.clone());
         let charge = Charge::none(connector.budget());
         let queries = Conversation::new(&mut self.stream, answer, QUERIES, charge);
         let ended = queries.begun_with(begun).run(|_, _| Poll::Pending).await;
@@ -192,8 +198,33 @@ impl Connection {
         }
     }
 
-    /// Tells the application that the port serves as many connections as it may.
-    pub(super) async fn refuse(mut self, options: FrontOptions) {
+    /// The request that a connection stands for which the system has led here. `None` if it came by itself, or is for an
+    /// address that no stream may go to.
+    fn led_here(&mut self, options: FrontOptions) -> Option<FrontRequest> {
+        // The system has told the application that it is connected. All that can be said now is a reset.
+        self.answered = true;
+        let target = self.stream.led_away_from()?;
+        let host = Host::from(target.ip());
+        match FrontTarget::new(host, target.port(), options.allow_private) {
+            Ok(target) => Some(FrontRequest {
+                request: Request::Connect(target),
+                marks: Marks::default(),
+                protocol: Protocol::Transparent,
+                leftover: Vec::new(),
+            }),
+            Err(refusal) => {
+                tracing::debug!(%refusal, "a connection that was led here is refused");
+                None
+            }
+        }
+    }
+
+    /// Tells the application that the port serves as many connections as it may, if it speaks `protocol` and that has
+    /// words for it.
+    pub(super) async fn refuse(mut self, protocol: Protocol, options: FrontOptions) {
+        if matches!(protocol, Protocol::Dns | Protocol::Transparent) {
+            return;
+        }
         if let Ok(Ok(Some(request))) = timeout(FAREWELL, self.request(options)).await {
             let reply = reply::failed(request.protocol, Failure::Busy);
             self.farewell(&reply).await;

@@ -104,9 +104,14 @@ pub trait Connector: Send + Sync + 'static {
         request: ConnectRequest,
     ) -> impl Future<Output = Result<Self::Stream, Failure>> + Send;
 
-    /// Answers a DNS query, within a bounded time. Dropping the future gives the query up.
-    fn answer(&self, query: Query, isolation: IsolationKey)
-    -> impl Future<Output = Vec<u8>> + Send;
+    /// Answers a DNS query by a message of at most `most` bytes, or by one that says that it was too long, within a
+    /// bounded time. Dropping the future gives the query up.
+    fn answer(
+        &self,
+        query: Query,
+        most: usize,
+        isolation: IsolationKey,
+    ) -> impl Future<Output = Vec<u8>> + Send;
 
     /// Looks a name or an address up, within a bounded time. Dropping the future gives the look-up up.
     fn look_up(

@@ -1,9 +1,11 @@
-//! The proxy front end: one port for SOCKS4, 4a, 5, HTTP CONNECT and `http://` requests.
+//! The front end: one port for SOCKS4, 4a, 5, HTTP CONNECT and `http://` requests; and ports for DNS, and for connections
+//! that a packet filter leads here.
 //!
 //! Applications connect to this port, and a [`Connector`] opens their streams. The files, in the order in which a
 //! connection meets them:
 //!
-//! * `serve` accepts connections, by TCP or a Unix socket (`accepted`), and runs one task for each;
+//! * `serve` accepts connections, by TCP or a Unix socket (`accepted`), and runs one task for each; queries by UDP come to
+//!   `dns`;
 //! * `connection` is such a task: the request, then the stream, then bytes;
 //! * [`FrontParser`] (`parse`, with `socks`, `http_head` and `http_fields` under it) takes bytes and yields one [`FrontRequest`]
 //!   (`request`), without I/O;
@@ -21,6 +23,7 @@
 mod accepted;
 mod connection;
 mod connector;
+mod dns;
 mod fresh;
 mod gate;
 mod http_fields;
@@ -38,7 +41,11 @@ mod target;
 mod threshold;
 
 #[cfg(test)]
+mod dns_tests;
+#[cfg(test)]
 mod forward_tests;
+#[cfg(test)]
+mod led_tests;
 #[cfg(test)]
 mod limits_tests;
 #[cfg(test)]

@@ -154,8 +154,8 @@ pub fn connected(protocol: Protocol) -> Vec<u8> {
         Protocol::Socks4 | Protocol::Socks4a => GRANT_SOCKS4.to_vec(),
         Protocol::Socks5 => socks5(0).to_vec(),
         Protocol::HttpConnect => b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
-        // The answer is the destination's.
-        Protocol::HttpForward => Vec::new(),
+        // The answer is the destination's, or is a message of DNS.
+        Protocol::HttpForward | Protocol::Transparent | Protocol::Dns => Vec::new(),
     }
 }
 
@@ -165,6 +165,8 @@ pub fn failed(protocol: Protocol, failure: Failure) -> Vec<u8> {
         Protocol::Socks4 | Protocol::Socks4a => REJECT_SOCKS4.to_vec(),
         Protocol::Socks5 => socks5(failure.socks5_code()).to_vec(),
         Protocol::HttpConnect | Protocol::HttpForward => Words::from(failure).to_bytes(),
+        // There are no words for it.
+        Protocol::Transparent | Protocol::Dns => Vec::new(),
     }
 }
 

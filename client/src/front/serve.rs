@@ -3,7 +3,7 @@
 use core::future::Future;
 use core::time::Duration;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use cepa_common::limits::ACCEPT_BACKOFF;
@@ -12,9 +12,10 @@ use cepa_common::world::steady;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::accepted::FrontListener;
+use super::accepted::{FrontListener, Kind};
 use super::connection::Connection;
-use super::connector::{Connector, IsolationKey, Party};
+use super::connector::{Connector, IsolationKey, Origin, Party};
+use super::dns;
 use super::fresh::FieldKeys;
 use super::parse::FrontOptions;
 use super::places::Places;
@@ -23,6 +24,12 @@ use super::threshold::Threshold;
 
 /// Connections that wait for a place at once; further ones wait in the kernel's queue.
 const MOST_WAITING: usize = 64;
+
+/// Connections by which a listener for DNS is asked at once: programs ask by datagrams unless an answer is long.
+const DNS_CONNECTIONS: usize = 64;
+
+/// Whoever asks a listener for DNS, which is of loopback.
+const THIS_MACHINE: Origin = Origin::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 /// A front end must not listen where others can reach it (S29).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +64,11 @@ pub async fn serve<C: Connector>(
     options: FrontOptions,
     shutdown: impl Future<Output = ()>,
 ) {
-    let places = Places::new(options.max_connections);
+    let protocol = listener.kind.protocol();
+    let places = Places::new(match protocol {
+        Protocol::Dns => options.max_connections.min(DNS_CONNECTIONS),
+        _ => options.max_connections,
+    });
     let threshold = Threshold::new(options.max_connections);
     let keys = Arc::new(FieldKeys::default());
     let waiting = Arc::new(Semaphore::new(MOST_WAITING));
@@ -73,9 +84,14 @@ pub async fn serve<C: Connector>(
             };
             match listener.accept().await {
                 Ok((stream, client)) => {
+                    let client = match protocol {
+                        // By UDP nobody knows who asks, and both ways share what is known.
+                        Protocol::Dns => THIS_MACHINE,
+                        _ => client,
+                    };
                     let isolation = IsolationKey {
                         marks: Marks::default(),
-                        protocol: Protocol::Socks5,
+                        protocol,
                         client,
                         listener: number,
                     };
@@ -96,7 +112,7 @@ pub async fn serve<C: Connector>(
                                     drop(taken);
                                 }
                                 // A silent port would look like a network that hangs.
-                                None => connection.refuse(options).await,
+                                None => connection.refuse(protocol, options).await,
                             }
                         };
                         tokio::select! {
@@ -110,8 +126,23 @@ pub async fn serve<C: Connector>(
             }
         }
     };
+    let datagrams = async {
+        match &listener.kind {
+            Kind::Dns(socket) => {
+                let isolation = IsolationKey {
+                    marks: Marks::default(),
+                    protocol,
+                    client: THIS_MACHINE,
+                    listener: number,
+                };
+                dns::serve_datagrams(socket, &connector, &isolation).await;
+            }
+            Kind::Proxy | Kind::Transparent => core::future::pending().await,
+        }
+    };
     tokio::select! {
         () = accept => {}
+        () = datagrams => {}
         () = shutdown => {}
     }
 }

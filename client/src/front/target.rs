@@ -26,6 +26,10 @@ pub enum Protocol {
     HttpConnect,
     /// A request for an `http://` address, which is passed on (RFC 9112, section 3.2.2).
     HttpForward,
+    /// None: the system led the connection here (a transparent listener).
+    Transparent,
+    /// DNS, to a listener for it.
+    Dns,
 }
 
 /// The host that a stream should go to. Debug output hides it, because logs never hold destinations.

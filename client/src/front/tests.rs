@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cepa_common::budget::Budget;
-use cepa_common::dns::{self, Query};
+use cepa_common::dns::{self, Query, Question};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
@@ -92,15 +92,37 @@ impl Connector for Asked {
         result.await.unwrap()
     }
 
-    /// Answers every query by NODATA.
-    async fn answer(&self, query: Query, _: IsolationKey) -> Vec<u8> {
-        query.reply(&dns::Answer::of(dns::ResponseCode::NoError), usize::MAX)
+    /// Answers queries by texts if their name says so, else by NODATA.
+    async fn answer(&self, query: Query, most: usize, _: IsolationKey) -> Vec<u8> {
+        let texts = match query.question.name() {
+            "some.example" => 5,
+            "many.example" => 15,
+            "silent.example" => core::future::pending().await,
+            _ => 0,
+        };
+        query.reply(&texts_of(&query.question, texts), most)
     }
 
     /// Knows what `known` says, whoever asks.
     async fn look_up(&self, asked: LookUp, _: IsolationKey) -> Result<Found, Failure> {
         known(&asked)
     }
+}
+
+/// An answer of so many texts, each of which begins with "said" and takes 143 bytes of a message.
+fn texts_of(question: &Question, texts: u8) -> dns::Answer {
+    let mut message = question.to_query(0).unwrap();
+    message[2] |= 0x80;
+    message[7] = texts;
+    for n in 0..texts {
+        let text = format!("said {n:0>125}");
+        // The name of the question, TXT, IN, and how long the text lives.
+        message.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60]);
+        message.extend((text.len() as u16 + 1).to_be_bytes());
+        message.push(text.len() as u8);
+        message.extend(text.bytes());
+    }
+    dns::Answer::read(&message, question, false).unwrap()
 }
 
 pub(super) fn known(asked: &LookUp) -> Result<Found, Failure> {
@@ -120,6 +142,8 @@ pub(super) struct Front {
     pub(super) requests: mpsc::Receiver<(ConnectRequest, Answer)>,
     /// The identity that streams are opened under.
     pub(super) identity: Arc<AtomicU64>,
+    /// What the front end holds is charged to this.
+    pub(super) budget: Arc<Budget>,
     pub(super) stop: oneshot::Sender<()>,
     pub(super) task: JoinHandle<()>,
 }
@@ -137,10 +161,11 @@ pub(super) fn front_at(listener: impl Into<FrontListener>, options: FrontOptions
     let (sender, requests) = mpsc::channel(1024);
     let (stop, stopped) = oneshot::channel::<()>();
     let identity = Arc::<AtomicU64>::default();
+    let budget = Budget::unlimited();
     let connector = Asked {
         requests: sender,
         identity: identity.clone(),
-        budget: Budget::unlimited(),
+        budget: budget.clone(),
     };
     let task = tokio::spawn(serve(
         listener.into(),
@@ -155,6 +180,7 @@ pub(super) fn front_at(listener: impl Into<FrontListener>, options: FrontOptions
         address: ([127, 0, 0, 1], 0).into(),
         requests,
         identity,
+        budget,
         stop,
         task,
     }

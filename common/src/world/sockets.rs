@@ -355,6 +355,18 @@ impl SocketStream {
         }
     }
 
+    /// The address that the other side has dialled, if a packet filter of this machine has led the connection here
+    /// instead (Linux); `None` for a connection that came by itself.
+    pub fn led_away_from(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => {
+                let own = tcp.local_addr().ok()?;
+                original(tcp, own.is_ipv4()).filter(|dialled| *dialled != own)
+            }
+            Self::Given(_) => None,
+        }
+    }
+
     /// This side's address.
     ///
     /// # Errors
@@ -479,6 +491,23 @@ impl SocketStream {
             Self::Given(stream) => stream.poll_write_ready(cx),
         }
     }
+}
+
+/// The address by which the packet filter knows a connection, before it led it anywhere.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn original(tcp: &TcpStream, is_ipv4: bool) -> Option<SocketAddr> {
+    let socket = SockRef::from(tcp);
+    let found = match is_ipv4 {
+        true => socket.original_dst_v4(),
+        false => socket.original_dst_v6(),
+    };
+    found.ok()?.as_socket()
+}
+
+/// Other systems say it in other ways.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn original(_: &TcpStream, _: bool) -> Option<SocketAddr> {
+    None
 }
 
 fn receive(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
