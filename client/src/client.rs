@@ -393,8 +393,9 @@ impl Client {
                 }
                 Err(error) => {
                     last = error.into();
-                    // One exit has read what was said, and nobody knows what had an effect.
-                    if !early.is_empty() || is_final(error, refused.len()) {
+                    // One exit has read what was said, and nobody knows what had an effect. A question has none.
+                    let has_effect = !early.is_empty() && *target != StreamTarget::Resolver;
+                    if has_effect || is_final(error, refused.len()) {
                         return Err(last);
                     }
                     if error != StreamError::CircuitLost {

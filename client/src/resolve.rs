@@ -57,9 +57,10 @@ impl Exits for Resolvers<'_> {
         &self,
         isolation: &Isolation,
         avoid: Option<RelayId>,
+        first: &[u8],
     ) -> Result<(StreamIo, RelayId), ConnectError> {
         self.0
-            .open(&StreamTarget::Resolver, isolation, &[], avoid)
+            .open(&StreamTarget::Resolver, isolation, first, avoid)
             .await
     }
 }

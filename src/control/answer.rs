@@ -131,7 +131,7 @@ impl Status {
 pub struct ListenerStatus {
     /// Its address: an IP address and a port, or `unix:` and a path.
     pub address: String,
-    /// What it speaks: [`ListenerStatus::PROXY`].
+    /// What it speaks: [`ListenerStatus::PROXY`], or another kind of `client.listeners`.
     pub kind: String,
     /// Does it want a user and a password?
     pub asks_who: bool,

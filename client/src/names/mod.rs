@@ -13,6 +13,7 @@ mod tests;
 
 use core::future::Future;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use cepa_common::budget::Budget;
@@ -22,13 +23,17 @@ use cepa_common::net::tasks::Tasks;
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 use crate::circuit::isolation::Isolation;
 use cache::Cache;
-use session::{Lost, Session};
+use session::{First, Lost, Session};
 
 /// Keys that have sessions at once. Beyond that, the sessions of the key that has rested longest end.
 const MOST_KEYS: usize = 256;
+
+/// Sessions by which a question is asked of one exit, where they end before they have written it.
+const SESSIONS: usize = 3;
 
 /// Opens streams to the resolvers of exits.
 pub(crate) trait Exits: Sync {
@@ -37,11 +42,13 @@ pub(crate) trait Exits: Sync {
     /// Why there is no stream.
     type Error: Send;
 
-    /// Opens a stream for `isolation` at an exit, but not at `avoid`. Says which exit it is.
+    /// Opens a stream for `isolation` at an exit, but not at `avoid`, and has `first` said there without a wait for the
+    /// exit's word. Says which exit it is.
     fn open(
         &self,
         isolation: &Isolation,
         avoid: Option<RelayId>,
+        first: &[u8],
     ) -> impl Future<Output = Result<(Self::Stream, RelayId), Self::Error>> + Send;
 }
 
@@ -59,6 +66,21 @@ pub(crate) enum Unanswered<E> {
 /// The sessions of a key. Whoever opens one holds the lock, so that the others share what it gets.
 type Sessions = Arc<tokio::sync::Mutex<Vec<Session>>>;
 
+/// A question of a key, and where its answer will be told.
+type Questions = HashMap<(Isolation, Question), watch::Receiver<Option<Answer>>>;
+
+/// A question that is being asked. Dropping this value says that it is no more.
+struct InFlight<'a> {
+    questions: &'a Mutex<Questions>,
+    key: (Isolation, Question),
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        lock(self.questions).remove(&self.key);
+    }
+}
+
 /// What a client knows of names, and whom it asks.
 pub(crate) struct Names {
     allow_private: bool,
@@ -67,6 +89,8 @@ pub(crate) struct Names {
     cache: Mutex<Cache>,
     /// The sessions of each key, with the number of the last question of that key.
     sessions: Mutex<HashMap<Isolation, (u64, Sessions)>>,
+    /// What is being asked, as far as several may wait for one answer.
+    in_flight: Mutex<Questions>,
 }
 
 impl Names {
@@ -79,6 +103,7 @@ impl Names {
             budget: budget.clone(),
             cache: Mutex::new(Cache::new(budget)),
             sessions: Mutex::default(),
+            in_flight: Mutex::default(),
         }
     }
 
@@ -87,7 +112,8 @@ impl Names {
         &self.budget
     }
 
-    /// The answer to a question of a key. One that fails, or comes to SERVFAIL, is asked once more, at another exit.
+    /// The answer to a question of a key. One that fails, or comes to SERVFAIL, is asked once more, at another exit. Whoever
+    /// asks what is being asked already waits for the same answer.
     pub(crate) async fn ask<E: Exits>(
         &self,
         exits: &E,
@@ -96,10 +122,42 @@ impl Names {
     ) -> Result<Answer, Unanswered<E::Error>> {
         let judged = question.judge(self.allow_private);
         judged.map_err(Unanswered::Unasked)?;
-        let known = lock(&self.cache).get(isolation, question, steady::now());
-        if let Some(answer) = known {
+        let key = (isolation.clone(), question.clone());
+        if let Some(answer) = lock(&self.cache).get(&key.0, &key.1, steady::now()) {
             return Ok(answer);
         }
+        let (tell, hear) = watch::channel(None);
+        let others = match lock(&self.in_flight).entry(key.clone()) {
+            Entry::Occupied(asked) => Some(asked.get().clone()),
+            Entry::Vacant(place) => {
+                place.insert(hear);
+                None
+            }
+        };
+        if let Some(mut others) = others {
+            // Who asked first may have given up, or fails: then everybody asks for himself.
+            if let Ok(answer) = others.wait_for(Option::is_some).await
+                && let Some(answer) = answer.clone()
+            {
+                return Ok(answer);
+            }
+            return self.ask_exits(exits, isolation, question).await;
+        }
+        let _over = InFlight {
+            questions: &self.in_flight,
+            key,
+        };
+        let answer = self.ask_exits(exits, isolation, question).await?;
+        tell.send_replace(Some(answer.clone()));
+        Ok(answer)
+    }
+
+    async fn ask_exits<E: Exits>(
+        &self,
+        exits: &E,
+        isolation: &Isolation,
+        question: &Question,
+    ) -> Result<Answer, Unanswered<E::Error>> {
         let (first_exit, first) = self.ask_exit(exits, isolation, question, None).await?;
         let answer = match first {
             Ok(answer) if answer.code() != ResponseCode::ServFail => answer,
@@ -108,8 +166,8 @@ impl Names {
                 match (again.await, first) {
                     (Ok((_, Ok(answer))), _) => answer,
                     (_, Ok(answer)) => answer,
-                    (Ok((_, Err(Lost))), Err(Lost)) => return Err(Unanswered::Silent),
-                    (Err(error), Err(Lost)) => return Err(error),
+                    (Ok((_, Err(_))), Err(_)) => return Err(Unanswered::Silent),
+                    (Err(error), Err(_)) => return Err(error),
                 }
             }
         };
@@ -120,6 +178,8 @@ impl Names {
         Ok(answer)
     }
 
+    /// Asks one exit. A session that ends before it has written the question says nothing of its exit, and another one
+    /// is asked by.
     async fn ask_exit<E: Exits>(
         &self,
         exits: &E,
@@ -127,24 +187,44 @@ impl Names {
         question: &Question,
         avoid: Option<RelayId>,
     ) -> Result<(RelayId, Result<Answer, Lost>), Unanswered<E::Error>> {
-        let sessions = self.sessions_of(isolation);
-        let asked = {
-            let mut sessions = sessions.lock().await;
-            sessions.retain(|session| !session.is_over());
-            let fit = sessions.iter().find(|session| Some(session.exit) != avoid);
-            match fit {
-                Some(session) => session.clone(),
-                None => {
-                    let opened = exits.open(isolation, avoid).await;
-                    let (stream, exit) = opened.map_err(Unanswered::Exit)?;
-                    let session =
-                        Session::start(stream, exit, self.allow_private, &self.tasks, &self.budget);
-                    sessions.push(session.clone());
-                    session
-                }
+        let mut tries = 1..=SESSIONS;
+        loop {
+            let (exit, answer) = self
+                .ask_session(exits, isolation, question, avoid)
+                .await
+                .map_err(Unanswered::Exit)?;
+            let has_more = tries.next().is_some();
+            if !has_more || answer != Err(Lost::Unasked) {
+                return Ok((exit, answer));
             }
+        }
+    }
+
+    async fn ask_session<E: Exits>(
+        &self,
+        exits: &E,
+        isolation: &Isolation,
+        question: &Question,
+        avoid: Option<RelayId>,
+    ) -> Result<(RelayId, Result<Answer, Lost>), E::Error> {
+        let sessions = self.sessions_of(isolation);
+        let mut held = sessions.lock().await;
+        held.retain(|session| !session.is_over());
+        let fit = held.iter().find(|session| Some(session.exit) != avoid);
+        if let Some(session) = fit.cloned() {
+            drop(held);
+            return Ok((session.exit, session.ask(question.clone()).await));
+        }
+        // Every name that may be asked for can be written.
+        let Some((first, answered)) = First::new(question.clone()) else {
+            return Ok((RelayId([0; 32]), Err(Lost::Asked)));
         };
-        Ok((asked.exit, asked.ask(question.clone()).await))
+        let (stream, exit) = exits.open(isolation, avoid, first.query()).await?;
+        let (tasks, budget) = (&self.tasks, &self.budget);
+        let session = Session::start(stream, exit, first, self.allow_private, tasks, budget);
+        held.push(session);
+        drop(held);
+        Ok((exit, answered.answer().await))
     }
 
     /// The sessions of a key, which counts as used last. Keys without sessions are forgotten.

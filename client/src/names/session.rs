@@ -27,11 +27,53 @@ const QUERY_BYTES: usize = 1_024;
 
 /// The session has ended before it had an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lost;
+pub(super) enum Lost {
+    /// The question was written, as far as anybody knows.
+    Asked,
+    /// The question was not written: the session has nothing to say about the exit.
+    Unasked,
+}
 
 struct Ask {
     question: Question,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<Result<Answer, Lost>>,
+}
+
+/// Whoever waits for an answer.
+pub(super) struct Answered(oneshot::Receiver<Result<Answer, Lost>>);
+
+impl Answered {
+    /// Waits for the exit's answer.
+    pub(super) async fn answer(self) -> Result<Answer, Lost> {
+        self.0.await.unwrap_or(Err(Lost::Asked))
+    }
+}
+
+/// The first question of a session. It is written before the stream is open: its answer comes a round trip sooner.
+pub(super) struct First {
+    id: u16,
+    ask: Ask,
+    query: Vec<u8>,
+}
+
+impl First {
+    /// The question, and whoever waits for its answer. `None` if it cannot be written.
+    pub(super) fn new(question: Question) -> Option<(Self, Answered)> {
+        let id = random_id();
+        let query = framed(&question.to_query(id)?)?;
+        let (answer, answered) = oneshot::channel();
+        let ask = Ask { question, answer };
+        Some((Self { id, ask, query }, Answered(answered)))
+    }
+
+    /// The query as it stands in a stream.
+    pub(super) fn query(&self) -> &[u8] {
+        &self.query
+    }
+}
+
+fn random_id() -> u16 {
+    (random::rng().next_u32() >> 16) as u16
 }
 
 /// A session, for whoever asks. It ends by itself when nobody has asked for a while, or with the last of these.
@@ -43,11 +85,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A session by `stream` with `exit`. It takes private addresses out of answers, unless `allow_private`. What it
-    /// holds is charged to `budget`.
+    /// A session by `stream` with `exit`, on which the query of `first` has been written. It takes private addresses out
+    /// of answers, unless `allow_private`. What it holds is charged to `budget`.
     pub(super) fn start(
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         exit: RelayId,
+        first: First,
         allow_private: bool,
         tasks: &Tasks,
         budget: &Arc<Budget>,
@@ -55,7 +98,7 @@ impl Session {
         let (asks, asked) = mpsc::channel(MOST_QUERIES);
         let talk = Talk {
             allow_private,
-            waiting: BTreeMap::new(),
+            waiting: BTreeMap::from([(first.id, Waiting::new(first.ask))]),
             frames: Frames::new(u16::MAX.into()),
             out: Vec::new(),
             charge: Charge::none(budget),
@@ -73,8 +116,8 @@ impl Session {
     pub(super) async fn ask(&self, question: Question) -> Result<Answer, Lost> {
         let (answer, answered) = oneshot::channel();
         let ask = Ask { question, answer };
-        self.asks.send(ask).await.map_err(|_| Lost)?;
-        answered.await.map_err(|_| Lost)
+        self.asks.send(ask).await.map_err(|_| Lost::Unasked)?;
+        Answered(answered).answer().await
     }
 }
 
@@ -82,6 +125,13 @@ impl Session {
 struct Waiting {
     ask: Ask,
     until: Instant,
+}
+
+impl Waiting {
+    fn new(ask: Ask) -> Self {
+        let until = Instant::now() + PATIENCE;
+        Self { ask, until }
+    }
 }
 
 struct Talk {
@@ -94,9 +144,32 @@ struct Talk {
 }
 
 impl Talk {
-    /// Asks and hears answers until the session ends. All who wait then hear that it has.
+    /// Asks and hears answers until the session ends. All who wait then hear that it has, and those hear so whose
+    /// questions have not been written.
     async fn run(mut self, stream: impl AsyncRead + AsyncWrite, mut asked: mpsc::Receiver<Ask>) {
         let (mut reader, mut writer) = tokio::io::split(stream);
+        let is_orderly = self.talk(&mut reader, &mut writer, &mut asked).await;
+        asked.close();
+        while let Ok(ask) = asked.try_recv() {
+            let _ = ask.answer.send(Err(Lost::Unasked));
+        }
+        self.waiting.clear();
+        if is_orderly {
+            // Nobody waits for what the exit says to it.
+            let _ = writer.shutdown().await;
+            let mut bytes = [0; READ_BYTES];
+            let wait = async { while matches!(reader.read(&mut bytes).await, Ok(1..)) {} };
+            let _ = tokio::time::timeout(PATIENCE, wait).await;
+        }
+    }
+
+    /// Asks and hears answers as long as there is anything to ask. Says whether the session ends in good order.
+    async fn talk(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        asked: &mut mpsc::Receiver<Ask>,
+    ) -> bool {
         let mut bytes = [0; READ_BYTES];
         let mut idle = Instant::now() + IDLE;
         loop {
@@ -107,39 +180,28 @@ impl Talk {
                 biased;
                 wrote = writer.write(&self.out), if !self.out.is_empty() => match wrote {
                     Ok(wrote @ 1..) => drop(self.out.drain(..wrote)),
-                    _ => return,
+                    _ => return false,
                 },
                 read = reader.read(&mut bytes) => {
-                    let Ok(read @ 1..) = read else { return };
+                    let Ok(read @ 1..) = read else { return false };
                     self.frames.push(&bytes[..read]);
                     if !self.hear() {
-                        return;
+                        return false;
                     }
                     idle = Instant::now() + IDLE;
                 }
                 ask = asked.recv(), if self.waiting.len() < MOST_QUERIES => {
                     let Some(ask) = ask else {
                         // Nobody can ask any more; those who wait still do.
-                        if self.waiting.is_empty() {
-                            break;
-                        }
-                        self.finish(&mut reader, &mut writer).await;
-                        break;
+                        self.finish(reader, writer).await;
+                        return true;
                     };
                     self.ask(ask);
                     idle = Instant::now() + IDLE;
                 }
-                () = sleep_until(until.unwrap_or(idle)) => match until {
-                    Some(_) => return,
-                    None => break,
-                },
+                () = sleep_until(until.unwrap_or(idle)) => return until.is_none(),
             }
         }
-        // The end of an idle session is an orderly one. Nobody waits for what the exit says to it.
-        asked.close();
-        let _ = writer.shutdown().await;
-        let wait = async { while matches!(reader.read(&mut bytes).await, Ok(1..)) {} };
-        let _ = tokio::time::timeout(PATIENCE, wait).await;
     }
 
     /// Takes the answers that are still to come when nobody asks any more.
@@ -172,10 +234,9 @@ impl Talk {
 
     /// Writes a query in this client's own words.
     fn ask(&mut self, ask: Ask) {
-        let mut rng = random::rng();
         // Of 65,536 ids 64 are in use at most.
         let id = loop {
-            let id = (rng.next_u32() >> 16) as u16;
+            let id = random_id();
             if !self.waiting.contains_key(&id) {
                 break id;
             }
@@ -185,8 +246,7 @@ impl Talk {
             return;
         };
         self.out.extend(query);
-        let until = Instant::now() + PATIENCE;
-        self.waiting.insert(id, Waiting { ask, until });
+        self.waiting.insert(id, Waiting::new(ask));
     }
 
     /// Gives the answers that have come to those who wait for them. `false` if the exit does not speak as it should.
@@ -205,7 +265,7 @@ impl Talk {
                 return false;
             };
             // Whoever asked may have gone.
-            let _ = ask.answer.send(answer);
+            let _ = ask.answer.send(Ok(answer));
         }
     }
 }

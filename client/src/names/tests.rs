@@ -45,11 +45,13 @@ impl Exits for Manners {
         &self,
         _: &Isolation,
         avoid: Option<RelayId>,
+        first: &[u8],
     ) -> Result<(DuplexStream, RelayId), ()> {
         let number = self.opened.fetch_add(1, Ordering::SeqCst);
         lock(&self.avoided).push(avoid);
         let says = self.says[number.min(self.says.len() - 1)];
-        let (near, mut far) = duplex(4_096);
+        let (mut near, mut far) = duplex(4_096);
+        near.write_all(first).await.unwrap();
         let asked = self.asked.clone();
         tokio::spawn(async move {
             let (mut frames, mut bytes) = (Frames::new(65_535), [0; 512]);
@@ -248,6 +250,62 @@ async fn many_ask_at_once_and_share_a_session() {
     }
     assert_eq!(exits.opened.load(Ordering::SeqCst), 1);
     assert_eq!(exits.asked.load(Ordering::SeqCst), 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_questions_at_once_are_asked_once_and_a_failure_is_nobody_elses() {
+    let (names, _stopper) = names();
+    let (names, exits) = (Arc::new(names), Arc::new(Manners::new(&[well])));
+    let key = Isolation::session(1);
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (names, exits, key) = (names.clone(), exits.clone(), key.clone());
+        all.spawn(async move { names.ask(&*exits, &key, &question("a.example")).await });
+    }
+    for answer in all.join_all().await {
+        assert_eq!(answer.unwrap().addresses().count(), 1);
+    }
+    assert_eq!(exits.asked.load(Ordering::SeqCst), 1);
+    // Who asked first gives up; whoever waits with him has an answer all the same.
+    let exits = Manners::new(&[silent, well]);
+    let (key, question) = (Isolation::session(2), question("b.example"));
+    let (first, second) = (
+        names.ask(&exits, &key, &question),
+        names.ask(&exits, &key, &question),
+    );
+    let (mut first, mut second) = (Box::pin(first), Box::pin(second));
+    tokio::select! {
+        biased;
+        _ = &mut first => panic!("it is silent"),
+        _ = &mut second => panic!("it waits for the first"),
+        () = async { while exits.asked.load(Ordering::SeqCst) == 0 { tokio::task::yield_now().await } } => {}
+    }
+    drop(first);
+    assert!(second.await.is_ok());
+    assert!(lock(&names.in_flight).is_empty());
+}
+
+/// A session may come to its rest just when somebody asks.
+#[tokio::test(start_paused = true)]
+async fn a_question_that_a_session_did_not_write_is_no_failure_of_its_exit() {
+    let (names, _stopper) = names();
+    let exits = Manners::new(&[well, failing, well]);
+    let key = Isolation::session(1);
+    names
+        .ask(&exits, &key, &question("a.example"))
+        .await
+        .unwrap();
+    let session = names.sessions_of(&key).lock().await[0].clone();
+    // It is over, and nobody has noticed yet.
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert!(session.is_over());
+    assert_eq!(session.ask(question("b.example")).await, Err(Lost::Unasked));
+    let answer = names
+        .ask(&exits, &key, &question("b.example"))
+        .await
+        .unwrap();
+    assert_eq!(answer.code(), ResponseCode::NoError);
+    assert_eq!(*lock(&exits.avoided), [None, None, Some(exit(1))]);
 }
 
 #[tokio::test]
