@@ -188,7 +188,7 @@ fn furnish() -> io::Result<()> {
     make("/run/lock", 0o1777)?;
     make(OWN, 0o755)?;
     let user = rustix::process::getuid().as_raw();
-    fs::create_dir_all("/run/user")?;
+    make("/run/user", 0o755)?;
     fs::DirBuilder::new()
         .mode(0o700)
         .create(format!("/run/user/{user}"))
@@ -235,6 +235,12 @@ fn names(
     .map_err(|error| failed("replace", &real, error))
 }
 
+/// Writes a file that all users of the namespace may read, whatever the caller lets others do with his.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+}
+
 /// Puts a text in the place of the file at `path`.
 fn put(text: &str, name: &str, path: &Path, is_hidden: bool) -> io::Result<()> {
     if is_hidden {
@@ -243,11 +249,11 @@ fn put(text: &str, name: &str, path: &Path, is_hidden: bool) -> io::Result<()> {
         }
         // A share may have brought the file back, and then it is not ours to write.
         if !path.exists() {
-            return fs::write(path, text);
+            return write(path, text);
         }
     }
     let own = Path::new(OWN).join(name);
-    fs::write(&own, text)?;
+    write(&own, text)?;
     Ok(mount_bind(&own, path)?)
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Exec {
     /// The client's port: ADDR:PORT on loopback, or unix:PATH [default: that of the one client that runs for this user].
     #[arg(long, value_name = "PORT")]
     via: Option<Via>,
+    #[command(flatten)]
+    which: Which,
     /// Let the command see this file or directory of /run or /tmp as it is outside; may be repeated.
     #[arg(long, value_name = "PATH")]
     share: Vec<PathBuf>,
@@ -55,7 +57,7 @@ impl Exec {
         context.log_to_stderr("warn")?;
         let via = match self.via {
             Some(via) => via,
-            None => found()?,
+            None => found(self.which)?,
         };
         let options = Options {
             via,
@@ -81,14 +83,14 @@ impl From<ExecError> for CliError {
     }
 }
 
-/// A port of the one client that runs for this user.
-fn found() -> Result<Via, CliError> {
+/// A port of the client that is meant.
+fn found(which: Which) -> Result<Via, CliError> {
     let lost = |what: String, hint: &str| CliError {
         what,
         hint: hint.to_owned(),
         code: cepa_exec::FAILED,
     };
-    let answer = Which::default().ask(ControlRequest::Status);
+    let answer = which.ask(ControlRequest::Status);
     let answer = answer.map_err(|error| CliError {
         hint: format!("{}; or name a port by --via", error.hint),
         code: cepa_exec::FAILED,

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use cepa_common::sync::lock;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use super::{Place, Who, everybody, good, stub, text};
+use super::stub::{self, Udp};
+use super::{Place, Who, everybody, good, text};
 
 /// Connects, and says what came of it.
 const CONNECTIONS: &str = r#"
@@ -42,7 +43,7 @@ except OSError as error: print("reset", errno.errorcode[error.errno])
 fn connections_end_as_they_do_without_cepa() {
     for who in everybody() {
         let place = Place::new();
-        let (port, _) = stub::at_port();
+        let (port, _) = stub::at_port(Udp::Refused);
         let args = ["--", "python3", "-c", CONNECTIONS];
         let said = good(
             &place
@@ -75,7 +76,7 @@ fn connections_end_as_they_do_without_cepa() {
 fn statuses_are_the_commands_or_say_what_failed() {
     for who in everybody() {
         let place = Place::new();
-        let (port, _) = stub::at_port();
+        let (port, _) = stub::at_port(Udp::Refused);
         let port = port.to_string();
         let run = |args: &[&str]| place.exec_here(who, &port, args).output().unwrap();
         for (script, code) in [
@@ -112,7 +113,7 @@ fn what_is_missing_is_said_with_what_to_do() {
         return;
     }
     let place = Place::new();
-    let (port, _) = stub::at_port();
+    let (port, _) = stub::at_port(Udp::Refused);
     let port = port.to_string();
     let run = |who, before: &[&str]| {
         let mut command = Command::new("unshare");
@@ -182,7 +183,7 @@ fn what_is_missing_is_said_with_what_to_do() {
 fn directories_are_hidden_and_can_be_let_in() {
     for who in everybody() {
         let place = Place::new();
-        let (port, _) = stub::at_port();
+        let (port, _) = stub::at_port(Udp::Refused);
         let port = port.to_string();
         let hidden = tempfile::Builder::new()
             .prefix("cepa-hidden-")
@@ -249,7 +250,7 @@ fn directories_are_hidden_and_can_be_let_in() {
 fn a_datagram_that_nobody_carries_is_told_so() {
     for who in everybody() {
         let place = Place::new();
-        let (port, asked) = stub::at_port();
+        let (port, asked) = stub::at_port(Udp::Refused);
         let script = "import errno, socket\n\
             for ip in ['192.0.2.1', '2001:db8::1']:\n\
             \x20   s = socket.socket(socket.AF_INET6 if ':' in ip else socket.AF_INET, socket.SOCK_DGRAM)\n\
@@ -265,6 +266,35 @@ fn a_datagram_that_nobody_carries_is_told_so() {
         );
         assert_eq!(said, "EHOSTUNREACH\nEACCES\n");
         assert_eq!(*lock(&asked), Vec::<String>::new());
+    }
+}
+
+/// Sends datagrams of all lengths that a packet has from two ports to two hosts each, and has each back from where it
+/// went.
+const DATAGRAMS: &str = r#"
+import socket
+for ips in [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]]:
+    kind = socket.AF_INET6 if ":" in ips[0] else socket.AF_INET
+    for s in [socket.socket(kind, socket.SOCK_DGRAM) for _ in range(2)]:
+        s.settimeout(30)
+        for ip in ips:
+            for size in [0, 1, 53, 1200, 1452]:
+                data = bytes([size % 251]) * size
+                s.sendto(data, (ip, 443))
+                got, whence = s.recvfrom(2000)
+                assert (got, whence[0], whence[1]) == (data, ip, 443), (size, len(got), whence)
+print("all came back")
+"#;
+
+#[test]
+fn datagrams_go_by_an_association_for_each_port() {
+    for who in everybody() {
+        let place = Place::new();
+        let (port, asked) = stub::at_port(Udp::Echoed);
+        let args = ["--", "python3", "-c", DATAGRAMS];
+        let output = place.exec_here(who, &port.to_string(), &args).output();
+        assert_eq!(good(&output.unwrap()), "all came back\n");
+        assert_eq!(*lock(&asked), ["datagrams"; 4]);
     }
 }
 
@@ -320,7 +350,7 @@ fn until(what: &str, mut look: impl FnMut() -> bool) {
 fn signals_reach_the_command() {
     for who in everybody() {
         let place = Place::new();
-        let (port, _) = stub::at_port();
+        let (port, _) = stub::at_port(Udp::Refused);
         let port = port.to_string();
         // Ctrl-C: both are in the foreground; the command decides what it means.
         let (mut child, _, _) = start(&place, who, &port, &["handles"]);

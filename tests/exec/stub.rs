@@ -21,6 +21,14 @@ const REPLIES: u16 = 7;
 /// The address of every name.
 pub(crate) const NAMED: [u8; 4] = [10, 77, 0, 9];
 
+/// What the stub carries beside connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Udp {
+    /// Datagrams come back as from where they went.
+    Echoed,
+    Refused,
+}
+
 /// What was asked for, in order: `192.0.2.1:80`, or the name of a query.
 pub(crate) type Asked = Arc<Mutex<Vec<String>>>;
 
@@ -56,21 +64,21 @@ pub(crate) fn at_path(path: &Path) -> Asked {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let asked = asked.clone();
-            std::thread::spawn(move || serve(stream, &asked));
+            std::thread::spawn(move || serve(stream, &asked, Udp::Refused));
         }
     });
     kept
 }
 
 /// Listens at a port of loopback.
-pub(crate) fn at_port() -> (std::net::SocketAddr, Asked) {
+pub(crate) fn at_port(udp: Udp) -> (std::net::SocketAddr, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let asked = Asked::default();
     let kept = (listener.local_addr().unwrap(), asked.clone());
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let asked = asked.clone();
-            std::thread::spawn(move || serve(stream, &asked));
+            std::thread::spawn(move || serve(stream, &asked, udp));
         }
     });
     kept
@@ -89,7 +97,7 @@ fn read_counted(stream: &mut impl Read) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn serve(mut stream: impl Connection, asked: &Asked) -> Option<()> {
+fn serve(mut stream: impl Connection, asked: &Asked, udp: Udp) -> Option<()> {
     assert_eq!(read(&mut stream)?, [5, 1, 2]);
     stream.write_all(&[5, 2]).ok()?;
     assert_eq!(read(&mut stream)?, [1]);
@@ -106,6 +114,18 @@ fn serve(mut stream: impl Connection, asked: &Asked) -> Option<()> {
     };
     let port = u16::from_be_bytes(read(&mut stream)?);
     let reply = |code| [5, code, 0, 1, 0, 0, 0, 0, 0, 0];
+    if command == 0xf2 && udp == Udp::Echoed {
+        assert_eq!((host.as_str(), port), ("0.0.0.0", 0));
+        lock(asked).push("datagrams".to_owned());
+        stream.write_all(&reply(0)).ok()?;
+        loop {
+            let len = read::<2>(&mut stream)?;
+            let mut frame = vec![0; u16::from_be_bytes(len).into()];
+            stream.read_exact(&mut frame).ok()?;
+            assert_eq!(frame[..3], [0; 3]);
+            stream.write_all(&[&len[..], &frame].concat()).ok()?;
+        }
+    }
     if command != 1 {
         return stream.write_all(&reply(7)).ok();
     }

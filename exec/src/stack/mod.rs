@@ -13,6 +13,8 @@ mod tcp;
 mod udp;
 
 #[cfg(test)]
+mod datagram_tests;
+#[cfg(test)]
 mod tests;
 
 use core::time::Duration;
