@@ -21,11 +21,34 @@ def names():
         if known: answer += b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04" + socket.inet_aton(sys.argv[1])
         s.sendto(answer, who)
 threading.Thread(target=names, daemon=True).start()
+def echo():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind((sys.argv[1], 7))
+    while True: s.sendto(*s.recvfrom(2000))
+threading.Thread(target=echo, daemon=True).start()
 handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[2])
 server = http.server.ThreadingHTTPServer((sys.argv[1], 80), handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print("ready", flush=True)
 sys.stdin.read()
+"#;
+
+/// Sends datagrams until one comes back, and says so, or that the client carries none. Datagrams may be lost.
+const DATAGRAM: &str = r#"
+import errno, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect((sys.argv[1], 7))
+s.settimeout(2)
+for n in range(30):
+    try:
+        s.send(b"datagram")
+        assert s.recv(100) == b"datagram"
+        print("a datagram came back")
+        break
+    except TimeoutError: pass
+    except OSError as error:
+        print("no datagrams:", errno.errorcode[error.errno])
+        break
 "#;
 
 fn git(args: &[&str]) {
@@ -96,6 +119,7 @@ fn programs_go_through_a_whole_network() {
          ! run getent ahostsv4 nobody.example.org\n\
          ! run curl -sS --max-time 60 http://{TARGET}:81/\n\
          ! run ping -c 1 -W 2 {TARGET}\n\
+         run python3 -c \"$DATAGRAM\" {TARGET}\n\
          echo all is well\n",
         cepa = place.path("cepa").display(),
         page = at("page"),
@@ -116,6 +140,7 @@ fn programs_go_through_a_whole_network() {
             "-c",
             &script,
         ])
+        .env("DATAGRAM", DATAGRAM)
         .env("XDG_RUNTIME_DIR", place.open_dir("runtime"))
         .env("HOME", place.open_dir("home"))
         .current_dir("/")
@@ -125,6 +150,12 @@ fn programs_go_through_a_whole_network() {
         text(&output.stdout).ends_with("all is well\n"),
         "{output:?}"
     );
+    // A client that carries no datagrams says so, and nothing goes around it.
+    let said = text(&output.stdout);
+    if !said.contains("a datagram came back") {
+        assert!(said.contains("no datagrams: EHOSTUNREACH"), "{output:?}");
+        eprintln!("the client carries no datagrams; the way of one is not tested");
+    }
     let seen = capture.end(&space);
     drop(servers.stdin.take());
     servers.wait().unwrap();
@@ -135,7 +166,10 @@ fn programs_go_through_a_whole_network() {
             packet.contains(&format!("{TARGET}.{port}:"))
                 || packet.contains(&format!("{TARGET}.{port} "))
         };
-        assert!(is_of("80") || is_of("81") || is_of("53"), "{packet}");
+        assert!(
+            is_of("80") || is_of("81") || is_of("53") || is_of("7"),
+            "{packet}"
+        );
         assert!(packet.contains(" 10.77.0.2."), "{packet}");
     }
 }
