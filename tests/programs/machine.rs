@@ -306,7 +306,8 @@ fn start_client(net: &Testnet, home: &Path) -> (Child, Option<PathBuf>) {
     let config = format!(
         "[network]\nfile = {:?}\n[state]\ndir = {:?}\ncheck_permissions = false\n\
          [client]\nsocks = \"127.0.0.1:9350\"\n\
-         [[client.listeners]]\naddress = \"unix:/run/user/1000/cepa/port\"\n",
+         [[client.listeners]]\naddress = \"unix:/run/user/1000/cepa/port\"\n\
+         [[client.listeners]]\naddress = \"127.0.0.1:9353\"\nkind = \"dns\"\n",
         net.network_file(),
         home.join(".local/state/cepa/client"),
     );

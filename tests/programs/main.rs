@@ -99,6 +99,7 @@ fn expected(title: &str) -> Expected {
         "openssl" => (&["openssl"], &[]),
         "torsocks" => (&["torsocks"], &[]),
         "tor-resolve" => (&["tor-resolve"], &[]),
+        "dig" => (&["dig"], &[]),
         "proxychains" => (&["proxychains4"], &[]),
         "apt" => (&["apt-get", "dpkg-deb"], &["cepa-test-package_*"]),
         "pip" => (&["python3", "pip"], &["cepa_test_module-1-*"]),

@@ -252,3 +252,24 @@ impl AsyncWrite for Accepted {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::disallowed_methods)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_asks_now_and_then_whether_an_application_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = TcpStream::connect(listener.local_addr().unwrap());
+        let _app = app.await.unwrap();
+        let (accepted, _) = FrontListener::from(listener).accept().await.unwrap();
+        let Link::Tcp(SocketStream::Tcp(tcp)) = &accepted.link else {
+            unreachable!()
+        };
+        assert!(SockRef::from(tcp).keepalive().unwrap());
+    }
+}

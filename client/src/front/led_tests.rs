@@ -102,6 +102,15 @@ async fn inside() {
         let (_, answer) = front.next().await;
         assert!(answer.send(Err(Failure::Refused)).is_ok());
         is_reset(app).await;
+        // A port that lets private addresses in is no way to itself.
+        let listener = TcpListener::bind(format!("{own}:9354")).await.unwrap();
+        let options = FrontOptions {
+            allow_private: true,
+            ..FrontOptions::default()
+        };
+        let mut lax = front_at(FrontListener::transparent(listener), options);
+        is_reset(connect(&format!("{own}:9354")).await).await;
+        assert!(lax.requests.try_recv().is_err());
         // Whoever was not led here, and who is for a private address, is let go no further.
         is_reset(connect(&format!("{own}:9352")).await).await;
         let private = if own.starts_with('[') {
