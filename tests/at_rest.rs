@@ -88,6 +88,7 @@ fn options(state: &StateDir, file: &NetworkFile, listen: SocketAddr) -> RelayOpt
             memory_bytes: 256 << 20,
             connections: 1_000,
             bandwidth_kib: 0,
+            udp_associations: 4_096,
         },
     }
 }

@@ -288,12 +288,9 @@ impl Client {
         early: &[u8],
         avoid: Option<RelayId>,
     ) -> Result<(StreamIo, RelayId), ConnectError> {
-        self.inner.directory.use_now();
         let all_tries = async {
-            if !self.inner.reporter.has_joined() {
-                // The client is still starting, which is worth a wait.
-                self.until_usable().await?;
-            }
+            // A client that is still starting is worth a wait.
+            self.until_joined().await?;
             self.try_connect(target, isolation, early, avoid).await
         };
         timeout(CONNECT_TIMEOUT, all_tries)
@@ -301,7 +298,16 @@ impl Client {
             .unwrap_or_else(|_| Err(self.timed_out()))
     }
 
-    fn timed_out(&self) -> ConnectError {
+    /// Waits until the client has a consensus that may be used, if it is still starting.
+    pub(crate) async fn until_joined(&self) -> Result<(), NoConsensus> {
+        self.inner.directory.use_now();
+        match self.inner.reporter.has_joined() {
+            true => Ok(()),
+            false => self.until_usable().await,
+        }
+    }
+
+    pub(crate) fn timed_out(&self) -> ConnectError {
         match self.inner.reporter.has_joined() {
             true => ConnectError::TimedOut,
             false => self.no_consensus().into(),

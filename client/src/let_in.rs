@@ -9,7 +9,7 @@ use cepa_common::budget::Budget;
 use cepa_common::cell::message::EndReason;
 use cepa_common::dns::Query;
 use cepa_common::log_pace::LogPaces;
-use cepa_common::stream::{StreamError, StreamTarget};
+use cepa_common::stream::{StreamError, StreamHost, StreamTarget};
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use tokio::sync::oneshot;
@@ -19,11 +19,12 @@ use crate::circuit::CircuitError;
 use crate::circuit::isolation::{IsolateBy, Isolation};
 use crate::client::{Client, ConnectError};
 use crate::front::{
-    self, Address, ConnectRequest, Connector, Failure, Found, FrontListener, FrontOptions, Host,
-    IsolationKey, LookUp,
+    self, Address, ConnectRequest, Connector, Datagrams, Failure, Found, FrontListener,
+    FrontOptions, FrontTarget, Host, IsolationKey, LookUp, Received,
 };
 use crate::path::PathError;
 use crate::resolve::ResolveError;
+use crate::udp::{DatagramError, DatagramIo};
 
 impl Client {
     /// Lets programs in at `listener`, a TCP port or a Unix socket, by SOCKS and HTTP, until the front is shut down or
@@ -148,6 +149,12 @@ impl Connector for ClientConnector {
         })
     }
 
+    fn associate(&self, isolation: IsolationKey) -> Option<Box<dyn Datagrams>> {
+        let isolation = Isolation::session(self.client.session).with_front(self.by, isolation);
+        let io = self.client.udp_by(self.by, isolation);
+        Some(Box::new(FrontDatagrams(io)))
+    }
+
     async fn answer(&self, query: Query, most: usize, isolation: IsolationKey) -> Vec<u8> {
         let isolation = Isolation::session(self.client.session).with_front(self.by, isolation);
         let answer = self.client.answer_by(self.by, isolation, &query).await;
@@ -179,6 +186,34 @@ impl Connector for ClientConnector {
             Err(ResolveError::Special(_) | ResolveError::Private) => Err(Failure::NotAllowed),
             Err(_) => Err(Failure::Unresolvable),
         }
+    }
+}
+
+/// Datagrams of an application of the front end.
+struct FrontDatagrams(DatagramIo);
+
+impl Datagrams for FrontDatagrams {
+    fn send(&self, target: &FrontTarget, bytes: &[u8]) {
+        let host = match &target.host {
+            Host::Ip4(ip) => StreamHost::Ip((*ip).into()),
+            Host::Ip6(ip) => StreamHost::Ip((*ip).into()),
+            Host::Name(name) => StreamHost::Name(name.clone()),
+        };
+        // What can't be sent at all is dropped like what gets lost: there is no word for it.
+        let _ = self.0.send_to(&host, target.port, bytes);
+    }
+
+    fn receive(&self) -> Received<'_> {
+        Box::pin(async {
+            loop {
+                match self.0.recv().await {
+                    Ok(come) => return Some((come.from, come.bytes)),
+                    Err(DatagramError::Stopped) => return None,
+                    // The next datagram tries again.
+                    Err(error) => tracing::debug!(%error, "an application's datagrams were lost"),
+                }
+            }
+        })
     }
 }
 

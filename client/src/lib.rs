@@ -23,7 +23,8 @@
 //! hyper, two clients that share no circuit, and a circuit along a path by hand.
 //!
 //! The rooms: [`dir`] fetches and keeps the consensus; [`guard`] keeps first hops; [`path`] chooses relays; [`circuit`]
-//! builds circuits and carries streams; `names` asks exits for names; [`front`] lets programs in by SOCKS and HTTP;
+//! builds circuits and carries streams; `names` asks exits for names; `udp`
+//! carries datagrams; [`front`] lets programs in by SOCKS and HTTP;
 //! [`events`] is what the client tells of its start and of its troubles.
 
 #![cfg_attr(
@@ -48,6 +49,7 @@ mod probe;
 mod resolve;
 mod start;
 mod time_sources;
+mod udp;
 
 pub use by_hand::{ByHandError, TraceError};
 // What a program that embeds a client needs of the rest.
@@ -63,3 +65,4 @@ pub use events::{ClientEvent, ClientEvents, DirectorySource, Warning};
 pub use let_in::Front;
 pub use probe::ProbeReport;
 pub use resolve::ResolveError;
+pub use udp::{DatagramError, DatagramIo, ReceivedDatagram};

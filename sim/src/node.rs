@@ -161,6 +161,7 @@ fn relay_options(site: &Site, node: &NodePlan, world: World) -> Result<RelayOpti
             memory_bytes: memory_bytes(site),
             connections: CONNECTIONS,
             bandwidth_kib: 0,
+            udp_associations: 4_096,
         },
     })
 }

@@ -371,5 +371,12 @@ settings! {
             says "What all links of a relay together may move in each direction.",
             docs "Over it the relay reads and writes no more for a while, and those at the far sides wait. Directory \
                 requests that come over no link are not counted, nor what an exit moves outside.";
+        udp_associations: u32 = 4096;
+            within 1..=1_048_576, "associations";
+            example "4096";
+            flag "--udp-associations N";
+            kind "number";
+            says "Bound on the associations for datagrams (UDP) that an exit has at a time; each has up to two sockets.",
+            docs "One more ends that of the circuit with most whose client has been silent for longest.";
     }
 }

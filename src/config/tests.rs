@@ -87,6 +87,7 @@ fn every_key_is_read_into_its_place() {
         client_memory_mib = 32
         connections = 5
         bandwidth_kib = 50
+        udp_associations = 6
     "#;
     let config = checked(text).unwrap();
     let expected = Config {
@@ -175,6 +176,7 @@ fn every_key_is_read_into_its_place() {
             client_memory_mib: 32,
             connections: 5,
             bandwidth_kib: 50,
+            udp_associations: 6,
         },
     };
     assert_eq!(config, expected);

@@ -60,6 +60,7 @@ pub(super) fn relay_options(
             memory_bytes: u64::from(config.limits.memory_mib) << 20,
             connections: config.limits.connections,
             bandwidth_kib: config.limits.bandwidth_kib,
+            udp_associations: config.limits.udp_associations,
         },
     }))
 }

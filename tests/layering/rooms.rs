@@ -252,11 +252,22 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "client/src/udp",
+        &[
+            "common/src",
+            "client/src/lib.rs",
+            "client/src/circuit",
+            "client/src/client.rs",
+            "client/src/path",
+        ],
+    ),
+    (
         "client/src/let_in.rs",
         &[
             "common/src",
             "client/src/lib.rs",
             "client/src/resolve.rs",
+            "client/src/udp",
             "client/src/circuit",
             "client/src/client.rs",
             "client/src/dir",

@@ -92,6 +92,7 @@ pub(crate) fn relay_options(
             memory_bytes: 64 << 20,
             connections: 1_000,
             bandwidth_kib: 0,
+            udp_associations: 4_096,
         },
     }
 }

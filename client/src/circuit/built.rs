@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use cepa_common::dir::Entry;
 use cepa_common::ids::RelayId;
+use cepa_common::net::association_io::AssociationIo;
 use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::stream::{LegId, Opener, StreamTarget};
 use cepa_common::sync::lock;
@@ -104,6 +105,11 @@ impl Circuit {
         self.streams.open(target)
     }
 
+    /// Begins an association for datagrams. `None` if the circuit is gone, or has as many as it may have.
+    pub fn associate(&self) -> Option<AssociationIo<Opener>> {
+        self.streams.associate()
+    }
+
     /// The relays that the circuit was built through, first to last.
     pub fn hops(&self) -> &[RelayId] {
         &self.hops
@@ -143,7 +149,7 @@ impl Circuit {
         self.streams.mux().has_room()
     }
 
-    /// Number of streams on the circuit.
+    /// Number of streams and associations on the circuit.
     pub fn open_streams(&self) -> usize {
         self.streams.mux().in_use()
     }

@@ -6,24 +6,31 @@
 use core::task::Poll;
 use core::time::Duration;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use cepa_common::budget::Charge;
 use cepa_common::net::dns_stream::{Bounds, Conversation, Ended};
+use cepa_common::world::DatagramSocket;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes,
 };
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::accepted::Accepted;
-use super::connector::{ConnectRequest, Connector, IsolationKey};
+use super::connector::{ConnectRequest, Connector, IsolationKey, Origin};
 use super::fresh::FieldKeys;
 use super::gate::Guard;
 use super::http_forward::Forwarder;
 use super::parse::{FrontOptions, FrontParser, FrontStep};
+use super::refusal::FrontRefusal;
 use super::reply::{self, Failure};
 use super::request::{Found, FrontRequest, LookUp, Request};
+use super::socks;
 use super::target::{FrontTarget, Host, Marks, Protocol};
+use super::udp::{self, Datagrams};
+use super::udp_ask::Associate;
 
 /// Size of the buffer for one direction of one connection, in bytes.
 const COPY_BUFFER: usize = 64 * 1024;
@@ -55,6 +62,8 @@ pub(super) struct Connection {
     guard: Option<Guard>,
     /// The isolation keys of its listener that came by fields of `http://` requests.
     keys: Arc<FieldKeys>,
+    /// The places of its listener for those who send datagrams.
+    associations: Arc<Semaphore>,
     orderly: bool,
     /// Has the application been told that its stream is open?
     answered: bool,
@@ -69,11 +78,17 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Accepted, guard: Option<Guard>, keys: Arc<FieldKeys>) -> Self {
+    pub(super) fn new(
+        stream: Accepted,
+        guard: Option<Guard>,
+        keys: Arc<FieldKeys>,
+        associations: Arc<Semaphore>,
+    ) -> Self {
         Self {
             stream,
             guard,
             keys,
+            associations,
             orderly: false,
             answered: false,
         }
@@ -103,6 +118,11 @@ impl Connection {
                 return self.answer(&request.leftover, connector, isolation).await;
             }
             Request::Connect(target) => target,
+            Request::Associate(asked) => {
+                return self
+                    .associate(asked, &request.leftover, connector, isolation, options)
+                    .await;
+            }
             Request::Forward => {
                 return self
                     .forward(request.leftover, connector, isolation, options)
@@ -161,6 +181,73 @@ impl Connection {
         if matches!(ended, Ended::Done | Ended::Idle) {
             self.farewell(&[]).await;
         }
+    }
+
+    /// Carries datagrams as long as the connection lasts. `begun` is what has been read of those inside of it.
+    async fn associate<C: Connector>(
+        mut self,
+        asked: Associate,
+        begun: &[u8],
+        connector: &C,
+        isolation: IsolationKey,
+        options: FrontOptions,
+    ) {
+        let not_here = reply::socks5(socks::refusal_code(FrontRefusal::Command));
+        let (local, origin) = (self.stream.local_ip(), isolation.client);
+        let Ok(_place) = Arc::clone(&self.associations).try_acquire_owned() else {
+            let busy = reply::failed(isolation.protocol, Failure::Busy);
+            return self.farewell(&busy).await;
+        };
+        let Some(datagrams) = connector.associate(isolation) else {
+            return self.farewell(&not_here).await;
+        };
+        let carried = match (asked, origin) {
+            (Associate::Port(from), Origin::Ip(peer)) => {
+                let port = match udp::open_port(local, peer) {
+                    Some(Ok(port)) => port,
+                    Some(Err(error)) => {
+                        tracing::debug!(kind = ?error.kind(), "no port for an application's datagrams");
+                        return self.farewell(&reply::socks5(1)).await;
+                    }
+                    None => return self.farewell(&not_here).await,
+                };
+                self.carry_by_port(&port, &*datagrams, peer, from, options)
+                    .await
+            }
+            (Associate::Port(_), Origin::Uid(_)) => return self.farewell(&not_here).await,
+            (Associate::Inside, _) => {
+                let bound = reply::socks5(0);
+                let allow = options.allow_private;
+                self.stream.seat().stream_begins();
+                match self.stream.write_all(&bound).await {
+                    Ok(()) => udp::carry_inside(&mut self.stream, begun, &*datagrams, allow).await,
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        // What has broken is reset.
+        if carried.is_ok() {
+            self.farewell(&[]).await;
+        }
+    }
+
+    /// Carries datagrams by a port of this machine, which the application is told.
+    async fn carry_by_port(
+        &mut self,
+        port: &DatagramSocket,
+        datagrams: &dyn Datagrams,
+        peer: IpAddr,
+        from: Option<SocketAddr>,
+        options: FrontOptions,
+    ) -> io::Result<()> {
+        let bound = reply::bound(port.local_addr()?);
+        self.stream.write_all(&bound).await?;
+        self.stream.seat().stream_begins();
+        let is_own = |from: &SocketAddr| from.ip().to_canonical() == peer.to_canonical();
+        let from = from.filter(is_own).map_or(0, |from| from.port());
+        let allow = options.allow_private;
+        udp::carry_by_port(&mut self.stream, port, datagrams, peer, from, allow).await;
+        Ok(())
     }
 
     /// Tells the application what an exit knows of a name or of an address. What needs no exit is told at once.

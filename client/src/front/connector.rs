@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::reply::Failure;
 use super::request::{Found, LookUp};
 use super::target::{FrontTarget, Marks, Protocol};
+use super::udp::Datagrams;
 
 /// Who is at the other end of an accepted connection, as far as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,6 +104,12 @@ pub trait Connector: Send + Sync + 'static {
         &self,
         request: ConnectRequest,
     ) -> impl Future<Output = Result<Self::Stream, Failure>> + Send;
+
+    /// Begins to carry datagrams; `None` if this connector carries none. Nothing happens before the first is sent.
+    fn associate(&self, isolation: IsolationKey) -> Option<Box<dyn Datagrams>> {
+        let _ = isolation;
+        None
+    }
 
     /// Answers a DNS query by a message of at most `most` bytes, or by one that says that it was too long, within a
     /// bounded time. Dropping the future gives the query up.

@@ -1,5 +1,5 @@
-//! The front end: one port for SOCKS4, 4a, 5, HTTP CONNECT and `http://` requests; and ports for DNS, and for connections
-//! that a packet filter leads here.
+//! The front end: one port for SOCKS4, 4a, 5 with its datagrams, HTTP CONNECT and `http://` requests; and ports for
+//! DNS, and for connections that a packet filter leads here.
 //!
 //! Applications connect to this port, and a [`Connector`] opens their streams. The files, in the order in which a
 //! connection meets them:
@@ -14,11 +14,12 @@
 //! * `places` says how many are served at once, and who gives way; `fresh` bounds what a web page can ask for;
 //! * `connector` says what the front end wants of whoever opens streams, and what keeps streams apart;
 //! * `target` says what a destination may look like;
+//! * `udp` carries datagrams (`udp_ask`, `udp_header`), by a port of their own or inside the connection;
 //! * `refusal` says why a request is refused, and which limits it must keep;
 //! * `reply` says what the application is told.
 //!
-//! Three things are absent on purpose: any lookup of a name on this machine (names go to the exit as they are, S30), the
-//! choice of a circuit, and UDP.
+//! Two things are absent on purpose: any lookup of a name on this machine (names go to the exit as they are, S30), and
+//! the choice of a circuit.
 
 mod accepted;
 mod connection;
@@ -39,6 +40,9 @@ mod serve;
 mod socks;
 mod target;
 mod threshold;
+mod udp;
+mod udp_ask;
+mod udp_header;
 
 #[cfg(test)]
 mod dns_tests;
@@ -66,3 +70,6 @@ pub use reply::{Failure, connected, failed};
 pub use request::{Address, Found, FrontRequest, LookUp, Request};
 pub use serve::{BindRefused, check_bind, serve};
 pub use target::{Credentials, FrontTarget, Host, Marks, Protocol};
+pub use udp::{Datagrams, Received};
+pub use udp_ask::Associate;
+pub use udp_header::{read_datagram, write_datagram};

@@ -23,6 +23,8 @@ pub struct FrontOptions {
     /// request, which saves a round trip. If the stream fails afterwards, the application sees a reset without a
     /// reason.
     pub answer_early: bool,
+    /// Take datagrams: UDP ASSOCIATE and the command 0xF2 of SOCKS 5.
+    pub udp: bool,
     /// Number of connections served at once. Further connections wait for some seconds, and are then told.
     pub max_connections: usize,
     /// Time that a connection waits for its turn before it is told that too many others are served.
@@ -36,6 +38,7 @@ impl Default for FrontOptions {
         Self {
             allow_private: false,
             answer_early: false,
+            udp: true,
             max_connections: MAX_CONNECTIONS,
             patience: Duration::from_secs(5),
             head_timeout: Duration::from_secs(30),
@@ -258,6 +261,9 @@ impl FrontParser {
         let Some(request) = socks::socks5(self.socks_window()).map_err(refuse)? else {
             return self.socks_more(&reply::socks5(1));
         };
+        if matches!(request.ask, socks::Ask::Associate | socks::Ask::Inside) && !self.options.udp {
+            return Err(refuse(FrontRefusal::Command));
+        }
         let asked = (request.ask)
             .judged(request.host, request.port, self.options.allow_private)
             .map_err(refuse)?;

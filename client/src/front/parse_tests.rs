@@ -378,6 +378,36 @@ fn names_and_addresses_are_asked_about_by_socks() {
 }
 
 #[test]
+fn datagrams_are_asked_for_by_socks_5_where_the_port_takes_them() {
+    let ask = |command, rest: &[u8]| [&[5, 1, 0, 5, command, 0][..], rest].concat();
+    let local = Some("127.0.0.1:4000".parse().unwrap());
+    for (bytes, expected) in [
+        (ask(3, &[1, 0, 0, 0, 0, 0, 0]), Associate::Port(None)),
+        (
+            ask(3, &[1, 127, 0, 0, 1, 0x0f, 0xa0]),
+            Associate::Port(local),
+        ),
+        // Some programs say where they will send to, and that is no matter of the port.
+        (ask(3, &[3, 1, b'a', 0, 53]), Associate::Port(None)),
+        (ask(0xf2, &[1, 0, 0, 0, 0, 0, 0]), Associate::Inside),
+    ] {
+        assert_eq!(asked(&bytes), Request::Associate(expected), "{bytes:x?}");
+    }
+    let mut parser = FrontParser::new(FrontOptions {
+        udp: false,
+        ..FrontOptions::default()
+    });
+    parser.on_bytes(&[5, 1, 0]).unwrap();
+    let refused = parser
+        .on_bytes(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0])
+        .unwrap_err();
+    assert_eq!(
+        (refused.refusal, refused.reply[1]),
+        (FrontRefusal::Command, 7)
+    );
+}
+
+#[test]
 fn requests_to_pass_on_are_handed_over_whole() {
     for text in [
         "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nOrigin: http://b.example\r\n\r\n",

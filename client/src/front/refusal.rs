@@ -30,8 +30,8 @@ pub enum FrontRefusal {
     /// The port asks for a user and a password, and was given none or others.
     #[error("user and password are not those of a user of this port")]
     Credentials,
-    /// SOCKS: the command is BIND, UDP ASSOCIATE or unknown (S30).
-    #[error("only CONNECT is supported")]
+    /// SOCKS: the command is BIND or unknown, or one for datagrams where the port takes none (S30).
+    #[error("the command is not supported here")]
     Command,
     /// SOCKS5: the address is neither IPv4, nor IPv6, nor a name.
     #[error("unknown address type")]

@@ -1,7 +1,7 @@
 //! What the application is told, in the words of its own protocol (docs/front.md).
 
 use core::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use cepa_common::cell::message::EndReason;
 
@@ -146,6 +146,23 @@ pub(super) const REJECT_SOCKS4: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 /// A SOCKS5 reply. The bound address is all zero, because the application need not know the exit's address.
 pub(super) fn socks5(code: u8) -> [u8; 10] {
     [5, code, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// The bytes that tell an application of SOCKS 5 to which address it may send datagrams.
+pub(super) fn bound(address: SocketAddr) -> Vec<u8> {
+    let mut reply = vec![5, 0, 0];
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            reply.push(1);
+            reply.extend(ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            reply.push(4);
+            reply.extend(ip.octets());
+        }
+    }
+    reply.extend(address.port().to_be_bytes());
+    reply
 }
 
 /// The bytes that tell an application that its stream is open.

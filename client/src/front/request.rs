@@ -4,6 +4,7 @@ use core::fmt;
 use std::net::IpAddr;
 
 use super::target::{FrontTarget, Host, Marks, Protocol};
+use super::udp_ask::Associate;
 
 /// What an application asks for. Debug output hides destinations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Request {
     Resolve(Host),
     /// The name of this address (RESOLVE_PTR, Tor's extension of SOCKS 5).
     ResolvePtr(Address),
+    /// Datagrams.
+    Associate(Associate),
     /// A request for an `http://` address, whose head is at the front of [`FrontRequest::leftover`], still to be judged:
     /// further ones may follow on the same connection, each for its own destination.
     Forward,

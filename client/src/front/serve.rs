@@ -22,6 +22,8 @@ use super::places::Places;
 use super::target::{Marks, Protocol};
 use super::threshold::Threshold;
 
+/// Connections of one listener that carry datagrams at once. Each has a socket, and a port at an exit.
+const MOST_ASSOCIATIONS: usize = 256;
 /// Connections that wait for a place at once; further ones wait in the kernel's queue.
 const MOST_WAITING: usize = 64;
 
@@ -72,6 +74,7 @@ pub async fn serve<C: Connector>(
     let threshold = Threshold::new(options.max_connections);
     let keys = Arc::new(FieldKeys::default());
     let waiting = Arc::new(Semaphore::new(MOST_WAITING));
+    let associations = Arc::new(Semaphore::new(MOST_ASSOCIATIONS));
     // The set is dropped on return, which aborts every task in it.
     let mut tasks = JoinSet::new();
     let mut failed = LogPace::default();
@@ -101,7 +104,8 @@ pub async fn serve<C: Connector>(
                         guard.until_proven(threshold.enter(Party::of(client), seat.clone()))
                     });
                     let (connector, places) = (connector.clone(), places.clone());
-                    let connection = Connection::new(stream, guard, keys.clone());
+                    let connection =
+                        Connection::new(stream, guard, keys.clone(), associations.clone());
                     tasks.spawn(async move {
                         let served = async {
                             let taken = places.take(&seat, options.patience).await;

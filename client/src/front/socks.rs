@@ -2,11 +2,12 @@
 //!
 //! Each function returns `None` while its message is incomplete.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::refusal::FrontRefusal;
 use super::request::{Address, Request};
 use super::target::{Credentials, FrontTarget, Host, Protocol};
+use super::udp_ask::Associate;
 
 /// What a SOCKS request asks for: its command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +17,21 @@ pub(super) enum Ask {
     Resolve,
     /// Tor's extension: the name of an address.
     ResolvePtr,
+    /// A port for datagrams.
+    Associate,
+    /// Datagrams inside the connection: a command of Cepa's own.
+    Inside,
 }
 
 impl Ask {
-    /// The command of SOCKS 5; SOCKS 4 has the first two.
+    /// The command of SOCKS 5; SOCKS 4 has CONNECT and RESOLVE.
     fn of(command: u8) -> Result<Self, FrontRefusal> {
         match command {
             1 => Ok(Self::Connect),
+            3 => Ok(Self::Associate),
             0xf0 => Ok(Self::Resolve),
             0xf1 => Ok(Self::ResolvePtr),
+            0xf2 => Ok(Self::Inside),
             _ => Err(FrontRefusal::Command),
         }
     }
@@ -44,6 +51,17 @@ impl Ask {
                 Host::Ip6(ip) => Ok(Request::ResolvePtr(Address(ip.into()))),
                 Host::Name(_) => Err(FrontRefusal::Host),
             },
+            // Where the application will send from. Most do not know yet, and some write where they will send to.
+            Self::Associate => {
+                let ip = match host {
+                    Host::Ip4(ip) => Some(IpAddr::from(ip)),
+                    Host::Ip6(ip) => Some(IpAddr::from(ip)),
+                    Host::Name(_) => None,
+                };
+                let from = ip.filter(|_| port != 0).map(|ip| SocketAddr::new(ip, port));
+                Ok(Request::Associate(Associate::Port(from)))
+            }
+            Self::Inside => Ok(Request::Associate(Associate::Inside)),
         }
     }
 }
@@ -80,8 +98,8 @@ pub(super) fn socks4(bytes: &[u8]) -> Result<Option<Socks4>, FrontRefusal> {
         _ => (Ok(IpAddr::from([a, b, c, d]).into()), Protocol::Socks4),
     };
     let ask = match Ask::of(command)? {
-        Ask::ResolvePtr => return Err(FrontRefusal::Command),
-        ask => ask,
+        ask @ (Ask::Connect | Ask::Resolve) => ask,
+        Ask::ResolvePtr | Ask::Associate | Ask::Inside => return Err(FrontRefusal::Command),
     };
     Ok(Some(Socks4 {
         ask,
@@ -185,7 +203,8 @@ pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, FrontRefusal> {
 /// The host, or why there is none, and the bytes behind the host.
 type Named<'a> = (Result<Host, FrontRefusal>, &'a [u8]);
 
-fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Named<'_>>, FrontRefusal> {
+/// Reads an address of this type. Gives the host, or why there is none, and what is behind it.
+pub(super) fn socks5_address(kind: u8, bytes: &[u8]) -> Result<Option<Named<'_>>, FrontRefusal> {
     Ok(match kind {
         1 => bytes
             .split_first_chunk::<4>()

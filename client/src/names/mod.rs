@@ -107,6 +107,16 @@ impl Names {
         }
     }
 
+    /// Is the network one in which private addresses are told?
+    pub(crate) fn allows_private(&self) -> bool {
+        self.allow_private
+    }
+
+    /// What sessions run as.
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
     /// What answers are charged to.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget

@@ -10,6 +10,7 @@
 //! Every link is one task that owns its socket, its TLS state and the table of its circuits. Others reach it only by
 //! its [`queue::LinkQueue`], so nothing on the path of a cell waits for a lock that is held during cryptography.
 
+pub mod association_io;
 pub mod buffers;
 mod cell_run;
 pub mod circuit_end;

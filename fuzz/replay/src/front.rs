@@ -1,6 +1,10 @@
-//! The target for the parser of the proxy port.
+//! The targets for the parsers of the proxy port.
 
-use cepa_client::front::{FrontError, FrontOptions, FrontParser, FrontStep, Request};
+use std::net::{IpAddr, SocketAddr};
+
+use cepa_client::front::{
+    FrontError, FrontOptions, FrontParser, FrontStep, Host, Request, read_datagram, write_datagram,
+};
 
 /// The outcome of a conversation: the replies, and how it ends. A request at the end holds what was left over.
 type Talk = (Vec<u8>, Result<FrontStep, FrontError>);
@@ -41,5 +45,22 @@ pub(crate) fn front(data: &[u8]) -> bool {
         assert_ne!(target.port, 0);
     }
     assert!(data.ends_with(&request.leftover), "early data is changed");
+    true
+}
+
+/// Reads a datagram of an application. One to an address is written as if it had come from there, and must be read as
+/// the same.
+pub(crate) fn socks_udp(data: &[u8]) -> bool {
+    let Some((target, bytes)) = read_datagram(data, false) else {
+        return false;
+    };
+    assert!(target.port != 0 && data.ends_with(bytes));
+    let ip: IpAddr = match target.host {
+        Host::Ip4(ip) => ip.into(),
+        Host::Ip6(ip) => ip.into(),
+        Host::Name(_) => return true,
+    };
+    let again = write_datagram(SocketAddr::new(ip, target.port), bytes);
+    assert_eq!(read_datagram(&again, false), Some((target, bytes)));
     true
 }

@@ -20,8 +20,9 @@ pub mod seeds;
 pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [FuzzTarget; 26] = [
+pub const TARGETS: [FuzzTarget; 27] = [
     ("front", front::front),
+    ("socks_udp", front::socks_udp),
     ("cell", cells::cell),
     ("message", cells::message),
     ("hello", cells::hello),

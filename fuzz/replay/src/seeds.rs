@@ -67,6 +67,7 @@ fn lifetime() -> Lifetime {
 pub fn all() -> Vec<Seed> {
     [
         front::front(),
+        front::socks_udp(),
         cells::cells(),
         payloads::payloads(),
         payloads::datagrams(),

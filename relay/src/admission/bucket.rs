@@ -37,6 +37,25 @@ impl Bucket {
         self.level >= 0
     }
 
+    /// May the thing be done once more? A refusal is forgotten.
+    pub(crate) fn take_if_any(&mut self, now: Instant) -> bool {
+        let taken = self.take(now);
+        if !taken {
+            self.level = self.level.saturating_add(1_000);
+        }
+        taken
+    }
+
+    /// Is it as if nothing had been done?
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
+        let full = i64::from(self.burst) * 1_000;
+        let before = self.level;
+        self.take(now);
+        let level = self.level.saturating_add(1_000);
+        self.level = level.max(before);
+        level >= full
+    }
+
     /// The number of refusals that are not forgotten yet.
     pub(crate) fn debt(&self) -> u32 {
         u32::try_from(-self.level / 1_000).unwrap_or(0)

@@ -36,6 +36,8 @@ pub struct Limits {
     pub connections: u32,
     /// What the relay's links may move in each direction (KiB a second); zero means no limit.
     pub bandwidth_kib: u32,
+    /// Associations for datagrams that an exit has at once.
+    pub udp_associations: u32,
 }
 
 /// The bounds of one relay, made from its owner's [`Limits`] when it starts.

@@ -19,7 +19,7 @@ use cepa_common::net::inbox::Inbox;
 use cepa_common::net::queue::{LinkQueue, PushError, TableCommand};
 use cepa_common::onion::{HopKeys, Opened, RelayBackward, RelayForward, Suite};
 use cepa_common::stream::{
-    Acceptor, LegId, Mux, MuxConfig, Request, StreamKey, StreamTarget, Violation,
+    Acceptor, AssociationKey, LegId, Mux, MuxConfig, Request, StreamKey, StreamTarget, Violation,
 };
 use cepa_common::world::steady;
 use rand::CryptoRng;
@@ -269,15 +269,13 @@ impl EndHop {
         opened: &mut OpenedCells<'_, End>,
     ) -> Result<Option<Asked>, End> {
         let (mut begun, leg) = (Vec::new(), self.end.leg);
+        let mut associations = Vec::new();
         let asked = self.end.read(opened, |mux, payload| {
             let mut asked = None;
             for request in mux.on_outward(leg, now, payload)? {
                 match request {
                     Request::Begin(key, target) => begun.push((key, target)),
-                    Request::Associate(key) => {
-                        mux.unbind(key, EndReason::Policy);
-                        mux.release_association(key);
-                    }
+                    Request::Associate(key) => associations.push(key),
                     Request::Extend { relay, message } => {
                         asked = Some(Asked::Extend(Extend { relay, message }));
                     }
@@ -292,6 +290,9 @@ impl EndHop {
         })?;
         for (key, target) in begun {
             self.begin(now, key, target)?;
+        }
+        for key in associations {
+            self.associate(now, key)?;
         }
         Ok(asked)
     }
@@ -311,16 +312,49 @@ impl EndHop {
         }
     }
 
+    /// May the client begin one more stream or association? A refusal that follows too many others ends the circuit.
+    fn may_begin(&mut self, now: Instant) -> Result<bool, End> {
+        if self.begins.take(now) {
+            return Ok(true);
+        }
+        // Whoever hears of so many refusals and goes on is no honest client.
+        match self.begins.debt() > BEGINS_BURST {
+            true => Err(End::Here(DestroyReason::Resource)),
+            false => Ok(false),
+        }
+    }
+
+    /// Where what is begun on this circuit comes from.
+    fn origin(&self) -> Origin {
+        Origin {
+            party: self.far_side.party,
+            link: self.end.link.serial(),
+            circ: self.end.circ,
+        }
+    }
+
+    /// Serves an association, if the client does not begin more than it may.
+    fn associate(&mut self, now: Instant, key: AssociationKey) -> Result<(), End> {
+        let association = self.end.streams.hold_association(key);
+        if !self.may_begin(now)? {
+            association.unbind(EndReason::Resource);
+            return Ok(());
+        }
+        let (exit, origin) = (self.context.exit.clone(), self.origin());
+        let tasks = &self.context.tasks;
+        tasks.spawn(exit::associate(exit, association, origin));
+        Ok(())
+    }
+
     /// Serves a stream, if the client has not given it up meanwhile and does not begin more than it may.
     fn begin(&mut self, now: Instant, key: StreamKey, target: StreamTarget) -> Result<(), End> {
         let stream = self.end.streams.hold(key);
-        if !self.begins.take(now) {
-            stream.abort(EndReason::Resource);
-            // Whoever hears of so many refusals and goes on is no honest client.
-            return match self.begins.debt() > BEGINS_BURST {
-                true => Err(End::Here(DestroyReason::Resource)),
-                false => Ok(()),
-            };
+        match self.may_begin(now) {
+            Ok(true) => {}
+            refused => {
+                stream.abort(EndReason::Resource);
+                return refused.map(drop);
+            }
         }
         if self.end.streams.mux().is_given_up(key) {
             return Ok(());
@@ -331,11 +365,7 @@ impl EndHop {
             tasks,
             ..
         } = &*self.context;
-        let origin = Origin {
-            party: self.far_side.party,
-            link: self.end.link.serial(),
-            circ: self.end.circ,
-        };
+        let origin = self.origin();
         match target {
             StreamTarget::Directory => {
                 stream.accept();

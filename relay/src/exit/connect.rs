@@ -25,6 +25,8 @@ use super::race::{ATTEMPT_DELAY, Family, Fate, Race, Step};
 use super::resolve::{LookupError, Resolver, ResolverError};
 use crate::events::Reporter;
 
+/// Associations of an exit whose owner says nothing else.
+const ASSOCIATIONS: usize = 4_096;
 /// Dials of one stream that are under way at once.
 const MOST_DIALS: usize = 8;
 /// An address that was silent for so long makes room for another one.
@@ -76,11 +78,13 @@ impl<F: Fn(SocketAddr) -> bool + Send + Sync + 'static> AddressPolicy for F {
 pub struct ExitConnector {
     pub(super) names: Resolver,
     pub(super) policy: Arc<dyn AddressPolicy>,
-    sockets: Sockets,
+    pub(super) sockets: Sockets,
     pub(super) attempts: Attempts,
     destinations: Destinations,
     fates: KnownFates,
     open: Arc<OpenStreams>,
+    /// What all associations may do together.
+    pub(super) datagrams: Arc<super::udp::Bounds>,
     pub(super) budget: Arc<Budget>,
 }
 
@@ -128,8 +132,16 @@ impl ExitConnector {
             destinations: Destinations::default(),
             fates: KnownFates::new(budget),
             open: OpenStreams::new(),
+            datagrams: super::udp::Bounds::new(ASSOCIATIONS, steady::now()),
             budget: Arc::clone(budget),
         })
+    }
+
+    /// The same, with room for `most` associations.
+    #[must_use]
+    pub fn with_associations(mut self, most: usize) -> Self {
+        self.datagrams = super::udp::Bounds::new(most, steady::now());
+        self
     }
 
     /// The streams that the exit carries now, those that it still connects included.

@@ -1,9 +1,9 @@
-//! The exit: where a stream leaves the overlay for a TCP connection.
+//! The exit: where a stream leaves the overlay for a TCP connection, and datagrams for UDP.
 //!
 //! A circuit's end hands a stream that a client has begun to `serve`. That counts the stream (`open`) and calls
 //! [`ExitConnector::connect`], which waits for a turn (`attempts`), resolves the name (`resolve`, `servers`, `known`),
 //! asks the policy (`outside`) and dials (`connect`, `race`). Then `copy` moves the bytes. A stream to the exit's
-//! resolver goes to `answer` (`dns`), which answers queries by the same name servers.
+//! resolver goes to `answer` (`dns`), which answers queries by the same name servers. Datagrams leave by `udp`.
 //!
 //! Three things are absent on purpose: search domains, the hosts file, and any answer that did not come from a name
 //! server.
@@ -20,6 +20,7 @@ mod race;
 mod resolve;
 mod serve;
 mod servers;
+mod udp;
 
 #[cfg(test)]
 mod dns_tests;
@@ -36,3 +37,4 @@ pub(crate) use open::OpenStreams;
 pub(crate) use outside::Outside;
 pub use resolve::ResolverError;
 pub(crate) use serve::serve;
+pub(crate) use udp::associate;

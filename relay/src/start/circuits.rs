@@ -122,5 +122,6 @@ fn exit(
         budget,
         ground.events.clone(),
     )?;
-    Ok(Some(Arc::new(connector)))
+    let most = usize::try_from(options.limits.udp_associations).unwrap_or(usize::MAX);
+    Ok(Some(Arc::new(connector.with_associations(most))))
 }

@@ -58,3 +58,25 @@ pub(super) fn front() -> Vec<Seed> {
         .map(|(name, bytes)| ("front", name, bytes.to_vec()))
         .into()
 }
+
+pub(super) fn socks_udp() -> Vec<Seed> {
+    let samples: [(&'static str, &[u8]); 8] = [
+        ("good_ip4", b"\0\0\0\x01\x08\x08\x08\x08\0\x35query"),
+        ("good_empty", b"\0\0\0\x01\x08\x08\x08\x08\0\x35"),
+        (
+            "good_ip6",
+            b"\0\0\0\x04\x26\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x01\xbbquic",
+        ),
+        ("good_name", b"\0\0\0\x03\x09a.example\0\x35query"),
+        ("part", b"\0\0\x01\x01\x08\x08\x08\x08\0\x35query"),
+        ("private", b"\0\0\0\x01\x7f\0\0\x01\0\x35query"),
+        ("name_cut_short", b"\0\0\0\x03\xffa.example\0\x35"),
+        (
+            "stun",
+            b"\0\x01\0\x08\x21\x12\xa4\x42\0\0\0\0\0\0\0\0\0\0\0\0",
+        ),
+    ];
+    samples
+        .map(|(name, bytes)| ("socks_udp", name, bytes.to_vec()))
+        .into()
+}
