@@ -17,8 +17,10 @@
     allow(clippy::disallowed_methods, reason = "tests use the real world too")
 )]
 
+pub mod against;
 pub mod choices;
 pub mod cities;
+pub mod flows;
 mod hostile;
 pub mod load;
 pub mod log;

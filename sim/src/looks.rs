@@ -67,6 +67,11 @@ impl Looks {
         }
         self.see_guards(client, consensus.as_deref());
         self.see_circuits(client);
+        let sight = &self.site.sight;
+        let now = sight.now();
+        if let Some(measured) = &mut sight.seen().measured {
+            measured.shelves.push((now, client.circuits().counts()));
+        }
     }
 
     /// Circuits that nobody uses cost the network handshakes, and show the client to relays.
@@ -128,7 +133,10 @@ impl Looks {
             of.extend(guards.iter().map(|guard| guard.identity.to_string()));
             if let Some(measured) = &mut seen.measured {
                 let of = measured.guards.entry(self.node).or_default();
-                of.extend(guards.iter().map(|guard| guard.identity));
+                let met = guards
+                    .iter()
+                    .filter(|guard| guard.health == GuardHealth::Answers);
+                of.extend(met.map(|guard| guard.identity));
             }
         }
         // A client that rests takes a consensus into account when it next builds a circuit, which it does to fetch the

@@ -290,6 +290,7 @@ async fn client(
     let options = ClientOptions {
         state_dir: Some(room),
         world,
+        multipath: site.plan.multipath,
         ..ClientOptions::new(site.network.clone())
     };
     let (client, mut events) = Client::start(options).await;

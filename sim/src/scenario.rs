@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cepa_client::circuit::Multipath;
 use cepa_common::onion::Suite;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub struct Scenario {
     /// Parameters of the network in place of a simulated network's usual ones.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<String, u32>,
+    /// How long each way takes; without it, as the places of hosts say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ways: Option<Ways>,
     /// Directory authorities.
     pub authorities: Authorities,
     /// Relays, exits included.
@@ -67,6 +71,43 @@ impl From<SuiteName> for Suite {
             SuiteName::ChaCha20Poly1305 => Self::ChaCha20Poly1305,
         }
     }
+}
+
+/// How long ways take, one way, whatever places hosts are at. Each run draws once.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ways {
+    /// Between two nodes.
+    pub nodes: Span,
+    /// Between a node and a host that streams go to.
+    pub servers: Span,
+}
+
+/// When circuits of simulated clients get a second leg.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MultipathName {
+    /// Never.
+    Never,
+    /// When they carry bulk.
+    #[default]
+    Bulk,
+    /// As soon as they carry a stream.
+    Always,
+}
+
+impl From<MultipathName> for Multipath {
+    fn from(name: MultipathName) -> Self {
+        match name {
+            MultipathName::Never => Self::Never,
+            MultipathName::Bulk => Self::Bulk,
+            MultipathName::Always => Self::Always,
+        }
+    }
+}
+
+fn is_bulk(name: &MultipathName) -> bool {
+    *name == MultipathName::Bulk
 }
 
 /// The authorities of a scenario.
@@ -131,6 +172,9 @@ pub struct Clients {
     /// So many of them, the first ones, open many streams that they never read, again and again.
     #[serde(default, skip_serializing_if = "is_none")]
     pub stalled: u32,
+    /// When their circuits get a second leg.
+    #[serde(default, skip_serializing_if = "is_bulk")]
+    pub multipath: MultipathName,
     /// Their uplinks; without it, lines have no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up: Option<Rate>,
@@ -329,7 +373,7 @@ impl BadScenario {
 }
 
 /// The scenarios that the program has: name and text.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("small", include_str!("../scenarios/small.toml")),
     ("storm", include_str!("../scenarios/storm.toml")),
     ("laptop", include_str!("../scenarios/laptop.toml")),
@@ -339,6 +383,7 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("churn", include_str!("../scenarios/churn.toml")),
     ("city", include_str!("../scenarios/city.toml")),
     ("week", include_str!("../scenarios/week.toml")),
+    ("models", include_str!("../scenarios/models.toml")),
 ];
 
 /// The names of the scenarios that the program has.

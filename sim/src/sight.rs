@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cepa_client::circuit::Counts;
 use cepa_common::dir::Consensus;
 use cepa_common::ids::RelayId;
 use cepa_common::sync::lock;
@@ -196,6 +197,8 @@ pub struct Measured {
     pub loads: Vec<(Duration, u32, RelayLoad)>,
     /// The consensuses that clients have used, by their valid-after.
     pub documents: BTreeMap<u64, Arc<Consensus>>,
+    /// What circuits clients had: when, and how many.
+    pub shelves: Vec<(Duration, Counts)>,
     /// The guards of each client, as often as they were looked at.
     pub guards: BTreeMap<u32, BTreeSet<RelayId>>,
 }

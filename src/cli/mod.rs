@@ -1,5 +1,6 @@
 //! The command line: one file for each command, and what they share.
 
+mod against;
 mod ask;
 mod authority;
 mod bench;

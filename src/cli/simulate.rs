@@ -20,6 +20,7 @@ use cepa_sim::units::{self, Span};
 use clap::Args;
 use tracing::Level;
 
+use super::against::AgainstArgs;
 use super::context::Context;
 use super::rehearse::ChoicesArgs;
 use super::result_file::write;
@@ -88,6 +89,8 @@ pub(super) struct Simulate {
     #[arg(long)]
     no_shrink: bool,
     #[command(flatten)]
+    against: AgainstArgs,
+    #[command(flatten)]
     choices: ChoicesArgs,
     /// Print a built-in scenario and do nothing else.
     #[arg(long, value_name = "SCENARIO", value_parser = clap::builder::PossibleValuesParser::new(scenario::names()))]
@@ -128,6 +131,11 @@ impl Simulate {
                 "report this: `cepa simulate` comes before all else",
             )
         })?;
+        if self.against.is_asked() {
+            let scenarios = scenarios.iter().map(|named| &named.scenario);
+            let first = self.seed.unwrap_or(Seed(1));
+            return self.against.run(&simulation, scenarios, first, self.seeds);
+        }
         let mut reports = Vec::new();
         let mut is_good = true;
         for named in &scenarios {

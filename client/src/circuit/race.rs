@@ -20,7 +20,7 @@ use crate::guard::Purpose;
 use crate::path::Path;
 
 /// The most attempts side by side for one circuit.
-const SIDE_BY_SIDE: usize = 3;
+pub(super) const SIDE_BY_SIDE: usize = 3;
 /// The most attempts for one circuit in all.
 pub(super) const ATTEMPTS: u32 = 12;
 /// The most relays that the attempts for one circuit leave out because attempts before have failed there. With so few,

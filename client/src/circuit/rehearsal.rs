@@ -5,7 +5,7 @@
 //! comes in. So a hundred thousand clients live for months in minutes, and what their choices do to a network can be
 //! counted (`cepa simulate --choices`).
 //!
-//! Absent on purpose: second legs, blame of single relays, circuits that are slow, and sleep.
+//! Absent on purpose: second legs, blame of single relays, circuits that are given up, and sleep.
 
 use core::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -20,9 +20,10 @@ use rand::{RngExt, SeedableRng};
 use super::choose::{Choosing, First, Wanted};
 use super::isolation::Isolation;
 use super::predict::Predictor;
-use super::race::{ATTEMPTS, FIRST_PAUSE, MOST_LEFT_OUT};
+use super::race::{ATTEMPTS, FIRST_PAUSE, MOST_LEFT_OUT, SIDE_BY_SIDE};
 use super::refill::{Refill, Refilling};
-use super::shelf::{ExitFit, Owner, Shelf, Shelved};
+use super::shelf::{Counts, ExitFit, Owner, Shelf, Shelved};
+use super::timeout::BuildTimes;
 use super::upkeep::{UPKEEP, missing};
 use crate::dir::{SOURCES, pause_of, until_next};
 use crate::guard::{GuardSet, Now, Purpose, Verdict};
@@ -40,6 +41,8 @@ pub enum Begun {
         circuit: u64,
         /// When a relay of the circuit goes away, if one does.
         lost: Option<Instant>,
+        /// How long the circuit takes to be built, if the stage knows better than the setting.
+        takes: Option<Duration>,
     },
     /// The relay at this place of the path, counted from 0, does not answer.
     Silent(usize),
@@ -84,6 +87,15 @@ pub struct Setting {
     pub fetch: Duration,
 }
 
+/// A stream that was opened.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The way of its circuit.
+    pub path: Path,
+    /// When the circuit was ready: now, or later if one had to be built.
+    pub at: Instant,
+}
+
 /// A circuit on paper.
 struct Paper {
     path: Path,
@@ -96,6 +108,8 @@ struct Paper {
     /// When the last of its streams ends.
     in_use_until: Cell<Instant>,
     open: Cell<usize>,
+    /// Is the circuit in no list yet?
+    is_new: Cell<bool>,
     is_lost: Cell<bool>,
     is_closed: Cell<bool>,
 }
@@ -165,6 +179,9 @@ pub struct Rehearsal {
     streams: Vec<(Instant, Arc<Paper>)>,
     /// The circuit that is being built ahead of need, and when it is built.
     coming: Option<(Instant, Arc<Paper>)>,
+    /// Circuits of attempts that others were done before: each is clean when it is built.
+    late: Vec<Arc<Paper>>,
+    times: BuildTimes,
     look_at: Instant,
     fetch_at: Instant,
     pause: Duration,
@@ -201,6 +218,8 @@ impl Rehearsal {
             circuits: Vec::new(),
             streams: Vec::new(),
             coming: None,
+            late: Vec::new(),
+            times: BuildTimes::new(),
             look_at: now,
             fetch_at: now,
             pause: pause_of(network),
@@ -215,13 +234,17 @@ impl Rehearsal {
         let lost = self.circuits.iter().filter_map(|circuit| circuit.lost_at);
         let coming = self.coming.as_ref().map(|(at, _)| *at);
         let look = coming.unwrap_or(self.look_at);
-        lost.fold(look.min(self.fetch_at), Instant::min)
+        let late = self.late.iter().map(|late| late.built);
+        lost.chain(late).fold(look.min(self.fetch_at), Instant::min)
     }
 
     /// Does what is due by `now`.
     pub fn wake(&mut self, now: Instant, stage: &mut impl Stage) {
         if self.settle(now, stage) && self.coming.is_none() {
             self.look_at = now;
+        }
+        for late in self.late.extract_if(.., |late| late.built <= now) {
+            self.shelf.hold(late, None);
         }
         if let Some((_, circuit)) = self.coming.take_if(|(at, _)| *at <= now) {
             self.shelf.hold(circuit, None);
@@ -235,7 +258,7 @@ impl Rehearsal {
         }
     }
 
-    /// An application asks for a stream that is open for the time `lasts`.
+    /// An application asks for a stream that is open for the time `lasts`. `None` if no circuit can be built for it.
     pub fn stream(
         &mut self,
         now: Instant,
@@ -243,7 +266,7 @@ impl Rehearsal {
         target: ExitTarget,
         lasts: Duration,
         stage: &mut impl Stage,
-    ) {
+    ) -> Option<Opened> {
         self.settle(now, stage);
         self.predictor.on_asked(target, now);
         let (guards, selector) = (&self.guards, &self.selector);
@@ -261,12 +284,12 @@ impl Rehearsal {
                     found.circuit.since.set(now);
                     self.look_at = now;
                 }
-                (found.circuit, now)
+                // Whoever asks while another stream's circuit is being built waits for it.
+                let at = now.max(found.circuit.built);
+                (found.circuit, at)
             }
             None => {
-                let Some(circuit) = self.build(now, Purpose::Data, target, stage) else {
-                    return;
-                };
+                let circuit = self.build(now, Purpose::Data, target, stage)?;
                 let owner = Owner {
                     isolation: isolation.clone(),
                     since: circuit.built,
@@ -281,8 +304,15 @@ impl Rehearsal {
         circuit
             .in_use_until
             .set(circuit.in_use_until.get().max(ends));
+        let path = circuit.path.clone();
         self.streams.push((ends, circuit));
         self.plan_look(now);
+        Some(Opened { path, at: opens })
+    }
+
+    /// How many circuits and streams there are.
+    pub fn counts(&self) -> Counts {
+        self.shelf.counts()
     }
 
     /// The client ends, and with it all its circuits.
@@ -310,6 +340,8 @@ impl Rehearsal {
             }
             !is_over
         });
+        self.late
+            .retain(|circuit| circuit.lost_at.is_none_or(|at| at > now));
         let mut lost = false;
         self.circuits.retain(|circuit| {
             let goes = circuit.lost_at.filter(|at| *at <= now);
@@ -376,7 +408,8 @@ impl Rehearsal {
         self.look_at = now + UPKEEP * u32::try_from(looks).unwrap_or(u32::MAX);
     }
 
-    /// Builds a circuit, by several attempts if relays do not answer.
+    /// Builds a circuit, by several attempts if relays do not answer, and with another attempt beside one that is slow.
+    /// The circuits of attempts that are done later are clean ones, as in a client.
     fn build(
         &mut self,
         now: Instant,
@@ -385,9 +418,12 @@ impl Rehearsal {
         stage: &mut impl Stage,
     ) -> Option<Arc<Paper>> {
         let mut left_out: Vec<RelayId> = Vec::new();
-        for attempt in 0..ATTEMPTS {
-            let at = now + FIRST_PAUSE * attempt;
-            let path = self.path(at, purpose, target, &left_out)?;
+        let mut first: Option<Arc<Paper>> = None;
+        let (mut at, mut running) = (now, 0);
+        for _ in 0..ATTEMPTS {
+            let Some(path) = self.path(at, purpose, target, &left_out) else {
+                break;
+            };
             let guard = path.hops().next()?.identity;
             let (time, dice) = (self.now(at), self.dice.get_mut());
             self.guards.on_attempt(&guard, time, dice);
@@ -399,37 +435,76 @@ impl Rehearsal {
                     let silent = path.hops().nth(place).map(|hop| hop.identity);
                     left_out.extend(silent.filter(|_| left_out.len() < MOST_LEFT_OUT));
                 }
-                Begun::Built { circuit, lost } => {
+                Begun::Built {
+                    circuit,
+                    lost,
+                    takes,
+                } => {
                     self.guards.on_created(&guard);
                     if self.guards.on_success(&guard, time, dice) != Verdict::Use {
                         stage.end(at, circuit);
+                        at += FIRST_PAUSE;
                         continue;
                     }
-                    let built = at + self.setting.build;
-                    #[expect(
-                        clippy::arc_with_non_send_sync,
-                        reason = "the shelf holds circuits by Arc, and a rehearsal stays in one thread"
-                    )]
-                    let paper = Arc::new(Paper {
-                        path,
-                        number: circuit,
-                        built,
-                        generation: self.shelf.generation(),
-                        lost_at: lost,
-                        since: Cell::new(built),
-                        in_use_until: Cell::new(built),
-                        open: Cell::new(0),
-                        is_lost: Cell::new(false),
-                        is_closed: Cell::new(false),
+                    let takes = takes.unwrap_or(self.setting.build);
+                    let slow_after = self.times.slow_after();
+                    self.times.on_built(takes);
+                    let paper = self.paper(path, circuit, at + takes, lost);
+                    first = Some(match first {
+                        None => paper,
+                        Some(other) if other.built <= paper.built => {
+                            self.late.push(paper);
+                            other
+                        }
+                        Some(other) => {
+                            self.late.push(other);
+                            paper
+                        }
                     });
-                    if purpose == Purpose::Data {
-                        self.circuits.push(paper.clone());
+                    running += 1;
+                    let done = first.as_ref().map_or(at, |first| first.built);
+                    if running >= SIDE_BY_SIDE || done <= at + slow_after {
+                        break;
                     }
-                    return Some(paper);
+                    at += slow_after;
+                    continue;
                 }
             }
+            at += FIRST_PAUSE;
         }
-        None
+        let first = first?;
+        self.circuits
+            .extend(self.late.iter().filter(|late| late.is_new.take()).cloned());
+        if purpose == Purpose::Data {
+            self.circuits.push(first.clone());
+        }
+        Some(first)
+    }
+
+    fn paper(
+        &self,
+        path: Path,
+        number: u64,
+        built: Instant,
+        lost_at: Option<Instant>,
+    ) -> Arc<Paper> {
+        #[expect(
+            clippy::arc_with_non_send_sync,
+            reason = "the shelf holds circuits by Arc, and a rehearsal stays in one thread"
+        )]
+        Arc::new(Paper {
+            path,
+            number,
+            built,
+            generation: self.shelf.generation(),
+            lost_at,
+            since: Cell::new(built),
+            in_use_until: Cell::new(built),
+            open: Cell::new(0),
+            is_new: Cell::new(true),
+            is_lost: Cell::new(false),
+            is_closed: Cell::new(false),
+        })
     }
 
     fn path(

@@ -26,6 +26,7 @@ impl Stage for Relays {
         Begun::Built {
             circuit: self.begun.len() as u64 - 1,
             lost: self.lost,
+            takes: None,
         }
     }
 
@@ -124,7 +125,8 @@ fn streams_of_one_owner_share_a_circuit_for_ten_minutes_and_owners_share_none() 
     let (one, other) = (Isolation::session(1), Isolation::session(2));
     let ask = |paper: &mut Rehearsal, stage: &mut Relays, at, owner: &Isolation| {
         go_on(paper, stage, at);
-        paper.stream(at, owner, ExitTarget::V4(443), MINUTE * 20, stage);
+        let opened = paper.stream(at, owner, ExitTarget::V4(443), MINUTE * 20, stage);
+        assert!(opened.is_some_and(|opened| opened.at <= at + MINUTE));
         let open = paper
             .circuits
             .iter()

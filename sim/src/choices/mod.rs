@@ -19,7 +19,7 @@ use cepa_client::path::{ExitTarget, PathSelector};
 use cepa_common::dir::DocError;
 use cepa_common::world::steady;
 
-use self::options::{AUTHORITIES, BEGAN, Options};
+use self::options::{AUTHORITIES, BEGAN, BUILD, Options};
 use self::report::Choices;
 use self::stage::{Here, Notes, Theatre};
 use crate::load::{JobKind, job, pause_between};
@@ -30,8 +30,6 @@ use crate::seed::Dice;
 const STARTS: Duration = Duration::from_secs(HOUR);
 /// A day has so many hours.
 const DAY_HOURS: u64 = 24;
-/// The time that a circuit takes to be built, as in the scenario `city`.
-const BUILD: Duration = Duration::from_millis(600);
 /// The time that a fetch from the directory takes once its circuit is built, as there.
 const FETCH: Duration = Duration::from_millis(900);
 /// The time from the opening of a stream to its first byte, as there.
@@ -129,7 +127,7 @@ pub fn run(options: &Options, each: Each<'_>) -> Result<Choices, ChoicesError> {
     });
     // The first day is for guards and circuits to settle.
     let warm = Duration::from_secs(HOUR * if options.days > 1 { DAY_HOURS } else { 2 });
-    let mut theatre = Theatre::new(population, began, warm);
+    let mut theatre = Theatre::new(Some(population), began, warm);
     let mut clients: Vec<Client> = (0..options.clients)
         .map(|number| {
             let number = u64::try_from(number).unwrap_or(u64::MAX);
@@ -147,16 +145,20 @@ pub fn run(options: &Options, each: Each<'_>) -> Result<Choices, ChoicesError> {
     let mut done = 0;
     for hour in 0..hours {
         let from = Duration::from_secs(hour * HOUR);
-        theatre.population.advance(BEGAN + hour * HOUR);
-        let listed = theatre.population.listed();
+        let Some(population) = &mut theatre.population else {
+            break;
+        };
+        population.advance(BEGAN + hour * HOUR);
+        let listed = population.listed();
         let (numbers, entries): (Vec<u32>, Vec<_>) = listed
             .into_iter()
             .map(|(number, entry)| (number, entry.clone()))
             .unzip();
         let consensus = publisher.publish(BEGAN + hour * HOUR, entries)?;
         let selector = Arc::new(PathSelector::new(consensus));
-        theatre.publish(selector, numbers, from)?;
-        let to = from + Duration::from_secs(HOUR);
+        let lasts = Duration::from_secs(HOUR);
+        theatre.publish(selector, numbers, from, lasts)?;
+        let to = from + lasts;
         for client in &mut clients {
             live(client, &mut theatre, &publisher, &setting, to, options);
         }
@@ -176,6 +178,7 @@ pub fn run(options: &Options, each: Each<'_>) -> Result<Choices, ChoicesError> {
                 notes: &mut its,
             };
             paper.stop(end, &mut here);
+            here.close_links((done * HOUR) as f64);
         }
         notes.push(its);
     }

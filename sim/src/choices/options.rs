@@ -1,11 +1,15 @@
 //! What is rehearsed.
 
+use core::time::Duration;
+
 use crate::seed::Seed;
 
 /// When every rehearsal begins, on an hour: 2030-03-17, 18:00:00 UTC (seconds since 1970).
 pub const BEGAN: u64 = 1_900_000_800;
 /// Authorities of a rehearsed network.
 pub(super) const AUTHORITIES: u8 = 9;
+/// The median time that a circuit takes to be built, as in the scenario `city`.
+pub(super) const BUILD: Duration = Duration::from_millis(600);
 /// What is rehearsed.
 #[derive(Clone, Debug)]
 pub struct Options {

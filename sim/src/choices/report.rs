@@ -170,6 +170,10 @@ impl Choices {
             weight += expected;
             ratios.push((ratio, expected));
         }
+        if ratios.is_empty() {
+            // Too few clients rehearse for this many relays.
+            return;
+        }
         let (whole, both) = (whole / weight.max(1.0), (both / weight.max(1.0)).max(0.0));
         let few = (options.clients as f64 / options.users).min(1.0);
         let all = both + (whole - both).max(0.0) * few;

@@ -11,11 +11,13 @@ use cepa_client::path::{ExitTarget, Path, PathSelector, Position};
 use cepa_common::dir::{Consensus, DocError, diff};
 use cepa_common::limits::{LINK_REST_DIALLED, LINK_REST_SPREAD};
 
-use super::options::BEGAN;
+use super::options::{BEGAN, BUILD};
 use crate::population::Population;
 
 /// A link looks so often whether anything needs it (the `REST_LOOK` of its task), so it rests half of that longer.
 const REST_LOOK: Duration = Duration::from_secs(30);
+/// How the logarithm of the time of a circuit's building is spread.
+const BUILD_SPREAD: f64 = 0.4;
 /// Consensuses whose relays are remembered.
 const RECENT: usize = 26;
 /// Positions of a path.
@@ -105,6 +107,19 @@ impl Notes {
         }
     }
 
+    /// Is there a circuit on a link to this guard?
+    pub(crate) fn has_link(&self, guard: u32) -> bool {
+        self.links.iter().any(|link| link.guard == guard)
+    }
+
+    /// How long a circuit takes to be built (seconds): in a run of `city` the logarithm is spread like this.
+    fn build_time(&mut self) -> f64 {
+        let (one, other) = (self.draw().max(1e-12), self.draw());
+        // Box and Muller's way from two even numbers to a normal one.
+        let normal = (-2.0 * one.ln()).sqrt() * (core::f64::consts::TAU * other).cos();
+        BUILD.as_secs_f64() * (BUILD_SPREAD * normal).exp()
+    }
+
     /// A number from 0 to 1, another one each time.
     fn draw(&mut self) -> f64 {
         // splitmix64.
@@ -132,7 +147,8 @@ struct Recent {
 
 /// A network on paper.
 pub(crate) struct Theatre {
-    pub(crate) population: Population,
+    /// The relays that come and go; `None` where all are always there.
+    pub(crate) population: Option<Population>,
     began: Instant,
     /// From when on things are counted (seconds).
     pub(crate) warm: f64,
@@ -160,7 +176,7 @@ pub(crate) struct Theatre {
 }
 
 impl Theatre {
-    pub(crate) fn new(population: Population, began: Instant, warm: Duration) -> Self {
+    pub(crate) fn new(population: Option<Population>, began: Instant, warm: Duration) -> Self {
         Self {
             population,
             began,
@@ -188,7 +204,12 @@ impl Theatre {
         at.saturating_duration_since(self.began).as_secs_f64()
     }
 
-    /// There is a new consensus, whose relays have these numbers.
+    /// There is room for relays of so many numbers.
+    pub(crate) fn make_room(&mut self, relays: usize) {
+        self.tallies.resize(relays, Tally::default());
+    }
+
+    /// There is a new consensus, whose relays have these numbers, for the time `lasts`.
     ///
     /// # Errors
     /// [`DocError`] if no difference can be made.
@@ -197,6 +218,7 @@ impl Theatre {
         selector: Arc<PathSelector>,
         numbers: Vec<u32>,
         from: Duration,
+        lasts: Duration,
     ) -> Result<(), DocError> {
         let consensus = selector.consensus().clone();
         let valid_after = consensus.lifetime().valid_after;
@@ -221,14 +243,15 @@ impl Theatre {
         if self.two.len() > 2 {
             self.two.pop_front();
         }
-        self.tallies
-            .resize(self.population.ever(), Tally::default());
+        if let Some(population) = &self.population {
+            self.tallies.resize(population.ever(), Tally::default());
+        }
         self.shares = shares(&selector, &numbers);
         if self.is_counting {
             for number in &numbers {
-                self.tallies[*number as usize].listed += crate::population::HOUR as f64;
+                self.tallies[*number as usize].listed += lasts.as_secs_f64();
             }
-            self.counted += crate::population::HOUR as f64;
+            self.counted += lasts.as_secs_f64();
         }
         self.recent.push_back(Recent {
             valid_after,
@@ -258,7 +281,7 @@ impl Theatre {
         }
     }
 
-    fn numbers(&self, path: &Path) -> Option<[u32; HOPS]> {
+    pub(crate) fn numbers(&self, path: &Path) -> Option<[u32; HOPS]> {
         let valid_after = path.consensus().lifetime().valid_after;
         let mut recent = self.recent.iter().rev();
         let recent = recent.find(|recent| recent.valid_after == valid_after)?;
@@ -338,7 +361,7 @@ impl Here<'_> {
                 link.circuits += 1;
                 return;
             }
-            self.close_link(place);
+            self.close_link(place, at);
         }
         self.notes.links.push(Link {
             guard,
@@ -349,10 +372,18 @@ impl Here<'_> {
         });
     }
 
-    fn close_link(&mut self, place: usize) {
+    /// The rehearsal ends at `until`: what links there are is counted until then.
+    pub(crate) fn close_links(&mut self, until: f64) {
+        while let Some(place) = self.notes.links.len().checked_sub(1) {
+            self.close_link(place, until);
+        }
+    }
+
+    fn close_link(&mut self, place: usize, until: f64) {
         let link = self.notes.links.swap_remove(place);
         let theatre = &mut *self.theatre;
-        let lasted = (link.needed + link.rest - link.since.max(theatre.warm)).max(0.0);
+        let ends = (link.needed + link.rest).min(until);
+        let lasted = (ends - link.since.max(theatre.warm)).max(0.0);
         theatre.tallies[link.guard as usize].links += lasted;
         theatre.sum.links += lasted;
     }
@@ -366,7 +397,7 @@ impl Here<'_> {
         // Links of long ago are counted, so that few are kept.
         let is_over = |link: &Link| link.circuits == 0 && at > link.needed + link.rest;
         while let Some(place) = self.notes.links.iter().position(is_over) {
-            self.close_link(place);
+            self.close_link(place, at);
         }
     }
 }
@@ -379,13 +410,17 @@ impl Stage for Here<'_> {
         let theatre = &mut *self.theatre;
         let now = theatre.seconds(at);
         let wall = BEGAN + now as u64;
-        let is_up = |number: &u32| theatre.population.is_up(*number, wall);
+        let population = theatre.population.as_ref();
+        let is_up =
+            |number: &u32| population.is_none_or(|population| population.is_up(*number, wall));
         if let Some(silent) = hops.iter().position(|number| !is_up(number)) {
             self.notes.unanswered += 1;
             return Begun::Silent(silent);
         }
-        let until = hops.map(|number| theatre.population.up_until(number));
-        let lost = until.iter().min().copied().unwrap_or(u64::MAX);
+        let until = |number: &u32| population.map(|population| population.up_until(*number));
+        let lost = hops.iter().filter_map(until).min();
+        let lost = lost.map(|lost| Duration::from_secs(lost.saturating_sub(BEGAN)));
+        let began = theatre.began;
         let is_data = purpose == Purpose::Data;
         let guard = hops[0];
         match self.notes.seen.iter_mut().find(|seen| seen.0 == guard) {
@@ -422,9 +457,11 @@ impl Stage for Here<'_> {
             }
         };
         self.link(guard, now);
+        let takes = self.notes.build_time();
         Begun::Built {
             circuit: place as u64,
-            lost: Some(self.theatre.began + Duration::from_secs(lost.saturating_sub(BEGAN))),
+            lost: lost.map(|lost| began + lost),
+            takes: Some(Duration::from_secs_f64(takes)),
         }
     }
 

@@ -39,9 +39,9 @@ fn a_rehearsal_that_is_stopped_tells_what_it_has() {
 fn clients_do_on_paper_what_clients_do() {
     let choices = run(&options(3), &mut |_, _| true).unwrap();
     let figure = |name: &str| choices.figures[name];
-    // Three sources are asked in an hour, each over a circuit of its own.
+    // Three sources are asked in an hour, each over a circuit of its own, and a slow one has another beside it.
     let directory = figure("client.circuits-for-directory-a-day");
-    assert!((71.0..=73.0).contains(&directory), "{directory}");
+    assert!((72.0..90.0).contains(&directory), "{directory}");
     // All three send the difference.
     let read = figure("client.directory-bytes-a-day");
     let difference = figure("documents.difference-bytes");

@@ -16,11 +16,12 @@ use tokio::time::{Duration, Instant, sleep, sleep_until};
 use crate::cities;
 use crate::load::{JobKind, job};
 use crate::node::{self, Orders};
-use crate::plan::{NodePlan, Plan, Role};
+use crate::plan::{FixedWays, NodePlan, Plan, Role};
 use crate::sight::{Invariant, Sight};
 use crate::site::Site;
 use crate::user;
-use state::{BEGAN_UNIX_MS, Director, Effect, GONE, Host, Life, STOPPED};
+pub(crate) use state::BEGAN_UNIX_MS;
+use state::{Director, Effect, GONE, Host, Life, STOPPED};
 
 /// How often the director looks at what must hold.
 const LOOK: Duration = Duration::from_secs(5);
@@ -92,27 +93,50 @@ pub(crate) async fn run(plan: Plan, sight: Sight) -> Result<(), String> {
     Ok(())
 }
 
+/// How long something takes from one host of a plan to another.
+#[derive(Clone)]
+pub(crate) struct Ways {
+    /// Where hosts are, their last miles, and whether each is a server.
+    places: BTreeMap<IpAddr, (cities::City, Duration, bool)>,
+    fixed: Option<FixedWays>,
+}
+
+impl Ways {
+    /// The ways of a plan.
+    pub(crate) fn of(plan: &Plan) -> Self {
+        let nodes = plan.nodes.iter();
+        let nodes = nodes.map(|node| (node.address, (node.city, node.last_mile, false)));
+        let servers = plan.servers.iter().zip(cities::CITIES);
+        // Servers are well connected.
+        let mile = Duration::from_millis(1);
+        let servers = servers.map(|((_, address), city)| (*address, (city, mile, true)));
+        Self {
+            places: nodes.chain(servers).collect(),
+            fixed: plan.ways,
+        }
+    }
+
+    /// The time from one host to another.
+    pub(crate) fn delay(&self, from: IpAddr, to: IpAddr) -> Duration {
+        if self.fixed.is_some() && from == to {
+            return Duration::ZERO;
+        }
+        let (Some(from), Some(to)) = (self.places.get(&from), self.places.get(&to)) else {
+            // An address where nobody is.
+            return Duration::from_millis(50);
+        };
+        match self.fixed {
+            Some(fixed) if from.2 || to.2 => fixed.servers,
+            Some(fixed) => fixed.nodes,
+            None => cities::delay(&from.0, &to.0) + from.1 + to.1,
+        }
+    }
+}
+
 /// The network that carries the plan's bytes.
 fn network(plan: &Plan) -> MemoryNetwork {
-    let places: BTreeMap<IpAddr, (cities::City, Duration)> = plan
-        .nodes
-        .iter()
-        .map(|node| (node.address, (node.city, node.last_mile)))
-        .chain(
-            plan.servers
-                .iter()
-                .zip(cities::CITIES)
-                .map(|((_, address), city)| {
-                    // Servers are well connected.
-                    (*address, (city, Duration::from_millis(1)))
-                }),
-        )
-        .collect();
-    let delays = move |from: IpAddr, to: IpAddr| match (places.get(&from), places.get(&to)) {
-        (Some((from, first)), Some((to, last))) => cities::delay(from, to) + *first + *last,
-        // An address where nobody is.
-        _ => Duration::from_millis(50),
-    };
+    let ways = Ways::of(plan);
+    let delays = move |from: IpAddr, to: IpAddr| ways.delay(from, to);
     let names = plan.servers.iter().cloned().collect();
     MemoryNetwork::with_delays(BEGAN_UNIX_MS, plan.seed.0, Arc::new(delays), names)
 }

@@ -15,7 +15,7 @@ use crate::plan::{Act, NodePlan};
 use crate::site::Site;
 
 /// When every run begins: 2030-03-17, 17:46:40 UTC (milliseconds since 1970).
-pub(super) const BEGAN_UNIX_MS: u64 = 1_900_000_000_000;
+pub(crate) const BEGAN_UNIX_MS: u64 = 1_900_000_000_000;
 /// A node that ended has neither task nor socket after this time.
 pub(super) const GONE: Duration = Duration::from_secs(120);
 /// A node that is stopped in good order has ended within this time.
