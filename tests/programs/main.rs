@@ -78,6 +78,7 @@ fn expected(title: &str) -> Expected {
                 "w3m",
                 "chromium",
                 "dig",
+                "ntpdig",
             ],
             &[
                 "served/index.html",
@@ -133,6 +134,7 @@ fn must_say(block: &Block) -> &'static str {
         () if line.contains("aria2c") => "",
         () if has("-x") && has("tor-resolve") => "example.org",
         () if has("tor-resolve") || has("dig") => WORLD,
+        () if has("ntpdig") => "time.example.org",
         () => MARK,
     }
 }

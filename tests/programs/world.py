@@ -173,7 +173,7 @@ def main():
     logins(22)
     datagrams(53, answer_of)
     datagrams(123, time_of)
-    datagrams(7, lambda data: data)
+    datagrams(7777, lambda data: data)
     print("ready", flush=True)
     sys.stdin.read()
 

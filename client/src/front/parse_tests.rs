@@ -389,6 +389,7 @@ fn datagrams_are_asked_for_by_socks_5_where_the_port_takes_them() {
         ),
         // Some programs say where they will send to, and that is no matter of the port.
         (ask(3, &[3, 1, b'a', 0, 53]), Associate::Port(None)),
+        (ask(3, &[3, 1, b'0', 0, 0]), Associate::Port(None)),
         (ask(0xf2, &[1, 0, 0, 0, 0, 0, 0]), Associate::Inside),
     ] {
         assert_eq!(asked(&bytes), Request::Associate(expected), "{bytes:x?}");

@@ -192,9 +192,14 @@ pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, FrontRefusal> {
         return Ok(None);
     };
     let ask = Ask::of(command)?;
+    let host = match ask {
+        // No matter of the port, so it may be what is no host: PySocks writes the name "0".
+        Ask::Associate | Ask::Inside => host.unwrap_or(Host::Ip4(Ipv4Addr::UNSPECIFIED)),
+        Ask::Connect | Ask::Resolve | Ask::ResolvePtr => host?,
+    };
     Ok(Some(Socks5 {
         ask,
-        host: host?,
+        host,
         port: u16::from_be_bytes([p0, p1]),
         len: len + 2,
     }))
