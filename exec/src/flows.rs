@@ -36,7 +36,7 @@ pub(crate) async fn carry(shared: Arc<Shared>, flow: FlowId, to: SocketAddr) {
                 Failed::Prohibited | Failed::Unsupported => {
                     stack.fail(flow, Unreachable::Prohibited);
                 }
-                Failed::Network | Failed::Password | Failed::Lost(_) => {
+                Failed::Network | Failed::Password | Failed::Stranger(_) | Failed::Lost(_) => {
                     stack.fail(flow, Unreachable::Network);
                 }
             });

@@ -5,10 +5,11 @@
 //! (systemd-resolved, nscd, sssd), or open connections for it (docker, D-Bus, a shared ssh, a browser that runs).
 
 use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::ffi::{CStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -64,7 +65,80 @@ pub(crate) fn listening() -> BTreeSet<PathBuf> {
             found.extend(working_dirs().into_iter().map(|dir| dir.join(&path)));
         }
     }
+    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = Mount::all(&String::from_utf8_lossy(&mounts));
+    let further: Vec<_> = found
+        .iter()
+        .flat_map(|path| further_ways(path, &mounts))
+        .collect();
+    found.extend(further);
     found
+}
+
+/// A mount, as `/proc/self/mountinfo` has it.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    /// The file system.
+    device: String,
+    /// What of the file system is to be seen.
+    root: PathBuf,
+    /// Where it is to be seen.
+    at: PathBuf,
+}
+
+impl Mount {
+    /// The mounts in the text of the table.
+    fn all(table: &str) -> Vec<Self> {
+        let lines = table.lines().filter_map(|line| {
+            // Number, parent, device, root, place, and more.
+            let mut fields = line.split(' ').skip(2);
+            Some(Self {
+                device: fields.next()?.to_owned(),
+                root: unescaped(fields.next()?),
+                at: unescaped(fields.next()?),
+            })
+        });
+        lines.collect()
+    }
+}
+
+/// A path in which the kernel has written blanks and the like as three octal digits.
+fn unescaped(text: &str) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, more @ ..] = rest {
+        let code = more.get(..3).and_then(|digits| {
+            let digits = core::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(digits, 8).ok()
+        });
+        match code {
+            Some(code) if *first == b'\\' => {
+                bytes.push(code);
+                rest = &more[3..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = more;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// The other paths of what is at `path`: a file system, or a part of one, may be mounted at several places.
+fn further_ways(path: &Path, mounts: &[Mount]) -> Vec<PathBuf> {
+    // Of mounts at one place the last is seen.
+    let over = mounts.iter().filter(|mount| path.starts_with(&mount.at));
+    let Some(own) = over.max_by_key(|mount| mount.at.as_os_str().len()) else {
+        return Vec::new();
+    };
+    let Ok(within) = path.strip_prefix(&own.at) else {
+        return Vec::new();
+    };
+    let within = own.root.join(within);
+    let same = mounts.iter().filter(|mount| mount.device == own.device);
+    let ways = same.filter_map(|mount| Some(mount.at.join(within.strip_prefix(&mount.root).ok()?)));
+    ways.filter(|way| way != path).collect()
 }
 
 /// The paths in a table of Unix sockets, of those at which somebody hears: connections or datagrams.
@@ -108,12 +182,7 @@ pub(crate) fn prepare(shares: &Shares, sockets: &BTreeSet<PathBuf>) -> Result<()
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", flags)
         .map_err(|error| failed("set apart the mounts below", Path::new("/"), error))?;
-    let mut hidden: Vec<PathBuf> = HIDDEN.iter().map(PathBuf::from).collect();
-    if !shares.tmp {
-        hidden.push(TMP.into());
-    }
-    // One that is a link elsewhere is hidden there.
-    hidden.retain(|dir| dir.is_dir() && fs::canonicalize(dir).is_ok_and(|real| real == *dir));
+    let hidden = hidden_dirs(shares);
     if !fs::canonicalize(RUN).is_ok_and(|real| hidden.contains(&real)) {
         return Err(ExecError::new(
             format!("there is no directory {RUN} to put one of the command's own in the place of"),
@@ -145,7 +214,8 @@ pub(crate) fn prepare(shares: &Shares, sockets: &BTreeSet<PathBuf>) -> Result<()
         }
     }
     for dir in &hidden {
-        let (mode, flags): (&CStr, _) = match dir == Path::new(TMP) {
+        let is_tmp = fs::canonicalize(TMP).is_ok_and(|tmp| tmp == *dir);
+        let (mode, flags): (&CStr, _) = match is_tmp {
             true => (
                 c"mode=1777,size=50%",
                 MountFlags::NOSUID | MountFlags::NODEV,
@@ -158,16 +228,40 @@ pub(crate) fn prepare(shares: &Shares, sockets: &BTreeSet<PathBuf>) -> Result<()
         mount("tmpfs", dir, "tmpfs", flags, mode).map_err(|error| failed("hide", dir, error))?;
     }
     furnish().map_err(|error| failed("furnish", Path::new(RUN), error))?;
+    // They are made before a share may bring the directory back in which they are: that one is not ours to write.
+    let own = |name, text: &str| {
+        make_own(name, text).map_err(|error| failed("furnish", Path::new(OWN), error))
+    };
+    let own_resolv = own("resolv.conf", RESOLV_CONF)?;
+    let nsswitch = nsswitch.as_deref().map(by_files_and_dns);
+    let own_nsswitch = nsswitch
+        .map(|text| own("nsswitch.conf", &text))
+        .transpose()?;
     for share in &shared {
         bring_back(share).map_err(|error| failed("share", &share.path, error))?;
     }
-    names(resolv, nsswitch.as_deref(), &is_hidden)?;
+    let is_brought_back = |path: &Path| shared.iter().any(|share| path.starts_with(&share.path));
+    let may_write = |path: &Path| is_hidden(path) && !is_brought_back(path);
+    names(resolv, &own_resolv, own_nsswitch.as_ref(), &may_write)?;
     let real: Vec<_> = shares
         .paths
         .iter()
         .filter_map(|path| fs::canonicalize(path).ok())
         .collect();
     cover_sockets(sockets, &real)
+}
+
+/// The directories that the command sees empty ones in the place of.
+fn hidden_dirs(shares: &Shares) -> BTreeSet<PathBuf> {
+    let tmp = (!shares.tmp).then_some(TMP);
+    real_dirs(HIDDEN.into_iter().chain(tmp).map(Path::new))
+}
+
+/// Those of `dirs` that are there; one that is a link, as where it leads.
+fn real_dirs<'a>(dirs: impl Iterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
+    let real = dirs.filter_map(|dir| fs::canonicalize(dir).ok());
+    real.filter(|dir| dir.is_dir() && dir != Path::new("/"))
+        .collect()
 }
 
 /// Where a path leads, also if nothing is there.
@@ -210,51 +304,46 @@ fn bring_back(share: &Shared) -> io::Result<()> {
 /// Has programs ask the name server of the namespace, and nobody else.
 fn names(
     resolv: Option<PathBuf>,
-    nsswitch: Option<&str>,
-    is_hidden: &impl Fn(&Path) -> bool,
+    own_resolv: &OwnedFd,
+    own_nsswitch: Option<&OwnedFd>,
+    may_write: &impl Fn(&Path) -> bool,
 ) -> Result<(), ExecError> {
+    let resolv = resolv.filter(|path| path.exists() || may_write(path));
     let Some(resolv) = resolv else {
         return Err(ExecError::new(
             format!("there is no {RESOLV} to put the name server of the namespace in the place of"),
             format!("make an empty one: `sudo touch {RESOLV}`"),
         ));
     };
-    put(RESOLV_CONF, "resolv.conf", &resolv, is_hidden(&resolv))
-        .map_err(|error| failed("replace", &resolv, error))?;
-    let Some(nsswitch) = nsswitch else {
+    put(own_resolv, &resolv).map_err(|error| failed("replace", &resolv, error))?;
+    let Some(own_nsswitch) = own_nsswitch else {
         return Ok(());
     };
     let path = Path::new(NSSWITCH);
     let real = target_of(path).unwrap_or_else(|| path.to_owned());
-    put(
-        &by_files_and_dns(nsswitch),
-        "nsswitch.conf",
-        &real,
-        is_hidden(&real),
-    )
-    .map_err(|error| failed("replace", &real, error))
+    put(own_nsswitch, &real).map_err(|error| failed("replace", &real, error))
 }
 
-/// Writes a file that all users of the namespace may read, whatever the caller lets others do with his.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    fs::write(path, text)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+/// Makes a file of the command's own that all users of the namespace may read, whatever the caller lets others do with
+/// his. Gives it as a mount that can be put anywhere, once.
+fn make_own(name: &str, text: &str) -> io::Result<OwnedFd> {
+    let path = Path::new(OWN).join(name);
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    Ok(open_tree(CWD, &path, flags)?)
 }
 
-/// Puts a text in the place of the file at `path`.
-fn put(text: &str, name: &str, path: &Path, is_hidden: bool) -> io::Result<()> {
-    if is_hidden {
+/// Puts a file of the command's own in the place of the one at `path`, which is made if there is none.
+fn put(own: &OwnedFd, path: &Path) -> io::Result<()> {
+    if !path.exists() {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        // A share may have brought the file back, and then it is not ours to write.
-        if !path.exists() {
-            return write(path, text);
-        }
+        fs::write(path, "")?;
     }
-    let own = Path::new(OWN).join(name);
-    write(&own, text)?;
-    Ok(mount_bind(&own, path)?)
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(own, "", CWD, path, flags)?)
 }
 
 /// The rules of name look-ups, with hosts by file and DNS alone.
@@ -274,7 +363,7 @@ fn by_files_and_dns(nsswitch: &str) -> String {
 }
 
 /// Puts `/dev/null` over each socket that can still be reached, and over its neighbours: a program may bind a socket
-/// under one name and keep it under another, as ssh does.
+/// under one name and keep it under another, as ssh does. `sockets` are by all the ways that lead to them.
 fn cover_sockets(sockets: &BTreeSet<PathBuf>, shared: &[PathBuf]) -> Result<(), ExecError> {
     let dirs: BTreeSet<_> = sockets
         .iter()
@@ -327,6 +416,44 @@ mod tests {
             ["/run/a", "/run/log", "with a blank"].map(PathBuf::from)
         );
         assert_eq!(listening_in(""), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_directory_that_is_a_link_is_hidden_where_it_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let real = fs::canonicalize(dir.path()).unwrap().join("real");
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink("real", at("link")).unwrap();
+        std::os::unix::fs::symlink("/", at("whole")).unwrap();
+        let all = ["link", "real", "none", "whole"].map(at);
+        let found = real_dirs(all.iter().map(PathBuf::as_path));
+        assert_eq!(found, BTreeSet::from([real]));
+    }
+
+    #[test]
+    fn a_file_system_may_be_seen_at_several_places() {
+        let table = "21 1 0:20 / / rw - ext4 /dev/a rw\n\
+            22 21 0:21 / /run rw - tmpfs tmpfs rw\n\
+            23 21 0:21 / /srv/a\\040jail/run rw shared:1 - tmpfs tmpfs rw\n\
+            24 21 0:21 /user/1000 /mnt rw - tmpfs tmpfs rw\n\
+            25 21 0:20 /home /data rw - ext4 /dev/a rw\n";
+        let mounts = Mount::all(table);
+        assert_eq!(mounts.len(), 5);
+        let ways = |path: &str| further_ways(Path::new(path), &mounts);
+        assert_eq!(
+            ways("/run/user/1000/bus"),
+            ["/srv/a jail/run/user/1000/bus", "/mnt/bus"].map(PathBuf::from)
+        );
+        assert_eq!(
+            ways("/mnt/bus"),
+            ["/run/user/1000/bus", "/srv/a jail/run/user/1000/bus"].map(PathBuf::from)
+        );
+        assert_eq!(ways("/home/x/s"), ["/data/x/s"].map(PathBuf::from));
+        assert_eq!(ways("/data/x/s"), ["/home/x/s"].map(PathBuf::from));
+        assert_eq!(ways("/var/s"), Vec::<PathBuf>::new());
+        assert_eq!(Mount::all("x\n\n21 1 0:20\n"), []);
+        assert_eq!(unescaped("a\\01"), PathBuf::from("a\\01"));
     }
 
     #[test]

@@ -52,9 +52,15 @@ pub async fn run(options: Options) -> Result<u8, ExecError> {
     // They are heard from here on, so that none is lost between this process and the command.
     let mut signals = Signals::listen().map_err(|error| own("listen for signals", &error))?;
     let dir = tempfile::Builder::new().prefix("cepa-exec-").tempdir();
-    let dir = dir.map_err(|error| own("make a temporary directory", &error))?;
+    let place = |what: &str, error: &io::Error| {
+        ExecError::new(
+            format!("cannot {what}: {error}"),
+            "it would be in $TMPDIR, else in /tmp: name a directory there that you may write to, with a short path",
+        )
+    };
+    let dir = dir.map_err(|error| place("make a temporary directory", &error))?;
     let socket = dir.path().join("socket");
-    let listener = UnixListener::bind(&socket).map_err(|error| own("make a socket", &error))?;
+    let listener = UnixListener::bind(&socket).map_err(|error| place("make a socket", &error))?;
     let orders = Orders {
         socket,
         outer: std::process::id(),
@@ -126,6 +132,7 @@ async fn check_node(via: &Via, user: &[u8; 32]) -> Result<(), ExecError> {
             format!("the port {via} asks for a user and a password"),
             "name a port of the node without `credentials` by --via",
         )),
+        Err(Failed::Stranger(owner)) => Err(via.strangers(owner)),
         Err(Failed::Lost(error)) => Err(nobody_there(via, &error)),
         Err(error) => Err(nobody_there(via, &io::Error::other(error.to_string()))),
     }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use cepa_common::log_pace::LogPace;
 use cepa_common::sync::lock;
 use cepa_common::world::{random, steady};
 use rand::Rng;
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     via: Via,
     user: [u8; 32],
     has_no_udp: AtomicBool,
+    /// How often it is told that another user has taken the node's port.
+    strangers: Mutex<LogPace>,
 }
 
 /// A name that nobody else has: the node keeps what this command does apart from all else.
@@ -46,6 +49,7 @@ impl Shared {
             via,
             user,
             has_no_udp: AtomicBool::new(false),
+            strangers: Mutex::default(),
         }
     }
 
@@ -73,7 +77,15 @@ impl Shared {
 
     /// Asks the node.
     pub(crate) async fn open(&self, request: Request) -> Result<Stream, Failed> {
-        socks::open(&self.via, &self.user, request).await
+        let opened = socks::open(&self.via, &self.user, request).await;
+        if let Err(Failed::Stranger(uid)) = opened {
+            let due = lock(&self.strangers).count(1, steady::now());
+            if let Some(times) = due {
+                let via = &self.via;
+                tracing::warn!(%via, uid, times, "another user has taken the port of the client; nothing is sent there");
+            }
+        }
+        opened
     }
 
     /// The node carries no datagrams.

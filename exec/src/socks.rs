@@ -55,6 +55,9 @@ pub(crate) enum Failed {
     /// The port asks for a user and a password.
     #[error("the port asks for a password")]
     Password,
+    /// This user, who is not to be trusted, has taken the port of the node.
+    #[error("another user (uid {0}) listens at the port of the node")]
+    Stranger(u32),
     /// The node does not speak as it should, or is gone.
     #[error(transparent)]
     Lost(#[from] io::Error),
@@ -188,14 +191,18 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    async fn connect(via: &Via) -> io::Result<Self> {
+    /// Connects to the node, and says nothing yet.
+    async fn connect(via: &Via) -> Result<Self, Failed> {
         match via {
             Via::Tcp(address) => {
                 let stream = Sockets::Tcp.connect(*address).await?;
+                if let Some(uid) = via.stranger()? {
+                    return Err(Failed::Stranger(uid));
+                }
                 stream.tune()?;
                 Ok(Self::Tcp(stream))
             }
-            Via::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            Via::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
         }
     }
 

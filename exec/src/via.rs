@@ -1,7 +1,8 @@
 //! The node's port, and whether it may be trusted with what a program sends.
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -47,8 +48,7 @@ impl fmt::Display for Via {
 }
 
 impl Via {
-    /// Checks that a port of TCP is one that this user, root or the user `cepa` listens at: any user may take a port
-    /// that is free, and would see all that the command sends. Who may make a Unix socket, its directory decides.
+    /// Checks, before anything is sent, that whoever listens there may be trusted with it.
     ///
     /// # Errors
     /// [`ExecError`] with what to try.
@@ -62,25 +62,51 @@ impl Via {
                 "name a port on 127.0.0.1 or ::1, or a Unix socket: who listens elsewhere cannot be known",
             ));
         }
-        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
-        let owner = tables
-            .iter()
-            .flatten()
-            .find_map(|table| listener(table, *address));
-        let Some(owner) = owner else {
-            return Err(nobody_there(self, &io::ErrorKind::ConnectionRefused.into()));
-        };
-        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let own = rustix::process::geteuid().as_raw();
-        if owner == own || owner == 0 || Some(owner) == uid_of(&passwd, "cepa") {
-            return Ok(());
+        match self.stranger() {
+            Ok(None) => Ok(()),
+            Ok(Some(owner)) => Err(self.strangers(owner)),
+            Err(error) => Err(nobody_there(self, &error)),
         }
-        Err(ExecError::new(
+    }
+
+    /// The user who listens at this port of TCP and must not: any user may take a port that is free, also while the
+    /// node starts anew, and would see all that the command sends. So this is to be asked of each connection, once it
+    /// stands: who listened before is of no use then. A socket that nobody has accepted yet does not tell. Who may make
+    /// a Unix socket, its directory decides.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub(crate) fn stranger(&self) -> io::Result<Option<u32>> {
+        let Self::Tcp(address) = self else {
+            return Ok(None);
+        };
+        // A socket of IPv6 may hear for IPv4 too, and never the other way round.
+        let tables: &[&str] = match address {
+            SocketAddr::V4(_) => &["/proc/net/tcp", "/proc/net/tcp6"],
+            SocketAddr::V6(_) => &["/proc/net/tcp6"],
+        };
+        let find = |table: &&str| {
+            let table = BufReader::new(File::open(table).ok()?);
+            // Those that listen stand first, so that no more is read of a long table.
+            listener(table.lines().map_while(Result::ok), *address)
+        };
+        let owner = tables.iter().find_map(find);
+        let owner = owner.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        let is_trusted = owner == rustix::process::geteuid().as_raw() || owner == 0 || {
+            let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            Some(owner) == uid_of(&passwd, "cepa")
+        };
+        Ok((!is_trusted).then_some(owner))
+    }
+
+    /// The error where another user listens.
+    pub(crate) fn strangers(&self, owner: u32) -> ExecError {
+        ExecError::new(
             format!(
-                "another user (uid {owner}) listens at {address}, and would see all that the command sends"
+                "another user (uid {owner}) listens at {self}, and would see all that the command sends"
             ),
             "start a client of your own with `cepa proxy --socks 127.0.0.1:PORT`, and name it with --via",
-        ))
+        )
     }
 }
 
@@ -92,9 +118,9 @@ pub(crate) fn nobody_there(via: &Via, error: &io::Error) -> ExecError {
     )
 }
 
-/// The user who listens at `address`, by a table of `/proc/net`.
-fn listener(table: &str, address: SocketAddr) -> Option<u32> {
-    table.lines().skip(1).find_map(|line| {
+/// The user who listens at `address`, by the lines of a table of `/proc/net`.
+fn listener(table: impl Iterator<Item = String>, address: SocketAddr) -> Option<u32> {
+    table.skip(1).find_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
         let (local, state) = (fields.next()?, fields.nth(1)?);
         let uid = fields.nth(3)?;
@@ -179,7 +205,9 @@ mod tests {
         let table6 = "  sl  local_address rem_address st\n   \
             0: 00000000000000000000000001000000:2486 00000000000000000000000000000000:0000 0A 0:0 00:0 0 7 0 1 1\n";
         if cfg!(target_endian = "little") {
-            let at = |table, text: &str| listener(table, text.parse().unwrap());
+            let at = |table: &str, text: &str| {
+                listener(table.lines().map(str::to_owned), text.parse().unwrap())
+            };
             assert_eq!(at(table, "127.0.0.1:9350"), Some(1000));
             assert_eq!(at(table, "127.0.0.1:9351"), Some(0));
             assert_eq!(at(table, "127.0.0.1:9352"), None, "it does not listen");

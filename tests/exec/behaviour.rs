@@ -247,6 +247,30 @@ fn directories_are_hidden_and_can_be_let_in() {
 }
 
 #[test]
+fn a_directory_that_is_let_in_whole_stays_as_it_is_outside() {
+    for who in everybody() {
+        let place = Place::new();
+        let (port, _) = stub::at_port(Udp::Refused);
+        let mut command = Command::new("unshare");
+        // Without a directory of ours, and with one that is not ours to write.
+        for before in ["true", "mkdir -m 777 /run/cepa"] {
+            let script =
+                format!("mount -t tmpfs x /run && {before} && \"$@\" && find /run -type f | wc -l");
+            let mut command = std::mem::replace(&mut command, Command::new("unshare"));
+            command.args(["-m", "sh", "-c", &script, "sh"]);
+            let args = ["--via", &port.to_string(), "--share", "/run", "--"];
+            let args = [
+                &args[..],
+                &["grep", "-c", "198.18.0.53", "/etc/resolv.conf"],
+            ]
+            .concat();
+            let output = place.exec(command, who, &args).output().unwrap();
+            assert_eq!(good(&output), "1\n0\n", "{before}");
+        }
+    }
+}
+
+#[test]
 fn a_datagram_that_nobody_carries_is_told_so() {
     for who in everybody() {
         let place = Place::new();

@@ -2,7 +2,7 @@
 //! nothing itself, so the capture must be empty.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -229,6 +229,114 @@ fn programs(place: &Place, space: &Space, who: Who, port: &str) {
     };
     std::fs::remove_file(late).unwrap();
     assert_eq!(status, "7\n", "curl could not connect");
+}
+
+/// Connects to sockets, and says of each what came of it.
+const REACH: &str = "import errno, socket, sys\n\
+    for path in sys.argv[1:]:\n\
+    \x20   try: socket.socket(socket.AF_UNIX).connect(path); print('reached')\n\
+    \x20   except OSError as error: print(errno.errorcode[error.errno])";
+
+#[test]
+fn a_socket_is_covered_wherever_its_file_system_is_seen() {
+    for who in everybody() {
+        let (place, space) = (Place::new(), Space::new());
+        let (home, again) = (
+            place.open_dir("home"),
+            place.open_dir("a place with blanks"),
+        );
+        std::fs::write(place.path("outside.py"), OUTSIDE).unwrap();
+        let _asked = stub::at_path(&place.path("port"));
+        let port = via(&place.path("port"));
+        let _outside = Outside::start(&space, &place, &home, who);
+        let paths =
+            [home.join("stream"), again.join("stream")].map(|path| path.display().to_string());
+        let run = |inside: bool| {
+            let mut command = space.near("unshare");
+            let script = format!(
+                "mount --bind '{}' '{}' && exec \"$@\"",
+                home.display(),
+                again.display()
+            );
+            command.args(["-m", "sh", "-c", &script, "sh"]);
+            let reach = ["python3", "-c", REACH, &paths[0], &paths[1]];
+            let mut command = match inside {
+                true => place.exec(
+                    command,
+                    who,
+                    &[&["--via", &port, "--"][..], &reach].concat(),
+                ),
+                false => {
+                    command.args(reach);
+                    command
+                }
+            };
+            good(&command.output().unwrap())
+        };
+        assert_eq!(run(false), "reached\nreached\n");
+        assert_eq!(run(true), "ECONNREFUSED\nECONNREFUSED\n");
+    }
+}
+
+/// A node's port that another user takes. It answers one greeting, waits for a word, and says what the other user hears.
+const TAKEN: &str = r#"
+import os, socket, sys
+s = socket.create_server(("127.0.0.1", 0))
+port = s.getsockname()[1]
+print(port, flush=True)
+c, _ = s.accept()
+c.recv(100)
+c.sendall(bytes([5, 2, 1, 0]))
+while c.recv(100): pass
+c.close(); s.close()
+sys.stdin.readline()
+os.setresuid(65533, 65533, 65533)
+s = socket.create_server(("127.0.0.1", port))
+print("taken", flush=True)
+c, _ = s.accept()
+print(c.recv(100), flush=True)
+"#;
+
+#[test]
+fn a_port_that_another_user_takes_meanwhile_hears_nothing() {
+    for who in everybody() {
+        let place = Place::new();
+        let mut node = Command::new("python3");
+        node.args(["-c", TAKEN]).env("PATH", super::PATH);
+        let mut node = node
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut heard = BufReader::new(node.stdout.take().unwrap());
+        let mut next = || {
+            let mut line = String::new();
+            heard.read_line(&mut line).unwrap();
+            line.trim().to_owned()
+        };
+        let port = format!("127.0.0.1:{}", next());
+        let script = "echo runs; read word; exec curl -sS --max-time 20 http://192.0.2.1/";
+        let mut command = place.exec_here(who, &port, &["--", "sh", "-c", script]);
+        let mut command = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut runs = String::new();
+        let mut said = BufReader::new(command.stdout.take().unwrap());
+        said.read_line(&mut runs).unwrap();
+        assert_eq!(runs, "runs\n");
+        node.stdin.take().unwrap().write_all(b"x\n").unwrap();
+        assert_eq!(next(), "taken");
+        command.stdin.take().unwrap().write_all(b"x\n").unwrap();
+        let output = command.wait_with_output().unwrap();
+        assert_eq!(next(), "b''", "another user hears");
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        let told = text(&output.stderr);
+        assert!(told.contains("another user has taken the port"), "{told}");
+        node.wait().unwrap();
+    }
 }
 
 /// Another process does something, which nobody can tell.

@@ -20,7 +20,9 @@ pub(crate) const MTU: usize = 1_500;
 /// Connections at once, with those that wait and those that nobody answers.
 pub(crate) const MOST_FLOWS: usize = 512;
 /// Connections that wait for the node's word at once.
-pub(crate) const MOST_WAITING: usize = 64;
+pub(crate) const MOST_WAITING: usize = 256;
+/// Those of them that are for one address: a host that does not answer must not hold up what is for others.
+pub(crate) const MOST_WAITING_FOR_ONE: usize = 64;
 /// Bytes of a connection that wait here in each direction.
 const BUFFER: usize = 64 << 10;
 /// Packets that wait for the interface; it takes them as fast as they are made.
@@ -137,9 +139,15 @@ impl Flows {
             self.feed(now, packet);
             return Ok(None);
         }
-        let waits = |flow: &&Flow| matches!(flow.state, State::Waiting(_));
-        let waiting = self.flows.values().filter(waits).count();
-        if self.flows.len() >= MOST_FLOWS || waiting >= MOST_WAITING {
+        let (mut waiting, mut for_one) = (0, 0);
+        for flow in self.flows.values() {
+            if let State::Waiting(_) = flow.state {
+                waiting += 1;
+                for_one += usize::from(flow.pair.to.ip() == pair.to.ip());
+            }
+        }
+        let is_full = self.flows.len() >= MOST_FLOWS || waiting >= MOST_WAITING;
+        if is_full || for_one >= MOST_WAITING_FOR_ONE {
             return Err(Dropped::Full);
         }
         self.last += 1;

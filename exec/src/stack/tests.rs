@@ -15,7 +15,7 @@ use smoltcp::wire::{
     Ipv4Packet, Ipv6Packet,
 };
 
-use super::tcp::{MOST_FLOWS, MOST_WAITING};
+use super::tcp::{MOST_FLOWS, MOST_WAITING, MOST_WAITING_FOR_ONE};
 use super::*;
 
 pub(super) const SERVER: &str = "192.0.2.1:80";
@@ -428,12 +428,21 @@ fn connections_and_those_that_wait_are_bounded() {
     let mut world = World::new();
     let mut flows = Vec::new();
     let mut sockets = Vec::new();
-    for _ in 0..MOST_WAITING + 1 {
+    for _ in 0..MOST_WAITING_FOR_ONE + 1 {
         sockets.push(world.connect(SERVER));
     }
     world.settle();
-    assert_eq!(world.wishes.len(), MOST_WAITING);
+    assert_eq!(world.wishes.len(), MOST_WAITING_FOR_ONE);
     assert_eq!(world.stack.dropped(), 1);
+    // A host that does not answer holds up nothing that is for others.
+    let others = MOST_WAITING - MOST_WAITING_FOR_ONE;
+    for host in 0..others + 1 {
+        let to = format!("198.51.100.{}:80", host % 250 + 1);
+        sockets.push(world.connect(&to));
+        world.settle();
+    }
+    assert_eq!(world.wishes.len(), MOST_WAITING);
+    assert_eq!(world.stack.dropped(), 2);
     for wish in std::mem::take(&mut world.wishes) {
         let Wish::Connect(flow, _) = wish else {
             panic!("{wish:?}")
@@ -441,9 +450,16 @@ fn connections_and_those_that_wait_are_bounded() {
         assert!(world.stack.accept(world.now, flow));
         flows.push(flow);
     }
-    // The one that was too many asks again.
+    // Those that were too many ask again.
     world.later(1_100);
-    flows.push(world.wished(SERVER));
+    assert_eq!(world.wishes.len(), 2);
+    for wish in std::mem::take(&mut world.wishes) {
+        let Wish::Connect(flow, _) = wish else {
+            panic!("{wish:?}")
+        };
+        world.stack.accept(world.now, flow);
+        flows.push(flow);
+    }
     while flows.len() < MOST_FLOWS {
         world.connect(SERVER);
         world.settle();
