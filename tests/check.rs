@@ -10,6 +10,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -229,6 +230,46 @@ fn whoever_has_the_port_instead_is_named() {
     let (result, says) = finding(&report, &format!("port {}", net.socks()));
     assert!(
         result == "fail" && says.starts_with("another Cepa client answers there"),
+        "{says}"
+    );
+    assert!(net.stop().success());
+}
+
+/// A client that hangs is not called gone, and what listens and is silent not an answer; nor is a port fine of which
+/// nobody can say anything.
+#[test]
+fn a_client_that_hangs_is_said_to_hang() {
+    let net = Testnet::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let transparent = other.local_addr().unwrap();
+    let config = configure(&net, dir.path(), &address.to_string());
+    let more = format!(
+        "[[client.listeners]]\naddress = \"{transparent}\"\nkind = \"transparent\"\n[log]\n"
+    );
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("[log]\n", &more)).unwrap();
+    std::fs::create_dir(dir.path().join("state")).unwrap();
+    let _control = UnixListener::bind(dir.path().join("state/control.sock")).unwrap();
+    let (report, code) = checked(&["--config", &config], &[]);
+    assert_eq!(code, 1);
+    let (result, says) = finding(&report, "client");
+    assert!(
+        result == "fail" && says.ends_with("and gave no answer in time"),
+        "{says}"
+    );
+    let hint = report["checks"][0]["try"].as_str().unwrap();
+    assert!(hint.contains("end it and start it anew"), "{hint}");
+    let (result, says) = finding(&report, &format!("port {address}"));
+    assert!(
+        result == "fail" && says.ends_with("listens there and gives no answer"),
+        "{says}"
+    );
+    let (result, says) = finding(&report, &format!("port {transparent}"));
+    assert!(
+        result == "warn" && says.contains("no client answers"),
         "{says}"
     );
     assert!(net.stop().success());

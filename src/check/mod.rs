@@ -55,8 +55,15 @@ pub(crate) fn all(subject: &Subject, now: u64) -> Report {
             Some(status)
         }
         Err(why) => {
-            let hint = "start one with `cepa proxy --network FILE`, or name the directory of one that runs with \
-                        --state DIR";
+            let hint = match control::is_there(&subject.dir) {
+                true => "its log may say why; if it does not come round, end it and start it anew",
+                false if names::is_in_exec() => {
+                    "this is inside `cepa exec`, where the client is not to be seen: check outside"
+                }
+                false => {
+                    "start one with `cepa proxy --network FILE`, or name the directory of one that runs with --state DIR"
+                }
+            };
             checks.push(Finding::fail("client", why, hint));
             None
         }

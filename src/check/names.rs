@@ -72,6 +72,12 @@ impl Machine {
     }
 }
 
+/// Does this program run inside `cepa exec`?
+pub(super) fn is_in_exec() -> bool {
+    let servers = Machine::read().servers();
+    servers.iter().all(|server| NAME_SERVERS.contains(server))
+}
+
 /// Where does a name go that a program looks up in the ordinary way?
 pub(super) fn check(machine: &Machine, ports: &[Port]) -> Finding {
     let services = machine.services();

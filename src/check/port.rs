@@ -22,6 +22,8 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 const STREAM: Duration = Duration::from_secs(70);
 /// The most of a page that is read (bytes).
 const MOST_PAGE_BYTES: u64 = 8 << 10;
+/// Asks for the page of a port.
+const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 /// What the page of a Cepa port contains.
 const PAGE_MARK: &str = "This is a Cepa proxy";
 /// The name that means an exit's resolver (docs/front.md).
@@ -143,7 +145,7 @@ fn here(address: SocketAddr) -> SocketAddr {
 /// Does the port of a client that runs, and is ready, do what it is for? Of one that does not run: who is there instead?
 pub(super) fn check(port: &Port, runs: bool, is_ready: bool) -> Finding {
     let name = port.check();
-    if !port.is_proxy {
+    if !port.is_proxy && runs {
         return Finding::ok(
             &name,
             "the client listens there, and not for SOCKS or HTTP; it is not tried",
@@ -204,6 +206,16 @@ fn nobody(port: &Port) -> Finding {
         let hint = "start a client; programs that are told of this port fail until then";
         return Finding::fail(&name, "nobody listens there", hint);
     }
+    if !port.is_proxy {
+        let who = holder(port).map_or_else(|| "a program".to_owned(), |holder| holder.words());
+        return Finding::warn(
+            &name,
+            format!(
+                "{who} listens there, and no client answers that could say whether it is its port"
+            ),
+            "start the client, and check again",
+        );
+    }
     if is_cepa(&port.address) {
         let who = holder(port).map_or_else(|| "a program".to_owned(), |holder| holder.words());
         return Finding::fail(
@@ -219,6 +231,14 @@ fn nobody(port: &Port) -> Finding {
 /// What answers there is not Cepa.
 fn stranger(port: &Port) -> Finding {
     let who = holder(port).map_or_else(|| "a program".to_owned(), |holder| holder.words());
+    if is_silent(&port.address) {
+        return Finding::fail(
+            &port.check(),
+            format!("{who} listens there and gives no answer"),
+            "if that is your client, end it and start it anew; else stop it, or give the client another port (--socks \
+             127.0.0.1:9351)",
+        );
+    }
     Finding::fail(
         &port.check(),
         format!("what answers there is not Cepa but {who}"),
@@ -402,13 +422,28 @@ fn takes_datagrams(address: &ListenAddress) -> io::Result<bool> {
 fn is_cepa(address: &ListenAddress) -> bool {
     let page = || -> io::Result<String> {
         let mut connection = Connection::open(address)?;
-        connection.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        connection.write_all(PAGE)?;
         let mut page = Vec::new();
         // What has come before an error may be enough.
         let _ = connection.take(MOST_PAGE_BYTES).read_to_end(&mut page);
         Ok(String::from_utf8_lossy(&page).into_owned())
     };
     page().is_ok_and(|page| page.contains(PAGE_MARK))
+}
+
+/// Does whoever listens there let a question wait without a word?
+fn is_silent(address: &ListenAddress) -> bool {
+    let said = Connection::open(address).and_then(|mut connection| {
+        // What speaks first has spoken, and what waits for a question has one that ends.
+        connection.write_all(PAGE)?;
+        connection.read(&mut [0])
+    });
+    said.is_err_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        )
+    })
 }
 
 /// What a SOCKS reply means (docs/front.md).

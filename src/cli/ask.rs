@@ -50,6 +50,9 @@ impl Which {
                     AskError::NobodyThere(_) => {
                         "start it with `cepa proxy`, or name the directory of one that runs with --state DIR"
                     }
+                    AskError::Silent(_) => {
+                        "its log may say why; if it does not come round, end it and start it anew"
+                    }
                     AskError::Control(_) => "start the client with a shorter --state DIR",
                     _ => "look at the client's log",
                 };

@@ -183,6 +183,9 @@ pub enum AskError {
     /// The path of the control socket cannot be used.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// A client listens there, and says nothing.
+    #[error("a client runs with the state directory {}, and gave no answer in time", .0.display())]
+    Silent(PathBuf),
     /// The exchange broke.
     #[error("the client did not answer: {0}")]
     Io(#[from] io::Error),
@@ -214,7 +217,11 @@ pub fn ask(dir: &Path, request: ControlRequest) -> Result<Answer, AskError> {
     stream.set_write_timeout(Some(DEADLINE))?;
     stream.write_all(request::line(&request).as_bytes())?;
     let mut line = String::new();
-    BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut line)?;
+    let read = BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut line);
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Silent(dir.to_owned()),
+        _ => error.into(),
+    })?;
     let mut answer: Value = serde_json::from_str(&line).map_err(|_| AskError::NoAnswer)?;
     let fields = answer.as_object_mut().ok_or(AskError::NoAnswer)?;
     fields.remove("version");
