@@ -19,8 +19,8 @@ use crate::cell::message::{
 };
 use crate::ids::AssociationId;
 use crate::limits::{
-    ASSOCIATION_BYTES, ASSOCIATIONS_PER_CIRCUIT, DATAGRAM_AGE, DATAGRAM_QUEUE_BYTES,
-    DATAGRAM_QUEUES_BYTES, DATAGRAMS_QUEUED,
+    ASSOCIATION_BYTES, ASSOCIATIONS_PER_CIRCUIT, DATAGRAM_AGE, DATAGRAM_BYTES,
+    DATAGRAM_QUEUE_BYTES, DATAGRAM_QUEUES_BYTES, DATAGRAMS_QUEUED,
 };
 
 /// What a datagram takes of a queue beside its bytes.
@@ -457,7 +457,7 @@ impl Datagrams {
         }
     }
 
-    /// Queues a datagram. What is too much takes the oldest away.
+    /// Queues a datagram. What is too much takes the oldest away, and one that is too long is dropped itself.
     pub(super) fn send(
         &mut self,
         key: u64,
@@ -469,6 +469,10 @@ impl Datagrams {
         let one = self.table.get_mut(&key).ok_or(StreamError::CircuitLost)?;
         if let Some(reason) = one.heard.or(one.ending) {
             return Err(StreamError::Ended(reason));
+        }
+        // An IPv6 packet has room for twenty bytes more than a datagram may have (5.32). Said, it would end the circuit.
+        if bytes.len() > DATAGRAM_BYTES {
+            return Ok(());
         }
         let mut raw = Vec::with_capacity(bytes.len() + 32);
         write_datagram_head(&mut raw, host, port);

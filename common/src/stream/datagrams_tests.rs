@@ -193,6 +193,18 @@ fn bytes(seed: usize, len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_datagram_that_is_too_long_is_dropped_and_nothing_else() {
+    let mut pair = Pair::new();
+    let key = pair.client.associate().unwrap();
+    pair.settle();
+    // Such a one comes by IPv6, whose packets have room for it, from whomever the exit hears.
+    pair.say(key, &[0; DATAGRAM_BYTES + 20]);
+    pair.say(key, b"behind it");
+    pair.settle();
+    assert_eq!(pair.heard_at_relay(pair.begun[0]), [b"behind it"]);
+}
+
+#[test]
 fn datagrams_of_every_length_come_whole_both_ways() {
     for mut pair in [Pair::new(), Pair::linked()] {
         let key = pair.client.associate().unwrap();
