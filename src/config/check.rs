@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use cepa_client::path::{DestinationRule, GeoIp, PeerRules, PeerSyntax, RuleError};
-use cepa_common::dir::ExitPolicy;
+use cepa_common::dir::{ExitPolicy, PORT_LISTS, PolicyError, PolicyRule};
 use cepa_relay::authority::{OperatorList, OperatorListError, OperatorRules};
 
 use super::error::ConfigError;
@@ -221,7 +221,8 @@ impl Relay {
 }
 
 impl Exit {
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Checks what the types alone cannot say.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if self.resolver.is_some_and(|server| server.port() == 0) {
             return Err(ConfigError::rule(
                 "exit.resolver",
@@ -232,10 +233,52 @@ impl Exit {
             ("exit.policy", &self.policy),
             ("exit.udp_policy", &self.udp_policy),
         ] {
-            ExitPolicy::from_rules(rules)
-                .map_err(|error| ConfigError::rule(key, error.to_string()))?;
+            self.policy_of(rules)
+                .map_err(|error| ConfigError::rule(key, in_words(&error)))?;
+        }
+        let datagrams = self.policy_of(&self.udp_policy).unwrap_or_default();
+        // Some of its ports, such as 389, answer a datagram with many times as many bytes.
+        let is_reduced = |rule: &PolicyRule| {
+            rule.accepts() && rule.port_lists().any(|list| list.name == "reduced")
+        };
+        if datagrams.rules().iter().any(is_reduced) {
+            return Err(ConfigError::rule(
+                "exit.udp_policy",
+                "`reduced` has ports of streams; leave exit.udp_policy out, whose usual rules are as careful, or name \
+                 ports",
+            ));
         }
         Ok(())
+    }
+
+    /// The policy that some rules of this section make.
+    ///
+    /// # Errors
+    /// [`PolicyError`] names the first rule that does not parse.
+    pub fn policy_of(&self, rules: &[String]) -> Result<ExitPolicy, PolicyError> {
+        let policy = ExitPolicy::from_rules(rules)?;
+        Ok(match self.allow_private {
+            true => policy.allow_private(),
+            false => policy,
+        })
+    }
+}
+
+/// Why a policy is refused, with the nearest list of ports to a name that is unknown.
+fn in_words(error: &PolicyError) -> String {
+    let nearest = |name: &str| {
+        let score = |known: &&str| strsim::normalized_damerau_levenshtein(name, known);
+        let names = PORT_LISTS.iter().map(|list| list.name);
+        names
+            .max_by(|a, b| score(a).total_cmp(&score(b)))
+            .unwrap_or_default()
+    };
+    match error {
+        PolicyError::List(name) => format!("{error}; the nearest that exists is {}", nearest(name)),
+        PolicyError::Action(rule) if strsim::damerau_levenshtein(rule, "reduced") <= 3 => {
+            format!("{error}; did you mean \"reduced\"?")
+        }
+        _ => error.to_string(),
     }
 }
 

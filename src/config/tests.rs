@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use cepa_client::path::{PeerLists, PeerSet};
-use cepa_common::dir::ExitPolicy;
+use cepa_common::dir::{ExitPolicy, PORT_LISTS};
 
 use super::read::{checked, parse};
 use super::section::Key;
@@ -580,6 +580,72 @@ fn the_usual_policy_for_datagrams_lets_names_time_and_the_web_out_and_nothing_el
             .any(port)
     );
     assert!(!policy.allows(([192, 168, 0, 1], 443).into()));
+}
+
+#[test]
+fn rules_of_an_exit_name_lists_of_ports_and_a_wrong_name_is_told_the_nearest() {
+    let with = |key: &str, rules: &str| {
+        let text = format!("[relay]\nlisten = \"127.0.0.1:1\"\n[exit]\n{key} = {rules}\n");
+        checked(&text)
+    };
+    let config = with(
+        "policy",
+        r#"["reject *:22", "reduced", "accept *4:web,9000-9100"]"#,
+    )
+    .unwrap();
+    assert!(
+        print(&config)
+            .contains(r#"policy = ["reject *:22", "reduced", "accept *4:web,9000-9100"]"#)
+    );
+    for (key, rules, said) in [
+        (
+            "policy",
+            r#"["accept *:mial-reading"]"#,
+            "the nearest that exists is mail-reading",
+        ),
+        (
+            "policy",
+            r#"["accept *:80,http"]"#,
+            "no list of ports is named http",
+        ),
+        ("policy", r#"["reducde"]"#, r#"did you mean "reduced"?"#),
+        (
+            "policy",
+            r#"["accept *:80;443"]"#,
+            "as in 80,443,8000-8999: accept *:80;443",
+        ),
+        (
+            "udp_policy",
+            r#"["reject *:389", "reduced"]"#,
+            "`reduced` has ports of streams",
+        ),
+    ] {
+        let error = with(key, rules).unwrap_err().to_string();
+        assert!(
+            error.contains(said) && error.contains(&format!("exit.{key} (line 4)")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn the_document_has_the_ports_of_each_list() {
+    let document = include_str!("../../docs/config.md");
+    for list in PORT_LISTS.iter().filter(|list| list.name != "reduced") {
+        let ports = list
+            .ranges
+            .iter()
+            .map(|range| match (range.low, range.high) {
+                (low, high) if low == high => low.to_string(),
+                (low, high) => format!("{low}-{high}"),
+            });
+        let row = format!(
+            "| {} | {} |",
+            list.name,
+            ports.collect::<Vec<_>>().join(", ")
+        );
+        assert!(document.contains(&row), "docs/config.md lacks: {row}");
+    }
 }
 
 #[test]

@@ -129,16 +129,15 @@ fn authority_options(
     })
 }
 
-fn exit_options(settings: &config::Exit) -> Result<relay::ExitOptions, AppError> {
+/// How the relay of `settings` lets streams and datagrams out.
+pub(super) fn exit_options(settings: &config::Exit) -> Result<relay::ExitOptions, AppError> {
     let policy = |rules: &[String]| {
-        let policy = ExitPolicy::from_rules(rules).map_err(|error| AppError::Mismatch {
-            what: error.to_string(),
-            hint: "docs/config.md describes the rules of exit.policy and exit.udp_policy",
-        })?;
-        Ok::<_, AppError>(match settings.allow_private {
-            true => policy.allow_private(),
-            false => policy,
-        })
+        settings
+            .policy_of(rules)
+            .map_err(|error| AppError::Mismatch {
+                what: error.to_string(),
+                hint: "docs/config.md describes the rules of exit.policy and exit.udp_policy",
+            })
     };
     Ok(relay::ExitOptions {
         policy: policy(&settings.policy)?,

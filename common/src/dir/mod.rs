@@ -42,8 +42,8 @@ pub use permit::{MAX_PADDING_BYTES, MAX_PERMIT_BYTES, Permit};
 pub use relay::{
     AddressClass, Away, DescriptorCache, ExitPolicy, FamilyFile, FamilyMembership, Flags,
     IpVersion, KeyCert, KeyFileError, LinkCertificate, MAX_DESCRIPTOR_BYTES, MAX_KEY_FILE_BYTES,
-    PolicyError, PolicyRule, PolicySummary, PortRange, RelayDescriptor, SignedDescriptor, Site,
-    Transport, classify, is_contact, is_dialable,
+    PORT_LISTS, PolicyError, PolicyRule, PolicySummary, PortList, PortRange, RelayDescriptor,
+    SignedDescriptor, Site, Transport, classify, is_contact, is_dialable,
 };
 pub use signed::{
     AsSigner, AuthorityCert, AuthoritySignature, CLOCK_SKEW_SECS, CertFileError, Digest, DocError,

@@ -15,6 +15,7 @@ mod descriptor_cache;
 mod flags;
 mod key_files;
 mod policy;
+mod ports;
 mod summary;
 
 pub use address::{AddressClass, Site, classify, is_dialable};
@@ -27,4 +28,5 @@ pub use descriptor_cache::DescriptorCache;
 pub use flags::Flags;
 pub use key_files::{FamilyFile, KeyFileError, LinkCertificate, MAX_KEY_FILE_BYTES};
 pub use policy::{ExitPolicy, PolicyError, PolicyRule};
+pub use ports::{PORT_LISTS, PortList};
 pub use summary::{IpVersion, PolicySummary, PortRange, Transport};

@@ -5,7 +5,8 @@ use core::str::FromStr;
 use std::net::{IpAddr, SocketAddr};
 
 use super::address::{AddressClass, classify};
-use super::summary::{PolicySummary, PortRange};
+use super::ports::{PortList, Ports, PortsError, REDUCED, number};
+use super::summary::{IpVersion, PolicySummary, PortRange};
 
 /// The most rules of one policy.
 const MAX_RULES: usize = 1_024;
@@ -18,14 +19,22 @@ const BROAD_PREFIX_V6: u8 = 16;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// The rule begins neither with `accept` nor with `reject`.
-    #[error("rule must begin with \"accept \" or \"reject \": {0}")]
+    #[error("rule must begin with \"accept \" or \"reject \", or be \"reduced\": {0}")]
     Action(String),
     /// The address is no `*`, `*4`, `*6`, IPv4 or bracketed IPv6 address with or without a prefix length.
     #[error("not an address or prefix: {0}")]
     Address(String),
-    /// The ports are no `*`, port or range from low to high of 1 to 65535.
-    #[error("not a port or range of ports: {0}")]
+    /// The ports are no `*`, port or range from low to high of 1 to 65535, or a list of such.
+    #[error(
+        "not a port, a range of ports or a list of them with commas between, as in 80,443,8000-8999: {0}"
+    )]
     Ports(String),
+    /// No list of ports has this name.
+    #[error("no list of ports is named {0}")]
+    List(String),
+    /// A rule has more than 64 ports, ranges and names.
+    #[error("a rule has at most 64 ports, ranges and names of lists; make two of it")]
+    TooManyPorts,
     /// The policy has more than 1,024 rules.
     #[error("a policy has at most 1024 rules")]
     TooManyRules,
@@ -40,20 +49,54 @@ enum Addresses {
     Prefix(IpAddr, u8),
 }
 
-/// One rule of a policy, as in `accept *:443` or `reject [2001:db8::]/32:1-1023`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One rule of a policy, as in `accept *:80,443`, `reject [2001:db8::]/32:1-1023` or `accept *4:web`. The rule `reduced`
+/// is short for `accept *:reduced`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
     accept: bool,
     addresses: Addresses,
-    ports: PortRange,
+    ports: Ports,
 }
 
-const ALL_PORTS: PortRange = PortRange {
-    low: 1,
-    high: u16::MAX,
-};
-
 impl PolicyRule {
+    /// Does the rule accept what it matches? Otherwise it rejects that.
+    pub fn accepts(&self) -> bool {
+        self.accept
+    }
+
+    /// Is the rule about this port of some address?
+    pub fn is_about_port(&self, port: u16) -> bool {
+        self.ports.contains(port)
+    }
+
+    /// Is the rule about each address of this version?
+    pub fn is_about_all(&self, version: IpVersion) -> bool {
+        match self.addresses {
+            Addresses::All => true,
+            Addresses::AllV4 => version == IpVersion::V4,
+            Addresses::AllV6 => version == IpVersion::V6,
+            Addresses::Prefix(ip, length) => length == 0 && IpVersion::from(ip) == version,
+        }
+    }
+
+    /// Is the rule about any address of this version?
+    pub fn is_about_some(&self, version: IpVersion) -> bool {
+        match self.addresses {
+            Addresses::Prefix(ip, _) => IpVersion::from(ip) == version,
+            _ => self.is_about_all(version),
+        }
+    }
+
+    /// The addresses that the rule is about, as its owner wrote them.
+    pub fn addresses(&self) -> String {
+        self.addresses.to_string()
+    }
+
+    /// The lists of ports that the rule names.
+    pub fn port_lists(&self) -> impl Iterator<Item = &'static PortList> {
+        self.ports.lists()
+    }
+
     fn matches(&self, address: SocketAddr) -> bool {
         self.ports.contains(address.port()) && self.addresses.contains(address.ip())
     }
@@ -162,21 +205,24 @@ impl ExitPolicy {
         self.rules.iter().any(|rule| rule.accept)
     }
 
+    /// The rule that decides about this address, with its number from 1 on; `None` if no rule matches, which means no.
+    /// The rules alone are asked: whether the address can be dialled at all, [`ExitPolicy::allows`] asks too.
+    pub fn deciding(&self, address: SocketAddr) -> Option<(usize, &PolicyRule)> {
+        let mut numbered = self.rules.iter().enumerate();
+        let (place, rule) = numbered.find(|(_, rule)| rule.matches(address))?;
+        Some((place + 1, rule))
+    }
+
     /// May the exit connect to this address, or send datagrams there? The caller asks this about the very address that
     /// it dials or sends to (S31).
     pub fn allows(&self, address: SocketAddr) -> bool {
         super::is_dialable(address, self.allow_private)
-            && self
-                .rules
-                .iter()
-                .find(|rule| rule.matches(address))
-                .is_some_and(|rule| rule.accept)
+            && (self.deciding(address)).is_some_and(|(_, rule)| rule.accept)
     }
 
     /// Does the rule that decides about this address accept it, and name it alone? (A prefix of one address does.)
     pub fn names(&self, address: SocketAddr) -> bool {
-        let decides = self.rules.iter().find(|rule| rule.matches(address));
-        decides.is_some_and(|rule| rule.accept && rule.addresses.is_single())
+        (self.deciding(address)).is_some_and(|(_, rule)| rule.accept && rule.addresses.is_single())
     }
 
     /// The summary for the descriptor: the ports that the policy allows on most addresses.
@@ -192,9 +238,11 @@ impl ExitPolicy {
             .iter()
             .filter(|rule| rule.is_broad(v6) && rule.is_about_public())
         {
-            for port in usize::from(rule.ports.low)..=usize::from(rule.ports.high) {
-                open[port] |= !decided[port] && rule.accept;
-                decided[port] = true;
+            for range in rule.ports.ranges() {
+                for port in usize::from(range.low)..=usize::from(range.high) {
+                    open[port] |= !decided[port] && rule.accept;
+                    decided[port] = true;
+                }
             }
         }
         (1..=u16::MAX)
@@ -210,12 +258,28 @@ impl ExitPolicy {
 impl FromStr for ExitPolicy {
     type Err = PolicyError;
 
-    /// Reads rules that are separated by commas or line ends.
+    /// Reads rules that are separated by commas or line ends. What follows a comma and begins no rule is a further port
+    /// of the rule before it, as in `accept *:80,443, reject *:*`.
     fn from_str(text: &str) -> Result<Self, PolicyError> {
-        let rules = text
-            .split([',', '\n'])
-            .map(str::trim)
-            .filter(|rule| !rule.is_empty());
+        let begins = |part: &str| {
+            let word = part.split(' ').next();
+            matches!(word, Some("accept" | "reject" | REDUCED))
+        };
+        let mut rules: Vec<String> = Vec::new();
+        for line in text.lines() {
+            let mut in_rule = false;
+            for part in line
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+            {
+                match rules.last_mut() {
+                    Some(rule) if in_rule && !begins(part) => *rule = format!("{rule},{part}"),
+                    _ => rules.push(part.to_owned()),
+                }
+                in_rule = true;
+            }
+        }
         Self::from_rules(rules)
     }
 }
@@ -236,6 +300,13 @@ impl FromStr for PolicyRule {
 
     fn from_str(text: &str) -> Result<Self, PolicyError> {
         let text = text.trim();
+        if let (REDUCED, Some(list)) = (text, PortList::find(REDUCED)) {
+            return Ok(Self {
+                accept: true,
+                addresses: Addresses::All,
+                ports: Ports::of_list(list),
+            });
+        }
         let action = || PolicyError::Action(text.to_owned());
         let (word, rest) = text.split_once(' ').ok_or_else(action)?;
         let accept = match word {
@@ -247,7 +318,11 @@ impl FromStr for PolicyRule {
         let (addresses, ports) = rest.trim().rsplit_once(':').ok_or_else(bad_ports)?;
         let addresses =
             parse_addresses(addresses).ok_or_else(|| PolicyError::Address(addresses.to_owned()))?;
-        let ports = parse_ports(ports).ok_or_else(bad_ports)?;
+        let ports = Ports::parse(ports).map_err(|error| match error {
+            PortsError::Malformed => bad_ports(),
+            PortsError::List(name) => PolicyError::List(name),
+            PortsError::TooMany => PolicyError::TooManyPorts,
+        })?;
         Ok(Self {
             accept,
             addresses,
@@ -264,7 +339,7 @@ fn parse_addresses(text: &str) -> Option<Addresses> {
         _ => {}
     }
     let (address, length) = match text.split_once('/') {
-        Some((address, length)) => (address, Some(parse_number(length)?)),
+        Some((address, length)) => (address, Some(number(length)?)),
         None => (text, None),
     };
     let (ip, bits): (IpAddr, u8) = match address
@@ -278,37 +353,25 @@ fn parse_addresses(text: &str) -> Option<Addresses> {
     (length <= bits).then_some(Addresses::Prefix(ip, length))
 }
 
-fn parse_ports(text: &str) -> Option<PortRange> {
-    if text == "*" {
-        return Some(ALL_PORTS);
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::AllV4 => f.write_str("*4"),
+            Self::AllV6 => f.write_str("*6"),
+            Self::Prefix(IpAddr::V4(ip), length) => write!(f, "{ip}/{length}"),
+            Self::Prefix(IpAddr::V6(ip), length) => write!(f, "[{ip}]/{length}"),
+        }
     }
-    // A range such as 1-0 matches nothing and is surely a mistake, so it is refused and not ignored.
-    let (low, high) = text.split_once('-').unwrap_or((text, text));
-    PortRange::new(parse_number(low)?, parse_number(high)?)
-}
-
-/// Reads a number of digits only, because `u16::from_str` would accept a plus sign.
-fn parse_number(text: &str) -> Option<u16> {
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())?
 }
 
 impl fmt::Display for PolicyRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.accept { "accept " } else { "reject " })?;
-        match self.addresses {
-            Addresses::All => f.write_str("*")?,
-            Addresses::AllV4 => f.write_str("*4")?,
-            Addresses::AllV6 => f.write_str("*6")?,
-            Addresses::Prefix(IpAddr::V4(ip), length) => write!(f, "{ip}/{length}")?,
-            Addresses::Prefix(IpAddr::V6(ip), length) => write!(f, "[{ip}]/{length}")?,
+        if self.accept && self.addresses == Addresses::All && self.ports.is_list(REDUCED) {
+            return f.write_str(REDUCED);
         }
-        match self.ports {
-            ALL_PORTS => f.write_str(":*"),
-            PortRange { low, high } if low == high => write!(f, ":{low}"),
-            PortRange { low, high } => write!(f, ":{low}-{high}"),
-        }
+        let word = if self.accept { "accept" } else { "reject" };
+        write!(f, "{word} {}:{}", self.addresses, self.ports)
     }
 }
 
@@ -404,14 +467,64 @@ mod tests {
             "accept *",
             "accept *:80-",
             "accept *:1-2-3",
+            "accept *:80,",
+            "accept *:,80",
+            "accept *:80,,443",
+            "accept *:80;443",
         ] {
             assert!(
                 matches!(bad.parse::<PolicyRule>(), Err(PolicyError::Ports(_))),
                 "{bad}"
             );
         }
+        for (bad, name) in [("accept *:80,wbe", "wbe"), ("reject *:http", "http")] {
+            assert_eq!(
+                bad.parse::<PolicyRule>(),
+                Err(PolicyError::List(name.to_owned()))
+            );
+        }
+        let ports = |count| format!("accept *:{}", vec!["80"; count].join(","));
+        assert!(ports(64).parse::<PolicyRule>().is_ok());
+        assert_eq!(
+            ports(65).parse::<PolicyRule>(),
+            Err(PolicyError::TooManyPorts)
+        );
         let many = vec!["accept *:80"; MAX_RULES + 1];
         assert_eq!(ExitPolicy::from_rules(many), Err(PolicyError::TooManyRules));
+    }
+
+    #[test]
+    fn a_rule_has_many_ports_and_lists_of_them() {
+        let policy =
+            policy("reject *:22, accept *:80,443, 8000-8999\naccept *4:mail-reading,5000, reduced");
+        let at = |port| SocketAddr::from(([8, 8, 8, 8], port));
+        for port in [80, 443, 8_000, 8_500, 8_999, 110, 995, 5_000, 6_667] {
+            assert!(policy.allows(at(port)), "{port}");
+        }
+        for port in [22, 25, 82, 9_000, 5_001, 6_881] {
+            assert!(!policy.allows(at(port)), "{port}");
+        }
+        let texts: Vec<_> = policy.rules().iter().map(ToString::to_string).collect();
+        let expected = [
+            "reject *:22",
+            "accept *:80,443,8000-8999",
+            "accept *4:mail-reading,5000",
+            "reduced",
+        ];
+        assert_eq!(texts, expected);
+        assert_eq!(policy.to_string().parse::<ExitPolicy>().unwrap(), policy);
+        let decides = |port| policy.deciding(at(port)).map(|(number, _)| number);
+        assert_eq!(
+            [22, 443, 110, 6_667, 25].map(decides),
+            [Some(1), Some(2), Some(3), Some(4), None]
+        );
+        // The whole list is told, and a place for each of its ranges is there.
+        let reduced = ExitPolicy::from_rules([REDUCED]).unwrap().summary();
+        assert_eq!(reduced.v4(), PortList::find(REDUCED).unwrap().ranges);
+        assert_eq!(reduced.v4(), reduced.v6());
+        let only = ExitPolicy::from_rules(["accept *6:reduced"]).unwrap();
+        assert_eq!(only.to_string(), "accept *6:reduced");
+        assert!(only.summary().v4().is_empty());
     }
 
     #[test]
@@ -447,7 +560,10 @@ mod tests {
                     Some(v4) => Addresses::Prefix(IpAddr::V4(v4.into()), length % 33),
                     None => Addresses::Prefix(IpAddr::V6(v6.into()), length),
                 },
-                ports: PortRange::new(low, low.saturating_add(more)).unwrap(),
+                ports: Ports::of_ranges([
+                    PortRange::new(low, low.saturating_add(more)).unwrap(),
+                    PortRange::new(1, low).unwrap(),
+                ]),
             });
             let policy = ExitPolicy { rules: rules.collect(), allow_private: false };
             prop_assert_eq!(policy.to_string().parse::<ExitPolicy>().unwrap(), policy.clone());

@@ -96,6 +96,11 @@ pub(super) fn documents() -> Vec<Seed> {
             "good_some",
             b"reject 10.0.0.0/8:*, accept *6:80-443\naccept *:22".to_vec(),
         ),
+        (
+            "policy",
+            "good_lists",
+            b"reject *:22,chat, accept *4:80,443,8000-8999\nreduced".to_vec(),
+        ),
         ("policy", "broken", b"accept 1.2.3.4/33:0-99999".to_vec()),
     ];
     seeds.extend(permits());
