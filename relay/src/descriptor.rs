@@ -2,12 +2,10 @@
 
 use std::net::SocketAddr;
 
-use cepa_common::dir::{
-    ExitPolicy, FamilyMembership, Flags, PolicySummary, RelayDescriptor, UnixSecs,
-};
+use cepa_common::dir::{FamilyMembership, Flags, RelayDescriptor, UnixSecs};
 use cepa_common::handshake::OnionPublicKey;
 
-use crate::options::RelayOptions;
+use crate::options::{ExitOptions, RelayOptions};
 
 /// What a relay says that it can carry until its bandwidth is measured (KiB a second).
 const DEFAULT_BANDWIDTH_KIB: u32 = 10_000;
@@ -22,9 +20,8 @@ pub(crate) fn own_descriptor(
     family: Option<FamilyMembership>,
 ) -> RelayDescriptor {
     let identity = &options.identity;
-    let (policy, udp) = options.exit.as_ref().map_or_else(Default::default, |exit| {
-        summaries(&exit.policy, &exit.udp_policy)
-    });
+    let exit = options.exit.as_ref();
+    let (policy, udp) = exit.map(ExitOptions::summaries).unwrap_or_default();
     RelayDescriptor {
         identity: identity.identity(),
         key_cert: identity.key_cert(),
@@ -42,17 +39,6 @@ pub(crate) fn own_descriptor(
         contact: String::new(),
         away: None,
     }
-}
-
-/// What an exit says of its policies for streams and for datagrams. A relay that lets no stream out is no exit, which
-/// its datagrams follow (6.4.7).
-fn summaries(policy: &ExitPolicy, udp_policy: &ExitPolicy) -> (PolicySummary, PolicySummary) {
-    let streams = policy.summary();
-    let datagrams = match streams.is_reject_all() {
-        true => PolicySummary::reject_all(),
-        false => udp_policy.summary(),
-    };
-    (streams, datagrams)
 }
 
 /// Where others reach a relay that listens at `listening`: there, or where its owner says. Port 0 stands for the port
@@ -81,6 +67,8 @@ fn claim_kib(claim: Option<u32>, limit: u32) -> u32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use cepa_common::dir::ExitPolicy;
+
     use super::*;
 
     #[test]
@@ -94,6 +82,14 @@ mod tests {
     #[test]
     fn datagrams_leave_by_their_own_policy_where_streams_do() {
         let policy = |text: &str| text.parse::<ExitPolicy>().unwrap();
+        let summaries = |policy: &ExitPolicy, udp_policy: &ExitPolicy| {
+            let options = ExitOptions {
+                policy: policy.clone(),
+                udp_policy: udp_policy.clone(),
+                resolver: None,
+            };
+            options.summaries()
+        };
         let (web, dns) = (policy("accept *:443"), policy("accept *6:53"));
         let (streams, datagrams) = summaries(&web, &dns);
         assert!(streams.allows_v4(443) && !streams.allows_port(53));

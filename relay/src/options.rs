@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use cepa_common::dir::{ExitPolicy, Signer};
+use cepa_common::dir::{ExitPolicy, PolicySummary, Signer};
 use cepa_common::net::directory::NetworkHandle;
 use cepa_common::world::World;
 
@@ -57,6 +57,19 @@ pub struct ExitOptions {
     pub udp_policy: ExitPolicy,
     /// The DNS server that the exit asks; `None` for the system's servers.
     pub resolver: Option<SocketAddr>,
+}
+
+impl ExitOptions {
+    /// What the exit says of its policies for streams and for datagrams in the directory. A relay that lets no stream
+    /// out is no exit, which its datagrams follow (6.4.7).
+    pub fn summaries(&self) -> (PolicySummary, PolicySummary) {
+        let streams = self.policy.summary();
+        let datagrams = match streams.is_reject_all() {
+            true => PolicySummary::reject_all(),
+            false => self.udp_policy.summary(),
+        };
+        (streams, datagrams)
+    }
 }
 
 /// How a relay is a directory authority.

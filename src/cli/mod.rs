@@ -12,6 +12,7 @@ mod exec;
 mod keys;
 pub(crate) mod links;
 mod network;
+mod policy;
 mod proxy;
 mod rehearse;
 mod relay;

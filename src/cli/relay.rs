@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::context::{Context, STATE, of_role, state_of_role};
+use super::policy::Policy;
 use super::run;
 use crate::config::{self, Config, Flags};
 use crate::terminal::CliError;
@@ -16,14 +17,18 @@ use crate::terminal::CliError;
 /// The relay accepts links, circuits and directory requests on one port, which others must be able to
 /// reach.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Examples:
   cepa relay --network network.toml --listen 0.0.0.0:9001 --advertise 203.0.113.5:9001
   cepa relay --network network.toml --listen 203.0.113.5:9001 --nickname willow --exit
   cepa relay --network network.toml --listen 203.0.113.5:9001 --exit \\
-      --policy 'accept *:80' --policy 'accept *:443'")]
+      --policy 'reject *:22' --policy reduced
+  cepa relay policy example.com:443 --config node.toml")]
 #[command(mut_arg(STATE, |arg| of_role(arg, "relay")))]
 pub(super) struct Relay {
+    #[command(subcommand)]
+    action: Option<Action>,
     #[command(flatten)]
     network: Flags<config::Network>,
     #[command(flatten)]
@@ -42,8 +47,16 @@ pub(super) struct Relay {
     print_config: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Action {
+    Policy(Policy),
+}
+
 impl Relay {
     pub(super) fn main(self, context: &Context) -> Result<ExitCode, CliError> {
+        if let Some(Action::Policy(policy)) = self.action {
+            return policy.main();
+        }
         let config = Config {
             network: self.network.settings,
             state: state_of_role(self.state, "relay")?,

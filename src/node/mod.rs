@@ -4,10 +4,11 @@
 //! what the configuration means in each library's words; [`start`] alone knows both. [`measure`] lends an authority a
 //! client to measure with, [`visitor`] is a client for one question, [`news`] is what a node tells its owner, [`out`]
 //! writes files of results. [`files`] and [`identity`] know what lies in a state directory, [`found`] makes the keys of
-//! authorities and the network's file that they sign.
+//! authorities and the network's file that they sign. [`exit`] judges a destination as the exit of a configuration would.
 
 pub mod client;
 mod error;
+mod exit;
 mod files;
 pub mod found;
 pub mod identity;
@@ -20,6 +21,7 @@ mod start;
 mod visitor;
 
 pub use error::AppError;
+pub use exit::{ExitRules, Verdict};
 pub use files::{IDENTITY_KEY, new_relay, read_network};
 pub use news::News;
 pub use out::write_out;

@@ -430,6 +430,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         "src/cli",
         &[
             "common/src",
+            "relay/src/exit",
             "relay/src/keys",
             "sim/src",
             "exec/src",

@@ -35,6 +35,7 @@ pub(crate) use dns::{answer, pace};
 pub use error::DestinationError;
 pub(crate) use open::OpenStreams;
 pub(crate) use outside::Outside;
+pub use outside::{Rules, Verdict};
 pub use resolve::ResolverError;
 pub(crate) use serve::serve;
 pub(crate) use udp::associate;

@@ -11,7 +11,7 @@ use super::ground::Ground;
 use super::keys::Keys;
 use crate::admission::{Admission, LinkAdmission, Memory, keep_within_budget};
 use crate::circuit::{EndContext, HandshakePool, Prober, Responder, Sets};
-use crate::exit::{ExitConnector, OpenStreams, Outside, ResolverError};
+use crate::exit::{ExitConnector, OpenStreams, Outside, ResolverError, Rules};
 use crate::link::{LinkContext, PeerLinks};
 use crate::options::RelayOptions;
 
@@ -109,11 +109,13 @@ fn exit(
     let mut own = vec![options.listen.ip(), ground.local_addr.ip()];
     own.extend(options.advertised.iter().map(|address| address.ip()));
     let policy = Arc::new(Outside {
-        rules: exit.policy.clone(),
-        udp_rules: exit.udp_policy.clone(),
+        rules: Rules::new(
+            exit.policy.clone(),
+            exit.udp_policy.clone(),
+            own,
+            options.world.sockets.clone(),
+        ),
         directory: directory.server.clone(),
-        own,
-        sockets: options.world.sockets.clone(),
     });
     let connector = ExitConnector::new(
         policy,
