@@ -79,8 +79,6 @@ const ROWS: &[Row] = &[
     ("5.28", "tries once in {} s", Secs, "client/src/circuit/growth.rs", "AGAIN"),
     ("5.40", "works on {} queries of a stream", Ones, "relay/src/exit/dns.rs", "AT_ONCE"),
     ("5.40", "without a query for {} s", Secs, "relay/src/exit/dns.rs", "IDLE"),
-    ("5.40", "On a circuit {} queries may", Ones, "relay/src/exit/dns.rs", "QUERIES_BURST"),
-    ("5.40", "together, and {} a second", Ones, "relay/src/exit/dns.rs", "QUERIES_PER_SECOND"),
     ("6.1.1", "number of signatures, at most {}", Ones, "common/src/dir/signed/envelope.rs", "MAX_SIGNATURES"),
     ("6.1.1", "length (2, at most {})", Ones, "common/src/dir/signed/envelope.rs", "MAX_SIGNATURE_BYTES"),
     ("6.1.3", "descriptor {} bytes", Ones, "common/src/dir/relay/descriptor.rs", "MAX_DESCRIPTOR_BYTES"),

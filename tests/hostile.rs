@@ -62,7 +62,7 @@ async fn peers_that_break_the_rules_end_what_is_theirs() {
     links(&net, relay).await;
     handshakes(&net, relay, other).await;
     circuits(&net, relay).await;
-    churn(&net, relay).await;
+    churn(&net, relay, 1_024).await;
     extending(&net, relay, other).await;
     net.still_serves(relay, None).await;
     tokio::task::spawn_blocking(move || assert!(testnet.stop().success()))
@@ -343,8 +343,8 @@ async fn circuits(net: &Net, relay: &Entry) {
 }
 
 /// Begins streams without a pause, each of which is refused and given up (protocol.md 2.9, 7.20). The relay soon says
-/// that it takes no more, and then ends the circuit, and not the one beside it.
-async fn churn(net: &Net, relay: &Entry) {
+/// that it takes no more, and then ends the circuit, and not the one beside it. `burst` is what it takes at once.
+async fn churn(net: &Net, relay: &Entry, burst: u16) {
     const STREAMS: u16 = 50;
     let mut peer = net.peer(relay).await;
     let (neighbour, mut kept) = net.circuit(&mut peer, relay, 1).await;
@@ -353,7 +353,7 @@ async fn churn(net: &Net, relay: &Entry) {
     let mut over = None;
     let mut first = 1;
     while over.is_none() {
-        assert!(first < 20_000, "streams are begun for ever");
+        assert!(first < 20 * burst, "streams are begun for ever");
         peer.say(circ, &mut layers, |p| {
             for number in first..first + STREAMS {
                 let before = number.checked_sub(STREAMS).and_then(StreamId::new);
@@ -392,13 +392,31 @@ async fn churn(net: &Net, relay: &Entry) {
         }
     }
     assert_eq!(over, Some(DestroyReason::Resource));
-    assert!(refused > 900, "{refused}");
+    assert!(refused > usize::from(burst) * 7 / 8, "{refused}");
     peer.send(&codec::destroy(circ, DestroyReason::Finished))
         .await;
     peer.say(neighbour, &mut kept, begin_dir).await;
     let mut cell = peer.next_of(neighbour).await.expect("the neighbour lives");
     kept.open(codec::body_mut(&mut cell)).unwrap();
     net.still_serves(relay, Some(&mut peer)).await;
+}
+
+/// A network's parameters say how many streams one circuit may begin at a relay (protocol.md 6.5, 7.20).
+#[tokio::test]
+async fn a_circuit_begins_what_the_network_lets_it_begin() {
+    let testnet = tokio::task::spawn_blocking(|| {
+        let params = ["circuit_begins_burst=200", "circuit_begins_per_second=1"];
+        let options = params.iter().flat_map(|param| ["--param", *param]);
+        Testnet::start(&options.collect::<Vec<_>>())
+    })
+    .await
+    .unwrap();
+    let net = Net::listing(&network_of(&testnet), &["relay1"]).await;
+    let relay = net.named("relay1");
+    churn(&net, relay, 200).await;
+    tokio::task::spawn_blocking(move || assert!(testnet.stop().success()))
+        .await
+        .unwrap();
 }
 
 async fn extending(net: &Net, relay: &Entry, other: &Entry) {

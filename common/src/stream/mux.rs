@@ -48,6 +48,8 @@ pub struct Mux<E: StreamEnd> {
     /// What legs carry together, as soon as there is to be more than one leg.
     pub(super) set: Option<Box<Set>>,
     pub(super) next_leg: u32,
+    /// Streams that there may be at once.
+    most_streams: u32,
     pub(super) stream_window: u32,
     pub(super) budget: Arc<Budget>,
     /// What the tables of streams take.
@@ -84,6 +86,7 @@ impl<E: StreamEnd> Mux<E> {
             ],
             set: None,
             next_leg: 1,
+            most_streams: u32::MAX,
             stream_window: config.stream_window_bytes.max(1),
             charge: Charge::none(&config.budget),
             budget: config.budget,
@@ -112,7 +115,14 @@ impl<E: StreamEnd> Mux<E> {
 
     /// Can one more stream be opened?
     pub fn has_room(&self) -> bool {
-        !self.lost && self.streams.len() < STREAMS_PER_CIRCUIT
+        let most = STREAMS_PER_CIRCUIT.min(self.most_streams as usize);
+        !self.lost && self.streams.len() < most
+    }
+
+    /// Takes no more than so many streams at once from now on, if they are fewer than [`STREAMS_PER_CIRCUIT`]. Those
+    /// that there are go on.
+    pub fn bound_streams(&mut self, most: u32) {
+        self.most_streams = most;
     }
 
     /// Cells that this end has sent or read since the beginning, on all legs.

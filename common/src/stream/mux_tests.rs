@@ -381,6 +381,23 @@ fn streams_are_bounded() {
     assert_eq!(opened, STREAMS_PER_CIRCUIT);
 }
 
+/// 5.5: a relay may take fewer than a client opens, and refuses the rest.
+#[test]
+fn a_network_may_bound_streams_further() {
+    let mut pair = Pair::new();
+    pair.relay.bound_streams(3);
+    let opened: Vec<_> = (0..5)
+        .map(|_| pair.client.open(StreamTarget::Directory).unwrap())
+        .collect();
+    pair.settle();
+    assert_eq!(pair.relay.open_streams(), 3);
+    let refused = opened.iter().filter(|key| {
+        let ended = Err(StreamError::Ended(EndReason::Resource));
+        read(&mut pair.client, **key) == Poll::Ready(ended)
+    });
+    assert_eq!(refused.count(), 2);
+}
+
 /// 7.15: also a circuit that can take no further stream is asked, again and again, and the refusal is an answer.
 #[test]
 fn a_full_circuit_is_asked_whether_it_is_there() {

@@ -8,6 +8,7 @@ use cepa_common::budget::Charge;
 use cepa_common::cell::Body;
 use cepa_common::cell::codec::{self, DestroyReason};
 use cepa_common::cell::message::{EndReason, SECRET_LEN};
+use cepa_common::dir::Params;
 use cepa_common::flow::vegas::Vegas;
 use cepa_common::handshake::RelayParams;
 use cepa_common::ids::{CircId, RelayId};
@@ -31,12 +32,6 @@ use super::sets::Entered;
 use crate::admission::{Bucket, FarSide};
 use crate::directory::serve_connection;
 use crate::exit::{self, Origin};
-
-/// Streams that a client may begin on a circuit at once, and the refusals after which the client loses the circuit
-/// (S23). A page begins some dozens. Each stream costs a name, a dial or a request, so this bounds those too.
-const BEGINS_BURST: u32 = 1_024;
-/// Streams that a client may begin on a circuit in a second, in the long run.
-const BEGINS_PER_SECOND: u32 = 64;
 
 /// What a client wants its circuit extended to.
 pub(super) struct Extend {
@@ -105,6 +100,27 @@ pub(crate) struct Agreed {
     pub(crate) params: RelayParams,
 }
 
+/// What a client may do on one circuit (S23). A page begins some dozens of streams. Each costs a name, a dial or a
+/// request, so what bounds streams bounds those too.
+struct Bounds {
+    /// Streams that are begun at once, and the refusals after which the client loses the circuit.
+    begins: u32,
+    /// Queries that the exit's resolver is asked at once.
+    queries: u32,
+    /// Queries that it is asked in a second, in the long run.
+    queries_per_second: u32,
+}
+
+impl Bounds {
+    fn of(params: &Params) -> Self {
+        Self {
+            begins: params.circuit_begins_burst,
+            queries: params.circuit_queries_burst,
+            queries_per_second: params.circuit_queries_per_second,
+        }
+    }
+}
+
 /// A circuit that ends at this relay.
 pub(crate) struct EndHop {
     pub(super) context: Arc<EndContext>,
@@ -117,6 +133,8 @@ pub(crate) struct EndHop {
     /// Has anything happened since the last look?
     was_used: bool,
     rest: Rest,
+    /// What the network's parameters let a client do on the circuit. They are those in force when the circuit was made.
+    bounds: Bounds,
     /// Bounds the streams that the client begins.
     begins: Bucket,
     /// Bounds the queries that the client asks of the exit's resolver; made when the first stream to it begins.
@@ -139,17 +157,19 @@ impl EndHop {
             keys,
             params,
         } = agreed;
-        let mux = Mux::new(MuxConfig {
+        let in_force = context.params.get();
+        let mut mux = Mux::new(MuxConfig {
             control: Box::new(Vegas::new(
-                context
-                    .params
-                    .get()
-                    .congestion_control(params.circuit_window_cells),
+                in_force.congestion_control(params.circuit_window_cells),
             )),
             mark_interval_cells: u32::from(params.mark_interval_cells),
             stream_window_bytes: params.stream_window_bytes,
             budget: context.memory.of(far_side.party),
         });
+        mux.bound_streams(in_force.circuit_streams);
+        if let Some(exit) = &context.exit {
+            exit.bound_attempts(in_force.circuit_attempts);
+        }
         let streams = Streams::new(mux);
         let charge = context
             .memory
@@ -171,7 +191,12 @@ impl EndHop {
             confirmed: false,
             was_used: false,
             rest: Rest::default(),
-            begins: Bucket::new(BEGINS_BURST, BEGINS_PER_SECOND, steady::now()),
+            begins: Bucket::new(
+                in_force.circuit_begins_burst,
+                in_force.circuit_begins_per_second,
+                steady::now(),
+            ),
+            bounds: Bounds::of(&in_force),
             queries: None,
             charge,
         }
@@ -318,7 +343,7 @@ impl EndHop {
             return Ok(true);
         }
         // Whoever hears of so many refusals and goes on is no honest client.
-        match self.begins.debt() > BEGINS_BURST {
+        match self.begins.debt() > self.bounds.begins {
             true => Err(End::Here(DestroyReason::Resource)),
             false => Ok(false),
         }
@@ -372,7 +397,13 @@ impl EndHop {
                 tasks.spawn(serve_connection(stream, directory.clone()));
             }
             StreamTarget::Resolver => {
-                let pace = self.queries.get_or_insert_with(|| Arc::new(exit::pace()));
+                let Bounds {
+                    queries,
+                    queries_per_second,
+                    ..
+                } = self.bounds;
+                let pace = || Arc::new(Pace::new(queries, queries_per_second));
+                let pace = self.queries.get_or_insert_with(pace);
                 tasks.spawn(exit::answer(exit.clone(), stream, origin, pace.clone()));
             }
             StreamTarget::Host(host, port) => {

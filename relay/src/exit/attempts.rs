@@ -28,7 +28,8 @@ pub(super) struct Bounds {
 }
 
 /// Attempts of an exit. A page opens a few dozen connections. A dial has one socket and a look-up two or four, of the
-/// thousands that a process may have open.
+/// thousands that a process may have open. What one circuit may have is a parameter of the network, `circuit_attempts`,
+/// and this is its usual value.
 pub(super) const OF_EXIT: Bounds = Bounds {
     circuit: 32,
     party: 128,
@@ -238,6 +239,15 @@ impl Attempts {
         })))
     }
 
+    /// Lets each circuit have so many at once, from now on. Attempts that hold their places keep them.
+    pub(super) fn bound_circuits(&self, most: usize) {
+        let mut state = lock(&self.0);
+        if most != state.bounds.circuit {
+            state.bounds.circuit = most;
+            state.grant();
+        }
+    }
+
     /// The same attempts, which this value does not keep alive.
     pub(super) fn downgrade(&self) -> WeakAttempts {
         WeakAttempts(Arc::downgrade(&self.0))
@@ -427,6 +437,28 @@ mod tests {
         places.by_ref().take(3).for_each(drop);
         assert!(poll(&mut third[0]).is_some());
         drop((places, all, relay, waiting, third));
+        assert!(is_clean(&attempts));
+    }
+
+    #[test]
+    fn the_network_may_let_a_circuit_have_fewer_or_more() {
+        let attempts = Attempts::new(OF_EXIT);
+        attempts.bound_circuits(4);
+        let (mut held, mut waiting) = begin(&attempts, origin(1, 1), 10);
+        assert_eq!((held.len(), waiting.len()), (4, 6));
+        let (other, _) = begin(&attempts, origin(1, 2), 4);
+        assert_eq!(other.len(), 4);
+        // Those that wait have their turns as soon as they may.
+        attempts.bound_circuits(9);
+        held.extend(waiting.iter_mut().filter_map(poll));
+        assert_eq!(held.len(), 9);
+        // What is under way goes on under a narrower bound, and nothing begins until there is room under it.
+        attempts.bound_circuits(5);
+        held.drain(..4);
+        assert!(poll(&mut waiting[5]).is_none() && attempts.at_once(origin(1, 1)).is_none());
+        held.pop();
+        assert!(poll(&mut waiting[5]).is_some());
+        drop((held, waiting, other));
         assert!(is_clean(&attempts));
     }
 

@@ -144,6 +144,11 @@ impl ExitConnector {
         self
     }
 
+    /// Has at most so many look-ups and dials under way at once for one circuit, from now on. What is under way goes on.
+    pub(crate) fn bound_attempts(&self, of_circuit: u32) {
+        self.attempts.bound_circuits(of_circuit as usize);
+    }
+
     /// The streams that the exit carries now, those that it still connects included.
     pub(crate) fn open_streams(&self) -> &Arc<OpenStreams> {
         &self.open

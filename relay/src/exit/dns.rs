@@ -29,16 +29,6 @@ const AT_ONCE: usize = 32;
 /// A client ends a stream after half of that.
 const IDLE: Duration = Duration::from_secs(120);
 
-/// The queries of a circuit. One costs what the look-up for a stream costs, so as many may begin as streams may.
-pub(crate) fn pace() -> Pace {
-    Pace::new(QUERIES_BURST, QUERIES_PER_SECOND)
-}
-
-/// Queries that a client may ask on a circuit at once, before each waits for its turn (S23). A page of 100 names has 300.
-const QUERIES_BURST: u32 = 1_024;
-/// Queries that a client may ask on a circuit in a second, in the long run.
-const QUERIES_PER_SECOND: u32 = 64;
-
 /// Answers the queries of a stream that a client has begun, until the client ends it or says what is no query. A relay
 /// that is no exit has no `exit`, and refuses. `origin` says who has begun the stream, `pace` how fast all streams of
 /// its circuit together are answered.

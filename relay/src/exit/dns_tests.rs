@@ -10,10 +10,11 @@ use std::time::Instant;
 use cepa_common::budget::Budget;
 use cepa_common::cell::PAYLOAD_LEN;
 use cepa_common::cell::message::EndReason;
-use cepa_common::dir::ExitPolicy;
+use cepa_common::dir::{ExitPolicy, Params};
 use cepa_common::dns::{Answer, Frames, Question, framed};
 use cepa_common::ids::CircId;
 use cepa_common::net::circuit_io::Streams;
+use cepa_common::net::dns_stream::Pace;
 use cepa_common::stream::{
     Acceptor, LegId, Mux, Opener, Request, StreamError, StreamKey, StreamTarget,
 };
@@ -103,6 +104,15 @@ fn exit(server: SocketAddr, policy: impl AddressPolicy, budget: &Arc<Budget>) ->
 
 fn public() -> ExitPolicy {
     ExitPolicy::from_rules(["accept *:*"]).unwrap()
+}
+
+/// The pace of a circuit, as the network's parameters are if nobody votes for others.
+fn pace() -> Pace {
+    let params = Params::default();
+    Pace::new(
+        params.circuit_queries_burst,
+        params.circuit_queries_per_second,
+    )
 }
 
 /// A circuit with one stream to a resolver.

@@ -31,7 +31,7 @@ mod tests;
 
 pub(crate) use attempts::Origin;
 pub use connect::{AddressPolicy, ExitConnector};
-pub(crate) use dns::{answer, pace};
+pub(crate) use dns::answer;
 pub use error::DestinationError;
 pub(crate) use open::OpenStreams;
 pub(crate) use outside::Outside;

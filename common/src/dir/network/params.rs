@@ -147,6 +147,18 @@ params! {
     guard_wait_seconds: 15, 1, 300;
     /// If nothing is heard for this time, the network is taken to be down, and not the guards (seconds).
     network_down_seconds: 600, 10, 86_400;
+    /// Streams that a relay carries of one circuit at once; one more is answered by `END(Resource)` (5.5).
+    circuit_streams: 1_024, 16, 1_024;
+    /// Streams and associations that a client may begin on a circuit at once (7.20).
+    circuit_begins_burst: 1_024, 16, 1 << 16;
+    /// Streams and associations that a client may begin on a circuit in a second, in the long run.
+    circuit_begins_per_second: 64, 1, 1 << 16;
+    /// Queries that a client may ask the exit's resolver on a circuit at once (5.40); more wait.
+    circuit_queries_burst: 1_024, 16, 1 << 16;
+    /// Queries that a client may ask on a circuit in a second, in the long run.
+    circuit_queries_per_second: 64, 1, 1 << 16;
+    /// Look-ups and dials that an exit has under way at once for one circuit (7.20); more wait.
+    circuit_attempts: 32, 4, 128;
     /// Directory connections that a server answers at once; above it GET is answered with 503.
     directory_connections: 512, 8, 1 << 16;
     /// Directory requests of one address answered in a minute; as many at once after a quiet minute.
