@@ -60,7 +60,7 @@ pub(crate) fn run_apart(test: &str) {
 pub(crate) fn is_here(program: &str) -> bool {
     let is_there = match program.split_once(':') {
         None if program.starts_with("/dev/") => std::fs::File::open(program).is_ok(),
-        None => quiet(Command::new("sh").args(["-c", "command -v \"$0\"", program])),
+        None => is_on_path(program),
         Some(("python3", module)) => quiet(
             Command::new("python3")
                 .args(["-c", &format!("import {module}")])
@@ -78,6 +78,11 @@ pub(crate) fn is_here(program: &str) -> bool {
         eprintln!("{program} is not installed; what it would do is not tested");
     }
     is_there
+}
+
+/// Is there a program of this name, or at this path?
+pub(crate) fn is_on_path(program: &str) -> bool {
+    quiet(Command::new("sh").args(["-c", "command -v \"$0\"", program]))
 }
 
 fn quiet(command: &mut Command) -> bool {
@@ -292,13 +297,15 @@ fn start_world(home: &Path) -> (Child, Receiver<String>, String) {
 /// Runs a line of words.
 fn run(line: &str) {
     let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
+    succeed(Command::new(words.next().unwrap()).args(words));
+}
+
+/// Runs what must succeed.
+pub(crate) fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
     assert!(
         output.status.success(),
-        "{line}: {}",
+        "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::MARK;
+use crate::machine::{is_on_path, succeed};
 
 /// Makes all of it below this directory.
 pub(crate) fn all(home: &Path) {
@@ -72,24 +73,7 @@ fn in_front(home: &Path, name: &str, text: &str) {
 
 /// Runs a line of the shell in a directory; what it needs was looked for.
 fn sh(dir: &Path, line: &str) {
-    let output = Command::new("sh")
-        .args(["-c", line])
-        .current_dir(dir)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{line}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-fn has(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", "command -v \"$0\"", program])
-        .output()
-        .unwrap();
-    found.status.success()
+    succeed(Command::new("sh").args(["-c", line]).current_dir(dir));
 }
 
 fn certificate(home: &Path) {
@@ -127,7 +111,7 @@ fn program(home: &Path) {
 }
 
 fn git(home: &Path) {
-    if !has("git") {
+    if !is_on_path("git") {
         return;
     }
     let www = home.join("world/www");
@@ -141,7 +125,7 @@ fn git(home: &Path) {
 
 /// A repository of one package, and a root of apt's own.
 fn apt(home: &Path) {
-    if !has("dpkg-deb") || !has("apt-get") {
+    if !is_on_path("dpkg-deb") || !is_on_path("apt-get") {
         return;
     }
     let www = home.join("world/www");
@@ -196,21 +180,12 @@ fn pip(www: &Path) {
          \x20   wheel.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n\
          \x20   wheel.writestr(info + 'RECORD', '')\n"
     );
-    let output = Command::new("python3")
-        .args(["-c", &make])
-        .current_dir(dir)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    succeed(Command::new("python3").args(["-c", &make]).current_dir(dir));
 }
 
 /// A server that lets one key in, and a client that knows the server.
 fn ssh(home: &Path) {
-    if !has("ssh-keygen") {
+    if !is_on_path("ssh-keygen") {
         return;
     }
     let world = home.join("world");

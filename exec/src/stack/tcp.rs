@@ -387,8 +387,10 @@ struct Wire {
     out: VecDeque<Vec<u8>>,
 }
 
-struct Came(Vec<u8>);
-struct Out<'a>(&'a mut VecDeque<Vec<u8>>);
+/// A packet that has come.
+pub(super) struct Came(pub(super) Vec<u8>);
+/// Where a packet goes.
+pub(super) struct Out<'a>(pub(super) &'a mut VecDeque<Vec<u8>>);
 
 impl Device for Wire {
     type RxToken<'a> = Came;
@@ -407,11 +409,16 @@ impl Device for Wire {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = MTU;
-        capabilities
+        capabilities()
     }
+}
+
+/// What packets of the namespace's interface are like.
+pub(super) fn capabilities() -> DeviceCapabilities {
+    let mut capabilities = DeviceCapabilities::default();
+    capabilities.medium = Medium::Ip;
+    capabilities.max_transmission_unit = MTU;
+    capabilities
 }
 
 impl RxToken for Came {

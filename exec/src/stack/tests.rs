@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::task::Waker;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Device, DeviceCapabilities};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{
@@ -15,7 +15,7 @@ use smoltcp::wire::{
     Ipv4Packet, Ipv6Packet,
 };
 
-use super::tcp::{MOST_FLOWS, MOST_WAITING, MOST_WAITING_FOR_ONE};
+use super::tcp::{Came, MOST_FLOWS, MOST_WAITING, MOST_WAITING_FOR_ONE, Out, capabilities};
 use super::*;
 
 pub(super) const SERVER: &str = "192.0.2.1:80";
@@ -31,9 +31,6 @@ struct Cable {
     out: VecDeque<Vec<u8>>,
 }
 
-struct Came(Vec<u8>);
-struct Out<'a>(&'a mut VecDeque<Vec<u8>>);
-
 impl Device for Cable {
     type RxToken<'a> = Came;
     type TxToken<'a> = Out<'a>;
@@ -47,25 +44,7 @@ impl Device for Cable {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = MTU;
-        capabilities
-    }
-}
-
-impl RxToken for Came {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
-        take(&self.0)
-    }
-}
-
-impl TxToken for Out<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
-        let mut packet = vec![0; len];
-        let filled = fill(&mut packet);
-        self.0.push_back(packet);
-        filled
+        capabilities()
     }
 }
 
