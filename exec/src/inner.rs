@@ -8,7 +8,9 @@ use std::fs;
 use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,8 +44,8 @@ const PROXY_VARIABLES: [&str; 7] = [
 /// What the outer process tells this one by its arguments.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
-    /// Where the outer process listens.
-    pub(crate) socket: PathBuf,
+    /// The name at which the outer process listens (unix(7), an abstract socket).
+    pub(crate) socket: OsString,
     /// The number of the outer process.
     pub(crate) outer: u32,
     /// Does the outer process write the maps of users?
@@ -57,7 +59,7 @@ impl Orders {
     pub(crate) fn to_args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec![
             INNER.into(),
-            self.socket.clone().into(),
+            self.socket.clone(),
             self.outer.to_string().into(),
             self.is_root.to_string().into(),
             self.shares.tmp.to_string().into(),
@@ -70,7 +72,7 @@ impl Orders {
 
     /// Reads the arguments behind [`INNER`].
     pub(crate) fn from_args(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
-        let socket = args.next()?.into();
+        let socket = args.next()?;
         let mut word = || args.next()?.into_string().ok();
         let outer = word()?.parse().ok()?;
         let is_root = word()?.parse().ok()?;
@@ -103,7 +105,8 @@ pub fn become_command(args: impl Iterator<Item = OsString>) -> ExecError {
 }
 
 fn prepare(orders: &Orders) -> Result<(), ExecError> {
-    let outer = UnixStream::connect(&orders.socket);
+    let name = SocketAddr::from_abstract_name(orders.socket.as_bytes());
+    let outer = name.and_then(|name| UnixStream::connect_addr(&name));
     let mut outer = outer.map_err(|error| lost(&error))?;
     let cwd = std::env::current_dir().map_err(|error| {
         ExecError::new(
@@ -306,7 +309,7 @@ mod tests {
     #[test]
     fn orders_are_read_as_they_are_written() {
         let orders = Orders {
-            socket: "/tmp/x/socket".into(),
+            socket: "0123456789abcdef".into(),
             outer: 4711,
             is_root: true,
             shares: Shares {

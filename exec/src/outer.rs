@@ -5,6 +5,9 @@ use std::fs;
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -51,18 +54,10 @@ pub async fn run(options: Options) -> Result<u8, ExecError> {
     tun::check()?;
     // They are heard from here on, so that none is lost between this process and the command.
     let mut signals = Signals::listen().map_err(|error| own("listen for signals", &error))?;
-    let dir = tempfile::Builder::new().prefix("cepa-exec-").tempdir();
-    let place = |what: &str, error: &io::Error| {
-        ExecError::new(
-            format!("cannot {what}: {error}"),
-            "it would be in $TMPDIR, else in /tmp: name a directory there that you may write to, with a short path",
-        )
-    };
-    let dir = dir.map_err(|error| place("make a temporary directory", &error))?;
-    let socket = dir.path().join("socket");
-    let listener = UnixListener::bind(&socket).map_err(|error| place("make a socket", &error))?;
+    let name = OsString::from_vec(new_user().to_vec());
+    let listener = listen(&name).map_err(|error| own("make a socket", &error))?;
     let orders = Orders {
-        socket,
+        socket: name,
         outer: std::process::id(),
         is_root: rustix::process::geteuid().is_root(),
         shares: options.shares,
@@ -83,7 +78,6 @@ pub async fn run(options: Options) -> Result<u8, ExecError> {
         () = tokio::time::sleep(PATIENCE) => return Err(own("wait for its process", &io::ErrorKind::TimedOut.into())),
     };
     drop(listener);
-    drop(dir);
     let (tun, mut inner) = match receive_interface(inner, pid) {
         Ok(received) => received,
         // The other process has said why.
@@ -136,6 +130,15 @@ async fn check_node(via: &Via, user: &[u8; 32]) -> Result<(), ExecError> {
         Err(Failed::Lost(error)) => Err(nobody_there(via, &error)),
         Err(error) => Err(nobody_there(via, &io::Error::other(error.to_string()))),
     }
+}
+
+/// Listens at a name that is no file: nothing of it stays behind, whenever this process is killed. Others can read the
+/// name and connect too, and are not listened to.
+fn listen(name: &OsString) -> io::Result<UnixListener> {
+    let address = SocketAddr::from_abstract_name(name.as_bytes())?;
+    let listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 /// Waits for the connection of the other process, and of nobody else.

@@ -322,6 +322,67 @@ fn datagrams_go_by_an_association_for_each_port() {
     }
 }
 
+/// Sends until there is an answer, thrice: what is sent while nobody has noticed that an association is lost is lost too.
+const AGAIN: &str = r#"
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(1)
+for n in range(3):
+    for _ in range(60):
+        s.sendto(bytes([n]), ("192.0.2.1", 443))
+        try: got = s.recv(10)
+        except TimeoutError: continue
+        if got == bytes([n]): break
+    else: raise SystemExit("no answer")
+print("answered")
+"#;
+
+#[test]
+fn a_lost_association_is_followed_by_another() {
+    for who in everybody() {
+        let place = Place::new();
+        let (port, asked) = stub::at_port(Udp::Lost);
+        let args = ["--", "python3", "-c", AGAIN];
+        let output = place.exec_here(who, &port.to_string(), &args).output();
+        assert_eq!(good(&output.unwrap()), "answered\n");
+        let asked = lock(&asked).clone();
+        assert!(asked.len() >= 3 && asked.iter().all(|what| what == "datagrams"));
+    }
+}
+
+/// Ends one connection by a reset, and another in order.
+const ENDS: &str = r#"
+import socket, struct
+for is_reset in [True, False]:
+    s = socket.create_connection(("192.0.2.1", 9))
+    assert s.recv(5) == b"hello"
+    if is_reset: s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    else:
+        s.shutdown(socket.SHUT_WR)
+        assert s.recv(5) == b""
+    s.close()
+input()
+"#;
+
+#[test]
+fn a_reset_by_the_command_is_a_reset_outside() {
+    for who in everybody() {
+        let place = Place::new();
+        let (port, asked) = stub::at_port(Udp::Refused);
+        let args = ["--", "python3", "-c", ENDS];
+        let mut command = place.exec_here(who, &port.to_string(), &args);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        // The end of the command would reset what is open, so it waits.
+        until("both have ended", || lock(&asked).len() == 4);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let mut asked = lock(&asked).clone();
+        asked.retain(|what| what != "192.0.2.1:9");
+        asked.sort();
+        assert_eq!(asked, ["ConnectionReset", "end"]);
+    }
+}
+
 /// Waits for signals, and ends with 42 by SIGINT and with 43 by SIGUSR1 if it has an argument.
 const WAITS: &str = "import os, signal, sys\n\
     signal.signal(signal.SIGINT, (lambda *_: os._exit(42)) if sys.argv[1:] else signal.SIG_DFL)\n\

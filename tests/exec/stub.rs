@@ -15,6 +15,8 @@ pub(crate) const HTTP: u16 = 80;
 pub(crate) const ECHO: u16 = 7;
 /// Says hello, then resets.
 pub(crate) const RESET: u16 = 8;
+/// Says hello, and notes how the other side ends.
+pub(crate) const WATCH: u16 = 9;
 /// Ports below this one are answered by their own number as the reply of SOCKS.
 const REPLIES: u16 = 7;
 
@@ -26,6 +28,8 @@ pub(crate) const NAMED: [u8; 4] = [10, 77, 0, 9];
 pub(crate) enum Udp {
     /// Datagrams come back as from where they went.
     Echoed,
+    /// The same, but each association is lost behind its first datagram.
+    Lost,
     Refused,
 }
 
@@ -114,7 +118,7 @@ fn serve(mut stream: impl Connection, asked: &Asked, udp: Udp) -> Option<()> {
     };
     let port = u16::from_be_bytes(read(&mut stream)?);
     let reply = |code| [5, code, 0, 1, 0, 0, 0, 0, 0, 0];
-    if command == 0xf2 && udp == Udp::Echoed {
+    if command == 0xf2 && udp != Udp::Refused {
         assert_eq!((host.as_str(), port), ("0.0.0.0", 0));
         lock(asked).push("datagrams".to_owned());
         stream.write_all(&reply(0)).ok()?;
@@ -124,6 +128,9 @@ fn serve(mut stream: impl Connection, asked: &Asked, udp: Udp) -> Option<()> {
             stream.read_exact(&mut frame).ok()?;
             assert_eq!(frame[..3], [0; 3]);
             stream.write_all(&[&len[..], &frame].concat()).ok()?;
+            if udp == Udp::Lost {
+                return Some(());
+            }
         }
     }
     if command != 1 {
@@ -156,6 +163,13 @@ fn serve(mut stream: impl Connection, asked: &Asked, udp: Udp) -> Option<()> {
             read::<1>(&mut stream)?;
             stream.reset();
             return Some(());
+        }
+        WATCH => {
+            stream.write_all(b"hello").ok()?;
+            let ended = stream.read_to_end(&mut Vec::new());
+            let how =
+                ended.map_or_else(|error| format!("{:?}", error.kind()), |_| "end".to_owned());
+            lock(asked).push(how);
         }
         ECHO => {
             let mut piece = [0; 16_384];
