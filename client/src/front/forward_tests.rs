@@ -251,6 +251,12 @@ async fn a_stream_serves_the_requests_that_fit_it_and_no_others() {
             "Tor-Stream-Isolation: y\r\nSec-Fetch-Mode: cors\r\n",
             false,
         ),
+        // To plain addresses of the page's own site browsers add no other mark than this.
+        (
+            "http://a.example/5",
+            "Accept-Language: en\r\nTor-Stream-Isolation: z\r\n",
+            false,
+        ),
         ("http://a.example:81/6", "", true),
         ("http://b.example/7", "", true),
     ] {
@@ -371,11 +377,109 @@ async fn who_may_send_a_body_is_told_so() {
     assert!(!got.to_lowercase().contains("expect"), "{got}");
 }
 
+/// Heads and bodies that two readers could take differently, or that have no end, reach no destination as something else.
+#[tokio::test]
+async fn what_is_broken_is_passed_on_to_nobody() {
+    let fields = "X: y\r\n".repeat(101);
+    let long = format!("X: {}\r\n", "y".repeat(9_000));
+    for broken in [
+        "Content-Length: 4\r\nContent-Length: 5\r\n",
+        "Content-Length: -1\r\n",
+        "Content-Length: +4\r\n",
+        "Content-Length: 4, 5\r\n",
+        "Content-Length: 99999999999999999999\r\n",
+        "Transfer-Encoding: identity\r\n",
+        "Transfer-Encoding: chunked, gzip\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "X: a\r\n\tb\r\n",
+        "X\0: a\r\n",
+        "X: a\rb\r\n",
+        &fields,
+        &long,
+    ] {
+        let mut front = front(FrontOptions::default()).await;
+        let request = format!("PUT http://a.example/ HTTP/1.1\r\n{broken}\r\nbody");
+        let mut app = front.app(request.as_bytes()).await;
+        let told = rest(&mut app).await.unwrap_or_default();
+        let told = String::from_utf8(told).unwrap();
+        let is_refused = told.is_empty() || told.starts_with("HTTP/1.1 4");
+        assert!(is_refused, "{broken:.40}: {told}");
+        assert!(front.requests.try_recv().is_err(), "{broken:.40}");
+    }
+    // A body that turns out to be broken is cut off, and does not end.
+    for broken in [
+        "zz\r\n",
+        "ffffffffffffffffff\r\n",
+        "4\r\nbody!!",
+        "4;",
+        "-4\r\n",
+    ] {
+        let mut front = front(FrontOptions::default()).await;
+        let head = "PUT http://a.example/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let mut app = front.app(head.as_bytes()).await;
+        let (_, answer) = front.next().await;
+        let (mut far, _breaker) = grant(answer);
+        until(&mut far, "\r\n\r\n").await;
+        app.write_all(broken.as_bytes()).await.unwrap();
+        app.shutdown().await.unwrap();
+        let got = rest(&mut far).await.unwrap_or_default();
+        assert!(!got.ends_with(b"0\r\n\r\n"), "{broken}: {got:?}");
+    }
+    // Both lengths at once: one reader would end the body where another goes on.
+    let mut front = front(FrontOptions::default()).await;
+    let head =
+        "PUT http://a.example/ HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut app = front.app(head.as_bytes()).await;
+    app.write_all(b"4\r\nbody\r\n0\r\n\r\n").await.unwrap();
+    if let Ok(Some((_, answer))) =
+        tokio::time::timeout(std::time::Duration::from_secs(5), front.requests.recv()).await
+    {
+        let (mut far, _breaker) = grant(answer);
+        let head = until(&mut far, "\r\n\r\n").await.to_lowercase();
+        assert_ne!(
+            head.contains("content-length"),
+            head.contains("transfer-encoding"),
+            "{head}"
+        );
+        expect_text(&mut far, "4\r\nbody\r\n0\r\n\r\n").await;
+    }
+}
+
+/// A thousand uploads that come a byte at a time take neither the memory of the port nor the way of others.
+#[tokio::test]
+async fn slow_bodies_hold_up_nobody() {
+    const SLOW: usize = 1_000;
+    let mut front = front(FrontOptions::default()).await;
+    let head = "PUT http://slow.example/ HTTP/1.1\r\nContent-Length: 100000\r\n\r\n";
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        let mut app = front.app(head.as_bytes()).await;
+        let (_, answer) = front.next().await;
+        let (mut far, breaker) = grant(answer);
+        app.write_all(b"x").await.unwrap();
+        until(&mut far, "\r\n\r\nx").await;
+        slow.push((app, far, breaker));
+    }
+    let mut app = front.app(b"GET http://a.example/ HTTP/1.1\r\n\r\n").await;
+    let (_, answer) = front.next().await;
+    let (mut far, _breaker) = grant(answer);
+    until(&mut far, "\r\n\r\n").await;
+    far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await
+        .unwrap();
+    until(&mut app, "ok").await;
+    // What is left of them is what they have sent.
+    for (app, far, _) in &mut slow {
+        app.write_all(b"y").await.unwrap();
+        assert_eq!(until(far, "y").await, "y");
+    }
+}
+
 /// A page can have its requests marked, and has no circuit for each mark.
 #[tokio::test]
 async fn fields_make_few_isolation_keys() {
     let mut front = front(FrontOptions::default()).await;
-    for (n, is_passed) in (0..40).map(|n| (n, n < 16)).chain([(3, true)]) {
+    for (n, is_passed) in (0..40).map(|n| (n, n < 4)).chain([(3, true)]) {
         let field = format!("Tor-Stream-Isolation: {n}\r\n");
         let request = format!("GET http://a.example/ HTTP/1.1\r\n{field}\r\n");
         let mut app = front.app(request.as_bytes()).await;

@@ -12,7 +12,7 @@ use cepa_common::sync::lock;
 use super::connector::IsolationKey;
 
 /// Keys of one machine, or of one user of this machine, that are in use.
-const OF_ORIGIN: usize = 16;
+const OF_ORIGIN: usize = 4;
 /// Keys of a listener that are in use.
 const MOST: usize = 256;
 /// A key is in use for so long after its last request. A circuit takes new streams for about as long.

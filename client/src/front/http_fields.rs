@@ -72,12 +72,14 @@ pub(super) fn is_of_a_page(fields: &[Field<'_>], listener: Option<IpAddr>) -> bo
     !here || !by_hand || has("origin")
 }
 
-/// Does a browser say that a page has made the request? Some requests of pages it does not mark, above all those to
-/// `http://` addresses of the page's own site.
+/// May a page in a browser have made the request? Browsers mark what a page asks of another site (`Origin`) and what goes
+/// to where nobody listens in (`Sec-Fetch-*`). Requests to `http://` addresses of the page's own site they do not mark;
+/// but they say in each which languages their user reads, and no page can keep that out. Programs that know the fields
+/// for isolation say no such thing.
 pub(super) fn may_be_of_a_page(fields: &[Field<'_>]) -> bool {
     fields.iter().any(|(name, _)| {
         let name = name.to_ascii_lowercase();
-        name == "origin" || name.starts_with("sec-fetch-")
+        name == "origin" || name == "accept-language" || name.starts_with("sec-")
     })
 }
 
