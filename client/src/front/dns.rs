@@ -3,6 +3,7 @@
 //! Queries come by UDP and, as `serve` accepts them, by TCP. Each goes on in the client's own words, and all programs of
 //! the machine share what keeps streams apart: who asks, a datagram does not say.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,12 +13,13 @@ use cepa_common::limits::ACCEPT_BACKOFF;
 use cepa_common::log_pace::LogPace;
 use cepa_common::world::datagrams::DatagramSocket;
 use cepa_common::world::steady;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::connector::{Connector, IsolationKey};
 
-/// Queries by UDP that are at work at once. More are dropped, and who asks by UDP asks again.
+/// Queries by UDP that are at work at once. One more takes the place of the oldest: whoever asks by UDP has asked again
+/// by then, or has given up, and names for which nobody answers must not keep others out.
 const MOST_QUERIES: usize = 256;
 /// What one of them takes (bytes): the query as it came, its question and its answer.
 const QUERY_BYTES: usize = 4_096;
@@ -30,14 +32,16 @@ pub(super) async fn serve_datagrams<C: Connector>(
 ) {
     // The set is dropped with this future, which aborts every task in it.
     let mut at_work: JoinSet<(SocketAddr, Vec<u8>)> = JoinSet::new();
+    // Those at work, the oldest first.
+    let mut order: VecDeque<AbortHandle> = VecDeque::new();
     let mut charge = Charge::none(connector.budget());
     let mut failed = LogPace::default();
     loop {
-        charge.set(at_work.len() * QUERY_BYTES);
-        let room = MOST_QUERIES - at_work.len();
+        order.retain(|query| !query.is_finished());
+        charge.set(order.len() * QUERY_BYTES);
         let mut come: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         let take = |from, bytes: &[u8]| {
-            if come.len() < room && bytes.len() <= MOST_QUERY {
+            if come.len() < MOST_QUERIES && bytes.len() <= MOST_QUERY {
                 come.push((from, bytes.to_vec()));
             }
         };
@@ -56,10 +60,15 @@ pub(super) async fn serve_datagrams<C: Connector>(
             match read_query(&bytes) {
                 Ok(Heard::Query(query)) => {
                     let (connector, isolation) = (connector.clone(), isolation.clone());
-                    at_work.spawn(async move {
+                    if order.len() >= MOST_QUERIES
+                        && let Some(oldest) = order.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    order.push_back(at_work.spawn(async move {
                         let most = query.most_udp_bytes();
                         (from, connector.answer(query, most, isolation).await)
-                    });
+                    }));
                 }
                 Ok(Heard::Refused(answer)) => tell(socket, from, &answer),
                 // An answer, or no DNS: whoever sends it hears nothing, lest two servers talk for ever.

@@ -17,13 +17,13 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use cepa_common::budget::Budget;
-use cepa_common::dns::{Answer, Question, ResponseCode, Unasked};
+use cepa_common::dns::{Answer, Question, ResponseCode, Unasked, domain_of};
 use cepa_common::ids::RelayId;
 use cepa_common::net::tasks::Tasks;
 use cepa_common::sync::lock;
 use cepa_common::world::steady;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::circuit::isolation::Isolation;
 use cache::Cache;
@@ -31,6 +31,10 @@ use session::{First, Lost, Session};
 
 /// Keys that have sessions at once. Beyond that, the sessions of the key that has rested longest end.
 const MOST_KEYS: usize = 256;
+
+/// Questions about one domain that a key asks at once. Others wait: a page can name hosts without number that nobody
+/// answers for, and what the key asks beside that must not wait behind them.
+const OF_DOMAIN: usize = 8;
 
 /// Sessions by which a question is asked of one exit, where they end before they have written it.
 const SESSIONS: usize = 3;
@@ -69,6 +73,26 @@ type Sessions = Arc<tokio::sync::Mutex<Vec<Session>>>;
 /// A question of a key, and where its answer will be told.
 type Questions = HashMap<(Isolation, Question), watch::Receiver<Option<Answer>>>;
 
+/// The places of the domains about which a key asks.
+type Domains = HashMap<(Isolation, String), Arc<Semaphore>>;
+
+/// The places of a domain, for one who asks about it. They are forgotten with the last who does.
+struct OfDomain<'a> {
+    domains: &'a Mutex<Domains>,
+    key: (Isolation, String),
+    places: Arc<Semaphore>,
+}
+
+impl Drop for OfDomain<'_> {
+    fn drop(&mut self) {
+        let mut domains = lock(self.domains);
+        // The table holds the places once, and so does each who asks.
+        if Arc::strong_count(&self.places) <= 2 {
+            domains.remove(&self.key);
+        }
+    }
+}
+
 /// A question that is being asked. Dropping this value says that it is no more.
 struct InFlight<'a> {
     questions: &'a Mutex<Questions>,
@@ -91,6 +115,7 @@ pub(crate) struct Names {
     sessions: Mutex<HashMap<Isolation, (u64, Sessions)>>,
     /// What is being asked, as far as several may wait for one answer.
     in_flight: Mutex<Questions>,
+    domains: Mutex<Domains>,
 }
 
 impl Names {
@@ -104,6 +129,7 @@ impl Names {
             cache: Mutex::new(Cache::new(budget)),
             sessions: Mutex::default(),
             in_flight: Mutex::default(),
+            domains: Mutex::default(),
         }
     }
 
@@ -168,6 +194,9 @@ impl Names {
         isolation: &Isolation,
         question: &Question,
     ) -> Result<Answer, Unanswered<E::Error>> {
+        let domain = self.domain_of(isolation, question);
+        // The turn is over before the places may be forgotten.
+        let _turn = domain.places.acquire().await;
         let (first_exit, first) = self.ask_exit(exits, isolation, question, None).await?;
         let answer = match first {
             Ok(answer) if answer.code() != ResponseCode::ServFail => answer,
@@ -186,6 +215,20 @@ impl Names {
             lock(&self.cache).add(key, question, answer.clone(), steady::now());
         }
         Ok(answer)
+    }
+
+    /// The places of the domain that a question of a key is about.
+    fn domain_of(&self, isolation: &Isolation, question: &Question) -> OfDomain<'_> {
+        let key = (isolation.clone(), domain_of(question.name()).to_owned());
+        let places = lock(&self.domains)
+            .entry(key.clone())
+            .or_insert_with(|| Arc::new(Semaphore::new(OF_DOMAIN)))
+            .clone();
+        OfDomain {
+            domains: &self.domains,
+            key,
+            places,
+        }
     }
 
     /// Asks one exit. A session that ends before it has written the question says nothing of its exit, and another one

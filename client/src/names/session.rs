@@ -14,8 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-/// Queries that wait for their answers at once.
-const MOST_QUERIES: usize = 64;
+/// Queries that wait for their answers at once. An exit works on so many of a stream at a time; one that it does not read
+/// could wait longer than this client does.
+const MOST_QUERIES: usize = 32;
 /// A session ends when nobody has asked for so long.
 const IDLE: Duration = Duration::from_secs(60);
 /// An exit answers each query within 15 s, and the way takes some. A session ends when it does not.

@@ -285,6 +285,45 @@ async fn equal_questions_at_once_are_asked_once_and_a_failure_is_nobody_elses() 
     assert!(lock(&names.in_flight).is_empty());
 }
 
+/// Answers for no name of one domain.
+fn silent_for_one(query: &Query) -> Option<Vec<u8>> {
+    match query.question.name().ends_with("evil.example") {
+        true => None,
+        false => well(query),
+    }
+}
+
+/// A page can have a browser ask for names without number for which nobody answers.
+#[tokio::test(start_paused = true)]
+async fn a_domain_that_nobody_answers_for_holds_up_no_other() {
+    let (names, _stopper) = names();
+    let (names, exits) = (Arc::new(names), Arc::new(Manners::new(&[silent_for_one])));
+    let key = Isolation::session(1);
+    let mut all = tokio::task::JoinSet::new();
+    for n in 0..500 {
+        let (names, exits, key) = (names.clone(), exits.clone(), key.clone());
+        all.spawn(async move {
+            let question = question(&format!("{n}.evil.example"));
+            names.ask(&*exits, &key, &question).await.map(drop)
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(exits.asked.load(Ordering::SeqCst), OF_DOMAIN);
+    let asked = tokio::time::Instant::now();
+    let answer = names.ask(&*exits, &key, &question("b.example.org")).await;
+    assert_eq!(answer.unwrap().addresses().count(), 1);
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    // Another key does not wait for this one.
+    let other = Isolation::session(2);
+    let question = question("1.evil.example");
+    let asking = names.ask(&*exits, &other, &question);
+    let _ = tokio::time::timeout(Duration::from_secs(1), asking).await;
+    assert_eq!(exits.asked.load(Ordering::SeqCst), OF_DOMAIN + 2);
+    drop(all);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(lock(&names.domains).is_empty() && lock(&names.in_flight).is_empty());
+}
+
 /// A session may come to its rest just when somebody asks.
 #[tokio::test(start_paused = true)]
 async fn a_question_that_a_session_did_not_write_is_no_failure_of_its_exit() {

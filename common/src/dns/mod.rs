@@ -21,4 +21,4 @@ pub use frames::{BadFrame, Frames, framed};
 pub use hickory_proto::op::ResponseCode;
 pub use hickory_proto::rr::{Name, RData, Record, RecordType};
 pub use query::{Heard, MOST_QUERY, NotAQuery, Query, read_query};
-pub use question::{Question, Unasked};
+pub use question::{Question, Unasked, domain_of};

@@ -23,6 +23,17 @@ impl core::fmt::Debug for Question {
     }
 }
 
+/// The last two labels of a name: whoever has a host has all names below them, or nearly so. Who has many questions, or
+/// many streams, takes turns by it with others.
+pub fn domain_of(name: &str) -> &str {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let start = name
+        .rmatch_indices('.')
+        .nth(1)
+        .map_or(0, |(dot, _)| dot + 1);
+    &name[start..]
+}
+
 /// Why a question is answered and nobody is asked (docs/protocol.md, 5.42).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unasked {
