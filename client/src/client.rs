@@ -37,6 +37,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Number of circuits that are tried for one stream.
 const CONNECT_TRIES: usize = 8;
+/// Exits that may say that they do not carry a stream before that is believed. Whoever chooses a destination (a page in
+/// a browser does) can choose one that exits refuse, and so has the client ask as many.
+const REFUSING_EXITS: usize = 3;
+/// Exits that may say that a destination is not reached before that is believed.
+const FAILING_EXITS: usize = 2;
 
 /// What a client may hold if its owner says nothing (bytes).
 const MEMORY_BYTES: usize = 256 << 20;
@@ -383,7 +388,7 @@ impl Client {
                 Err(error) => return Err(error.into()),
             };
             let exit = circuit.exit().identity;
-            let Some(mut stream) = circuit.open(target.clone()) else {
+            let Some(mut stream) = circuit.open_in_turn(target.clone()).await else {
                 continue;
             };
             let rest = write_early(&mut stream, early);
@@ -487,20 +492,48 @@ pub(crate) fn parse_target(text: &str) -> Option<StreamTarget> {
     StreamTarget::name(host, port.parse().ok()?)
 }
 
-/// Would another exit, or this exit on another circuit, give the same answer?
+/// Would another exit, or this exit on another circuit, give the same answer? `refusals` exits have refused before.
 fn is_final(error: StreamError, refusals: usize) -> bool {
     match error {
-        // The circuit died, or this exit refuses: another circuit or exit may succeed.
-        StreamError::CircuitLost | StreamError::Ended(EndReason::Policy | EndReason::Resource) => {
-            false
+        // The circuit died: another one may succeed.
+        StreamError::CircuitLost => false,
+        // This exit refuses.
+        StreamError::Ended(EndReason::Policy | EndReason::Resource) => {
+            refusals + 1 >= REFUSING_EXITS
         }
-        // The cause may be this exit's resolver or its way to the destination. Two exits that say the same are
-        // believed.
+        // The cause may be this exit's resolver or its way to the destination.
         StreamError::Ended(
             EndReason::Timeout | EndReason::Unresolvable | EndReason::Unreachable,
-        ) => refusals > 0,
+        ) => refusals + 1 >= FAILING_EXITS,
         // The destination itself has answered.
         StreamError::Ended(EndReason::Refused | EndReason::Done | EndReason::Reset)
         | StreamError::Memory => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 7.16: how many exits the answers of exits, and so whoever chooses the destination, can have a client ask.
+    #[test]
+    fn few_exits_are_asked_whatever_they_answer() {
+        use EndReason as E;
+        let asked = |reason| {
+            let is_over = |before: &usize| is_final(StreamError::Ended(reason), *before);
+            1 + (0..CONNECT_TRIES).find(is_over).unwrap_or(CONNECT_TRIES)
+        };
+        for (reason, exits) in [
+            (E::Policy, 3),
+            (E::Resource, 3),
+            (E::Timeout, 2),
+            (E::Unresolvable, 2),
+            (E::Unreachable, 2),
+            (E::Refused, 1),
+            (E::Reset, 1),
+        ] {
+            assert_eq!(asked(reason), exits, "{reason:?}");
+        }
+        assert!(!is_final(StreamError::CircuitLost, CONNECT_TRIES));
     }
 }

@@ -11,6 +11,7 @@ use cepa_common::net::circuit_io::{StreamIo, Streams};
 use cepa_common::stream::{LegId, Opener, StreamTarget};
 use cepa_common::sync::lock;
 
+use super::begins::Begins;
 use super::shelf::Shelved;
 
 /// What gives a circuit another leg. This trait is all that a circuit knows of those who build circuits.
@@ -96,18 +97,30 @@ pub struct Circuit {
     /// The client's identity that the circuit belongs to. A circuit of an earlier identity takes no new stream.
     pub(super) generation: u64,
     pub(super) shared: Arc<CircuitInner>,
+    /// How fast streams may begin.
+    pub(super) begins: Begins,
 }
 
 impl Circuit {
     /// Opens a stream. If bytes are written at once, the first of them travel with its BEGIN. `None` if the circuit is
     /// gone or full.
     pub fn open(&self, target: StreamTarget) -> Option<StreamIo<Opener>> {
+        let stream = self.streams.open(target)?;
+        self.begins.count();
+        Some(stream)
+    }
+
+    /// Opens a stream when the circuit's pace lets one more begin; many at once wait for their turns.
+    pub async fn open_in_turn(&self, target: StreamTarget) -> Option<StreamIo<Opener>> {
+        self.begins.turn(&target).await;
         self.streams.open(target)
     }
 
     /// Begins an association for datagrams. `None` if the circuit is gone, or has as many as it may have.
     pub fn associate(&self) -> Option<AssociationIo<Opener>> {
-        self.streams.associate()
+        let association = self.streams.associate()?;
+        self.begins.count();
+        Some(association)
     }
 
     /// The relays that the circuit was built through, first to last.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use cepa_common::cell::message::SECRET_LEN;
-use cepa_common::dir::Entry;
+use cepa_common::dir::{Entry, Params};
 use cepa_common::ids::RelayId;
 use cepa_common::net::circuit_end::EndDriver;
 use cepa_common::net::circuit_io::Streams;
@@ -19,6 +19,7 @@ use cepa_common::sync::lock;
 use cepa_common::world::{random, steady};
 use rand::RngExt;
 
+use super::begins::Begins;
 use super::build::{BuildError, Parts};
 use super::built::{Circuit, CircuitInner, Grow};
 use super::choose::{First, Wanted};
@@ -186,6 +187,10 @@ impl Maker {
         let shared = CircuitInner::new(grower);
         let begun = self.run_leg(raised, streams.clone(), LegId::FIRST, shared.clone());
         begun.ok_or(BuildError::Length)?;
+        let begins = match self.consensus() {
+            Some(consensus) => Begins::new(consensus.params()),
+            None => Begins::new(&Params::default()),
+        };
         Ok(Arc::new(Circuit {
             streams,
             hops,
@@ -193,6 +198,7 @@ impl Maker {
             built: steady::now(),
             generation,
             shared,
+            begins,
         }))
     }
 

@@ -4,6 +4,7 @@
 //! the bytes of its streams; the rest of the client knows it as a [`Circuit`]. The [`pool::Pool`] chooses a circuit for
 //! each stream, builds circuits that are missing, and keeps some ready.
 
+mod begins;
 pub mod build;
 mod built;
 mod choose;

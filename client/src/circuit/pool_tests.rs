@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cepa_common::budget::Budget;
-use cepa_common::dir::{Consensus, Entry, Flags};
+use cepa_common::dir::{Consensus, Entry, Flags, Params};
 use cepa_common::flow::FixedWindow;
 use cepa_common::ids::{NetworkId, RelayId};
 use cepa_common::net::circuit_io::{StreamIo, Streams};
@@ -18,6 +18,7 @@ use cepa_common::testkit::{consensus_of, network_with, params, web_descriptor, w
 use cepa_common::world::{Clock, World, steady};
 use tokio::sync::watch;
 
+use super::begins::Begins;
 use super::built::CircuitInner;
 use super::choose::Wanted;
 use super::isolation::Isolation;
@@ -88,6 +89,7 @@ fn circuit_through(generation: u64, hops: Vec<RelayId>, exit: Entry) -> Arc<Circ
         built: steady::now(),
         generation,
         shared: CircuitInner::new(None),
+        begins: Begins::new(&Params::default()),
     })
 }
 
