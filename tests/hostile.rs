@@ -420,6 +420,49 @@ async fn a_circuit_begins_what_the_network_lets_it_begin() {
         .unwrap();
 }
 
+/// Streams that are refused because others are open have been begun all the same (protocol.md 7.20).
+#[tokio::test]
+async fn who_begins_what_there_is_no_room_for_loses_the_circuit() {
+    let testnet = tokio::task::spawn_blocking(|| {
+        let params = [
+            "circuit_streams=16",
+            "circuit_begins_burst=200",
+            "circuit_begins_per_second=1",
+        ];
+        let options = params.iter().flat_map(|param| ["--param", *param]);
+        Testnet::start(&options.collect::<Vec<_>>())
+    })
+    .await
+    .unwrap();
+    let net = Net::listing(&network_of(&testnet), &["relay1"]).await;
+    let relay = net.named("relay1");
+    let mut peer = net.peer(relay).await;
+    let (circ, mut layers) = net.circuit(&mut peer, relay, 1).await;
+    let ids = |from: u16, to: u16| (from..to).map(|id| StreamId::new(id).unwrap());
+    peer.say(circ, &mut layers, |p| {
+        ids(1, 17).for_each(|id| p.begin_dir(id).unwrap());
+    })
+    .await;
+    // Each is refused, and given up by who began it.
+    for first in (1_000..30_000).step_by(50) {
+        let more = sealed(circ, &mut layers, |p| {
+            for id in ids(first, first + 50) {
+                p.begin_dir(id).unwrap();
+                p.stream(id, StreamMessage::End(EndReason::Reset)).unwrap();
+            }
+        });
+        peer.send(&more).await;
+        if first > 3_000 {
+            break;
+        }
+    }
+    assert_eq!(peer.reason_of(circ).await, Some(DestroyReason::Resource));
+    net.still_serves(relay, Some(&mut peer)).await;
+    tokio::task::spawn_blocking(move || assert!(testnet.stop().success()))
+        .await
+        .unwrap();
+}
+
 async fn extending(net: &Net, relay: &Entry, other: &Entry) {
     let mut peer = net.peer(relay).await;
     let (_, message) = net.handshake(other);

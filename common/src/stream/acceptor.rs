@@ -35,6 +35,11 @@ impl Mux<Acceptor> {
         self.release(key);
     }
 
+    /// How many streams and associations have been refused for want of room since this was last asked.
+    pub fn take_refused(&mut self) -> u32 {
+        core::mem::take(&mut self.refused)
+    }
+
     // ---- legs -------------------------------------------------------------------
 
     /// The opener has made the circuit the first leg of a set.
@@ -217,6 +222,7 @@ impl Mux<Acceptor> {
         }
         let key = self.insert(id, Answering::Waiting);
         if full {
+            self.refused += 1;
             self.refuse(key, EndReason::Resource);
             return Ok(None);
         }

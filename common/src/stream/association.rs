@@ -146,6 +146,7 @@ impl Mux<Acceptor> {
         }
         let datagrams = self.datagrams_or_new(leg).ok_or(Violation::Linking)?;
         let key = datagrams.on_begin(id)?;
+        self.refused += u32::from(key.is_none());
         Ok(key.map(|key| Request::Associate(AssociationKey { leg, key })))
     }
 }

@@ -398,6 +398,7 @@ fn no_more_than_64_are_in_use_and_refusals_are_bounded() {
     assert_eq!(said[..6], [26, 3, 232, 0, 1, EndReason::Resource.code()]);
     let one_more = pair.relay.on_outward(LegId::FIRST, pair.now, &begin(1_064));
     assert_eq!(one_more, Err(Violation::Credit));
+    assert_eq!(pair.relay.take_refused(), 64);
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub struct Mux<E: StreamEnd> {
     pub(super) next_leg: u32,
     /// Streams that there may be at once.
     most_streams: u32,
+    /// How many streams and associations were refused for want of room since they were last counted.
+    pub(super) refused: u32,
     pub(super) stream_window: u32,
     pub(super) budget: Arc<Budget>,
     /// What the tables of streams take.
@@ -87,6 +89,7 @@ impl<E: StreamEnd> Mux<E> {
             set: None,
             next_leg: 1,
             most_streams: u32::MAX,
+            refused: 0,
             stream_window: config.stream_window_bytes.max(1),
             charge: Charge::none(&config.budget),
             budget: config.budget,

@@ -396,6 +396,8 @@ fn a_network_may_bound_streams_further() {
         read(&mut pair.client, **key) == Poll::Ready(ended)
     });
     assert_eq!(refused.count(), 2);
+    assert_eq!(pair.relay.take_refused(), 2);
+    assert_eq!(pair.relay.take_refused(), 0);
 }
 
 /// 7.15: also a circuit that can take no further stream is asked, again and again, and the refusal is an answer.

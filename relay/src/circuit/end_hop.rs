@@ -313,6 +313,11 @@ impl EndHop {
             tracing::debug!(%violation, "a client broke the protocol");
             PROTOCOL
         })?;
+        // What there was no room for has been refused already. Whoever begins it has begun it all the same.
+        let refused = self.end.streams.mux().take_refused();
+        for _ in 0..refused {
+            self.may_begin(now)?;
+        }
         for (key, target) in begun {
             self.begin(now, key, target)?;
         }
