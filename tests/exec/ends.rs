@@ -78,7 +78,10 @@ fn nothing_stays_behind_whoever_is_killed_at_any_moment() {
             while Instant::now() < until {
                 std::thread::yield_now();
             }
-            let signal = |pid: Pid, signal| drop(kill_process(pid, signal));
+            // Who has ended meanwhile hears of nothing.
+            let signal = |pid: Pid, signal| {
+                let _ = kill_process(pid, signal);
+            };
             match blow {
                 Blow::KillOuter => signal(outer, Signal::KILL),
                 Blow::KillInner => {
@@ -89,7 +92,9 @@ fn nothing_stays_behind_whoever_is_killed_at_any_moment() {
                     }
                 }
                 Blow::Terminate => signal(outer, Signal::TERM),
-                Blow::Hangup => drop(kill_process_group(outer, Signal::HUP)),
+                Blow::Hangup => {
+                    let _ = kill_process_group(outer, Signal::HUP);
+                }
             }
             let status = child.wait().unwrap();
             cut_short += u32::from(!status.success());

@@ -27,11 +27,9 @@ impl core::fmt::Debug for Question {
 /// many streams, takes turns by it with others.
 pub fn domain_of(name: &str) -> &str {
     let name = name.strip_suffix('.').unwrap_or(name);
-    let start = name
-        .rmatch_indices('.')
-        .nth(1)
-        .map_or(0, |(dot, _)| dot + 1);
-    &name[start..]
+    let before = name.rmatch_indices('.').nth(1);
+    let domain = before.and_then(|(dot, _)| name.get(dot + 1..));
+    domain.unwrap_or(name)
 }
 
 /// Why a question is answered and nobody is asked (docs/protocol.md, 5.42).

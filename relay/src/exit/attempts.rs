@@ -3,13 +3,19 @@
 //! An attempt costs a socket and up to 15 s, and whoever begins streams pays nothing for it. So attempts are bounded
 //! for each circuit, for each party, for strangers together, and in all. Whoever comes over a bound waits. Parties take
 //! turns, and of a party circuits take turns: a peer that begins a thousand streams to nowhere holds up its own.
+//!
+//! One circuit carries the streams of many programs, and of many pages of one browser. So of a circuit destinations take
+//! turns, and each leaves room for others: a page that begins a hundred streams to nowhere holds up its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
+use cepa_common::dns::domain_of;
 use cepa_common::ids::CircId;
+use cepa_common::stream::StreamHost;
 use cepa_common::sync::lock;
 
 use crate::admission::Party;
@@ -25,6 +31,8 @@ pub(super) struct Bounds {
     strangers: usize,
     /// In all.
     all: usize,
+    /// Must each destination of a circuit leave room for others?
+    is_shared: bool,
 }
 
 /// Attempts of an exit. A page opens a few dozen connections. A dial has one socket and a look-up two or four, of the
@@ -35,6 +43,7 @@ pub(super) const OF_EXIT: Bounds = Bounds {
     party: 128,
     strangers: 128,
     all: 512,
+    is_shared: true,
 };
 
 /// Dials to one address, whatever the port. One that answers does so in a tenth of a second or two; one that is silent
@@ -44,6 +53,7 @@ pub(super) const OF_ADDRESS: Bounds = Bounds {
     party: 16,
     strangers: 16,
     all: 64,
+    is_shared: false,
 };
 
 /// Where a stream comes from.
@@ -57,16 +67,103 @@ pub(crate) struct Origin {
     pub(crate) circ: CircId,
 }
 
+/// Where an attempt leads, as far as attempts of a circuit take turns by it. Whoever has a host has all names below its
+/// domain, and all addresses of its network.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum Aim {
+    /// Names that end in these two labels.
+    Domain(Box<str>),
+    /// The upper 24 bits of an IPv4 address.
+    V4(u32),
+    /// The upper 48 bits of an IPv6 address.
+    V6(u64),
+}
+
+impl Aim {
+    /// The aim of a look-up of `name`.
+    pub(super) fn of_name(name: &str) -> Self {
+        Self::Domain(domain_of(name).to_ascii_lowercase().into())
+    }
+
+    /// The aim of a dial to `address`.
+    pub(super) fn of_address(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4.to_bits() >> 8),
+            IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 80) as u64),
+        }
+    }
+
+    /// The aim of a stream.
+    pub(super) fn of(host: &StreamHost) -> Self {
+        match host {
+            StreamHost::Name(name) => Self::of_name(name),
+            StreamHost::Ip(ip) => Self::of_address(*ip),
+        }
+    }
+}
+
 enum Ticket {
     Waits(Option<Waker>),
     Holds,
 }
 
+/// Attempts of one circuit that wait: their aims take turns.
+#[derive(Default)]
+struct OfCircuit {
+    aims: HashMap<Aim, VecDeque<u64>>,
+    turns: VecDeque<Aim>,
+}
+
+impl OfCircuit {
+    fn push(&mut self, aim: Aim, ticket: u64) {
+        let of_aim = self.aims.entry(aim.clone()).or_default();
+        if of_aim.is_empty() {
+            self.turns.push_back(aim);
+        }
+        of_aim.push_back(ticket);
+    }
+
+    /// Takes the ticket whose turn it is among those that wait still and whose aim may have one more.
+    fn next(
+        &mut self,
+        waits: impl Fn(u64) -> bool,
+        may: impl Fn(&Aim) -> bool,
+    ) -> Option<(Aim, u64)> {
+        for _ in 0..self.turns.len() {
+            let aim = self.turns.pop_front()?;
+            let of_aim = self.aims.get_mut(&aim)?;
+            // Streams that gave up waiting have left their tickets in the queue.
+            while of_aim.front().is_some_and(|ticket| !waits(*ticket)) {
+                of_aim.pop_front();
+            }
+            let ticket = match may(&aim) {
+                true => of_aim.pop_front(),
+                false => None,
+            };
+            match of_aim.is_empty() {
+                true => drop(self.aims.remove(&aim)),
+                false => self.turns.push_back(aim.clone()),
+            }
+            if let Some(ticket) = ticket {
+                return Some((aim, ticket));
+            }
+        }
+        None
+    }
+}
+
 /// Circuits of one party that have attempts waiting, in the order of their turns.
 #[derive(Default)]
 struct OfParty {
-    circuits: HashMap<Origin, VecDeque<u64>>,
+    circuits: HashMap<Origin, OfCircuit>,
     turns: VecDeque<Origin>,
+}
+
+/// Places that a circuit holds.
+#[derive(Default)]
+struct HeldOfCircuit {
+    all: usize,
+    aims: HashMap<Aim, usize>,
 }
 
 struct State {
@@ -79,7 +176,19 @@ struct State {
     held: usize,
     held_of_strangers: usize,
     held_of_party: HashMap<Party, usize>,
-    held_of_circuit: HashMap<Origin, usize>,
+    held_of_circuit: HashMap<Origin, HeldOfCircuit>,
+}
+
+impl Bounds {
+    /// May a circuit that holds so many places have one more for `aim`? Of the places that are left a destination gets
+    /// no more than it leaves: the first of them half of all, the next half of what is left then, and each of the few
+    /// after them one at least.
+    fn has_room(&self, held: Option<&HeldOfCircuit>, aim: &Aim) -> bool {
+        let all = held.map_or(0, |held| held.all);
+        let of_aim = held.and_then(|held| held.aims.get(aim)).copied();
+        let left = self.circuit.saturating_sub(all);
+        left > 0 && (!self.is_shared || of_aim.unwrap_or_default() < left)
+    }
 }
 
 fn is_stranger(party: Party) -> bool {
@@ -87,7 +196,7 @@ fn is_stranger(party: Party) -> bool {
 }
 
 impl State {
-    fn add(&mut self, origin: Origin) -> u64 {
+    fn add(&mut self, origin: Origin, aim: Aim) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.tickets.insert(ticket, Ticket::Waits(None));
@@ -96,10 +205,10 @@ impl State {
             self.turns.push_back(origin.party);
         }
         let of_circuit = of_party.circuits.entry(origin).or_default();
-        if of_circuit.is_empty() {
+        if of_circuit.aims.is_empty() {
             of_party.turns.push_back(origin);
         }
-        of_circuit.push_back(ticket);
+        of_circuit.push(aim, ticket);
         ticket
     }
 
@@ -136,29 +245,26 @@ impl State {
             let Some(waiting) = of_party.circuits.get_mut(&origin) else {
                 continue;
             };
-            // Streams that gave up waiting have left their tickets in the queue.
-            while waiting
-                .front()
-                .is_some_and(|ticket| !self.tickets.contains_key(ticket))
-            {
-                waiting.pop_front();
-            }
-            let held = self.held_of_circuit.get(&origin).copied();
-            let held = held.unwrap_or_default();
-            if held < self.bounds.circuit
-                && let Some(ticket) = waiting.pop_front()
+            let held = self.held_of_circuit.get(&origin);
+            if held.map_or(0, |held| held.all) < self.bounds.circuit
+                && let Some((aim, ticket)) = waiting.next(
+                    |ticket| self.tickets.contains_key(&ticket),
+                    |aim| self.bounds.has_room(held, aim),
+                )
             {
                 granted = true;
                 self.held += 1;
                 *held_of_party += 1;
                 self.held_of_strangers += usize::from(is_stranger(party));
-                self.held_of_circuit.insert(origin, held + 1);
+                let held = self.held_of_circuit.entry(origin).or_default();
+                held.all += 1;
+                *held.aims.entry(aim).or_default() += 1;
                 if let Some(Ticket::Waits(Some(waker))) = self.tickets.insert(ticket, Ticket::Holds)
                 {
                     waker.wake();
                 }
             }
-            if waiting.is_empty() {
+            if waiting.aims.is_empty() {
                 of_party.circuits.remove(&origin);
             } else {
                 of_party.turns.push_back(origin);
@@ -173,33 +279,38 @@ impl State {
         granted
     }
 
-    /// May one more attempt of `origin` begin without a wait? Those of the same party that wait come first.
-    fn is_free(&self, origin: Origin) -> bool {
+    /// May one more attempt of `origin` begin without a wait? Nobody waits who could have the place: places are given
+    /// as soon as they are free.
+    fn is_free(&self, origin: Origin, aim: &Aim) -> bool {
         let held_of = |party| self.held_of_party.get(party).copied().unwrap_or_default();
-        let held = self.held_of_circuit.get(&origin).copied();
         let strangers_may = self.held_of_strangers < self.bounds.strangers;
         self.held < self.bounds.all
             && held_of(&origin.party) < self.bounds.party
-            && held.unwrap_or_default() < self.bounds.circuit
             && (strangers_may || !is_stranger(origin.party))
-            && !self.parties.contains_key(&origin.party)
+            && self.bounds.has_room(self.held_of_circuit.get(&origin), aim)
     }
 
-    fn release(&mut self, ticket: u64, origin: Origin) {
+    fn release(&mut self, ticket: u64, origin: Origin, aim: &Aim) {
         if let Some(Ticket::Holds) = self.tickets.remove(&ticket) {
             self.held -= 1;
             self.held_of_strangers -= usize::from(is_stranger(origin.party));
-            count_down(&mut self.held_of_party, origin.party);
-            count_down(&mut self.held_of_circuit, origin);
+            count_down(&mut self.held_of_party, &origin.party);
+            if let Some(held) = self.held_of_circuit.get_mut(&origin) {
+                held.all -= 1;
+                count_down(&mut held.aims, aim);
+                if held.all == 0 {
+                    self.held_of_circuit.remove(&origin);
+                }
+            }
         }
     }
 }
 
-fn count_down<K: core::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
-    if let Some(count) = counts.get_mut(&key) {
+fn count_down<K: core::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
-            counts.remove(&key);
+            counts.remove(key);
         }
     }
 }
@@ -253,18 +364,19 @@ impl Attempts {
         WeakAttempts(Arc::downgrade(&self.0))
     }
 
-    /// A place, if one is free at once and nobody of the same party waits for one.
-    pub(super) fn at_once(&self, origin: Origin) -> Option<Attempt> {
+    /// A place, if one is free at once.
+    pub(super) fn at_once(&self, origin: Origin, aim: &Aim) -> Option<Attempt> {
         let mut state = lock(&self.0);
-        if !state.is_free(origin) {
+        if !state.is_free(origin, aim) {
             return None;
         }
-        let ticket = state.add(origin);
+        let ticket = state.add(origin, aim.clone());
         state.grant();
         let attempt = Attempt {
             attempts: self.clone(),
             ticket,
             origin,
+            aim: aim.clone(),
         };
         let is_held = matches!(state.tickets.get(&ticket), Some(Ticket::Holds));
         // Giving the place up takes the lock.
@@ -273,12 +385,13 @@ impl Attempts {
     }
 
     /// Waits for a turn. The place is held until it is dropped. Whoever stops waiting gives up its turn.
-    pub(super) async fn turn(&self, origin: Origin) -> Attempt {
-        let ticket = lock(&self.0).add(origin);
+    pub(super) async fn turn(&self, origin: Origin, aim: Aim) -> Attempt {
+        let ticket = lock(&self.0).add(origin, aim.clone());
         let attempt = Attempt {
             attempts: self.clone(),
             ticket,
             origin,
+            aim,
         };
         lock(&self.0).grant();
         poll_fn(|cx| attempt.poll_held(cx)).await;
@@ -291,6 +404,7 @@ pub(super) struct Attempt {
     attempts: Attempts,
     ticket: u64,
     origin: Origin,
+    aim: Aim,
 }
 
 impl Attempt {
@@ -308,177 +422,11 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let mut state = lock(&self.attempts.0);
-        state.release(self.ticket, self.origin);
+        state.release(self.ticket, self.origin, &self.aim);
         state.grant();
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::pin::Pin;
-
-    use cepa_common::ids::RelayId;
-
-    use super::*;
-
-    type Wait = Pin<Box<dyn Future<Output = Attempt>>>;
-
-    /// A circuit by the link of a relay.
-    fn origin(link: u8, circ: u32) -> Origin {
-        Origin {
-            party: Party::Relay(RelayId([link; 32])),
-            link: link.into(),
-            circ: CircId::new(circ).unwrap(),
-        }
-    }
-
-    fn wait(attempts: &Attempts, origin: Origin) -> Wait {
-        let attempts = attempts.clone();
-        Box::pin(async move { attempts.turn(origin).await })
-    }
-
-    fn poll(wait: &mut Wait) -> Option<Attempt> {
-        match wait.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(attempt) => Some(attempt),
-            Poll::Pending => None,
-        }
-    }
-
-    /// Begins `number` attempts. Gives those that hold a place, and those that wait.
-    fn begin(attempts: &Attempts, origin: Origin, number: usize) -> (Vec<Attempt>, Vec<Wait>) {
-        let (mut held, mut waiting) = (Vec::new(), Vec::new());
-        for _ in 0..number {
-            let mut one = wait(attempts, origin);
-            match poll(&mut one) {
-                Some(attempt) => held.push(attempt),
-                None => waiting.push(one),
-            }
-        }
-        (held, waiting)
-    }
-
-    fn is_clean(attempts: &Attempts) -> bool {
-        let state = lock(&attempts.0);
-        let counts = [state.held, state.held_of_strangers, state.tickets.len()];
-        counts == [0; 3] && state.held_of_party.is_empty() && state.held_of_circuit.is_empty()
-    }
-
-    #[test]
-    fn each_circuit_each_party_and_all_are_bounded() {
-        for bounds in [OF_EXIT, OF_ADDRESS] {
-            let attempts = Attempts::new(bounds);
-            let mut all = Vec::new();
-            for link in 0..8 {
-                let mut of_party = 0;
-                for circ in 1..=12 {
-                    let (held, waiting) = begin(&attempts, origin(link, circ), 40);
-                    assert!(held.len() <= bounds.circuit);
-                    of_party += held.len();
-                    all.push((held, waiting));
-                }
-                assert!(of_party <= bounds.party);
-            }
-            let held: usize = all.iter().map(|(held, _)| held.len()).sum();
-            assert_eq!(held, bounds.all);
-            drop(all);
-            assert!(is_clean(&attempts));
-        }
-    }
-
-    #[test]
-    fn parties_take_turns_and_who_gives_up_takes_none() {
-        let attempts = Attempts::new(OF_EXIT);
-        let (mut held, mut floods) = (Vec::new(), Vec::new());
-        for link in 0..4 {
-            for circ in 1..=8 {
-                let (some, wait) = begin(&attempts, origin(link, circ), 64);
-                held.extend(some);
-                floods.extend(wait);
-            }
-        }
-        assert_eq!(held.len(), OF_EXIT.all);
-        let (none, mut quiet) = begin(&attempts, origin(9, 1), 1);
-        assert!(none.is_empty());
-        // Half of those who wait give up.
-        floods.truncate(floods.len() / 2);
-        // The quiet circuit waits for one turn of each other link, not for their queues.
-        held.drain(..5);
-        assert!(poll(&mut quiet[0]).is_some());
-    }
-
-    #[test]
-    fn links_of_one_address_are_one_party_and_strangers_leave_room() {
-        let attempts = Attempts::new(OF_EXIT);
-        let stranger = |address: u8, link: u64| Origin {
-            party: Party::of(None, [192, 0, 2, address].into(), link),
-            link,
-            circ: CircId::new(1).unwrap(),
-        };
-        let mut all = Vec::new();
-        // Two strangers with two hundred links each.
-        for link in 0..400 {
-            all.push(begin(&attempts, stranger((link % 2) as u8, link), 8));
-        }
-        let held = |all: &[(Vec<Attempt>, Vec<Wait>)]| -> usize {
-            all.iter().map(|(held, _)| held.len()).sum()
-        };
-        assert_eq!(held(&all), OF_EXIT.strangers);
-        let (relay, waiting) = begin(&attempts, origin(1, 1), OF_EXIT.circuit);
-        assert_eq!((relay.len(), waiting.len()), (OF_EXIT.circuit, 0));
-        // A third stranger waits for one turn of each of the others, and not for four hundred links.
-        let (none, mut third) = begin(&attempts, stranger(2, 999), 1);
-        assert!(none.is_empty());
-        let places: Vec<_> = all
-            .iter_mut()
-            .flat_map(|(held, _)| held.drain(..))
-            .collect();
-        let mut places = places.into_iter();
-        places.by_ref().take(3).for_each(drop);
-        assert!(poll(&mut third[0]).is_some());
-        drop((places, all, relay, waiting, third));
-        assert!(is_clean(&attempts));
-    }
-
-    #[test]
-    fn the_network_may_let_a_circuit_have_fewer_or_more() {
-        let attempts = Attempts::new(OF_EXIT);
-        attempts.bound_circuits(4);
-        let (mut held, mut waiting) = begin(&attempts, origin(1, 1), 10);
-        assert_eq!((held.len(), waiting.len()), (4, 6));
-        let (other, _) = begin(&attempts, origin(1, 2), 4);
-        assert_eq!(other.len(), 4);
-        // Those that wait have their turns as soon as they may.
-        attempts.bound_circuits(9);
-        held.extend(waiting.iter_mut().filter_map(poll));
-        assert_eq!(held.len(), 9);
-        // What is under way goes on under a narrower bound, and nothing begins until there is room under it.
-        attempts.bound_circuits(5);
-        held.drain(..4);
-        assert!(poll(&mut waiting[5]).is_none() && attempts.at_once(origin(1, 1)).is_none());
-        held.pop();
-        assert!(poll(&mut waiting[5]).is_some());
-        drop((held, waiting, other));
-        assert!(is_clean(&attempts));
-    }
-
-    #[test]
-    fn a_further_place_is_given_at_once_or_not_and_never_before_those_who_wait() {
-        let attempts = Attempts::new(OF_EXIT);
-        let (mut held, waiting) = begin(&attempts, origin(1, 1), OF_EXIT.circuit - 1);
-        assert!(waiting.is_empty());
-        held.extend(attempts.at_once(origin(1, 1)));
-        assert_eq!(held.len(), OF_EXIT.circuit);
-        assert!(attempts.at_once(origin(1, 1)).is_none(), "of a circuit");
-        let (_, waiting) = begin(&attempts, origin(1, 1), 1);
-        assert!(attempts.at_once(origin(1, 2)).is_none(), "others wait");
-        assert!(
-            attempts.at_once(origin(2, 1)).is_some(),
-            "not of this party"
-        );
-        drop((held, waiting));
-        // Tickets of those who gave up waiting stay in the queue until a turn comes by.
-        assert!(attempts.at_once(origin(1, 2)).is_some());
-        assert!(is_clean(&attempts));
-    }
-}
+#[path = "attempts_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cepa_common::budget::{Budget, Charge};
 use cepa_common::dir::{ExitPolicy, Transport};
@@ -17,7 +17,7 @@ use cepa_common::world::sockets::SocketStream;
 use cepa_common::world::{Sockets, World, steady};
 use tokio::time::{Instant, timeout_at};
 
-use super::attempts::{Attempt, Attempts, OF_ADDRESS, OF_EXIT, Origin, WeakAttempts};
+use super::attempts::{Aim, Attempt, Attempts, OF_ADDRESS, OF_EXIT, Origin, WeakAttempts};
 use super::error::DestinationError;
 use super::known::KnownFates;
 use super::open::OpenStreams;
@@ -93,20 +93,17 @@ pub struct ExitConnector {
 struct Destinations(Mutex<HashMap<IpAddr, WeakAttempts>>);
 
 impl Destinations {
-    /// Waits until one more dial may be made to an address.
-    async fn turn(&self, address: IpAddr, origin: Origin) -> Attempt {
-        let dials = {
-            let mut dials = lock(&self.0);
-            // As many entries as attempts, at most: each is held by one.
-            dials.retain(|_, dials| !dials.is_over());
-            let known = dials.get(&address).and_then(WeakAttempts::upgrade);
-            known.unwrap_or_else(|| {
-                let new = Attempts::new(OF_ADDRESS);
-                dials.insert(address, new.downgrade());
-                new
-            })
-        };
-        dials.turn(origin).await
+    /// The dials to an address.
+    fn to(&self, address: IpAddr) -> Attempts {
+        let mut dials = lock(&self.0);
+        // As many entries as attempts, at most: each is held by one.
+        dials.retain(|_, dials| !dials.is_over());
+        let known = dials.get(&address).and_then(WeakAttempts::upgrade);
+        known.unwrap_or_else(|| {
+            let new = Attempts::new(OF_ADDRESS);
+            dials.insert(address, new.downgrade());
+            new
+        })
     }
 }
 
@@ -166,8 +163,9 @@ impl ExitConnector {
         origin: Origin,
     ) -> Result<SocketStream, DestinationError> {
         let deadline = Instant::now() + DEADLINE;
-        let turn = timeout_at(deadline, self.attempts.turn(origin)).await;
-        let attempt = turn.map_err(|_| DestinationError::Resource)?;
+        let turn = self.attempts.turn(origin, Aim::of(host));
+        let turn = timeout_at(deadline, turn).await;
+        let attempt = turn.map_err(|_| DestinationError::TimedOut)?;
         let mut charge = Charge::none(&self.budget);
         if let StreamHost::Name(_) = host {
             charge.set(LOOKUP_BYTES);
@@ -189,13 +187,23 @@ impl ExitConnector {
 /// What a dial or a look-up will end with.
 type Awaited<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A dial that is under way.
+/// A dial that is under way, or waits for its turn at the address. One that waits has no place among all attempts: what
+/// it leads to may be silent for long, and others of the circuit lead elsewhere.
 struct Dial<'a> {
     address: SocketAddr,
-    began: Instant,
-    connected: Awaited<'a, io::Result<SocketStream>>,
-    /// The place of the dial among all attempts.
-    place: Attempt,
+    /// When the dial began, if it has.
+    began: Arc<OnceLock<Instant>>,
+    /// What has become of the dial, and the place that it had.
+    connected: Awaited<'a, Dialled>,
+}
+
+type Dialled = (Attempt, io::Result<SocketStream>);
+
+impl Dial<'_> {
+    /// Has the dial been under way for so long?
+    fn has_lasted(&self, time: Duration, now: Instant) -> bool {
+        self.began.get().is_some_and(|began| *began + time <= now)
+    }
 }
 
 /// The addresses of a family, or why there are none.
@@ -203,7 +211,7 @@ type Found = Result<Vec<IpAddr>, LookupError>;
 
 enum Happened {
     Found(Family, Found),
-    Dialled(usize, io::Result<SocketStream>),
+    Dialled(usize, Dialled),
     Time,
 }
 
@@ -255,11 +263,14 @@ impl<'a> Dials<'a> {
                 Happened::Time => {}
                 Happened::Found(family, Ok(ips)) => self.on_found(&mut race, family, ips),
                 Happened::Found(family, Err(error)) => race.on_no_answer(family, error.into()),
-                Happened::Dialled(place, result) => {
-                    let dial = self.dials.swap_remove(place);
+                Happened::Dialled(number, (place, result)) => {
+                    let dial = self.dials.swap_remove(number);
                     match result {
                         Ok(stream) => return Ok(self.on_connected(&dial, stream)),
-                        Err(error) => self.on_failed(&mut race, dial, error.into()),
+                        Err(error) => {
+                            self.put_back(place);
+                            self.on_failed(&mut race, &dial, error.into());
+                        }
                     }
                 }
             }
@@ -281,61 +292,72 @@ impl<'a> Dials<'a> {
         race.on_addresses(Instant::now(), family, addresses);
     }
 
-    /// Begins the next dial, if there is a place for it.
+    /// Begins the next dial, if there is a place for it. Only a stream that has no other dial waits for one.
     fn dial(&mut self, race: &mut Race, now: Instant) {
-        let exit = self.exit;
-        let place = match self.own.take() {
-            Some(place) => Some(place),
-            None if self.dials.len() < MOST_DIALS => exit.attempts.at_once(self.origin),
-            None => None,
-        };
-        let Some(place) = place else {
-            race.on_no_place(now);
-            let longest = self
-                .dials
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, dial)| dial.began);
-            if let Some((place, dial)) = longest
-                && now >= dial.began + SILENT_AFTER
-            {
-                let dial = self.dials.swap_remove(place);
-                exit.fates
-                    .note(dial.address.ip(), Fate::Silent, now.into_std());
-                self.on_failed(race, dial, DestinationError::TimedOut);
-            }
-            return;
-        };
-        let Some(address) = race.take(now) else {
-            self.own = Some(place);
+        let (exit, origin) = (self.exit, self.origin);
+        let Some(address) = race.peek() else {
             return;
         };
         // The policy is asked after resolution, and for each stream again, whether the answer was cached or not. This
         // keeps a name whose addresses change away from the exit's own network (S31).
         if address.port() == 0 || !exit.policy.allows(Transport::Tcp, address) {
-            self.put_back(place);
+            race.take(now);
             return race.on_failed(now, DestinationError::Policy);
         }
-        let origin = self.origin;
+        let aim = Aim::of_address(address.ip());
+        let place = match self.own.take() {
+            Some(place) => Some(place),
+            None if self.dials.len() < MOST_DIALS => exit.attempts.at_once(origin, &aim),
+            None => None,
+        };
+        if place.is_none() && !self.dials.is_empty() {
+            race.on_no_place(now);
+            return self.make_room(race, now);
+        }
+        race.take(now);
+        let dials = exit.destinations.to(address.ip());
+        let turn = place.and_then(|place| Some((dials.at_once(origin, &aim)?, place)));
+        let began = Arc::new(OnceLock::new());
+        let begins = began.clone();
         let connected = Box::pin(async move {
-            let _turn = exit.destinations.turn(address.ip(), origin).await;
-            exit.sockets.connect(address).await
+            let (turn, place) = match turn {
+                Some(turn) => turn,
+                None => {
+                    let turn = dials.turn(origin, aim.clone()).await;
+                    (turn, exit.attempts.turn(origin, aim).await)
+                }
+            };
+            let _ = begins.set(Instant::now());
+            let connected = exit.sockets.connect(address).await;
+            drop(turn);
+            (place, connected)
         });
         self.dials.push(Dial {
             address,
-            began: now,
+            began,
             connected,
-            place,
         });
     }
 
-    fn on_failed(&mut self, race: &mut Race, dial: Dial<'a>, error: DestinationError) {
+    /// Gives up the dial that has been silent for longest, if that is long.
+    fn make_room(&mut self, race: &mut Race, now: Instant) {
+        let silent = self.dials.iter().enumerate();
+        let silent = silent.filter(|(_, dial)| dial.has_lasted(SILENT_AFTER, now));
+        let longest = silent.min_by_key(|(_, dial)| dial.began.get().copied());
+        if let Some((number, _)) = longest {
+            let dial = self.dials.swap_remove(number);
+            let (fates, ip) = (&self.exit.fates, dial.address.ip());
+            fates.note(ip, Fate::Silent, now.into_std());
+            self.on_failed(race, &dial, DestinationError::TimedOut);
+        }
+    }
+
+    fn on_failed(&self, race: &mut Race, dial: &Dial<'a>, error: DestinationError) {
         let now = Instant::now();
         if error == DestinationError::Refused {
             let ip = dial.address.ip();
             self.exit.fates.note(ip, Fate::Answered, now.into_std());
         }
-        self.put_back(dial.place);
         race.on_failed(now, error);
     }
 
@@ -351,7 +373,9 @@ impl<'a> Dials<'a> {
         let (fates, now) = (&self.exit.fates, Instant::now().into_std());
         fates.note(winner.address.ip(), Fate::Answered, now);
         let won = Family::of(winner.address.ip());
-        let beaten = |dial: &&Dial<'_>| dial.began + ATTEMPT_DELAY <= winner.began;
+        let won_began = winner.began.get().copied();
+        let beaten =
+            |dial: &&Dial<'_>| won_began.is_some_and(|began| dial.has_lasted(ATTEMPT_DELAY, began));
         for dial in self.dials.iter().filter(beaten) {
             fates.note(dial.address.ip(), Fate::Silent, now);
         }
@@ -380,7 +404,7 @@ impl<'a> Dials<'a> {
     fn on_deadline(&mut self) -> Result<SocketStream, DestinationError> {
         let now = Instant::now();
         for dial in &self.dials {
-            if now >= dial.began + SILENT_AFTER {
+            if dial.has_lasted(SILENT_AFTER, now) {
                 let ip = dial.address.ip();
                 self.exit.fates.note(ip, Fate::Silent, now.into_std());
             }

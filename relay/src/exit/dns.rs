@@ -15,7 +15,7 @@ use cepa_common::stream::Acceptor;
 use tokio::time::{Instant, timeout_at};
 
 use super::ExitConnector;
-use super::attempts::Origin;
+use super::attempts::{Aim, Origin};
 use super::connect::{DEADLINE, LOOKUP_BYTES};
 use super::resolve::LookupError;
 
@@ -75,8 +75,9 @@ impl ExitConnector {
             return Answer::of(ResponseCode::ServFail);
         };
         let deadline = Instant::now() + DEADLINE;
+        let aim = Aim::of_name(query.question.name());
         let found = async {
-            let _turn = self.attempts.turn(origin).await;
+            let _turn = self.attempts.turn(origin, aim).await;
             let mut charge = Charge::none(&self.budget);
             charge.set(LOOKUP_BYTES);
             self.names.answer(&query.question, allow_private).await

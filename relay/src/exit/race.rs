@@ -208,6 +208,12 @@ impl Race {
         }
     }
 
+    /// The address that [`Race::take`] would take.
+    pub(super) fn peek(&self) -> Option<SocketAddr> {
+        let queue = &self.queues[self.choice()?.index()];
+        queue.addresses.last().map(|(_, address)| *address)
+    }
+
     /// Takes the address to be dialled, whose dial begins now.
     pub(super) fn take(&mut self, now: Instant) -> Option<SocketAddr> {
         let family = self.choice()?;

@@ -370,3 +370,59 @@ async fn dials_that_race_are_counted_and_wait_for_no_place() {
     }
     assert!(time(&exit, "1.2.3.4").await.0 == ANSWER);
 }
+
+/// 7.20: who begins many streams to where nobody answers, by whatever names, holds up no other stream of the circuit.
+#[tokio::test(start_paused = true)]
+async fn streams_to_a_silent_host_hold_up_no_other_of_their_circuit() {
+    let silent = "1.1.1.1";
+    let by_name: Vec<_> = (0..100).map(|_| "silent.example".to_owned()).collect();
+    let by_names = (0..100).map(|n| format!("{n}.silent.example")).collect();
+    let by_domains = (0..100).map(|n| format!("silent{n}.example")).collect();
+    let by_address = vec![silent.to_owned(); 100];
+    for flood in [by_name, by_names, by_domains, by_address] {
+        let names = flood.iter().map(|name| (name.as_str(), silent));
+        let quick = [("quick.test-example", "2.2.2.2"), ("b.other", "3.3.3.3")];
+        let names: Vec<_> = names.chain(quick).collect();
+        let network = Network::new(&names, &[(silent, Does::Nothing)]);
+        let exit = network.exit(anywhere);
+        let streams = flood.iter().map(|name| {
+            let (exit, name) = (exit.clone(), name.clone());
+            tokio::spawn(async move { connect(&exit, &name).await.map(drop) })
+        });
+        let streams: Vec<_> = streams.collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for (name, ip) in [("quick.test-example", "2.2.2.2"), ("4.4.4.4", "4.4.4.4")] {
+            let took = time(&exit, name).await;
+            assert_eq!(took, (ANSWER, ip.to_owned()), "{}", flood[1]);
+        }
+        let begun = network.dialled().len() - 2;
+        assert_eq!(begun, 16, "{}: dials to one address", flood[1]);
+        for stream in streams {
+            assert_eq!(stream.await.unwrap(), Err(DestinationError::TimedOut));
+        }
+        assert_eq!(time(&exit, "5.5.5.5").await.0, ANSWER);
+        assert_eq!(network.under_way.lock().unwrap().0, 0);
+    }
+}
+
+/// An address at which a stream has only waited for its turn is not known to be silent.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_turn_goes_elsewhere_meanwhile() {
+    let names = [("both.example", "1.1.1.1 2.2.2.2")];
+    let network = Network::new(&names, &[("1.1.1.1", Does::Nothing)]);
+    let exit = network.exit(anywhere);
+    let flood = (0..16).map(|_| {
+        let exit = exit.clone();
+        tokio::spawn(async move { connect(&exit, "1.1.1.1").await.map(drop) })
+    });
+    let flood: Vec<_> = flood.collect();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    // The first address has no turn for this stream, and the second is dialled a moment later.
+    let took = time(&exit, "both.example").await;
+    assert_eq!(took, (ATTEMPT_DELAY + ANSWER, "2.2.2.2".to_owned()));
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    network.dialled();
+    time(&exit, "both.example").await;
+    assert_eq!(network.dialled()[0], "2.2.2.2", "it has answered");
+}

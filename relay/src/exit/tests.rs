@@ -551,7 +551,7 @@ async fn what_is_given_up_dials_no_longer() {
     };
 
     let (mut client, streams) = ends();
-    let to = |n| StreamTarget::Host(StreamHost::Ip([192, 0, 2, n].into()), 80);
+    let to = |n| StreamTarget::Host(StreamHost::Ip([192, 0, n, 1].into()), 80);
     let keys: Vec<_> = (1..=40).map(|n| client.open(to(n)).unwrap()).collect();
     let mut begun = 0;
     while begun < keys.len() {

@@ -14,7 +14,7 @@ use cepa_common::stream::HeldDatagram;
 use tokio::time::timeout;
 
 use super::super::ExitConnector;
-use super::super::attempts::Origin;
+use super::super::attempts::{Aim, Origin};
 use super::super::connect::LOOKUP_BYTES;
 use super::super::race::Family;
 
@@ -150,7 +150,7 @@ impl Names {
 fn look_up(exit: Arc<ExitConnector>, origin: Origin, name: String) -> LookUp {
     Box::pin(async move {
         let found = async {
-            let _turn = exit.attempts.turn(origin).await;
+            let _turn = exit.attempts.turn(origin, Aim::of_name(&name)).await;
             let mut charge = Charge::none(&exit.budget);
             charge.set(LOOKUP_BYTES);
             let [v4, v6] = Family::BOTH.map(|family| exit.names.lookup(&name, family));
