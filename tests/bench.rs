@@ -27,7 +27,8 @@ fn a_short_run_gives_rows_with_ratios_and_a_page() {
         ])
         .args([
             "--only",
-            "memory-idle,plain-down-1,down-1,up-1,first-byte-ready",
+            "memory-idle,plain-down-1,down-1,up-1,first-byte-ready,udp-echo,udp-echo-loaded,udp-echo-other,\
+             udp-bytes-64,udp-bytes-9000",
         ])
         .arg("--html")
         .arg(&page)
@@ -39,7 +40,7 @@ fn a_short_run_gives_rows_with_ratios_and_a_page() {
     assert_eq!(report["format"], 1);
     assert_eq!(report["complete"], true);
     let rows = report["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 5);
+    assert_eq!(rows.len(), 10);
     let value = |id: &str, name: &str| {
         let row = rows.iter().find(|row| row["id"] == id).unwrap();
         let values = row["values"].as_array().unwrap();
@@ -56,9 +57,21 @@ fn a_short_run_gives_rows_with_ratios_and_a_page() {
         ("down-1", "rate.of_plain"),
         ("up-1", "rate"),
         ("first-byte-ready", "p50"),
+        ("udp-echo", "p50"),
+        ("udp-echo-loaded", "p99"),
+        ("udp-echo-loaded", "beside"),
+        ("udp-echo-other", "beside"),
+        ("udp-bytes-9000", "arrived"),
     ] {
         assert!(value(id, name) > 0.0, "{id} {name}");
     }
+    // Cells cost more than the datagrams in them, small ones most, and no link carries everything twice.
+    let (small, large) = (
+        value("udp-bytes-64", "each_link"),
+        value("udp-bytes-9000", "each_link"),
+    );
+    assert!((1.06..1.5).contains(&large), "{large}");
+    assert!(small > large, "{small}, {large}");
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("<dt>1 download<dd>") && page.contains("</dl>"));
 }

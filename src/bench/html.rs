@@ -26,7 +26,7 @@ struct Plot {
     unit: &'static str,
 }
 
-const PLOTS: [Plot; 5] = [
+const PLOTS: [Plot; 6] = [
     Plot {
         title: "Throughput, MB/s (longer is better)",
         value: "rate",
@@ -51,6 +51,11 @@ const PLOTS: [Plot; 5] = [
         title: "Circuits a second (longer is better)",
         value: "rate",
         unit: "1/s",
+    },
+    Plot {
+        title: "Bytes over each link for a byte in datagrams (shorter is better)",
+        value: "each_link",
+        unit: "x",
     },
 ];
 

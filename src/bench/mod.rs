@@ -1,8 +1,10 @@
 //! `cepa bench` measures what a network carries on this machine, and what that costs.
 //!
-//! [`rows`] says how each row is measured, through the ways of [`way`] to the destination of [`server`]. [`usage`]
+//! [`rows`] says how each row is measured, through the ways of [`way`] to the destination of [`server`], and with the
+//! datagrams of [`datagrams`]. [`usage`]
 //! reads what the processes used. [`report`] and [`html`] show the results. This file does all that in order.
 
+mod datagrams;
 mod html;
 mod report;
 mod rows;
@@ -26,7 +28,7 @@ use crate::terminal::stop::{Cause, Stop};
 use crate::terminal::{CliError, NETWORK};
 use crate::testnet::{Local, Shape};
 use report::{Machine, Report, Row, Setting};
-use rows::{Field, ROWS};
+use rows::{Field, Kind, ROWS};
 use server::Server;
 use usage::Roles;
 use way::{Helper, PlainChain, Way, new_user};
@@ -179,7 +181,7 @@ pub(crate) async fn run(options: Options, dir: &Path) -> Result<ExitCode, CliErr
     };
     let mut report = new_report(&options);
     let ended = {
-        let measuring = Box::pin(measure(&options, &network, &mut report));
+        let measuring = Box::pin(measure(&options, &network, dir, &mut report));
         tokio::select! {
             done = measuring => Ok(done),
             cause = stop.requested() => Err(cause),
@@ -260,6 +262,7 @@ fn new_report(options: &Options) -> Report {
 async fn measure(
     options: &Options,
     network: &Network,
+    dir: &Path,
     report: &mut Report,
 ) -> Result<(), CliError> {
     let server = Server::start(options.target).await.map_err(io_failed)?;
@@ -276,6 +279,7 @@ async fn measure(
         roles: network.roles(),
         plain_roles: Roles::from([("plain".to_owned(), chain.pids())]),
         sunk: server.sunk.clone(),
+        come: server.come.clone(),
         duration: options.duration,
         // Windows open by round trips, so the time to warm up depends on the delay.
         warm_up: Duration::from_millis(500) + options.conditions.delay * 60,
@@ -289,13 +293,19 @@ async fn measure(
         .flat_map(|roles| roles.clone())
         .collect();
     let machine = usage::Machine::look(&everybody);
+    let mut counting = None;
     let meter = Meter::new();
     for (number, (id, title, kind)) in wanted.iter().enumerate() {
         let percent = u8::try_from(number * 100 / wanted.len()).unwrap_or(100);
         meter.show(percent, title);
         // Bytes that the row before has left on their way must not count for this row.
         tokio::time::sleep(SETTLE + options.conditions.delay * 10).await;
-        let (values, error) = match field.measure(*kind).await {
+        match (kind, &counting) {
+            (Kind::UdpBytes(_), None) => counting = Some(start_counting(options, dir).await?),
+            (Kind::UdpBytes(_), Some(_)) | (_, None) => {}
+            (_, Some(_)) => stop_counting(counting.take()).await,
+        }
+        let (values, error) = match field.measure(*kind, counting.as_ref()).await {
             Ok(values) => (values, None),
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
@@ -308,10 +318,37 @@ async fn measure(
         report.compare(&mut row);
         report.rows.push(row);
     }
+    stop_counting(counting).await;
     let processors = report.machine.processors;
     report.machine.others = machine.and_then(|machine| machine.others(&everybody, processors));
     report.complete = true;
     Ok(())
+}
+
+/// Starts the small network whose links count what they carry. Bytes need no processes of their own, and the network
+/// that is measured otherwise has no part that would slow it down.
+async fn start_counting(options: &Options, dir: &Path) -> Result<Local, CliError> {
+    let shape = Shape {
+        authorities: 1,
+        relays: 3,
+        exits: 1,
+        socks: SocketAddr::from(([127, 0, 0, 1], 0)),
+        resolver: None,
+        log_level: "warn".to_owned(),
+        measure: false,
+        conditions: options.conditions,
+        counts_links: true,
+        multipath: options.multipath,
+        memory_mib: None,
+        params: Default::default(),
+    };
+    Box::pin(Local::start(&shape, false, &dir.join("counting"))).await
+}
+
+async fn stop_counting(network: Option<Local>) {
+    if let Some(network) = network {
+        network.kill().await;
+    }
 }
 
 fn publish(options: &Options, report: &Report) -> Result<(), CliError> {

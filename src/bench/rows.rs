@@ -9,16 +9,19 @@ use cepa_common::world::steady;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::datagrams::Datagrams;
 use super::report::{Value, quantile, value};
 use super::server::{CHUNK, Wish};
 use super::usage::{self, Roles};
 use super::way::Way;
+use crate::testnet::Local;
 
 /// Every row: its name for `--only`, its name for people, and what it measures.
-pub(super) const ROWS: [(&str, &str, Kind); 20] = [
+pub(super) const ROWS: [(&str, &str, Kind); 27] = [
     ("memory-idle", "memory before the load", Kind::Memory),
     (
         "memory-circuit",
@@ -98,6 +101,37 @@ pub(super) const ROWS: [(&str, &str, Kind); 20] = [
         "ping beside 10 downloads, same circuit",
         Kind::Ping,
     ),
+    (
+        "udp-echo",
+        "datagram there and back, alone",
+        Kind::UdpEcho(Beside::Nothing),
+    ),
+    (
+        "udp-echo-loaded",
+        "the same beside a download, same circuit",
+        Kind::UdpEcho(Beside::SameCircuit),
+    ),
+    (
+        "udp-echo-other",
+        "the same beside a download, another circuit",
+        Kind::UdpEcho(Beside::OtherCircuit),
+    ),
+    ("udp-bytes-64", "datagrams of 64 bytes", Kind::UdpBytes(64)),
+    (
+        "udp-bytes-1200",
+        "datagrams of 1,200 bytes",
+        Kind::UdpBytes(1_200),
+    ),
+    (
+        "udp-bytes-1350",
+        "datagrams of 1,350 bytes",
+        Kind::UdpBytes(1_350),
+    ),
+    (
+        "udp-bytes-9000",
+        "datagrams of 9,000 bytes",
+        Kind::UdpBytes(9_000),
+    ),
     ("memory-after", "memory after the load", Kind::Memory),
 ];
 
@@ -109,6 +143,10 @@ const HELD: usize = 64;
 const BESIDE: usize = 10;
 /// Pause between two pings.
 const PING_PAUSE: Duration = Duration::from_millis(20);
+/// A datagram that has not come back after this time is lost: each end drops what has waited for a second.
+const UDP_LOST: Duration = Duration::from_secs(2);
+/// Links of a circuit.
+const HOPS: usize = 3;
 /// The most requests that a row of first bytes makes.
 const MAX_REQUESTS: usize = 1000;
 /// An answer that takes longer than this is an error.
@@ -129,6 +167,20 @@ pub(super) enum Kind {
     Circuits,
     /// Time of a byte there and back on one stream, beside others.
     Ping,
+    /// Time of a small datagram there and back.
+    UdpEcho(Beside),
+    /// Bytes that links carry for each byte of a flow of datagrams of so many bytes, in a network that counts them.
+    UdpBytes(usize),
+}
+
+/// What goes on beside datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    Nothing,
+    /// A download on the circuit of the datagrams.
+    SameCircuit,
+    /// A download on a circuit of its own.
+    OtherCircuit,
 }
 
 /// The way that a request takes.
@@ -188,6 +240,8 @@ pub(super) struct Field {
     pub(super) plain_roles: Roles,
     /// Number of bytes that the destination's sinks have read.
     pub(super) sunk: Arc<AtomicU64>,
+    /// Number of datagrams that the destination has counted.
+    pub(super) come: watch::Receiver<u64>,
     /// How long a row is measured.
     pub(super) duration: Duration,
     /// How long a load runs before it is measured.
@@ -195,8 +249,12 @@ pub(super) struct Field {
 }
 
 impl Field {
-    /// Measures `kind`.
-    pub(super) async fn measure(&self, kind: Kind) -> io::Result<Vec<Value>> {
+    /// Measures `kind`. `counting` is a network that counts what its links carry, for [`Kind::UdpBytes`].
+    pub(super) async fn measure(
+        &self,
+        kind: Kind,
+        counting: Option<&Local>,
+    ) -> io::Result<Vec<Value>> {
         match kind {
             Kind::Memory => Ok(self.memory()),
             Kind::PerCircuit => self.per_circuit().await,
@@ -204,6 +262,11 @@ impl Field {
             Kind::FirstByte(of) => self.first_bytes(of).await,
             Kind::Circuits => self.circuits().await,
             Kind::Ping => self.ping().await,
+            Kind::UdpEcho(beside) => self.udp_echo(beside).await,
+            Kind::UdpBytes(bytes) => match counting {
+                Some(network) => self.udp_bytes(bytes, network).await,
+                None => Err(io::Error::other("no network counts what links carry")),
+            },
         }
     }
 
@@ -363,6 +426,66 @@ impl Field {
             sleep(PING_PAUSE).await;
         }
         Ok(times(took))
+    }
+
+    async fn udp_echo(&self, beside: Beside) -> io::Result<Vec<Value>> {
+        let way = self.network.with_new_user();
+        let mut datagrams = Datagrams::open(way).await?;
+        datagrams.until_bound().await?;
+        let download = match beside {
+            Beside::Nothing => None,
+            Beside::SameCircuit => Some(way),
+            Beside::OtherCircuit => Some(way.with_new_user()),
+        };
+        let load = match download {
+            Some(way) => Some(Load::start(way, Bulk::new(false, 1), self.sunk.clone()).await?),
+            None => None,
+        };
+        sleep(self.warm_up).await;
+        let (begun, before) = (steady::now(), load.as_ref().map(Load::bytes));
+        let (mut took, mut lost) = (Vec::new(), 0_u32);
+        while begun.elapsed() < self.duration {
+            match datagrams.echo(UDP_LOST).await? {
+                Some(time) => took.push(time.as_secs_f64() * 1e3),
+                None => lost += 1,
+            }
+            sleep(PING_PAUSE).await;
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        if took.is_empty() {
+            return Err(io::Error::other("no datagram came back"));
+        }
+        let mut values = times(took);
+        values.push(value("lost", f64::from(lost), ""));
+        if let (Some(load), Some(before)) = (load, before) {
+            // What the datagrams went beside, so that a quick echo beside no load is not taken for a good one.
+            let moved = (load.bytes() - before) as f64;
+            values.push(value("beside", moved / 1e6 / seconds, "MB/s"));
+        }
+        Ok(values)
+    }
+
+    async fn udp_bytes(&self, bytes: usize, network: &Local) -> io::Result<Vec<Value>> {
+        let way = self.network.at(network.socks()).with_new_user();
+        let mut datagrams = Datagrams::open(way).await?;
+        datagrams.until_bound().await?;
+        let mut come = self.come.clone();
+        // The circuit's window opens, and the network falls silent again, before bytes are counted.
+        datagrams.flow(bytes, self.warm_up, &mut come).await?;
+        sleep(UDP_LOST).await;
+        let (carried, before) = (network.carried(), *come.borrow());
+        let sent = datagrams.flow(bytes, self.duration, &mut come).await?;
+        let arrived = *come.borrow() - before;
+        if arrived == 0 {
+            return Err(io::Error::other("no datagram arrived"));
+        }
+        let carried = (network.carried() - carried) as f64;
+        let payload = arrived as f64 * bytes as f64;
+        Ok(vec![
+            value("each_link", carried / payload / HOPS as f64, "x"),
+            value("arrived", arrived as f64, ""),
+            value("lost", sent.saturating_sub(arrived) as f64, ""),
+        ])
     }
 }
 

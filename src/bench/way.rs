@@ -83,6 +83,18 @@ impl Way {
         }
     }
 
+    /// This way through the front of another network.
+    pub(super) fn at(self, front: SocketAddr) -> Self {
+        match self {
+            Self::Network { target, user, .. } => Self::Network {
+                socks: front,
+                target,
+                user,
+            },
+            Self::Plain(first) => Self::Plain(first),
+        }
+    }
+
     /// This way, for a new user.
     pub(super) fn with_new_user(self) -> Self {
         match self {
@@ -98,23 +110,30 @@ impl Way {
 
 /// The bytes of SOCKS 5 with credentials (RFC 1928, RFC 1929), and the stream's first byte behind them.
 fn flight(target: SocketAddr, user: u64, wish: Wish) -> Vec<u8> {
-    let name = format!("bench{user}");
-    let mut flight = vec![5, 1, 2, 1, u8::try_from(name.len()).unwrap_or(0)];
-    flight.extend(name.as_bytes());
-    flight.extend([1, b'x', 5, 1, 0]);
-    match target.ip() {
-        IpAddr::V4(ip) => {
-            flight.push(1);
-            flight.extend(ip.octets());
-        }
-        IpAddr::V6(ip) => {
-            flight.push(4);
-            flight.extend(ip.octets());
-        }
-    }
-    flight.extend(target.port().to_be_bytes());
+    let mut flight = greeting(user);
+    flight.extend([5, 1, 0]);
+    flight.extend(address(target));
     flight.push(wish as u8);
     flight
+}
+
+/// What comes before the request: credentials (RFC 1929).
+pub(super) fn greeting(user: u64) -> Vec<u8> {
+    let name = format!("bench{user}");
+    let mut greeting = vec![5, 1, 2, 1, u8::try_from(name.len()).unwrap_or(0)];
+    greeting.extend(name.as_bytes());
+    greeting.extend([1, b'x']);
+    greeting
+}
+
+/// An address as SOCKS 5 writes it: type, address, port.
+pub(super) fn address(of: SocketAddr) -> Vec<u8> {
+    let mut address = match of.ip() {
+        IpAddr::V4(ip) => [&[1][..], &ip.octets()].concat(),
+        IpAddr::V6(ip) => [&[4][..], &ip.octets()].concat(),
+    };
+    address.extend(of.port().to_be_bytes());
+    address
 }
 
 /// A child of this program that ends with it, because it holds a pipe of this program.

@@ -92,6 +92,7 @@ impl Bench {
             log_level: context.filter().unwrap_or("warn").to_owned(),
             measure: false,
             conditions: self.links.conditions(),
+            counts_links: false,
             multipath: self.multipath,
             memory_mib: None,
             params: Default::default(),

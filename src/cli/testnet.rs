@@ -86,6 +86,7 @@ impl Testnet {
             log_level: context.filter().unwrap_or("info").to_owned(),
             measure: self.measure,
             conditions: self.links.conditions(),
+            counts_links: false,
             multipath: self.multipath,
             memory_mib: self.memory_mib,
             params: self.params.into_iter().collect(),

@@ -91,7 +91,7 @@ impl Layout {
         })
     }
 
-    /// Puts an emulated link before every node that accepts links, if the conditions ask for that.
+    /// Puts an emulated link before every node that accepts links, if the conditions or the shape ask for that.
     pub(crate) async fn emulate_links(&mut self) -> Result<(), CliError> {
         let nodes = &self.plan.nodes;
         for node in nodes.iter().filter(|n| n.reached_at != n.address) {
@@ -103,6 +103,11 @@ impl Layout {
             })?);
         }
         Ok(())
+    }
+
+    /// Bytes that all links together have carried so far, both ways, if there are emulated ones.
+    pub(crate) fn carried(&self) -> u64 {
+        self.links.iter().map(EmulatedLink::carried).sum()
     }
 
     /// Path of `testnet.json`.
@@ -181,6 +186,7 @@ mod tests {
             log_level: "warn".to_owned(),
             measure: false,
             conditions: Default::default(),
+            counts_links: false,
             multipath: Default::default(),
             memory_mib: None,
             params: Default::default(),

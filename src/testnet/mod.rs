@@ -263,6 +263,11 @@ impl Local {
             .collect()
     }
 
+    /// Bytes that all links together have carried so far, both ways, in a network of a shape that counts them.
+    pub fn carried(&self) -> u64 {
+        self.layout.carried()
+    }
+
     /// Stops every node in order; if somebody asks to stop, at once.
     pub async fn stop(mut self, stop: &mut Stop) {
         take_down(&mut self.network, stop).await;

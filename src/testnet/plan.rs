@@ -31,6 +31,8 @@ pub struct Shape {
     pub measure: bool,
     /// Delay, bandwidth and loss of every link.
     pub conditions: Conditions,
+    /// Is it to be known how many bytes the links carry? Each goes by an emulated one then, whatever the conditions.
+    pub counts_links: bool,
     /// When the client's circuits get a second leg.
     pub multipath: MultipathKind,
     /// `limits.memory_mib` of every node, if it is not to be the default.
@@ -114,7 +116,10 @@ impl Shape {
 
     /// Number of ports that links need: two for each listener if an emulated link stands before it.
     fn ports(&self) -> usize {
-        let each = if self.conditions.is_plain() { 1 } else { 2 };
+        let each = match self.conditions.is_plain() && !self.counts_links {
+            true => 1,
+            false => 2,
+        };
         self.listeners() * each
     }
 }
@@ -386,6 +391,7 @@ mod tests {
             log_level: "info".to_owned(),
             measure: false,
             conditions: Conditions::default(),
+            counts_links: false,
             multipath: MultipathKind::default(),
             memory_mib: None,
             params: Default::default(),

@@ -7,6 +7,8 @@ mod wire;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::world::{random, steady};
@@ -30,6 +32,7 @@ const MAX_CONNECTIONS: usize = 4096;
 #[derive(Debug)]
 pub struct EmulatedLink {
     address: SocketAddr,
+    carried: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -50,13 +53,23 @@ impl EmulatedLink {
         conditions: Conditions,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let task = tokio::spawn(accept(listener, target, conditions));
-        Ok(Self { address, task })
+        let carried = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(accept(listener, target, conditions, carried.clone()));
+        Ok(Self {
+            address,
+            carried,
+            task,
+        })
     }
 
     /// Address to dial.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Bytes that all connections together have brought to their other ends, both ways.
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 }
 
@@ -66,14 +79,19 @@ impl Drop for EmulatedLink {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, conditions: Conditions) {
+async fn accept(
+    listener: TcpListener,
+    target: SocketAddr,
+    conditions: Conditions,
+    carried: Arc<AtomicU64>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             came = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
                 if let Ok((near, _)) = came {
-                    connections.spawn(carry(near, target, conditions));
+                    connections.spawn(carry(near, target, conditions, carried.clone()));
                 }
             }
         }
@@ -81,7 +99,12 @@ async fn accept(listener: TcpListener, target: SocketAddr, conditions: Condition
 }
 
 /// Carries one connection. An error on either side ends both, as a reset would.
-async fn carry(near: TcpStream, target: SocketAddr, conditions: Conditions) {
+async fn carry(
+    near: TcpStream,
+    target: SocketAddr,
+    conditions: Conditions,
+    carried: Arc<AtomicU64>,
+) {
     let Ok(far) = TcpStream::connect(target).await else {
         return;
     };
@@ -93,13 +116,18 @@ async fn carry(near: TcpStream, target: SocketAddr, conditions: Conditions) {
     let (far_read, far_write) = far.into_split();
     // The dialler was connected at once, so the round trip of TCP's handshake is added here.
     let opens = steady::now() + conditions.round_trip();
-    let there = pump(near_read, far_write, Wire::new(conditions, opens));
-    let back = pump(far_read, near_write, Wire::new(conditions, opens));
+    let there = pump(near_read, far_write, Wire::new(conditions, opens), &carried);
+    let back = pump(far_read, near_write, Wire::new(conditions, opens), &carried);
     // The end of each direction is passed on by itself; an error ends both.
     let _ = tokio::try_join!(there, back);
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: Wire) -> io::Result<()> {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut wire: Wire,
+    carried: &AtomicU64,
+) -> io::Result<()> {
     let mut rng = SmallRng::from_rng(&mut random::rng());
     let mut buffer = vec![0; CHUNK];
     let mut out = Vec::new();
@@ -112,6 +140,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: Wire) -
                 out.clear();
                 wire.pull(steady::now(), &mut out);
                 to.write_all(&out).await?;
+                carried.fetch_add(out.len() as u64, Ordering::Relaxed);
             }
             read = from.read(&mut buffer[..room]), if room > 0 && !ended => {
                 let len = read?;
@@ -164,5 +193,6 @@ mod tests {
             assert!(begun.elapsed() >= Duration::from_millis(20));
         };
         tokio::join!(serve, ask);
+        assert_eq!(link.carried(), 600_000);
     }
 }
