@@ -1,11 +1,12 @@
 //! The node's port, and whether it may be trusted with what a program sends.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use cepa_common::world::owners::{self, LISTENS, Listed, Transport};
 
 use crate::error::ExecError;
 
@@ -80,18 +81,11 @@ impl Via {
         let Self::Tcp(address) = self else {
             return Ok(None);
         };
-        // A socket of IPv6 may hear for IPv4 too, and never the other way round.
-        let tables: &[&str] = match address {
-            SocketAddr::V4(_) => &["/proc/net/tcp", "/proc/net/tcp6"],
-            SocketAddr::V6(_) => &["/proc/net/tcp6"],
-        };
-        let find = |table: &&str| {
-            let table = BufReader::new(File::open(table).ok()?);
-            // Those that listen stand first, so that no more is read of a long table.
-            listener(table.lines().map_while(Result::ok), *address)
-        };
-        let owner = tables.iter().find_map(find);
-        let owner = owner.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        let listens = |it: &Listed| it.state == LISTENS && it.is_at(*address);
+        let owner = owners::sockets(Transport::Tcp).and_then(|mut all| all.find(listens));
+        let owner = owner
+            .ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?
+            .uid;
         let is_trusted = owner == rustix::process::geteuid().as_raw() || owner == 0 || {
             let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
             Some(owner) == uid_of(&passwd, "cepa")
@@ -116,43 +110,6 @@ pub(crate) fn nobody_there(via: &Via, error: &io::Error) -> ExecError {
         format!("no node answers at {via}: {error}"),
         "start one with `cepa proxy`, or name its port with --via",
     )
-}
-
-/// The user who listens at `address`, by the lines of a table of `/proc/net`.
-fn listener(table: impl Iterator<Item = String>, address: SocketAddr) -> Option<u32> {
-    table.skip(1).find_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let (local, state) = (fields.next()?, fields.nth(1)?);
-        let uid = fields.nth(3)?;
-        let (ip, port) = local.split_once(':')?;
-        let is_listening = state == "0A";
-        let at = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
-        let is_any = at.ip().is_unspecified() && at.port() == address.port();
-        let is_same =
-            is_any || (at.ip().to_canonical(), at.port()) == (address.ip(), address.port());
-        (is_listening && is_same)
-            .then(|| uid.parse().ok())
-            .flatten()
-    })
-}
-
-/// An address as the kernel writes it: words of four bytes in the machine's order.
-fn parse_ip(text: &str) -> Option<IpAddr> {
-    let word = |n: usize| {
-        let word = u32::from_str_radix(text.get(8 * n..8 * n + 8)?, 16).ok()?;
-        Some(word.to_ne_bytes())
-    };
-    match text.len() {
-        8 => Some(IpAddr::from(word(0)?)),
-        32 => {
-            let mut bytes = [0; 16];
-            for n in 0..4 {
-                bytes.get_mut(4 * n..4 * n + 4)?.copy_from_slice(&word(n)?);
-            }
-            Some(Ipv6Addr::from(bytes).into())
-        }
-        _ => None,
-    }
 }
 
 /// The number of a user in the text of `/etc/passwd`.
@@ -196,24 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_listens_is_found() {
-        // As a machine of little endian writes them.
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
-            0: 0100007F:2486 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 8571 1 0\n   \
-            1: 00000000:2487 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 8572 1 0\n   \
-            2: 0100007F:2488 0100007F:2486 01 00000000:00000000 00:00000000 00000000  1001        0 8573 1 0\n";
-        let table6 = "  sl  local_address rem_address st\n   \
-            0: 00000000000000000000000001000000:2486 00000000000000000000000000000000:0000 0A 0:0 00:0 0 7 0 1 1\n";
-        if cfg!(target_endian = "little") {
-            let at = |table: &str, text: &str| {
-                listener(table.lines().map(str::to_owned), text.parse().unwrap())
-            };
-            assert_eq!(at(table, "127.0.0.1:9350"), Some(1000));
-            assert_eq!(at(table, "127.0.0.1:9351"), Some(0));
-            assert_eq!(at(table, "127.0.0.1:9352"), None, "it does not listen");
-            assert_eq!(at(table, "127.0.0.2:9350"), None);
-            assert_eq!(at(table6, "[::1]:9350"), Some(7));
-        }
+    fn users_have_numbers() {
         let passwd = "root:x:0:0::/root:/bin/sh\ncepa:x:990:990::/var/lib/cepa:/bin/false\n";
         assert_eq!(uid_of(passwd, "cepa"), Some(990));
         assert_eq!(uid_of(passwd, "cep"), None);

@@ -172,6 +172,9 @@ fn unfit(port: &Listener) -> Option<String> {
         ListenAddress::Tcp(_) if port.credentials.is_some() => Some(format!(
             "{at} is of the kind \"{what}\", at which nobody gives a password; leave `credentials` out"
         )),
+        ListenAddress::Tcp(_) if !port.udp => Some(format!(
+            "{at} is of the kind \"{what}\", and `udp` says whether a port of SOCKS takes datagrams; leave it out"
+        )),
         ListenAddress::Tcp(_) => {
             let is_missing = port.kind == ListenerKind::Transparent && !cfg!(target_os = "linux");
             is_missing.then(|| format!("the kind \"{what}\" of {at} is there on Linux alone"))

@@ -103,6 +103,14 @@ impl ListenerKind {
     }
 }
 
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(it: &bool) -> bool {
+    *it
+}
+
 /// One of `client.listeners`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(expecting = "a table with `address`, which [[client.listeners]] begins")]
@@ -121,6 +129,9 @@ pub struct Listener {
     /// The group of a Unix socket, by name or number; `None` for that which the system gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Does this port take datagrams?
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub udp: bool,
     /// File of those who may use this port; `None` for everybody who reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<PathBuf>,
@@ -128,8 +139,15 @@ pub struct Listener {
 
 impl Listener {
     /// The keys of its table.
-    pub(super) const KEYS: [&str; 6] =
-        ["address", "kind", "isolate", "mode", "group", "credentials"];
+    pub(super) const KEYS: [&str; 7] = [
+        "address",
+        "kind",
+        "isolate",
+        "mode",
+        "group",
+        "udp",
+        "credentials",
+    ];
 
     /// A port at this address, with the client's isolation.
     pub fn at(address: ListenAddress) -> Self {
@@ -139,6 +157,7 @@ impl Listener {
             isolate: None,
             mode: None,
             group: None,
+            udp: true,
             credentials: None,
         }
     }

@@ -123,7 +123,8 @@ settings! {
             docs "Each is a table with `address`, and as far as they are to differ from the usual `kind` (\"proxy\"; or \
                 \"dns\", or \"transparent\"), `isolate` (that of \
                 `client.isolate`), `mode` and `group` (of a Unix socket: \"0600\", its \
-                owner alone) and `credentials` (who may use it: everybody). The text below says more.";
+                owner alone), `udp` (whether it takes datagrams: true) and `credentials` (who may use it: everybody). \
+                The text below says more.";
         connections: u32 = MAX_CONNECTIONS as u32;
             within 1..=65_536, "connections";
             example "1024";

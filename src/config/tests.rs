@@ -42,7 +42,7 @@ fn every_key_is_read_into_its_place() {
         answer_early = true
         multipath = "always"
         isolate = ["destination", "stream"]
-        listeners = [{ address = "127.0.0.2:2", kind = "proxy", isolate = [], credentials = "w" }, { address = "unix:u", mode = "660", group = "g" }, { address = "[::1]:3", kind = "dns" }]
+        listeners = [{ address = "127.0.0.2:2", kind = "proxy", isolate = [], udp = false, credentials = "w" }, { address = "unix:u", mode = "660", group = "g" }, { address = "[::1]:3", kind = "dns" }]
         connections = 16
         hops = 4
         guards = 2
@@ -113,6 +113,7 @@ fn every_key_is_read_into_its_place() {
                     isolate: Some(Vec::new()),
                     mode: None,
                     group: None,
+                    udp: false,
                     credentials: Some("w".into()),
                 },
                 Listener {
@@ -121,6 +122,7 @@ fn every_key_is_read_into_its_place() {
                     isolate: None,
                     mode: Some(SocketMode(0o660)),
                     group: Some("g".to_owned()),
+                    udp: true,
                     credentials: None,
                 },
                 Listener {
@@ -384,6 +386,10 @@ fn rules_name_their_key() {
         (
             "[client]\nlisteners = [{ address = \"unix:/x\", group = \"g\", mode = \"0600\" }]\n",
             "client.listeners (line 2): unix:/x names a group, and its mode lets no group in",
+        ),
+        (
+            "[client]\nlisteners = [{ address = \"127.0.0.1:1\", kind = \"dns\", udp = false }]\n",
+            "client.listeners (line 2): 127.0.0.1:1 is of the kind \"dns\", and `udp`",
         ),
         (
             "[client]\nlisteners = [{ address = \"unix:/x\", kind = \"dns\" }]\n",
@@ -742,6 +748,7 @@ proptest! {
             mode: flags[0].then_some(SocketMode(numbers.1 & 0o777)),
             group: flags[2].then(|| word.clone()),
             isolate: flags[1].then(|| vec![IsolateKind::Stream]),
+            udp: flags[4],
         };
         let client = Client {
             socks: address,

@@ -123,12 +123,12 @@ impl Node {
             let isolate = port.isolate.as_ref().unwrap_or(&settings.isolate);
             let by = clients::isolate_by(isolate);
             let bound = bind(&port, self.state.trust()).await?;
-            let kind = port.kind;
+            let (kind, udp) = (port.kind, port.udp);
             ports.push(config::Listener {
                 address: bound.address.clone(),
                 ..port
             });
-            listeners.push((bound, by, kind));
+            listeners.push((bound, by, kind, udp));
         }
         let peers = peer_rules(settings).await?;
         let options = client::ClientOptions {
@@ -153,9 +153,10 @@ impl Node {
             max_connections: settings.connections as usize,
             ..Default::default()
         };
-        for (bound, by, kind) in listeners {
+        for (bound, by, kind, udp) in listeners {
             self.ports.push((kind, bound.address));
             self.socket_files.extend(bound.file);
+            let front = client::front::FrontOptions { udp, ..front };
             let front = started.client.serve_front_by(by, bound.listener, front);
             self.fronts.push(front);
         }

@@ -311,7 +311,10 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("sim/src", &["common/src", "relay/src", "client/src"]),
     ("exec/src/error.rs", &[]),
     ("exec/src/stack", &["common/src/dns"]),
-    ("exec/src/via.rs", &["exec/src/error.rs"]),
+    (
+        "exec/src/via.rs",
+        &["common/src/world", "exec/src/error.rs"],
+    ),
     ("exec/src/socks.rs", &["common/src", "exec/src/via.rs"]),
     (
         "exec/src/shared.rs",

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use cepa_common::world::datagrams::DatagramSocket;
 use cepa_common::world::hangup::Hangup;
 use cepa_common::world::sockets::{SocketListener, SocketStream};
+use cepa_common::world::{blocking, owners};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
@@ -173,6 +174,18 @@ impl Accepted {
         match &self.link {
             Link::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
             Link::Unix(_) => None,
+        }
+    }
+
+    /// The user who has the other end of a connection on this machine, if the system tells (Linux does).
+    pub(super) async fn peer_owner(&self) -> Option<u32> {
+        match &self.link {
+            Link::Tcp(stream) => {
+                let (peer, local) = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
+                let asked = blocking::run(move || owners::of_peer(peer, local)).await;
+                asked.ok().flatten()
+            }
+            Link::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }
 

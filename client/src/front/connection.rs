@@ -29,7 +29,7 @@ use super::reply::{self, Failure};
 use super::request::{Found, FrontRequest, LookUp, Request};
 use super::socks;
 use super::target::{FrontTarget, Host, Marks, Protocol};
-use super::udp::{self, Datagrams};
+use super::udp::{self, Datagrams, Heard};
 use super::udp_ask::Associate;
 
 /// Size of the buffer for one direction of one connection, in bytes.
@@ -240,13 +240,16 @@ impl Connection {
         from: Option<SocketAddr>,
         options: FrontOptions,
     ) -> io::Result<()> {
+        // Asked before the reply, as the application has its end of the connection for sure while it waits.
+        let owner = self.stream.peer_owner().await;
         let bound = reply::bound(port.local_addr()?);
         self.stream.write_all(&bound).await?;
         self.stream.seat().stream_begins();
         let is_own = |from: &SocketAddr| from.ip().to_canonical() == peer.to_canonical();
-        let from = from.filter(is_own).map_or(0, |from| from.port());
+        let from = from.filter(is_own).map(|from| from.port());
+        let heard = Heard::new(peer, from, owner);
         let allow = options.allow_private;
-        udp::carry_by_port(&mut self.stream, port, datagrams, peer, from, allow).await;
+        udp::carry_by_port(&mut self.stream, port, datagrams, heard, allow).await;
         Ok(())
     }
 

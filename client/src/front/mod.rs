@@ -60,6 +60,8 @@ mod parse_tests;
 mod serve_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod udp_tests;
 
 pub use accepted::FrontListener;
 pub use connector::{ConnectRequest, Connector, IsolationKey, Origin};

@@ -7,8 +7,8 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use cepa_common::budget::Budget;
 use cepa_common::dns::{self, Query, Question};
@@ -68,11 +68,33 @@ impl AsyncWrite for Breakable {
 
 pub(super) type Answer = oneshot::Sender<Result<Breakable, Failure>>;
 
+/// Sends datagrams back to whoever has sent them, and keeps their bytes for the test.
+struct Mirror {
+    sent: Arc<Mutex<Vec<Vec<u8>>>>,
+    back: mpsc::Sender<(SocketAddr, Vec<u8>)>,
+    come: tokio::sync::Mutex<mpsc::Receiver<(SocketAddr, Vec<u8>)>>,
+}
+
+impl Datagrams for Mirror {
+    fn send(&self, target: &FrontTarget, bytes: &[u8]) {
+        self.sent.lock().unwrap().push(bytes.to_vec());
+        if let Host::Ip4(ip) = target.host {
+            let from = SocketAddr::from((ip, target.port));
+            self.back.try_send((from, bytes.to_vec())).unwrap();
+        }
+    }
+
+    fn receive(&self) -> Received<'_> {
+        Box::pin(async { self.come.lock().await.recv().await })
+    }
+}
+
 /// A connector that hands every request to the test, with the means to answer it.
 pub(super) struct Asked {
     requests: mpsc::Sender<(ConnectRequest, Answer)>,
     identity: Arc<AtomicU64>,
     budget: Arc<Budget>,
+    datagrams: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Connector for Asked {
@@ -90,6 +112,15 @@ impl Connector for Asked {
         let (answer, result) = oneshot::channel();
         self.requests.try_send((request, answer)).unwrap();
         result.await.unwrap()
+    }
+
+    fn associate(&self, _: IsolationKey) -> Option<Box<dyn Datagrams>> {
+        let (back, come) = mpsc::channel(64);
+        Some(Box::new(Mirror {
+            sent: self.datagrams.clone(),
+            back,
+            come: tokio::sync::Mutex::new(come),
+        }))
     }
 
     /// Answers queries by texts if their name says so, else by NODATA.
@@ -144,6 +175,8 @@ pub(super) struct Front {
     pub(super) identity: Arc<AtomicU64>,
     /// What the front end holds is charged to this.
     pub(super) budget: Arc<Budget>,
+    /// The datagrams that applications have sent.
+    pub(super) datagrams: Arc<Mutex<Vec<Vec<u8>>>>,
     pub(super) stop: oneshot::Sender<()>,
     pub(super) task: JoinHandle<()>,
 }
@@ -162,10 +195,12 @@ pub(super) fn front_at(listener: impl Into<FrontListener>, options: FrontOptions
     let (stop, stopped) = oneshot::channel::<()>();
     let identity = Arc::<AtomicU64>::default();
     let budget = Budget::unlimited();
+    let datagrams = Arc::<Mutex<Vec<Vec<u8>>>>::default();
     let connector = Asked {
         requests: sender,
         identity: identity.clone(),
         budget: budget.clone(),
+        datagrams: datagrams.clone(),
     };
     let task = tokio::spawn(serve(
         listener.into(),
@@ -181,6 +216,7 @@ pub(super) fn front_at(listener: impl Into<FrontListener>, options: FrontOptions
         requests,
         identity,
         budget,
+        datagrams,
         stop,
         task,
     }

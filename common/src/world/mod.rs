@@ -4,7 +4,7 @@
 //! network on virtual time could not be repeated. So `clippy.toml` bans such calls by name, and everybody asks here.
 //! [`steady`] has the time that only moves forward, for waits and round trips; [`clock`] has the time of day;
 //! [`random`] has randomness; [`blocking`] takes work that blocks its thread; [`sockets`] has connections and
-//! [`datagrams`] datagrams; [`names`] has what an exit asks for addresses; [`disk`] has what is kept across a restart. A
+//! [`datagrams`] datagrams, and [`owners`] says whose sockets are; [`names`] has what an exit asks for addresses; [`disk`] has what is kept across a restart. A
 //! [`World`] holds those that differ from node to node.
 //!
 //! A process is real or simulated from its first line to its last. [`simulate`] refuses as soon as a real socket, this
@@ -21,6 +21,7 @@ mod kind;
 #[cfg(any(test, feature = "simulation"))]
 pub mod memory;
 pub mod names;
+pub mod owners;
 pub mod random;
 pub mod simulation;
 pub mod sockets;
