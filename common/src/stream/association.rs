@@ -3,7 +3,8 @@
 use core::task::{Context, Poll};
 use std::time::Instant;
 
-use super::datagrams::{Datagrams, HeldDatagram};
+use super::datagram_queue::HeldDatagram;
+use super::datagrams::Datagrams;
 use super::end::{Acceptor, Opener, StreamEnd};
 use super::mux::Mux;
 use super::names::{AssociationKey, LegId};

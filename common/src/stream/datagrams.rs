@@ -3,251 +3,24 @@
 //! The machine is pure: [`super::Mux`] drives it beside the streams. An association belongs to one leg, and nothing of
 //! it is numbered, kept or sent again. Each queue is bounded, and what is too much takes the oldest away.
 
-use core::task::{Context, Poll, Waker};
-use std::collections::{BTreeMap, VecDeque};
+use core::task::{Context, Poll};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::recent::Recent;
+use super::datagram_queue::{HeldDatagram, Queue};
+use super::one_association::{Association, BINDER, RECEIVER, Step};
 use super::shares::Shares;
 use super::turns::Turns;
 use super::{StreamError, StreamHost, Violation};
 use crate::budget::{Budget, Charge};
 use crate::cell::message::{
-    AssociationMessage, BeginHost, CUT_DATAGRAM_LEN, EndReason, MESSAGE_HEAD_LEN, NoRoom, Packer,
-    read_datagram, write_datagram_head,
+    AssociationMessage, BeginHost, CUT_DATAGRAM_LEN, EndReason, Packer, write_datagram_head,
 };
 use crate::ids::AssociationId;
 use crate::limits::{
-    ASSOCIATION_BYTES, ASSOCIATIONS_PER_CIRCUIT, DATAGRAM_AGE, DATAGRAM_BYTES,
-    DATAGRAM_QUEUE_BYTES, DATAGRAM_QUEUES_BYTES, DATAGRAMS_QUEUED,
+    ASSOCIATION_BYTES, ASSOCIATIONS_PER_CIRCUIT, DATAGRAM_BYTES, DATAGRAM_QUEUES_BYTES,
 };
-
-/// What a datagram takes of a queue beside its bytes.
-const OVERHEAD_BYTES: usize = 64;
-/// A PART that would be shorter than this waits for the next cell.
-const MIN_PART_LEN: usize = 64;
-
-/// A datagram that has come, with the host that it is for or from.
-#[derive(Debug, PartialEq, Eq)]
-pub struct HeldDatagram {
-    /// At a relay the host that the datagram goes to, and at a client the one that it comes from.
-    pub host: StreamHost,
-    /// The UDP port there, not zero.
-    pub port: u16,
-    raw: Vec<u8>,
-    begins: usize,
-}
-
-impl HeldDatagram {
-    /// The datagram's bytes, 0 to 65,507.
-    pub fn bytes(&self) -> &[u8] {
-        self.raw.get(self.begins..).unwrap_or_default()
-    }
-
-    fn read(raw: Vec<u8>) -> Result<Self, Violation> {
-        let datagram = read_datagram(&raw)?;
-        let begins = raw.len() - datagram.bytes.len();
-        let (host, port) = (StreamHost::from(datagram.host), datagram.port);
-        Ok(Self {
-            host,
-            port,
-            raw,
-            begins,
-        })
-    }
-}
-
-/// How far the beginning of an association has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// The opener has yet to say BEGIN_UDP.
-    Begin,
-    /// The acceptor has not answered.
-    Waiting,
-    /// The acceptor has yet to say BOUND.
-    Answer,
-    /// BOUND was said.
-    Open,
-}
-
-/// What waits in one direction of an association.
-#[derive(Debug)]
-struct Queue<T> {
-    items: VecDeque<(Instant, T)>,
-    bytes: usize,
-}
-
-impl<T> Default for Queue<T> {
-    fn default() -> Self {
-        Self {
-            items: VecDeque::new(),
-            bytes: 0,
-        }
-    }
-}
-
-/// What takes room in a queue.
-trait Weighs {
-    fn size(&self) -> usize;
-}
-
-impl Weighs for Vec<u8> {
-    fn size(&self) -> usize {
-        self.len() + OVERHEAD_BYTES
-    }
-}
-
-impl Weighs for HeldDatagram {
-    fn size(&self) -> usize {
-        self.raw.len() + OVERHEAD_BYTES
-    }
-}
-
-impl<T: Weighs> Queue<T> {
-    fn push(&mut self, now: Instant, item: T) {
-        self.bytes += item.size();
-        self.items.push_back((now, item));
-    }
-
-    fn pop(&mut self) -> Option<T> {
-        let (_, item) = self.items.pop_front()?;
-        self.bytes -= item.size();
-        Some(item)
-    }
-
-    /// Drops the oldest that may be dropped: not the first, if that has been begun. Gives whether there was one.
-    fn drop_oldest(&mut self, is_begun: bool) -> bool {
-        let Some((_, item)) = self.items.remove(usize::from(is_begun)) else {
-            return false;
-        };
-        self.bytes -= item.size();
-        true
-    }
-
-    /// Is there so much that the oldest must go?
-    fn is_over(&self) -> bool {
-        self.items.len() > DATAGRAMS_QUEUED || self.bytes > DATAGRAM_QUEUE_BYTES
-    }
-}
-
-/// One association.
-struct Association {
-    id: AssociationId,
-    /// Has this end begun it?
-    is_opener: bool,
-    step: Step,
-    /// Datagrams to be said, with their addresses.
-    out: Queue<Vec<u8>>,
-    /// Bytes of the first of these that PARTs have said.
-    offset: usize,
-    /// What has come.
-    come: Queue<HeldDatagram>,
-    /// UNBIND is to be said once `out` is empty.
-    ending: Option<EndReason>,
-    /// UNBIND was said.
-    said: bool,
-    /// The UNBIND that was heard.
-    heard: Option<EndReason>,
-    /// The application has let go.
-    released: bool,
-    /// The number is free.
-    closed: bool,
-    /// Whoever waits for datagrams, or for BOUND.
-    waiters: [Option<Waker>; 2],
-    recent: Recent,
-    is_queued: bool,
-}
-
-/// Places in [`Association::waiters`].
-const RECEIVER: usize = 0;
-const BINDER: usize = 1;
-
-impl Association {
-    fn may_say_datagrams(&self) -> bool {
-        match self.is_opener {
-            true => true,
-            false => self.step == Step::Open,
-        }
-    }
-
-    fn has_work(&self) -> bool {
-        let speaks = !self.said && !self.closed;
-        let datagrams = self.may_say_datagrams() && !self.out.items.is_empty();
-        let ends = self.ending.is_some() && !datagrams;
-        speaks && (matches!(self.step, Step::Begin | Step::Answer) || datagrams || ends)
-    }
-
-    fn drop_out(&mut self) {
-        self.out = Queue::default();
-        self.offset = 0;
-    }
-
-    fn wake(&mut self) {
-        let waiters = self.waiters.iter_mut();
-        waiters.filter_map(Option::take).for_each(Waker::wake);
-    }
-
-    /// Packs what there is to say. Gives whether the payload is full.
-    fn pack(&mut self, packer: &mut Packer<'_>, now: Instant) -> bool {
-        self.pack_all(packer, now).is_err()
-            || packer.room().is_none_or(|room| room < MESSAGE_HEAD_LEN)
-    }
-
-    fn pack_all(&mut self, packer: &mut Packer<'_>, now: Instant) -> Result<(), NoRoom> {
-        match self.step {
-            Step::Begin => {
-                packer.association(self.id, AssociationMessage::Begin)?;
-                self.step = Step::Waiting;
-            }
-            Step::Answer => {
-                packer.association(self.id, AssociationMessage::Bound)?;
-                self.step = Step::Open;
-            }
-            Step::Waiting | Step::Open => {}
-        }
-        while self.may_say_datagrams() && self.next_out(now) {
-            self.pack_datagram(packer)?;
-        }
-        if let Some(reason) = self.ending.filter(|_| !self.said) {
-            packer.association(self.id, AssociationMessage::Unbind(reason))?;
-            self.said = true;
-        }
-        Ok(())
-    }
-
-    /// Drops what has waited too long. Gives whether there is a datagram to be said.
-    fn next_out(&mut self, now: Instant) -> bool {
-        while let Some((since, _)) = self.out.items.front() {
-            let is_old = now.saturating_duration_since(*since) > DATAGRAM_AGE;
-            if self.offset > 0 || !is_old {
-                return true;
-            }
-            self.out.pop();
-        }
-        false
-    }
-
-    /// Packs the first datagram, or as much of it as there is room for.
-    fn pack_datagram(&mut self, packer: &mut Packer<'_>) -> Result<(), NoRoom> {
-        let Some((_, first)) = self.out.items.front() else {
-            return Ok(());
-        };
-        let left = first.get(self.offset..).unwrap_or_default();
-        let room = packer.room().ok_or(NoRoom)?;
-        if left.len() > room {
-            let part = left.get(..room).filter(|part| part.len() >= MIN_PART_LEN);
-            let part = part.ok_or(NoRoom)?;
-            packer.association(self.id, AssociationMessage::Part(part))?;
-            self.offset += room;
-            return Err(NoRoom);
-        }
-        packer.association(self.id, AssociationMessage::Datagram(left))?;
-        self.offset = 0;
-        self.out.pop();
-        Ok(())
-    }
-}
 
 /// A datagram of which parts have come.
 struct Cut {
@@ -303,26 +76,7 @@ impl Datagrams {
         let key = self.next_key;
         self.next_key += 1;
         self.ids.insert(id, key);
-        let one = Association {
-            id,
-            is_opener,
-            step: if is_opener {
-                Step::Begin
-            } else {
-                Step::Waiting
-            },
-            out: Queue::default(),
-            offset: 0,
-            come: Queue::default(),
-            ending: None,
-            said: false,
-            heard: None,
-            released: false,
-            closed: false,
-            waiters: [None, None],
-            recent: Recent::default(),
-            is_queued: false,
-        };
+        let one = Association::new(id, is_opener);
         self.table.insert(key, one);
         self.account();
         key
@@ -381,7 +135,7 @@ impl Datagrams {
         if one.closed || one.ending.is_some() {
             return;
         }
-        if one.step == Step::Begin && one.out.items.is_empty() {
+        if one.step == Step::Begin && one.out.is_empty() {
             // The other end has never heard of the association.
             one.said = true;
             one.heard = Some(reason);
@@ -479,8 +233,14 @@ impl Datagrams {
         raw.extend_from_slice(bytes);
         one.out.push(now, raw);
         while one.out.is_over() && one.out.drop_oldest(one.offset > 0) {}
-        while self.table.values().map(|one| one.out.bytes).sum::<usize>() > DATAGRAM_QUEUES_BYTES {
-            let most = self.table.values_mut().max_by_key(|one| one.out.bytes);
+        while self
+            .table
+            .values()
+            .map(|one| one.out.bytes())
+            .sum::<usize>()
+            > DATAGRAM_QUEUES_BYTES
+        {
+            let most = self.table.values_mut().max_by_key(|one| one.out.bytes());
             if !most.is_some_and(|one| one.out.drop_oldest(one.offset > 0)) {
                 break;
             }
@@ -593,10 +353,14 @@ impl Datagrams {
             if let Some(waiter) = one.waiters[RECEIVER].take() {
                 waiter.wake();
             }
-            while self.table.values().map(|one| one.come.bytes).sum::<usize>()
+            while self
+                .table
+                .values()
+                .map(|one| one.come.bytes())
+                .sum::<usize>()
                 > DATAGRAM_QUEUES_BYTES
             {
-                let most = self.table.values_mut().max_by_key(|one| one.come.bytes);
+                let most = self.table.values_mut().max_by_key(|one| one.come.bytes());
                 if !most.is_some_and(|one| one.come.drop_oldest(false)) {
                     break;
                 }
@@ -699,7 +463,7 @@ impl Datagrams {
         let queues = self
             .table
             .values()
-            .map(|one| one.out.bytes + one.come.bytes);
+            .map(|one| one.out.bytes() + one.come.bytes());
         let cut = self.cut_in.as_ref().map_or(0, |cut| cut.bytes.capacity());
         queues.sum::<usize>() + cut + self.table.len() * ASSOCIATION_BYTES
     }

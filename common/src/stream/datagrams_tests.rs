@@ -17,7 +17,7 @@ use crate::cell::PAYLOAD_LEN;
 use crate::cell::Payload;
 use crate::cell::message::{FlowMessage, LegMessage, Packer, SECRET_LEN};
 use crate::flow::FixedWindow;
-use crate::limits::DATAGRAM_BYTES;
+use crate::limits::{DATAGRAM_AGE, DATAGRAM_BYTES, DATAGRAM_QUEUE_BYTES, DATAGRAMS_QUEUED};
 use crate::stream::{
     Acceptor, AssociationKey, LegId, Mux, MuxConfig, Opener, Owes, Request, StreamEnd, StreamKey,
     StreamTarget,

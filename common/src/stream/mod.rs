@@ -13,16 +13,19 @@
 //! with a window of its own, payloads have numbers, and what a lost leg had not delivered goes by the other leg (5.20
 //! to 5.28).
 //!
-//! Beside its streams each circuit has associations, which carry datagrams (`datagrams`, 5.30 to 5.36).
+//! Beside its streams each circuit has associations, which carry datagrams (`datagrams`, `one_association`, 5.30 to
+//! 5.36).
 
 mod acceptor;
 mod association;
 mod buffer;
+mod datagram_queue;
 mod datagrams;
 mod end;
 mod leg;
 mod mux;
 mod names;
+mod one_association;
 mod opener;
 mod pack;
 mod receive;
@@ -36,7 +39,7 @@ mod table;
 mod target;
 mod turns;
 
-pub use datagrams::HeldDatagram;
+pub use datagram_queue::HeldDatagram;
 pub use end::{Acceptor, Opener, StreamEnd};
 pub use leg::{Leg, MOST_LEGS};
 pub use mux::{Mux, MuxConfig};
