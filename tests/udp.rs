@@ -11,6 +11,8 @@ mod support;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use support::dns::{KNOWN, dns_server};
@@ -26,6 +28,8 @@ fn datagrams_of_programs_cross_the_network_and_come_back() {
     every_length_comes_back_by_a_port(&net);
     every_length_comes_back_inside_the_connection(&net);
     peers_see_one_port_and_strangers_are_not_heard(&net);
+    programs_find_each_other_by_stun(&net);
+    a_flood_harms_no_download(&net);
     the_port_hears_one_program(&net);
     a_python_program_sends_datagrams(&net);
     assert!(net.stop().success());
@@ -166,6 +170,134 @@ fn peers_see_one_port_and_strangers_are_not_heard(net: &Testnet) {
     stranger.send_to(b"listen to me", seen).unwrap();
     // What the stranger said would come before this.
     assert_eq!(who(one), seen);
+}
+
+/// A server of STUN (RFC 8489): answers a binding request with XOR-MAPPED-ADDRESS, and nothing else.
+fn stun_server() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1_500];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            let [0, 1, _, _, 0x21, 0x12, 0xa4, 0x42, transaction @ ..] = &buffer[..len] else {
+                continue;
+            };
+            let SocketAddr::V4(from) = from else { continue };
+            let masked = u32::from(*from.ip()) ^ STUN_COOKIE;
+            let answer = [
+                &[1, 1, 0, 12][..],
+                &STUN_COOKIE.to_be_bytes(),
+                &transaction[..12],
+                &[0, 0x20, 0, 8, 0, 1],
+                &(from.port() ^ 0x2112).to_be_bytes(),
+                &masked.to_be_bytes(),
+            ];
+            socket.send_to(&answer.concat(), from).unwrap();
+        }
+    });
+    address
+}
+
+const STUN_COOKIE: u32 = 0x2112_a442;
+
+/// Where a server of STUN sees the association.
+fn mapped(app: &Association, server: SocketAddr) -> SocketAddr {
+    let request = [
+        &[0, 1, 0, 0][..],
+        &STUN_COOKIE.to_be_bytes(),
+        b"transaction!",
+    ]
+    .concat();
+    app.send(&LOOPBACK, server.port(), &request);
+    let (from, answer) = app.receive();
+    assert_eq!(from, server);
+    assert_eq!((&answer[..2], &answer[8..20]), (&[1, 1][..], &request[8..]));
+    let [0, 0x20, 0, 8, 0, 1, p0, p1, a, b, c, d] = answer[20..] else {
+        panic!("no XOR-MAPPED-ADDRESS: {answer:?}");
+    };
+    let ip = Ipv4Addr::from(u32::from_be_bytes([a, b, c, d]) ^ STUN_COOKIE);
+    let port = u16::from_be_bytes([p0, p1]) ^ 0x2112;
+    SocketAddr::new(ip.into(), port)
+}
+
+/// Two servers see one port, and two programs that have told each other theirs get through to each other (rule 5.37 of
+/// docs/protocol.md): each hears the other once it has written to it, and not before.
+fn programs_find_each_other_by_stun(net: &Testnet) {
+    let servers = [stun_server(), stun_server()];
+    let apps = [Association::new(net), Association::new(net)];
+    let ports = [0, 1].map(|n| {
+        let seen = servers.map(|server| mapped(&apps[n], server));
+        assert_eq!(seen[0], seen[1]);
+        seen[0]
+    });
+    assert_ne!(ports[0], ports[1]);
+    let to = |n: usize, bytes: &[u8]| {
+        let port = ports[1 - n];
+        assert_eq!(port.ip(), IpAddr::from(Ipv4Addr::LOCALHOST));
+        apps[n].send(&LOOPBACK, port.port(), bytes);
+    };
+    to(0, b"too early");
+    // The server's answer says that what was sent before has left the exit.
+    mapped(&apps[0], servers[0]);
+    to(1, b"hello");
+    assert_eq!(apps[0].receive(), (ports[1], b"hello".to_vec()));
+    to(0, b"welcome");
+    assert_eq!(apps[1].receive(), (ports[0], b"welcome".to_vec()));
+}
+
+/// Datagrams that are sent without end lose some of themselves, the others keep their order, and a download of 100 MB on
+/// the same circuit comes whole.
+fn a_flood_harms_no_download(net: &Testnet) {
+    const BYTES: usize = 100_000_000;
+    let (echo, server) = (echo(), http_server());
+    let (mut flood, code) = socks5_command(net.socks(), 0xf2, &ANY, 0, None);
+    assert_eq!(code, 0);
+    let mut come = flood.try_clone().unwrap();
+    let heard = std::thread::spawn(move || {
+        let mut numbers = Vec::new();
+        let mut len = [0; 2];
+        while come.read_exact(&mut len).is_ok() {
+            let mut back = vec![0; usize::from(u16::from_be_bytes(len))];
+            come.read_exact(&mut back).unwrap();
+            let (_, bytes) = read(&back);
+            assert_eq!(bytes.len(), 1_200);
+            numbers.push(u32::from_be_bytes(bytes[..4].try_into().unwrap()));
+        }
+        numbers
+    });
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (over, to) = (is_over.clone(), echo.port());
+    let sending = std::thread::spawn(move || {
+        let mut sent = 0_u32;
+        while !over.load(Ordering::Relaxed) {
+            let bytes = [&sent.to_be_bytes()[..], &[0; 1_196]].concat();
+            let datagram = datagram(&LOOPBACK, to, &bytes);
+            let framed = [&(datagram.len() as u16).to_be_bytes()[..], &datagram].concat();
+            flood.write_all(&framed).unwrap();
+            sent += 1;
+        }
+        flood.shutdown(std::net::Shutdown::Both).unwrap();
+        sent
+    });
+    let (mut stream, code) = socks5(net.socks(), &LOOPBACK, server.port(), None);
+    assert_eq!(code, 0);
+    let request = format!("GET /11/{BYTES} HTTP/1.1\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    is_over.store(true, Ordering::Relaxed);
+    let (sent, numbers) = (sending.join().unwrap(), heard.join().unwrap());
+    let body = got.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    assert!(
+        got[body..] == content(11, BYTES),
+        "{} bytes",
+        got.len() - body
+    );
+    assert!(numbers.is_sorted(), "what is not lost keeps its order");
+    let (came, last) = (numbers.len(), numbers.last().copied().unwrap_or(0));
+    assert!(came > 100 && came < sent as usize, "{came} of {sent}");
+    // Those that were lost are older than others that came.
+    assert!(last as usize > came + 100, "{came}, the last was {last}");
 }
 
 /// Only the first program that speaks to the port is heard there, or the port that the request has named; and nobody

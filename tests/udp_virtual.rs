@@ -8,15 +8,15 @@ mod simulated;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cepa_client::{Client, DatagramError, DatagramIo};
 use cepa_common::dir::local_network_params;
 use cepa_common::world::memory::MemoryNetwork;
 use cepa_common::world::{DatagramSocket, Simulation, World, simulate};
-use cepa_relay::{Relay, RelayHandle};
 use simulated::{
-    AUTHORITIES, BEGAN_UNIX_MS, DELAY, address, at, client_options, found, life, relay_options,
+    AUTHORITIES, BEGAN_UNIX_MS, DELAY, address, at, client_options, found, life, start_relays,
 };
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -36,8 +36,10 @@ fn server(port: u16) -> SocketAddr {
     SocketAddr::new(address(SERVER), port)
 }
 
-/// Sends back each datagram; one that says `who` is answered by the sender's address.
+/// Sends back each datagram; one that says `who` is answered by the sender's address, and one that says `call` by a
+/// datagram every 50 s, for ten minutes.
 async fn echo(socket: DatagramSocket) {
+    let socket = Arc::new(socket);
     loop {
         let mut come = Vec::new();
         let each = |from, bytes: &[u8]| come.push((from, bytes.to_vec()));
@@ -45,10 +47,21 @@ async fn echo(socket: DatagramSocket) {
         for (from, bytes) in come {
             let answer = match &bytes[..] {
                 b"who" => from.to_string().into_bytes(),
+                b"call" => {
+                    tokio::spawn(call(socket.clone(), from));
+                    continue;
+                }
                 _ => bytes,
             };
             socket.try_send_to(&answer, from).unwrap();
         }
+    }
+}
+
+async fn call(socket: Arc<DatagramSocket>, to: SocketAddr) {
+    for n in 1..=12 {
+        sleep(Duration::from_secs(50)).await;
+        socket.try_send_to(&[n], to).unwrap();
     }
 }
 
@@ -169,12 +182,19 @@ async fn a_flood_harms_no_stream(client: &Client, io: &DatagramIo) {
 async fn an_association_ends_after_300_s(network: &MemoryNetwork, io: &DatagramIo) {
     let ports = || network.open(address(EXIT)).datagram_ports;
     let before = port_of(io, 7).await;
+    io.send(&server(7).to_string(), b"call").unwrap();
     let began = Instant::now();
-    // What peers send keeps nothing alive.
-    sleep(Duration::from_secs(200)).await;
+    // A peer goes on to send. It is heard, as it was written to less than 300 s ago.
+    for n in 1..=5 {
+        let come = io.recv().await.unwrap();
+        assert_eq!((come.from, &come.bytes[..]), (server(7), &[n][..]));
+    }
+    assert!(began.elapsed() > Duration::from_secs(240));
     assert!(ports() > 0);
+    // That keeps nothing alive: the association ends 300 s after the client's last datagram, and nothing more comes.
     sleep(Duration::from_secs(315) - began.elapsed()).await;
     assert_eq!(ports(), 1, "the port is held");
+    assert!(timeout(Duration::from_secs(10), io.recv()).await.is_err());
     sleep(Duration::from_secs(335) - began.elapsed()).await;
     assert_eq!(ports(), 0);
     assert_ne!(port_of(io, 7).await, before);
@@ -185,11 +205,7 @@ async fn run() {
     let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, names);
     let world = |node| network.world(address(node));
     let file = found(local_network_params());
-    let mut relays: Vec<RelayHandle> = Vec::new();
-    for node in 0..=EXIT {
-        let options = relay_options(node, node == EXIT, &file, world(node));
-        relays.push(at(node, Relay::start(options)).await.unwrap());
-    }
+    let relays = start_relays(&network, &file, EXIT).await;
     let servers: Vec<_> = [7, 8]
         .map(|port| {
             let socket = world(SERVER).sockets.bind_datagrams(server(port)).unwrap();

@@ -17,10 +17,8 @@ use cepa_common::state::{StateDir, StateError, Trust};
 use cepa_common::world::memory::{Event, EventKind, MemoryNetwork};
 use cepa_common::world::sockets::SocketStream;
 use cepa_common::world::{Disk, Simulation, Sockets, World, simulate};
-use cepa_relay::{Relay, RelayHandle};
 use simulated::{
-    AUTHORITIES, BEGAN_UNIX_MS, DELAY, STATE, address, at, client_options, found, life,
-    relay_options,
+    AUTHORITIES, BEGAN_UNIX_MS, DELAY, STATE, address, client_options, found, life, start_relays,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -88,11 +86,7 @@ async fn run() -> Run {
     let network = MemoryNetwork::new(BEGAN_UNIX_MS, DELAY, names);
     let world = |node| network.world(address(node));
     let file = found(local_network_params());
-    let mut relays: Vec<RelayHandle> = Vec::new();
-    for node in 0..=EXIT {
-        let options = relay_options(node, node == EXIT, &file, world(node));
-        relays.push(at(node, Relay::start(options)).await.unwrap());
-    }
+    let relays = start_relays(&network, &file, EXIT).await;
     let server = Simulation::in_node(life(SERVER), || tokio::spawn(serve(world(SERVER))));
     tokio::time::sleep(FOUNDING).await;
     let clients: Vec<_> = (EXIT + 1..=EXIT + CLIENTS)

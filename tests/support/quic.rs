@@ -1,7 +1,8 @@
 //! HTTP/3 by quinn, as a server and as a client, and what leads a program's datagrams by SOCKS 5 (RFC 1928, 7).
+#![allow(dead_code, reason = "each user has its part")]
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -18,6 +19,8 @@ const LONGEST: usize = 65_535;
 pub(crate) struct Http3Server {
     pub(crate) address: SocketAddr,
     certificate: CertificateDer<'static>,
+    /// The connections of clients, for what the server knows of them.
+    connections: Arc<Mutex<Vec<quinn::Connection>>>,
 }
 
 impl Http3Server {
@@ -36,19 +39,37 @@ impl Http3Server {
         let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
         let endpoint = quinn::Endpoint::server(config, any_port()).unwrap();
         let address = endpoint.local_addr().unwrap();
+        let connections = Arc::<Mutex<Vec<quinn::Connection>>>::default();
+        let known = connections.clone();
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
-                tokio::spawn(answer(incoming, body.clone()));
+                tokio::spawn(answer(incoming, body.clone(), known.clone()));
             }
         });
         Self {
             address,
             certificate,
+            connections,
         }
+    }
+
+    /// Where the server sees the last client that has connected.
+    pub(crate) fn client(&self) -> SocketAddr {
+        let connections = self.connections.lock().unwrap();
+        connections.last().unwrap().remote_address()
     }
 
     /// Fetches the body from `address`, at which the server, or what leads there, is.
     pub(crate) async fn fetch_at(&self, address: SocketAddr) -> Vec<u8> {
+        self.fetch_watched(address, |_| {}).await
+    }
+
+    /// Fetches the body, and calls `each` with how much of it is there whenever some has come.
+    pub(crate) async fn fetch_watched(
+        &self,
+        address: SocketAddr,
+        mut each: impl FnMut(usize),
+    ) -> Vec<u8> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let mut tls = rustls::ClientConfig::builder_with_provider(provider())
@@ -74,6 +95,7 @@ impl Http3Server {
         let mut body = Vec::new();
         while let Some(mut part) = stream.recv_data().await.unwrap() {
             body.extend_from_slice(&part.copy_to_bytes(part.remaining()));
+            each(body.len());
         }
         drop(requests);
         driver.await.unwrap();
@@ -90,10 +112,11 @@ fn any_port() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
-async fn answer(incoming: quinn::Incoming, body: Bytes) {
+async fn answer(incoming: quinn::Incoming, body: Bytes, known: Arc<Mutex<Vec<quinn::Connection>>>) {
     let Ok(connection) = incoming.await else {
         return;
     };
+    known.lock().unwrap().push(connection.clone());
     let connection = h3_quinn::Connection::new(connection);
     let mut requests = h3::server::Connection::<_, Bytes>::new(connection)
         .await

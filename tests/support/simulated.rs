@@ -12,10 +12,13 @@ use cepa_common::net::directory::NetworkHandle;
 use cepa_common::onion::Suite;
 use cepa_common::state::{StateDir, Trust};
 use cepa_common::testkit;
+use cepa_common::world::memory::MemoryNetwork;
 use cepa_common::world::{NodeLife, Simulation, World};
 use cepa_relay::keys::RelayIdentity;
 use cepa_relay::keys::ring::OnionKeyOptions;
-use cepa_relay::{AuthorityOptions, ExitOptions, Limits, RelayOptions, Workers};
+use cepa_relay::{
+    AuthorityOptions, ExitOptions, Limits, Relay, RelayHandle, RelayOptions, Workers,
+};
 
 /// Nodes with lower numbers are authorities.
 pub(crate) const AUTHORITIES: u32 = 3;
@@ -95,6 +98,21 @@ pub(crate) fn relay_options(
             udp_associations: 4_096,
         },
     }
+}
+
+/// Starts the nodes up to `exit`, which is one, in a network of `file`: authorities and relays before it.
+pub(crate) async fn start_relays(
+    network: &MemoryNetwork,
+    file: &NetworkFile,
+    exit: u32,
+) -> Vec<RelayHandle> {
+    let mut relays = Vec::new();
+    for node in 0..=exit {
+        let world = network.world(address(node));
+        let options = relay_options(node, node == exit, file, world);
+        relays.push(at(node, Relay::start(options)).await.unwrap());
+    }
+    relays
 }
 
 pub(crate) fn life(node: u32) -> NodeLife {

@@ -62,8 +62,23 @@ impl Filter {
         }
     }
 
+    /// From whom the program hears what the exit says comes from this host; `None` for what the exit has no business to
+    /// say.
+    pub(super) fn heard(
+        &mut self,
+        host: &StreamHost,
+        port: u16,
+        now: Instant,
+    ) -> Option<SocketAddr> {
+        let StreamHost::Ip(ip) = host else {
+            return None;
+        };
+        let from = SocketAddr::new(*ip, port);
+        self.hears(from, now).then_some(from)
+    }
+
     /// Is somebody to be heard?
-    pub(super) fn hears(&mut self, from: SocketAddr, now: Instant) -> bool {
+    fn hears(&mut self, from: SocketAddr, now: Instant) -> bool {
         let is_late = |written: Instant| now >= written + HEARD_FOR;
         if let Some(written) = self.addresses.get(&from) {
             return !is_late(*written);
@@ -155,6 +170,22 @@ mod tests {
         let mut near = Filter::new(true);
         near.on_written(&named("a.example"), 53, began);
         assert!(near.hears(at("127.0.0.1:53"), began));
+    }
+
+    #[test]
+    fn what_an_exit_says_of_strangers_does_not_reach_the_program() {
+        let (mut filter, now) = (Filter::new(false), Instant::now());
+        let peer = StreamHost::Ip([8, 8, 8, 8].into());
+        filter.on_written(&peer, 53, now);
+        filter.on_written(&named("a.example"), 53, now);
+        assert_eq!(filter.heard(&peer, 53, now), Some(at("8.8.8.8:53")));
+        for (host, port) in [
+            (peer, 54),
+            (StreamHost::Ip([127, 0, 0, 1].into()), 53),
+            (named("a.example"), 53),
+        ] {
+            assert_eq!(filter.heard(&host, port, now), None, "{host:?}");
+        }
     }
 
     #[test]

@@ -386,11 +386,8 @@ impl Carrier {
     }
 
     fn on_come(&mut self, datagram: &HeldDatagram) {
-        let StreamHost::Ip(ip) = &datagram.host else {
-            return;
-        };
-        let from = SocketAddr::new(*ip, datagram.port);
-        if self.filter.hears(from, steady::now()) {
+        let (host, port) = (&datagram.host, datagram.port);
+        if let Some(from) = self.filter.heard(host, port, steady::now()) {
             let bytes = datagram.bytes().to_vec();
             self.shared.come.push(Ok(ReceivedDatagram { from, bytes }));
         }

@@ -28,6 +28,8 @@ mod dns_tests;
 mod race_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod udp_tests;
 
 pub(crate) use attempts::Origin;
 pub use connect::{AddressPolicy, ExitConnector};
