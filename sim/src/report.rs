@@ -350,6 +350,7 @@ mod tests {
             began: Duration::ZERO,
             node: 1,
             kind: JobKind::Page,
+            opened: Some(Duration::from_millis(whole_ms / 4)),
             first_byte: Some(Duration::from_millis(whole_ms / 2)),
             whole: Duration::from_millis(whole_ms),
             bytes: 1_000,

@@ -106,6 +106,8 @@ pub struct JobEnd {
     pub node: u32,
     /// The kind of job.
     pub kind: JobKind,
+    /// Time until the first of its streams was open; `None` if none was.
+    pub opened: Option<Duration>,
     /// Time until the first byte of an answer; `None` if there was none.
     pub first_byte: Option<Duration>,
     /// Time until the end.

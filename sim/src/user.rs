@@ -25,6 +25,7 @@ const PART: usize = 16 * 1024;
 /// What one stream came to.
 #[derive(Default)]
 struct Got {
+    opened: Option<Duration>,
     first_byte: Option<Duration>,
     bytes: u64,
     is_done: bool,
@@ -45,6 +46,7 @@ pub(crate) async fn work(site: Arc<Site>, node: u32, client: Client, job: Job) -
         began,
         node,
         kind: job.kind,
+        opened: None,
         first_byte: None,
         whole: Duration::ZERO,
         bytes: 0,
@@ -52,10 +54,9 @@ pub(crate) async fn work(site: Arc<Site>, node: u32, client: Client, job: Job) -
     };
     while let Some(got) = streams.join_next().await {
         let got = got.unwrap_or_default();
-        end.first_byte = match (end.first_byte, got.first_byte) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+        let least = |one: Option<Duration>, other| one.into_iter().chain(other).min();
+        end.opened = least(end.opened, got.opened);
+        end.first_byte = least(end.first_byte, got.first_byte);
         end.bytes += got.bytes;
         end.is_done &= got.is_done;
     }
@@ -100,6 +101,7 @@ async fn one(site: &Site, node: u32, client: &Client, job: &Job) -> Got {
             return Got::default();
         }
     };
+    let opened = site.sight.now() - began;
     let (mut inward, mut outward) = tokio::io::split(stream);
     let asked = request(job.key, job.up, job.down, job.turns);
     if job.kind == JobKind::Stall {
@@ -110,7 +112,10 @@ async fn one(site: &Site, node: u32, client: &Client, job: &Job) -> Got {
             ..Got::default()
         };
     }
-    let mut got = Got::default();
+    let mut got = Got {
+        opened: Some(opened),
+        ..Got::default()
+    };
     let up = async {
         let mut bytes = Pattern::new(job.key, true);
         outward.write_all(&asked).await?;

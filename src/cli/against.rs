@@ -122,11 +122,12 @@ impl AgainstArgs {
         for (line, way) in points {
             let measured = flows::measure(simulation, line, way, seed).map_err(failed)?;
             say(&format!(
-                "{line:>3} Mbit/s, {way:>3} ms each way: {:>8.4} MB/s, {:.4} of the line, start {:>7.4} s, first byte {:>8.2} ms, \
-                 {} files",
+                "{line:>3} Mbit/s, {way:>3} ms each way: {:>8.4} MB/s, {:.4} of the line, start {:>7.4} s, open {:>7.2} ms, first \
+                 byte {:>7.2} ms, {} files",
                 measured.throughput / 1e6,
                 measured.throughput / measured.line,
                 measured.start,
+                measured.opened * 1e3,
                 measured.first_byte * 1e3,
                 measured.files,
             ));

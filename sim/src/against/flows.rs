@@ -14,12 +14,13 @@ use crate::outcome::{Outcome, RunError, Watch, run_plan};
 use crate::plan::{Plan, Role};
 use crate::scenario::{BadScenario, Scenario};
 use crate::seed::Seed;
+use crate::sight::JobEnd;
 
 /// Medians are to be as near as this, and 90th percentiles (per cent).
 const MEDIAN: f64 = 10.0;
 const NINETIETH: f64 = 20.0;
-/// Connections take turns of so many bytes at a line.
-const TURN: f64 = 16_384.0;
+/// A record of TLS holds so many bytes at most, and is passed on as a whole.
+const RECORD: f64 = 16_384.0;
 /// A rate may be wrong by this part.
 const TOLERANCE: f64 = 1e-6;
 
@@ -179,11 +180,11 @@ impl<'a> Jobs<'a> {
                 true => job.down / 2,
                 false => job.down,
             };
-            // A user first hears that the stream is open, and then asks. A part of 16 KiB goes over each line as a whole.
-            let turns = lines
+            // A user first hears that the stream is open, and then asks. A record goes over each line as a whole.
+            let records = lines
                 .iter()
-                .map(|(node, way)| TURN / self.line(*node, *way));
-            let part = turns.sum::<f64>() * (down as f64 / TURN).min(1.0);
+                .map(|(node, way)| RECORD / self.line(*node, *way));
+            let part = records.sum::<f64>() * (down as f64 / RECORD).min(1.0);
             let names = 2.0 * self.cast.way(here, here);
             let asked = began + waits + 4.0 * there + names;
             let first = asked + 4.0 * out + up + part + FIRST_BYTE;
@@ -235,25 +236,38 @@ pub struct Measured {
     pub throughput: f64,
     /// What a file takes longer than that and the first byte (seconds).
     pub start: f64,
-    /// The median time to the first byte (seconds).
+    /// The median time until a stream is open (seconds): what a first byte takes that is asked for at once, as `cepa
+    /// bench` does.
+    pub opened: f64,
+    /// The median time to the first byte of a user that asks when the stream is open (seconds).
     pub first_byte: f64,
     /// Number of files.
     pub files: usize,
 }
 
+/// Clients of a network of [`uniform`]. Each downloads one file, on a circuit that has carried nothing before.
+const MEASURED_CLIENTS: u32 = 8;
+/// A file takes as long as this at the rate of the line (seconds): one of the two, in turns. The longer ones without the
+/// shorter ones say what flows once the window has opened.
+const FILE_SECONDS: [u64; 2] = [10, 40];
+/// When the first file begins.
+const FIRST_FILE: Duration = Duration::from_secs(10 * 60);
+/// From one file's beginning to the next one's.
+const BETWEEN_FILES: Duration = Duration::from_secs(3 * 60);
+
 /// A network in which all lines have this rate (Mbit/s) and all ways take as long (ms), with servers beside the exits,
-/// and one client that downloads for some hours.
+/// and some clients.
 ///
 /// # Errors
 /// [`BadScenario`] does not happen.
 pub fn uniform(mbit: u64, way_ms: u64) -> Result<Scenario, BadScenario> {
     Scenario::parse(&format!(
         r#"
-        lasts = "3h"
+        lasts = "40m"
         ways = {{ nodes = "{way_ms}ms", servers = "0ms" }}
         authorities = {{ count = 1 }}
         relays = {{ count = 4, exits = 2, line = "{mbit}mbit" }}
-        clients = {{ count = 1, start = "5m", load = "download", up = "{mbit}mbit", down = "{mbit}mbit", multipath = "never" }}
+        clients = {{ count = {MEASURED_CLIENTS}, start = "5m", load = "download", up = "{mbit}mbit", down = "{mbit}mbit", multipath = "never" }}
         params = {{ vote_interval_seconds = 600, consensus_valid_seconds = 6000 }}
         "#
     ))
@@ -271,43 +285,55 @@ pub fn measure(
 ) -> Result<Measured, RunError> {
     let scenario = uniform(mbit, way_ms).map_err(|error| RunError::Network(error.to_string()))?;
     let plan = Plan::draw(&scenario, seed);
-    let plan = plan.map_err(|error| RunError::Network(error.to_string()))?;
+    let mut plan = plan.map_err(|error| RunError::Network(error.to_string()))?;
+    // As on the links of `cepa bench`, one line lies between two nodes, and none between an exit and a server.
+    let line = mbit * 1_000_000 / 8;
+    for node in &mut plan.nodes {
+        node.line.down = 0;
+    }
+    let clients = plan
+        .nodes
+        .iter_mut()
+        .filter(|node| node.role == Role::Client);
+    for (number, client) in (0u32..).zip(clients) {
+        client.jobs.truncate(1);
+        for job in &mut client.jobs {
+            job.at = FIRST_FILE + BETWEEN_FILES * number;
+            job.down = line * FILE_SECONDS[number as usize % FILE_SECONDS.len()];
+        }
+    }
     let outcome = run_plan(simulation, &plan, Watch::default())?;
-    let client = plan.nodes.iter().find(|node| node.role == Role::Client);
-    let line = client.map_or(0.0, |client| client.line.down as f64);
-    let mut jobs: Vec<_> = outcome
+    let files: Vec<_> = outcome
         .jobs
         .iter()
         .filter(|end| end.kind == JobKind::Download && end.is_done)
         .collect();
-    jobs.sort_by_key(|end| end.began);
-    // A file that begins while another one is under way does not have the lines for itself.
-    let alone = jobs.iter().enumerate().filter(|(place, end)| {
-        let mut before = jobs.get(..*place).unwrap_or_default().iter();
-        let after = jobs.get(place + 1);
-        before.all(|other| other.began + other.whole < end.began)
-            && after.is_none_or(|after| after.began > end.began + end.whole)
-    });
-    let alone: Vec<_> = alone.map(|(_, end)| **end).collect();
-    let mut first: Vec<f64> = alone
-        .iter()
-        .filter_map(|end| end.first_byte.map(|first| first.as_secs_f64()))
-        .collect();
-    first.sort_by(f64::total_cmp);
-    let points: Vec<(f64, f64)> = alone
+    let median = |of: fn(&JobEnd) -> Option<Duration>| {
+        let mut all: Vec<f64> = files
+            .iter()
+            .filter_map(|end| of(end))
+            .map(|time| time.as_secs_f64())
+            .collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied().unwrap_or_default()
+    };
+    let points: Vec<(f64, f64)> = files
         .iter()
         .filter_map(|end| {
-            let rest = end.whole.as_secs_f64() - end.first_byte?.as_secs_f64();
-            Some((end.bytes as f64, rest))
+            Some((
+                end.bytes as f64,
+                (end.whole - end.first_byte?).as_secs_f64(),
+            ))
         })
         .collect();
     let (start, slope) = fit(&points).unwrap_or_default();
     Ok(Measured {
-        line,
+        line: line as f64,
         way: way_ms as f64 / 1e3,
         throughput: 1.0 / slope.max(1e-12),
         start,
-        first_byte: first.get(first.len() / 2).copied().unwrap_or_default(),
+        opened: median(|end| end.opened),
+        first_byte: median(|end| end.first_byte),
         files: points.len(),
     })
 }

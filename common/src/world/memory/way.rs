@@ -10,8 +10,10 @@ use super::host::Turn;
 use super::pair::{BUFFER_BYTES, Pair, Part, Phase, SideId, Stall};
 use super::state::{Due, Packet, State, What};
 
-/// What a connection may send before it is the next one's turn.
+/// What a connection may send at most before it is the next one's turn.
 const TURN_BYTES: usize = 16 * 1024;
+/// A turn takes no longer than this, or than one packet, on a line of any rate. It is the step of tokio's timers.
+const TURN_TIME: Duration = Duration::from_millis(1);
 /// Bytes of a packet. A loss takes one.
 pub(super) const PACKET_BYTES: usize = 1_400;
 /// After this time, and a round trip if one is known, a packet counts as lost.
@@ -35,6 +37,14 @@ pub(super) fn backoff(first: Duration, tries: u32) -> Duration {
 pub(super) fn time_for(bytes: usize, rate: u64) -> Duration {
     let nanos = (bytes as u64).saturating_mul(1_000_000_000) / rate;
     Duration::from_nanos(nanos)
+}
+
+/// What a connection may send over a line of `rate` bytes a second before it is the next one's turn. All bytes of a turn
+/// arrive together. If a turn took long, that would be a delay which grows with what is sent, as a queue's does, and
+/// the congestion control of circuits would take it for one.
+fn turn_bytes(rate: u64) -> usize {
+    let in_time = u128::from(rate) * TURN_TIME.as_micros() / 1_000_000;
+    usize::try_from(in_time).map_or(TURN_BYTES, |bytes| bytes.clamp(PACKET_BYTES, TURN_BYTES))
 }
 
 impl State {
@@ -132,7 +142,7 @@ impl State {
             if !outgoing.wants_turn() {
                 continue;
             }
-            let Some(part) = outgoing.take(TURN_BYTES) else {
+            let Some(part) = outgoing.take(turn_bytes(rate)) else {
                 continue;
             };
             outgoing.waits = outgoing.wants_turn();
@@ -297,9 +307,9 @@ impl State {
         let mut pieces = Vec::new();
         match packet.what {
             What::Part(part) => {
-                let len = part.bytes.len();
-                for begins in (0..len.max(1)).step_by(TURN_BYTES) {
-                    let piece = part.piece(begins, len.min(begins + TURN_BYTES));
+                let (len, step) = (part.bytes.len(), turn_bytes(rate));
+                for begins in (0..len.max(1)).step_by(step) {
+                    let piece = part.piece(begins, len.min(begins + step));
                     free += time_for(piece.bytes.len(), rate);
                     pieces.push((free, What::Part(piece)));
                 }
