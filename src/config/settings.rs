@@ -323,7 +323,7 @@ settings! {
             within 1..=1_024, "letters";
             example r#""info""#;
             kind "filter";
-            says "A level (off, error, warn, info, debug, trace) or a list of filters such as \
+            says "A level (off, error, warn, info, debug, trace) of what Cepa says, or a list of filters such as \
                 \"info,cepa_relay::exit=debug\". The option `--log` goes before the variable `RUST_LOG`, and that \
                 before this key.";
         file: Option<PathBuf> = None;

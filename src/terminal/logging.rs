@@ -1,7 +1,8 @@
 //! Logs: one place decides which events go where.
 //!
-//! Libraries emit events and never choose. What may stand in an event is their matter: no client address, destination
-//! or key at info or above (S34).
+//! Cepa's libraries emit events and never choose. What may stand in an event is their matter: no client address,
+//! destination or key at info or above (S34). The libraries of others make no such promise: one that asks name servers
+//! warns with the name of a question, for each forged answer. So they are heard only where the filter names them.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
 /// Where events go.
@@ -78,9 +80,16 @@ pub fn init(command_line: Option<&str>, configured: &str, sink: &Sink) -> Result
     done.map_err(|_| LogError::Twice)
 }
 
-/// The filter that `text` describes.
+/// What the names of Cepa's own libraries begin with.
+const OURS: &str = "cepa";
+
+/// The filter that `text` describes. A level alone is that of what Cepa itself says.
 pub fn parse_filter(text: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(text).map_err(|error| LogError::Filter {
+    let ours = text.split(',').map(|part| match part.trim() {
+        level if level.parse::<LevelFilter>().is_ok() => format!("{OURS}={level}"),
+        other => other.to_owned(),
+    });
+    EnvFilter::try_new(ours.collect::<Vec<_>>().join(",")).map_err(|error| LogError::Filter {
         filter: text.to_owned(),
         reason: error.to_string(),
     })
@@ -114,7 +123,55 @@ mod tests {
         for good in ["info", "off", "warn,cepa_relay::exit=debug"] {
             assert!(parse_filter(good).is_ok(), "{good}");
         }
+        for (text, filter) in [
+            ("info", "cepa=info"),
+            ("off", "cepa=off"),
+            ("warn, hickory_net=debug", "cepa=warn hickory_net=debug"),
+        ] {
+            let parsed = parse_filter(text).unwrap().to_string();
+            let mut parts: Vec<_> = parsed.split(',').collect();
+            parts.sort_unstable();
+            assert_eq!(parts.join(" "), filter);
+        }
         let error = parse_filter("cepa=loud").unwrap_err().to_string();
         assert!(error.contains("`cepa=loud`"), "{error}");
+    }
+
+    #[derive(Clone, Default)]
+    struct Written(std::sync::Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// S34: a library that asks name servers warns with the names that clients ask for.
+    #[test]
+    fn other_libraries_are_heard_only_by_name() {
+        for (filter, hears) in [
+            ("info", false),
+            ("trace", false),
+            ("info,hickory_net=warn", true),
+        ] {
+            let written = Written::default();
+            let writer = written.clone();
+            let log = tracing_subscriber::fmt()
+                .with_env_filter(parse_filter(filter).unwrap())
+                .with_writer(move || writer.clone())
+                .finish();
+            tracing::subscriber::with_default(log, || {
+                tracing::warn!(target: "hickory_net::udp", "forged answer about secret.example");
+                tracing::info!(target: "cepa_relay::exit", "ours");
+                tracing::info!(target: "cepa::node", "ours too");
+            });
+            let said = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(said.contains("secret.example"), hears, "{filter}: {said}");
+            assert!(said.contains("ours") && said.contains("ours too"), "{said}");
+        }
     }
 }
