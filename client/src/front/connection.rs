@@ -100,6 +100,9 @@ impl Connection {
         isolation: IsolationKey,
         options: FrontOptions,
     ) {
+        if matches!(isolation.protocol, Protocol::Dns | Protocol::Transparent) {
+            self.stream.seat().has_asked();
+        }
         let request = match isolation.protocol {
             Protocol::Dns => return self.answer(&[], connector, isolation).await,
             Protocol::Transparent => self.led_here(options),
@@ -111,6 +114,7 @@ impl Connection {
         let Some(request) = request else {
             return;
         };
+        self.stream.seat().has_asked();
         let protocol = request.protocol;
         let isolation = isolation.of(request.marks, protocol);
         let target = match request.request {

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 
 use cepa_common::dns::{Answer, Question, RecordType, framed};
 use cepa_common::world::Sockets;
@@ -150,6 +151,7 @@ async fn queries_by_udp_are_bounded_and_charged() {
     let one_more = query("some.example", 7, None);
     let answer = told(&socket, front.address, &one_more);
     assert_eq!(within(answer).await[..2], [0, 7]);
+    assert!(Arc::strong_count(&front.answering) <= MOST + 2);
     most = most.max(front.budget.used());
     assert_eq!(most, MOST * 4_096);
     let _ = front.stop.send(());

@@ -70,6 +70,55 @@ async fn is_reset(app: io::Result<TcpStream>) {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
+/// Resets a connection that was led here at each moment of its life. What it stood for is given up, and others go on.
+async fn resets(front: &mut Front, to: &SocketAddr) {
+    let (ip, to) = (&to.ip(), to.to_string());
+    let mut kept = connect(&to).await.unwrap();
+    let (_, answer) = front.next().await;
+    let (mut kept_far, _breaker) = grant(answer);
+    // Before anybody has looked at it.
+    for _ in 0..50 {
+        reset(connect(&to).await.unwrap());
+    }
+    for (port, is_open, has_said) in [
+        (444, false, false),
+        (445, false, true),
+        (446, true, false),
+        (447, true, true),
+    ] {
+        let marked = SocketAddr::new(*ip, port).to_string();
+        let mut app = connect(&marked).await.unwrap();
+        if has_said {
+            app.write_all(b"question").await.unwrap();
+        }
+        let mut answer = loop {
+            let (request, mut answer) = front.next().await;
+            if request.target.port == port {
+                break answer;
+            }
+            // One that was reset before is given up.
+            within(answer.closed()).await;
+        };
+        if is_open {
+            let (mut far, _breaker) = grant(answer);
+            if has_said {
+                expect(&mut far, b"question").await;
+            }
+            far.write_all(&[7; 1_000]).await.unwrap();
+            app.read_u8().await.unwrap();
+            reset(app);
+            // The whole stream is gone, not only one direction.
+            let gone = async { while far.write_all(&[7; 1_000]).await.is_ok() {} };
+            within(gone).await;
+        } else {
+            reset(app);
+            within(answer.closed()).await;
+        }
+    }
+    kept_far.write_all(b"still here").await.unwrap();
+    expect(&mut kept, b"still here").await;
+}
+
 async fn inside() {
     let set_up = |program: &str, args: &[&str], input: &str| {
         let mut command = Command::new(program);
@@ -102,6 +151,7 @@ async fn inside() {
         let (_, answer) = front.next().await;
         assert!(answer.send(Err(Failure::Refused)).is_ok());
         is_reset(app).await;
+        resets(&mut front, &target).await;
         // A port that lets private addresses in is no way to itself.
         let listener = TcpListener::bind(format!("{own}:9354")).await.unwrap();
         let options = FrontOptions {

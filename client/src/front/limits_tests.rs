@@ -180,6 +180,32 @@ async fn who_has_ended_his_sending_and_hears_nothing_gives_way_to_others() {
     }
 }
 
+/// Another user of the machine can take all places by connections that say nothing, or begin and do not go on.
+#[tokio::test]
+async fn who_asks_for_nothing_gives_way_to_who_does() {
+    const MOST: usize = 4;
+    let mut front = front(FrontOptions {
+        max_connections: MOST,
+        ..FrontOptions::default()
+    })
+    .await;
+    let mut mute = Vec::new();
+    for begun in [&b""[..], b"\x05", b"\x05\x01\x00", b"GET http://a"] {
+        mute.push(front.app(begun).await);
+    }
+    let mut open = Vec::new();
+    for _ in 0..MOST {
+        open.push(front.open().await);
+    }
+    for mut app in mute {
+        assert!(rest(&mut app).await.is_err(), "it has made room");
+    }
+    for open in &mut open {
+        open.app.write_all(b"x").await.unwrap();
+        expect(&mut open.far, b"x").await;
+    }
+}
+
 #[tokio::test]
 async fn strangers_before_a_password_have_few_places() {
     let gate = Arc::new(Gate::parse("bob:correct horse\n").unwrap());

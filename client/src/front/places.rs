@@ -2,7 +2,8 @@
 //!
 //! An application that has ended its sending may wait for an answer, or may have gone: TCP says the same of both. Where
 //! the destination is silent too, nothing tells them apart for minutes. So such a connection keeps its place as long as
-//! there are others; when there are none, the one in which nothing has moved for longest gives way.
+//! there are others; when there are none, the one in which nothing has moved for longest gives way. So does, before that
+//! one, a connection that has asked for nothing yet: programs say at once what they want.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -27,11 +28,13 @@ pub(super) struct Seat {
 }
 
 struct Seen {
+    /// Has the application asked for nothing yet?
+    is_mute: bool,
     /// Has the application ended its sending?
     is_half: bool,
     /// Has it been sent anything of its stream?
     has_heard: bool,
-    /// When it ended its sending, or was last sent something after that.
+    /// When it came, ended its sending, or was last sent something after that.
     moved: Instant,
     /// Must it go?
     must_go: bool,
@@ -42,6 +45,7 @@ impl Seat {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             seen: Mutex::new(Seen {
+                is_mute: true,
                 is_half: false,
                 has_heard: false,
                 moved: Instant::now(),
@@ -61,6 +65,11 @@ impl Seat {
         (seen.is_half, seen.moved, seen.hangup) = (true, Instant::now(), hangup());
         drop(seen);
         self.changed.notify_one();
+    }
+
+    /// The application has said what it wants.
+    pub(super) fn has_asked(&self) {
+        lock(&self.seen).is_mute = false;
     }
 
     /// The application has been sent something.
@@ -181,15 +190,17 @@ impl Places {
         }
     }
 
-    /// Has the connection go that has ended its sending and in which nothing has moved for longest; one that was sent
-    /// something of its stream only where there is none that was not.
+    /// Has the connection go that has asked for nothing for longest. Where there is none, the one goes that has ended its
+    /// sending and in which nothing has moved for longest; one that was sent something of its stream only where there is
+    /// none that was not.
     fn make_room(&self, now: Instant) {
         let taken = lock(&self.taken);
         let idlest = taken.seats.values().filter_map(|seat| {
             let seen = lock(&seat.seen);
             let may_stay = now.saturating_duration_since(seen.moved) < GRACE;
-            let goes = seen.is_half && !seen.must_go && !may_stay;
-            goes.then_some(((seen.has_heard, seen.moved), seat))
+            let goes = (seen.is_mute || seen.is_half) && !seen.must_go && !may_stay;
+            let rank = (!seen.is_mute, seen.has_heard, seen.moved);
+            goes.then_some((rank, seat))
         });
         if let Some((_, seat)) = idlest.min_by_key(|(rank, _)| *rank) {
             seat.goes();
@@ -224,6 +235,7 @@ mod tests {
     async fn the_idlest_that_waits_for_an_answer_gives_way_and_nobody_else() {
         let places = Places::new(4);
         let seats: Vec<_> = (0..4).map(|_| Seat::new()).collect();
+        seats.iter().for_each(|seat| seat.has_asked());
         let mut held = Vec::new();
         for seat in &seats {
             held.push(places.take(seat, Duration::ZERO).await.unwrap());

@@ -95,6 +95,8 @@ pub(super) struct Asked {
     identity: Arc<AtomicU64>,
     budget: Arc<Budget>,
     datagrams: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Counts the queries that are being answered.
+    answering: Arc<()>,
 }
 
 impl Connector for Asked {
@@ -125,6 +127,7 @@ impl Connector for Asked {
 
     /// Answers queries by texts if their name says so, else by NODATA.
     async fn answer(&self, query: Query, most: usize, _: IsolationKey) -> Vec<u8> {
+        let _answering = self.answering.clone();
         let texts = match query.question.name() {
             "some.example" => 5,
             "many.example" => 15,
@@ -177,6 +180,8 @@ pub(super) struct Front {
     pub(super) budget: Arc<Budget>,
     /// The datagrams that applications have sent.
     pub(super) datagrams: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Held by each query that is being answered, by the connector and here.
+    pub(super) answering: Arc<()>,
     pub(super) stop: oneshot::Sender<()>,
     pub(super) task: JoinHandle<()>,
 }
@@ -196,11 +201,13 @@ pub(super) fn front_at(listener: impl Into<FrontListener>, options: FrontOptions
     let identity = Arc::<AtomicU64>::default();
     let budget = Budget::unlimited();
     let datagrams = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+    let answering = Arc::<()>::default();
     let connector = Asked {
         requests: sender,
         identity: identity.clone(),
         budget: budget.clone(),
         datagrams: datagrams.clone(),
+        answering: answering.clone(),
     };
     let task = tokio::spawn(serve(
         listener.into(),
@@ -217,6 +224,7 @@ pub(super) fn front_at(listener: impl Into<FrontListener>, options: FrontOptions
         identity,
         budget,
         datagrams,
+        answering,
         stop,
         task,
     }

@@ -27,6 +27,8 @@ mod dns_tests;
 #[cfg(test)]
 mod race_tests;
 #[cfg(test)]
+mod spoof_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod udp_tests;

@@ -36,7 +36,7 @@ use crate::admission::Party;
 use crate::events::{RelayEvent, Reporter};
 
 /// Who asks. Attempts are few here.
-fn origin() -> Origin {
+pub(super) fn origin() -> Origin {
     Origin {
         party: Party::Link(1),
         link: 1,
@@ -119,7 +119,7 @@ impl Dns {
 }
 
 /// The name that a query asks for, and where the question ends.
-fn question(query: &[u8]) -> (String, usize) {
+pub(super) fn question(query: &[u8]) -> (String, usize) {
     let mut labels = Vec::new();
     let mut at = 12;
     while query[at] != 0 {
@@ -130,7 +130,7 @@ fn question(query: &[u8]) -> (String, usize) {
     (labels.join("."), at + 5)
 }
 
-fn answer(query: &[u8], name: &str) -> Option<Vec<u8>> {
+pub(super) fn answer(query: &[u8], name: &str) -> Option<Vec<u8>> {
     let is_a = query[query.len() - 4..] == [0, 1, 0, 1];
     let (code, kind, all): (_, _, Vec<Vec<u8>>) = match say(name) {
         Say::Nothing => return None,
@@ -170,7 +170,7 @@ fn encode(name: &str) -> Vec<u8> {
     out
 }
 
-fn name(name: &str) -> StreamHost {
+pub(super) fn name(name: &str) -> StreamHost {
     StreamHost::Name(name.to_owned())
 }
 
