@@ -6,7 +6,7 @@
 //!
 //! The rooms stand above one another, and each calls only those below it: [`cli`] has one file for each command;
 //! [`testnet`] runs a whole network on this machine, `bench` measures one, `check` looks whether a client does its work,
-//! [`control`] lets other programs of the owner ask a client that runs; [`node`] starts and stops a node; [`config`]
+//! [`control`] lets other programs of the owner ask a node that runs; [`node`] starts and stops a node; [`config`]
 //! turns a file into checked settings; [`terminal`] is what the program says and hears.
 
 #![cfg_attr(

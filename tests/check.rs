@@ -15,6 +15,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use cepa::node::Roles;
 use cepa_client::{Client, ClientOptions, NetworkFile};
 use cepa_common::world::{Clock, World};
 use serde_json::Value;
@@ -191,7 +192,7 @@ fn a_client_that_works_is_found_to_work() {
     assert_eq!((report["ok"].as_bool(), code), (Some(false), 1));
     let (result, says) = finding(&report, "client");
     assert!(
-        result == "fail" && says.starts_with("no client runs"),
+        result == "fail" && says.starts_with("no node runs"),
         "{says}"
     );
     let (result, says) = finding(&report, &format!("port {socks}"));
@@ -294,7 +295,10 @@ fn a_wrong_clock_is_said_with_what_to_do() {
     };
     let (client, attendants) = runtime.block_on(async {
         let (client, _events) = Box::pin(Client::start(options)).await;
-        let attendants = cepa::control::attend(dir.path(), &client, &[], &watch::Sender::default());
+        let state = dir.path().to_owned();
+        let (roles, taking) = Roles::of_client(state, client.clone(), Vec::new());
+        let mut attendants = cepa::control::attend(roles, &watch::Sender::default());
+        attendants.spawn(taking);
         (client, attendants)
     });
     let state = dir.path().to_str().unwrap();

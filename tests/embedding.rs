@@ -178,7 +178,8 @@ fn a_running_client_can_be_asked() {
     let status = || -> serde_json::Value {
         let got = ask(&net, &["status", "--json"]);
         assert!(got.status.success());
-        serde_json::from_slice(&got.stdout).unwrap()
+        let status: serde_json::Value = serde_json::from_slice(&got.stdout).unwrap();
+        status["client"].clone()
     };
     // This stream is open while everything else changes.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -230,7 +231,7 @@ fn a_running_client_can_be_asked() {
         .output()
         .unwrap();
     let said = String::from_utf8(nobody.stderr).unwrap();
-    assert!(said.contains("no client runs"), "{said}");
+    assert!(said.contains("no node runs"), "{said}");
 }
 
 #[test]
@@ -265,7 +266,10 @@ fn troubles_are_said_where_people_look_and_not_in_the_log_alone() {
     };
     let status: serde_json::Value =
         serde_json::from_slice(&ask(&["status", "--json"]).stdout).unwrap();
-    let guard = status["guards"][0]["nickname"].as_str().unwrap().to_owned();
+    let guard = status["client"]["guards"][0]["nickname"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     net.kill(&guard);
     let server = http_server();
     let lines = BufReader::new(proxy.stderr.take().unwrap()).lines();
@@ -292,7 +296,7 @@ fn troubles_are_said_where_people_look_and_not_in_the_log_alone() {
     assert!(status.status.success());
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(
-        status.contains(&format!("warning    the guard {guard}")),
+        status.contains(&format!("warning     the guard {guard}")),
         "{status}"
     );
     fetching.join().unwrap();

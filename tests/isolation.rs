@@ -76,7 +76,7 @@ impl Client {
             .output()
             .unwrap();
         let status: serde_json::Value = serde_json::from_slice(&got.stdout).unwrap();
-        let count = |key: &str| status[key].as_u64().unwrap();
+        let count = |key: &str| status["client"][key].as_u64().unwrap();
         count("circuits") - count("clean")
     }
 

@@ -10,6 +10,9 @@ use crate::options::{ExitOptions, RelayOptions};
 /// What a relay says that it can carry until its bandwidth is measured (KiB a second).
 const DEFAULT_BANDWIDTH_KIB: u32 = 10_000;
 
+/// Flags that a relay is willing to have.
+pub(crate) const OFFERS: Flags = Flags::GUARD.and(Flags::HSDIR);
+
 /// The descriptor that a relay starts with. `onion` is its newest onion key, and `listening` the address that it
 /// listens on.
 pub(crate) fn own_descriptor(
@@ -30,7 +33,7 @@ pub(crate) fn own_descriptor(
         addresses: addresses(&options.advertised, listening),
         published,
         bandwidth: claim_kib(options.claim_kib, options.limits.bandwidth_kib),
-        offers: Flags::GUARD | Flags::HSDIR,
+        offers: OFFERS,
         policy,
         udp,
         family,
@@ -43,7 +46,7 @@ pub(crate) fn own_descriptor(
 
 /// Where others reach a relay that listens at `listening`: there, or where its owner says. Port 0 stands for the port
 /// that the relay listens on.
-fn addresses(advertised: &[SocketAddr], listening: SocketAddr) -> Vec<SocketAddr> {
+pub(crate) fn addresses(advertised: &[SocketAddr], listening: SocketAddr) -> Vec<SocketAddr> {
     let listed = |address: &SocketAddr| match address.port() {
         0 => SocketAddr::new(address.ip(), listening.port()),
         _ => *address,

@@ -35,7 +35,10 @@ pub use admission::Limits;
 pub use circuit::Workers;
 pub use events::{
     AuthorityEvent, AuthorityFailure, ConnectionBound, DescriptorAnswer, DiskTrouble, Listing,
-    RelayEvent, RelayEvents, Reporter,
+    Refusal, Refusals, RelayEvent, RelayEvents, Reporter,
 };
 pub use options::{AuthorityOptions, ExitOptions, RelayOptions};
-pub use start::{Relay, RelayError, RelayHandle, RelayLoad};
+pub use start::{
+    ConsensusSays, ExitSnapshot, MissingFlag, OwnEntry, Relay, RelayError, RelayHandle, RelayLoad,
+    RelaySnapshot, RelayView, WhyMissing,
+};

@@ -22,7 +22,7 @@ pub(crate) use finding::{Finding, Verdict};
 use serde::Serialize;
 
 use crate::config::{Config, ListenAddress};
-use crate::control::{self, Answer, ControlRequest, Reached, Status};
+use crate::control::{self, AskError, ClientStatus, ControlClient, Reached, Status};
 
 /// The client that is looked at.
 pub(crate) struct Subject {
@@ -49,10 +49,22 @@ pub(crate) struct Report {
 /// Makes every check, the present time being `now` (seconds since 1970). Blocks, for a minute or two at most.
 pub(crate) fn all(subject: &Subject, now: u64) -> Report {
     let mut checks = Vec::new();
-    let status = match ask::<Status>(subject, ControlRequest::Status) {
-        Ok(status) => {
-            checks.extend(node::all(&status));
-            Some(status)
+    let status = match ask(subject, ControlClient::status) {
+        Ok(Status {
+            client: Some(client),
+            process,
+            started,
+            ..
+        }) => {
+            checks.extend(node::all(&client, process, started));
+            Some(client)
+        }
+        Ok(_) => {
+            let says = "the node that runs with this state directory is no client";
+            let hint =
+                "`cepa status` says how it does; name the directory of a client with --state DIR";
+            checks.push(Finding::fail("client", says, hint));
+            None
         }
         Err(why) => {
             let hint = match control::is_there(&subject.dir) {
@@ -68,7 +80,7 @@ pub(crate) fn all(subject: &Subject, now: u64) -> Report {
             None
         }
     };
-    let is_ready = status.as_ref().is_some_and(Status::is_ready);
+    let is_ready = status.as_ref().is_some_and(ClientStatus::is_ready);
     let ports = node::ports(status.as_ref(), subject.config.as_ref());
     for port in &ports {
         checks.push(port::check(port, status.is_some(), is_ready));
@@ -78,7 +90,7 @@ pub(crate) fn all(subject: &Subject, now: u64) -> Report {
     }
     let mut exit = None;
     if is_ready {
-        match ask::<Reached>(subject, ControlRequest::Reach { to: None }) {
+        match ask(subject, |client| client.reach(None)) {
             Ok(reached) => {
                 checks.push(node::exit(&reached));
                 exit = Some(reached);
@@ -109,14 +121,10 @@ pub(crate) fn all(subject: &Subject, now: u64) -> Report {
 }
 
 /// Asks the client. The error is a sentence.
-fn ask<T: serde::de::DeserializeOwned>(
+fn ask<T>(
     subject: &Subject,
-    request: ControlRequest,
+    question: impl FnOnce(&ControlClient) -> Result<T, AskError>,
 ) -> Result<T, String> {
-    let unreadable = || "the client's answer cannot be read: is it of this program's version?";
-    match control::ask(&subject.dir, request) {
-        Ok(Answer::Ok(value)) => serde_json::from_value(value).map_err(|_| unreadable().to_owned()),
-        Ok(Answer::Error { what, .. }) => Err(what),
-        Err(error) => Err(error.to_string()),
-    }
+    let asked = ControlClient::of(&subject.dir).and_then(|client| question(&client));
+    asked.map_err(|error| error.to_string())
 }

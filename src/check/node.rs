@@ -9,15 +9,15 @@ use cepa_common::words::{About, At, Count};
 use super::finding::Finding;
 use super::port::Port;
 use crate::config::{self, Config};
-use crate::control::{Reached, Status};
+use crate::control::{ClientStatus, Reached};
 
 /// What to do about a client that does not come up.
 const WAIT: &str = "check again in a minute; if it stays so, look at the client's log, and whether this machine is on \
                     line";
 
 /// Is the client ready, and what is wrong with it?
-pub(super) fn all(status: &Status) -> Vec<Finding> {
-    let mut findings = vec![client(status)];
+pub(super) fn all(status: &ClientStatus, process: u32, started: u64) -> Vec<Finding> {
+    let mut findings = vec![client(status, process, started)];
     let is_clock = |text: &str| status.clock_is_wrong() && text.contains("clock");
     let alarms = status.alarms.iter();
     findings.extend(alarms.map(|text| {
@@ -33,19 +33,8 @@ pub(super) fn all(status: &Status) -> Vec<Finding> {
     findings
 }
 
-fn client(status: &Status) -> Finding {
-    let Some(since) = status.started else {
-        return Finding::warn(
-            "client",
-            "the client is of an older version than this program, and says little of itself",
-            "start it anew",
-        );
-    };
-    let process = format!(
-        "the client (process {}) runs since {}",
-        status.process,
-        At(since)
-    );
+fn client(status: &ClientStatus, process: u32, started: u64) -> Finding {
+    let process = format!("the client (process {process}) runs since {}", At(started));
     if status.is_ready() {
         let ready = status
             .ready_since
@@ -58,7 +47,7 @@ fn client(status: &Status) -> Finding {
 }
 
 /// Where programs reach the client: as it says itself, else as its configuration says, else the usual port.
-pub(super) fn ports(status: Option<&Status>, config: Option<&Config>) -> Vec<Port> {
+pub(super) fn ports(status: Option<&ClientStatus>, config: Option<&Config>) -> Vec<Port> {
     if let Some(status) = status.filter(|status| !status.listeners.is_empty()) {
         return status.listeners.iter().filter_map(Port::of).collect();
     }
@@ -71,7 +60,7 @@ pub(super) fn ports(status: Option<&Status>, config: Option<&Config>) -> Vec<Por
 }
 
 /// Ports of the configuration that the client does not listen on.
-pub(super) fn unheard(status: &Status, config: &Config) -> Option<Finding> {
+pub(super) fn unheard(status: &ClientStatus, config: &Config) -> Option<Finding> {
     let client = config.client.as_ref()?;
     let heard = |address: &str| status.listeners.iter().any(|at| at.address == address);
     let any_free = |address: &str| address.ends_with(":0");
@@ -123,7 +112,7 @@ pub(super) fn no_exit(why: &str) -> Finding {
 }
 
 /// Is the clock right?
-pub(super) fn clock(status: Option<&Status>, now: u64) -> Finding {
+pub(super) fn clock(status: Option<&ClientStatus>, now: u64) -> Finding {
     const SET: &str = "set the clock, best by NTP (`timedatectl set-ntp true`), and start the client anew if it has ended";
     let Some(status) = status else {
         let says = format!(
@@ -179,8 +168,8 @@ mod tests {
 
     const NOW: u64 = 1_900_000_000;
 
-    fn ready() -> Status {
-        Status {
+    fn ready() -> ClientStatus {
+        ClientStatus {
             stage: "ready".to_owned(),
             percent: 100,
             relays: Some(8),
@@ -193,8 +182,6 @@ mod tests {
             streams: 0,
             alarms: Vec::new(),
             warnings: Vec::new(),
-            process: 77,
-            started: Some(NOW - 60),
             ready_since: Some(NOW - 50),
             listeners: vec![ListenerStatus {
                 address: "127.0.0.1:9350".to_owned(),
@@ -224,8 +211,11 @@ mod tests {
     #[test]
     fn what_a_client_says_of_itself() {
         let says = "the client (process 77) runs since 2030-03-17T17:45:40Z and is ready since 2030-03-17T17:45:50Z";
-        assert_eq!(said(&all(&ready())), [("client", Verdict::Ok, says)]);
-        let starting = Status {
+        assert_eq!(
+            said(&all(&ready(), 77, NOW - 60)),
+            [("client", Verdict::Ok, says)]
+        );
+        let starting = ClientStatus {
             stage: "waiting: no authority answers".to_owned(),
             percent: 5,
             ready_since: None,
@@ -240,18 +230,13 @@ mod tests {
             ("alarm", Verdict::Fail, "two consensuses"),
             ("warning", Verdict::Warn, "the guard oak does not answer"),
         ];
-        assert_eq!(said(&all(&starting)), expected);
-        let old = Status {
-            started: None,
-            ..ready()
-        };
-        assert_eq!(all(&old)[0].result, Verdict::Warn);
+        assert_eq!(said(&all(&starting, 77, NOW - 60)), expected);
     }
 
     #[test]
     fn the_clock_is_judged_by_relays_and_else_by_the_consensus() {
         let clock = |ahead, at| {
-            let status = Status {
+            let status = ClientStatus {
                 clock_ahead: ahead,
                 ..ready()
             };
@@ -266,7 +251,7 @@ mod tests {
         assert_eq!(clock(None, NOW - 3_900), Verdict::Ok);
         assert_eq!(clock(None, NOW - 3_901), Verdict::Fail);
         assert_eq!(clock(None, NOW + 3_601), Verdict::Fail);
-        let unknown = Status {
+        let unknown = ClientStatus {
             clock_ahead: None,
             valid_after: None,
             ..ready()
@@ -274,12 +259,12 @@ mod tests {
         assert_eq!(super::clock(Some(&unknown), NOW).result, Verdict::Warn);
         assert_eq!(super::clock(None, NOW).result, Verdict::Warn);
         // A wrong clock is told of once.
-        let wrong = Status {
+        let wrong = ClientStatus {
             clock_ahead: Some(7_200),
             warnings: vec!["warning: this computer's clock is about 2 hours ahead".to_owned()],
             ..ready()
         };
-        assert_eq!(all(&wrong).len(), 1);
+        assert_eq!(all(&wrong, 77, NOW - 60).len(), 1);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rand::Rng;
 use super::finding::Finding;
 use super::holder;
 use crate::config::{ListenAddress, Listener, ListenerKind};
-use crate::control::{ListenerStatus, Status};
+use crate::control::{ClientStatus, ListenerStatus};
 
 /// A port of this machine answers within this time.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -294,7 +294,7 @@ pub(super) fn destination(to: &str, port: Option<&Port>) -> Finding {
 }
 
 /// Do the ports take datagrams, and do exits carry them?
-pub(super) fn datagrams(ports: &[Port], status: &Status) -> Finding {
+pub(super) fn datagrams(ports: &[Port], status: &ClientStatus) -> Finding {
     const BESIDE: &str = "what programs send by UDP (QUIC, calls, games) goes beside Cepa";
     const OFF: &str = "run such programs by `cepa exec`, or switch UDP off in them (Firefox: network.http.http3.enable, \
                        media.peerconnection.enabled)";

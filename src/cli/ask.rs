@@ -1,160 +1,133 @@
-//! `cepa status` and `cepa new-identity`: a word with a client that runs.
+//! A word with nodes that run: which node is meant, and `cepa new-identity`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cepa_common::words::{At, Count};
+use cepa_common::words::Count;
 use clap::Args;
-use serde_json::Value;
 
 use super::context::state_dir;
 use crate::config::Config;
-use crate::control::{self, Answer, AskError, ControlRequest, NewIdentity, Status};
+use crate::control::answer::Role;
+use crate::control::{self, AskError, ControlClient, Status};
+use crate::terminal::CliError;
 use crate::terminal::output::say;
-use crate::terminal::{CliError, NETWORK};
 
-/// Which client is meant.
+/// Which node is meant.
 #[derive(Debug, Default, Args)]
 pub(super) struct Which {
-    /// State directory of the client that runs [default: that of the one client that runs for this user].
+    /// State directory of the node that runs [default: that of the one node of this kind that runs for this user].
     ///
-    /// Needed when several clients run.
+    /// Needed when several run.
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     state: Option<PathBuf>,
-    /// Configuration file of the client that runs, if it was started by `cepa run`.
+    /// Configuration file of the node that runs, if it was started by `cepa run`.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
+/// A node that was found.
+pub(super) struct Found {
+    /// Its state directory.
+    pub(super) dir: PathBuf,
+    /// Its configuration, if that was named.
+    pub(super) config: Option<Config>,
+}
+
+/// A node that runs, and what it says of itself.
+pub(super) struct Running {
+    /// Its state directory.
+    pub(super) dir: PathBuf,
+    /// What it says.
+    pub(super) status: Result<Status, AskError>,
+}
+
 impl Which {
-    /// The state directory of the client that is meant, and the configuration if that was named.
-    pub(super) fn find(self) -> Result<(PathBuf, Option<Config>), CliError> {
+    /// The node that was named, if one was.
+    pub(super) fn named(self) -> Result<Option<Found>, CliError> {
         if let Some(file) = self.config {
             let config = Config::load(&file)?;
-            return Ok((config.state.dir.clone(), Some(config)));
+            let dir = config.state.dir.clone();
+            let config = Some(config);
+            return Ok(Some(Found { dir, config }));
         }
-        let dir = match self.state {
-            Some(dir) => dir,
-            None => found(state_dir(None, "client")?, control::running())?,
-        };
-        Ok((dir, None))
+        let config = None;
+        Ok(self.state.map(|dir| Found { dir, config }))
     }
 
-    pub(super) fn ask(self, request: ControlRequest) -> Result<Value, CliError> {
-        let (dir, _) = self.find()?;
-        match control::ask(&dir, request) {
-            Ok(Answer::Ok(result)) => Ok(result),
-            Ok(Answer::Error { what, hint }) => Err(CliError::failed(what, hint)),
-            Err(error) => {
-                let hint = match &error {
-                    AskError::NobodyThere(_) => {
-                        "start it with `cepa proxy`, or name the directory of one that runs with --state DIR"
-                    }
-                    AskError::Silent(_) => {
-                        "its log may say why; if it does not come round, end it and start it anew"
-                    }
-                    AskError::Control(_) => "start the client with a shorter --state DIR",
-                    _ => "look at the client's log",
-                };
-                Err(CliError::failed(error.to_string(), hint))
-            }
+    /// The client that is meant: the one that was named, or else the only one that runs.
+    pub(super) fn client(self) -> Result<Found, CliError> {
+        if let Some(named) = self.named()? {
+            return Ok(named);
         }
+        let dir = one_client(&state_dir(None, "client")?, there()?)?;
+        Ok(Found { dir, config: None })
+    }
+
+    /// Asks the client that is meant.
+    pub(super) fn ask<T>(
+        self,
+        question: impl FnOnce(&ControlClient) -> Result<T, AskError>,
+    ) -> Result<T, CliError> {
+        Ok(question(&ControlClient::of(&self.client()?.dir)?)?)
     }
 }
 
-/// The state directory of the one client that runs: with the usual state directory, or with one of `others`.
-fn found(usual: PathBuf, others: Vec<PathBuf>) -> Result<PathBuf, CliError> {
-    let is_usual = |dir: &PathBuf| std::fs::canonicalize(&usual).is_ok_and(|usual| usual == *dir);
-    let others = others.into_iter().filter(|dir| !is_usual(dir));
-    let mut there: Vec<_> = std::iter::once(usual.clone())
-        .chain(others)
-        .filter(|dir| control::is_there(dir))
-        .collect();
-    if there.len() > 1 {
-        let dirs: Vec<_> = there
+/// The state directories of the nodes that run for this user: of those that said so, and the usual ones.
+pub(super) fn there() -> Result<Vec<PathBuf>, CliError> {
+    let mut dirs = control::running();
+    for role in ["client", "relay"] {
+        let usual = state_dir(None, role)?;
+        let is_known = std::fs::canonicalize(&usual).is_ok_and(|usual| dirs.contains(&usual));
+        if !is_known {
+            dirs.push(usual);
+        }
+    }
+    dirs.retain(|dir| control::is_there(dir));
+    Ok(dirs)
+}
+
+/// What each of these nodes says of itself.
+pub(super) fn ask_each(dirs: Vec<PathBuf>) -> Vec<Running> {
+    let ask = |dir: &Path| ControlClient::of(dir)?.status();
+    let asked = dirs.into_iter().map(|dir| Running {
+        status: ask(&dir),
+        dir,
+    });
+    asked.collect()
+}
+
+/// The state directory of the one client of the nodes `there`; `usual` where there is none.
+fn one_client(usual: &Path, there: Vec<PathBuf>) -> Result<PathBuf, CliError> {
+    if let [] | [_] = &there[..] {
+        let only = there.into_iter().next();
+        return Ok(only.unwrap_or_else(|| usual.to_owned()));
+    }
+    // A node that does not say what it is may be the one that is meant.
+    let may_be_client = |node: &Running| match &node.status {
+        Ok(status) => status.roles.contains(&Role::Client),
+        Err(_) => true,
+    };
+    let mut clients = ask_each(there);
+    clients.retain(may_be_client);
+    if clients.len() > 1 {
+        let dirs: Vec<_> = clients
             .iter()
-            .map(|dir| format!("\n  --state {}", dir.display()))
+            .map(|client| format!("\n  --state {}", client.dir.display()))
             .collect();
         return Err(CliError::usage(
-            format!("{} clients run here", there.len()),
+            format!("{} clients run here", clients.len()),
             format!("say which one is meant:{}", dirs.concat()),
         ));
     }
-    Ok(there.pop().unwrap_or(usual))
+    let only = clients.pop().map(|client| client.dir);
+    Ok(only.unwrap_or_else(|| usual.to_owned()))
 }
 
-fn unreadable() -> CliError {
-    let hint = "is it of the same version as this program?";
-    CliError::failed("the client's answer cannot be read", hint)
-}
-
-/// Show how a running client does: its consensus, guards, circuits and streams, and what is wrong.
-///
-/// The exit code is 0 for a client that is ready and 3 for one that is not.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  cepa status
-  cepa status --state ~/.local/state/cepa/client --json")]
-pub(super) struct StatusCommand {
-    #[command(flatten)]
-    which: Which,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-impl StatusCommand {
-    pub(super) fn main(self) -> Result<ExitCode, CliError> {
-        let json = self.json;
-        let answer = self.which.ask(ControlRequest::Status)?;
-        let status: Status = serde_json::from_value(answer.clone()).map_err(|_| unreadable())?;
-        if json {
-            say(&answer.to_string());
-        } else {
-            lines(&status).iter().for_each(|line| say(line));
-        }
-        Ok(match status.is_ready() {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::from(NETWORK),
-        })
+impl From<AskError> for CliError {
+    fn from(error: AskError) -> Self {
+        Self::failed(error.to_string(), error.hint())
     }
-}
-
-fn lines(status: &Status) -> Vec<String> {
-    let mut lines = vec![format!("{} ({} %)", status.stage, status.percent)];
-    if let (Some(relays), Some(until)) = (status.relays, status.valid_until) {
-        lines.push(format!(
-            "consensus  {}, valid until {}",
-            Count(relays, "relay"),
-            At(until)
-        ));
-    }
-    for guard in &status.guards {
-        let (name, identity) = (&guard.nickname, &guard.identity);
-        lines.push(format!("guard      {name} {identity} {}", guard.health));
-    }
-    lines.push(format!(
-        "circuits   {} ready for streams, {} unused; {} with a second leg; {} open; {} built so far",
-        status.circuits,
-        status.clean,
-        status.paired,
-        Count(status.streams, "stream"),
-        status.built
-    ));
-    lines.extend(
-        status
-            .alarms
-            .iter()
-            .map(|text| format!("ALARM      {text}")),
-    );
-    lines.extend(
-        status
-            .warnings
-            .iter()
-            .map(|text| format!("warning    {text}")),
-    );
-    lines
 }
 
 /// Give a running client a new identity: all its circuits are retired at once.
@@ -174,8 +147,7 @@ pub(super) struct NewIdentityCommand {
 
 impl NewIdentityCommand {
     pub(super) fn main(self) -> Result<ExitCode, CliError> {
-        let answer = self.which.ask(ControlRequest::NewIdentity)?;
-        let done: NewIdentity = serde_json::from_value(answer).map_err(|_| unreadable())?;
+        let done = self.which.ask(ControlClient::new_identity)?;
         say(&format!("{} retired", Count(done.retired, "circuit")));
         Ok(ExitCode::SUCCESS)
     }
@@ -185,64 +157,46 @@ impl NewIdentityCommand {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::control::GuardStatus;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixListener;
 
-    #[test]
-    fn the_one_client_that_runs_is_found() {
-        let kept = tempfile::tempdir().unwrap();
-        let [usual, other] = ["usual", "other"].map(|name| kept.path().join(name));
-        for dir in [&usual, &other] {
-            std::fs::create_dir(dir).unwrap();
-        }
-        let look = |others: &[&PathBuf]| {
-            let others = others.iter().map(|dir| (*dir).clone()).collect();
-            found(usual.clone(), others)
-        };
-        // Where none runs, the usual directory is what the error speaks of.
-        assert_eq!(look(&[&other]).unwrap(), usual);
-        let _one = UnixListener::bind(other.join("control.sock")).unwrap();
-        assert_eq!(look(&[&other, &usual]).unwrap(), other);
-        let _two = UnixListener::bind(usual.join("control.sock")).unwrap();
-        let error = look(&[&other, &usual]).unwrap_err();
-        assert_eq!(error.what, "2 clients run here");
-        assert!(error.hint.contains(&format!("--state {}", other.display())));
+    /// A node that says that it has these roles, to everybody.
+    fn node(dir: &Path, roles: &str) {
+        std::fs::create_dir(dir).unwrap();
+        let listener = UnixListener::bind(dir.join("control.sock")).unwrap();
+        let body = format!(
+            "{{\"version\":\"0\",\"process\":1,\"started\":0,\"now\":0,\"roles\":[{roles}],\"client\":null,\
+             \"relay\":null,\"authority\":null}}"
+        );
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                let _ = stream.write_all((head + &body).as_bytes());
+            }
+        });
     }
 
     #[test]
-    fn a_status_in_lines() {
-        let status = Status {
-            stage: "ready".to_owned(),
-            percent: 100,
-            relays: Some(8),
-            valid_until: Some(1_900_000_000),
-            guards: vec![GuardStatus {
-                nickname: "oak".to_owned(),
-                identity: "07".repeat(32),
-                health: "answers".to_owned(),
-            }],
-            circuits: 4,
-            clean: 2,
-            built: 31,
-            paired: 1,
-            streams: 7,
-            alarms: vec!["two consensuses".to_owned()],
-            warnings: Vec::new(),
-            process: 7,
-            started: Some(1_900_000_000),
-            ready_since: None,
-            listeners: Vec::new(),
-            valid_after: None,
-            exits: 3,
-            datagram_exits: 2,
-            clock_ahead: Some(1),
+    fn the_one_client_that_runs_is_found_among_other_nodes() {
+        let kept = tempfile::tempdir().unwrap();
+        let [usual, relay, client, other] =
+            ["usual", "relay", "client", "other"].map(|name| kept.path().join(name));
+        node(&relay, "\"relay\",\"exit\"");
+        node(&client, "\"client\"");
+        node(&other, "\"relay\",\"client\"");
+        let look = |there: &[&PathBuf]| {
+            one_client(&usual, there.iter().map(|dir| (*dir).clone()).collect())
         };
-        let lines = lines(&status);
-        assert_eq!(lines[0], "ready (100 %)");
-        assert!(lines[1].contains("8 relays, valid until 2030-03-17T17:46:40Z"));
-        assert!(lines[2].contains("oak") && lines[2].ends_with("answers"));
-        assert!(lines[3].contains("1 with a second leg"));
-        assert!(lines[3].contains("4 ready") && lines[3].contains("7 streams"));
-        assert_eq!(lines[4], "ALARM      two consensuses");
+        // Where none runs, the usual directory is what the error speaks of.
+        assert_eq!(look(&[]).unwrap(), usual);
+        // What a lone node that is no client answers says so.
+        assert_eq!(look(&[&relay]).unwrap(), relay);
+        assert_eq!(look(&[&relay, &client]).unwrap(), client);
+        assert_eq!(look(&[&relay, &relay]).unwrap(), usual);
+        let error = look(&[&relay, &client, &other]).unwrap_err();
+        assert_eq!(error.what, "2 clients run here");
+        assert!(error.hint.contains(&format!("--state {}", other.display())));
     }
 }

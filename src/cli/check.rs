@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::ask::Which;
+use super::ask::{Found, Which};
 use super::context::now;
 use crate::check::{self, Report, Subject, Verdict};
 use crate::terminal::output::say;
@@ -36,7 +36,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn main(self) -> Result<ExitCode, CliError> {
-        let (dir, config) = self.which.find()?;
+        let Found { dir, config } = self.which.client()?;
         let subject = Subject {
             dir,
             config,

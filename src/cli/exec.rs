@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::ask::Which;
 use super::context::{Context, block_on};
-use crate::control::{ControlRequest, ListenerStatus, Status};
+use crate::control::{ControlClient, ListenerStatus};
 use crate::harden;
 use crate::terminal::CliError;
 
@@ -90,19 +90,19 @@ fn found(which: Which) -> Result<Via, CliError> {
         hint: hint.to_owned(),
         code: cepa_exec::FAILED,
     };
-    let answer = which.ask(ControlRequest::Status);
-    let answer = answer.map_err(|error| CliError {
+    let status = which.ask(ControlClient::status);
+    let status = status.map_err(|error| CliError {
         hint: format!("{}; or name a port by --via", error.hint),
         code: cepa_exec::FAILED,
         ..error
     })?;
-    let status: Status = serde_json::from_value(answer).map_err(|_| {
-        lost(
-            "the client's answer cannot be read".to_owned(),
-            "name its port by --via",
-        )
-    })?;
-    let open = (status.listeners.iter())
+    let Some(client) = status.client else {
+        return Err(lost(
+            "the node that runs is no client".to_owned(),
+            "start one with `cepa proxy`, name one that runs by --state, or a port by --via",
+        ));
+    };
+    let open = (client.listeners.iter())
         .filter(|port| port.kind == ListenerStatus::PROXY && !port.asks_who);
     let ports = open.filter_map(|port| port.address.parse::<Via>().ok());
     // Whatever of this machine: a port beyond loopback asks for a password.

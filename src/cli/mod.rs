@@ -19,6 +19,8 @@ mod relay;
 mod result_file;
 mod run;
 mod simulate;
+mod status;
+mod status_view;
 mod testnet;
 mod trace;
 
@@ -65,7 +67,7 @@ enum CepaCommand {
     Run(run::Run),
     Proxy(proxy::Proxy),
     Exec(exec::Exec),
-    Status(ask::StatusCommand),
+    Status(status::StatusCommand),
     Check(check::Check),
     NewIdentity(ask::NewIdentityCommand),
     Relay(relay::Relay),

@@ -1,234 +1,314 @@
-//! What a client answers its owner: how it does, and that its circuits are retired.
+//! Asks a node that runs, by its control socket: what every command of this program uses.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use cepa_client::guard::GuardHealth;
-use cepa_client::{Client, ClientEvent, Warning};
-use cepa_common::dir::{Entry, Flags, Transport};
-use cepa_common::sync::lock;
-use cepa_common::world::{Clock, steady};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 
-use super::answer::{Answer, GuardStatus, ListenerStatus, NewIdentity, Reached, Status};
-use super::request::ControlRequest;
-use super::running::{self, Running};
-use super::socket::{Control, Handler};
-use crate::config::Listener;
-use crate::terminal::Progress;
+use super::answer::{ErrorAnswer, NewIdentity, Reach, Reached, Status};
+use super::router::LONGEST_WORK;
+use super::socket::{ControlError, socket_path};
 
-/// A new identity is given at most once in this time (Tor's limit on NEWNYM).
-const IDENTITY_EVERY: Duration = Duration::from_secs(10);
+/// Longest answer that is taken (bytes).
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// A node that does nothing but look at itself answers within this time.
+const LOOK: Duration = Duration::from_secs(10);
 
-/// Lets the owner of `client` ask it over a socket in the state directory `dir`, which is locked by the client's node.
-/// Programs reach the client at `listeners`.
+/// A node was not asked, or has not done what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No node listens there.
+    #[error("no node runs with the state directory {}", .0.display())]
+    NobodyThere(PathBuf),
+    /// The system does not let this user open the socket, or the node does not speak with this user.
+    #[error("the node with the state directory {} is another user's", .0.display())]
+    AnotherUsers(PathBuf),
+    /// The path of the control socket cannot be used.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A node listens there, and says nothing.
+    #[error("a node runs with the state directory {}, and gave no answer in time", .0.display())]
+    Silent(PathBuf),
+    /// A node listens there, and has closed the connection before it answered.
+    #[error("the node with the state directory {} closed the connection before it answered", .0.display())]
+    Closed(PathBuf),
+    /// What came back is no HTTP, or another answer than was asked for.
+    #[error(
+        "the answer of the node with the state directory {} cannot be read: it is of another version than this program",
+        .0.display()
+    )]
+    OtherVersion(PathBuf),
+    /// The node has not done it.
+    #[error("{what}")]
+    Refused {
+        /// Which error this is (docs/control.md).
+        code: String,
+        /// What went wrong.
+        what: String,
+        /// What to try.
+        hint: String,
+    },
+    /// The exchange broke.
+    #[error("the node did not answer: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl AskError {
+    /// What to try.
+    pub fn hint(&self) -> &str {
+        match self {
+            Self::NobodyThere(_) => {
+                "start one (`cepa proxy` is a client, `cepa relay` a relay), or name the directory of one that runs \
+                 with --state DIR"
+            }
+            Self::AnotherUsers(_) => {
+                "ask as that user, or as root (sudo -u USER cepa status --state DIR)"
+            }
+            Self::Control(_) => "start the node with a shorter --state DIR",
+            Self::Silent(_) => {
+                "its log may say why; if it does not come round, end it and start it anew"
+            }
+            Self::Closed(_) => "ask again: it may be stopping, or be asked by very many at once",
+            Self::OtherVersion(_) => "end the node, and start it anew with this program",
+            Self::Refused { hint, .. } => hint,
+            Self::Io(_) => "look at the node's log",
+        }
+    }
+}
+
+/// Does a node run with the state directory `dir`?
+pub fn is_there(dir: &Path) -> bool {
+    socket_path(dir).is_ok_and(|path| std::os::unix::net::UnixStream::connect(path).is_ok())
+}
+
+/// Asks the node with one state directory. Each question blocks; it is not for asynchronous code.
 ///
-/// A client without the socket is of use as well: that there is none is said to `progress` and to the log, and no more.
-/// The socket is gone when the tasks end.
-pub fn attend(
-    dir: &Path,
-    client: &Client,
-    listeners: &[Listener],
-    progress: &watch::Sender<Progress>,
-) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    match Control::listen(dir) {
-        Ok(control) => {
-            let told = running::directory().map(|directory| Running::tell(&directory, dir));
-            let running = told.and_then(|told| {
-                told.inspect_err(|error| {
-                    tracing::info!(%error, "`cepa status` finds this client only by its --state DIR");
-                })
-                .ok()
-            });
-            let life = Arc::new(Life::new(listeners));
-            tasks.spawn(wait_until_ready(client.clone(), life.clone()));
-            let serving = control.serve(handler(client.clone(), life));
-            tasks.spawn(async move {
-                serving.await;
-                drop(running);
-            });
-        }
-        Err(error) => {
-            let lost = "`cepa status` and `cepa new-identity` will not find this client";
-            tracing::warn!(%error, "{lost}");
-            progress.send_modify(|progress| {
-                progress.warnings.push(format!("warning: {lost}: {error}"));
-            });
-        }
+/// ```no_run
+/// # fn main() -> Result<(), cepa::control::AskError> {
+/// let node = cepa::control::ControlClient::of("/home/u/.local/state/cepa/client".as_ref())?;
+/// let status = node.status()?;
+/// println!("since {}", status.started);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct ControlClient {
+    dir: PathBuf,
+    socket: PathBuf,
+}
+
+impl ControlClient {
+    /// Asks the node with the state directory `dir`.
+    ///
+    /// # Errors
+    /// The path of the socket is too long for the system.
+    pub fn of(dir: &Path) -> Result<Self, AskError> {
+        Ok(Self {
+            dir: dir.to_owned(),
+            socket: socket_path(dir)?,
+        })
     }
-    tasks
-}
 
-/// Keeps new identities apart.
-#[derive(Debug, Default)]
-struct IdentityLimit(Option<Instant>);
-
-impl IdentityLimit {
-    /// May there be a new identity now? The error says how long to wait.
-    fn ask(&mut self, now: Instant) -> Result<(), Duration> {
-        let since = self.0.map(|last| now.saturating_duration_since(last));
-        match since.and_then(|since| IDENTITY_EVERY.checked_sub(since)) {
-            Some(left) if !left.is_zero() => Err(left),
-            _ => {
-                self.0 = Some(now);
-                Ok(())
-            }
-        }
+    /// How the node does.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub fn status(&self) -> Result<Status, AskError> {
+        self.read(&self.status_text()?)
     }
-}
 
-/// What is known of a client's life besides what the client says.
-struct Life {
-    /// When it was started (seconds since 1970).
-    started: u64,
-    /// Since when it is ready; zero before.
-    ready_since: AtomicU64,
-    listeners: Vec<ListenerStatus>,
-}
-
-impl Life {
-    fn new(listeners: &[Listener]) -> Self {
-        let listeners = listeners.iter().map(|listener| ListenerStatus {
-            address: listener.address.to_string(),
-            kind: listener.kind.word().to_owned(),
-            asks_who: listener.credentials.is_some(),
-        });
-        Self {
-            started: Clock::system().now_secs(),
-            ready_since: AtomicU64::new(0),
-            listeners: listeners.collect(),
-        }
+    /// How the node does, as it says it.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub fn status_text(&self) -> Result<String, AskError> {
+        self.exchange(Method::GET, "/v1/status", &(), LOOK)
     }
-}
 
-/// Notes when the client is ready for the first time, and again after each time that it was not.
-async fn wait_until_ready(client: Client, life: Arc<Life>) {
-    let mut events = client.events();
-    while let Some(event) = events.next().await {
-        match event {
-            ClientEvent::Ready => {
-                let now = Clock::system().now_secs();
-                life.ready_since.store(now, Ordering::Relaxed);
-            }
-            ClientEvent::Lost(_) => life.ready_since.store(0, Ordering::Relaxed),
-            _ => {}
-        }
+    /// Retires all circuits of the client.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub fn new_identity(&self) -> Result<NewIdentity, AskError> {
+        self.read(&self.exchange(Method::POST, "/v1/identity", &(), LOOK)?)
     }
-}
 
-/// Answers what is asked of `client` over the control socket.
-fn handler(client: Client, life: Arc<Life>) -> Handler {
-    let limit = Mutex::new(IdentityLimit::default());
-    Arc::new(move |request| {
-        let answer = match request {
-            ControlRequest::Status => Answer::ok(&status(&client, &life)),
-            ControlRequest::NewIdentity => new_identity(&client, &mut lock(&limit)),
-            ControlRequest::Reach { to } => {
-                let client = client.clone();
-                return Box::pin(async move { reach(&client, to.as_deref()).await });
-            }
+    /// Has the client open a stream to `to`, `host:port`, or to the exit's resolver. Blocks for a minute at most.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub fn reach(&self, to: Option<&str>) -> Result<Reached, AskError> {
+        let wanted = Reach {
+            to: to.map(str::to_owned),
         };
-        Box::pin(core::future::ready(answer))
-    })
-}
-
-fn new_identity(client: &Client, limit: &mut IdentityLimit) -> Answer {
-    match limit.ask(steady::now()) {
-        Ok(()) => Answer::ok(&NewIdentity {
-            retired: client.new_identity(),
-        }),
-        Err(left) => Answer::error(
-            "a new identity was given just now",
-            format!("ask again in {} s", left.as_millis().div_ceil(1_000)),
-        ),
+        let wait = LONGEST_WORK + LOOK;
+        self.read(&self.exchange(Method::POST, "/v1/reach", &wanted, wait)?)
     }
-}
 
-async fn reach(client: &Client, to: Option<&str>) -> Answer {
-    match Box::pin(client.probe(to)).await {
-        Ok(report) => Answer::ok(&Reached {
-            identity: report.exit.to_string(),
-            nickname: report.nickname,
-            addresses: report.addresses,
-            country: report.country.map(|country| country.to_string()),
-            hops: report.hops,
-            milliseconds: u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
-        }),
-        Err(error) => Answer::error(
-            error.to_string(),
-            "`cepa status` and the client's log say more",
-        ),
+    /// What an answer says.
+    pub(crate) fn read<T: DeserializeOwned>(&self, text: &str) -> Result<T, AskError> {
+        serde_json::from_str(text).map_err(|_| self.other_version())
     }
-}
 
-fn status(client: &Client, life: &Life) -> Status {
-    let stage = client.stage();
-    let consensus = client.consensus();
-    let counts = client.circuits().counts();
-    let guards = client.circuits().guards();
-    let guards = guards.iter().map(|guard| GuardStatus {
-        nickname: client.circuits().nickname(&guard.identity),
-        identity: guard.identity.to_string(),
-        health: match guard.health {
-            GuardHealth::Untried => "untried",
-            GuardHealth::Answers => "answers",
-            GuardHealth::Failing => "failing",
-            GuardHealth::Dropped => "dropped",
+    fn other_version(&self) -> AskError {
+        AskError::OtherVersion(self.dir.clone())
+    }
+
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        wait: Duration,
+    ) -> Result<String, AskError> {
+        let body = match serde_json::to_vec(body).map_err(io::Error::other)? {
+            // The unit, which stands for no body.
+            null if null == b"null" => Vec::new(),
+            body => body,
+        };
+        let mut request = Request::new(Full::new(Bytes::from(body)));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(io::Error::other)?;
+        let headers = request.headers_mut();
+        headers.insert(HOST, "localhost".parse().map_err(io::Error::other)?);
+        let json = "application/json".parse().map_err(io::Error::other)?;
+        headers.insert(CONTENT_TYPE, json);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let asked = async { timeout(wait, self.ask(request)).await.ok() };
+        match runtime.block_on(asked) {
+            Some(answer) => answer,
+            None => Err(AskError::Silent(self.dir.clone())),
         }
-        .to_owned(),
-    });
-    let (alarms, warnings): (Vec<Warning>, _) = client
-        .warnings()
-        .into_iter()
-        .partition(|warning| warning.is_alarm());
-    let words = |warnings: Vec<Warning>| warnings.iter().map(ToString::to_string).collect();
-    let entries = consensus.as_ref().map_or(&[][..], |c| c.entries());
-    let exits = || {
-        let runs = entries
-            .iter()
-            .filter(|entry| entry.flags.contains(Flags::RUNNING));
-        runs.filter(|entry| entry.flags.contains(Flags::EXIT))
-    };
-    let carries = |entry: &&Entry| !entry.ports(Transport::Udp).is_reject_all();
-    Status {
-        percent: stage.percent().unwrap_or_default(),
-        stage: stage.to_string(),
-        relays: consensus.as_ref().map(|c| c.entries().len()),
-        valid_until: consensus.as_ref().map(|c| c.lifetime().valid_until),
-        guards: guards.collect(),
-        circuits: counts.ready,
-        clean: counts.clean,
-        built: counts.built,
-        paired: counts.paired,
-        streams: counts.streams,
-        alarms: words(alarms),
-        warnings: words(warnings),
-        process: std::process::id(),
-        started: Some(life.started),
-        ready_since: Some(life.ready_since.load(Ordering::Relaxed)).filter(|since| *since > 0),
-        listeners: life.listeners.clone(),
-        valid_after: consensus.as_ref().map(|c| c.lifetime().valid_after),
-        exits: exits().count(),
-        datagram_exits: exits().filter(carries).count(),
-        clock_ahead: client.clock_skew().estimate(),
+    }
+
+    async fn ask(&self, request: Request<Full<Bytes>>) -> Result<String, AskError> {
+        use io::ErrorKind as Kind;
+        let stream = UnixStream::connect(&self.socket).await;
+        let stream = stream.map_err(|error| match error.kind() {
+            Kind::NotFound | Kind::ConnectionRefused => AskError::NobodyThere(self.dir.clone()),
+            Kind::PermissionDenied => AskError::AnotherUsers(self.dir.clone()),
+            _ => AskError::Io(error),
+        })?;
+        let broken = |error: hyper::Error| self.broken(error);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(broken)?;
+            self.text(answer).await
+        };
+        tokio::pin!(answer, connection);
+        // The connection is driven while the answer is waited for. When the connection has ended, all of the answer is
+        // there that ever will be.
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            _ = &mut connection => answer.await,
+        }
+    }
+
+    async fn text(&self, answer: Response<Incoming>) -> Result<String, AskError> {
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await;
+        let body = body.map_err(io::Error::other)?.to_bytes();
+        let text = String::from_utf8(body.to_vec()).map_err(|_| self.other_version())?;
+        if status == StatusCode::OK {
+            return Ok(text);
+        }
+        let said: ErrorAnswer = self.read(&text)?;
+        Err(AskError::Refused {
+            code: said.error.code,
+            what: said.error.what,
+            hint: said.error.hint,
+        })
+    }
+
+    /// What it means that an exchange broke.
+    fn broken(&self, error: hyper::Error) -> AskError {
+        if error.is_parse() {
+            // A node of before HTTP writes a line of JSON.
+            return self.other_version();
+        }
+        if error.is_body_write_aborted() || error.is_user() {
+            return AskError::Io(io::Error::other(error));
+        }
+        // A node says nothing at all to another user.
+        let own = rustix::process::getuid().as_raw();
+        let owner = std::fs::metadata(&self.socket).map(|found| found.uid());
+        if own != 0 && owner.is_ok_and(|owner| owner != own) {
+            return AskError::AnotherUsers(self.dir.clone());
+        }
+        AskError::Closed(self.dir.clone())
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
+    /// What is made of these bytes, which a node answers.
+    fn asked_of(answer: &'static [u8]) -> AskError {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("control.sock")).unwrap();
+        let node = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).unwrap();
+            let _ = stream.write_all(answer);
+        });
+        let error = ControlClient::of(dir.path()).unwrap().status().unwrap_err();
+        node.join().unwrap();
+        error
+    }
+
     #[test]
-    fn new_identities_are_ten_seconds_apart() {
-        let (mut limit, start) = (IdentityLimit::default(), Instant::now());
-        let second = Duration::from_secs(1);
-        assert_eq!(limit.ask(start), Ok(()));
-        assert_eq!(limit.ask(start + 3 * second), Err(7 * second));
-        assert_eq!(limit.ask(start + 10 * second), Ok(()));
-        assert!(limit.ask(start + 11 * second).is_err());
+    fn errors_say_whom_it_is_about_and_what_to_try() {
+        // What a node wrote before there was HTTP.
+        let line = b"{\"error\":{\"hint\":\"write one line\",\"what\":\"no end\"},\"version\":1}\n";
+        let old = asked_of(line);
+        assert!(matches!(old, AskError::OtherVersion(_)), "{old:?}");
+        assert!(old.hint().contains("start it anew"));
+        let mute = asked_of(b"");
+        assert!(matches!(mute, AskError::Closed(_)), "{mute:?}");
+        let strange = asked_of(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+        assert!(matches!(strange, AskError::OtherVersion(_)), "{strange:?}");
+        let bare = asked_of(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n");
+        assert!(matches!(bare, AskError::OtherVersion(_)), "{bare:?}");
+        let cut = asked_of(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{");
+        assert!(matches!(cut, AskError::Io(_)), "{cut:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let nobody = ControlClient::of(dir.path()).unwrap().status().unwrap_err();
+        assert!(matches!(nobody, AskError::NobodyThere(_)), "{nobody:?}");
+        let long = ControlClient::of(&dir.path().join("x".repeat(100))).unwrap_err();
+        assert!(matches!(long, AskError::Control(_)), "{long:?}");
+        assert!(long.hint().contains("shorter"));
+    }
+
+    #[test]
+    fn an_answer_has_a_bound() {
+        let long = asked_of(
+            b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+        );
+        assert!(matches!(long, AskError::Io(_)), "{long:?}");
     }
 }

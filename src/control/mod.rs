@@ -1,26 +1,29 @@
-//! The control socket: how other programs of its owner ask a running client for something.
+//! The control API: how programs of its owner ask a running node, and have it do something (docs/control.md).
 //!
-//! A Unix socket in the state directory takes one line of JSON and gives one back, then the connection ends
-//! (docs/control.md). The protocol is small on purpose and may grow by commands: a request names the version that it is
-//! meant for.
-//! Who may open the socket is decided by the file system and, once more, by the identity that the system gives of the
-//! other side (S29, S33). Nothing in here waits for ever or reads without a bound.
+//! HTTP/1.1 and JSON on a Unix socket in the node's state directory. Who may open the socket is decided by the file
+//! system and, once more, by the identity that the system gives of the other side (S29, S33). Nothing in here waits for
+//! ever or reads without a bound. Absent on purpose is all that could betray a user: destinations, and addresses of
+//! clients.
 //!
-//! [`request`] and [`answer`] are the text of both, [`socket`] carries them, [`client`] is what a client answers, and
-//! [`running`] lets the owner find the clients that run.
+//! [`answer`] has a type for each answer, which [`client`] reads again; `guard` keeps requests of other sites out,
+//! `router` has the paths, `sight` makes the answers of what the node's roles say, `serve` carries requests over the
+//! socket, and [`running`] lets the owner find the nodes that run.
 
-mod answer;
-mod client;
-pub mod request;
+pub mod answer;
+pub mod client;
+mod guard;
+mod refusal;
+mod router;
 mod running;
+mod serve;
+mod sight;
 mod socket;
 
-pub use answer::{Answer, GuardStatus, ListenerStatus, NewIdentity, Reached, Status};
-pub use client::attend;
-pub use request::ControlRequest;
-pub use socket::{AskError, ask, is_there};
+pub use answer::{ClientStatus, ListenerStatus, NewIdentity, Reached, Status};
+pub use client::{AskError, ControlClient, is_there};
+pub use serve::attend;
 
-/// The state directories of this user's clients that run, as far as they could say so.
+/// The state directories of this user's nodes that run, as far as they could say so.
 pub fn running() -> Vec<std::path::PathBuf> {
     running::directory().map_or_else(Vec::new, |directory| running::state_dirs(&directory))
 }

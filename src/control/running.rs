@@ -1,17 +1,17 @@
-//! Which clients run for this user: a directory of links to their state directories, so that `cepa status` finds a
-//! client without being told where it is.
+//! Which nodes run for this user: a directory of links to their state directories, so that `cepa status` finds a node
+//! without being told where it is.
 //!
-//! The directory is `cepa` in `$XDG_RUNTIME_DIR`, or else `cepa/running` in the user's directory for state. Each client
-//! has a symbolic link there that is named by its process. A client that was killed leaves its link behind; the link
-//! goes with the next client that starts and with the next question.
+//! The directory is `cepa` in `$XDG_RUNTIME_DIR`, or else `cepa/running` in the user's directory for state. Each node
+//! has a symbolic link there that is named by its process. A node that was killed leaves its link behind; the link goes
+//! with the next node that starts and with the next question.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Links of one process; a process has seldom more than one client.
-const MOST_PER_PROCESS: u32 = 64;
+/// Links of one process. A process has seldom more than one node, but all of a network in one process.
+const MOST_PER_PROCESS: u32 = 1_024;
 
 /// The directory of this user's links; `None` where the environment names no place for it.
 pub(crate) fn directory() -> Option<PathBuf> {
@@ -27,17 +27,17 @@ pub(crate) fn directory() -> Option<PathBuf> {
     }
 }
 
-/// A link that says where this client's state directory is; it is gone when this is dropped.
+/// A link that says where this node's state directory is; it is gone when this is dropped.
 #[derive(Debug)]
 pub(super) struct Running {
     link: PathBuf,
 }
 
 impl Running {
-    /// Says in `directory` that a client runs with the state directory `dir`.
+    /// Says in `directory` that a node runs with the state directory `dir`.
     ///
     /// # Errors
-    /// The system said no. Then the client is found by its state directory alone.
+    /// The system said no. Then the node is found by its state directory alone.
     pub(super) fn tell(directory: &Path, dir: &Path) -> io::Result<Self> {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -67,7 +67,7 @@ impl Drop for Running {
     }
 }
 
-/// The state directories of the clients that run, in order and each once.
+/// The state directories of the nodes that run, in order and each once.
 pub(crate) fn state_dirs(directory: &Path) -> Vec<PathBuf> {
     sweep(directory);
     let mut dirs: Vec<_> = links(directory)
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_are_found_while_they_run_and_leave_nothing_behind() {
+    fn nodes_are_found_while_they_run_and_leave_nothing_behind() {
         let kept = tempfile::tempdir().unwrap();
         let directory = kept.path().join("a/running");
         assert_eq!(state_dirs(&directory), Vec::<PathBuf>::new());

@@ -4,15 +4,15 @@
 //! first, so that nothing is cut off that could still be finished.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use cepa_client as client;
 use cepa_client::path::{GeoIp, PeerRules};
+use cepa_common::dir::UnixSecs;
 use cepa_common::ids::RelayId;
 use cepa_common::net::directory::{NetworkHandle, RevisionStore};
 use cepa_common::state::{StateDir, Trust};
-use cepa_common::world::{Disk, World, blocking};
+use cepa_common::world::{Clock, Disk, World, blocking};
 use cepa_relay as relay;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -24,21 +24,18 @@ use super::listen::{SocketFile, bind};
 use super::measure::Measurer;
 use super::news::{News, Told, until_listed};
 use super::relay::relay_options;
+use super::roles::{Attend, ClientRole, RelayRole, Roles, take_actions};
 use crate::config::{self, Config, ListenAddress, ListenerKind};
 use crate::terminal::Progress;
-
-/// A function that lets the owner of a node speak with the node's client as soon as there is one. The arguments are the
-/// state directory, the client, where programs reach it, and the sender that hears of the client's start. The tasks end
-/// when the node is stopped or dropped.
-pub type Attend =
-    fn(&Path, &client::Client, &[config::Listener], &watch::Sender<Progress>) -> JoinSet<()>;
 
 /// A node that runs.
 pub struct Node {
     client: Option<clients::Started>,
     fronts: Vec<client::Front>,
     socket_files: Vec<SocketFile>,
-    /// The tasks that speak with the client's owner. The tasks end when they are dropped.
+    /// When the node was started (seconds since 1970).
+    started: UnixSecs,
+    /// The tasks that speak with the node's owner. The tasks end when they are dropped.
     attendants: JoinSet<()>,
     relay: Option<relay::RelayHandle>,
     /// What the relay tells its owner.
@@ -66,6 +63,7 @@ impl Node {
         progress: watch::Sender<Progress>,
         attend: Attend,
     ) -> Result<Self, AppError> {
+        let started = Clock::system().now_secs();
         let given = read_network(&config.network.file)?;
         let trust = if config.state.check_permissions {
             Trust::OwnerOnly
@@ -90,6 +88,7 @@ impl Node {
             client: None,
             fronts: Vec::new(),
             socket_files: Vec::new(),
+            started,
             attendants: JoinSet::new(),
             identity: relay.as_ref().map(relay::RelayHandle::identity),
             told: relay.as_ref().map(|relay| Told::by(relay, publishes)),
@@ -100,23 +99,69 @@ impl Node {
             drain: drain(config),
             ports: Vec::new(),
         };
-        if let Err(error) = node.start_client(config, network, progress, attend).await {
+        let started = node.start_rest(config, network, progress, attend).await;
+        if let Err(error) = started {
             node.stop().await;
             return Err(error);
         }
         Ok(node)
     }
 
-    async fn start_client(
+    /// Starts what stands on the relay: the client, if the node is one, and the way of the owner to the node.
+    async fn start_rest(
         &mut self,
         config: &Config,
         network: NetworkHandle,
         progress: watch::Sender<Progress>,
         attend: Attend,
     ) -> Result<(), AppError> {
-        let Some(settings) = &config.client else {
-            return Ok(());
+        match &config.client {
+            Some(settings) => {
+                self.start_client(config, settings, network, progress, attend)
+                    .await
+            }
+            None => {
+                self.attend(config, None, &progress, attend);
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets the owner ask. `listeners` is where programs reach the client.
+    fn attend(
+        &mut self,
+        config: &Config,
+        listeners: Option<Vec<config::Listener>>,
+        progress: &watch::Sender<Progress>,
+        attend: Attend,
+    ) {
+        let client = self.client.as_ref().map(|started| started.client.clone());
+        let (actions, taking) = take_actions(client.clone());
+        let roles = Roles {
+            dir: self.state.path().to_owned(),
+            started: self.started,
+            client: client.map(|client| ClientRole {
+                client,
+                listeners: listeners.unwrap_or_default(),
+            }),
+            relay: self.relay.as_ref().map(|relay| RelayRole {
+                view: relay.view(),
+                publishes: config.relay.as_ref().is_some_and(|relay| relay.publish),
+            }),
+            actions,
         };
+        self.attendants = attend(roles, progress);
+        self.attendants.spawn(taking);
+    }
+
+    async fn start_client(
+        &mut self,
+        config: &Config,
+        settings: &config::Client,
+        network: NetworkHandle,
+        progress: watch::Sender<Progress>,
+        attend: Attend,
+    ) -> Result<(), AppError> {
         // The ports come first: whether they are free is the one thing that we know at once.
         let (mut listeners, mut ports) = (Vec::new(), Vec::new());
         for (_, port) in settings.ports() {
@@ -142,9 +187,12 @@ impl Node {
             state_dir: Some(self.state.room(CLIENT_ROOM)?),
             isolate_by: clients::isolate_by(&settings.isolate),
         };
-        let started = self.client.insert(clients::start(options).await);
+        self.client = Some(clients::start(options).await);
         // The owner may ask from the beginning: whoever waits may want to know what for.
-        self.attendants = attend(self.state.path(), &started.client, &ports, &progress);
+        self.attend(config, Some(ports), &progress, attend);
+        let Some(started) = &mut self.client else {
+            return Ok(());
+        };
         // Programs are let in from the beginning: a stream waits while the client starts, and is told where that is
         // hopeless.
         let front = client::front::FrontOptions {

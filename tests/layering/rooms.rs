@@ -401,7 +401,14 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "src/control",
-        &["common/src", "client/src", "src/config", "src/terminal"],
+        &[
+            "common/src",
+            "relay/src",
+            "client/src",
+            "src/config",
+            "src/node",
+            "src/terminal",
+        ],
     ),
     (
         "src/check",

@@ -31,8 +31,15 @@ pub(crate) struct Testnet {
 
 impl Testnet {
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_with(args, |_| {})
+    }
+
+    /// The same, with what `prepare` does to the command.
+    pub(crate) fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = cepa()
+        let mut command = cepa();
+        prepare(&mut command);
+        let mut child = command
             .args(["testnet", "--socks", "127.0.0.1:0", "--dir"])
             .arg(dir.path())
             .args(args)

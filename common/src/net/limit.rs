@@ -5,7 +5,8 @@
 //! to know ahead how much a read will give, and the sum over time is right all the same. A link that waits does not
 //! read, and TCP makes the far side wait too.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::sync::lock;
@@ -86,6 +87,50 @@ impl RateLimit {
     }
 }
 
+/// What the links of a node have moved, and the limit on it if there is one. The links share it.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Bytes in each direction.
+    moved: [AtomicU64; 2],
+    limit: Option<RateLimit>,
+}
+
+impl Traffic {
+    /// Nothing has moved yet, and `limit` is the limit.
+    pub fn new(limit: Option<RateLimit>) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            ..Self::default()
+        })
+    }
+
+    /// How many bytes have moved in this direction.
+    pub fn moved_bytes(&self, way: Direction) -> u64 {
+        self.moved[way as usize].load(Ordering::Relaxed)
+    }
+
+    /// Is there a limit?
+    pub fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// Notes that `bytes` bytes have moved. Without a limit nobody has to know the time.
+    pub fn moved(&self, way: Direction, bytes: usize, now: impl FnOnce() -> Instant) {
+        if bytes == 0 {
+            return;
+        }
+        self.moved[way as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(limit) = &self.limit {
+            limit.moved(way, bytes, now());
+        }
+    }
+
+    /// The time from which bytes may move in this direction; `None` if they may move now.
+    pub fn wait_for(&self, way: Direction, now: impl FnOnce() -> Instant) -> Option<Instant> {
+        self.limit.as_ref()?.wait_for(way, now())
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -147,5 +192,20 @@ mod tests {
         limit.wait_for(Direction::Read, now);
         let limit = RateLimit::new(1, now).unwrap();
         limit.moved(Direction::Read, usize::MAX / 2, now);
+    }
+
+    #[test]
+    fn what_moves_is_counted_in_each_direction_with_a_limit_and_without() {
+        let now = Instant::now();
+        for traffic in [Traffic::new(None), Traffic::new(RateLimit::new(8, now))] {
+            traffic.moved(Direction::Read, 5_000, || now);
+            traffic.moved(Direction::Write, 7, || now);
+            traffic.moved(Direction::Read, 0, || now);
+            traffic.moved(Direction::Read, 5_000, || now);
+            assert_eq!(traffic.moved_bytes(Direction::Read), 10_000);
+            assert_eq!(traffic.moved_bytes(Direction::Write), 7);
+            let waits = traffic.wait_for(Direction::Read, || now).is_some();
+            assert_eq!(waits, traffic.is_limited());
+        }
     }
 }

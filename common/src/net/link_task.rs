@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 
 use super::buffers;
 use super::establish::NewLink;
-use super::limit::{Direction, RateLimit};
+use super::limit::{Direction, Traffic};
 use super::queue::{LinkQueue, TableCommand};
 use super::switch::{AcceptCircuits, LinkError, Table};
 use super::tls_io::TlsIo;
@@ -90,24 +90,24 @@ impl Rest {
     }
 }
 
-/// How fast a link may move bytes. A link without a limit never asks for the time.
-struct Pace(Option<Arc<RateLimit>>);
+/// How fast a link may move bytes, and who counts them. A link without a limit never asks for the time.
+struct Pace(Option<Arc<Traffic>>);
 
 impl Pace {
     fn is_limited(&self) -> bool {
-        self.0.is_some()
+        self.0.as_ref().is_some_and(|traffic| traffic.is_limited())
     }
 
     /// When bytes may move in this direction again; `None` if they may move now.
     fn wait_for(&self, way: Direction) -> Option<tokio::time::Instant> {
-        let limit = self.0.as_ref()?;
-        limit.wait_for(way, tokio::time::Instant::now())
+        let traffic = self.0.as_ref()?;
+        traffic.wait_for(way, tokio::time::Instant::now)
     }
 
     /// Notes that this many bytes have moved in this direction.
     fn moved(&self, way: Direction, bytes: usize) {
-        if let Some(limit) = &self.0 {
-            limit.moved(way, bytes, tokio::time::Instant::now());
+        if let Some(traffic) = &self.0 {
+            traffic.moved(way, bytes, tokio::time::Instant::now);
         }
     }
 }
@@ -127,14 +127,14 @@ thread_local! {
     static BATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Drives a link until it ends, and tells everyone who has a circuit on it. If there is a `limit`, which links may
-/// share, the link moves no more than it allows. Dropping the future ends the link too, with a DESTROY for each
+/// Drives a link until it ends, and tells everyone who has a circuit on it. If there is `traffic`, which links may
+/// share, what the link moves is counted there, and the link moves no more than it allows. Dropping the future ends the link too, with a DESTROY for each
 /// circuit.
 pub async fn run<A: AcceptCircuits>(
     link: NewLink,
     queue: Arc<LinkQueue>,
     accept: A,
-    limit: Option<Arc<RateLimit>>,
+    traffic: Option<Arc<Traffic>>,
 ) -> LinkEnd {
     let table = Table::new(queue.clone(), link.dialled, accept);
     let mut driver = Driver {
@@ -143,7 +143,7 @@ pub async fn run<A: AcceptCircuits>(
         queue,
         table,
         partial: Vec::new(),
-        pace: Pace(limit),
+        pace: Pace(traffic),
         unread: None,
         ended: false,
     };

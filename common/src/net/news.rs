@@ -64,6 +64,11 @@ impl<S: Standing> News<S> {
         look(&lock(&self.0.state))
     }
 
+    /// The events that say how things stand now.
+    pub fn present(&self) -> VecDeque<S::Event> {
+        self.look(S::present)
+    }
+
     /// Begins to listen.
     pub fn subscribe(&self) -> Feed<S> {
         let state = lock(&self.0.state);

@@ -20,7 +20,7 @@ pub mod seeds;
 pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [FuzzTarget; 27] = [
+pub const TARGETS: [FuzzTarget; 26] = [
     ("front", front::front),
     ("socks_udp", front::socks_udp),
     ("cell", cells::cell),
@@ -42,7 +42,6 @@ pub const TARGETS: [FuzzTarget; 27] = [
     ("endorsement", documents::endorsement),
     ("proof", documents::proof),
     ("permit", documents::permit),
-    ("control", owner::control),
     ("guards", owner::guards),
     ("bias", owner::bias),
     ("peers", owner::peers),

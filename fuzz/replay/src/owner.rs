@@ -1,10 +1,8 @@
-//! Targets for what a client's owner and the disk hand over: requests, the client's own state, lists and files from
-//! elsewhere.
+//! Targets for what a client's owner and the disk hand over: the client's own state, lists and files from elsewhere.
 
 use std::net::IpAddr;
 use std::path::Path;
 
-use cepa::control::request;
 use cepa_client::guard::{BiasLedger, GuardSet};
 use cepa_client::path::{DestinationRule, DestinationSet, GeoIp, PeerSet};
 use cepa_common::dir::AuthorityCert;
@@ -15,17 +13,6 @@ use crate::documents::the_network;
 
 /// The network of the guards in the samples.
 pub(crate) const GUARDS_OF: NetworkId = NetworkId([7; 32]);
-
-/// Reads a request on the control socket. A request that is accepted must mean the same when it is written again.
-pub(crate) fn control(data: &[u8]) -> bool {
-    let Ok(asked) = request::parse(data) else {
-        return false;
-    };
-    assert!(data.len() <= request::MAX_REQUEST_BYTES);
-    let again = request::line(&asked);
-    assert_eq!(request::parse(again.as_bytes()), Ok(asked));
-    true
-}
 
 /// Reads the guards' state. A state that is accepted is written and read again without a change.
 pub(crate) fn guards(data: &[u8]) -> bool {

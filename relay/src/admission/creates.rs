@@ -8,6 +8,7 @@
 //! come. Links only fill the queue and circuits only empty it, so neither room has to call the other.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -198,11 +199,23 @@ pub(crate) struct JobQueue {
     waiting: Mutex<Waiting>,
     /// Wakes a worker for each job.
     more: Notify,
+    /// Jobs that were not taken, or that made room for others.
+    refused: AtomicU64,
 }
 
 impl JobQueue {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         lock(&self.waiting)
+    }
+
+    /// How many jobs wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().total()
+    }
+
+    /// How many jobs were refused, or lost their place, since the start.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Takes a job. `share` is how many jobs of one link may wait. Where too many wait in all, the longest queue loses
@@ -220,6 +233,7 @@ impl JobQueue {
         }
         let ahead = waiting.of_link(party, link);
         if ahead >= share {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(DestroyReason::Resource);
         }
         waiting.class(party).with(party, |jobs| jobs.push(job));
@@ -232,6 +246,9 @@ impl JobQueue {
             }
         }
         drop(guard);
+        if loser.is_some() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
         match loser {
             Some(loser) if (loser.link.serial(), loser.circ) == (link, circ) => {
                 return Err(DestroyReason::Resource);

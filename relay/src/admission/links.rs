@@ -113,6 +113,11 @@ impl LinkAdmission {
         }
     }
 
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        lock(&self.state).seats.len()
+    }
+
     /// Takes a place for a connection from `address`, of whose narrowest site `per_address` may be open at once.
     ///
     /// Where strangers have all places that they may have, the stranger that has kept this relay waiting longest gives

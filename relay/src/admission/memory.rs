@@ -106,6 +106,8 @@ pub(crate) struct Counts {
     pub(crate) relay_links: usize,
     /// Links of clients, and of whoever is no relay.
     pub(crate) other_links: usize,
+    /// Bytes of cells that wait for links.
+    pub(crate) queued_bytes: usize,
 }
 
 /// The memory that circuits, queues and buffers may take, and who holds it, so that victims can be chosen.
@@ -300,8 +302,11 @@ impl Memory {
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for (party, held) in &self.parties().held {
-            let live = held.links.iter().filter_map(Weak::upgrade);
-            let links = live.filter(|link| !link.is_closed()).count();
+            let mut links = 0;
+            for link in held.links.iter().filter_map(Weak::upgrade) {
+                links += usize::from(!link.is_closed());
+                counts.queued_bytes += link.held_bytes();
+            }
             match party.relay() {
                 Some(_) => counts.relay_links += links,
                 None => counts.other_links += links,

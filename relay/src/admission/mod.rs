@@ -16,14 +16,14 @@ mod victims;
 
 use std::sync::Arc;
 
-use cepa_common::net::limit::RateLimit;
+use cepa_common::net::limit::{RateLimit, Traffic};
 use tokio::time::Instant;
 
 pub(crate) use bucket::Bucket;
 pub(crate) use creates::{Job, JobQueue};
 pub(crate) use directory::DirectoryAdmission;
 pub(crate) use links::{Comer, LinkAdmission, LinkPlace};
-pub(crate) use memory::{Memory, keep_within_budget};
+pub(crate) use memory::{Counts, Memory, keep_within_budget};
 pub(crate) use party::{FarSide, Party, SharedPlaces};
 pub(crate) use places::{Asker, ConnectionPlaces, Watch};
 
@@ -48,8 +48,8 @@ pub(crate) struct Admission {
     pub(crate) creates: Arc<JobQueue>,
     /// Bounds what queues and buffers hold.
     pub(crate) memory: Arc<Memory>,
-    /// Bounds what all links together move, if there is a limit.
-    pub(crate) bandwidth: Option<Arc<RateLimit>>,
+    /// Counts what all links together move, and bounds it if there is a limit.
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 impl Admission {
@@ -60,7 +60,7 @@ impl Admission {
             links: LinkAdmission::new(limits.connections),
             creates: Arc::default(),
             memory: Memory::new(memory_bytes),
-            bandwidth: RateLimit::new(limits.bandwidth_kib, now).map(Arc::new),
+            traffic: Traffic::new(RateLimit::new(limits.bandwidth_kib, now)),
         }
     }
 }

@@ -45,13 +45,25 @@ fn reached_but_by<T: Ord + Copy + Default>(values: impl Iterator<Item = T>, part
     *values.select_nth_unstable(index).1
 }
 
+/// The weights that are enough in a network where relays of these weights run: for a relay that is fast, and for a
+/// guard.
+pub(crate) fn weight_bars(
+    weights: impl Iterator<Item = u32> + Clone,
+    params: &Params,
+) -> (u32, u32) {
+    (
+        reached_but_by(weights.clone(), 1).min(params.fast_min_weight),
+        reached_but_by(weights, 6).min(params.guard_min_weight),
+    )
+}
+
 impl Bars {
     /// The bars for a network of these relays.
     pub(super) fn among(running: &[Running], params: &Params) -> Self {
         let standing = |of: fn(&Standing) -> u64, part| {
             reached_but_by(running.iter().map(|relay| of(&relay.standing)), part)
         };
-        let weight = |part| reached_but_by(running.iter().map(|relay| relay.weight), part);
+        let (fast_weight, guard_weight) = weight_bars(running.iter().map(|r| r.weight), params);
         let secs = u64::from;
         Self {
             stable_mtbf_secs: standing(|s| s.mtbf_secs, 4).min(secs(params.stable_mtbf_seconds)),
@@ -59,8 +71,8 @@ impl Bars {
                 .min(secs(params.guard_min_age_seconds) * 1_000),
             uptime_permille: standing(|s| s.uptime_permille, 4)
                 .min(secs(params.guard_uptime_permille)),
-            fast_weight: weight(1).min(params.fast_min_weight),
-            guard_weight: weight(6).min(params.guard_min_weight),
+            fast_weight,
+            guard_weight,
         }
     }
 

@@ -1,16 +1,19 @@
 //! How others reach a running authority: a bounded queue of documents for its task, and a snapshot of the present vote.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cepa_common::dir::{
     ConsensusSignature, DescriptorCache, Endorsement, SignedDescriptor, SignedVote,
 };
 use cepa_common::ids::RelayId;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::error::AuthorityError;
 use super::period::Authority;
 use super::slots::{Slot, VoteSlots};
+use super::snapshot::AuthoritySnapshot;
 use super::view::VotingView;
 
 /// Number of descriptors that may wait for the machine. The next uploader is told to come again.
@@ -42,6 +45,24 @@ pub(crate) enum Submission {
     Signature(Box<ConsensusSignature>),
 }
 
+/// Snapshots that may be waited for.
+const ASKS: usize = 4;
+/// A snapshot is there within this time, or the authority has too much to do.
+const ASKED_FOR: Duration = Duration::from_secs(2);
+
+/// Asks a running authority how it does. It keeps no authority running.
+#[derive(Clone, Debug)]
+pub(crate) struct AuthorityAsks(mpsc::Sender<oneshot::Sender<AuthoritySnapshot>>);
+
+impl AuthorityAsks {
+    /// How the authority does; `None` if it has ended, or gives no answer within two seconds.
+    pub(crate) async fn snapshot(&self) -> Option<AuthoritySnapshot> {
+        let (answer, answered) = oneshot::channel();
+        self.0.try_send(answer).ok()?;
+        timeout(ASKED_FOR, answered).await.ok()?.ok()
+    }
+}
+
 type Reply = oneshot::Sender<Result<(), AuthorityError>>;
 
 /// Gives documents to a running authority.
@@ -52,6 +73,7 @@ pub struct AuthorityHandle {
     view: watch::Receiver<Arc<VotingView>>,
     cache: Arc<DescriptorCache>,
     slots: Arc<VoteSlots>,
+    asks: AuthorityAsks,
 }
 
 /// The other end of an [`AuthorityHandle`], for [`run`](super::run).
@@ -61,12 +83,15 @@ pub struct AuthorityQueue {
     pub(super) authorities: mpsc::Receiver<(Submission, Reply)>,
     view: watch::Sender<Arc<VotingView>>,
     pub(super) cache: Arc<DescriptorCache>,
+    /// Who wants to know how the authority does.
+    pub(super) asks: mpsc::Receiver<oneshot::Sender<AuthoritySnapshot>>,
 }
 
 /// Makes a handle and its queue.
 pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
     let (descriptors, descriptors_out) = mpsc::channel(DESCRIPTOR_QUEUE);
     let (authorities, authorities_out) = mpsc::channel(AUTHORITY_QUEUE);
+    let (asks, asks_out) = mpsc::channel(ASKS);
     let (view, view_out) = watch::channel(Arc::default());
     let cache: Arc<DescriptorCache> = Arc::default();
     let queue = AuthorityQueue {
@@ -74,6 +99,7 @@ pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
         authorities: authorities_out,
         view,
         cache: Arc::clone(&cache),
+        asks: asks_out,
     };
     (
         AuthorityHandle {
@@ -82,6 +108,7 @@ pub fn authority_queue() -> (AuthorityHandle, AuthorityQueue) {
             view: view_out,
             cache,
             slots: Arc::default(),
+            asks: AuthorityAsks(asks),
         },
         queue,
     )
@@ -115,6 +142,11 @@ impl AuthorityHandle {
 }
 
 impl AuthorityHandle {
+    /// What asks the authority how it does.
+    pub(crate) fn asks(&self) -> AuthorityAsks {
+        self.asks.clone()
+    }
+
     /// The present state of the vote.
     pub(crate) fn view(&self) -> Arc<VotingView> {
         Arc::clone(&self.view.borrow())

@@ -185,6 +185,11 @@ impl Scheduler {
         (self.allowance, self.refilled) = (self.most_saved(), now);
     }
 
+    /// How much may be downloaded (MiB an hour).
+    pub(super) fn budget_mib(&self) -> u64 {
+        self.hourly >> 20
+    }
+
     /// What the relay carries (KiB a second), as soon as that is known.
     pub(super) fn estimate(&self, relay: &RelayId) -> Option<u32> {
         // An authority that measures no more says nothing about relays either.

@@ -91,6 +91,25 @@ impl Known {
     }
 }
 
+/// What an authority knows of relays, in sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelaySums {
+    /// Relays that it holds a descriptor of.
+    pub known: usize,
+    /// How many of them answered when they were last dialled.
+    pub answering: usize,
+    /// How many of them were dialled, and did not answer.
+    pub silent: usize,
+    /// How many of them this run has not dialled yet.
+    pub undialled: usize,
+    /// How many of them have been measured.
+    pub measured: usize,
+    /// What those that were measured carry together (KiB a second).
+    pub measured_kib: u64,
+    /// What may be downloaded in order to measure (MiB an hour); 0 for an authority that does not measure.
+    pub budget_mib: u64,
+}
+
 /// All relays that the authority has a descriptor of, and what it found out about them.
 #[derive(Debug)]
 pub(super) struct Relays {
@@ -509,6 +528,27 @@ impl Relays {
             weight: measured.unwrap_or(relay.bandwidth.min(params.max_unmeasured_weight)),
             standing: self.history.standing(&relay.identity),
         }
+    }
+
+    /// What is known of relays, in sums.
+    pub(super) fn sums(&self) -> RelaySums {
+        let mut sums = RelaySums {
+            known: self.known.len(),
+            budget_mib: self.scheduler.budget_mib(),
+            ..RelaySums::default()
+        };
+        for (id, held) in &self.known {
+            match (held.is_reachable, held.failures) {
+                (true, _) => sums.answering += 1,
+                (false, 0) => sums.undialled += 1,
+                (false, _) => sums.silent += 1,
+            }
+            if let Some(kib) = self.scheduler.estimate(id) {
+                sums.measured += 1;
+                sums.measured_kib += u64::from(kib);
+            }
+        }
+        sums
     }
 
     /// The next downloads that measure relays, if some are due.

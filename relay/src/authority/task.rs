@@ -166,6 +166,10 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
                 queue.show(&learning.authority, task.clock().now_ms());
                 let _ = reply.send(answer);
             }
+            // Who asks how the authority does may have gone meanwhile.
+            Some(asked) = queue.asks.recv() => {
+                let _ = asked.send(learning.authority.snapshot(task.clock().now_ms()));
+            }
             Some((submission, reply)) = queue.descriptors.recv() => {
                 let _ = reply.send(task.take(&mut learning.authority, submission));
             }

@@ -8,6 +8,7 @@ use cepa_common::net::tasks::Tasks;
 use super::Sets;
 use crate::admission::Memory;
 use crate::directory::DirectoryServer;
+use crate::events::Refusals;
 use crate::exit::ExitConnector;
 use crate::link::PeerLinks;
 use crate::params::ParamsInForce;
@@ -26,6 +27,8 @@ pub(crate) struct EndContext {
     pub(crate) exit: Option<Arc<ExitConnector>>,
     /// Finds the next relay for EXTEND.
     pub(crate) links: Arc<PeerLinks>,
+    /// Counts what is refused.
+    pub(crate) refusals: Refusals,
     /// Circuits that carry streams together.
     pub(crate) sets: Sets,
     /// Runs circuits and streams.

@@ -31,6 +31,7 @@ use super::rest::{self, Rest};
 use super::sets::Entered;
 use crate::admission::{Bucket, FarSide};
 use crate::directory::serve_connection;
+use crate::events::Refusal;
 use crate::exit::{self, Origin};
 
 /// What a client wants its circuit extended to.
@@ -347,6 +348,7 @@ impl EndHop {
         if self.begins.take(now) {
             return Ok(true);
         }
+        self.context.refusals.add(Refusal::BeginsTooFast, 1);
         // Whoever hears of so many refusals and goes on is no honest client.
         match self.begins.debt() > self.bounds.begins {
             true => Err(End::Here(DestroyReason::Resource)),

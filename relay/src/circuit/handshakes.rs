@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::EndContext;
 use super::end_hop::{Agreed, EndHop};
 use crate::admission::{Job, JobQueue};
-use crate::events::{RelayEvent, Reporter};
+use crate::events::{Refusal, RelayEvent, Reporter};
 use crate::keys::ring::OnionKeys;
 
 /// Answers CREATEs with this relay's onion keys.
@@ -129,6 +129,7 @@ impl Responder {
         let params = &self.ends.params;
         let longest = Duration::from_millis(params.get().handshake_max_wait_ms.into());
         if steady::now().saturating_duration_since(since) > longest {
+            self.ends.refusals.add(Refusal::CreateLate, 1);
             let reason = DestroyReason::Resource;
             return TableCommand::Close { circ, reason }.send(&link);
         }
@@ -148,6 +149,7 @@ impl Responder {
             Err(error) => {
                 // Whatever the error was, the peer hears one and the same reason (S12).
                 tracing::debug!(%error, "a CREATE was refused");
+                self.ends.refusals.add(Refusal::CreateInvalid, 1);
                 let reason = DestroyReason::Protocol;
                 return TableCommand::Close { circ, reason }.send(&link);
             }

@@ -7,6 +7,7 @@
 mod authority;
 mod clock;
 mod disk;
+mod refusals;
 mod reporter;
 
 use core::fmt;
@@ -21,6 +22,7 @@ use tracing::Level;
 pub use authority::{AuthorityEvent, AuthorityFailure};
 pub(crate) use clock::ClockWatch;
 pub use disk::DiskTrouble;
+pub use refusals::{Refusal, Refusals};
 pub(crate) use reporter::follow_consensus;
 pub use reporter::{RelayEvents, Reporter};
 
@@ -258,6 +260,20 @@ impl RelayEvent {
             Self::Disk { trouble, times, .. } => (Class::Disk(*trouble), times),
             _ => return None,
         })
+    }
+
+    /// What the event says was refused, and how often.
+    fn refusal(&self) -> Option<(Refusal, u64)> {
+        match self {
+            Self::ConnectionsFull { bound, refused } => Some(match bound {
+                ConnectionBound::All => (Refusal::ConnectionsFull, *refused),
+                ConnectionBound::Address => (Refusal::AddressFull, *refused),
+            }),
+            Self::AcceptFailed { times, .. } => Some((Refusal::AcceptFailed, *times)),
+            Self::MemoryExceeded { ended, .. } => Some((Refusal::MemoryFull, *ended)),
+            Self::ShareExceeded { ended } => Some((Refusal::ShareFull, *ended)),
+            _ => None,
+        }
     }
 
     /// Do both events say how one thing stands, whatever they say of it?

@@ -11,7 +11,7 @@ use cepa_common::net::news::{self, Feed, News, Standing};
 use cepa_common::world::{Clock, steady};
 use tokio::sync::watch;
 
-use super::{Class, Listing, RelayEvent};
+use super::{Class, Listing, Refusals, RelayEvent};
 
 /// The most states that are held at a time; the oldest makes room. There is a state for each authority, and a few more.
 const MOST_STATES: usize = 64;
@@ -58,11 +58,17 @@ impl States {
 
 /// Where the rooms of a relay report to. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Reporter(News<States>);
+pub struct Reporter {
+    news: News<States>,
+    refusals: Refusals,
+}
 
 impl Default for Reporter {
     fn default() -> Self {
-        Self(News::new(States::default()))
+        Self {
+            news: News::new(States::default()),
+            refusals: Refusals::default(),
+        }
     }
 }
 
@@ -70,8 +76,11 @@ impl Reporter {
     /// Writes the event to the log and passes it on, unless it is no news. This is the only place where a relay's
     /// events become lines of the log.
     pub(crate) fn report(&self, event: impl Into<RelayEvent>) {
-        let mut event = event.into();
-        self.0.change(|states, tell| {
+        let mut event: RelayEvent = event.into();
+        if let Some((refusal, times)) = event.refusal() {
+            self.refusals.add(refusal, times);
+        }
+        self.news.change(|states, tell| {
             if states.take(&mut event) {
                 news::log(event.level(), &event);
                 tell(event);
@@ -81,7 +90,17 @@ impl Reporter {
 
     /// The events from now on, after those that say how things stand.
     pub fn subscribe(&self) -> RelayEvents {
-        RelayEvents(self.0.subscribe())
+        RelayEvents(self.news.subscribe())
+    }
+
+    /// How things stand now: the newest event of each matter.
+    pub fn standing(&self) -> Vec<RelayEvent> {
+        self.news.present().into()
+    }
+
+    /// What was refused since the start.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 }
 

@@ -20,10 +20,10 @@ use tokio::time::{Instant, timeout_at};
 use super::attempts::{Aim, Attempt, Attempts, OF_ADDRESS, OF_EXIT, Origin, WeakAttempts};
 use super::error::DestinationError;
 use super::known::KnownFates;
-use super::open::OpenStreams;
+use super::open::{ExitLoad, OpenStreams};
 use super::race::{ATTEMPT_DELAY, Family, Fate, Race, Step};
 use super::resolve::{LookupError, Resolver, ResolverError};
-use crate::events::Reporter;
+use crate::events::{Refusals, Reporter};
 
 /// Associations of an exit whose owner says nothing else.
 const ASSOCIATIONS: usize = 4_096;
@@ -83,6 +83,7 @@ pub struct ExitConnector {
     destinations: Destinations,
     fates: KnownFates,
     open: Arc<OpenStreams>,
+    refusals: Refusals,
     /// What all associations may do together.
     pub(super) datagrams: Arc<super::udp::Bounds>,
     pub(super) budget: Arc<Budget>,
@@ -122,6 +123,7 @@ impl ExitConnector {
         events: Reporter,
     ) -> Result<Self, ResolverError> {
         Ok(Self {
+            refusals: events.refusals().clone(),
             names: Resolver::new(resolver, world, budget, events)?,
             policy,
             sockets: world.sockets.clone(),
@@ -149,6 +151,19 @@ impl ExitConnector {
     /// The streams that the exit carries now, those that it still connects included.
     pub(crate) fn open_streams(&self) -> &Arc<OpenStreams> {
         &self.open
+    }
+
+    /// What shows how much the exit has open.
+    pub(crate) fn load(&self) -> ExitLoad {
+        ExitLoad {
+            open: self.open.clone(),
+            datagrams: self.datagrams.clone(),
+        }
+    }
+
+    /// What the exit has refused is counted there.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Connects to `host` and `port` within 15 s, for a stream from `origin`: parties take turns. Dropping the future

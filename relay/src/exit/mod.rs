@@ -37,7 +37,7 @@ pub(crate) use attempts::Origin;
 pub use connect::{AddressPolicy, ExitConnector};
 pub(crate) use dns::answer;
 pub use error::DestinationError;
-pub(crate) use open::OpenStreams;
+pub(crate) use open::{ExitLoad, OpenStreams};
 pub(crate) use outside::Outside;
 pub use outside::{Rules, Verdict};
 pub use resolve::ResolverError;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::udp::Bounds;
+
 /// Counts the streams of an exit from their beginning to their end, and lets no more in once the exit closes.
 pub(crate) struct OpenStreams(watch::Sender<State>);
 
@@ -11,6 +13,25 @@ pub(crate) struct OpenStreams(watch::Sender<State>);
 struct State {
     streams: usize,
     is_closing: bool,
+}
+
+/// Shows how much an exit has open.
+#[derive(Clone)]
+pub(crate) struct ExitLoad {
+    pub(super) open: Arc<OpenStreams>,
+    pub(super) datagrams: Arc<Bounds>,
+}
+
+impl ExitLoad {
+    /// Streams that leave the network here now.
+    pub(crate) fn streams(&self) -> usize {
+        self.open.count()
+    }
+
+    /// Associations for datagrams.
+    pub(crate) fn associations(&self) -> usize {
+        self.datagrams.count()
+    }
 }
 
 /// A stream that is counted. Dropping this value counts the stream out.

@@ -10,6 +10,7 @@ use cepa_common::world::sockets::SocketStream;
 use super::attempts::Origin;
 use super::copy::copy;
 use super::{DestinationError, ExitConnector};
+use crate::events::Refusal;
 
 /// Connects a stream that a client has begun and copies until both sides are done. A relay that is no exit has no
 /// `exit`, and refuses. `origin` says who has begun the stream.
@@ -22,7 +23,13 @@ pub(crate) async fn serve(
 ) {
     // A relay that stops lets its streams end and takes no more. The client begins the stream at another exit.
     let counted = exit.as_ref().map(|exit| exit.open_streams().enter());
+    let refused = |refusal| {
+        if let Some(exit) = &exit {
+            exit.refusals().add(refusal, 1);
+        }
+    };
     if let Some(None) = counted {
+        refused(Refusal::ExitFull);
         return stream.abort(EndReason::Resource);
     }
     let connected = match &exit {
@@ -30,7 +37,14 @@ pub(crate) async fn serve(
         // future is in a box, because connecting takes much more memory than the long copying after it.
         Some(exit) => tokio::select! {
             connected = Box::pin(exit.connect(&host, port, origin)) => {
-                connected.map_err(DestinationError::end_reason)
+                connected.map_err(|error| {
+                    match error {
+                        DestinationError::Policy => refused(Refusal::Policy),
+                        DestinationError::Resource => refused(Refusal::ExitFull),
+                        _ => {}
+                    }
+                    error.end_reason()
+                })
             }
             () = stream.given_up() => return,
         },

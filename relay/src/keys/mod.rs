@@ -15,3 +15,4 @@ pub(crate) mod watch;
 mod simulation;
 
 pub use identity::{RelayIdentity, RelayIdentityError};
+pub use watch::{KeysHeld, OnionKeyHeld};

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::RelayIdentity;
 use super::ring::{OnionKeys, OnionRing};
-use super::schedule::KeyListing;
+use super::schedule::{KeyListing, Timing};
 use crate::events::{RelayEvent, Reporter};
 
 /// The time between two looks at the clock and at the owner's files.
@@ -21,6 +21,26 @@ const TICK: Duration = Duration::from_secs(5);
 /// that.
 const TELL_AGAIN_SECS: u64 = 86_400;
 
+/// The keys that a relay has, and how long each is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeysHeld {
+    /// Until when the link key is certified (seconds since 1970); `None` for a relay whose link key is its identity.
+    pub certificate_until: Option<UnixSecs>,
+    /// The onion keys, the newest last.
+    pub onion: Vec<OnionKeyHeld>,
+}
+
+/// An onion key, without what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnionKeyHeld {
+    /// When it was made (seconds since 1970).
+    pub made: UnixSecs,
+    /// When it is replaced, or was (seconds since 1970).
+    pub replaced: UnixSecs,
+    /// From when on nobody needs it any more (seconds since 1970); `None` while no newer one has taken its place.
+    pub until: Option<UnixSecs>,
+}
+
 /// Everything that [`watch`] needs.
 pub(crate) struct KeyWatch {
     pub(crate) network: NetworkId,
@@ -28,6 +48,8 @@ pub(crate) struct KeyWatch {
     pub(crate) identity: RelayIdentity,
     pub(crate) ring: OnionRing,
     pub(crate) keys: watch::Sender<OnionKeys>,
+    /// What the owner is shown of the keys.
+    pub(crate) held: watch::Sender<KeysHeld>,
     pub(crate) consensus: watch::Receiver<Arc<ConsensusStore>>,
     /// The parameters that hold if there is no consensus.
     pub(crate) params: Params,
@@ -100,7 +122,28 @@ impl KeyWatch {
         let now = self.clock.now_secs();
         self.turn_onion_keys(store, now);
         self.renew_certificate(now);
+        self.show(store);
         self.publish();
+    }
+
+    /// Shows the owner what there is.
+    fn show(&self, store: &ConsensusStore) {
+        let params = store
+            .newest()
+            .map_or(&self.params, |newest| newest.params());
+        let timing = Timing::new(params);
+        let onion = self.ring.schedule().keys().iter().map(|key| OnionKeyHeld {
+            made: key.born,
+            replaced: key
+                .replaced
+                .unwrap_or(key.born.saturating_add(timing.rotation_secs())),
+            until: key.end(&timing),
+        });
+        let certificate = self.identity.certificate();
+        self.held.send_replace(KeysHeld {
+            certificate_until: certificate.map(|certificate| certificate.cert.not_after),
+            onion: onion.collect(),
+        });
     }
 
     fn turn_onion_keys(&mut self, store: &ConsensusStore, now: UnixSecs) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cepa_common::cell::codec::CREATE_LEN;
 use cepa_common::ids::{CircId, RelayId};
 use cepa_common::net::establish::NewLink;
-use cepa_common::net::limit::RateLimit;
+use cepa_common::net::limit::Traffic;
 use cepa_common::net::link_task;
 use cepa_common::net::queue::LinkQueue;
 use cepa_common::net::switch::{AcceptCircuits, CreateRefusal};
@@ -24,8 +24,8 @@ pub(crate) struct LinkContext {
     pub(crate) memory: Arc<Memory>,
     /// Takes the CREATEs that come in.
     pub(crate) creates: Arc<JobQueue>,
-    /// What all links together may move, if there is a limit.
-    pub(crate) bandwidth: Option<Arc<RateLimit>>,
+    /// What all links together move, and may move.
+    pub(crate) traffic: Arc<Traffic>,
     /// Runs the link's task.
     pub(crate) tasks: Tasks,
 }
@@ -54,10 +54,10 @@ impl LinkContext {
                 link_key: link.peer_key,
             },
         };
-        let bandwidth = self.bandwidth.clone();
+        let traffic = self.traffic.clone();
         let own = queue.clone();
         self.tasks.spawn(async move {
-            let end = link_task::run(link, own, acceptor, bandwidth).await;
+            let end = link_task::run(link, own, acceptor, Some(traffic)).await;
             tracing::debug!(%end, "a link has ended");
         });
         queue

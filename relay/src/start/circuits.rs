@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use cepa_common::budget::Budget;
+use cepa_common::net::limit::Traffic;
 use tokio::time::Instant;
 
 use super::directory::Directory;
 use super::error::RelayError;
 use super::ground::Ground;
 use super::keys::Keys;
-use crate::admission::{Admission, LinkAdmission, Memory, keep_within_budget};
+use crate::admission::{Admission, JobQueue, LinkAdmission, Memory, keep_within_budget};
 use crate::circuit::{EndContext, HandshakePool, Prober, Responder, Sets};
-use crate::exit::{ExitConnector, OpenStreams, Outside, ResolverError, Rules};
+use crate::exit::{ExitConnector, ExitLoad, OpenStreams, Outside, ResolverError, Rules};
 use crate::link::{LinkContext, PeerLinks};
 use crate::options::RelayOptions;
 
@@ -27,8 +28,14 @@ pub(super) struct Circuits {
     pub(super) prober: Arc<Prober>,
     /// The streams of the exit, if this relay is one.
     pub(super) streams: Option<Arc<OpenStreams>>,
+    /// What the exit has open, if this relay is one.
+    pub(super) load: Option<ExitLoad>,
     /// What links, circuits and streams hold.
     pub(super) memory: Arc<Memory>,
+    /// The CREATEs that wait.
+    pub(super) creates: Arc<JobQueue>,
+    /// What all links move.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Circuits {
@@ -46,10 +53,12 @@ impl Circuits {
             links: admission,
             creates,
             memory,
-            bandwidth,
+            traffic,
         } = Admission::new(options.limits, Instant::now());
         let exit = exit(options, ground, directory, memory.budget())?;
         let streams = exit.as_ref().map(|exit| exit.open_streams().clone());
+        let load = exit.as_ref().map(|exit| exit.load());
+        let waiting = creates.clone();
         let held = memory.clone();
         let (params, tasks) = (&directory.params, &ground.work.tasks);
         let links = Arc::new(PeerLinks::new(
@@ -60,7 +69,7 @@ impl Circuits {
                 params: params.clone(),
                 memory: memory.clone(),
                 creates: creates.clone(),
-                bandwidth,
+                traffic: traffic.clone(),
                 tasks: tasks.clone(),
             },
         ));
@@ -74,6 +83,7 @@ impl Circuits {
                 directory: directory.server.clone(),
                 exit,
                 links: links.clone(),
+                refusals: ground.events.refusals().clone(),
                 sets: Sets::default(),
                 tasks: tasks.clone(),
             }),
@@ -91,7 +101,10 @@ impl Circuits {
             handshakes,
             prober,
             streams,
+            load,
             memory: held,
+            creates: waiting,
+            traffic,
         })
     }
 }

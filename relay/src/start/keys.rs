@@ -9,13 +9,14 @@ use super::directory::Directory;
 use super::error::RelayError;
 use super::ground::Ground;
 use crate::keys::ring::{OnionKeys, OnionRing};
-use crate::keys::watch::{KeyWatch, watch as watch_keys};
+use crate::keys::watch::{KeyWatch, KeysHeld, watch as watch_keys};
 use crate::options::RelayOptions;
 
 /// The onion keys, and whoever follows them.
 pub(super) struct Keys {
     ring: OnionRing,
     sender: watch::Sender<OnionKeys>,
+    held: watch::Sender<KeysHeld>,
 }
 
 impl Keys {
@@ -33,12 +34,21 @@ impl Keys {
         let params = options.network.newest().params();
         ring.turn(now, &params, &mut random::rng())?;
         let sender = watch::Sender::new(ring.snapshot());
-        Ok(Self { ring, sender })
+        Ok(Self {
+            ring,
+            sender,
+            held: watch::Sender::default(),
+        })
     }
 
     /// Follows the keys that are accepted.
     pub(super) fn follow(&self) -> watch::Receiver<OnionKeys> {
         self.sender.subscribe()
+    }
+
+    /// What the owner is shown of the keys.
+    pub(super) fn shown(&self) -> watch::Receiver<KeysHeld> {
+        self.held.subscribe()
     }
 
     /// The key that a descriptor names.
@@ -61,6 +71,7 @@ impl Keys {
             identity: options.identity,
             ring: self.ring,
             keys: self.sender,
+            held: self.held,
             consensus: directory.server.subscribe(),
             descriptor,
             events: ground.events.clone(),

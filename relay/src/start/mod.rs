@@ -8,7 +8,9 @@ mod directory;
 mod error;
 mod ground;
 mod keys;
+mod missing;
 mod speakers;
+mod view;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,19 +21,23 @@ use cepa_common::net::tasks::Stopper;
 use tokio::time::timeout;
 
 pub use self::error::RelayError;
+pub use self::missing::{MissingFlag, WhyMissing};
+pub use self::view::{ConsensusSays, ExitSnapshot, OwnEntry, RelayLoad, RelaySnapshot, RelayView};
 
 use self::circuits::Circuits;
 use self::directory::Directory;
 use self::ground::Ground;
 use self::keys::Keys;
 use self::speakers::Speakers;
+use self::view::Seen;
 use crate::admission::Memory;
+use crate::authority::AuthorityHandle;
 use crate::circuit::HandshakePool;
-use crate::directory::DirectoryServer;
+use crate::descriptor::{OFFERS, addresses};
 use crate::events::{RelayEvent, RelayEvents, Reporter};
 use crate::exit::OpenStreams;
 use crate::link::{Doors, LinkListener, listen};
-use crate::options::RelayOptions;
+use crate::options::{ExitOptions, RelayOptions};
 
 /// A relay.
 pub struct Relay;
@@ -49,24 +55,9 @@ pub struct RelayHandle {
     streams: Option<Arc<OpenStreams>>,
     /// What links, circuits and streams hold.
     memory: Arc<Memory>,
-    directory: Arc<DirectoryServer>,
+    view: RelayView,
     /// Links, circuits and streams.
     work: Stopper,
-}
-
-/// What a relay carries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RelayLoad {
-    /// Number of circuits that pass or end here.
-    pub circuits: usize,
-    /// Number of links to relays.
-    pub relay_links: usize,
-    /// Number of links of clients, and of whoever is no relay.
-    pub other_links: usize,
-    /// Bytes of consensuses and differences that were asked for over circuits, since the start.
-    pub consensus_bytes_by_circuits: u64,
-    /// Bytes of consensuses and differences that were asked for by who dialled the relay, since the start.
-    pub consensus_bytes_to_diallers: u64,
 }
 
 impl Relay {
@@ -83,16 +74,46 @@ impl Relay {
         let mut directory = Directory::load(&options, &ground).await;
         let circuits = Circuits::start(&options, &ground, &keys, &directory)?;
         directory.keep(&ground);
+        let view = view(&options, &ground, &keys, &directory, &circuits);
         let speakers = Speakers::new(&ground, &directory, circuits.prober.clone());
         speakers.start(&options, directory.queue.take());
         let descriptor = speakers.publish(&options, &keys, &ground, directory.authority.take());
         keys.look_after(options, &ground, &directory, descriptor);
-        Ok(open(ground, directory, circuits))
+        Ok(open(ground, directory, circuits, view))
     }
 }
 
+/// What shows how the relay does.
+fn view(
+    options: &RelayOptions,
+    ground: &Ground,
+    keys: &Keys,
+    directory: &Directory,
+    circuits: &Circuits,
+) -> RelayView {
+    let exits = options.exit.as_ref().map(ExitOptions::summaries);
+    RelayView(Arc::new(Seen {
+        identity: ground.identity,
+        nickname: options.nickname.clone(),
+        local_addr: ground.local_addr,
+        addresses: addresses(&options.advertised, ground.local_addr),
+        offers: OFFERS,
+        exits: exits.is_some_and(|(streams, _)| !streams.is_reject_all()),
+        limits: options.limits,
+        events: ground.events.clone(),
+        exit: circuits.load.clone(),
+        memory: circuits.memory.clone(),
+        connections: circuits.admission.clone(),
+        creates: circuits.creates.clone(),
+        traffic: circuits.traffic.clone(),
+        directory: directory.server.clone(),
+        keys: keys.shown(),
+        authority: directory.authority.as_ref().map(AuthorityHandle::asks),
+    }))
+}
+
 /// The last step: lets connections in.
-fn open(ground: Ground, directory: Directory, circuits: Circuits) -> RelayHandle {
+fn open(ground: Ground, directory: Directory, circuits: Circuits, view: RelayView) -> RelayHandle {
     let doors = Doors {
         links: circuits.links,
         directory: directory.server.clone(),
@@ -116,7 +137,7 @@ fn open(ground: Ground, directory: Directory, circuits: Circuits) -> RelayHandle
         handshakes: circuits.handshakes,
         streams: circuits.streams,
         memory: circuits.memory,
-        directory: directory.server,
+        view,
         work: ground.work.stop,
     }
 }
@@ -137,6 +158,11 @@ impl RelayHandle {
         self.events.subscribe()
     }
 
+    /// What shows how the relay does, while it runs.
+    pub fn view(&self) -> RelayView {
+        self.view.clone()
+    }
+
     /// How many streams leave the network here now.
     pub fn open_streams(&self) -> usize {
         self.streams.as_ref().map_or(0, |streams| streams.count())
@@ -149,15 +175,7 @@ impl RelayHandle {
 
     /// How many links and circuits the relay has now, and what of the directory it has served since its start.
     pub fn load(&self) -> RelayLoad {
-        let counts = self.memory.counts();
-        let (streams, others) = self.directory.served();
-        RelayLoad {
-            circuits: counts.circuits,
-            relay_links: counts.relay_links,
-            other_links: counts.other_links,
-            consensus_bytes_by_circuits: streams,
-            consensus_bytes_to_diallers: others,
-        }
+        self.view.load()
     }
 
     /// Stops accepting, ends all links and circuits, and waits until all tasks have ended.

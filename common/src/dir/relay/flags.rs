@@ -62,6 +62,12 @@ impl Flags {
         NAMES.iter().map(|(flag, _)| *flag)
     }
 
+    /// This set and `other` together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// This set, with `other` added if `condition` holds.
     #[must_use]
     pub fn with_if(self, other: Self, condition: bool) -> Self {

@@ -11,7 +11,6 @@ pub(super) fn owner() -> Vec<Seed> {
     let cert = AuthorityCert::issue(&authority_key(), &id, key, 1_900_000_000);
     let cert = cert.map(|cert| cert.to_text()).unwrap_or_default();
     let text = |name: &'static str, text: &str| ("peers", name, text.as_bytes().to_vec());
-    let control = |name: &'static str, text: &str| ("control", name, text.as_bytes().to_vec());
     let countries = include_bytes!("../../../../tests/reference/countries.mmdb");
     // The fields of `StoredGuard`: identity, when it was added, rank and date of its first use, when it was unlisted.
     let guard = |n: u8, rank: Option<(u16, u64)>| ([n; 32], 1_800_000_000u64, rank, None::<u64>);
@@ -22,23 +21,6 @@ pub(super) fn owner() -> Vec<Seed> {
     let ledger =
         |ledger: &[([u8; 32], u32, u32)]| postcard::to_allocvec(&(1u8, ledger)).unwrap_or_default();
     vec![
-        control("good_status", "{\"version\":1,\"command\":\"status\"}\n"),
-        control(
-            "good_spaces",
-            " { \"command\" : \"new-identity\", \"version\" : 1 }\n",
-        ),
-        control("good_reach", "{\"version\":1,\"command\":\"reach\"}\n"),
-        control(
-            "good_reach_to",
-            "{\"version\":1,\"command\":\"reach\",\"to\":\"example.org:443\"}\n",
-        ),
-        control(
-            "status_to",
-            "{\"version\":1,\"command\":\"status\",\"to\":\"example.org:443\"}\n",
-        ),
-        control("version_2", "{\"version\":2,\"command\":\"status\"}\n"),
-        control("endless", "{\"version\":1,\"command\":\"status\"}"),
-        control("deep", &"[".repeat(300)),
         ("guards", "good_none", guards(&[])),
         ("guards", "good_used", used.clone()),
         ("guards", "trailing", [&used[..], &[0]].concat()),

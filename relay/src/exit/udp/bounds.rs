@@ -135,6 +135,11 @@ impl State {
 }
 
 impl Bounds {
+    /// How many associations there are.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.0).places.len()
+    }
+
     /// Room for `most` associations.
     pub(crate) fn new(most: usize, now: Instant) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
