@@ -352,7 +352,7 @@ fn a_lost_association_is_followed_by_another() {
 
 /// Ends one connection by a reset, and another in order.
 const ENDS: &str = r#"
-import socket, struct
+import socket, struct, sys
 for is_reset in [True, False]:
     s = socket.create_connection(("192.0.2.1", 9))
     assert s.recv(5) == b"hello"
@@ -361,7 +361,7 @@ for is_reset in [True, False]:
         s.shutdown(socket.SHUT_WR)
         assert s.recv(5) == b""
     s.close()
-input()
+sys.stdin.read()
 "#;
 
 #[test]

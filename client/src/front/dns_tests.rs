@@ -122,6 +122,29 @@ async fn a_web_page_that_posts_to_it_is_reset() {
     }
 }
 
+/// Whoever makes the listener answer what is no query could have it and another server talk for ever.
+#[tokio::test]
+async fn what_is_no_query_has_no_answer() {
+    let front = dns().await;
+    let socket = Sockets::Tcp
+        .bind_datagrams(([127, 0, 0, 1], 0).into())
+        .unwrap();
+    let asked = query("some.example", 5, None);
+    let mut answered = asked.clone();
+    answered[2] |= 0x80;
+    let mut cut = asked.clone();
+    cut.truncate(11);
+    let long = [&asked[..], &[0; 9_000]].concat();
+    for no_query in [&answered[..], &cut, &long, &[], &[0xff; 600]] {
+        // The kernel may have no room for so many at once; then this one is lost, which is as good.
+        let _ = socket.send_to(no_query, front.address).await;
+    }
+    // The first answer is that to the query.
+    let asked = query("some.example", 6, None);
+    let answer = told(&socket, front.address, &asked);
+    assert_eq!(within(answer).await[..2], [0, 6]);
+}
+
 #[tokio::test]
 async fn queries_by_udp_are_bounded_and_charged() {
     const MOST: usize = 256;
