@@ -120,6 +120,24 @@ async fn the_application_is_heard_from_whichever_socket_is_first() {
     assert!(sent.chunks(2).all(|two| two == [b"first", b"third"]));
 }
 
+/// Both have sent before the port is read.
+#[tokio::test]
+async fn of_two_sockets_at_once_the_first_is_the_application() {
+    let front = front(FrontOptions::default()).await;
+    let (_connection, port) = associate(&front).await;
+    let [first, second] = [0, 1].map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    for (socket, bytes) in [(&first, b"one"), (&second, b"two"), (&first, b"six")] {
+        socket.send_to(&[HEAD, bytes].concat(), port).unwrap();
+    }
+    first.set_nonblocking(true).unwrap();
+    let first = UdpSocket::from_std(first).unwrap();
+    let mut buffer = [0; 100];
+    for _ in 0..2 {
+        within(first.recv_from(&mut buffer)).await.unwrap();
+    }
+    assert_eq!(*front.datagrams.lock().unwrap(), [b"one", b"six"]);
+}
+
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn an_answer_goes_to_the_owner_alone() {

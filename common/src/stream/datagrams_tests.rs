@@ -75,6 +75,11 @@ impl Pair {
 
     /// Two legs.
     fn linked() -> Self {
+        Self::linked_after(Duration::ZERO)
+    }
+
+    /// Two legs, of which the second has this round trip.
+    fn linked_after(round_trip: Duration) -> Self {
         let mut pair = Self::new();
         assert!(pair.client.link(SECRET));
         pair.settle();
@@ -82,6 +87,8 @@ impl Pair {
         let leg = mux::<Opener>(&pair.budget).take_leg().unwrap();
         pair.client.join(leg, SECRET).unwrap();
         pair.alone = Some(mux(&pair.budget));
+        pair.fill();
+        pair.now += round_trip;
         pair.settle();
         assert_eq!(
             (pair.client.leg_ids().count(), pair.relay.leg_ids().count()),
@@ -310,6 +317,80 @@ fn what_is_too_much_takes_the_oldest_and_what_is_too_old_goes() {
         pair.budget.used(),
         pair.client.held_bytes() + pair.relay.held_bytes()
     );
+}
+
+/// The longest datagram to the longest name is as much as parts may come to.
+#[test]
+fn the_longest_datagram_goes_to_the_longest_name() {
+    let mut pair = Pair::new();
+    let key = pair.client.associate().unwrap();
+    let name = StreamHost::Name("a.".repeat(126) + "b");
+    let longest = bytes(1, DATAGRAM_BYTES);
+    let sent = pair
+        .client
+        .send_datagram(key, pair.now, &name, 53, &longest);
+    sent.unwrap();
+    pair.settle();
+    let come = pair.relay.poll_datagram(pair.begun[0], &mut cx());
+    let Poll::Ready(Ok(come)) = come else {
+        panic!("{come:?}");
+    };
+    assert!(come.host == name && come.bytes() == longest);
+}
+
+/// What all associations of a circuit hold in one direction is bounded, and the one that holds most loses its oldest.
+#[test]
+fn who_holds_most_loses_the_oldest() {
+    let mut pair = Pair::new();
+    let keys: Vec<_> = (0..9).map(|_| pair.client.associate().unwrap()).collect();
+    pair.say(keys[0], b"little");
+    pair.settle();
+    // At the relay, where nobody reads.
+    let bound = DATAGRAM_QUEUES_BYTES + 10 * ASSOCIATION_BYTES;
+    for n in 0..3 {
+        for key in &keys[1..] {
+            pair.say(*key, &bytes(n, 60_000));
+            pair.settle();
+        }
+    }
+    assert!(pair.relay.held_bytes() <= bound);
+    let mut all = 0;
+    for n in 1..9 {
+        let heard = pair.heard_at_relay(pair.begun[n]);
+        assert!(!heard.is_empty() && heard.last() == Some(&bytes(2, 60_000)));
+        all += heard.len();
+    }
+    assert_eq!(all, DATAGRAM_QUEUES_BYTES / 60_000);
+    assert_eq!(pair.heard_at_relay(pair.begun[0]), [b"little"]);
+    // At the client, where nothing is sent.
+    pair.say(keys[0], b"little");
+    for key in &keys[1..] {
+        for n in 0..3 {
+            pair.say(*key, &bytes(n, 60_000));
+        }
+    }
+    assert!(pair.client.held_bytes() <= bound);
+    pair.settle();
+    assert_eq!(pair.heard_at_relay(pair.begun[0]), [b"little"]);
+}
+
+#[test]
+fn a_lost_circuit_begins_no_association() {
+    let mut pair = Pair::new();
+    assert!(pair.client.associate().is_some());
+    pair.client.lose();
+    assert!(pair.client.associate().is_none());
+}
+
+#[test]
+fn an_association_begins_on_the_leg_with_the_shorter_round_trip() {
+    let mut pair = Pair::linked_after(Duration::from_millis(80));
+    let slow = pair.ways[1].0;
+    for _ in 0..4 {
+        let key = pair.client.associate().unwrap();
+        assert!(key.leg() != slow);
+        pair.settle();
+    }
 }
 
 #[test]

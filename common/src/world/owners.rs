@@ -96,18 +96,30 @@ pub fn sockets(of: Transport) -> Option<impl Iterator<Item = Listed>> {
 /// here. `None` where the system does not tell, or no program has that end any more. To be called where a thread may
 /// block: the table of a busy machine is long.
 pub fn of_peer(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
+    peer_in(sockets(Transport::Tcp)?, peer, local)
+}
+
+fn peer_in(
+    mut all: impl Iterator<Item = Listed>,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Option<u32> {
     let plain = |of: SocketAddr| SocketAddr::new(of.ip().to_canonical(), of.port());
     let (peer, local) = (plain(peer), plain(local));
     let end = |it: &Listed| (it.local, it.remote) == (peer, local) && it.state != TIME_WAIT;
-    sockets(Transport::Tcp)?.find(end).map(|it| it.uid)
+    all.find(end).map(|it| it.uid)
 }
 
 /// Those of `ports` from which `uid` alone can send datagrams as `ip`: there is such a socket, and none of another user.
 /// Where several sockets have one port, nobody can tell which has sent. To be called where a thread may block.
 pub fn ports_of(uid: u32, ip: IpAddr, ports: &[u16]) -> Vec<u16> {
-    let Some(all) = sockets(Transport::Udp) else {
-        return Vec::new();
-    };
+    match sockets(Transport::Udp) {
+        Some(all) => alone_in(all, uid, ip, ports),
+        None => Vec::new(),
+    }
+}
+
+fn alone_in(all: impl Iterator<Item = Listed>, uid: u32, ip: IpAddr, ports: &[u16]) -> Vec<u16> {
     let (mut own, mut others) = (Vec::new(), Vec::new());
     for it in all {
         let port = it.local.port();
@@ -153,18 +165,52 @@ mod tests {
         }
     }
 
+    /// A socket of a user that is connected to nobody.
+    fn socket(local: &str, uid: u32) -> Listed {
+        Listed {
+            local: local.parse().unwrap(),
+            remote: "0.0.0.0:0".parse().unwrap(),
+            state: 7,
+            uid,
+            inode: 0,
+        }
+    }
+
+    #[test]
+    fn a_port_that_two_users_have_is_nobodys() {
+        let all = [
+            socket("127.0.0.1:5", 1),
+            socket("0.0.0.0:5", 2),
+            socket("127.0.0.1:6", 1),
+            socket("127.0.0.2:6", 2),
+            socket("[::]:7", 1),
+            socket("[::]:8", 2),
+            socket("127.0.0.1:9", 1),
+        ];
+        let own = |uid, ports| alone_in(all.into_iter(), uid, [127, 0, 0, 1].into(), ports);
+        assert_eq!(own(1, &[5, 6, 7, 8]), [6, 7]);
+        assert_eq!(own(2, &[5, 6, 7, 8]), [8]);
+    }
+
+    #[test]
+    fn an_end_that_nobody_has_any_more_is_nobodys() {
+        let end = Listed {
+            remote: "127.0.0.1:80".parse().unwrap(),
+            ..socket("127.0.0.1:5", 3)
+        };
+        let (peer, local) = (end.local, end.remote);
+        assert_eq!(peer_in([end].into_iter(), peer, local), Some(3));
+        let over = Listed {
+            state: TIME_WAIT,
+            ..end
+        };
+        assert_eq!(peer_in([over].into_iter(), peer, local), None);
+        assert_eq!(peer_in([end].into_iter(), local, peer), None);
+    }
+
     #[test]
     fn a_socket_is_at_its_address_or_at_all() {
-        let at = |local: &str, address: &str| {
-            let listed = Listed {
-                local: local.parse().unwrap(),
-                remote: "0.0.0.0:0".parse().unwrap(),
-                state: 7,
-                uid: 0,
-                inode: 0,
-            };
-            listed.is_at(address.parse().unwrap())
-        };
+        let at = |local, address: &str| socket(local, 0).is_at(address.parse().unwrap());
         assert!(at("127.0.0.1:5", "127.0.0.1:5") && at("127.0.0.1:5", "[::ffff:127.0.0.1]:5"));
         assert!(at("0.0.0.0:5", "127.0.0.1:5") && at("[::]:5", "127.0.0.1:5"));
         assert!(!at("127.0.0.1:5", "127.0.0.1:6") && !at("127.0.0.2:5", "127.0.0.1:5"));

@@ -56,13 +56,21 @@ fn records(asked: &str, kind: RecordType) -> Option<Vec<Record>> {
             one(RData::SRV(SRV::new(1, 2, 3, name("a.example."))))
         }
         ("8.8.8.8.in-addr.arpa.", RecordType::PTR) => one(RData::PTR(PTR(name("dns.example.")))),
-        ("a.example.", _) => Some(Vec::new()),
+        ("two.example.", RecordType::A) => Some(vec![
+            a(asked, 60, [127, 0, 0, 1]),
+            a(asked, 60, [127, 0, 0, 2]),
+        ]),
+        (of, RecordType::A) if of.ends_with(".near.example.") => {
+            Some(vec![a(asked, 60, [127, 0, 0, 1])])
+        }
+        ("a.example." | "two.example.", _) => Some(Vec::new()),
+        (of, _) if of.ends_with(".near.example.") => Some(Vec::new()),
         _ => None,
     }
 }
 
 /// A name server that notes what it is asked for.
-async fn name_server() -> (SocketAddr, Arc<Mutex<Vec<Message>>>) {
+pub(super) async fn name_server() -> (SocketAddr, Arc<Mutex<Vec<Message>>>) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));

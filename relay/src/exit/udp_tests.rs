@@ -19,19 +19,21 @@ use cepa_common::stream::{
 };
 use cepa_common::testkit;
 use cepa_common::world::{World, steady};
+use hickory_resolver::proto::rr::Name;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, advance, pause, timeout};
 
 use super::attempts::Origin;
+use super::dns_tests::name_server;
 use super::udp::associate;
 use super::*;
 use crate::admission::Party;
 use crate::events::Reporter;
 
-/// Lets datagrams out to some ports of any address, and notes what it is asked.
+/// Lets datagrams out to some addresses, and notes what it is asked.
 #[derive(Default)]
 struct Rules {
-    ports: Mutex<BTreeSet<u16>>,
+    peers: Mutex<BTreeSet<SocketAddr>>,
     asked: Mutex<Vec<SocketAddr>>,
 }
 
@@ -39,19 +41,19 @@ impl AddressPolicy for Arc<Rules> {
     fn allows(&self, transport: Transport, address: SocketAddr) -> bool {
         assert_eq!(transport, Transport::Udp);
         self.asked.lock().unwrap().push(address);
-        self.ports.lock().unwrap().contains(&address.port())
+        self.peers.lock().unwrap().contains(&address)
     }
 
     fn carries(&self, _: Transport) -> bool {
-        !self.ports.lock().unwrap().is_empty()
+        !self.peers.lock().unwrap().is_empty()
     }
 }
 
 impl Rules {
     fn of(peers: &[&Peer]) -> Arc<Self> {
         let rules = Arc::<Self>::default();
-        let ports = peers.iter().map(|peer| peer.address.port());
-        rules.ports.lock().unwrap().extend(ports);
+        let peers = peers.iter().map(|peer| peer.address);
+        rules.peers.lock().unwrap().extend(peers);
         rules
     }
 
@@ -70,7 +72,11 @@ struct Peer {
 
 impl Peer {
     async fn new() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        Self::at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    async fn at(address: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(address).await.unwrap();
         let address = socket.local_addr().unwrap();
         Self { socket, address }
     }
@@ -151,6 +157,12 @@ impl Circuit {
         sent.unwrap();
     }
 
+    fn send_to_name(&mut self, name: &str, port: u16, bytes: &[u8]) {
+        let (host, now) = (StreamHost::Name(name.to_owned()), steady::now());
+        let sent = self.client.send_datagram(self.key, now, &host, port, bytes);
+        sent.unwrap();
+    }
+
     /// Waits until something has come to a peer.
     async fn come(&mut self, peer: &Peer) -> (Vec<u8>, SocketAddr) {
         let began = std::time::Instant::now();
@@ -208,7 +220,7 @@ async fn the_policy_is_asked_about_each_address_and_again_after_10_s() {
     assert_eq!(refused.come(), None);
     assert_eq!((rules.asked(&allowed), rules.asked(&refused)), (1, 1));
     // Its owner has second thoughts.
-    rules.ports.lock().unwrap().remove(&allowed.address.port());
+    rules.peers.lock().unwrap().remove(&allowed.address);
     pause();
     advance(Duration::from_millis(9_900)).await;
     circuit.send(allowed.address, b"still");
@@ -302,11 +314,7 @@ async fn eight_names_are_looked_up_at_a_time() {
     let rules = Rules::of(&[&peer]);
     let mut circuit = Circuit::new(Some(&rules), Some(silent.address));
     for n in 0..20 {
-        let (host, now) = (StreamHost::Name(format!("name{n}.example")), steady::now());
-        let sent = circuit
-            .client
-            .send_datagram(circuit.key, now, &host, 5, b"x");
-        sent.unwrap();
+        circuit.send_to_name(&format!("name{n}.example"), 5, b"x");
     }
     // Once this is out, the exit has seen all those before.
     circuit.send(peer.address, b"last");
@@ -323,4 +331,79 @@ async fn eight_names_are_looked_up_at_a_time() {
     }
     let expected: BTreeSet<Vec<u8>> = (0..8).map(|n| format!("name{n}").into_bytes()).collect();
     assert_eq!(names, expected);
+}
+
+/// Rule 5.37: a peer is heard for 300 s after the last datagram to it, not after the first.
+#[tokio::test]
+async fn each_datagram_lets_its_peer_be_heard_for_longer() {
+    let peer = Peer::new().await;
+    let mut circuit = Circuit::new(Some(&Rules::of(&[&peer])), None);
+    pause();
+    circuit.send(peer.address, b"first");
+    circuit.come(&peer).await;
+    advance(Duration::from_secs(9)).await;
+    circuit.send(peer.address, b"second");
+    let (_, port) = circuit.come(&peer).await;
+    advance(Duration::from_secs(296)).await;
+    let port = SocketAddr::new(peer.address.ip(), port.port());
+    peer.socket.send_to(b"late", port).await.unwrap();
+    assert_eq!(circuit.hear().await, Ok((peer.address, b"late".to_vec())));
+}
+
+/// Rule 5.39: a name leads to the first address that the policy allows, and an association keeps to it. While a name is
+/// looked up, four datagrams wait.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_name_keeps_its_address_and_four_datagrams_wait_for_it() {
+    let (server, _) = name_server().await;
+    let one = Peer::new().await;
+    let other = Peer::at(SocketAddr::from(([127, 0, 0, 2], one.address.port()))).await;
+    let port = one.address.port();
+    let rules = Rules::of(&[&other]);
+    let mut circuit = Circuit::new(Some(&rules), Some(server));
+    for n in 0..6 {
+        circuit.send_to_name("two.example", port, &[n]);
+    }
+    for n in 0..4 {
+        assert_eq!(circuit.come(&other).await.0, [n]);
+    }
+    circuit.send_to_name("two.example", port, b"next");
+    assert_eq!(circuit.come(&other).await.0, b"next");
+    // Both would do now.
+    rules.peers.lock().unwrap().insert(one.address);
+    pause();
+    advance(Duration::from_secs(11)).await;
+    circuit.send_to_name("TWO.example", port, b"the same");
+    assert_eq!(circuit.come(&other).await.0, b"the same");
+    assert_eq!(one.come(), None);
+}
+
+/// Rule 5.39: an association has 64 names.
+#[tokio::test]
+async fn an_association_has_64_names() {
+    let (server, asked) = name_server().await;
+    let peer = Peer::new().await;
+    let port = peer.address.port();
+    let mut circuit = Circuit::new(Some(&Rules::of(&[&peer])), Some(server));
+    for n in 0..64_u8 {
+        circuit.send_to_name(&format!("n{n}.near.example"), port, &[n]);
+        assert_eq!(circuit.come(&peer).await.0, [n]);
+    }
+    circuit.send_to_name("n64.near.example", port, b"one too many");
+    circuit.send_to_name("n0.near.example", port, b"known");
+    assert_eq!(circuit.come(&peer).await.0, b"known");
+    // Another association has this name looked up, which takes as long as the one before would have taken.
+    let mut second = Circuit::new(Some(&Rules::of(&[&peer])), Some(server));
+    second.send_to_name("n65.near.example", port, b"another");
+    assert_eq!(second.come(&peer).await.0, b"another");
+    let asked = asked.lock().unwrap();
+    let of = |name: &str| {
+        let name = Name::from_ascii(name).unwrap();
+        asked
+            .iter()
+            .filter(|it| *it.queries[0].name() == name)
+            .count()
+    };
+    assert!(of("n63.near.example.") > 0);
+    assert_eq!(of("n64.near.example."), 0);
 }
