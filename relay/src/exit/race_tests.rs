@@ -383,7 +383,10 @@ async fn streams_to_a_silent_host_hold_up_no_other_of_their_circuit() {
         let names = flood.iter().map(|name| (name.as_str(), silent));
         let quick = [("quick.test-example", "2.2.2.2"), ("b.other", "3.3.3.3")];
         let names: Vec<_> = names.chain(quick).collect();
-        let network = Network::new(&names, &[(silent, Does::Nothing)]);
+        let dead: Vec<_> = (0..15).map(|n| format!("6.6.{n}.1")).collect();
+        let dead = dead.iter().map(String::as_str).chain([silent]);
+        let dead: Vec<_> = dead.map(|ip| (ip, Does::Nothing)).collect();
+        let network = Network::new(&names, &dead);
         let exit = network.exit(anywhere);
         let streams = flood.iter().map(|name| {
             let (exit, name) = (exit.clone(), name.clone());
@@ -397,7 +400,15 @@ async fn streams_to_a_silent_host_hold_up_no_other_of_their_circuit() {
         }
         let begun = network.dialled().len() - 2;
         assert_eq!(begun, 16, "{}: dials to one address", flood[1]);
-        for stream in streams {
+        // The other half of the circuit's places is free, whoever waits: it serves silent hosts that are not this one.
+        let others = (0..15).map(|n| {
+            let exit = exit.clone();
+            tokio::spawn(async move { connect(&exit, &format!("6.6.{n}.1")).await.map(drop) })
+        });
+        let others: Vec<_> = others.collect();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(network.dialled().len(), 15, "{}", flood[1]);
+        for stream in streams.into_iter().chain(others) {
             assert_eq!(stream.await.unwrap(), Err(DestinationError::TimedOut));
         }
         assert_eq!(time(&exit, "5.5.5.5").await.0, ANSWER);
