@@ -2,7 +2,7 @@
 
 use cepa_common::stream::StreamHost;
 
-use crate::front::{IsolationKey, Marks, Origin, Protocol};
+use crate::front::{Credentials, IsolationKey, Marks, Origin, Protocol};
 
 /// Which of the things that tell streams apart keep them on different circuits.
 ///
@@ -61,6 +61,7 @@ pub struct Isolation {
     /// Is this a directory fetch? No user's stream shares its circuit.
     directory: bool,
     marks: Option<Marks>,
+    within: Option<Credentials>,
     listener: Option<u64>,
     client: Option<Origin>,
     protocol: Option<Protocol>,
@@ -106,6 +107,7 @@ impl Isolation {
     #[must_use]
     pub fn with_front(mut self, by: IsolateBy, key: IsolationKey) -> Self {
         self.marks = by.credentials.then_some(key.marks);
+        self.within = key.within.filter(|_| by.credentials);
         self.listener = by.listener.then_some(key.listener);
         self.client = by.client.then_some(key.client);
         self.protocol = by.protocol.then_some(key.protocol);
@@ -126,14 +128,13 @@ impl Isolation {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::front::Credentials;
-
     fn key(user: &str, client: Origin, listener: u64, protocol: Protocol) -> IsolationKey {
         IsolationKey {
             marks: Marks::from(Credentials {
                 user: user.into(),
                 password: b"x".to_vec(),
             }),
+            within: None,
             protocol,
             client,
             listener,
@@ -183,5 +184,26 @@ mod tests {
             assert_ne!(make(by, 0), make(by, 8), "sessions are always apart");
         }
         assert_ne!(Isolation::directory(), Isolation::session(0));
+    }
+
+    #[test]
+    fn who_passes_connections_on_is_kept_apart_as_credentials_are() {
+        let make = |by: IsolateBy, within: Option<&str>| {
+            let mut key = key("anna", Origin::Uid(1), 0, Protocol::Socks5);
+            key.within = within.map(|user| Credentials {
+                user: user.into(),
+                password: Vec::new(),
+            });
+            Isolation::session(0).with_front(by, key)
+        };
+        let by = IsolateBy::default();
+        assert_ne!(make(by, Some("one")), make(by, Some("two")));
+        assert_ne!(make(by, Some("anna")), make(by, None));
+        assert_eq!(make(by, Some("one")), make(by, Some("one")));
+        let by = IsolateBy {
+            credentials: false,
+            ..by
+        };
+        assert_eq!(make(by, Some("one")), make(by, None));
     }
 }

@@ -97,7 +97,7 @@ impl Connection {
     pub(super) async fn run<C: Connector>(
         mut self,
         connector: &C,
-        isolation: IsolationKey,
+        mut isolation: IsolationKey,
         options: FrontOptions,
     ) {
         if matches!(isolation.protocol, Protocol::Dns | Protocol::Transparent) {
@@ -106,10 +106,7 @@ impl Connection {
         let request = match isolation.protocol {
             Protocol::Dns => return self.answer(&[], connector, isolation).await,
             Protocol::Transparent => self.led_here(options),
-            _ => {
-                let request = timeout(options.head_timeout, self.request(options)).await;
-                request.ok().and_then(Result::ok).flatten()
-            }
+            _ => self.asked(&mut isolation, options).await,
         };
         let Some(request) = request else {
             return;
@@ -127,6 +124,8 @@ impl Connection {
                     .associate(asked, &request.leftover, connector, isolation, options)
                     .await;
             }
+            // Whose connection is passed on cannot pass on another's.
+            Request::Port => return,
             Request::Forward => {
                 return self
                     .forward(request.leftover, connector, isolation, options)
@@ -198,6 +197,7 @@ impl Connection {
     ) {
         let not_here = reply::socks5(socks::refusal_code(FrontRefusal::Command));
         let (local, origin) = (self.stream.local_ip(), isolation.client);
+        let is_passed_on = isolation.within.is_some();
         let Ok(_place) = Arc::clone(&self.associations).try_acquire_owned() else {
             let busy = reply::failed(isolation.protocol, Failure::Busy);
             return self.farewell(&busy).await;
@@ -206,6 +206,8 @@ impl Connection {
             return self.farewell(&not_here).await;
         };
         let carried = match (asked, origin) {
+            // The port would be on this machine, where the application is not.
+            (Associate::Port(_), _) if is_passed_on => return self.farewell(&not_here).await,
             (Associate::Port(from), Origin::Ip(peer)) => {
                 let port = match udp::open_port(local, peer) {
                     Some(Ok(port)) => port,
@@ -319,7 +321,8 @@ impl Connection {
         if matches!(protocol, Protocol::Dns | Protocol::Transparent) {
             return;
         }
-        if let Ok(Ok(Some(request))) = timeout(FAREWELL, self.request(options)).await {
+        let parser = self.parser(options);
+        if let Ok(Ok(Some(request))) = timeout(FAREWELL, self.request(parser, &[])).await {
             let reply = reply::failed(request.protocol, Failure::Busy);
             self.farewell(&reply).await;
         }
@@ -338,25 +341,54 @@ impl Connection {
         Ok(())
     }
 
-    /// Talks with the application until its request is complete; `None` if there is no stream to serve.
-    async fn request(&mut self, options: FrontOptions) -> io::Result<Option<FrontRequest>> {
-        let mut parser = FrontParser::new(options)
+    /// What the application asks for, in time; `None` if there is nothing to serve. Where somebody passes the
+    /// application's connection on, `isolation` is told who.
+    async fn asked(
+        &mut self,
+        isolation: &mut IsolationKey,
+        options: FrontOptions,
+    ) -> Option<FrontRequest> {
+        let parser = self.parser(options);
+        let asked = timeout(options.head_timeout, self.request(parser, &[])).await;
+        let request = asked.ok()?.ok()??;
+        if request.request != Request::Port {
+            return Some(request);
+        }
+        isolation.within = request.marks.credentials;
+        self.stream.write_all(&reply::socks5(0)).await.ok()?;
+        let parser = self.parser(options).passed_on();
+        let asked = self.request(parser, &request.leftover);
+        timeout(options.head_timeout, asked).await.ok()?.ok()?
+    }
+
+    fn parser(&self, options: FrontOptions) -> FrontParser {
+        FrontParser::new(options)
             .listening_at(self.stream.local_ip())
-            .guarded_by(self.guard.clone());
+            .guarded_by(self.guard.clone())
+    }
+
+    /// Talks with the application until its request is complete; `None` if there is no stream to serve. `begun` is what
+    /// has been read of it.
+    async fn request(
+        &mut self,
+        mut parser: FrontParser,
+        begun: &[u8],
+    ) -> io::Result<Option<FrontRequest>> {
         let mut buffer = [0; HEAD_READ];
-        let mut fresh = 0;
+        let mut step = parser.on_bytes(begun);
         loop {
-            match parser.on_bytes(&buffer[..fresh]) {
+            match step {
                 Ok(FrontStep::NeedMore) => {
-                    fresh = self.stream.read(&mut buffer).await?;
+                    let fresh = self.stream.read(&mut buffer).await?;
                     if fresh == 0 {
                         self.orderly = true;
                         return Ok(None);
                     }
+                    step = parser.on_bytes(&buffer[..fresh]);
                 }
                 Ok(FrontStep::Reply(bytes)) => {
                     self.stream.write_all(&bytes).await?;
-                    fresh = 0;
+                    step = parser.on_bytes(&[]);
                 }
                 Ok(FrontStep::Request(request)) => return Ok(Some(request)),
                 Ok(FrontStep::Page(bytes)) => {

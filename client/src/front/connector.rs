@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::reply::Failure;
 use super::request::{Found, LookUp};
-use super::target::{FrontTarget, Marks, Protocol};
+use super::target::{Credentials, FrontTarget, Marks, Protocol};
 use super::udp::Datagrams;
 
 /// Who is at the other end of an accepted connection, as far as the kernel says.
@@ -46,6 +46,8 @@ impl Party {
 pub struct IsolationKey {
     /// What the application sent to have its streams kept apart.
     pub marks: Marks,
+    /// Who passes the application's connection on, in his own words, if somebody does.
+    pub within: Option<Credentials>,
     /// Protocol that the application spoke.
     pub protocol: Protocol,
     /// Who the application is.

@@ -11,7 +11,7 @@ use cepa_common::sync::lock;
 
 use super::connector::IsolationKey;
 
-/// Keys of one machine, or of one user of this machine, that are in use.
+/// Keys of one machine, of one user of this machine, or of one who passes connections on, that are in use.
 const OF_ORIGIN: usize = 4;
 /// Keys of a listener that are in use.
 const MOST: usize = 256;
@@ -34,7 +34,9 @@ impl FieldKeys {
             *used = now;
             return true;
         }
-        let of_origin = keys.keys().filter(|other| other.client == key.client);
+        let is_of_same =
+            |other: &&IsolationKey| other.client == key.client && other.within == key.within;
+        let of_origin = keys.keys().filter(is_of_same);
         let is_full = of_origin.count() >= OF_ORIGIN || keys.len() >= MOST;
         if !is_full {
             keys.insert(key.clone(), now);
@@ -57,6 +59,7 @@ mod tests {
                 credentials: None,
                 tokens: [token, None],
             },
+            within: None,
             protocol: Protocol::HttpForward,
             client: Origin::Uid(client),
             listener: 0,

@@ -57,6 +57,8 @@ mod names_tests;
 #[cfg(test)]
 mod parse_tests;
 #[cfg(test)]
+mod passed_on_tests;
+#[cfg(test)]
 mod serve_tests;
 #[cfg(test)]
 mod tests;

@@ -85,6 +85,8 @@ pub struct FrontParser {
     listener: Option<IpAddr>,
     /// Who may use the connection, if not everybody may.
     guard: Option<Guard>,
+    /// Does somebody pass the connection on for the application?
+    is_passed_on: bool,
     /// Is there a line in the buffer that no step has looked at?
     has_line: bool,
 }
@@ -107,6 +109,7 @@ impl FrontParser {
             marks: Marks::default(),
             listener: None,
             guard: None,
+            is_passed_on: false,
             has_line: false,
         }
     }
@@ -124,6 +127,21 @@ impl FrontParser {
     pub fn guarded_by(mut self, guard: Option<Guard>) -> Self {
         self.guard = guard;
         self
+    }
+
+    /// Says that somebody passes the connection on for the application, which cannot do so in turn.
+    #[must_use]
+    pub fn passed_on(self) -> Self {
+        Self {
+            is_passed_on: true,
+            ..self
+        }
+    }
+
+    /// May the port be asked for, to pass another program's connection on? Only by who says for whom, and where nobody
+    /// has to show a password: what the other program shows would count for nothing.
+    fn may_pass_on(&self) -> bool {
+        !self.is_passed_on && self.guard.is_none() && self.marks.credentials.is_some()
     }
 
     /// Does a guard refuse these credentials?
@@ -262,6 +280,9 @@ impl FrontParser {
             return self.socks_more(&reply::socks5(1));
         };
         if matches!(request.ask, socks::Ask::Associate | socks::Ask::Inside) && !self.options.udp {
+            return Err(refuse(FrontRefusal::Command));
+        }
+        if request.ask == socks::Ask::Port && !self.may_pass_on() {
             return Err(refuse(FrontRefusal::Command));
         }
         let asked = (request.ask)

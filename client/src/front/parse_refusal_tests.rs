@@ -107,12 +107,13 @@ fn socks5_refusals() {
         let bytes = socks5(&address, port);
         assert_eq!(refused(&bytes), (refusal, code(reply)), "{bytes:x?}");
     }
-    for command in [0, 2, 4, 0xf3] {
+    // The port itself is for who says for whom he asks.
+    for command in [0, 2, 4, 0xf3, 0xf4] {
         let bytes = [5, 1, 0, 5, command, 0, 1, 0, 0, 0, 0, 0, 0];
         assert_eq!(refused(&bytes), (FrontRefusal::Command, code(7)));
     }
     // SOCKS 4 has no datagrams.
-    for command in [3, 0xf2] {
+    for command in [3, 0xf2, 0xf3] {
         let bytes = [4, command, 0, 80, 8, 8, 8, 8, 0];
         assert_eq!(refused(&bytes).0, FrontRefusal::Command);
     }

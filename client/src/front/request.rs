@@ -17,6 +17,8 @@ pub enum Request {
     ResolvePtr(Address),
     /// Datagrams.
     Associate(Associate),
+    /// The port itself: what follows on the connection is another program's, as on a connection of its own.
+    Port,
     /// A request for an `http://` address, whose head is at the front of [`FrontRequest::leftover`], still to be judged:
     /// further ones may follow on the same connection, each for its own destination.
     Forward,

@@ -94,6 +94,7 @@ pub async fn serve<C: Connector>(
                     };
                     let isolation = IsolationKey {
                         marks: Marks::default(),
+                        within: None,
                         protocol,
                         client,
                         listener: number,
@@ -135,6 +136,7 @@ pub async fn serve<C: Connector>(
             Kind::Dns(socket) => {
                 let isolation = IsolationKey {
                     marks: Marks::default(),
+                    within: None,
                     protocol,
                     client: THIS_MACHINE,
                     listener: number,

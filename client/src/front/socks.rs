@@ -21,6 +21,8 @@ pub(super) enum Ask {
     Associate,
     /// Datagrams inside the connection: a command of Cepa's own.
     Inside,
+    /// The port itself, for a program whose connection is passed on: a command of Cepa's own.
+    Port,
 }
 
 impl Ask {
@@ -32,6 +34,7 @@ impl Ask {
             0xf0 => Ok(Self::Resolve),
             0xf1 => Ok(Self::ResolvePtr),
             0xf2 => Ok(Self::Inside),
+            0xf3 => Ok(Self::Port),
             _ => Err(FrontRefusal::Command),
         }
     }
@@ -62,6 +65,7 @@ impl Ask {
                 Ok(Request::Associate(Associate::Port(from)))
             }
             Self::Inside => Ok(Request::Associate(Associate::Inside)),
+            Self::Port => Ok(Request::Port),
         }
     }
 }
@@ -99,7 +103,9 @@ pub(super) fn socks4(bytes: &[u8]) -> Result<Option<Socks4>, FrontRefusal> {
     };
     let ask = match Ask::of(command)? {
         ask @ (Ask::Connect | Ask::Resolve) => ask,
-        Ask::ResolvePtr | Ask::Associate | Ask::Inside => return Err(FrontRefusal::Command),
+        Ask::ResolvePtr | Ask::Associate | Ask::Inside | Ask::Port => {
+            return Err(FrontRefusal::Command);
+        }
     };
     Ok(Some(Socks4 {
         ask,
@@ -194,7 +200,9 @@ pub(super) fn socks5(bytes: &[u8]) -> Result<Option<Socks5>, FrontRefusal> {
     let ask = Ask::of(command)?;
     let host = match ask {
         // No matter of the port, so it may be what is no host: PySocks writes the name "0".
-        Ask::Associate | Ask::Inside => host.unwrap_or(Host::Ip4(Ipv4Addr::UNSPECIFIED)),
+        Ask::Associate | Ask::Inside | Ask::Port => {
+            host.unwrap_or(Host::Ip4(Ipv4Addr::UNSPECIFIED))
+        }
         Ask::Connect | Ask::Resolve | Ask::ResolvePtr => host?,
     };
     Ok(Some(Socks5 {
