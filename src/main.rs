@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use cepa::{cli, harden};
-use clap::Parser;
 
 /// glibc's allocator keeps what a flood once took (Cargo.toml has the figures).
 #[global_allocator]
@@ -16,5 +15,5 @@ fn main() -> ExitCode {
     harden::no_core_dumps();
     harden::no_debuggers();
     harden::raise_file_limit();
-    cli::Cli::parse().main()
+    cli::Cli::read().main()
 }

@@ -118,7 +118,8 @@ fn unframed(frame: &[u8]) -> Option<(SocketAddr, &[u8])> {
     (*head == HEAD).then(|| read_address(rest)).flatten()
 }
 
-async fn next_frame(reader: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
+/// The next datagram in a connection, which stands behind its length; `None` at the end.
+pub(crate) async fn next_frame(reader: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
     let len = reader.read_u16().await.ok()?;
     let mut frame = vec![0; len.into()];
     reader.read_exact(&mut frame).await.ok()?;

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
@@ -20,6 +20,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use crate::error::{ExecError, NOT_FOUND, NOT_RUN, USERNS_HINT};
 use crate::mounts::Shares;
+use crate::ports::{self, MOST_ASSOCIATIONS};
+use crate::via::Via;
 use crate::{confine, mounts, tun};
 
 /// The first argument by which the program knows that it is this process.
@@ -28,6 +30,7 @@ pub const INNER: &str = "__exec";
 /// What the processes say to each other: a byte each.
 pub(crate) const MAP: u8 = b'M';
 pub(crate) const TUN: u8 = b'T';
+pub(crate) const PORT: u8 = b'P';
 pub(crate) const DONE: u8 = b'.';
 
 /// Variables that lead programs to a proxy, which the namespace does not have. Each is read in both cases.
@@ -50,6 +53,8 @@ pub(crate) struct Orders {
     pub(crate) outer: u32,
     /// Does the outer process write the maps of users?
     pub(crate) is_root: bool,
+    /// The node's ports that the command finds.
+    pub(crate) ports: Vec<Via>,
     pub(crate) shares: Shares,
     pub(crate) command: Vec<OsString>,
 }
@@ -62,9 +67,13 @@ impl Orders {
             self.socket.clone(),
             self.outer.to_string().into(),
             self.is_root.to_string().into(),
+            self.ports.len().to_string().into(),
+        ];
+        args.extend(self.ports.iter().map(|port| port.to_string().into()));
+        args.extend([
             self.shares.tmp.to_string().into(),
             self.shares.paths.len().to_string().into(),
-        ];
+        ]);
         args.extend(self.shares.paths.iter().map(OsString::from));
         args.extend(self.command.iter().cloned());
         args
@@ -76,6 +85,8 @@ impl Orders {
         let mut word = || args.next()?.into_string().ok();
         let outer = word()?.parse().ok()?;
         let is_root = word()?.parse().ok()?;
+        let count: usize = word()?.parse().ok()?;
+        let ports: Option<Vec<Via>> = (0..count).map(|_| word()?.parse().ok()).collect();
         let tmp = word()?.parse().ok()?;
         let count: usize = word()?.parse().ok()?;
         let paths: Vec<PathBuf> = args.by_ref().take(count).map(PathBuf::from).collect();
@@ -84,6 +95,7 @@ impl Orders {
             socket,
             outer,
             is_root,
+            ports: ports?,
             shares: Shares { paths, tmp },
             command,
         })
@@ -117,12 +129,17 @@ fn prepare(orders: &Orders) -> Result<(), ExecError> {
     close_inherited(outer.as_fd())?;
     let sockets = mounts::listening();
     enter_namespaces(orders.is_root, &mut outer)?;
-    mounts::prepare(&orders.shares, &sockets)?;
+    let paths = orders.ports.iter().filter_map(|port| match port {
+        Via::Tcp(_) => None,
+        Via::Unix(path) => Some(path.as_path()),
+    });
+    let unix = mounts::prepare(&orders.shares, &sockets, paths)?;
     // The directory as it was lies below what hides it.
     std::env::set_current_dir(&cwd).map_err(|error| hidden_dir(&cwd, &error))?;
     settings();
     let interface = tun::create()?;
-    send_interface(&outer, interface.as_fd()).map_err(|error| lost(&error))?;
+    hand_ports_out(&outer, &orders.ports, unix)?;
+    send(&outer, TUN, &[interface.as_fd()]).map_err(|error| lost(&error))?;
     drop(interface);
     await_word(&mut outer)?;
     confine::confine(orders.is_root, orders.outer)
@@ -261,16 +278,43 @@ fn settings() {
     let _ = fs::write("/proc/sys/net/ipv4/tcp_syn_retries", "5");
 }
 
-fn send_interface(outer: &UnixStream, interface: BorrowedFd<'_>) -> io::Result<()> {
-    let fds = [interface];
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+/// Listens at the node's ports, and hands out what the outer process serves them by: a word for each, in their order.
+/// `unix` are those of the ports that are Unix sockets.
+fn hand_ports_out(
+    outer: &UnixStream,
+    ports: &[Via],
+    unix: Vec<Option<OwnedFd>>,
+) -> Result<(), ExecError> {
+    let mut unix = unix.into_iter();
+    for port in ports {
+        let made = match port {
+            Via::Tcp(address) => ports::make(*address).map_err(|error| {
+                ExecError::new(
+                    format!("cannot listen at {port} in the namespace: {error}"),
+                    "`--no-ports` leaves the client's ports out of it",
+                )
+            })?,
+            Via::Unix(_) => unix.next().flatten().map(|listener| (listener, Vec::new())),
+        };
+        let fds = made.iter().flat_map(|(listener, datagrams)| {
+            std::iter::once(listener.as_fd()).chain(datagrams.iter().map(AsFd::as_fd))
+        });
+        let fds: Vec<_> = fds.collect();
+        send(outer, PORT, &fds).map_err(|error| lost(&error))?;
+    }
+    Ok(())
+}
+
+/// Says a word to the outer process, and hands files out with it.
+fn send(outer: &UnixStream, word: u8, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1 + MOST_ASSOCIATIONS))];
     let mut control = SendAncillaryBuffer::new(&mut room);
-    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     let sent = sendmsg(
         outer,
-        &[IoSlice::new(&[TUN])],
+        &[IoSlice::new(&[word])],
         &mut control,
         SendFlags::empty(),
     )?;
@@ -312,6 +356,10 @@ mod tests {
             socket: "0123456789abcdef".into(),
             outer: 4711,
             is_root: true,
+            ports: vec![
+                Via::Tcp(([127, 0, 0, 1], 9350).into()),
+                Via::Unix("/run/cepa port".into()),
+            ],
             shares: Shares {
                 paths: vec!["/run/a".into(), "b c".into()],
                 tmp: true,
@@ -321,7 +369,7 @@ mod tests {
         let args = orders.to_args();
         assert_eq!(args[0], INNER);
         assert_eq!(Orders::from_args(args[1..].iter().cloned()), Some(orders));
-        for len in 1..9 {
+        for len in 1..12 {
             assert_eq!(
                 Orders::from_args(args[1..len].iter().cloned()),
                 None,

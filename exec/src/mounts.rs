@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
@@ -177,8 +178,13 @@ fn failed(what: &str, path: &Path, error: impl Into<io::Error>) -> ExecError {
     ExecError::new(format!("cannot {what} {}: {error}", path.display()), hint)
 }
 
-/// Changes the file system of this process's own mount namespace. `sockets` are those of [`listening`].
-pub(crate) fn prepare(shares: &Shares, sockets: &BTreeSet<PathBuf>) -> Result<(), ExecError> {
+/// Changes the file system of this process's own mount namespace. `sockets` are those of [`listening`]. At each of
+/// `ports`, Unix sockets of the node, the command finds one that this process listens at, if there is a place for it.
+pub(crate) fn prepare<'a>(
+    shares: &Shares,
+    sockets: &BTreeSet<PathBuf>,
+    ports: impl Iterator<Item = &'a Path>,
+) -> Result<Vec<Option<OwnedFd>>, ExecError> {
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", flags)
         .map_err(|error| failed("set apart the mounts below", Path::new("/"), error))?;
@@ -192,6 +198,7 @@ pub(crate) fn prepare(shares: &Shares, sockets: &BTreeSet<PathBuf>) -> Result<()
     let is_hidden = |path: &Path| hidden.iter().any(|dir| path.starts_with(dir));
     let resolv = target_of(Path::new(RESOLV));
     let nsswitch = fs::read_to_string(NSSWITCH).ok();
+    let ports: Vec<_> = ports.map(|path| fs::canonicalize(path).ok()).collect();
     let mut shared = Vec::new();
     for path in &shares.paths {
         let real = fs::canonicalize(path).map_err(|error| {
@@ -237,6 +244,8 @@ pub(crate) fn prepare(shares: &Shares, sockets: &BTreeSet<PathBuf>) -> Result<()
     let own_nsswitch = nsswitch
         .map(|text| own("nsswitch.conf", &text))
         .transpose()?;
+    let own_ports: Result<Vec<_>, _> = (0..ports.len()).map(make_own_port).collect();
+    let own_ports = own_ports.map_err(|error| failed("furnish", Path::new(OWN), error))?;
     for share in &shared {
         bring_back(share).map_err(|error| failed("share", &share.path, error))?;
     }
@@ -248,7 +257,31 @@ pub(crate) fn prepare(shares: &Shares, sockets: &BTreeSet<PathBuf>) -> Result<()
         .iter()
         .filter_map(|path| fs::canonicalize(path).ok())
         .collect();
-    cover_sockets(sockets, &real)
+    cover_sockets(sockets, &real)?;
+    let listeners = ports.into_iter().zip(own_ports).map(|(port, own)| {
+        // What is let in is as it is outside, and what is nowhere to be seen is not made elsewhere.
+        let is_shared = |path: &Path| real.iter().any(|share| path.starts_with(share));
+        let port = port.filter(|path| !is_shared(path) && (path.exists() || may_write(path)));
+        let Some(port) = port else { return Ok(None) };
+        put(&own.seen, &port).map_err(|error| failed("replace the socket", &port, error))?;
+        Ok(Some(own.listener.into()))
+    });
+    listeners.collect()
+}
+
+/// A socket that this process listens at, as a mount that can be put anywhere, once.
+struct OwnPort {
+    listener: UnixListener,
+    seen: OwnedFd,
+}
+
+/// Makes a socket that all programs of the namespace may use.
+fn make_own_port(number: usize) -> io::Result<OwnPort> {
+    let path = Path::new(OWN).join(format!("port-{number}"));
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+    let seen = as_mount(&path)?;
+    Ok(OwnPort { listener, seen })
 }
 
 /// The directories that the command sees empty ones in the place of.
@@ -330,8 +363,13 @@ fn make_own(name: &str, text: &str) -> io::Result<OwnedFd> {
     let path = Path::new(OWN).join(name);
     fs::write(&path, text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    as_mount(&path)
+}
+
+/// What is at this path, as a mount that can be put anywhere, once.
+fn as_mount(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    Ok(open_tree(CWD, &path, flags)?)
+    Ok(open_tree(CWD, path, flags)?)
 }
 
 /// Puts a file of the command's own in the place of the one at `path`, which is made if there is none.

@@ -8,20 +8,21 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::net::UnixListener;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::child::{pass_on, told_status};
 use crate::error::{ExecError, FAILED};
-use crate::inner::{DONE, MAP, Orders, TUN};
+use crate::inner::{DONE, MAP, Orders, PORT, TUN};
 use crate::mounts::Shares;
+use crate::ports::{self, MOST_ASSOCIATIONS, Port};
 use crate::shared::{Shared, new_user};
 use crate::socks::{self, Failed};
 use crate::via::{Via, nobody_there};
@@ -35,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Options {
     /// Where the node lets programs in.
     pub via: Via,
+    /// The node's ports that the command finds at their own addresses.
+    pub ports: Vec<Via>,
     /// What the command sees of hidden directories.
     pub shares: Shares,
     /// The command and its arguments.
@@ -60,6 +63,7 @@ pub async fn run(options: Options) -> Result<u8, ExecError> {
         socket: name,
         outer: std::process::id(),
         is_root: rustix::process::geteuid().is_root(),
+        ports: options.ports.clone(),
         shares: options.shares,
         command: options.command,
     };
@@ -78,7 +82,7 @@ pub async fn run(options: Options) -> Result<u8, ExecError> {
         () = tokio::time::sleep(PATIENCE) => return Err(own("wait for its process", &io::ErrorKind::TimedOut.into())),
     };
     drop(listener);
-    let (tun, mut inner) = match receive_interface(inner, pid) {
+    let (tun, ports, mut inner) = match receive_namespace(inner, pid, options.ports) {
         Ok(received) => received,
         // The other process has said why.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -88,12 +92,13 @@ pub async fn run(options: Options) -> Result<u8, ExecError> {
     };
     let shared = Arc::new(Shared::new(options.via, user));
     let network = drive::run(tun, shared.clone());
+    let ports = ports::serve(shared.clone(), ports);
     // The word goes out when the network is polled first, at the latest: packets wait in the interface.
     let told = inner.write_all(&[DONE]);
     drop(inner);
     told.map_err(|error| own("start the command", &error))?;
-    tokio::pin!(network);
-    let mut has_network = true;
+    tokio::pin!(network, ports);
+    let (mut has_network, mut has_ports) = (true, true);
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
@@ -103,6 +108,7 @@ pub async fn run(options: Options) -> Result<u8, ExecError> {
                 let Err(error) = lost;
                 tracing::warn!(%error, "the interface of the namespace is gone");
             }
+            () = &mut ports, if has_ports => has_ports = false,
         }
     };
     tracing::debug!(
@@ -162,14 +168,22 @@ async fn accept(
     }
 }
 
-/// Does what the other process asks for until it hands the interface over. Nothing else is to be done meanwhile.
-fn receive_interface(
+/// The interface of a namespace, the ports that it has of the node's, and the other process.
+type Namespace = (OwnedFd, Vec<Port>, std::os::unix::net::UnixStream);
+
+/// Does what the other process asks for until it hands the interface over. Nothing else is to be done meanwhile. `ports`
+/// are the node's, in the order in which the other process speaks of them.
+fn receive_namespace(
     mut inner: std::os::unix::net::UnixStream,
     pid: u32,
-) -> io::Result<(OwnedFd, std::os::unix::net::UnixStream)> {
+    ports: Vec<Via>,
+) -> io::Result<Namespace> {
+    let mut asked = ports.into_iter();
+    let mut made = Vec::new();
     loop {
         let mut word = [0];
-        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut room =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1 + MOST_ASSOCIATIONS))];
         let mut control = RecvAncillaryBuffer::new(&mut room);
         let flags = RecvFlags::CMSG_CLOEXEC;
         let got = recvmsg(
@@ -181,21 +195,32 @@ fn receive_interface(
         if got.bytes == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let fds = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        let mut fds = fds.flatten();
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         match word {
             [MAP] => {
                 write_maps(pid)?;
                 inner.write_all(&[DONE])?;
             }
-            [TUN] => {
-                let fds = control.drain().filter_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                    _ => None,
+            // One that could not be made has none.
+            [PORT] => {
+                let via = asked.next().ok_or_else(invalid)?;
+                let port = fds.next().map(|listener| Port {
+                    via,
+                    listener,
+                    datagrams: fds.collect(),
                 });
-                let fd = fds.flatten().next();
-                let fd = fd.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-                return Ok((fd, inner));
+                made.extend(port);
             }
-            _ => return Err(io::ErrorKind::InvalidData.into()),
+            [TUN] => {
+                let tun = fds.next().ok_or_else(invalid)?;
+                return Ok((tun, made, inner));
+            }
+            _ => return Err(invalid()),
         }
     }
 }
@@ -222,10 +247,7 @@ fn same(map: &str) -> String {
 /// The command's status, as shells tell it.
 fn ended(status: io::Result<ExitStatus>) -> Result<u8, ExecError> {
     let status = status.map_err(|error| own("wait for the command", &error))?;
-    let code = status.code().or_else(|| Some(128 + status.signal()?));
-    Ok(code
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(FAILED))
+    Ok(told_status(status).unwrap_or(FAILED))
 }
 
 /// The signals that this process does not end by. Those of the terminal reach the command by themselves.
@@ -266,27 +288,10 @@ impl Signals {
     }
 }
 
-fn pass_on(child: &Child, signal: Signal) {
-    let pid = child
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        // The command may have ended at this moment; then there is nothing to pass on.
-        let _ = kill_process(pid, signal);
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statuses_are_those_of_shells() {
-        let code = |raw| ended(Ok(ExitStatus::from_raw(raw))).unwrap();
-        assert_eq!([code(0), code(7 << 8), code(2), code(9)], [0, 7, 130, 137]);
-    }
 
     #[test]
     fn all_users_are_mapped_to_themselves() {

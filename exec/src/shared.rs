@@ -77,11 +77,15 @@ impl Shared {
 
     /// Asks the node.
     pub(crate) async fn open(&self, request: Request) -> Result<Stream, Failed> {
-        let opened = socks::open(&self.via, &self.user, request).await;
+        self.open_at(&self.via, request).await
+    }
+
+    /// Asks the node at this port of it.
+    pub(crate) async fn open_at(&self, via: &Via, request: Request) -> Result<Stream, Failed> {
+        let opened = socks::open(via, &self.user, request).await;
         if let Err(Failed::Stranger(uid)) = opened {
             let due = lock(&self.strangers).count(1, steady::now());
             if let Some(times) = due {
-                let via = &self.via;
                 tracing::warn!(%via, uid, times, "another user has taken the port of the client; nothing is sent there");
             }
         }

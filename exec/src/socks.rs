@@ -11,7 +11,7 @@ use cepa_common::world::sockets::SocketStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 
-use crate::via::Via;
+use crate::via::{Via, stranger_behind};
 
 /// The node tells what became of a request within this time, which is longer than a program's system waits for a
 /// connection in the namespace (63 s).
@@ -29,6 +29,34 @@ pub(crate) enum Request {
     Resolver,
     /// Datagrams, in the connection itself.
     Datagrams,
+    /// The port itself: what follows is a program's own connection to it.
+    Port,
+}
+
+/// An address that means nothing, with its kind and its port.
+pub(crate) const NO_ADDRESS: [u8; 7] = [1, 0, 0, 0, 0, 0, 0];
+
+impl Request {
+    /// The request in the words of SOCKS 5.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let command = match self {
+            Self::Connect(_) | Self::Resolver => 1,
+            // Cepa's own (docs/front.md).
+            Self::Datagrams => 0xf2,
+            Self::Port => 0xf3,
+        };
+        let mut bytes = vec![5, command, 0];
+        match self {
+            Self::Connect(to) => bytes.extend(address(to)),
+            Self::Resolver => {
+                bytes.extend([3, 17]);
+                bytes.extend(RESOLVER);
+                bytes.extend(RESOLVER_PORT.to_be_bytes());
+            }
+            Self::Datagrams | Self::Port => bytes.extend(NO_ADDRESS),
+        }
+        bytes
+    }
 }
 
 /// Why the node did not do it.
@@ -69,20 +97,7 @@ fn asking(user: &[u8; 32], request: Request) -> Vec<u8> {
     let mut bytes = vec![5, 1, 2, 1, 32];
     bytes.extend(user);
     bytes.extend([1, b'x']);
-    let command = match request {
-        Request::Connect(_) | Request::Resolver => 1,
-        Request::Datagrams => 0xf2,
-    };
-    bytes.extend([5, command, 0]);
-    match request {
-        Request::Connect(to) => bytes.extend(address(to)),
-        Request::Resolver => {
-            bytes.extend([3, 17]);
-            bytes.extend(RESOLVER);
-            bytes.extend(RESOLVER_PORT.to_be_bytes());
-        }
-        Request::Datagrams => bytes.extend([1, 0, 0, 0, 0, 0, 0]),
-    }
+    bytes.extend(request.to_bytes());
     bytes
 }
 
@@ -157,34 +172,37 @@ async fn read_welcome(stream: &mut (impl AsyncRead + Unpin)) -> Result<(), Faile
 
 async fn read_answers(stream: &mut (impl AsyncRead + Unpin)) -> Result<(), Failed> {
     read_welcome(stream).await?;
+    match read_reply(stream).await? {
+        0 => Ok(()),
+        2 => Err(Failed::Prohibited),
+        4 => Err(Failed::Host),
+        5 => Err(Failed::Refused),
+        6 => Err(Failed::Timeout),
+        7 => Err(Failed::Unsupported),
+        _ => Err(Failed::Network),
+    }
+}
+
+/// Reads the reply to a request. Gives its code; the address in it means nothing here.
+pub(crate) async fn read_reply(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<u8> {
     let mut head = [0; 4];
     stream.read_exact(&mut head).await?;
+    let no_socks = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let [5, code, 0, kind] = head else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "no reply of SOCKS 5").into());
+        return Err(no_socks("no reply of SOCKS 5"));
     };
-    match code {
-        0 => {}
-        2 => return Err(Failed::Prohibited),
-        4 => return Err(Failed::Host),
-        5 => return Err(Failed::Refused),
-        6 => return Err(Failed::Timeout),
-        7 => return Err(Failed::Unsupported),
-        _ => return Err(Failed::Network),
-    }
     let rest = match kind {
         1 => 4 + 2,
         4 => 16 + 2,
         3 => usize::from(stream.read_u8().await?) + 2,
-        _ => {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "no address of SOCKS 5").into());
-        }
+        _ => return Err(no_socks("no address of SOCKS 5")),
     };
     let mut bound = [0; 255 + 2];
     stream.read_exact(&mut bound[..rest]).await?;
-    Ok(())
+    Ok(code)
 }
 
-/// A connection to the node.
+/// A connection: to the node, or of a program that takes this process for the node.
 pub(crate) enum Stream {
     Tcp(SocketStream),
     Unix(UnixStream),
@@ -202,7 +220,13 @@ impl Stream {
                 stream.tune()?;
                 Ok(Self::Tcp(stream))
             }
-            Via::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+            Via::Unix(path) => {
+                let stream = UnixStream::connect(path).await?;
+                if let Some(uid) = stranger_behind(&stream)? {
+                    return Err(Failed::Stranger(uid));
+                }
+                Ok(Self::Unix(stream))
+            }
         }
     }
 
@@ -276,6 +300,8 @@ mod tests {
         );
         let said = asking(&user, Request::Datagrams);
         assert_eq!(said[39..], [5, 0xf2, 0, 1, 0, 0, 0, 0, 0, 0]);
+        let said = asking(&user, Request::Port);
+        assert_eq!(said[39..], [5, 0xf3, 0, 1, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use cepa_common::world::owners::{self, LISTENS, Listed, Transport};
+use rustix::net::sockopt::socket_peercred;
 
 use crate::error::ExecError;
 
@@ -72,8 +74,8 @@ impl Via {
 
     /// The user who listens at this port of TCP and must not: any user may take a port that is free, also while the
     /// node starts anew, and would see all that the command sends. So this is to be asked of each connection, once it
-    /// stands: who listened before is of no use then. A socket that nobody has accepted yet does not tell. Who may make
-    /// a Unix socket, its directory decides.
+    /// stands: who listened before is of no use then. A socket that nobody has accepted yet does not tell. Of a Unix
+    /// socket the connection says it, [`stranger_behind`].
     ///
     /// # Errors
     /// Nobody listens there.
@@ -86,11 +88,7 @@ impl Via {
         let owner = owner
             .ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?
             .uid;
-        let is_trusted = owner == rustix::process::geteuid().as_raw() || owner == 0 || {
-            let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-            Some(owner) == uid_of(&passwd, "cepa")
-        };
-        Ok((!is_trusted).then_some(owner))
+        Ok((!is_trusted(owner)).then_some(owner))
     }
 
     /// The error where another user listens.
@@ -99,8 +97,27 @@ impl Via {
             format!(
                 "another user (uid {owner}) listens at {self}, and would see all that the command sends"
             ),
-            "start a client of your own with `cepa proxy --socks 127.0.0.1:PORT`, and name it with --via",
+            "only this user, root and the user `cepa` are trusted with that: start a client of your own with `cepa proxy \
+             --socks 127.0.0.1:PORT`, and name it with --via",
         )
+    }
+}
+
+/// The user who listens at the other end of this connection to a Unix socket and must not: whoever may write to the
+/// directory of a socket may put one of his own in its place.
+///
+/// # Errors
+/// The system's error.
+pub(crate) fn stranger_behind(stream: impl AsFd) -> io::Result<Option<u32>> {
+    let owner = socket_peercred(stream)?.uid.as_raw();
+    Ok((!is_trusted(owner)).then_some(owner))
+}
+
+/// May this user see what the command sends? This user, root, and the user of a client that the system has may.
+fn is_trusted(uid: u32) -> bool {
+    uid == rustix::process::geteuid().as_raw() || uid == 0 || {
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        Some(uid) == uid_of(&passwd, "cepa")
     }
 }
 

@@ -24,9 +24,10 @@ mod status_view;
 mod testnet;
 mod trace;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::terminal::output;
 use context::Context;
@@ -49,7 +50,8 @@ Try it, on this machine alone:
   cepa testnet -- curl -sS http://127.0.0.1:9380/         or both in one
 
 Exit codes: 0 done; 1 failed; 2 wrong arguments or configuration; 3 the network could not be
-reached. `cepa testnet -- COMMAND` and `cepa exec -- COMMAND` end with the command's own."
+reached. `cepa testnet -- COMMAND` and `cepa exec -- COMMAND` end with the command's own; `cepa exec`
+with 125 where it fails itself."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -84,6 +86,15 @@ enum CepaCommand {
 }
 
 impl Cli {
+    /// Reads the command line. Ends the program if that is wrong, or asks for help.
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            // What cannot be said on a closed terminal is not said.
+            let _ = error.print();
+            std::process::exit(ending(&error, std::env::args_os()))
+        })
+    }
+
     /// Runs the command; its end is the program's end.
     pub fn main(self) -> ExitCode {
         let context = Context::new(self.log);
@@ -112,12 +123,24 @@ impl Cli {
     }
 }
 
+/// The exit code where the command line asks for help or is wrong. `cepa exec` tells its own failures from those of the
+/// command that it runs by a code of its own.
+fn ending(error: &clap::Error, args: impl IntoIterator<Item = OsString>) -> i32 {
+    let read = Cli::command()
+        .ignore_errors(true)
+        .try_get_matches_from(args);
+    let is_exec = read.is_ok_and(|read| read.subcommand_name() == Some("exec"));
+    match error.use_stderr() && is_exec {
+        true => cepa_exec::FAILED.into(),
+        false => error.exit_code(),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::config::keys;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -183,6 +206,25 @@ mod tests {
             relay.contains("[default: 'reject *:25', 'accept *:*']"),
             "{relay}"
         );
+    }
+
+    #[test]
+    fn a_wrong_command_line_has_the_code_of_its_command() {
+        for (args, code) in [
+            ("cepa exec", 125),
+            ("cepa exec --nonsense -- true", 125),
+            ("cepa exec --via nowhere -- true", 125),
+            ("cepa --log info exec true", 125),
+            ("cepa --log exec testnet --nonsense", 2),
+            ("cepa proxy exec", 2),
+            ("cepa nonsense", 2),
+            ("cepa exec --help", 0),
+            ("cepa --version", 0),
+        ] {
+            let args: Vec<OsString> = args.split(' ').map(OsString::from).collect();
+            let error = Cli::try_parse_from(&args).unwrap_err();
+            assert_eq!(ending(&error, args.clone()), code, "{args:?}");
+        }
     }
 
     #[test]

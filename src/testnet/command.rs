@@ -3,11 +3,11 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitCode;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use cepa_exec::{pass_on, told_status};
+use rustix::process::Signal;
+use tokio::process::Command;
 
 use crate::terminal::CliError;
 use crate::terminal::stop::Stop;
@@ -50,34 +50,15 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             status = child.wait() => return match status {
-                Ok(status) => Ok(ExitCode::from(code_of(status))),
+                Ok(status) => Ok(ExitCode::from(told_status(status).unwrap_or(1))),
                 Err(error) => Err(CliError::failed(format!("lost the command: {error}"), "try again")),
             },
             cause = stop.requested() => {
-                send(&child, if asked { Signal::KILL } else { cause.signal() });
+                pass_on(&child, if asked { Signal::KILL } else { cause.signal() });
                 asked = true;
             }
         }
     }
-}
-
-fn send(child: &Child, signal: Signal) {
-    let pid = child
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        // The program may have ended at this moment; then there is nothing to pass on.
-        let _ = kill_process(pid, signal);
-    }
-}
-
-/// The exit code of a command. If a signal ended it, the code is 128 plus the signal's number, as in shells.
-fn code_of(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 /// The error for a command that did not run, with the codes of shells: 127 if it does not exist, 126 if it cannot be
@@ -101,10 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_are_those_of_shells() {
-        assert_eq!(code_of(ExitStatus::from_raw(0)), 0);
-        assert_eq!(code_of(ExitStatus::from_raw(7 << 8)), 7);
-        assert_eq!(code_of(ExitStatus::from_raw(9)), 137);
+    fn a_command_that_is_missing_has_the_code_of_shells() {
         let missing = io::Error::from(io::ErrorKind::NotFound);
         assert_eq!(not_run(&"x".into(), &missing).code, 127);
     }

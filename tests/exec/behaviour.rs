@@ -8,7 +8,7 @@ use cepa_common::sync::lock;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::stub::{self, Udp};
-use super::{Place, Who, everybody, good, text};
+use super::{Place, Who, everybody, good, text, via};
 
 /// Connects, and says what came of it.
 const CONNECTIONS: &str = r#"
@@ -97,8 +97,14 @@ fn statuses_are_the_commands_or_say_what_failed() {
             let said = text(&output.stderr);
             assert!(said.contains(words) && said.contains("hint: "), "{said}");
         }
-        let output = run(&["--share", "/nonexistent", "--", "true"]);
-        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        for args in [
+            &["--share", "/nonexistent", "--", "true"][..],
+            &["--nonsense", "--", "true"],
+            &[],
+        ] {
+            let output = run(args);
+            assert_eq!(output.status.code(), Some(125), "{output:?}");
+        }
         let mut nobody_there = place.exec_here(who, "127.0.0.1:1", &["--", "true"]);
         let output = nobody_there.output().unwrap();
         assert_eq!(output.status.code(), Some(125), "{output:?}");
@@ -142,7 +148,10 @@ fn what_is_missing_is_said_with_what_to_do() {
     }
     // A port that another user listens at is not his to trust.
     if everybody.contains(&Who::Nobody) {
+        let path = place.open_dir("another's").join("port");
         let script = "import socket, sys\ns = socket.create_server(('127.0.0.1', 0))\n\
+            u = socket.socket(socket.AF_UNIX); u.bind(sys.argv[1]); u.listen()\n\
+            import os; os.chmod(sys.argv[1], 0o777)\n\
             print(s.getsockname()[1], flush=True)\nsys.stdin.read()";
         let mut other = Command::new("setpriv")
             .env("PATH", super::PATH)
@@ -154,6 +163,7 @@ fn what_is_missing_is_said_with_what_to_do() {
                 "-c",
                 script,
             ])
+            .arg(&path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -163,16 +173,18 @@ fn what_is_missing_is_said_with_what_to_do() {
             .read_line(&mut other_port)
             .unwrap();
         let other_port = format!("127.0.0.1:{}", other_port.trim());
-        for who in everybody {
+        for (who, port) in everybody
+            .into_iter()
+            .flat_map(|who| [(who, other_port.clone()), (who, via(&path))])
+        {
             let output = place
-                .exec_here(who, &other_port, &["--", "true"])
+                .exec_here(who, &port, &["--", "true"])
                 .output()
                 .unwrap();
             assert_eq!(output.status.code(), Some(125), "{output:?}");
-            assert!(
-                text(&output.stderr).contains("another user (uid 65533)"),
-                "{output:?}"
-            );
+            let said = text(&output.stderr);
+            assert!(said.contains("another user (uid 65533)"), "{said}");
+            assert!(said.contains("the user `cepa` are trusted"), "{said}");
         }
         drop(other.stdin.take());
         other.wait().unwrap();

@@ -232,7 +232,7 @@ fn programs(place: &Place, space: &Space, who: Who, port: &str) {
 }
 
 /// Connects to sockets, and says of each what came of it.
-const REACH: &str = "import errno, socket, sys\n\
+pub(crate) const REACH: &str = "import errno, socket, sys\n\
     for path in sys.argv[1:]:\n\
     \x20   try: socket.socket(socket.AF_UNIX).connect(path); print('reached')\n\
     \x20   except OSError as error: print(errno.errorcode[error.errno])";

@@ -11,6 +11,9 @@ mod behaviour;
 mod ends;
 mod leaks;
 mod network;
+mod ports;
+#[path = "../support/quic.rs"]
+mod quic;
 mod space;
 mod stub;
 #[path = "../support/mod.rs"]

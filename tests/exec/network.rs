@@ -4,7 +4,8 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use super::space::{Space, TARGET};
-use super::{Place, Who, everybody, text};
+use super::support::{content, sha256};
+use super::{Place, Who, everybody, quic, text};
 
 /// Servers of the Internet: a repository and pages by HTTP, and a name server that knows one name.
 const SERVERS: &str = r#"
@@ -50,6 +51,34 @@ for n in range(30):
         print("no datagrams:", errno.errorcode[error.errno])
         break
 "#;
+
+/// What comes by HTTP/3.
+const BODY: usize = 10_000_000;
+/// Variables that tell the program of HTTP/3 where the server is, what certificate it has, and what it sends.
+const HTTP3: [&str; 3] = ["CEPA_TEST_AT", "CEPA_TEST_CERTIFICATE", "CEPA_TEST_SHA256"];
+
+/// Names the client's port, if datagrams are to be led there.
+const PORT: &str = "CEPA_TEST_PORT";
+
+/// A program that fetches by HTTP/3. It knows nothing of Cepa, or its datagrams go by the client's port.
+#[test]
+#[ignore = "is run in `cepa exec` by programs_go_through_a_whole_network"]
+fn fetches_by_http3() {
+    let [at, certificate, wanted] = HTTP3.map(|name| std::env::var(name).unwrap());
+    let certificate = hex::decode(certificate).unwrap().into();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let at = at.parse().unwrap();
+    let body = runtime.block_on(async {
+        let Ok(port) = std::env::var(PORT) else {
+            return quic::fetch(certificate, at).await;
+        };
+        let shim = quic::Shim::start(port.parse().unwrap(), at).await;
+        let body = quic::fetch(certificate, shim.address).await;
+        shim.stop().await;
+        body
+    });
+    assert_eq!((body.len(), sha256(&body)), (BODY, wanted));
+}
 
 fn git(args: &[&str]) {
     let done = Command::new("git")
@@ -106,6 +135,19 @@ fn programs_go_through_a_whole_network() {
         .read_exact(&mut ready)
         .unwrap();
 
+    let body = content(1, BODY);
+    let wanted = sha256(&body);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let entered = runtime.enter();
+    let http3 = quic::Http3Server::start(space.hear_far(), body.into());
+    drop(entered);
+    let values = [
+        http3.address.to_string(),
+        hex::encode(&http3.certificate),
+        wanted,
+    ];
+    let program = std::env::current_exe().unwrap();
+
     let capture = space.capture(false);
     // The command finds the client by itself. Its proxy settings are those of the network around it.
     let script = format!(
@@ -120,10 +162,14 @@ fn programs_go_through_a_whole_network() {
          ! run curl -sS --max-time 60 http://{TARGET}:81/\n\
          ! run ping -c 1 -W 2 {TARGET}\n\
          run python3 -c \"$DATAGRAM\" {TARGET}\n\
+         by_http3() {{ {cepa} exec --share {program} -- {program} --exact network::fetches_by_http3 --ignored >&2; }}\n\
+         by_http3\n\
+         {PORT}=${{ALL_PROXY#socks5h://}} by_http3\n\
          echo all is well\n",
         cepa = place.path("cepa").display(),
         page = at("page"),
         clone = at("clone"),
+        program = program.display(),
         source = at("source"),
     );
     let mut network = space.near("env");
@@ -141,6 +187,7 @@ fn programs_go_through_a_whole_network() {
             &script,
         ])
         .env("DATAGRAM", DATAGRAM)
+        .envs(HTTP3.into_iter().zip(values))
         .env("XDG_RUNTIME_DIR", place.open_dir("runtime"))
         .env("HOME", place.open_dir("home"))
         .current_dir("/")
@@ -158,6 +205,11 @@ fn programs_go_through_a_whole_network() {
     drop(servers.stdin.take());
     servers.wait().unwrap();
     assert!(seen.len() > 20, "{seen:?}");
+    let quic = http3.address.port().to_string();
+    let lengths = (seen.iter())
+        .filter(|packet| packet.contains(&format!("{TARGET}.{quic} > ")))
+        .filter_map(|packet| packet.rsplit(' ').next()?.parse::<usize>().ok());
+    assert!(lengths.sum::<usize>() > 2 * BODY);
     // The exits' links: to the servers that were asked for, and to the name server of the exits.
     for packet in &seen {
         let is_of = |port: &str| {
@@ -165,7 +217,7 @@ fn programs_go_through_a_whole_network() {
                 || packet.contains(&format!("{TARGET}.{port} "))
         };
         assert!(
-            is_of("80") || is_of("81") || is_of("53") || is_of("7"),
+            is_of("80") || is_of("81") || is_of("53") || is_of("7") || is_of(&quic),
             "{packet}"
         );
         assert!(packet.contains(" 10.77.0.2."), "{packet}");

@@ -2,9 +2,14 @@
 //! other is captured.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The Internet's addresses. Exits of a local network reach private ones.
 pub(crate) const TARGET: &str = "10.77.0.1";
@@ -88,13 +93,26 @@ impl Space {
         within(&self.far, program)
     }
 
+    /// A port of loopback among nodes and programs, at which this process listens.
+    pub(crate) fn listen_near(&self) -> TcpListener {
+        open_in(&self.near, || TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// A port for datagrams on the Internet, at which this process hears.
+    pub(crate) fn hear_far(&self) -> UdpSocket {
+        open_in(&self.far, || UdpSocket::bind((TARGET, 0)).unwrap())
+    }
+
     /// Begins to capture what the near side sends and gets, loopback too if `all`.
     pub(crate) fn capture(&self, all: bool) -> Capture {
         let interface = if all { "any" } else { "out" };
         // Neighbours are looked for when there is something to send, and routers when an interface begins.
         let noise = "not arp and not dst host ff02::16 and not (icmp6 and ip6[40] >= 130 and ip6[40] <= 143)";
         let mut tcpdump = self.near("tcpdump");
-        tcpdump.args(["-i", interface, "-n", "-l", "-q", "--immediate-mode", noise]);
+        let begins = ["-i", interface, "-n", "-l", "-q", "--immediate-mode"];
+        // Of each packet its beginning, so that there is room for many.
+        let room = ["--snapshot-length", "128", "--buffer-size", "16384"];
+        tcpdump.args(begins).args(room).arg(noise);
         let mut child = tcpdump
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -108,9 +126,29 @@ impl Space {
         }
         // It is never held up by what it says.
         std::thread::spawn(move || said.read_to_string(&mut String::new()));
-        let packets = BufReader::new(child.stdout.take().unwrap());
+        // What it has seen is taken from it at once: it loses packets when nobody does.
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (says, packets) = channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = says.send(line);
+            }
+        });
         Capture { child, packets }
     }
+}
+
+/// What is opened in a namespace stays there: a thread enters it, and is gone with it.
+fn open_in<T: Send>(namespace: &str, open: impl FnOnce() -> T + Send) -> T {
+    let namespace = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+            open()
+        });
+        opening.join().unwrap()
+    })
 }
 
 fn within(namespace: &str, program: &str) -> Command {
@@ -131,12 +169,12 @@ impl Drop for Space {
 /// A capture that runs.
 pub(crate) struct Capture {
     child: Child,
-    packets: BufReader<ChildStdout>,
+    packets: Receiver<String>,
 }
 
 impl Capture {
     /// Ends the capture. Gives the packets, a line each.
-    pub(crate) fn end(mut self, space: &Space) -> Vec<String> {
+    pub(crate) fn end(self, space: &Space) -> Vec<String> {
         let script = "import socket, sys\n\
             s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
             s.sendto(b'marker', (sys.argv[1], int(sys.argv[2])))";
@@ -153,13 +191,9 @@ impl Capture {
         let mut seen = Vec::new();
         let marker = format!("{TARGET}.{MARKER_PORT}");
         loop {
-            let mut line = String::new();
-            assert_ne!(
-                self.packets.read_line(&mut line).unwrap(),
-                0,
-                "tcpdump ended"
-            );
-            assert!(Instant::now() < until, "the marker was not seen");
+            let left = until.saturating_duration_since(Instant::now());
+            let line = self.packets.recv_timeout(left);
+            let line = line.expect("the marker was not seen");
             if line.contains(&marker) {
                 break;
             }

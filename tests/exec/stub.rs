@@ -20,6 +20,9 @@ pub(crate) const WATCH: u16 = 9;
 /// Ports below this one are answered by their own number as the reply of SOCKS.
 const REPLIES: u16 = 7;
 
+/// The command by which a program's own connection to the port is passed on.
+const PORT: u8 = 0xf3;
+
 /// The address of every name.
 pub(crate) const NAMED: [u8; 4] = [10, 77, 0, 9];
 
@@ -76,7 +79,11 @@ pub(crate) fn at_path(path: &Path) -> Asked {
 
 /// Listens at a port of loopback.
 pub(crate) fn at_port(udp: Udp) -> (std::net::SocketAddr, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    at(TcpListener::bind("127.0.0.1:0").unwrap(), udp)
+}
+
+/// Listens.
+pub(crate) fn at(listener: TcpListener, udp: Udp) -> (std::net::SocketAddr, Asked) {
     let asked = Asked::default();
     let kept = (listener.local_addr().unwrap(), asked.clone());
     std::thread::spawn(move || {
@@ -101,6 +108,39 @@ fn read_counted(stream: &mut impl Read) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+fn reply(code: u8) -> [u8; 10] {
+    [5, code, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// The greeting of a program, with or without a user.
+fn greet(stream: &mut impl Connection, asked: &Asked) -> Option<()> {
+    assert_eq!(read(stream)?, [5]);
+    let offered = read_counted(stream)?;
+    let method = offered.into_iter().max()?;
+    stream.write_all(&[5, method]).ok()?;
+    if method == 2 {
+        assert_eq!(read(stream)?, [1]);
+        let user = String::from_utf8(read_counted(stream)?).unwrap();
+        lock(asked).push(format!("user {user}"));
+        read_counted(stream)?;
+        stream.write_all(&[1, 0]).ok()?;
+    }
+    Some(())
+}
+
+/// The command, the host and the port of a request.
+fn read_request(stream: &mut impl Connection) -> Option<(u8, String, u16)> {
+    let [5, command, 0, kind] = read(stream)? else {
+        panic!("no request of SOCKS 5")
+    };
+    let host = match kind {
+        1 => std::net::Ipv4Addr::from(read::<4>(stream)?).to_string(),
+        4 => std::net::Ipv6Addr::from(read::<16>(stream)?).to_string(),
+        _ => String::from_utf8(read_counted(stream)?).unwrap(),
+    };
+    Some((command, host, u16::from_be_bytes(read(stream)?)))
+}
+
 fn serve(mut stream: impl Connection, asked: &Asked, udp: Udp) -> Option<()> {
     assert_eq!(read(&mut stream)?, [5, 1, 2]);
     stream.write_all(&[5, 2]).ok()?;
@@ -108,16 +148,14 @@ fn serve(mut stream: impl Connection, asked: &Asked, udp: Udp) -> Option<()> {
     assert_eq!(read_counted(&mut stream)?.len(), 32, "a user of its own");
     read_counted(&mut stream)?;
     stream.write_all(&[1, 0]).ok()?;
-    let [5, command, 0, kind] = read(&mut stream)? else {
-        panic!("no request of SOCKS 5")
-    };
-    let host = match kind {
-        1 => std::net::Ipv4Addr::from(read::<4>(&mut stream)?).to_string(),
-        4 => std::net::Ipv6Addr::from(read::<16>(&mut stream)?).to_string(),
-        _ => String::from_utf8(read_counted(&mut stream)?).unwrap(),
-    };
-    let port = u16::from_be_bytes(read(&mut stream)?);
-    let reply = |code| [5, code, 0, 1, 0, 0, 0, 0, 0, 0];
+    let mut request = read_request(&mut stream)?;
+    if request.0 == PORT {
+        lock(asked).push("port".to_owned());
+        stream.write_all(&reply(0)).ok()?;
+        greet(&mut stream, asked)?;
+        request = read_request(&mut stream)?;
+    }
+    let (command, host, port) = request;
     if command == 0xf2 && udp != Udp::Refused {
         assert_eq!((host.as_str(), port), ("0.0.0.0", 0));
         lock(asked).push("datagrams".to_owned());

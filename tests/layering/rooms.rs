@@ -309,6 +309,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("sim/src", &["common/src", "relay/src", "client/src"]),
+    ("exec/src/child.rs", &[]),
     ("exec/src/error.rs", &[]),
     ("exec/src/stack", &["common/src/dns"]),
     (
@@ -343,6 +344,16 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         &["exec/src/shared.rs", "exec/src/socks.rs", "exec/src/stack"],
     ),
     (
+        "exec/src/ports.rs",
+        &[
+            "common/src",
+            "exec/src/datagrams.rs",
+            "exec/src/shared.rs",
+            "exec/src/socks.rs",
+            "exec/src/via.rs",
+        ],
+    ),
+    (
         "exec/src/drive.rs",
         &[
             "exec/src/shared.rs",
@@ -361,13 +372,17 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
             "exec/src/error.rs",
             "exec/src/tun.rs",
             "exec/src/mounts.rs",
+            "exec/src/ports.rs",
+            "exec/src/via.rs",
             "exec/src/confine.rs",
         ],
     ),
     (
         "exec/src/outer.rs",
         &[
+            "exec/src/child.rs",
             "exec/src/error.rs",
+            "exec/src/ports.rs",
             "exec/src/via.rs",
             "exec/src/socks.rs",
             "exec/src/shared.rs",
@@ -419,6 +434,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
         "src/testnet",
         &[
             "common/src",
+            "exec/src",
             "src/config",
             "src/control",
             "src/harden.rs",

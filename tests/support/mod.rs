@@ -100,6 +100,34 @@ impl Testnet {
     }
 }
 
+/// Is this program here? Says so if it is not.
+pub(crate) fn is_here(program: &str) -> bool {
+    let is_there = is_on_path(program);
+    if !is_there {
+        eprintln!("{program} is not installed; what it would do is not tested");
+    }
+    is_there
+}
+
+/// Is there a program of this name, or at this path?
+pub(crate) fn is_on_path(program: &str) -> bool {
+    quiet(Command::new("sh").args(["-c", "command -v \"$0\"", program]))
+}
+
+/// Does a command succeed, whatever it says?
+pub(crate) fn quiet(command: &mut Command) -> bool {
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// Runs what must succeed.
+pub(crate) fn succeed(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {errors}");
+    output
+}
+
 /// curl through the proxy at this URL.
 pub(crate) fn curl_through(proxy: String) -> Command {
     let mut command = Command::new("curl");

@@ -15,16 +15,22 @@ const NAME: &str = "example.org";
 /// Longest datagram that the shim passes on.
 const LONGEST: usize = 65_535;
 
-/// A server of HTTP/3 on loopback, which answers each request with the same bytes.
+/// A server of HTTP/3, which answers each request with the same bytes.
 pub(crate) struct Http3Server {
     pub(crate) address: SocketAddr,
-    certificate: CertificateDer<'static>,
+    pub(crate) certificate: CertificateDer<'static>,
     /// The connections of clients, for what the server knows of them.
     connections: Arc<Mutex<Vec<quinn::Connection>>>,
 }
 
 impl Http3Server {
+    /// One on loopback.
     pub(crate) fn start(body: Bytes) -> Self {
+        Self::start_at(std::net::UdpSocket::bind(any_port()).unwrap(), body)
+    }
+
+    /// One that hears at this socket.
+    pub(crate) fn start_at(socket: std::net::UdpSocket, body: Bytes) -> Self {
         let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
         let certificate = made.cert.der().clone();
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
@@ -37,7 +43,9 @@ impl Http3Server {
         tls.alpn_protocols = vec![b"h3".to_vec()];
         let tls = QuicServerConfig::try_from(tls).unwrap();
         let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-        let endpoint = quinn::Endpoint::server(config, any_port()).unwrap();
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let settings = quinn::EndpointConfig::default();
+        let endpoint = quinn::Endpoint::new(settings, Some(config), socket, runtime).unwrap();
         let address = endpoint.local_addr().unwrap();
         let connections = Arc::<Mutex<Vec<quinn::Connection>>>::default();
         let known = connections.clone();
@@ -68,10 +76,21 @@ impl Http3Server {
     pub(crate) async fn fetch_watched(
         &self,
         address: SocketAddr,
-        mut each: impl FnMut(usize),
+        each: impl FnMut(usize),
     ) -> Vec<u8> {
+        fetch(self.certificate.clone(), address, each).await
+    }
+}
+
+/// Fetches a body from `address`, at which the server with this certificate, or what leads there, is. Calls `each` with
+/// how much of it is there whenever some has come.
+pub(crate) async fn fetch(
+    certificate: CertificateDer<'static>,
+    address: SocketAddr,
+    mut each: impl FnMut(usize),
+) -> Vec<u8> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
+        roots.add(certificate).unwrap();
         let mut tls = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
@@ -79,7 +98,8 @@ impl Http3Server {
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"h3".to_vec()];
         let tls = QuicClientConfig::try_from(tls).unwrap();
-        let mut endpoint = quinn::Endpoint::client(any_port()).unwrap();
+        let anywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let mut endpoint = quinn::Endpoint::client(anywhere).unwrap();
         endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
         let connection = endpoint.connect(address, NAME).unwrap().await.unwrap();
         let (mut driver, mut requests) = h3::client::new(h3_quinn::Connection::new(connection))
@@ -101,7 +121,6 @@ impl Http3Server {
         driver.await.unwrap();
         endpoint.wait_idle().await;
         body
-    }
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
