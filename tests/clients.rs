@@ -12,33 +12,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use support::dns::{KNOWN, NAMED, UNKNOWN, dns_server};
 use support::*;
-
-/// Is this program here? Says so if it is not.
-fn is_here(program: &str) -> bool {
-    let ran = Command::new(program)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    if ran.is_err() {
-        eprintln!("{program} is not installed; what it would do is not tested");
-    }
-    ran.is_ok()
-}
-
-fn succeed(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
-}
 
 #[test]
 fn programs_carry_what_is_natural_to_them() {

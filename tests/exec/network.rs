@@ -70,10 +70,10 @@ fn fetches_by_http3() {
     let at = at.parse().unwrap();
     let body = runtime.block_on(async {
         let Ok(port) = std::env::var(PORT) else {
-            return quic::fetch(certificate, at).await;
+            return quic::fetch(certificate, at, |_| {}).await;
         };
         let shim = quic::Shim::start(port.parse().unwrap(), at).await;
-        let body = quic::fetch(certificate, shim.address).await;
+        let body = quic::fetch(certificate, shim.address, |_| {}).await;
         shim.stop().await;
         body
     });
@@ -139,7 +139,7 @@ fn programs_go_through_a_whole_network() {
     let wanted = sha256(&body);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let entered = runtime.enter();
-    let http3 = quic::Http3Server::start(space.hear_far(), body.into());
+    let http3 = quic::Http3Server::start_at(space.hear_far(), body.into());
     drop(entered);
     let values = [
         http3.address.to_string(),

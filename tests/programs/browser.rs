@@ -4,23 +4,23 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::guide::{self, Block};
-use crate::machine::{Machine, is_here, said};
+use crate::machine::{Machine, Where, is_here, said};
 
 /// How many parts the large page has.
 const PARTS: usize = 60;
 
-pub(crate) fn pages(machine: &Machine) {
+pub(crate) fn pages(machine: &Machine, place: Where) {
     if !is_here("chromium") {
         return;
     }
-    let dir = machine.directory_of("pages");
-    many_parts(machine, &dir);
-    attacks(machine, &dir);
-    rebound(machine, &dir);
+    let dir = machine.directory_of("pages", place);
+    many_parts(machine, &dir, place);
+    attacks(machine, &dir, place);
+    rebound(machine, &dir, place);
 }
 
 /// A page of many files, some at another site, and a WebSocket.
-fn many_parts(machine: &Machine, dir: &Path) {
+fn many_parts(machine: &Machine, dir: &Path, place: Where) {
     for part in 0..PARTS {
         machine.page(&format!("part-{part}"), &format!("{part} ").repeat(2000));
     }
@@ -41,13 +41,13 @@ fn many_parts(machine: &Machine, dir: &Path) {
          return `${{all}}, ${{await said}}`;"
     );
     assert_eq!(
-        report(machine, dir, "parts.html", &script),
+        report(machine, dir, place, "parts.html", &script),
         "true, a message"
     );
 }
 
 /// What a page could try with the port: each must fail, and nothing may come out at the other end.
-fn attacks(machine: &Machine, dir: &Path) {
+fn attacks(machine: &Machine, dir: &Path, place: Where) {
     // "\\x05\\x01\\x00" and a CONNECT to example.org:80 with a request behind it, as a form and as a fetch would send it.
     let script = r"const port = 'http://127.0.0.1:9350';
          const request = 'GET /stolen HTTP/1.0\r\n\r\n';
@@ -82,24 +82,29 @@ fn attacks(machine: &Machine, dir: &Path) {
          form.submit();
          await sent;
          return held.join(', ') || 'nothing';";
-    assert_eq!(report(machine, dir, "attacks.html", script), "nothing");
+    assert_eq!(
+        report(machine, dir, place, "attacks.html", script),
+        "nothing"
+    );
     assert_eq!(machine.kept("stolen"), None);
     // The test can fail: the same file by the way that is allowed.
     said(machine.shell(
         dir,
+        place,
         "curl --silent --proxy http://127.0.0.1:9350 http://example.org/stolen",
     ))
     .unwrap();
     assert!(machine.kept("stolen").is_some());
+    machine.forget("stolen");
 }
 
 /// A name that has been turned to this machine (DNS rebinding) gets no answer, and `localhost` does.
-fn rebound(machine: &Machine, dir: &Path) {
+fn rebound(machine: &Machine, dir: &Path, place: Where) {
     let open = |host: &str| {
         let line = format!(
             "chromium --user-data-dir=./rebound --host-resolver-rules='MAP rebound.example 127.0.0.1' http://{host}:9350/"
         );
-        said(machine.shell(dir, &line)).unwrap()
+        said(machine.shell(dir, place, &line)).unwrap()
     };
     let (at_home, elsewhere) = (open("localhost"), open("rebound.example"));
     assert!(at_home.contains("Cepa"), "{at_home}");
@@ -108,7 +113,7 @@ fn rebound(machine: &Machine, dir: &Path) {
 }
 
 /// Opens a page whose script reports what comes of it, with the options of docs/clients.md.
-fn report(machine: &Machine, dir: &Path, name: &str, script: &str) -> String {
+fn report(machine: &Machine, dir: &Path, place: Where, name: &str, script: &str) -> String {
     let page = format!(
         "<!DOCTYPE html><title>{name}</title><body><script>
          (async () => {{ {script} }})().catch(error => `failed: ${{error}}`)
@@ -132,7 +137,7 @@ fn report(machine: &Machine, dir: &Path, name: &str, script: &str) -> String {
         "DEBUG=--remote-debugging-port=0 exec chromium --disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests ",
     );
     let mut browser = machine
-        .shell(dir, &line)
+        .shell(dir, place, &line)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use crate::support::{Testnet, cepa};
+use crate::support::{self, Testnet, cepa, quiet, succeed};
 use crate::{WORLD, prepare};
 
 /// What `.ci/programs` installs for Python and Node.js.
@@ -60,7 +60,7 @@ pub(crate) fn run_apart(test: &str) {
 pub(crate) fn is_here(program: &str) -> bool {
     let is_there = match program.split_once(':') {
         None if program.starts_with("/dev/") => std::fs::File::open(program).is_ok(),
-        None => is_on_path(program),
+        None => return support::is_here(program),
         Some(("python3", module)) => quiet(
             Command::new("python3")
                 .args(["-c", &format!("import {module}")])
@@ -78,16 +78,6 @@ pub(crate) fn is_here(program: &str) -> bool {
         eprintln!("{program} is not installed; what it would do is not tested");
     }
     is_there
-}
-
-/// Is there a program of this name, or at this path?
-pub(crate) fn is_on_path(program: &str) -> bool {
-    quiet(Command::new("sh").args(["-c", "command -v \"$0\"", program]))
-}
-
-fn quiet(command: &mut Command) -> bool {
-    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success())
 }
 
 /// What a command writes, or what went wrong.
@@ -117,6 +107,25 @@ pub(crate) fn must_be(dir: &Path, wanted: &str) -> Result<(), String> {
     is_there
         .then_some(())
         .ok_or_else(|| format!("{wanted} is not there, but {names:?}"))
+}
+
+/// Where on the machine a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Where {
+    /// Where the client does too.
+    Beside,
+    /// In the network of `cepa exec`.
+    Inside,
+}
+
+impl Where {
+    /// Those that there are here.
+    pub(crate) fn all() -> Vec<Self> {
+        match is_here("/dev/net/tun") {
+            true => vec![Self::Beside, Self::Inside],
+            false => vec![Self::Beside],
+        }
+    }
 }
 
 /// A running machine. The fields' order is that of their ends.
@@ -151,8 +160,11 @@ impl Machine {
     }
 
     /// The directory in which a section's commands run.
-    pub(crate) fn directory_of(&self, title: &str) -> PathBuf {
-        let dir = self.home.path().join(title);
+    pub(crate) fn directory_of(&self, title: &str, place: Where) -> PathBuf {
+        let dir = self.home.path().join(match place {
+            Where::Beside => title.to_owned(),
+            Where::Inside => format!("{title} inside"),
+        });
         std::fs::create_dir(&dir).unwrap();
         dir
     }
@@ -197,26 +209,30 @@ impl Machine {
         std::fs::write(self.home.path().join("world/www").join(name), text).unwrap();
     }
 
-    fn command(&self, dir: &Path, program: &str) -> Command {
+    fn command(&self, dir: &Path, place: Where, program: &str) -> Command {
         let mut command = Command::new("timeout");
-        command.args([LONGEST, program]).current_dir(dir);
+        command.arg(LONGEST).current_dir(dir);
+        if place == Where::Inside {
+            command.args(["cepa", "exec", "--"]);
+        }
+        command.arg(program);
         prepare::environment(&mut command, self.home.path(), Path::new(INSTALLED));
         command
     }
 
-    pub(crate) fn shell(&self, dir: &Path, line: &str) -> Command {
-        let mut command = self.command(dir, "sh");
+    pub(crate) fn shell(&self, dir: &Path, place: Where, line: &str) -> Command {
+        let mut command = self.command(dir, place, "sh");
         command.args(["-c", line]);
         command
     }
 
-    pub(crate) fn python(&self, dir: &Path, text: &str) -> Command {
-        let mut command = self.command(dir, "python3");
+    pub(crate) fn python(&self, dir: &Path, place: Where, text: &str) -> Command {
+        let mut command = self.command(dir, place, "python3");
         command.args(["-c", text]);
         command
     }
 
-    pub(crate) fn javascript(&self, dir: &Path, text: &str) -> Command {
+    pub(crate) fn javascript(&self, dir: &Path, place: Where, text: &str) -> Command {
         std::fs::write(dir.join("program.mjs"), text).unwrap();
         // Node.js looks for packages beside the program and in the directories above it.
         let packages = dir.join("node_modules");
@@ -224,7 +240,7 @@ impl Machine {
             std::os::unix::fs::symlink(Path::new(INSTALLED).join("node_modules"), packages)
                 .unwrap();
         }
-        let mut command = self.command(dir, "node");
+        let mut command = self.command(dir, place, "node");
         command.arg("program.mjs");
         command
     }
@@ -298,16 +314,6 @@ fn start_world(home: &Path) -> (Child, Receiver<String>, String) {
 fn run(line: &str) {
     let mut words = line.split(' ');
     succeed(Command::new(words.next().unwrap()).args(words));
-}
-
-/// Runs what must succeed.
-pub(crate) fn succeed(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
 
 /// Starts the client that docs/clients.md speaks of. Gives the file with its trace too.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::MARK;
-use crate::machine::{is_on_path, succeed};
+use crate::support::{is_on_path, succeed};
 
 /// Makes all of it below this directory.
 pub(crate) fn all(home: &Path) {

@@ -89,38 +89,38 @@ pub(crate) async fn fetch(
     address: SocketAddr,
     mut each: impl FnMut(usize),
 ) -> Vec<u8> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(certificate).unwrap();
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h3".to_vec()];
-        let tls = QuicClientConfig::try_from(tls).unwrap();
-        let anywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let mut endpoint = quinn::Endpoint::client(anywhere).unwrap();
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
-        let connection = endpoint.connect(address, NAME).unwrap().await.unwrap();
-        let (mut driver, mut requests) = h3::client::new(h3_quinn::Connection::new(connection))
-            .await
-            .unwrap();
-        let driver = tokio::spawn(async move { driver.wait_idle().await });
-        let request = http::Request::get(format!("https://{NAME}/"))
-            .body(())
-            .unwrap();
-        let mut stream = requests.send_request(request).await.unwrap();
-        stream.finish().await.unwrap();
-        assert_eq!(stream.recv_response().await.unwrap().status(), 200);
-        let mut body = Vec::new();
-        while let Some(mut part) = stream.recv_data().await.unwrap() {
-            body.extend_from_slice(&part.copy_to_bytes(part.remaining()));
-            each(body.len());
-        }
-        drop(requests);
-        driver.await.unwrap();
-        endpoint.wait_idle().await;
-        body
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let tls = QuicClientConfig::try_from(tls).unwrap();
+    let anywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let mut endpoint = quinn::Endpoint::client(anywhere).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    let connection = endpoint.connect(address, NAME).unwrap().await.unwrap();
+    let (mut driver, mut requests) = h3::client::new(h3_quinn::Connection::new(connection))
+        .await
+        .unwrap();
+    let driver = tokio::spawn(async move { driver.wait_idle().await });
+    let request = http::Request::get(format!("https://{NAME}/"))
+        .body(())
+        .unwrap();
+    let mut stream = requests.send_request(request).await.unwrap();
+    stream.finish().await.unwrap();
+    assert_eq!(stream.recv_response().await.unwrap().status(), 200);
+    let mut body = Vec::new();
+    while let Some(mut part) = stream.recv_data().await.unwrap() {
+        body.extend_from_slice(&part.copy_to_bytes(part.remaining()));
+        each(body.len());
+    }
+    drop(requests);
+    driver.await.unwrap();
+    endpoint.wait_idle().await;
+    body
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

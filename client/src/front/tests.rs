@@ -99,23 +99,8 @@ pub(super) struct Asked {
     answering: Arc<()>,
 }
 
-/// Datagrams that go nowhere.
-struct Mute;
-
-impl Datagrams for Mute {
-    fn send(&self, _: &FrontTarget, _: &[u8]) {}
-
-    fn receive(&self) -> Received<'_> {
-        Box::pin(core::future::pending())
-    }
-}
-
 impl Connector for Asked {
     type Stream = Breakable;
-
-    fn associate(&self, _: IsolationKey) -> Option<Box<dyn Datagrams>> {
-        Some(Box::new(Mute))
-    }
 
     fn budget(&self) -> &Arc<Budget> {
         &self.budget
