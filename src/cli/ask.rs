@@ -87,14 +87,20 @@ pub(super) fn there() -> Result<Vec<PathBuf>, CliError> {
     Ok(dirs)
 }
 
-/// What each of these nodes says of itself.
+/// What each of these nodes says of itself. One that is silent holds up no other.
 pub(super) fn ask_each(dirs: Vec<PathBuf>) -> Vec<Running> {
     let ask = |dir: &Path| ControlClient::of(dir)?.status();
-    let asked = dirs.into_iter().map(|dir| Running {
-        status: ask(&dir),
-        dir,
-    });
-    asked.collect()
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = dirs
+            .iter()
+            .map(|dir| scope.spawn(move || ask(dir)))
+            .collect();
+        let asked = asking.into_iter().zip(&dirs).map(|(asking, dir)| Running {
+            status: (asking.join()).unwrap_or_else(|_| Err(AskError::Closed(dir.clone()))),
+            dir: dir.clone(),
+        });
+        asked.collect()
+    })
 }
 
 /// The state directory of the one client of the nodes `there`; `usual` where there is none.

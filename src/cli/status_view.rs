@@ -234,22 +234,18 @@ fn of_authority(lines: &mut Lines, authority: &AuthorityStatus, now: u64) {
     };
     let at = At(authority.valid_after);
     let stage = match authority.stage.as_str() {
-        "waiting" => format!(
-            "votes for {at} are exchanged from {}",
-            At(authority.votes_from)
-        ),
         "voting" => format!("votes for {at} are exchanged"),
         "no-quorum" => format!("TOO FEW VOTES for {at}"),
         "signing" => format!("signatures for {at} are exchanged"),
         "published" => format!("the consensus of {at} is served"),
-        _ => format!("the votes for {at} are counted; this authority has not signed"),
+        _ => format!("the time for votes for {at} is over; this authority has not signed"),
     };
     lines.add("authority", name);
     lines.add("vote", stage);
     let votes = &authority.votes;
     let list = |names: &[String]| names.join(", ");
     let mut said = format!("{} of {}", votes.accepted, votes.authorities);
-    if authority.stage != "waiting" && !votes.silent.is_empty() {
+    if !votes.silent.is_empty() {
         said.push_str(&format!("; none of {}", list(&votes.silent)));
     }
     if !votes.convicted.is_empty() {

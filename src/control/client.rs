@@ -12,6 +12,8 @@ use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -88,9 +90,16 @@ impl AskError {
     }
 }
 
-/// Does a node run with the state directory `dir`?
+/// Does a node run with the state directory `dir`? This waits for nobody: a node that is stopped is there too.
 pub fn is_there(dir: &Path) -> bool {
-    socket_path(dir).is_ok_and(|path| std::os::unix::net::UnixStream::connect(path).is_ok())
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let connected = || {
+        let address = SocketAddrUnix::new(socket_path(dir).ok()?).ok()?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+        Some(connect(&socket, &address))
+    };
+    // Who listens and has as many waiting as may wait says to try again.
+    matches!(connected(), Some(Ok(()) | Err(Errno::AGAIN)))
 }
 
 /// Asks the node with one state directory. Each question blocks; it is not for asynchronous code.
@@ -201,6 +210,7 @@ impl ControlClient {
         let stream = stream.map_err(|error| match error.kind() {
             Kind::NotFound | Kind::ConnectionRefused => AskError::NobodyThere(self.dir.clone()),
             Kind::PermissionDenied => AskError::AnotherUsers(self.dir.clone()),
+            Kind::WouldBlock => AskError::Silent(self.dir.clone()),
             _ => AskError::Io(error),
         })?;
         let broken = |error: hyper::Error| self.broken(error);
@@ -233,9 +243,9 @@ impl ControlClient {
         }
         let said: ErrorAnswer = self.read(&text)?;
         Err(AskError::Refused {
-            code: said.error.code,
-            what: said.error.what,
-            hint: said.error.hint,
+            code: clean(&said.error.code),
+            what: clean(&said.error.what),
+            hint: clean(&said.error.hint),
         })
     }
 
@@ -256,6 +266,11 @@ impl ControlClient {
         }
         AskError::Closed(self.dir.clone())
     }
+}
+
+/// Text for a terminal: root may ask a node of a user who means harm.
+fn clean(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
 }
 
 #[cfg(test)]
@@ -294,6 +309,13 @@ mod tests {
         assert!(matches!(strange, AskError::OtherVersion(_)), "{strange:?}");
         let bare = asked_of(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n");
         assert!(matches!(bare, AskError::OtherVersion(_)), "{bare:?}");
+        let hostile = asked_of(
+            b"HTTP/1.1 409 No\r\ncontent-length: 57\r\n\r\n{\"error\":{\"code\":\"x\",\"what\":\"a\\u001b[2Jb\",\"hint\":\"c\\nd\"}}",
+        );
+        assert_eq!(
+            (hostile.to_string().as_str(), hostile.hint()),
+            ("a [2Jb", "c d")
+        );
         let cut = asked_of(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{");
         assert!(matches!(cut, AskError::Io(_)), "{cut:?}");
         let dir = tempfile::tempdir().unwrap();
@@ -310,5 +332,31 @@ mod tests {
             b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
         );
         assert!(matches!(long, AskError::Io(_)), "{long:?}");
+    }
+
+    #[test]
+    fn a_node_that_takes_nobody_in_is_there_and_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("control.sock")).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        // As many wait as may wait.
+        let mut waiting = Vec::new();
+        let client = ControlClient::of(dir.path()).unwrap();
+        let asked = (0..100).map(|_| {
+            assert!(is_there(dir.path()));
+            let socket = dir.path().join("control.sock");
+            waiting.push(std::thread::spawn(move || {
+                std::os::unix::net::UnixStream::connect(socket).map(drop)
+            }));
+            let soon = Duration::from_millis(50);
+            client.exchange(Method::GET, "/v1/status", &(), soon)
+        });
+        let mut asked = asked.map(Result::unwrap_err);
+        assert!(asked.any(|error| matches!(error, AskError::Silent(_))));
+        drop(listener);
+        for waiting in waiting {
+            let _ = waiting.join().unwrap();
+        }
+        assert!(!is_there(dir.path()));
     }
 }

@@ -118,6 +118,54 @@ fn votes_are_counted_when_the_rounds_are_over_and_published_at_valid_after() {
 }
 
 #[test]
+fn an_owner_sees_how_far_a_vote_is() {
+    use crate::authority::VotingStage as Stage;
+    let (mut ours, mut other) = pair();
+    let stage = |authority: &Authority, now_ms| authority.snapshot(now_ms).stage;
+    // It came too late for the period before.
+    let before = ours.snapshot(START_MS - 1);
+    assert_eq!((before.stage, before.has_voted), (Stage::Unsigned, false));
+    assert_eq!((before.authorities, before.needed), (3, 2));
+    assert_eq!(before.lifetime.valid_after, T - 2);
+    assert_eq!((before.relays.known, before.relays.answering), (1, 1));
+    let (own, theirs) = (vote_of(&mut ours, START_MS), vote_of(&mut other, START_MS));
+    give(&mut ours, &theirs, START_MS + 50).unwrap();
+    give(&mut other, &own, START_MS + 50).unwrap();
+    for now_ms in [START_MS + 50, START_MS + 250, END_MS - 1] {
+        ours.poll(now_ms);
+        other.poll(now_ms);
+    }
+    let voting = ours.snapshot(END_MS - 1);
+    assert_eq!((voting.stage, voting.votes), (Stage::Voting, 2));
+    assert!(voting.has_voted && voting.convicted.is_empty());
+    let rounds = (voting.lifetime.valid_after, voting.rounds_ms);
+    assert_eq!(rounds, (T, [START_MS, END_MS]));
+    assert_eq!(voting.silent, ["authority 3"]);
+    let signature = signature_of(&mut ours, END_MS).unwrap();
+    let signing = ours.snapshot(END_MS);
+    assert_eq!((signing.stage, signing.signatures), (Stage::Signing, 1));
+    assert_eq!(signing.unsigned, ["authority 2", "authority 3"]);
+    other.take_signature(&signature, END_MS).unwrap();
+    let back = signature_of(&mut other, END_MS).unwrap();
+    ours.take_signature(&back, END_MS).unwrap();
+    ours.poll(T_MS);
+    let published = ours.snapshot(T_MS);
+    assert_eq!(
+        (published.stage, published.signatures),
+        (Stage::Published, 2)
+    );
+    assert_eq!(published.unsigned, ["authority 3"]);
+    // Of three, one vote alone is too few.
+    let (mut alone, _) = pair();
+    vote_of(&mut alone, START_MS);
+    for now_ms in [START_MS + 250, END_MS] {
+        alone.poll(now_ms);
+    }
+    assert_eq!(stage(&alone, END_MS), Stage::NoQuorum);
+    assert_eq!(alone.snapshot(END_MS).without_quorum, 1);
+}
+
+#[test]
 fn a_relay_that_comes_within_the_first_half_of_the_first_round_is_still_voted_for() {
     let network = Arc::new(network(3));
     for (at_ms, votes) in [(START_MS + 125, true), (START_MS + 126, false)] {

@@ -10,13 +10,11 @@ use super::relays::RelaySums;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VotingStage {
-    /// Votes are not exchanged yet.
-    Waiting,
     /// Votes and endorsements are exchanged.
     Voting,
     /// The votes are counted, and too few were agreed on.
     NoQuorum,
-    /// The votes are counted, and this authority has signed nothing.
+    /// The time for votes is over, and this authority has signed nothing.
     Unsigned,
     /// This authority has signed, and signatures of the others come.
     Signing,
@@ -88,8 +86,8 @@ impl Authority {
                 VotingStage::NoQuorum
             }
             (Some(_), None) => VotingStage::Unsigned,
-            (None, None) if now_ms < rounds.start_ms() => VotingStage::Waiting,
-            (None, None) => VotingStage::Voting,
+            (None, None) if now_ms < rounds.end_ms() => VotingStage::Voting,
+            (None, None) => VotingStage::Unsigned,
         };
         let own = (authorities.iter()).find(|one| one.identity == self.config.identity);
         AuthoritySnapshot {

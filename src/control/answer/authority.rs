@@ -15,7 +15,7 @@ pub struct AuthorityStatus {
     pub votes_from: u64,
     /// When the votes for it are counted.
     pub counted_at: u64,
-    /// How far it is: `waiting`, `voting`, `no-quorum`, `unsigned`, `signing` or `published`.
+    /// How far it is: `voting`, `no-quorum`, `unsigned`, `signing` or `published`.
     pub stage: String,
     /// The votes for it.
     pub votes: VotesStatus,

@@ -18,7 +18,6 @@ pub(super) fn status(authority: AuthoritySnapshot, serves: &RelaySnapshot) -> Au
         votes_from: from,
         counted_at: until,
         stage: match authority.stage {
-            VotingStage::Waiting => "waiting",
             VotingStage::Voting => "voting",
             VotingStage::NoQuorum => "no-quorum",
             VotingStage::Signing => "signing",
