@@ -342,7 +342,7 @@ mod tests {
         // As many wait as may wait.
         let mut waiting = Vec::new();
         let client = ControlClient::of(dir.path()).unwrap();
-        let asked = (0..100).map(|_| {
+        let asked = (0..5).map(|_| {
             assert!(is_there(dir.path()));
             let socket = dir.path().join("control.sock");
             waiting.push(std::thread::spawn(move || {
@@ -352,7 +352,7 @@ mod tests {
             client.exchange(Method::GET, "/v1/status", &(), soon)
         });
         let mut asked = asked.map(Result::unwrap_err);
-        assert!(asked.any(|error| matches!(error, AskError::Silent(_))));
+        assert!(asked.all(|error| matches!(error, AskError::Silent(_))));
         drop(listener);
         for waiting in waiting {
             let _ = waiting.join().unwrap();
