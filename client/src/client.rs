@@ -441,6 +441,37 @@ impl Client {
         self.inner.pool.new_identity()
     }
 
+    /// What the owner decides about paths.
+    pub fn rules(&self) -> Arc<PeerRules> {
+        self.inner.pool.rules()
+    }
+
+    /// Would these rules leave something to choose?
+    ///
+    /// # Errors
+    /// [`RuleError`] names what the rules leave without a relay.
+    pub fn check_rules(&self, rules: &PeerRules) -> Result<(), RuleError> {
+        self.inner.pool.check_other(Arc::new(rules.clone()))
+    }
+
+    /// Chooses paths by other lists of relays from now on. Everything else in `rules` must be as it was at the start.
+    /// The guards stay in their order, and those that the lists refuse are passed over. All circuits are retired as by
+    /// [`Self::new_identity`], whose result this is too; open streams go on where they are.
+    pub fn set_rules(&self, rules: PeerRules) -> usize {
+        self.inner.pool.set_rules(Arc::new(rules))
+    }
+
+    /// Gives circuits a second one at another time from now on, as [`ClientOptions::multipath`] does.
+    pub fn set_multipath(&self, multipath: Multipath) {
+        self.inner.pool.set_multipath(multipath);
+    }
+
+    /// Sets another bound on what circuits, streams and queues hold together (bytes), as
+    /// [`ClientOptions::memory_bytes`] is. If more is held, streams end.
+    pub fn set_memory(&self, bytes: usize) {
+        self.inner.pool.maker().memory_limit().set_limit(bytes);
+    }
+
     /// Ends all circuits and links, and waits until they have ended.
     pub async fn shutdown(self) {
         self.inner.pool.stop();

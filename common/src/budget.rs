@@ -5,7 +5,7 @@
 //! room again. A budget can have parts, one for each party, with a limit of their own; what a part holds counts in the
 //! whole as well. This file is pure: it counts, and wakes the task that waits for the budget or a part to be exceeded.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -17,8 +17,10 @@ const LOW_WATER_PERCENT: usize = 75;
 /// How many bytes may be queued, and how many are.
 #[derive(Debug)]
 pub struct Budget {
-    limit: usize,
-    used: AtomicUsize,
+    limit: AtomicUsize,
+    /// Bytes up to the limit; below zero if the budget is exceeded. Whoever takes this number through zero, by a charge
+    /// or by another limit, knows alone that it was they who did.
+    left: AtomicIsize,
     watcher: Mutex<Option<Waker>>,
     /// What this budget is a part of.
     whole: Option<Arc<Budget>>,
@@ -40,8 +42,8 @@ impl Budget {
 
     fn with(limit: usize, whole: Option<Arc<Self>>) -> Arc<Self> {
         Arc::new(Self {
-            limit,
-            used: AtomicUsize::new(0),
+            limit: AtomicUsize::new(signed(limit).unsigned_abs()),
+            left: AtomicIsize::new(signed(limit)),
             watcher: Mutex::new(None),
             whole,
             parts_exceeded: AtomicUsize::new(0),
@@ -55,17 +57,29 @@ impl Budget {
 
     /// Bytes that all charges hold now.
     pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        let left = self.left.load(Ordering::Relaxed);
+        signed(self.limit())
+            .saturating_sub(left)
+            .max(0)
+            .unsigned_abs()
     }
 
     /// Is more used than the limit allows?
     pub fn is_exceeded(&self) -> bool {
-        self.used() > self.limit
+        self.left.load(Ordering::Relaxed) < 0
     }
 
     /// The limit (bytes).
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets another limit (bytes). If more is used than it allows, whoever watches hears of it. A call of [`Self::used`]
+    /// at the same moment may give a number that is off by what the limit has changed.
+    pub fn set_limit(&self, limit: usize) {
+        let limit = signed(limit);
+        let before = self.limit.swap(limit.unsigned_abs(), Ordering::Relaxed);
+        self.change_left(limit - signed(before));
     }
 
     /// Is more used than should be left after circuits have ended for a budget that was exceeded?
@@ -75,7 +89,7 @@ impl Budget {
 
     /// Bytes that are used beyond what should be left after circuits have ended for a budget that was exceeded.
     pub fn above_low_water(&self) -> usize {
-        let low_water = self.limit / 100 * LOW_WATER_PERCENT;
+        let low_water = self.limit() / 100 * LOW_WATER_PERCENT;
         self.used().saturating_sub(low_water)
     }
 
@@ -90,26 +104,35 @@ impl Budget {
     }
 
     fn add(&self, bytes: usize) {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
         if let Some(whole) = &self.whole {
             whole.add(bytes);
-            if before <= self.limit && before + bytes > self.limit {
-                whole.parts_exceeded.fetch_add(1, Ordering::Relaxed);
-                whole.wake();
-            }
         }
-        if before + bytes > self.limit {
-            self.wake();
-        }
+        self.change_left(-signed(bytes));
     }
 
     fn take(&self, bytes: usize) {
-        let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(whole) = &self.whole {
             whole.take(bytes);
-            if before > self.limit && before - bytes <= self.limit {
-                whole.parts_exceeded.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.change_left(signed(bytes));
+    }
+
+    fn change_left(&self, by: isize) {
+        let before = self.left.fetch_add(by, Ordering::Relaxed);
+        let after = before.wrapping_add(by);
+        if before >= 0 && after < 0 {
+            if let Some(whole) = &self.whole {
+                whole.parts_exceeded.fetch_add(1, Ordering::Relaxed);
+                whole.wake();
             }
+        } else if before < 0
+            && after >= 0
+            && let Some(whole) = &self.whole
+        {
+            whole.parts_exceeded.fetch_sub(1, Ordering::Relaxed);
+        }
+        if by < 0 && after < 0 {
+            self.wake();
         }
     }
 
@@ -122,6 +145,11 @@ impl Budget {
     fn watcher(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
         lock(&self.watcher)
     }
+}
+
+/// A number of bytes that may be taken from another; a limit that nobody reaches stays one.
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
 }
 
 /// The bytes that one queue holds, charged to a budget and given back when the charge is dropped.
@@ -186,6 +214,66 @@ mod tests {
             charges.clear();
             prop_assert_eq!(budget.used(), 0);
         }
+    }
+
+    proptest! {
+        /// Whatever the limits become meanwhile, the sums are right, and the whole knows which parts are exceeded.
+        #[test]
+        fn limits_change_and_the_sums_stay_right(
+            steps in proptest::collection::vec((0..6usize, 0..10_000usize), 0..100),
+        ) {
+            let whole = Budget::new(20_000);
+            let parts = [Budget::part(&whole, 5_000), Budget::part(&whole, usize::MAX)];
+            let mut charges = [Charge::none(&parts[0]), Charge::none(&parts[0]), Charge::none(&parts[1])];
+            let mut held = [0; 3];
+            let mut limits = [20_000, 5_000, usize::MAX];
+            for (which, bytes) in steps {
+                match which {
+                    0..3 => {
+                        charges[which].set(bytes);
+                        held[which] = bytes;
+                    }
+                    3 => whole.set_limit(bytes),
+                    other => parts[other - 4].set_limit(bytes),
+                }
+                if which >= 3 {
+                    limits[which - 3] = bytes;
+                }
+                let sums = [held[0] + held[1] + held[2], held[0] + held[1], held[2]];
+                let budgets = [&whole, &parts[0], &parts[1]];
+                for (budget, (sum, limit)) in budgets.into_iter().zip(sums.into_iter().zip(limits)) {
+                    prop_assert_eq!(budget.used(), sum);
+                    prop_assert_eq!(budget.is_exceeded(), sum > limit);
+                }
+                let is_any = (0..3).any(|n| sums[n] > limits[n]);
+                let mut cx = Context::from_waker(Waker::noop());
+                prop_assert_eq!(whole.poll_exceeded(&mut cx).is_ready(), is_any);
+            }
+        }
+    }
+
+    #[test]
+    fn a_watcher_hears_of_a_limit_that_is_lowered() {
+        use std::sync::atomic::AtomicBool;
+        struct Heard(AtomicBool);
+        impl std::task::Wake for Heard {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let heard = Arc::new(Heard(AtomicBool::new(false)));
+        let waker = heard.clone().into();
+        let budget = Budget::new(10);
+        let mut charge = Charge::none(&budget);
+        charge.set(8);
+        let mut cx = Context::from_waker(&waker);
+        assert!(budget.poll_exceeded(&mut cx).is_pending());
+        budget.set_limit(8);
+        assert!(!heard.0.load(Ordering::Relaxed));
+        budget.set_limit(7);
+        assert!(heard.0.load(Ordering::Relaxed) && budget.is_exceeded());
+        budget.set_limit(usize::MAX);
+        assert!(!budget.is_exceeded() && budget.used() == 8);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use cepa_common::dir::{FamilyMembership, Flags, RelayDescriptor, UnixSecs};
 use cepa_common::handshake::OnionPublicKey;
 
-use crate::options::{ExitOptions, RelayOptions};
+use crate::options::{ExitOptions, RelayOptions, Settings};
 
 /// What a relay says that it can carry until its bandwidth is measured (KiB a second).
 const DEFAULT_BANDWIDTH_KIB: u32 = 10_000;
@@ -42,6 +42,24 @@ pub(crate) fn own_descriptor(
         contact: String::new(),
         away: None,
     }
+}
+
+/// Puts into a descriptor what the owner has changed. Returns whether anything is different.
+pub(crate) fn change(held: &mut RelayDescriptor, settings: &Settings) -> bool {
+    let (policy, udp) = match &settings.exit {
+        Some(exit) => exit.summaries(),
+        None => (held.policy.clone(), held.udp.clone()),
+    };
+    let next = RelayDescriptor {
+        bandwidth: claim_kib(settings.claim_kib, settings.limits.bandwidth_kib),
+        policy,
+        udp,
+        nickname: settings.nickname.clone(),
+        ..held.clone()
+    };
+    let is_other = next != *held;
+    *held = next;
+    is_other
 }
 
 /// Where others reach a relay that listens at `listening`: there, or where its owner says. Port 0 stands for the port

@@ -37,8 +37,8 @@ pub use events::{
     AuthorityEvent, AuthorityFailure, ConnectionBound, DescriptorAnswer, DiskTrouble, Listing,
     Refusal, Refusals, RelayEvent, RelayEvents, Reporter,
 };
-pub use options::{AuthorityOptions, ExitOptions, RelayOptions};
+pub use options::{AuthorityOptions, ExitOptions, RelayOptions, Settings};
 pub use start::{
-    ConsensusSays, ExitSnapshot, MissingFlag, OwnEntry, Relay, RelayError, RelayHandle, RelayLoad,
-    RelaySnapshot, RelayView, WhyMissing,
+    ConsensusSays, Ended, ExitSnapshot, MissingFlag, OwnEntry, Owner, Relay, RelayError,
+    RelayHandle, RelayLoad, RelaySnapshot, RelayView, WhyMissing,
 };

@@ -8,7 +8,7 @@ use cepa_common::net::directory::NetworkHandle;
 use cepa_common::world::World;
 
 use crate::admission::Limits;
-use crate::authority::{MeasureOptions, OperatorRules, VotingKeyFile};
+use crate::authority::{MeasureOptions, OperatorRules, VotingKeyFile, Word};
 use crate::circuit::Workers;
 use crate::keys::RelayIdentity;
 use crate::keys::ring::OnionKeyOptions;
@@ -84,4 +84,18 @@ pub struct AuthorityOptions {
     pub rules: OperatorRules,
     /// How the authority measures relays; `None` if it does not measure.
     pub measure: Option<MeasureOptions>,
+}
+
+/// What a relay that runs takes from its owner.
+pub struct Settings {
+    /// How much of the machine the relay may take.
+    pub limits: Limits,
+    /// Nickname of the relay.
+    pub nickname: String,
+    /// Traffic that the relay claims in its descriptor to carry (KiB a second); `None` for what is usual.
+    pub claim_kib: Option<u32>,
+    /// How the exit lets streams and datagrams out, if the relay is one. The resolver stays what it was at the start.
+    pub exit: Option<ExitOptions>,
+    /// What the operator of an authority says, if the relay is one.
+    pub word: Option<Word>,
 }

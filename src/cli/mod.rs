@@ -16,6 +16,7 @@ mod policy;
 mod proxy;
 mod rehearse;
 mod relay;
+mod reload;
 mod result_file;
 mod run;
 mod simulate;
@@ -72,6 +73,7 @@ enum CepaCommand {
     Status(status::StatusCommand),
     Check(check::Check),
     NewIdentity(ask::NewIdentityCommand),
+    Reload(reload::Reload),
     Relay(relay::Relay),
     #[command(subcommand)]
     Authority(authority::Authority),
@@ -106,6 +108,7 @@ impl Cli {
             CepaCommand::Status(command) => command.main(),
             CepaCommand::Check(command) => command.main(),
             CepaCommand::NewIdentity(command) => command.main(),
+            CepaCommand::Reload(command) => command.main(),
             CepaCommand::Relay(command) => command.main(&context),
             CepaCommand::Authority(command) => command.main(),
             CepaCommand::Keys(command) => command.main(),

@@ -8,18 +8,19 @@ use cepa_common::words::Count;
 use clap::Args;
 
 use super::context::{Context, block_on};
-use crate::config::{self, Config, ConfigError, ListenAddress, ListenerKind};
+use crate::config::{self, Config, ConfigError, ListenAddress, ListenerKind, Source};
 use crate::control;
 use crate::node::Node;
 use crate::terminal::CliError;
 use crate::terminal::output::{self, say};
-use crate::terminal::stop::{Cause, Stop};
+use crate::terminal::stop::{Asked, Cause, Stop};
 
 /// Run a node with the roles that a configuration file names.
 ///
 /// The file has a section for each role: [client], [relay], [exit], [authority]. A line that begins
 /// with "ready" is written to standard output once the node is of use: a relay listens, a client
-/// holds a consensus and accepts connections. SIGINT and SIGTERM stop the node in order; SIGHUP does not.
+/// holds a consensus and accepts connections. SIGINT and SIGTERM stop the node in order. SIGHUP has it read
+/// the file again, as the node does by itself some seconds after the file was changed.
 #[derive(Debug, Args)]
 #[allow(
     rustdoc::broken_intra_doc_links,
@@ -44,15 +45,18 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn main(self, context: &Context) -> Result<ExitCode, CliError> {
-        let config = match &self.config {
-            Some(path) => Config::load(path)?,
-            None => Config::default(),
+        let (config, source) = match &self.config {
+            Some(path) => {
+                let (config, source) = Config::load_from(path)?;
+                (config, Some(source))
+            }
+            None => (Config::default(), None),
         };
         if self.print_config {
             say(config::print(&config).trim_end());
             return Ok(ExitCode::SUCCESS);
         }
-        start(&config, context, self.exit_with_stdin)
+        start(&config, source, context, self.exit_with_stdin)
     }
 }
 
@@ -67,22 +71,33 @@ pub(super) fn start_by_flags(
         return Ok(ExitCode::SUCCESS);
     }
     config.check().map_err(ConfigError::of_flags)?;
-    start(&config, context, false)
+    start(&config, None, context, false)
 }
 
 /// Runs a node until it is asked to stop.
-fn start(config: &Config, context: &Context, exit_with_stdin: bool) -> Result<ExitCode, CliError> {
+fn start(
+    config: &Config,
+    source: Option<Source>,
+    context: &Context,
+    exit_with_stdin: bool,
+) -> Result<ExitCode, CliError> {
     context.log_as_configured(config)?;
-    block_on(config.limits.threads, serve(config, exit_with_stdin))
+    let threads = config.limits.threads;
+    block_on(threads, serve(config, source, exit_with_stdin))
 }
 
-async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliError> {
+async fn serve(
+    config: &Config,
+    source: Option<Source>,
+    exit_with_stdin: bool,
+) -> Result<ExitCode, CliError> {
     let mut stop = listen(exit_with_stdin)?;
-    let starting =
-        output::with_meter(async |progress| Node::start(config, progress, control::attend).await);
+    let starting = output::with_meter(async |progress| {
+        Node::start(config, source.clone(), progress, control::attend).await
+    });
     let mut node = tokio::select! {
         // The node is asked to stop while it starts. Dropping what there is stops the node.
-        cause = stop.requested_of_node() => {
+        cause = stop.requested_to_end() => {
             tracing::info!(?cause, "stopped before the node was ready");
             return Ok(ExitCode::SUCCESS);
         }
@@ -91,7 +106,15 @@ async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliEr
     say(&ready_line(&node));
     let cause = loop {
         tokio::select! {
-            cause = stop.requested_of_node() => break cause,
+            asked = stop.requested_of_node() => match asked {
+                Asked::Stop(cause) => break cause,
+                Asked::Reload => {
+                    let report = node.reload().reload().await;
+                    if config.log.file.is_some() {
+                        report.lines(true).iter().for_each(|line| output::note(line));
+                    }
+                }
+            },
             // If the log goes to standard error, it has said this already.
             news = node.news() => if !(news.is_logged && config.log.file.is_none()) {
                 output::note(&news.line);
@@ -115,7 +138,7 @@ async fn serve(config: &Config, exit_with_stdin: bool) -> Result<ExitCode, CliEr
     };
     tokio::select! {
         () = stopped => {}
-        _ = stop.requested_of_node() => {}
+        _ = stop.requested_to_end() => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 use cepa_client::path::{ListKind, PeerLists, Position};
 
 use super::bounds::Bounds;
-use super::section::{Key, Walk};
+use super::section::{Changes, Key, Walk};
 
 /// The owner's lists of relays, for each position of a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,7 @@ const LIST: Key = Key {
         zero: "",
     }),
     is_number: false,
+    changes: Changes::AtOnce,
 };
 
 /// The keys of the lists, in the order of [`Position::ALL`] and [`ListKind::ALL`].

@@ -3,7 +3,7 @@
 use toml::{Table as Toml, Value};
 
 use super::node::Config;
-use super::section::{Key, Table};
+use super::section::{Changes, Key, Table};
 use super::settings::SECTIONS;
 
 /// `config` as a file with comments. Settings in effect stand there as they are, all others are commented out.
@@ -37,13 +37,20 @@ fn commented(key: &Key) -> String {
     if !key.unset.is_empty() {
         text += &format!(" Default: {}.", key.unset);
     }
+    text += match key.changes {
+        Changes::AtOnce => " Changes at once.",
+        Changes::Restart(_) => " Changes with a restart.",
+    };
     text
 }
+
+/// The head of each table in docs/config.md.
+const HEAD: &str = "| Key | Type | Default | Changes | Meaning |";
 
 /// The table of `section` in docs/config.md.
 fn reference_table(section: &Table) -> String {
     let defaults = (section.defaults)();
-    let mut out = String::from("| Key | Type | Default | Meaning |\n|---|---|---|---|\n");
+    let mut out = format!("{HEAD}\n|---|---|---|---|---|\n");
     for key in section.keys() {
         let default = defaults
             .get(key.name())
@@ -54,7 +61,11 @@ fn reference_table(section: &Table) -> String {
         };
         let between = if key.docs.is_empty() { "" } else { " " };
         let meaning = format!("{}{between}{}", key.says, key.docs).replace('|', "\\|");
-        out += &format!("| `{}` | {kind} | {default} | {meaning} |\n", key.path);
+        let changes = key.changes.word();
+        out += &format!(
+            "| `{}` | {kind} | {default} | {changes} | {meaning} |\n",
+            key.path
+        );
     }
     out
 }
@@ -71,7 +82,7 @@ pub fn update_reference(reference: &str) -> String {
                 .iter()
                 .find(|section| heading.starts_with(&format!("{}]", section.name)));
         }
-        if line == "| Key | Type | Default | Meaning |" {
+        if line == HEAD {
             out += &section.map(reference_table).unwrap_or_default();
             is_in_table = true;
         }

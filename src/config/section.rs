@@ -64,6 +64,32 @@ pub(crate) struct Key {
     pub(super) bounds: Option<Bounds>,
     /// Is the amount a number that the owner writes, and not something counted?
     pub(super) is_number: bool,
+    /// When another value takes effect.
+    pub(super) changes: Changes,
+}
+
+/// When another value of a key, put into the file of a node that runs, takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Changes {
+    /// At once, when the file is read again.
+    AtOnce,
+    /// When the node is started again, for this reason.
+    Restart(&'static str),
+}
+
+/// Another value takes effect when the node is started again, because of `why`.
+pub(super) const fn restart(why: &'static str) -> Changes {
+    Changes::Restart(why)
+}
+
+impl Changes {
+    /// The word for the reference.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::AtOnce => "at once",
+            Self::Restart(_) => "restart",
+        }
+    }
 }
 
 impl Key {
@@ -236,6 +262,7 @@ macro_rules! settings {
                 example $example:literal;
                 $(flag $flag:literal;)?
                 kind $kind:literal;
+                changes $changes:expr;
                 says $says:literal $(, docs $docs:literal)? $(, unset $unset:literal)?;
             )*
         } $(with $lists:ident : $lists_type:ident)?
@@ -276,6 +303,7 @@ macro_rules! settings {
                 unset: concat!($($unset)?),
                 bounds: settings!(@bounds $($least, $most, $unit, concat!($($zero)?))?),
                 is_number: <$type as Value>::IS_NUMBER,
+                changes: $changes,
             };)*
         }
 

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::answer::{ErrorAnswer, NewIdentity, Reach, Reached, Status};
 use super::router::LONGEST_WORK;
 use super::socket::{ControlError, socket_path};
+use crate::node::Report;
 
 /// Longest answer that is taken (bytes).
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -144,6 +145,14 @@ impl ControlClient {
     /// [`AskError`]
     pub fn status_text(&self) -> Result<String, AskError> {
         self.exchange(Method::GET, "/v1/status", &(), LOOK)
+    }
+
+    /// Has the node read its configuration again. A file that is refused is no error: the report says so.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub fn reload(&self) -> Result<Report, AskError> {
+        self.read(&self.exchange(Method::POST, "/v1/reload", &(), LOOK)?)
     }
 
     /// Retires all circuits of the client.

@@ -60,6 +60,7 @@ pub(super) fn router(sight: Arc<Sight>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/identity", post(identity))
         .route("/v1/reach", post(reach))
+        .route("/v1/reload", post(reload))
         .fallback(no_such_path)
         .with_state(sight);
     guarded(paths)
@@ -106,12 +107,23 @@ async fn reach(
     Ok(json(StatusCode::OK, &reached))
 }
 
+async fn reload(
+    State(sight): State<Arc<Sight>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    no_query(&uri)?;
+    let Nothing {} = parse(&headers, &body)?;
+    Ok(json(StatusCode::OK, &sight.reload().await?))
+}
+
 async fn no_such_path() -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         "no-such-path",
         "there is nothing at this path",
-        "there are GET /v1/status, POST /v1/identity and POST /v1/reach (docs/control.md)",
+        "there are GET /v1/status, POST /v1/identity, /v1/reach and /v1/reload (docs/control.md)",
     )
 }
 

@@ -58,10 +58,13 @@ impl Measurer {
         }
     }
 
-    /// What measures for the node of `config`, if that is an authority that measures.
+    /// What measures for the node of `config`, if that is an authority. It joins the network when something is to be
+    /// measured.
     pub(super) fn of(config: &config::Config, network: &NetworkFile) -> Option<Self> {
-        let settings = config.authority.as_ref()?;
-        (settings.measure_mib_per_hour > 0).then(|| Self::new(network.clone()))
+        config
+            .authority
+            .as_ref()
+            .map(|_| Self::new(network.clone()))
     }
 
     /// The options for the relay, with a budget of MiB an hour.

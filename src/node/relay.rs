@@ -50,19 +50,58 @@ pub(super) fn relay_options(
         advertised: settings.advertised(),
         nickname: settings.nickname.clone(),
         publish: settings.publish,
-        claim_kib: (settings.claim_kib > 0).then_some(settings.claim_kib),
+        claim_kib: claim_kib(settings),
         exit,
         authority,
         workers: relay::Workers::Threads(threads(config.limits.threads)),
         world: World::default(),
         cache_dir: state.room(DIRECTORY_ROOM)?,
-        limits: relay::Limits {
-            memory_bytes: u64::from(config.limits.memory_mib) << 20,
-            connections: config.limits.connections,
-            bandwidth_kib: config.limits.bandwidth_kib,
-            udp_associations: config.limits.udp_associations,
-        },
+        limits: limits(config),
     }))
+}
+
+/// How much of the machine the relay of `config` may take.
+fn limits(config: &Config) -> relay::Limits {
+    relay::Limits {
+        memory_bytes: u64::from(config.limits.memory_mib) << 20,
+        connections: config.limits.connections,
+        bandwidth_kib: config.limits.bandwidth_kib,
+        udp_associations: config.limits.udp_associations,
+    }
+}
+
+/// What the running relay of `config` takes from its owner; `None` if the node is no relay.
+pub(super) fn relay_settings(config: &Config) -> Result<Option<relay::Settings>, AppError> {
+    let Some(settings) = &config.relay else {
+        return Ok(None);
+    };
+    let exit = config.exit.as_ref().map(exit_options).transpose()?;
+    let word = config.authority.as_ref().map(word).transpose()?;
+    Ok(Some(relay::Settings {
+        limits: limits(config),
+        nickname: settings.nickname.clone(),
+        claim_kib: claim_kib(settings),
+        exit,
+        word,
+    }))
+}
+
+/// What the relay of `settings` claims to carry (KiB a second); `None` for what is usual.
+fn claim_kib(settings: &config::Relay) -> Option<u32> {
+    (settings.claim_kib > 0).then_some(settings.claim_kib)
+}
+
+/// What the operator of the authority of `settings` says.
+fn word(settings: &config::Authority) -> Result<relay::authority::Word, AppError> {
+    let rules = settings.operator_rules();
+    let rules = rules.map_err(|error| AppError::Mismatch {
+        what: error.to_string(),
+        hint: "docs/config.md describes authority.reject and authority.middle_only",
+    })?;
+    Ok(relay::authority::Word {
+        rules,
+        mib_per_hour: settings.measure_mib_per_hour,
+    })
 }
 
 /// An authority's options, once its keys are found to be those that the network names.
@@ -119,12 +158,7 @@ fn authority_options(
         signing_key,
         signing_key_file: Some(file),
         state_dir: state.room("authority")?,
-        rules: settings
-            .operator_rules()
-            .map_err(|error| AppError::Mismatch {
-                what: error.to_string(),
-                hint: "docs/config.md describes authority.reject and authority.middle_only",
-            })?,
+        rules: word(settings)?.rules,
         measure: measurer.map(|measurer| measurer.options(settings.measure_mib_per_hour)),
     })
 }

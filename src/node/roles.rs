@@ -9,6 +9,7 @@ use cepa_relay::RelayView;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::reload::{Reload, Report};
 use crate::config::Listener;
 use crate::terminal::Progress;
 
@@ -54,6 +55,8 @@ pub type Attend = fn(Roles, &tokio::sync::watch::Sender<Progress>) -> JoinSet<()
 /// What an owner can have a running node do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Read the configuration again.
+    Reload,
     /// Retire all circuits of the client.
     NewIdentity,
     /// Open a stream on a circuit of its own, and end it.
@@ -66,6 +69,8 @@ pub enum Action {
 /// What an action brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Done {
+    /// The configuration was read again, and this came of it.
+    Reloaded(Box<Report>),
     /// So many circuits were retired.
     Retired(usize),
     /// A stream came out.
@@ -112,19 +117,28 @@ impl Actions {
     }
 }
 
-/// Takes what the owner wants of a node with this client, for as long as the second value is polled.
-pub fn take_actions(client: Option<Client>) -> (Actions, impl Future<Output = ()> + Send) {
+/// Takes what the owner wants of a node with this client, for as long as the second value is polled. `reload` reads its
+/// configuration again; without it the answer is that there is none.
+pub fn take_actions(
+    client: Option<Client>,
+    reload: Option<Reload>,
+) -> (Actions, impl Future<Output = ()> + Send) {
     let (sender, mut queue) = mpsc::channel::<(Action, Answer)>(ACTIONS_WAITING);
     let taking = async move {
         // Dropped with this future, which ends every stream.
         let mut reaching = JoinSet::new();
         while let Some((action, answer)) = queue.recv().await {
             while reaching.try_join_next().is_some() {}
+            if action == Action::Reload {
+                reloading(reload.clone(), answer, &mut reaching);
+                continue;
+            }
             let Some(client) = client.clone() else {
                 let _ = answer.send(Err(ActionError::NoClient));
                 continue;
             };
             match action {
+                Action::Reload => {}
                 Action::NewIdentity => {
                     let _ = answer.send(Ok(Done::Retired(client.new_identity())));
                 }
@@ -138,6 +152,21 @@ pub fn take_actions(client: Option<Client>) -> (Actions, impl Future<Output = ()
         }
     };
     (Actions(sender), taking)
+}
+
+/// Reads the configuration again for the owner, beside what else is under way.
+fn reloading(reload: Option<Reload>, answer: Answer, under_way: &mut JoinSet<()>) {
+    if under_way.len() >= MOST_REACHING {
+        let _ = answer.send(Err(ActionError::Busy));
+        return;
+    }
+    under_way.spawn(async move {
+        let report = match reload {
+            Some(reload) => reload.reload().await,
+            None => Report::of_no_file(None),
+        };
+        let _ = answer.send(Ok(Done::Reloaded(Box::new(report))));
+    });
 }
 
 /// Opens a stream for the owner. Who no longer waits for the answer has ended the stream.
@@ -156,7 +185,7 @@ impl Roles {
         client: Client,
         listeners: Vec<Listener>,
     ) -> (Self, impl Future<Output = ()> + Send) {
-        let (actions, taking) = take_actions(Some(client.clone()));
+        let (actions, taking) = take_actions(Some(client.clone()), None);
         let roles = Self {
             dir,
             started: Clock::system().now_secs(),
@@ -175,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_is_no_client_says_so_and_one_that_is_gone_too() {
-        let (actions, taking) = take_actions(None);
+        let (actions, taking) = take_actions(None, None);
         let taking = tokio::spawn(taking);
         let refused = actions.ask(Action::NewIdentity).await;
         assert!(matches!(refused, Err(ActionError::NoClient)));
@@ -187,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_for_a_node_is_bounded() {
-        let (actions, _not_taking) = take_actions(None);
+        let (actions, _not_taking) = take_actions(None, None);
         let asks: Vec<_> = (0..ACTIONS_WAITING)
             .map(|_| {
                 let actions = actions.clone();

@@ -24,8 +24,9 @@ use super::listen::{SocketFile, bind};
 use super::measure::Measurer;
 use super::news::{News, Told, until_listed};
 use super::relay::relay_options;
+use super::reload::Reload;
 use super::roles::{Attend, ClientRole, RelayRole, Roles, take_actions};
-use crate::config::{self, Config, ListenAddress, ListenerKind};
+use crate::config::{self, Config, ListenAddress, ListenerKind, Source};
 use crate::terminal::Progress;
 
 /// A node that runs.
@@ -43,8 +44,10 @@ pub struct Node {
     measurer: Option<Measurer>,
     /// Keeps the state directory locked until all else has stopped.
     state: StateDir,
-    /// How long the streams of the exit may go on when the node stops in order.
-    drain: Duration,
+    /// Changes settings, and knows how long the streams of the exit may go on when the node stops in order.
+    reload: Reload,
+    /// Looks at the configuration's file. The task ends when it is dropped.
+    watching: JoinSet<()>,
     /// Where applications connect, if the node is a client, and what they say there.
     pub ports: Vec<(ListenerKind, ListenAddress)>,
     /// Who the node is to other relays, if it is a relay.
@@ -58,8 +61,11 @@ impl Node {
     ///
     /// A relay is of use when it listens. A client is of use when it holds a consensus that it believes and its front
     /// accepts connections.
+    ///
+    /// `source` is the file of the configuration, if it has one, which is read again when it changes.
     pub async fn start(
         config: &Config,
+        source: Option<Source>,
         progress: watch::Sender<Progress>,
         attend: Attend,
     ) -> Result<Self, AppError> {
@@ -83,6 +89,8 @@ impl Node {
             Some(options) => Some(relay::Relay::start(options).await?),
             None => None,
         };
+        let owner = relay.as_ref().map(|relay| relay.owner().clone());
+        let reload = Reload::new(config, source, owner);
         let publishes = config.relay.as_ref().is_some_and(|relay| relay.publish);
         let mut node = Self {
             client: None,
@@ -96,7 +104,8 @@ impl Node {
             relay,
             measurer,
             state,
-            drain: drain(config),
+            reload,
+            watching: JoinSet::new(),
             ports: Vec::new(),
         };
         let started = node.start_rest(config, network, progress, attend).await;
@@ -104,6 +113,9 @@ impl Node {
             node.stop().await;
             return Err(error);
         }
+        let client = node.client.as_ref().map(|started| started.client.clone());
+        node.reload.begin(client).await;
+        node.watching.spawn(node.reload.clone().follow());
         Ok(node)
     }
 
@@ -136,7 +148,7 @@ impl Node {
         attend: Attend,
     ) {
         let client = self.client.as_ref().map(|started| started.client.clone());
-        let (actions, taking) = take_actions(client.clone());
+        let (actions, taking) = take_actions(client.clone(), Some(self.reload.clone()));
         let roles = Roles {
             dir: self.state.path().to_owned(),
             started: self.started,
@@ -212,6 +224,11 @@ impl Node {
         Ok(())
     }
 
+    /// Reads the configuration of the node again.
+    pub fn reload(&self) -> &Reload {
+        &self.reload
+    }
+
     /// What the node has to say to its owner next.
     pub async fn news(&mut self) -> News {
         let Self { client, told, .. } = self;
@@ -250,18 +267,24 @@ impl Node {
     /// there are none, or they may not.
     pub fn to_drain(&self) -> Option<(usize, Duration)> {
         let streams = self.relay.as_ref()?.open_streams();
-        (streams > 0 && !self.drain.is_zero()).then_some((streams, self.drain))
+        let drain = self.reload.drain();
+        (streams > 0 && !drain.is_zero()).then_some((streams, drain))
     }
 
     /// Stops every role, sources of work first, and cuts off what is under way.
-    pub async fn stop(mut self) {
-        self.drain = Duration::ZERO;
-        self.stop_in_order().await;
+    pub async fn stop(self) {
+        self.stop_within(Duration::ZERO).await;
     }
 
     /// Stops every role, sources of work first. The streams of an exit may end by themselves for as long as the
     /// configuration says.
-    pub async fn stop_in_order(mut self) {
+    pub async fn stop_in_order(self) {
+        let drain = self.reload.drain();
+        self.stop_within(drain).await;
+    }
+
+    async fn stop_within(mut self, drain: Duration) {
+        self.watching.shutdown().await;
         for front in self.fronts {
             front.shutdown().await;
         }
@@ -273,15 +296,9 @@ impl Node {
             measurer.stop().await;
         }
         if let Some(relay) = self.relay {
-            relay.drain(self.drain).await;
+            relay.drain(drain).await;
         }
     }
-}
-
-/// How long the streams of the exit of `config` may go on when it stops.
-fn drain(config: &Config) -> Duration {
-    let seconds = config.exit.as_ref().map_or(0, |exit| exit.drain_seconds);
-    Duration::from_secs(seconds.into())
 }
 
 /// What the owner decides about paths, with the GeoIP file read.

@@ -8,11 +8,12 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// Where events go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,41 @@ pub enum LogError {
     Twice,
 }
 
+/// Why the configuration's filter does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Overruled {
+    /// The command line has one.
+    #[error("the option --log goes before it")]
+    CommandLine,
+    /// The environment has one.
+    #[error("the environment variable RUST_LOG goes before it")]
+    Environment,
+    /// Nothing is logged.
+    #[error("this process keeps no log")]
+    NoLog,
+}
+
+/// Sets another filter.
+type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+/// What sets another filter for the log of this process, or why the configuration's does not count.
+static FILTER: OnceLock<Result<SetFilter, Overruled>> = OnceLock::new();
+
+/// Sets another filter, which is the configuration's.
+///
+/// # Errors
+/// [`Overruled`]: another filter counts.
+pub fn set_filter(filter: EnvFilter) -> Result<(), Overruled> {
+    match FILTER.get() {
+        Some(Ok(set)) => {
+            set(filter);
+            Ok(())
+        }
+        Some(Err(why)) => Err(*why),
+        None => Err(Overruled::NoLog),
+    }
+}
+
 /// Sends events that pass `filter` to `sink`, from now to the end of the process.
 ///
 /// `filter` is a level (`info`) or a list such as `info,cepa_relay::exit=debug`. The first of these that is there
@@ -55,29 +91,34 @@ pub fn init(command_line: Option<&str>, configured: &str, sink: &Sink) -> Result
     let environment = std::env::var("RUST_LOG")
         .ok()
         .filter(|text| !text.is_empty());
+    let overruled = match (command_line, &environment) {
+        (Some(_), _) => Some(Overruled::CommandLine),
+        (None, Some(_)) => Some(Overruled::Environment),
+        (None, None) => None,
+    };
     let filter = command_line
         .or(environment.as_deref())
         .unwrap_or(configured);
     let filter = parse_filter(filter)?;
+    let (writer, is_coloured) = match sink {
+        Sink::Stderr => (BoxMakeWriter::new(io::stderr), is_terminal()),
+        Sink::File(path) => (BoxMakeWriter::new(Mutex::new(open(path)?)), false),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // Such errors would go to standard error, and cause a panic if standard error is what cannot be written.
         .log_internal_errors(false)
-        .with_timer(SystemTime);
-    let done = match sink {
-        Sink::Stderr => builder
-            .with_writer(io::stderr)
-            .with_ansi(is_terminal())
-            .try_init(),
-        Sink::File(path) => {
-            let file = open(path)?;
-            builder
-                .with_writer(Mutex::new(file))
-                .with_ansi(false)
-                .try_init()
-        }
-    };
-    done.map_err(|_| LogError::Twice)
+        .with_timer(SystemTime)
+        .with_writer(writer)
+        .with_ansi(is_coloured)
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    // The log is gone if this fails, and nobody would hear of it.
+    let set: SetFilter = Box::new(move |filter| drop(handle.reload(filter)));
+    let done = builder.try_init();
+    done.map_err(|_| LogError::Twice)?;
+    let _ = FILTER.set(overruled.map_or(Ok(set), Err));
+    Ok(())
 }
 
 /// What the names of Cepa's own libraries begin with.

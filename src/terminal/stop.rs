@@ -18,6 +18,15 @@ pub enum Cause {
     Parent,
 }
 
+/// What a node is asked by a signal, or by the end of its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To stop.
+    Stop(Cause),
+    /// To read its configuration again: SIGHUP.
+    Reload,
+}
+
 impl Cause {
     /// The number of that signal.
     pub fn number(self) -> u8 {
@@ -114,16 +123,24 @@ impl Stop {
         cause
     }
 
-    /// Waits for the next request that ends a node. SIGHUP ends no node: a service goes on without its terminal, and a
-    /// node looks by itself at the files that it rereads.
-    pub async fn requested_of_node(&mut self) -> Cause {
+    /// Waits for the next request to a node. SIGHUP ends no node: a service goes on without its terminal, and reads its
+    /// configuration again.
+    pub async fn requested_of_node(&mut self) -> Asked {
+        match self.requested().await {
+            Cause::Hangup => Asked::Reload,
+            cause => Asked::Stop(cause),
+        }
+    }
+
+    /// Waits for the next request that ends a node, while nothing can be read again because the node starts or stops.
+    pub async fn requested_to_end(&mut self) -> Cause {
         loop {
-            match self.requested().await {
-                Cause::Hangup => tracing::info!(
-                    "SIGHUP changes nothing: certificate, family and the network's file are reread by themselves, and \
-                     other settings at the next start"
+            match self.requested_of_node().await {
+                Asked::Reload => tracing::info!(
+                    "SIGHUP changes nothing while the node starts or stops; one that has started looks at its \
+                     configuration by itself"
                 ),
-                cause => return cause,
+                Asked::Stop(cause) => return cause,
             }
         }
     }
@@ -164,13 +181,18 @@ mod tests {
         kill_process(getpid(), Number::HUP).unwrap();
         seen.recv().await;
         let cause = {
-            let waiting = stop.requested_of_node();
+            let waiting = stop.requested_to_end();
             tokio::pin!(waiting);
             assert!(is_pending(&mut waiting).await);
             kill_process(getpid(), Number::TERM).unwrap();
             waiting.await
         };
         assert_eq!(cause, Cause::Terminate);
+        kill_process(getpid(), Number::HUP).unwrap();
+        assert_eq!(stop.requested_of_node().await, Asked::Reload);
+        kill_process(getpid(), Number::TERM).unwrap();
+        let asked = stop.requested_of_node().await;
+        assert_eq!(asked, Asked::Stop(Cause::Terminate));
     }
 
     /// Is the future not done when it is asked once?

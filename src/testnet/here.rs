@@ -38,6 +38,7 @@ impl Here {
             starting.spawn(async move {
                 Box::pin(Node::start(
                     &config,
+                    None,
                     watch::Sender::default(),
                     control::attend,
                 ))
@@ -57,7 +58,7 @@ impl Here {
         for client in clients {
             let (sender, mut receiver) = watch::channel(Progress::default());
             let config = plan.config(client);
-            let mut starting = Box::pin(Node::start(&config, sender, control::attend));
+            let mut starting = Box::pin(Node::start(&config, None, sender, control::attend));
             self.client = loop {
                 tokio::select! {
                     node = &mut starting => break Some(node?),

@@ -23,6 +23,7 @@ use super::choose::{Choosing, First, Wanted};
 use super::growth::Multipath;
 use super::health::{Blame, Health};
 use super::links::GuardLinks;
+use super::memory::MemoryLimit;
 use super::report::Announcer;
 use super::shelf::ExitFit;
 use super::stock::Stock;
@@ -96,8 +97,8 @@ pub(crate) struct Maker {
     consensus: watch::Receiver<Option<Arc<Consensus>>>,
     guards: Arc<Keeper>,
     announcer: Announcer,
-    rules: Arc<PeerRules>,
-    multipath: Multipath,
+    rules: Mutex<Arc<PeerRules>>,
+    multipath: Mutex<Multipath>,
     memory: Mutex<Memory>,
     /// Holds the built circuits that nobody waits for any more, and knows the client's present identity.
     pub(super) stock: Arc<Stock>,
@@ -145,8 +146,8 @@ impl Maker {
             consensus: config.consensus,
             guards: config.guards,
             announcer: config.announcer,
-            rules: config.rules,
-            multipath: config.multipath,
+            rules: Mutex::new(config.rules),
+            multipath: Mutex::new(config.multipath),
             memory: Mutex::new(Memory {
                 health: Health::new(),
                 times: BuildTimes::new(),
@@ -181,7 +182,12 @@ impl Maker {
 
     /// When circuits get a second leg.
     pub(super) fn multipath(&self) -> Multipath {
-        self.multipath
+        *lock(&self.multipath)
+    }
+
+    /// Circuits get a second leg at another time from now on. Legs that there are stay.
+    pub(super) fn set_multipath(&self, multipath: Multipath) {
+        *lock(&self.multipath) = multipath;
     }
 
     /// The newest consensus, while it may be used.
@@ -194,9 +200,30 @@ impl Maker {
         self.consensus.clone()
     }
 
+    /// What the client may hold.
+    pub(crate) fn memory_limit(&self) -> &Arc<MemoryLimit> {
+        self.links.memory()
+    }
+
     /// The owner's rules.
-    pub(super) fn rules(&self) -> &Arc<PeerRules> {
-        &self.rules
+    pub(super) fn rules(&self) -> Arc<PeerRules> {
+        lock(&self.rules).clone()
+    }
+
+    /// Paths are chosen by other rules from now on. Number of hops and of guards, and the destinations that have rules,
+    /// must be the same as before. The guards stay in their order; those that the rules refuse are passed over.
+    pub(super) fn set_rules(&self, rules: Arc<PeerRules>) {
+        *lock(&self.rules) = rules.clone();
+        self.guards.set_rules(rules);
+        self.memory().selector = None;
+    }
+
+    /// Would these rules leave something to choose? Says nothing of the network's relays while no consensus is held.
+    pub(super) fn check_other(&self, rules: Arc<PeerRules>) -> Result<(), RuleError> {
+        rules.check()?;
+        self.consensus().map_or(Ok(()), |consensus| {
+            PathSelector::with_rules(consensus, rules).check()
+        })
     }
 
     /// Do the owner's lists leave something to choose? Says nothing while no consensus is held.
@@ -213,7 +240,7 @@ impl Maker {
         if wanted.rule.is_none() {
             return ExitFit::AsGood;
         }
-        let rules = &self.rules;
+        let rules = self.rules();
         if !rules.permits(Position::Exit, wanted.rule, exit) {
             ExitFit::Unfit
         } else if rules.prefers(Position::Exit, wanted.rule, exit) == Some(false) {
@@ -231,7 +258,7 @@ impl Maker {
         {
             return Ok(selector.clone());
         }
-        let selector = Arc::new(PathSelector::with_rules(consensus, self.rules.clone()));
+        let selector = Arc::new(PathSelector::with_rules(consensus, self.rules()));
         memory.selector = Some(selector.clone());
         Ok(selector)
     }
@@ -239,7 +266,7 @@ impl Maker {
     /// Does a circuit begin at guards that have failed, or in whose place better guards answer (6.21.10)? Only guards
     /// that may be in a path with the circuit's exit are better. Without a selector, which knows that, nothing is.
     pub(super) fn is_outdone(&self, selector: Option<&PathSelector>, circuit: &Circuit) -> bool {
-        let Some(selector) = selector.filter(|_| self.rules.hops > 1) else {
+        let Some(selector) = selector.filter(|_| self.rules().hops > 1) else {
             return false;
         };
         let exit = circuit.exit().identity;
@@ -296,13 +323,13 @@ impl Maker {
     ) -> Result<Path, CircuitError> {
         let selector = self.selector()?;
         self.guards.update(selector.consensus());
-        if self.rules.hops > 1 {
+        if self.rules().hops > 1 {
             self.announcer.tell_guards();
         }
         let avoided = self.memory().health.avoided(steady::now());
         let choosing = Choosing {
             selector: &selector,
-            hops: self.rules.hops,
+            hops: self.rules().hops,
             first,
             wanted,
             avoid,

@@ -43,6 +43,11 @@ impl MemoryLimit {
         })
     }
 
+    /// Sets how many bytes may be held. If more are held, streams end as they do when too much was taken.
+    pub(crate) fn set_limit(&self, bytes: usize) {
+        self.budget.set_limit(bytes);
+    }
+
     /// What the client's queues and streams charge the bytes that they hold to.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget

@@ -18,6 +18,7 @@ use super::maker::{CircuitError, Maker, MakerConfig};
 use super::predict::Predictor;
 use super::shelf::{Counts, ExitFit, Owner};
 use super::stock::Stock;
+use crate::circuit::Multipath;
 use crate::guard::{Keeper, Purpose};
 use crate::path::{ExitTarget, PathError, PeerRules, Position, Rule, RuleError};
 
@@ -93,13 +94,32 @@ impl Pool {
     }
 
     /// The owner's rules.
-    pub(crate) fn rules(&self) -> &Arc<PeerRules> {
+    pub(crate) fn rules(&self) -> Arc<PeerRules> {
         self.maker.rules()
     }
 
     /// Do the owner's lists leave something to choose? Says nothing while no consensus is held.
     pub(crate) fn check_rules(&self) -> Result<(), RuleError> {
         self.maker.check_rules()
+    }
+
+    /// Would these rules leave something to choose?
+    pub(crate) fn check_other(&self, rules: Arc<PeerRules>) -> Result<(), RuleError> {
+        self.maker.check_other(rules)
+    }
+
+    /// Circuits get a second leg at another time from now on.
+    pub(crate) fn set_multipath(&self, multipath: Multipath) {
+        self.maker.set_multipath(multipath);
+    }
+
+    /// Paths are chosen by other rules from now on, whose hops, guards and destinations are the same as before. All
+    /// circuits are retired, as by a new identity: also one that is being built was chosen by the rules before.
+    ///
+    /// Returns how many circuits were retired.
+    pub(crate) fn set_rules(&self, rules: Arc<PeerRules>) -> usize {
+        self.maker.set_rules(rules);
+        self.new_identity()
     }
 
     /// The guards that circuits begin at.

@@ -67,7 +67,7 @@ pub struct Keeper {
     started: Instant,
     path: Option<PathBuf>,
     bias_path: Option<PathBuf>,
-    rules: Arc<PeerRules>,
+    rules: Mutex<Arc<PeerRules>>,
     changed: Notify,
 }
 
@@ -93,7 +93,7 @@ impl Keeper {
             started: steady::now(),
             path,
             bias_path,
-            rules: Arc::default(),
+            rules: Mutex::default(),
             changed: Notify::new(),
         }
     }
@@ -102,8 +102,17 @@ impl Keeper {
     pub fn with_rules(mut self, rules: Arc<PeerRules>) -> Self {
         let kept = get_mut(&mut self.kept);
         kept.set.set_in_use(rules.guards.map(usize::from));
-        self.rules = rules;
+        self.rules = Mutex::new(rules);
         self
+    }
+
+    /// Puts the guards under other rules of the owner, with the same number of guards. What is known of guards stays,
+    /// and so does their order: those that the rules refuse are passed over from the next update on, which comes with
+    /// the next circuit.
+    pub fn set_rules(&self, rules: Arc<PeerRules>) {
+        let mut kept = self.kept();
+        *lock(&self.rules) = rules;
+        kept.consensus = None;
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -134,8 +143,9 @@ impl Keeper {
         self.step(|kept, now| {
             let held = kept.consensus.as_ref();
             if held.is_none_or(|held| !Arc::ptr_eq(held, consensus)) {
-                let permits = |relay: &Entry| self.rules.permits(Position::Entry, None, relay);
-                let prefers = |relay: &Entry| self.rules.prefers(Position::Entry, None, relay);
+                let rules = lock(&self.rules).clone();
+                let permits = |relay: &Entry| rules.permits(Position::Entry, None, relay);
+                let prefers = |relay: &Entry| rules.prefers(Position::Entry, None, relay);
                 let (filter, prefer) = (&permits, &|relay: &Entry| prefers(relay) == Some(true));
                 let rng = &mut random::rng();
                 kept.set

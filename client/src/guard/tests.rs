@@ -430,6 +430,45 @@ fn the_owner_s_rules_hold_for_guards() {
     assert!((150..210).contains(&near), "{near}");
 }
 
+/// Guards that the owner refuses for a while are passed over, and come back in their old order: lists that come and go
+/// must not draw new guards again and again.
+#[test]
+fn rules_that_change_pass_guards_over_and_keep_their_order() {
+    let world = World::new(&[]);
+    let keeper = Keeper::load(world.id(), None, &at_the_start());
+    let consensus = world.consensus(START, 0..100);
+    let report = || {
+        keeper.update(&consensus);
+        let guards = keeper.report();
+        guards.iter().map(|it| it.identity).collect::<Vec<_>>()
+    };
+    let before = report();
+    let first = keeper.pick(Purpose::Data, &|_| true).unwrap().identity;
+    assert_eq!(keeper.on_success(&first), Verdict::Use);
+    let order = report();
+    let avoid = vec![first.to_string().parse().unwrap()];
+    let entry = PeerLists {
+        avoid,
+        ..Default::default()
+    };
+    let rules = PeerRules {
+        entry,
+        ..Default::default()
+    };
+    keeper.set_rules(Arc::new(rules));
+    let without = report();
+    assert!(!without.contains(&first));
+    let others = |all: &[RelayId]| {
+        let others = all.iter().filter(|id| **id != first);
+        others.copied().collect::<Vec<_>>()
+    };
+    let still = others(&order);
+    assert!(without.starts_with(&still), "{without:?} {still:?}");
+    keeper.set_rules(Arc::default());
+    assert_eq!(report(), order);
+    assert_eq!(order.len(), before.len());
+}
+
 #[test]
 fn a_damaged_file_gives_the_state_before() {
     let world = World::new(&[]);

@@ -24,10 +24,11 @@ struct Bucket {
     at: Instant,
 }
 
-/// A limit on what links move, the same for each direction.
+/// A limit on what links move, the same for each direction. The limit may change while links use it.
 #[derive(Debug)]
 pub struct RateLimit {
-    bytes_per_sec: u64,
+    /// Zero if there is no limit.
+    bytes_per_sec: AtomicU64,
     reads: Mutex<Bucket>,
     writes: Mutex<Bucket>,
 }
@@ -42,19 +43,44 @@ pub enum Direction {
 }
 
 impl RateLimit {
-    /// A limit in KiB a second that counts from `now` on; `None` for zero, which is no limit.
-    pub fn new(kib_per_sec: u32, now: Instant) -> Option<Self> {
+    /// A limit in KiB a second that counts from `now` on. Zero is no limit.
+    pub fn new(kib_per_sec: u32, now: Instant) -> Self {
         let bucket = || {
             Mutex::new(Bucket {
                 level_ns: BURST.as_nanos().cast_signed(),
                 at: now,
             })
         };
-        (kib_per_sec > 0).then(|| Self {
-            bytes_per_sec: u64::from(kib_per_sec) * 1024,
+        Self {
+            bytes_per_sec: AtomicU64::new(u64::from(kib_per_sec) * 1024),
             reads: bucket(),
             writes: bucket(),
-        })
+        }
+    }
+
+    /// Is there a limit now?
+    pub fn is_limited(&self) -> bool {
+        self.bytes_per_sec.load(Ordering::Relaxed) > 0
+    }
+
+    /// Sets another limit in KiB a second, which counts from `now` on. What is in debt stays so in bytes: a debt that
+    /// took long to pay at a slow rate is paid soon at a fast one. A link that waits already learns of it when its wait
+    /// is over.
+    pub fn set(&self, kib_per_sec: u32, now: Instant) {
+        let new = u64::from(kib_per_sec) * 1024;
+        let old = self.bytes_per_sec.swap(new, Ordering::Relaxed);
+        for way in [Direction::Read, Direction::Write] {
+            self.with(way, now, |bucket| {
+                bucket.level_ns = match (old, new) {
+                    (1.., 1..) if bucket.level_ns < 0 => {
+                        bucket.level_ns.saturating_mul(old.into()) / i128::from(new)
+                    }
+                    (1.., 1..) => bucket.level_ns,
+                    // Nothing was counted without a limit, and nothing is owed.
+                    _ => bucket.level_ns.max(0),
+                };
+            });
+        }
     }
 
     fn with<T>(&self, way: Direction, now: Instant, work: impl FnOnce(&mut Bucket) -> T) -> T {
@@ -72,15 +98,19 @@ impl RateLimit {
 
     /// Notes that `bytes` bytes have moved at `now`.
     pub fn moved(&self, way: Direction, bytes: usize, now: Instant) {
-        if bytes == 0 {
+        let bytes_per_sec = self.bytes_per_sec.load(Ordering::Relaxed);
+        if bytes == 0 || bytes_per_sec == 0 {
             return;
         }
-        let cost = bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_sec);
+        let cost = bytes as u128 * 1_000_000_000 / u128::from(bytes_per_sec);
         self.with(way, now, |bucket| bucket.level_ns -= cost.cast_signed());
     }
 
     /// The time from which bytes may move in this direction; `None` if they may move now.
     pub fn wait_for(&self, way: Direction, now: Instant) -> Option<Instant> {
+        if !self.is_limited() {
+            return None;
+        }
         let level_ns = self.with(way, now, |bucket| bucket.level_ns);
         let debt = u64::try_from(-level_ns).ok().filter(|debt| *debt > 0)?;
         Some(now + Duration::from_nanos(debt))
@@ -88,20 +118,25 @@ impl RateLimit {
 }
 
 /// What the links of a node have moved, and the limit on it if there is one. The links share it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Traffic {
     /// Bytes in each direction.
     moved: [AtomicU64; 2],
-    limit: Option<RateLimit>,
+    limit: RateLimit,
 }
 
 impl Traffic {
     /// Nothing has moved yet, and `limit` is the limit.
-    pub fn new(limit: Option<RateLimit>) -> Arc<Self> {
+    pub fn new(limit: RateLimit) -> Arc<Self> {
         Arc::new(Self {
+            moved: Default::default(),
             limit,
-            ..Self::default()
         })
+    }
+
+    /// The limit, to change it.
+    pub fn limit(&self) -> &RateLimit {
+        &self.limit
     }
 
     /// How many bytes have moved in this direction.
@@ -111,7 +146,7 @@ impl Traffic {
 
     /// Is there a limit?
     pub fn is_limited(&self) -> bool {
-        self.limit.is_some()
+        self.limit.is_limited()
     }
 
     /// Notes that `bytes` bytes have moved. Without a limit nobody has to know the time.
@@ -120,14 +155,17 @@ impl Traffic {
             return;
         }
         self.moved[way as usize].fetch_add(bytes as u64, Ordering::Relaxed);
-        if let Some(limit) = &self.limit {
-            limit.moved(way, bytes, now());
+        if self.limit.is_limited() {
+            self.limit.moved(way, bytes, now());
         }
     }
 
     /// The time from which bytes may move in this direction; `None` if they may move now.
     pub fn wait_for(&self, way: Direction, now: impl FnOnce() -> Instant) -> Option<Instant> {
-        self.limit.as_ref()?.wait_for(way, now())
+        match self.limit.is_limited() {
+            true => self.limit.wait_for(way, now()),
+            false => None,
+        }
     }
 }
 
@@ -139,7 +177,7 @@ mod tests {
     /// Runs many links that move `batch` bytes whenever they may. Returns the number of bytes that moved in `seconds`.
     fn run(kib: u32, batch: usize, seconds: u64) -> u64 {
         let start = Instant::now();
-        let limit = RateLimit::new(kib, start).unwrap();
+        let limit = RateLimit::new(kib, start);
         let (mut now, mut moved) = (start, 0);
         while now < start + Duration::from_secs(seconds) {
             match limit.wait_for(Direction::Read, now) {
@@ -169,7 +207,7 @@ mod tests {
     #[test]
     fn directions_are_apart_and_idleness_saves_up_little() {
         let now = Instant::now();
-        let limit = RateLimit::new(100, now).unwrap();
+        let limit = RateLimit::new(100, now);
         limit.moved(Direction::Read, 100 * 1024 * 2, now);
         assert!(limit.wait_for(Direction::Write, now).is_none());
         let wait = limit.wait_for(Direction::Read, now).unwrap() - now;
@@ -186,18 +224,21 @@ mod tests {
     #[test]
     fn zero_is_no_limit_and_the_largest_does_not_overflow() {
         let now = Instant::now();
-        assert!(RateLimit::new(0, now).is_none());
-        let limit = RateLimit::new(u32::MAX, now).unwrap();
+        let limit = RateLimit::new(0, now);
+        limit.moved(Direction::Read, usize::MAX, now);
+        assert!(!limit.is_limited() && limit.wait_for(Direction::Read, now).is_none());
+        let limit = RateLimit::new(u32::MAX, now);
         limit.moved(Direction::Read, usize::MAX, now);
         limit.wait_for(Direction::Read, now);
-        let limit = RateLimit::new(1, now).unwrap();
+        let limit = RateLimit::new(1, now);
         limit.moved(Direction::Read, usize::MAX / 2, now);
     }
 
     #[test]
     fn what_moves_is_counted_in_each_direction_with_a_limit_and_without() {
         let now = Instant::now();
-        for traffic in [Traffic::new(None), Traffic::new(RateLimit::new(8, now))] {
+        for kib in [0, 8] {
+            let traffic = Traffic::new(RateLimit::new(kib, now));
             traffic.moved(Direction::Read, 5_000, || now);
             traffic.moved(Direction::Write, 7, || now);
             traffic.moved(Direction::Read, 0, || now);
@@ -207,5 +248,29 @@ mod tests {
             let waits = traffic.wait_for(Direction::Read, || now).is_some();
             assert_eq!(waits, traffic.is_limited());
         }
+    }
+
+    #[test]
+    fn another_rate_counts_at_once_and_a_debt_stays_the_same_in_bytes() {
+        let now = Instant::now();
+        let limit = RateLimit::new(100, now);
+        let wait = |limit: &RateLimit| {
+            let until = limit.wait_for(Direction::Read, now);
+            until.map(|until| until - now).unwrap_or_default()
+        };
+        // Ten seconds are owed, of which a quarter was saved up.
+        limit.moved(Direction::Read, 1_025 * 1024, now);
+        assert_eq!(wait(&limit), Duration::from_secs(10));
+        limit.set(1_000, now);
+        assert_eq!(wait(&limit), Duration::from_secs(1));
+        limit.set(50, now);
+        assert_eq!(wait(&limit), Duration::from_secs(20));
+        limit.set(0, now);
+        assert_eq!(wait(&limit), Duration::ZERO);
+        limit.moved(Direction::Read, 1 << 30, now);
+        limit.set(50, now);
+        assert_eq!(wait(&limit), Duration::ZERO, "nothing was counted");
+        limit.moved(Direction::Read, 100 * 1024, now);
+        assert!(wait(&limit) >= Duration::from_millis(1_750));
     }
 }

@@ -32,6 +32,8 @@ struct Seat {
 
 #[derive(Default)]
 struct State {
+    /// Connections that may be open at once.
+    most: u32,
     seats: HashMap<u64, Seat>,
     strangers: u32,
     by_site: HashMap<Site, u32>,
@@ -43,6 +45,22 @@ struct State {
 impl State {
     fn open(&self) -> u32 {
         u32::try_from(self.seats.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Connections of strangers that may be open at once.
+    fn for_strangers(&self) -> u32 {
+        self.most - self.most / KEPT_SHARE
+    }
+
+    /// Gives the place of the stranger that has kept this relay waiting longest to somebody else. Returns `false` if no
+    /// stranger does.
+    fn evict(&mut self) -> bool {
+        let Some((oldest, evicted)) = self.waiting.pop_first() else {
+            return false;
+        };
+        evicted.notify_one();
+        self.leave(oldest);
+        true
     }
 
     fn leave(&mut self, id: u64) {
@@ -67,7 +85,6 @@ impl State {
 /// Counts the connections that are open, in all and by site.
 #[derive(Clone)]
 pub(crate) struct LinkAdmission {
-    most: u32,
     state: Arc<Mutex<State>>,
 }
 
@@ -107,10 +124,21 @@ impl Drop for LinkPlace {
 impl LinkAdmission {
     /// An admission of `connections` at once.
     pub(crate) fn new(connections: u32) -> Self {
-        Self {
-            most: connections,
+        let admission = Self {
             state: Arc::default(),
-        }
+        };
+        admission.set(connections);
+        admission
+    }
+
+    /// Lets `connections` be open at once from now on. Where more are open, those go that have not yet shown what they
+    /// want; the others stay until they end, and nobody comes in before there are fewer.
+    pub(crate) fn set(&self, connections: u32) {
+        let mut state = lock(&self.state);
+        state.most = connections;
+        while (state.open() > state.most || state.strangers > state.for_strangers())
+            && state.evict()
+        {}
     }
 
     /// How many connections are open.
@@ -140,15 +168,13 @@ impl LinkAdmission {
         if Site::caps(address, per_address).any(is_full) && !address.is_loopback() {
             return Err(ConnectionBound::Address);
         }
-        let for_strangers = self.most - self.most / KEPT_SHARE;
+        let is_full = state.open() >= state.most;
         let no_place = match comer {
-            Comer::Known => state.open() >= self.most,
-            Comer::Stranger => state.open() >= self.most || state.strangers >= for_strangers,
+            Comer::Known => is_full,
+            Comer::Stranger => is_full || state.strangers >= state.for_strangers(),
         };
-        if no_place {
-            let (oldest, evicted) = state.waiting.pop_first().ok_or(ConnectionBound::All)?;
-            evicted.notify_one();
-            state.leave(oldest);
+        if no_place && !state.evict() {
+            return Err(ConnectionBound::All);
         }
         let id = state.next;
         state.next += 1;
@@ -254,6 +280,33 @@ mod tests {
         assert!(admit("2600:0:1::1".to_owned()));
         drop(places);
         assert!(lock(&admission.state).by_site.is_empty());
+    }
+
+    #[test]
+    fn fewer_places_end_nothing_that_is_in_use() {
+        let admission = LinkAdmission::new(8);
+        let known = |n| {
+            let place = admission.admit(address(n), 9, Known).unwrap();
+            place.settle(Known);
+            place
+        };
+        let mut settled: Vec<_> = (0..4).map(known).collect();
+        let silent = admission.admit(address(5), 9, Stranger).unwrap();
+        admission.set(3);
+        let mut context = core::task::Context::from_waker(core::task::Waker::noop());
+        let evicted = core::pin::pin!(silent.evicted()).poll(&mut context);
+        assert!(evicted.is_ready(), "it has said nothing yet");
+        assert_eq!(lock(&admission.state).open(), 4, "the others stay");
+        for _ in 0..2 {
+            let more = admission.admit(address(6), 9, Known);
+            assert_eq!(more.err(), Some(ConnectionBound::All));
+            settled.pop();
+        }
+        settled.push(known(6));
+        let more = admission.admit(address(7), 9, Known);
+        assert_eq!(more.err(), Some(ConnectionBound::All));
+        admission.set(4);
+        assert!(admission.admit(address(7), 9, Known).is_ok());
     }
 
     #[test]

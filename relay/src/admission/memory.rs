@@ -271,6 +271,14 @@ impl Found {
     }
 }
 
+/// What one party may hold where all together may hold `limit` bytes.
+fn share(party: Party, limit: usize) -> usize {
+    match party {
+        Party::Relay(_) => usize::MAX,
+        Party::Site(_) | Party::Link(_) => limit / PARTY_SHARE,
+    }
+}
+
 /// How many circuits and links have ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Relief {
@@ -287,6 +295,16 @@ impl Memory {
             budget: Budget::new(bytes),
             parties: Mutex::default(),
         })
+    }
+
+    /// Sets how many bytes may be held in all. If more are held, circuits end as they do when too much was taken.
+    pub(crate) fn set_limit(&self, bytes: usize) {
+        // Under the lock, so that no party comes meanwhile with a share of the limit before.
+        let parties = self.parties();
+        self.budget.set_limit(bytes);
+        for (party, held) in &parties.held {
+            held.budget.set_limit(share(*party, bytes));
+        }
     }
 
     /// The whole memory, to which is charged what no party has caused.
@@ -325,17 +343,11 @@ impl Memory {
             parties.held.retain(|_, held| !held.is_empty());
             parties.clean_at = 2 * parties.held.len() + 64;
         }
-        let held = parties.held.entry(party).or_insert_with(|| {
-            let limit = match party {
-                Party::Relay(_) => usize::MAX,
-                Party::Site(_) | Party::Link(_) => self.budget.limit() / PARTY_SHARE,
-            };
-            Held {
-                budget: Budget::part(&self.budget, limit),
-                links: Vec::new(),
-                circuits: BTreeMap::new(),
-                clean_at: 0,
-            }
+        let held = parties.held.entry(party).or_insert_with(|| Held {
+            budget: Budget::part(&self.budget, share(party, self.budget.limit())),
+            links: Vec::new(),
+            circuits: BTreeMap::new(),
+            clean_at: 0,
         });
         held.clean();
         look(held)

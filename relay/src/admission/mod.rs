@@ -28,7 +28,7 @@ pub(crate) use party::{FarSide, Party, SharedPlaces};
 pub(crate) use places::{Asker, ConnectionPlaces, Watch};
 
 /// How much of the machine a relay may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of memory for queues.
     pub memory_bytes: u64,
@@ -40,6 +40,18 @@ pub struct Limits {
     pub udp_associations: u32,
 }
 
+impl Limits {
+    /// Bytes of memory for queues, as this machine counts.
+    pub(crate) fn memory_limit(&self) -> usize {
+        usize::try_from(self.memory_bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Associations for datagrams, as this machine counts.
+    pub(crate) fn associations(&self) -> usize {
+        usize::try_from(self.udp_associations).unwrap_or(usize::MAX)
+    }
+}
+
 /// The bounds of one relay, made from its owner's [`Limits`] when it starts.
 pub(crate) struct Admission {
     /// Bounds connections.
@@ -48,18 +60,17 @@ pub(crate) struct Admission {
     pub(crate) creates: Arc<JobQueue>,
     /// Bounds what queues and buffers hold.
     pub(crate) memory: Arc<Memory>,
-    /// Counts what all links together move, and bounds it if there is a limit.
+    /// Counts what all links together move, and bounds it.
     pub(crate) traffic: Arc<Traffic>,
 }
 
 impl Admission {
     /// The bounds that follow from `limits`; the bandwidth counts from `now` on.
     pub(crate) fn new(limits: Limits, now: Instant) -> Self {
-        let memory_bytes = usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX);
         Self {
             links: LinkAdmission::new(limits.connections),
             creates: Arc::default(),
-            memory: Memory::new(memory_bytes),
+            memory: Memory::new(limits.memory_limit()),
             traffic: Traffic::new(RateLimit::new(limits.bandwidth_kib, now)),
         }
     }

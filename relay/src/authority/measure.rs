@@ -181,7 +181,12 @@ pub(super) struct Scheduler {
 impl Scheduler {
     /// Sets how much may be downloaded (MiB an hour).
     pub(super) fn set_budget(&mut self, mib_per_hour: u32, now: u64) {
-        self.hourly = u64::from(mib_per_hour) << 20;
+        let hourly = u64::from(mib_per_hour) << 20;
+        // Who says the same again gets nothing on top.
+        if hourly > 0 && self.hourly == hourly {
+            return;
+        }
+        self.hourly = hourly;
         (self.allowance, self.refilled) = (self.most_saved(), now);
     }
 

@@ -38,7 +38,7 @@ pub(crate) use handle::Submission;
 pub use handle::{AuthorityHandle, AuthorityQueue, SubmitError, authority_queue};
 pub use knowledge::{KnowledgeOptions, MeasureOptions};
 pub use measure::{Carried, Download, Job, Measure, MeasureError, MeasureFuture};
-pub use operator::{OperatorList, OperatorListError, OperatorRules};
+pub use operator::{OperatorList, OperatorListError, OperatorRules, Word};
 pub use period::{Action, Authority, AuthorityConfig};
 pub use record::{FileSigningRecord, MemorySigningRecord, Signed, SigningRecord};
 pub use relays::{Probe, RelaySums};

@@ -88,6 +88,15 @@ pub struct OperatorRules {
     pub middle_only: OperatorList,
 }
 
+/// What the operator of an authority says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Word {
+    /// The rules about relays.
+    pub rules: OperatorRules,
+    /// What may be downloaded to measure relays (MiB an hour). With zero, nothing is measured.
+    pub mib_per_hour: u32,
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {

@@ -143,9 +143,15 @@ impl Relays {
         }
     }
 
-    /// Sets the operator's rules. The caller does so before any descriptor comes.
+    /// Sets the operator's rules. Relays that they reject are unknown from now on.
     pub(super) fn set_rules(&mut self, rules: OperatorRules) {
         self.rules = rules;
+        let rejected = |(id, held): (&RelayId, &Known)| {
+            let is_rejected = self.rules.reject.has(held.signed.descriptor());
+            is_rejected.then_some(*id)
+        };
+        let rejected: Vec<_> = self.known.iter().filter_map(rejected).collect();
+        rejected.iter().for_each(|relay| self.remove(relay));
     }
 
     /// Sets how much may be downloaded to measure (MiB an hour). With zero, nothing is measured.

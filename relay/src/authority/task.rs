@@ -22,6 +22,7 @@ use super::knowledge::Learning;
 use super::relays::MAX_PROBES;
 use super::{
     Action, Authority, AuthorityConfig, AuthorityError, KnowledgeOptions, Probe, SigningRecord,
+    Word,
 };
 use crate::events::{AuthorityEvent, AuthorityFailure, Reporter};
 
@@ -94,6 +95,8 @@ pub struct AuthorityTask {
     pub signing_key: Signer,
     /// Yields the key that replaces the signing key, when there is one (a certified key is renewed).
     pub renewals: Option<watch::Receiver<Signer>>,
+    /// Yields what the operator says of relays, beginning with what `knowledge` has of it.
+    pub word: Option<watch::Receiver<Word>>,
     /// Parameters that the authority votes for, in place of those of `network.toml`.
     pub params: BTreeMap<String, u32>,
     /// Opens connections to the other authorities.
@@ -112,7 +115,8 @@ pub struct AuthorityTask {
 ///
 /// # Errors
 /// An error if the record cannot be read: without the record the authority might sign twice for one time.
-pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<()> {
+pub async fn run(mut task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<()> {
+    let mut word = task.word.take();
     let record = Arc::clone(&task.record);
     let last = blocking::run(move || record.last()).await;
     let config = AuthorityConfig {
@@ -180,9 +184,22 @@ pub async fn run(task: AuthorityTask, mut queue: AuthorityQueue) -> io::Result<(
                 learning.authority.on_measured(&job, &results, task.clock().now_ms(), &mut random::rng());
             }
             Some(_) = sends.join_next() => {}
+            Some(word) = said(&mut word) => {
+                learning.authority.set_knowledge(word.rules, word.mib_per_hour);
+            }
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
         }
     }
+}
+
+/// What the operator says when that has changed; `None` if nobody says anything any more.
+async fn said(word: &mut Option<watch::Receiver<Word>>) -> Option<Word> {
+    let receiver = word.as_mut()?;
+    if receiver.changed().await.is_err() {
+        *word = None;
+        return None;
+    }
+    Some(receiver.borrow_and_update().clone())
 }
 
 impl AuthorityTask {

@@ -70,6 +70,7 @@ impl World {
             identity: identity(n),
             signing_key: signing_key(n).into(),
             renewals: None,
+            word: None,
             params: BTreeMap::new(),
             dial: self.dial(),
             probe: Some(probe),

@@ -166,6 +166,19 @@ impl ExitConnector {
         &self.refusals
     }
 
+    /// Has room for `most` associations from now on.
+    pub(crate) fn set_associations(&self, most: usize) {
+        self.datagrams.set_most(most);
+    }
+
+    /// The policy has become another one: ends the streams that it refuses, and has associations ask it again. Returns
+    /// how many streams are ended.
+    pub(crate) fn ask_again(&self) -> usize {
+        self.datagrams.ask_again();
+        self.open
+            .ask_again(|to| self.policy.allows(Transport::Tcp, to))
+    }
+
     /// Connects to `host` and `port` within 15 s, for a stream from `origin`: parties take turns. Dropping the future
     /// gives the attempt up.
     ///

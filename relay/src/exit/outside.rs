@@ -1,9 +1,10 @@
 //! Which addresses an exit connects and sends to: what its owner's rules say, and what always holds.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cepa_common::dir::{ExitPolicy, Transport, is_dialable};
+use cepa_common::sync::lock;
 use cepa_common::world::Sockets;
 
 use super::AddressPolicy;
@@ -74,6 +75,11 @@ impl Rules {
         }
     }
 
+    /// The same rules with two other policies.
+    pub(crate) fn with_policies(&self, streams: ExitPolicy, datagrams: ExitPolicy) -> Self {
+        Self::new(streams, datagrams, self.own.clone(), self.sockets.clone())
+    }
+
     /// The owner's rules for what leaves by `transport`.
     pub fn of(&self, transport: Transport) -> &ExitPolicy {
         match transport {
@@ -141,10 +147,34 @@ fn by_rule(rules: &ExitPolicy, address: SocketAddr) -> Verdict {
 
 /// The rules of an exit that runs.
 pub(crate) struct Outside {
-    /// The rules.
-    pub(crate) rules: Rules,
+    /// The rules, which the owner may change.
+    rules: Mutex<Arc<Rules>>,
     /// The directory, which knows the addresses of relays.
-    pub(crate) directory: Arc<DirectoryServer>,
+    directory: Arc<DirectoryServer>,
+}
+
+impl Outside {
+    /// Lets out what `rules` say, but to no relay that `directory` knows.
+    pub(crate) fn new(rules: Rules, directory: Arc<DirectoryServer>) -> Self {
+        Self {
+            rules: Mutex::new(Arc::new(rules)),
+            directory,
+        }
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        lock(&self.rules).clone()
+    }
+
+    /// Changes the owner's policies. Returns whether they are others.
+    pub(crate) fn set(&self, streams: ExitPolicy, datagrams: ExitPolicy) -> bool {
+        let mut rules = lock(&self.rules);
+        let is_other = rules.streams != streams || rules.datagrams != datagrams;
+        if is_other {
+            *rules = Arc::new(rules.with_policies(streams, datagrams));
+        }
+        is_other
+    }
 }
 
 impl AddressPolicy for Outside {
@@ -153,15 +183,15 @@ impl AddressPolicy for Outside {
             let now = self.directory.clock().now_secs();
             self.directory.snapshot().is_relay_address(address, now)
         };
-        self.rules.judge(transport, address, is_relay).accepts()
+        self.rules().judge(transport, address, is_relay).accepts()
     }
 
     fn carries(&self, transport: Transport) -> bool {
-        self.rules.carries(transport)
+        self.rules().carries(transport)
     }
 
     fn tells_private(&self) -> bool {
-        self.rules.streams.allows_private()
+        self.rules().streams.allows_private()
     }
 }
 
@@ -199,15 +229,15 @@ mod tests {
         let udp_rules: ExitPolicy = udp_rules.parse().unwrap();
         let own = ["198.20.0.1", "2600::7"].map(|ip| ip.parse().unwrap());
         let sockets = Sockets::Given(Arc::new(Machine([198, 20, 0, 9].into())));
-        Outside {
-            rules: Rules::new(
+        Outside::new(
+            Rules::new(
                 rules.allow_private(),
                 udp_rules.allow_private(),
                 own.to_vec(),
                 sockets,
             ),
-            directory: DirectoryServer::new(network, Clock::system(), None),
-        }
+            DirectoryServer::new(network, Clock::system(), None),
+        )
     }
 
     fn allows(outside: &Outside, address: &str) -> bool {
@@ -268,7 +298,7 @@ mod tests {
         let judge = |address: &str| {
             let address: SocketAddr = address.parse().unwrap();
             let is_relay = |address: SocketAddr| address.port() == 8_443;
-            outside.rules.judge(Transport::Tcp, address, is_relay)
+            outside.rules().judge(Transport::Tcp, address, is_relay)
         };
         let rule = |number, accepts| Verdict::Rule { number, accepts };
         for (address, verdict) in [
@@ -297,6 +327,17 @@ mod tests {
         let of = |streams, udp| rules(streams, udp).judge(Transport::Udp, at, |_| false);
         assert_eq!(of("accept *:80", "accept *:53"), Verdict::Private);
         assert_eq!(of("reject *:80", "accept *:53"), Verdict::NoExit);
+    }
+
+    #[test]
+    fn other_policies_count_at_once_and_own_addresses_stay_refused() {
+        let outside = outside("accept *:80", "");
+        assert!(allows(&outside, "198.20.0.2:80") && !allows(&outside, "198.20.0.2:443"));
+        let policy = |text: &str| text.parse::<ExitPolicy>().unwrap();
+        assert!(outside.set(policy("accept *:443"), policy("accept *:53")));
+        assert!(!allows(&outside, "198.20.0.2:80") && allows(&outside, "198.20.0.2:443"));
+        assert!(!allows(&outside, "198.20.0.1:443") && outside.carries(Transport::Udp));
+        assert!(!outside.set(policy("accept *:443"), policy("accept *:53")));
     }
 
     #[test]

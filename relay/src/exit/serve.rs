@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use cepa_common::cell::message::EndReason;
+use cepa_common::dir::Transport;
 use cepa_common::net::circuit_io::StreamIo;
 use cepa_common::stream::{Acceptor, StreamHost};
 use cepa_common::world::sockets::SocketStream;
 
 use super::attempts::Origin;
 use super::copy::copy;
+use super::open::{LedStream, OpenStream};
 use super::{DestinationError, ExitConnector};
 use crate::events::Refusal;
 
@@ -50,16 +52,46 @@ pub(crate) async fn serve(
         },
         None => Err(EndReason::Policy),
     };
+    let connected = connected.and_then(|tcp| match &exit {
+        Some(exit) => lead(exit, counted.as_ref().and_then(Option::as_ref), tcp),
+        None => Err(EndReason::Policy),
+    });
     drop((exit, host));
-    let mut destination = match connected {
-        Ok(tcp) => Destination {
-            tcp,
-            has_all: false,
-        },
+    let (tcp, mut led) = match connected {
+        Ok(connected) => connected,
         Err(reason) => return stream.abort(reason),
     };
+    let mut destination = Destination {
+        tcp,
+        has_all: false,
+    };
     stream.accept();
-    destination.has_all = copy(&stream, &mut destination.tcp).await.is_ok();
+    tokio::select! {
+        biased;
+        copied = copy(&stream, &mut destination.tcp) => {
+            destination.has_all = copied.is_ok();
+            return;
+        }
+        () = led.refused() => {}
+    }
+    // The owner's policy has changed. The client begins the stream at another exit, if it likes.
+    stream.abort(EndReason::Policy);
+}
+
+/// Notes where a stream leads, so that another policy can end it; the one that came while the stream was being
+/// connected is asked here.
+fn lead(
+    exit: &ExitConnector,
+    counted: Option<&OpenStream>,
+    tcp: SocketStream,
+) -> Result<(SocketStream, LedStream), EndReason> {
+    // A connection that has no far side any more is gone already.
+    let to = tcp.peer_addr().map_err(|_| EndReason::Reset)?;
+    let (led, is_other) = counted.ok_or(EndReason::Resource)?.leads_to(to);
+    match is_other && !exit.policy.allows(Transport::Tcp, to) {
+        true => Err(EndReason::Policy),
+        false => Ok((tcp, led)),
+    }
 }
 
 /// The connection to a destination. It is reset if it is dropped before its orderly end, also when the relay stops and

@@ -10,6 +10,7 @@ use super::directory::Directory;
 use super::error::RelayError;
 use super::ground::Ground;
 use super::keys::Keys;
+use super::owner::{Bounds, ExitOwner};
 use crate::admission::{Admission, JobQueue, LinkAdmission, Memory, keep_within_budget};
 use crate::circuit::{EndContext, HandshakePool, Prober, Responder, Sets};
 use crate::exit::{ExitConnector, ExitLoad, OpenStreams, Outside, ResolverError, Rules};
@@ -36,6 +37,8 @@ pub(super) struct Circuits {
     pub(super) creates: Arc<JobQueue>,
     /// What all links move.
     pub(super) traffic: Arc<Traffic>,
+    /// What the owner may change of all that.
+    pub(super) bounds: Bounds,
 }
 
 impl Circuits {
@@ -55,7 +58,14 @@ impl Circuits {
             memory,
             traffic,
         } = Admission::new(options.limits, Instant::now());
-        let exit = exit(options, ground, directory, memory.budget())?;
+        let owned = exit(options, ground, directory, memory.budget())?;
+        let bounds = Bounds {
+            links: admission.clone(),
+            memory: memory.clone(),
+            traffic: traffic.clone(),
+            exit: owned.clone(),
+        };
+        let exit = owned.map(|owned| owned.connector);
         let streams = exit.as_ref().map(|exit| exit.open_streams().clone());
         let load = exit.as_ref().map(|exit| exit.load());
         let waiting = creates.clone();
@@ -105,6 +115,7 @@ impl Circuits {
             memory: held,
             creates: waiting,
             traffic,
+            bounds,
         })
     }
 }
@@ -115,28 +126,31 @@ fn exit(
     ground: &Ground,
     directory: &Directory,
     budget: &Arc<Budget>,
-) -> Result<Option<Arc<ExitConnector>>, ResolverError> {
+) -> Result<Option<ExitOwner>, ResolverError> {
     let Some(exit) = &options.exit else {
         return Ok(None);
     };
     let mut own = vec![options.listen.ip(), ground.local_addr.ip()];
     own.extend(options.advertised.iter().map(|address| address.ip()));
-    let policy = Arc::new(Outside {
-        rules: Rules::new(
+    let policy = Arc::new(Outside::new(
+        Rules::new(
             exit.policy.clone(),
             exit.udp_policy.clone(),
             own,
             options.world.sockets.clone(),
         ),
-        directory: directory.server.clone(),
-    });
+        directory.server.clone(),
+    ));
     let connector = ExitConnector::new(
-        policy,
+        policy.clone(),
         exit.resolver,
         &options.world,
         budget,
         ground.events.clone(),
     )?;
-    let most = usize::try_from(options.limits.udp_associations).unwrap_or(usize::MAX);
-    Ok(Some(Arc::new(connector.with_associations(most))))
+    let most = options.limits.associations();
+    Ok(Some(ExitOwner {
+        outside: policy,
+        connector: Arc::new(connector.with_associations(most)),
+    }))
 }

@@ -9,11 +9,12 @@ mod error;
 mod ground;
 mod keys;
 mod missing;
+mod owner;
 mod speakers;
 mod view;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cepa_common::ids::RelayId;
@@ -22,6 +23,8 @@ use tokio::time::timeout;
 
 pub use self::error::RelayError;
 pub use self::missing::{MissingFlag, WhyMissing};
+use self::owner::InForce;
+pub use self::owner::{Ended, Owner};
 pub use self::view::{ConsensusSays, ExitSnapshot, OwnEntry, RelayLoad, RelaySnapshot, RelayView};
 
 use self::circuits::Circuits;
@@ -37,7 +40,7 @@ use crate::descriptor::{OFFERS, addresses};
 use crate::events::{RelayEvent, RelayEvents, Reporter};
 use crate::exit::OpenStreams;
 use crate::link::{Doors, LinkListener, listen};
-use crate::options::{ExitOptions, RelayOptions};
+use crate::options::RelayOptions;
 
 /// A relay.
 pub struct Relay;
@@ -56,6 +59,8 @@ pub struct RelayHandle {
     /// What links, circuits and streams hold.
     memory: Arc<Memory>,
     view: RelayView,
+    /// Changes settings.
+    owner: Owner,
     /// Links, circuits and streams.
     work: Stopper,
 }
@@ -74,12 +79,20 @@ impl Relay {
         let mut directory = Directory::load(&options, &ground).await;
         let circuits = Circuits::start(&options, &ground, &keys, &directory)?;
         directory.keep(&ground);
-        let view = view(&options, &ground, &keys, &directory, &circuits);
+        let in_force = InForce::at_start(&options);
+        let held = in_force.clone();
+        let view = view(&options, &ground, &keys, &directory, &circuits, held);
         let speakers = Speakers::new(&ground, &directory, circuits.prober.clone());
-        speakers.start(&options, directory.queue.take());
+        let word = speakers.start(&options, directory.queue.take());
         let descriptor = speakers.publish(&options, &keys, &ground, directory.authority.take());
+        let owner = Owner {
+            bounds: circuits.bounds.clone(),
+            descriptor: descriptor.clone(),
+            word,
+            in_force,
+        };
         keys.look_after(options, &ground, &directory, descriptor);
-        Ok(open(ground, directory, circuits, view))
+        Ok(open(ground, directory, circuits, view, owner))
     }
 }
 
@@ -90,16 +103,14 @@ fn view(
     keys: &Keys,
     directory: &Directory,
     circuits: &Circuits,
+    in_force: Arc<Mutex<InForce>>,
 ) -> RelayView {
-    let exits = options.exit.as_ref().map(ExitOptions::summaries);
     RelayView(Arc::new(Seen {
         identity: ground.identity,
-        nickname: options.nickname.clone(),
         local_addr: ground.local_addr,
         addresses: addresses(&options.advertised, ground.local_addr),
         offers: OFFERS,
-        exits: exits.is_some_and(|(streams, _)| !streams.is_reject_all()),
-        limits: options.limits,
+        in_force,
         events: ground.events.clone(),
         exit: circuits.load.clone(),
         memory: circuits.memory.clone(),
@@ -113,7 +124,13 @@ fn view(
 }
 
 /// The last step: lets connections in.
-fn open(ground: Ground, directory: Directory, circuits: Circuits, view: RelayView) -> RelayHandle {
+fn open(
+    ground: Ground,
+    directory: Directory,
+    circuits: Circuits,
+    view: RelayView,
+    owner: Owner,
+) -> RelayHandle {
     let doors = Doors {
         links: circuits.links,
         directory: directory.server.clone(),
@@ -138,6 +155,7 @@ fn open(ground: Ground, directory: Directory, circuits: Circuits, view: RelayVie
         streams: circuits.streams,
         memory: circuits.memory,
         view,
+        owner,
         work: ground.work.stop,
     }
 }
@@ -161,6 +179,11 @@ impl RelayHandle {
     /// What shows how the relay does, while it runs.
     pub fn view(&self) -> RelayView {
         self.view.clone()
+    }
+
+    /// What changes the relay's settings while it runs.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// How many streams leave the network here now.

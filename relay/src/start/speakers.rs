@@ -16,7 +16,7 @@ use super::ground::Ground;
 use super::keys::Keys;
 use crate::authority::{
     self, AuthorityHandle, AuthorityQueue, AuthorityTask, FileSigningRecord, KnowledgeOptions,
-    Probe, ProbeFuture, ReachabilityProbe, follow_voting_key,
+    Probe, ProbeFuture, ReachabilityProbe, Word, follow_voting_key,
 };
 use crate::circuit::{Prober, Reached};
 use crate::descriptor::own_descriptor;
@@ -67,10 +67,15 @@ impl Speakers {
 
     /// Starts what fetches and makes consensuses, and what notices later revisions of the network's file. `queue` has
     /// what comes for the authority, if this relay is one.
-    pub(super) fn start(&self, options: &RelayOptions, queue: Option<AuthorityQueue>) {
-        if let (Some(options), Some(queue)) = (&options.authority, queue) {
-            self.start_authority(options, queue);
-        }
+    ///
+    /// Returns what changes the authority's word about relays.
+    pub(super) fn start(
+        &self,
+        options: &RelayOptions,
+        queue: Option<AuthorityQueue>,
+    ) -> Option<watch::Sender<Word>> {
+        let authority = options.authority.as_ref().zip(queue);
+        let word = authority.map(|(options, queue)| self.start_authority(options, queue));
         self.start_refresher();
         self.start_reviser(options);
         let watch = ClockWatch {
@@ -89,6 +94,7 @@ impl Speakers {
             Duration::from_secs(interval.into()),
             self.directory.events().clone(),
         ));
+        word
     }
 
     /// Publishes the relay's descriptor, if its owner wants that, and returns what changes the descriptor.
@@ -116,7 +122,15 @@ impl Speakers {
     }
 
     /// Starts this authority's periods.
-    fn start_authority(&self, options: &AuthorityOptions, queue: AuthorityQueue) {
+    fn start_authority(
+        &self,
+        options: &AuthorityOptions,
+        queue: AuthorityQueue,
+    ) -> watch::Sender<Word> {
+        let (sender, word) = watch::channel(Word {
+            rules: options.rules.clone(),
+            mib_per_hour: options.measure.as_ref().map_or(0, |it| it.mib_per_hour),
+        });
         let renewals = options.signing_key_file.clone().map(|file| {
             let (sender, receiver) = watch::channel(options.signing_key.clone());
             let clock = self.directory.clock().clone();
@@ -129,6 +143,7 @@ impl Speakers {
             identity: self.identity,
             signing_key: options.signing_key.clone(),
             renewals,
+            word: Some(word),
             params: Default::default(),
             dial: self.dial.clone(),
             probe: Some(Arc::new(LinkProbe(self.prober.clone()))),
@@ -150,6 +165,7 @@ impl Speakers {
                 events.report(AuthorityFailure::RecordLost.because(&error));
             }
         });
+        sender
     }
 
     /// Starts the task that fetches the newest consensus.

@@ -1,14 +1,16 @@
 //! What a running relay shows its owner: sums, limits, and what the newest consensus says of it. Nothing of who uses it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cepa_common::dir::{Consensus, Flags, Lifetime};
 use cepa_common::ids::RelayId;
 use cepa_common::net::limit::{Direction, Traffic};
+use cepa_common::sync::lock;
 use tokio::sync::watch;
 
 use super::missing::{self, MissingFlag, Own};
+use super::owner::InForce;
 use crate::admission::{Counts, JobQueue, Limits, LinkAdmission, Memory};
 use crate::authority::{AuthorityAsks, AuthoritySnapshot};
 use crate::directory::DirectoryServer;
@@ -23,14 +25,12 @@ pub struct RelayView(pub(super) Arc<Seen>);
 /// All that a view looks at.
 pub(super) struct Seen {
     pub(super) identity: RelayId,
-    pub(super) nickname: String,
+    /// What the owner has said last.
+    pub(super) in_force: Arc<Mutex<InForce>>,
     pub(super) local_addr: SocketAddr,
     /// Where others reach the relay, as its descriptor says.
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) offers: Flags,
-    /// Does the relay's policy let any stream out?
-    pub(super) exits: bool,
-    pub(super) limits: Limits,
     pub(super) events: Reporter,
     pub(super) exit: Option<ExitLoad>,
     pub(super) memory: Arc<Memory>,
@@ -154,11 +154,12 @@ impl RelayView {
     pub fn snapshot(&self) -> RelaySnapshot {
         let seen = &*self.0;
         let counts = seen.memory.counts();
+        let in_force = lock(&seen.in_force).clone();
         let consensus = seen.directory.snapshot().newest().cloned();
         let own = Own {
             identity: seen.identity,
             offers: seen.offers,
-            exits: seen.exits,
+            exits: in_force.exits,
         };
         let count = |refusal| {
             let counted = seen.events.refusals().count(refusal);
@@ -169,7 +170,7 @@ impl RelayView {
         };
         RelaySnapshot {
             identity: seen.identity,
-            nickname: seen.nickname.clone(),
+            nickname: in_force.nickname.clone(),
             local_addr: seen.local_addr,
             addresses: seen.addresses.clone(),
             load: self.load_of(counts),
@@ -182,7 +183,7 @@ impl RelayView {
             creates_waiting: seen.creates.waiting(),
             held_bytes: seen.memory.budget().used(),
             connections: seen.connections.open(),
-            limits: seen.limits,
+            limits: in_force.limits,
             refusals: Refusal::ALL.map(|reason| (reason, count(reason))).to_vec(),
             standing: seen.events.standing(),
             consensus: consensus.map(|consensus| says(&consensus, &own)),

@@ -14,7 +14,7 @@ use cepa_common::world::{Clock, blocking, steady};
 use self::client::Life;
 use super::answer::{AuthorityStatus, NewIdentity, Reached, RelayStatus, Role, Status};
 use super::refusal::Refusal;
-use crate::node::{Action, ActionError, Done, RelayRole, Roles};
+use crate::node::{Action, ActionError, Done, RelayRole, Report, Roles};
 
 /// A new identity is given at most once in this time (Tor's limit on NEWNYM).
 const IDENTITY_EVERY: Duration = Duration::from_secs(10);
@@ -105,6 +105,14 @@ impl Sight {
         Some(parts)
     }
 
+    pub(super) async fn reload(&self) -> Result<Report, Refusal> {
+        match self.roles.actions.ask(Action::Reload).await {
+            Ok(Done::Reloaded(report)) => Ok(*report),
+            Ok(done) => Err(fault(&done)),
+            Err(error) => Err(refusal(&error)),
+        }
+    }
+
     pub(super) async fn new_identity(&self) -> Result<NewIdentity, Refusal> {
         if self.roles.client.is_some() {
             let limited = lock(&self.identity).ask(steady::now());
@@ -193,7 +201,7 @@ pub(super) mod tests {
 
     /// A node that has no roles.
     pub(in crate::control) fn no_roles() -> Sight {
-        let (actions, taking) = take_actions(None);
+        let (actions, taking) = take_actions(None, None);
         tokio::spawn(taking);
         Sight::new(Roles {
             dir: Default::default(),

@@ -1,7 +1,7 @@
 //! What all associations of an exit may do together (docs/protocol.md, 5.39). Pure: the time comes in.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -33,6 +33,7 @@ struct Place {
     /// When the client last sent something; `None` once only the port is held.
     used: Option<Instant>,
     ended: Arc<Notify>,
+    asks: Arc<Notify>,
 }
 
 /// Since when a place is idle, and its number.
@@ -71,6 +72,7 @@ pub(super) struct Held {
     number: u64,
     origin: Origin,
     ended: Arc<Notify>,
+    asks: Arc<Notify>,
 }
 
 impl State {
@@ -106,6 +108,31 @@ impl State {
     fn clean(&mut self, now: Instant) {
         self.circuits
             .retain(|_, circuit| circuit.places > 0 || !circuit.peers.is_full(now));
+    }
+
+    /// Ends associations as [`Self::make_room`] does, until there are no more than there may be, in one look at all.
+    fn shrink(&mut self) {
+        let mut of: BTreeMap<(u64, u32), Vec<Idle>> = BTreeMap::new();
+        for (number, place) in &self.places {
+            let circuit = (place.origin.link, place.origin.circ.get());
+            of.entry(circuit).or_default().push((place.used, *number));
+        }
+        let mut by_count = BinaryHeap::new();
+        for mut places in of.into_values() {
+            places.sort_unstable_by(|a, b| b.cmp(a));
+            by_count.push((places.len(), places));
+        }
+        while self.places.len() > self.most
+            && let Some((_, mut places)) = by_count.pop()
+        {
+            if let Some((_, number)) = places.pop() {
+                if let Some(place) = self.places.get(&number) {
+                    place.ended.notify_one();
+                }
+                self.leave(number);
+            }
+            by_count.push((places.len(), places));
+        }
     }
 
     fn target(&mut self, address: IpAddr, now: Instant) -> &mut Target {
@@ -153,6 +180,13 @@ impl Bounds {
         })))
     }
 
+    /// Room for `most` associations from now on. What is too much ends, as it does for one that comes.
+    pub(crate) fn set_most(&self, most: usize) {
+        let mut state = lock(&self.0);
+        state.most = most.max(1);
+        state.shrink();
+    }
+
     /// A place for an association of a circuit. Where there is none, another association loses its own.
     pub(super) fn enter(self: &Arc<Self>, origin: Origin, now: Instant) -> Held {
         let mut state = lock(&self.0);
@@ -164,11 +198,12 @@ impl Bounds {
         }
         let number = state.next;
         state.next += 1;
-        let ended = Arc::new(Notify::new());
+        let (ended, asks) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let place = Place {
             origin,
             used: Some(now),
             ended: ended.clone(),
+            asks: asks.clone(),
         };
         state.places.insert(number, place);
         let circuit = state.circuits.entry(origin).or_insert_with(|| Circuit {
@@ -181,7 +216,17 @@ impl Bounds {
             number,
             origin,
             ended,
+            asks,
         }
+    }
+
+    /// The policy is another one: each association asks it again about its peers.
+    pub(crate) fn ask_again(&self) {
+        let state = lock(&self.0);
+        state
+            .places
+            .values()
+            .for_each(|place| place.asks.notify_one());
     }
 
     /// Notes that an address answers.
@@ -194,6 +239,11 @@ impl Held {
     /// Waits until the association must make room for another one.
     pub(super) async fn ended(&self) {
         self.ended.notified().await;
+    }
+
+    /// Waits until the policy is another one.
+    pub(super) async fn asks(&self) {
+        self.asks.notified().await;
     }
 
     /// The client has sent something.
@@ -292,6 +342,21 @@ mod tests {
         assert!(state.places.is_empty());
         state.clean(at(100));
         assert!(state.circuits.is_empty());
+    }
+
+    #[test]
+    fn fewer_places_end_the_idlest_of_the_circuit_with_most() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let bounds = Bounds::new(4, began);
+        let few = bounds.enter(origin(1), began);
+        let many: Vec<_> = (0..3).map(|n| bounds.enter(origin(2), at(n))).collect();
+        bounds.set_most(2);
+        assert!(is_ended(&many[0]) && is_ended(&many[1]) && !is_ended(&many[2]));
+        assert!(!is_ended(&few));
+        bounds.set_most(3);
+        let third = bounds.enter(origin(3), at(9));
+        assert!(!is_ended(&few) && !is_ended(&many[2]) && !is_ended(&third));
     }
 
     #[test]

@@ -110,6 +110,8 @@ struct Port<'a> {
 enum Happened {
     Said(HeldDatagram),
     Found(Vec<HeldDatagram>),
+    /// The owner's policy is another one.
+    OtherPolicy,
     Ended,
 }
 
@@ -118,11 +120,15 @@ impl Port<'_> {
     async fn run(&mut self) -> EndReason {
         loop {
             let idle = Deadline::from_std(self.used + IDLE);
+            let held = self.held;
             let happened = tokio::select! {
                 happened = poll_fn(|cx| self.poll(cx)) => happened,
+                () = held.asks() => Happened::OtherPolicy,
                 () = sleep_until(idle) => return EndReason::Timeout,
             };
             match happened {
+                Happened::OtherPolicy if self.is_refused() => return EndReason::Policy,
+                Happened::OtherPolicy => {}
                 Happened::Ended => return EndReason::Done,
                 Happened::Said(datagram) => self.on_said(datagram),
                 Happened::Found(waiting) => waiting.into_iter().for_each(|it| self.on_datagram(it)),
@@ -163,6 +169,13 @@ impl Port<'_> {
             )) => Poll::Ready(Happened::Ended),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Asks another policy about the peers. Is nothing left that the association may do?
+    fn is_refused(&mut self) -> bool {
+        let policy = &self.exit.policy;
+        let allows = |address| policy.allows(Transport::Udp, address);
+        self.peers.ask_again(allows, steady::now()) || !policy.carries(Transport::Udp)
     }
 
     /// Takes a datagram of the client.

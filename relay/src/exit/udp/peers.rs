@@ -70,6 +70,19 @@ impl Peers {
         self.0.insert(address, peer);
     }
 
+    /// The policy is another one, which says by `allows` what it thinks of each peer. Returns whether there were peers
+    /// that were heard and there are none any more.
+    pub(super) fn ask_again(&mut self, allows: impl Fn(SocketAddr) -> bool, now: Instant) -> bool {
+        let (mut before, mut after) = (0, 0);
+        for (address, peer) in &mut self.0 {
+            let is_live = now < peer.written + HEARD_FOR;
+            before += usize::from(is_live && peer.allowed);
+            (peer.allowed, peer.asked) = (allows(*address), now);
+            after += usize::from(is_live && peer.allowed);
+        }
+        before > 0 && after == 0
+    }
+
     /// Notes that a peer is being written to.
     pub(super) fn on_written(&mut self, address: SocketAddr, now: Instant) {
         if let Some(peer) = self.0.get_mut(&address) {
@@ -123,6 +136,23 @@ mod tests {
         assert_eq!(peers.known(peer(1), began), Known::Verdict(false));
         assert_eq!(peers.hears(peer(1), began), None);
         assert_eq!(peers.known(peer(1), began + VERDICT_FOR), Known::Old);
+    }
+
+    #[test]
+    fn another_policy_counts_at_once_and_it_is_known_when_nobody_is_left() {
+        let (mut peers, began) = (Peers::default(), Instant::now());
+        assert!(!peers.ask_again(|_| false, began), "nobody was heard");
+        peers.note(peer(1), true, began);
+        peers.note(peer(2), false, began);
+        assert!(!peers.ask_again(|address| address == peer(1), began));
+        assert!(peers.ask_again(|address| address == peer(2), began + HEARD_FOR) == false);
+        peers.note(peer(1), true, began);
+        peers.note(peer(2), true, began);
+        assert!(!peers.ask_again(|address| address == peer(2), began));
+        assert_eq!(peers.hears(peer(1), began), None);
+        assert_eq!(peers.known(peer(1), began), Known::Verdict(false));
+        assert!(peers.hears(peer(2), began).is_some());
+        assert!(peers.ask_again(|_| false, began));
     }
 
     #[test]
