@@ -199,16 +199,25 @@ async fn run() {
     assert!(took > usual && took < 5 * usual, "{took:?}");
     let mut tls = reads.unsplit(writes);
 
+    // An exit that is busy at so low a rate answers no authority in time: it gets the usual one back.
+    set(&owner, settings(limits, &rules, &["accept *:443"])).await;
+
     // The directory hears of it, and the client begins nothing there that is refused.
     sleep(FOUNDING).await;
     let consensus = client.consensus().unwrap();
-    let entry = consensus.relay(&exit.identity()).unwrap();
+    let standing = exit.view().snapshot().standing;
+    let entry = consensus.relay(&exit.identity());
+    let entry = entry.unwrap_or_else(|| panic!("the exit is listed: {standing:?}"));
     assert_eq!(entry.nickname, "renamed");
     assert!(entry.policy.allows_v4(443) && !entry.policy.allows_port(80));
     assert!(entry.udp.allows_v4(443) && !entry.udp.allows_port(53));
 
     // An association that has no peer left ends, and one more reaches nobody.
-    let refused = settings(limits, &rules, &["reject *:443", "accept *:*"]);
+    let refused = settings(
+        limits,
+        &rules,
+        &["reject *:80", "reject *:443", "accept *:*"],
+    );
     assert_eq!(set(&owner, refused).await, 0);
     sleep(MOMENT).await;
     assert_eq!(exit.open_streams(), 1, "the stream alone");

@@ -153,7 +153,23 @@ fn a_file_that_changes_changes_the_node_and_a_bad_one_nothing() {
         ("policy", "[\"accept *:*\", \"rejct *:1\"]"),
         ("connections", "78"),
     ]);
-    exit.hang_up();
+    let state = exit.file.with_file_name("state");
+    let mut reload = cepa();
+    let refused_file = reload
+        .args(["reload", "--json", "--state"])
+        .arg(&state)
+        .output()
+        .unwrap();
+    assert_eq!(refused_file.status.code(), Some(1), "{refused_file:?}");
+    let report: serde_json::Value = serde_json::from_slice(&refused_file.stdout).unwrap();
+    assert!(
+        report["refused"]["what"]
+            .as_str()
+            .unwrap()
+            .contains("rejct"),
+        "{report}"
+    );
+    assert_eq!(report["changed"], serde_json::json!([]));
     exit.until_said("nothing has changed", 1);
     let log = exit.log();
     let said = log

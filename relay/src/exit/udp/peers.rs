@@ -145,7 +145,7 @@ mod tests {
         peers.note(peer(1), true, began);
         peers.note(peer(2), false, began);
         assert!(!peers.ask_again(|address| address == peer(1), began));
-        assert!(peers.ask_again(|address| address == peer(2), began + HEARD_FOR) == false);
+        assert!(!peers.ask_again(|address| address == peer(2), began + HEARD_FOR));
         peers.note(peer(1), true, began);
         peers.note(peer(2), true, began);
         assert!(!peers.ask_again(|address| address == peer(2), began));
