@@ -514,9 +514,13 @@ impl fmt::Display for RelayEvent {
                     ConnectionBound::All => "this relay",
                     ConnectionBound::Address => "one address",
                 };
+                let raise = match bound {
+                    ConnectionBound::All => " (limits.connections bounds them, and may be raised while it runs)",
+                    ConnectionBound::Address => "",
+                };
                 write!(
                     f,
-                    "{whose} has as many connections as may be; {refused} not accepted"
+                    "{whose} has as many connections as may be; {refused} not accepted{raise}"
                 )
             }
             Self::AcceptFailed { reason, times } => write!(
