@@ -46,6 +46,30 @@ fn waits(link: &LinkQueue) -> Vec<u32> {
     link.waiting().iter().map(|one| one.circ.get()).collect()
 }
 
+/// An owner lowers the limit under load: what is too much ends, the longest wait first, and shares shrink with it.
+#[test]
+fn a_limit_that_is_lowered_ends_what_is_too_much() {
+    let memory = Memory::new(1_000 * CELL_LEN);
+    let link = Arc::new(LinkQueue::new(100, memory.budget()));
+    memory.add_link(relay(1), &link);
+    for n in 1..=3 {
+        link.push(circ(n), &[0; 4 * CELL_LEN]).unwrap();
+    }
+    let later = steady::now() + STALLED;
+    assert_eq!(relieve(&memory, later), 0);
+    memory.set_limit(10 * CELL_LEN);
+    assert!(memory.budget().is_exceeded());
+    // Twelve cells were queued; the low water is at seven and a half.
+    assert_eq!(relieve(&memory, later), 2);
+    assert!(!memory.budget().is_exceeded());
+    assert_eq!(waits(&link), [3]);
+    let site = memory.of(Party::Link(7));
+    assert_eq!(site.limit(), 10 * CELL_LEN / 4);
+    memory.set_limit(100 * CELL_LEN);
+    assert_eq!(site.limit(), 100 * CELL_LEN / 4);
+    assert_eq!(memory.of(relay(1)).limit(), isize::MAX.unsigned_abs());
+}
+
 #[test]
 fn the_longest_wait_ends_first_and_no_more_than_needed() {
     let memory = Memory::new(10 * CELL_LEN);
