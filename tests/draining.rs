@@ -7,18 +7,17 @@
 mod simulated;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use cepa_client::Client;
 use cepa_client::StreamIo;
 use cepa_common::dir::local_network_params;
 use cepa_common::world::memory::MemoryNetwork;
-use cepa_common::world::sockets::SocketStream;
-use cepa_common::world::{Simulation, World, simulate};
+use cepa_common::world::{Simulation, simulate};
 use cepa_relay::{Relay, RelayHandle};
 use simulated::{
     AUTHORITIES, BEGAN_UNIX_MS, DELAY, address, at, client_options, found, life, relay_options,
+    say_back,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
@@ -33,23 +32,6 @@ const FOUNDING: Duration = Duration::from_secs(30);
 const LIMIT: Duration = Duration::from_secs(30);
 /// What a few round trips through the network take, at most.
 const MOMENT: Duration = Duration::from_secs(3);
-
-async fn serve(world: World) {
-    let listener = world.sockets.bind(SocketAddr::new(address(SERVER), 80));
-    let listener = listener.await.unwrap();
-    while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(echo(stream));
-    }
-}
-
-async fn echo(mut stream: SocketStream) {
-    let mut bytes = [0; 64];
-    while let Ok(read @ 1..) = stream.read(&mut bytes).await {
-        if stream.write_all(&bytes[..read]).await.is_err() {
-            return;
-        }
-    }
-}
 
 /// Do bytes go to the server and back?
 async fn answers(stream: &mut StreamIo) -> bool {
@@ -86,7 +68,9 @@ async fn run() {
         relays.push(at(node, Relay::start(options)).await.unwrap());
     }
     let exits = relays.split_off(relays.len() - 2);
-    let server = Simulation::in_node(life(SERVER), || tokio::spawn(serve(world(SERVER))));
+    let server = Simulation::in_node(life(SERVER), || {
+        tokio::spawn(say_back(world(SERVER), SERVER, 80))
+    });
     sleep(FOUNDING).await;
     let options = client_options(&file, world(CLIENT));
     let client = at(CLIENT, Client::bootstrap(options)).await.unwrap();

@@ -14,11 +14,11 @@ use std::time::Duration;
 use cepa_client::{Client, DatagramIo, StreamIo};
 use cepa_common::dir::{ExitPolicy, local_network_params};
 use cepa_common::world::memory::MemoryNetwork;
-use cepa_common::world::sockets::SocketStream;
 use cepa_common::world::{Simulation, World, simulate};
 use cepa_relay::{ExitOptions, Limits, Owner, Relay, Settings};
 use simulated::{
     AUTHORITIES, BEGAN_UNIX_MS, DELAY, address, at, client_options, found, life, relay_options,
+    say_back,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -33,23 +33,6 @@ const PORTS: [u16; 2] = [80, 443];
 const FOUNDING: Duration = Duration::from_secs(30);
 /// What a few round trips through the network take, at most.
 const MOMENT: Duration = Duration::from_secs(3);
-
-async fn serve(world: World, port: u16) {
-    let listener = world.sockets.bind(SocketAddr::new(address(SERVER), port));
-    let listener = listener.await.unwrap();
-    while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(echo(stream));
-    }
-}
-
-async fn echo(mut stream: SocketStream) {
-    let mut bytes = vec![0; 16 << 10];
-    while let Ok(read @ 1..) = stream.read(&mut bytes).await {
-        if stream.write_all(&bytes[..read]).await.is_err() {
-            return;
-        }
-    }
-}
 
 /// Do bytes go to the server and back? If not, why.
 async fn ping(stream: &mut StreamIo) -> Result<(), ErrorKind> {
@@ -134,7 +117,7 @@ async fn run() {
     let owner = exit.owner().clone();
     let servers = PORTS.map(|port| {
         let (streams, datagrams) = (
-            serve(world(SERVER), port),
+            say_back(world(SERVER), SERVER, port),
             echo_datagrams(world(SERVER), port),
         );
         let both = async move { tokio::join!(streams, datagrams) };

@@ -113,6 +113,12 @@ impl<'a> Node<'a> {
     }
 }
 
+/// A small network with one exit, a process for each node.
+fn processes() -> Testnet {
+    let few = ["--authorities", "1", "--relays", "4", "--exits", "1"];
+    Testnet::start(&[&["--processes"][..], &few].concat())
+}
+
 fn rejecting(port: u16) -> String {
     format!("[\"reject *:{port}\", \"accept *:*\"]")
 }
@@ -120,15 +126,7 @@ fn rejecting(port: u16) -> String {
 #[test]
 fn a_file_that_changes_changes_the_node_and_a_bad_one_nothing() {
     let _alone = alone();
-    let net = Testnet::start(&[
-        "--processes",
-        "--authorities",
-        "1",
-        "--relays",
-        "4",
-        "--exits",
-        "1",
-    ]);
+    let net = processes();
     let exit = Node::of(&net, "exit1");
     let (kept, refused) = (echo_server(), echo_server());
     let mut going = reach(&net, kept);
@@ -198,15 +196,7 @@ fn a_file_that_changes_changes_the_node_and_a_bad_one_nothing() {
 #[test]
 fn a_signal_under_load_loses_no_stream_that_is_allowed() {
     let _alone = alone();
-    let net = Testnet::start(&[
-        "--processes",
-        "--authorities",
-        "1",
-        "--relays",
-        "4",
-        "--exits",
-        "1",
-    ]);
+    let net = processes();
     let exit = Node::of(&net, "exit1");
     let client = Node::of(&net, "client");
     let server = http_server();

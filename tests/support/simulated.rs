@@ -19,6 +19,7 @@ use cepa_relay::keys::ring::OnionKeyOptions;
 use cepa_relay::{
     AuthorityOptions, ExitOptions, Limits, Relay, RelayHandle, RelayOptions, Workers,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Nodes with lower numbers are authorities.
 pub(crate) const AUTHORITIES: u32 = 3;
@@ -37,6 +38,22 @@ pub(crate) fn address(node: u32) -> IpAddr {
 /// The number by which the testkit makes a node's keys: authorities have the numbers from 1 on.
 pub(crate) fn number(node: u32) -> u8 {
     u8::try_from(node).unwrap() + 1
+}
+
+/// A host that says everything back which comes to this port.
+pub(crate) async fn say_back(world: World, host: u32, port: u16) {
+    let listener = world.sockets.bind(SocketAddr::new(address(host), port));
+    let listener = listener.await.unwrap();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut bytes = vec![0; 16 << 10];
+            while let Ok(read @ 1..) = stream.read(&mut bytes).await {
+                if stream.write_all(&bytes[..read]).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
 }
 
 /// The network of the first nodes as its authorities, with these parameters.

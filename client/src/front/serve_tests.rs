@@ -203,14 +203,9 @@ async fn a_unix_socket_is_a_port_too_and_says_who_comes() {
     let (request, answer) = front.next().await;
     let uid = rustix::process::getuid().as_raw();
     assert_eq!(request.isolation.client, Origin::Uid(uid));
-    let (mut far, _breaker) = grant(answer);
+    let (far, _breaker) = grant(answer);
     expect(&mut app, GRANTED).await;
-    app.write_all(b"question").await.unwrap();
-    app.shutdown().await.unwrap();
-    assert_eq!(rest(&mut far).await.unwrap(), b"question");
-    far.write_all(b"answer").await.unwrap();
-    far.shutdown().await.unwrap();
-    assert_eq!(rest(&mut app).await.unwrap(), b"answer");
+    talks(app, far).await;
 }
 
 #[tokio::test]

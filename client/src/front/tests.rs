@@ -237,6 +237,19 @@ pub(super) struct Open {
     pub(super) breaker: oneshot::Sender<()>,
 }
 
+/// Bytes go both ways between a program and the far end, and each hears the other's end.
+pub(super) async fn talks(
+    mut app: impl AsyncRead + AsyncWrite + Unpin,
+    mut far: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    app.write_all(b"question").await.unwrap();
+    app.shutdown().await.unwrap();
+    assert_eq!(rest(&mut far).await.unwrap(), b"question");
+    far.write_all(b"answer").await.unwrap();
+    far.shutdown().await.unwrap();
+    assert_eq!(rest(&mut app).await.unwrap(), b"answer");
+}
+
 impl Front {
     pub(super) async fn app(&self, first: &[u8]) -> TcpStream {
         let mut app = TcpStream::connect(self.address).await.unwrap();

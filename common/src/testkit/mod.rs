@@ -44,7 +44,7 @@ pub use networks::{
 pub use relays::{descriptor, descriptor_at, signed_descriptor, web_descriptor, web_entry};
 #[cfg(feature = "net")]
 pub use sources::{Script, Sources};
-pub use streams::mux;
+pub use streams::{exchange, mux};
 #[cfg(feature = "net")]
 pub use switchboard::Switchboard;
 pub use vectors::{vector_text, vectors};

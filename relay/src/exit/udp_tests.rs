@@ -135,17 +135,7 @@ impl Circuit {
 
     /// Hands each end what the other has to say, and lets the exit work.
     async fn turn(&mut self) {
-        let (mut payload, now, mut rng) = ([0; PAYLOAD_LEN], steady::now(), rand::rng());
-        loop {
-            let mut relay = self.relay.mux();
-            if self.client.fill(LegId::FIRST, now, &mut rng, &mut payload) {
-                relay.on_outward(LegId::FIRST, now, &payload).unwrap();
-            } else if relay.fill(LegId::FIRST, now, &mut rng, &mut payload) {
-                self.client.on_inward(LegId::FIRST, now, &payload).unwrap();
-            } else {
-                break;
-            }
-        }
+        testkit::exchange(&mut self.client, &mut self.relay.mux(), steady::now()).unwrap();
         tokio::task::yield_now().await;
     }
 
