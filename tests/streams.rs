@@ -204,7 +204,7 @@ fn the_page_is_fetched_the_client_is_found_and_nothing_is_left_of_a_network() {
             command.arg("--processes");
         }
         // The command sees the network's files, and names its processes.
-        let script = "set -e; curl -sS \"$CEPA_PAGE\" | grep -q 'It works' && \"$CEPA\" status | grep -q '^ready (100 %)'
+        let script = "set -e; curl -sS \"$CEPA_PAGE\" | grep -q 'It works' && \"$CEPA\" status | grep -q '^  client: ready$'
             cat \"$TMPDIR\"/*/testnet.json; exit 3";
         let output = command
             .args(["--", "sh", "-c", script])

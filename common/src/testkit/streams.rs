@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use rand_core::CryptoRng;
+
 use crate::budget::Budget;
 use crate::cell::PAYLOAD_LEN;
 use crate::flow::FixedWindow;
 use crate::stream::{Acceptor, LegId, Mux, MuxConfig, Opener, StreamEnd, Violation};
-use crate::world::random;
 
 /// One end of a circuit: 64 cells may be on their way, every eighth is marked, and a stream has a first credit of 64
 /// KiB. What the streams hold is charged to `budget`.
@@ -28,12 +29,13 @@ pub fn exchange(
     client: &mut Mux<Opener>,
     relay: &mut Mux<Acceptor>,
     now: Instant,
+    rng: &mut impl CryptoRng,
 ) -> Result<(), Violation> {
-    let (mut payload, mut rng) = ([0; PAYLOAD_LEN], random::rng());
+    let mut payload = [0; PAYLOAD_LEN];
     loop {
-        if client.fill(LegId::FIRST, now, &mut rng, &mut payload) {
+        if client.fill(LegId::FIRST, now, rng, &mut payload) {
             relay.on_outward(LegId::FIRST, now, &payload)?;
-        } else if relay.fill(LegId::FIRST, now, &mut rng, &mut payload) {
+        } else if relay.fill(LegId::FIRST, now, rng, &mut payload) {
             client.on_inward(LegId::FIRST, now, &payload)?;
         } else {
             return Ok(());

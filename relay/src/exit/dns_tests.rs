@@ -161,7 +161,8 @@ impl Circuit {
 
     /// Hands each end what the other has to say, and lets the exit work.
     async fn turn(&mut self) {
-        testkit::exchange(&mut self.client, &mut self.relay.mux(), Instant::now()).unwrap();
+        let (now, rng) = (Instant::now(), &mut rand::rng());
+        testkit::exchange(&mut self.client, &mut self.relay.mux(), now, rng).unwrap();
         tokio::task::yield_now().await;
     }
 

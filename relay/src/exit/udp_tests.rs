@@ -135,7 +135,8 @@ impl Circuit {
 
     /// Hands each end what the other has to say, and lets the exit work.
     async fn turn(&mut self) {
-        testkit::exchange(&mut self.client, &mut self.relay.mux(), steady::now()).unwrap();
+        let (now, rng) = (steady::now(), &mut rand::rng());
+        testkit::exchange(&mut self.client, &mut self.relay.mux(), now, rng).unwrap();
         tokio::task::yield_now().await;
     }
 

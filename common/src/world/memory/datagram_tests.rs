@@ -155,8 +155,8 @@ async fn a_connection_and_datagrams_share_a_line() {
     let began = Instant::now();
     near.try_send_to(&[0; 1_000], PORT).unwrap();
     far.receive(|_, _| ()).await.unwrap();
-    // The connection has a turn of 16 KiB, and waits for its next one in front of the datagram.
-    let turns = Duration::from_micros(2 * 16 * 1_024 + 1_000);
+    // The connection has a turn of a packet, and waits for its next one in front of the datagram.
+    let turns = Duration::from_micros(2 * 1_400 + 1_000);
     let took = began.elapsed();
     assert!(
         (turns + DELAY..turns + DELAY + 2 * MS).contains(&took),

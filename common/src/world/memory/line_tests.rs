@@ -80,7 +80,7 @@ async fn connections_of_a_host_take_turns_at_its_uplink() {
         pings
     );
     // At most the turn that is under way and one of each other connection go before.
-    assert!(ping <= DELAY + 3 * 17 * MS, "{ping:?}");
+    assert!(ping <= DELAY + 3 * 2 * MS, "{ping:?}");
     let both = Duration::from_secs(2) + DELAY;
     assert!(one.max(two) <= both + 2 * MS, "{one:?} {two:?}");
     assert!(one.min(two) >= both - 20 * MS, "{one:?} {two:?}");
@@ -148,7 +148,8 @@ async fn a_rate_can_change_while_bytes_wait() {
         two.network.set_line(HERE, Line::default());
     };
     let (took, ()) = tokio::join!(carry(&mut near, &mut far, 200_000), changes);
-    assert_eq!(took, 1_000 * MS + DELAY);
+    // The packet that is being sent at that time, the sixth, is sent at the rate before.
+    assert_eq!(took, 513 * MS + DELAY);
 }
 
 /// How long it takes to bring ten megabytes over a lossy line, with a seed.
