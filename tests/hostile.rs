@@ -46,6 +46,15 @@ fn network_of(testnet: &Testnet) -> NetworkFile {
     NetworkFile::parse(&text).unwrap()
 }
 
+/// A network with these parameters.
+async fn with_params(params: &'static [&str]) -> Testnet {
+    let options = params.iter().flat_map(|param| ["--param", *param]);
+    let options: Vec<_> = options.collect();
+    tokio::task::spawn_blocking(move || Testnet::start(&options))
+        .await
+        .unwrap()
+}
+
 fn begin_dir(p: &mut Packer<'_>) {
     p.begin_dir(StreamId::new(1).unwrap()).unwrap();
 }
@@ -126,17 +135,13 @@ async fn circuits_that_pass_cost_who_made_them() {
 async fn a_flood_of_creates_holds_up_who_sends_it() {
     /// Circuits that are made one after the other by each way.
     const TRIES: usize = 6;
-    let testnet = tokio::task::spawn_blocking(|| {
-        // One link may have as many waiting as all of them together, and none is dropped for its age: who is refused
-        // is refused for the bound, and whoever stood behind the flood would have to wait for all of it.
-        let wide = [
-            "handshake_queue_per_link=65536",
-            "handshake_max_wait_ms=30000",
-        ];
-        Testnet::start(&["--param", wide[0], "--param", wide[1]])
-    })
-    .await
-    .unwrap();
+    // One link may have as many waiting as all of them together, and none is dropped for its age: who is refused is
+    // refused for the bound, and whoever stood behind the flood would have to wait for all of it.
+    let testnet = with_params(&[
+        "handshake_queue_per_link=65536",
+        "handshake_max_wait_ms=30000",
+    ])
+    .await;
     let net = Net::listing(&network_of(&testnet), &["relay1", "relay2", "exit1"]).await;
     let [relay, other, exit] = ["relay1", "relay2", "exit1"].map(|name| net.named(name).identity);
     let honest = Client::bootstrap(ClientOptions::new(network_of(&testnet))).await;
@@ -408,13 +413,7 @@ async fn churn(net: &Net, relay: &Entry, burst: u16) {
 /// A network's parameters say how many streams one circuit may begin at a relay (protocol.md 6.5, 7.20).
 #[tokio::test]
 async fn a_circuit_begins_what_the_network_lets_it_begin() {
-    let testnet = tokio::task::spawn_blocking(|| {
-        let params = ["circuit_begins_burst=200", "circuit_begins_per_second=1"];
-        let options = params.iter().flat_map(|param| ["--param", *param]);
-        Testnet::start(&options.collect::<Vec<_>>())
-    })
-    .await
-    .unwrap();
+    let testnet = with_params(&["circuit_begins_burst=200", "circuit_begins_per_second=1"]).await;
     let net = Net::listing(&network_of(&testnet), &["relay1"]).await;
     let relay = net.named("relay1");
     churn(&net, relay, 200).await;
@@ -426,17 +425,12 @@ async fn a_circuit_begins_what_the_network_lets_it_begin() {
 /// Streams that are refused because others are open have been begun all the same (protocol.md 7.20).
 #[tokio::test]
 async fn who_begins_what_there_is_no_room_for_loses_the_circuit() {
-    let testnet = tokio::task::spawn_blocking(|| {
-        let params = [
-            "circuit_streams=16",
-            "circuit_begins_burst=200",
-            "circuit_begins_per_second=1",
-        ];
-        let options = params.iter().flat_map(|param| ["--param", *param]);
-        Testnet::start(&options.collect::<Vec<_>>())
-    })
-    .await
-    .unwrap();
+    let testnet = with_params(&[
+        "circuit_streams=16",
+        "circuit_begins_burst=200",
+        "circuit_begins_per_second=1",
+    ])
+    .await;
     let net = Net::listing(&network_of(&testnet), &["relay1"]).await;
     let relay = net.named("relay1");
     let mut peer = net.peer(relay).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
-use axum::extract::State;
+use axum::extract::{FromRequest, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, map_response};
@@ -85,36 +85,24 @@ async fn status(State(sight): State<Arc<Sight>>, uri: Uri, body: Bytes) -> Respo
 
 async fn identity(
     State(sight): State<Arc<Sight>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
+    Asked(Nothing {}): Asked<Nothing>,
 ) -> Result<Response, Refusal> {
-    no_query(&uri)?;
-    let Nothing {} = parse(&headers, &body)?;
     let done: NewIdentity = sight.new_identity().await?;
     Ok(json(StatusCode::OK, &done))
 }
 
 async fn reach(
     State(sight): State<Arc<Sight>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
+    Asked(Reach { to }): Asked<Reach>,
 ) -> Result<Response, Refusal> {
-    no_query(&uri)?;
-    let Reach { to } = parse(&headers, &body)?;
     let reached: Reached = sight.reach(to).await?;
     Ok(json(StatusCode::OK, &reached))
 }
 
 async fn reload(
     State(sight): State<Arc<Sight>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
+    Asked(Nothing {}): Asked<Nothing>,
 ) -> Result<Response, Refusal> {
-    no_query(&uri)?;
-    let Nothing {} = parse(&headers, &body)?;
     Ok(json(StatusCode::OK, &sight.reload().await?))
 }
 
@@ -125,6 +113,23 @@ async fn no_such_path() -> Refusal {
         "there is nothing at this path",
         "there are GET /v1/status, POST /v1/identity, /v1/reach and /v1/reload (docs/control.md)",
     )
+}
+
+/// What a request without a query asks for in its body.
+struct Asked<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, Response> {
+        let (uri, headers) = (request.uri().clone(), request.headers().clone());
+        let body = Bytes::from_request(request, state).await;
+        let body = body.map_err(IntoResponse::into_response)?;
+        no_query(&uri)
+            .and_then(|()| parse(&headers, &body))
+            .map(Self)
+            .map_err(IntoResponse::into_response)
+    }
 }
 
 /// A body of a request that takes no fields.
